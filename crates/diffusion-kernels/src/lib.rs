@@ -1,0 +1,75 @@
+//! The U-Net's arithmetic, one function an operation, each differentiable.
+//!
+//! Every operation has a plain twin in [`slow`], written with candle's own operations, which serves as its
+//! definition, as the oracle of its tests and as the path on devices and types that have no kernel here.
+//!
+//! This crate does not own parameters, does not know what a U-Net is, and draws no random numbers.
+
+pub mod slow;
+
+use candle_core::{Result, Tensor};
+
+/// What is applied to the output of a normalisation, in the same pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activation {
+    /// Nothing.
+    Identity,
+    /// `x · sigmoid(x)`.
+    Silu,
+}
+
+/// 2-D cross-correlation: `x` (N, Cin, H, W), `weight` (Cout, Cin, K, K), `bias` (Cout) to (N, Cout, H', W').
+///
+/// # Errors
+/// Shapes that do not fit together.
+pub fn conv2d(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, stride: usize, padding: usize) -> Result<Tensor> {
+    slow::conv2d(x, weight, bias, stride, padding)
+}
+
+/// Transposed 2-D convolution: `x` (N, Cin, H, W), `weight` (Cin, Cout, K, K), `bias` (Cout) to
+/// (N, Cout, (H−1)·stride − 2·padding + K, …).
+///
+/// # Errors
+/// Shapes that do not fit together.
+pub fn conv_transpose2d(
+    x: &Tensor,
+    weight: &Tensor,
+    bias: Option<&Tensor>,
+    stride: usize,
+    padding: usize,
+) -> Result<Tensor> {
+    slow::conv_transpose2d(x, weight, bias, stride, padding)
+}
+
+/// Group normalisation (Wu & He 2018) of `x` (N, C, …) over `groups` groups of channels, then `activation`.
+///
+/// # Errors
+/// A channel count that `groups` does not divide; shapes that do not fit together.
+pub fn group_norm(
+    x: &Tensor,
+    groups: usize,
+    weight: &Tensor,
+    bias: &Tensor,
+    eps: f64,
+    activation: Activation,
+) -> Result<Tensor> {
+    slow::group_norm(x, groups, weight, bias, eps, activation)
+}
+
+/// `x · weightᵀ + bias`: `x` (N, Din), `weight` (Dout, Din), `bias` (Dout) to (N, Dout).
+///
+/// Row i of the result depends on row i of `x` only, bit for bit, whatever N is.
+///
+/// # Errors
+/// Shapes that do not fit together.
+pub fn linear(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
+    slow::linear(x, weight, bias)
+}
+
+/// `x · sigmoid(x)`, elementwise.
+///
+/// # Errors
+/// None of its own; whatever the device reports.
+pub fn silu(x: &Tensor) -> Result<Tensor> {
+    slow::silu(x)
+}

@@ -1,0 +1,82 @@
+//! The definitions: each operation in candle's own terms, on any device and in any float type.
+
+use candle_core::{Result, Tensor, bail};
+
+use crate::Activation;
+
+fn add_channel_bias(y: Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+    match bias {
+        Some(bias) => y.broadcast_add(&bias.reshape((1, (), 1, 1))?),
+        None => Ok(y),
+    }
+}
+
+/// See [`crate::conv2d`].
+///
+/// # Errors
+/// As there.
+pub fn conv2d(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, stride: usize, padding: usize) -> Result<Tensor> {
+    add_channel_bias(x.conv2d(weight, padding, stride, 1, 1)?, bias)
+}
+
+/// See [`crate::conv_transpose2d`].
+///
+/// # Errors
+/// As there.
+pub fn conv_transpose2d(
+    x: &Tensor,
+    weight: &Tensor,
+    bias: Option<&Tensor>,
+    stride: usize,
+    padding: usize,
+) -> Result<Tensor> {
+    add_channel_bias(x.conv_transpose2d(weight, padding, 0, stride, 1)?, bias)
+}
+
+/// See [`crate::group_norm`].
+///
+/// # Errors
+/// As there.
+pub fn group_norm(
+    x: &Tensor,
+    groups: usize,
+    weight: &Tensor,
+    bias: &Tensor,
+    eps: f64,
+    activation: Activation,
+) -> Result<Tensor> {
+    let dims = x.dims();
+    let [n, channels, ..] = *dims else { bail!("group_norm wants (N, C, …), got {dims:?}") };
+    if groups == 0 || channels % groups != 0 {
+        bail!("group_norm: {channels} channels do not divide into {groups} groups");
+    }
+    let grouped = x.reshape((n, groups, ()))?;
+    let centred = grouped.broadcast_sub(&grouped.mean_keepdim(2)?)?;
+    let variance = centred.sqr()?.mean_keepdim(2)?;
+    let normed = centred.broadcast_div(&(variance + eps)?.sqrt()?)?.reshape(dims)?;
+    let mut per_channel = vec![1; dims.len()];
+    per_channel[1] = channels;
+    let y = normed
+        .broadcast_mul(&weight.reshape(per_channel.as_slice())?)?
+        .broadcast_add(&bias.reshape(per_channel.as_slice())?)?;
+    match activation {
+        Activation::Identity => Ok(y),
+        Activation::Silu => y.silu(),
+    }
+}
+
+/// See [`crate::linear`].
+///
+/// # Errors
+/// As there.
+pub fn linear(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
+    x.matmul(&weight.t()?)?.broadcast_add(bias)
+}
+
+/// See [`crate::silu`].
+///
+/// # Errors
+/// As there.
+pub fn silu(x: &Tensor) -> Result<Tensor> {
+    x.silu()
+}

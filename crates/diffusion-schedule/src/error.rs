@@ -1,0 +1,48 @@
+use thiserror::Error;
+
+/// Why a schedule could not be made.
+#[derive(Clone, Debug, PartialEq, Error)]
+pub enum ScheduleError {
+    /// A schedule needs at least one step.
+    #[error("num_train_timesteps is 0; a schedule needs at least 1 step")]
+    NoTimesteps,
+    /// One of the configuration's numbers is outside its range, or not a number.
+    #[error("{name} is {value}; it must lie strictly between 0 and 1")]
+    OutOfUnitInterval {
+        /// The field of [`crate::ScheduleConfig`].
+        name: &'static str,
+        /// What it was.
+        value: f64,
+    },
+    /// A β of the table is outside (0, 1), or not a number.
+    #[error("beta at t = {timestep} is {value}; every beta must lie strictly between 0 and 1")]
+    Beta {
+        /// 0-based index into the table.
+        timestep: usize,
+        /// What it was.
+        value: f64,
+    },
+    /// Inference with no steps, or with more steps than the schedule has.
+    #[error("{requested} inference steps were asked of a schedule with {available}; choose 1 to {available}")]
+    InferenceSteps {
+        /// The number asked for.
+        requested: usize,
+        /// The length of the schedule.
+        available: usize,
+    },
+    /// Timesteps for inference must increase and stay inside the schedule.
+    #[error(
+        "inference timesteps must increase and stay below {available}, but number {position} is {timestep}"
+    )]
+    Timesteps {
+        /// Position in the list, counted from 0, smallest timestep first.
+        position: usize,
+        /// The value there.
+        timestep: usize,
+        /// The length of the schedule.
+        available: usize,
+    },
+    /// Rescaling to zero terminal SNR needs two different values of ᾱ.
+    #[error("a schedule of one step cannot be rescaled to zero terminal SNR")]
+    ZeroSnrNeedsTwoSteps,
+}

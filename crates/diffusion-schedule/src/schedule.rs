@@ -1,0 +1,181 @@
+//! The tables and what follows from them.
+
+use crate::{ScheduleError, TimestepSpacing};
+
+/// The tables of a forward process with [`len`](Self::len) steps; index i is 0-based, larger is noisier.
+///
+/// A respaced schedule is one of these too: its index i then stands for the training timestep
+/// [`timestep(i)`](Self::timestep), which is what the network is told. Samplers count indices and never ask
+/// whether the schedule was respaced.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NoiseSchedule {
+    betas: Vec<f64>,
+    alphas_cumprod: Vec<f64>,
+    timesteps: Vec<usize>,
+}
+
+impl NoiseSchedule {
+    /// From a table of β.
+    ///
+    /// # Errors
+    /// An empty table; a β that is not a number or outside (0, 1), with its index.
+    pub fn from_betas(betas: Vec<f64>) -> Result<Self, ScheduleError> {
+        if betas.is_empty() {
+            return Err(ScheduleError::NoTimesteps);
+        }
+        if let Some((timestep, &value)) = betas.iter().enumerate().find(|(_, b)| !(**b > 0.0 && **b < 1.0)) {
+            return Err(ScheduleError::Beta { timestep, value });
+        }
+        Ok(Self::unchecked(betas))
+    }
+
+    fn unchecked(betas: Vec<f64>) -> Self {
+        let alphas_cumprod = betas
+            .iter()
+            .scan(1.0, |product, beta| {
+                *product *= 1.0 - beta;
+                Some(*product)
+            })
+            .collect();
+        let timesteps = (0..betas.len()).collect();
+        Self { betas, alphas_cumprod, timesteps }
+    }
+
+    /// √ᾱ shifted and scaled so that the last ᾱ is 0 and the first stays (Lin et al. 2024, algorithm 1). The last β
+    /// becomes 1, the one case in which a β leaves (0, 1). A network that predicts ε learns nothing at such a step.
+    ///
+    /// # Errors
+    /// A schedule of one step.
+    pub fn rescaled_to_zero_terminal_snr(&self) -> Result<Self, ScheduleError> {
+        if self.len() < 2 {
+            return Err(ScheduleError::ZeroSnrNeedsTwoSteps);
+        }
+        let roots: Vec<f64> = self.alphas_cumprod.iter().map(|a| a.sqrt()).collect();
+        let (first, last) = (roots[0], roots[roots.len() - 1]);
+        let rescaled: Vec<f64> =
+            roots.iter().map(|root| (root - last) * first / (first - last)).map(|root| root * root).collect();
+        let betas = (0..rescaled.len())
+            .map(|i| 1.0 - if i == 0 { rescaled[0] } else { rescaled[i] / rescaled[i - 1] })
+            .collect();
+        Ok(Self { timesteps: self.timesteps.clone(), ..Self::unchecked(betas) })
+    }
+
+    /// A schedule of `num_inference_steps` of this one's steps.
+    ///
+    /// # Errors
+    /// No steps, or more than this schedule has.
+    pub fn respace(
+        &self,
+        num_inference_steps: usize,
+        spacing: TimestepSpacing,
+    ) -> Result<Self, ScheduleError> {
+        self.respace_to(&spacing.timesteps(self.len(), num_inference_steps)?)
+    }
+
+    /// A schedule of the named steps of this one, smallest first: ᾱ is looked up, β follows as 1 − ᾱ_i/ᾱ_{i−1}
+    /// (Nichol & Dhariwal 2021, section 4).
+    ///
+    /// # Errors
+    /// An empty list; timesteps that do not increase or lie outside this schedule.
+    pub fn respace_to(&self, timesteps: &[usize]) -> Result<Self, ScheduleError> {
+        if timesteps.is_empty() {
+            return Err(ScheduleError::InferenceSteps { requested: 0, available: self.len() });
+        }
+        for (position, &timestep) in timesteps.iter().enumerate() {
+            if timestep >= self.len() || (position > 0 && timestep <= timesteps[position - 1]) {
+                return Err(ScheduleError::Timesteps { position, timestep, available: self.len() });
+            }
+        }
+        let alphas_cumprod: Vec<f64> = timesteps.iter().map(|&t| self.alphas_cumprod[t]).collect();
+        let betas = (0..alphas_cumprod.len())
+            .map(|i| 1.0 - if i == 0 { alphas_cumprod[0] } else { alphas_cumprod[i] / alphas_cumprod[i - 1] })
+            .collect();
+        let timesteps = timesteps.iter().map(|&t| self.timesteps[t]).collect();
+        Ok(Self { betas, alphas_cumprod, timesteps })
+    }
+
+    /// The number of steps.
+    #[allow(clippy::len_without_is_empty)] // never empty
+    pub fn len(&self) -> usize {
+        self.betas.len()
+    }
+
+    /// The training timestep that index `i` stands for.
+    ///
+    /// # Panics
+    /// `i` outside the schedule, as in every method below that takes an index.
+    pub fn timestep(&self, i: usize) -> usize {
+        self.timesteps[i]
+    }
+
+    /// β, the variance added at each step.
+    pub fn betas(&self) -> &[f64] {
+        &self.betas
+    }
+
+    /// α = 1 − β.
+    pub fn alphas(&self) -> impl ExactSizeIterator<Item = f64> {
+        self.betas.iter().map(|beta| 1.0 - beta)
+    }
+
+    /// ᾱ, the running product of α: the share of the signal's variance that is left.
+    pub fn alphas_cumprod(&self) -> &[f64] {
+        &self.alphas_cumprod
+    }
+
+    /// ᾱ one step cleaner than index `i`; 1 below the first.
+    pub fn alpha_cumprod_prev(&self, i: usize) -> f64 {
+        if i == 0 { 1.0 } else { self.alphas_cumprod[i - 1] }
+    }
+
+    /// √ᾱ, the factor of x₀ in x_t.
+    pub fn sqrt_alphas_cumprod(&self) -> impl ExactSizeIterator<Item = f64> {
+        self.alphas_cumprod.iter().map(|a| a.sqrt())
+    }
+
+    /// √(1 − ᾱ), the factor of ε in x_t.
+    pub fn sqrt_one_minus_alphas_cumprod(&self) -> impl ExactSizeIterator<Item = f64> {
+        self.alphas_cumprod.iter().map(|a| (1.0 - a).sqrt())
+    }
+
+    /// The signal-to-noise ratio ᾱ/(1 − ᾱ).
+    pub fn snr(&self, i: usize) -> f64 {
+        self.alphas_cumprod[i] / (1.0 - self.alphas_cumprod[i])
+    }
+
+    /// The signal-to-noise ratio in decibels, 10·log₁₀(SNR); −∞ where ᾱ is 0.
+    pub fn snr_db(&self, i: usize) -> f64 {
+        10.0 * self.snr(i).log10()
+    }
+
+    /// [`snr_db`](Self::snr_db) of the last step: how much signal is left where sampling starts from pure noise.
+    pub fn terminal_snr_db(&self) -> f64 {
+        self.snr_db(self.len() - 1)
+    }
+
+    /// The first index at which there is more noise than signal; `None` if that never happens.
+    pub fn first_below_0_db(&self) -> Option<usize> {
+        (0..self.len()).find(|&i| self.snr_db(i) < 0.0)
+    }
+
+    /// The factor of x₀ in the mean of q(x_{t−1} | x_t, x₀): √ᾱ_{t−1}·β_t/(1 − ᾱ_t) (Ho et al. 2020, eq. 7).
+    pub fn posterior_mean_coef_x0(&self, i: usize) -> f64 {
+        self.betas[i] * self.alpha_cumprod_prev(i).sqrt() / (1.0 - self.alphas_cumprod[i])
+    }
+
+    /// The factor of x_t in the mean of q(x_{t−1} | x_t, x₀): √α_t·(1 − ᾱ_{t−1})/(1 − ᾱ_t) (Ho et al. 2020, eq. 7).
+    pub fn posterior_mean_coef_xt(&self, i: usize) -> f64 {
+        (1.0 - self.alpha_cumprod_prev(i)) * (1.0 - self.betas[i]).sqrt() / (1.0 - self.alphas_cumprod[i])
+    }
+
+    /// β̃, the variance of q(x_{t−1} | x_t, x₀): β_t·(1 − ᾱ_{t−1})/(1 − ᾱ_t) (Ho et al. 2020, eq. 7); 0 at index 0.
+    pub fn posterior_variance(&self, i: usize) -> f64 {
+        self.betas[i] * (1.0 - self.alpha_cumprod_prev(i)) / (1.0 - self.alphas_cumprod[i])
+    }
+
+    /// ln β̃, with the −∞ of index 0 replaced by the value at index 1 (improved-diffusion's convention);
+    /// a schedule of one step gives ln β.
+    pub fn posterior_log_variance_clipped(&self, i: usize) -> f64 {
+        if self.len() == 1 { self.betas[0].ln() } else { self.posterior_variance(i.max(1)).ln() }
+    }
+}

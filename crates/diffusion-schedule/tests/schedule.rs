@@ -1,0 +1,144 @@
+//! The schedules against the numbers of the papers and of SPEC's reference table.
+
+use diffusion_schedule::{BetaSchedule, NoiseSchedule, ScheduleConfig, ScheduleError, TimestepSpacing};
+
+fn linear(num_train_timesteps: usize) -> NoiseSchedule {
+    ScheduleConfig { num_train_timesteps, ..Default::default() }.build().unwrap()
+}
+
+fn cosine() -> NoiseSchedule {
+    ScheduleConfig { beta_schedule: BetaSchedule::Cosine, ..Default::default() }.build().unwrap()
+}
+
+#[test]
+fn linear_alphas_cumprod_and_snr_have_the_known_values() {
+    let s = linear(1000);
+    for (t, alpha_cumprod, db) in
+        [(0, 0.9999, 40.0), (100, 0.895_142, 9.313), (250, 0.521_423, 0.372), (500, 0.077_797, -10.739)]
+    {
+        assert!((s.alphas_cumprod()[t] - alpha_cumprod).abs() < 1e-6, "ᾱ at {t}: {}", s.alphas_cumprod()[t]);
+        assert!((s.snr_db(t) - db).abs() < 1e-3, "dB at {t}: {}", s.snr_db(t));
+    }
+    assert!((s.terminal_snr_db() + 43.94).abs() < 0.01);
+    assert_eq!(s.first_below_0_db(), Some(259));
+}
+
+#[test]
+fn cosine_alphas_cumprod_and_snr_have_the_known_values() {
+    let s = cosine();
+    for (t, alpha_cumprod, db) in [
+        (0, 0.999_959, 43.84),
+        (100, 0.971_576, 15.338),
+        (250, 0.845_888, 7.395),
+        (500, 0.492_285, -0.134),
+        (900, 0.023_616, -16.164),
+    ] {
+        assert!((s.alphas_cumprod()[t] - alpha_cumprod).abs() < 1e-6, "ᾱ at {t}: {}", s.alphas_cumprod()[t]);
+        assert!((s.snr_db(t) - db).abs() < 1e-2, "dB at {t}: {}", s.snr_db(t));
+    }
+    assert_eq!(s.first_below_0_db(), Some(496));
+    assert!((s.terminal_snr_db() + 86.15).abs() < 0.01);
+}
+
+#[test]
+fn the_lessons_200_steps_stop_short_of_noise_and_the_scaled_ones_do_not() {
+    let literal = linear(200);
+    assert_eq!(literal.first_below_0_db(), Some(117));
+    assert!((literal.alphas_cumprod()[199] - 0.132).abs() < 1e-3);
+    assert!((literal.terminal_snr_db() + 8.2).abs() < 0.05);
+    let scaled = ScheduleConfig::linear_scaled_to(200).build().unwrap();
+    assert!(scaled.alphas_cumprod()[199] < 5e-5);
+}
+
+#[test]
+fn construction_names_what_is_wrong() {
+    let build = |edit: fn(&mut ScheduleConfig)| {
+        let mut config = ScheduleConfig::default();
+        edit(&mut config);
+        config.build().unwrap_err().to_string()
+    };
+    assert!(build(|c| c.num_train_timesteps = 0).contains("num_train_timesteps is 0"));
+    assert!(build(|c| c.beta_start = 0.0).contains("beta_start is 0"));
+    assert!(build(|c| c.beta_end = 1.0).contains("beta_end is 1"));
+    assert!(build(|c| c.beta_end = f64::NAN).contains("beta_end is NaN"));
+    assert!(build(|c| c.beta_start = -0.1).contains("beta_start is -0.1"));
+    assert_eq!(
+        NoiseSchedule::from_betas(vec![0.1, f64::INFINITY]),
+        Err(ScheduleError::Beta { timestep: 1, value: f64::INFINITY })
+    );
+    assert_eq!(NoiseSchedule::from_betas(vec![]), Err(ScheduleError::NoTimesteps));
+}
+
+#[test]
+fn zero_terminal_snr_keeps_the_first_step_and_empties_the_last() {
+    let plain = linear(1000);
+    let rescaled = plain.rescaled_to_zero_terminal_snr().unwrap();
+    assert!((rescaled.alphas_cumprod()[0] - plain.alphas_cumprod()[0]).abs() < 1e-12);
+    assert_eq!(rescaled.alphas_cumprod()[999], 0.0);
+    assert_eq!(rescaled.betas()[999], 1.0);
+    assert_eq!(rescaled.terminal_snr_db(), f64::NEG_INFINITY);
+    assert_eq!(linear(1).rescaled_to_zero_terminal_snr(), Err(ScheduleError::ZeroSnrNeedsTwoSteps));
+}
+
+#[test]
+fn respacing_to_every_step_changes_nothing() {
+    let s = cosine();
+    for spacing in [TimestepSpacing::Leading, TimestepSpacing::Linspace, TimestepSpacing::Trailing] {
+        let same = s.respace(1000, spacing).unwrap();
+        assert_eq!(same.alphas_cumprod(), s.alphas_cumprod());
+        assert_eq!((0..1000).map(|i| same.timestep(i)).collect::<Vec<_>>(), (0..1000).collect::<Vec<_>>());
+        for (a, b) in same.betas().iter().zip(s.betas()) {
+            assert!((a - b).abs() < 1e-12);
+        }
+    }
+}
+
+#[test]
+fn a_respaced_schedule_keeps_alphas_cumprod_and_can_be_respaced_again() {
+    let s = linear(1000);
+    let ten = s.respace(10, TimestepSpacing::Leading).unwrap();
+    assert_eq!(
+        (0..10).map(|i| ten.timestep(i)).collect::<Vec<_>>(),
+        (0..10).map(|i| i * 100).collect::<Vec<_>>()
+    );
+    let product: f64 = ten.alphas().product();
+    assert!((product / s.alphas_cumprod()[900] - 1.0).abs() < 1e-12);
+    let five = ten.respace(5, TimestepSpacing::Leading).unwrap();
+    assert_eq!((0..5).map(|i| five.timestep(i)).collect::<Vec<_>>(), [0, 200, 400, 600, 800]);
+    assert_eq!(five.alphas_cumprod()[4], s.alphas_cumprod()[800]);
+}
+
+#[test]
+fn spacings_differ_at_their_ends() {
+    let steps = |spacing: TimestepSpacing| spacing.timesteps(1000, 10).unwrap();
+    assert_eq!(steps(TimestepSpacing::Leading)[9], 900);
+    assert_eq!((steps(TimestepSpacing::Linspace)[0], steps(TimestepSpacing::Linspace)[9]), (0, 999));
+    assert_eq!((steps(TimestepSpacing::Trailing)[0], steps(TimestepSpacing::Trailing)[9]), (99, 999));
+    // 61 does not divide 1000: N timesteps all the same, none below 0.
+    assert_eq!(TimestepSpacing::Trailing.timesteps(1000, 61).unwrap().len(), 61);
+}
+
+#[test]
+fn impossible_respacings_are_refused() {
+    let s = linear(10);
+    for n in [0, 11] {
+        let expected = ScheduleError::InferenceSteps { requested: n, available: 10 };
+        assert_eq!(s.respace(n, TimestepSpacing::Leading).unwrap_err(), expected);
+    }
+    assert!(s.respace_to(&[3, 3]).unwrap_err().to_string().contains("number 1 is 3"));
+    assert!(s.respace_to(&[3, 10]).unwrap_err().to_string().contains("number 1 is 10"));
+    assert!(s.respace_to(&[]).is_err());
+}
+
+#[test]
+fn the_posterior_weighs_to_the_exact_previous_mean() {
+    // Put x₀ and the noiseless x_t = √ᾱ_t·x₀ in: the mean must be √ᾱ_{t−1}·x₀.
+    let s = cosine();
+    for i in 0..s.len() {
+        let mean = s.posterior_mean_coef_x0(i) + s.posterior_mean_coef_xt(i) * s.alphas_cumprod()[i].sqrt();
+        assert!((mean - s.alpha_cumprod_prev(i).sqrt()).abs() < 1e-9, "at {i}: {mean}");
+        assert!(s.posterior_variance(i) <= s.betas()[i]);
+    }
+    assert_eq!(s.posterior_variance(0), 0.0);
+    assert_eq!(s.posterior_log_variance_clipped(0), s.posterior_variance(1).ln());
+}

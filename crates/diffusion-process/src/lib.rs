@@ -1,1 +1,36 @@
-//! Under construction.
+//! What happens to an image on its way to noise and back.
+//!
+//! - [`NoiseSource`]: seeded Gaussian noise in which the noise of image i depends on (seed, i) only.
+//! - [`Levels`] and [`Levels::add_noise`]: x_t = √ᾱ_t·x₀ + √(1 − ᾱ_t)·ε, with a timestep per image.
+//! - [`PredictionType`]: what a network predicts (ε, x₀ or v), and every conversion between them.
+//! - [`posterior_mean`]: the step q(x_{t−1} | x_t, x₀).
+//! - [`Denoiser`] and [`Network`]: what samplers and trainers see of a model.
+//!
+//! This crate holds no network, no sampling loop and no files; it never uses the device's random generator.
+//!
+//! ```
+//! use candle_core::{DType, Device, Tensor};
+//! use diffusion_process::{Domain, Levels, NoiseSource, PredictionType};
+//! use diffusion_schedule::ScheduleConfig;
+//!
+//! let schedule = ScheduleConfig::default().build()?;
+//! let x0 = Tensor::zeros((2, 1, 28, 28), DType::F32, &Device::Cpu)?;
+//! let noise = NoiseSource::new(7).normal(Domain::Initial, 0, 0..2, &[1, 28, 28], &Device::Cpu)?;
+//! let levels = Levels::at(&schedule, &[10, 990], &x0)?;
+//! let x_t = levels.add_noise(&x0, &noise)?;
+//! let prediction = PredictionType::Epsilon.to_prediction(&noise, &x_t, &levels)?;
+//! assert!(prediction.x0.abs()?.max_all()?.to_scalar::<f32>()? < 1e-2);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+mod denoiser;
+mod level;
+mod noise;
+mod posterior;
+mod prediction;
+
+pub use denoiser::{Denoiser, Network, NetworkDenoiser, NoiseLevel};
+pub use level::Levels;
+pub use noise::{Domain, NoiseSource};
+pub use posterior::posterior_mean;
+pub use prediction::{Prediction, PredictionType};

@@ -1,0 +1,78 @@
+//! Gaussian noise as a pure function of (seed, domain, draw, index).
+
+use std::ops::Range;
+
+use candle_core::{Device, Result, Tensor};
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+use rand_distr::{Distribution, StandardNormal};
+
+/// What random numbers are for. Numbers of different domains are independent of each other under one seed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u64)]
+pub enum Domain {
+    /// x_T of a sampler.
+    Initial = 1,
+    /// The noise that a stochastic sampler adds; the draw is the index of the step.
+    Sampler = 2,
+    /// ε of the training loss; the draw is the step of the optimizer.
+    Training = 3,
+    /// The timesteps of the training loss; the draw is the step of the optimizer.
+    Timestep = 4,
+    /// Initial weights; the index is a hash of the parameter's name.
+    Weights = 5,
+    /// The order of a data set; the draw is the epoch.
+    Shuffle = 6,
+}
+
+/// A seed. Every random number of the project is a pure function of it and of what the number is for, so there is
+/// no state to save and no order in which numbers must be drawn.
+///
+/// Each (domain, draw, index) keys a ChaCha8 generator of its own (rand_chacha), so the numbers are the same on every
+/// machine, whatever is drawn beside them and on however many threads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NoiseSource {
+    seed: u64,
+}
+
+impl NoiseSource {
+    /// The source with the given seed.
+    pub fn new(seed: u64) -> Self {
+        Self { seed }
+    }
+
+    /// The generator for one purpose.
+    pub fn rng(&self, domain: Domain, draw: u64, index: u64) -> ChaCha8Rng {
+        let mut key = [0; 32];
+        for (chunk, word) in key.chunks_exact_mut(8).zip([self.seed, domain as u64, draw, index]) {
+            chunk.copy_from_slice(&word.to_le_bytes());
+        }
+        ChaCha8Rng::from_seed(key)
+    }
+
+    /// Standard normal noise for the images with the given indices: (N, C, H, W) in f32, `image_shape` being
+    /// [C, H, W]. Image i is the same in every batch that it is part of.
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub fn normal(
+        &self,
+        domain: Domain,
+        draw: u64,
+        indices: Range<u64>,
+        image_shape: &[usize],
+        device: &Device,
+    ) -> Result<Tensor> {
+        let per_image = image_shape.iter().product();
+        let shape: Vec<usize> = std::iter::once((indices.end - indices.start) as usize)
+            .chain(image_shape.iter().copied())
+            .collect();
+        let values: Vec<f32> = indices
+            .flat_map(|index| {
+                let rng = self.rng(domain, draw, index);
+                Distribution::<f32>::sample_iter(StandardNormal, rng).take(per_image)
+            })
+            .collect();
+        Tensor::from_vec(values, shape, device)
+    }
+}

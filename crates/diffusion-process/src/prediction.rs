@@ -1,0 +1,89 @@
+//! What a network predicts, and how one prediction becomes another. All conversions of the project are here.
+
+use candle_core::{Result, Tensor, bail};
+use serde::{Deserialize, Serialize};
+
+use crate::Levels;
+
+/// What the output of a network means.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PredictionType {
+    /// The noise ε (Ho et al. 2020).
+    #[default]
+    #[serde(rename = "epsilon")]
+    Epsilon,
+    /// The clean image x₀.
+    #[serde(rename = "sample")]
+    Sample,
+    /// The velocity v = √ᾱ·ε − √(1 − ᾱ)·x₀ (Salimans & Ho 2022).
+    #[serde(rename = "v_prediction")]
+    VPrediction,
+}
+
+/// A clean image and the noise on it, two views of one estimate: x_t = √ᾱ·x₀ + √(1 − ᾱ)·ε.
+#[derive(Clone, Debug)]
+pub struct Prediction {
+    /// x̂₀, (N, C, H, W), in the range of the data.
+    pub x0: Tensor,
+    /// ε̂, (N, C, H, W).
+    pub noise: Tensor,
+}
+
+impl PredictionType {
+    /// What a network of this type should have said: the target of its loss.
+    ///
+    /// # Errors
+    /// Shapes that differ.
+    pub fn target(self, x0: &Tensor, noise: &Tensor, levels: &Levels) -> Result<Tensor> {
+        match self {
+            Self::Epsilon => Ok(noise.clone()),
+            Self::Sample => Ok(x0.clone()),
+            Self::VPrediction => noise.broadcast_mul(levels.signal())? - x0.broadcast_mul(levels.noise())?,
+        }
+    }
+
+    /// x̂₀ and ε̂ from a network's output at x_t.
+    ///
+    /// # Errors
+    /// Shapes that differ; ε asked for x₀ where ᾱ = 0, which it cannot know.
+    pub fn to_prediction(self, model_output: &Tensor, x_t: &Tensor, levels: &Levels) -> Result<Prediction> {
+        let (signal, sigma) = (levels.signal(), levels.noise());
+        match self {
+            Self::Epsilon => {
+                if levels.any_without_signal() {
+                    bail!(
+                        "an epsilon prediction cannot recover x0 where alpha_cumprod is 0; \
+                         use v_prediction or sample with a zero-terminal-SNR schedule"
+                    );
+                }
+                let noise = model_output.clone();
+                let x0 = (x_t - noise.broadcast_mul(sigma)?)?.broadcast_div(signal)?;
+                Ok(Prediction { x0, noise })
+            }
+            Self::Sample => Prediction::from_x0(model_output, x_t, levels),
+            Self::VPrediction => Ok(Prediction {
+                x0: (x_t.broadcast_mul(signal)? - model_output.broadcast_mul(sigma)?)?,
+                noise: (model_output.broadcast_mul(signal)? + x_t.broadcast_mul(sigma)?)?,
+            }),
+        }
+    }
+
+    /// The inverse of [`to_prediction`](Self::to_prediction): what a network of this type says when it means `p`.
+    ///
+    /// # Errors
+    /// Shapes that differ.
+    pub fn from_prediction(self, p: &Prediction, levels: &Levels) -> Result<Tensor> {
+        self.target(&p.x0, &p.noise, levels)
+    }
+}
+
+impl Prediction {
+    /// The estimate with the given x̂₀; the noise is what is left of x_t: ε̂ = (x_t − √ᾱ·x̂₀)/√(1 − ᾱ).
+    ///
+    /// # Errors
+    /// Shapes that differ.
+    pub fn from_x0(x0: &Tensor, x_t: &Tensor, levels: &Levels) -> Result<Self> {
+        let noise = (x_t - x0.broadcast_mul(levels.signal())?)?.broadcast_div(levels.noise())?;
+        Ok(Self { x0: x0.clone(), noise })
+    }
+}

@@ -1,0 +1,136 @@
+//! The forward process, the conversions and the noise source against the laws they must obey.
+
+use candle_core::{Device, Result, Tensor};
+use diffusion_process::{
+    Denoiser, Domain, Levels, Network, NetworkDenoiser, NoiseLevel, NoiseSource, Prediction, PredictionType,
+    posterior_mean,
+};
+use diffusion_schedule::{BetaSchedule, NoiseSchedule, ScheduleConfig};
+
+const TYPES: [PredictionType; 3] =
+    [PredictionType::Epsilon, PredictionType::Sample, PredictionType::VPrediction];
+
+fn schedule() -> NoiseSchedule {
+    ScheduleConfig::default().build().unwrap()
+}
+
+fn normal(domain: Domain, n: u64) -> Tensor {
+    NoiseSource::new(3).normal(domain, 0, 0..n, &[2, 4, 4], &Device::Cpu).unwrap()
+}
+
+fn max_difference(a: &Tensor, b: &Tensor) -> f32 {
+    (a - b).unwrap().abs().unwrap().max_all().unwrap().to_scalar().unwrap()
+}
+
+#[test]
+fn each_image_is_noised_by_its_own_timestep() {
+    let (x0, noise) = (normal(Domain::Initial, 3), normal(Domain::Training, 3));
+    let timesteps = [0, 500, 999];
+    let x_t = Levels::at(&schedule(), &timesteps, &x0).unwrap().add_noise(&x0, &noise).unwrap();
+    for (i, &t) in timesteps.iter().enumerate() {
+        let alpha_cumprod = schedule().alphas_cumprod()[t];
+        let expected = (x0.get(i).unwrap().affine(alpha_cumprod.sqrt(), 0.0).unwrap()
+            + noise.get(i).unwrap().affine((1.0 - alpha_cumprod).sqrt(), 0.0).unwrap())
+        .unwrap();
+        assert!(max_difference(&x_t.get(i).unwrap(), &expected) < 1e-6);
+    }
+}
+
+#[test]
+fn the_target_of_every_prediction_type_gives_back_image_and_noise() {
+    let (x0, noise) = (normal(Domain::Initial, 4), normal(Domain::Training, 4));
+    let levels = Levels::at(&schedule(), &[0, 100, 400, 700], &x0).unwrap();
+    let x_t = levels.add_noise(&x0, &noise).unwrap();
+    for kind in TYPES {
+        let output = kind.target(&x0, &noise, &levels).unwrap();
+        let p = kind.to_prediction(&output, &x_t, &levels).unwrap();
+        assert!(max_difference(&p.x0, &x0) < 1e-4, "{kind:?} x0");
+        assert!(max_difference(&p.noise, &noise) < 1e-4, "{kind:?} noise");
+        assert!(max_difference(&kind.from_prediction(&p, &levels).unwrap(), &output) < 1e-4, "{kind:?}");
+    }
+}
+
+#[test]
+fn no_signal_left_is_fine_for_v_and_x0_and_an_error_for_epsilon() {
+    let config = ScheduleConfig { rescale_betas_zero_snr: true, ..Default::default() };
+    let (x0, noise) = (normal(Domain::Initial, 1), normal(Domain::Training, 1));
+    let levels = Levels::at(&config.build().unwrap(), &[999], &x0).unwrap();
+    let x_t = levels.add_noise(&x0, &noise).unwrap();
+    assert_eq!(max_difference(&x_t, &noise), 0.0);
+    for kind in [PredictionType::Sample, PredictionType::VPrediction] {
+        let p = kind.to_prediction(&kind.target(&x0, &noise, &levels).unwrap(), &x_t, &levels).unwrap();
+        assert!(max_difference(&p.x0, &x0) < 1e-6 && max_difference(&p.noise, &noise) < 1e-6, "{kind:?}");
+    }
+    let error = PredictionType::Epsilon.to_prediction(&noise, &x_t, &levels).unwrap_err();
+    assert!(error.to_string().contains("alpha_cumprod is 0"), "{error}");
+}
+
+#[test]
+fn wrong_counts_and_timesteps_are_errors() {
+    let x0 = normal(Domain::Initial, 2);
+    let message = |indices: &[usize]| Levels::at(&schedule(), indices, &x0).unwrap_err().to_string();
+    assert!(message(&[1]).contains("1 noise levels for a batch of 2"));
+    assert!(message(&[1, 1000]).contains("timestep 1000 is outside the schedule of 1000 steps"));
+}
+
+#[test]
+fn the_noise_of_an_image_depends_on_seed_and_index_only() {
+    let draw = |seed, range| {
+        NoiseSource::new(seed).normal(Domain::Initial, 0, range, &[1, 5, 5], &Device::Cpu).unwrap()
+    };
+    let all = draw(1, 0..7);
+    for i in 0..7 {
+        let alone = draw(1, i as u64..i as u64 + 1).get(0).unwrap();
+        assert_eq!(max_difference(&all.get(i).unwrap(), &alone), 0.0);
+    }
+    assert!(max_difference(&all, &draw(2, 0..7)) > 0.1);
+    let other_draw = NoiseSource::new(1).normal(Domain::Initial, 1, 0..7, &[1, 5, 5], &Device::Cpu).unwrap();
+    let other_domain =
+        NoiseSource::new(1).normal(Domain::Sampler, 0, 0..7, &[1, 5, 5], &Device::Cpu).unwrap();
+    assert!(max_difference(&all, &other_draw) > 0.1 && max_difference(&all, &other_domain) > 0.1);
+}
+
+#[test]
+fn noise_is_standard_normal() {
+    let x = NoiseSource::new(0).normal(Domain::Training, 5, 0..64, &[1, 32, 32], &Device::Cpu).unwrap();
+    let x: Vec<f64> = x.flatten_all().unwrap().to_vec1::<f32>().unwrap().into_iter().map(f64::from).collect();
+    let moment = |k: i32| x.iter().map(|v| v.powi(k)).sum::<f64>() / x.len() as f64;
+    // 65,536 numbers: standard errors 0.0039, 0.0055, 0.015 and 0.038.
+    assert!(moment(1).abs() < 0.02 && (moment(2) - 1.0).abs() < 0.03);
+    assert!(moment(3).abs() < 0.08 && (moment(4) - 3.0).abs() < 0.2);
+}
+
+#[test]
+fn the_posterior_mean_is_the_mean_of_ddpm_algorithm_2() {
+    // (x − β/√(1−ᾱ)·ε)/√α, from the same ε.
+    let schedule =
+        ScheduleConfig { beta_schedule: BetaSchedule::Cosine, ..Default::default() }.build().unwrap();
+    let (x_t, noise) = (normal(Domain::Initial, 1), normal(Domain::Training, 1));
+    for i in [0, 1, 300, 900] {
+        let levels = Levels::at(&schedule, &[i], &x_t).unwrap();
+        let x0 = PredictionType::Epsilon.to_prediction(&noise, &x_t, &levels).unwrap().x0;
+        let mean = posterior_mean(&schedule, i, &x0, &x_t).unwrap();
+        let (beta, alpha_cumprod) = (schedule.betas()[i], schedule.alphas_cumprod()[i]);
+        let direct = (&x_t - noise.affine(beta / (1.0 - alpha_cumprod).sqrt(), 0.0).unwrap())
+            .unwrap()
+            .affine(1.0 / (1.0 - beta).sqrt(), 0.0)
+            .unwrap();
+        assert!(max_difference(&mean, &direct) < 2e-4, "at {i}");
+    }
+}
+
+#[test]
+fn a_network_is_told_the_timestep_once_per_image() {
+    struct Echo;
+    impl Network for Echo {
+        fn forward(&self, x_t: &Tensor, timesteps: &Tensor) -> Result<Tensor> {
+            assert_eq!(timesteps.to_vec1::<f32>()?, [17.5, 17.5]);
+            x_t.zeros_like()
+        }
+    }
+    let x_t = normal(Domain::Initial, 2);
+    let level = NoiseLevel { timestep: 17.5, alpha_cumprod: 0.25 };
+    let Prediction { x0, .. } =
+        NetworkDenoiser::new(&Echo, PredictionType::Epsilon).denoise(&x_t, level).unwrap();
+    assert!(max_difference(&x0, &(x_t * 2.0).unwrap()) < 1e-6);
+}

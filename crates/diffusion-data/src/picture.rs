@@ -1,0 +1,129 @@
+//! Tensors as pictures: 8-bit images, grids of them, PNG and npy files.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use candle_core::{DType, Device, Tensor};
+
+use crate::DataError;
+
+/// An 8-bit picture, grey or RGB, rows from the top, channels interleaved.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Picture {
+    /// In pixels.
+    pub width: usize,
+    /// In pixels.
+    pub height: usize,
+    /// 1 (grey) or 3 (RGB).
+    pub channels: usize,
+    /// height · width · channels bytes.
+    pub pixels: Vec<u8>,
+}
+
+/// The images of a batch (N, C, H, W) in \[−1, 1\]; values outside are cut off.
+///
+/// # Errors
+/// A tensor of another rank; channels other than 1 or 3; those of the device.
+pub fn from_tensor(images: &Tensor) -> Result<Vec<Picture>, DataError> {
+    let (n, channels, height, width) = images.dims4()?;
+    if channels != 1 && channels != 3 {
+        return Err(DataError::Invalid(format!("a picture has 1 or 3 channels, not {channels}")));
+    }
+    let interleaved = images.to_device(&Device::Cpu)?.to_dtype(DType::F32)?.permute((0, 2, 3, 1))?;
+    let values = interleaved.flatten_all()?.to_vec1::<f32>()?;
+    let per_image = channels * height * width;
+    Ok((0..n)
+        .map(|i| {
+            let pixels = values[i * per_image..(i + 1) * per_image].iter().map(|&v| to_byte(v)).collect();
+            Picture { width, height, channels, pixels }
+        })
+        .collect())
+}
+
+/// −1 to 0, 1 to 255; NaN to 0.
+fn to_byte(value: f32) -> u8 {
+    ((value + 1.0) * 127.5).round().clamp(0.0, 255.0) as u8
+}
+
+/// Pictures of one size, row by row, as near to a square as their number allows, two dark pixels between them.
+///
+/// # Errors
+/// No pictures, or pictures of different sizes.
+pub fn grid(pictures: &[Picture]) -> Result<Picture, DataError> {
+    const GAP: usize = 2;
+    const GAP_VALUE: u8 = 48;
+    let Some(first) = pictures.first() else {
+        return Err(DataError::Invalid("a grid needs at least one picture".to_owned()));
+    };
+    let (w, h, channels) = (first.width, first.height, first.channels);
+    if pictures.iter().any(|p| (p.width, p.height, p.channels) != (w, h, channels)) {
+        return Err(DataError::Invalid("the pictures of a grid must have one size".to_owned()));
+    }
+    let columns = (pictures.len() as f64).sqrt().ceil() as usize;
+    let rows = pictures.len().div_ceil(columns);
+    let (width, height) = (columns * (w + GAP) + GAP, rows * (h + GAP) + GAP);
+    let mut pixels = vec![GAP_VALUE; width * height * channels];
+    for (i, picture) in pictures.iter().enumerate() {
+        let (left, top) = (GAP + i % columns * (w + GAP), GAP + i / columns * (h + GAP));
+        for (y, row) in picture.pixels.chunks_exact(w * channels).enumerate() {
+            let start = ((top + y) * width + left) * channels;
+            pixels[start..start + row.len()].copy_from_slice(row);
+        }
+    }
+    Ok(Picture { width, height, channels, pixels })
+}
+
+impl Picture {
+    /// The picture with every pixel a square of `factor` pixels.
+    pub fn enlarged(&self, factor: usize) -> Self {
+        let pixels = self
+            .pixels
+            .chunks_exact(self.width * self.channels)
+            .flat_map(|row| {
+                let wide: Vec<u8> =
+                    row.chunks_exact(self.channels).flat_map(|pixel| pixel.repeat(factor)).collect();
+                wide.repeat(factor)
+            })
+            .collect();
+        Self { width: self.width * factor, height: self.height * factor, channels: self.channels, pixels }
+    }
+
+    /// Writes a PNG. The file appears under its name only when it is complete.
+    ///
+    /// # Errors
+    /// What the system refuses.
+    pub fn write_png(&self, path: &Path) -> Result<(), DataError> {
+        let mut bytes = Vec::new();
+        let mut encoder = png::Encoder::new(&mut bytes, self.width as u32, self.height as u32);
+        encoder.set_color(if self.channels == 1 { png::ColorType::Grayscale } else { png::ColorType::Rgb });
+        encoder.set_depth(png::BitDepth::Eight);
+        encoder
+            .write_header()
+            .and_then(|mut writer| writer.write_image_data(&self.pixels))
+            .map_err(|e| DataError::io(path)(e.into()))?;
+        write_then_rename(path, |partial| std::fs::write(partial, &bytes).map_err(DataError::io(path)))
+    }
+}
+
+/// Writes a tensor as an npy file. The file appears under its name only when it is complete.
+///
+/// # Errors
+/// What the system refuses; those of the device.
+pub fn write_npy(tensor: &Tensor, path: &Path) -> Result<(), DataError> {
+    write_then_rename(path, |partial| Ok(tensor.to_device(&Device::Cpu)?.write_npy(partial)?))
+}
+
+fn write_then_rename(
+    path: &Path,
+    write: impl FnOnce(&Path) -> Result<(), DataError>,
+) -> Result<(), DataError> {
+    let mut partial = OsString::from(path);
+    partial.push(".partial");
+    let partial = PathBuf::from(partial);
+    let result = write(&partial).and_then(|()| std::fs::rename(&partial, path).map_err(DataError::io(path)));
+    if result.is_err() {
+        // Best effort: the error that matters is the one being returned.
+        let _ = std::fs::remove_file(&partial);
+    }
+    result
+}

@@ -1,0 +1,124 @@
+//! The loader and the pictures.
+
+use candle_core::{Device, Tensor};
+use diffusion_data::picture::{self, Picture};
+use diffusion_data::{ImageDataset, Loader, LoaderPosition, mnist};
+
+/// Picture i is a single pixel of value i.
+fn counted(n: u8) -> ImageDataset {
+    ImageDataset::new((0..n).collect(), Some((0..n).map(|i| i % 10).collect()), [1, 1, 1]).unwrap()
+}
+
+fn next(loader: &mut Loader<'_>) -> Vec<u8> {
+    let batch = loader.next_batch(&Device::Cpu).unwrap();
+    let values = batch.images.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    let pixels: Vec<u8> = values.iter().map(|v| ((v + 1.0) * 127.5).round() as u8).collect();
+    assert_eq!(batch.labels.unwrap(), pixels.iter().map(|p| p % 10).collect::<Vec<_>>());
+    pixels
+}
+
+#[test]
+fn a_pass_gives_every_picture_once_and_drops_the_partial_batch() {
+    let set = counted(50);
+    let mut loader = Loader::new(&set, 8, 1).unwrap();
+    assert_eq!(loader.batches_per_epoch(), 6);
+    let mut seen: Vec<u8> = (0..6).flat_map(|_| next(&mut loader)).collect();
+    assert_eq!(loader.position(), LoaderPosition { epoch: 1, batch: 0 });
+    assert!(!seen.is_sorted());
+    seen.sort_unstable();
+    seen.dedup();
+    assert_eq!(seen.len(), 48);
+}
+
+#[test]
+fn order_follows_from_seed_and_epoch() {
+    let set = counted(100);
+    let order = |seed, batches| {
+        let mut loader = Loader::new(&set, 10, seed).unwrap();
+        (0..batches).map(|_| next(&mut loader)).collect::<Vec<_>>()
+    };
+    assert_eq!(order(1, 20), order(1, 20));
+    assert_ne!(order(1, 10), order(2, 10));
+    let two_epochs = order(1, 20);
+    assert_ne!(two_epochs[..10], two_epochs[10..]);
+}
+
+#[test]
+fn a_loader_continues_exactly_from_any_position() {
+    let set = counted(33);
+    let mut loader = Loader::new(&set, 4, 9).unwrap();
+    for _ in 0..30 {
+        let mut resumed = Loader::new(&set, 4, 9).unwrap();
+        resumed.seek(loader.position()).unwrap();
+        assert_eq!(next(&mut resumed), next(&mut loader));
+        assert_eq!(resumed.position(), loader.position());
+    }
+    assert!(loader.seek(LoaderPosition { epoch: 0, batch: 8 }).is_err());
+}
+
+#[test]
+fn impossible_sets_and_batches_are_refused() {
+    assert!(Loader::new(&counted(3), 4, 0).unwrap_err().to_string().contains("batch size 4 does not fit 3"));
+    assert!(Loader::new(&counted(3), 0, 0).is_err());
+    assert!(ImageDataset::new(vec![], None, [1, 2, 2]).is_err());
+    assert!(ImageDataset::new(vec![0; 7], None, [1, 2, 2]).is_err());
+    assert!(ImageDataset::new(vec![0; 8], Some(vec![1]), [1, 2, 2]).is_err());
+}
+
+#[test]
+fn fingerprints_tell_data_sets_apart() {
+    let same = |a: &ImageDataset, b: &ImageDataset| a.fingerprint() == b.fingerprint();
+    assert!(same(&counted(9), &counted(9)) && !same(&counted(9), &counted(10)));
+    let flat = ImageDataset::new((0..16).collect(), None, [1, 4, 4]).unwrap();
+    assert!(!same(&flat, &ImageDataset::new((0..16).collect(), None, [1, 2, 8]).unwrap()));
+}
+
+#[test]
+fn black_is_minus_one_and_white_is_one_there_and_back() {
+    let set = ImageDataset::new((0..=255).collect(), None, [1, 16, 16]).unwrap();
+    let images = set.images(&[0], &Device::Cpu).unwrap();
+    assert_eq!(images.min_all().unwrap().to_scalar::<f32>().unwrap(), -1.0);
+    assert_eq!(images.max_all().unwrap().to_scalar::<f32>().unwrap(), 1.0);
+    assert_eq!(picture::from_tensor(&images).unwrap()[0].pixels, (0..=255).collect::<Vec<u8>>());
+    let beyond = Tensor::new(&[[[[-7f32, 7.0, f32::NAN]]]], &Device::Cpu).unwrap();
+    assert_eq!(picture::from_tensor(&beyond).unwrap()[0].pixels, [0, 255, 0]);
+}
+
+#[test]
+fn a_grid_is_near_square_and_a_png_reads_back() {
+    let one = |value: u8, channels: usize| Picture {
+        width: 4,
+        height: 3,
+        channels,
+        pixels: vec![value; 12 * channels],
+    };
+    let grid = picture::grid(&[one(1, 1), one(2, 1), one(3, 1), one(4, 1), one(5, 1)]).unwrap();
+    assert_eq!((grid.width, grid.height), (3 * 6 + 2, 2 * 5 + 2));
+    assert_eq!(grid.pixels[2 * grid.width + 2], 1);
+    assert_eq!(grid.pixels[7 * grid.width + 8], 5);
+    assert!(picture::grid(&[]).is_err());
+    assert!(picture::grid(&[one(1, 1), one(1, 3)]).is_err());
+
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.png");
+    let rgb = Picture { width: 2, height: 1, channels: 3, pixels: vec![1, 2, 3, 4, 5, 6] }.enlarged(2);
+    rgb.write_png(&path).unwrap();
+    let mut reader =
+        png::Decoder::new(std::io::BufReader::new(std::fs::File::open(&path).unwrap())).read_info().unwrap();
+    let mut pixels = vec![0; reader.output_buffer_size().unwrap()];
+    reader.next_frame(&mut pixels).unwrap();
+    assert_eq!(pixels, [1, 2, 3, 1, 2, 3, 4, 5, 6, 4, 5, 6, 1, 2, 3, 1, 2, 3, 4, 5, 6, 4, 5, 6]);
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    assert!(rgb.write_png(&dir.path().join("missing/a.png")).is_err());
+}
+
+#[test]
+fn a_class_balanced_subset_takes_the_first_of_each_class_in_order() {
+    let (images, labels) = mnist::class_balanced_subset(&counted(100), 2).unwrap();
+    assert_eq!(images.data, (0..20).collect::<Vec<u8>>());
+    assert_eq!(labels.data, (0..20).map(|i| i % 10).collect::<Vec<u8>>());
+    assert_eq!(images.dims, [20, 1, 1]);
+    assert!(
+        mnist::class_balanced_subset(&counted(15), 2).unwrap_err().to_string().contains("class 5 has only 1")
+    );
+}

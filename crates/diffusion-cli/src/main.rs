@@ -1,2 +1,76 @@
-//! Under construction.
-fn main() {}
+//! The program `diffusion`: arguments in, progress and pictures out. The mathematics lives in the library crates.
+//!
+//! Exit codes: 0 done, 1 failure, 2 usage (a wrong argument or configuration), 130 interrupted.
+
+mod commands;
+mod data;
+mod device;
+mod interrupt;
+mod logging;
+mod runs;
+mod usage;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Train diffusion models and sample from them.
+#[derive(Parser)]
+#[command(version, propagate_version = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    #[command(flatten)]
+    global: GlobalArgs,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Train(commands::train::TrainArgs),
+    Sample(commands::sample::SampleArgs),
+    Info(commands::info::InfoArgs),
+}
+
+/// What every command understands.
+#[derive(clap::Args)]
+struct GlobalArgs {
+    /// Where to compute: auto, cpu, cuda:N or metal
+    #[arg(long, global = true, default_value = "auto", value_name = "DEVICE")]
+    device: device::DeviceChoice,
+    /// Threads to compute with [default: RAYON_NUM_THREADS, else all cores]
+    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1024))]
+    threads: Option<u64>,
+    /// Say more; twice for everything
+    #[arg(short, long, global = true, action = clap::ArgAction::Count, conflicts_with = "quiet")]
+    verbose: u8,
+    /// Say only warnings and errors
+    #[arg(short, long, global = true)]
+    quiet: bool,
+    /// The form of the log on standard error
+    #[arg(long, global = true, default_value = "text", value_name = "FORMAT")]
+    log_format: logging::LogFormat,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    logging::init(cli.global.verbose, cli.global.quiet, cli.global.log_format);
+    match run(cli) {
+        Ok(code) => code,
+        Err(error) => {
+            logging::report(&error);
+            ExitCode::from(if usage::is_usage(&error) { 2 } else { 1 })
+        }
+    }
+}
+
+fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    if let Some(threads) = cli.global.threads {
+        rayon::ThreadPoolBuilder::new().num_threads(threads as usize).build_global()?;
+    }
+    let device = cli.global.device.open()?;
+    match cli.command {
+        Command::Train(args) => commands::train::run(&args, &device, cli.global.quiet),
+        Command::Sample(args) => commands::sample::run(&args, &device, cli.global.quiet),
+        Command::Info(args) => commands::info::run(&args, &device),
+    }
+}

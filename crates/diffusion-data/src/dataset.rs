@@ -1,6 +1,8 @@
 //! Pictures in memory.
 
 use candle_core::{Device, Tensor};
+use fast_image_resize::images::{Image, ImageRef};
+use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
 
 use crate::DataError;
 
@@ -74,6 +76,37 @@ impl ImageDataset {
             indices.iter().flat_map(|&i| self.image(i)).map(|&byte| f32::from(byte) / 127.5 - 1.0).collect();
         let [c, h, w] = self.image_shape;
         Ok(Tensor::from_vec(values, (indices.len(), c, h, w), device)?)
+    }
+
+    /// The same pictures at `size`×`size` pixels, resampled with an antialiasing filter (Catmull-Rom). Pictures that are
+    /// not square are stretched.
+    ///
+    /// # Errors
+    /// A size of 0 or above 65,535.
+    pub fn resized(&self, size: usize) -> Result<Self, DataError> {
+        let [channels, height, width] = self.image_shape;
+        if (height, width) == (size, size) {
+            return Ok(self.clone());
+        }
+        let side = u16::try_from(size)
+            .ok()
+            .filter(|side| *side > 0)
+            .ok_or_else(|| DataError::Invalid(format!("pictures cannot be brought to a size of {size}")))?;
+        let invalid = |e: &dyn std::fmt::Display| DataError::Invalid(format!("resizing pictures: {e}"));
+        let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::CatmullRom));
+        let mut resizer = Resizer::new();
+        let mut pixels = Vec::with_capacity(self.len() * channels * size * size);
+        for i in 0..self.len() {
+            // The planes of a picture are resampled one by one, whatever their number.
+            for plane in self.image(i).chunks_exact(height * width) {
+                let source = ImageRef::new(width as u32, height as u32, plane, PixelType::U8)
+                    .map_err(|e| invalid(&e))?;
+                let mut target = Image::new(side.into(), side.into(), PixelType::U8);
+                resizer.resize(&source, &mut target, &options).map_err(|e| invalid(&e))?;
+                pixels.extend_from_slice(target.buffer());
+            }
+        }
+        Self::new(pixels, self.labels.clone(), [channels, size, size])
     }
 
     /// A checksum of everything in the set, to notice that a run goes on with other data than it began with.

@@ -122,3 +122,20 @@ fn a_class_balanced_subset_takes_the_first_of_each_class_in_order() {
         mnist::class_balanced_subset(&counted(15), 2).unwrap_err().to_string().contains("class 5 has only 1")
     );
 }
+
+#[test]
+fn resizing_keeps_flat_colours_labels_and_brightness() {
+    let mut pixels = vec![200; 28 * 28];
+    pixels.extend((0..28 * 28).map(|i| if i % 28 < 14 { 0 } else { 255 }));
+    let set = ImageDataset::new(pixels, Some(vec![3, 4]), [1, 28, 28]).unwrap();
+    for size in [7, 14, 28, 56] {
+        let resized = set.resized(size).unwrap();
+        assert_eq!((resized.len(), resized.image_shape(), resized.labels().unwrap()), (2, [1, size, size], &[3u8, 4][..]));
+        assert!(resized.image(0).iter().all(|&p| p == 200));
+        let half = resized.image(1);
+        assert!(half[0] < 20 && half[size - 1] > 235, "{size}");
+        let mean = half.iter().map(|&p| f64::from(p)).sum::<f64>() / (size * size) as f64;
+        assert!((mean - 127.5).abs() < 3.0, "{size}: {mean}");
+    }
+    assert!(set.resized(0).is_err() && set.resized(70_000).is_err());
+}

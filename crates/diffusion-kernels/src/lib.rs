@@ -22,7 +22,13 @@ pub enum Activation {
 ///
 /// # Errors
 /// Shapes that do not fit together.
-pub fn conv2d(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, stride: usize, padding: usize) -> Result<Tensor> {
+pub fn conv2d(
+    x: &Tensor,
+    weight: &Tensor,
+    bias: Option<&Tensor>,
+    stride: usize,
+    padding: usize,
+) -> Result<Tensor> {
     slow::conv2d(x, weight, bias, stride, padding)
 }
 

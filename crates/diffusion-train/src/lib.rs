@@ -1,1 +1,50 @@
-//! Under construction.
+//! Training: the loss, AdamW, EMA, learning rates, checkpoints and the trainer.
+//!
+//! [`Trainer`] is the mathematics, one [`step`](Trainer::step) at a time; [`run`] drives it over a [`RunDir`] and
+//! writes metrics, sample grids and checkpoints there. Everything random follows from (seed, step), so a resumed
+//! training equals an uninterrupted one bit for bit.
+//!
+//! This crate does not parse a command line, print, or catch signals: it calls back, and the callback may stop it.
+//!
+//! ```
+//! use candle_core::Device;
+//! use diffusion_data::ImageDataset;
+//! use diffusion_train::{TrainConfig, Trainer};
+//!
+//! let digits = ImageDataset::new(vec![255; 16 * 64], None, [1, 8, 8])?;
+//! let mut config = TrainConfig::preset("mnist")?;
+//! config.batch_size = 4;
+//! config.steps = Some(2);
+//! let mut trainer = Trainer::new(&config, &digits, &Device::Cpu)?;
+//! while !trainer.is_finished() {
+//!     let metrics = trainer.step()?;
+//!     println!("step {}: loss {:.3}", metrics.step, metrics.loss);
+//! }
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+mod checkpoint;
+mod config;
+mod ema;
+mod error;
+mod gradients;
+mod lr;
+mod metrics;
+mod model;
+mod optimizer;
+mod run;
+mod run_dir;
+mod trainer;
+
+pub use checkpoint::{Checkpoint, CheckpointState, FORMAT_VERSION};
+pub use config::{CheckpointConfig, ConfigError, ConfigSource, SampleGridConfig, TrainConfig};
+pub use ema::{Ema, EmaConfig};
+pub use error::TrainError;
+pub use gradients::Gradients;
+pub use lr::{LrDecay, LrSchedule};
+pub use metrics::StepMetrics;
+pub use model::{LoadedModel, ModelDescription, Weights};
+pub use optimizer::{AdamW, AdamWConfig};
+pub use run::{Outcome, TrainEvent, run};
+pub use run_dir::RunDir;
+pub use trainer::Trainer;

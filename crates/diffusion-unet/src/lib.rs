@@ -1,1 +1,35 @@
-//! Under construction.
+//! Noise-prediction U-Nets: layers, initialisation and named parameters.
+//!
+//! A network here is a [`diffusion_process::Network`]: noisy images and timesteps in, an output of the images' shape
+//! out. [`SimpleUNet`] is the small teaching network; [`NetworkConfig`] is the data that describes any network of this
+//! crate, the form in which checkpoints carry it.
+//!
+//! This crate knows no schedule, no loss and no sampler, and it does not decide what its output means.
+//!
+//! ```
+//! use candle_core::{DType, Device, Tensor};
+//! use diffusion_process::Network;
+//! use diffusion_unet::{Parameters, SimpleUNet, SimpleUNetConfig};
+//!
+//! let config = SimpleUNetConfig { in_channels: 1, base_channels: 16, time_dim: 32 };
+//! let (unet, parameters) = Parameters::initialise(0, &Device::Cpu, |vb| SimpleUNet::new(&config, vb))?;
+//! let x_t = Tensor::zeros((2, 1, 28, 28), DType::F32, &Device::Cpu)?;
+//! let noise = unet.forward(&x_t, &Tensor::new(&[3f32, 150.0], &Device::Cpu)?)?;
+//! assert_eq!(noise.dims(), x_t.dims());
+//! println!("{} parameters", parameters.count());
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+mod config;
+mod embedding;
+mod layers;
+mod parameters;
+mod residual;
+mod simple;
+
+pub use config::NetworkConfig;
+pub use embedding::{TimeEmbedding, TimestepEmbedding};
+pub use layers::{Conv2d, ConvTranspose2d, GroupNorm, Linear, conv_transpose2d, conv2d, group_norm, linear};
+pub use parameters::{ParameterError, Parameters, load_frozen};
+pub use residual::ResidualBlock;
+pub use simple::{SimpleUNet, SimpleUNetConfig};

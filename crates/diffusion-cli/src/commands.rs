@@ -1,0 +1,25 @@
+//! One file a command.
+
+pub(crate) mod info;
+mod progress;
+pub(crate) mod sample;
+pub(crate) mod train;
+
+use diffusion_schedule::NoiseSchedule;
+
+/// Sampling starts from pure noise, so the last step of training should be nearly that.
+const TERMINAL_SNR_LIMIT_DB: f64 = -30.0;
+
+/// Warns of a schedule that stops short of noise.
+fn warn_of_terminal_snr(schedule: &NoiseSchedule) {
+    let db = schedule.terminal_snr_db();
+    if db > TERMINAL_SNR_LIMIT_DB {
+        tracing::warn!(
+            "the schedule ends at a signal-to-noise ratio of {db:.1} dB (alpha_cumprod {:.3}), but sampling starts from \
+             pure noise, which the model never sees; raise beta_end to {:.3} (1000/T times DDPM's), or set \
+             rescale_betas_zero_snr with prediction_type v_prediction",
+            schedule.alphas_cumprod()[schedule.len() - 1],
+            0.02 * 1000.0 / schedule.len() as f64,
+        );
+    }
+}

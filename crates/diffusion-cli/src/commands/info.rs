@@ -1,0 +1,94 @@
+//! `diffusion info`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use candle_core::Device;
+use diffusion_schedule::{NoiseSchedule, ScheduleConfig};
+use diffusion_train::{Checkpoint, ModelDescription, TrainConfig};
+use diffusion_unet::{NetworkConfig, Parameters};
+
+use crate::runs::{self, ModelArgs};
+
+/// Describe this program and a model: the newest one, or the one named
+#[derive(clap::Args)]
+#[command(after_help = "Examples:\n  diffusion info\n  diffusion info --preset tutorial\n  \
+                        diffusion info --checkpoint runs/mnist-1/checkpoints/step-0000100")]
+pub(crate) struct InfoArgs {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// Describe what a preset would train
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["run", "checkpoint"])]
+    preset: Option<String>,
+}
+
+pub(crate) fn run(args: &InfoArgs, device: &Device) -> anyhow::Result<ExitCode> {
+    println!(
+        "diffusion {}, {} with {} threads",
+        env!("CARGO_PKG_VERSION"),
+        crate::device::name(device),
+        rayon::current_num_threads()
+    );
+    match (&args.preset, checkpoint(args)?) {
+        (None, Some(path)) => {
+            let state = Checkpoint::read_state(&path)?;
+            println!("checkpoint       {}", path.display());
+            println!("trained          {} steps in {:.0} s", state.step, state.elapsed_seconds);
+            let ModelDescription { network, schedule, prediction_type, image_shape: [c, h, w], .. } = state.model;
+            println!("images           {w}×{h}, {c} channel(s)");
+            println!("prediction_type  {}", serde_name(&prediction_type)?);
+            describe_network(&network)?;
+            describe_schedule(&schedule, &schedule.build()?)?;
+        }
+        (preset, _) => {
+            let name = preset.as_deref().unwrap_or("mnist");
+            let config = TrainConfig::preset(name)?;
+            println!("preset           {name}");
+            println!("prediction_type  {}", serde_name(&config.prediction_type)?);
+            describe_network(&config.network)?;
+            describe_schedule(&config.schedule, &config.schedule.build()?)?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn checkpoint(args: &InfoArgs) -> anyhow::Result<Option<PathBuf>> {
+    if args.preset.is_some() {
+        return Ok(None);
+    }
+    match args.model.named()? {
+        Some(path) => Ok(Some(path)),
+        None => Ok(runs::latest()?.map(|run| run.latest_checkpoint()).transpose()?),
+    }
+}
+
+fn describe_network(config: &NetworkConfig) -> anyhow::Result<()> {
+    let (_, parameters) = Parameters::initialise(0, &Device::Cpu, |vb| config.build(vb))?;
+    let json = serde_json::to_value(config)?;
+    let fields: Vec<String> = json
+        .as_object()
+        .into_iter()
+        .flatten()
+        .filter(|(key, _)| *key != "kind")
+        .map(|(key, value)| format!("{key} {value}"))
+        .collect();
+    println!("network          {} ({})", json["kind"].as_str().unwrap_or_default(), fields.join(", "));
+    println!("parameters       {}", parameters.count());
+    Ok(())
+}
+
+fn describe_schedule(config: &ScheduleConfig, schedule: &NoiseSchedule) -> anyhow::Result<()> {
+    println!(
+        "schedule         {}, {} steps, ends at {:.1} dB (alpha_cumprod {:.2e})",
+        serde_name(&config.beta_schedule)?,
+        schedule.len(),
+        schedule.terminal_snr_db(),
+        schedule.alphas_cumprod()[schedule.len() - 1]
+    );
+    Ok(())
+}
+
+/// The name that a unit variant has in files.
+fn serde_name(value: &impl serde::Serialize) -> anyhow::Result<String> {
+    Ok(serde_json::to_value(value)?.as_str().unwrap_or_default().to_owned())
+}

@@ -1,0 +1,254 @@
+//! `diffusion train`.
+
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::Context;
+use candle_core::Device;
+use diffusion_train::{
+    Checkpoint, ConfigSource, Outcome, RunDir, StepMetrics, TrainConfig, TrainEvent, Trainer,
+};
+
+use super::progress::{Progress, clock};
+use crate::usage::bail_usage;
+use crate::{data, interrupt, runs};
+
+/// Train a model; without arguments on handwritten digits for five minutes
+///
+/// Flags override the file given by --config, and the file overrides the preset.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:\n  diffusion train\n  diffusion train --preset tutorial --data DIR --steps 300\n  \
+                        diffusion train --run-dir runs/mnist-1 --resume --steps 2000")]
+pub(crate) struct TrainArgs {
+    /// The recipe to start from: mnist (good digits soon) or tutorial (the lesson's, to the letter) [default: mnist]
+    #[arg(long, value_name = "NAME")]
+    preset: Option<String>,
+    /// A TOML file whose fields override the preset's
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// A folder with MNIST's IDX files, or the name of a downloaded set [default: 10,000 embedded digits]
+    #[arg(long, value_name = "PATH")]
+    data: Option<PathBuf>,
+    /// Bring the pictures to SIZE×SIZE pixels
+    #[arg(long, value_name = "SIZE", value_parser = clap::value_parser!(u64).range(1..=4096))]
+    size: Option<u64>,
+    /// The folder of the run [default: a new one in runs/]
+    #[arg(long, value_name = "DIR")]
+    run_dir: Option<PathBuf>,
+    /// Go on with the run in --run-dir
+    #[arg(long, requires = "run_dir")]
+    resume: bool,
+    /// Stop after N updates
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    steps: Option<u64>,
+    /// Stop after N passes over the data
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    epochs: Option<u64>,
+    /// Stop after M minutes, with the learning rate planned to end there
+    #[arg(long, value_name = "M", value_parser = positive)]
+    max_minutes: Option<f64>,
+    /// Pictures in an update
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    batch_size: Option<u64>,
+    /// The base learning rate
+    #[arg(long, value_name = "RATE", value_parser = positive)]
+    lr: Option<f64>,
+    /// The seed of weights, order, noise and timesteps
+    #[arg(long, value_name = "SEED", value_parser = clap::value_parser!(u64).range(..1 << 63))]
+    seed: Option<u64>,
+}
+
+fn positive(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(value) if value > 0.0 && value.is_finite() => Ok(value),
+        _ => Err("expected a number above 0".to_owned()),
+    }
+}
+
+pub(crate) fn run(args: &TrainArgs, device: &Device, quiet: bool) -> anyhow::Result<ExitCode> {
+    interrupt::listen()?;
+    let existing = if args.resume { Some(open_run(args)?) } else { None };
+    let config = match &existing {
+        Some(run_dir) => resumed_config(args, run_dir)?,
+        None => fresh_config(args)?,
+    };
+    let dataset = data::load(config.data.as_deref(), config.size)?;
+    let mut trainer = Trainer::new(&config, &dataset, device)?;
+    let run_dir = match existing {
+        Some(run_dir) => {
+            restore(&mut trainer, &run_dir, device)?;
+            run_dir
+        }
+        None => create_run(args, &config)?,
+    };
+    tracing::info!("training on {}", data::describe(config.data.as_deref(), &dataset));
+    tracing::info!(
+        "{} parameters, {} on {} threads, run folder {}",
+        trainer.parameters().count(),
+        crate::device::name(device),
+        rayon::current_num_threads(),
+        run_dir.path().display()
+    );
+    super::warn_of_terminal_snr(trainer.schedule());
+    let outcome = train(&mut trainer, &run_dir, quiet)?;
+    Ok(conclude(outcome, &trainer, &run_dir))
+}
+
+fn open_run(args: &TrainArgs) -> anyhow::Result<RunDir> {
+    // clap sees to it that --resume comes with --run-dir.
+    Ok(RunDir::open(args.run_dir.as_deref().unwrap_or_else(|| std::path::Path::new("")))?)
+}
+
+fn fresh_config(args: &TrainArgs) -> anyhow::Result<TrainConfig> {
+    let file = match &args.config {
+        Some(path) => {
+            let text = std::fs::read_to_string(path).with_context(|| format!("--config {}", path.display()))?;
+            Some(ConfigSource { path: path.clone(), text })
+        }
+        None => None,
+    };
+    let mut config = TrainConfig::layered(args.preset.as_deref().unwrap_or("mnist"), file.as_ref())?;
+    set_length(&mut config, args);
+    let TrainArgs { data, size, batch_size, lr, seed, .. } = args;
+    if data.is_some() {
+        config.data.clone_from(data);
+    }
+    if let Some(path) = &config.data {
+        config.data = Some(crate::data::resolve(path)?);
+    }
+    if let Some(size) = size {
+        config.size = Some(*size as usize);
+    }
+    if let Some(batch_size) = batch_size {
+        config.batch_size = *batch_size as usize;
+    }
+    if let Some(lr) = lr {
+        config.optimizer.lr = *lr;
+    }
+    if let Some(seed) = seed {
+        config.seed = *seed;
+    }
+    config.validate()?;
+    Ok(config)
+}
+
+fn resumed_config(args: &TrainArgs, run_dir: &RunDir) -> anyhow::Result<TrainConfig> {
+    for (flag, given) in [
+        ("--preset", args.preset.is_some()),
+        ("--config", args.config.is_some()),
+        ("--size", args.size.is_some()),
+        ("--batch-size", args.batch_size.is_some()),
+        ("--lr", args.lr.is_some()),
+        ("--seed", args.seed.is_some()),
+    ] {
+        if given {
+            bail_usage!("{flag} cannot change in a run that is resumed; start a new run for it");
+        }
+    }
+    let mut config = run_dir.read_config()?;
+    set_length(&mut config, args);
+    if let Some(path) = &args.data {
+        config.data = Some(data::resolve(path)?);
+    }
+    config.validate()?;
+    Ok(config)
+}
+
+/// A length on the command line replaces the whole length of preset and file.
+fn set_length(config: &mut TrainConfig, args: &TrainArgs) {
+    let TrainArgs { steps, epochs, max_minutes, .. } = *args;
+    if steps.is_some() || epochs.is_some() || max_minutes.is_some() {
+        (config.steps, config.epochs, config.max_minutes) = (steps, epochs, max_minutes);
+    }
+}
+
+fn create_run(args: &TrainArgs, config: &TrainConfig) -> anyhow::Result<RunDir> {
+    let path = match &args.run_dir {
+        Some(path) => path.clone(),
+        None => runs::new_folder(args.preset.as_deref().unwrap_or("mnist"))?,
+    };
+    Ok(RunDir::create(&path, config)?)
+}
+
+fn restore(trainer: &mut Trainer<'_>, run_dir: &RunDir, device: &Device) -> anyhow::Result<()> {
+    if !run_dir.has_checkpoint() {
+        tracing::warn!("{} has no checkpoint yet; starting from step 0", run_dir.path().display());
+        return Ok(());
+    }
+    let path = run_dir.latest_checkpoint()?;
+    trainer.restore(Checkpoint::read(&path, device)?, &path)?;
+    tracing::info!("resuming from {} (step {})", path.display(), trainer.steps_done());
+    if trainer.is_finished() {
+        tracing::warn!("this run is already at its end; give a larger --steps, --epochs or --max-minutes to go on");
+    }
+    Ok(())
+}
+
+fn train(trainer: &mut Trainer<'_>, run_dir: &RunDir, quiet: bool) -> anyhow::Result<Outcome> {
+    // A run limited by time has no known number of steps; its bar counts seconds.
+    let total_steps = trainer.total_steps();
+    let limit_seconds = trainer.config().max_minutes.map(|minutes| minutes * 60.0);
+    let (first_step, before) = (trainer.steps_done(), trainer.elapsed().as_secs_f64());
+    let start = Instant::now();
+    let length = total_steps.unwrap_or(1000);
+    let mut progress = Progress::new("training", length, quiet);
+    let mut smooth_loss = None;
+    let observer = &mut |event: TrainEvent<'_>| -> ControlFlow<()> {
+        match event {
+            TrainEvent::Step(metrics) => {
+                let loss = smooth_loss.map_or(metrics.loss, |mean| 0.95 * mean + 0.05 * metrics.loss);
+                smooth_loss = Some(loss);
+                let seconds = start.elapsed().as_secs_f64();
+                let by_steps = total_steps.map(|total| {
+                    seconds / (metrics.step - first_step) as f64 * total.saturating_sub(metrics.step) as f64
+                });
+                let by_clock = limit_seconds.map(|limit| limit - before - seconds);
+                let left = [by_steps, by_clock].into_iter().flatten().fold(f64::INFINITY, f64::min);
+                let position = match limit_seconds {
+                    Some(limit) if total_steps.is_none() => ((before + seconds) / limit * 1000.0) as u64,
+                    _ => metrics.step,
+                };
+                progress.set(position.min(length), || describe(metrics, loss, total_steps, left));
+            }
+            TrainEvent::Epoch { epoch, mean_loss } => {
+                progress.note(&format!("epoch {epoch}: mean loss {mean_loss:.4}"));
+            }
+            TrainEvent::Grid(path) => progress.note(&format!("samples: {}", path.display())),
+            TrainEvent::Checkpoint(path) => tracing::debug!("saved {}", path.display()),
+            TrainEvent::Sampling(_) => {}
+        }
+        interrupt::flow()
+    };
+    let outcome = diffusion_train::run(trainer, run_dir, observer);
+    progress.finish();
+    Ok(outcome?)
+}
+
+fn describe(metrics: &StepMetrics, loss: f64, total_steps: Option<u64>, seconds_left: f64) -> String {
+    let of = total_steps.map(|total| format!("/{total}")).unwrap_or_default();
+    format!(
+        "step {}{of}  loss {loss:.4}  {:.0} images/s  {} left",
+        metrics.step,
+        metrics.images_per_second,
+        clock(seconds_left)
+    )
+}
+
+fn conclude(outcome: Outcome, trainer: &Trainer<'_>, run_dir: &RunDir) -> ExitCode {
+    let (path, step) = (run_dir.path().display(), trainer.steps_done());
+    match outcome {
+        Outcome::Finished => {
+            println!("trained {step} steps in {}", clock(trainer.elapsed().as_secs_f64()));
+            println!("pictures: {}", run_dir.grid_path(step).display());
+            println!("next: {} --run {path} --num 64 --out digits", runs::program("sample"));
+            ExitCode::SUCCESS
+        }
+        Outcome::Interrupted => {
+            println!("stopped at step {step}; everything is saved in {path}");
+            println!("go on: {} --run-dir {path} --resume", runs::program("train"));
+            ExitCode::from(interrupt::EXIT_CODE)
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! What goes to standard error: logs, warnings and the one sentence of an error.
+
+use candle_core::Error as CandleError;
+use tracing::Level;
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::format::FmtSpan;
+
+/// The form of the log.
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum LogFormat {
+    /// For people.
+    Text,
+    /// An object a line.
+    Json,
+}
+
+pub(crate) fn init(verbose: u8, quiet: bool, format: LogFormat) {
+    let level = match (quiet, verbose) {
+        (true, _) => Level::WARN,
+        (false, 0) => Level::INFO,
+        (false, 1) => Level::DEBUG,
+        (false, _) => Level::TRACE,
+    };
+    let builder = tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_env_filter(EnvFilter::new(format!("warn,diffusion={level}").to_lowercase()))
+        .with_span_events(FmtSpan::NONE);
+    match format {
+        LogFormat::Text => builder.without_time().with_target(false).init(),
+        LogFormat::Json => builder.json().flatten_event(true).init(),
+    }
+}
+
+/// One sentence about what was wrong; causes that repeat their parent's words are left out.
+pub(crate) fn report(error: &anyhow::Error) {
+    let mut message = String::new();
+    for cause in error.chain() {
+        let text = match cause.downcast_ref::<CandleError>() {
+            Some(candle) => without_backtrace(candle),
+            None => cause.to_string(),
+        };
+        let text = text.split("\n   0:").next().unwrap_or_default().trim().to_owned();
+        if !message.contains(&text) {
+            if !message.is_empty() {
+                message.push_str(": ");
+            }
+            message.push_str(&text);
+        }
+    }
+    tracing::error!("{message}");
+}
+
+/// candle adds a backtrace to the text of its errors when `RUST_BACKTRACE` is set.
+fn without_backtrace(error: &CandleError) -> String {
+    match error {
+        CandleError::WithBacktrace { inner, .. } => without_backtrace(inner),
+        CandleError::WithPath { inner, path } => format!("{}: {}", path.display(), without_backtrace(inner)),
+        other => other.to_string(),
+    }
+}

@@ -1,0 +1,85 @@
+//! Finding runs and checkpoints.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use diffusion_train::RunDir;
+
+use crate::usage::{UsageError, bail_usage};
+
+/// Where runs go when nobody says where.
+const RUNS: &str = "runs";
+
+/// Which model to use.
+#[derive(clap::Args)]
+pub(crate) struct ModelArgs {
+    /// The folder of a run; its newest checkpoint is used [default: the run that saved last in runs/]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) run: Option<PathBuf>,
+    /// The folder of a checkpoint
+    #[arg(long, value_name = "DIR", conflicts_with = "run")]
+    pub(crate) checkpoint: Option<PathBuf>,
+}
+
+impl ModelArgs {
+    /// The checkpoint meant, if any was named.
+    pub(crate) fn named(&self) -> anyhow::Result<Option<PathBuf>> {
+        match (&self.checkpoint, &self.run) {
+            (Some(checkpoint), _) => Ok(Some(checkpoint.clone())),
+            (None, Some(run)) => Ok(Some(RunDir::open(run)?.latest_checkpoint()?)),
+            (None, None) => Ok(None),
+        }
+    }
+
+    /// The checkpoint meant; without arguments that of the latest run.
+    pub(crate) fn checkpoint(&self) -> anyhow::Result<PathBuf> {
+        match self.named()? {
+            Some(checkpoint) => Ok(checkpoint),
+            None => match latest()? {
+                Some(run) => Ok(run.latest_checkpoint()?),
+                None => bail_usage!(
+                    "there is no run in {RUNS}/ yet; train one by `{}`, or name one by --run DIR or --checkpoint DIR",
+                    program("train")
+                ),
+            },
+        }
+    }
+}
+
+/// The run in `runs/` that saved a checkpoint last.
+pub(crate) fn latest() -> anyhow::Result<Option<RunDir>> {
+    let Ok(entries) = fs::read_dir(RUNS) else { return Ok(None) };
+    let newest = entries
+        .filter_map(|entry| {
+            let path = entry.ok()?.path();
+            let saved = fs::metadata(path.join("latest")).and_then(|m| m.modified()).ok()?;
+            Some((saved, path))
+        })
+        .max();
+    newest.map(|(_, path)| Ok(RunDir::open(&path)?)).transpose()
+}
+
+/// A new folder `runs/NAME-N`, with the smallest N above those that exist.
+pub(crate) fn new_folder(name: &str) -> anyhow::Result<PathBuf> {
+    fs::create_dir_all(RUNS).with_context(|| format!("cannot make the folder {RUNS}"))?;
+    for number in 1..u32::MAX {
+        let path = Path::new(RUNS).join(format!("{name}-{number}"));
+        match fs::create_dir(&path) {
+            Ok(()) => return Ok(path),
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
+            Err(e) => return Err(e).with_context(|| format!("cannot make the folder {}", path.display())),
+        }
+    }
+    Err(UsageError(format!("{RUNS}/ is full; name a folder by --run-dir")).into())
+}
+
+/// How the user calls a command of this program: by cargo, if cargo started it.
+pub(crate) fn program(command: &str) -> String {
+    let program = if std::env::var_os("CARGO_MANIFEST_DIR").is_some() {
+        "cargo run -p diffusion-cli --"
+    } else {
+        "diffusion"
+    };
+    format!("{program} {command}")
+}

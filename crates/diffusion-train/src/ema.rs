@@ -1,0 +1,97 @@
+//! An exponential moving average of the weights, the ones to sample with.
+
+use std::collections::BTreeMap;
+
+use candle_core::{Result, Tensor};
+use diffusion_unet::Parameters;
+use serde::{Deserialize, Serialize};
+
+/// How fast the average forgets. The default is what `diffusers` trains with.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct EmaConfig {
+    /// The largest share of the old average that an update keeps, in [0, 1).
+    pub decay: f64,
+    /// The smallest, once averaging has begun.
+    pub min_decay: f64,
+    /// Updates that only copy the weights.
+    pub update_after_step: u64,
+    /// Let the decay rise as 1 − (1 + k/inv_gamma)^−power with the number k of updates; otherwise as (1 + k)/(10 + k).
+    pub use_ema_warmup: bool,
+    /// See `use_ema_warmup`.
+    pub inv_gamma: f64,
+    /// See `use_ema_warmup`; 2/3 for long trainings, 3/4 for short ones.
+    pub power: f64,
+}
+
+impl Default for EmaConfig {
+    fn default() -> Self {
+        Self {
+            decay: 0.9999,
+            min_decay: 0.0,
+            update_after_step: 0,
+            use_ema_warmup: true,
+            inv_gamma: 1.0,
+            power: 0.75,
+        }
+    }
+}
+
+impl EmaConfig {
+    /// The share of the old average that update number `step` keeps, counted from 1; the first only copies.
+    pub fn decay_at(&self, step: u64) -> f64 {
+        let k = step.saturating_sub(self.update_after_step + 1) as f64;
+        if k == 0.0 {
+            return 0.0;
+        }
+        let rising = if self.use_ema_warmup {
+            1.0 - (1.0 + k / self.inv_gamma).powf(-self.power)
+        } else {
+            (1.0 + k) / (10.0 + k)
+        };
+        rising.min(self.decay).max(self.min_decay)
+    }
+}
+
+/// The averages.
+#[derive(Clone, Debug)]
+pub struct Ema {
+    config: EmaConfig,
+    shadow: BTreeMap<String, Tensor>,
+}
+
+impl Ema {
+    /// Starts from the current weights.
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub fn new(config: EmaConfig, parameters: &Parameters) -> Result<Self> {
+        let shadow =
+            parameters.tensors().into_iter().map(|(name, t)| Ok((name, t.copy()?))).collect::<Result<_>>()?;
+        Ok(Self { config, shadow })
+    }
+
+    /// Takes the current weights in; `step` counts updates from 1.
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub fn update(&mut self, parameters: &Parameters, step: u64) -> Result<()> {
+        let fresh = 1.0 - self.config.decay_at(step);
+        for (name, var) in parameters.iter() {
+            if let Some(shadow) = self.shadow.get_mut(name) {
+                *shadow = (&*shadow - (&*shadow - var.as_detached_tensor())?.affine(fresh, 0.0)?)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The averages by name.
+    pub fn tensors(&self) -> &BTreeMap<String, Tensor> {
+        &self.shadow
+    }
+
+    /// Goes on from saved averages, which must be those of the same network.
+    pub(crate) fn restore(&mut self, shadow: BTreeMap<String, Tensor>) {
+        self.shadow = shadow;
+    }
+}

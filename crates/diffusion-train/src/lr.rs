@@ -1,0 +1,70 @@
+//! The learning rate over the course of training.
+
+use serde::{Deserialize, Serialize};
+
+/// What the rate does after the warm-up. `progress` runs from 0 at the end of the warm-up to 1 at the end of training.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum LrDecay {
+    /// Stays.
+    #[default]
+    Constant,
+    /// Falls to 0 in a line.
+    Linear,
+    /// Falls to 0 along half a cosine (Loshchilov & Hutter 2017).
+    Cosine,
+    /// Falls to 0 along half a cosine `num_cycles` times, starting anew each time.
+    CosineWithRestarts {
+        /// At least 1.
+        num_cycles: u32,
+    },
+    /// Falls to `lr_end` along a power of the remaining progress.
+    Polynomial {
+        /// 1 is a line, 2 a parabola.
+        power: f64,
+        /// The rate at the end.
+        lr_end: f64,
+    },
+}
+
+/// A linear warm-up from 0, then a decay.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LrSchedule {
+    /// Steps in which the rate rises from 0 to its base value.
+    pub warmup_steps: u64,
+    /// What follows.
+    pub decay: LrDecay,
+}
+
+impl LrSchedule {
+    /// Progress through the decay at `step` of a training of `total` steps, in [0, 1].
+    pub fn progress(&self, step: u64, total: u64) -> f64 {
+        let decaying = total.saturating_sub(self.warmup_steps).max(1) as f64;
+        (step.saturating_sub(self.warmup_steps) as f64 / decaying).min(1.0)
+    }
+
+    /// The rate of the update number `step`, counted from 0, at the given progress through the decay.
+    pub fn lr(&self, base_lr: f64, step: u64, progress: f64) -> f64 {
+        if step < self.warmup_steps {
+            return base_lr * (step as f64 / self.warmup_steps as f64);
+        }
+        match self.decay {
+            LrDecay::Constant => base_lr,
+            LrDecay::Linear => base_lr * (1.0 - progress),
+            LrDecay::Cosine => base_lr * half_cosine(progress),
+            LrDecay::CosineWithRestarts { .. } if progress >= 1.0 => 0.0,
+            LrDecay::CosineWithRestarts { num_cycles } => {
+                base_lr * half_cosine((f64::from(num_cycles) * progress) % 1.0)
+            }
+            LrDecay::Polynomial { power, lr_end } => {
+                (base_lr - lr_end) * (1.0 - progress).powf(power) + lr_end
+            }
+        }
+    }
+}
+
+/// 1 at 0, 0 at 1.
+fn half_cosine(progress: f64) -> f64 {
+    (0.5 * (1.0 + (std::f64::consts::PI * progress).cos())).max(0.0)
+}

@@ -1,0 +1,70 @@
+//! What a checkpoint says about its model, and the model ready for use.
+
+use std::path::Path;
+
+use candle_core::Device;
+use diffusion_process::{Network, NetworkDenoiser, PredictionType};
+use diffusion_schedule::{NoiseSchedule, ScheduleConfig};
+use diffusion_unet::NetworkConfig;
+use serde::{Deserialize, Serialize};
+
+use crate::{Checkpoint, TrainError};
+
+/// Everything that sampling needs to know besides the weights.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelDescription {
+    /// The network.
+    pub network: NetworkConfig,
+    /// The schedule it was trained on.
+    pub schedule: ScheduleConfig,
+    /// What its output means.
+    pub prediction_type: PredictionType,
+    /// [C, H, W] of the images.
+    pub image_shape: [usize; 3],
+    /// The values that black and white have: [−1, 1].
+    pub data_range: [f64; 2],
+}
+
+/// Which weights of a checkpoint to use.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Weights {
+    /// The moving average: the better pictures.
+    #[default]
+    Ema,
+    /// Those of the last step.
+    Raw,
+}
+
+/// A model from a checkpoint, for use without training.
+pub struct LoadedModel {
+    /// What it is.
+    pub description: ModelDescription,
+    /// The schedule it was trained on.
+    pub schedule: NoiseSchedule,
+    /// Network and prediction type.
+    pub denoiser: NetworkDenoiser<Box<dyn Network + Send + Sync>>,
+    /// Updates it was trained for.
+    pub step: u64,
+}
+
+impl LoadedModel {
+    /// The model in the checkpoint folder at `path`.
+    ///
+    /// # Errors
+    /// A folder that is no checkpoint; a tensor that is missing, unknown or of another shape.
+    pub fn open(path: &Path, weights: Weights, device: &Device) -> Result<Self, TrainError> {
+        let state = Checkpoint::read_state(path)?;
+        let file = path.join(match weights {
+            Weights::Ema => Checkpoint::EMA_FILE,
+            Weights::Raw => Checkpoint::MODEL_FILE,
+        });
+        let tensors = Checkpoint::read_tensors(&file, device)?;
+        let description = state.model;
+        let schedule = description.schedule.build()?;
+        let network = diffusion_unet::load_frozen(tensors, device, |vb| description.network.build(vb))
+            .map_err(|source| TrainError::Parameters { path: file, source })?;
+        let denoiser = NetworkDenoiser::new(network, description.prediction_type);
+        Ok(Self { description, schedule, denoiser, step: state.step })
+    }
+}

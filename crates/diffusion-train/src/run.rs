@@ -1,0 +1,186 @@
+//! A training and its folder: metrics, grids and checkpoints as it goes.
+
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use diffusion_data::picture;
+use diffusion_process::NetworkDenoiser;
+use diffusion_sample::{Ddpm, Progress, SampleError, SampleRequest, sample};
+use diffusion_schedule::TimestepSpacing;
+
+use crate::{RunDir, StepMetrics, TrainError, Trainer};
+
+/// What a run reports as it goes.
+#[derive(Debug)]
+pub enum TrainEvent<'a> {
+    /// A step was made.
+    Step(&'a StepMetrics),
+    /// A pass over the data ended.
+    Epoch {
+        /// Counted from 1.
+        epoch: u64,
+        /// The mean loss of its steps made by this process.
+        mean_loss: f64,
+    },
+    /// A grid is being drawn.
+    Sampling(Progress),
+    /// A grid was written.
+    Grid(PathBuf),
+    /// A checkpoint was written.
+    Checkpoint(PathBuf),
+}
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Where its configuration says.
+    Finished,
+    /// Where its callback said; the state is saved.
+    Interrupted,
+}
+
+/// Pixels of the written grid for each pixel of an image.
+const GRID_FACTOR: usize = 3;
+
+/// Trains until the configuration's end or until `observer` breaks, saving into `run_dir` as the configuration says and
+/// always at the end.
+///
+/// # Errors
+/// Those of [`Trainer::step`]; what the system refuses in the folder.
+pub fn run(
+    trainer: &mut Trainer<'_>,
+    run_dir: &RunDir,
+    observer: &mut dyn FnMut(TrainEvent<'_>) -> ControlFlow<()>,
+) -> Result<Outcome, TrainError> {
+    let _lock = run_dir.lock()?;
+    run_dir.clear_leftovers()?;
+    run_dir.write_config(trainer.config())?;
+    let mut metrics_file = run_dir.open_metrics(trainer.steps_done())?;
+    let (before, start) = (trainer.elapsed(), Instant::now());
+    let mut rate = Rate::new(trainer.config().batch_size);
+    let mut epoch_losses = Vec::new();
+    let mut flow = ControlFlow::Continue(());
+    // With a checkpoint from the first moment on, a run can be resumed whenever it is killed.
+    if trainer.steps_done() == 0 {
+        flow = save(trainer, run_dir, observer)?;
+    }
+    let mut saved_step = trainer.steps_done();
+
+    while flow.is_continue() && !trainer.is_finished() {
+        let mut metrics = trainer.step().map_err(|e| with_checkpoint(e, run_dir))?;
+        trainer.set_elapsed(before + start.elapsed());
+        metrics.images_per_second = rate.tick();
+        metrics_file.write(&metrics)?;
+        flow = observer(TrainEvent::Step(&metrics));
+
+        epoch_losses.push(metrics.loss);
+        if metrics.step % trainer.steps_per_epoch() == 0 {
+            let mean_loss = epoch_losses.iter().sum::<f64>() / epoch_losses.len() as f64;
+            epoch_losses.clear();
+            flow = both(flow, observer(TrainEvent::Epoch { epoch: metrics.epoch + 1, mean_loss }));
+        }
+        let grid_every = trainer.config().sample_grid.every;
+        if grid_every > 0 && metrics.step % grid_every == 0 && !trainer.is_finished() && flow.is_continue() {
+            flow = both(flow, draw_grid(trainer, run_dir, observer)?);
+        }
+        if metrics.step % trainer.config().checkpoint.every == 0 {
+            flow = both(flow, save(trainer, run_dir, observer)?);
+            saved_step = metrics.step;
+        }
+    }
+    trainer.set_elapsed(before + start.elapsed());
+    if saved_step != trainer.steps_done() {
+        flow = both(flow, save(trainer, run_dir, observer)?);
+    }
+    if !trainer.is_finished() {
+        return Ok(Outcome::Interrupted);
+    }
+    if flow.is_continue() {
+        let _ = draw_grid(trainer, run_dir, observer)?;
+    }
+    Ok(Outcome::Finished)
+}
+
+fn save(
+    trainer: &Trainer<'_>,
+    run_dir: &RunDir,
+    observer: &mut dyn FnMut(TrainEvent<'_>) -> ControlFlow<()>,
+) -> Result<ControlFlow<()>, TrainError> {
+    let step = trainer.steps_done();
+    let path = run_dir.checkpoint_path(step);
+    trainer.checkpoint().write(&path)?;
+    run_dir.set_latest(step)?;
+    run_dir.prune_checkpoints(trainer.config().checkpoint.keep)?;
+    Ok(observer(TrainEvent::Checkpoint(path)))
+}
+
+/// Samples with the averaged weights, from the noise of the run's seed, and writes the grid.
+fn draw_grid(
+    trainer: &Trainer<'_>,
+    run_dir: &RunDir,
+    observer: &mut dyn FnMut(TrainEvent<'_>) -> ControlFlow<()>,
+) -> Result<ControlFlow<()>, TrainError> {
+    let config = &trainer.config().sample_grid;
+    if config.num == 0 {
+        return Ok(ControlFlow::Continue(()));
+    }
+    let description = trainer.description();
+    let path = run_dir.grid_path(trainer.steps_done());
+    let network = diffusion_unet::load_frozen(trainer.ema().tensors().clone(), trainer.device(), |vb| {
+        description.network.build(vb)
+    })
+    .map_err(|source| TrainError::Parameters { path: path.clone(), source })?;
+    let denoiser = NetworkDenoiser::new(network, description.prediction_type);
+    let steps = config.steps.unwrap_or(trainer.schedule().len());
+    let schedule = trainer.schedule().respace(steps, TimestepSpacing::Trailing)?;
+    let request = SampleRequest {
+        seed: trainer.config().seed,
+        indices: 0..config.num,
+        image_shape: description.image_shape,
+        device: trainer.device(),
+    };
+    let sampler = Ddpm { variance: config.variance, clip_denoised: config.clip_denoised };
+    let mut progress = |p| observer(TrainEvent::Sampling(p));
+    let images = match sample(&denoiser, &sampler, &schedule, &request, &mut progress) {
+        Err(SampleError::Cancelled { .. }) => return Ok(ControlFlow::Break(())),
+        result => result?,
+    };
+    picture::grid(&picture::from_tensor(&images)?)?.enlarged(GRID_FACTOR).write_png(&path)?;
+    Ok(observer(TrainEvent::Grid(path)))
+}
+
+fn both(a: ControlFlow<()>, b: ControlFlow<()>) -> ControlFlow<()> {
+    if a.is_break() { a } else { b }
+}
+
+fn with_checkpoint(error: TrainError, run_dir: &RunDir) -> TrainError {
+    match error {
+        TrainError::NotFinite { what, step, lr, .. } => {
+            TrainError::NotFinite { what, step, lr, last_checkpoint: run_dir.latest_checkpoint().ok() }
+        }
+        other => other,
+    }
+}
+
+/// Images a second, averaged over about the last ten steps.
+struct Rate {
+    batch_size: usize,
+    last: Instant,
+    mean: Option<Duration>,
+}
+
+impl Rate {
+    fn new(batch_size: usize) -> Self {
+        Self { batch_size, last: Instant::now(), mean: None }
+    }
+
+    fn tick(&mut self) -> f64 {
+        let now = Instant::now();
+        let latest = now - self.last;
+        self.last = now;
+        let mean = self.mean.map_or(latest, |mean| mean.mul_f64(0.9) + latest.mul_f64(0.1));
+        self.mean = Some(mean);
+        self.batch_size as f64 / mean.as_secs_f64().max(1e-9)
+    }
+}

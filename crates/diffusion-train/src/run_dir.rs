@@ -1,0 +1,220 @@
+//! The folder of a run.
+//!
+//! ```text
+//! config.toml              the resolved configuration
+//! metrics.jsonl            a line a step
+//! samples/step-0000100.png the grid after step 100
+//! checkpoints/step-0000100 the training after step 100
+//! latest                   the name of the newest whole checkpoint
+//! lock                     held by the process that trains
+//! ```
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{BufRead, BufReader, BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use crate::checkpoint::{is_leftover, remove_folder, write_atomically};
+use crate::{ConfigSource, StepMetrics, TrainConfig, TrainError};
+
+/// A run's folder.
+#[derive(Clone, Debug)]
+pub struct RunDir {
+    path: PathBuf,
+}
+
+impl RunDir {
+    /// Makes the folder, or takes one that holds no run yet, and saves `config` there.
+    ///
+    /// # Errors
+    /// A folder that already holds a run; what the system refuses.
+    pub fn create(path: &Path, config: &TrainConfig) -> Result<Self, TrainError> {
+        let run = Self { path: path.to_owned() };
+        if run.config_path().exists() || run.latest_path().exists() {
+            return Err(TrainError::unusable(
+                path,
+                "this folder already holds a run; go on with it by --resume, or choose another folder",
+            ));
+        }
+        for dir in [run.samples_path(), run.checkpoints_path()] {
+            fs::create_dir_all(&dir).map_err(TrainError::io(&dir))?;
+        }
+        run.write_config(config)?;
+        Ok(run)
+    }
+
+    /// Opens the folder of an existing run and clears away what a killed process left unfinished.
+    ///
+    /// # Errors
+    /// A folder without a run.
+    pub fn open(path: &Path) -> Result<Self, TrainError> {
+        let run = Self { path: path.to_owned() };
+        if !run.config_path().is_file() {
+            return Err(TrainError::unusable(path, "this folder holds no run: it has no config.toml"));
+        }
+        Ok(run)
+    }
+
+    /// Removes what a killed process left unfinished. Only the process that trains may call this.
+    pub(crate) fn clear_leftovers(&self) -> Result<(), TrainError> {
+        for dir in [self.path.clone(), self.checkpoints_path()] {
+            for path in entries(&dir)? {
+                if is_leftover(&name_of(&path)) {
+                    if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) }
+                        .map_err(TrainError::io(&path))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The folder.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The configuration that the run was started or last resumed with.
+    ///
+    /// # Errors
+    /// A file that is not a configuration.
+    pub fn read_config(&self) -> Result<TrainConfig, TrainError> {
+        let path = self.config_path();
+        let text = fs::read_to_string(&path).map_err(TrainError::io(&path))?;
+        Ok(TrainConfig::from_source(&ConfigSource { path, text })?)
+    }
+
+    pub(crate) fn write_config(&self, config: &TrainConfig) -> Result<(), TrainError> {
+        write_atomically(&self.config_path(), config.to_toml()?.as_bytes())
+    }
+
+    /// Keeps other processes from training in this folder for as long as the returned file is open.
+    pub(crate) fn lock(&self) -> Result<File, TrainError> {
+        let path = self.path.join("lock");
+        let file = File::create(&path).map_err(TrainError::io(&path))?;
+        match file.try_lock() {
+            Ok(()) => Ok(file),
+            Err(TryLockError::WouldBlock) => {
+                Err(TrainError::unusable(&self.path, "another process is training in this folder"))
+            }
+            // A file system without locks is no reason not to train.
+            Err(TryLockError::Error(_)) => Ok(file),
+        }
+    }
+
+    /// Whether there is a checkpoint to go on from.
+    pub fn has_checkpoint(&self) -> bool {
+        self.latest_path().exists()
+    }
+
+    /// The newest whole checkpoint.
+    ///
+    /// # Errors
+    /// A run that has none yet.
+    pub fn latest_checkpoint(&self) -> Result<PathBuf, TrainError> {
+        let file = self.latest_path();
+        if !self.has_checkpoint() {
+            return Err(TrainError::unusable(&self.path, "this run has no checkpoint yet"));
+        }
+        let name = fs::read_to_string(&file).map_err(TrainError::io(&file))?;
+        Ok(self.checkpoints_path().join(name.trim_end()))
+    }
+
+    pub(crate) fn set_latest(&self, step: u64) -> Result<(), TrainError> {
+        write_atomically(&self.latest_path(), format!("{}\n", step_name(step)).as_bytes())
+    }
+
+    /// Where the checkpoint after `step` updates goes.
+    pub fn checkpoint_path(&self, step: u64) -> PathBuf {
+        self.checkpoints_path().join(step_name(step))
+    }
+
+    /// Where the grid after `step` updates goes.
+    pub fn grid_path(&self, step: u64) -> PathBuf {
+        self.samples_path().join(format!("{}.png", step_name(step)))
+    }
+
+    /// Removes all checkpoints but the newest `keep`.
+    pub(crate) fn prune_checkpoints(&self, keep: usize) -> Result<(), TrainError> {
+        let mut whole: Vec<PathBuf> = entries(&self.checkpoints_path())?
+            .into_iter()
+            .filter(|path| name_of(path).starts_with("step-"))
+            .collect();
+        whole.sort();
+        let surplus = whole.len().saturating_sub(keep);
+        whole[..surplus].iter().try_for_each(|path| remove_folder(path))
+    }
+
+    /// Opens `metrics.jsonl` to append, after cutting off whatever was written after `step` updates.
+    pub(crate) fn open_metrics(&self, step: u64) -> Result<MetricsFile, TrainError> {
+        let path = self.path.join("metrics.jsonl");
+        if path.exists() {
+            let kept = whole_lines_up_to(&path, step)?;
+            write_atomically(&path, kept.as_bytes())?;
+        }
+        let file =
+            OpenOptions::new().create(true).append(true).open(&path).map_err(TrainError::io(&path))?;
+        Ok(MetricsFile { file: BufWriter::new(file), path })
+    }
+
+    fn config_path(&self) -> PathBuf {
+        self.path.join("config.toml")
+    }
+
+    fn latest_path(&self) -> PathBuf {
+        self.path.join("latest")
+    }
+
+    fn samples_path(&self) -> PathBuf {
+        self.path.join("samples")
+    }
+
+    fn checkpoints_path(&self) -> PathBuf {
+        self.path.join("checkpoints")
+    }
+}
+
+/// `metrics.jsonl`, open for appending.
+pub(crate) struct MetricsFile {
+    file: BufWriter<File>,
+    path: PathBuf,
+}
+
+impl MetricsFile {
+    /// Writes one line, visible to readers at once.
+    pub(crate) fn write(&mut self, metrics: &StepMetrics) -> Result<(), TrainError> {
+        serde_json::to_writer(&mut self.file, metrics)
+            .map_err(std::io::Error::from)
+            .and_then(|()| self.file.write_all(b"\n"))
+            .and_then(|()| self.file.flush())
+            .map_err(TrainError::io(&self.path))
+    }
+}
+
+/// Sorts by number as well as by name.
+fn step_name(step: u64) -> String {
+    format!("step-{step:07}")
+}
+
+fn name_of(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+fn entries(dir: &Path) -> Result<Vec<PathBuf>, TrainError> {
+    let entries = fs::read_dir(dir).map_err(TrainError::io(dir))?;
+    entries.map(|entry| Ok(entry.map_err(TrainError::io(dir))?.path())).collect()
+}
+
+fn whole_lines_up_to(path: &Path, step: u64) -> Result<String, TrainError> {
+    let mut kept = String::new();
+    for line in BufReader::new(File::open(path).map_err(TrainError::io(path))?).lines() {
+        let line = line.map_err(TrainError::io(path))?;
+        // A line cut short by a killed process does not parse, and nothing after it counts.
+        match serde_json::from_str::<StepMetrics>(&line) {
+            Ok(metrics) if metrics.step <= step => {
+                kept.push_str(&line);
+                kept.push('\n');
+            }
+            _ => break,
+        }
+    }
+    Ok(kept)
+}

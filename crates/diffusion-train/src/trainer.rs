@@ -1,0 +1,305 @@
+//! The mathematics of training, one step at a time.
+
+use std::time::Duration;
+
+use candle_core::{DType, Device, Tensor};
+use diffusion_data::{ImageDataset, Loader};
+use diffusion_process::{Domain, Levels, Network, NoiseSource};
+use diffusion_schedule::NoiseSchedule;
+use diffusion_unet::{NetworkConfig, Parameters};
+use rand::RngExt;
+
+use crate::checkpoint::{Checkpoint, CheckpointState, FORMAT_VERSION};
+use crate::config::ConfigError;
+use crate::metrics::by_quartile;
+use crate::{AdamW, Ema, Gradients, ModelDescription, StepMetrics, TrainConfig, TrainError};
+
+/// A training in progress. Every random number is a function of (seed, step, position in the batch), so the state is
+/// the tensors, the step and the loader's position, and nothing else.
+pub struct Trainer<'a> {
+    config: TrainConfig,
+    device: Device,
+    loader: Loader<'a>,
+    data_fingerprint: u32,
+    description: ModelDescription,
+    schedule: NoiseSchedule,
+    source: NoiseSource,
+    network: Box<dyn Network + Send + Sync>,
+    parameters: Parameters,
+    optimizer: AdamW,
+    ema: Ema,
+    step: u64,
+    elapsed: Duration,
+}
+
+impl<'a> Trainer<'a> {
+    /// A training at its beginning.
+    ///
+    /// # Errors
+    /// A configuration that cannot be trained, by itself or on this data.
+    pub fn new(config: &TrainConfig, dataset: &'a ImageDataset, device: &Device) -> Result<Self, TrainError> {
+        config.validate()?;
+        let image_shape @ [channels, height, width] = dataset.image_shape();
+        let NetworkConfig::SimpleUnet(network) = &config.network;
+        let network_config =
+            NetworkConfig::SimpleUnet(diffusion_unet::SimpleUNetConfig { in_channels: channels, ..network.clone() });
+        let multiple = network_config.size_multiple();
+        if !height.is_multiple_of(multiple) || !width.is_multiple_of(multiple) {
+            return Err(ConfigError::Field {
+                field: "the size of the pictures",
+                value: format!("{height}×{width}"),
+                expected: format!("both sides must be multiples of {multiple} for this network"),
+            }
+            .into());
+        }
+        let (network, parameters) =
+            Parameters::initialise(config.seed, device, |vb| network_config.build(vb))?;
+        Ok(Self {
+            loader: Loader::new(dataset, config.batch_size, config.seed)?,
+            data_fingerprint: dataset.fingerprint(),
+            schedule: config.schedule.build()?,
+            source: NoiseSource::new(config.seed),
+            network,
+            optimizer: AdamW::new(config.optimizer, &parameters)?,
+            ema: Ema::new(config.ema, &parameters)?,
+            parameters,
+            step: 0,
+            elapsed: Duration::ZERO,
+            description: ModelDescription {
+                network: network_config,
+                schedule: config.schedule.clone(),
+                prediction_type: config.prediction_type,
+                image_shape,
+                data_range: [-1.0, 1.0],
+            },
+            config: config.clone(),
+            device: device.clone(),
+        })
+    }
+
+    /// One update: predict at random t, compare, go down the gradient (Ho et al. 2020, algorithm 1).
+    ///
+    /// # Errors
+    /// A loss or gradient that is not finite, naming the first bad tensor; in the first step, parameters that got no
+    /// gradient.
+    pub fn step(&mut self) -> Result<StepMetrics, TrainError> {
+        let lr = self.lr();
+        let epoch = self.loader.position().epoch;
+        let images = self.loader.next_batch(&self.device)?.images;
+        let timesteps = self.timesteps();
+
+        let (losses, mut gradients) = self.losses_and_gradients(&images, &timesteps)?;
+        let loss = losses.iter().map(|&l| f64::from(l)).sum::<f64>() / losses.len() as f64;
+        let grad_norm = gradients.global_norm()?;
+        if !loss.is_finite() || !grad_norm.is_finite() {
+            return Err(self.not_finite(loss, &gradients, lr)?);
+        }
+        if self.step == 0 {
+            let names = gradients.dead(&self.parameters)?;
+            if !names.is_empty() {
+                return Err(TrainError::DeadParameters { names });
+            }
+        }
+        if let Some(max_norm) = self.config.clip_grad_norm {
+            gradients.clip(grad_norm, max_norm)?;
+        }
+        self.optimizer.update(&self.parameters, &gradients, lr)?;
+        self.step += 1;
+        self.ema.update(&self.parameters, self.step)?;
+        Ok(StepMetrics {
+            step: self.step,
+            epoch,
+            loss,
+            loss_by_t_quartile: by_quartile(&losses, &timesteps, self.schedule.len()),
+            lr,
+            grad_norm,
+            images_per_second: 0.0,
+        })
+    }
+
+    /// The loss of each image, and the gradient of their mean, computed in `accumulate` parts.
+    fn losses_and_gradients(
+        &self,
+        images: &Tensor,
+        timesteps: &[usize],
+    ) -> Result<(Vec<f32>, Gradients), TrainError> {
+        let part = timesteps.len() / self.config.accumulate;
+        let mut losses = Vec::with_capacity(timesteps.len());
+        let mut gradients = Gradients::default();
+        for (k, timesteps) in timesteps.chunks_exact(part).enumerate() {
+            let x0 = images.narrow(0, k * part, part)?;
+            let indices = (k * part) as u64..((k + 1) * part) as u64;
+            let noise = self.source.normal(
+                Domain::Training,
+                self.step,
+                indices,
+                &self.description.image_shape,
+                &self.device,
+            )?;
+            let levels = Levels::at(&self.schedule, timesteps, &x0)?;
+            let x_t = levels.add_noise(&x0, &noise)?;
+            let t = Tensor::from_iter(timesteps.iter().map(|&t| t as f32), &self.device)?;
+            let output = self.network.forward(&x_t, &t)?;
+            let target = self.config.prediction_type.target(&x0, &noise, &levels)?;
+            let loss = (output - target)?.sqr()?.mean((1, 2, 3))?;
+            let mean = (loss.sum_all()? / self.config.batch_size as f64)?;
+            gradients.accumulate(&self.parameters, mean.backward()?)?;
+            losses.extend(loss.to_vec1::<f32>()?);
+        }
+        Ok((losses, gradients))
+    }
+
+    /// t ~ uniform{0..T−1}, one an image.
+    fn timesteps(&self) -> Vec<usize> {
+        let draw = |i| self.source.rng(Domain::Timestep, self.step, i).random_range(0..self.schedule.len());
+        (0..self.config.batch_size as u64).map(draw).collect()
+    }
+
+    fn lr(&self) -> f64 {
+        self.config.lr_schedule.lr(self.config.optimizer.lr, self.step, self.progress())
+    }
+
+    /// How far the learning rate's decay is: by steps, by the clock, whichever is further.
+    fn progress(&self) -> f64 {
+        let by_steps =
+            self.total_steps().map_or(0.0, |total| self.config.lr_schedule.progress(self.step, total));
+        let by_clock = self
+            .config
+            .max_minutes
+            .map_or(0.0, |minutes| (self.elapsed.as_secs_f64() / (60.0 * minutes)).min(1.0));
+        by_steps.max(by_clock)
+    }
+
+    fn not_finite(&self, loss: f64, gradients: &Gradients, lr: f64) -> Result<TrainError, TrainError> {
+        let mut what = "the loss".to_owned();
+        if loss.is_finite() {
+            if let Some(name) = gradients.first_not_finite()? {
+                what = format!("the gradient of `{name}`");
+            }
+        } else {
+            for (name, var) in self.parameters.iter() {
+                if !var.sqr()?.sum_all()?.to_dtype(DType::F64)?.to_scalar::<f64>()?.is_finite() {
+                    what = format!("the loss, because of the weights `{name}`,");
+                    break;
+                }
+            }
+        }
+        Ok(TrainError::NotFinite { what, step: self.step, lr, last_checkpoint: None })
+    }
+
+    /// Updates made so far.
+    pub fn steps_done(&self) -> u64 {
+        self.step
+    }
+
+    /// Updates to make, if `steps` or `epochs` say so.
+    pub fn total_steps(&self) -> Option<u64> {
+        let by_epochs = self.config.epochs.map(|epochs| epochs * self.loader.batches_per_epoch());
+        [self.config.steps, by_epochs].into_iter().flatten().min()
+    }
+
+    /// Updates in one pass over the data.
+    pub fn steps_per_epoch(&self) -> u64 {
+        self.loader.batches_per_epoch()
+    }
+
+    /// Whether the configuration's end is reached.
+    pub fn is_finished(&self) -> bool {
+        self.total_steps().is_some_and(|total| self.step >= total)
+            || self.config.max_minutes.is_some_and(|minutes| self.elapsed.as_secs_f64() >= 60.0 * minutes)
+    }
+
+    /// Tells the trainer how long it has been at work in all; a time limit and its learning rate follow this clock.
+    pub fn set_elapsed(&mut self, elapsed: Duration) {
+        self.elapsed = elapsed;
+    }
+
+    /// What [`set_elapsed`](Self::set_elapsed) said last, or the checkpoint that this training goes on from.
+    pub fn elapsed(&self) -> Duration {
+        self.elapsed
+    }
+
+    /// The configuration.
+    pub fn config(&self) -> &TrainConfig {
+        &self.config
+    }
+
+    /// What is being trained.
+    pub fn description(&self) -> &ModelDescription {
+        &self.description
+    }
+
+    /// The schedule.
+    pub fn schedule(&self) -> &NoiseSchedule {
+        &self.schedule
+    }
+
+    /// The trained weights.
+    pub fn parameters(&self) -> &Parameters {
+        &self.parameters
+    }
+
+    /// Their moving average.
+    pub fn ema(&self) -> &Ema {
+        &self.ema
+    }
+
+    /// The device.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// The training at rest. Its tensors share memory with the trainer's: write it before the next step.
+    pub fn checkpoint(&self) -> Checkpoint {
+        Checkpoint {
+            state: CheckpointState {
+                format_version: FORMAT_VERSION,
+                step: self.step,
+                elapsed_seconds: self.elapsed.as_secs_f64(),
+                seed: self.config.seed,
+                position: self.loader.position(),
+                config_hash: self.config.hash(),
+                data_fingerprint: self.data_fingerprint,
+                model: self.description.clone(),
+            },
+            model: self.parameters.tensors(),
+            ema: self.ema.tensors().clone(),
+            optimizer: self.optimizer.tensors(),
+        }
+    }
+
+    /// Goes on from a checkpoint, read from the folder at `path`.
+    ///
+    /// # Errors
+    /// A checkpoint of another network, configuration or data set; each says in what it differs.
+    pub fn restore(&mut self, checkpoint: Checkpoint, path: &std::path::Path) -> Result<(), TrainError> {
+        let state = checkpoint.state;
+        if state.model != self.description {
+            let problem = "it holds another model than the run's configuration and data describe";
+            return Err(TrainError::unusable(path, problem));
+        }
+        if state.config_hash != self.config.hash() {
+            let problem = "the run's config.toml was changed since; only steps, epochs, max_minutes, checkpoint and \
+                           sample_grid may change in a run";
+            return Err(TrainError::unusable(path, problem));
+        }
+        if state.data_fingerprint != self.data_fingerprint {
+            return Err(TrainError::unusable(path, "the run was trained on other data; give the same --data"));
+        }
+        let parameter_error = |file: &str| {
+            let path = path.join(file);
+            move |source| TrainError::Parameters { path, source }
+        };
+        self.parameters.load(&checkpoint.ema).map_err(parameter_error(Checkpoint::EMA_FILE))?;
+        self.parameters.load(&checkpoint.model).map_err(parameter_error(Checkpoint::MODEL_FILE))?;
+        self.ema.restore(checkpoint.ema);
+        self.optimizer
+            .restore(state.step, checkpoint.optimizer)
+            .map_err(|problem| TrainError::unusable(&path.join(Checkpoint::OPTIMIZER_FILE), problem))?;
+        self.loader.seek(state.position)?;
+        self.step = state.step;
+        self.elapsed = Duration::try_from_secs_f64(state.elapsed_seconds)
+            .map_err(|e| TrainError::unusable(path, format!("elapsed_seconds: {e}")))?;
+        Ok(())
+    }
+}

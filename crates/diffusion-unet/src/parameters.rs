@@ -1,0 +1,200 @@
+//! Parameters by name: where they come from, and strict loading.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
+
+use candle_core::{DType, Device, Error, Result, Shape, Tensor, Var};
+use candle_nn::var_builder::SimpleBackend;
+use candle_nn::{Init, VarBuilder};
+use diffusion_process::{Domain, NoiseSource};
+use rand::RngExt;
+use thiserror::Error;
+
+/// Why a set of tensors is not the parameters of a network. Each variant names the tensor.
+#[derive(Debug, Error)]
+pub enum ParameterError {
+    /// The network needs it and the file does not have it.
+    #[error("tensor `{0}` is missing")]
+    Missing(String),
+    /// The file has it and the network does not know it.
+    #[error("tensor `{0}` is not a parameter of this network")]
+    Unexpected(String),
+    /// Both have it, in different shapes.
+    #[error("tensor `{name}` has shape {found:?}, the network needs {expected:?}")]
+    Shape {
+        /// The parameter.
+        name: String,
+        /// What the network needs.
+        expected: Vec<usize>,
+        /// What the file has.
+        found: Vec<usize>,
+    },
+    /// The device's or the network's own error.
+    #[error(transparent)]
+    Candle(#[from] Error),
+}
+
+/// The trainable parameters of a network, in the order of their names.
+#[derive(Clone, Debug)]
+pub struct Parameters {
+    vars: BTreeMap<String, Var>,
+}
+
+impl Parameters {
+    /// Builds a network with fresh trainable parameters on `device`. Each is drawn from (seed, name), so the order in
+    /// which a network asks for them does not matter.
+    ///
+    /// # Errors
+    /// Those of `build`.
+    pub fn initialise<M>(
+        seed: u64,
+        device: &Device,
+        build: impl FnOnce(VarBuilder<'_>) -> Result<M>,
+    ) -> Result<(M, Self)> {
+        let vars = Arc::new(Mutex::new(BTreeMap::new()));
+        let backend = Seeded { source: NoiseSource::new(seed), vars: Arc::clone(&vars) };
+        let network = build(VarBuilder::from_backend(Box::new(backend), DType::F32, device.clone()))?;
+        let vars = std::mem::take(&mut *lock(&vars));
+        Ok((network, Self { vars }))
+    }
+
+    /// Names and variables, sorted by name.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Var)> {
+        self.vars.iter().map(|(name, var)| (name.as_str(), var))
+    }
+
+    /// The number of trainable numbers.
+    pub fn count(&self) -> usize {
+        self.vars.values().map(|var| var.elem_count()).sum()
+    }
+
+    /// The current values. The tensors share memory with the parameters: write them out or copy them before training
+    /// goes on.
+    pub fn tensors(&self) -> BTreeMap<String, Tensor> {
+        self.vars.iter().map(|(name, var)| (name.clone(), var.as_detached_tensor())).collect()
+    }
+
+    /// Overwrites every parameter. Nothing is changed if anything does not fit.
+    ///
+    /// # Errors
+    /// A tensor that is missing, unknown or of another shape.
+    pub fn load(&self, tensors: &BTreeMap<String, Tensor>) -> std::result::Result<(), ParameterError> {
+        for (name, var) in self.iter() {
+            check_shape(name, var.dims(), tensors.get(name))?;
+        }
+        no_others(tensors, |name| self.vars.contains_key(name))?;
+        for (name, var) in self.iter() {
+            var.set(&tensors[name].to_dtype(var.dtype())?.to_device(var.device())?)?;
+        }
+        Ok(())
+    }
+}
+
+/// Builds a network on given tensors that will not be trained: no gradient is recorded through it.
+///
+/// # Errors
+/// A tensor that is missing, unknown or of another shape; those of `build`.
+pub fn load_frozen<M>(
+    tensors: BTreeMap<String, Tensor>,
+    device: &Device,
+    build: impl FnOnce(VarBuilder<'_>) -> Result<M>,
+) -> std::result::Result<M, ParameterError> {
+    let used = Arc::new(Mutex::new(BTreeSet::new()));
+    let tensors = Arc::new(tensors);
+    let backend = Frozen { tensors: Arc::clone(&tensors), used: Arc::clone(&used) };
+    let network = build(VarBuilder::from_backend(Box::new(backend), DType::F32, device.clone()))?;
+    let used = lock(&used);
+    no_others(&tensors, |name| used.contains(name))?;
+    Ok(network)
+}
+
+fn check_shape(
+    name: &str,
+    expected: &[usize],
+    found: Option<&Tensor>,
+) -> std::result::Result<(), ParameterError> {
+    match found {
+        None => Err(ParameterError::Missing(name.to_owned())),
+        Some(tensor) if tensor.dims() != expected => Err(ParameterError::Shape {
+            name: name.to_owned(),
+            expected: expected.to_vec(),
+            found: tensor.dims().to_vec(),
+        }),
+        Some(_) => Ok(()),
+    }
+}
+
+fn no_others(
+    tensors: &BTreeMap<String, Tensor>,
+    known: impl Fn(&str) -> bool,
+) -> std::result::Result<(), ParameterError> {
+    match tensors.keys().find(|name| !known(name)) {
+        Some(name) => Err(ParameterError::Unexpected(name.clone())),
+        None => Ok(()),
+    }
+}
+
+/// A poisoned lock only means that another builder panicked; the map itself is whole.
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+struct Seeded {
+    source: NoiseSource,
+    vars: Arc<Mutex<BTreeMap<String, Var>>>,
+}
+
+impl SimpleBackend for Seeded {
+    fn get(&self, shape: Shape, name: &str, init: Init, dtype: DType, device: &Device) -> Result<Tensor> {
+        let values: Vec<f32> = match init {
+            Init::Const(value) => vec![value as f32; shape.elem_count()],
+            Init::Uniform { lo, up } => {
+                let mut rng = self.source.rng(Domain::Weights, 0, hash(name));
+                (0..shape.elem_count()).map(|_| rng.random_range(lo..up) as f32).collect()
+            }
+            other => return Err(Error::Msg(format!("no seeded initialisation for {other:?}"))),
+        };
+        let var = Var::from_tensor(&Tensor::from_vec(values, shape, device)?.to_dtype(dtype)?)?;
+        let tensor = var.as_tensor().clone();
+        lock(&self.vars).insert(name.to_owned(), var);
+        Ok(tensor)
+    }
+
+    fn get_unchecked(&self, name: &str, _: DType, _: &Device) -> Result<Tensor> {
+        Err(Error::Msg(format!("parameter `{name}` was asked for without a shape")))
+    }
+
+    fn contains_tensor(&self, _: &str) -> bool {
+        true
+    }
+}
+
+struct Frozen {
+    tensors: Arc<BTreeMap<String, Tensor>>,
+    used: Arc<Mutex<BTreeSet<String>>>,
+}
+
+impl SimpleBackend for Frozen {
+    fn get(&self, shape: Shape, name: &str, _: Init, dtype: DType, device: &Device) -> Result<Tensor> {
+        let found = self.tensors.get(name);
+        check_shape(name, shape.dims(), found).map_err(|e| Error::Msg(e.to_string()))?;
+        self.get_unchecked(name, dtype, device)
+    }
+
+    fn get_unchecked(&self, name: &str, dtype: DType, device: &Device) -> Result<Tensor> {
+        let Some(tensor) = self.tensors.get(name) else {
+            return Err(Error::Msg(ParameterError::Missing(name.to_owned()).to_string()));
+        };
+        lock(&self.used).insert(name.to_owned());
+        tensor.to_dtype(dtype)?.to_device(device)
+    }
+
+    fn contains_tensor(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
+    }
+}
+
+/// FNV-1a, 64 bits: a hash that is the same in every build.
+fn hash(name: &str) -> u64 {
+    name.bytes().fold(0xcbf2_9ce4_8422_2325, |h, byte| (h ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+}

@@ -1,0 +1,75 @@
+//! What CI checks, and the CUDA type check.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, bail};
+
+/// The folder of the workspace's Cargo.toml.
+pub(crate) fn workspace_root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new(".")).to_owned()
+}
+
+/// Runs cargo in the workspace and fails if it does.
+pub(crate) fn cargo(args: &[&str], variables: &[(&str, &str)]) -> anyhow::Result<()> {
+    println!("$ cargo {}", args.join(" "));
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let status = Command::new(cargo)
+        .args(args)
+        .current_dir(workspace_root())
+        .envs(variables.iter().copied())
+        .status()
+        .context("cannot start cargo")?;
+    if !status.success() {
+        bail!("cargo {} failed", args.join(" "));
+    }
+    Ok(())
+}
+
+/// Format, lints, documentation, tests, and licences where cargo-deny is installed.
+pub(crate) fn run() -> anyhow::Result<()> {
+    cargo(&["fmt", "--all", "--check"], &[])?;
+    cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"], &[])?;
+    cargo(&["doc", "--workspace", "--no-deps"], &[("RUSTDOCFLAGS", "-D warnings")])?;
+    cargo(&["test", "--workspace"], &[])?;
+    let deny = Command::new("cargo").args(["deny", "--version"]).output();
+    if deny.is_ok_and(|output| output.status.success()) {
+        cargo(&["deny", "check"], &[])?;
+    } else {
+        println!("cargo-deny is not installed; licences and advisories were not checked");
+    }
+    Ok(())
+}
+
+/// Type-checks every crate with CUDA. Kernels are compiled by nvcc, which must be found: install the CUDA toolkit, or its
+/// compiler alone as Python wheels, and set `CUDA_HOME`.
+pub(crate) fn run_cuda() -> anyhow::Result<()> {
+    let Some(home) = std::env::var_os("CUDA_HOME").or_else(|| std::env::var_os("CUDA_PATH")) else {
+        bail!(
+            "set CUDA_HOME to a CUDA 13.0 toolkit; without a card, its compiler comes as wheels: in a venv, \
+             pip install 'nvidia-cuda-nvcc==13.0.*' 'nvidia-cuda-crt==13.0.*' 'nvidia-nvvm==13.0.*' \
+             'nvidia-cuda-runtime==13.0.*' 'nvidia-cuda-cccl==13.0.*' 'nvidia-cuda-nvrtc==13.0.*' nvidia-curand, \
+             and CUDA_HOME is the venv's site-packages/nvidia/cu13"
+        );
+    };
+    let home = PathBuf::from(home);
+    let nvcc = home.join("bin/nvcc");
+    if !nvcc.exists() {
+        bail!("CUDA_HOME is {}, but there is no {}", home.display(), nvcc.display());
+    }
+    let path = std::env::join_paths(
+        std::iter::once(home.join("bin")).chain(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default())),
+    )?;
+    let (home, nvcc, path) = (home.to_string_lossy(), nvcc.to_string_lossy(), path.to_string_lossy());
+    let capability = std::env::var("CUDA_COMPUTE_CAP").unwrap_or_else(|_| "80".to_owned());
+    let variables = [
+        ("CUDA_HOME", home.as_ref()),
+        ("CUDA_PATH", &home),
+        ("CUDA_ROOT", &home),
+        ("CUDA_TOOLKIT_ROOT_DIR", &home),
+        ("NVCC", &nvcc),
+        ("PATH", &path),
+        ("CUDA_COMPUTE_CAP", &capability),
+    ];
+    cargo(&["check", "-p", "diffusion-cli", "--features", "cuda"], &variables)
+}

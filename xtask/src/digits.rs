@@ -1,0 +1,31 @@
+//! The digits that ship with the program.
+
+use std::path::PathBuf;
+
+use anyhow::Context;
+use diffusion_data::{idx, mnist};
+
+/// Digits of each class.
+const PER_CLASS: usize = 1000;
+
+#[derive(clap::Args)]
+pub(crate) struct DigitsArgs {
+    /// The folder with MNIST's files, as `cargo xtask download mnist` makes it
+    #[arg(long, default_value = "data/mnist")]
+    from: PathBuf,
+}
+
+/// Writes the first [`PER_CLASS`] training digits of each class, in the order of the file.
+pub(crate) fn run(args: &DigitsArgs) -> anyhow::Result<()> {
+    let out = crate::check::workspace_root().join("assets/mnist");
+    let dataset = mnist::load_train(&args.from)?;
+    let (images, labels) = mnist::class_balanced_subset(&dataset, PER_CLASS)?;
+    for (name, array) in
+        [("train-10k-images-idx3-ubyte.gz", images), ("train-10k-labels-idx1-ubyte.gz", labels)]
+    {
+        let path = out.join(name);
+        std::fs::write(&path, idx::to_gzipped_bytes(&array)).with_context(|| path.display().to_string())?;
+        println!("{}: {:?}", path.display(), array.dims);
+    }
+    Ok(())
+}

@@ -1,1 +1,4 @@
 //! Under construction.
+
+#[cfg(feature = "hub")]
+pub mod hub;

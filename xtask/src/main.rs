@@ -1,14 +1,17 @@
-//! The repository's chores, in Rust and without a shell: `cargo xtask --help`.
+//! The repository's chores, in Rust and without a shell: `cargo xtask --help` lists them.
 
 mod check;
 mod digits;
+mod download;
 mod e2e;
+
+use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
 /// Chores of the repository.
 #[derive(Parser)]
-#[command(bin_name = "cargo xtask")]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -22,15 +25,24 @@ enum Command {
     CheckCuda,
     /// Train, kill, resume and sample with the real program, and print what passed
     E2e,
+    Download(download::DownloadArgs),
     /// Make assets/mnist from a folder with the four files of MNIST
     Digits(digits::DigitsArgs),
 }
 
-fn main() -> anyhow::Result<()> {
-    match Cli::parse().command {
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
         Command::Check => check::run(),
         Command::CheckCuda => check::run_cuda(),
         Command::E2e => e2e::run(),
+        Command::Download(args) => download::run(&args),
         Command::Digits(args) => digits::run(&args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
     }
 }

@@ -3,8 +3,9 @@
 //! - [`ImageDataset`]: 8-bit pictures of one size with optional labels, from IDX files ([`idx`], [`mnist`]).
 //! - [`Loader`]: shuffled batches in \[−1, 1\], with an exact position to resume from.
 //! - [`picture`]: tensors back to pictures, singly or as a grid.
+//! - `hub`, behind a feature: complete data sets from the Hugging Face hub, when a program asks for them.
 //!
-//! Nothing here trains, downloads by itself or prints. Files are read with distrust: whatever is wrong with one is an
+//! Nothing here trains, downloads unasked or prints. Files are read with distrust: whatever is wrong with one is an
 //! error that names the file, the place in it and what should have been there.
 //!
 //! ```
@@ -21,6 +22,8 @@
 
 mod dataset;
 mod error;
+#[cfg(feature = "hub")]
+pub mod hub;
 pub mod idx;
 mod loader;
 pub mod mnist;

@@ -1,0 +1,154 @@
+//! A web server on loopback that answers as a test tells it to, badly if need be.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+/// A request as it came in.
+#[derive(Debug, Clone)]
+pub(crate) struct Request {
+    pub(crate) method: String,
+    pub(crate) path: String,
+    /// Names in lower case.
+    pub(crate) headers: Vec<(String, String)>,
+}
+
+impl Request {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+    }
+}
+
+/// What to answer.
+pub(crate) enum Reply {
+    /// Status, headers, body.
+    Whole(u16, Vec<(&'static str, String)>, Vec<u8>),
+    /// Announces the whole body, sends this many bytes of it and closes the connection.
+    Cut(Vec<u8>, usize),
+    /// Sends the body in this many pieces with a pause before each.
+    Slow(Vec<u8>, usize, Duration),
+    /// Says nothing until the client goes away.
+    Silence,
+}
+
+/// Answers a request, given how many requests of the same method and path came before it.
+type Handler = dyn Fn(&Request, usize) -> Reply + Send + Sync;
+
+/// The running server; dropping it closes the port.
+pub(crate) struct Mirror {
+    address: SocketAddr,
+    log: Arc<Mutex<Vec<Request>>>,
+    closing: Arc<AtomicBool>,
+    acceptor: Option<JoinHandle<()>>,
+}
+
+impl Mirror {
+    pub(crate) fn start(handler: impl Fn(&Request, usize) -> Reply + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let closing = Arc::new(AtomicBool::new(false));
+        let handler: Arc<Handler> = Arc::new(handler);
+        let acceptor = thread::spawn({
+            let (log, closing) = (Arc::clone(&log), Arc::clone(&closing));
+            move || {
+                for stream in listener.incoming() {
+                    if closing.load(Ordering::SeqCst) {
+                        return;
+                    }
+                    let (log, handler) = (Arc::clone(&log), Arc::clone(&handler));
+                    // A client that hangs up in the middle is what some tests are about.
+                    thread::spawn(move || stream.and_then(|stream| serve(&stream, &log, &*handler)));
+                }
+            }
+        });
+        Self { address, log, closing, acceptor: Some(acceptor) }
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    pub(crate) fn requests(&self) -> Vec<Request> {
+        self.log.lock().unwrap().clone()
+    }
+
+    /// How many requests of this method went to a path that ends like this.
+    pub(crate) fn count(&self, method: &str, path_end: &str) -> usize {
+        self.requests().iter().filter(|r| r.method == method && r.path.ends_with(path_end)).count()
+    }
+}
+
+impl Drop for Mirror {
+    fn drop(&mut self) {
+        self.closing.store(true, Ordering::SeqCst);
+        // Wakes the acceptor, which sees the flag.
+        let _ = TcpStream::connect(self.address);
+        let _ = self.acceptor.take().unwrap().join();
+    }
+}
+
+/// A port of loopback on which nobody listens.
+pub(crate) fn dead_url() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    format!("http://{}", listener.local_addr().unwrap())
+}
+
+/// One request, one answer, and the connection is closed.
+fn serve(mut stream: &TcpStream, log: &Mutex<Vec<Request>>, handler: &Handler) -> std::io::Result<()> {
+    stream.set_read_timeout(Some(Duration::from_secs(20)))?;
+    let Some(request) = read_request(stream)? else { return Ok(()) };
+    let earlier = {
+        let mut log = log.lock().unwrap();
+        let same = |r: &&Request| r.method == request.method && r.path == request.path;
+        let earlier = log.iter().filter(same).count();
+        log.push(request.clone());
+        earlier
+    };
+    let ok = |body: &[u8]| head(200, &[], body.len());
+    match handler(&request, earlier) {
+        Reply::Whole(status, headers, body) => {
+            stream.write_all(head(status, &headers, body.len()).as_bytes())?;
+            if request.method != "HEAD" {
+                stream.write_all(&body)?;
+            }
+        }
+        Reply::Cut(body, after) => {
+            stream.write_all(ok(&body).as_bytes())?;
+            stream.write_all(&body[..after])?;
+        }
+        Reply::Slow(body, pieces, pause) => {
+            stream.write_all(ok(&body).as_bytes())?;
+            for piece in body.chunks(body.len().div_ceil(pieces)) {
+                thread::sleep(pause);
+                stream.write_all(piece)?;
+            }
+        }
+        Reply::Silence => {
+            let _ = stream.read(&mut [0])?;
+        }
+    }
+    Ok(())
+}
+
+fn read_request(stream: &TcpStream) -> std::io::Result<Option<Request>> {
+    let mut lines = BufReader::new(stream).lines();
+    let Some(first) = lines.next().transpose()? else { return Ok(None) };
+    let mut words = first.split(' ').map(str::to_owned);
+    let (Some(method), Some(path)) = (words.next(), words.next()) else { return Ok(None) };
+    let mut headers = Vec::new();
+    for line in lines {
+        let line = line?;
+        let Some((name, value)) = line.split_once(':') else { break };
+        headers.push((name.to_ascii_lowercase(), value.trim().to_owned()));
+    }
+    Ok(Some(Request { method, path, headers }))
+}
+
+fn head(status: u16, headers: &[(&str, String)], length: usize) -> String {
+    let fixed = format!("HTTP/1.1 {status} Made Up\r\nContent-Length: {length}\r\nConnection: close\r\n");
+    headers.iter().fold(fixed, |head, (name, value)| head + name + ": " + value + "\r\n") + "\r\n"
+}

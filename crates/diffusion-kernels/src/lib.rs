@@ -5,9 +5,30 @@
 //!
 //! This crate does not own parameters, does not know what a U-Net is, and draws no random numbers.
 
+// The vector code depends on inlining into functions with other target features, is clearest when lanes and
+// registers are numbered, and counts pixels outside the image with signed numbers.
+#![allow(clippy::inline_always, clippy::needless_range_loop, clippy::cast_possible_wrap)]
+
+mod conv2d;
+mod conv_transpose2d;
+mod engine;
+mod group_norm;
+mod isa;
+mod linear;
+mod micro;
+mod scratch;
+mod silu;
 pub mod slow;
+mod storage;
+mod vector;
+mod window;
+
+#[cfg(test)]
+mod tests;
 
 use candle_core::{Result, Tensor};
+
+use storage::kernels_for;
 
 /// What is applied to the output of a normalisation, in the same pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,8 +43,17 @@ pub enum Activation {
 ///
 /// # Errors
 /// Shapes that do not fit together.
-pub fn conv2d(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, stride: usize, padding: usize) -> Result<Tensor> {
-    slow::conv2d(x, weight, bias, stride, padding)
+pub fn conv2d(
+    x: &Tensor,
+    weight: &Tensor,
+    bias: Option<&Tensor>,
+    stride: usize,
+    padding: usize,
+) -> Result<Tensor> {
+    match kernels_for(&[&[x, weight], bias.as_slice()].concat()) {
+        Some(isa) => conv2d::conv2d(isa, x, weight, bias, stride, padding),
+        None => slow::conv2d(x, weight, bias, stride, padding),
+    }
 }
 
 /// Transposed 2-D convolution: `x` (N, Cin, H, W), `weight` (Cin, Cout, K, K), `bias` (Cout) to
@@ -38,7 +68,10 @@ pub fn conv_transpose2d(
     stride: usize,
     padding: usize,
 ) -> Result<Tensor> {
-    slow::conv_transpose2d(x, weight, bias, stride, padding)
+    match kernels_for(&[&[x, weight], bias.as_slice()].concat()) {
+        Some(isa) => conv_transpose2d::conv_transpose2d(isa, x, weight, bias, stride, padding),
+        None => slow::conv_transpose2d(x, weight, bias, stride, padding),
+    }
 }
 
 /// Group normalisation (Wu & He 2018) of `x` (N, C, …) over `groups` groups of channels, then `activation`.
@@ -53,7 +86,10 @@ pub fn group_norm(
     eps: f64,
     activation: Activation,
 ) -> Result<Tensor> {
-    slow::group_norm(x, groups, weight, bias, eps, activation)
+    match kernels_for(&[x, weight, bias]) {
+        Some(isa) => group_norm::group_norm(isa, x, groups, weight, bias, eps, activation),
+        None => slow::group_norm(x, groups, weight, bias, eps, activation),
+    }
 }
 
 /// `x · weightᵀ + bias`: `x` (N, Din), `weight` (Dout, Din), `bias` (Dout) to (N, Dout).
@@ -63,7 +99,10 @@ pub fn group_norm(
 /// # Errors
 /// Shapes that do not fit together.
 pub fn linear(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
-    slow::linear(x, weight, bias)
+    match kernels_for(&[x, weight, bias]) {
+        Some(isa) => linear::linear(isa, x, weight, bias),
+        None => slow::linear(x, weight, bias),
+    }
 }
 
 /// `x · sigmoid(x)`, elementwise.
@@ -71,5 +110,8 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
 /// # Errors
 /// None of its own; whatever the device reports.
 pub fn silu(x: &Tensor) -> Result<Tensor> {
-    slow::silu(x)
+    match kernels_for(&[x]) {
+        Some(isa) => silu::silu(isa, x),
+        None => slow::silu(x),
+    }
 }

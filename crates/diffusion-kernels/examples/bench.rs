@@ -46,7 +46,9 @@ fn compare(
     // The gradient of a product with a constant costs little beside the operations measured.
     let both = |f: &dyn Fn() -> Result<Tensor>| -> Result<()> {
         let grads = f()?.sum_all()?.backward()?;
-        vars.iter().for_each(|var| drop(black_box(grads.get(var))));
+        for var in vars {
+            black_box(grads.get(var));
+        }
         Ok(())
     };
     let forward = |f: &dyn Fn() -> Result<Tensor>| f().map(|y| drop(black_box(y)));
@@ -57,7 +59,15 @@ fn compare(
         Box::new(|| both(slow)),
     ];
     let t = medians(&runs.iter().collect::<Vec<_>>())?;
-    print!("{name:34} {:8.2} {:8.2} {:6.3}   {:8.2} {:8.2} {:6.3}", t[0], t[1], t[0] / t[1], t[2], t[3], t[2] / t[3]);
+    print!(
+        "{name:34} {:8.2} {:8.2} {:6.3}   {:8.2} {:8.2} {:6.3}",
+        t[0],
+        t[1],
+        t[0] / t[1],
+        t[2],
+        t[3],
+        t[2] / t[3]
+    );
     if flops > 0.0 {
         print!("   {:6.0} {:6.0} GFLOP/s", flops / t[0] / 1e6, 3.0 * flops / t[2] / 1e6);
     }
@@ -71,7 +81,10 @@ fn main() -> Result<()> {
     let filter = args.next().unwrap_or_default();
     let wanted = |name: &str| name.contains(&filter);
     println!("batch {n}, {} threads", rayon::current_num_threads());
-    println!("{:34} {:>8} {:>8} {:>6}   {:>8} {:>8} {:>6}", "", "fwd", "slow", "ratio", "+bwd", "slow", "ratio");
+    println!(
+        "{:34} {:>8} {:>8} {:>6}   {:>8} {:>8} {:>6}",
+        "", "fwd", "slow", "ratio", "+bwd", "slow", "ratio"
+    );
     for (cin, cout, side, kernel, stride, padding) in [
         (1, 32, 28, 3, 1, 1),
         (32, 32, 28, 3, 1, 1),
@@ -87,7 +100,8 @@ fn main() -> Result<()> {
         if !wanted(&name) {
             continue;
         }
-        let (x, w, b) = (randn(&[n, cin, side, side])?, randn(&[cout, cin, kernel, kernel])?, randn(&[cout])?);
+        let (x, w, b) =
+            (randn(&[n, cin, side, side])?, randn(&[cout, cin, kernel, kernel])?, randn(&[cout])?);
         let out = (side + 2 * padding - kernel) / stride + 1;
         let flops = 2.0 * (n * cout * out * out * cin * kernel * kernel) as f64;
         compare(&name, flops, &[&x, &w, &b], &|| conv2d(&x, &w, Some(&b), stride, padding), &|| {
@@ -118,7 +132,9 @@ fn main() -> Result<()> {
     }
     if wanted("linear") {
         let (x, w, b) = (randn(&[n, 128])?, randn(&[512, 128])?, randn(&[512])?);
-        compare("linear 128→512", 0.0, &[&x, &w, &b], &|| linear(&x, &w, &b), &|| slow::linear(&x, &w, &b))?;
+        compare("linear 128→512", 0.0, &[&x, &w, &b], &|| linear(&x, &w, &b), &|| {
+            slow::linear(&x, &w, &b)
+        })?;
     }
     if wanted("silu") {
         let x = randn(&[n, 32, 28, 28])?;

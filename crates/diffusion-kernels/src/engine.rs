@@ -1,10 +1,8 @@
 //! The three passes every convolution is made of, for one image each: a window of inputs gathered into each
 //! output pixel, its transpose scattered by phases, and the sum over pixels that gives weight gradients.
 
-#![allow(unsafe_code)]
-
 use crate::isa::Isa;
-use crate::micro::{LANES, MR, NR, Operands, Start, Tile, VECTORS, tile};
+use crate::micro::{LANES, MR, NR, Operands, Start, Steps, Tile, VECTORS, tile};
 use crate::scratch::Scratch;
 use crate::window::{Axis, Patches, Window};
 
@@ -50,7 +48,7 @@ pub(crate) struct Gather {
     /// `[block of 8 outputs][term][8]`.
     weights: Vec<f32>,
     bias: Vec<[f32; MR]>,
-    offsets: Vec<u32>,
+    steps: Steps,
 }
 
 impl Gather {
@@ -80,7 +78,7 @@ impl Gather {
         for (o, &b) in bias.unwrap_or_default().iter().enumerate() {
             rows[o / MR][o % MR] = b;
         }
-        Self { isa, window, outputs, weights, bias: rows, offsets: window.plane_offsets() }
+        Self { isa, window, outputs, weights, bias: rows, steps: window.plane_offsets().into() }
     }
 
     /// Convolves the image `x` (C, H, W) into `y`, whose channel o begins at `o · stride`.
@@ -94,11 +92,9 @@ impl Gather {
             for p in (0..pixels).step_by(NR) {
                 let cols = (pixels - p).min(NR);
                 let bases = [p, p + LANES, p + 2 * LANES];
-                let operands = Operands { a, offsets: &self.offsets, b: &planes, bases };
+                let operands = Operands { a, steps: &self.steps, b: &planes, bases };
                 let c = &mut y[block * MR * stride + p..];
-                // SAFETY: a term's columns begin at its offset and there are `pixels` of them; past the
-                // last term's, the planes have NR floats more, and a vector begins below `pixels`.
-                unsafe { tile(self.isa, operands, Start::Rows(bias), Tile { c, stride, rows, cols }) };
+                tile(self.isa, operands, Start::Rows(bias), Tile { c, stride, rows, cols });
             }
         }
     }
@@ -189,7 +185,7 @@ pub(crate) struct WeightGradient {
     kernel: usize,
     pixels: usize,
     patches: Patches,
-    pixel_offsets: Vec<u32>,
+    steps: Steps,
     vectors: Vec<usize>,
 }
 
@@ -211,7 +207,7 @@ impl WeightGradient {
             channels,
             kernel: geometry.kernel,
             pixels: geometry.small_len(),
-            pixel_offsets: patches.pixel_offsets(),
+            steps: patches.pixel_offsets().into(),
             vectors: patches.vectors(),
             patches,
         }
@@ -237,10 +233,8 @@ impl WeightGradient {
                     let mut bases = [0; VECTORS];
                     bases[..vectors.len()].copy_from_slice(vectors);
                     let cols = vectors.len() * LANES;
-                    let operands = Operands { a, offsets: &self.pixel_offsets, b: &patches, bases };
-                    // SAFETY: a patch's vectors lie inside the buffer for every pixel, by construction of
-                    // `Patches`.
-                    unsafe { tile(self.isa, operands, Start::Tile, Tile { c, stride: NR, rows: MR, cols }) };
+                    let operands = Operands { a, steps: &self.steps, b: &patches, bases };
+                    tile(self.isa, operands, Start::Tile, Tile { c, stride: NR, rows: MR, cols });
                 }
             }
         }

@@ -1,12 +1,10 @@
 //! The affine map of rows as a candle operation.
 
-#![allow(unsafe_code)]
-
 use candle_core::{CpuStorage, CustomOp3, Device, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
 use crate::isa::Isa;
-use crate::micro::{LANES, MR, NR, Operands, Start, Tile, tile};
+use crate::micro::{LANES, MR, NR, Operands, Start, Steps, Tile, tile};
 use crate::storage::{elements, output, with_elements};
 
 /// A matrix in memory, or its transpose: element (i, j) at `data[i · row + j · column]`.
@@ -42,7 +40,7 @@ fn product(isa: Isa, a: Matrix<'_>, b: Matrix<'_>, [m, k, n]: [usize; 3], start:
             }
         }
     });
-    let offsets: Vec<u32> = (0..k).map(|i| (i * NR) as u32).collect();
+    let steps = Steps::from((0..k).map(|i| (i * NR) as u32).collect::<Vec<_>>());
     let mut c = vec![0.0; m * n];
     c.par_chunks_mut(MR * n).enumerate().for_each(|(block, c)| {
         let rows = c.len() / n;
@@ -57,10 +55,9 @@ fn product(isa: Isa, a: Matrix<'_>, b: Matrix<'_>, [m, k, n]: [usize; 3], start:
         }
         for (panel, b) in packed.chunks_exact(k * NR).enumerate() {
             let cols = (n - panel * NR).min(NR);
-            let operands = Operands { a: &packed_a, offsets: &offsets, b, bases: [0, LANES, 2 * LANES] };
+            let operands = Operands { a: &packed_a, steps: &steps, b, bases: [0, LANES, 2 * LANES] };
             let tile_of_c = Tile { c: &mut c[panel * NR..], stride: n, rows, cols };
-            // SAFETY: each step of the panel has NR columns.
-            unsafe { tile(isa, operands, Start::Tile, tile_of_c) };
+            tile(isa, operands, Start::Tile, tile_of_c);
         }
     });
     c

@@ -33,13 +33,26 @@ pub(crate) enum Start<'a> {
     Tile,
 }
 
+/// Where in `B` each step's columns begin, relative to each base.
+pub(crate) struct Steps {
+    offsets: Vec<u32>,
+    /// The largest offset.
+    reach: usize,
+}
+
+impl From<Vec<u32>> for Steps {
+    fn from(offsets: Vec<u32>) -> Self {
+        let reach = offsets.iter().max().map_or(0, |&offset| offset as usize);
+        Self { offsets, reach }
+    }
+}
+
 /// The operands of one tile.
 #[derive(Clone, Copy)]
 pub(crate) struct Operands<'a> {
-    /// Packed `A`: at least `offsets.len()` steps of [`MR`] values.
+    /// Packed `A`: [`MR`] values for each step.
     pub a: &'a [f32],
-    /// Where each step's columns begin, added to each base.
-    pub offsets: &'a [u32],
+    pub steps: &'a Steps,
     /// All of `B`.
     pub b: &'a [f32],
     /// Where in `b` each column vector begins.
@@ -57,26 +70,22 @@ pub(crate) struct Tile<'a> {
 /// Computes one tile.
 ///
 /// # Panics
-/// If `a` or the tile are too small for the counts given.
-///
-/// # Safety
-/// For each of the `tile.cols.div_ceil(LANES)` first bases and each offset, `base + offset + LANES` must not
-/// exceed `operands.b.len()`.
-pub(crate) unsafe fn tile(isa: Isa, operands: Operands<'_>, start: Start<'_>, tile: Tile<'_>) {
+/// If a step's columns do not lie within `b` (whole vectors of them), or if `a` or `c` are too short.
+pub(crate) fn tile(isa: Isa, operands: Operands<'_>, start: Start<'_>, tile: Tile<'_>) {
     let Tile { c, stride, rows, cols } = tile;
-    let k = operands.offsets.len();
+    let Steps { offsets, reach } = operands.steps;
     assert!((1..=MR).contains(&rows) && (1..=NR).contains(&cols));
-    assert!(operands.a.len() >= k * MR && c.len() >= (rows - 1) * stride + cols);
-    debug_assert!((0..cols.div_ceil(LANES)).all(|j| {
-        operands.offsets.iter().all(|&o| operands.bases[j] + o as usize + LANES <= operands.b.len())
-    }));
+    assert!(operands.a.len() >= offsets.len() * MR && c.len() >= (rows - 1) * stride + cols);
+    for base in &operands.bases[..cols.div_ceil(LANES)] {
+        assert!(offsets.is_empty() || base + reach + LANES <= operands.b.len());
+    }
     let a = operands.a.as_ptr();
     let b = operands.bases.map(|base| operands.b.as_ptr().wrapping_add(base));
     let c = c.as_mut_ptr();
-    let args = Args { a, b, offsets: operands.offsets, start, c, stride, rows, cols };
+    let args = Args { a, b, offsets, start, c, stride, rows, cols };
     match isa {
-        // SAFETY: the instructions are there, since `Isa` says so; `a` and `c` are long enough by the
-        // assertions above, `b` by the caller's promise.
+        // SAFETY: the instructions are there, since `Isa` says so; `a`, `b` and `c` are long enough by
+        // the assertions above.
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512 => unsafe {
             match cols.div_ceil(LANES) {
@@ -109,7 +118,7 @@ struct Args<'a> {
 /// Sub-tiles of 4 × 16 in plain Rust, which a compiler keeps in registers.
 ///
 /// # Safety
-/// As for [`tile`], and `a` and `c` as large as asserted there.
+/// The pointers must be good for what [`tile`] asserts.
 unsafe fn portable(args: &Args<'_>) {
     const ROWS: usize = 4;
     for (j, &b) in args.b.iter().enumerate().take(args.cols.div_ceil(LANES)) {
@@ -127,7 +136,7 @@ unsafe fn portable(args: &Args<'_>) {
                 }
             }
             for (i, &offset) in args.offsets.iter().enumerate() {
-                // SAFETY: step i of `a`, and 16 columns of `b` by the caller's promise.
+                // SAFETY: step i of `a`, and 16 columns of `b` by [`tile`]'s assertions.
                 let (a, x) = unsafe {
                     (
                         &*args.a.add(i * MR + r0).cast::<[f32; ROWS]>(),
@@ -167,7 +176,7 @@ mod x86 {
     /// All 8 rows and `NV` vectors of 16 in one go: up to 24 of the 32 registers hold sums.
     ///
     /// # Safety
-    /// As for [`super::tile`]; AVX-512F must be there.
+    /// As for [`super::portable`]; AVX-512F must be there.
     #[target_feature(enable = "avx512f")]
     pub(super) unsafe fn tile512<const NV: usize>(args: &Args<'_>) {
         let &Args { a, b, offsets, start, c, stride, rows, cols } = args;
@@ -189,7 +198,7 @@ mod x86 {
         for (i, &offset) in offsets.iter().enumerate() {
             let mut x = [_mm512_setzero_ps(); NV];
             for j in 0..NV {
-                // SAFETY: the caller's promise about `b`.
+                // SAFETY: [`super::tile`]'s assertion about `b`.
                 x[j] = unsafe { _mm512_loadu_ps(b[j].add(offset as usize)) };
             }
             for r in 0..MR {
@@ -218,7 +227,7 @@ mod x86 {
     /// The tile as sub-tiles of 4 rows and up to 3 vectors of 8: 12 of the 16 registers hold sums.
     ///
     /// # Safety
-    /// As for [`super::tile`]; AVX2 and FMA must be there.
+    /// As for [`super::portable`]; AVX2 and FMA must be there.
     #[target_feature(enable = "avx2,fma")]
     pub(super) unsafe fn tile256(args: &Args<'_>) {
         let halves = args.cols.div_ceil(HALF);
@@ -266,7 +275,7 @@ mod x86 {
         for (i, &offset) in offsets.iter().enumerate() {
             let mut x = [_mm256_setzero_ps(); NV];
             for j in 0..NV {
-                // SAFETY: the caller's promise about `b`.
+                // SAFETY: [`super::tile`]'s assertion about `b`.
                 x[j] = unsafe { _mm256_loadu_ps(bases[j].add(offset as usize)) };
             }
             for r in 0..4 {

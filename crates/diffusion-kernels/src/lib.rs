@@ -9,6 +9,7 @@
 // registers are numbered, and counts pixels outside the image with signed numbers.
 #![allow(clippy::inline_always, clippy::needless_range_loop, clippy::cast_possible_wrap)]
 
+mod channels;
 mod conv2d;
 mod conv_transpose2d;
 mod engine;
@@ -113,5 +114,27 @@ pub fn silu(x: &Tensor) -> Result<Tensor> {
     match kernels_for(&[x]) {
         Some(isa) => silu::silu(isa, x),
         None => slow::silu(x),
+    }
+}
+
+/// Adds a number to each channel of each image: `x` (N, C, …) and `embedding` (N, C) to the shape of `x`.
+///
+/// # Errors
+/// Shapes that do not fit together.
+pub fn add_channel_embedding(x: &Tensor, embedding: &Tensor) -> Result<Tensor> {
+    match kernels_for(&[x, embedding]) {
+        Some(isa) => channels::add_channel_embedding(isa, x, embedding),
+        None => slow::add_channel_embedding(x, embedding),
+    }
+}
+
+/// `a` (N, Ca, …) and `b` (N, Cb, …) one after the other: (N, Ca + Cb, …).
+///
+/// # Errors
+/// Shapes that differ in more than the number of channels.
+pub fn cat_channels(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    match kernels_for(&[a, b]) {
+        Some(_) => channels::cat_channels(a, b),
+        None => slow::cat_channels(a, b),
     }
 }

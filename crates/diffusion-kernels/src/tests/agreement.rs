@@ -3,7 +3,7 @@ use proptest::prelude::*;
 
 use super::{direct, random, with_gradients};
 use crate::isa::available;
-use crate::{Activation, conv_transpose2d, conv2d, group_norm, linear, silu, slow};
+use crate::{Activation, cat_channels, channels, conv_transpose2d, conv2d, group_norm, linear, silu, slow};
 
 /// Whether each tensor of `fast` is within `tolerance` of `slow`'s, in proportion to the largest element.
 fn close(fast: &[Tensor], slow: &[Tensor], tolerance: f32) -> Result<(), TestCaseError> {
@@ -144,6 +144,25 @@ proptest! {
             close(&run(&|x| silu::silu(isa, x)), &expected, 2e-6)?;
         }
     }
+}
+
+#[test]
+fn an_embedding_added_to_channels_and_its_gradients_agree_with_the_definition() {
+    for (n, c, h, w) in [(1, 1, 1, 1), (3, 5, 7, 4), (2, 32, 14, 14)] {
+        let (x, e) = (random(1, &[n, c, h, w]), random(2, &[n, c]));
+        let expected = with_gradients(|| slow::add_channel_embedding(&x, &e), &[&x, &e]);
+        for isa in available() {
+            let fast = with_gradients(|| channels::add_channel_embedding(isa, &x, &e), &[&x, &e]);
+            close(&fast, &expected, 1e-5).unwrap();
+        }
+    }
+}
+
+#[test]
+fn stacked_channels_and_their_gradients_are_those_of_the_definition() {
+    let (a, b) = (random(1, &[3, 5, 4, 6]), random(2, &[3, 2, 4, 6]));
+    let fast = with_gradients(|| cat_channels(&a, &b), &[&a, &b]);
+    close(&fast, &with_gradients(|| slow::cat_channels(&a, &b), &[&a, &b]), 0.0).unwrap();
 }
 
 #[test]

@@ -1,5 +1,5 @@
 use super::random;
-use crate::{Activation, conv_transpose2d, conv2d, group_norm, linear};
+use crate::{Activation, add_channel_embedding, cat_channels, conv_transpose2d, conv2d, group_norm, linear};
 
 fn message<T: std::fmt::Debug>(result: candle_core::Result<T>) -> String {
     result.unwrap_err().to_string()
@@ -31,6 +31,8 @@ fn shapes_that_do_not_fit_are_refused_in_words() {
     let four = random(7, &[4]);
     assert!(message(group_norm(&x, 3, &four, &bias, 1e-5, Activation::Identity)).contains("3 channels"));
     assert!(message(group_norm(&bias, 3, &bias, &bias, 1e-5, Activation::Identity)).contains("wants (N, C"));
+    assert!(message(add_channel_embedding(&x, &random(8, &[2, 4]))).contains("wants x (N, C, …)"));
+    assert!(message(cat_channels(&x, &random(8, &[2, 4, 5, 6]))).contains("differ in C only"));
     let rows = random(8, &[2, 3]);
     assert!(message(linear(&rows, &random(9, &[4, 5]), &four)).contains("linear wants"));
     assert!(message(linear(&rows, &random(9, &[4, 3]), &bias)).contains("bias"));

@@ -5,9 +5,31 @@
 //!
 //! This crate does not own parameters, does not know what a U-Net is, and draws no random numbers.
 
+// The vector code depends on inlining into functions with other target features, is clearest when lanes and
+// registers are numbered, and counts pixels outside the image with signed numbers.
+#![allow(clippy::inline_always, clippy::needless_range_loop, clippy::cast_possible_wrap)]
+
+mod channels;
+mod conv2d;
+mod conv_transpose2d;
+mod engine;
+mod group_norm;
+mod isa;
+mod linear;
+mod micro;
+mod scratch;
+mod silu;
 pub mod slow;
+mod storage;
+mod vector;
+mod window;
+
+#[cfg(test)]
+mod tests;
 
 use candle_core::{Result, Tensor};
+
+use storage::kernels_for;
 
 /// What is applied to the output of a normalisation, in the same pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,7 +51,10 @@ pub fn conv2d(
     stride: usize,
     padding: usize,
 ) -> Result<Tensor> {
-    slow::conv2d(x, weight, bias, stride, padding)
+    match kernels_for(&[&[x, weight], bias.as_slice()].concat()) {
+        Some(isa) => conv2d::conv2d(isa, x, weight, bias, stride, padding),
+        None => slow::conv2d(x, weight, bias, stride, padding),
+    }
 }
 
 /// Transposed 2-D convolution: `x` (N, Cin, H, W), `weight` (Cin, Cout, K, K), `bias` (Cout) to
@@ -44,7 +69,10 @@ pub fn conv_transpose2d(
     stride: usize,
     padding: usize,
 ) -> Result<Tensor> {
-    slow::conv_transpose2d(x, weight, bias, stride, padding)
+    match kernels_for(&[&[x, weight], bias.as_slice()].concat()) {
+        Some(isa) => conv_transpose2d::conv_transpose2d(isa, x, weight, bias, stride, padding),
+        None => slow::conv_transpose2d(x, weight, bias, stride, padding),
+    }
 }
 
 /// Group normalisation (Wu & He 2018) of `x` (N, C, …) over `groups` groups of channels, then `activation`.
@@ -59,7 +87,10 @@ pub fn group_norm(
     eps: f64,
     activation: Activation,
 ) -> Result<Tensor> {
-    slow::group_norm(x, groups, weight, bias, eps, activation)
+    match kernels_for(&[x, weight, bias]) {
+        Some(isa) => group_norm::group_norm(isa, x, groups, weight, bias, eps, activation),
+        None => slow::group_norm(x, groups, weight, bias, eps, activation),
+    }
 }
 
 /// `x · weightᵀ + bias`: `x` (N, Din), `weight` (Dout, Din), `bias` (Dout) to (N, Dout).
@@ -69,7 +100,10 @@ pub fn group_norm(
 /// # Errors
 /// Shapes that do not fit together.
 pub fn linear(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
-    slow::linear(x, weight, bias)
+    match kernels_for(&[x, weight, bias]) {
+        Some(isa) => linear::linear(isa, x, weight, bias),
+        None => slow::linear(x, weight, bias),
+    }
 }
 
 /// `x · sigmoid(x)`, elementwise.
@@ -77,5 +111,30 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
 /// # Errors
 /// None of its own; whatever the device reports.
 pub fn silu(x: &Tensor) -> Result<Tensor> {
-    slow::silu(x)
+    match kernels_for(&[x]) {
+        Some(isa) => silu::silu(isa, x),
+        None => slow::silu(x),
+    }
+}
+
+/// Adds a number to each channel of each image: `x` (N, C, …) and `embedding` (N, C) to the shape of `x`.
+///
+/// # Errors
+/// Shapes that do not fit together.
+pub fn add_channel_embedding(x: &Tensor, embedding: &Tensor) -> Result<Tensor> {
+    match kernels_for(&[x, embedding]) {
+        Some(isa) => channels::add_channel_embedding(isa, x, embedding),
+        None => slow::add_channel_embedding(x, embedding),
+    }
+}
+
+/// `a` (N, Ca, …) and `b` (N, Cb, …) one after the other: (N, Ca + Cb, …).
+///
+/// # Errors
+/// Shapes that differ in more than the number of channels.
+pub fn cat_channels(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    match kernels_for(&[a, b]) {
+        Some(_) => channels::cat_channels(a, b),
+        None => slow::cat_channels(a, b),
+    }
 }

@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor, bail};
 
-use crate::Activation;
+use crate::{Activation, channels};
 
 fn add_channel_bias(y: Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     match bias {
@@ -85,4 +85,24 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
 /// As there.
 pub fn silu(x: &Tensor) -> Result<Tensor> {
     x.silu()
+}
+
+/// See [`crate::add_channel_embedding`].
+///
+/// # Errors
+/// As there.
+pub fn add_channel_embedding(x: &Tensor, embedding: &Tensor) -> Result<Tensor> {
+    channels::check_embedding(x, embedding)?;
+    let mut shape = x.dims().to_vec();
+    shape[2..].fill(1);
+    x.broadcast_add(&embedding.reshape(shape)?)
+}
+
+/// See [`crate::cat_channels`].
+///
+/// # Errors
+/// As there.
+pub fn cat_channels(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    channels::check_cat(a, b)?;
+    Tensor::cat(&[a, b], 1)
 }

@@ -2,6 +2,7 @@
 
 use candle_core::{Result, Tensor};
 use candle_nn::{Module, VarBuilder};
+use diffusion_kernels as kernels;
 
 use crate::layers::{Conv2d, GroupNorm, Linear, conv2d, group_norm, linear};
 
@@ -61,8 +62,7 @@ impl ResidualBlock {
     /// Shapes that do not fit.
     pub fn forward(&self, x: &Tensor, time: &Tensor) -> Result<Tensor> {
         let h = self.conv1.forward(&self.norm1.forward_silu(x)?)?;
-        let time = self.time_proj.forward(time)?;
-        let h = h.broadcast_add(&time.unsqueeze(2)?.unsqueeze(3)?)?;
+        let h = kernels::add_channel_embedding(&h, &self.time_proj.forward(time)?)?;
         let h = self.conv2.forward(&self.norm2.forward_silu(&h)?)?;
         match &self.skip {
             Some(skip) => h + skip.forward(x)?,

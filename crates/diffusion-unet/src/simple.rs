@@ -2,6 +2,7 @@
 
 use candle_core::{Error, Result, Tensor};
 use candle_nn::{Module, VarBuilder};
+use diffusion_kernels as kernels;
 use diffusion_process::Network;
 use serde::{Deserialize, Serialize};
 
@@ -107,9 +108,9 @@ impl Network for SimpleUNet {
         let enc1 = self.enc1.forward(&self.stem.forward(x_t)?, &time)?;
         let enc2 = self.enc2.forward(&self.down1.forward(&enc1)?, &time)?;
         let mid = self.mid.forward(&self.down2.forward(&enc2)?, &time)?;
-        let up2 = Tensor::cat(&[&self.up2.forward(&mid)?, &enc2], 1)?;
+        let up2 = kernels::cat_channels(&self.up2.forward(&mid)?, &enc2)?;
         let dec2 = self.dec2.forward(&up2, &time)?;
-        let up1 = Tensor::cat(&[&self.up1.forward(&dec2)?, &enc1], 1)?;
+        let up1 = kernels::cat_channels(&self.up1.forward(&dec2)?, &enc1)?;
         self.out.forward(&self.dec1.forward(&up1, &time)?)
     }
 }

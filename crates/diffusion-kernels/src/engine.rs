@@ -1,0 +1,294 @@
+//! The three passes every convolution is made of, for one image each: a window of inputs gathered into each
+//! output pixel, its transpose scattered by phases, and the sum over pixels that gives weight gradients.
+
+use crate::isa::Isa;
+use crate::micro::{LANES, MR, NR, Operands, Start, Steps, Tile, VECTORS, tile};
+use crate::scratch::Scratch;
+use crate::window::{Axis, Patches, Window};
+
+/// Sizes of a square kernel's convolution, in the direction that has `input` as the side that is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Geometry {
+    pub kernel: usize,
+    pub stride: usize,
+    pub padding: usize,
+    /// Height and width on the side of the window: a convolution's input, a transposed one's output.
+    pub large: (usize, usize),
+    /// Height and width on the side of one element a window: a convolution's output.
+    pub small: (usize, usize),
+}
+
+impl Geometry {
+    /// The window through which a pixel of the small side sees the large one.
+    pub(crate) fn window(&self, channels: usize) -> Window {
+        let axis = |input, output| Axis {
+            input,
+            output,
+            taps: self.kernel,
+            first: -(self.padding as isize),
+            stride: self.stride,
+        };
+        Window { channels, h: axis(self.large.0, self.small.0), w: axis(self.large.1, self.small.1) }
+    }
+
+    pub(crate) fn large_len(&self) -> usize {
+        self.large.0 * self.large.1
+    }
+
+    pub(crate) fn small_len(&self) -> usize {
+        self.small.0 * self.small.1
+    }
+}
+
+/// A gathering convolution with its weights packed.
+pub(crate) struct Gather {
+    isa: Isa,
+    window: Window,
+    outputs: usize,
+    /// `[block of 8 outputs][term][8]`.
+    weights: Vec<f32>,
+    bias: Vec<[f32; MR]>,
+    steps: Steps,
+}
+
+impl Gather {
+    /// `weight(output, channel, vertical tap, horizontal tap)`; no bias is a bias of zero.
+    pub(crate) fn new(
+        isa: Isa,
+        window: Window,
+        outputs: usize,
+        bias: Option<&[f32]>,
+        weight: impl Fn(usize, usize, usize, usize) -> f32,
+    ) -> Self {
+        let (terms, blocks) = (window.terms(), outputs.div_ceil(MR));
+        let mut weights = vec![0.0; blocks * terms * MR];
+        // Where a phase of a stride larger than the kernel sees no tap, there is nothing to pack.
+        for o in 0..if terms > 0 { outputs } else { 0 } {
+            let block = &mut weights[o / MR * terms * MR..];
+            let mut slots = block[o % MR..].iter_mut().step_by(MR);
+            for c in 0..window.channels {
+                for ty in 0..window.h.taps {
+                    for (tx, slot) in (&mut slots).take(window.w.taps).enumerate() {
+                        *slot = weight(o, c, ty, tx);
+                    }
+                }
+            }
+        }
+        let mut rows = vec![[0.0; MR]; blocks];
+        for (o, &b) in bias.unwrap_or_default().iter().enumerate() {
+            rows[o / MR][o % MR] = b;
+        }
+        Self { isa, window, outputs, weights, bias: rows, steps: window.plane_offsets().into() }
+    }
+
+    /// Convolves the image `x` (C, H, W) into `y`, whose channel o begins at `o · stride`.
+    pub(crate) fn run(&self, x: &[f32], y: &mut [f32], stride: usize) {
+        let mut planes = Scratch::new(self.window.planes_len());
+        self.window.fill_planes(x, &mut planes);
+        let (pixels, terms) = (self.window.pixels(), self.window.terms());
+        for (block, bias) in self.bias.iter().enumerate() {
+            let a = &self.weights[block * terms * MR..];
+            let rows = (self.outputs - block * MR).min(MR);
+            for p in (0..pixels).step_by(NR) {
+                let cols = (pixels - p).min(NR);
+                let bases = [p, p + LANES, p + 2 * LANES];
+                let operands = Operands { a, steps: &self.steps, b: &planes, bases };
+                let c = &mut y[block * MR * stride + p..];
+                tile(self.isa, operands, Start::Rows(bias), Tile { c, stride, rows, cols });
+            }
+        }
+    }
+}
+
+/// A transposed convolution, from the small side to the large one, with its weights packed.
+///
+/// Large pixels that are congruent modulo the stride see the same taps of the kernel: each such phase is a
+/// gathering convolution of its own (with stride 1, there is one).
+pub(crate) struct Scatter {
+    geometry: Geometry,
+    outputs: usize,
+    phases: Vec<(usize, usize, Gather)>,
+}
+
+impl Scatter {
+    /// `weight(output, channel, ky, kx)`, the kernel in its own orientation.
+    pub(crate) fn new(
+        isa: Isa,
+        geometry: Geometry,
+        channels: usize,
+        outputs: usize,
+        bias: Option<&[f32]>,
+        weight: impl Fn(usize, usize, usize, usize) -> f32,
+    ) -> Self {
+        let Geometry { kernel, stride, padding, large, small } = geometry;
+        // y = q·stride + residue sees the small pixel q + reach − j through the kernel's tap k0 + j·stride.
+        // Counted from the smallest pixel on, tap t is j = taps − 1 − t.
+        let phase = |residue: usize, input: usize, output: usize| {
+            let k0 = (residue + padding) % stride;
+            let taps = kernel.saturating_sub(k0).div_ceil(stride);
+            let reach = ((residue + padding) / stride) as isize;
+            let first = reach + 1 - taps as isize;
+            let output = output.saturating_sub(residue).div_ceil(stride);
+            (k0, Axis { input, output, taps, first, stride: 1 })
+        };
+        let mut phases = Vec::new();
+        for ry in 0..stride {
+            for rx in 0..stride {
+                let (ky0, h) = phase(ry, small.0, large.0);
+                let (kx0, w) = phase(rx, small.1, large.1);
+                if h.output == 0 || w.output == 0 {
+                    continue;
+                }
+                let window = Window { channels, h, w };
+                let gather = Gather::new(isa, window, outputs, bias, |o, c, ty, tx| {
+                    let k = |k0: usize, axis: Axis, t: usize| k0 + (axis.taps - 1 - t) * stride;
+                    weight(o, c, k(ky0, h, ty), k(kx0, w, tx))
+                });
+                phases.push((ry, rx, gather));
+            }
+        }
+        Self { geometry, outputs, phases }
+    }
+
+    /// Convolves the image `x` (C, small) into `y` (outputs, large), writing every element.
+    pub(crate) fn run(&self, x: &[f32], y: &mut [f32]) {
+        let Geometry { stride, large: (_, width), .. } = self.geometry;
+        let plane = self.geometry.large_len();
+        if stride == 1 {
+            for (_, _, gather) in &self.phases {
+                gather.run(x, y, plane);
+            }
+            return;
+        }
+        for (ry, rx, gather) in &self.phases {
+            let pixels = gather.window.pixels();
+            let mut part = Scratch::new(self.outputs * pixels);
+            gather.run(x, &mut part, pixels);
+            for (part, y) in part.chunks_exact(pixels).zip(y.chunks_exact_mut(plane)) {
+                let rows = y.chunks_exact_mut(width).skip(*ry).step_by(stride);
+                for (part, row) in part.chunks_exact(gather.window.w.output).zip(rows) {
+                    for (part, y) in part.iter().zip(row[*rx..].iter_mut().step_by(stride)) {
+                        *y = *part;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Sums over pixels of (an element of the small side) × (what its window sees of the large one): the gradient
+/// of a convolution's weights, or of a transposed convolution's.
+pub(crate) struct WeightGradient {
+    isa: Isa,
+    rows: usize,
+    channels: usize,
+    kernel: usize,
+    pixels: usize,
+    patches: Patches,
+    steps: Steps,
+    vectors: Vec<usize>,
+}
+
+/// Sums in the making, and the copies they are made from.
+pub(crate) struct Partial {
+    /// `[block of 8 rows][group of 3 vectors][8][48]`.
+    sums: Vec<f32>,
+    /// Sum of each row's elements: a convolution's bias gradient.
+    row_sums: Vec<f32>,
+}
+
+impl WeightGradient {
+    /// `rows` channels on the small side, `channels` on the large one.
+    pub(crate) fn new(isa: Isa, geometry: Geometry, rows: usize, channels: usize) -> Self {
+        let patches = Patches::new(geometry.window(channels));
+        Self {
+            isa,
+            rows,
+            channels,
+            kernel: geometry.kernel,
+            pixels: geometry.small_len(),
+            steps: patches.pixel_offsets().into(),
+            vectors: patches.vectors(),
+            patches,
+        }
+    }
+
+    /// The sums over several images, in order: each `small` (rows, pixels), `large` (channels, H, W).
+    pub(crate) fn sum<'a>(&self, images: impl Iterator<Item = (&'a [f32], &'a [f32])>) -> Partial {
+        let blocks = self.rows.div_ceil(MR);
+        let groups = self.vectors.len().div_ceil(VECTORS);
+        let mut sums = vec![0.0; blocks * groups * MR * NR];
+        let mut row_sums = vec![0.0; self.rows];
+        let mut patches = Scratch::zeroed(self.patches.len());
+        let mut packed = Scratch::zeroed(blocks * self.pixels * MR);
+        for (small, large) in images {
+            self.patches.fill(large, &mut patches);
+            self.pack(small, &mut packed);
+            for (sum, row) in row_sums.iter_mut().zip(small.chunks_exact(self.pixels)) {
+                *sum += crate::vector::sum(self.isa, row);
+            }
+            for (block, sums) in sums.chunks_exact_mut(groups * MR * NR).enumerate() {
+                let a = &packed[block * self.pixels * MR..];
+                for (vectors, c) in self.vectors.chunks(VECTORS).zip(sums.chunks_exact_mut(MR * NR)) {
+                    let mut bases = [0; VECTORS];
+                    bases[..vectors.len()].copy_from_slice(vectors);
+                    let cols = vectors.len() * LANES;
+                    let operands = Operands { a, steps: &self.steps, b: &patches, bases };
+                    tile(self.isa, operands, Start::Tile, Tile { c, stride: NR, rows: MR, cols });
+                }
+            }
+        }
+        Partial { sums, row_sums }
+    }
+
+    /// `packed[block][pixel][8]` from `small` (rows, pixels); rows that do not exist stay as they are.
+    fn pack(&self, small: &[f32], packed: &mut [f32]) {
+        let blocks = packed.chunks_exact_mut(self.pixels * MR);
+        for (rows, packed) in small.chunks(self.pixels * MR).zip(blocks) {
+            if let Ok(rows) = <[&[f32]; MR]>::try_from(rows.chunks_exact(self.pixels).collect::<Vec<_>>()) {
+                for (p, out) in packed.chunks_exact_mut(MR).enumerate() {
+                    for (out, row) in out.iter_mut().zip(rows) {
+                        *out = row[p];
+                    }
+                }
+            } else {
+                for (r, row) in rows.chunks_exact(self.pixels).enumerate() {
+                    for (out, x) in packed[r..].iter_mut().step_by(MR).zip(row) {
+                        *out = *x;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Adds up partial sums in order: the gradient (rows, channels, K, K) and the sums of the rows.
+    pub(crate) fn finish(&self, partials: &[Partial]) -> (Vec<f32>, Vec<f32>) {
+        let Some(first) = partials.first() else {
+            let weights = self.rows * self.channels * self.kernel * self.kernel;
+            return (vec![0.0; weights], vec![0.0; self.rows]);
+        };
+        let (mut sums, mut row_sums) = (first.sums.clone(), first.row_sums.clone());
+        for partial in &partials[1..] {
+            for (sum, x) in sums.iter_mut().zip(&partial.sums) {
+                *sum += x;
+            }
+            for (sum, x) in row_sums.iter_mut().zip(&partial.row_sums) {
+                *sum += x;
+            }
+        }
+        let groups = self.vectors.len().div_ceil(VECTORS);
+        let mut gradient = Vec::with_capacity(self.rows * self.channels * self.kernel * self.kernel);
+        for r in 0..self.rows {
+            let block = &sums[r / MR * groups * MR * NR..];
+            for c in 0..self.channels {
+                for ky in 0..self.kernel {
+                    for kx in 0..self.kernel {
+                        let lane = self.patches.lane(c, ky, kx);
+                        gradient.push(block[lane / NR * MR * NR + r % MR * NR + lane % NR]);
+                    }
+                }
+            }
+        }
+        (gradient, row_sums)
+    }
+}

@@ -1,0 +1,48 @@
+//! From candle's tensors to slices and back.
+
+use candle_core::{CpuStorage, DType, Layout, Result, Storage, Tensor, bail};
+
+use crate::isa::{Choice, Isa, choice};
+
+/// The instructions to use if all of `tensors` are what the kernels take: `f32` on the CPU.
+pub(crate) fn kernels_for(tensors: &[&Tensor]) -> Option<Isa> {
+    let fits = tensors.iter().all(|t| t.dtype() == DType::F32 && t.device().is_cpu());
+    match choice() {
+        Choice::Kernels(isa) if fits => Some(isa),
+        _ => None,
+    }
+}
+
+/// The elements of a contiguous `f32` argument of a custom operation.
+pub(crate) fn elements<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
+    match (storage, layout.contiguous_offsets()) {
+        (CpuStorage::F32(data), Some((begin, end))) => Ok(&data[begin..end]),
+        (CpuStorage::F32(_), None) => bail!("the kernels want contiguous arguments"),
+        _ => bail!("the kernels want f32 arguments"),
+    }
+}
+
+/// Calls `f` with the elements of `tensors`, which are brought into contiguous order first.
+pub(crate) fn with_elements<const N: usize, R>(
+    tensors: [&Tensor; N],
+    f: impl FnOnce([&[f32]; N]) -> Result<R>,
+) -> Result<R> {
+    let contiguous: Vec<Tensor> = tensors.iter().map(|t| t.detach().contiguous()).collect::<Result<_>>()?;
+    let guards: Vec<_> = contiguous.iter().map(Tensor::storage_and_layout).collect();
+    let mut slices: [&[f32]; N] = [&[]; N];
+    for (slice, (storage, layout)) in slices.iter_mut().zip(&guards) {
+        match &**storage {
+            Storage::Cpu(cpu) => *slice = elements(cpu, layout)?,
+            _ => bail!("the kernels want arguments on the CPU"),
+        }
+    }
+    f(slices)
+}
+
+/// What a custom operation's forward pass returns.
+pub(crate) fn output(
+    data: Vec<f32>,
+    shape: impl Into<candle_core::Shape>,
+) -> (CpuStorage, candle_core::Shape) {
+    (CpuStorage::F32(data), shape.into())
+}

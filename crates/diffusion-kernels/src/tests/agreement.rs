@@ -1,0 +1,197 @@
+use candle_core::Tensor;
+use proptest::prelude::*;
+
+use super::{direct, random, with_gradients};
+use crate::isa::available;
+use crate::{Activation, cat_channels, channels, conv_transpose2d, conv2d, group_norm, linear, silu, slow};
+
+/// Whether each tensor of `fast` is within `tolerance` of `slow`'s, in proportion to the largest element.
+fn close(fast: &[Tensor], slow: &[Tensor], tolerance: f32) -> Result<(), TestCaseError> {
+    for (i, (fast, slow)) in fast.iter().zip(slow).enumerate() {
+        prop_assert_eq!(fast.dims(), slow.dims());
+        let numbers = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        let (fast, slow) = (numbers(fast), numbers(slow));
+        let scale = slow.iter().fold(1f32, |m, x| m.max(x.abs()));
+        for (j, (a, b)) in fast.iter().zip(&slow).enumerate() {
+            prop_assert!((a - b).abs() <= tolerance * scale, "tensor {i}, element {j}: {a} against {b}");
+        }
+    }
+    Ok(())
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Case {
+    n: usize,
+    cin: usize,
+    cout: usize,
+    h: usize,
+    w: usize,
+    kernel: usize,
+    stride: usize,
+    padding: usize,
+    bias: bool,
+}
+
+fn case() -> impl Strategy<Value = Case> {
+    let channels = || prop_oneof![1..5usize, 1..40usize, Just(16), Just(32)];
+    let sizes = (1..7usize, channels(), channels(), 1..12usize, 1..20usize);
+    let kernel = prop_oneof![
+        Just((3, 1, 1)),
+        Just((3, 2, 1)),
+        Just((1, 1, 0)),
+        Just((4, 2, 1)),
+        (1..6usize, 1..4usize, 0..4usize)
+    ];
+    (sizes, kernel, any::<bool>()).prop_map(|((n, cin, cout, h, w), (kernel, stride, padding), bias)| Case {
+        n,
+        cin,
+        cout,
+        h,
+        w,
+        kernel,
+        stride,
+        padding,
+        bias,
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+
+    #[test]
+    fn convolution_and_its_gradients_agree_with_the_definition(c in case()) {
+        prop_assume!(c.h.min(c.w) + 2 * c.padding >= c.kernel);
+        let x = random(1, &[c.n, c.cin, c.h, c.w]);
+        let weight = random(2, &[c.cout, c.cin, c.kernel, c.kernel]);
+        let bias = random(3, &[c.cout]);
+        let vars = &[&x, &weight, &bias][..if c.bias { 3 } else { 2 }];
+        let b = c.bias.then_some(bias.as_tensor());
+        let side = |large: usize| (large + 2 * c.padding - c.kernel) / c.stride + 1;
+        let sides = [[c.cout, side(c.h), side(c.w)], [c.cin, c.h, c.w]];
+        let zeros = bias.zeros_like().unwrap();
+        let arguments = [&x, &weight, b.unwrap_or(&zeros)];
+        let direct = direct::convolution(arguments, false, c.n, sides, [c.kernel, c.stride, c.padding]);
+        for isa in available() {
+            let fast = with_gradients(|| conv2d::conv2d(isa, &x, &weight, b, c.stride, c.padding), vars);
+            close(&fast, &direct, 2e-5)?;
+        }
+        let slow = || slow::conv2d(&x, &weight, b, c.stride, c.padding);
+        close(&[slow().unwrap()], &direct, 2e-5)?;
+        if c.h == c.w {
+            close(&with_gradients(slow, vars), &direct, 2e-5)?;
+        }
+    }
+
+    #[test]
+    fn transposed_convolution_and_its_gradients_agree_with_the_definition(c in case()) {
+        prop_assume!((c.h.min(c.w) - 1) * c.stride + c.kernel > 2 * c.padding);
+        let x = random(1, &[c.n, c.cin, c.h, c.w]);
+        let weight = random(2, &[c.cin, c.cout, c.kernel, c.kernel]);
+        let bias = random(3, &[c.cout]);
+        let vars = &[&x, &weight, &bias][..if c.bias { 3 } else { 2 }];
+        let b = c.bias.then_some(bias.as_tensor());
+        let side = |small: usize| (small - 1) * c.stride + c.kernel - 2 * c.padding;
+        let sides = [[c.cin, c.h, c.w], [c.cout, side(c.h), side(c.w)]];
+        let zeros = bias.zeros_like().unwrap();
+        let arguments = [&x, &weight, b.unwrap_or(&zeros)];
+        let direct = direct::convolution(arguments, true, c.n, sides, [c.kernel, c.stride, c.padding]);
+        for isa in available() {
+            let fast =
+                with_gradients(|| conv_transpose2d::conv_transpose2d(isa, &x, &weight, b, c.stride, c.padding), vars);
+            close(&fast, &direct, 2e-5)?;
+        }
+        let slow = || slow::conv_transpose2d(&x, &weight, b, c.stride, c.padding);
+        close(&[slow().unwrap()], &direct, 2e-5)?;
+        close(&with_gradients(slow, vars), &direct, 2e-5)?;
+    }
+
+    #[test]
+    fn group_norm_and_its_gradients_agree_with_the_definition(
+        n in 1..5usize, groups in 1..9usize, size in 1..6usize, h in 1..9usize, w in 2..9usize, act in any::<bool>()
+    ) {
+        let channels = groups * size;
+        let x = random(1, &[n, channels, h, w]);
+        let (weight, bias) = (random(2, &[channels]), random(3, &[channels]));
+        let activation = if act { Activation::Silu } else { Activation::Identity };
+        let vars = [&x, &weight, &bias];
+        let expected = with_gradients(|| slow::group_norm(&x, groups, &weight, &bias, 1e-3, activation), &vars);
+        for isa in available() {
+            let fast = with_gradients(
+                || group_norm::group_norm(isa, &x, groups, &weight, &bias, 1e-3, activation), &vars);
+            close(&fast, &expected, 5e-5)?;
+        }
+    }
+
+    #[test]
+    fn linear_and_its_gradients_agree_with_the_definition(
+        n in 1..20usize, inputs in 1..140usize, outputs in 1..140usize
+    ) {
+        let x = random(1, &[n, inputs]);
+        let (weight, bias) = (random(2, &[outputs, inputs]), random(3, &[outputs]));
+        let vars = [&x, &weight, &bias];
+        let expected = with_gradients(|| slow::linear(&x, &weight, &bias), &vars);
+        for isa in available() {
+            close(&with_gradients(|| linear::linear(isa, &x, &weight, &bias), &vars), &expected, 2e-5)?;
+        }
+    }
+
+    #[test]
+    fn silu_and_its_gradient_agree_with_the_definition(n in 1..100usize, scale in 0.1..30.0f64) {
+        let x = random(1, &[n, 3]);
+        let run = |f: &dyn Fn(&Tensor) -> candle_core::Result<Tensor>| with_gradients(|| f(&(x.as_tensor() * scale)?), &[&x]);
+        let expected = run(&|x| slow::silu(x));
+        for isa in available() {
+            close(&run(&|x| silu::silu(isa, x)), &expected, 2e-6)?;
+        }
+    }
+}
+
+#[test]
+fn an_embedding_added_to_channels_and_its_gradients_agree_with_the_definition() {
+    for (n, c, h, w) in [(1, 1, 1, 1), (3, 5, 7, 4), (2, 32, 14, 14)] {
+        let (x, e) = (random(1, &[n, c, h, w]), random(2, &[n, c]));
+        let expected = with_gradients(|| slow::add_channel_embedding(&x, &e), &[&x, &e]);
+        for isa in available() {
+            let fast = with_gradients(|| channels::add_channel_embedding(isa, &x, &e), &[&x, &e]);
+            close(&fast, &expected, 1e-5).unwrap();
+        }
+    }
+}
+
+#[test]
+fn stacked_channels_and_their_gradients_are_those_of_the_definition() {
+    let (a, b) = (random(1, &[3, 5, 4, 6]), random(2, &[3, 2, 4, 6]));
+    let fast = with_gradients(|| cat_channels(&a, &b), &[&a, &b]);
+    close(&fast, &with_gradients(|| slow::cat_channels(&a, &b), &[&a, &b]), 0.0).unwrap();
+}
+
+#[test]
+fn arguments_need_not_be_contiguous() {
+    let x = random(1, &[2, 7, 5, 3]);
+    let weight = random(2, &[3, 3, 3, 4]);
+    let (x_t, weight_t) = (x.transpose(1, 3).unwrap(), weight.transpose(0, 3).unwrap());
+    let fast = with_gradients(|| conv2d(&x_t, &weight_t, None, 1, 1), &[&x, &weight]);
+    let expected = with_gradients(|| slow::conv2d(&x_t, &weight_t.contiguous()?, None, 1, 1), &[&x, &weight]);
+    close(&fast, &expected, 1e-5).unwrap();
+    let fast = with_gradients(|| silu(&x_t), &[&x]);
+    close(&fast, &with_gradients(|| slow::silu(&x_t), &[&x]), 1e-5).unwrap();
+}
+
+#[test]
+fn other_types_take_the_definition() {
+    let x = random(1, &[2, 4, 5, 5]).to_dtype(candle_core::DType::F64).unwrap();
+    let weight = random(2, &[3, 4, 3, 3]).to_dtype(candle_core::DType::F64).unwrap();
+    let y = conv2d(&x, &weight, None, 1, 1).unwrap();
+    let expected = slow::conv2d(&x, &weight, None, 1, 1).unwrap();
+    assert_eq!(
+        y.flatten_all().unwrap().to_vec1::<f64>().unwrap(),
+        expected.flatten_all().unwrap().to_vec1::<f64>().unwrap()
+    );
+    let ones = random(3, &[4]).to_dtype(candle_core::DType::F64).unwrap();
+    assert!(group_norm(&x, 2, &ones, &ones, 1e-5, Activation::Silu).is_ok());
+    assert!(conv_transpose2d(&x, &weight.transpose(0, 1).unwrap().contiguous().unwrap(), None, 2, 1).is_ok());
+    assert!(
+        linear(&x.flatten_from(1).unwrap(), &x.flatten_from(1).unwrap(), &ones.narrow(0, 0, 2).unwrap())
+            .is_ok()
+    );
+}

@@ -1,0 +1,33 @@
+//! The kernels against their definitions, on every instruction set of the machine.
+
+mod agreement;
+mod direct;
+mod independence;
+mod refusals;
+
+use candle_core::{Device, Result, Tensor, Var};
+
+/// A variable of pseudo-random numbers in (−1, 1), the same for the same seed.
+fn random(seed: u64, shape: &[usize]) -> Var {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x1234_5678;
+    let mut next = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        ((state >> 40) as f32 / (1u64 << 23) as f32) - 1.0
+    };
+    let data: Vec<f32> = (0..shape.iter().product()).map(|_| next()).collect();
+    Var::from_tensor(&Tensor::from_vec(data, shape, &Device::Cpu).unwrap()).unwrap()
+}
+
+/// The result of `f` and, under a random cotangent, the gradient of each of `vars`.
+fn with_gradients(f: impl Fn() -> Result<Tensor>, vars: &[&Var]) -> Vec<Tensor> {
+    let y = f().unwrap();
+    let cotangent = random(99, y.dims());
+    let grads = (&y * cotangent.as_tensor()).unwrap().sum_all().unwrap().backward().unwrap();
+    let mut all = vec![y.detach()];
+    all.extend(vars.iter().map(|var| grads.get(var).expect("every variable has a gradient").clone()));
+    all
+}
+
+fn bits(t: &Tensor) -> Vec<u32> {
+    t.flatten_all().unwrap().to_vec1::<f32>().unwrap().into_iter().map(f32::to_bits).collect()
+}

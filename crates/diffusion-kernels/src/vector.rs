@@ -1,0 +1,129 @@
+//! Short loops over slices that every operation needs, compiled for each instruction set.
+
+use crate::isa::vectorised;
+
+/// Running sums side by side in a reduction; a constant, so that the order of additions is one on all machines.
+const WAYS: usize = 32;
+
+/// Adds up `ways` in a fixed tree.
+#[inline(always)]
+pub(crate) fn fold(mut ways: [f32; WAYS]) -> f32 {
+    let mut n = WAYS / 2;
+    while n > 0 {
+        for i in 0..n {
+            ways[i] += ways[i + n];
+        }
+        n /= 2;
+    }
+    ways[0]
+}
+
+vectorised! {
+    /// The sum of `x`, in an order that depends on its length only.
+    pub(crate) fn sum(x: &[f32]) -> f32 {
+        sum_of::<FMA>(x)
+    }
+}
+
+#[inline(always)]
+pub(crate) fn sum_of<const FMA: bool>(x: &[f32]) -> f32 {
+    map_sum(x, |x| x)
+}
+
+/// The sum of `f` over `x`, in an order that depends on its length only.
+#[inline(always)]
+pub(crate) fn map_sum(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
+    let mut ways = [0.0; WAYS];
+    let (blocks, rest) = x.as_chunks::<WAYS>();
+    for block in blocks {
+        for i in 0..WAYS {
+            ways[i] += f(block[i]);
+        }
+    }
+    for (way, x) in ways.iter_mut().zip(rest) {
+        *way += f(*x);
+    }
+    fold(ways)
+}
+
+/// The sum of `f(x, y)` over pairs, in an order that depends on their number only.
+#[inline(always)]
+pub(crate) fn map_sum2(x: &[f32], y: &[f32], f: impl Fn(f32, f32) -> f32) -> f32 {
+    let mut ways = [0.0; WAYS];
+    let ((xs, x_rest), (ys, y_rest)) = (x.as_chunks::<WAYS>(), y.as_chunks::<WAYS>());
+    for (x, y) in xs.iter().zip(ys) {
+        for i in 0..WAYS {
+            ways[i] += f(x[i], y[i]);
+        }
+    }
+    for ((way, x), y) in ways.iter_mut().zip(x_rest).zip(y_rest) {
+        *way += f(*x, *y);
+    }
+    fold(ways)
+}
+
+#[inline(always)]
+fn mul_add<const FMA: bool>(a: f32, b: f32, c: f32) -> f32 {
+    if FMA { a.mul_add(b, c) } else { a * b + c }
+}
+
+/// e^x to about 2 ulp by range reduction and a polynomial (Cephes `expf`), in a form that compilers vectorise.
+/// Arguments outside ±87 are taken as ±87.
+#[inline(always)]
+fn exp<const FMA: bool>(x: f32) -> f32 {
+    // Adding 1.5·2²³ rounds to an integer and leaves it in the low bits.
+    const ROUND: f32 = 12_582_912.0;
+    const LN2_HI: f32 = 0.693_359_4;
+    const LN2_LO: f32 = -2.121_944_4e-4;
+    let x = x.clamp(-87.0, 87.0);
+    let shifted = mul_add::<FMA>(x, std::f32::consts::LOG2_E, ROUND);
+    let n = shifted - ROUND;
+    let r = mul_add::<FMA>(n, -LN2_HI, x);
+    let r = mul_add::<FMA>(n, -LN2_LO, r);
+    let mut p = 1.987_569_1e-4;
+    for c in [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 5e-1] {
+        p = mul_add::<FMA>(p, r, c);
+    }
+    let p = mul_add::<FMA>(p, r * r, r) + 1.0;
+    // 2ⁿ, by its exponent.
+    let scale = f32::from_bits((shifted.to_bits() << 23).wrapping_add(1f32.to_bits()));
+    p * scale
+}
+
+/// 1 / (1 + e^−x).
+#[inline(always)]
+pub(crate) fn sigmoid<const FMA: bool>(x: f32) -> f32 {
+    1.0 / (1.0 + exp::<FMA>(-x))
+}
+
+/// The derivative of x · sigmoid(x).
+#[inline(always)]
+pub(crate) fn silu_slope<const FMA: bool>(x: f32) -> f32 {
+    let s = sigmoid::<FMA>(x);
+    s * mul_add::<FMA>(x, 1.0 - s, 1.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exp_is_within_three_ulp_of_the_true_value() {
+        for i in -8700..=8700 {
+            let x = i as f32 / 100.0;
+            let exact = f64::from(x).exp();
+            for y in [exp::<false>(x), exp::<true>(x)] {
+                let error = (f64::from(y) - exact).abs() / exact;
+                assert!(error < 3.0 * f64::from(f32::EPSILON), "exp({x}) = {y}, off by {error:e}");
+            }
+        }
+    }
+
+    #[test]
+    fn sigmoid_saturates_without_leaving_its_range() {
+        for x in [-1e30, -100.0, -88.0, 88.0, 100.0, 1e30] {
+            let y = sigmoid::<false>(x);
+            assert!((0.0..=1.0).contains(&y), "sigmoid({x}) = {y}");
+        }
+    }
+}

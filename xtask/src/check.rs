@@ -58,7 +58,8 @@ pub(crate) fn run_cuda() -> anyhow::Result<()> {
         bail!("CUDA_HOME is {}, but there is no {}", home.display(), nvcc.display());
     }
     let path = std::env::join_paths(
-        std::iter::once(home.join("bin")).chain(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default())),
+        std::iter::once(home.join("bin"))
+            .chain(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default())),
     )?;
     let (home, nvcc, path) = (home.to_string_lossy(), nvcc.to_string_lossy(), path.to_string_lossy());
     let capability = std::env::var("CUDA_COMPUTE_CAP").unwrap_or_else(|_| "80".to_owned());

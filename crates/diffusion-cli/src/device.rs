@@ -47,7 +47,9 @@ impl DeviceChoice {
             Self::Cuda(_) if !cfg!(feature = "cuda") => {
                 bail_usage!("this program was built without CUDA; build it with --features cuda")
             }
-            Self::Cuda(number) => Device::new_cuda(number).with_context(|| format!("cannot open cuda:{number}")),
+            Self::Cuda(number) => {
+                Device::new_cuda(number).with_context(|| format!("cannot open cuda:{number}"))
+            }
             Self::Metal if !cfg!(feature = "metal") => {
                 bail_usage!("this program was built without Metal; build it with --features metal")
             }

@@ -130,7 +130,10 @@ fn resizing_keeps_flat_colours_labels_and_brightness() {
     let set = ImageDataset::new(pixels, Some(vec![3, 4]), [1, 28, 28]).unwrap();
     for size in [7, 14, 28, 56] {
         let resized = set.resized(size).unwrap();
-        assert_eq!((resized.len(), resized.image_shape(), resized.labels().unwrap()), (2, [1, size, size], &[3u8, 4][..]));
+        assert_eq!(
+            (resized.len(), resized.image_shape(), resized.labels().unwrap()),
+            (2, [1, size, size], &[3u8, 4][..])
+        );
         assert!(resized.image(0).iter().all(|&p| p == 200));
         let half = resized.image(1);
         assert!(half[0] < 20 && half[size - 1] > 235, "{size}");

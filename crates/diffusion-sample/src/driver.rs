@@ -2,7 +2,7 @@
 
 use std::ops::{ControlFlow, Range};
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use diffusion_process::{Denoiser, Domain, NoiseLevel, NoiseSource};
 use diffusion_schedule::NoiseSchedule;
 use thiserror::Error;
@@ -20,13 +20,16 @@ pub struct SampleRequest<'a> {
     pub device: &'a Device,
 }
 
+/// The fresh noise of the step at an index of the schedule, of the images' shape.
+pub type StepNoise<'a> = &'a dyn Fn(usize) -> candle_core::Result<Tensor>;
+
 /// One step of the reverse process, as a sampler sees it.
 pub struct Step<'a> {
     /// The schedule, respaced or not.
     pub schedule: &'a NoiseSchedule,
     /// The index of x_t in it; the step leads to index − 1, or to the image itself from 0.
     pub index: usize,
-    request: &'a SampleRequest<'a>,
+    noise: StepNoise<'a>,
 }
 
 impl Step<'_> {
@@ -38,19 +41,12 @@ impl Step<'_> {
         }
     }
 
-    /// Fresh standard normal noise of the images' shape, the same at every call within a step.
+    /// Standard normal noise of the images' shape, the same at every call within a step.
     ///
     /// # Errors
     /// Those of the device.
     pub fn noise(&self) -> candle_core::Result<Tensor> {
-        self.request.normal(Domain::Sampler, self.index as u64)
-    }
-}
-
-impl SampleRequest<'_> {
-    fn normal(&self, domain: Domain, draw: u64) -> candle_core::Result<Tensor> {
-        let source = NoiseSource::new(self.seed);
-        source.normal(domain, draw, self.indices.clone(), &self.image_shape, self.device)
+        (self.noise)(self.index)
     }
 }
 
@@ -98,8 +94,8 @@ pub enum SampleError {
     Candle(#[from] candle_core::Error),
 }
 
-/// Runs `sampler` over the whole of `schedule`, from pure noise to images (N, C, H, W). `progress` is called after each
-/// step and may break off.
+/// Makes the images of `request`: runs `sampler` over the whole of `schedule`, from pure noise to images (N, C, H, W).
+/// `progress` is called after each step and may break off.
 ///
 /// # Errors
 /// Cancelling; a result that is not finite; those of the denoiser and the device.
@@ -110,12 +106,31 @@ pub fn sample(
     request: &SampleRequest<'_>,
     progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
 ) -> Result<Tensor, SampleError> {
+    let SampleRequest { seed, indices, image_shape, device } = request;
+    let normal =
+        |domain, draw| NoiseSource::new(*seed).normal(domain, draw, indices.clone(), image_shape, device);
+    let x_t = normal(Domain::Initial, 0)?;
+    sample_from(x_t, denoiser, sampler, schedule, &|index| normal(Domain::Sampler, index as u64), progress)
+}
+
+/// As [`sample`], from a given `x_t` (N, C, H, W) at the end of the schedule, with given noise for each step.
+///
+/// # Errors
+/// As [`sample`].
+pub fn sample_from(
+    x_t: Tensor,
+    denoiser: &dyn Denoiser,
+    sampler: &dyn Sampler,
+    schedule: &NoiseSchedule,
+    noise: StepNoise<'_>,
+    progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
+) -> Result<Tensor, SampleError> {
     let steps = schedule.len();
-    let mut x = request.normal(Domain::Initial, 0)?;
+    let mut x = x_t;
     for index in (0..steps).rev() {
-        x = sampler.step(&Step { schedule, index, request }, &x, denoiser)?;
+        x = sampler.step(&Step { schedule, index, noise }, &x, denoiser)?;
         let done = steps - index;
-        if !x.sum_all()?.to_dtype(candle_core::DType::F32)?.to_scalar::<f32>()?.is_finite() {
+        if !x.sum_all()?.to_dtype(DType::F32)?.to_scalar::<f32>()?.is_finite() {
             return Err(SampleError::NotFinite { done, steps, timestep: schedule.timestep(index) });
         }
         if progress(Progress { done, steps }).is_break() && done < steps {

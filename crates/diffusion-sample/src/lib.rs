@@ -30,7 +30,7 @@ mod ddpm;
 mod driver;
 
 pub use ddpm::{Ddpm, VarianceType};
-pub use driver::{Progress, SampleError, SampleRequest, Sampler, Step, sample};
+pub use driver::{Progress, SampleError, SampleRequest, Sampler, Step, StepNoise, sample, sample_from};
 
 #[cfg(doc)]
 use diffusion_process::Denoiser;

@@ -134,7 +134,8 @@ impl Checkpoint {
             ));
         }
         let json = fs::read(&file).map_err(TrainError::io(&file))?;
-        let damaged = |e: serde_json::Error| TrainError::unusable(&file, format!("not a checkpoint's state: {e}"));
+        let damaged =
+            |e: serde_json::Error| TrainError::unusable(&file, format!("not a checkpoint's state: {e}"));
         let Version { format_version } = serde_json::from_slice(&json).map_err(damaged)?;
         if format_version != FORMAT_VERSION {
             return Err(TrainError::unusable(

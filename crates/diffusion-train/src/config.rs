@@ -105,7 +105,11 @@ impl Default for TrainConfig {
             accumulate: 1,
             prediction_type: PredictionType::default(),
             clip_grad_norm: None,
-            network: NetworkConfig::SimpleUnet(SimpleUNetConfig { in_channels: 1, base_channels: 32, time_dim: 128 }),
+            network: NetworkConfig::SimpleUnet(SimpleUNetConfig {
+                in_channels: 1,
+                base_channels: 32,
+                time_dim: 128,
+            }),
             schedule: ScheduleConfig::linear_scaled_to(200),
             optimizer: AdamWConfig::default(),
             lr_schedule: LrSchedule::default(),
@@ -157,8 +161,10 @@ pub struct ConfigSource {
     pub text: String,
 }
 
-const PRESETS: [(&str, &str); 2] =
-    [("mnist", include_str!("../presets/mnist.toml")), ("tutorial", include_str!("../presets/tutorial.toml"))];
+const PRESETS: [(&str, &str); 2] = [
+    ("mnist", include_str!("../presets/mnist.toml")),
+    ("tutorial", include_str!("../presets/tutorial.toml")),
+];
 
 /// The fields that say when to stop. A source that sets one of them replaces them all.
 const LENGTH_FIELDS: [&str; 3] = ["steps", "epochs", "max_minutes"];
@@ -302,7 +308,9 @@ fn merge(base: &mut Table, over: Table) {
     for (key, value) in over {
         match (base.get_mut(&key), value) {
             // A table with another `kind` is another thing: nothing of the old one may shine through.
-            (Some(toml::Value::Table(base)), toml::Value::Table(over)) if same_kind(base, &over) => merge(base, over),
+            (Some(toml::Value::Table(base)), toml::Value::Table(over)) if same_kind(base, &over) => {
+                merge(base, over)
+            }
             (_, value) => {
                 base.insert(key, value);
             }
@@ -320,9 +328,10 @@ fn explain(error: &toml::de::Error, source: &ConfigSource) -> ConfigError {
     let mut quoted = message.split('`').skip(1).step_by(2);
     let unknown = message.starts_with("unknown ").then(|| quoted.next()).flatten();
     let line = match (error.span(), unknown) {
-        (Some(span), _) if !span.is_empty() => Some(source.text[..span.start.min(source.text.len())].matches('\n').count() + 1),
-        (_, Some(name)) => source.text.lines().position(|line| line.contains(name)).map(|i| i + 1),
-        _ => None,
+        (Some(span), _) => Some(source.text[..span.start.min(source.text.len())].matches('\n').count() + 1),
+        // A name from the merged tables has no place of its own; look for it.
+        (None, Some(name)) => source.text.lines().position(|line| line.contains(name)).map(|i| i + 1),
+        (None, None) => None,
     };
     let problem = match unknown {
         Some(name) => {

@@ -23,7 +23,11 @@ pub struct StepMetrics {
 }
 
 /// Means of `losses` over the images whose timestep lies in each quarter of 0..`num_train_timesteps`.
-pub(crate) fn by_quartile(losses: &[f32], timesteps: &[usize], num_train_timesteps: usize) -> [Option<f64>; 4] {
+pub(crate) fn by_quartile(
+    losses: &[f32],
+    timesteps: &[usize],
+    num_train_timesteps: usize,
+) -> [Option<f64>; 4] {
     std::array::from_fn(|quartile| {
         let chosen: Vec<f64> = losses
             .iter()

@@ -77,7 +77,9 @@ impl AdamW {
     pub fn tensors(&self) -> BTreeMap<String, Tensor> {
         self.moments
             .iter()
-            .flat_map(|(name, (m, v))| [(format!("first/{name}"), m.clone()), (format!("second/{name}"), v.clone())])
+            .flat_map(|(name, (m, v))| {
+                [(format!("first/{name}"), m.clone()), (format!("second/{name}"), v.clone())]
+            })
             .collect()
     }
 
@@ -86,10 +88,16 @@ impl AdamW {
     ///
     /// # Errors
     /// A tensor that is missing, unknown or of another shape.
-    pub fn restore(&mut self, step: u64, mut tensors: BTreeMap<String, Tensor>) -> std::result::Result<(), String> {
+    pub fn restore(
+        &mut self,
+        step: u64,
+        mut tensors: BTreeMap<String, Tensor>,
+    ) -> std::result::Result<(), String> {
         let mut take = |key: String, like: &Tensor| match tensors.remove(&key) {
             Some(t) if t.dims() == like.dims() => Ok(t),
-            Some(t) => Err(format!("tensor `{key}` has shape {:?}, the network needs {:?}", t.dims(), like.dims())),
+            Some(t) => {
+                Err(format!("tensor `{key}` has shape {:?}, the network needs {:?}", t.dims(), like.dims()))
+            }
             None => Err(format!("tensor `{key}` is missing")),
         };
         let moments = self

@@ -150,8 +150,7 @@ impl RunDir {
             let kept = whole_lines_up_to(&path, step)?;
             write_atomically(&path, kept.as_bytes())?;
         }
-        let file =
-            OpenOptions::new().create(true).append(true).open(&path).map_err(TrainError::io(&path))?;
+        let file = OpenOptions::new().create(true).append(true).open(&path).map_err(TrainError::io(&path))?;
         Ok(MetricsFile { file: BufWriter::new(file), path })
     }
 

@@ -41,8 +41,10 @@ impl<'a> Trainer<'a> {
         config.validate()?;
         let image_shape @ [channels, height, width] = dataset.image_shape();
         let NetworkConfig::SimpleUnet(network) = &config.network;
-        let network_config =
-            NetworkConfig::SimpleUnet(diffusion_unet::SimpleUNetConfig { in_channels: channels, ..network.clone() });
+        let network_config = NetworkConfig::SimpleUnet(diffusion_unet::SimpleUNetConfig {
+            in_channels: channels,
+            ..network.clone()
+        });
         let multiple = network_config.size_multiple();
         if !height.is_multiple_of(multiple) || !width.is_multiple_of(multiple) {
             return Err(ConfigError::Field {
@@ -284,7 +286,10 @@ impl<'a> Trainer<'a> {
             return Err(TrainError::unusable(path, problem));
         }
         if state.data_fingerprint != self.data_fingerprint {
-            return Err(TrainError::unusable(path, "the run was trained on other data; give the same --data"));
+            return Err(TrainError::unusable(
+                path,
+                "the run was trained on other data; give the same --data",
+            ));
         }
         let parameter_error = |file: &str| {
             let path = path.join(file);

@@ -58,6 +58,11 @@ impl Parameters {
         Ok((network, Self { vars }))
     }
 
+    /// Variables that were made elsewhere.
+    pub fn from_vars(vars: impl IntoIterator<Item = (String, Var)>) -> Self {
+        Self { vars: vars.into_iter().collect() }
+    }
+
     /// Names and variables, sorted by name.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Var)> {
         self.vars.iter().map(|(name, var)| (name.as_str(), var))

@@ -34,7 +34,8 @@ pub(crate) fn run(args: &InfoArgs, device: &Device) -> anyhow::Result<ExitCode> 
             let state = Checkpoint::read_state(&path)?;
             println!("checkpoint       {}", path.display());
             println!("trained          {} steps in {:.0} s", state.step, state.elapsed_seconds);
-            let ModelDescription { network, schedule, prediction_type, image_shape: [c, h, w], .. } = state.model;
+            let ModelDescription { network, schedule, prediction_type, image_shape: [c, h, w], .. } =
+                state.model;
             println!("images           {w}×{h}, {c} channel(s)");
             println!("prediction_type  {}", serde_name(&prediction_type)?);
             describe_network(&network)?;

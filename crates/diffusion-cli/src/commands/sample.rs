@@ -106,7 +106,8 @@ pub(crate) fn run(args: &SampleArgs, device: &Device, quiet: bool) -> anyhow::Re
     tracing::info!("using {} (step {})", checkpoint.display(), model.step);
     super::warn_of_terminal_snr(&model.schedule);
     let schedule = respace(args, &model.schedule)?;
-    std::fs::create_dir_all(&args.out).with_context(|| format!("cannot make the folder {}", args.out.display()))?;
+    std::fs::create_dir_all(&args.out)
+        .with_context(|| format!("cannot make the folder {}", args.out.display()))?;
 
     let start = Instant::now();
     let Some(images) = sample_all(args, &model, &schedule, device, quiet)? else {
@@ -179,7 +180,14 @@ fn sample_all(
         };
         let mut observe = |p: diffusion_sample::Progress| -> ControlFlow<()> {
             progress.set(batch * steps + p.done as u64, || {
-                format!("images {}-{} of {}, step {}/{}", indices.start + 1, indices.end, args.num, p.done, p.steps)
+                format!(
+                    "images {}-{} of {}, step {}/{}",
+                    indices.start + 1,
+                    indices.end,
+                    args.num,
+                    p.done,
+                    p.steps
+                )
             });
             interrupt::flow()
         };

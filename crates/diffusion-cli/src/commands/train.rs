@@ -19,8 +19,10 @@ use crate::{data, interrupt, runs};
 ///
 /// Flags override the file given by --config, and the file overrides the preset.
 #[derive(clap::Args)]
-#[command(after_help = "Examples:\n  diffusion train\n  diffusion train --preset tutorial --data DIR --steps 300\n  \
-                        diffusion train --run-dir runs/mnist-1 --resume --steps 2000")]
+#[command(
+    after_help = "Examples:\n  diffusion train\n  diffusion train --preset tutorial --data DIR --steps 300\n  \
+                        diffusion train --run-dir runs/mnist-1 --resume --steps 2000"
+)]
 pub(crate) struct TrainArgs {
     /// The recipe to start from: mnist (good digits soon) or tutorial (the lesson's, to the letter) [default: mnist]
     #[arg(long, value_name = "NAME")]
@@ -47,13 +49,13 @@ pub(crate) struct TrainArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     epochs: Option<u64>,
     /// Stop after M minutes, with the learning rate planned to end there
-    #[arg(long, value_name = "M", value_parser = positive)]
+    #[arg(long, value_name = "M", value_parser = positive, allow_negative_numbers = true)]
     max_minutes: Option<f64>,
     /// Pictures in an update
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     batch_size: Option<u64>,
     /// The base learning rate
-    #[arg(long, value_name = "RATE", value_parser = positive)]
+    #[arg(long, value_name = "RATE", value_parser = positive, allow_negative_numbers = true)]
     lr: Option<f64>,
     /// The seed of weights, order, noise and timesteps
     #[arg(long, value_name = "SEED", value_parser = clap::value_parser!(u64).range(..1 << 63))]
@@ -104,7 +106,8 @@ fn open_run(args: &TrainArgs) -> anyhow::Result<RunDir> {
 fn fresh_config(args: &TrainArgs) -> anyhow::Result<TrainConfig> {
     let file = match &args.config {
         Some(path) => {
-            let text = std::fs::read_to_string(path).with_context(|| format!("--config {}", path.display()))?;
+            let text =
+                std::fs::read_to_string(path).with_context(|| format!("--config {}", path.display()))?;
             Some(ConfigSource { path: path.clone(), text })
         }
         None => None,
@@ -181,7 +184,9 @@ fn restore(trainer: &mut Trainer<'_>, run_dir: &RunDir, device: &Device) -> anyh
     trainer.restore(Checkpoint::read(&path, device)?, &path)?;
     tracing::info!("resuming from {} (step {})", path.display(), trainer.steps_done());
     if trainer.is_finished() {
-        tracing::warn!("this run is already at its end; give a larger --steps, --epochs or --max-minutes to go on");
+        tracing::warn!(
+            "this run is already at its end; give a larger --steps, --epochs or --max-minutes to go on"
+        );
     }
     Ok(())
 }

@@ -1,0 +1,7 @@
+//! The program from outside: what a user types, sees and finds on disk.
+
+mod bad_input;
+mod common;
+mod kill;
+mod sampling;
+mod training;

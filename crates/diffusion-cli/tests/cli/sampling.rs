@@ -1,0 +1,67 @@
+use std::fs;
+
+use crate::common::{Workplace, names};
+
+#[test]
+fn images_are_pngs_of_the_models_size_and_the_latest_run_is_named() {
+    let place = Workplace::new();
+    place.train_small("runs/old", 1);
+    place.train_small("runs/new", 2);
+    let answer = place.ok("sample --num 5 --out digits --grid all.png");
+    assert!(
+        answer.err.replace('\\', "/").contains("using runs/new/checkpoints/step-0000002"),
+        "{}",
+        answer.err
+    );
+    assert!(answer.out.contains("5 images in digits (20 steps each"), "{}", answer.out);
+    assert_eq!(
+        names(&place.path("digits")),
+        ["000000.png", "000001.png", "000002.png", "000003.png", "000004.png"]
+    );
+    for name in names(&place.path("digits")) {
+        // Width and height stand at bytes 16 and 20, depth and colour type at 24 and 25.
+        let png = fs::read(place.path("digits").join(name)).unwrap();
+        assert_eq!((&png[..4], &png[16..26]), (&b"\x89PNG"[..], &[0, 0, 0, 8, 0, 0, 0, 8, 8, 0][..]));
+    }
+    let named = place.ok("sample --num 1 --checkpoint runs/old/checkpoints/step-0000001 --out other");
+    assert!(named.err.contains("step 1"), "{}", named.err);
+}
+
+#[test]
+fn npy_is_float32_in_range_and_of_the_right_shape() {
+    let place = Workplace::new();
+    place.train_small("run", 1);
+    place.ok("sample --run run --num 3 --batch-size 2 --format npy --out out");
+    assert_eq!(names(&place.path("out")), ["samples.npy"]);
+    let npy = fs::read(place.path("out/samples.npy")).unwrap();
+    let header = String::from_utf8_lossy(&npy[..128.min(npy.len())]).into_owned();
+    assert!(header.contains("'<f4'") && header.contains("(3,1,8,8,)"), "{header}");
+    let data = &npy[npy.len() - 3 * 64 * 4..];
+    for bytes in data.chunks_exact(4) {
+        let value = f32::from_le_bytes(bytes.try_into().unwrap());
+        assert!((-1.0..=1.0).contains(&value), "{value}");
+    }
+}
+
+#[test]
+fn an_image_depends_on_its_seed_and_number_alone() {
+    let place = Workplace::new();
+    place.train_small("run", 3);
+    let first = |line: &str| {
+        place.ok(&format!("sample --run run --format npy --out {line}"));
+        let out = line.split_whitespace().next().unwrap();
+        let npy = fs::read(place.path(out).join("samples.npy")).unwrap();
+        let num: usize =
+            line.split("--num ").nth(1).unwrap().split_whitespace().next().unwrap().parse().unwrap();
+        let start = npy.len() - num * 64 * 4;
+        npy[start..start + 256].to_vec()
+    };
+    let alone = first("a --num 1");
+    assert!(alone == first("b --num 7"));
+    assert!(alone == first("c --num 7 --batch-size 3"));
+    assert!(alone == first("d --num 7 --threads 1"));
+    assert!(alone == first("e --num 7 --threads 2"));
+    assert!(alone != first("f --num 1 --seed 1"));
+    assert!(alone != first("g --num 1 --steps 5"));
+    assert!(alone != first("h --num 1 --variance fixed-large"));
+}

@@ -1,0 +1,149 @@
+use std::fs;
+
+use crate::common::{Workplace, names};
+
+const TENSORS: [&str; 3] = ["ema.safetensors", "model.safetensors", "optimizer.safetensors"];
+
+#[test]
+fn training_leaves_a_run_folder_and_says_what_comes_next() {
+    let place = Workplace::new();
+    place.small_config();
+    place.write(
+        "grid.toml",
+        fs::read_to_string(place.path("small.toml")).unwrap().replace("num = 0", "num = 5\nevery = 2"),
+    );
+    let answer = place.ok("train --config grid.toml");
+    for part in
+        ["trained 4 steps", "runs/mnist-1/samples/step-0000004.png", "diffusion sample --run runs/mnist-1"]
+    {
+        assert!(answer.out.replace('\\', "/").contains(part), "{part} is not in: {}", answer.out);
+    }
+    let run = place.path("runs/mnist-1");
+    assert_eq!(names(&run), ["checkpoints", "config.toml", "latest", "lock", "metrics.jsonl", "samples"]);
+    assert_eq!(names(&run.join("samples")), ["step-0000002.png", "step-0000004.png"]);
+    assert_eq!(fs::read_to_string(run.join("metrics.jsonl")).unwrap().lines().count(), 4);
+    place.ok("train --config small.toml");
+    assert_eq!(names(&place.path("runs")), ["mnist-1", "mnist-2"]);
+}
+
+#[test]
+fn resuming_equals_training_in_one_go_byte_for_byte() {
+    let place = Workplace::new();
+    place.train_small("whole", 20);
+    place.train_small("parts", 10);
+    place.ok("train --run-dir parts --resume --steps 20");
+    for name in TENSORS {
+        let read = |run: &str| fs::read(place.path(run).join("checkpoints/step-0000020").join(name)).unwrap();
+        assert!(read("whole") == read("parts"), "{name} differs");
+    }
+    assert_eq!(fs::read_to_string(place.path("parts/metrics.jsonl")).unwrap().lines().count(), 20);
+}
+
+#[test]
+fn training_does_not_depend_on_the_number_of_threads() {
+    let place = Workplace::new();
+    place.small_config();
+    place.ok("train --config small.toml --run-dir one --threads 1");
+    place.ok("train --config small.toml --run-dir two --threads 2");
+    for name in TENSORS {
+        let read = |run: &str| fs::read(place.path(run).join("checkpoints/step-0000004").join(name)).unwrap();
+        assert!(read("one") == read("two"), "{name} differs");
+    }
+}
+
+#[test]
+fn flags_override_the_file_and_the_file_overrides_the_preset() {
+    let place = Workplace::new();
+    place.small_config();
+    place
+        .ok("train --config small.toml --run-dir run --lr 0.25 --seed 9 --batch-size 2 --epochs 1 --steps 3");
+    let config = fs::read_to_string(place.path("run/config.toml")).unwrap();
+    for line in [
+        "lr = 0.25",
+        "seed = 9",
+        "batch_size = 2",
+        "epochs = 1",
+        "steps = 3",
+        "base_channels = 16",
+        "decay = 0.995",
+    ] {
+        assert!(config.contains(line), "{line} is not in:\n{config}");
+    }
+    assert!(!config.contains("max_minutes"), "{config}");
+}
+
+#[test]
+fn the_tutorial_warns_that_its_schedule_stops_short_of_noise() {
+    let place = Workplace::new();
+    place.write(
+        "tiny.toml",
+        "size = 8\nbatch_size = 2\n[network]\nbase_channels = 16\n[sample_grid]\nnum = 0\n",
+    );
+    let answer = place.ok("train --preset tutorial --config tiny.toml --steps 1 --run-dir run");
+    assert!(
+        answer.err.contains("-8.2 dB") && answer.err.contains("raise beta_end to 0.100"),
+        "{}",
+        answer.err
+    );
+    let answer = place.ok("sample --run run --num 1 --steps 2");
+    assert!(answer.err.contains("-8.2 dB"), "{}", answer.err);
+    let answer = place.ok("train --config tiny.toml --steps 1 --run-dir good");
+    assert!(!answer.err.contains("dB"), "{}", answer.err);
+}
+
+#[test]
+fn info_counts_the_parameters() {
+    let place = Workplace::new();
+    assert!(place.ok("info --preset tutorial").out.contains("parameters       520193"));
+    place.train_small("runs/a", 2);
+    let answer = place.ok("info --threads 1");
+    for part in
+        ["with 1 threads", "step-0000002", "base_channels 16", "images           8×8", "20 steps, ends at"]
+    {
+        assert!(answer.out.contains(part), "{part} is not in: {}", answer.out);
+    }
+}
+
+#[test]
+fn logs_can_be_json_or_silent() {
+    let place = Workplace::new();
+    place.small_config();
+    let answer = place.ok("--log-format json train --config small.toml --run-dir a");
+    for line in answer.err.lines() {
+        assert!(line.starts_with('{') && line.ends_with('}') && line.contains("\"level\""), "{line}");
+    }
+    assert!(!answer.err.is_empty());
+    assert_eq!(place.ok("-q train --config small.toml --run-dir b").err, "");
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_saves_and_exits_130() {
+    use std::io::{BufRead, BufReader};
+    use std::process::{Command, Stdio};
+
+    let place = Workplace::new();
+    place.small_config();
+    let mut child = place
+        .command("train --config small.toml --run-dir run --steps 1000000")
+        .stderr(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    // The first line of progress comes after the first step.
+    assert!(lines.any(|line| line.unwrap().contains("training step")));
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    for _ in lines {}
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130));
+    let out = String::from_utf8(output.stdout).unwrap();
+    assert!(out.contains("everything is saved in run") && out.contains("--run-dir run --resume"), "{out}");
+
+    let latest = fs::read_to_string(place.path("run/latest")).unwrap();
+    let step: u64 = latest.trim().trim_start_matches("step-").parse().unwrap();
+    assert!(step > 0);
+    assert_eq!(fs::read_to_string(place.path("run/metrics.jsonl")).unwrap().lines().count() as u64, step);
+    let answer = place.ok(&format!("train --run-dir run --resume --steps {}", step + 2));
+    assert!(answer.out.contains(&format!("trained {} steps", step + 2)), "{}", answer.out);
+}

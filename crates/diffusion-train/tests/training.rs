@@ -1,0 +1,319 @@
+//! The trainer's promises: determinism, exact resume, accumulation, and how it fails.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::time::Duration;
+
+use candle_core::{Device, Tensor};
+use diffusion_data::ImageDataset;
+use diffusion_train::{
+    Checkpoint, ConfigSource, LoadedModel, LrDecay, Outcome, RunDir, TrainConfig, TrainError, TrainEvent,
+    Trainer, Weights, run,
+};
+use diffusion_unet::{NetworkConfig, SimpleUNetConfig};
+
+/// Squares and bars: enough for a loss to fall on.
+fn pictures() -> ImageDataset {
+    let pixels = (0..40).flat_map(|i: usize| {
+        (0..64).map(move |p| if (p / 8 + i) % 5 < 2 || (p % 8) == i % 8 { 255 } else { 0 })
+    });
+    ImageDataset::new(pixels.collect(), None, [1, 8, 8]).unwrap()
+}
+
+fn config(steps: u64) -> TrainConfig {
+    let mut config = TrainConfig::preset("mnist").unwrap();
+    config.network =
+        NetworkConfig::SimpleUnet(SimpleUNetConfig { in_channels: 1, base_channels: 16, time_dim: 16 });
+    (config.steps, config.max_minutes) = (Some(steps), None);
+    config.batch_size = 8;
+    config.sample_grid.num = 0;
+    config
+}
+
+fn train<'a>(config: &TrainConfig, data: &'a ImageDataset) -> (Trainer<'a>, Vec<f64>) {
+    let mut trainer = Trainer::new(config, data, &Device::Cpu).unwrap();
+    let mut losses = vec![];
+    while !trainer.is_finished() {
+        losses.push(trainer.step().unwrap().loss);
+    }
+    (trainer, losses)
+}
+
+fn bytes(tensors: &BTreeMap<String, Tensor>) -> BTreeMap<String, Vec<u32>> {
+    let bits = |t: &Tensor| {
+        t.flatten_all().unwrap().to_vec1::<f32>().unwrap().into_iter().map(f32::to_bits).collect()
+    };
+    tensors.iter().map(|(name, tensor)| (name.clone(), bits(tensor))).collect()
+}
+
+fn all_bytes(trainer: &Trainer<'_>) -> [BTreeMap<String, Vec<u32>>; 3] {
+    let checkpoint = trainer.checkpoint();
+    [bytes(&checkpoint.model), bytes(&checkpoint.ema), bytes(&checkpoint.optimizer)]
+}
+
+/// Every file of a folder by name.
+fn files(dir: &Path) -> BTreeMap<String, Vec<u8>> {
+    let entries = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap());
+    entries.map(|e| (e.file_name().into_string().unwrap(), fs::read(e.path()).unwrap())).collect()
+}
+
+#[test]
+fn the_loss_falls() {
+    let data = pictures();
+    let (_, losses) = train(&config(60), &data);
+    let mean = |losses: &[f64]| losses.iter().sum::<f64>() / losses.len() as f64;
+    assert!(mean(&losses[50..]) < 0.6 * mean(&losses[..5]), "{losses:?}");
+}
+
+#[test]
+fn the_same_seed_gives_the_same_training_and_another_seed_another() {
+    let data = pictures();
+    let run = |seed| {
+        let config = TrainConfig { seed, ..config(5) };
+        let (trainer, losses) = train(&config, &data);
+        (all_bytes(&trainer), losses)
+    };
+    assert!(run(1) == run(1));
+    assert_ne!(run(1).1, run(2).1);
+}
+
+#[test]
+fn resumed_training_equals_uninterrupted_training() {
+    let data = pictures();
+    let folder = tempfile::tempdir().unwrap();
+    let config = config(20);
+    let (whole, _) = train(&config, &data);
+
+    let half_dir = RunDir::create(&folder.path().join("half"), &config).unwrap();
+    let mut half = Trainer::new(&config, &data, &Device::Cpu).unwrap();
+    let mut stop_at_10 = |event: TrainEvent<'_>| match event {
+        TrainEvent::Step(metrics) if metrics.step == 10 => ControlFlow::Break(()),
+        _ => ControlFlow::Continue(()),
+    };
+    assert_eq!(run(&mut half, &half_dir, &mut stop_at_10).unwrap(), Outcome::Interrupted);
+    assert_eq!(half.steps_done(), 10);
+    drop(half);
+
+    let path = half_dir.latest_checkpoint().unwrap();
+    let mut resumed = Trainer::new(&half_dir.read_config().unwrap(), &data, &Device::Cpu).unwrap();
+    resumed.restore(Checkpoint::read(&path, &Device::Cpu).unwrap(), &path).unwrap();
+    assert_eq!(run(&mut resumed, &half_dir, &mut |_| ControlFlow::Continue(())).unwrap(), Outcome::Finished);
+    assert!(all_bytes(&resumed) == all_bytes(&whole));
+
+    let whole_path = folder.path().join("whole");
+    whole.checkpoint().write(&whole_path).unwrap();
+    let (mut a, mut b) = (files(&whole_path), files(&half_dir.latest_checkpoint().unwrap()));
+    // The state also says how long training took, which no two runs share.
+    let state = |files: &mut BTreeMap<String, Vec<u8>>| {
+        let mut json: serde_json::Value =
+            serde_json::from_slice(&files.remove("checkpoint.json").unwrap()).unwrap();
+        json.as_object_mut().unwrap().remove("elapsed_seconds").unwrap();
+        json
+    };
+    assert_eq!(state(&mut a), state(&mut b));
+    assert_eq!(a.len(), 3);
+    assert!(a == b, "the files of tensors differ");
+
+    let metrics = fs::read_to_string(half_dir.path().join("metrics.jsonl")).unwrap();
+    let steps: Vec<u64> = metrics
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["step"].as_u64().unwrap())
+        .collect();
+    assert_eq!(steps, (1..=20).collect::<Vec<_>>());
+}
+
+#[test]
+fn accumulated_parts_equal_the_big_batch_within_rounding() {
+    let data = pictures();
+    let tensors = |accumulate| {
+        let config = TrainConfig { accumulate, ..config(3) };
+        train(&config, &data).0.checkpoint().model
+    };
+    let (whole, parts) = (tensors(1), tensors(4));
+    for (name, tensor) in &whole {
+        let difference =
+            (tensor - &parts[name]).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+        // Adam divides by the gradient's size, so a tiny gradient's rounding can move a weight by part of the rate.
+        assert!(difference < 2e-4, "{name}: {difference}");
+    }
+    let bad = TrainConfig { accumulate: 3, ..config(1) };
+    let error = Trainer::new(&bad, &data, &Device::Cpu).err().unwrap().to_string();
+    assert!(error.contains("accumulate is 3; it must divide batch_size, which is 8"), "{error}");
+}
+
+#[test]
+fn a_diverged_training_names_the_tensor_the_step_the_rate_and_the_checkpoint() {
+    let data = pictures();
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = config(50);
+    config.checkpoint.every = 2;
+    let run_dir = RunDir::create(&folder.path().join("run"), &config).unwrap();
+    let mut trainer = Trainer::new(&config, &data, &Device::Cpu).unwrap();
+    for _ in 0..4 {
+        trainer.step().unwrap();
+    }
+    let before = trainer.checkpoint();
+    before.write(&run_dir.checkpoint_path(4)).unwrap();
+    fs::write(run_dir.path().join("latest"), "step-0000004\n").unwrap();
+    let (_, var) = trainer.parameters().iter().find(|(name, _)| *name == "mid.conv1.2.bias").unwrap();
+    var.set(&var.affine(0.0, f64::NAN).unwrap()).unwrap();
+    let error = run(&mut trainer, &run_dir, &mut |_| ControlFlow::Continue(())).unwrap_err();
+    assert!(matches!(&error, TrainError::NotFinite { step: 4, .. }));
+    let text = error.to_string();
+    for part in ["step 4", "`mid.conv1.2.bias`", "learning rate", "step-0000004"] {
+        assert!(text.contains(part), "{part} is not in: {text}");
+    }
+}
+
+#[test]
+fn checkpoints_of_another_model_configuration_or_data_are_refused() {
+    let data = pictures();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("c");
+    let base = config(2);
+    train(&base, &data).0.checkpoint().write(&path).unwrap();
+    let refuse = |config: &TrainConfig, data: &ImageDataset| {
+        let mut trainer = Trainer::new(config, data, &Device::Cpu).unwrap();
+        trainer.restore(Checkpoint::read(&path, &Device::Cpu).unwrap(), &path).unwrap_err().to_string()
+    };
+    let mut wider = base.clone();
+    wider.network =
+        NetworkConfig::SimpleUnet(SimpleUNetConfig { in_channels: 1, base_channels: 24, time_dim: 16 });
+    assert!(refuse(&wider, &data).contains("another model"));
+    let mut faster = base.clone();
+    faster.optimizer.lr *= 2.0;
+    assert!(refuse(&faster, &data).contains("config.toml was changed"));
+    let other = ImageDataset::new(vec![9; 40 * 64], None, [1, 8, 8]).unwrap();
+    assert!(refuse(&base, &other).contains("other data"));
+
+    // Longer training, other checkpoints and grids are no other training.
+    let mut longer = base;
+    (longer.steps, longer.checkpoint.every, longer.sample_grid.every) = (Some(9), 7, 3);
+    let mut trainer = Trainer::new(&longer, &data, &Device::Cpu).unwrap();
+    trainer.restore(Checkpoint::read(&path, &Device::Cpu).unwrap(), &path).unwrap();
+    assert_eq!(trainer.steps_done(), 2);
+}
+
+#[test]
+fn damaged_checkpoints_are_named() {
+    let data = pictures();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("c");
+    train(&config(1), &data).0.checkpoint().write(&path).unwrap();
+    let message = || match LoadedModel::open(&path, Weights::Ema, &Device::Cpu) {
+        Ok(_) => panic!("a damaged checkpoint was accepted"),
+        Err(e) => e.to_string(),
+    };
+    let damage = |file: &str, edit: &dyn Fn(Vec<u8>) -> Vec<u8>| {
+        let file = path.join(file);
+        let whole = fs::read(&file).unwrap();
+        fs::write(&file, edit(whole.clone())).unwrap();
+        let message = message();
+        fs::write(&file, whole).unwrap();
+        message
+    };
+    let cut = damage("ema.safetensors", &|bytes| bytes[..bytes.len() / 2].to_vec());
+    assert!(cut.contains("ema.safetensors: not a whole safetensors file"), "{cut}");
+    let replace = |from: &'static str, to: &'static str| {
+        move |bytes: Vec<u8>| String::from_utf8(bytes).unwrap().replace(from, to).into_bytes()
+    };
+    let version = damage("checkpoint.json", &replace("\"format_version\": 1", "\"format_version\": 99"));
+    assert!(version.contains("format version 99; this program reads version 1"), "{version}");
+    let shape = damage("checkpoint.json", &replace("\"base_channels\": 16", "\"base_channels\": 24"));
+    assert!(shape.contains("ema.safetensors") && shape.contains("the network needs"), "{shape}");
+    let garbage = damage("checkpoint.json", &|_| b"{".to_vec());
+    assert!(garbage.contains("not a checkpoint's state"), "{garbage}");
+    fs::remove_file(path.join("checkpoint.json")).unwrap();
+    assert!(message().contains("this is not a checkpoint"));
+}
+
+#[test]
+fn a_run_folder_keeps_the_newest_checkpoints_and_clears_leftovers() {
+    let data = pictures();
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = config(9);
+    (config.checkpoint.every, config.checkpoint.keep) = (2, 2);
+    let run_dir = RunDir::create(&folder.path().join("run"), &config).unwrap();
+    fs::create_dir_all(run_dir.path().join("checkpoints/.partial-step-0000003")).unwrap();
+    let mut trainer = Trainer::new(&config, &data, &Device::Cpu).unwrap();
+    run(&mut trainer, &run_dir, &mut |_| ControlFlow::Continue(())).unwrap();
+    let mut left: Vec<String> = fs::read_dir(run_dir.path().join("checkpoints"))
+        .unwrap()
+        .map(|e| e.unwrap().file_name().into_string().unwrap())
+        .collect();
+    left.sort();
+    assert_eq!(left, ["step-0000008", "step-0000009"]);
+    assert!(run_dir.latest_checkpoint().unwrap().ends_with("step-0000009"));
+    assert!(RunDir::create(run_dir.path(), &config).unwrap_err().to_string().contains("already holds a run"));
+}
+
+#[test]
+fn two_processes_cannot_train_in_one_folder() {
+    let data = pictures();
+    let folder = tempfile::tempdir().unwrap();
+    let run_dir = RunDir::create(&folder.path().join("run"), &config(1)).unwrap();
+    let mut outer = Trainer::new(&config(1), &data, &Device::Cpu).unwrap();
+    let mut inner_error = None;
+    run(&mut outer, &run_dir, &mut |_| {
+        let mut inner = Trainer::new(&config(1), &data, &Device::Cpu).unwrap();
+        inner_error = run(&mut inner, &run_dir, &mut |_| ControlFlow::Continue(())).err();
+        ControlFlow::Continue(())
+    })
+    .unwrap();
+    assert!(inner_error.unwrap().to_string().contains("another process is training in this folder"));
+}
+
+#[test]
+fn a_time_limit_ends_the_training_and_the_learning_rate() {
+    let data = pictures();
+    let mut config = config(1);
+    (config.steps, config.max_minutes, config.lr_schedule.decay) = (None, Some(2.0), LrDecay::Linear);
+    config.lr_schedule.warmup_steps = 0;
+    let mut trainer = Trainer::new(&config, &data, &Device::Cpu).unwrap();
+    for (seconds, share) in [(0, 1.0), (30, 0.75), (90, 0.25), (119, 1.0 / 120.0)] {
+        trainer.set_elapsed(Duration::from_secs(seconds));
+        assert!(!trainer.is_finished());
+        let lr = trainer.step().unwrap().lr;
+        assert!((lr - share * config.optimizer.lr).abs() < 1e-12, "{seconds}: {lr}");
+    }
+    trainer.set_elapsed(Duration::from_secs(120));
+    assert!(trainer.is_finished());
+}
+
+#[test]
+fn configurations_layer_and_explain_their_errors() {
+    let layered = |text: &str| {
+        TrainConfig::layered("mnist", Some(&ConfigSource { path: "my.toml".into(), text: text.to_owned() }))
+    };
+    let config = layered("steps = 7\n[optimizer]\nlr = 0.5\n").unwrap();
+    assert_eq!((config.steps, config.max_minutes, config.optimizer.lr), (Some(7), None, 0.5));
+    assert_eq!(config.optimizer.beta2, 0.999);
+    assert_eq!(config.ema.decay, TrainConfig::preset("mnist").unwrap().ema.decay);
+    assert_eq!(
+        layered("[network]\nbase_channels = 48\n").unwrap().network,
+        NetworkConfig::SimpleUnet(SimpleUNetConfig { in_channels: 1, base_channels: 48, time_dim: 128 })
+    );
+
+    let error = |text: &str| layered(text).unwrap_err().to_string();
+    let typo = error("seed = 1\nbach_size = 3\n");
+    assert!(typo.contains("my.toml:2") && typo.contains("`bach_size`; did you mean `batch_size`?"), "{typo}");
+    let nested = error("\n\n[optimizer]\nlearning_rate = 3\n");
+    assert!(
+        nested.contains("my.toml:4") && nested.contains("`learning_rate`") && nested.contains("lr"),
+        "{nested}"
+    );
+    assert!(error("seed = \n").contains("my.toml:1"));
+    assert!(error("prediction_type = \"v_predicton\"").contains("did you mean `v_prediction`?"));
+    let field = |text: &str| layered(text).unwrap().validate().unwrap_err().to_string();
+    assert!(field("steps = 0").contains("steps is 0; it must be at least 1"));
+    assert!(field("[optimizer]\nlr = nan").contains("optimizer.lr is NaN"));
+    assert!(field("[schedule]\nbeta_end = 2.0").contains("beta_end is 2"));
+    assert!(field("[sample_grid]\nsteps = 500").contains("between 1 and the schedule's 200"));
+    assert!(TrainConfig::preset("minst").unwrap_err().to_string().contains("there are mnist and tutorial"));
+
+    let preset = TrainConfig::preset("tutorial").unwrap();
+    let text = preset.to_toml().unwrap();
+    assert_eq!(TrainConfig::from_source(&ConfigSource { path: "saved".into(), text }).unwrap(), preset);
+}

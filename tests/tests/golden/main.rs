@@ -1,0 +1,61 @@
+//! The project against numbers of established libraries; `golden/README.md` says where they come from.
+
+mod ddpm;
+mod optim;
+mod schedules;
+mod source;
+
+#[test]
+fn golden_schedule_tables_agree() {
+    schedules::tables();
+}
+
+#[test]
+fn golden_inference_timesteps_agree() {
+    schedules::timesteps();
+}
+
+#[test]
+fn golden_forward_process_agrees() {
+    schedules::forward_process();
+}
+
+#[test]
+fn golden_posterior_agrees() {
+    schedules::posterior();
+}
+
+#[test]
+fn golden_timestep_embedding_agrees() {
+    source::timestep_embedding();
+}
+
+#[test]
+fn golden_simple_unet_forward_and_gradients_agree() {
+    source::forward_and_gradients();
+}
+
+#[test]
+fn golden_simple_unet_training_and_sampling_agree() {
+    source::training_and_sampling();
+}
+
+#[test]
+fn golden_adamw_trajectories_agree() {
+    optim::adamw();
+}
+
+#[test]
+fn golden_ema_agrees() {
+    optim::ema();
+}
+
+#[test]
+fn golden_learning_rates_agree() {
+    optim::learning_rates();
+}
+
+#[test]
+fn golden_ddpm_trajectories_agree() {
+    ddpm::trajectories();
+}

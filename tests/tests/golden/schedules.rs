@@ -1,0 +1,142 @@
+use std::collections::BTreeMap;
+
+use candle_core::Tensor;
+use diffusion_process::{Levels, PredictionType, posterior_mean};
+use diffusion_schedule::{NoiseSchedule, ScheduleConfig, TimestepSpacing};
+use diffusion_tests::{assert_close, cases, flat, golden_json, golden_tensors, number, numbers, text};
+use serde_json::{Value, json};
+
+/// The schedule that a golden configuration describes.
+pub(crate) fn schedule_of(config: &Value) -> NoiseSchedule {
+    let fields = ["num_train_timesteps", "beta_schedule", "beta_start", "beta_end", "rescale_betas_zero_snr"];
+    let known: BTreeMap<&str, &Value> = fields
+        .into_iter()
+        .filter_map(|field| Some((field, config.get(field)?)))
+        .filter(|(_, v)| !v.is_null())
+        .collect();
+    let config: ScheduleConfig = serde_json::from_value(json!(known)).unwrap();
+    config.build().unwrap()
+}
+
+pub(crate) fn spacing_of(name: &Value) -> TimestepSpacing {
+    serde_json::from_value(name.clone()).unwrap()
+}
+
+pub(crate) fn tables() {
+    let tensors = golden_tensors("schedules/tables.safetensors");
+    let entries = golden_json("schedules/tables.json");
+    let entries = entries["entries"].as_object().unwrap();
+    assert!(!entries.is_empty());
+    for (name, entry) in entries {
+        let schedule = schedule_of(entry);
+        let expected = |table: &str| flat(&tensors[&format!("{name}/{table}")]);
+        assert_close(&format!("{name} betas"), schedule.betas(), &expected("betas_f64"), 1e-12);
+        for (t, (found, wanted)) in
+            schedule.alphas_cumprod().iter().zip(expected("alphas_cumprod_f64")).enumerate()
+        {
+            assert!(
+                (found - wanted).abs() <= 1e-12 * wanted,
+                "{name} alphas_cumprod[{t}]: {found:e}, not {wanted:e}"
+            );
+        }
+        assert_close(
+            &format!("{name} f32"),
+            schedule.alphas_cumprod(),
+            &expected("alphas_cumprod_f32"),
+            1e-6,
+        );
+        // A β of a rescaled schedule is a difference of numbers near 1; the file says how far float32 is off.
+        let relative = number(&entry["max_rel_diff_f32_vs_f64_betas"]) * 1.01;
+        for (t, (found, wanted)) in schedule.betas().iter().zip(expected("betas_f32")).enumerate() {
+            assert!(
+                (found - wanted).abs() <= relative * found,
+                "{name} betas_f32[{t}]: {found:e}, not {wanted:e}"
+            );
+        }
+        let spots: Vec<usize> = numbers(&entry["spot_index"]).iter().map(|&i| i as usize).collect();
+        let found: Vec<f64> = spots.iter().map(|&i| schedule.betas()[i]).collect();
+        assert_close(&format!("{name} spots"), &found, &numbers(&entry["spot_betas_f64"]), 1e-12);
+    }
+}
+
+pub(crate) fn timesteps() {
+    let file = golden_json("schedules/timesteps.json");
+    for row in cases(&file["rows"]) {
+        let class = text(&row["class"]);
+        let (train, n) =
+            (number(&row["num_train_timesteps"]) as usize, number(&row["num_inference_steps"]) as usize);
+        let (spacing, offset) = (spacing_of(&row["timestep_spacing"]), number(&row["steps_offset"]));
+        let expected = numbers(&row["timesteps"]);
+
+        // What each class makes of the three spacings; their quirks are described beside the numbers.
+        let takes_one_more = matches!(class, "DPMSolverMultistepScheduler" | "UniPCMultistepScheduler")
+            && spacing != TimestepSpacing::Trailing;
+        let fractional = matches!(class, "EulerDiscreteScheduler" | "HeunDiscreteScheduler");
+        let mut found: Vec<f64> = if fractional {
+            spacing.points(train, n).unwrap()
+        } else if takes_one_more {
+            spacing.timesteps(train, n + 1).unwrap()[1..].iter().map(|&t| t as f64).collect()
+        } else {
+            spacing.timesteps(train, n).unwrap().iter().map(|&t| t as f64).collect()
+        };
+        found.reverse();
+        if spacing == TimestepSpacing::Leading {
+            found.iter_mut().for_each(|t| *t += offset);
+        }
+        if class == "HeunDiscreteScheduler" {
+            let doubled = found[1..].iter().flat_map(|&t| [t, t]);
+            found = std::iter::once(found[0]).chain(doubled).collect();
+        }
+        let tolerance = if fractional { 1e-4 } else { 0.0 };
+        assert_close(&format!("{class} {spacing:?} {train} {n}"), &found, &expected, tolerance);
+    }
+}
+
+pub(crate) fn forward_process() {
+    let tensors = golden_tensors("training/training.safetensors");
+    let (x0, noise) = (&tensors["x0"], &tensors["noise"]);
+    for case in cases(&golden_json("training/training.json")["cases"]) {
+        let id = text(&case["id"]);
+        let schedule = schedule_of(&case["config"]);
+        let timesteps: Vec<usize> = numbers(&case["timesteps"]).iter().map(|&t| t as usize).collect();
+        let levels = Levels::at(&schedule, &timesteps, x0).unwrap();
+        let close = |what: &str, found: &Tensor| {
+            let expected = flat(&tensors[&format!("{id}/{what}")]);
+            assert_close(&format!("{id} {what}"), &flat(found), &expected, 1e-5);
+        };
+        close("add_noise", &levels.add_noise(x0, noise).unwrap());
+        close("velocity", &PredictionType::VPrediction.target(x0, noise, &levels).unwrap());
+        for (&t, expected) in timesteps.iter().zip(numbers(&case["snr_f64"])) {
+            let snr = schedule.snr(t);
+            assert!((snr - expected).abs() <= 1e-10 * expected, "{id} snr at {t}: {snr}, not {expected}");
+        }
+    }
+}
+
+pub(crate) fn posterior() {
+    let tensors = golden_tensors("training/training.safetensors");
+    for case in cases(&golden_json("training/training.json")["posterior"]) {
+        let id = text(&case["id"]);
+        let schedule = schedule_of(case);
+        let close = |what: &str, of: &dyn Fn(usize) -> f64| {
+            let expected = flat(&tensors[&format!("posterior/{id}/{what}")]);
+            assert_eq!(expected.len(), schedule.len());
+            for (i, wanted) in expected.into_iter().enumerate() {
+                let found = of(i);
+                let allowed = 1e-10 + 1e-10 * wanted.abs();
+                assert!((found - wanted).abs() <= allowed, "{id} {what}[{i}]: {found}, not {wanted}");
+            }
+        };
+        close("posterior_variance", &|i| schedule.posterior_variance(i));
+        close("posterior_log_variance_clipped", &|i| schedule.posterior_log_variance_clipped(i));
+        close("posterior_mean_coef_x0", &|i| schedule.posterior_mean_coef_x0(i));
+        close("posterior_mean_coef_xt", &|i| schedule.posterior_mean_coef_xt(i));
+        let [x0, x_t, expected] =
+            ["x0_f64", "x_t_f64", &format!("{id}/mean")].map(|name| &tensors[&format!("posterior/{name}")]);
+        for (row, t) in numbers(&case["timesteps"]).into_iter().enumerate() {
+            let pick = |x: &Tensor| x.narrow(0, row, 1).unwrap();
+            let mean = posterior_mean(&schedule, t as usize, &pick(x0), &pick(x_t)).unwrap();
+            assert_close(&format!("{id} mean at {t}"), &flat(&mean), &flat(&pick(expected)), 1e-9);
+        }
+    }
+}

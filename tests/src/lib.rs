@@ -1,5 +1,9 @@
 //! What the black-box and golden tests share. The tests themselves are in `tests/`.
 
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;
+
 use std::collections::HashMap;
 use std::path::PathBuf;
 

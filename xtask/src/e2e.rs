@@ -21,7 +21,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
     cargo(&["build", "--package", "diffusion-cli"], &[])?;
     let folder = tempfile::tempdir()?;
     let place = Place { program: program()?, folder: folder.path().to_owned() };
-    let steps: [(&str, fn(&Place) -> anyhow::Result<String>); 8] = [
+    let steps: [(&str, Step); 8] = [
         ("train on real digits, saving every step", train_whole),
         ("kill a training and resume it", kill_and_resume),
         ("resumed equals uninterrupted", resumed_equals_uninterrupted),
@@ -56,6 +56,9 @@ fn program() -> anyhow::Result<PathBuf> {
     ensure!(path.is_file(), "cargo built no {}", path.display());
     Ok(path)
 }
+
+/// One thing to see; the note says what was seen.
+type Step = fn(&Place) -> anyhow::Result<String>;
 
 struct Place {
     program: PathBuf,
@@ -104,7 +107,7 @@ fn train_whole(place: &Place) -> anyhow::Result<String> {
 fn kill_and_resume(place: &Place) -> anyhow::Result<String> {
     let line = format!("train --config e2e.toml --run-dir killed --steps {STEPS}");
     let mut child = place.command(&line).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
-    let deadline = Instant::now() + Duration::from_secs(120);
+    let deadline = Instant::now() + Duration::from_mins(2);
     while place.latest_step("killed").unwrap_or(0) < STEPS / 3 {
         ensure!(child.try_wait()?.is_none(), "the training ended before it could be killed");
         ensure!(Instant::now() < deadline, "the training made no progress for two minutes");

@@ -24,7 +24,7 @@ impl ImageDataset {
         if pixels.is_empty() || per_image == 0 {
             return Err(DataError::Invalid("a data set needs at least one picture".to_owned()));
         }
-        if pixels.len() % per_image != 0 {
+        if !pixels.len().is_multiple_of(per_image) {
             return Err(DataError::Invalid(format!(
                 "{} bytes do not divide into pictures of {image_shape:?}",
                 pixels.len()

@@ -75,6 +75,7 @@ pub fn grid(pictures: &[Picture]) -> Result<Picture, DataError> {
 
 impl Picture {
     /// The picture with every pixel a square of `factor` pixels.
+    #[must_use]
     pub fn enlarged(&self, factor: usize) -> Self {
         let pixels = self
             .pixels

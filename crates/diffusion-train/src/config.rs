@@ -231,7 +231,7 @@ impl TrainConfig {
         numbers.checkpoint = CheckpointConfig::default();
         numbers.sample_grid = SampleGridConfig::default();
         // The debug form names every field and writes floats so that they read back the same.
-        Sha256::digest(format!("{numbers:?}")).iter().map(|byte| format!("{byte:02x}")).collect()
+        format!("{:x}", Sha256::digest(format!("{numbers:?}")))
     }
 
     /// Checks every field's range.
@@ -309,7 +309,7 @@ fn merge(base: &mut Table, over: Table) {
         match (base.get_mut(&key), value) {
             // A table with another `kind` is another thing: nothing of the old one may shine through.
             (Some(toml::Value::Table(base)), toml::Value::Table(over)) if same_kind(base, &over) => {
-                merge(base, over)
+                merge(base, over);
             }
             (_, value) => {
                 base.insert(key, value);

@@ -91,12 +91,11 @@ impl RunDir {
         let path = self.path.join("lock");
         let file = File::create(&path).map_err(TrainError::io(&path))?;
         match file.try_lock() {
-            Ok(()) => Ok(file),
             Err(TryLockError::WouldBlock) => {
                 Err(TrainError::unusable(&self.path, "another process is training in this folder"))
             }
             // A file system without locks is no reason not to train.
-            Err(TryLockError::Error(_)) => Ok(file),
+            Ok(()) | Err(TryLockError::Error(_)) => Ok(file),
         }
     }
 

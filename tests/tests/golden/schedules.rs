@@ -81,7 +81,9 @@ pub(crate) fn timesteps() {
         };
         found.reverse();
         if spacing == TimestepSpacing::Leading {
-            found.iter_mut().for_each(|t| *t += offset);
+            for t in &mut found {
+                *t += offset;
+            }
         }
         if class == "HeunDiscreteScheduler" {
             let doubled = found[1..].iter().flat_map(|&t| [t, t]);

@@ -43,9 +43,10 @@ impl Progress {
 
     /// Says something beside the bar.
     pub(crate) fn note(&self, message: &str) {
-        match &self.bar {
-            Some(bar) => bar.println(message),
-            None => tracing::info!("{message}"),
+        if let Some(bar) = &self.bar {
+            bar.println(message);
+        } else {
+            tracing::info!("{message}");
         }
     }
 

@@ -4,6 +4,7 @@
 use crate::isa::Isa;
 use crate::micro::{LANES, MR, NR, Operands, Start, Steps, Tile, VECTORS, tile};
 use crate::scratch::Scratch;
+use crate::vector;
 use crate::window::{Axis, Patches, Window};
 
 /// Sizes of a square kernel's convolution, in the direction that has `input` as the side that is read.
@@ -74,30 +75,42 @@ impl Gather {
                 }
             }
         }
-        let mut rows = vec![[0.0; MR]; blocks];
-        for (o, &b) in bias.unwrap_or_default().iter().enumerate() {
-            rows[o / MR][o % MR] = b;
-        }
-        Self { isa, window, outputs, weights, bias: rows, steps: window.plane_offsets().into() }
+        let bias = bias.map_or_else(|| vec![[0.0; MR]; blocks], blocks_of);
+        Self { isa, window, outputs, weights, bias, steps: window.plane_offsets().into() }
     }
 
     /// Convolves the image `x` (C, H, W) into `y`, whose channel o begins at `o · stride`.
     pub(crate) fn run(&self, x: &[f32], y: &mut [f32], stride: usize) {
+        self.run_from(x, y, stride, Some(&self.bias));
+    }
+
+    /// As [`Self::run`], with each channel's sum started from `bias`, or from what is in `y`.
+    pub(crate) fn run_from(&self, x: &[f32], y: &mut [f32], stride: usize, bias: Option<&[[f32; MR]]>) {
         let mut planes = Scratch::new(self.window.planes_len());
         self.window.fill_planes(x, &mut planes);
         let (pixels, terms) = (self.window.pixels(), self.window.terms());
-        for (block, bias) in self.bias.iter().enumerate() {
+        for block in 0..self.bias.len() {
             let a = &self.weights[block * terms * MR..];
+            let start = bias.map_or(Start::Tile, |bias| Start::Rows(&bias[block]));
             let rows = (self.outputs - block * MR).min(MR);
             for p in (0..pixels).step_by(NR) {
                 let cols = (pixels - p).min(NR);
                 let bases = [p, p + LANES, p + 2 * LANES];
                 let operands = Operands { a, steps: &self.steps, b: &planes, bases };
                 let c = &mut y[block * MR * stride + p..];
-                tile(self.isa, operands, Start::Rows(bias), Tile { c, stride, rows, cols });
+                tile(self.isa, operands, start, Tile { c, stride, rows, cols });
             }
         }
     }
+}
+
+/// `bias` in blocks as [`Gather::run_from`] takes them, the last filled up with zeros.
+pub(crate) fn blocks_of(bias: &[f32]) -> Vec<[f32; MR]> {
+    let mut blocks = vec![[0.0; MR]; bias.len().div_ceil(MR)];
+    for (block, bias) in blocks.iter_mut().zip(bias.chunks(MR)) {
+        block[..bias.len()].copy_from_slice(bias);
+    }
+    blocks
 }
 
 /// A transposed convolution, from the small side to the large one, with its weights packed.
@@ -189,7 +202,7 @@ pub(crate) struct WeightGradient {
     vectors: Vec<usize>,
 }
 
-/// Sums in the making, and the copies they are made from.
+/// Sums over some of the images.
 pub(crate) struct Partial {
     /// `[block of 8 rows][group of 3 vectors][8][48]`.
     sums: Vec<f32>,
@@ -213,32 +226,23 @@ impl WeightGradient {
         }
     }
 
-    /// The sums over several images, in order: each `small` (rows, pixels), `large` (channels, H, W).
-    pub(crate) fn sum<'a>(&self, images: impl Iterator<Item = (&'a [f32], &'a [f32])>) -> Partial {
+    /// Nothing summed yet.
+    pub(crate) fn begin(&self) -> Running<'_> {
         let blocks = self.rows.div_ceil(MR);
         let groups = self.vectors.len().div_ceil(VECTORS);
-        let mut sums = vec![0.0; blocks * groups * MR * NR];
-        let mut row_sums = vec![0.0; self.rows];
-        let mut patches = Scratch::zeroed(self.patches.len());
-        let mut packed = Scratch::zeroed(blocks * self.pixels * MR);
-        for (small, large) in images {
-            self.patches.fill(large, &mut patches);
-            self.pack(small, &mut packed);
-            for (sum, row) in row_sums.iter_mut().zip(small.chunks_exact(self.pixels)) {
-                *sum += crate::vector::sum(self.isa, row);
-            }
-            for (block, sums) in sums.chunks_exact_mut(groups * MR * NR).enumerate() {
-                let a = &packed[block * self.pixels * MR..];
-                for (vectors, c) in self.vectors.chunks(VECTORS).zip(sums.chunks_exact_mut(MR * NR)) {
-                    let mut bases = [0; VECTORS];
-                    bases[..vectors.len()].copy_from_slice(vectors);
-                    let cols = vectors.len() * LANES;
-                    let operands = Operands { a, steps: &self.steps, b: &patches, bases };
-                    tile(self.isa, operands, Start::Tile, Tile { c, stride: NR, rows: MR, cols });
-                }
-            }
+        Running {
+            gradient: self,
+            partial: Partial { sums: vec![0.0; blocks * groups * MR * NR], row_sums: vec![0.0; self.rows] },
+            patches: Scratch::zeroed(self.patches.len()),
+            packed: Scratch::zeroed(blocks * self.pixels * MR),
         }
-        Partial { sums, row_sums }
+    }
+
+    /// The sums over several images, in order: each `small` (rows, pixels), `large` (channels, H, W).
+    pub(crate) fn sum<'a>(&self, images: impl Iterator<Item = (&'a [f32], &'a [f32])>) -> Partial {
+        let mut running = self.begin();
+        images.for_each(|(small, large)| running.add(small, large));
+        running.partial
     }
 
     /// `packed[block][pixel][8]` from `small` (rows, pixels); rows that do not exist stay as they are.
@@ -290,5 +294,36 @@ impl WeightGradient {
             }
         }
         (gradient, row_sums)
+    }
+}
+
+/// Sums in the making, and the copies of an image they are made from.
+pub(crate) struct Running<'a> {
+    gradient: &'a WeightGradient,
+    pub partial: Partial,
+    patches: Scratch,
+    packed: Scratch,
+}
+
+impl Running<'_> {
+    /// Adds an image: `small` (rows, pixels), `large` (channels, H, W).
+    pub(crate) fn add(&mut self, small: &[f32], large: &[f32]) {
+        let &WeightGradient { isa, pixels, ref patches, ref steps, ref vectors, .. } = self.gradient;
+        patches.fill(large, &mut self.patches);
+        self.gradient.pack(small, &mut self.packed);
+        for (sum, row) in self.partial.row_sums.iter_mut().zip(small.chunks_exact(pixels)) {
+            *sum += vector::sum(isa, row);
+        }
+        let groups = vectors.len().div_ceil(VECTORS);
+        for (block, sums) in self.partial.sums.chunks_exact_mut(groups * MR * NR).enumerate() {
+            let a = &self.packed[block * pixels * MR..];
+            for (vectors, c) in vectors.chunks(VECTORS).zip(sums.chunks_exact_mut(MR * NR)) {
+                let mut bases = [0; VECTORS];
+                bases[..vectors.len()].copy_from_slice(vectors);
+                let operands = Operands { a, steps, b: &self.patches, bases };
+                let cols = vectors.len() * LANES;
+                tile(isa, operands, Start::Tile, Tile { c, stride: NR, rows: MR, cols });
+            }
+        }
     }
 }

@@ -10,11 +10,12 @@ use candle_core::{CpuStorage, CustomOp3, Device, Layout, Result, Shape, Tensor, 
 use rayon::prelude::*;
 
 use crate::conv2d::CHUNK;
-use crate::engine::{Gather, Geometry, Partial, Running, Scatter, WeightGradient, blocks_of};
+use crate::engine::{Gather, Geometry, Scatter, blocks_of};
 use crate::group_norm::Norm;
 use crate::isa::{Isa, vectorised};
 use crate::scratch::Scratch;
 use crate::storage::{elements, output, with_elements};
+use crate::weight_gradient::{Partial, Running, WeightGradient};
 use crate::{ResidualBlock, vector};
 
 vectorised! {
@@ -254,7 +255,7 @@ impl Op {
                         &mut sums,
                     );
                 }
-                (sums.conv1.partial, sums.conv2.partial, sums.skip.map(|skip| skip.partial))
+                (sums.conv1.finish(), sums.conv2.finish(), sums.skip.map(Running::finish))
             })
             .collect();
 

@@ -18,12 +18,16 @@ mod group_norm;
 mod isa;
 mod linear;
 mod micro;
+mod product;
 mod scratch;
 mod silu;
 pub mod slow;
 mod storage;
+mod transpose;
 mod vector;
+mod weight_gradient;
 mod window;
+mod winograd;
 
 #[cfg(test)]
 mod tests;

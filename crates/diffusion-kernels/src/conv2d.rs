@@ -3,9 +3,10 @@
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Device, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
-use crate::engine::{Gather, Geometry, Scatter, WeightGradient};
+use crate::engine::{Gather, Geometry, Scatter};
 use crate::isa::Isa;
 use crate::storage::{elements, output, with_elements};
+use crate::weight_gradient::WeightGradient;
 
 /// Images whose weight gradients one task adds up. A constant: the order of additions is the same for any
 /// number of threads.

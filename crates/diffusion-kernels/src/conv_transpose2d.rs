@@ -4,10 +4,11 @@ use candle_core::{CpuStorage, CustomOp2, CustomOp3, Device, Layout, Result, Shap
 use rayon::prelude::*;
 
 use crate::conv2d::CHUNK;
-use crate::engine::{Gather, Geometry, Scatter, WeightGradient};
+use crate::engine::{Gather, Geometry, Scatter};
 use crate::isa::Isa;
 use crate::storage::{elements, output, with_elements};
 use crate::vector;
+use crate::weight_gradient::WeightGradient;
 
 /// The sizes of one call; the geometry is that of the convolution it transposes.
 #[derive(Clone, Copy, Debug)]

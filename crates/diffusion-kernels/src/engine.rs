@@ -1,10 +1,11 @@
-//! The three passes every convolution is made of, for one image each: a window of inputs gathered into each
-//! output pixel, its transpose scattered by phases, and the sum over pixels that gives weight gradients.
+//! The two directions of a convolution, for one image at a time: a window of inputs gathered into each output
+//! pixel, and its transpose, scattered by phases.
 
 use crate::isa::Isa;
-use crate::micro::{LANES, MR, NR, Operands, Start, Steps, Tile, VECTORS, tile};
+use crate::micro::{LANES, MR, NR, Operands, Start, Steps, Tile, tile};
 use crate::scratch::Scratch;
-use crate::window::{Axis, Patches, Window};
+use crate::window::{Axis, Window};
+use crate::winograd::{self, Winograd};
 
 /// Sizes of a square kernel's convolution, in the direction that has `input` as the side that is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +50,8 @@ pub(crate) struct Gather {
     weights: Vec<f32>,
     bias: Vec<[f32; MR]>,
     steps: Steps,
+    /// Instead of `weights`, where that is faster.
+    winograd: Option<Winograd>,
 }
 
 impl Gather {
@@ -61,6 +64,19 @@ impl Gather {
         weight: impl Fn(usize, usize, usize, usize) -> f32,
     ) -> Self {
         let (terms, blocks) = (window.terms(), outputs.div_ceil(MR));
+        let bias = bias.map_or_else(|| vec![[0.0; MR]; blocks], blocks_of);
+        if winograd::applies(&window, outputs) {
+            let winograd = Some(Winograd::new(isa, &window, outputs, weight));
+            return Self {
+                isa,
+                window,
+                outputs,
+                weights: Vec::new(),
+                bias,
+                steps: Vec::new().into(),
+                winograd,
+            };
+        }
         let mut weights = vec![0.0; blocks * terms * MR];
         // Where a phase of a stride larger than the kernel sees no tap, there is nothing to pack.
         for o in 0..if terms > 0 { outputs } else { 0 } {
@@ -74,30 +90,46 @@ impl Gather {
                 }
             }
         }
-        let mut rows = vec![[0.0; MR]; blocks];
-        for (o, &b) in bias.unwrap_or_default().iter().enumerate() {
-            rows[o / MR][o % MR] = b;
-        }
-        Self { isa, window, outputs, weights, bias: rows, steps: window.plane_offsets().into() }
+        Self { isa, window, outputs, weights, bias, steps: window.plane_offsets().into(), winograd: None }
     }
 
     /// Convolves the image `x` (C, H, W) into `y`, whose channel o begins at `o · stride`.
     pub(crate) fn run(&self, x: &[f32], y: &mut [f32], stride: usize) {
+        self.run_from(x, y, stride, Some(&self.bias));
+    }
+
+    /// As [`Self::run`], with each channel's sum started from `bias`, or from what is in `y`.
+    pub(crate) fn run_from(&self, x: &[f32], y: &mut [f32], stride: usize, bias: Option<&[[f32; MR]]>) {
+        if let Some(winograd) = &self.winograd {
+            debug_assert_eq!(stride, self.window.pixels());
+            winograd.run(x, y, bias);
+            return;
+        }
         let mut planes = Scratch::new(self.window.planes_len());
         self.window.fill_planes(x, &mut planes);
         let (pixels, terms) = (self.window.pixels(), self.window.terms());
-        for (block, bias) in self.bias.iter().enumerate() {
+        for block in 0..self.bias.len() {
             let a = &self.weights[block * terms * MR..];
+            let start = bias.map_or(Start::Tile, |bias| Start::Rows(&bias[block]));
             let rows = (self.outputs - block * MR).min(MR);
             for p in (0..pixels).step_by(NR) {
                 let cols = (pixels - p).min(NR);
                 let bases = [p, p + LANES, p + 2 * LANES];
                 let operands = Operands { a, steps: &self.steps, b: &planes, bases };
                 let c = &mut y[block * MR * stride + p..];
-                tile(self.isa, operands, Start::Rows(bias), Tile { c, stride, rows, cols });
+                tile(self.isa, operands, start, Tile { c, stride, rows, cols });
             }
         }
     }
+}
+
+/// `bias` in blocks as [`Gather::run_from`] takes them, the last filled up with zeros.
+pub(crate) fn blocks_of(bias: &[f32]) -> Vec<[f32; MR]> {
+    let mut blocks = vec![[0.0; MR]; bias.len().div_ceil(MR)];
+    for (block, bias) in blocks.iter_mut().zip(bias.chunks(MR)) {
+        block[..bias.len()].copy_from_slice(bias);
+    }
+    blocks
 }
 
 /// A transposed convolution, from the small side to the large one, with its weights packed.
@@ -173,122 +205,5 @@ impl Scatter {
                 }
             }
         }
-    }
-}
-
-/// Sums over pixels of (an element of the small side) × (what its window sees of the large one): the gradient
-/// of a convolution's weights, or of a transposed convolution's.
-pub(crate) struct WeightGradient {
-    isa: Isa,
-    rows: usize,
-    channels: usize,
-    kernel: usize,
-    pixels: usize,
-    patches: Patches,
-    steps: Steps,
-    vectors: Vec<usize>,
-}
-
-/// Sums in the making, and the copies they are made from.
-pub(crate) struct Partial {
-    /// `[block of 8 rows][group of 3 vectors][8][48]`.
-    sums: Vec<f32>,
-    /// Sum of each row's elements: a convolution's bias gradient.
-    row_sums: Vec<f32>,
-}
-
-impl WeightGradient {
-    /// `rows` channels on the small side, `channels` on the large one.
-    pub(crate) fn new(isa: Isa, geometry: Geometry, rows: usize, channels: usize) -> Self {
-        let patches = Patches::new(geometry.window(channels));
-        Self {
-            isa,
-            rows,
-            channels,
-            kernel: geometry.kernel,
-            pixels: geometry.small_len(),
-            steps: patches.pixel_offsets().into(),
-            vectors: patches.vectors(),
-            patches,
-        }
-    }
-
-    /// The sums over several images, in order: each `small` (rows, pixels), `large` (channels, H, W).
-    pub(crate) fn sum<'a>(&self, images: impl Iterator<Item = (&'a [f32], &'a [f32])>) -> Partial {
-        let blocks = self.rows.div_ceil(MR);
-        let groups = self.vectors.len().div_ceil(VECTORS);
-        let mut sums = vec![0.0; blocks * groups * MR * NR];
-        let mut row_sums = vec![0.0; self.rows];
-        let mut patches = Scratch::zeroed(self.patches.len());
-        let mut packed = Scratch::zeroed(blocks * self.pixels * MR);
-        for (small, large) in images {
-            self.patches.fill(large, &mut patches);
-            self.pack(small, &mut packed);
-            for (sum, row) in row_sums.iter_mut().zip(small.chunks_exact(self.pixels)) {
-                *sum += crate::vector::sum(self.isa, row);
-            }
-            for (block, sums) in sums.chunks_exact_mut(groups * MR * NR).enumerate() {
-                let a = &packed[block * self.pixels * MR..];
-                for (vectors, c) in self.vectors.chunks(VECTORS).zip(sums.chunks_exact_mut(MR * NR)) {
-                    let mut bases = [0; VECTORS];
-                    bases[..vectors.len()].copy_from_slice(vectors);
-                    let cols = vectors.len() * LANES;
-                    let operands = Operands { a, steps: &self.steps, b: &patches, bases };
-                    tile(self.isa, operands, Start::Tile, Tile { c, stride: NR, rows: MR, cols });
-                }
-            }
-        }
-        Partial { sums, row_sums }
-    }
-
-    /// `packed[block][pixel][8]` from `small` (rows, pixels); rows that do not exist stay as they are.
-    fn pack(&self, small: &[f32], packed: &mut [f32]) {
-        let blocks = packed.chunks_exact_mut(self.pixels * MR);
-        for (rows, packed) in small.chunks(self.pixels * MR).zip(blocks) {
-            if let Ok(rows) = <[&[f32]; MR]>::try_from(rows.chunks_exact(self.pixels).collect::<Vec<_>>()) {
-                for (p, out) in packed.chunks_exact_mut(MR).enumerate() {
-                    for (out, row) in out.iter_mut().zip(rows) {
-                        *out = row[p];
-                    }
-                }
-            } else {
-                for (r, row) in rows.chunks_exact(self.pixels).enumerate() {
-                    for (out, x) in packed[r..].iter_mut().step_by(MR).zip(row) {
-                        *out = *x;
-                    }
-                }
-            }
-        }
-    }
-
-    /// Adds up partial sums in order: the gradient (rows, channels, K, K) and the sums of the rows.
-    pub(crate) fn finish(&self, partials: &[Partial]) -> (Vec<f32>, Vec<f32>) {
-        let Some(first) = partials.first() else {
-            let weights = self.rows * self.channels * self.kernel * self.kernel;
-            return (vec![0.0; weights], vec![0.0; self.rows]);
-        };
-        let (mut sums, mut row_sums) = (first.sums.clone(), first.row_sums.clone());
-        for partial in &partials[1..] {
-            for (sum, x) in sums.iter_mut().zip(&partial.sums) {
-                *sum += x;
-            }
-            for (sum, x) in row_sums.iter_mut().zip(&partial.row_sums) {
-                *sum += x;
-            }
-        }
-        let groups = self.vectors.len().div_ceil(VECTORS);
-        let mut gradient = Vec::with_capacity(self.rows * self.channels * self.kernel * self.kernel);
-        for r in 0..self.rows {
-            let block = &sums[r / MR * groups * MR * NR..];
-            for c in 0..self.channels {
-                for ky in 0..self.kernel {
-                    for kx in 0..self.kernel {
-                        let lane = self.patches.lane(c, ky, kx);
-                        gradient.push(block[lane / NR * MR * NR + r % MR * NR + lane % NR]);
-                    }
-                }
-            }
-        }
-        (gradient, row_sums)
     }
 }

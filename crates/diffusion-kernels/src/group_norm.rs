@@ -16,6 +16,52 @@ struct GroupNorm {
     activation: Activation,
 }
 
+/// A group normalisation with its parameters, for one image at a time.
+#[derive(Clone, Copy)]
+pub(crate) struct Norm<'a> {
+    pub isa: Isa,
+    pub groups: usize,
+    pub eps: f32,
+    pub silu: bool,
+    pub weight: &'a [f32],
+    pub bias: &'a [f32],
+}
+
+impl Norm<'_> {
+    /// The channels of a group.
+    fn size(&self) -> usize {
+        self.weight.len() / self.groups
+    }
+
+    /// Normalises the image `x` (C, …) into `y`.
+    pub(crate) fn forward(&self, x: &[f32], y: &mut [f32]) {
+        let group = x.len() / self.groups;
+        for (g, (x, y)) in x.chunks_exact(group).zip(y.chunks_exact_mut(group)).enumerate() {
+            self.forward_group(g, x, y);
+        }
+    }
+
+    fn forward_group(&self, g: usize, x: &[f32], y: &mut [f32]) {
+        let channels = g * self.size()..(g + 1) * self.size();
+        forward(self.isa, x, &self.weight[channels.clone()], &self.bias[channels], self.eps, self.silu, y);
+    }
+
+    /// Writes the gradient of the image `x` and those of weight and bias as pairs.
+    pub(crate) fn backward(&self, x: &[f32], dy: &[f32], dx: &mut [f32], sums: &mut [[f32; 2]]) {
+        let group = x.len() / self.groups;
+        let images = x.chunks_exact(group).zip(dy.chunks_exact(group)).zip(dx.chunks_exact_mut(group));
+        for (g, (((x, dy), dx), sums)) in images.zip(sums.chunks_exact_mut(self.size())).enumerate() {
+            self.backward_group(g, x, dy, dx, sums);
+        }
+    }
+
+    fn backward_group(&self, g: usize, x: &[f32], dy: &[f32], dx: &mut [f32], sums: &mut [[f32; 2]]) {
+        let channels = g * self.size()..(g + 1) * self.size();
+        let (weight, bias) = (&self.weight[channels.clone()], &self.bias[channels]);
+        backward(self.isa, &Backward { x, dy, weight, bias, eps: self.eps, silu: self.silu }, dx, sums);
+    }
+}
+
 /// [`crate::group_norm`] by the kernels.
 pub(crate) fn group_norm(
     isa: Isa,
@@ -129,8 +175,9 @@ impl GroupNorm {
         Ok([images, channels, rest.iter().product()])
     }
 
-    fn silu(&self) -> bool {
-        self.activation == Activation::Silu
+    fn with<'a>(&self, weight: &'a [f32], bias: &'a [f32]) -> Norm<'a> {
+        let &Self { isa, groups, eps, activation } = self;
+        Norm { isa, groups, eps, silu: activation == Activation::Silu, weight, bias }
     }
 }
 
@@ -151,13 +198,12 @@ impl CustomOp3 for GroupNorm {
         let [_, channels, plane] = self.sizes(lx.shape())?;
         let (x, weight, bias) = (elements(x, lx)?, elements(w, lw)?, elements(b, lb)?);
         let size = channels / self.groups;
+        let norm = self.with(weight, bias);
         let mut y = vec![0.0; x.len()];
-        y.par_chunks_exact_mut(size * plane).zip(x.par_chunks_exact(size * plane)).enumerate().for_each(
-            |(i, (y, x))| {
-                let c = i % self.groups * size;
-                forward(self.isa, x, &weight[c..c + size], &bias[c..c + size], self.eps, self.silu(), y);
-            },
-        );
+        y.par_chunks_exact_mut(size * plane)
+            .zip(x.par_chunks_exact(size * plane))
+            .enumerate()
+            .for_each(|(i, (y, x))| norm.forward_group(i % self.groups, x, y));
         Ok(output(y, lx.shape().clone()))
     }
 
@@ -172,18 +218,14 @@ impl CustomOp3 for GroupNorm {
         let [images, channels, plane] = self.sizes(x.shape())?;
         let size = channels / self.groups;
         let (dx, dw, db) = with_elements([x, weight, bias, dy], |[x, weight, bias, dy]| {
+            let norm = self.with(weight, bias);
             let mut dx = vec![0.0; x.len()];
             let mut sums = vec![[0.0; 2]; images * channels];
             dx.par_chunks_exact_mut(size * plane)
                 .zip(sums.par_chunks_exact_mut(size))
                 .zip(x.par_chunks_exact(size * plane).zip(dy.par_chunks_exact(size * plane)))
                 .enumerate()
-                .for_each(|(i, ((dx, sums), (x, dy)))| {
-                    let c = i % self.groups * size;
-                    let (weight, bias) = (&weight[c..c + size], &bias[c..c + size]);
-                    let (eps, silu) = (self.eps, self.silu());
-                    backward(self.isa, &Backward { x, dy, weight, bias, eps, silu }, dx, sums);
-                });
+                .for_each(|(i, ((dx, sums), (x, dy)))| norm.backward_group(i % self.groups, x, dy, dx, sums));
             let (mut dw, mut db) = (vec![0.0; channels], vec![0.0; channels]);
             for image in sums.chunks_exact(channels) {
                 for ((dw, db), sums) in dw.iter_mut().zip(&mut db).zip(image) {

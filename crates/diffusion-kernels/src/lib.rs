@@ -9,6 +9,7 @@
 // registers are numbered, and counts pixels outside the image with signed numbers.
 #![allow(clippy::inline_always, clippy::needless_range_loop, clippy::cast_possible_wrap)]
 
+mod block;
 mod channels;
 mod conv2d;
 mod conv_transpose2d;
@@ -17,12 +18,16 @@ mod group_norm;
 mod isa;
 mod linear;
 mod micro;
+mod product;
 mod scratch;
 mod silu;
 pub mod slow;
 mod storage;
+mod transpose;
 mod vector;
+mod weight_gradient;
 mod window;
+mod winograd;
 
 #[cfg(test)]
 mod tests;
@@ -136,5 +141,37 @@ pub fn cat_channels(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     match kernels_for(&[a, b]) {
         Some(_) => channels::cat_channels(a, b),
         None => slow::cat_channels(a, b),
+    }
+}
+
+/// The parameters of [`residual_block`], each pair a weight and a bias.
+#[derive(Clone, Copy, Debug)]
+pub struct ResidualBlock<'a> {
+    /// Groups of both normalisations.
+    pub groups: usize,
+    /// What both normalisations add to the variance.
+    pub eps: f64,
+    /// (Cin), (Cin).
+    pub norm1: (&'a Tensor, &'a Tensor),
+    /// (Cout, Cin, K, K), (Cout), with an odd K; the padding is K / 2.
+    pub conv1: (&'a Tensor, &'a Tensor),
+    /// (Cout), (Cout).
+    pub norm2: (&'a Tensor, &'a Tensor),
+    /// (Cout, Cout, K, K), (Cout).
+    pub conv2: (&'a Tensor, &'a Tensor),
+    /// (Cout, Cin, 1, 1), (Cout); without it x itself is added.
+    pub skip: Option<(&'a Tensor, &'a Tensor)>,
+}
+
+/// A residual block with a time embedding (Ho et al. 2020, appendix B): `x` (N, Cin, H, W) and `embedding`
+/// (N, Cout) to (N, Cout, H, W),
+/// `skip(x) + conv2(silu(norm2(conv1(silu(norm1(x))) + embedding)))`.
+///
+/// # Errors
+/// Shapes that do not fit together.
+pub fn residual_block(x: &Tensor, embedding: &Tensor, block: &ResidualBlock<'_>) -> Result<Tensor> {
+    match kernels_for(&[x, embedding, block.conv1.0]) {
+        Some(isa) => block::residual_block(isa, x, embedding, block),
+        None => slow::residual_block(x, embedding, block),
     }
 }

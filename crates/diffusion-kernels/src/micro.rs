@@ -167,8 +167,8 @@ unsafe fn portable(args: &Args<'_>) {
 mod x86 {
     use std::arch::x86_64::{
         __m256, __m256i, __m512, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_loadu_si256, _mm256_maskload_ps,
-        _mm256_maskstore_ps, _mm256_set1_ps, _mm256_setzero_ps, _mm512_fmadd_ps, _mm512_loadu_ps,
-        _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps, _mm512_set1_ps, _mm512_setzero_ps,
+        _mm256_maskstore_ps, _mm256_set1_ps, _mm256_setzero_ps, _mm256_storeu_ps, _mm512_fmadd_ps,
+        _mm512_loadu_ps, _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps, _mm512_set1_ps, _mm512_setzero_ps,
     };
 
     use super::{Args, LANES, MR, Start};
@@ -289,9 +289,14 @@ mod x86 {
         for (r, acc) in acc.iter().enumerate() {
             for (j, acc) in acc.iter().enumerate() {
                 if r < rows {
-                    // SAFETY: a row of the tile, masked to its columns.
+                    // SAFETY: a row of the tile, masked to its columns; masked stores are slow on some machines.
                     unsafe {
-                        _mm256_maskstore_ps(c.add((r0 + r) * stride + (h0 + j) * HALF), masks[j], *acc);
+                        let to = c.add((r0 + r) * stride + (h0 + j) * HALF);
+                        if cols >= (h0 + j + 1) * HALF {
+                            _mm256_storeu_ps(to, *acc);
+                        } else {
+                            _mm256_maskstore_ps(to, masks[j], *acc);
+                        }
                     }
                 }
             }

@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor, bail};
 
-use crate::{Activation, channels};
+use crate::{Activation, ResidualBlock, channels};
 
 fn add_channel_bias(y: Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     match bias {
@@ -105,4 +105,22 @@ pub fn add_channel_embedding(x: &Tensor, embedding: &Tensor) -> Result<Tensor> {
 pub fn cat_channels(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     channels::check_cat(a, b)?;
     Tensor::cat(&[a, b], 1)
+}
+
+/// See [`crate::residual_block`].
+///
+/// # Errors
+/// As there.
+pub fn residual_block(x: &Tensor, embedding: &Tensor, block: &ResidualBlock<'_>) -> Result<Tensor> {
+    let padding = block.conv1.0.dim(2)? / 2;
+    let part = |x: &Tensor, norm: (&Tensor, &Tensor), conv: (&Tensor, &Tensor)| {
+        let normed = group_norm(x, block.groups, norm.0, norm.1, block.eps, Activation::Silu)?;
+        conv2d(&normed, conv.0, Some(conv.1), 1, padding)
+    };
+    let hidden = add_channel_embedding(&part(x, block.norm1, block.conv1)?, embedding)?;
+    let y = part(&hidden, block.norm2, block.conv2)?;
+    match block.skip {
+        Some((weight, bias)) => y + conv2d(x, weight, Some(bias), 1, 0)?,
+        None => y + x,
+    }
 }

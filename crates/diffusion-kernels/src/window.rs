@@ -1,6 +1,8 @@
 //! Which input pixels an output pixel looks at, and the two copies of an image made for it.
 
+use crate::isa::Isa;
 use crate::micro::{LANES, NR};
+use crate::transpose::{Planes, to_channels_last};
 
 /// One axis of a sliding window: output position o sees the inputs `o·stride + first + t`, `t < taps`; those
 /// outside `0..input` count as zero.
@@ -211,8 +213,8 @@ impl Patches {
 
     /// Copies the image `x` (C, H, W). Lanes without a term and pixels outside the image are zero, provided
     /// that they were zero in `buffer` before: they are not written.
-    pub(crate) fn fill(&self, x: &[f32], buffer: &mut [f32]) {
-        if self.expanded { self.fill_expanded(x, buffer) } else { self.fill_channels_last(x, buffer) }
+    pub(crate) fn fill(&self, isa: Isa, x: &[f32], buffer: &mut [f32]) {
+        if self.expanded { self.fill_expanded(x, buffer) } else { self.fill_channels_last(isa, x, buffer) }
     }
 
     fn fill_expanded(&self, x: &[f32], buffer: &mut [f32]) {
@@ -235,7 +237,7 @@ impl Patches {
         }
     }
 
-    fn fill_channels_last(&self, x: &[f32], buffer: &mut [f32]) {
+    fn fill_channels_last(&self, isa: Isa, x: &[f32], buffer: &mut [f32]) {
         let Window { channels, h, w } = self.window;
         let (height, width) = self.padded();
         // The padded image's row r is the input's row r + first, as far as both exist.
@@ -250,11 +252,9 @@ impl Patches {
             let iy = (r as isize + h.first) as usize;
             let from = iy * w.input + (c0 as isize + w.first).max(0) as usize;
             let row = &mut buffer[(r * width + c0) * self.pitch..(r * width + c1) * self.pitch];
-            for c in 0..channels {
-                let x = &x[c * plane + from..][..c1 - c0];
-                for (pixel, x) in row.chunks_exact_mut(self.pitch).zip(x) {
-                    pixel[c] = *x;
-                }
+            if c0 < c1 {
+                let planes = Planes { plane, channels, pixels: c1 - c0 };
+                to_channels_last(isa, &x[from..], planes, row, self.pitch);
             }
         }
     }

@@ -3,7 +3,9 @@ use proptest::prelude::*;
 
 use super::{direct, random, with_gradients};
 use crate::isa::available;
-use crate::{Activation, cat_channels, channels, conv_transpose2d, conv2d, group_norm, linear, silu, slow};
+use crate::{
+    Activation, block, cat_channels, channels, conv_transpose2d, conv2d, group_norm, linear, silu, slow,
+};
 
 /// Whether each tensor of `fast` is within `tolerance` of `slow`'s, in proportion to the largest element.
 fn close(fast: &[Tensor], slow: &[Tensor], tolerance: f32) -> Result<(), TestCaseError> {
@@ -119,6 +121,37 @@ proptest! {
             let fast = with_gradients(
                 || group_norm::group_norm(isa, &x, groups, &weight, &bias, 1e-3, activation), &vars);
             close(&fast, &expected, 5e-5)?;
+        }
+    }
+
+    #[test]
+    fn a_residual_block_and_its_gradients_agree_with_the_definition(
+        n in 1..7usize, groups in 1..5usize, sizes in (1..5usize, 1..5usize), side in 3..11usize,
+        kernel in prop_oneof![Just(1usize), Just(3), Just(5)], skip in any::<bool>()
+    ) {
+        let cin = groups * sizes.0;
+        let cout = if skip { groups * sizes.1 } else { cin };
+        let (x, e) = (random(1, &[n, cin, side, side]), random(2, &[n, cout]));
+        let shapes: [&[usize]; 10] = [
+            &[cin], &[cin], &[cout, cin, kernel, kernel], &[cout], &[cout], &[cout],
+            &[cout, cout, kernel, kernel], &[cout], &[cout, cin, 1, 1], &[cout],
+        ];
+        let p: Vec<_> = (3..).zip(shapes).map(|(seed, shape)| random(seed, shape)).collect();
+        let block = crate::ResidualBlock {
+            groups,
+            eps: 1e-2,
+            norm1: (&p[0], &p[1]),
+            conv1: (&p[2], &p[3]),
+            norm2: (&p[4], &p[5]),
+            conv2: (&p[6], &p[7]),
+            skip: skip.then_some((&p[8], &p[9])),
+        };
+        let mut vars = vec![&x, &e];
+        vars.extend(&p[..if skip { 10 } else { 8 }]);
+        let expected = with_gradients(|| slow::residual_block(&x, &e, &block), &vars);
+        for isa in available() {
+            let fast = with_gradients(|| block::residual_block(isa, &x, &e, &block), &vars);
+            close(&fast, &expected, 2e-4)?;
         }
     }
 

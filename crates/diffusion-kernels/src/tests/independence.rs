@@ -4,7 +4,7 @@ use candle_core::{Result, Tensor, Var};
 
 use super::{bits, random, with_gradients};
 use crate::isa::available;
-use crate::{Activation, conv_transpose2d, conv2d, group_norm, linear, silu};
+use crate::{Activation, ResidualBlock, block, channels, conv_transpose2d, conv2d, group_norm, linear, silu};
 
 type Op = (&'static str, Var, Vec<Var>, Box<dyn Fn(&Tensor, &[Var]) -> Result<Tensor> + Sync>);
 
@@ -46,6 +46,50 @@ fn operations() -> Vec<Op> {
             random(1, &[11, 33]),
             parameters,
             Box::new(move |x, p| linear::linear(isa, x, &p[0], &p[1])),
+        ));
+        let shapes: [&[usize]; 11] = [
+            &[11, 24],
+            &[16],
+            &[16],
+            &[24, 16, 3, 3],
+            &[24],
+            &[24],
+            &[24],
+            &[24, 24, 3, 3],
+            &[24],
+            &[24, 16, 1, 1],
+            &[24],
+        ];
+        let parameters = (2..).zip(shapes).map(|(seed, shape)| random(seed, shape)).collect();
+        ops.push((
+            "residual_block",
+            random(1, &[11, 16, 9, 7]),
+            parameters,
+            Box::new(move |x, p| {
+                // The batch is cut before: an image's embedding is found by its place in the cut.
+                let first = x.layout().start_offset() / (16 * 63);
+                let embedding = p[0].narrow(0, first, x.dims()[0])?;
+                let block = ResidualBlock {
+                    groups: 8,
+                    eps: 1e-5,
+                    norm1: (&p[1], &p[2]),
+                    conv1: (&p[3], &p[4]),
+                    norm2: (&p[5], &p[6]),
+                    conv2: (&p[7], &p[8]),
+                    skip: Some((&p[9], &p[10])),
+                };
+                block::residual_block(isa, x, &embedding, &block)
+            }),
+        ));
+        let parameters = vec![random(2, &[11, 24])];
+        ops.push((
+            "add_channel_embedding",
+            random(1, &[11, 24, 9, 7]),
+            parameters,
+            Box::new(move |x, p| {
+                let first = x.layout().start_offset() / (24 * 63);
+                channels::add_channel_embedding(isa, x, &p[0].narrow(0, first, x.dims()[0])?)
+            }),
         ));
         ops.push(("silu", random(1, &[11, 2000]), vec![], Box::new(move |x, _| silu::silu(isa, x))));
     }

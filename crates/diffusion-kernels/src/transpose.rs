@@ -1,0 +1,197 @@
+//! Pixels from channels first to channels last, and back.
+
+#![allow(unsafe_code)]
+
+use crate::isa::Isa;
+use crate::micro::MR;
+
+/// Channels and pixels that are moved together.
+const BLOCK: usize = 8;
+
+/// Where an image lies with its channels first: channel c's pixels from `c · plane` on.
+#[derive(Clone, Copy)]
+pub(crate) struct Planes {
+    pub plane: usize,
+    pub channels: usize,
+    pub pixels: usize,
+}
+
+/// `to[pixel · pitch + c] = from[c · plane + pixel]` for each channel and pixel.
+///
+/// # Panics
+/// If a slice is too short.
+pub(crate) fn to_channels_last(isa: Isa, from: &[f32], planes: Planes, to: &mut [f32], pitch: usize) {
+    let Planes { plane, channels, pixels } = planes;
+    if channels == 0 || pixels == 0 {
+        return;
+    }
+    assert!(from.len() >= (channels - 1) * plane + pixels && to.len() >= (pixels - 1) * pitch + channels);
+    let blocks = if isa == Isa::Portable { 0 } else { channels / BLOCK * BLOCK };
+    for c in (0..blocks).step_by(BLOCK) {
+        for p in (0..pixels).step_by(BLOCK) {
+            let count = (pixels - p).min(BLOCK);
+            let (from, to) = (&from[c * plane + p..], &mut to[p * pitch + c..]);
+            // SAFETY: 8 channels of `count` pixels lie within both slices, by the assertion above; the
+            // instructions are there, since `Isa` says so.
+            #[cfg(target_arch = "x86_64")]
+            unsafe {
+                x86::to_channels_last(from.as_ptr(), plane, count, to.as_mut_ptr(), pitch);
+            }
+        }
+    }
+    for c in blocks..channels {
+        let from = &from[c * plane..][..pixels];
+        for (to, x) in to[c..].iter_mut().step_by(pitch).zip(from) {
+            *to = *x;
+        }
+    }
+}
+
+/// `to[c · plane + pixel] = start + from[pixel · pitch + c]` for each channel and pixel, where the start is the
+/// channel's bias (in blocks of 8), or what is there.
+///
+/// # Panics
+/// If a slice is too short.
+pub(crate) fn to_channels_first(
+    isa: Isa,
+    from: &[f32],
+    pitch: usize,
+    bias: Option<&[[f32; MR]]>,
+    to: &mut [f32],
+    planes: Planes,
+) {
+    let Planes { plane, channels, pixels } = planes;
+    if channels == 0 || pixels == 0 {
+        return;
+    }
+    assert!(to.len() >= (channels - 1) * plane + pixels && from.len() >= (pixels - 1) * pitch + channels);
+    let blocks = if isa == Isa::Portable { 0 } else { channels / BLOCK * BLOCK };
+    for c in (0..blocks).step_by(BLOCK) {
+        let bias = bias.map(|bias| &bias[c / MR]);
+        for p in (0..pixels).step_by(BLOCK) {
+            let count = (pixels - p).min(BLOCK);
+            let (from, to) = (&from[p * pitch + c..], &mut to[c * plane + p..]);
+            // SAFETY: as in `to_channels_last`.
+            #[cfg(target_arch = "x86_64")]
+            unsafe {
+                x86::to_channels_first(from.as_ptr(), pitch, count, bias, to.as_mut_ptr(), plane);
+            }
+        }
+    }
+    for c in blocks..channels {
+        let to = to[c * plane..][..pixels].iter_mut();
+        let from = from[c..].iter().step_by(pitch);
+        if let Some(bias) = bias {
+            let bias = bias[c / MR][c % MR];
+            to.zip(from).for_each(|(to, x)| *to = bias + x);
+        } else {
+            to.zip(from).for_each(|(to, x)| *to += x);
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use std::arch::x86_64::{
+        __m256, __m256i, _mm256_add_ps, _mm256_loadu_ps, _mm256_loadu_si256, _mm256_maskload_ps,
+        _mm256_maskstore_ps, _mm256_permute2f128_ps, _mm256_set1_ps, _mm256_setzero_ps, _mm256_shuffle_ps,
+        _mm256_storeu_ps, _mm256_unpackhi_ps, _mm256_unpacklo_ps,
+    };
+
+    use super::{BLOCK, MR};
+
+    /// Enables the first `count` of 8 lanes.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn mask(count: usize) -> __m256i {
+        static MASKS: [i32; 2 * BLOCK] = [-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0];
+        // SAFETY: 8 of the 16 entries, from 8 − count on.
+        unsafe { _mm256_loadu_si256(MASKS[BLOCK - count..][..BLOCK].as_ptr().cast()) }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn transpose(r: [__m256; BLOCK]) -> [__m256; BLOCK] {
+        let mut t = r;
+        for i in (0..BLOCK).step_by(2) {
+            t[i] = _mm256_unpacklo_ps(r[i], r[i + 1]);
+            t[i + 1] = _mm256_unpackhi_ps(r[i], r[i + 1]);
+        }
+        let mut s = t;
+        for i in (0..BLOCK).step_by(4) {
+            s[i] = _mm256_shuffle_ps::<0x44>(t[i], t[i + 2]);
+            s[i + 1] = _mm256_shuffle_ps::<0xee>(t[i], t[i + 2]);
+            s[i + 2] = _mm256_shuffle_ps::<0x44>(t[i + 1], t[i + 3]);
+            s[i + 3] = _mm256_shuffle_ps::<0xee>(t[i + 1], t[i + 3]);
+        }
+        let mut out = s;
+        for i in 0..4 {
+            out[i] = _mm256_permute2f128_ps::<0x20>(s[i], s[i + 4]);
+            out[i + 4] = _mm256_permute2f128_ps::<0x31>(s[i], s[i + 4]);
+        }
+        out
+    }
+
+    /// # Safety
+    /// 8 channels of `count` pixels, 1 to 8, must lie at both pointers; AVX2 must be there.
+    #[target_feature(enable = "avx2")]
+    pub(super) unsafe fn to_channels_last(
+        from: *const f32,
+        plane: usize,
+        count: usize,
+        to: *mut f32,
+        pitch: usize,
+    ) {
+        let mut r = [_mm256_setzero_ps(); BLOCK];
+        let mask = mask(count);
+        for c in 0..BLOCK {
+            // SAFETY: `count` pixels of channel c.
+            r[c] = unsafe { _mm256_maskload_ps(from.add(c * plane), mask) };
+        }
+        let r = transpose(r);
+        for p in 0..BLOCK {
+            if p < count {
+                // SAFETY: 8 channels of pixel p.
+                unsafe { _mm256_storeu_ps(to.add(p * pitch), r[p]) };
+            }
+        }
+    }
+
+    /// # Safety
+    /// As for [`to_channels_last`].
+    #[target_feature(enable = "avx2")]
+    pub(super) unsafe fn to_channels_first(
+        from: *const f32,
+        pitch: usize,
+        count: usize,
+        bias: Option<&[f32; MR]>,
+        to: *mut f32,
+        plane: usize,
+    ) {
+        let mut r = [_mm256_setzero_ps(); BLOCK];
+        for p in 0..BLOCK {
+            if p < count {
+                // SAFETY: 8 channels of pixel p.
+                r[p] = unsafe { _mm256_loadu_ps(from.add(p * pitch)) };
+            }
+        }
+        let r = transpose(r);
+        let mask = mask(count);
+        for c in 0..BLOCK {
+            // SAFETY: `count` pixels of channel c.
+            unsafe {
+                let to = to.add(c * plane);
+                let start = match bias {
+                    Some(bias) => _mm256_set1_ps(bias[c]),
+                    None => _mm256_maskload_ps(to, mask),
+                };
+                // Masked stores are slow on some machines.
+                if count == BLOCK {
+                    _mm256_storeu_ps(to, _mm256_add_ps(start, r[c]));
+                } else {
+                    _mm256_maskstore_ps(to, mask, _mm256_add_ps(start, r[c]));
+                }
+            }
+        }
+    }
+}

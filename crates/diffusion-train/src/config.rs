@@ -231,7 +231,8 @@ impl TrainConfig {
         numbers.checkpoint = CheckpointConfig::default();
         numbers.sample_grid = SampleGridConfig::default();
         // The debug form names every field and writes floats so that they read back the same.
-        format!("{:x}", Sha256::digest(format!("{numbers:?}")))
+        let digest = Sha256::digest(format!("{numbers:?}"));
+        digest.iter().fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"))
     }
 
     /// Checks every field's range.

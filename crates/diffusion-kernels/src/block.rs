@@ -320,19 +320,20 @@ impl BackwardPass<'_> {
         let mut normed = Scratch::new(x.len().max(hidden.len()));
         let mut back = Scratch::new(x.len().max(hidden.len()));
         let mut d_hidden = Scratch::new(hidden.len());
+        let mut slopes = Scratch::new(x.len().max(hidden.len()));
 
-        self.norm2.forward(hidden, &mut normed[..hidden.len()]);
+        self.norm2.forward_with_slopes(hidden, &mut normed[..hidden.len()], &mut slopes);
         sums.conv2.add(dy, &normed[..hidden.len()]);
         self.conv2.run(dy, &mut back[..hidden.len()]);
-        self.norm2.backward(hidden, &back[..hidden.len()], &mut d_hidden, sums2);
+        self.norm2.backward(hidden, &back[..hidden.len()], &slopes, &mut d_hidden, sums2);
         for (de, row) in de.iter_mut().zip(d_hidden.chunks_exact(pixels)) {
             *de = vector::sum(isa, row);
         }
 
-        self.norm1.forward(x, &mut normed[..x.len()]);
+        self.norm1.forward_with_slopes(x, &mut normed[..x.len()], &mut slopes);
         sums.conv1.add(&d_hidden, &normed[..x.len()]);
         self.conv1.run(&d_hidden, &mut back[..x.len()]);
-        self.norm1.backward(x, &back[..x.len()], dx, sums1);
+        self.norm1.backward(x, &back[..x.len()], &slopes, dx, sums1);
         if let (Some(skip), Some(sums)) = (&self.skip, &mut sums.skip) {
             sums.add(dy, x);
             skip.run(dy, &mut back[..x.len()]);

@@ -11,6 +11,7 @@ use rayon::prelude::*;
 
 use crate::conv2d::CHUNK;
 use crate::engine::{Gather, Geometry, Scatter, blocks_of};
+use crate::fresh::Fresh;
 use crate::group_norm::Norm;
 use crate::isa::{Isa, vectorised};
 use crate::scratch::Scratch;
@@ -196,17 +197,17 @@ impl Op {
             }
         };
         let size = outputs * pixels;
-        let mut y = vec![0.0; images * size];
+        let mut y = Fresh::new(images * size);
         if let Some(saved) = &self.hidden {
-            let mut hidden = vec![0.0; images * size];
-            let outputs = y.par_chunks_exact_mut(size).zip(hidden.par_chunks_exact_mut(size));
+            let mut hidden = Fresh::new(images * size);
+            let outputs = y.par_chunks_mut(size).zip(hidden.par_chunks_mut(size));
             outputs.enumerate().for_each(|(n, (y, hidden))| image(n, hidden, y));
             // Set once: an operation runs forward once.
-            let _ = saved.set(hidden);
+            let _ = saved.set(hidden.finish());
         } else {
-            y.par_chunks_exact_mut(size).enumerate().for_each(|(n, y)| image(n, &mut Scratch::new(size), y));
+            y.par_chunks_mut(size).enumerate().for_each(|(n, y)| image(n, &mut Scratch::new(size), y));
         }
-        y
+        y.finish()
     }
 
     /// Gradients of x, the packed parameters and the embedding.
@@ -228,7 +229,7 @@ impl Op {
         let (by_conv1, by_conv2) = (gradient(kernel, inputs), gradient(kernel, outputs));
         let by_skip = self.sizes.skip.then(|| gradient(1, inputs));
 
-        let mut dx = vec![0.0; images * size_in];
+        let mut dx = Fresh::new(images * size_in);
         let mut de = vec![0.0; images * outputs];
         let mut sums1 = vec![[0.0; 2]; images * inputs];
         let mut sums2 = vec![[0.0; 2]; images * outputs];
@@ -283,7 +284,7 @@ impl Op {
             dp.extend(weight);
             dp.extend(bias);
         }
-        [dx, dp, de]
+        [dx.finish(), dp, de]
     }
 }
 

@@ -4,6 +4,7 @@ use candle_core::{CpuStorage, CustomOp3, Device, Layout, Result, Shape, Tensor, 
 use rayon::prelude::*;
 
 use crate::Activation;
+use crate::fresh::Fresh;
 use crate::isa::{Isa, vectorised};
 use crate::storage::{elements, output, with_elements};
 use crate::vector::{map_sum, map_sum2, sigmoid, silu_slope, silu_slope_at};
@@ -254,12 +255,12 @@ impl CustomOp3 for GroupNorm {
         let (x, weight, bias) = (elements(x, lx)?, elements(w, lw)?, elements(b, lb)?);
         let size = channels / self.groups;
         let norm = self.with(weight, bias);
-        let mut y = vec![0.0; x.len()];
-        y.par_chunks_exact_mut(size * plane)
+        let mut y = Fresh::new(x.len());
+        y.par_chunks_mut(size * plane)
             .zip(x.par_chunks_exact(size * plane))
             .enumerate()
             .for_each(|(i, (y, x))| norm.forward_group(i % self.groups, x, y));
-        Ok(output(y, lx.shape().clone()))
+        Ok(output(y.finish(), lx.shape().clone()))
     }
 
     fn bwd(
@@ -274,9 +275,9 @@ impl CustomOp3 for GroupNorm {
         let size = channels / self.groups;
         let (dx, dw, db) = with_elements([x, weight, bias, dy], |[x, weight, bias, dy]| {
             let norm = self.with(weight, bias);
-            let mut dx = vec![0.0; x.len()];
+            let mut dx = Fresh::new(x.len());
             let mut sums = vec![[0.0; 2]; images * channels];
-            dx.par_chunks_exact_mut(size * plane)
+            dx.par_chunks_mut(size * plane)
                 .zip(sums.par_chunks_exact_mut(size))
                 .zip(x.par_chunks_exact(size * plane).zip(dy.par_chunks_exact(size * plane)))
                 .enumerate()
@@ -290,7 +291,7 @@ impl CustomOp3 for GroupNorm {
                     *db += sums[1];
                 }
             }
-            Ok((dx, dw, db))
+            Ok((dx.finish(), dw, db))
         })?;
         let dx = Tensor::from_vec(dx, x.shape(), &Device::Cpu)?;
         let dw = Tensor::from_vec(dw, channels, &Device::Cpu)?;

@@ -15,7 +15,7 @@ mod transforms;
 
 use transforms::{
     K, OUT, PLACES, Tiles, transform_inputs, transform_output_gradients, transform_outputs,
-    transform_weight_gradients, transform_weights,
+    transform_weight_gradients, transform_weights, weight_pitch,
 };
 
 use crate::isa::Isa;
@@ -85,18 +85,19 @@ impl Winograd {
     ) -> Self {
         let (channels, padded) = (window.channels, outputs.next_multiple_of(LANES));
         let len = channels * padded;
-        let mut plain = Scratch::zeroed(K * K * len);
+        let pitch = weight_pitch(len);
+        let mut plain = Scratch::zeroed(K * K * pitch);
         for c in 0..channels {
             for o in 0..outputs {
                 for ky in 0..K {
                     for kx in 0..K {
-                        plain[(ky * K + kx) * len + c * padded + o] = weight(o, c, ky, kx);
+                        plain[(ky * K + kx) * pitch + c * padded + o] = weight(o, c, ky, kx);
                     }
                 }
             }
         }
-        let mut weights = Scratch::new(PLACES * len);
-        transform_weights(isa, &plain, &mut weights);
+        let mut weights = Scratch::new(PLACES * pitch);
+        transform_weights(isa, &plain, len, &mut weights);
         let tiles = Tiles::new((window.h.input, window.w.input));
         Self { isa, channels, outputs, tiles, weights }
     }
@@ -108,7 +109,7 @@ impl Winograd {
         let inputs = inputs_of(isa, x, channels, tiles);
         let (pitch_in, pitch_out) = (tiles.pitch(padded_in), tiles.pitch(padded_out));
         let mut sums = Scratch::new(PLACES * pitch_out);
-        let weights = self.weights.chunks_exact(channels * padded_out);
+        let weights = self.weights.chunks_exact(weight_pitch(channels * padded_out));
         for ((a, c), b) in inputs.chunks_exact(pitch_in).zip(sums.chunks_exact_mut(pitch_out)).zip(weights) {
             let a = Factor { data: a, row: padded_in, term: 1 };
             product(isa, a, b, [tiles.len(), channels, padded_out], false, c);
@@ -138,7 +139,7 @@ pub(crate) struct WinogradSums {
 
 impl WinogradSums {
     pub(crate) fn new(isa: Isa, window: &Window, rows: usize) -> Self {
-        let sums = Scratch::new(PLACES * window.channels * rows.next_multiple_of(LANES));
+        let sums = Scratch::new(PLACES * weight_pitch(window.channels * rows.next_multiple_of(LANES)));
         let tiles = Tiles::new((window.h.input, window.w.input));
         Self { isa, rows, channels: window.channels, tiles, sums, begun: false }
     }
@@ -151,7 +152,7 @@ impl WinogradSums {
         let image = channels_last(isa, small, rows, tiles, 0);
         let mut gradients = Scratch::new(PLACES * tiles.pitch(padded_rows));
         transform_output_gradients(isa, &image, tiles.count.1 * OUT, padded_rows, tiles, &mut gradients);
-        let sums = self.sums.chunks_exact_mut(channels * padded_rows);
+        let sums = self.sums.chunks_exact_mut(weight_pitch(channels * padded_rows));
         let places =
             inputs.chunks_exact(tiles.pitch(padded)).zip(gradients.chunks_exact(tiles.pitch(padded_rows)));
         for ((a, b), c) in places.zip(sums) {
@@ -163,11 +164,11 @@ impl WinogradSums {
 
     /// The gradient as `[3·3][channel][row padded to 16]`.
     pub(crate) fn weights(&self) -> Vec<f32> {
-        let mut weights = vec![0.0; self.sums.len() / PLACES * K * K];
-        if !self.begun {
-            return weights;
+        let len = self.channels * self.rows.next_multiple_of(LANES);
+        let mut weights = vec![0.0; K * K * len];
+        if self.begun {
+            transform_weight_gradients(self.isa, &self.sums, len, &mut weights);
         }
-        transform_weight_gradients(self.isa, &self.sums, &mut weights);
         weights
     }
 }

@@ -242,28 +242,33 @@ vectorised! {
     }
 }
 
+/// Floats from one place's matrix of `len` weights to the next one's, for the reason given at [`Tiles::pitch`].
+pub(super) fn weight_pitch(len: usize) -> usize {
+    len + LANES
+}
+
 vectorised! {
-    /// `[3·3][…]` to `[36][…]`, 16 numbers at a time.
-    pub(super) fn transform_weights(weights: &[f32], places: &mut [f32]) {
-        let len = weights.len() / (K * K);
+    /// `[3·3][…]` to `[36][…]`, 16 numbers at a time, both at [`weight_pitch`].
+    pub(super) fn transform_weights(weights: &[f32], len: usize, places: &mut [f32]) {
+        let pitch = weight_pitch(len);
         for i in (0..len).step_by(LANES) {
             two_dimensional(
-                        Weights,
-                |ky, kx| Lanes::load(&weights[(ky * K + kx) * len + i..]),
-                |y, x, u| u.store(&mut places[(y * IN + x) * len + i..]),
+                Weights,
+                |ky, kx| Lanes::load(&weights[(ky * K + kx) * pitch + i..]),
+                |y, x, u| u.store(&mut places[(y * IN + x) * pitch + i..]),
             );
         }
     }
 }
 
 vectorised! {
-    /// `[36][…]` to `[3·3][…]`, 16 numbers at a time.
-    pub(super) fn transform_weight_gradients(places: &[f32], weights: &mut [f32]) {
-        let len = places.len() / PLACES;
+    /// `[36][…]` at [`weight_pitch`] to a dense `[3·3][…]`, 16 numbers at a time.
+    pub(super) fn transform_weight_gradients(places: &[f32], len: usize, weights: &mut [f32]) {
+        let pitch = weight_pitch(len);
         for i in (0..len).step_by(LANES) {
             two_dimensional(
-                        WeightGradients,
-                |y, x| Lanes::load(&places[(y * IN + x) * len + i..]),
+                WeightGradients,
+                |y, x| Lanes::load(&places[(y * IN + x) * pitch + i..]),
                 |ky, kx, g| g.store(&mut weights[(ky * K + kx) * len + i..]),
             );
         }

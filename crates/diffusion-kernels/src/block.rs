@@ -11,6 +11,7 @@ use rayon::prelude::*;
 
 use crate::conv2d::CHUNK;
 use crate::engine::{Gather, Geometry, Scatter, blocks_of};
+use crate::fresh::Fresh;
 use crate::group_norm::Norm;
 use crate::isa::{Isa, vectorised};
 use crate::scratch::Scratch;
@@ -196,17 +197,17 @@ impl Op {
             }
         };
         let size = outputs * pixels;
-        let mut y = vec![0.0; images * size];
+        let mut y = Fresh::new(images * size);
         if let Some(saved) = &self.hidden {
-            let mut hidden = vec![0.0; images * size];
-            let outputs = y.par_chunks_exact_mut(size).zip(hidden.par_chunks_exact_mut(size));
+            let mut hidden = Fresh::new(images * size);
+            let outputs = y.par_chunks_mut(size).zip(hidden.par_chunks_mut(size));
             outputs.enumerate().for_each(|(n, (y, hidden))| image(n, hidden, y));
             // Set once: an operation runs forward once.
-            let _ = saved.set(hidden);
+            let _ = saved.set(hidden.finish());
         } else {
-            y.par_chunks_exact_mut(size).enumerate().for_each(|(n, y)| image(n, &mut Scratch::new(size), y));
+            y.par_chunks_mut(size).enumerate().for_each(|(n, y)| image(n, &mut Scratch::new(size), y));
         }
-        y
+        y.finish()
     }
 
     /// Gradients of x, the packed parameters and the embedding.
@@ -228,7 +229,7 @@ impl Op {
         let (by_conv1, by_conv2) = (gradient(kernel, inputs), gradient(kernel, outputs));
         let by_skip = self.sizes.skip.then(|| gradient(1, inputs));
 
-        let mut dx = vec![0.0; images * size_in];
+        let mut dx = Fresh::new(images * size_in);
         let mut de = vec![0.0; images * outputs];
         let mut sums1 = vec![[0.0; 2]; images * inputs];
         let mut sums2 = vec![[0.0; 2]; images * outputs];
@@ -283,7 +284,7 @@ impl Op {
             dp.extend(weight);
             dp.extend(bias);
         }
-        [dx, dp, de]
+        [dx.finish(), dp, de]
     }
 }
 
@@ -320,19 +321,20 @@ impl BackwardPass<'_> {
         let mut normed = Scratch::new(x.len().max(hidden.len()));
         let mut back = Scratch::new(x.len().max(hidden.len()));
         let mut d_hidden = Scratch::new(hidden.len());
+        let mut slopes = Scratch::new(x.len().max(hidden.len()));
 
-        self.norm2.forward(hidden, &mut normed[..hidden.len()]);
+        self.norm2.forward_with_slopes(hidden, &mut normed[..hidden.len()], &mut slopes);
         sums.conv2.add(dy, &normed[..hidden.len()]);
         self.conv2.run(dy, &mut back[..hidden.len()]);
-        self.norm2.backward(hidden, &back[..hidden.len()], &mut d_hidden, sums2);
+        self.norm2.backward(hidden, &back[..hidden.len()], &slopes, &mut d_hidden, sums2);
         for (de, row) in de.iter_mut().zip(d_hidden.chunks_exact(pixels)) {
             *de = vector::sum(isa, row);
         }
 
-        self.norm1.forward(x, &mut normed[..x.len()]);
+        self.norm1.forward_with_slopes(x, &mut normed[..x.len()], &mut slopes);
         sums.conv1.add(&d_hidden, &normed[..x.len()]);
         self.conv1.run(&d_hidden, &mut back[..x.len()]);
-        self.norm1.backward(x, &back[..x.len()], dx, sums1);
+        self.norm1.backward(x, &back[..x.len()], &slopes, dx, sums1);
         if let (Some(skip), Some(sums)) = (&self.skip, &mut sums.skip) {
             sums.add(dy, x);
             skip.run(dy, &mut back[..x.len()]);

@@ -3,6 +3,7 @@
 use candle_core::{CpuStorage, CustomOp2, Device, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
+use crate::fresh::Fresh;
 use crate::isa::{Isa, vectorised};
 use crate::storage::{elements, output, with_elements};
 use crate::vector;
@@ -51,11 +52,11 @@ impl CustomOp2 for AddEmbedding {
     ) -> Result<(CpuStorage, Shape)> {
         let (x, e) = (elements(x, lx)?, elements(e, le)?);
         let plane = x.len() / e.len();
-        let mut y = vec![0.0; x.len()];
-        y.par_chunks_exact_mut(plane)
+        let mut y = Fresh::new(x.len());
+        y.par_chunks_mut(plane)
             .zip(x.par_chunks_exact(plane).zip(e))
             .for_each(|(y, (x, &e))| add(self.isa, x, e, y));
-        Ok(output(y, lx.shape().clone()))
+        Ok(output(y.finish(), lx.shape().clone()))
     }
 
     fn bwd(
@@ -111,14 +112,14 @@ impl CustomOp2 for Cat {
         shape[1] += lb.dims()[1];
         let (a, b) = (elements(a, la)?, elements(b, lb)?);
         let (size_a, size_b) = (a.len() / shape[0], b.len() / shape[0]);
-        let mut y = vec![0.0; a.len() + b.len()];
-        y.par_chunks_exact_mut(size_a + size_b)
+        let mut y = Fresh::new(a.len() + b.len());
+        y.par_chunks_mut(size_a + size_b)
             .zip(a.par_chunks_exact(size_a).zip(b.par_chunks_exact(size_b)))
             .for_each(|(y, (a, b))| {
                 y[..size_a].copy_from_slice(a);
                 y[size_a..].copy_from_slice(b);
             });
-        Ok(output(y, shape))
+        Ok(output(y.finish(), shape))
     }
 
     fn bwd(
@@ -135,12 +136,12 @@ impl CustomOp2 for Cat {
                 return Ok(None);
             }
             let gradient = with_elements([dy], |[dy]| {
-                let mut gradient = vec![0.0; of.elem_count()];
+                let mut gradient = Fresh::new(of.elem_count());
                 gradient
-                    .par_chunks_exact_mut(size)
+                    .par_chunks_mut(size)
                     .zip(dy.par_chunks_exact(size_a + size_b))
                     .for_each(|(gradient, dy)| gradient.copy_from_slice(&dy[begin..begin + size]));
-                Ok(gradient)
+                Ok(gradient.finish())
             })?;
             Ok(Some(Tensor::from_vec(gradient, of.shape(), &Device::Cpu)?))
         };

@@ -4,6 +4,7 @@ use candle_core::{CpuStorage, CustomOp2, CustomOp3, Device, Layout, Result, Shap
 use rayon::prelude::*;
 
 use crate::engine::{Gather, Geometry, Scatter};
+use crate::fresh::Fresh;
 use crate::isa::Isa;
 use crate::storage::{elements, output, with_elements};
 use crate::weight_gradient::WeightGradient;
@@ -87,12 +88,12 @@ impl Conv2d {
             weight[((o * inputs + c) * kernel + ky) * kernel + kx]
         });
         let pixels = geometry.small_len();
-        let mut y = vec![0.0; images * outputs * pixels];
-        y.par_chunks_exact_mut(outputs * pixels).enumerate().for_each(|(i, y)| {
+        let mut y = Fresh::new(images * outputs * pixels);
+        y.par_chunks_mut(outputs * pixels).enumerate().for_each(|(i, y)| {
             let image = inputs * geometry.large_len();
             gather.run(&x[i * image..(i + 1) * image], y, pixels);
         });
-        output(y, (images, outputs, geometry.small.0, geometry.small.1))
+        output(y.finish(), (images, outputs, geometry.small.0, geometry.small.1))
     }
 
     /// Gradients of x (if wanted), weight and bias.
@@ -117,7 +118,7 @@ impl Conv2d {
                 (i * CHUNK..((i + 1) * CHUNK).min(images))
                     .map(|i| (&dy[i * small..(i + 1) * small], &x_data[i * large..(i + 1) * large]))
             };
-            let mut dx = vec![0.0; if by_input.is_some() { images * large } else { 0 }];
+            let mut dx = Fresh::new(if by_input.is_some() { images * large } else { 0 });
             let partials: Vec<_> = if let Some(by_input) = &by_input {
                 dx.par_chunks_mut(CHUNK * large)
                     .enumerate()
@@ -132,7 +133,7 @@ impl Conv2d {
                 (0..images.div_ceil(CHUNK)).into_par_iter().map(|i| by_weight.sum(chunk(i))).collect()
             };
             let (dw, db) = by_weight.finish(&partials);
-            Ok((by_input.is_some().then_some(dx), dw, db))
+            Ok((by_input.is_some().then(|| dx.finish()), dw, db))
         })?;
         let dx = dx.map(|dx| Tensor::from_vec(dx, x.shape(), &Device::Cpu)).transpose()?;
         let dw = Tensor::from_vec(dw, weight.shape(), &Device::Cpu)?;

@@ -5,6 +5,7 @@ use rayon::prelude::*;
 
 use crate::conv2d::CHUNK;
 use crate::engine::{Gather, Geometry, Scatter};
+use crate::fresh::Fresh;
 use crate::isa::Isa;
 use crate::storage::{elements, output, with_elements};
 use crate::vector;
@@ -85,11 +86,9 @@ impl ConvTranspose2d {
             weight[((c * outputs + o) * kernel + ky) * kernel + kx]
         });
         let (small, large) = (inputs * geometry.small_len(), outputs * geometry.large_len());
-        let mut y = vec![0.0; images * large];
-        y.par_chunks_exact_mut(large)
-            .enumerate()
-            .for_each(|(i, y)| scatter.run(&x[i * small..(i + 1) * small], y));
-        output(y, (images, outputs, geometry.large.0, geometry.large.1))
+        let mut y = Fresh::new(images * large);
+        y.par_chunks_mut(large).enumerate().for_each(|(i, y)| scatter.run(&x[i * small..(i + 1) * small], y));
+        output(y.finish(), (images, outputs, geometry.large.0, geometry.large.1))
     }
 
     /// Gradients of x (if wanted), weight and bias.
@@ -123,7 +122,7 @@ impl ConvTranspose2d {
                 }
                 (by_weight.sum(chunk(i)), db)
             };
-            let mut dx = vec![0.0; if by_input.is_some() { images * small } else { 0 }];
+            let mut dx = Fresh::new(if by_input.is_some() { images * small } else { 0 });
             let (partials, bias_partials): (Vec<_>, Vec<_>) = if let Some(by_input) = &by_input {
                 dx.par_chunks_mut(CHUNK * small)
                     .enumerate()
@@ -144,7 +143,7 @@ impl ConvTranspose2d {
                     *db += x;
                 }
             }
-            Ok((by_input.is_some().then_some(dx), dw, db))
+            Ok((by_input.is_some().then(|| dx.finish()), dw, db))
         })?;
         let dx = dx.map(|dx| Tensor::from_vec(dx, x.shape(), &Device::Cpu)).transpose()?;
         let dw = Tensor::from_vec(dw, weight.shape(), &Device::Cpu)?;

@@ -14,6 +14,7 @@ mod channels;
 mod conv2d;
 mod conv_transpose2d;
 mod engine;
+mod fresh;
 mod group_norm;
 mod isa;
 mod linear;

@@ -224,7 +224,8 @@ mod x86 {
     /// `MASKS[HALF - n..]` enables n lanes.
     static MASKS: [i32; 16] = [-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0];
 
-    /// The tile as sub-tiles of 4 rows and up to 3 vectors of 8: 12 of the 16 registers hold sums.
+    /// The tile as sub-tiles of 4 rows and up to 2 vectors of 8. A third vector would just fit into the 16 registers,
+    /// but compilers then keep a sum in memory.
     ///
     /// # Safety
     /// As for [`super::portable`]; AVX2 and FMA must be there.
@@ -232,13 +233,12 @@ mod x86 {
     pub(super) unsafe fn tile256(args: &Args<'_>) {
         let halves = args.cols.div_ceil(HALF);
         for r0 in (0..args.rows).step_by(4) {
-            for h in (0..halves).step_by(3) {
+            for h in (0..halves).step_by(2) {
                 // SAFETY: handed on.
                 unsafe {
                     match halves - h {
                         1 => sub_tile256::<1>(args, r0, h),
-                        2 => sub_tile256::<2>(args, r0, h),
-                        _ => sub_tile256::<3>(args, r0, h),
+                        _ => sub_tile256::<2>(args, r0, h),
                     }
                 }
             }

@@ -3,6 +3,7 @@
 use candle_core::{CpuStorage, CustomOp1, Device, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
+use crate::fresh::Fresh;
 use crate::isa::{Isa, vectorised};
 use crate::storage::{elements, output, with_elements};
 use crate::vector::{sigmoid, silu_slope};
@@ -43,19 +44,19 @@ impl CustomOp1 for Silu {
 
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let x = elements(x, layout)?;
-        let mut y = vec![0.0; x.len()];
+        let mut y = Fresh::new(x.len());
         y.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).for_each(|(y, x)| forward(self.isa, x, y));
-        Ok(output(y, layout.shape().clone()))
+        Ok(output(y.finish(), layout.shape().clone()))
     }
 
     fn bwd(&self, x: &Tensor, _: &Tensor, dy: &Tensor) -> Result<Option<Tensor>> {
         let dx = with_elements([x, dy], |[x, dy]| {
-            let mut dx = vec![0.0; x.len()];
+            let mut dx = Fresh::new(x.len());
             dx.par_chunks_mut(CHUNK)
                 .zip(x.par_chunks(CHUNK))
                 .zip(dy.par_chunks(CHUNK))
                 .for_each(|((dx, x), dy)| backward(self.isa, x, dy, dx));
-            Ok(dx)
+            Ok(dx.finish())
         })?;
         Ok(Some(Tensor::from_vec(dx, x.shape(), &Device::Cpu)?))
     }

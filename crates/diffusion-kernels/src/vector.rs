@@ -99,7 +99,12 @@ pub(crate) fn sigmoid<const FMA: bool>(x: f32) -> f32 {
 /// The derivative of x · sigmoid(x).
 #[inline(always)]
 pub(crate) fn silu_slope<const FMA: bool>(x: f32) -> f32 {
-    let s = sigmoid::<FMA>(x);
+    silu_slope_at::<FMA>(x, sigmoid::<FMA>(x))
+}
+
+/// The derivative of x · sigmoid(x), given s = sigmoid(x).
+#[inline(always)]
+pub(crate) fn silu_slope_at<const FMA: bool>(x: f32, s: f32) -> f32 {
     s * mul_add::<FMA>(x, 1.0 - s, 1.0)
 }
 

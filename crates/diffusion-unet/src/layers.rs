@@ -41,6 +41,13 @@ pub fn conv2d(
     })
 }
 
+impl Conv2d {
+    /// Weight and bias, for operations that compute more than this layer at once.
+    pub(crate) fn parameters(&self) -> (&Tensor, &Tensor) {
+        (&self.weight, &self.bias)
+    }
+}
+
 impl Module for Conv2d {
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
         kernels::conv2d(x, &self.weight, Some(&self.bias), self.stride, self.padding)
@@ -137,12 +144,9 @@ pub fn group_norm(groups: usize, channels: usize, eps: f64, vb: VarBuilder<'_>) 
 }
 
 impl GroupNorm {
-    /// Normalisation and SiLU in one pass.
-    ///
-    /// # Errors
-    /// A channel count other than this layer's.
-    pub fn forward_silu(&self, x: &Tensor) -> Result<Tensor> {
-        kernels::group_norm(x, self.groups, &self.weight, &self.bias, self.eps, Activation::Silu)
+    /// Weight and bias, for operations that compute more than this layer at once.
+    pub(crate) fn parameters(&self) -> (&Tensor, &Tensor) {
+        (&self.weight, &self.bias)
     }
 }
 

@@ -61,12 +61,15 @@ impl ResidualBlock {
     /// # Errors
     /// Shapes that do not fit.
     pub fn forward(&self, x: &Tensor, time: &Tensor) -> Result<Tensor> {
-        let h = self.conv1.forward(&self.norm1.forward_silu(x)?)?;
-        let h = kernels::add_channel_embedding(&h, &self.time_proj.forward(time)?)?;
-        let h = self.conv2.forward(&self.norm2.forward_silu(&h)?)?;
-        match &self.skip {
-            Some(skip) => h + skip.forward(x)?,
-            None => h + x,
-        }
+        let block = kernels::ResidualBlock {
+            groups: GROUPS,
+            eps: EPS,
+            norm1: self.norm1.parameters(),
+            conv1: self.conv1.parameters(),
+            norm2: self.norm2.parameters(),
+            conv2: self.conv2.parameters(),
+            skip: self.skip.as_ref().map(Conv2d::parameters),
+        };
+        kernels::residual_block(x, &self.time_proj.forward(time)?, &block)
     }
 }

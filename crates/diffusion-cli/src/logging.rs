@@ -1,9 +1,10 @@
 //! What goes to standard error: logs, warnings and the one sentence of an error.
 
+use std::io::IsTerminal;
+
 use candle_core::Error as CandleError;
 use tracing::Level;
 use tracing_subscriber::EnvFilter;
-use tracing_subscriber::fmt::format::FmtSpan;
 
 /// The form of the log.
 #[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -23,8 +24,8 @@ pub(crate) fn init(verbose: u8, quiet: bool, format: LogFormat) {
     };
     let builder = tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
-        .with_env_filter(EnvFilter::new(format!("warn,diffusion={level}").to_lowercase()))
-        .with_span_events(FmtSpan::NONE);
+        .with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none())
+        .with_env_filter(EnvFilter::new(format!("warn,diffusion={level}").to_lowercase()));
     match format {
         LogFormat::Text => builder.without_time().with_target(false).init(),
         LogFormat::Json => builder.json().flatten_event(true).init(),

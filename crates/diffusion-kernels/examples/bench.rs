@@ -1,13 +1,16 @@
 //! Times each operation against its plain definition, interleaved, at the sizes of the MNIST U-Net.
 //!
 //! `cargo run -p diffusion-kernels --example bench [-- BATCH [FILTER]]`. Prints medians in milliseconds, the
-//! ratio, and for convolutions the rate of useful arithmetic.
+//! ratio, and for convolutions the rate in multiplications and additions of the plain sum, of which Winograd's
+//! method does fewer. With backward, the sum of the result and candle's own adding up of gradients are included.
 
 use std::hint::black_box;
 use std::time::Instant;
 
 use candle_core::{Device, Result, Tensor, Var};
-use diffusion_kernels::{Activation, conv_transpose2d, conv2d, group_norm, linear, silu, slow};
+use diffusion_kernels::{
+    Activation, ResidualBlock, conv_transpose2d, conv2d, group_norm, linear, residual_block, silu, slow,
+};
 
 type Run<'a> = Box<dyn Fn() -> Result<()> + 'a>;
 
@@ -35,15 +38,19 @@ fn medians(runs: &[&Run<'_>]) -> Result<Vec<f64>> {
         .collect())
 }
 
-/// One line of the table: forward, and forward with backward, of `fast` and `slow`.
+/// One line of the table, if the filter lets it through: forward, and forward with backward, of `fast` and `slow`.
 fn compare(
+    filter: &str,
     name: &str,
     flops: f64,
     vars: &[&Var],
     fast: &dyn Fn() -> Result<Tensor>,
     slow: &dyn Fn() -> Result<Tensor>,
 ) -> Result<()> {
-    // The gradient of a product with a constant costs little beside the operations measured.
+    if !name.contains(filter) {
+        return Ok(());
+    }
+    // The gradient of a sum is a broadcast, which the kernels must copy: a part of what is measured.
     let both = |f: &dyn Fn() -> Result<Tensor>| -> Result<()> {
         let grads = f()?.sum_all()?.backward()?;
         for var in vars {
@@ -59,15 +66,10 @@ fn compare(
         Box::new(|| both(slow)),
     ];
     let t = medians(&runs.iter().collect::<Vec<_>>())?;
-    print!(
-        "{name:34} {:8.2} {:8.2} {:6.3}   {:8.2} {:8.2} {:6.3}",
-        t[0],
-        t[1],
-        t[0] / t[1],
-        t[2],
-        t[3],
-        t[2] / t[3]
-    );
+    print!("{name:34}");
+    for t in t.chunks(2) {
+        print!(" {:8.2} {:8.2} {:6.3}  ", t[0], t[1], t[0] / t[1]);
+    }
     if flops > 0.0 {
         print!("   {:6.0} {:6.0} GFLOP/s", flops / t[0] / 1e6, 3.0 * flops / t[2] / 1e6);
     }
@@ -79,12 +81,8 @@ fn main() -> Result<()> {
     let mut args = std::env::args().skip(1);
     let n: usize = args.next().map_or(64, |n| n.parse().expect("the first argument is the batch size"));
     let filter = args.next().unwrap_or_default();
-    let wanted = |name: &str| name.contains(&filter);
     println!("batch {n}, {} threads", rayon::current_num_threads());
-    println!(
-        "{:34} {:>8} {:>8} {:>6}   {:>8} {:>8} {:>6}",
-        "", "fwd", "slow", "ratio", "+bwd", "slow", "ratio"
-    );
+    println!("{:43}fwd     slow  ratio       +bwd     slow  ratio", "");
     for (cin, cout, side, kernel, stride, padding) in [
         (1, 32, 28, 3, 1, 1),
         (32, 32, 28, 3, 1, 1),
@@ -97,48 +95,57 @@ fn main() -> Result<()> {
         (32, 1, 28, 1, 1, 0),
     ] {
         let name = format!("conv {cin}→{cout}, {side}², {kernel}×{kernel} /{stride}");
-        if !wanted(&name) {
-            continue;
-        }
         let (x, w, b) =
             (randn(&[n, cin, side, side])?, randn(&[cout, cin, kernel, kernel])?, randn(&[cout])?);
         let out = (side + 2 * padding - kernel) / stride + 1;
         let flops = 2.0 * (n * cout * out * out * cin * kernel * kernel) as f64;
-        compare(&name, flops, &[&x, &w, &b], &|| conv2d(&x, &w, Some(&b), stride, padding), &|| {
-            slow::conv2d(&x, &w, Some(&b), stride, padding)
-        })?;
+        compare(
+            &filter,
+            &name,
+            flops,
+            &[&x, &w, &b],
+            &|| conv2d(&x, &w, Some(&b), stride, padding),
+            &|| slow::conv2d(&x, &w, Some(&b), stride, padding),
+        )?;
     }
     for (channels, side) in [(64, 7), (32, 14)] {
         let name = format!("conv transposed {channels}, {side}², 4×4 /2");
-        if !wanted(&name) {
-            continue;
-        }
         let (x, w) = (randn(&[n, channels, side, side])?, randn(&[channels, channels, 4, 4])?);
         let b = randn(&[channels])?;
         let flops = 2.0 * (n * channels * channels * 16 * side * side) as f64;
-        compare(&name, flops, &[&x, &w, &b], &|| conv_transpose2d(&x, &w, Some(&b), 2, 1), &|| {
+        compare(&filter, &name, flops, &[&x, &w, &b], &|| conv_transpose2d(&x, &w, Some(&b), 2, 1), &|| {
             slow::conv_transpose2d(&x, &w, Some(&b), 2, 1)
         })?;
     }
     for (channels, side) in [(32, 28), (64, 14), (64, 7)] {
         let name = format!("group norm + SiLU {channels}, {side}²");
-        if !wanted(&name) {
-            continue;
-        }
         let (x, w, b) = (randn(&[n, channels, side, side])?, randn(&[channels])?, randn(&[channels])?);
-        compare(&name, 0.0, &[&x, &w, &b], &|| group_norm(&x, 8, &w, &b, 1e-5, Activation::Silu), &|| {
-            slow::group_norm(&x, 8, &w, &b, 1e-5, Activation::Silu)
+        compare(
+            &filter,
+            &name,
+            0.0,
+            &[&x, &w, &b],
+            &|| group_norm(&x, 8, &w, &b, 1e-5, Activation::Silu),
+            &|| slow::group_norm(&x, 8, &w, &b, 1e-5, Activation::Silu),
+        )?;
+    }
+    for (channels, side) in [(32, 28), (64, 14)] {
+        let name = format!("residual block {channels}, {side}²");
+        let (x, e) = (randn(&[n, channels, side, side])?, randn(&[n, channels])?);
+        let (v, w) = (randn(&[channels])?, randn(&[channels, channels, 3, 3])?);
+        let (norm, conv) = ((v.as_tensor(), v.as_tensor()), (w.as_tensor(), v.as_tensor()));
+        let (groups, eps) = (8, 1e-5);
+        let block =
+            ResidualBlock { groups, eps, norm1: norm, conv1: conv, norm2: norm, conv2: conv, skip: None };
+        let flops = 4.0 * (n * channels * channels * 9 * side * side) as f64;
+        compare(&filter, &name, flops, &[&x, &w, &v, &e], &|| residual_block(&x, &e, &block), &|| {
+            slow::residual_block(&x, &e, &block)
         })?;
     }
-    if wanted("linear") {
-        let (x, w, b) = (randn(&[n, 128])?, randn(&[512, 128])?, randn(&[512])?);
-        compare("linear 128→512", 0.0, &[&x, &w, &b], &|| linear(&x, &w, &b), &|| {
-            slow::linear(&x, &w, &b)
-        })?;
-    }
-    if wanted("silu") {
-        let x = randn(&[n, 32, 28, 28])?;
-        compare("silu 32, 28²", 0.0, &[&x], &|| silu(&x), &|| slow::silu(&x))?;
-    }
-    Ok(())
+    let (x, w, b) = (randn(&[n, 128])?, randn(&[512, 128])?, randn(&[512])?);
+    compare(&filter, "linear 128→512", 0.0, &[&x, &w, &b], &|| linear(&x, &w, &b), &|| {
+        slow::linear(&x, &w, &b)
+    })?;
+    let x = randn(&[n, 32, 28, 28])?;
+    compare(&filter, "silu 32, 28²", 0.0, &[&x], &|| silu(&x), &|| slow::silu(&x))
 }

@@ -14,6 +14,11 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+/// Training gives back and asks for the same large buffers at each step; the system's allocator hands them to the kernel
+/// and back every time.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Train diffusion models and sample from them.
 #[derive(Parser)]
 #[command(version, propagate_version = true)]

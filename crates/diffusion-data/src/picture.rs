@@ -89,6 +89,12 @@ impl Picture {
         Self { width: self.width * factor, height: self.height * factor, channels: self.channels, pixels }
     }
 
+    /// The picture with its pixels enlarged by a whole number until it is some 500 pixels wide; larger ones stay.
+    #[must_use]
+    pub fn enlarged_for_viewing(&self) -> Self {
+        self.enlarged(500usize.div_ceil(self.width.max(1)).max(1))
+    }
+
     /// Writes a PNG. The file appears under its name only when it is complete.
     ///
     /// # Errors

@@ -40,9 +40,6 @@ pub enum Outcome {
     Interrupted,
 }
 
-/// Pixels of the written grid for each pixel of an image.
-const GRID_FACTOR: usize = 3;
-
 /// Trains until the configuration's end or until `observer` breaks, saving into `run_dir` as the configuration says and
 /// always at the end.
 ///
@@ -132,7 +129,8 @@ fn draw_grid(
     })
     .map_err(|source| TrainError::Parameters { path: path.clone(), source })?;
     let denoiser = NetworkDenoiser::new(network, description.prediction_type);
-    let steps = config.steps.unwrap_or(trainer.schedule().len());
+    let all = trainer.schedule().len();
+    let steps = config.steps.unwrap_or(all).min(all);
     let schedule = trainer.schedule().respace(steps, TimestepSpacing::Trailing)?;
     let request = SampleRequest {
         seed: trainer.config().seed,
@@ -146,7 +144,7 @@ fn draw_grid(
         Err(SampleError::Cancelled { .. }) => return Ok(ControlFlow::Break(())),
         result => result?,
     };
-    picture::grid(&picture::from_tensor(&images)?)?.enlarged(GRID_FACTOR).write_png(&path)?;
+    picture::grid(&picture::from_tensor(&images)?)?.enlarged_for_viewing().write_png(&path)?;
     Ok(observer(TrainEvent::Grid(path)))
 }
 

@@ -310,7 +310,7 @@ fn configurations_layer_and_explain_their_errors() {
     assert!(field("steps = 0").contains("steps is 0; it must be at least 1"));
     assert!(field("[optimizer]\nlr = nan").contains("optimizer.lr is NaN"));
     assert!(field("[schedule]\nbeta_end = 2.0").contains("beta_end is 2"));
-    assert!(field("[sample_grid]\nsteps = 500").contains("between 1 and the schedule's 200"));
+    assert!(field("[sample_grid]\nsteps = 0").contains("sample_grid.steps is 0"));
     assert!(TrainConfig::preset("minst").unwrap_err().to_string().contains("there are mnist and tutorial"));
 
     let preset = TrainConfig::preset("tutorial").unwrap();

@@ -118,7 +118,7 @@ pub(crate) fn run(args: &SampleArgs, device: &Device, quiet: bool) -> anyhow::Re
         picture::write_npy(&Tensor::cat(&images.tensors, 0)?, &args.out.join("samples.npy"))?;
     }
     if let Some(path) = &args.grid {
-        picture::grid(&images.pictures)?.write_png(path)?;
+        picture::grid(&images.pictures)?.enlarged_for_viewing().write_png(path)?;
     }
     println!(
         "{} images in {} ({} steps each, {})",

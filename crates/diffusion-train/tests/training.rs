@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use candle_core::{Device, Tensor};
 use diffusion_data::ImageDataset;
+use diffusion_process::PredictionType;
 use diffusion_train::{
     Checkpoint, ConfigSource, LoadedModel, LrDecay, Outcome, RunDir, TrainConfig, TrainError, TrainEvent,
     Trainer, Weights, run,
@@ -62,7 +63,8 @@ fn files(dir: &Path) -> BTreeMap<String, Vec<u8>> {
 #[test]
 fn the_loss_falls() {
     let data = pictures();
-    let (_, losses) = train(&config(60), &data);
+    let config = TrainConfig { prediction_type: PredictionType::Epsilon, ..config(60) };
+    let (_, losses) = train(&config, &data);
     let mean = |losses: &[f64]| losses.iter().sum::<f64>() / losses.len() as f64;
     assert!(mean(&losses[50..]) < 0.6 * mean(&losses[..5]), "{losses:?}");
 }

@@ -166,6 +166,9 @@ const PRESETS: [(&str, &str); 2] = [
     ("tutorial", include_str!("../presets/tutorial.toml")),
 ];
 
+/// A schedule longer than this is a slip of the finger, and its tables would fill the memory.
+const MAX_TIMESTEPS: usize = 1_000_000;
+
 /// The fields that say when to stop. A source that sets one of them replaces them all.
 const LENGTH_FIELDS: [&str; 3] = ["steps", "epochs", "max_minutes"];
 
@@ -288,6 +291,13 @@ impl TrainConfig {
         whole("checkpoint.every", self.checkpoint.every)?;
         whole("checkpoint.keep", self.checkpoint.keep as u64)?;
         whole("sample_grid.steps", self.sample_grid.steps.unwrap_or(1) as u64)?;
+        let timesteps = self.schedule.num_train_timesteps;
+        field(
+            "schedule.num_train_timesteps",
+            timesteps.to_string(),
+            &format!("it must be at most {MAX_TIMESTEPS}"),
+            timesteps <= MAX_TIMESTEPS,
+        )?;
         self.schedule.build()?;
         Ok(())
     }

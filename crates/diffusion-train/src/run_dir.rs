@@ -114,7 +114,12 @@ impl RunDir {
             return Err(TrainError::unusable(&self.path, "this run has no checkpoint yet"));
         }
         let name = fs::read_to_string(&file).map_err(TrainError::io(&file))?;
-        Ok(self.checkpoints_path().join(name.trim_end()))
+        let path = self.checkpoints_path().join(name.trim_end());
+        if !path.is_dir() {
+            let problem = format!("it names the checkpoint `{}`, which does not exist", name.trim_end());
+            return Err(TrainError::unusable(&file, problem));
+        }
+        Ok(path)
     }
 
     pub(crate) fn set_latest(&self, step: u64) -> Result<(), TrainError> {

@@ -28,6 +28,9 @@ impl Default for SimpleUNetConfig {
     }
 }
 
+/// A wider layer would not fit into any machine's memory, and is a slip of the finger.
+const MAX_WIDTH: usize = 4096;
+
 /// Two levels down, a middle, two levels up, with skip connections.
 ///
 /// ```text
@@ -61,12 +64,14 @@ impl SimpleUNet {
     /// The network with parameters from `vb`.
     ///
     /// # Errors
-    /// `base_channels` that is not a multiple of 8, a `time_dim` below 4, no channels; parameters that `vb` does not
+    /// `base_channels` that is not a multiple of 8, a `time_dim` below 4, widths of 0 or above 4096; parameters that `vb` does not
     /// have or has in another shape.
     pub fn new(config: &SimpleUNetConfig, vb: VarBuilder<'_>) -> Result<Self> {
         let SimpleUNetConfig { in_channels, base_channels: b, time_dim } = *config;
-        if in_channels == 0 || b == 0 {
-            return Err(Error::Msg("in_channels and base_channels must be at least 1".to_owned()));
+        for (name, width) in [("in_channels", in_channels), ("base_channels", b), ("time_dim", time_dim)] {
+            if !(1..=MAX_WIDTH).contains(&width) {
+                return Err(Error::Msg(format!("{name} is {width}; it must lie between 1 and {MAX_WIDTH}")));
+            }
         }
         let block = |cin, cout, name| ResidualBlock::new(cin, cout, time_dim, vb.pp(name));
         Ok(Self {

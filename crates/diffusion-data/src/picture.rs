@@ -1,7 +1,7 @@
 //! Tensors as pictures: 8-bit images, grids of them, PNG and npy files.
 
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 
@@ -117,16 +117,19 @@ impl Picture {
 /// # Errors
 /// What the system refuses; those of the device.
 pub fn write_npy(tensor: &Tensor, path: &Path) -> Result<(), DataError> {
-    write_then_rename(path, |partial| Ok(tensor.to_device(&Device::Cpu)?.write_npy(partial)?))
+    let tensor = tensor.to_device(&Device::Cpu)?;
+    write_then_rename(path, |partial| {
+        tensor.write_npy(partial).map_err(|e| DataError::io(path)(std::io::Error::other(e.to_string())))
+    })
 }
 
 fn write_then_rename(
     path: &Path,
     write: impl FnOnce(&Path) -> Result<(), DataError>,
 ) -> Result<(), DataError> {
-    let mut partial = OsString::from(path);
-    partial.push(".partial");
-    let partial = PathBuf::from(partial);
+    let mut name = OsString::from(".partial-");
+    name.push(path.file_name().unwrap_or_default());
+    let partial = path.with_file_name(name);
     let result = write(&partial).and_then(|()| std::fs::rename(&partial, path).map_err(DataError::io(path)));
     if result.is_err() {
         // Best effort: the error that matters is the one being returned.

@@ -62,11 +62,14 @@ impl ScheduleConfig {
     /// Computes the tables.
     ///
     /// # Errors
-    /// T = 0; `beta_start` or `beta_end` not a number or outside (0, 1), where the curve uses them; a one-step
+    /// T = 0 or T above a million; `beta_start` or `beta_end` not a number or outside (0, 1), where the curve uses them; a one-step
     /// schedule with zero-SNR rescaling. The error names the field and its value.
     pub fn build(&self) -> Result<NoiseSchedule, ScheduleError> {
         if self.num_train_timesteps == 0 {
             return Err(ScheduleError::NoTimesteps);
+        }
+        if self.num_train_timesteps > MAX_TIMESTEPS {
+            return Err(ScheduleError::TooManyTimesteps(self.num_train_timesteps));
         }
         if self.beta_schedule != BetaSchedule::Cosine {
             for (name, value) in [("beta_start", self.beta_start), ("beta_end", self.beta_end)] {
@@ -97,6 +100,9 @@ impl ScheduleConfig {
         }
     }
 }
+
+/// A longer schedule is a slip of the finger.
+pub(crate) const MAX_TIMESTEPS: usize = 1_000_000;
 
 /// Keeps the last steps of the cosine schedule from becoming singular (Nichol & Dhariwal 2021, section 3.2).
 const MAX_COSINE_BETA: f64 = 0.999;

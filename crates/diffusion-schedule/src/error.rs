@@ -6,6 +6,9 @@ pub enum ScheduleError {
     /// A schedule needs at least one step.
     #[error("num_train_timesteps is 0; a schedule needs at least 1 step")]
     NoTimesteps,
+    /// More steps than any model has; the tables would fill the memory.
+    #[error("num_train_timesteps is {0}; it must be at most {max}", max = crate::betas::MAX_TIMESTEPS)]
+    TooManyTimesteps(usize),
     /// One of the configuration's numbers is outside its range, or not a number.
     #[error("{name} is {value}; it must lie strictly between 0 and 1")]
     OutOfUnitInterval {

@@ -58,6 +58,7 @@ fn construction_names_what_is_wrong() {
         config.build().unwrap_err().to_string()
     };
     assert!(build(|c| c.num_train_timesteps = 0).contains("num_train_timesteps is 0"));
+    assert!(build(|c| c.num_train_timesteps = usize::MAX).contains("it must be at most 1000000"));
     assert!(build(|c| c.beta_start = 0.0).contains("beta_start is 0"));
     assert!(build(|c| c.beta_end = 1.0).contains("beta_end is 1"));
     assert!(build(|c| c.beta_end = f64::NAN).contains("beta_end is NaN"));

@@ -120,7 +120,7 @@ impl Checkpoint {
     /// Reads the description in the folder at `path` and nothing else.
     ///
     /// # Errors
-    /// A folder without one; another format version; fields that are missing or unknown.
+    /// A folder without one; another format version; fields that are missing, unknown or impossible.
     pub fn read_state(path: &Path) -> Result<CheckpointState, TrainError> {
         #[derive(Deserialize)]
         struct Version {
@@ -143,7 +143,11 @@ impl Checkpoint {
                 format!("format version {format_version}; this program reads version {FORMAT_VERSION}"),
             ));
         }
-        serde_json::from_slice(&json).map_err(damaged)
+        let state: CheckpointState = serde_json::from_slice(&json).map_err(damaged)?;
+        match state.model.problem() {
+            Some(problem) => Err(TrainError::unusable(&file, problem)),
+            None => Ok(state),
+        }
     }
 
     /// Reads the tensors in the file at `path`.

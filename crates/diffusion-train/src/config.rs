@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 use thiserror::Error;
 use toml::Table;
 
-use crate::{AdamWConfig, EmaConfig, LrSchedule};
+use crate::{AdamWConfig, EmaConfig, LrDecay, LrSchedule};
 
 /// A whole training. Training ends at the first of `steps`, `epochs` and `max_minutes` that is given.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -166,9 +166,6 @@ const PRESETS: [(&str, &str); 2] = [
     ("tutorial", include_str!("../presets/tutorial.toml")),
 ];
 
-/// A schedule longer than this is a slip of the finger, and its tables would fill the memory.
-const MAX_TIMESTEPS: usize = 1_000_000;
-
 /// The fields that say when to stop. A source that sets one of them replaces them all.
 const LENGTH_FIELDS: [&str; 3] = ["steps", "epochs", "max_minutes"];
 
@@ -238,7 +235,7 @@ impl TrainConfig {
         digest.iter().fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"))
     }
 
-    /// Checks every field's range.
+    /// Checks the ranges of all fields but the network's, which are checked where it is built.
     ///
     /// # Errors
     /// The first field that is outside it, with what would be right.
@@ -283,7 +280,12 @@ impl TrainConfig {
         share("optimizer.beta2", self.optimizer.beta2)?;
         positive("optimizer.eps", self.optimizer.eps)?;
         let decay = self.optimizer.weight_decay;
-        field("optimizer.weight_decay", decay.to_string(), "it must be at least 0", decay >= 0.0)?;
+        field(
+            "optimizer.weight_decay",
+            decay.to_string(),
+            "it must be a number of at least 0",
+            decay >= 0.0 && decay.is_finite(),
+        )?;
         share("ema.decay", self.ema.decay)?;
         share("ema.min_decay", self.ema.min_decay)?;
         positive("ema.inv_gamma", self.ema.inv_gamma)?;
@@ -291,13 +293,30 @@ impl TrainConfig {
         whole("checkpoint.every", self.checkpoint.every)?;
         whole("checkpoint.keep", self.checkpoint.keep as u64)?;
         whole("sample_grid.steps", self.sample_grid.steps.unwrap_or(1) as u64)?;
-        let timesteps = self.schedule.num_train_timesteps;
         field(
-            "schedule.num_train_timesteps",
-            timesteps.to_string(),
-            &format!("it must be at most {MAX_TIMESTEPS}"),
-            timesteps <= MAX_TIMESTEPS,
+            "sample_grid.num",
+            self.sample_grid.num.to_string(),
+            "it must be at most 4096",
+            self.sample_grid.num <= 4096,
         )?;
+        field(
+            "ema.min_decay",
+            self.ema.min_decay.to_string(),
+            &format!("it must not exceed ema.decay, which is {}", self.ema.decay),
+            self.ema.min_decay <= self.ema.decay,
+        )?;
+        match self.lr_schedule.decay {
+            LrDecay::CosineWithRestarts { num_cycles } => {
+                whole("lr_schedule.decay.num_cycles", num_cycles.into())?;
+            }
+            LrDecay::Polynomial { power, lr_end } => {
+                positive("lr_schedule.decay.power", power)?;
+                let ok = (0.0..=self.optimizer.lr).contains(&lr_end);
+                let expected = "it must lie between 0 and optimizer.lr";
+                field("lr_schedule.decay.lr_end", lr_end.to_string(), expected, ok)?;
+            }
+            LrDecay::Constant | LrDecay::Linear | LrDecay::Cosine => {}
+        }
         self.schedule.build()?;
         Ok(())
     }

@@ -26,6 +26,31 @@ pub struct ModelDescription {
     pub data_range: [f64; 2],
 }
 
+/// The values of black and white that this project trains with.
+pub(crate) const DATA_RANGE: [f64; 2] = [-1.0, 1.0];
+
+/// The largest side of an image; larger ones are a damaged file.
+const MAX_SIDE: usize = 65_536;
+
+impl ModelDescription {
+    /// Says what is impossible in a description that came from a file.
+    pub(crate) fn problem(&self) -> Option<String> {
+        let [channels, height, width] = self.image_shape;
+        let multiple = self.network.size_multiple();
+        let side = |side: usize| (1..=MAX_SIDE).contains(&side) && side.is_multiple_of(multiple);
+        if channels != self.network.image_channels() || !side(height) || !side(width) {
+            return Some(format!("image_shape is {:?}, which does not fit the network", self.image_shape));
+        }
+        if self.data_range != DATA_RANGE {
+            return Some(format!(
+                "data_range is {:?}; this program knows {DATA_RANGE:?} only",
+                self.data_range
+            ));
+        }
+        self.schedule.build().err().map(|e| format!("schedule: {e}"))
+    }
+}
+
 /// Which weights of a checkpoint to use.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Weights {

@@ -50,8 +50,10 @@ pub fn run(
     run_dir: &RunDir,
     observer: &mut dyn FnMut(TrainEvent<'_>) -> ControlFlow<()>,
 ) -> Result<Outcome, TrainError> {
-    let _lock = run_dir.lock()?;
-    run_dir.clear_leftovers()?;
+    if !run_dir.is_locked() {
+        let problem = "the folder was opened to look at it; create or resume it to train there";
+        return Err(TrainError::unusable(run_dir.path(), problem));
+    }
     run_dir.write_config(trainer.config())?;
     let mut metrics_file = run_dir.open_metrics(trainer.steps_done())?;
     let (before, start) = (trainer.elapsed(), Instant::now());
@@ -108,7 +110,7 @@ fn save(
     let path = run_dir.checkpoint_path(step);
     trainer.checkpoint().write(&path)?;
     run_dir.set_latest(step)?;
-    run_dir.prune_checkpoints(trainer.config().checkpoint.keep)?;
+    run_dir.prune_checkpoints(step, trainer.config().checkpoint.keep)?;
     Ok(observer(TrainEvent::Checkpoint(path)))
 }
 

@@ -10,16 +10,18 @@
 //! ```
 
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{BufRead, BufReader, BufWriter, Write};
+use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use crate::checkpoint::{is_leftover, remove_folder, write_atomically};
 use crate::{ConfigSource, StepMetrics, TrainConfig, TrainError};
 
 /// A run's folder.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct RunDir {
     path: PathBuf,
+    /// Held while this process may train in the folder.
+    lock: Option<File>,
 }
 
 impl RunDir {
@@ -28,7 +30,9 @@ impl RunDir {
     /// # Errors
     /// A folder that already holds a run; what the system refuses.
     pub fn create(path: &Path, config: &TrainConfig) -> Result<Self, TrainError> {
-        let run = Self { path: path.to_owned() };
+        fs::create_dir_all(path).map_err(TrainError::io(path))?;
+        let mut run = Self { path: path.to_owned(), lock: None };
+        run.lock = Some(run.take_lock()?);
         if run.config_path().exists() || run.latest_path().exists() {
             return Err(TrainError::unusable(
                 path,
@@ -42,21 +46,32 @@ impl RunDir {
         Ok(run)
     }
 
-    /// Opens the folder of an existing run and clears away what a killed process left unfinished.
+    /// Opens the folder of an existing run to go on training in it: nobody else can until this value is dropped. Clears
+    /// away what a killed process left unfinished.
+    ///
+    /// # Errors
+    /// A folder without a run, or in which another process trains.
+    pub fn resume(path: &Path) -> Result<Self, TrainError> {
+        let mut run = Self::open(path)?;
+        run.lock = Some(run.take_lock()?);
+        run.clear_leftovers()?;
+        Ok(run)
+    }
+
+    /// Opens the folder of an existing run to look at it.
     ///
     /// # Errors
     /// A folder without a run.
     pub fn open(path: &Path) -> Result<Self, TrainError> {
-        let run = Self { path: path.to_owned() };
+        let run = Self { path: path.to_owned(), lock: None };
         if !run.config_path().is_file() {
             return Err(TrainError::unusable(path, "this folder holds no run: it has no config.toml"));
         }
         Ok(run)
     }
 
-    /// Removes what a killed process left unfinished. Only the process that trains may call this.
-    pub(crate) fn clear_leftovers(&self) -> Result<(), TrainError> {
-        for dir in [self.path.clone(), self.checkpoints_path()] {
+    fn clear_leftovers(&self) -> Result<(), TrainError> {
+        for dir in [self.path.clone(), self.checkpoints_path(), self.samples_path()] {
             for path in entries(&dir)? {
                 if is_leftover(&name_of(&path)) {
                     if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) }
@@ -86,8 +101,13 @@ impl RunDir {
         write_atomically(&self.config_path(), config.to_toml()?.as_bytes())
     }
 
+    /// Whether this process may train in the folder: it was created or resumed, not just opened.
+    pub(crate) fn is_locked(&self) -> bool {
+        self.lock.is_some()
+    }
+
     /// Keeps other processes from training in this folder for as long as the returned file is open.
-    pub(crate) fn lock(&self) -> Result<File, TrainError> {
+    fn take_lock(&self) -> Result<File, TrainError> {
         let path = self.path.join("lock");
         let file = File::create(&path).map_err(TrainError::io(&path))?;
         match file.try_lock() {
@@ -115,7 +135,7 @@ impl RunDir {
         }
         let name = fs::read_to_string(&file).map_err(TrainError::io(&file))?;
         let path = self.checkpoints_path().join(name.trim_end());
-        if !path.is_dir() {
+        if step_of(&path).is_none() || !path.is_dir() {
             let problem = format!("it names the checkpoint `{}`, which does not exist", name.trim_end());
             return Err(TrainError::unusable(&file, problem));
         }
@@ -136,15 +156,16 @@ impl RunDir {
         self.samples_path().join(format!("{}.png", step_name(step)))
     }
 
-    /// Removes all checkpoints but the newest `keep`.
-    pub(crate) fn prune_checkpoints(&self, keep: usize) -> Result<(), TrainError> {
-        let mut whole: Vec<PathBuf> = entries(&self.checkpoints_path())?
+    /// Removes all checkpoints but the newest `keep` up to that of `step`, the one just saved. Later ones are what a
+    /// killed process saved and did not live to call the latest; they go first.
+    pub(crate) fn prune_checkpoints(&self, step: u64, keep: usize) -> Result<(), TrainError> {
+        let mut whole: Vec<(u64, PathBuf)> = entries(&self.checkpoints_path())?
             .into_iter()
-            .filter(|path| name_of(path).starts_with("step-"))
+            .filter_map(|path| Some((step_of(&path)?, path)))
             .collect();
-        whole.sort();
+        whole.sort_by_key(|(of, _)| (*of <= step, *of));
         let surplus = whole.len().saturating_sub(keep);
-        whole[..surplus].iter().try_for_each(|path| remove_folder(path))
+        whole[..surplus].iter().try_for_each(|(_, path)| remove_folder(path))
     }
 
     /// Opens `metrics.jsonl` to append, after cutting off whatever was written after `step` updates.
@@ -192,9 +213,13 @@ impl MetricsFile {
     }
 }
 
-/// Sorts by number as well as by name.
 fn step_name(step: u64) -> String {
     format!("step-{step:07}")
+}
+
+/// The inverse of [`step_name`], for the last part of a path.
+fn step_of(path: &Path) -> Option<u64> {
+    name_of(path).strip_prefix("step-")?.parse().ok()
 }
 
 fn name_of(path: &Path) -> String {
@@ -208,12 +233,12 @@ fn entries(dir: &Path) -> Result<Vec<PathBuf>, TrainError> {
 
 fn whole_lines_up_to(path: &Path, step: u64) -> Result<String, TrainError> {
     let mut kept = String::new();
-    for line in BufReader::new(File::open(path).map_err(TrainError::io(path))?).lines() {
-        let line = line.map_err(TrainError::io(path))?;
+    let text = fs::read(path).map_err(TrainError::io(path))?;
+    for line in String::from_utf8_lossy(&text).lines() {
         // A line cut short by a killed process does not parse, and nothing after it counts.
-        match serde_json::from_str::<StepMetrics>(&line) {
+        match serde_json::from_str::<StepMetrics>(line) {
             Ok(metrics) if metrics.step <= step => {
-                kept.push_str(&line);
+                kept.push_str(line);
                 kept.push('\n');
             }
             _ => break,

@@ -12,6 +12,7 @@ use rand::RngExt;
 use crate::checkpoint::{Checkpoint, CheckpointState, FORMAT_VERSION};
 use crate::config::ConfigError;
 use crate::metrics::by_quartile;
+use crate::model::DATA_RANGE;
 use crate::{AdamW, Ema, Gradients, ModelDescription, StepMetrics, TrainConfig, TrainError};
 
 /// A training in progress. Every random number is a function of (seed, step, position in the batch), so the state is
@@ -55,7 +56,8 @@ impl<'a> Trainer<'a> {
             .into());
         }
         let (network, parameters) =
-            Parameters::initialise(config.seed, device, |vb| network_config.build(vb))?;
+            Parameters::initialise(config.seed, device, |vb| network_config.build(vb))
+                .map_err(|e| ConfigError::Text { place: "network".to_owned(), problem: e.to_string() })?;
         Ok(Self {
             loader: Loader::new(dataset, config.batch_size, config.seed)?,
             data_fingerprint: dataset.fingerprint(),
@@ -72,7 +74,7 @@ impl<'a> Trainer<'a> {
                 schedule: config.schedule.clone(),
                 prediction_type: config.prediction_type,
                 image_shape,
-                data_range: [-1.0, 1.0],
+                data_range: DATA_RANGE,
             },
             config: config.clone(),
             device: device.clone(),
@@ -196,7 +198,8 @@ impl<'a> Trainer<'a> {
 
     /// Updates to make, if `steps` or `epochs` say so.
     pub fn total_steps(&self) -> Option<u64> {
-        let by_epochs = self.config.epochs.map(|epochs| epochs * self.loader.batches_per_epoch());
+        let by_epochs =
+            self.config.epochs.map(|epochs| epochs.saturating_mul(self.loader.batches_per_epoch()));
         [self.config.steps, by_epochs].into_iter().flatten().min()
     }
 
@@ -290,6 +293,15 @@ impl<'a> Trainer<'a> {
                 path,
                 "the run was trained on other data; give the same --data",
             ));
+        }
+        let position = state.position;
+        let batches = position.epoch.checked_mul(self.loader.batches_per_epoch());
+        if state.seed != self.config.seed
+            || batches.and_then(|n| n.checked_add(position.batch)) != Some(state.step)
+        {
+            let problem =
+                "its seed, step and position do not belong together; it was changed by hand or damaged";
+            return Err(TrainError::unusable(&path.join(Checkpoint::STATE_FILE), problem));
         }
         let parameter_error = |file: &str| {
             let path = path.join(file);

@@ -190,6 +190,18 @@ fn checkpoints_of_another_model_configuration_or_data_are_refused() {
     let other = ImageDataset::new(vec![9; 40 * 64], None, [1, 8, 8]).unwrap();
     assert!(refuse(&base, &other).contains("other data"));
 
+    let state = path.join("checkpoint.json");
+    let text = fs::read_to_string(&state).unwrap();
+    for (from, to) in [
+        ("\"step\": 2", "\"step\": 3"),
+        ("\"seed\": 0", "\"seed\": 5"),
+        ("\"epoch\": 0", "\"epoch\": 18446744073709551615"),
+    ] {
+        fs::write(&state, text.replace(from, to)).unwrap();
+        assert!(refuse(&base, &data).contains("do not belong together"), "{to}");
+    }
+    fs::write(&state, &text).unwrap();
+
     // Longer training, other checkpoints and grids are no other training.
     let mut longer = base;
     (longer.steps, longer.checkpoint.every, longer.sample_grid.every) = (Some(9), 7, 3);
@@ -225,6 +237,20 @@ fn damaged_checkpoints_are_named() {
     assert!(version.contains("format version 99; this program reads version 1"), "{version}");
     let shape = damage("checkpoint.json", &replace("\"base_channels\": 16", "\"base_channels\": 24"));
     assert!(shape.contains("ema.safetensors") && shape.contains("the network needs"), "{shape}");
+    let range = damage("checkpoint.json", &|bytes| {
+        String::from_utf8(bytes).unwrap().replace("-1.0,", "0.0,").into_bytes()
+    });
+    assert!(range.contains("data_range is [0.0, 1.0]"), "{range}");
+    let huge = damage(
+        "checkpoint.json",
+        &replace("\"num_train_timesteps\": 200", "\"num_train_timesteps\": 1000000000000000000"),
+    );
+    assert!(huge.contains("num_train_timesteps is 1000000000000000000; it must be at most"), "{huge}");
+    let shape = damage("checkpoint.json", &|bytes| {
+        let text = String::from_utf8(bytes).unwrap().replace(char::is_whitespace, "");
+        text.replace("\"image_shape\":[1,8,8]", "\"image_shape\":[1,4000000000,8]").into_bytes()
+    });
+    assert!(shape.contains("image_shape is [1, 4000000000, 8]"), "{shape}");
     let garbage = damage("checkpoint.json", &|_| b"{".to_vec());
     assert!(garbage.contains("not a checkpoint's state"), "{garbage}");
     fs::remove_file(path.join("checkpoint.json")).unwrap();
@@ -238,7 +264,15 @@ fn a_run_folder_keeps_the_newest_checkpoints_and_clears_leftovers() {
     let mut config = config(9);
     (config.checkpoint.every, config.checkpoint.keep) = (2, 2);
     let run_dir = RunDir::create(&folder.path().join("run"), &config).unwrap();
-    fs::create_dir_all(run_dir.path().join("checkpoints/.partial-step-0000003")).unwrap();
+    // What processes that were killed leave: half a checkpoint, a whole one that `latest` never named, half a picture.
+    for name in
+        ["checkpoints/.partial-step-0000003", "checkpoints/step-0000123", "samples/.partial-step-0000002.png"]
+    {
+        fs::create_dir_all(run_dir.path().join(name)).unwrap();
+    }
+    let path = run_dir.path().to_owned();
+    drop(run_dir);
+    let run_dir = RunDir::resume(&path).unwrap();
     let mut trainer = Trainer::new(&config, &data, &Device::Cpu).unwrap();
     run(&mut trainer, &run_dir, &mut |_| ControlFlow::Continue(())).unwrap();
     let mut left: Vec<String> = fs::read_dir(run_dir.path().join("checkpoints"))
@@ -248,23 +282,31 @@ fn a_run_folder_keeps_the_newest_checkpoints_and_clears_leftovers() {
     left.sort();
     assert_eq!(left, ["step-0000008", "step-0000009"]);
     assert!(run_dir.latest_checkpoint().unwrap().ends_with("step-0000009"));
-    assert!(RunDir::create(run_dir.path(), &config).unwrap_err().to_string().contains("already holds a run"));
+    drop(run_dir);
+    assert!(RunDir::create(&path, &config).unwrap_err().to_string().contains("already holds a run"));
 }
 
 #[test]
 fn two_processes_cannot_train_in_one_folder() {
     let data = pictures();
     let folder = tempfile::tempdir().unwrap();
-    let run_dir = RunDir::create(&folder.path().join("run"), &config(1)).unwrap();
-    let mut outer = Trainer::new(&config(1), &data, &Device::Cpu).unwrap();
-    let mut inner_error = None;
-    run(&mut outer, &run_dir, &mut |_| {
-        let mut inner = Trainer::new(&config(1), &data, &Device::Cpu).unwrap();
-        inner_error = run(&mut inner, &run_dir, &mut |_| ControlFlow::Continue(())).err();
-        ControlFlow::Continue(())
-    })
-    .unwrap();
-    assert!(inner_error.unwrap().to_string().contains("another process is training in this folder"));
+    let path = folder.path().join("run");
+    let first = RunDir::create(&path, &config(1)).unwrap();
+    for second in [RunDir::resume(&path), RunDir::create(&path, &config(1))] {
+        assert!(second.unwrap_err().to_string().contains("another process is training in this folder"));
+    }
+    // Looking is allowed, training after a look is not.
+    let look = RunDir::open(&path).unwrap();
+    let mut trainer = Trainer::new(&config(1), &data, &Device::Cpu).unwrap();
+    assert!(
+        run(&mut trainer, &look, &mut |_| ControlFlow::Continue(()))
+            .unwrap_err()
+            .to_string()
+            .contains("to look at it")
+    );
+    drop(first);
+    let resumed = RunDir::resume(&path).unwrap();
+    assert_eq!(run(&mut trainer, &resumed, &mut |_| ControlFlow::Continue(())).unwrap(), Outcome::Finished);
 }
 
 #[test]

@@ -100,7 +100,7 @@ pub(crate) fn run(args: &TrainArgs, device: &Device, quiet: bool) -> anyhow::Res
 
 fn open_run(args: &TrainArgs) -> anyhow::Result<RunDir> {
     // clap sees to it that --resume comes with --run-dir.
-    Ok(RunDir::open(args.run_dir.as_deref().unwrap_or_else(|| std::path::Path::new("")))?)
+    Ok(RunDir::resume(args.run_dir.as_deref().unwrap_or_else(|| std::path::Path::new("")))?)
 }
 
 fn fresh_config(args: &TrainArgs) -> anyhow::Result<TrainConfig> {

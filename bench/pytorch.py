@@ -1,0 +1,128 @@
+"""PyTorch's side of `cargo xtask bench`: the same networks and the same work, driven line by line.
+
+usage: pytorch.py eager|compile nchw|channels_last THREADS
+
+Reads one job a line, `train BATCH`, `forward BATCH`, `sample NUM STEPS`, `sgemm` or `memory`, does it once and
+answers with one number: milliseconds; GFLOP/s for `sgemm`; KiB for `memory`, the peak of the resident set.
+"""
+import math
+import resource
+import sys
+import time
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+T = 200
+
+
+class Residual(nn.Module):
+    def __init__(self, cin, cout, time_dim):
+        super().__init__()
+        self.norm1, self.conv1 = nn.GroupNorm(8, cin), nn.Conv2d(cin, cout, 3, padding=1)
+        self.time = nn.Linear(time_dim, cout)
+        self.norm2, self.conv2 = nn.GroupNorm(8, cout), nn.Conv2d(cout, cout, 3, padding=1)
+        self.skip = nn.Identity() if cin == cout else nn.Conv2d(cin, cout, 1)
+
+    def forward(self, x, time):
+        h = self.conv1(F.silu(self.norm1(x))) + self.time(time)[:, :, None, None]
+        return self.conv2(F.silu(self.norm2(h))) + self.skip(x)
+
+
+class SimpleUNet(nn.Module):
+    def __init__(self, channels=1, b=32, time_dim=128):
+        super().__init__()
+        half = time_dim // 2
+        self.register_buffer("frequencies", torch.exp(-math.log(10_000) * torch.arange(half) / (half - 1)))
+        self.mlp = nn.Sequential(nn.Linear(time_dim, 4 * time_dim), nn.SiLU(), nn.Linear(4 * time_dim, time_dim))
+        self.stem = nn.Conv2d(channels, b, 3, padding=1)
+        self.enc1, self.down1 = Residual(b, b, time_dim), nn.Conv2d(b, b, 3, stride=2, padding=1)
+        self.enc2, self.down2 = Residual(b, 2 * b, time_dim), nn.Conv2d(2 * b, 2 * b, 3, stride=2, padding=1)
+        self.mid = Residual(2 * b, 2 * b, time_dim)
+        self.up2, self.dec2 = nn.ConvTranspose2d(2 * b, 2 * b, 4, 2, 1), Residual(4 * b, b, time_dim)
+        self.up1, self.dec1 = nn.ConvTranspose2d(b, b, 4, 2, 1), Residual(2 * b, b, time_dim)
+        self.out = nn.Conv2d(b, channels, 1)
+
+    def forward(self, x, t):
+        angles = t[:, None] * self.frequencies
+        time = self.mlp(torch.cat([angles.sin(), angles.cos()], dim=1))
+        e1 = self.enc1(self.stem(x), time)
+        e2 = self.enc2(self.down1(e1), time)
+        h = self.mid(self.down2(e2), time)
+        h = self.dec2(torch.cat([self.up2(h), e2], dim=1), time)
+        h = self.dec1(torch.cat([self.up1(h), e1], dim=1), time)
+        return self.out(h)
+
+
+class Bench:
+    def __init__(self, mode, layout, threads):
+        torch.set_num_threads(threads)
+        torch.manual_seed(0)
+        self.format = torch.channels_last if layout == "channels_last" else torch.contiguous_format
+        self.network = SimpleUNet().to(memory_format=self.format)
+        self.parameters = list(self.network.parameters())
+        self.call = torch.compile(self.network) if mode == "compile" else self.network
+        self.ema = [p.detach().clone() for p in self.parameters]
+        self.optimizer = torch.optim.AdamW(self.parameters, lr=1e-3, weight_decay=0.0, fused=True)
+        betas = torch.linspace(5e-4, 0.1, T, dtype=torch.float64)
+        self.alphas_cumprod = torch.cumprod(1 - betas, 0)
+
+    def images(self, n):
+        return torch.randn(n, 1, 28, 28).to(memory_format=self.format)
+
+    def train(self, batch):
+        x0 = self.images(batch)
+        begin = time.perf_counter()
+        t, noise = torch.randint(T, (batch,)), torch.randn_like(x0)
+        ac = self.alphas_cumprod[t].float()[:, None, None, None]
+        x_t = ac.sqrt() * x0 + (1 - ac).sqrt() * noise
+        loss = F.mse_loss(self.call(x_t, t.float()), noise)
+        self.optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        self.optimizer.step()
+        with torch.no_grad():
+            torch._foreach_lerp_(self.ema, self.parameters, 0.005)
+        loss.item()
+        return 1e3 * (time.perf_counter() - begin)
+
+    @torch.inference_mode()
+    def forward(self, batch):
+        x, t = self.images(batch), torch.full((batch,), 100.0)
+        begin = time.perf_counter()
+        self.call(x, t)
+        return 1e3 * (time.perf_counter() - begin)
+
+    @torch.inference_mode()
+    def sample(self, num, steps):
+        x = self.images(num)
+        begin = time.perf_counter()
+        for k in range(steps - 1, -1, -1):
+            t = k * T // steps
+            ac, prev = self.alphas_cumprod[t].item(), 1.0
+            if k > 0:
+                prev = self.alphas_cumprod[(k - 1) * T // steps].item()
+            eps = self.call(x, torch.full((num,), float(t)))
+            x0 = ((x - math.sqrt(1 - ac) * eps) / math.sqrt(ac)).clamp(-1, 1)
+            eps = (x - math.sqrt(ac) * x0) / math.sqrt(1 - ac)
+            x = math.sqrt(prev) * x0 + math.sqrt(1 - prev) * eps
+        return 1e3 * (time.perf_counter() - begin)
+
+    def sgemm(self):
+        n = 1024
+        a, b = torch.randn(n, n), torch.randn(n, n)
+        torch.mm(a, b)
+        begin = time.perf_counter()
+        for _ in range(8):
+            torch.mm(a, b)
+        return 8 * 2e-9 * n**3 / (time.perf_counter() - begin)
+
+    def memory(self):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+bench = Bench(sys.argv[1], sys.argv[2], int(sys.argv[3]))
+for line in sys.stdin:
+    job, *numbers = line.split()
+    print(f"{getattr(bench, job)(*map(int, numbers)):.6f}", flush=True)

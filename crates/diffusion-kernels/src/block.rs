@@ -4,20 +4,25 @@
 //! the cache, and candle's backward pass has one gradient to add where the separate operations give it seven.
 //! What lies between is computed again in the backward pass, except for the first convolution's output.
 
+mod norm;
+
 use std::sync::OnceLock;
 
 use candle_core::{CpuStorage, CustomOp3, Device, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
 use crate::conv2d::CHUNK;
-use crate::engine::{Gather, Geometry, Scatter, blocks_of};
+use crate::engine::Geometry;
 use crate::fresh::Fresh;
-use crate::group_norm::Norm;
 use crate::isa::{Isa, vectorised};
+use crate::micro::LANES;
+use crate::product::{Factor, product};
 use crate::scratch::Scratch;
 use crate::storage::{elements, output, with_elements};
-use crate::weight_gradient::{Partial, Running, WeightGradient};
-use crate::{ResidualBlock, vector};
+use crate::transpose::{Planes, to_channels_first, to_channels_last};
+use crate::winograd::{self, Canvas, STRIP, SUM_STRIP, Tiles, Winograd, WinogradSums};
+use crate::{Activation, ResidualBlock, channels, conv2d, group_norm};
+use norm::Norm;
 
 vectorised! {
     fn add(x: &[f32], y: &mut [f32]) {
@@ -27,15 +32,16 @@ vectorised! {
     }
 }
 
+/// Side of the convolutions' kernels.
+const KERNEL: usize = 3;
+
 /// What one call is about.
 #[derive(Clone, Copy, Debug)]
 struct Sizes {
     images: usize,
     inputs: usize,
     outputs: usize,
-    height: usize,
-    width: usize,
-    kernel: usize,
+    tiles: Tiles,
     groups: usize,
     skip: bool,
 }
@@ -51,24 +57,28 @@ struct Parts<'a> {
 
 impl Sizes {
     fn pixels(&self) -> usize {
-        self.height * self.width
+        self.tiles.pixels()
     }
 
-    fn geometry(&self, kernel: usize) -> Geometry {
-        let side = (self.height, self.width);
-        Geometry { kernel, stride: 1, padding: kernel / 2, large: side, small: side }
+    fn padded_outputs(&self) -> usize {
+        self.outputs.next_multiple_of(LANES)
+    }
+
+    /// How many images to take together, for about `tiles` tiles.
+    fn group(&self, tiles: usize) -> usize {
+        (tiles / self.tiles.per_image()).clamp(1, CHUNK)
     }
 
     /// Takes `parameters` apart again.
     fn parts<'a>(&self, mut parameters: &'a [f32]) -> Parts<'a> {
-        let Self { inputs, outputs, kernel, skip, .. } = *self;
+        let Self { inputs, outputs, skip, .. } = *self;
         let mut take = |len: usize| {
             let part;
             (part, parameters) = parameters.split_at(len);
             part
         };
         let mut pair = |weight: usize, bias: usize| [take(weight), take(bias)];
-        let area = kernel * kernel;
+        let area = KERNEL * KERNEL;
         Parts {
             norm1: pair(inputs, inputs),
             conv1: pair(outputs * inputs * area, outputs),
@@ -103,10 +113,33 @@ pub(crate) fn residual_block(
     block: &ResidualBlock<'_>,
 ) -> Result<Tensor> {
     let sizes = sizes(x, embedding, block)?;
+    let kernel = block.conv1.0.dims()[3];
+    let geometry = Geometry { kernel, stride: 1, padding: kernel / 2, large: sizes.tiles.side, small: sizes.tiles.side };
+    if !winograd::applies(&geometry.window(sizes.inputs), sizes.outputs) {
+        return composed(isa, x, embedding, block);
+    }
     let parameters = packed(block)?;
     let tracked = [x, embedding, &parameters].iter().any(|t| t.track_op());
     let op = Op { isa, sizes, eps: block.eps as f32, hidden: tracked.then(OnceLock::new) };
     x.contiguous()?.apply_op3(&parameters, &embedding.contiguous()?, op)
+}
+
+/// The block as separate operations, for sizes that Winograd's method is not for.
+fn composed(isa: Isa, x: &Tensor, embedding: &Tensor, block: &ResidualBlock<'_>) -> Result<Tensor> {
+    let padding = block.conv1.0.dims()[3] / 2;
+    let norm = |x: &Tensor, (weight, bias): (&Tensor, &Tensor)| {
+        group_norm::group_norm(isa, x, block.groups, weight, bias, block.eps, Activation::Silu)
+    };
+    let conv = |x: &Tensor, (weight, bias): (&Tensor, &Tensor), padding| {
+        conv2d::conv2d(isa, x, weight, Some(bias), 1, padding)
+    };
+    let hidden = conv(&norm(x, block.norm1)?, block.conv1, padding)?;
+    let hidden = channels::add_channel_embedding(isa, &hidden, embedding)?;
+    let y = conv(&norm(&hidden, block.norm2)?, block.conv2, padding)?;
+    match block.skip {
+        Some(skip) => y + conv(x, skip, 0)?,
+        None => y + x,
+    }
 }
 
 /// Checks every shape.
@@ -146,145 +179,167 @@ fn sizes(x: &Tensor, embedding: &Tensor, block: &ResidualBlock<'_>) -> Result<Si
         check(&format!("{name} weight"), weight, &shape)?;
         check(&format!("{name} bias"), bias, &shape[..1])?;
     }
-    Ok(Sizes { images, inputs, outputs, height, width, kernel, groups, skip: block.skip.is_some() })
+    let tiles = Tiles::new((height, width));
+    Ok(Sizes { images, inputs, outputs, tiles, groups, skip: block.skip.is_some() })
+}
+
+/// The gradients of one task's parameters, which it sums over its images.
+struct Sums {
+    conv1: WinogradSums,
+    conv2: WinogradSums,
+    /// `[input][output padded]`.
+    skip: Vec<f32>,
+    /// Pairs of weight and bias, a channel each.
+    norm1: Vec<[f32; 2]>,
+    norm2: Vec<[f32; 2]>,
+    /// Sums of dy, padded: the gradient of the second convolution's bias and of the skip's.
+    dy: Vec<f32>,
 }
 
 impl Op {
     fn norm<'a>(&self, [weight, bias]: [&'a [f32]; 2]) -> Norm<'a> {
-        Norm { isa: self.isa, groups: self.sizes.groups, eps: self.eps, silu: true, weight, bias }
-    }
-
-    fn gather(&self, kernel: usize, inputs: usize, weight: &[f32], bias: &[f32]) -> Gather {
-        let Sizes { outputs, .. } = self.sizes;
-        let window = self.sizes.geometry(kernel).window(inputs);
-        Gather::new(self.isa, window, outputs, Some(bias), |o, c, ky, kx| {
-            weight[((o * inputs + c) * kernel + ky) * kernel + kx]
-        })
-    }
-
-    fn scatter(&self, kernel: usize, inputs: usize, weight: &[f32]) -> Scatter {
-        let Sizes { outputs, .. } = self.sizes;
-        Scatter::new(self.isa, self.sizes.geometry(kernel), outputs, inputs, None, |i, o, ky, kx| {
-            weight[((o * inputs + i) * kernel + ky) * kernel + kx]
-        })
+        Norm { isa: self.isa, groups: self.sizes.groups, eps: self.eps, weight, bias }
     }
 
     fn forward(&self, x: &[f32], parameters: &[f32], embedding: &[f32]) -> Vec<f32> {
-        let Sizes { images, inputs, outputs, kernel, .. } = self.sizes;
+        let Sizes { images, inputs, outputs, .. } = self.sizes;
         let pixels = self.sizes.pixels();
-        let parts = self.sizes.parts(parameters);
-        let (norm1, norm2) = (self.norm(parts.norm1), self.norm(parts.norm2));
-        let conv1 = self.gather(kernel, inputs, parts.conv1[0], parts.conv1[1]);
-        let conv2 = self.gather(kernel, outputs, parts.conv2[0], parts.conv2[1]);
-        let skip = self.sizes.skip.then(|| {
-            let bias: Vec<f32> = parts.skip[1].iter().zip(parts.conv2[1]).map(|(a, b)| a + b).collect();
-            self.gather(1, inputs, parts.skip[0], &bias)
-        });
-        let image = |n: usize, hidden: &mut [f32], y: &mut [f32]| {
-            let x = &x[n * inputs * pixels..(n + 1) * inputs * pixels];
-            let mut normed = Scratch::new(inputs.max(outputs) * pixels);
-            norm1.forward(x, &mut normed[..x.len()]);
-            let embedding = &embedding[n * outputs..(n + 1) * outputs];
-            let bias: Vec<f32> = embedding.iter().zip(parts.conv1[1]).map(|(a, b)| a + b).collect();
-            conv1.run_from(&normed[..x.len()], hidden, pixels, Some(&blocks_of(&bias)));
-            norm2.forward(hidden, &mut normed[..y.len()]);
-            if let Some(skip) = &skip {
-                skip.run(x, y, pixels);
-                conv2.run_from(&normed[..y.len()], y, pixels, None);
-            } else {
-                conv2.run(&normed[..y.len()], y, pixels);
-                add(self.isa, x, y);
-            }
-        };
-        let size = outputs * pixels;
-        let mut y = Fresh::new(images * size);
+        let pass = ForwardPass::new(self, parameters);
+        let group = self.sizes.group(STRIP);
+        let mut y = Fresh::new(images * outputs * pixels);
+        let given = x.par_chunks(group * inputs * pixels).zip(embedding.par_chunks(group * outputs));
+        let given = given.zip(y.par_chunks_mut(group * outputs * pixels));
+        let last = self.sizes.padded_outputs() * pixels;
         if let Some(saved) = &self.hidden {
-            let mut hidden = Fresh::new(images * size);
-            let outputs = y.par_chunks_mut(size).zip(hidden.par_chunks_mut(size));
-            outputs.enumerate().for_each(|(n, (y, hidden))| image(n, hidden, y));
+            let mut hidden = Fresh::new(images * last);
+            given
+                .zip(hidden.par_chunks_mut(group * last))
+                .for_each(|(((x, embedding), y), hidden)| pass.images(x, embedding, hidden, y));
             // Set once: an operation runs forward once.
             let _ = saved.set(hidden.finish());
         } else {
-            y.par_chunks_mut(size).enumerate().for_each(|(n, y)| image(n, &mut Scratch::new(size), y));
+            given.for_each(|((x, embedding), y)| {
+                let mut hidden = Scratch::new(y.len() / (outputs * pixels) * last);
+                pass.images(x, embedding, &mut hidden, y);
+            });
         }
         y.finish()
     }
 
     /// Gradients of x, the packed parameters and the embedding.
     fn backward(&self, x: &[f32], parameters: &[f32], hidden: &[f32], dy: &[f32]) -> [Vec<f32>; 3] {
-        let Sizes { images, inputs, outputs, kernel, .. } = self.sizes;
+        let Sizes { images, inputs, outputs, .. } = self.sizes;
         let pixels = self.sizes.pixels();
         let (size_in, size_out) = (inputs * pixels, outputs * pixels);
-        let parts = self.sizes.parts(parameters);
-        let pass = BackwardPass {
-            op: self,
-            norm1: self.norm(parts.norm1),
-            norm2: self.norm(parts.norm2),
-            conv1: self.scatter(kernel, inputs, parts.conv1[0]),
-            conv2: self.scatter(kernel, outputs, parts.conv2[0]),
-            skip: self.sizes.skip.then(|| self.scatter(1, inputs, parts.skip[0])),
-        };
-        let gradient =
-            |kernel, inputs| WeightGradient::new(self.isa, self.sizes.geometry(kernel), outputs, inputs);
-        let (by_conv1, by_conv2) = (gradient(kernel, inputs), gradient(kernel, outputs));
-        let by_skip = self.sizes.skip.then(|| gradient(1, inputs));
-
+        let last = self.sizes.padded_outputs() * pixels;
+        let pass = BackwardPass::new(self, parameters);
+        let group = self.sizes.group(SUM_STRIP);
         let mut dx = Fresh::new(images * size_in);
         let mut de = vec![0.0; images * outputs];
-        let mut sums1 = vec![[0.0; 2]; images * inputs];
-        let mut sums2 = vec![[0.0; 2]; images * outputs];
-        let partials: Vec<(Partial, Partial, Option<Partial>)> = dx
+        let partials: Vec<Vec<f32>> = dx
             .par_chunks_mut(CHUNK * size_in)
             .zip(de.par_chunks_mut(CHUNK * outputs))
-            .zip(sums1.par_chunks_mut(CHUNK * inputs).zip(sums2.par_chunks_mut(CHUNK * outputs)))
-            .zip(x.par_chunks(CHUNK * size_in).zip(hidden.par_chunks(CHUNK * size_out)))
+            .zip(x.par_chunks(CHUNK * size_in).zip(hidden.par_chunks(CHUNK * last)))
             .zip(dy.par_chunks(CHUNK * size_out))
-            .map(|((((dx, de), (sums1, sums2)), (x, hidden)), dy)| {
-                let mut sums = Sums {
-                    conv1: by_conv1.begin(),
-                    conv2: by_conv2.begin(),
-                    skip: by_skip.as_ref().map(WeightGradient::begin),
-                };
-                for i in 0..dx.len() / size_in {
-                    let (large, small) = (i * size_in..(i + 1) * size_in, i * size_out..(i + 1) * size_out);
-                    pass.image(
-                        [&x[large.clone()], &hidden[small.clone()], &dy[small]],
-                        &mut dx[large],
-                        &mut de[i * outputs..(i + 1) * outputs],
-                        &mut sums1[i * inputs..(i + 1) * inputs],
-                        &mut sums2[i * outputs..(i + 1) * outputs],
-                        &mut sums,
-                    );
+            .map(|(((dx, de), (x, hidden)), dy)| {
+                let mut sums = pass.begin();
+                let results = dx.chunks_mut(group * size_in).zip(de.chunks_mut(group * outputs));
+                let given = x.chunks(group * size_in).zip(hidden.chunks(group * last));
+                for (((dx, de), (x, hidden)), dy) in results.zip(given).zip(dy.chunks(group * size_out)) {
+                    pass.images([x, hidden, dy], dx, de, &mut sums);
                 }
-                (sums.conv1.finish(), sums.conv2.finish(), sums.skip.map(Running::finish))
+                pass.finish(&sums, de)
             })
             .collect();
-
-        let mut dp = Vec::with_capacity(parameters.len());
-        let (mut first, mut second, mut skips) = (Vec::new(), Vec::new(), Vec::new());
-        for (conv1, conv2, skip) in partials {
-            first.push(conv1);
-            second.push(conv2);
-            skips.extend(skip);
-        }
-        for (sums, channels, by_conv, partials) in
-            [(sums1, inputs, by_conv1, first), (sums2, outputs, by_conv2, second)]
-        {
-            for which in 0..2 {
-                dp.extend(
-                    (0..channels).map(|c| sums[c..].iter().step_by(channels).map(|s| s[which]).sum::<f32>()),
-                );
-            }
-            let (weight, bias) = by_conv.finish(&partials);
-            dp.extend(weight);
-            dp.extend(bias);
-        }
-        if let Some(by_skip) = by_skip {
-            let (weight, bias) = by_skip.finish(&skips);
-            dp.extend(weight);
-            dp.extend(bias);
+        let mut dp = vec![0.0; parameters.len()];
+        for partial in &partials {
+            add(self.isa, partial, &mut dp);
         }
         [dx.finish(), dp, de]
+    }
+}
+
+/// The image `from` (C, pixels) of each image with its channels last, padded.
+fn channels_last(isa: Isa, from: &[f32], channels: usize, pixels: usize) -> Scratch {
+    let (pitch, planes) = (channels.next_multiple_of(LANES), Planes { plane: pixels, channels, pixels });
+    let mut to = Scratch::new(from.len() / channels * pitch);
+    for (from, to) in from.chunks_exact(channels * pixels).zip(to.chunks_exact_mut(pitch * pixels)) {
+        to_channels_last(isa, from, planes, to, pitch);
+    }
+    to
+}
+
+/// `numbers` filled up with zeros to whole vectors.
+fn padded(numbers: impl ExactSizeIterator<Item = f32>) -> Vec<f32> {
+    let mut padded = vec![0.0; numbers.len().next_multiple_of(LANES)];
+    padded.iter_mut().zip(numbers).for_each(|(to, x)| *to = x);
+    padded
+}
+
+/// What the forward pass of every image uses.
+struct ForwardPass<'a> {
+    op: &'a Op,
+    norm1: Norm<'a>,
+    norm2: Norm<'a>,
+    conv1: Winograd,
+    conv2: Winograd,
+    /// `[input][output padded]`.
+    skip: Option<Scratch>,
+    bias1: &'a [f32],
+    /// The second convolution's bias and the skip's together, padded.
+    bias2: Vec<f32>,
+}
+
+impl<'a> ForwardPass<'a> {
+    fn new(op: &'a Op, parameters: &'a [f32]) -> Self {
+        let Sizes { inputs, outputs, .. } = op.sizes;
+        let parts = op.sizes.parts(parameters);
+        let skip_bias = parts.skip[1].iter().chain(std::iter::repeat(&0.0));
+        let bias2: Vec<f32> = parts.conv2[1].iter().zip(skip_bias).map(|(a, b)| a + b).collect();
+        Self {
+            op,
+            norm1: op.norm(parts.norm1),
+            norm2: op.norm(parts.norm2),
+            conv1: Winograd::new(op.isa, parts.conv1[0], outputs, inputs),
+            conv2: Winograd::new(op.isa, parts.conv2[0], outputs, outputs),
+            skip: op.sizes.skip.then(|| channels_last(op.isa, parts.skip[0], outputs, inputs)),
+            bias1: parts.conv1[1],
+            bias2: padded(bias2.into_iter()),
+        }
+    }
+
+    /// Some images, `hidden` with channels last.
+    fn images(&self, x: &[f32], embedding: &[f32], hidden: &mut [f32], y: &mut [f32]) {
+        let (op, isa) = (self.op, self.op.isa);
+        let Sizes { inputs, outputs, tiles, .. } = op.sizes;
+        let (pixels, pitch) = (tiles.pixels(), op.sizes.padded_outputs());
+        let images = embedding.len() / outputs;
+        let x_last = channels_last(isa, x, inputs, pixels);
+        let mut canvas = Canvas::new(tiles, images, inputs);
+        for (i, x) in x_last.chunks_exact(x_last.len() / images).enumerate() {
+            self.norm1.forward(x, &mut canvas, i);
+        }
+        let starts = embedding.chunks_exact(outputs);
+        let start: Vec<f32> =
+            starts.flat_map(|e| padded(e.iter().zip(self.bias1).map(|(e, b)| e + b))).collect();
+        self.conv1.run(&canvas, &start, hidden);
+
+        let mut canvas = Canvas::new(tiles, images, outputs);
+        for (i, hidden) in hidden.chunks_exact(pixels * pitch).enumerate() {
+            self.norm2.forward(hidden, &mut canvas, i);
+        }
+        let mut y_last = Scratch::new(images * pixels * pitch);
+        self.conv2.run(&canvas, &self.bias2, &mut y_last);
+        if let Some(skip) = &self.skip {
+            let x = Factor { data: &x_last, row: inputs.next_multiple_of(LANES), term: 1 };
+            product(isa, x, skip, [images * pixels, inputs, pitch], true, &mut y_last);
+        } else {
+            y.copy_from_slice(x);
+        }
+        let planes = Planes { plane: pixels, channels: outputs, pixels };
+        for (last, y) in y_last.chunks_exact(pixels * pitch).zip(y.chunks_exact_mut(pixels * outputs)) {
+            to_channels_first(isa, last, pitch, None, y, planes);
+        }
     }
 }
 
@@ -293,55 +348,145 @@ struct BackwardPass<'a> {
     op: &'a Op,
     norm1: Norm<'a>,
     norm2: Norm<'a>,
-    conv1: Scatter,
-    conv2: Scatter,
-    skip: Option<Scatter>,
+    conv1: Winograd,
+    conv2: Winograd,
+    /// `[output][input padded]`.
+    skip: Option<Scratch>,
 }
 
-/// Weight gradients in the making.
-struct Sums<'a> {
-    conv1: Running<'a>,
-    conv2: Running<'a>,
-    skip: Option<Running<'a>>,
-}
+impl<'a> BackwardPass<'a> {
+    fn new(op: &'a Op, parameters: &'a [f32]) -> Self {
+        let Sizes { inputs, outputs, .. } = op.sizes;
+        let parts = op.sizes.parts(parameters);
+        let padded_in = inputs.next_multiple_of(LANES);
+        let skip = op.sizes.skip.then(|| {
+            let mut skip = Scratch::zeroed(outputs * padded_in);
+            let rows = skip.chunks_exact_mut(padded_in).zip(parts.skip[0].chunks_exact(inputs));
+            rows.for_each(|(to, from)| to[..inputs].copy_from_slice(from));
+            skip
+        });
+        Self {
+            op,
+            norm1: op.norm(parts.norm1),
+            norm2: op.norm(parts.norm2),
+            conv1: Winograd::transposed(op.isa, parts.conv1[0], outputs, inputs),
+            conv2: Winograd::transposed(op.isa, parts.conv2[0], outputs, outputs),
+            skip,
+        }
+    }
 
-impl BackwardPass<'_> {
-    /// One image: from the last layer to the first.
-    fn image(
-        &self,
-        [x, hidden, dy]: [&[f32]; 3],
-        dx: &mut [f32],
-        de: &mut [f32],
-        sums1: &mut [[f32; 2]],
-        sums2: &mut [[f32; 2]],
-        sums: &mut Sums<'_>,
-    ) {
-        let isa = self.op.isa;
-        let pixels = self.op.sizes.pixels();
-        let mut normed = Scratch::new(x.len().max(hidden.len()));
-        let mut back = Scratch::new(x.len().max(hidden.len()));
-        let mut d_hidden = Scratch::new(hidden.len());
-        let mut slopes = Scratch::new(x.len().max(hidden.len()));
+    /// Nothing summed yet.
+    fn begin(&self) -> Sums {
+        let Sizes { inputs, outputs, skip, .. } = self.op.sizes;
+        let pitch = self.op.sizes.padded_outputs();
+        Sums {
+            conv1: WinogradSums::new(self.op.isa, outputs, inputs),
+            conv2: WinogradSums::new(self.op.isa, outputs, outputs),
+            skip: vec![0.0; if skip { inputs * pitch } else { 0 }],
+            norm1: vec![[0.0; 2]; inputs],
+            norm2: vec![[0.0; 2]; outputs],
+            dy: vec![0.0; pitch],
+        }
+    }
 
-        self.norm2.forward_with_slopes(hidden, &mut normed[..hidden.len()], &mut slopes);
-        sums.conv2.add(dy, &normed[..hidden.len()]);
-        self.conv2.run(dy, &mut back[..hidden.len()]);
-        self.norm2.backward(hidden, &back[..hidden.len()], &slopes, &mut d_hidden, sums2);
-        for (de, row) in de.iter_mut().zip(d_hidden.chunks_exact(pixels)) {
-            *de = vector::sum(isa, row);
+    /// Some images: from the last layer to the first.
+    fn images(&self, [x, hidden, dy]: [&[f32]; 3], dx: &mut [f32], de: &mut [f32], sums: &mut Sums) {
+        let (op, isa) = (self.op, self.op.isa);
+        let Sizes { inputs, outputs, tiles, .. } = op.sizes;
+        let (pixels, pitch_in, pitch) =
+            (tiles.pixels(), inputs.next_multiple_of(LANES), op.sizes.padded_outputs());
+        let images = de.len() / outputs;
+        let zeros = Scratch::zeroed(pitch_in.max(pitch));
+        let mut back = Scratch::new(images * pixels * pitch_in.max(pitch));
+        let mut slopes = Scratch::new(images * pixels * pitch_in.max(pitch));
+
+        let mut dy_canvas = Canvas::new(tiles, images, outputs);
+        dy_canvas.fill(isa, dy, outputs);
+        let mut normed = Canvas::new(tiles, images, outputs);
+        let size = pixels * pitch;
+        let statistics: Vec<_> = (0..images)
+            .map(|i| {
+                let range = i * size..(i + 1) * size;
+                self.norm2.forward_with_slopes(&hidden[range.clone()], &mut normed, i, &mut slopes[range])
+            })
+            .collect();
+        sums.conv2.add(&normed, &dy_canvas);
+        self.conv2.run(&dy_canvas, &zeros[..pitch], &mut back);
+        let mut d_hidden = Canvas::new(tiles, images, outputs);
+        for (i, (statistics, de)) in statistics.iter().zip(de.chunks_exact_mut(outputs)).enumerate() {
+            let range = i * size..(i + 1) * size;
+            let (hidden, dz) = (&hidden[range.clone()], &mut back[range.clone()]);
+            let combination =
+                self.norm2.backward(hidden, statistics, &slopes[range], dz, &mut sums.norm2);
+            let mut totals = Scratch::zeroed(pitch);
+            let row = tiles.side.1 * pitch;
+            for (y, (hidden, dz)) in hidden.chunks_exact(row).zip(dz.chunks_exact(row)).enumerate() {
+                combination.write(dz, hidden, d_hidden.row_mut(i, y), &mut totals);
+                norm::sums(isa, dy_canvas.row(i, y), &mut sums.dy);
+            }
+            de.copy_from_slice(&totals[..outputs]);
         }
 
-        self.norm1.forward_with_slopes(x, &mut normed[..x.len()], &mut slopes);
-        sums.conv1.add(&d_hidden, &normed[..x.len()]);
-        self.conv1.run(&d_hidden, &mut back[..x.len()]);
-        self.norm1.backward(x, &back[..x.len()], &slopes, dx, sums1);
-        if let (Some(skip), Some(sums)) = (&self.skip, &mut sums.skip) {
-            sums.add(dy, x);
-            skip.run(dy, &mut back[..x.len()]);
-            add(isa, &back[..x.len()], dx);
+        let x_last = channels_last(isa, x, inputs, pixels);
+        let mut normed = Canvas::new(tiles, images, inputs);
+        let size = pixels * pitch_in;
+        let statistics: Vec<_> = (0..images)
+            .map(|i| {
+                let range = i * size..(i + 1) * size;
+                self.norm1.forward_with_slopes(&x_last[range.clone()], &mut normed, i, &mut slopes[range])
+            })
+            .collect();
+        sums.conv1.add(&normed, &d_hidden);
+        self.conv1.run(&d_hidden, &zeros[..pitch_in], &mut back);
+        let mut dx_last = Scratch::new(images * size);
+        for (i, statistics) in statistics.iter().enumerate() {
+            let range = i * size..(i + 1) * size;
+            let (x, dz) = (&x_last[range.clone()], &mut back[range.clone()]);
+            let combination =
+                self.norm1.backward(x, statistics, &slopes[range.clone()], dz, &mut sums.norm1);
+            combination.write(dz, x, &mut dx_last[range], &mut Scratch::zeroed(pitch_in));
+        }
+        if let Some(skip) = &self.skip {
+            for (i, (x, dx)) in x_last.chunks_exact(size).zip(dx_last.chunks_exact_mut(size)).enumerate() {
+                let row = tiles.side.1 * pitch_in;
+                for (y, (x, dx)) in x.chunks_exact(row).zip(dx.chunks_exact_mut(row)).enumerate() {
+                    let dy = dy_canvas.row(i, y);
+                    let x = Factor { data: x, row: 1, term: pitch_in };
+                    product(isa, x, dy, [inputs, tiles.side.1, pitch], true, &mut sums.skip);
+                    let dy = Factor { data: dy, row: pitch, term: 1 };
+                    product(isa, dy, skip, [tiles.side.1, outputs, pitch_in], true, dx);
+                }
+            }
         } else {
-            add(isa, dy, dx);
+            dx.copy_from_slice(dy);
         }
+        let planes = Planes { plane: pixels, channels: inputs, pixels };
+        for (last, dx) in dx_last.chunks_exact(size).zip(dx.chunks_exact_mut(inputs * pixels)) {
+            to_channels_first(isa, last, pitch_in, None, dx, planes);
+        }
+    }
+
+    /// The sums as gradients of the packed parameters; `de` are the gradients of the embeddings.
+    fn finish(&self, sums: &Sums, de: &[f32]) -> Vec<f32> {
+        let Sizes { inputs, outputs, .. } = self.op.sizes;
+        let pitch = self.op.sizes.padded_outputs();
+        let mut dp = Vec::new();
+        let pairs = |dp: &mut Vec<f32>, sums: &[[f32; 2]]| {
+            (0..2).for_each(|which| dp.extend(sums.iter().map(|pair| pair[which])));
+        };
+        pairs(&mut dp, &sums.norm1);
+        dp.extend(sums.conv1.weights());
+        let mut bias1 = vec![0.0; outputs];
+        de.chunks_exact(outputs).for_each(|de| add(self.op.isa, de, &mut bias1));
+        dp.extend(bias1);
+        pairs(&mut dp, &sums.norm2);
+        dp.extend(sums.conv2.weights());
+        dp.extend(&sums.dy[..outputs]);
+        if self.skip.is_some() {
+            dp.extend((0..outputs).flat_map(|o| (0..inputs).map(move |c| (o, c))).map(|(o, c)| sums.skip[c * pitch + o]));
+            dp.extend(&sums.dy[..outputs]);
+        }
+        dp
     }
 }
 
@@ -360,7 +505,7 @@ impl CustomOp3 for Op {
         le: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let y = self.forward(elements(x, lx)?, elements(parameters, lp)?, elements(embedding, le)?);
-        let Sizes { images, outputs, height, width, .. } = self.sizes;
+        let Sizes { images, outputs, tiles: Tiles { side: (height, width), .. }, .. } = self.sizes;
         Ok(output(y, (images, outputs, height, width)))
     }
 

@@ -5,11 +5,7 @@ use crate::isa::Isa;
 use crate::micro::{LANES, MR, NR, Operands, Start, Steps, Tile, tile};
 use crate::scratch::Scratch;
 use crate::window::{Axis, Window};
-use crate::winograd::{self, Winograd};
-
-/// Channels on both sides from which on the outputs are worth Winograd's rounding errors: below, the plain sum is nearly
-/// as fast, and nearer to what other libraries compute.
-const WINOGRAD_CHANNELS: usize = 64;
+use crate::winograd::{self, Tiles, Winograd};
 
 /// Sizes of a square kernel's convolution, in the direction that has `input` as the side that is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,8 +65,11 @@ impl Gather {
     ) -> Self {
         let (terms, blocks) = (window.terms(), outputs.div_ceil(MR));
         let bias = bias.map_or_else(|| vec![[0.0; MR]; blocks], blocks_of);
-        if winograd::applies(&window, outputs) && window.channels.min(outputs) >= WINOGRAD_CHANNELS {
-            let winograd = Some(Winograd::new(isa, &window, outputs, weight));
+        if winograd::applies(&window, outputs) {
+            let taps = |o, c| (0..9).map(move |tap| (o, c, tap / 3, tap % 3));
+            let all = (0..outputs).flat_map(|o| (0..window.channels).flat_map(move |c| taps(o, c)));
+            let all: Vec<f32> = all.map(|(o, c, ky, kx)| weight(o, c, ky, kx)).collect();
+            let winograd = Some(Winograd::new(isa, &all, outputs, window.channels));
             return Self {
                 isa,
                 window,
@@ -106,7 +105,8 @@ impl Gather {
     pub(crate) fn run_from(&self, x: &[f32], y: &mut [f32], stride: usize, bias: Option<&[[f32; MR]]>) {
         if let Some(winograd) = &self.winograd {
             debug_assert_eq!(stride, self.window.pixels());
-            winograd.run(x, y, bias);
+            let tiles = Tiles::new((self.window.h.input, self.window.w.input));
+            winograd.run_image(tiles, x, y, bias);
             return;
         }
         let mut planes = Scratch::new(self.window.planes_len());

@@ -25,13 +25,16 @@ pub(crate) fn product(isa: Isa, a: Factor<'_>, b: &[f32], sizes: [usize; 3], ont
     let vectors = columns / LANES;
     let (most_rows, most_vectors) = match isa {
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 => (8, 3),
-        _ => (4, 1),
+        Isa::Avx512 => (14, 2),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => (6, 1),
+        Isa::Portable => (4, 1),
     };
     // As even groups as possible.
     let group = vectors.div_ceil(vectors.div_ceil(most_vectors));
-    for row in (0..rows).step_by(most_rows) {
-        let count = (rows - row).min(most_rows);
+    let at_once = rows.div_ceil(rows.div_ceil(most_rows));
+    for row in (0..rows).step_by(at_once) {
+        let count = (rows - row).min(at_once);
         for first in (0..vectors).step_by(group) {
             let block = Block {
                 a: a.data[row * a.row..].as_ptr(),
@@ -66,7 +69,7 @@ struct Block {
 impl Block {
     /// # Safety
     /// The pointers must be good for `rows` rows, `self.terms` terms and `vectors` vectors at their strides, and
-    /// the instructions must be there. At most 8 rows and 3 vectors with AVX-512, else 4 rows and 1 vector.
+    /// the instructions must be there. At most 14 rows and 2 vectors with AVX-512, 6 rows and 1 vector with AVX2, 4 rows and 1 vector else.
     unsafe fn run(&self, isa: Isa, rows: usize, vectors: usize) {
         macro_rules! choose {
             ($f:ident: $([$r:literal $($v:literal)+])+) => {
@@ -80,10 +83,10 @@ impl Block {
         match isa {
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => {
-                choose!(avx512: [1 1 2 3][2 1 2 3][3 1 2 3][4 1 2 3][5 1 2 3][6 1 2 3][7 1 2 3][8 1 2 3]);
+                choose!(avx512: [1 1 2][2 1 2][3 1 2][4 1 2][5 1 2][6 1 2][7 1 2][8 1 2][9 1 2][10 1 2][11 1 2][12 1 2][13 1 2][14 1 2]);
             }
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => choose!(avx2: [1 1][2 1][3 1][4 1]),
+            Isa::Avx2 => choose!(avx2: [1 1][2 1][3 1][4 1][5 1][6 1]),
             Isa::Portable => choose!(portable: [1 1][2 1][3 1][4 1]),
         }
     }

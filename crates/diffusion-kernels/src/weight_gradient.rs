@@ -7,7 +7,7 @@ use crate::scratch::Scratch;
 use crate::transpose::{Planes, to_channels_last};
 use crate::vector;
 use crate::window::{Patches, Window};
-use crate::winograd::{self, WinogradSums};
+use crate::winograd::{self, Tiles, WinogradSums};
 
 /// Sums over pixels of (an element of the small side) × (what its window sees of the large one): the gradient
 /// of a convolution's weights, or of a transposed convolution's.
@@ -52,10 +52,14 @@ impl WeightGradient {
         }
     }
 
+    fn tiles(&self) -> Tiles {
+        Tiles::new((self.window.h.input, self.window.w.input))
+    }
+
     /// Nothing summed yet.
     pub(crate) fn begin(&self) -> Running<'_> {
         let means = if self.winograd {
-            Means::Winograd(WinogradSums::new(self.isa, &self.window, self.rows))
+            Means::Winograd(WinogradSums::new(self.isa, self.rows, self.channels))
         } else {
             let blocks = self.rows.div_ceil(MR);
             let groups = self.vectors.len().div_ceil(VECTORS);
@@ -99,17 +103,15 @@ impl WeightGradient {
                 *sum += x;
             }
         }
+        if self.winograd {
+            return (sums, row_sums);
+        }
         let groups = self.vectors.len().div_ceil(VECTORS);
-        let padded = self.rows.next_multiple_of(LANES);
         let mut gradient = Vec::with_capacity(self.rows * self.channels * self.kernel * self.kernel);
         for r in 0..self.rows {
             for c in 0..self.channels {
                 for ky in 0..self.kernel {
                     for kx in 0..self.kernel {
-                        if self.winograd {
-                            gradient.push(sums[((ky * self.kernel + kx) * self.channels + c) * padded + r]);
-                            continue;
-                        }
                         let block = &sums[r / MR * groups * MR * NR..];
                         let lane = self.patches.lane(c, ky, kx);
                         gradient.push(block[lane / NR * MR * NR + r % MR * NR + lane % NR]);
@@ -142,7 +144,7 @@ impl Running<'_> {
             *sum += vector::sum(isa, row);
         }
         let (sums, patches, packed) = match &mut self.means {
-            Means::Winograd(sums) => return sums.add(small, large),
+            Means::Winograd(sums) => return sums.add_image(self.gradient.tiles(), small, large),
             Means::Direct { sums, patches, packed } => (sums, patches, packed),
         };
         self.gradient.patches.fill(isa, large, patches);

@@ -6,16 +6,19 @@
 //!
 //! Summed over channels, ⊙ becomes 36 matrix products, one for each place in the 6 × 6 tile. The weights'
 //! gradient is Gᵀ[ Σ (A dY Aᵀ) ⊙ (Bᵀ d B) ]G, summed over tiles. Everything is kept with channels last, so that
-//! 16 channels are transformed at a time.
+//! 16 channels are transformed at a time, and goes by strips of a few tiles that stay in the cache.
 //!
-//! Rounding errors are five to ten times those of the plain sum; a test holds them below 2e-5 of the largest
-//! result for 64 channels.
+//! Rounding errors are about twice those of the plain sum (see `transforms`); a test holds them below 2e-6 of the
+//! largest result for 64 channels.
 
+mod canvas;
 mod transforms;
 
+pub(crate) use canvas::{Canvas, Tiles};
+use canvas::OUT;
 use transforms::{
-    K, OUT, PLACES, Tiles, transform_inputs, transform_output_gradients, transform_outputs,
-    transform_weight_gradients, transform_weights, weight_pitch,
+    K, PLACES, place_pitch, transform_inputs, transform_output_gradients, transform_outputs,
+    transform_weight_gradients, transform_weights,
 };
 
 use crate::isa::Isa;
@@ -25,36 +28,18 @@ use crate::scratch::Scratch;
 use crate::transpose::{Planes, to_channels_first, to_channels_last};
 use crate::window::Window;
 
-/// The image `x` (C, H, W) with its channels last and padded, and zeros around it: `before` pixels above and to
-/// the left, and as many below and to the right as fill the tiles and `before` more.
-fn channels_last(isa: Isa, x: &[f32], channels: usize, tiles: Tiles, before: usize) -> Scratch {
-    let pitch = channels.next_multiple_of(LANES);
-    let (height, width) = (tiles.count.0 * OUT + 2 * before, tiles.count.1 * OUT + 2 * before);
-    let mut image = Scratch::new(height * width * pitch);
-    let planes = Planes { plane: tiles.side.0 * tiles.side.1, channels, pixels: tiles.side.1 };
-    for (y, row) in image.chunks_exact_mut(width * pitch).enumerate() {
-        if y < before || y >= before + tiles.side.0 {
-            row.fill(0.0);
-            continue;
-        }
-        if channels == pitch {
-            row[..before * pitch].fill(0.0);
-            row[(before + tiles.side.1) * pitch..].fill(0.0);
-        } else {
-            row.fill(0.0);
-        }
-        to_channels_last(isa, &x[(y - before) * tiles.side.1..], planes, &mut row[before * pitch..], pitch);
-    }
-    image
-}
+/// Tiles that are convolved together: their transformed inputs and outputs stay in the cache.
+pub(crate) const STRIP: usize = 16;
+/// Tiles that are summed into the weights' gradient together: many, since the sums are read and written for each strip.
+pub(crate) const SUM_STRIP: usize = 64;
 
-/// Transforms the image `x` (C, H, W) to `places[place][tile][channel]`.
-fn inputs_of(isa: Isa, x: &[f32], channels: usize, tiles: Tiles) -> Scratch {
-    let pitch = channels.next_multiple_of(LANES);
-    let image = channels_last(isa, x, channels, tiles, 1);
-    let mut places = Scratch::new(PLACES * tiles.pitch(pitch));
-    transform_inputs(isa, &image, tiles.count.1 * OUT + 2, pitch, tiles, &mut places);
-    places
+/// `total` in as few equal strips of at most `most` as possible: first and count of each.
+fn strips(total: usize, most: usize) -> impl Iterator<Item = (usize, usize)> {
+    let number = total.div_ceil(most);
+    (0..number).map(move |i| {
+        let first = i * total / number;
+        (first, (i + 1) * total / number - first)
+    })
 }
 
 /// Whether the method is for this window, and pays.
@@ -70,104 +55,126 @@ pub(crate) struct Winograd {
     isa: Isa,
     channels: usize,
     outputs: usize,
-    tiles: Tiles,
-    /// `[place][channel][output]`.
+    /// `[place][channel][output padded to 16]`.
     weights: Scratch,
 }
 
 impl Winograd {
-    /// `weight(output, channel, ky, kx)`, for a window to which the method applies.
-    pub(crate) fn new(
-        isa: Isa,
-        window: &Window,
-        outputs: usize,
-        weight: impl Fn(usize, usize, usize, usize) -> f32,
-    ) -> Self {
-        let (channels, padded) = (window.channels, outputs.next_multiple_of(LANES));
-        let len = channels * padded;
-        let pitch = weight_pitch(len);
-        let mut plain = Scratch::zeroed(K * K * pitch);
-        for c in 0..channels {
-            for o in 0..outputs {
-                for ky in 0..K {
-                    for kx in 0..K {
-                        plain[(ky * K + kx) * pitch + c * padded + o] = weight(o, c, ky, kx);
-                    }
-                }
-            }
+    /// A convolution with `weight` (outputs, channels, 3, 3).
+    pub(crate) fn new(isa: Isa, weight: &[f32], outputs: usize, channels: usize) -> Self {
+        let padded = outputs.next_multiple_of(LANES);
+        let taps = channels * K * K;
+        let planes = Planes { plane: taps, channels: outputs, pixels: taps };
+        let mut plain = Scratch::new(taps * padded);
+        to_channels_last(isa, weight, planes, &mut plain, padded);
+        Self::transformed(isa, &plain, channels, outputs, false)
+    }
+
+    /// The convolution that leads gradients back through `weight` (outputs, channels, 3, 3): from `outputs` channels
+    /// to `channels`, with the kernels turned by half a turn.
+    pub(crate) fn transposed(isa: Isa, weight: &[f32], outputs: usize, channels: usize) -> Self {
+        let padded = channels.next_multiple_of(LANES);
+        let planes = Planes { plane: K * K, channels, pixels: K * K };
+        let mut plain = Scratch::new(outputs * K * K * padded);
+        let kernels = weight.chunks_exact(channels * K * K).zip(plain.chunks_exact_mut(K * K * padded));
+        for (weight, plain) in kernels {
+            to_channels_last(isa, weight, planes, plain, padded);
         }
-        let mut weights = Scratch::new(PLACES * pitch);
-        transform_weights(isa, &plain, len, &mut weights);
-        let tiles = Tiles::new((window.h.input, window.w.input));
-        Self { isa, channels, outputs, tiles, weights }
+        Self::transformed(isa, &plain, outputs, channels, true)
+    }
+
+    /// From `[channel][3·3][output]`.
+    fn transformed(isa: Isa, plain: &[f32], channels: usize, outputs: usize, turned: bool) -> Self {
+        let padded = outputs.next_multiple_of(LANES);
+        let mut weights = Scratch::new(PLACES * place_pitch(channels * padded));
+        transform_weights(isa, plain, padded, turned, &mut weights);
+        Self { isa, channels, outputs, weights }
+    }
+
+    /// Convolves the images on `canvas` into `y`, images with channels last and padded to 16. `start` is what the
+    /// channels start from, padded likewise, for each image or for all.
+    pub(crate) fn run(&self, canvas: &Canvas, start: &[f32], y: &mut [f32]) {
+        let Self { isa, channels, .. } = *self;
+        let (padded_in, padded) = (canvas.pitch, self.outputs.next_multiple_of(LANES));
+        let (pitch_in, pitch) = (place_pitch(STRIP * padded_in), place_pitch(STRIP * padded));
+        let (mut inputs, mut sums) = (Scratch::new(PLACES * pitch_in), Scratch::new(PLACES * pitch));
+        for (first, count) in strips(canvas.len(), STRIP) {
+            transform_inputs(isa, canvas, first, count, &mut inputs, pitch_in);
+            let weights = self.weights.chunks_exact(place_pitch(channels * padded));
+            let places = inputs.chunks_exact(pitch_in).zip(sums.chunks_exact_mut(pitch));
+            for ((a, c), b) in places.zip(weights) {
+                let a = Factor { data: a, row: padded_in, term: 1 };
+                product(isa, a, b, [count, channels, padded], false, c);
+            }
+            transform_outputs(isa, &sums, pitch, padded, start, canvas.tiles, first, count, y);
+        }
     }
 
     /// Convolves the image `x` (C, H, W) into `y` (outputs, H, W), starting from `bias` or from what is in `y`.
-    pub(crate) fn run(&self, x: &[f32], y: &mut [f32], bias: Option<&[[f32; MR]]>) {
-        let &Self { isa, channels, outputs, tiles, .. } = self;
-        let (padded_in, padded_out) = (channels.next_multiple_of(LANES), outputs.next_multiple_of(LANES));
-        let inputs = inputs_of(isa, x, channels, tiles);
-        let (pitch_in, pitch_out) = (tiles.pitch(padded_in), tiles.pitch(padded_out));
-        let mut sums = Scratch::new(PLACES * pitch_out);
-        let weights = self.weights.chunks_exact(weight_pitch(channels * padded_out));
-        for ((a, c), b) in inputs.chunks_exact(pitch_in).zip(sums.chunks_exact_mut(pitch_out)).zip(weights) {
-            let a = Factor { data: a, row: padded_in, term: 1 };
-            product(isa, a, b, [tiles.len(), channels, padded_out], false, c);
-        }
-        let (height, width) = (tiles.count.0 * OUT, tiles.count.1 * OUT);
-        let mut image = Scratch::new(height * width * padded_out);
-        transform_outputs(isa, &sums, padded_out, tiles, &mut image);
-        let planes = Planes { plane: tiles.side.0 * tiles.side.1, channels: outputs, pixels: tiles.side.1 };
-        for (line, row) in image.chunks_exact(width * padded_out).take(tiles.side.0).enumerate() {
-            let y = &mut y[line * tiles.side.1..];
-            to_channels_first(isa, row, padded_out, bias, y, planes);
-        }
+    pub(crate) fn run_image(&self, tiles: Tiles, x: &[f32], y: &mut [f32], bias: Option<&[[f32; MR]]>) {
+        let mut canvas = Canvas::new(tiles, 1, self.channels);
+        canvas.fill(self.isa, x, self.channels);
+        let padded = self.outputs.next_multiple_of(LANES);
+        let mut last = Scratch::new(tiles.pixels() * padded);
+        self.run(&canvas, &Scratch::zeroed(padded), &mut last);
+        let planes = Planes { plane: tiles.pixels(), channels: self.outputs, pixels: tiles.pixels() };
+        to_channels_first(self.isa, &last, padded, bias, y, planes);
     }
 }
 
 /// The gradient of a convolution's weights in the making.
 pub(crate) struct WinogradSums {
     isa: Isa,
-    /// Channels of the convolution's output.
-    rows: usize,
+    outputs: usize,
     channels: usize,
-    tiles: Tiles,
-    /// `[place][channel][row]`, once an image has been added.
+    /// `[place][channel][output padded to 16]`, once something has been added.
     sums: Scratch,
     begun: bool,
 }
 
 impl WinogradSums {
-    pub(crate) fn new(isa: Isa, window: &Window, rows: usize) -> Self {
-        let sums = Scratch::new(PLACES * weight_pitch(window.channels * rows.next_multiple_of(LANES)));
-        let tiles = Tiles::new((window.h.input, window.w.input));
-        Self { isa, rows, channels: window.channels, tiles, sums, begun: false }
+    pub(crate) fn new(isa: Isa, outputs: usize, channels: usize) -> Self {
+        let sums = Scratch::new(PLACES * place_pitch(channels * outputs.next_multiple_of(LANES)));
+        Self { isa, outputs, channels, sums, begun: false }
     }
 
-    /// Adds an image: `small` (rows, H, W), the gradient of the output, and `large` (channels, H, W), the input.
-    pub(crate) fn add(&mut self, small: &[f32], large: &[f32]) {
-        let Self { isa, rows, channels, tiles, begun, .. } = *self;
-        let (padded_rows, padded) = (rows.next_multiple_of(LANES), channels.next_multiple_of(LANES));
-        let inputs = inputs_of(isa, large, channels, tiles);
-        let image = channels_last(isa, small, rows, tiles, 0);
-        let mut gradients = Scratch::new(PLACES * tiles.pitch(padded_rows));
-        transform_output_gradients(isa, &image, tiles.count.1 * OUT, padded_rows, tiles, &mut gradients);
-        let sums = self.sums.chunks_exact_mut(weight_pitch(channels * padded_rows));
-        let places =
-            inputs.chunks_exact(tiles.pitch(padded)).zip(gradients.chunks_exact(tiles.pitch(padded_rows)));
-        for ((a, b), c) in places.zip(sums) {
-            let a = Factor { data: a, row: 1, term: padded };
-            product(isa, a, b, [channels, tiles.len(), padded_rows], begun, c);
+    /// Adds images: the convolution's inputs and the gradients of its outputs.
+    pub(crate) fn add(&mut self, inputs: &Canvas, gradients: &Canvas) {
+        let Self { isa, channels, .. } = *self;
+        let (padded_in, padded) = (inputs.pitch, gradients.pitch);
+        let (pitch_in, pitch) = (place_pitch(SUM_STRIP * padded_in), place_pitch(SUM_STRIP * padded));
+        let (mut a, mut b) = (Scratch::new(PLACES * pitch_in), Scratch::new(PLACES * pitch));
+        for (first, count) in strips(inputs.len(), SUM_STRIP) {
+            transform_inputs(isa, inputs, first, count, &mut a, pitch_in);
+            transform_output_gradients(isa, gradients, first, count, &mut b, pitch);
+            let places = a.chunks_exact(pitch_in).zip(b.chunks_exact(pitch));
+            let sums = self.sums.chunks_exact_mut(place_pitch(channels * padded));
+            for ((a, b), c) in places.zip(sums) {
+                let a = Factor { data: a, row: 1, term: padded_in };
+                product(isa, a, b, [channels, count, padded], self.begun, c);
+            }
+            self.begun = true;
         }
-        self.begun = true;
     }
 
-    /// The gradient as `[3·3][channel][row padded to 16]`.
+    /// Adds the image `large` (channels, H, W) and the gradient `small` (outputs, H, W).
+    pub(crate) fn add_image(&mut self, tiles: Tiles, small: &[f32], large: &[f32]) {
+        let (mut inputs, mut gradients) =
+            (Canvas::new(tiles, 1, self.channels), Canvas::new(tiles, 1, self.outputs));
+        inputs.fill(self.isa, large, self.channels);
+        gradients.fill(self.isa, small, self.outputs);
+        self.add(&inputs, &gradients);
+    }
+
+    /// The gradient (outputs, channels, 3, 3).
     pub(crate) fn weights(&self) -> Vec<f32> {
-        let len = self.channels * self.rows.next_multiple_of(LANES);
-        let mut weights = vec![0.0; K * K * len];
+        let (taps, padded) = (self.channels * K * K, self.outputs.next_multiple_of(LANES));
+        let mut weights = vec![0.0; self.outputs * taps];
         if self.begun {
-            transform_weight_gradients(self.isa, &self.sums, len, &mut weights);
+            let mut plain = Scratch::new(taps * padded);
+            transform_weight_gradients(self.isa, &self.sums, padded, &mut plain);
+            let planes = Planes { plane: taps, channels: self.outputs, pixels: taps };
+            to_channels_first(self.isa, &plain, padded, None, &mut weights, planes);
         }
         weights
     }

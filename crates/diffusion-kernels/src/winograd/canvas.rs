@@ -1,0 +1,119 @@
+//! Images with their channels last, in a frame of zeros: what Winograd's tiles are cut from.
+
+use crate::isa::Isa;
+use crate::micro::LANES;
+use crate::scratch::Scratch;
+use crate::transpose::{Planes, to_channels_last};
+
+/// Side of a tile of outputs; a tile of inputs has one more pixel on every side.
+pub(super) const OUT: usize = 4;
+
+/// How images are cut into tiles, which may reach over the right and the lower edge.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Tiles {
+    /// Height and width of an image.
+    pub(crate) side: (usize, usize),
+    /// Tiles downwards and across.
+    count: (usize, usize),
+}
+
+impl Tiles {
+    pub(crate) fn new(side: (usize, usize)) -> Self {
+        Self { side, count: (side.0.div_ceil(OUT), side.1.div_ceil(OUT)) }
+    }
+
+    /// The tiles of one image.
+    pub(crate) fn per_image(&self) -> usize {
+        self.count.0 * self.count.1
+    }
+
+    pub(crate) fn pixels(&self) -> usize {
+        self.side.0 * self.side.1
+    }
+
+    /// The image in which tile `t` lies, counted through all images, and the row and column of its first output.
+    pub(super) fn position(&self, t: usize) -> (usize, usize, usize) {
+        let (image, t) = (t / self.per_image(), t % self.per_image());
+        (image, t / self.count.1 * OUT, t % self.count.1 * OUT)
+    }
+}
+
+/// `images` images of `channels` channels: pixels `pitch` floats apart, a pixel of zeros around each image and as many
+/// more as fill the tiles.
+pub(crate) struct Canvas {
+    pub(super) tiles: Tiles,
+    images: usize,
+    pub(super) pitch: usize,
+    data: Scratch,
+}
+
+impl Canvas {
+    /// A canvas whose images are yet to be written, every row of them.
+    pub(crate) fn new(tiles: Tiles, images: usize, channels: usize) -> Self {
+        let pitch = channels.next_multiple_of(LANES);
+        let (height, width) = Self::frame(tiles);
+        let mut data = Scratch::new(images * height * width * pitch);
+        for image in data.chunks_exact_mut(height * width * pitch) {
+            for (y, row) in image.chunks_exact_mut(width * pitch).enumerate() {
+                if (1..=tiles.side.0).contains(&y) {
+                    row[..pitch].fill(0.0);
+                    row[(1 + tiles.side.1) * pitch..].fill(0.0);
+                } else {
+                    row.fill(0.0);
+                }
+            }
+        }
+        Self { tiles, images, pitch, data }
+    }
+
+    fn frame(tiles: Tiles) -> (usize, usize) {
+        (tiles.count.0 * OUT + 2, tiles.count.1 * OUT + 2)
+    }
+
+    /// Pixels from one row's beginning to the next one's.
+    pub(super) fn width(&self) -> usize {
+        Self::frame(self.tiles).1
+    }
+
+    /// The tiles of all images.
+    pub(super) fn len(&self) -> usize {
+        self.images * self.tiles.per_image()
+    }
+
+    /// The canvas from tile `t`'s inputs on, or from those inputs on that are `inset` pixels further down and right.
+    pub(super) fn tile(&self, t: usize, inset: usize) -> &[f32] {
+        let (image, y, x) = self.tiles.position(t);
+        let (height, width) = Self::frame(self.tiles);
+        &self.data[((image * height + y + inset) * width + x + inset) * self.pitch..]
+    }
+
+    /// Where row y of an image begins.
+    fn row_start(&self, image: usize, y: usize) -> usize {
+        let (height, width) = Self::frame(self.tiles);
+        ((image * height + y + 1) * width + 1) * self.pitch
+    }
+
+    /// Row y of an image, its pixels `pitch` floats apart.
+    pub(crate) fn row(&self, image: usize, y: usize) -> &[f32] {
+        let start = self.row_start(image, y);
+        &self.data[start..start + self.tiles.side.1 * self.pitch]
+    }
+
+    /// As [`Self::row`], to be written.
+    pub(crate) fn row_mut(&mut self, image: usize, y: usize) -> &mut [f32] {
+        let start = self.row_start(image, y);
+        &mut self.data[start..start + self.tiles.side.1 * self.pitch]
+    }
+
+    /// Copies `x`, images with their channels first.
+    pub(crate) fn fill(&mut self, isa: Isa, x: &[f32], channels: usize) {
+        let (height, width) = self.tiles.side;
+        let planes = Planes { plane: height * width, channels, pixels: width };
+        for (image, x) in x.chunks_exact(channels * height * width).enumerate() {
+            for y in 0..height {
+                let pitch = self.pitch;
+                to_channels_last(isa, &x[y * width..], planes, self.row_mut(image, y), pitch);
+            }
+        }
+    }
+}

@@ -11,26 +11,18 @@ use std::sync::OnceLock;
 use candle_core::{CpuStorage, CustomOp3, Device, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
-use crate::conv2d::CHUNK;
-use crate::engine::Geometry;
-use crate::fresh::Fresh;
-use crate::isa::{Isa, vectorised};
-use crate::micro::LANES;
-use crate::product::{Factor, product};
+use crate::convolution::{CHUNK, Direction, convolution};
+use crate::engine::{Geometry, padded_len};
+use crate::fresh::{Fresh, Unwritten};
+use crate::isa::Isa;
+use crate::product::{self, Factor, product};
 use crate::scratch::Scratch;
 use crate::storage::{elements, output, with_elements};
-use crate::transpose::{Planes, to_channels_first, to_channels_last};
+use crate::transpose::{Start, channels_last, to_channels_first};
+use crate::vector::{add, add_up, padded};
 use crate::winograd::{self, Canvas, STRIP, SUM_STRIP, Tiles, Winograd, WinogradSums};
-use crate::{Activation, ResidualBlock, channels, conv2d, group_norm};
+use crate::{Activation, ResidualBlock, channels, group_norm};
 use norm::Norm;
-
-vectorised! {
-    fn add(x: &[f32], y: &mut [f32]) {
-        for (y, x) in y.iter_mut().zip(x) {
-            *y += x;
-        }
-    }
-}
 
 /// Side of the convolutions' kernels.
 const KERNEL: usize = 3;
@@ -61,7 +53,7 @@ impl Sizes {
     }
 
     fn padded_outputs(&self) -> usize {
-        self.outputs.next_multiple_of(LANES)
+        padded_len(self.outputs)
     }
 
     /// How many images to take together, for about `tiles` tiles.
@@ -114,7 +106,8 @@ pub(crate) fn residual_block(
 ) -> Result<Tensor> {
     let sizes = sizes(x, embedding, block)?;
     let kernel = block.conv1.0.dims()[3];
-    let geometry = Geometry { kernel, stride: 1, padding: kernel / 2, large: sizes.tiles.side, small: sizes.tiles.side };
+    let geometry =
+        Geometry { kernel, stride: 1, padding: kernel / 2, large: sizes.tiles.side, small: sizes.tiles.side };
     if !winograd::applies(&geometry.window(sizes.inputs), sizes.outputs) {
         return composed(isa, x, embedding, block);
     }
@@ -131,7 +124,7 @@ fn composed(isa: Isa, x: &Tensor, embedding: &Tensor, block: &ResidualBlock<'_>)
         group_norm::group_norm(isa, x, block.groups, weight, bias, block.eps, Activation::Silu)
     };
     let conv = |x: &Tensor, (weight, bias): (&Tensor, &Tensor), padding| {
-        conv2d::conv2d(isa, x, weight, Some(bias), 1, padding)
+        convolution(isa, Direction::Gather, x, weight, Some(bias), 1, padding)
     };
     let hidden = conv(&norm(x, block.norm1)?, block.conv1, padding)?;
     let hidden = channels::add_channel_embedding(isa, &hidden, embedding)?;
@@ -208,7 +201,7 @@ impl Op {
         let group = self.sizes.group(STRIP);
         let mut y = Fresh::new(images * outputs * pixels);
         let given = x.par_chunks(group * inputs * pixels).zip(embedding.par_chunks(group * outputs));
-        let given = given.zip(y.par_chunks_mut(group * outputs * pixels));
+        let given = given.zip(y.par_chunks(group * outputs * pixels));
         let last = self.sizes.padded_outputs() * pixels;
         if let Some(saved) = &self.hidden {
             let mut hidden = Fresh::new(images * last);
@@ -237,13 +230,13 @@ impl Op {
         let mut dx = Fresh::new(images * size_in);
         let mut de = vec![0.0; images * outputs];
         let partials: Vec<Vec<f32>> = dx
-            .par_chunks_mut(CHUNK * size_in)
+            .par_chunks(CHUNK * size_in)
             .zip(de.par_chunks_mut(CHUNK * outputs))
             .zip(x.par_chunks(CHUNK * size_in).zip(hidden.par_chunks(CHUNK * last)))
             .zip(dy.par_chunks(CHUNK * size_out))
             .map(|(((dx, de), (x, hidden)), dy)| {
                 let mut sums = pass.begin();
-                let results = dx.chunks_mut(group * size_in).zip(de.chunks_mut(group * outputs));
+                let results = dx.chunks(group * size_in).zip(de.chunks_mut(group * outputs));
                 let given = x.chunks(group * size_in).zip(hidden.chunks(group * last));
                 for (((dx, de), (x, hidden)), dy) in results.zip(given).zip(dy.chunks(group * size_out)) {
                     pass.images([x, hidden, dy], dx, de, &mut sums);
@@ -257,23 +250,6 @@ impl Op {
         }
         [dx.finish(), dp, de]
     }
-}
-
-/// The image `from` (C, pixels) of each image with its channels last, padded.
-fn channels_last(isa: Isa, from: &[f32], channels: usize, pixels: usize) -> Scratch {
-    let (pitch, planes) = (channels.next_multiple_of(LANES), Planes { plane: pixels, channels, pixels });
-    let mut to = Scratch::new(from.len() / channels * pitch);
-    for (from, to) in from.chunks_exact(channels * pixels).zip(to.chunks_exact_mut(pitch * pixels)) {
-        to_channels_last(isa, from, planes, to, pitch);
-    }
-    to
-}
-
-/// `numbers` filled up with zeros to whole vectors.
-fn padded(numbers: impl ExactSizeIterator<Item = f32>) -> Vec<f32> {
-    let mut padded = vec![0.0; numbers.len().next_multiple_of(LANES)];
-    padded.iter_mut().zip(numbers).for_each(|(to, x)| *to = x);
-    padded
 }
 
 /// What the forward pass of every image uses.
@@ -302,26 +278,26 @@ impl<'a> ForwardPass<'a> {
             norm2: op.norm(parts.norm2),
             conv1: Winograd::new(op.isa, parts.conv1[0], outputs, inputs),
             conv2: Winograd::new(op.isa, parts.conv2[0], outputs, outputs),
-            skip: op.sizes.skip.then(|| channels_last(op.isa, parts.skip[0], outputs, inputs)),
+            skip: op.sizes.skip.then(|| channels_last(op.isa, parts.skip[0], [outputs, inputs])),
             bias1: parts.conv1[1],
-            bias2: padded(bias2.into_iter()),
+            bias2: padded(&bias2),
         }
     }
 
     /// Some images, `hidden` with channels last.
-    fn images(&self, x: &[f32], embedding: &[f32], hidden: &mut [f32], y: &mut [f32]) {
+    fn images(&self, x: &[f32], embedding: &[f32], hidden: &mut [f32], y: Unwritten<'_>) {
         let (op, isa) = (self.op, self.op.isa);
         let Sizes { inputs, outputs, tiles, .. } = op.sizes;
         let (pixels, pitch) = (tiles.pixels(), op.sizes.padded_outputs());
         let images = embedding.len() / outputs;
-        let x_last = channels_last(isa, x, inputs, pixels);
+        let x_last = channels_last(isa, x, [inputs, pixels]);
         let mut canvas = Canvas::new(tiles, images, inputs);
         for (i, x) in x_last.chunks_exact(x_last.len() / images).enumerate() {
             self.norm1.forward(x, &mut canvas, i);
         }
         let starts = embedding.chunks_exact(outputs);
-        let start: Vec<f32> =
-            starts.flat_map(|e| padded(e.iter().zip(self.bias1).map(|(e, b)| e + b))).collect();
+        let start = |e: &[f32]| padded(&e.iter().zip(self.bias1).map(|(e, b)| e + b).collect::<Vec<_>>());
+        let start: Vec<f32> = starts.flat_map(start).collect();
         self.conv1.run(&canvas, &start, hidden);
 
         let mut canvas = Canvas::new(tiles, images, outputs);
@@ -331,14 +307,14 @@ impl<'a> ForwardPass<'a> {
         let mut y_last = Scratch::new(images * pixels * pitch);
         self.conv2.run(&canvas, &self.bias2, &mut y_last);
         if let Some(skip) = &self.skip {
-            let x = Factor { data: &x_last, row: inputs.next_multiple_of(LANES), term: 1 };
-            product(isa, x, skip, [images * pixels, inputs, pitch], true, &mut y_last);
-        } else {
-            y.copy_from_slice(x);
+            let x = Factor::matrix(&x_last, padded_len(inputs), inputs);
+            let y = product::Result { data: &mut y_last, row: pitch, onto: true };
+            product(isa, x, skip, [images * pixels, pitch], y);
         }
-        let planes = Planes { plane: pixels, channels: outputs, pixels };
-        for (last, y) in y_last.chunks_exact(pixels * pitch).zip(y.chunks_exact_mut(pixels * outputs)) {
-            to_channels_first(isa, last, pitch, None, y, planes);
+        let last = y_last.chunks_exact(pixels * pitch).zip(x.chunks_exact(pixels * inputs));
+        for ((last, x), y) in last.zip(y.chunks(pixels * outputs)) {
+            let start = if self.skip.is_some() { Start::Zero } else { Start::Image(x) };
+            to_channels_first(isa, last, pitch, [outputs, pixels], start, y);
         }
     }
 }
@@ -358,7 +334,7 @@ impl<'a> BackwardPass<'a> {
     fn new(op: &'a Op, parameters: &'a [f32]) -> Self {
         let Sizes { inputs, outputs, .. } = op.sizes;
         let parts = op.sizes.parts(parameters);
-        let padded_in = inputs.next_multiple_of(LANES);
+        let padded_in = padded_len(inputs);
         let skip = op.sizes.skip.then(|| {
             let mut skip = Scratch::zeroed(outputs * padded_in);
             let rows = skip.chunks_exact_mut(padded_in).zip(parts.skip[0].chunks_exact(inputs));
@@ -390,11 +366,10 @@ impl<'a> BackwardPass<'a> {
     }
 
     /// Some images: from the last layer to the first.
-    fn images(&self, [x, hidden, dy]: [&[f32]; 3], dx: &mut [f32], de: &mut [f32], sums: &mut Sums) {
+    fn images(&self, [x, hidden, dy]: [&[f32]; 3], dx: Unwritten<'_>, de: &mut [f32], sums: &mut Sums) {
         let (op, isa) = (self.op, self.op.isa);
         let Sizes { inputs, outputs, tiles, .. } = op.sizes;
-        let (pixels, pitch_in, pitch) =
-            (tiles.pixels(), inputs.next_multiple_of(LANES), op.sizes.padded_outputs());
+        let (pixels, pitch_in, pitch) = (tiles.pixels(), padded_len(inputs), op.sizes.padded_outputs());
         let images = de.len() / outputs;
         let zeros = Scratch::zeroed(pitch_in.max(pitch));
         let mut back = Scratch::new(images * pixels * pitch_in.max(pitch));
@@ -416,18 +391,17 @@ impl<'a> BackwardPass<'a> {
         for (i, (statistics, de)) in statistics.iter().zip(de.chunks_exact_mut(outputs)).enumerate() {
             let range = i * size..(i + 1) * size;
             let (hidden, dz) = (&hidden[range.clone()], &mut back[range.clone()]);
-            let combination =
-                self.norm2.backward(hidden, statistics, &slopes[range], dz, &mut sums.norm2);
+            let combination = self.norm2.backward(hidden, statistics, &slopes[range], dz, &mut sums.norm2);
             let mut totals = Scratch::zeroed(pitch);
             let row = tiles.side.1 * pitch;
             for (y, (hidden, dz)) in hidden.chunks_exact(row).zip(dz.chunks_exact(row)).enumerate() {
                 combination.write(dz, hidden, d_hidden.row_mut(i, y), &mut totals);
-                norm::sums(isa, dy_canvas.row(i, y), &mut sums.dy);
+                add_up(isa, dy_canvas.row(i, y), &mut sums.dy);
             }
             de.copy_from_slice(&totals[..outputs]);
         }
 
-        let x_last = channels_last(isa, x, inputs, pixels);
+        let x_last = channels_last(isa, x, [inputs, pixels]);
         let mut normed = Canvas::new(tiles, images, inputs);
         let size = pixels * pitch_in;
         let statistics: Vec<_> = (0..images)
@@ -442,8 +416,7 @@ impl<'a> BackwardPass<'a> {
         for (i, statistics) in statistics.iter().enumerate() {
             let range = i * size..(i + 1) * size;
             let (x, dz) = (&x_last[range.clone()], &mut back[range.clone()]);
-            let combination =
-                self.norm1.backward(x, statistics, &slopes[range.clone()], dz, &mut sums.norm1);
+            let combination = self.norm1.backward(x, statistics, &slopes[range.clone()], dz, &mut sums.norm1);
             combination.write(dz, x, &mut dx_last[range], &mut Scratch::zeroed(pitch_in));
         }
         if let Some(skip) = &self.skip {
@@ -451,18 +424,19 @@ impl<'a> BackwardPass<'a> {
                 let row = tiles.side.1 * pitch_in;
                 for (y, (x, dx)) in x.chunks_exact(row).zip(dx.chunks_exact_mut(row)).enumerate() {
                     let dy = dy_canvas.row(i, y);
-                    let x = Factor { data: x, row: 1, term: pitch_in };
-                    product(isa, x, dy, [inputs, tiles.side.1, pitch], true, &mut sums.skip);
-                    let dy = Factor { data: dy, row: pitch, term: 1 };
-                    product(isa, dy, skip, [tiles.side.1, outputs, pitch_in], true, dx);
+                    let x = Factor::transposed(x, pitch_in, tiles.side.1);
+                    let dw = product::Result { data: &mut sums.skip, row: pitch, onto: true };
+                    product(isa, x, dy, [inputs, pitch], dw);
+                    let dy = Factor::matrix(dy, pitch, outputs);
+                    let dx = product::Result { data: dx, row: pitch_in, onto: true };
+                    product(isa, dy, skip, [tiles.side.1, pitch_in], dx);
                 }
             }
-        } else {
-            dx.copy_from_slice(dy);
         }
-        let planes = Planes { plane: pixels, channels: inputs, pixels };
-        for (last, dx) in dx_last.chunks_exact(size).zip(dx.chunks_exact_mut(inputs * pixels)) {
-            to_channels_first(isa, last, pitch_in, None, dx, planes);
+        let last = dx_last.chunks_exact(size).zip(dy.chunks_exact(outputs * pixels));
+        for ((last, dy), dx) in last.zip(dx.chunks(inputs * pixels)) {
+            let start = if self.skip.is_some() { Start::Zero } else { Start::Image(dy) };
+            to_channels_first(isa, last, pitch_in, [inputs, pixels], start, dx);
         }
     }
 
@@ -483,7 +457,11 @@ impl<'a> BackwardPass<'a> {
         dp.extend(sums.conv2.weights());
         dp.extend(&sums.dy[..outputs]);
         if self.skip.is_some() {
-            dp.extend((0..outputs).flat_map(|o| (0..inputs).map(move |c| (o, c))).map(|(o, c)| sums.skip[c * pitch + o]));
+            dp.extend(
+                (0..outputs)
+                    .flat_map(|o| (0..inputs).map(move |c| (o, c)))
+                    .map(|(o, c)| sums.skip[c * pitch + o]),
+            );
             dp.extend(&sums.dy[..outputs]);
         }
         dp

@@ -1,6 +1,6 @@
-//! Memory for results that is cleared by the task that fills it.
+//! Memory for results that is written once, by the tasks that compute them.
 //!
-//! `vec![0.0; n]` clears everything in the calling thread, while the others wait, and long before it is used.
+//! `vec![0.0; n]` clears everything in the calling thread, while the others wait, only to be written over.
 
 #![allow(unsafe_code)]
 
@@ -13,35 +13,84 @@ use rayon::prelude::*;
 pub(crate) struct Fresh {
     memory: Vec<f32>,
     len: usize,
-    /// Elements handed out by the latest [`Self::par_chunks_mut`].
-    cleared: AtomicUsize,
+    /// Elements that have been written.
+    written: AtomicUsize,
 }
 
 impl Fresh {
     pub(crate) fn new(len: usize) -> Self {
-        Self { memory: Vec::with_capacity(len), len, cleared: AtomicUsize::new(0) }
+        Self { memory: Vec::with_capacity(len), len, written: AtomicUsize::new(0) }
     }
 
-    /// The chunks of the vector, each zeros when it is handed out.
+    /// The vector of `len` elements that `write` makes.
+    pub(crate) fn vec(len: usize, write: impl FnOnce(Unwritten<'_>)) -> Vec<f32> {
+        let mut fresh = Self::new(len);
+        let Self { memory, written, .. } = &mut fresh;
+        write(Unwritten { memory: &mut memory.spare_capacity_mut()[..len], written });
+        fresh.finish()
+    }
+
+    /// The vector in parts of `chunk` elements, to be written by different tasks.
+    pub(crate) fn par_chunks(&mut self, chunk: usize) -> impl IndexedParallelIterator<Item = Unwritten<'_>> {
+        self.written = AtomicUsize::new(0);
+        let written = &self.written;
+        let memory = &mut self.memory.spare_capacity_mut()[..self.len];
+        memory.par_chunks_mut(chunk).map(move |memory| Unwritten { memory, written })
+    }
+
+    /// As [`Self::par_chunks`], each part zeros when it is handed out.
     pub(crate) fn par_chunks_mut(&mut self, chunk: usize) -> impl IndexedParallelIterator<Item = &mut [f32]> {
-        self.cleared = AtomicUsize::new(0);
-        let cleared = &self.cleared;
-        self.memory.spare_capacity_mut()[..self.len].par_chunks_mut(chunk).map(|chunk| {
-            chunk.fill(MaybeUninit::new(0.0));
-            cleared.fetch_add(chunk.len(), Ordering::Relaxed);
-            // SAFETY: just written.
-            unsafe { chunk.assume_init_mut() }
-        })
+        self.par_chunks(chunk).map(Unwritten::zeros)
     }
 
     /// The vector.
     ///
     /// # Panics
-    /// If not every chunk was handed out.
+    /// If not every part was written.
     pub(crate) fn finish(mut self) -> Vec<f32> {
-        assert_eq!(*self.cleared.get_mut(), self.len);
-        // SAFETY: the chunks do not overlap, so all elements have been cleared at least.
+        assert_eq!(*self.written.get_mut(), self.len);
+        // SAFETY: the parts do not overlap, and each has counted its elements when they were written.
         unsafe { self.memory.set_len(self.len) };
         self.memory
+    }
+}
+
+/// A part of a [`Fresh`] vector that is yet to be written.
+pub(crate) struct Unwritten<'a> {
+    memory: &'a mut [MaybeUninit<f32>],
+    written: &'a AtomicUsize,
+}
+
+impl<'a> Unwritten<'a> {
+    pub(crate) fn len(&self) -> usize {
+        self.memory.len()
+    }
+
+    /// The part, filled with zeros.
+    pub(crate) fn zeros(self) -> &'a mut [f32] {
+        self.memory.fill(MaybeUninit::new(0.0));
+        // SAFETY: just written.
+        unsafe { self.assume_written() }
+    }
+
+    /// Parts of `chunk` elements.
+    pub(crate) fn chunks(self, chunk: usize) -> impl Iterator<Item = Unwritten<'a>> {
+        let written = self.written;
+        self.memory.chunks_mut(chunk).map(move |memory| Unwritten { memory, written })
+    }
+
+    /// Where the elements are to be written.
+    pub(crate) fn as_mut_ptr(&mut self) -> *mut f32 {
+        self.memory.as_mut_ptr().cast()
+    }
+
+    /// The part, written.
+    ///
+    /// # Safety
+    /// Every element must have been written.
+    pub(crate) unsafe fn assume_written(self) -> &'a mut [f32] {
+        self.written.fetch_add(self.memory.len(), Ordering::Relaxed);
+        // SAFETY: the caller's promise.
+        unsafe { self.memory.assume_init_mut() }
     }
 }

@@ -7,7 +7,7 @@ use crate::Activation;
 use crate::fresh::Fresh;
 use crate::isa::{Isa, vectorised};
 use crate::storage::{elements, output, with_elements};
-use crate::vector::{map_sum, map_sum2, sigmoid, silu_slope, silu_slope_at};
+use crate::vector::{map_sum, map_sum2, sigmoid, silu_slope};
 
 #[derive(Clone, Copy, Debug)]
 struct GroupNorm {
@@ -34,59 +34,15 @@ impl Norm<'_> {
         self.weight.len() / self.groups
     }
 
-    /// Normalises the image `x` (C, …) into `y`.
-    pub(crate) fn forward(&self, x: &[f32], y: &mut [f32]) {
-        let group = x.len() / self.groups;
-        for (g, (x, y)) in x.chunks_exact(group).zip(y.chunks_exact_mut(group)).enumerate() {
-            self.forward_group(g, x, y);
-        }
-    }
-
     fn forward_group(&self, g: usize, x: &[f32], y: &mut [f32]) {
         let channels = g * self.size()..(g + 1) * self.size();
         forward(self.isa, x, &self.weight[channels.clone()], &self.bias[channels], self.eps, self.silu, y);
     }
 
-    /// Normalises the image `x` (C, …) into `y`, then activates it, keeping the activation's slopes for [`Self::backward`].
-    pub(crate) fn forward_with_slopes(&self, x: &[f32], y: &mut [f32], slopes: &mut [f32]) {
-        let group = x.len() / self.groups;
-        let images = x.chunks_exact(group).zip(y.chunks_exact_mut(group)).zip(slopes.chunks_exact_mut(group));
-        for (g, ((x, y), slopes)) in images.enumerate() {
-            let channels = g * self.size()..(g + 1) * self.size();
-            let (weight, bias) = (&self.weight[channels.clone()], &self.bias[channels]);
-            forward_with_slopes(self.isa, x, weight, bias, self.eps, y, slopes);
-        }
-    }
-
-    /// Writes the gradient of the image `x` and those of weight and bias as pairs.
-    pub(crate) fn backward(
-        &self,
-        x: &[f32],
-        dy: &[f32],
-        slopes: &[f32],
-        dx: &mut [f32],
-        sums: &mut [[f32; 2]],
-    ) {
-        let group = x.len() / self.groups;
-        let given = x.chunks_exact(group).zip(dy.chunks_exact(group)).zip(slopes.chunks_exact(group));
-        let results = dx.chunks_exact_mut(group).zip(sums.chunks_exact_mut(self.size()));
-        for (g, (((x, dy), slopes), (dx, sums))) in given.zip(results).enumerate() {
-            self.backward_group(g, x, dy, Some(slopes), dx, sums);
-        }
-    }
-
-    fn backward_group(
-        &self,
-        g: usize,
-        x: &[f32],
-        dy: &[f32],
-        slopes: Option<&[f32]>,
-        dx: &mut [f32],
-        sums: &mut [[f32; 2]],
-    ) {
+    fn backward_group(&self, g: usize, x: &[f32], dy: &[f32], dx: &mut [f32], sums: &mut [[f32; 2]]) {
         let channels = g * self.size()..(g + 1) * self.size();
         let (weight, bias) = (&self.weight[channels.clone()], &self.bias[channels]);
-        let group = Backward { x, dy, slopes, weight, bias, eps: self.eps, silu: self.silu };
+        let group = Backward { x, dy, weight, bias, eps: self.eps, silu: self.silu };
         backward(self.isa, &group, dx, sums);
     }
 }
@@ -140,32 +96,10 @@ vectorised! {
     }
 }
 
-vectorised! {
-    /// As [`forward`] with activation, and the activation's slopes.
-    fn forward_with_slopes(
-        x: &[f32], weight: &[f32], bias: &[f32], eps: f32, y: &mut [f32], slopes: &mut [f32],
-    ) {
-        let (mean, scale) = statistics(x, eps);
-        let plane = x.len() / weight.len();
-        let channels = x.chunks_exact(plane).zip(y.chunks_exact_mut(plane)).zip(slopes.chunks_exact_mut(plane));
-        for (((x, y), slopes), (w, b)) in channels.zip(weight.iter().zip(bias)) {
-            let (a, b) = (scale * w, b - mean * scale * w);
-            for ((y, slope), &x) in y.iter_mut().zip(slopes).zip(x) {
-                let z = x * a + b;
-                let s = sigmoid::<FMA>(z);
-                *y = z * s;
-                *slope = silu_slope_at::<FMA>(z, s);
-            }
-        }
-    }
-}
-
 /// One group of the backward pass.
 struct Backward<'a> {
     x: &'a [f32],
     dy: &'a [f32],
-    /// The activation's slopes, if they are known.
-    slopes: Option<&'a [f32]>,
     weight: &'a [f32],
     bias: &'a [f32],
     eps: f32,
@@ -178,19 +112,14 @@ vectorised! {
     /// With x̂ = (x − μ)/σ, z = w·x̂ + b and dz = dy · silu'(z), averages over the group's elements:
     /// dx = (w·dz − mean(w·dz) − x̂·mean(w·dz·x̂)) / σ.
     fn backward(group: &Backward<'_>, dx: &mut [f32], sums: &mut [[f32; 2]]) {
-        let &Backward { x, dy, slopes, weight, bias, eps, silu } = group;
+        let &Backward { x, dy, weight, bias, eps, silu } = group;
         let (mean, scale) = statistics(x, eps);
         let plane = x.len() / weight.len();
         let (mut s1, mut s2) = (0.0, 0.0);
         for (c, (dx, sums)) in dx.chunks_exact_mut(plane).zip(sums.iter_mut()).enumerate() {
             let (x, dy) = (&x[c * plane..(c + 1) * plane], &dy[c * plane..(c + 1) * plane]);
             let (a, b) = (scale * weight[c], bias[c] - mean * scale * weight[c]);
-            if let Some(slopes) = slopes {
-                let slopes = &slopes[c * plane..(c + 1) * plane];
-                for ((dz, &slope), &dy) in dx.iter_mut().zip(slopes).zip(dy) {
-                    *dz = dy * slope;
-                }
-            } else if silu {
+            if silu {
                 for ((dz, &x), &dy) in dx.iter_mut().zip(x).zip(dy) {
                     *dz = dy * silu_slope::<FMA>(x * a + b);
                 }
@@ -282,7 +211,7 @@ impl CustomOp3 for GroupNorm {
                 .zip(x.par_chunks_exact(size * plane).zip(dy.par_chunks_exact(size * plane)))
                 .enumerate()
                 .for_each(|(i, ((dx, sums), (x, dy)))| {
-                    norm.backward_group(i % self.groups, x, dy, None, dx, sums);
+                    norm.backward_group(i % self.groups, x, dy, dx, sums);
                 });
             let (mut dw, mut db) = (vec![0.0; channels], vec![0.0; channels]);
             for image in sums.chunks_exact(channels) {

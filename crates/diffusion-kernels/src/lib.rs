@@ -3,7 +3,7 @@
 //! Every operation has a plain twin in [`slow`], written with candle's own operations, which serves as its
 //! definition, as the oracle of its tests and as the path on devices and types that have no kernel here.
 //!
-//! For `f32` on the CPU there are kernels: direct convolution over one register-tiled inner loop, Winograd's
+//! For `f32` on the CPU there are kernels: convolution over one register-tiled inner loop with channels last, Winograd's
 //! F(4 × 4, 3 × 3) for 3 × 3 convolutions with stride 1, fused normalisation, and a whole residual block as one
 //! operation. They use AVX-512 or AVX2 where the machine has them. An image's result does not depend, by a single
 //! bit, on the batch it is in; results and gradients do not depend on the number of threads. Other types and
@@ -34,14 +34,12 @@
 
 mod block;
 mod channels;
-mod conv2d;
-mod conv_transpose2d;
+mod convolution;
 mod engine;
 mod fresh;
 mod group_norm;
 mod isa;
 mod linear;
-mod micro;
 mod product;
 mod scratch;
 mod silu;
@@ -58,6 +56,7 @@ mod tests;
 
 use candle_core::{Result, Tensor};
 
+use convolution::{Direction, convolution};
 use storage::kernels_for;
 
 /// What is applied to the output of a normalisation, in the same pass.
@@ -81,7 +80,7 @@ pub fn conv2d(
     padding: usize,
 ) -> Result<Tensor> {
     match kernels_for(&[&[x, weight], bias.as_slice()].concat()) {
-        Some(isa) => conv2d::conv2d(isa, x, weight, bias, stride, padding),
+        Some(isa) => convolution(isa, Direction::Gather, x, weight, bias, stride, padding),
         None => slow::conv2d(x, weight, bias, stride, padding),
     }
 }
@@ -99,7 +98,7 @@ pub fn conv_transpose2d(
     padding: usize,
 ) -> Result<Tensor> {
     match kernels_for(&[&[x, weight], bias.as_slice()].concat()) {
-        Some(isa) => conv_transpose2d::conv_transpose2d(isa, x, weight, bias, stride, padding),
+        Some(isa) => convolution(isa, Direction::Scatter, x, weight, bias, stride, padding),
         None => slow::conv_transpose2d(x, weight, bias, stride, padding),
     }
 }

@@ -4,63 +4,49 @@ use candle_core::{CpuStorage, CustomOp3, Device, Layout, Result, Shape, Tensor, 
 use rayon::prelude::*;
 
 use crate::isa::Isa;
-use crate::micro::{LANES, MR, NR, Operands, Start, Steps, Tile, tile};
+use crate::product::{self, Factor};
+use crate::scratch::Scratch;
 use crate::storage::{elements, output, with_elements};
+use crate::transpose::channels_last;
+use crate::vector::LANES;
 
-/// A matrix in memory, or its transpose: element (i, j) at `data[i · row + j · column]`.
-#[derive(Clone, Copy)]
-struct Matrix<'a> {
-    data: &'a [f32],
-    row: usize,
-    column: usize,
-}
+/// Rows that one task computes.
+const ROWS: usize = 14;
 
-impl<'a> Matrix<'a> {
-    fn new(data: &'a [f32], columns: usize) -> Self {
-        Self { data, row: columns, column: 1 }
-    }
-
-    fn transposed(self) -> Self {
-        Self { row: self.column, column: self.row, ..self }
-    }
-
-    fn at(&self, i: usize, j: usize) -> f32 {
-        self.data[i * self.row + j * self.column]
-    }
-}
-
-/// `a · b`, (m, k) by (k, n), each sum in order of k and started from `start` of its column.
-fn product(isa: Isa, a: Matrix<'_>, b: Matrix<'_>, [m, k, n]: [usize; 3], start: Option<&[f32]>) -> Vec<f32> {
-    // [panel of 48 columns][k][48]; the columns past the last are zeros.
-    let mut packed = vec![0.0; n.div_ceil(NR) * k * NR];
-    packed.par_chunks_exact_mut(k * NR).enumerate().for_each(|(panel, out)| {
-        for (i, out) in out.chunks_exact_mut(NR).enumerate() {
-            for (j, out) in out.iter_mut().take(n - panel * NR).enumerate() {
-                *out = b.at(i, panel * NR + j);
-            }
-        }
-    });
-    let steps = Steps::from((0..k).map(|i| (i * NR) as u32).collect::<Vec<_>>());
-    let mut c = vec![0.0; m * n];
-    c.par_chunks_mut(MR * n).enumerate().for_each(|(block, c)| {
-        let rows = c.len() / n;
-        let mut packed_a = vec![0.0; k * MR];
-        for (i, out) in packed_a.chunks_exact_mut(MR).enumerate() {
-            for (r, out) in out.iter_mut().take(rows).enumerate() {
-                *out = a.at(block * MR + r, i);
-            }
-        }
+/// `a · b`, with `terms` terms a sum, each started from `start` of its column: `a` gives the left factor from a row on,
+/// `b` is dense, its columns padded to whole vectors.
+fn product<'a>(
+    isa: Isa,
+    a: impl Fn(usize) -> Factor<'a> + Sync,
+    b: &[f32],
+    [rows, columns]: [usize; 2],
+    start: Option<&[f32]>,
+) -> Vec<f32> {
+    let padded = columns.next_multiple_of(LANES);
+    let mut c = vec![0.0; rows * columns];
+    c.par_chunks_mut(ROWS * columns).enumerate().for_each(|(block, c)| {
+        let rows = c.len() / columns;
+        let mut wide = Scratch::zeroed(rows * padded);
         if let Some(start) = start {
-            c.chunks_exact_mut(n).for_each(|row| row.copy_from_slice(start));
+            wide.chunks_exact_mut(padded).for_each(|row| row[..columns].copy_from_slice(start));
         }
-        for (panel, b) in packed.chunks_exact(k * NR).enumerate() {
-            let cols = (n - panel * NR).min(NR);
-            let operands = Operands { a: &packed_a, steps: &steps, b, bases: [0, LANES, 2 * LANES] };
-            let tile_of_c = Tile { c: &mut c[panel * NR..], stride: n, rows, cols };
-            tile(isa, operands, Start::Tile, tile_of_c);
+        let result = product::Result { data: &mut wide, row: padded, onto: true };
+        product::product(isa, a(block * ROWS), b, [rows, padded], result);
+        for (row, wide) in c.chunks_exact_mut(columns).zip(wide.chunks_exact(padded)) {
+            row.copy_from_slice(&wide[..columns]);
         }
     });
     c
+}
+
+/// A matrix with its rows padded to whole vectors; the padding is whatever it was.
+fn padded_rows(matrix: &[f32], columns: usize) -> Scratch {
+    let padded = columns.next_multiple_of(LANES);
+    let mut wide = Scratch::new(matrix.len() / columns * padded);
+    for (row, wide) in matrix.chunks_exact(columns).zip(wide.chunks_exact_mut(padded)) {
+        wide[..columns].copy_from_slice(row);
+    }
+    wide
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -104,9 +90,11 @@ impl CustomOp3 for Linear {
         lb: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let [rows, inputs, outputs] = sizes(lx.shape(), lw.shape())?;
-        let x = Matrix::new(elements(x, lx)?, inputs);
-        let w = Matrix::new(elements(w, lw)?, inputs).transposed();
-        let y = product(self.isa, x, w, [rows, inputs, outputs], Some(elements(b, lb)?));
+        let x = elements(x, lx)?;
+        // The transpose of the weights, as if they were channels of images.
+        let w = channels_last(self.isa, elements(w, lw)?, [outputs, inputs]);
+        let a = |row: usize| Factor::matrix(&x[row * inputs..], inputs, inputs);
+        let y = product(self.isa, a, &w, [rows, outputs], Some(elements(b, lb)?));
         Ok(output(y, (rows, outputs)))
     }
 
@@ -120,12 +108,12 @@ impl CustomOp3 for Linear {
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let [rows, inputs, outputs] = sizes(x.shape(), w.shape())?;
         let (dx, dw, db) = with_elements([x, w, dy], |[x_data, w, dy]| {
-            let by_row = Matrix::new(dy, outputs);
+            let by_row = |row: usize| Factor::matrix(&dy[row * outputs..], outputs, outputs);
+            let by_column = |column: usize| Factor::transposed(&dy[column..], outputs, rows);
             let dx = x
                 .track_op()
-                .then(|| product(self.isa, by_row, Matrix::new(w, inputs), [rows, outputs, inputs], None));
-            let x = Matrix::new(x_data, inputs);
-            let dw = product(self.isa, by_row.transposed(), x, [outputs, rows, inputs], None);
+                .then(|| product(self.isa, by_row, &padded_rows(w, inputs), [rows, inputs], None));
+            let dw = product(self.isa, by_column, &padded_rows(x_data, inputs), [outputs, inputs], None);
             let mut db = vec![0.0; outputs];
             for row in dy.chunks_exact(outputs) {
                 for (db, dy) in db.iter_mut().zip(row) {

@@ -1,27 +1,58 @@
-//! Small matrix products with whole vectors of columns, the middle step of [`crate::winograd`].
+//! Small matrix products with whole vectors of columns: the inner loop of everything here that multiplies.
+//!
+//! The left factor is read where it lies, element by element, which serves windows of an image with channels last as
+//! well as matrices and their transposes; the right one is dense. An element of the result is the sum of its products
+//! in order, one fused multiply-add a term, so that its value depends neither on how the work is cut nor on its
+//! neighbours, and is the same with AVX2 as with AVX-512.
 
 #![allow(unsafe_code)]
 
 use crate::isa::Isa;
-use crate::micro::LANES;
+use crate::vector::LANES;
 
-/// The left factor: element (row r, term i) at `data[r · row + i · term]`.
+/// The left factor: its terms come in blocks; element (row r, term t of block i) is
+/// `data[r · row + blocks[i] + t · term]`.
 #[derive(Clone, Copy)]
 pub(crate) struct Factor<'a> {
     pub data: &'a [f32],
     pub row: usize,
+    pub blocks: &'a [usize],
+    /// Terms in a block.
+    pub terms: usize,
     pub term: usize,
 }
 
-/// `c = a · b`, or `c += a · b` if `onto`: `sizes` are (rows, terms, columns), `b` (terms, columns) and
-/// `c` (rows, columns) are dense, and there are whole vectors of columns.
+impl<'a> Factor<'a> {
+    /// A matrix of `terms` columns, its rows `row` apart.
+    pub(crate) fn matrix(data: &'a [f32], row: usize, terms: usize) -> Self {
+        Self { data, row, blocks: &[0], terms, term: 1 }
+    }
+
+    /// The transpose of a matrix of `terms` rows, `row` apart.
+    pub(crate) fn transposed(data: &'a [f32], row: usize, terms: usize) -> Self {
+        Self { data, row: 1, blocks: &[0], terms, term: row }
+    }
+}
+
+/// The result: its rows are `row` apart.
+pub(crate) struct Result<'a> {
+    pub data: &'a mut [f32],
+    pub row: usize,
+    /// Add to what is there.
+    pub onto: bool,
+}
+
+/// `c = a · b`, or `c += a · b`: `b` (terms, columns) is dense, and there are whole vectors of columns.
 ///
-/// Each element is a sum in order of the terms, whatever the sizes.
-pub(crate) fn product(isa: Isa, a: Factor<'_>, b: &[f32], sizes: [usize; 3], onto: bool, c: &mut [f32]) {
-    let [rows, terms, columns] = sizes;
-    assert!(rows > 0 && terms > 0 && columns > 0 && columns % LANES == 0);
-    assert!(a.data.len() > (rows - 1) * a.row + (terms - 1) * a.term);
-    assert!(b.len() >= terms * columns && c.len() >= rows * columns);
+/// # Panics
+/// If a slice is too short.
+pub(crate) fn product(isa: Isa, a: Factor<'_>, b: &[f32], [rows, columns]: [usize; 2], c: Result<'_>) {
+    assert!(rows > 0 && columns > 0 && columns % LANES == 0);
+    let terms = a.blocks.len() * a.terms;
+    if let Some(reach) = a.blocks.iter().max().filter(|_| terms > 0) {
+        assert!(a.data.len() > (rows - 1) * a.row + reach + (a.terms - 1) * a.term);
+    }
+    assert!(b.len() >= terms * columns && c.data.len() >= (rows - 1) * c.row + columns);
     let vectors = columns / LANES;
     let (most_rows, most_vectors) = match isa {
         #[cfg(target_arch = "x86_64")]
@@ -31,51 +62,49 @@ pub(crate) fn product(isa: Isa, a: Factor<'_>, b: &[f32], sizes: [usize; 3], ont
         Isa::Portable => (4, 1),
     };
     // As even groups as possible.
-    let group = vectors.div_ceil(vectors.div_ceil(most_vectors));
     let at_once = rows.div_ceil(rows.div_ceil(most_rows));
+    let group = vectors.div_ceil(vectors.div_ceil(most_vectors));
     for row in (0..rows).step_by(at_once) {
-        let count = (rows - row).min(at_once);
         for first in (0..vectors).step_by(group) {
-            let block = Block {
-                a: a.data[row * a.row..].as_ptr(),
-                row: a.row,
-                term: a.term,
-                b: b[first * LANES..].as_ptr(),
-                terms,
+            let tile = Tile {
+                // A factor without terms may have no data.
+                a: a.data.as_ptr().wrapping_add(row * a.row),
+                factor: a,
+                b: b.as_ptr().wrapping_add(first * LANES),
                 columns,
-                c: c[row * columns + first * LANES..].as_mut_ptr(),
-                onto,
+                c: c.data[row * c.row + first * LANES..].as_mut_ptr(),
+                c_row: c.row,
+                onto: c.onto,
             };
-            // SAFETY: the rows, terms and columns of the block lie within the sizes asserted above; `Isa` says
-            // that the instructions are there.
-            unsafe { block.run(isa, count, group.min(vectors - first)) };
+            // SAFETY: the rows, terms and columns of the tile lie within the sizes asserted above; `Isa` says that
+            // the instructions are there.
+            unsafe { tile.run(isa, (rows - row).min(at_once), (vectors - first).min(group)) };
         }
     }
 }
 
 /// Some rows and vectors of a product.
 #[derive(Clone, Copy)]
-struct Block {
+struct Tile<'a> {
     a: *const f32,
-    row: usize,
-    term: usize,
+    factor: Factor<'a>,
     b: *const f32,
-    terms: usize,
     columns: usize,
     c: *mut f32,
+    c_row: usize,
     onto: bool,
 }
 
-impl Block {
+impl Tile<'_> {
     /// # Safety
-    /// The pointers must be good for `rows` rows, `self.terms` terms and `vectors` vectors at their strides, and
-    /// the instructions must be there. At most 14 rows and 2 vectors with AVX-512, 6 rows and 1 vector with AVX2, 4 rows and 1 vector else.
+    /// The pointers must be good for `rows` rows, all terms and `vectors` vectors at their strides, and the
+    /// instructions must be there.
     unsafe fn run(&self, isa: Isa, rows: usize, vectors: usize) {
         macro_rules! choose {
             ($f:ident: $([$r:literal $($v:literal)+])+) => {
                 match (rows, vectors) {
                     $($(($r, $v) => unsafe { self.$f::<$r, $v>() },)+)+
-                    _ => unreachable!("the caller cuts blocks no larger"),
+                    _ => unreachable!("the caller cuts tiles no larger"),
                 }
             };
         }
@@ -99,32 +128,38 @@ impl Block {
         use std::arch::x86_64::{
             _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_set1_ps, _mm512_setzero_ps, _mm512_storeu_ps,
         };
+        let Factor { row, blocks, terms, term, .. } = self.factor;
         let mut acc = [[_mm512_setzero_ps(); V]; R];
         // SAFETY: rows, terms and vectors in range, by the caller's promise.
         unsafe {
             if self.onto {
                 for r in 0..R {
                     for v in 0..V {
-                        acc[r][v] = _mm512_loadu_ps(self.c.add(r * self.columns + v * LANES));
+                        acc[r][v] = _mm512_loadu_ps(self.c.add(r * self.c_row + v * LANES));
                     }
                 }
             }
-            for i in 0..self.terms {
-                let (a, b) = (self.a.add(i * self.term), self.b.add(i * self.columns));
-                let mut x = [_mm512_setzero_ps(); V];
-                for v in 0..V {
-                    x[v] = _mm512_loadu_ps(b.add(v * LANES));
-                }
-                for r in 0..R {
-                    let w = _mm512_set1_ps(*a.add(r * self.row));
+            let mut b = self.b;
+            for &block in blocks {
+                let mut a = self.a.add(block);
+                for _ in 0..terms {
+                    let mut x = [_mm512_setzero_ps(); V];
                     for v in 0..V {
-                        acc[r][v] = _mm512_fmadd_ps(w, x[v], acc[r][v]);
+                        x[v] = _mm512_loadu_ps(b.add(v * LANES));
                     }
+                    for r in 0..R {
+                        let w = _mm512_set1_ps(*a.add(r * row));
+                        for v in 0..V {
+                            acc[r][v] = _mm512_fmadd_ps(w, x[v], acc[r][v]);
+                        }
+                    }
+                    a = a.wrapping_add(term);
+                    b = b.wrapping_add(self.columns);
                 }
             }
             for r in 0..R {
                 for v in 0..V {
-                    _mm512_storeu_ps(self.c.add(r * self.columns + v * LANES), acc[r][v]);
+                    _mm512_storeu_ps(self.c.add(r * self.c_row + v * LANES), acc[r][v]);
                 }
             }
         }
@@ -135,41 +170,77 @@ impl Block {
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx2,fma")]
     unsafe fn avx2<const R: usize, const V: usize>(&self) {
-        // SAFETY: handed on.
-        unsafe { self.lanes::<true, R>() }
+        use std::arch::x86_64::{
+            _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_set1_ps, _mm256_setzero_ps, _mm256_storeu_ps,
+        };
+        const HALF: usize = LANES / 2;
+        let Factor { row, blocks, terms, term, .. } = self.factor;
+        let mut acc = [[_mm256_setzero_ps(); 2]; R];
+        // SAFETY: rows, terms and one vector, of two registers, in range, by the caller's promise.
+        unsafe {
+            if self.onto {
+                for r in 0..R {
+                    for h in 0..2 {
+                        acc[r][h] = _mm256_loadu_ps(self.c.add(r * self.c_row + h * HALF));
+                    }
+                }
+            }
+            let mut b = self.b;
+            for &block in blocks {
+                let mut a = self.a.add(block);
+                for _ in 0..terms {
+                    let x = [_mm256_loadu_ps(b), _mm256_loadu_ps(b.add(HALF))];
+                    for r in 0..R {
+                        let w = _mm256_set1_ps(*a.add(r * row));
+                        for h in 0..2 {
+                            acc[r][h] = _mm256_fmadd_ps(w, x[h], acc[r][h]);
+                        }
+                    }
+                    a = a.wrapping_add(term);
+                    b = b.wrapping_add(self.columns);
+                }
+            }
+            for r in 0..R {
+                for h in 0..2 {
+                    _mm256_storeu_ps(self.c.add(r * self.c_row + h * HALF), acc[r][h]);
+                }
+            }
+        }
     }
 
     /// # Safety
     /// As for [`Self::run`].
     unsafe fn portable<const R: usize, const V: usize>(&self) {
-        // SAFETY: handed on.
-        unsafe { self.lanes::<{ cfg!(target_arch = "aarch64") }, R>() }
-    }
-
-    /// # Safety
-    /// As for [`Self::run`], with one vector.
-    #[inline(always)]
-    unsafe fn lanes<const FMA: bool, const R: usize>(&self) {
+        let Factor { row, blocks, terms, term, .. } = self.factor;
         let mut acc = [[0f32; LANES]; R];
         // SAFETY: rows, terms and one vector in range, by the caller's promise.
         unsafe {
             if self.onto {
                 for r in 0..R {
-                    acc[r] = self.c.add(r * self.columns).cast::<[f32; LANES]>().read_unaligned();
+                    acc[r] = self.c.add(r * self.c_row).cast::<[f32; LANES]>().read_unaligned();
                 }
             }
-            for i in 0..self.terms {
-                let a = self.a.add(i * self.term);
-                let x = self.b.add(i * self.columns).cast::<[f32; LANES]>().read_unaligned();
-                for r in 0..R {
-                    let w = *a.add(r * self.row);
-                    for l in 0..LANES {
-                        acc[r][l] = if FMA { w.mul_add(x[l], acc[r][l]) } else { acc[r][l] + w * x[l] };
+            let mut b = self.b;
+            for &block in blocks {
+                let mut a = self.a.add(block);
+                for _ in 0..terms {
+                    let x = b.cast::<[f32; LANES]>().read_unaligned();
+                    for r in 0..R {
+                        let w = *a.add(r * row);
+                        for l in 0..LANES {
+                            acc[r][l] = if cfg!(target_arch = "aarch64") {
+                                w.mul_add(x[l], acc[r][l])
+                            } else {
+                                acc[r][l] + w * x[l]
+                            };
+                        }
                     }
+                    a = a.wrapping_add(term);
+                    b = b.wrapping_add(self.columns);
                 }
             }
             for r in 0..R {
-                self.c.add(r * self.columns).cast::<[f32; LANES]>().write_unaligned(acc[r]);
+                self.c.add(r * self.c_row).cast::<[f32; LANES]>().write_unaligned(acc[r]);
             }
         }
     }

@@ -2,29 +2,41 @@
 
 #![allow(unsafe_code)]
 
+use crate::fresh::Unwritten;
 use crate::isa::Isa;
-use crate::micro::MR;
+use crate::scratch::Scratch;
+use crate::vector::LANES;
 
 /// Channels and pixels that are moved together.
 const BLOCK: usize = 8;
 
-/// Where an image lies with its channels first: channel c's pixels from `c · plane` on.
+/// What the channels of a pixel are added to.
 #[derive(Clone, Copy)]
-pub(crate) struct Planes {
-    pub plane: usize,
-    pub channels: usize,
-    pub pixels: usize,
+pub(crate) enum Start<'a> {
+    /// Nothing.
+    Zero,
+    /// A number a channel.
+    Channels(&'a [f32]),
+    /// An image with its channels first.
+    Image(&'a [f32]),
 }
 
 /// `to[pixel · pitch + c] = from[c · plane + pixel]` for each channel and pixel.
 ///
 /// # Panics
 /// If a slice is too short.
-pub(crate) fn to_channels_last(isa: Isa, from: &[f32], planes: Planes, to: &mut [f32], pitch: usize) {
-    let Planes { plane, channels, pixels } = planes;
+pub(crate) fn to_channels_last(
+    isa: Isa,
+    from: &[f32],
+    plane: usize,
+    [channels, pixels]: [usize; 2],
+    to: &mut [f32],
+    pitch: usize,
+) {
     if channels == 0 || pixels == 0 {
         return;
     }
+    assert!(pitch >= channels);
     assert!(from.len() >= (channels - 1) * plane + pixels && to.len() >= (pixels - 1) * pitch + channels);
     let blocks = if isa == Isa::Portable { 0 } else { channels / BLOCK * BLOCK };
     for c in (0..blocks).step_by(BLOCK) {
@@ -47,47 +59,68 @@ pub(crate) fn to_channels_last(isa: Isa, from: &[f32], planes: Planes, to: &mut 
     }
 }
 
-/// `to[c · plane + pixel] = start + from[pixel · pitch + c]` for each channel and pixel, where the start is the
-/// channel's bias (in blocks of 8), or what is there.
+/// Images (C, pixels) with their channels last, padded to whole vectors; the padding is whatever it was.
+pub(crate) fn channels_last(isa: Isa, from: &[f32], [channels, pixels]: [usize; 2]) -> Scratch {
+    let pitch = channels.next_multiple_of(LANES);
+    let mut to = Scratch::new(from.len() / channels * pitch);
+    for (from, to) in from.chunks_exact(channels * pixels).zip(to.chunks_exact_mut(pitch * pixels)) {
+        to_channels_last(isa, from, pixels, [channels, pixels], to, pitch);
+    }
+    to
+}
+
+/// `to[c · pixels + pixel] = start + from[pixel · pitch + c]` for each channel and pixel of an image.
 ///
 /// # Panics
-/// If a slice is too short.
+/// If a slice is too short, or `to` does not have the size of the image.
 pub(crate) fn to_channels_first(
     isa: Isa,
     from: &[f32],
     pitch: usize,
-    bias: Option<&[[f32; MR]]>,
-    to: &mut [f32],
-    planes: Planes,
+    [channels, pixels]: [usize; 2],
+    start: Start<'_>,
+    mut to: Unwritten<'_>,
 ) {
-    let Planes { plane, channels, pixels } = planes;
-    if channels == 0 || pixels == 0 {
-        return;
+    assert!(channels > 0 && pixels > 0 && to.len() == channels * pixels);
+    assert!(from.len() >= (pixels - 1) * pitch + channels);
+    match start {
+        Start::Zero => {}
+        Start::Channels(bias) => assert!(bias.len() >= channels),
+        Start::Image(image) => assert_eq!(image.len(), to.len()),
     }
-    assert!(to.len() >= (channels - 1) * plane + pixels && from.len() >= (pixels - 1) * pitch + channels);
     let blocks = if isa == Isa::Portable { 0 } else { channels / BLOCK * BLOCK };
+    let out = to.as_mut_ptr();
     for c in (0..blocks).step_by(BLOCK) {
-        let bias = bias.map(|bias| &bias[c / MR]);
         for p in (0..pixels).step_by(BLOCK) {
             let count = (pixels - p).min(BLOCK);
-            let (from, to) = (&from[p * pitch + c..], &mut to[c * plane + p..]);
-            // SAFETY: as in `to_channels_last`.
+            // SAFETY: 8 channels of `count` pixels lie within the slices, by the assertions above; the instructions
+            // are there, since `Isa` says so.
             #[cfg(target_arch = "x86_64")]
             unsafe {
-                x86::to_channels_first(from.as_ptr(), pitch, count, bias, to.as_mut_ptr(), plane);
+                let at = c * pixels + p;
+                let start = match start {
+                    Start::Zero => x86::Start::Zero,
+                    Start::Channels(bias) => x86::Start::Channels(bias[c..].as_ptr()),
+                    Start::Image(image) => x86::Start::Image(image[at..].as_ptr()),
+                };
+                let from = from[p * pitch + c..].as_ptr();
+                x86::to_channels_first(from, pitch, count, start, out.add(at), pixels);
             }
         }
     }
     for c in blocks..channels {
-        let to = to[c * plane..][..pixels].iter_mut();
-        let from = from[c..].iter().step_by(pitch);
-        if let Some(bias) = bias {
-            let bias = bias[c / MR][c % MR];
-            to.zip(from).for_each(|(to, x)| *to = bias + x);
-        } else {
-            to.zip(from).for_each(|(to, x)| *to += x);
+        for (p, x) in from[c..].iter().step_by(pitch).take(pixels).enumerate() {
+            let start = match start {
+                Start::Zero => 0.0,
+                Start::Channels(bias) => bias[c],
+                Start::Image(image) => image[c * pixels + p],
+            };
+            // SAFETY: inside `to`, by the first assertion.
+            unsafe { out.add(c * pixels + p).write(start + x) };
         }
     }
+    // SAFETY: all pixels of all channels have been written.
+    unsafe { to.assume_written() };
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -98,7 +131,15 @@ mod x86 {
         _mm256_storeu_ps, _mm256_unpackhi_ps, _mm256_unpacklo_ps,
     };
 
-    use super::{BLOCK, MR};
+    use super::BLOCK;
+
+    /// As [`super::Start`], for the block at hand.
+    #[derive(Clone, Copy)]
+    pub(super) enum Start {
+        Zero,
+        Channels(*const f32),
+        Image(*const f32),
+    }
 
     /// Enables the first `count` of 8 lanes.
     #[inline]
@@ -158,13 +199,13 @@ mod x86 {
     }
 
     /// # Safety
-    /// As for [`to_channels_last`].
+    /// 8 channels of `count` pixels, 1 to 8, must lie at all pointers; AVX2 must be there.
     #[target_feature(enable = "avx2")]
     pub(super) unsafe fn to_channels_first(
         from: *const f32,
         pitch: usize,
         count: usize,
-        bias: Option<&[f32; MR]>,
+        start: Start,
         to: *mut f32,
         plane: usize,
     ) {
@@ -180,16 +221,16 @@ mod x86 {
         for c in 0..BLOCK {
             // SAFETY: `count` pixels of channel c.
             unsafe {
-                let to = to.add(c * plane);
-                let start = match bias {
-                    Some(bias) => _mm256_set1_ps(bias[c]),
-                    None => _mm256_maskload_ps(to, mask),
+                let start = match start {
+                    Start::Zero => _mm256_setzero_ps(),
+                    Start::Channels(bias) => _mm256_set1_ps(*bias.add(c)),
+                    Start::Image(image) => _mm256_maskload_ps(image.add(c * plane), mask),
                 };
                 // Masked stores are slow on some machines.
                 if count == BLOCK {
-                    _mm256_storeu_ps(to, _mm256_add_ps(start, r[c]));
+                    _mm256_storeu_ps(to.add(c * plane), _mm256_add_ps(start, r[c]));
                 } else {
-                    _mm256_maskstore_ps(to, mask, _mm256_add_ps(start, r[c]));
+                    _mm256_maskstore_ps(to.add(c * plane), mask, _mm256_add_ps(start, r[c]));
                 }
             }
         }

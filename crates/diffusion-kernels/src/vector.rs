@@ -2,6 +2,66 @@
 
 use crate::isa::vectorised;
 
+/// Lanes of the vectors that everything is padded to: one of AVX-512, two of AVX2.
+pub(crate) const LANES: usize = 16;
+
+/// `numbers` filled up with zeros to whole vectors.
+pub(crate) fn padded(numbers: &[f32]) -> Vec<f32> {
+    let mut padded = numbers.to_vec();
+    padded.resize(numbers.len().next_multiple_of(LANES), 0.0);
+    padded
+}
+
+vectorised! {
+    pub(crate) fn add(x: &[f32], y: &mut [f32]) {
+        for (y, x) in y.iter_mut().zip(x) {
+            *y += x;
+        }
+    }
+}
+
+/// The vector that begins at `i`.
+#[inline(always)]
+pub(crate) fn at(x: &[f32], i: usize) -> &[f32; LANES] {
+    x[i..].first_chunk().expect("whole vectors")
+}
+
+/// Adds `f(index of a vector, its first channel)` over pixels with channels last to each channel of `totals`, in an order
+/// that depends on their number only. `len` floats in all.
+#[inline(always)]
+pub(crate) fn over_pixels(len: usize, totals: &mut [f32], mut f: impl FnMut(usize, usize) -> [f32; LANES]) {
+    const WAYS: usize = 4;
+    let pitch = totals.len();
+    for c in (0..pitch).step_by(LANES) {
+        let mut ways = [[0f32; LANES]; WAYS];
+        let mut add = |way: usize, pixel: usize| {
+            let x = f(pixel * pitch + c, c);
+            for l in 0..LANES {
+                ways[way][l] += x[l];
+            }
+        };
+        let pixels = len / pitch;
+        for pixel in (0..pixels / WAYS * WAYS).step_by(WAYS) {
+            for way in 0..WAYS {
+                add(way, pixel + way);
+            }
+        }
+        for pixel in pixels / WAYS * WAYS..pixels {
+            add(pixel % WAYS, pixel);
+        }
+        for l in 0..LANES {
+            totals[c + l] += (ways[0][l] + ways[1][l]) + (ways[2][l] + ways[3][l]);
+        }
+    }
+}
+
+vectorised! {
+    /// Adds up pixels with channels last onto `totals`, channel by channel.
+    pub(crate) fn add_up(x: &[f32], totals: &mut [f32]) {
+        over_pixels(x.len(), totals, |i, _| *at(x, i));
+    }
+}
+
 /// Running sums side by side in a reduction; a constant, so that the order of additions is one on all machines.
 const WAYS: usize = 32;
 

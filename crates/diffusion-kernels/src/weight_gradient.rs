@@ -1,173 +1,113 @@
 //! The sum over images and pixels that is the gradient of a convolution's weights.
 
-use crate::engine::Geometry;
+use crate::engine::{Geometry, padded_len};
 use crate::isa::Isa;
-use crate::micro::{LANES, MR, NR, Operands, Start, Steps, Tile, VECTORS, tile};
+use crate::product::{Factor, Result, product};
 use crate::scratch::Scratch;
-use crate::transpose::{Planes, to_channels_last};
-use crate::vector;
-use crate::window::{Patches, Window};
-use crate::winograd::{self, Tiles, WinogradSums};
+use crate::transpose::channels_last;
+use crate::vector::add_up;
+use crate::window::{Frame, Window};
+use crate::winograd::{self, Canvas, Tiles, WinogradSums};
 
 /// Sums over pixels of (an element of the small side) × (what its window sees of the large one): the gradient
 /// of a convolution's weights, or of a transposed convolution's.
 pub(crate) struct WeightGradient {
     isa: Isa,
     window: Window,
-    rows: usize,
-    channels: usize,
-    kernel: usize,
-    pixels: usize,
-    patches: Patches,
-    steps: Steps,
-    vectors: Vec<usize>,
-    /// Whether to go by [`crate::winograd`] instead.
+    frame: Frame,
+    /// Channels of the small side.
+    small: usize,
+    /// Channels of the large side.
+    large: usize,
+    /// Whether to go by [`crate::winograd`].
     winograd: bool,
-}
-
-/// Sums over some of the images.
-pub(crate) struct Partial {
-    /// `[block of 8 rows][group of 3 vectors][8][48]`, or as [`WinogradSums::weights`] has it.
-    sums: Vec<f32>,
-    /// Sum of each row's elements: a convolution's bias gradient.
-    row_sums: Vec<f32>,
-}
-
-impl WeightGradient {
-    /// `rows` channels on the small side, `channels` on the large one.
-    pub(crate) fn new(isa: Isa, geometry: Geometry, rows: usize, channels: usize) -> Self {
-        let window = geometry.window(channels);
-        let patches = Patches::new(window);
-        Self {
-            isa,
-            window,
-            rows,
-            channels,
-            kernel: geometry.kernel,
-            pixels: geometry.small_len(),
-            steps: patches.pixel_offsets().into(),
-            vectors: patches.vectors(),
-            patches,
-            winograd: winograd::applies(&window, rows),
-        }
-    }
-
-    fn tiles(&self) -> Tiles {
-        Tiles::new((self.window.h.input, self.window.w.input))
-    }
-
-    /// Nothing summed yet.
-    pub(crate) fn begin(&self) -> Running<'_> {
-        let means = if self.winograd {
-            Means::Winograd(WinogradSums::new(self.isa, self.rows, self.channels))
-        } else {
-            let blocks = self.rows.div_ceil(MR);
-            let groups = self.vectors.len().div_ceil(VECTORS);
-            Means::Direct {
-                sums: vec![0.0; blocks * groups * MR * NR],
-                patches: Scratch::zeroed(self.patches.len()),
-                packed: Scratch::zeroed(blocks * self.pixels * MR),
-            }
-        };
-        Running { gradient: self, row_sums: vec![0.0; self.rows], means }
-    }
-
-    /// The sums over several images, in order: each `small` (rows, pixels), `large` (channels, H, W).
-    pub(crate) fn sum<'a>(&self, images: impl Iterator<Item = (&'a [f32], &'a [f32])>) -> Partial {
-        let mut running = self.begin();
-        images.for_each(|(small, large)| running.add(small, large));
-        running.finish()
-    }
-
-    /// `packed[block][pixel][8]` from `small` (rows, pixels); rows that do not exist stay as they are.
-    fn pack(&self, small: &[f32], packed: &mut [f32]) {
-        let planes = Planes { plane: self.pixels, channels: MR, pixels: self.pixels };
-        for (rows, packed) in small.chunks(self.pixels * MR).zip(packed.chunks_exact_mut(self.pixels * MR)) {
-            let channels = rows.len() / self.pixels;
-            to_channels_last(self.isa, rows, Planes { channels, ..planes }, packed, MR);
-        }
-    }
-
-    /// Adds up partial sums in order: the gradient (rows, channels, K, K) and the sums of the rows.
-    pub(crate) fn finish(&self, partials: &[Partial]) -> (Vec<f32>, Vec<f32>) {
-        let Some(first) = partials.first() else {
-            let weights = self.rows * self.channels * self.kernel * self.kernel;
-            return (vec![0.0; weights], vec![0.0; self.rows]);
-        };
-        let (mut sums, mut row_sums) = (first.sums.clone(), first.row_sums.clone());
-        for partial in &partials[1..] {
-            for (sum, x) in sums.iter_mut().zip(&partial.sums) {
-                *sum += x;
-            }
-            for (sum, x) in row_sums.iter_mut().zip(&partial.row_sums) {
-                *sum += x;
-            }
-        }
-        if self.winograd {
-            return (sums, row_sums);
-        }
-        let groups = self.vectors.len().div_ceil(VECTORS);
-        let mut gradient = Vec::with_capacity(self.rows * self.channels * self.kernel * self.kernel);
-        for r in 0..self.rows {
-            for c in 0..self.channels {
-                for ky in 0..self.kernel {
-                    for kx in 0..self.kernel {
-                        let block = &sums[r / MR * groups * MR * NR..];
-                        let lane = self.patches.lane(c, ky, kx);
-                        gradient.push(block[lane / NR * MR * NR + r % MR * NR + lane % NR]);
-                    }
-                }
-            }
-        }
-        (gradient, row_sums)
-    }
 }
 
 /// Sums in the making.
 pub(crate) struct Running<'a> {
     gradient: &'a WeightGradient,
-    row_sums: Vec<f32>,
     means: Means,
+    /// Sums of the small side's channels, padded: a convolution's bias gradient.
+    small: Vec<f32>,
 }
 
-/// The two ways to sum, each with the memory it works in.
 enum Means {
-    Direct { sums: Vec<f32>, patches: Scratch, packed: Scratch },
+    /// `[vertical tap][horizontal tap][large channel][small channel, padded]`.
+    Direct(Vec<f32>),
     Winograd(WinogradSums),
 }
 
-impl Running<'_> {
-    /// Adds an image: `small` (rows, pixels), `large` (channels, H, W).
-    pub(crate) fn add(&mut self, small: &[f32], large: &[f32]) {
-        let &WeightGradient { isa, pixels, ref steps, ref vectors, .. } = self.gradient;
-        for (sum, row) in self.row_sums.iter_mut().zip(small.chunks_exact(pixels)) {
-            *sum += vector::sum(isa, row);
-        }
-        let (sums, patches, packed) = match &mut self.means {
-            Means::Winograd(sums) => return sums.add_image(self.gradient.tiles(), small, large),
-            Means::Direct { sums, patches, packed } => (sums, patches, packed),
+impl WeightGradient {
+    pub(crate) fn new(isa: Isa, geometry: Geometry, [small, large]: [usize; 2]) -> Self {
+        let window = geometry.window(large);
+        let winograd = winograd::applies(&window, small);
+        Self { isa, window, frame: Frame::around(&[window]), small, large, winograd }
+    }
+
+    /// Nothing summed yet.
+    pub(crate) fn begin(&self) -> Running<'_> {
+        let pitch = padded_len(self.small);
+        let means = if self.winograd {
+            Means::Winograd(WinogradSums::new(self.isa, self.small, self.large))
+        } else {
+            Means::Direct(vec![0.0; self.window.h.taps * self.window.w.taps * self.large * pitch])
         };
-        self.gradient.patches.fill(isa, large, patches);
-        self.gradient.pack(small, packed);
-        let groups = vectors.len().div_ceil(VECTORS);
-        for (block, sums) in sums.chunks_exact_mut(groups * MR * NR).enumerate() {
-            let a = &packed[block * pixels * MR..];
-            for (vectors, c) in vectors.chunks(VECTORS).zip(sums.chunks_exact_mut(MR * NR)) {
-                let mut bases = [0; VECTORS];
-                bases[..vectors.len()].copy_from_slice(vectors);
-                let cols = vectors.len() * LANES;
-                let tile_of_sums = Tile { c, stride: NR, rows: MR, cols };
-                tile(isa, Operands { a, steps, b: patches, bases }, Start::Tile, tile_of_sums);
+        Running { gradient: self, means, small: vec![0.0; pitch] }
+    }
+}
+
+impl Running<'_> {
+    /// Adds an image: `small` and `large`, both with channels first.
+    pub(crate) fn add(&mut self, small: &[f32], large: &[f32]) {
+        let &WeightGradient { isa, window, frame, .. } = self.gradient;
+        let [small_channels, large_channels] = [self.gradient.small, self.gradient.large];
+        let pitch = self.small.len();
+        let small_last = channels_last(isa, small, [small_channels, window.h.output * window.w.output]);
+        add_up(isa, &small_last, &mut self.small);
+        let sums = match &mut self.means {
+            Means::Direct(sums) => sums,
+            Means::Winograd(sums) => {
+                let tiles = Tiles::new((window.h.input, window.w.input));
+                let canvas = |x, channels| {
+                    let mut canvas = Canvas::new(tiles, 1, channels);
+                    canvas.fill(isa, x, channels);
+                    canvas
+                };
+                return sums.add(&canvas(large, large_channels), &canvas(small, small_channels));
             }
+        };
+        let framed: Scratch = frame.fill(isa, large);
+        let blocks: Vec<usize> = (0..window.h.output).map(|oy| oy * window.h.stride * frame.row()).collect();
+        let rows = window.w.taps * large_channels;
+        for (ty, sums) in sums.chunks_exact_mut(rows * pitch).enumerate() {
+            let a = Factor {
+                data: &framed[frame.first(&window) + ty * frame.row()..],
+                row: 1,
+                blocks: &blocks,
+                terms: window.w.output,
+                term: window.w.stride * large_channels,
+            };
+            product(isa, a, &small_last, [rows, pitch], Result { data: sums, row: pitch, onto: true });
         }
     }
 
-    /// The sums as they are now.
-    pub(crate) fn finish(self) -> Partial {
+    /// The sums as (small, large, K, K), and those of the small side's channels.
+    pub(crate) fn finish(self) -> (Vec<f32>, Vec<f32>) {
+        let WeightGradient { window, small, large, .. } = self.gradient;
+        let pitch = self.small.len();
+        let mut bias = self.small;
+        bias.truncate(*small);
         let sums = match self.means {
-            Means::Direct { sums, .. } => sums,
-            Means::Winograd(sums) => sums.weights(),
+            Means::Winograd(sums) => return (sums.weights(), bias),
+            Means::Direct(sums) => sums,
         };
-        Partial { sums, row_sums: self.row_sums }
+        let taps = window.h.taps * window.w.taps;
+        let mut weights = Vec::with_capacity(small * large * taps);
+        for s in 0..*small {
+            for l in 0..*large {
+                weights.extend((0..taps).map(|tap| sums[(tap * large + l) * pitch + s]));
+            }
+        }
+        (weights, bias)
     }
 }

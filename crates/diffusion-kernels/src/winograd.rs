@@ -14,18 +14,19 @@
 mod canvas;
 mod transforms;
 
-pub(crate) use canvas::{Canvas, Tiles};
 use canvas::OUT;
+pub(crate) use canvas::{Canvas, Tiles};
 use transforms::{
     K, PLACES, place_pitch, transform_inputs, transform_output_gradients, transform_outputs,
     transform_weight_gradients, transform_weights,
 };
 
+use crate::fresh::Fresh;
 use crate::isa::Isa;
-use crate::micro::{LANES, MR};
-use crate::product::{Factor, product};
+use crate::product::{Factor, Result, product};
 use crate::scratch::Scratch;
-use crate::transpose::{Planes, to_channels_first, to_channels_last};
+use crate::transpose::{Start, to_channels_first, to_channels_last};
+use crate::vector::LANES;
 use crate::window::Window;
 
 /// Tiles that are convolved together: their transformed inputs and outputs stay in the cache.
@@ -64,9 +65,8 @@ impl Winograd {
     pub(crate) fn new(isa: Isa, weight: &[f32], outputs: usize, channels: usize) -> Self {
         let padded = outputs.next_multiple_of(LANES);
         let taps = channels * K * K;
-        let planes = Planes { plane: taps, channels: outputs, pixels: taps };
         let mut plain = Scratch::new(taps * padded);
-        to_channels_last(isa, weight, planes, &mut plain, padded);
+        to_channels_last(isa, weight, taps, [outputs, taps], &mut plain, padded);
         Self::transformed(isa, &plain, channels, outputs, false)
     }
 
@@ -74,11 +74,10 @@ impl Winograd {
     /// to `channels`, with the kernels turned by half a turn.
     pub(crate) fn transposed(isa: Isa, weight: &[f32], outputs: usize, channels: usize) -> Self {
         let padded = channels.next_multiple_of(LANES);
-        let planes = Planes { plane: K * K, channels, pixels: K * K };
         let mut plain = Scratch::new(outputs * K * K * padded);
         let kernels = weight.chunks_exact(channels * K * K).zip(plain.chunks_exact_mut(K * K * padded));
         for (weight, plain) in kernels {
-            to_channels_last(isa, weight, planes, plain, padded);
+            to_channels_last(isa, weight, K * K, [channels, K * K], plain, padded);
         }
         Self::transformed(isa, &plain, outputs, channels, true)
     }
@@ -103,22 +102,18 @@ impl Winograd {
             let weights = self.weights.chunks_exact(place_pitch(channels * padded));
             let places = inputs.chunks_exact(pitch_in).zip(sums.chunks_exact_mut(pitch));
             for ((a, c), b) in places.zip(weights) {
-                let a = Factor { data: a, row: padded_in, term: 1 };
-                product(isa, a, b, [count, channels, padded], false, c);
+                let a = Factor::matrix(a, padded_in, channels);
+                product(isa, a, b, [count, padded], Result { data: c, row: padded, onto: false });
             }
             transform_outputs(isa, &sums, pitch, padded, start, canvas.tiles, first, count, y);
         }
     }
 
-    /// Convolves the image `x` (C, H, W) into `y` (outputs, H, W), starting from `bias` or from what is in `y`.
-    pub(crate) fn run_image(&self, tiles: Tiles, x: &[f32], y: &mut [f32], bias: Option<&[[f32; MR]]>) {
+    /// Convolves the image `x` (C, H, W) into `y`, with channels last.
+    pub(crate) fn run_image(&self, tiles: Tiles, x: &[f32], y: &mut [f32]) {
         let mut canvas = Canvas::new(tiles, 1, self.channels);
         canvas.fill(self.isa, x, self.channels);
-        let padded = self.outputs.next_multiple_of(LANES);
-        let mut last = Scratch::new(tiles.pixels() * padded);
-        self.run(&canvas, &Scratch::zeroed(padded), &mut last);
-        let planes = Planes { plane: tiles.pixels(), channels: self.outputs, pixels: tiles.pixels() };
-        to_channels_first(self.isa, &last, padded, bias, y, planes);
+        self.run(&canvas, &Scratch::zeroed(self.outputs.next_multiple_of(LANES)), y);
     }
 }
 
@@ -150,32 +145,23 @@ impl WinogradSums {
             let places = a.chunks_exact(pitch_in).zip(b.chunks_exact(pitch));
             let sums = self.sums.chunks_exact_mut(place_pitch(channels * padded));
             for ((a, b), c) in places.zip(sums) {
-                let a = Factor { data: a, row: 1, term: padded_in };
-                product(isa, a, b, [channels, count, padded], self.begun, c);
+                let a = Factor::transposed(a, padded_in, count);
+                product(isa, a, b, [channels, padded], Result { data: c, row: padded, onto: self.begun });
             }
             self.begun = true;
         }
     }
 
-    /// Adds the image `large` (channels, H, W) and the gradient `small` (outputs, H, W).
-    pub(crate) fn add_image(&mut self, tiles: Tiles, small: &[f32], large: &[f32]) {
-        let (mut inputs, mut gradients) =
-            (Canvas::new(tiles, 1, self.channels), Canvas::new(tiles, 1, self.outputs));
-        inputs.fill(self.isa, large, self.channels);
-        gradients.fill(self.isa, small, self.outputs);
-        self.add(&inputs, &gradients);
-    }
-
     /// The gradient (outputs, channels, 3, 3).
     pub(crate) fn weights(&self) -> Vec<f32> {
         let (taps, padded) = (self.channels * K * K, self.outputs.next_multiple_of(LANES));
-        let mut weights = vec![0.0; self.outputs * taps];
-        if self.begun {
-            let mut plain = Scratch::new(taps * padded);
-            transform_weight_gradients(self.isa, &self.sums, padded, &mut plain);
-            let planes = Planes { plane: taps, channels: self.outputs, pixels: taps };
-            to_channels_first(self.isa, &plain, padded, None, &mut weights, planes);
+        if !self.begun {
+            return vec![0.0; self.outputs * taps];
         }
-        weights
+        let mut plain = Scratch::new(taps * padded);
+        transform_weight_gradients(self.isa, &self.sums, padded, &mut plain);
+        Fresh::vec(self.outputs * taps, |weights| {
+            to_channels_first(self.isa, &plain, padded, [self.outputs, taps], Start::Zero, weights);
+        })
     }
 }

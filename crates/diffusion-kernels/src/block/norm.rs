@@ -1,13 +1,9 @@
 //! Group normalisation and SiLU of images with channels last, one pixel's channels padded to whole vectors.
 
 use crate::isa::{Isa, vectorised};
-use crate::micro::LANES;
 use crate::scratch::Scratch;
-use crate::vector::{sigmoid, silu_slope_at};
+use crate::vector::{LANES, add_up, at, over_pixels, sigmoid, silu_slope_at};
 use crate::winograd::Canvas;
-
-/// Sums that are kept side by side, to hide an addition's latency.
-const WAYS: usize = 4;
 
 /// A normalisation with its parameters.
 pub(super) struct Norm<'a> {
@@ -42,7 +38,7 @@ impl Norm<'_> {
         let pitch = self.pitch();
         let count = (x.len() / pitch * (self.weight.len() / self.groups)) as f32;
         let (mut mean, mut scale) = (Scratch::zeroed(pitch), Scratch::zeroed(pitch));
-        sums(self.isa, x, &mut mean);
+        add_up(self.isa, x, &mut mean);
         self.over_groups(&mut mean, count);
         squares(self.isa, x, &mean, &mut scale);
         self.over_groups(&mut scale, count);
@@ -138,46 +134,6 @@ impl Combination {
     pub(super) fn write(&self, dz: &[f32], x: &[f32], dx: &mut [f32], totals: &mut [f32]) {
         let [a, b, c] = &self.factors;
         combine(self.isa, dz, x, [a, b, c], dx, totals);
-    }
-}
-
-/// The vector that begins at `i`.
-#[inline(always)]
-fn at(x: &[f32], i: usize) -> &[f32; LANES] {
-    x[i..].first_chunk().expect("whole vectors")
-}
-
-/// Adds `f(index of a vector)` over the pixels to each channel of `totals`, in an order that depends on their number only.
-#[inline(always)]
-fn over_pixels(len: usize, totals: &mut [f32], mut f: impl FnMut(usize, usize) -> [f32; LANES]) {
-    let pitch = totals.len();
-    for c in (0..pitch).step_by(LANES) {
-        let mut ways = [[0f32; LANES]; WAYS];
-        let mut add = |way: usize, pixel: usize| {
-            let x = f(pixel * pitch + c, c);
-            for l in 0..LANES {
-                ways[way][l] += x[l];
-            }
-        };
-        let pixels = len / pitch;
-        for pixel in (0..pixels / WAYS * WAYS).step_by(WAYS) {
-            for way in 0..WAYS {
-                add(way, pixel + way);
-            }
-        }
-        for pixel in pixels / WAYS * WAYS..pixels {
-            add(pixel % WAYS, pixel);
-        }
-        for l in 0..LANES {
-            totals[c + l] += (ways[0][l] + ways[1][l]) + (ways[2][l] + ways[3][l]);
-        }
-    }
-}
-
-vectorised! {
-    /// Adds up the pixels of `x` onto `totals`, channel by channel.
-    pub(super) fn sums(x: &[f32], totals: &mut [f32]) {
-        over_pixels(x.len(), totals, |i, _| *at(x, i));
     }
 }
 

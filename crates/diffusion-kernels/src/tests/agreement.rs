@@ -2,6 +2,7 @@ use candle_core::Tensor;
 use proptest::prelude::*;
 
 use super::{direct, random, with_gradients};
+use crate::convolution::{Direction, convolution};
 use crate::isa::available;
 use crate::{
     Activation, block, cat_channels, channels, conv_transpose2d, conv2d, group_norm, linear, silu, slow,
@@ -74,7 +75,7 @@ proptest! {
         let arguments = [&x, &weight, b.unwrap_or(&zeros)];
         let direct = direct::convolution(arguments, false, c.n, sides, [c.kernel, c.stride, c.padding]);
         for isa in available() {
-            let fast = with_gradients(|| conv2d::conv2d(isa, &x, &weight, b, c.stride, c.padding), vars);
+            let fast = with_gradients(|| convolution(isa, Direction::Gather, &x, &weight, b, c.stride, c.padding), vars);
             close(&fast, &direct, 5e-5)?;
         }
         let slow = || slow::conv2d(&x, &weight, b, c.stride, c.padding);
@@ -99,7 +100,7 @@ proptest! {
         let direct = direct::convolution(arguments, true, c.n, sides, [c.kernel, c.stride, c.padding]);
         for isa in available() {
             let fast =
-                with_gradients(|| conv_transpose2d::conv_transpose2d(isa, &x, &weight, b, c.stride, c.padding), vars);
+                with_gradients(|| convolution(isa, Direction::Scatter, &x, &weight, b, c.stride, c.padding), vars);
             close(&fast, &direct, 5e-5)?;
         }
         let slow = || slow::conv_transpose2d(&x, &weight, b, c.stride, c.padding);
@@ -205,7 +206,7 @@ fn three_by_three_convolutions_err_by_less_than_2e_5_of_the_largest_result() {
     let (x, weight, bias) = (random(1, &[2, 64, 14, 14]), random(2, &[64, 64, 3, 3]), random(3, &[64]));
     let direct = direct::convolution([&x, &weight, &bias], false, 2, [[64, 14, 14]; 2], [3, 1, 1]);
     for isa in available() {
-        let run = || conv2d::conv2d(isa, &x, &weight, Some(&bias), 1, 1);
+        let run = || convolution(isa, Direction::Gather, &x, &weight, Some(&bias), 1, 1);
         close(&with_gradients(run, &[&x, &weight, &bias]), &direct, 2e-5).unwrap();
     }
 }

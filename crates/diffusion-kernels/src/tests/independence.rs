@@ -3,6 +3,7 @@
 use candle_core::{Result, Tensor, Var};
 
 use super::{bits, random, with_gradients};
+use crate::convolution::{Direction, convolution};
 use crate::isa::available;
 use crate::{Activation, ResidualBlock, block, channels, conv_transpose2d, conv2d, group_norm, linear, silu};
 
@@ -23,7 +24,9 @@ fn operations() -> Vec<Op> {
                 "conv2d",
                 x,
                 vec![weight, bias],
-                Box::new(move |x, p| conv2d::conv2d(isa, x, &p[0], Some(&p[1]), stride, padding)),
+                Box::new(move |x, p| {
+                    convolution(isa, Direction::Gather, x, &p[0], Some(&p[1]), stride, padding)
+                }),
             ));
         }
         let parameters = vec![random(2, &[24, 17, 4, 4]), random(3, &[17])];
@@ -31,7 +34,7 @@ fn operations() -> Vec<Op> {
             "conv_transpose2d",
             random(1, &[11, 24, 7, 5]),
             parameters,
-            Box::new(move |x, p| conv_transpose2d::conv_transpose2d(isa, x, &p[0], Some(&p[1]), 2, 1)),
+            Box::new(move |x, p| convolution(isa, Direction::Scatter, x, &p[0], Some(&p[1]), 2, 1)),
         ));
         let parameters = vec![random(2, &[24]), random(3, &[24])];
         ops.push((
@@ -130,7 +133,8 @@ fn results_and_gradients_are_the_same_for_any_number_of_threads() {
 fn avx2_and_avx512_agree_to_the_bit_in_convolutions() {
     let fused: Vec<_> = available().into_iter().filter(|isa| *isa != crate::isa::Isa::Portable).collect();
     let (x, weight) = (random(1, &[3, 37, 11, 13]), random(2, &[21, 37, 3, 3]));
-    let run = |isa| with_gradients(|| conv2d::conv2d(isa, &x, &weight, None, 1, 1), &[&x, &weight]);
+    let run =
+        |isa| with_gradients(|| convolution(isa, Direction::Gather, &x, &weight, None, 1, 1), &[&x, &weight]);
     let results: Vec<Vec<Vec<u32>>> = fused.iter().map(|&isa| run(isa).iter().map(bits).collect()).collect();
     assert!(results.windows(2).all(|pair| pair[0] == pair[1]));
 }

@@ -1,9 +1,9 @@
 //! Images with their channels last, in a frame of zeros: what Winograd's tiles are cut from.
 
 use crate::isa::Isa;
-use crate::micro::LANES;
 use crate::scratch::Scratch;
-use crate::transpose::{Planes, to_channels_last};
+use crate::transpose::to_channels_last;
+use crate::vector::LANES;
 
 /// Side of a tile of outputs; a tile of inputs has one more pixel on every side.
 pub(super) const OUT: usize = 4;
@@ -108,11 +108,11 @@ impl Canvas {
     /// Copies `x`, images with their channels first.
     pub(crate) fn fill(&mut self, isa: Isa, x: &[f32], channels: usize) {
         let (height, width) = self.tiles.side;
-        let planes = Planes { plane: height * width, channels, pixels: width };
         for (image, x) in x.chunks_exact(channels * height * width).enumerate() {
             for y in 0..height {
                 let pitch = self.pitch;
-                to_channels_last(isa, &x[y * width..], planes, self.row_mut(image, y), pitch);
+                let row = self.row_mut(image, y);
+                to_channels_last(isa, &x[y * width..], height * width, [channels, width], row, pitch);
             }
         }
     }

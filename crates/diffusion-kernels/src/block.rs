@@ -4,6 +4,7 @@
 //! the cache, and candle's backward pass has one gradient to add where the separate operations give it seven.
 //! What lies between is computed again in the backward pass, except for the first convolution's output.
 
+mod conv;
 mod norm;
 
 use std::sync::OnceLock;
@@ -20,12 +21,10 @@ use crate::scratch::Scratch;
 use crate::storage::{elements, output, with_elements};
 use crate::transpose::{Start, channels_last, to_channels_first};
 use crate::vector::{add, add_up, padded};
-use crate::winograd::{self, Canvas, STRIP, SUM_STRIP, Tiles, Winograd, WinogradSums};
+use crate::winograd::{self, Canvas, STRIP, SUM_STRIP, Tiles};
 use crate::{Activation, ResidualBlock, channels, group_norm};
+use conv::{Conv, ConvSums, KERNEL};
 use norm::Norm;
-
-/// Side of the convolutions' kernels.
-const KERNEL: usize = 3;
 
 /// What one call is about.
 #[derive(Clone, Copy, Debug)]
@@ -54,6 +53,23 @@ impl Sizes {
 
     fn padded_outputs(&self) -> usize {
         padded_len(self.outputs)
+    }
+
+    /// Whether the convolution from `inputs` channels goes by Winograd's method, in all directions.
+    fn winograd(&self, inputs: usize) -> bool {
+        winograd::pays(inputs, self.outputs, self.pixels())
+    }
+
+    fn conv(&self, isa: Isa, weight: &[f32], inputs: usize) -> Conv {
+        Conv::new(isa, self.winograd(inputs), weight, [self.outputs, inputs])
+    }
+
+    fn transposed(&self, isa: Isa, weight: &[f32], inputs: usize) -> Conv {
+        Conv::transposed(isa, self.winograd(inputs), weight, [self.outputs, inputs])
+    }
+
+    fn sums(&self, isa: Isa, inputs: usize) -> ConvSums {
+        ConvSums::new(isa, self.winograd(inputs), [self.outputs, inputs])
     }
 
     /// How many images to take together, for about `tiles` tiles.
@@ -108,7 +124,7 @@ pub(crate) fn residual_block(
     let kernel = block.conv1.0.dims()[3];
     let geometry =
         Geometry { kernel, stride: 1, padding: kernel / 2, large: sizes.tiles.side, small: sizes.tiles.side };
-    if !winograd::applies(&geometry.window(sizes.inputs), sizes.outputs) {
+    if !winograd::fits(&geometry.window(sizes.inputs)) {
         return composed(isa, x, embedding, block);
     }
     let parameters = packed(block)?;
@@ -117,7 +133,7 @@ pub(crate) fn residual_block(
     x.contiguous()?.apply_op3(&parameters, &embedding.contiguous()?, op)
 }
 
-/// The block as separate operations, for sizes that Winograd's method is not for.
+/// The block as separate operations, for kernels of another size and the smallest images.
 fn composed(isa: Isa, x: &Tensor, embedding: &Tensor, block: &ResidualBlock<'_>) -> Result<Tensor> {
     let padding = block.conv1.0.dims()[3] / 2;
     let norm = |x: &Tensor, (weight, bias): (&Tensor, &Tensor)| {
@@ -178,8 +194,8 @@ fn sizes(x: &Tensor, embedding: &Tensor, block: &ResidualBlock<'_>) -> Result<Si
 
 /// The gradients of one task's parameters, which it sums over its images.
 struct Sums {
-    conv1: WinogradSums,
-    conv2: WinogradSums,
+    conv1: ConvSums,
+    conv2: ConvSums,
     /// `[input][output padded]`.
     skip: Vec<f32>,
     /// Pairs of weight and bias, a channel each.
@@ -257,8 +273,8 @@ struct ForwardPass<'a> {
     op: &'a Op,
     norm1: Norm<'a>,
     norm2: Norm<'a>,
-    conv1: Winograd,
-    conv2: Winograd,
+    conv1: Conv,
+    conv2: Conv,
     /// `[input][output padded]`.
     skip: Option<Scratch>,
     bias1: &'a [f32],
@@ -276,8 +292,8 @@ impl<'a> ForwardPass<'a> {
             op,
             norm1: op.norm(parts.norm1),
             norm2: op.norm(parts.norm2),
-            conv1: Winograd::new(op.isa, parts.conv1[0], outputs, inputs),
-            conv2: Winograd::new(op.isa, parts.conv2[0], outputs, outputs),
+            conv1: op.sizes.conv(op.isa, parts.conv1[0], inputs),
+            conv2: op.sizes.conv(op.isa, parts.conv2[0], outputs),
             skip: op.sizes.skip.then(|| channels_last(op.isa, parts.skip[0], [outputs, inputs])),
             bias1: parts.conv1[1],
             bias2: padded(&bias2),
@@ -324,8 +340,8 @@ struct BackwardPass<'a> {
     op: &'a Op,
     norm1: Norm<'a>,
     norm2: Norm<'a>,
-    conv1: Winograd,
-    conv2: Winograd,
+    conv1: Conv,
+    conv2: Conv,
     /// `[output][input padded]`.
     skip: Option<Scratch>,
 }
@@ -345,8 +361,8 @@ impl<'a> BackwardPass<'a> {
             op,
             norm1: op.norm(parts.norm1),
             norm2: op.norm(parts.norm2),
-            conv1: Winograd::transposed(op.isa, parts.conv1[0], outputs, inputs),
-            conv2: Winograd::transposed(op.isa, parts.conv2[0], outputs, outputs),
+            conv1: op.sizes.transposed(op.isa, parts.conv1[0], inputs),
+            conv2: op.sizes.transposed(op.isa, parts.conv2[0], outputs),
             skip,
         }
     }
@@ -356,8 +372,8 @@ impl<'a> BackwardPass<'a> {
         let Sizes { inputs, outputs, skip, .. } = self.op.sizes;
         let pitch = self.op.sizes.padded_outputs();
         Sums {
-            conv1: WinogradSums::new(self.op.isa, outputs, inputs),
-            conv2: WinogradSums::new(self.op.isa, outputs, outputs),
+            conv1: self.op.sizes.sums(self.op.isa, inputs),
+            conv2: self.op.sizes.sums(self.op.isa, outputs),
             skip: vec![0.0; if skip { inputs * pitch } else { 0 }],
             norm1: vec![[0.0; 2]; inputs],
             norm2: vec![[0.0; 2]; outputs],
@@ -385,8 +401,8 @@ impl<'a> BackwardPass<'a> {
                 self.norm2.forward_with_slopes(&hidden[range.clone()], &mut normed, i, &mut slopes[range])
             })
             .collect();
-        sums.conv2.add(&normed, &dy_canvas);
-        self.conv2.run(&dy_canvas, &zeros[..pitch], &mut back);
+        sums.conv2.add(images, &normed, &dy_canvas);
+        self.conv2.run(&dy_canvas, &zeros[..pitch], &mut back[..images * size]);
         let mut d_hidden = Canvas::new(tiles, images, outputs);
         for (i, (statistics, de)) in statistics.iter().zip(de.chunks_exact_mut(outputs)).enumerate() {
             let range = i * size..(i + 1) * size;
@@ -410,8 +426,8 @@ impl<'a> BackwardPass<'a> {
                 self.norm1.forward_with_slopes(&x_last[range.clone()], &mut normed, i, &mut slopes[range])
             })
             .collect();
-        sums.conv1.add(&normed, &d_hidden);
-        self.conv1.run(&d_hidden, &zeros[..pitch_in], &mut back);
+        sums.conv1.add(images, &normed, &d_hidden);
+        self.conv1.run(&d_hidden, &zeros[..pitch_in], &mut back[..images * size]);
         let mut dx_last = Scratch::new(images * size);
         for (i, statistics) in statistics.iter().enumerate() {
             let range = i * size..(i + 1) * size;

@@ -59,10 +59,11 @@ pub(crate) fn to_channels_last(
     }
 }
 
-/// Images (C, pixels) with their channels last, padded to whole vectors; the padding is whatever it was.
+/// Images (C, pixels) with their channels last, padded with zeros to whole vectors.
 pub(crate) fn channels_last(isa: Isa, from: &[f32], [channels, pixels]: [usize; 2]) -> Scratch {
     let pitch = channels.next_multiple_of(LANES);
-    let mut to = Scratch::new(from.len() / channels * pitch);
+    let len = from.len() / channels * pitch;
+    let mut to = if channels == pitch { Scratch::new(len) } else { Scratch::zeroed(len) };
     for (from, to) in from.chunks_exact(channels * pixels).zip(to.chunks_exact_mut(pitch * pixels)) {
         to_channels_last(isa, from, pixels, [channels, pixels], to, pitch);
     }

@@ -43,12 +43,28 @@ fn strips(total: usize, most: usize) -> impl Iterator<Item = (usize, usize)> {
     })
 }
 
+/// The fewest channels on either side for which the method pays.
+const LEAST_CHANNELS: usize = 32;
+/// The least number of products of channels for an image, likewise. Smaller convolutions gain little by the method, and
+/// by plain sums their results are two to three times nearer to other libraries'.
+const LEAST_WORK: usize = 150_000;
+
 /// Whether the method is for this window, and pays.
 pub(crate) fn applies(window: &Window, outputs: usize) -> bool {
+    pays(window.channels, outputs, window.h.output * window.w.output) && fits(window)
+}
+
+/// Whether the method is worth its transforms and its rounding errors.
+pub(crate) fn pays(channels: usize, outputs: usize, pixels: usize) -> bool {
+    channels.min(outputs) >= LEAST_CHANNELS && channels * outputs * pixels >= LEAST_WORK
+}
+
+/// Whether the method is for this window.
+pub(crate) fn fits(window: &Window) -> bool {
     let axis = |a: &crate::window::Axis| {
         a.taps == K && a.first == -1 && a.stride == 1 && a.output == a.input && a.input >= OUT
     };
-    axis(&window.h) && axis(&window.w) && window.channels >= LANES && outputs >= LANES
+    axis(&window.h) && axis(&window.w)
 }
 
 /// The weights of a convolution, transformed.
@@ -65,7 +81,7 @@ impl Winograd {
     pub(crate) fn new(isa: Isa, weight: &[f32], outputs: usize, channels: usize) -> Self {
         let padded = outputs.next_multiple_of(LANES);
         let taps = channels * K * K;
-        let mut plain = Scratch::new(taps * padded);
+        let mut plain = Scratch::zeroed(taps * padded);
         to_channels_last(isa, weight, taps, [outputs, taps], &mut plain, padded);
         Self::transformed(isa, &plain, channels, outputs, false)
     }
@@ -74,7 +90,7 @@ impl Winograd {
     /// to `channels`, with the kernels turned by half a turn.
     pub(crate) fn transposed(isa: Isa, weight: &[f32], outputs: usize, channels: usize) -> Self {
         let padded = channels.next_multiple_of(LANES);
-        let mut plain = Scratch::new(outputs * K * K * padded);
+        let mut plain = Scratch::zeroed(outputs * K * K * padded);
         let kernels = weight.chunks_exact(channels * K * K).zip(plain.chunks_exact_mut(K * K * padded));
         for (weight, plain) in kernels {
             to_channels_last(isa, weight, K * K, [channels, K * K], plain, padded);
@@ -94,7 +110,7 @@ impl Winograd {
     /// channels start from, padded likewise, for each image or for all.
     pub(crate) fn run(&self, canvas: &Canvas, start: &[f32], y: &mut [f32]) {
         let Self { isa, channels, .. } = *self;
-        let (padded_in, padded) = (canvas.pitch, self.outputs.next_multiple_of(LANES));
+        let (padded_in, padded) = (canvas.pitch(), self.outputs.next_multiple_of(LANES));
         let (pitch_in, pitch) = (place_pitch(STRIP * padded_in), place_pitch(STRIP * padded));
         let (mut inputs, mut sums) = (Scratch::new(PLACES * pitch_in), Scratch::new(PLACES * pitch));
         for (first, count) in strips(canvas.len(), STRIP) {
@@ -136,7 +152,7 @@ impl WinogradSums {
     /// Adds images: the convolution's inputs and the gradients of its outputs.
     pub(crate) fn add(&mut self, inputs: &Canvas, gradients: &Canvas) {
         let Self { isa, channels, .. } = *self;
-        let (padded_in, padded) = (inputs.pitch, gradients.pitch);
+        let (padded_in, padded) = (inputs.pitch(), gradients.pitch());
         let (pitch_in, pitch) = (place_pitch(SUM_STRIP * padded_in), place_pitch(SUM_STRIP * padded));
         let (mut a, mut b) = (Scratch::new(PLACES * pitch_in), Scratch::new(PLACES * pitch));
         for (first, count) in strips(inputs.len(), SUM_STRIP) {

@@ -43,7 +43,7 @@ impl Tiles {
 pub(crate) struct Canvas {
     pub(super) tiles: Tiles,
     images: usize,
-    pub(super) pitch: usize,
+    pitch: usize,
     data: Scratch,
 }
 
@@ -93,6 +93,26 @@ impl Canvas {
         ((image * height + y + 1) * width + 1) * self.pitch
     }
 
+    /// Height and width of an image.
+    pub(crate) fn side(&self) -> (usize, usize) {
+        self.tiles.side
+    }
+
+    /// Floats from one pixel to the next.
+    pub(crate) fn pitch(&self) -> usize {
+        self.pitch
+    }
+
+    /// Floats from one row to the next.
+    pub(crate) fn row_pitch(&self) -> usize {
+        self.width() * self.pitch
+    }
+
+    /// The canvas from the pixel on that lies above and to the left of the first one of row y.
+    pub(crate) fn around(&self, image: usize, y: usize) -> &[f32] {
+        &self.data[self.row_start(image, y) - self.row_pitch() - self.pitch..]
+    }
+
     /// Row y of an image, its pixels `pitch` floats apart.
     pub(crate) fn row(&self, image: usize, y: usize) -> &[f32] {
         let start = self.row_start(image, y);
@@ -108,6 +128,9 @@ impl Canvas {
     /// Copies `x`, images with their channels first.
     pub(crate) fn fill(&mut self, isa: Isa, x: &[f32], channels: usize) {
         let (height, width) = self.tiles.side;
+        if channels < self.pitch {
+            self.data.fill(0.0);
+        }
         for (image, x) in x.chunks_exact(channels * height * width).enumerate() {
             for y in 0..height {
                 let pitch = self.pitch;

@@ -190,7 +190,7 @@ pub(super) fn place_pitch(len: usize) -> usize {
 vectorised! {
     /// The tiles `first..first + count` of `canvas` to `places[place][tile][channel]`, the places `pitch` apart.
     pub(super) fn transform_inputs(canvas: &Canvas, first: usize, count: usize, places: &mut [f32], pitch: usize) {
-        let (channels, width) = (canvas.pitch, canvas.width());
+        let (channels, width) = (canvas.pitch(), canvas.width());
         for t in 0..count {
             let from = &canvas.tile(first + t, 0)[..];
             let to = &mut places[t * channels..];
@@ -209,7 +209,7 @@ vectorised! {
 vectorised! {
     /// As [`transform_inputs`] for gradients of outputs, which lie within the canvas' border.
     pub(super) fn transform_output_gradients(canvas: &Canvas, first: usize, count: usize, places: &mut [f32], pitch: usize) {
-        let (channels, width) = (canvas.pitch, canvas.width());
+        let (channels, width) = (canvas.pitch(), canvas.width());
         for t in 0..count {
             let from = &canvas.tile(first + t, 1)[..];
             let to = &mut places[t * channels..];

@@ -1,52 +1,99 @@
-//! The residual block as one candle operation.
+//! The residual block as one candle operation, on images with their channels last.
 //!
 //! Both passes take an image through the whole block before the next one, so that everything between stays in
 //! the cache, and candle's backward pass has one gradient to add where the separate operations give it seven.
 //! What lies between is computed again in the backward pass, except for the first convolution's output.
 
+mod backward;
 mod conv;
+mod forward;
 mod norm;
 
 use std::sync::OnceLock;
 
-use candle_core::{CpuStorage, CustomOp3, Device, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, CustomOp2, CustomOp3, Device, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
-use crate::convolution::{CHUNK, Direction, convolution};
-use crate::engine::{Geometry, padded_len};
+use crate::ResidualBlock;
+use crate::convolution::CHUNK;
 use crate::fresh::{Fresh, Unwritten};
 use crate::isa::Isa;
-use crate::product::{self, Factor, product};
+use crate::pixels::{Pixels, padded_len};
 use crate::scratch::Scratch;
 use crate::storage::{elements, output, with_elements};
-use crate::transpose::{Start, channels_last, to_channels_first};
-use crate::vector::{add, add_up, padded};
-use crate::winograd::{self, Canvas, STRIP, SUM_STRIP, Tiles};
-use crate::{Activation, ResidualBlock, channels, group_norm};
-use conv::{Conv, ConvSums, KERNEL};
+use crate::vector::add;
+use crate::winograd::{self, STRIP, Tiles};
+use backward::BackwardPass;
+use conv::KERNEL;
+use forward::ForwardPass;
 use norm::Norm;
 
 /// What one call is about.
-#[derive(Clone, Copy, Debug)]
-struct Sizes {
+#[derive(Clone, Debug)]
+pub(crate) struct Sizes {
     images: usize,
+    /// The input's channels, by the tensors that hold them.
+    parts: Vec<usize>,
     inputs: usize,
     outputs: usize,
+    kernel: usize,
     tiles: Tiles,
     groups: usize,
     skip: bool,
 }
 
-/// The parameters, or their gradients, as slices: weight before bias, in the order of [`packed`].
-struct Parts<'a> {
-    norm1: [&'a [f32]; 2],
-    conv1: [&'a [f32]; 2],
-    norm2: [&'a [f32]; 2],
-    conv2: [&'a [f32]; 2],
-    skip: [&'a [f32]; 2],
-}
-
 impl Sizes {
+    /// Checks every shape; `parts` are (N, H, W, …), with Cin channels in all.
+    pub(crate) fn new(parts: &[Tensor], embedding: &Tensor, block: &ResidualBlock<'_>) -> Result<Self> {
+        let &[images, height, width, _] = parts[0].dims() else {
+            bail!("residual_block wants images, got {:?}", parts[0].shape());
+        };
+        let parts = parts.iter().map(|part| part.dim(3)).collect::<Result<Vec<_>>>()?;
+        let inputs = parts.iter().sum();
+        let &[outputs, _, kernel, _] = block.conv1.0.dims() else {
+            bail!("residual_block wants weights (Cout, Cin, K, K), got {:?}", block.conv1.0.shape());
+        };
+        if images * inputs * height * width * outputs == 0 || kernel % 2 == 0 {
+            bail!(
+                "residual_block wants an odd kernel and something to do, got a kernel of {kernel} and {images} images \
+                 of {height}×{width} that go from {inputs} to {outputs} channels"
+            );
+        }
+        let groups = block.groups;
+        if groups == 0 || inputs % groups != 0 || outputs % groups != 0 {
+            bail!("residual_block: {inputs} or {outputs} channels do not divide into {groups} groups");
+        }
+        if block.skip.is_none() && inputs != outputs {
+            bail!("residual_block: {inputs} channels become {outputs}, which wants a skip convolution");
+        }
+        let check = |name: &str, tensor: &Tensor, wanted: &[usize]| {
+            if tensor.dims() == wanted {
+                Ok(())
+            } else {
+                bail!("residual_block: {name} should have the shape {wanted:?}, not {:?}", tensor.dims())
+            }
+        };
+        check("the embedding", embedding, &[images, outputs])?;
+        let mut pairs = vec![
+            ("the first normalisation's", block.norm1, vec![inputs]),
+            ("the first convolution's", block.conv1, vec![outputs, inputs, kernel, kernel]),
+            ("the second normalisation's", block.norm2, vec![outputs]),
+            ("the second convolution's", block.conv2, vec![outputs, outputs, kernel, kernel]),
+        ];
+        pairs.extend(block.skip.map(|skip| ("the skip's", skip, vec![outputs, inputs, 1, 1])));
+        for (name, (weight, bias), shape) in pairs {
+            check(&format!("{name} weight"), weight, &shape)?;
+            check(&format!("{name} bias"), bias, &shape[..1])?;
+        }
+        let tiles = Tiles::new((height, width));
+        Ok(Self { images, parts, inputs, outputs, kernel, tiles, groups, skip: block.skip.is_some() })
+    }
+
+    /// Whether [`residual_block`] is for this block: 3 × 3 kernels, and images that are not too small.
+    pub(crate) fn fit(&self) -> bool {
+        self.kernel == KERNEL && winograd::fits_side(self.tiles.side)
+    }
+
     fn pixels(&self) -> usize {
         self.tiles.pixels()
     }
@@ -60,49 +107,65 @@ impl Sizes {
         winograd::pays(inputs, self.outputs, self.pixels())
     }
 
-    fn conv(&self, isa: Isa, weight: &[f32], inputs: usize) -> Conv {
-        Conv::new(isa, self.winograd(inputs), weight, [self.outputs, inputs])
-    }
-
-    fn transposed(&self, isa: Isa, weight: &[f32], inputs: usize) -> Conv {
-        Conv::transposed(isa, self.winograd(inputs), weight, [self.outputs, inputs])
-    }
-
-    fn sums(&self, isa: Isa, inputs: usize) -> ConvSums {
-        ConvSums::new(isa, self.winograd(inputs), [self.outputs, inputs])
-    }
-
     /// How many images to take together, for about `tiles` tiles.
     fn group(&self, tiles: usize) -> usize {
         (tiles / self.tiles.per_image()).clamp(1, CHUNK)
     }
 
-    /// Takes `parameters` apart again.
-    fn parts<'a>(&self, mut parameters: &'a [f32]) -> Parts<'a> {
-        let Self { inputs, outputs, skip, .. } = *self;
+    /// Takes the parameters of [`packed`] apart again, and the embedding.
+    fn parameters<'a>(&self, mut packed: &'a [f32]) -> Parameters<'a> {
+        let &Self { images, inputs, outputs, skip, .. } = self;
         let mut take = |len: usize| {
             let part;
-            (part, parameters) = parameters.split_at(len);
+            (part, packed) = packed.split_at(len);
             part
         };
         let mut pair = |weight: usize, bias: usize| [take(weight), take(bias)];
         let area = KERNEL * KERNEL;
-        Parts {
+        Parameters {
             norm1: pair(inputs, inputs),
             conv1: pair(outputs * inputs * area, outputs),
             norm2: pair(outputs, outputs),
             conv2: pair(outputs * outputs * area, outputs),
             skip: if skip { pair(outputs * inputs, outputs) } else { [&[], &[]] },
+            embedding: take(images * outputs),
         }
     }
 }
 
-/// The parameters in one vector: a candle operation takes three tensors at most.
-fn packed(block: &ResidualBlock<'_>) -> Result<Tensor> {
+/// The parameters, or their gradients, as slices: weight before bias, in the order of [`packed`].
+struct Parameters<'a> {
+    norm1: [&'a [f32]; 2],
+    conv1: [&'a [f32]; 2],
+    norm2: [&'a [f32]; 2],
+    conv2: [&'a [f32]; 2],
+    skip: [&'a [f32]; 2],
+    /// (N, Cout).
+    embedding: &'a [f32],
+}
+
+/// The parameters and the embedding in one vector: a candle operation takes three tensors at most.
+fn packed(embedding: &Tensor, block: &ResidualBlock<'_>) -> Result<Tensor> {
     let mut all = vec![block.norm1, block.conv1, block.norm2, block.conv2];
     all.extend(block.skip);
-    let flat = all.iter().flat_map(|(weight, bias)| [weight, bias]).map(|t| t.flatten_all());
-    Tensor::cat(&flat.collect::<Result<Vec<_>>>()?, 0)
+    let parameters = all.iter().flat_map(|(weight, bias)| [*weight, *bias]).chain([embedding]);
+    Tensor::cat(&parameters.map(Tensor::flatten_all).collect::<Result<Vec<_>>>()?, 0)
+}
+
+/// Images whose channels come from one tensor or two, each given with its number of channels.
+struct Stack<'a> {
+    parts: Vec<(&'a [f32], usize)>,
+    pixels: usize,
+}
+
+impl<'a> Stack<'a> {
+    /// Some images, their channels padded.
+    fn images(&self, first: usize, count: usize) -> Pixels<'a> {
+        let part = |&(x, channels): &(&'a [f32], usize)| {
+            (&x[first * self.pixels * channels..][..count * self.pixels * channels], channels)
+        };
+        Pixels::stacked(&self.parts.iter().map(part).collect::<Vec<_>>())
+    }
 }
 
 struct Op {
@@ -113,96 +176,26 @@ struct Op {
     hidden: Option<OnceLock<Vec<f32>>>,
 }
 
-/// [`crate::residual_block`] by the kernels.
+/// [`crate::FeatureMap::residual_block`] of images (N, H, W, …) in one or two tensors, by the kernels.
+///
+/// # Panics
+/// If the sizes do not [fit](Sizes::fit).
 pub(crate) fn residual_block(
     isa: Isa,
-    x: &Tensor,
+    sizes: Sizes,
+    parts: &[Tensor],
     embedding: &Tensor,
     block: &ResidualBlock<'_>,
 ) -> Result<Tensor> {
-    let sizes = sizes(x, embedding, block)?;
-    let kernel = block.conv1.0.dims()[3];
-    let geometry =
-        Geometry { kernel, stride: 1, padding: kernel / 2, large: sizes.tiles.side, small: sizes.tiles.side };
-    if !winograd::fits(&geometry.window(sizes.inputs)) {
-        return composed(isa, x, embedding, block);
-    }
-    let parameters = packed(block)?;
-    let tracked = [x, embedding, &parameters].iter().any(|t| t.track_op());
+    assert!(sizes.fit());
+    let packed = packed(embedding, block)?;
+    let tracked = parts.iter().chain([&packed]).any(Tensor::track_op);
     let op = Op { isa, sizes, eps: block.eps as f32, hidden: tracked.then(OnceLock::new) };
-    x.contiguous()?.apply_op3(&parameters, &embedding.contiguous()?, op)
-}
-
-/// The block as separate operations, for kernels of another size and the smallest images.
-fn composed(isa: Isa, x: &Tensor, embedding: &Tensor, block: &ResidualBlock<'_>) -> Result<Tensor> {
-    let padding = block.conv1.0.dims()[3] / 2;
-    let norm = |x: &Tensor, (weight, bias): (&Tensor, &Tensor)| {
-        group_norm::group_norm(isa, x, block.groups, weight, bias, block.eps, Activation::Silu)
-    };
-    let conv = |x: &Tensor, (weight, bias): (&Tensor, &Tensor), padding| {
-        convolution(isa, Direction::Gather, x, weight, Some(bias), 1, padding)
-    };
-    let hidden = conv(&norm(x, block.norm1)?, block.conv1, padding)?;
-    let hidden = channels::add_channel_embedding(isa, &hidden, embedding)?;
-    let y = conv(&norm(&hidden, block.norm2)?, block.conv2, padding)?;
-    match block.skip {
-        Some(skip) => y + conv(x, skip, 0)?,
-        None => y + x,
+    match parts {
+        [x] => x.apply_op2(&packed, op),
+        [a, b] => a.apply_op3(b, &packed, op),
+        _ => bail!("residual_block takes one tensor or two, got {}", parts.len()),
     }
-}
-
-/// Checks every shape.
-fn sizes(x: &Tensor, embedding: &Tensor, block: &ResidualBlock<'_>) -> Result<Sizes> {
-    let &[images, inputs, height, width] = x.dims() else {
-        bail!("residual_block wants x (N, Cin, H, W), got {:?}", x.shape());
-    };
-    let &[outputs, _, kernel, _] = block.conv1.0.dims() else {
-        bail!("residual_block wants weights (Cout, Cin, K, K), got {:?}", block.conv1.0.shape());
-    };
-    if x.elem_count() == 0 || outputs == 0 || kernel % 2 == 0 {
-        bail!("residual_block wants an odd kernel and something to do, got x {:?} and {kernel}", x.shape());
-    }
-    let groups = block.groups;
-    if groups == 0 || inputs % groups != 0 || outputs % groups != 0 {
-        bail!("residual_block: {inputs} or {outputs} channels do not divide into {groups} groups");
-    }
-    if block.skip.is_none() && inputs != outputs {
-        bail!("residual_block: {inputs} channels become {outputs}, which wants a skip convolution");
-    }
-    let check = |name: &str, tensor: &Tensor, wanted: &[usize]| {
-        if tensor.dims() == wanted {
-            Ok(())
-        } else {
-            bail!("residual_block: {name} should have the shape {wanted:?}, not {:?}", tensor.dims())
-        }
-    };
-    check("the embedding", embedding, &[images, outputs])?;
-    let mut pairs = vec![
-        ("the first normalisation's", block.norm1, vec![inputs]),
-        ("the first convolution's", block.conv1, vec![outputs, inputs, kernel, kernel]),
-        ("the second normalisation's", block.norm2, vec![outputs]),
-        ("the second convolution's", block.conv2, vec![outputs, outputs, kernel, kernel]),
-    ];
-    pairs.extend(block.skip.map(|skip| ("the skip's", skip, vec![outputs, inputs, 1, 1])));
-    for (name, (weight, bias), shape) in pairs {
-        check(&format!("{name} weight"), weight, &shape)?;
-        check(&format!("{name} bias"), bias, &shape[..1])?;
-    }
-    let tiles = Tiles::new((height, width));
-    Ok(Sizes { images, inputs, outputs, tiles, groups, skip: block.skip.is_some() })
-}
-
-/// The gradients of one task's parameters, which it sums over its images.
-struct Sums {
-    conv1: ConvSums,
-    conv2: ConvSums,
-    /// `[input][output padded]`.
-    skip: Vec<f32>,
-    /// Pairs of weight and bias, a channel each.
-    norm1: Vec<[f32; 2]>,
-    norm2: Vec<[f32; 2]>,
-    /// Sums of dy, padded: the gradient of the second convolution's bias and of the skip's.
-    dy: Vec<f32>,
 }
 
 impl Op {
@@ -210,314 +203,126 @@ impl Op {
         Norm { isa: self.isa, groups: self.sizes.groups, eps: self.eps, weight, bias }
     }
 
-    fn forward(&self, x: &[f32], parameters: &[f32], embedding: &[f32]) -> Vec<f32> {
-        let Sizes { images, inputs, outputs, .. } = self.sizes;
+    fn stack<'a>(&self, parts: &[&'a [f32]]) -> Stack<'a> {
+        Stack {
+            parts: parts.iter().copied().zip(self.sizes.parts.iter().copied()).collect(),
+            pixels: self.sizes.pixels(),
+        }
+    }
+
+    fn forward(&self, parts: &[&[f32]], packed: &[f32]) -> (CpuStorage, Shape) {
+        let Sizes { images, outputs, tiles: Tiles { side: (height, width), .. }, .. } = self.sizes;
         let pixels = self.sizes.pixels();
-        let pass = ForwardPass::new(self, parameters);
+        let pass = ForwardPass::new(self, self.sizes.parameters(packed));
+        let x = self.stack(parts);
         let group = self.sizes.group(STRIP);
         let mut y = Fresh::new(images * outputs * pixels);
-        let given = x.par_chunks(group * inputs * pixels).zip(embedding.par_chunks(group * outputs));
-        let given = given.zip(y.par_chunks(group * outputs * pixels));
+        let results = y.par_chunks(group * outputs * pixels).enumerate();
         let last = self.sizes.padded_outputs() * pixels;
         if let Some(saved) = &self.hidden {
             let mut hidden = Fresh::new(images * last);
-            given
+            results
                 .zip(hidden.par_chunks_mut(group * last))
-                .for_each(|(((x, embedding), y), hidden)| pass.images(x, embedding, hidden, y));
+                .for_each(|((i, y), hidden)| pass.images(&x, i * group, hidden, y));
             // Set once: an operation runs forward once.
             let _ = saved.set(hidden.finish());
         } else {
-            given.for_each(|((x, embedding), y)| {
-                let mut hidden = Scratch::new(y.len() / (outputs * pixels) * last);
-                pass.images(x, embedding, &mut hidden, y);
+            results.for_each(|(i, y)| {
+                let mut hidden = Scratch::new(y.len() / outputs * self.sizes.padded_outputs());
+                pass.images(&x, i * group, &mut hidden, y);
             });
         }
-        y.finish()
+        output(y.finish(), (images, height, width, outputs))
     }
 
-    /// Gradients of x, the packed parameters and the embedding.
-    fn backward(&self, x: &[f32], parameters: &[f32], hidden: &[f32], dy: &[f32]) -> [Vec<f32>; 3] {
-        let Sizes { images, inputs, outputs, .. } = self.sizes;
+    /// Gradients of the parts of x and of what is [`packed`].
+    fn backward(&self, parts: &[&[f32]], packed: &[f32], hidden: &[f32], dy: &[f32]) -> (Vec<Vec<f32>>, Vec<f32>) {
+        let Sizes { images, outputs, .. } = self.sizes;
         let pixels = self.sizes.pixels();
-        let (size_in, size_out) = (inputs * pixels, outputs * pixels);
-        let last = self.sizes.padded_outputs() * pixels;
-        let pass = BackwardPass::new(self, parameters);
-        let group = self.sizes.group(SUM_STRIP);
-        let mut dx = Fresh::new(images * size_in);
-        let mut de = vec![0.0; images * outputs];
-        let partials: Vec<Vec<f32>> = dx
-            .par_chunks(CHUNK * size_in)
-            .zip(de.par_chunks_mut(CHUNK * outputs))
-            .zip(x.par_chunks(CHUNK * size_in).zip(hidden.par_chunks(CHUNK * last)))
-            .zip(dy.par_chunks(CHUNK * size_out))
-            .map(|(((dx, de), (x, hidden)), dy)| {
-                let mut sums = pass.begin();
-                let results = dx.chunks(group * size_in).zip(de.chunks_mut(group * outputs));
-                let given = x.chunks(group * size_in).zip(hidden.chunks(group * last));
-                for (((dx, de), (x, hidden)), dy) in results.zip(given).zip(dy.chunks(group * size_out)) {
-                    pass.images([x, hidden, dy], dx, de, &mut sums);
-                }
-                pass.finish(&sums, de)
-            })
+        let pass = BackwardPass::new(self, self.sizes.parameters(packed));
+        let x = self.stack(parts);
+        let mut dx: Vec<Fresh> = self.sizes.parts.iter().map(|part| Fresh::new(images * part * pixels)).collect();
+        let mut tasks: Vec<Vec<(Unwritten<'_>, usize)>> = Vec::new();
+        tasks.resize_with(images.div_ceil(CHUNK), Vec::new);
+        for (dx, &channels) in dx.iter_mut().zip(&self.sizes.parts) {
+            let chunks = dx.chunks(CHUNK * channels * pixels);
+            tasks.iter_mut().zip(chunks).for_each(|(task, chunk)| task.push((chunk, channels)));
+        }
+        let (last, size) = (self.sizes.padded_outputs() * pixels, outputs * pixels);
+        let mut embedding = vec![0.0; images * outputs];
+        let partials: Vec<Vec<f32>> = tasks
+            .into_par_iter()
+            .zip(embedding.par_chunks_mut(CHUNK * outputs))
+            .zip(hidden.par_chunks(CHUNK * last).zip(dy.par_chunks(CHUNK * size)))
+            .enumerate()
+            .map(|(i, ((dx, de), (hidden, dy)))| pass.chunk(&x, i * CHUNK, [hidden, dy], dx, de))
             .collect();
-        let mut dp = vec![0.0; parameters.len()];
+        let mut gradient = vec![0.0; packed.len() - embedding.len()];
         for partial in &partials {
-            add(self.isa, partial, &mut dp);
+            add(self.isa, partial, &mut gradient);
         }
-        [dx.finish(), dp, de]
-    }
-}
-
-/// What the forward pass of every image uses.
-struct ForwardPass<'a> {
-    op: &'a Op,
-    norm1: Norm<'a>,
-    norm2: Norm<'a>,
-    conv1: Conv,
-    conv2: Conv,
-    /// `[input][output padded]`.
-    skip: Option<Scratch>,
-    bias1: &'a [f32],
-    /// The second convolution's bias and the skip's together, padded.
-    bias2: Vec<f32>,
-}
-
-impl<'a> ForwardPass<'a> {
-    fn new(op: &'a Op, parameters: &'a [f32]) -> Self {
-        let Sizes { inputs, outputs, .. } = op.sizes;
-        let parts = op.sizes.parts(parameters);
-        let skip_bias = parts.skip[1].iter().chain(std::iter::repeat(&0.0));
-        let bias2: Vec<f32> = parts.conv2[1].iter().zip(skip_bias).map(|(a, b)| a + b).collect();
-        Self {
-            op,
-            norm1: op.norm(parts.norm1),
-            norm2: op.norm(parts.norm2),
-            conv1: op.sizes.conv(op.isa, parts.conv1[0], inputs),
-            conv2: op.sizes.conv(op.isa, parts.conv2[0], outputs),
-            skip: op.sizes.skip.then(|| channels_last(op.isa, parts.skip[0], [outputs, inputs])),
-            bias1: parts.conv1[1],
-            bias2: padded(&bias2),
-        }
+        gradient.extend(embedding);
+        (dx.into_iter().map(Fresh::finish).collect(), gradient)
     }
 
-    /// Some images, `hidden` with channels last.
-    fn images(&self, x: &[f32], embedding: &[f32], hidden: &mut [f32], y: Unwritten<'_>) {
-        let (op, isa) = (self.op, self.op.isa);
-        let Sizes { inputs, outputs, tiles, .. } = op.sizes;
-        let (pixels, pitch) = (tiles.pixels(), op.sizes.padded_outputs());
-        let images = embedding.len() / outputs;
-        let x_last = channels_last(isa, x, [inputs, pixels]);
-        let mut canvas = Canvas::new(tiles, images, inputs);
-        for (i, x) in x_last.chunks_exact(x_last.len() / images).enumerate() {
-            self.norm1.forward(x, &mut canvas, i);
-        }
-        let starts = embedding.chunks_exact(outputs);
-        let start = |e: &[f32]| padded(&e.iter().zip(self.bias1).map(|(e, b)| e + b).collect::<Vec<_>>());
-        let start: Vec<f32> = starts.flat_map(start).collect();
-        self.conv1.run(&canvas, &start, hidden);
-
-        let mut canvas = Canvas::new(tiles, images, outputs);
-        for (i, hidden) in hidden.chunks_exact(pixels * pitch).enumerate() {
-            self.norm2.forward(hidden, &mut canvas, i);
-        }
-        let mut y_last = Scratch::new(images * pixels * pitch);
-        self.conv2.run(&canvas, &self.bias2, &mut y_last);
-        if let Some(skip) = &self.skip {
-            let x = Factor::matrix(&x_last, padded_len(inputs), inputs);
-            let y = product::Result { data: &mut y_last, row: pitch, onto: true };
-            product(isa, x, skip, [images * pixels, pitch], y);
-        }
-        let last = y_last.chunks_exact(pixels * pitch).zip(x.chunks_exact(pixels * inputs));
-        for ((last, x), y) in last.zip(y.chunks(pixels * outputs)) {
-            let start = if self.skip.is_some() { Start::Zero } else { Start::Image(x) };
-            to_channels_first(isa, last, pitch, [outputs, pixels], start, y);
-        }
-    }
-}
-
-/// What the backward pass of every image uses.
-struct BackwardPass<'a> {
-    op: &'a Op,
-    norm1: Norm<'a>,
-    norm2: Norm<'a>,
-    conv1: Conv,
-    conv2: Conv,
-    /// `[output][input padded]`.
-    skip: Option<Scratch>,
-}
-
-impl<'a> BackwardPass<'a> {
-    fn new(op: &'a Op, parameters: &'a [f32]) -> Self {
-        let Sizes { inputs, outputs, .. } = op.sizes;
-        let parts = op.sizes.parts(parameters);
-        let padded_in = padded_len(inputs);
-        let skip = op.sizes.skip.then(|| {
-            let mut skip = Scratch::zeroed(outputs * padded_in);
-            let rows = skip.chunks_exact_mut(padded_in).zip(parts.skip[0].chunks_exact(inputs));
-            rows.for_each(|(to, from)| to[..inputs].copy_from_slice(from));
-            skip
-        });
-        Self {
-            op,
-            norm1: op.norm(parts.norm1),
-            norm2: op.norm(parts.norm2),
-            conv1: op.sizes.transposed(op.isa, parts.conv1[0], inputs),
-            conv2: op.sizes.transposed(op.isa, parts.conv2[0], outputs),
-            skip,
-        }
-    }
-
-    /// Nothing summed yet.
-    fn begin(&self) -> Sums {
-        let Sizes { inputs, outputs, skip, .. } = self.op.sizes;
-        let pitch = self.op.sizes.padded_outputs();
-        Sums {
-            conv1: self.op.sizes.sums(self.op.isa, inputs),
-            conv2: self.op.sizes.sums(self.op.isa, outputs),
-            skip: vec![0.0; if skip { inputs * pitch } else { 0 }],
-            norm1: vec![[0.0; 2]; inputs],
-            norm2: vec![[0.0; 2]; outputs],
-            dy: vec![0.0; pitch],
-        }
-    }
-
-    /// Some images: from the last layer to the first.
-    fn images(&self, [x, hidden, dy]: [&[f32]; 3], dx: Unwritten<'_>, de: &mut [f32], sums: &mut Sums) {
-        let (op, isa) = (self.op, self.op.isa);
-        let Sizes { inputs, outputs, tiles, .. } = op.sizes;
-        let (pixels, pitch_in, pitch) = (tiles.pixels(), padded_len(inputs), op.sizes.padded_outputs());
-        let images = de.len() / outputs;
-        let zeros = Scratch::zeroed(pitch_in.max(pitch));
-        let mut back = Scratch::new(images * pixels * pitch_in.max(pitch));
-        let mut slopes = Scratch::new(images * pixels * pitch_in.max(pitch));
-
-        let mut dy_canvas = Canvas::new(tiles, images, outputs);
-        dy_canvas.fill(isa, dy, outputs);
-        let mut normed = Canvas::new(tiles, images, outputs);
-        let size = pixels * pitch;
-        let statistics: Vec<_> = (0..images)
-            .map(|i| {
-                let range = i * size..(i + 1) * size;
-                self.norm2.forward_with_slopes(&hidden[range.clone()], &mut normed, i, &mut slopes[range])
-            })
-            .collect();
-        sums.conv2.add(images, &normed, &dy_canvas);
-        self.conv2.run(&dy_canvas, &zeros[..pitch], &mut back[..images * size]);
-        let mut d_hidden = Canvas::new(tiles, images, outputs);
-        for (i, (statistics, de)) in statistics.iter().zip(de.chunks_exact_mut(outputs)).enumerate() {
-            let range = i * size..(i + 1) * size;
-            let (hidden, dz) = (&hidden[range.clone()], &mut back[range.clone()]);
-            let combination = self.norm2.backward(hidden, statistics, &slopes[range], dz, &mut sums.norm2);
-            let mut totals = Scratch::zeroed(pitch);
-            let row = tiles.side.1 * pitch;
-            for (y, (hidden, dz)) in hidden.chunks_exact(row).zip(dz.chunks_exact(row)).enumerate() {
-                combination.write(dz, hidden, d_hidden.row_mut(i, y), &mut totals);
-                add_up(isa, dy_canvas.row(i, y), &mut sums.dy);
-            }
-            de.copy_from_slice(&totals[..outputs]);
-        }
-
-        let x_last = channels_last(isa, x, [inputs, pixels]);
-        let mut normed = Canvas::new(tiles, images, inputs);
-        let size = pixels * pitch_in;
-        let statistics: Vec<_> = (0..images)
-            .map(|i| {
-                let range = i * size..(i + 1) * size;
-                self.norm1.forward_with_slopes(&x_last[range.clone()], &mut normed, i, &mut slopes[range])
-            })
-            .collect();
-        sums.conv1.add(images, &normed, &d_hidden);
-        self.conv1.run(&d_hidden, &zeros[..pitch_in], &mut back[..images * size]);
-        let mut dx_last = Scratch::new(images * size);
-        for (i, statistics) in statistics.iter().enumerate() {
-            let range = i * size..(i + 1) * size;
-            let (x, dz) = (&x_last[range.clone()], &mut back[range.clone()]);
-            let combination = self.norm1.backward(x, statistics, &slopes[range.clone()], dz, &mut sums.norm1);
-            combination.write(dz, x, &mut dx_last[range], &mut Scratch::zeroed(pitch_in));
-        }
-        if let Some(skip) = &self.skip {
-            for (i, (x, dx)) in x_last.chunks_exact(size).zip(dx_last.chunks_exact_mut(size)).enumerate() {
-                let row = tiles.side.1 * pitch_in;
-                for (y, (x, dx)) in x.chunks_exact(row).zip(dx.chunks_exact_mut(row)).enumerate() {
-                    let dy = dy_canvas.row(i, y);
-                    let x = Factor::transposed(x, pitch_in, tiles.side.1);
-                    let dw = product::Result { data: &mut sums.skip, row: pitch, onto: true };
-                    product(isa, x, dy, [inputs, pitch], dw);
-                    let dy = Factor::matrix(dy, pitch, outputs);
-                    let dx = product::Result { data: dx, row: pitch_in, onto: true };
-                    product(isa, dy, skip, [tiles.side.1, pitch_in], dx);
-                }
-            }
-        }
-        let last = dx_last.chunks_exact(size).zip(dy.chunks_exact(outputs * pixels));
-        for ((last, dy), dx) in last.zip(dx.chunks(inputs * pixels)) {
-            let start = if self.skip.is_some() { Start::Zero } else { Start::Image(dy) };
-            to_channels_first(isa, last, pitch_in, [inputs, pixels], start, dx);
-        }
-    }
-
-    /// The sums as gradients of the packed parameters; `de` are the gradients of the embeddings.
-    fn finish(&self, sums: &Sums, de: &[f32]) -> Vec<f32> {
-        let Sizes { inputs, outputs, .. } = self.op.sizes;
-        let pitch = self.op.sizes.padded_outputs();
-        let mut dp = Vec::new();
-        let pairs = |dp: &mut Vec<f32>, sums: &[[f32; 2]]| {
-            (0..2).for_each(|which| dp.extend(sums.iter().map(|pair| pair[which])));
+    fn bwd<const N: usize>(&self, arguments: [&Tensor; N], dy: &Tensor) -> Result<[Option<Tensor>; N]> {
+        let Some(hidden) = self.hidden.as_ref().and_then(OnceLock::get) else {
+            bail!("residual_block: a backward pass without a forward pass that expected one");
         };
-        pairs(&mut dp, &sums.norm1);
-        dp.extend(sums.conv1.weights());
-        let mut bias1 = vec![0.0; outputs];
-        de.chunks_exact(outputs).for_each(|de| add(self.op.isa, de, &mut bias1));
-        dp.extend(bias1);
-        pairs(&mut dp, &sums.norm2);
-        dp.extend(sums.conv2.weights());
-        dp.extend(&sums.dy[..outputs]);
-        if self.skip.is_some() {
-            dp.extend(
-                (0..outputs)
-                    .flat_map(|o| (0..inputs).map(move |c| (o, c)))
-                    .map(|(o, c)| sums.skip[c * pitch + o]),
-            );
-            dp.extend(&sums.dy[..outputs]);
+        let (dx, gradient) = with_elements(arguments, |slices| {
+            let (packed, parts) = slices.split_last().expect("the parameters are the last argument");
+            with_elements([dy], |[dy]| Ok(self.backward(parts, packed, hidden, dy)))
+        })?;
+        let mut gradients = dx.into_iter().chain([gradient]);
+        let mut tensors = [const { None }; N];
+        for (tensor, like) in tensors.iter_mut().zip(arguments) {
+            *tensor = gradients.next().map(|dx| Tensor::from_vec(dx, like.shape(), &Device::Cpu)).transpose()?;
         }
-        dp
+        Ok(tensors)
+    }
+}
+
+impl CustomOp2 for Op {
+    fn name(&self) -> &'static str {
+        "diffusion-residual-block"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, lx: &Layout, packed: &CpuStorage, lp: &Layout) -> Result<(CpuStorage, Shape)> {
+        Ok(self.forward(&[elements(x, lx)?], elements(packed, lp)?))
+    }
+
+    fn bwd(&self, x: &Tensor, packed: &Tensor, _: &Tensor, dy: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let [dx, gradient] = self.bwd([x, packed], dy)?;
+        Ok((dx, gradient))
     }
 }
 
 impl CustomOp3 for Op {
     fn name(&self) -> &'static str {
-        "diffusion-residual-block"
+        "diffusion-residual-block-of-two"
     }
 
     fn cpu_fwd(
         &self,
-        x: &CpuStorage,
-        lx: &Layout,
-        parameters: &CpuStorage,
+        a: &CpuStorage,
+        la: &Layout,
+        b: &CpuStorage,
+        lb: &Layout,
+        packed: &CpuStorage,
         lp: &Layout,
-        embedding: &CpuStorage,
-        le: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let y = self.forward(elements(x, lx)?, elements(parameters, lp)?, elements(embedding, le)?);
-        let Sizes { images, outputs, tiles: Tiles { side: (height, width), .. }, .. } = self.sizes;
-        Ok(output(y, (images, outputs, height, width)))
+        Ok(self.forward(&[elements(a, la)?, elements(b, lb)?], elements(packed, lp)?))
     }
 
     fn bwd(
         &self,
-        x: &Tensor,
-        parameters: &Tensor,
-        embedding: &Tensor,
+        a: &Tensor,
+        b: &Tensor,
+        packed: &Tensor,
         _: &Tensor,
         dy: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let Some(hidden) = self.hidden.as_ref().and_then(OnceLock::get) else {
-            bail!("residual_block: a backward pass without a forward pass that expected one");
-        };
-        let [dx, dp, de] = with_elements([x, parameters, dy], |[x, parameters, dy]| {
-            Ok(self.backward(x, parameters, hidden, dy))
-        })?;
-        let tensor = |data, like: &Tensor| Tensor::from_vec(data, like.shape(), &Device::Cpu).map(Some);
-        Ok((tensor(dx, x)?, tensor(dp, parameters)?, tensor(de, embedding)?))
+        let [da, db, gradient] = self.bwd([a, b, packed], dy)?;
+        Ok((da, db, gradient))
     }
 }

@@ -1,4 +1,4 @@
-//! Operations between whole channels: a number added to each, and two stacks put together.
+//! A number added to each channel.
 
 use candle_core::{CpuStorage, CustomOp2, Device, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
@@ -71,80 +71,5 @@ impl CustomOp2 for AddEmbedding {
             Ok(planes.map(|dy| vector::sum(self.isa, dy)).collect::<Vec<_>>())
         })?;
         Ok((Some(dy.clone()), Some(Tensor::from_vec(de, e.shape(), &Device::Cpu)?)))
-    }
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Cat;
-
-/// [`crate::cat_channels`] by the kernels.
-pub(crate) fn cat_channels(a: &Tensor, b: &Tensor) -> Result<Tensor> {
-    check_cat(a, b)?;
-    a.contiguous()?.apply_op2(&b.contiguous()?, Cat)
-}
-
-pub(crate) fn check_cat(a: &Tensor, b: &Tensor) -> Result<()> {
-    let (da, db) = (a.dims(), b.dims());
-    let fit = da.len() >= 2 && da.len() == db.len() && da[0] == db[0] && da[2..] == db[2..];
-    if !fit || a.elem_count() * b.elem_count() == 0 {
-        bail!(
-            "cat_channels wants tensors (N, C, …) that differ in C only, got {:?} and {:?}",
-            a.shape(),
-            b.shape()
-        );
-    }
-    Ok(())
-}
-
-impl CustomOp2 for Cat {
-    fn name(&self) -> &'static str {
-        "diffusion-cat-channels"
-    }
-
-    fn cpu_fwd(
-        &self,
-        a: &CpuStorage,
-        la: &Layout,
-        b: &CpuStorage,
-        lb: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let mut shape = la.dims().to_vec();
-        shape[1] += lb.dims()[1];
-        let (a, b) = (elements(a, la)?, elements(b, lb)?);
-        let (size_a, size_b) = (a.len() / shape[0], b.len() / shape[0]);
-        let mut y = Fresh::new(a.len() + b.len());
-        y.par_chunks_mut(size_a + size_b)
-            .zip(a.par_chunks_exact(size_a).zip(b.par_chunks_exact(size_b)))
-            .for_each(|(y, (a, b))| {
-                y[..size_a].copy_from_slice(a);
-                y[size_a..].copy_from_slice(b);
-            });
-        Ok(output(y.finish(), shape))
-    }
-
-    fn bwd(
-        &self,
-        a: &Tensor,
-        b: &Tensor,
-        _: &Tensor,
-        dy: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let images = a.dims()[0];
-        let (size_a, size_b) = (a.elem_count() / images, b.elem_count() / images);
-        let part = |of: &Tensor, begin: usize, size: usize| -> Result<Option<Tensor>> {
-            if !of.track_op() {
-                return Ok(None);
-            }
-            let gradient = with_elements([dy], |[dy]| {
-                let mut gradient = Fresh::new(of.elem_count());
-                gradient
-                    .par_chunks_mut(size)
-                    .zip(dy.par_chunks_exact(size_a + size_b))
-                    .for_each(|(gradient, dy)| gradient.copy_from_slice(&dy[begin..begin + size]));
-                Ok(gradient.finish())
-            })?;
-            Ok(Some(Tensor::from_vec(gradient, of.shape(), &Device::Cpu)?))
-        };
-        Ok((part(a, 0, size_a)?, part(b, size_a, size_b)?))
     }
 }

@@ -1,4 +1,6 @@
-//! Convolution and transposed convolution as candle operations: one the other's transpose.
+//! Convolution and transposed convolution as one candle operation: each is the other's transpose.
+//!
+//! Images have their channels last.
 
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Device, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
@@ -6,8 +8,9 @@ use rayon::prelude::*;
 use crate::engine::{Convolution, Geometry};
 use crate::fresh::Fresh;
 use crate::isa::Isa;
+use crate::pixels::{Pixels, padded_len};
 use crate::storage::{elements, output, with_elements};
-use crate::vector::{self, add};
+use crate::vector::{add, add_up};
 use crate::weight_gradient::WeightGradient;
 
 /// Images whose weight gradients one task adds up. A constant: the order of additions is the same for any
@@ -47,7 +50,7 @@ struct Op {
     padding: usize,
 }
 
-/// [`crate::conv2d`] or [`crate::conv_transpose2d`] by the kernels.
+/// Images `x` (N, H, W, Cin), convolved to (N, H', W', Cout).
 pub(crate) fn convolution(
     isa: Isa,
     direction: Direction,
@@ -60,7 +63,7 @@ pub(crate) fn convolution(
     let op = Op { isa, direction, stride, padding };
     let [small, large] = op.sizes(x.shape(), weight.shape())?.channels;
     let outputs = if direction == Direction::Gather { small } else { large };
-    let (x, weight) = (x.contiguous()?, weight.contiguous()?);
+    let weight = weight.contiguous()?;
     match bias {
         Some(bias) if bias.dims() != [outputs] => {
             bail!("{}: a bias of shape {:?} for {outputs} output channels", op.name(), bias.dims())
@@ -81,13 +84,15 @@ impl Op {
     fn sizes(&self, x: &Shape, weight: &Shape) -> Result<Sizes> {
         let &Self { direction, stride, padding, .. } = self;
         let name = self.name();
-        let (&[images, inputs, h, w], &[small, large, kernel, kernel_w]) = (x.dims(), weight.dims()) else {
+        let &[images, h, w, inputs] = x.dims() else { bail!("{name} wants images, got {x:?}") };
+        let &[small, large, kernel, kernel_w] = weight.dims() else {
             let order = if direction == Direction::Gather { "Cout, Cin" } else { "Cin, Cout" };
-            bail!("{name} wants x (N, Cin, H, W) and weight ({order}, K, K), got {x:?} and {weight:?}");
+            bail!("{name} wants a weight ({order}, K, K), got {weight:?}");
         };
+        let size = format!("{h}×{w}");
         let wanted = if direction == Direction::Gather { large } else { small };
         if inputs != wanted {
-            bail!("{name}: x {x:?} has {inputs} channels, weight {weight:?} wants {wanted}");
+            bail!("{name}: the images have {inputs} channels, weight {weight:?} wants {wanted}");
         }
         if kernel != kernel_w || kernel == 0 {
             bail!("{name} wants a square kernel, got weight {weight:?}");
@@ -96,13 +101,13 @@ impl Op {
             bail!("{name}: the stride must not be 0");
         }
         if x.elem_count() == 0 || weight.elem_count() == 0 {
-            bail!("{name}: nothing to do for x {x:?} and weight {weight:?}");
+            bail!("{name}: nothing to do for {images} images of {size} with {inputs} channels and weight {weight:?}");
         }
         let geometry = |large, small| Geometry { kernel, stride, padding, large, small };
         let geometry = match direction {
             Direction::Gather => {
                 if h.min(w) + 2 * padding < kernel {
-                    bail!("{name}: the kernel of {weight:?} is larger than x {x:?} with padding {padding}");
+                    bail!("{name}: the kernel of {weight:?} is larger than images of {size} with padding {padding}");
                 }
                 let side = |large: usize| (large + 2 * padding - kernel) / stride + 1;
                 geometry((h, w), (side(h), side(w)))
@@ -110,7 +115,7 @@ impl Op {
             Direction::Scatter => {
                 let side = |small: usize| (small.checked_sub(1)? * stride + kernel).checked_sub(2 * padding);
                 let (Some(large_h @ 1..), Some(large_w @ 1..)) = (side(h), side(w)) else {
-                    bail!("{name}: nothing is left of x {x:?} with weight {weight:?} and padding {padding}");
+                    bail!("{name}: nothing is left of images of {size} with weight {weight:?} and padding {padding}");
                 };
                 geometry((large_h, large_w), (h, w))
             }
@@ -149,7 +154,7 @@ impl Op {
         };
         let mut y = Fresh::new(sizes.images * len);
         y.par_chunks(len).zip(x.par_chunks_exact(input)).for_each(|(y, x)| convolution.run(x, y));
-        Ok(output(y.finish(), (sizes.images, channels, height, width)))
+        Ok(output(y.finish(), (sizes.images, height, width, channels)))
     }
 
     /// Gradients of x (if wanted), weight and bias.
@@ -160,22 +165,19 @@ impl Op {
             Direction::Gather => (Direction::Scatter, large, small, small_channels),
             Direction::Scatter => (Direction::Gather, small, large, large_channels),
         };
-        let plane = len / outputs;
         let (dx, dw, db) = with_elements([x, weight, dy], |[x_data, w, dy]| {
             let by_weight = WeightGradient::new(self.isa, sizes.geometry, sizes.channels);
             let by_input = x.track_op().then(|| Self::convolution(back, self.isa, &sizes, w, None));
             let mut dx = Fresh::new(if by_input.is_some() { sizes.images * input } else { 0 });
             let sum = |x: &[f32], dy: &[f32]| {
                 let mut running = by_weight.begin();
-                let mut db = vec![0.0; outputs];
+                let mut db = vec![0.0; padded_len(outputs)];
                 for (x, dy) in x.chunks_exact(input).zip(dy.chunks_exact(len)) {
                     match self.direction {
                         Direction::Gather => running.add(dy, x),
                         Direction::Scatter => {
                             running.add(x, dy);
-                            for (db, dy) in db.iter_mut().zip(dy.chunks_exact(plane)) {
-                                *db += vector::sum(self.isa, dy);
-                            }
+                            add_up(self.isa, &Pixels::new(dy, outputs), &mut db);
                         }
                     }
                 }

@@ -1,11 +1,10 @@
 //! The two directions of a convolution, for one image at a time: a window of inputs gathered into each output
-//! pixel, and its transpose, scattered by phases.
+//! pixel, and its transpose, scattered by phases. All images have their channels last.
 
 use crate::fresh::Unwritten;
 use crate::isa::Isa;
 use crate::product::{Factor, Result, product};
-use crate::scratch::Scratch;
-use crate::transpose::{Start, to_channels_first};
+use crate::pixels::{padded_len, write_pixels};
 use crate::vector::padded;
 use crate::window::{Axis, Frame, Window};
 use crate::winograd::{self, Tiles, Winograd};
@@ -48,9 +47,10 @@ impl Geometry {
 pub(crate) struct Convolution {
     isa: Isa,
     outputs: usize,
-    /// Height and width of the output.
-    size: (usize, usize),
-    bias: Option<Vec<f32>>,
+    /// The output's pixels across.
+    width: usize,
+    /// What the outputs start from: the bias, padded.
+    start: Vec<f32>,
     means: Means,
 }
 
@@ -81,15 +81,15 @@ impl Convolution {
         bias: Option<&[f32]>,
     ) -> Self {
         let (window, size) = (geometry.window(channels), geometry.small);
-        let bias = bias.map(padded);
+        let (width, start) = (size.1, start_of(bias, outputs));
         if winograd::applies(&window, outputs) {
             let winograd = Winograd::new(isa, weight, outputs, channels);
-            return Self { isa, outputs, size, bias, means: Means::Winograd(winograd, Tiles::new(size)) };
+            return Self { isa, outputs, width, start, means: Means::Winograd(winograd, Tiles::new(size)) };
         }
         let kernel = geometry.kernel;
         let at = |o, c, ty, tx| weight[((o * channels + c) * kernel + ty) * kernel + tx];
         let phase = Phase::new(window, outputs, (0, 0), 1, at);
-        Self { isa, outputs, size, bias, means: Means::Direct(Frame::around(&[window]), vec![phase]) }
+        Self { isa, outputs, width, start, means: Means::Direct(Frame::around(&[window]), vec![phase]) }
     }
 
     /// From the small side to the large one, with the same weights: `weight` is (channels, outputs, K, K).
@@ -114,7 +114,7 @@ impl Convolution {
             let output = output.saturating_sub(residue).div_ceil(stride);
             (k0, Axis { input, output, taps, first, stride: 1 })
         };
-        let bias = bias.map(padded);
+        let (width, start) = (large.1, start_of(bias, outputs));
         let mut phases = Vec::new();
         for ry in 0..stride {
             for rx in 0..stride {
@@ -127,7 +127,7 @@ impl Convolution {
                 if winograd::applies(&window, outputs) {
                     let winograd = Winograd::transposed(isa, weight, channels, outputs);
                     let means = Means::Winograd(winograd, Tiles::new(large));
-                    return Self { isa, outputs, size: large, bias, means };
+                    return Self { isa, outputs, width, start, means };
                 }
                 phases.push(Phase::new(window, outputs, (ry, rx), stride, |o, c, ty, tx| {
                     let k = |k0: usize, axis: Axis, t: usize| k0 + (axis.taps - 1 - t) * stride;
@@ -136,26 +136,26 @@ impl Convolution {
             }
         }
         let windows: Vec<Window> = phases.iter().map(|phase| phase.window).collect();
-        Self { isa, outputs, size: large, bias, means: Means::Direct(Frame::around(&windows), phases) }
+        Self { isa, outputs, width, start, means: Means::Direct(Frame::around(&windows), phases) }
     }
 
-    /// Convolves the image `x`, channels first, into `y`, likewise.
+    /// Convolves the image `x` into `y`, both with their channels last.
     pub(crate) fn run(&self, x: &[f32], y: Unwritten<'_>) {
-        let &Self { isa, outputs, size: (height, width), .. } = self;
-        let pitch = padded_len(outputs);
-        let mut last = Scratch::new(height * width * pitch);
-        match &self.means {
-            Means::Winograd(winograd, tiles) => winograd.run_image(*tiles, x, &mut last),
+        write_pixels(y, self.outputs, &self.start, |y| match &self.means {
+            Means::Winograd(winograd, tiles) => winograd.run_image(*tiles, x, &self.start, y),
             Means::Direct(frame, phases) => {
-                let framed = frame.fill(isa, x);
+                let framed = frame.fill(x);
                 for phase in phases {
-                    phase.run(isa, frame, &framed, width, &mut last, pitch);
+                    phase.run(self.isa, frame, &framed, self.width, y, self.start.len());
                 }
             }
-        }
-        let start = self.bias.as_deref().map_or(Start::Zero, Start::Channels);
-        to_channels_first(isa, &last, pitch, [outputs, height * width], start, y);
+        });
     }
+}
+
+/// The bias, or zeros, padded.
+fn start_of(bias: Option<&[f32]>, outputs: usize) -> Vec<f32> {
+    bias.map_or_else(|| vec![0.0; padded_len(outputs)], padded)
 }
 
 impl Phase {
@@ -182,7 +182,7 @@ impl Phase {
         Self { window, weights, first, stride }
     }
 
-    /// Gathers from a framed image into one with channels last, `width` pixels wide.
+    /// Gathers from a framed image onto one with padded channels, `width` pixels wide.
     fn run(&self, isa: Isa, frame: &Frame, framed: &[f32], width: usize, y: &mut [f32], pitch: usize) {
         let Window { channels, h, w } = self.window;
         let blocks: Vec<usize> = (0..h.taps).map(|ty| ty * frame.row()).collect();
@@ -196,13 +196,8 @@ impl Phase {
                 term: 1,
             };
             let to = (self.first.0 + oy * self.stride) * width + self.first.1;
-            let c = Result { data: &mut y[to * pitch..], row: self.stride * pitch, onto: false };
+            let c = Result { data: &mut y[to * pitch..], row: self.stride * pitch, onto: true };
             product(isa, a, &self.weights, [w.output, pitch], c);
         }
     }
-}
-
-/// `channels` filled up to whole vectors.
-pub(crate) fn padded_len(channels: usize) -> usize {
-    channels.next_multiple_of(crate::vector::LANES)
 }

@@ -38,6 +38,11 @@ impl Fresh {
         memory.par_chunks_mut(chunk).map(move |memory| Unwritten { memory, written })
     }
 
+    /// As [`Self::par_chunks`], in a list.
+    pub(crate) fn chunks(&mut self, chunk: usize) -> Vec<Unwritten<'_>> {
+        self.par_chunks(chunk).collect()
+    }
+
     /// As [`Self::par_chunks`], each part zeros when it is handed out.
     pub(crate) fn par_chunks_mut(&mut self, chunk: usize) -> impl IndexedParallelIterator<Item = &mut [f32]> {
         self.par_chunks(chunk).map(Unwritten::zeros)
@@ -70,6 +75,19 @@ impl<'a> Unwritten<'a> {
     pub(crate) fn zeros(self) -> &'a mut [f32] {
         self.memory.fill(MaybeUninit::new(0.0));
         // SAFETY: just written.
+        unsafe { self.assume_written() }
+    }
+
+    /// The part, filled with `pattern` again and again, whose length divides the part's.
+    pub(crate) fn repeat(self, pattern: &[f32]) -> &'a mut [f32] {
+        if pattern.iter().all(|x| x.to_bits() == 0) {
+            return self.zeros();
+        }
+        assert!(self.memory.len().is_multiple_of(pattern.len()));
+        for chunk in self.memory.chunks_exact_mut(pattern.len()) {
+            chunk.write_copy_of_slice(pattern);
+        }
+        // SAFETY: just written, all of it, since the pattern fits.
         unsafe { self.assume_written() }
     }
 

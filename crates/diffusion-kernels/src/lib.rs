@@ -36,10 +36,12 @@ mod block;
 mod channels;
 mod convolution;
 mod engine;
+mod feature_map;
 mod fresh;
 mod group_norm;
 mod isa;
 mod linear;
+mod pixels;
 mod product;
 mod scratch;
 mod silu;
@@ -56,7 +58,7 @@ mod tests;
 
 use candle_core::{Result, Tensor};
 
-use convolution::{Direction, convolution};
+pub use feature_map::FeatureMap;
 use storage::kernels_for;
 
 /// What is applied to the output of a normalisation, in the same pass.
@@ -79,10 +81,7 @@ pub fn conv2d(
     stride: usize,
     padding: usize,
 ) -> Result<Tensor> {
-    match kernels_for(&[&[x, weight], bias.as_slice()].concat()) {
-        Some(isa) => convolution(isa, Direction::Gather, x, weight, bias, stride, padding),
-        None => slow::conv2d(x, weight, bias, stride, padding),
-    }
+    FeatureMap::from_images(x)?.conv2d(weight, bias, stride, padding)?.to_images()
 }
 
 /// Transposed 2-D convolution: `x` (N, Cin, H, W), `weight` (Cin, Cout, K, K), `bias` (Cout) to
@@ -97,10 +96,7 @@ pub fn conv_transpose2d(
     stride: usize,
     padding: usize,
 ) -> Result<Tensor> {
-    match kernels_for(&[&[x, weight], bias.as_slice()].concat()) {
-        Some(isa) => convolution(isa, Direction::Scatter, x, weight, bias, stride, padding),
-        None => slow::conv_transpose2d(x, weight, bias, stride, padding),
-    }
+    FeatureMap::from_images(x)?.conv_transpose2d(weight, bias, stride, padding)?.to_images()
 }
 
 /// Group normalisation (Wu & He 2018) of `x` (N, C, …) over `groups` groups of channels, then `activation`.
@@ -156,17 +152,6 @@ pub fn add_channel_embedding(x: &Tensor, embedding: &Tensor) -> Result<Tensor> {
     }
 }
 
-/// `a` (N, Ca, …) and `b` (N, Cb, …) one after the other: (N, Ca + Cb, …).
-///
-/// # Errors
-/// Shapes that differ in more than the number of channels.
-pub fn cat_channels(a: &Tensor, b: &Tensor) -> Result<Tensor> {
-    match kernels_for(&[a, b]) {
-        Some(_) => channels::cat_channels(a, b),
-        None => slow::cat_channels(a, b),
-    }
-}
-
 /// The parameters of [`residual_block`], each pair a weight and a bias.
 #[derive(Clone, Copy, Debug)]
 pub struct ResidualBlock<'a> {
@@ -193,8 +178,5 @@ pub struct ResidualBlock<'a> {
 /// # Errors
 /// Shapes that do not fit together.
 pub fn residual_block(x: &Tensor, embedding: &Tensor, block: &ResidualBlock<'_>) -> Result<Tensor> {
-    match kernels_for(&[x, embedding, block.conv1.0]) {
-        Some(isa) => block::residual_block(isa, x, embedding, block),
-        None => slow::residual_block(x, embedding, block),
-    }
+    FeatureMap::from_images(x)?.residual_block(embedding, block)?.to_images()
 }

@@ -98,15 +98,6 @@ pub fn add_channel_embedding(x: &Tensor, embedding: &Tensor) -> Result<Tensor> {
     x.broadcast_add(&embedding.reshape(shape)?)
 }
 
-/// See [`crate::cat_channels`].
-///
-/// # Errors
-/// As there.
-pub fn cat_channels(a: &Tensor, b: &Tensor) -> Result<Tensor> {
-    channels::check_cat(a, b)?;
-    Tensor::cat(&[a, b], 1)
-}
-
 /// See [`crate::residual_block`].
 ///
 /// # Errors

@@ -10,17 +10,6 @@ use crate::vector::LANES;
 /// Channels and pixels that are moved together.
 const BLOCK: usize = 8;
 
-/// What the channels of a pixel are added to.
-#[derive(Clone, Copy)]
-pub(crate) enum Start<'a> {
-    /// Nothing.
-    Zero,
-    /// A number a channel.
-    Channels(&'a [f32]),
-    /// An image with its channels first.
-    Image(&'a [f32]),
-}
-
 /// `to[pixel · pitch + c] = from[c · plane + pixel]` for each channel and pixel.
 ///
 /// # Panics
@@ -70,7 +59,7 @@ pub(crate) fn channels_last(isa: Isa, from: &[f32], [channels, pixels]: [usize; 
     to
 }
 
-/// `to[c · pixels + pixel] = start + from[pixel · pitch + c]` for each channel and pixel of an image.
+/// `to[c · pixels + pixel] = from[pixel · pitch + c]` for each channel and pixel of an image.
 ///
 /// # Panics
 /// If a slice is too short, or `to` does not have the size of the image.
@@ -79,16 +68,10 @@ pub(crate) fn to_channels_first(
     from: &[f32],
     pitch: usize,
     [channels, pixels]: [usize; 2],
-    start: Start<'_>,
     mut to: Unwritten<'_>,
 ) {
     assert!(channels > 0 && pixels > 0 && to.len() == channels * pixels);
     assert!(from.len() >= (pixels - 1) * pitch + channels);
-    match start {
-        Start::Zero => {}
-        Start::Channels(bias) => assert!(bias.len() >= channels),
-        Start::Image(image) => assert_eq!(image.len(), to.len()),
-    }
     let blocks = if isa == Isa::Portable { 0 } else { channels / BLOCK * BLOCK };
     let out = to.as_mut_ptr();
     for c in (0..blocks).step_by(BLOCK) {
@@ -98,26 +81,15 @@ pub(crate) fn to_channels_first(
             // are there, since `Isa` says so.
             #[cfg(target_arch = "x86_64")]
             unsafe {
-                let at = c * pixels + p;
-                let start = match start {
-                    Start::Zero => x86::Start::Zero,
-                    Start::Channels(bias) => x86::Start::Channels(bias[c..].as_ptr()),
-                    Start::Image(image) => x86::Start::Image(image[at..].as_ptr()),
-                };
                 let from = from[p * pitch + c..].as_ptr();
-                x86::to_channels_first(from, pitch, count, start, out.add(at), pixels);
+                x86::to_channels_first(from, pitch, count, out.add(c * pixels + p), pixels);
             }
         }
     }
     for c in blocks..channels {
         for (p, x) in from[c..].iter().step_by(pitch).take(pixels).enumerate() {
-            let start = match start {
-                Start::Zero => 0.0,
-                Start::Channels(bias) => bias[c],
-                Start::Image(image) => image[c * pixels + p],
-            };
             // SAFETY: inside `to`, by the first assertion.
-            unsafe { out.add(c * pixels + p).write(start + x) };
+            unsafe { out.add(c * pixels + p).write(*x) };
         }
     }
     // SAFETY: all pixels of all channels have been written.
@@ -127,20 +99,12 @@ pub(crate) fn to_channels_first(
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use std::arch::x86_64::{
-        __m256, __m256i, _mm256_add_ps, _mm256_loadu_ps, _mm256_loadu_si256, _mm256_maskload_ps,
-        _mm256_maskstore_ps, _mm256_permute2f128_ps, _mm256_set1_ps, _mm256_setzero_ps, _mm256_shuffle_ps,
+        __m256, __m256i, _mm256_loadu_ps, _mm256_loadu_si256, _mm256_maskload_ps,
+        _mm256_maskstore_ps, _mm256_permute2f128_ps, _mm256_setzero_ps, _mm256_shuffle_ps,
         _mm256_storeu_ps, _mm256_unpackhi_ps, _mm256_unpacklo_ps,
     };
 
     use super::BLOCK;
-
-    /// As [`super::Start`], for the block at hand.
-    #[derive(Clone, Copy)]
-    pub(super) enum Start {
-        Zero,
-        Channels(*const f32),
-        Image(*const f32),
-    }
 
     /// Enables the first `count` of 8 lanes.
     #[inline]
@@ -206,7 +170,6 @@ mod x86 {
         from: *const f32,
         pitch: usize,
         count: usize,
-        start: Start,
         to: *mut f32,
         plane: usize,
     ) {
@@ -222,16 +185,11 @@ mod x86 {
         for c in 0..BLOCK {
             // SAFETY: `count` pixels of channel c.
             unsafe {
-                let start = match start {
-                    Start::Zero => _mm256_setzero_ps(),
-                    Start::Channels(bias) => _mm256_set1_ps(*bias.add(c)),
-                    Start::Image(image) => _mm256_maskload_ps(image.add(c * plane), mask),
-                };
                 // Masked stores are slow on some machines.
                 if count == BLOCK {
-                    _mm256_storeu_ps(to.add(c * plane), _mm256_add_ps(start, r[c]));
+                    _mm256_storeu_ps(to.add(c * plane), r[c]);
                 } else {
-                    _mm256_maskstore_ps(to.add(c * plane), mask, _mm256_add_ps(start, r[c]));
+                    _mm256_maskstore_ps(to.add(c * plane), mask, r[c]);
                 }
             }
         }

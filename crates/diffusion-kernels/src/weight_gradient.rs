@@ -1,10 +1,9 @@
 //! The sum over images and pixels that is the gradient of a convolution's weights.
 
-use crate::engine::{Geometry, padded_len};
+use crate::engine::Geometry;
 use crate::isa::Isa;
+use crate::pixels::{Pixels, padded_len};
 use crate::product::{Factor, Result, product};
-use crate::scratch::Scratch;
-use crate::transpose::channels_last;
 use crate::vector::add_up;
 use crate::window::{Frame, Window};
 use crate::winograd::{self, Canvas, Tiles, WinogradSums};
@@ -57,26 +56,26 @@ impl WeightGradient {
 }
 
 impl Running<'_> {
-    /// Adds an image: `small` and `large`, both with channels first.
+    /// Adds an image: `small` and `large`, both with their channels last.
     pub(crate) fn add(&mut self, small: &[f32], large: &[f32]) {
         let &WeightGradient { isa, window, frame, .. } = self.gradient;
         let [small_channels, large_channels] = [self.gradient.small, self.gradient.large];
         let pitch = self.small.len();
-        let small_last = channels_last(isa, small, [small_channels, window.h.output * window.w.output]);
-        add_up(isa, &small_last, &mut self.small);
+        let small = Pixels::new(small, small_channels);
+        add_up(isa, &small, &mut self.small);
         let sums = match &mut self.means {
             Means::Direct(sums) => sums,
             Means::Winograd(sums) => {
                 let tiles = Tiles::new((window.h.input, window.w.input));
                 let canvas = |x, channels| {
                     let mut canvas = Canvas::new(tiles, 1, channels);
-                    canvas.fill(isa, x, channels);
+                    canvas.fill(x, channels);
                     canvas
                 };
-                return sums.add(&canvas(large, large_channels), &canvas(small, small_channels));
+                return sums.add(&canvas(large, large_channels), &canvas(&small, pitch));
             }
         };
-        let framed: Scratch = frame.fill(isa, large);
+        let framed = frame.fill(large);
         let blocks: Vec<usize> = (0..window.h.output).map(|oy| oy * window.h.stride * frame.row()).collect();
         let rows = window.w.taps * large_channels;
         for (ty, sums) in sums.chunks_exact_mut(rows * pitch).enumerate() {
@@ -87,7 +86,7 @@ impl Running<'_> {
                 terms: window.w.output,
                 term: window.w.stride * large_channels,
             };
-            product(isa, a, &small_last, [rows, pitch], Result { data: sums, row: pitch, onto: true });
+            product(isa, a, &small, [rows, pitch], Result { data: sums, row: pitch, onto: true });
         }
     }
 

@@ -1,8 +1,6 @@
 //! Which input pixels an output pixel looks at, and the copy of an image made for it.
 
-use crate::isa::Isa;
 use crate::scratch::Scratch;
-use crate::transpose::to_channels_last;
 
 /// One axis of a sliding window: output position o sees the inputs `o·stride + first + t`, `t < taps`; those
 /// outside `0..input` count as zero.
@@ -76,8 +74,8 @@ impl Frame {
         at(self.before.0, window.h.first) * self.row() + at(self.before.1, window.w.first) * self.channels
     }
 
-    /// The image `x` (C, H, W) in its frame.
-    pub(crate) fn fill(&self, isa: Isa, x: &[f32]) -> Scratch {
+    /// The image `x`, with its channels last, in its frame.
+    pub(crate) fn fill(&self, x: &[f32]) -> Scratch {
         let (channels, (height, width), (top, left)) = (self.channels, self.input, self.before);
         let mut framed = Scratch::new(self.size.0 * self.row());
         for (y, row) in framed.chunks_exact_mut(self.row()).enumerate() {
@@ -89,14 +87,7 @@ impl Frame {
             let (inside, after) = rest.split_at_mut(width * channels);
             before.fill(0.0);
             after.fill(0.0);
-            to_channels_last(
-                isa,
-                &x[(y - top) * width..],
-                height * width,
-                [channels, width],
-                inside,
-                channels,
-            );
+            inside.copy_from_slice(&x[(y - top) * inside.len()..][..inside.len()]);
         }
         framed
     }

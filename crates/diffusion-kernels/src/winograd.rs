@@ -25,7 +25,7 @@ use crate::fresh::Fresh;
 use crate::isa::Isa;
 use crate::product::{Factor, Result, product};
 use crate::scratch::Scratch;
-use crate::transpose::{Start, to_channels_first, to_channels_last};
+use crate::transpose::{to_channels_first, to_channels_last};
 use crate::vector::LANES;
 use crate::window::Window;
 
@@ -59,12 +59,17 @@ pub(crate) fn pays(channels: usize, outputs: usize, pixels: usize) -> bool {
     channels.min(outputs) >= LEAST_CHANNELS && channels * outputs * pixels >= LEAST_WORK
 }
 
+/// Whether images of this height and width are large enough.
+pub(crate) fn fits_side(side: (usize, usize)) -> bool {
+    side.0.min(side.1) >= OUT
+}
+
 /// Whether the method is for this window.
-pub(crate) fn fits(window: &Window) -> bool {
+fn fits(window: &Window) -> bool {
     let axis = |a: &crate::window::Axis| {
-        a.taps == K && a.first == -1 && a.stride == 1 && a.output == a.input && a.input >= OUT
+        a.taps == K && a.first == -1 && a.stride == 1 && a.output == a.input
     };
-    axis(&window.h) && axis(&window.w)
+    axis(&window.h) && axis(&window.w) && fits_side((window.h.input, window.w.input))
 }
 
 /// The weights of a convolution, transformed.
@@ -125,11 +130,11 @@ impl Winograd {
         }
     }
 
-    /// Convolves the image `x` (C, H, W) into `y`, with channels last.
-    pub(crate) fn run_image(&self, tiles: Tiles, x: &[f32], y: &mut [f32]) {
+    /// Convolves one image, with its channels last, likewise.
+    pub(crate) fn run_image(&self, tiles: Tiles, x: &[f32], start: &[f32], y: &mut [f32]) {
         let mut canvas = Canvas::new(tiles, 1, self.channels);
-        canvas.fill(self.isa, x, self.channels);
-        self.run(&canvas, &Scratch::zeroed(self.outputs.next_multiple_of(LANES)), y);
+        canvas.fill(x, self.channels);
+        self.run(&canvas, start, y);
     }
 }
 
@@ -177,7 +182,7 @@ impl WinogradSums {
         let mut plain = Scratch::new(taps * padded);
         transform_weight_gradients(self.isa, &self.sums, padded, &mut plain);
         Fresh::vec(self.outputs * taps, |weights| {
-            to_channels_first(self.isa, &plain, padded, [self.outputs, taps], Start::Zero, weights);
+            to_channels_first(self.isa, &plain, padded, [self.outputs, taps], weights);
         })
     }
 }

@@ -3,7 +3,7 @@
 
 use candle_core::{Error, Result, Tensor};
 use candle_nn::{Init, Module, VarBuilder};
-use diffusion_kernels::{self as kernels, Activation};
+use diffusion_kernels::{self as kernels, Activation, FeatureMap};
 
 /// PyTorch's default for weights and biases, Kaiming-uniform with a = √5: uniform in ±1/√fan_in.
 fn pytorch_uniform(fan_in: usize) -> Init {
@@ -42,17 +42,20 @@ pub fn conv2d(
 }
 
 impl Conv2d {
+    /// `x` (N, Cin, H, W).
+    ///
+    /// # Errors
+    /// Another number of channels; images smaller than the kernel.
+    pub fn forward(&self, x: &FeatureMap) -> Result<FeatureMap> {
+        x.conv2d(&self.weight, Some(&self.bias), self.stride, self.padding)
+    }
+
     /// Weight and bias, for operations that compute more than this layer at once.
     pub(crate) fn parameters(&self) -> (&Tensor, &Tensor) {
         (&self.weight, &self.bias)
     }
 }
 
-impl Module for Conv2d {
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        kernels::conv2d(x, &self.weight, Some(&self.bias), self.stride, self.padding)
-    }
-}
 
 /// Transposed 2-D convolution: (N, Cin, H, W) to (N, Cout, (H−1)·stride − 2·padding + K, …).
 #[derive(Clone, Debug)]
@@ -85,9 +88,13 @@ pub fn conv_transpose2d(
     })
 }
 
-impl Module for ConvTranspose2d {
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        kernels::conv_transpose2d(x, &self.weight, Some(&self.bias), self.stride, self.padding)
+impl ConvTranspose2d {
+    /// `x` (N, Cin, H, W).
+    ///
+    /// # Errors
+    /// Another number of channels.
+    pub fn forward(&self, x: &FeatureMap) -> Result<FeatureMap> {
+        x.conv_transpose2d(&self.weight, Some(&self.bias), self.stride, self.padding)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor};
 use candle_nn::{Module, VarBuilder};
-use diffusion_kernels as kernels;
+use diffusion_kernels::{self as kernels, FeatureMap};
 
 use crate::layers::{Conv2d, GroupNorm, Linear, conv2d, group_norm, linear};
 
@@ -56,11 +56,11 @@ impl ResidualBlock {
         })
     }
 
-    /// `x` (N, Cin, H, W), `time` (N, time_dim).
+    /// `x` (N, Cin, H, W), `time` (N, time_dim), to (N, Cout, H, W).
     ///
     /// # Errors
     /// Shapes that do not fit.
-    pub fn forward(&self, x: &Tensor, time: &Tensor) -> Result<Tensor> {
+    pub fn forward(&self, x: &FeatureMap, time: &Tensor) -> Result<FeatureMap> {
         let block = kernels::ResidualBlock {
             groups: GROUPS,
             eps: EPS,
@@ -70,6 +70,6 @@ impl ResidualBlock {
             conv2: self.conv2.parameters(),
             skip: self.skip.as_ref().map(Conv2d::parameters),
         };
-        kernels::residual_block(x, &self.time_proj.forward(time)?, &block)
+        x.residual_block(&self.time_proj.forward(time)?, &block)
     }
 }

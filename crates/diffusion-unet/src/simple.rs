@@ -2,7 +2,7 @@
 
 use candle_core::{Error, Result, Tensor};
 use candle_nn::{Module, VarBuilder};
-use diffusion_kernels as kernels;
+use diffusion_kernels::FeatureMap;
 use diffusion_process::Network;
 use serde::{Deserialize, Serialize};
 
@@ -110,12 +110,12 @@ impl Network for SimpleUNet {
             )));
         }
         let time = self.embed_time(timesteps)?;
-        let enc1 = self.enc1.forward(&self.stem.forward(x_t)?, &time)?;
+        let enc1 = self.enc1.forward(&self.stem.forward(&FeatureMap::from_images(x_t)?)?, &time)?;
         let enc2 = self.enc2.forward(&self.down1.forward(&enc1)?, &time)?;
         let mid = self.mid.forward(&self.down2.forward(&enc2)?, &time)?;
-        let up2 = kernels::cat_channels(&self.up2.forward(&mid)?, &enc2)?;
+        let up2 = self.up2.forward(&mid)?.cat(&enc2)?;
         let dec2 = self.dec2.forward(&up2, &time)?;
-        let up1 = kernels::cat_channels(&self.up1.forward(&dec2)?, &enc1)?;
-        self.out.forward(&self.dec1.forward(&up1, &time)?)
+        let up1 = self.up1.forward(&dec2)?.cat(&enc1)?;
+        self.out.forward(&self.dec1.forward(&up1, &time)?)?.to_images()
     }
 }

@@ -1,11 +1,11 @@
 //! The block's 3 × 3 convolutions, from canvas to image with channels last: by Winograd's method or by plain sums.
 
-use crate::engine::padded_len;
 use crate::fresh::Fresh;
 use crate::isa::Isa;
+use crate::pixels::padded_len;
 use crate::product::{Factor, Result, product};
 use crate::scratch::Scratch;
-use crate::transpose::{Start, channels_last, to_channels_first};
+use crate::transpose::{channels_last, to_channels_first};
 use crate::winograd::{Canvas, Winograd, WinogradSums};
 
 /// Side of the kernels.
@@ -127,7 +127,7 @@ impl ConvSums {
             row.copy_from_slice(&sums[(tap * pitch + c) * padded..][..padded]);
         }
         Fresh::vec(outputs * channels * TAPS, |weights| {
-            to_channels_first(isa, &last, padded, [outputs, channels * TAPS], Start::Zero, weights);
+            to_channels_first(isa, &last, padded, [outputs, channels * TAPS], weights);
         })
     }
 }

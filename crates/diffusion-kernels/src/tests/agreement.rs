@@ -1,12 +1,9 @@
 use candle_core::Tensor;
 use proptest::prelude::*;
 
-use super::{direct, random, with_gradients};
-use crate::convolution::{Direction, convolution};
+use super::{conv_transpose2d, conv2d, direct, random, residual_block, with_gradients};
 use crate::isa::available;
-use crate::{
-    Activation, block, cat_channels, channels, conv_transpose2d, conv2d, group_norm, linear, silu, slow,
-};
+use crate::{Activation, FeatureMap, channels, group_norm, linear, silu, slow};
 
 /// Whether each tensor of `fast` is within `tolerance` of `slow`'s, in proportion to the largest element.
 fn close(fast: &[Tensor], slow: &[Tensor], tolerance: f32) -> Result<(), TestCaseError> {
@@ -75,7 +72,7 @@ proptest! {
         let arguments = [&x, &weight, b.unwrap_or(&zeros)];
         let direct = direct::convolution(arguments, false, c.n, sides, [c.kernel, c.stride, c.padding]);
         for isa in available() {
-            let fast = with_gradients(|| convolution(isa, Direction::Gather, &x, &weight, b, c.stride, c.padding), vars);
+            let fast = with_gradients(|| conv2d(isa, &x, &weight, b, c.stride, c.padding), vars);
             close(&fast, &direct, 5e-5)?;
         }
         let slow = || slow::conv2d(&x, &weight, b, c.stride, c.padding);
@@ -100,7 +97,7 @@ proptest! {
         let direct = direct::convolution(arguments, true, c.n, sides, [c.kernel, c.stride, c.padding]);
         for isa in available() {
             let fast =
-                with_gradients(|| convolution(isa, Direction::Scatter, &x, &weight, b, c.stride, c.padding), vars);
+                with_gradients(|| conv_transpose2d(isa, &x, &weight, b, c.stride, c.padding), vars);
             close(&fast, &direct, 5e-5)?;
         }
         let slow = || slow::conv_transpose2d(&x, &weight, b, c.stride, c.padding);
@@ -128,8 +125,12 @@ proptest! {
     #[test]
     fn a_residual_block_and_its_gradients_agree_with_the_definition(
         n in 1..7usize, groups in 1..5usize, sizes in (1..5usize, 1..5usize), side in 3..11usize,
-        kernel in prop_oneof![Just(1usize), Just(3), Just(5)], skip in any::<bool>()
+        kernel in prop_oneof![Just(1usize), Just(3), Just(5)], skip in any::<bool>(), wide in any::<bool>(),
+        stacked in 1..4usize
     ) {
+        // Whole vectors of channels are not copied.
+        let sizes = if wide { (16 * sizes.0, 16 * sizes.1) } else { sizes };
+        let (groups, n) = if wide { (1, n.min(2)) } else { (groups, n) };
         let cin = groups * sizes.0;
         let cout = if skip { groups * sizes.1 } else { cin };
         let (x, e) = (random(1, &[n, cin, side, side]), random(2, &[n, cout]));
@@ -151,7 +152,10 @@ proptest! {
         vars.extend(&p[..if skip { 10 } else { 8 }]);
         let expected = with_gradients(|| slow::residual_block(&x, &e, &block), &vars);
         for isa in available() {
-            let fast = with_gradients(|| block::residual_block(isa, &x, &e, &block), &vars);
+            let fast = with_gradients(|| {
+                let parts = x.chunk(stacked, 1)?;
+                residual_block(isa, &parts, &e, &block)
+            }, &vars);
             close(&fast, &expected, 2e-4)?;
         }
     }
@@ -193,10 +197,20 @@ fn an_embedding_added_to_channels_and_its_gradients_agree_with_the_definition() 
 }
 
 #[test]
-fn stacked_channels_and_their_gradients_are_those_of_the_definition() {
-    let (a, b) = (random(1, &[3, 5, 4, 6]), random(2, &[3, 2, 4, 6]));
-    let fast = with_gradients(|| cat_channels(&a, &b), &[&a, &b]);
-    close(&fast, &with_gradients(|| slow::cat_channels(&a, &b), &[&a, &b]), 0.0).unwrap();
+fn stacked_maps_and_their_gradients_are_those_of_the_definition() {
+    let (a, b, c) = (random(1, &[3, 5, 4, 6]), random(2, &[3, 2, 4, 6]), random(3, &[3, 1, 4, 6]));
+    let expected = with_gradients(|| Tensor::cat(&[&*a, &*b, &*c], 1), &[&a, &b, &c]);
+    for isa in available() {
+        let fast = with_gradients(
+            || {
+                let [a, b, c] = [&a, &b, &c].map(|x| FeatureMap::with_kernels(isa, x).unwrap());
+                assert_eq!(a.cat(&b)?.dims(), [3, 7, 4, 6]);
+                a.cat(&b)?.cat(&c)?.to_images()
+            },
+            &[&a, &b, &c],
+        );
+        close(&fast, &expected, 0.0).unwrap();
+    }
 }
 
 /// Sums of 576 products of numbers in (−1, 1). Measured: largest error 9e-6 of the largest result, root mean
@@ -206,7 +220,7 @@ fn three_by_three_convolutions_err_by_less_than_2e_5_of_the_largest_result() {
     let (x, weight, bias) = (random(1, &[2, 64, 14, 14]), random(2, &[64, 64, 3, 3]), random(3, &[64]));
     let direct = direct::convolution([&x, &weight, &bias], false, 2, [[64, 14, 14]; 2], [3, 1, 1]);
     for isa in available() {
-        let run = || convolution(isa, Direction::Gather, &x, &weight, Some(&bias), 1, 1);
+        let run = || conv2d(isa, &x, &weight, Some(&bias), 1, 1);
         close(&with_gradients(run, &[&x, &weight, &bias]), &direct, 2e-5).unwrap();
     }
 }
@@ -216,10 +230,10 @@ fn arguments_need_not_be_contiguous() {
     let x = random(1, &[2, 7, 5, 3]);
     let weight = random(2, &[3, 3, 3, 4]);
     let (x_t, weight_t) = (x.transpose(1, 3).unwrap(), weight.transpose(0, 3).unwrap());
-    let fast = with_gradients(|| conv2d(&x_t, &weight_t, None, 1, 1), &[&x, &weight]);
+    let fast = with_gradients(|| crate::conv2d(&x_t, &weight_t, None, 1, 1), &[&x, &weight]);
     let expected = with_gradients(|| slow::conv2d(&x_t, &weight_t.contiguous()?, None, 1, 1), &[&x, &weight]);
     close(&fast, &expected, 1e-5).unwrap();
-    let fast = with_gradients(|| silu(&x_t), &[&x]);
+    let fast = with_gradients(|| crate::silu(&x_t), &[&x]);
     close(&fast, &with_gradients(|| slow::silu(&x_t), &[&x]), 1e-5).unwrap();
 }
 
@@ -227,17 +241,17 @@ fn arguments_need_not_be_contiguous() {
 fn other_types_take_the_definition() {
     let x = random(1, &[2, 4, 5, 5]).to_dtype(candle_core::DType::F64).unwrap();
     let weight = random(2, &[3, 4, 3, 3]).to_dtype(candle_core::DType::F64).unwrap();
-    let y = conv2d(&x, &weight, None, 1, 1).unwrap();
+    let y = crate::conv2d(&x, &weight, None, 1, 1).unwrap();
     let expected = slow::conv2d(&x, &weight, None, 1, 1).unwrap();
     assert_eq!(
         y.flatten_all().unwrap().to_vec1::<f64>().unwrap(),
         expected.flatten_all().unwrap().to_vec1::<f64>().unwrap()
     );
     let ones = random(3, &[4]).to_dtype(candle_core::DType::F64).unwrap();
-    assert!(group_norm(&x, 2, &ones, &ones, 1e-5, Activation::Silu).is_ok());
-    assert!(conv_transpose2d(&x, &weight.transpose(0, 1).unwrap().contiguous().unwrap(), None, 2, 1).is_ok());
+    assert!(crate::group_norm(&x, 2, &ones, &ones, 1e-5, Activation::Silu).is_ok());
+    assert!(crate::conv_transpose2d(&x, &weight.transpose(0, 1).unwrap().contiguous().unwrap(), None, 2, 1).is_ok());
     assert!(
-        linear(&x.flatten_from(1).unwrap(), &x.flatten_from(1).unwrap(), &ones.narrow(0, 0, 2).unwrap())
+        crate::linear(&x.flatten_from(1).unwrap(), &x.flatten_from(1).unwrap(), &ones.narrow(0, 0, 2).unwrap())
             .is_ok()
     );
 }

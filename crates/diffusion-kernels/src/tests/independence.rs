@@ -2,10 +2,9 @@
 
 use candle_core::{Result, Tensor, Var};
 
-use super::{bits, random, with_gradients};
-use crate::convolution::{Direction, convolution};
-use crate::isa::available;
-use crate::{Activation, ResidualBlock, block, channels, conv_transpose2d, conv2d, group_norm, linear, silu};
+use super::{bits, conv_transpose2d, conv2d, random, residual_block, with_gradients};
+use crate::isa::{Isa, available};
+use crate::{Activation, ResidualBlock, channels, group_norm, linear, silu};
 
 type Op = (&'static str, Var, Vec<Var>, Box<dyn Fn(&Tensor, &[Var]) -> Result<Tensor> + Sync>);
 
@@ -25,7 +24,7 @@ fn operations() -> Vec<Op> {
                 x,
                 vec![weight, bias],
                 Box::new(move |x, p| {
-                    convolution(isa, Direction::Gather, x, &p[0], Some(&p[1]), stride, padding)
+                    conv2d(isa, x, &p[0], Some(&p[1]), stride, padding)
                 }),
             ));
         }
@@ -34,7 +33,7 @@ fn operations() -> Vec<Op> {
             "conv_transpose2d",
             random(1, &[11, 24, 7, 5]),
             parameters,
-            Box::new(move |x, p| convolution(isa, Direction::Scatter, x, &p[0], Some(&p[1]), 2, 1)),
+            Box::new(move |x, p| conv_transpose2d(isa, x, &p[0], Some(&p[1]), 2, 1)),
         ));
         let parameters = vec![random(2, &[24]), random(3, &[24])];
         ops.push((
@@ -81,7 +80,7 @@ fn operations() -> Vec<Op> {
                     conv2: (&p[7], &p[8]),
                     skip: Some((&p[9], &p[10])),
                 };
-                block::residual_block(isa, x, &embedding, &block)
+                residual_block(isa, &[x.narrow(1, 0, 7)?, x.narrow(1, 7, 9)?], &embedding, &block)
             }),
         ));
         let parameters = vec![random(2, &[11, 24])];
@@ -131,10 +130,10 @@ fn results_and_gradients_are_the_same_for_any_number_of_threads() {
 
 #[test]
 fn avx2_and_avx512_agree_to_the_bit_in_convolutions() {
-    let fused: Vec<_> = available().into_iter().filter(|isa| *isa != crate::isa::Isa::Portable).collect();
+    let fused: Vec<_> = available().into_iter().filter(|isa| *isa != Isa::Portable).collect();
     let (x, weight) = (random(1, &[3, 37, 11, 13]), random(2, &[21, 37, 3, 3]));
     let run =
-        |isa| with_gradients(|| convolution(isa, Direction::Gather, &x, &weight, None, 1, 1), &[&x, &weight]);
+        |isa| with_gradients(|| conv2d(isa, &x, &weight, None, 1, 1), &[&x, &weight]);
     let results: Vec<Vec<Vec<u32>>> = fused.iter().map(|&isa| run(isa).iter().map(bits).collect()).collect();
     assert!(results.windows(2).all(|pair| pair[0] == pair[1]));
 }
@@ -143,16 +142,16 @@ fn avx2_and_avx512_agree_to_the_bit_in_convolutions() {
 fn an_input_that_needs_no_gradient_costs_none() {
     let x = random(1, &[2, 3, 6, 6]);
     let weight = random(2, &[4, 3, 3, 3]);
-    let y = conv2d(&x.detach(), &weight, None, 1, 1).unwrap();
+    let y = crate::conv2d(&x.detach(), &weight, None, 1, 1).unwrap();
     let grads = y.sum_all().unwrap().backward().unwrap();
     assert!(grads.get(&weight).is_some() && grads.get(&x).is_none());
     let weight = random(2, &[3, 4, 3, 3]);
     let grads =
-        conv_transpose2d(&x.detach(), &weight, None, 1, 1).unwrap().sum_all().unwrap().backward().unwrap();
+        crate::conv_transpose2d(&x.detach(), &weight, None, 1, 1).unwrap().sum_all().unwrap().backward().unwrap();
     assert!(grads.get(&weight).is_some());
-    let grads = linear(&x.detach().flatten_from(1).unwrap(), &random(3, &[5, 108]), &random(4, &[5]));
+    let grads = crate::linear(&x.detach().flatten_from(1).unwrap(), &random(3, &[5, 108]), &random(4, &[5]));
     assert!(grads.unwrap().sum_all().unwrap().backward().is_ok());
-    assert!(silu(&x).unwrap().sum_all().unwrap().backward().unwrap().get(&x).is_some());
+    assert!(crate::silu(&x).unwrap().sum_all().unwrap().backward().unwrap().get(&x).is_some());
     let w = random(5, &[3]);
-    assert!(group_norm(&x, 3, &w, &w, 1e-5, Activation::Identity).is_ok());
+    assert!(crate::group_norm(&x, 3, &w, &w, 1e-5, Activation::Identity).is_ok());
 }

@@ -7,6 +7,9 @@ mod refusals;
 
 use candle_core::{Device, Result, Tensor, Var};
 
+use crate::isa::Isa;
+use crate::{FeatureMap, ResidualBlock};
+
 /// A variable of pseudo-random numbers in (−1, 1), the same for the same seed.
 fn random(seed: u64, shape: &[usize]) -> Var {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x1234_5678;
@@ -30,4 +33,38 @@ fn with_gradients(f: impl Fn() -> Result<Tensor>, vars: &[&Var]) -> Vec<Tensor> 
 
 fn bits(t: &Tensor) -> Vec<u32> {
     t.flatten_all().unwrap().to_vec1::<f32>().unwrap().into_iter().map(f32::to_bits).collect()
+}
+
+fn conv2d(
+    isa: Isa,
+    x: &Tensor,
+    weight: &Tensor,
+    bias: Option<&Tensor>,
+    stride: usize,
+    padding: usize,
+) -> Result<Tensor> {
+    FeatureMap::with_kernels(isa, x)?.conv2d(weight, bias, stride, padding)?.to_images()
+}
+
+fn conv_transpose2d(
+    isa: Isa,
+    x: &Tensor,
+    weight: &Tensor,
+    bias: Option<&Tensor>,
+    stride: usize,
+    padding: usize,
+) -> Result<Tensor> {
+    FeatureMap::with_kernels(isa, x)?.conv_transpose2d(weight, bias, stride, padding)?.to_images()
+}
+
+/// The block of the channels of all `parts`, one after the other.
+fn residual_block(
+    isa: Isa,
+    parts: &[Tensor],
+    embedding: &Tensor,
+    block: &ResidualBlock<'_>,
+) -> Result<Tensor> {
+    let maps = parts.iter().map(|part| FeatureMap::with_kernels(isa, part));
+    let stacked = maps.reduce(|a, b| a?.cat(&b?)).expect("a part");
+    stacked?.residual_block(embedding, block)?.to_images()
 }

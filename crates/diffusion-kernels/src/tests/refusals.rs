@@ -1,5 +1,5 @@
 use super::random;
-use crate::{Activation, add_channel_embedding, cat_channels, conv_transpose2d, conv2d, group_norm, linear};
+use crate::{Activation, FeatureMap, add_channel_embedding, conv_transpose2d, conv2d, group_norm, linear};
 
 fn message<T: std::fmt::Debug>(result: candle_core::Result<T>) -> String {
     result.unwrap_err().to_string()
@@ -12,15 +12,15 @@ fn shapes_that_do_not_fit_are_refused_in_words() {
     let wrong = random(3, &[4, 2, 3, 3]);
     let oblong = random(4, &[4, 3, 3, 2]);
     let bias = random(5, &[3]);
-    assert!(message(conv2d(&x, &wrong, None, 1, 1)).contains("has 3 channels"));
+    assert!(message(conv2d(&x, &wrong, None, 1, 1)).contains("have 3 channels"));
     assert!(message(conv2d(&x, &oblong, None, 1, 1)).contains("square"));
     assert!(message(conv2d(&x, &weight, Some(&bias), 1, 1)).contains("bias"));
     assert!(message(conv2d(&x, &weight, None, 0, 1)).contains("stride"));
     assert!(
-        message(conv2d(&x.flatten_from(2).unwrap(), &weight, None, 1, 1)).contains("wants x (N, Cin, H, W)")
+        message(conv2d(&x.flatten_from(2).unwrap(), &weight, None, 1, 1)).contains("images (N, C, H, W)")
     );
     assert!(message(conv2d(&random(1, &[1, 3, 2, 9]), &weight, None, 1, 0)).contains("larger"));
-    assert!(message(conv2d(&random(1, &[0, 3, 9, 9]), &weight, None, 1, 0)).contains("nothing"));
+    assert!(message(conv2d(&random(1, &[0, 3, 9, 9]), &weight, None, 1, 0)).contains("something in them"));
     assert!(message(conv_transpose2d(&x, &weight, None, 2, 1)).contains("wants 4"));
     let fitting = random(6, &[3, 4, 3, 3]);
     assert!(message(conv_transpose2d(&x, &fitting, None, 0, 1)).contains("stride"));
@@ -32,7 +32,11 @@ fn shapes_that_do_not_fit_are_refused_in_words() {
     assert!(message(group_norm(&x, 3, &four, &bias, 1e-5, Activation::Identity)).contains("3 channels"));
     assert!(message(group_norm(&bias, 3, &bias, &bias, 1e-5, Activation::Identity)).contains("wants (N, C"));
     assert!(message(add_channel_embedding(&x, &random(8, &[2, 4]))).contains("wants x (N, C, …)"));
-    assert!(message(cat_channels(&x, &random(8, &[2, 4, 5, 6]))).contains("differ in C only"));
+    let map = |x: &candle_core::Tensor| FeatureMap::from_images(x).unwrap();
+    let other = map(&random(8, &[2, 4, 5, 6]));
+    assert!(message(map(&x).cat(&other)).contains("differ in their channels only"));
+    let double = random(8, &[2, 4, 5, 5]).to_dtype(candle_core::DType::F64).unwrap();
+    assert!(message(map(&x).cat(&map(&double))).contains("one type"));
     let rows = random(8, &[2, 3]);
     assert!(message(linear(&rows, &random(9, &[4, 5]), &four)).contains("linear wants"));
     assert!(message(linear(&rows, &random(9, &[4, 3]), &bias)).contains("bias"));

@@ -1,8 +1,6 @@
 //! Images with their channels last, in a frame of zeros: what Winograd's tiles are cut from.
 
-use crate::isa::Isa;
 use crate::scratch::Scratch;
-use crate::transpose::to_channels_last;
 use crate::vector::LANES;
 
 /// Side of a tile of outputs; a tile of inputs has one more pixel on every side.
@@ -125,17 +123,18 @@ impl Canvas {
         &mut self.data[start..start + self.tiles.side.1 * self.pitch]
     }
 
-    /// Copies `x`, images with their channels first.
-    pub(crate) fn fill(&mut self, isa: Isa, x: &[f32], channels: usize) {
-        let (height, width) = self.tiles.side;
-        if channels < self.pitch {
-            self.data.fill(0.0);
-        }
-        for (image, x) in x.chunks_exact(channels * height * width).enumerate() {
-            for y in 0..height {
-                let pitch = self.pitch;
-                let row = self.row_mut(image, y);
-                to_channels_last(isa, &x[y * width..], height * width, [channels, width], row, pitch);
+    /// Copies `x`, images of `channels` channels, which come last.
+    pub(crate) fn fill(&mut self, x: &[f32], channels: usize) {
+        let (height, pitch) = (self.tiles.side.0, self.pitch);
+        for (i, x) in x.chunks_exact(self.tiles.side.1 * channels).enumerate() {
+            let row = self.row_mut(i / height, i % height);
+            if channels == pitch {
+                row.copy_from_slice(x);
+                continue;
+            }
+            for (to, from) in row.chunks_exact_mut(pitch).zip(x.chunks_exact(channels)) {
+                to[..channels].copy_from_slice(from);
+                to[channels..].fill(0.0);
             }
         }
     }

@@ -1,0 +1,75 @@
+//! The block's forward pass.
+
+use super::conv::Conv;
+use super::norm::Norm;
+use super::{Op, Parameters, Sizes, Stack};
+use crate::fresh::Unwritten;
+use crate::pixels::{padded_len, write_pixels};
+use crate::product::{Factor, Result, product};
+use crate::scratch::Scratch;
+use crate::transpose::channels_last;
+use crate::vector::{add, padded};
+use crate::winograd::Canvas;
+
+/// What the forward pass of every image uses.
+pub(super) struct ForwardPass<'a> {
+    op: &'a Op,
+    norm1: Norm<'a>,
+    norm2: Norm<'a>,
+    conv1: Conv,
+    conv2: Conv,
+    /// `[input][output padded]`.
+    skip: Option<Scratch>,
+    /// What the first convolution starts from, an image after the other: its bias and the embedding, padded.
+    starts: Vec<f32>,
+    /// The second convolution's bias and the skip's together, padded.
+    bias2: Vec<f32>,
+}
+
+impl<'a> ForwardPass<'a> {
+    pub(super) fn new(op: &'a Op, parameters: Parameters<'a>) -> Self {
+        let Sizes { inputs, outputs, .. } = op.sizes;
+        let Parameters { norm1, conv1, norm2, conv2, skip, embedding } = parameters;
+        let sum = |a: &[f32], b: &[f32]| padded(&a.iter().zip(b).map(|(a, b)| a + b).collect::<Vec<_>>());
+        let conv = |weight, inputs| Conv::new(op.isa, op.sizes.winograd(inputs), weight, [outputs, inputs]);
+        Self {
+            op,
+            norm1: op.norm(norm1),
+            norm2: op.norm(norm2),
+            conv1: conv(conv1[0], inputs),
+            conv2: conv(conv2[0], outputs),
+            skip: op.sizes.skip.then(|| channels_last(op.isa, skip[0], [outputs, inputs])),
+            starts: embedding.chunks_exact(outputs).flat_map(|e| sum(e, conv1[1])).collect(),
+            bias2: if op.sizes.skip { sum(conv2[1], skip[1]) } else { padded(conv2[1]) },
+        }
+    }
+
+    /// Some images of `x`, from the one numbered `first` on, to `y`; `hidden`, padded, becomes the first convolution's
+    /// output.
+    pub(super) fn images(&self, x: &Stack<'_>, first: usize, hidden: &mut [f32], y: Unwritten<'_>) {
+        let (op, isa) = (self.op, self.op.isa);
+        let &Sizes { inputs, outputs, tiles, .. } = &op.sizes;
+        let (pixels, pitch) = (tiles.pixels(), op.sizes.padded_outputs());
+        let images = hidden.len() / (pixels * pitch);
+        let x = x.images(first, images);
+        let mut canvas = Canvas::new(tiles, images, inputs);
+        for (i, x) in x.chunks_exact(x.len() / images).enumerate() {
+            self.norm1.forward(x, &mut canvas, i);
+        }
+        self.conv1.run(&canvas, &self.starts[first * pitch..][..images * pitch], hidden);
+
+        let mut canvas = Canvas::new(tiles, images, outputs);
+        for (i, hidden) in hidden.chunks_exact(pixels * pitch).enumerate() {
+            self.norm2.forward(hidden, &mut canvas, i);
+        }
+        write_pixels(y, outputs, &self.bias2, |y| {
+            self.conv2.run(&canvas, &self.bias2, y);
+            if let Some(skip) = &self.skip {
+                let x = Factor::matrix(&x, padded_len(inputs), inputs);
+                product(isa, x, skip, [images * pixels, pitch], Result { data: y, row: pitch, onto: true });
+            } else {
+                add(isa, &x, y);
+            }
+        });
+    }
+}

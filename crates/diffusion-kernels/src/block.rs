@@ -9,7 +9,7 @@ mod conv;
 mod forward;
 mod norm;
 
-use std::sync::OnceLock;
+use std::sync::Arc;
 
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Device, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
@@ -18,10 +18,11 @@ use crate::ResidualBlock;
 use crate::convolution::CHUNK;
 use crate::fresh::{Fresh, Unwritten};
 use crate::isa::Isa;
+use crate::map::{Map, Node, token};
 use crate::pixels::{Pixels, padded_len};
 use crate::scratch::Scratch;
-use crate::storage::{elements, output, with_elements};
-use crate::vector::add;
+use crate::storage::with_elements;
+use crate::vector::sum_in_order;
 use crate::winograd::{self, STRIP, Tiles};
 use backward::BackwardPass;
 use conv::KERNEL;
@@ -43,12 +44,10 @@ pub(crate) struct Sizes {
 }
 
 impl Sizes {
-    /// Checks every shape; `parts` are (N, H, W, …), with Cin channels in all.
-    pub(crate) fn new(parts: &[Tensor], embedding: &Tensor, block: &ResidualBlock<'_>) -> Result<Self> {
-        let &[images, height, width, _] = parts[0].dims() else {
-            bail!("residual_block wants images, got {:?}", parts[0].shape());
-        };
-        let parts = parts.iter().map(|part| part.dim(3)).collect::<Result<Vec<_>>>()?;
+    /// Checks every shape; `parts` have Cin channels in all, and are of one size otherwise.
+    pub(crate) fn new(parts: &[Node], embedding: &Tensor, block: &ResidualBlock<'_>) -> Result<Self> {
+        let [images, height, width, _] = parts[0].map.dims;
+        let parts: Vec<usize> = parts.iter().map(|part| part.map.dims[3]).collect();
         let inputs = parts.iter().sum();
         let &[outputs, _, kernel, _] = block.conv1.0.dims() else {
             bail!("residual_block wants weights (Cout, Cin, K, K), got {:?}", block.conv1.0.shape());
@@ -168,49 +167,60 @@ impl<'a> Stack<'a> {
     }
 }
 
+/// Leads the gradient of `y` back to the parts of x and to what is [`packed`].
 struct Op {
+    pass: Pass,
+    parts: Vec<Arc<Map>>,
+    y: Arc<Map>,
+    /// The first convolution's output.
+    hidden: Vec<f32>,
+}
+
+/// What both passes know.
+#[derive(Clone, Debug)]
+struct Pass {
     isa: Isa,
     sizes: Sizes,
     eps: f32,
-    /// The first convolution's output, if a backward pass is to come.
-    hidden: Option<OnceLock<Vec<f32>>>,
 }
 
-/// [`crate::FeatureMap::residual_block`] of images (N, H, W, …) in one or two tensors, by the kernels.
+/// [`crate::FeatureMap::residual_block`] of a map in one part or two, by the kernels.
 ///
 /// # Panics
 /// If the sizes do not [fit](Sizes::fit).
 pub(crate) fn residual_block(
     isa: Isa,
     sizes: Sizes,
-    parts: &[Tensor],
+    parts: &[Node],
     embedding: &Tensor,
     block: &ResidualBlock<'_>,
-) -> Result<Tensor> {
+) -> Result<Node> {
     assert!(sizes.fit());
     let packed = packed(embedding, block)?;
-    let tracked = parts.iter().chain([&packed]).any(Tensor::track_op);
-    let op = Op { isa, sizes, eps: block.eps as f32, hidden: tracked.then(OnceLock::new) };
+    let tracked = packed.track_op() || parts.iter().any(Node::is_tracked);
+    let pass = Pass { isa, sizes, eps: block.eps as f32 };
+    let maps: Vec<Arc<Map>> = parts.iter().map(|part| part.map.clone()).collect();
+    let (y, hidden) = with_elements([&packed], |[packed]| Ok(pass.forward(&maps, packed, tracked)))?;
+    let op = |y: &Arc<Map>| Op { pass, parts: maps, y: y.clone(), hidden };
     match parts {
-        [x] => x.apply_op2(&packed, op),
-        [a, b] => a.apply_op3(b, &packed, op),
-        _ => bail!("residual_block takes one tensor or two, got {}", parts.len()),
+        [x] => Node::new(y, [x], &[&packed], |[x], y| x.apply_op2(&packed, op(y))),
+        [a, b] => Node::new(y, [a, b], &[&packed], |[a, b], y| a.apply_op3(&b, &packed, op(y))),
+        _ => bail!("residual_block takes one part or two, got {}", parts.len()),
     }
 }
 
-impl Op {
+impl Pass {
     fn norm<'a>(&self, [weight, bias]: [&'a [f32]; 2]) -> Norm<'a> {
         Norm { isa: self.isa, groups: self.sizes.groups, eps: self.eps, weight, bias }
     }
 
-    fn stack<'a>(&self, parts: &[&'a [f32]]) -> Stack<'a> {
-        Stack {
-            parts: parts.iter().copied().zip(self.sizes.parts.iter().copied()).collect(),
-            pixels: self.sizes.pixels(),
-        }
+    fn stack<'a>(&self, parts: &'a [Arc<Map>]) -> Stack<'a> {
+        let parts = parts.iter().map(|part| (part.values.as_slice(), part.dims[3]));
+        Stack { parts: parts.collect(), pixels: self.sizes.pixels() }
     }
 
-    fn forward(&self, parts: &[&[f32]], packed: &[f32]) -> (CpuStorage, Shape) {
+    /// The result and, if they are to be kept for a backward pass, the first convolution's outputs.
+    fn forward(&self, parts: &[Arc<Map>], packed: &[f32], keep: bool) -> (Arc<Map>, Vec<f32>) {
         let Sizes { images, outputs, tiles: Tiles { side: (height, width), .. }, .. } = self.sizes;
         let pixels = self.sizes.pixels();
         let pass = ForwardPass::new(self, self.sizes.parameters(packed));
@@ -219,66 +229,55 @@ impl Op {
         let mut y = Fresh::new(images * outputs * pixels);
         let results = y.par_chunks(group * outputs * pixels).enumerate();
         let last = self.sizes.padded_outputs() * pixels;
-        if let Some(saved) = &self.hidden {
-            let mut hidden = Fresh::new(images * last);
+        let mut hidden = Fresh::new(if keep { images * last } else { 0 });
+        if keep {
             results
                 .zip(hidden.par_chunks_mut(group * last))
                 .for_each(|((i, y), hidden)| pass.images(&x, i * group, hidden, y));
-            // Set once: an operation runs forward once.
-            let _ = saved.set(hidden.finish());
         } else {
             results.for_each(|(i, y)| {
                 let mut hidden = Scratch::new(y.len() / outputs * self.sizes.padded_outputs());
                 pass.images(&x, i * group, &mut hidden, y);
             });
         }
-        output(y.finish(), (images, height, width, outputs))
+        (Map::new(y.finish(), [images, height, width, outputs]), hidden.finish())
     }
+}
 
-    /// Gradients of the parts of x and of what is [`packed`].
-    fn backward(&self, parts: &[&[f32]], packed: &[f32], hidden: &[f32], dy: &[f32]) -> (Vec<Vec<f32>>, Vec<f32>) {
-        let Sizes { images, outputs, .. } = self.sizes;
-        let pixels = self.sizes.pixels();
-        let pass = BackwardPass::new(self, self.sizes.parameters(packed));
-        let x = self.stack(parts);
-        let mut dx: Vec<Fresh> = self.sizes.parts.iter().map(|part| Fresh::new(images * part * pixels)).collect();
+impl Op {
+    /// The gradient of what is [`packed`]; those of the parts of x are added to their maps' where they are wanted.
+    fn backward(&self, packed: &Tensor, wanted: &[&Tensor]) -> Result<Tensor> {
+        let Sizes { images, outputs, .. } = self.pass.sizes;
+        let (isa, sizes, pixels) = (self.pass.isa, &self.pass.sizes, self.pass.sizes.pixels());
+        let dy = self.y.take_gradient()?;
+        let x = self.pass.stack(&self.parts);
+        let mut dx: Vec<Fresh> = sizes.parts.iter().map(|part| Fresh::new(images * part * pixels)).collect();
         let mut tasks: Vec<Vec<(Unwritten<'_>, usize)>> = Vec::new();
         tasks.resize_with(images.div_ceil(CHUNK), Vec::new);
-        for (dx, &channels) in dx.iter_mut().zip(&self.sizes.parts) {
+        for (dx, &channels) in dx.iter_mut().zip(&sizes.parts) {
             let chunks = dx.chunks(CHUNK * channels * pixels);
             tasks.iter_mut().zip(chunks).for_each(|(task, chunk)| task.push((chunk, channels)));
         }
-        let (last, size) = (self.sizes.padded_outputs() * pixels, outputs * pixels);
-        let mut embedding = vec![0.0; images * outputs];
-        let partials: Vec<Vec<f32>> = tasks
-            .into_par_iter()
-            .zip(embedding.par_chunks_mut(CHUNK * outputs))
-            .zip(hidden.par_chunks(CHUNK * last).zip(dy.par_chunks(CHUNK * size)))
-            .enumerate()
-            .map(|(i, ((dx, de), (hidden, dy)))| pass.chunk(&x, i * CHUNK, [hidden, dy], dx, de))
-            .collect();
-        let mut gradient = vec![0.0; packed.len() - embedding.len()];
-        for partial in &partials {
-            add(self.isa, partial, &mut gradient);
-        }
-        gradient.extend(embedding);
-        (dx.into_iter().map(Fresh::finish).collect(), gradient)
-    }
-
-    fn bwd<const N: usize>(&self, arguments: [&Tensor; N], dy: &Tensor) -> Result<[Option<Tensor>; N]> {
-        let Some(hidden) = self.hidden.as_ref().and_then(OnceLock::get) else {
-            bail!("residual_block: a backward pass without a forward pass that expected one");
-        };
-        let (dx, gradient) = with_elements(arguments, |slices| {
-            let (packed, parts) = slices.split_last().expect("the parameters are the last argument");
-            with_elements([dy], |[dy]| Ok(self.backward(parts, packed, hidden, dy)))
+        let (last, size) = (sizes.padded_outputs() * pixels, outputs * pixels);
+        let mut de = vec![0.0; images * outputs];
+        let partials: Vec<Vec<f32>> = with_elements([packed], |[packed]| {
+            let pass = BackwardPass::new(&self.pass, sizes.parameters(packed));
+            Ok(tasks
+                .into_par_iter()
+                .zip(de.par_chunks_mut(CHUNK * outputs))
+                .zip(self.hidden.par_chunks(CHUNK * last).zip(dy.par_chunks(CHUNK * size)))
+                .enumerate()
+                .map(|(i, ((dx, de), (hidden, dy)))| pass.chunk(&x, i * CHUNK, [hidden, dy], dx, de))
+                .collect())
         })?;
-        let mut gradients = dx.into_iter().chain([gradient]);
-        let mut tensors = [const { None }; N];
-        for (tensor, like) in tensors.iter_mut().zip(arguments) {
-            *tensor = gradients.next().map(|dx| Tensor::from_vec(dx, like.shape(), &Device::Cpu)).transpose()?;
+        for ((part, dx), token) in self.parts.iter().zip(dx).zip(wanted) {
+            if token.track_op() {
+                part.add_gradient(isa, dx.finish());
+            }
         }
-        Ok(tensors)
+        let mut gradient = sum_in_order(isa, &partials, packed.elem_count() - de.len());
+        gradient.extend(de);
+        Tensor::from_vec(gradient, packed.shape(), &Device::Cpu)
     }
 }
 
@@ -287,13 +286,19 @@ impl CustomOp2 for Op {
         "diffusion-residual-block"
     }
 
-    fn cpu_fwd(&self, x: &CpuStorage, lx: &Layout, packed: &CpuStorage, lp: &Layout) -> Result<(CpuStorage, Shape)> {
-        Ok(self.forward(&[elements(x, lx)?], elements(packed, lp)?))
+    fn cpu_fwd(&self, _: &CpuStorage, _: &Layout, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
+        Ok(token())
     }
 
-    fn bwd(&self, x: &Tensor, packed: &Tensor, _: &Tensor, dy: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let [dx, gradient] = self.bwd([x, packed], dy)?;
-        Ok((dx, gradient))
+    fn bwd(
+        &self,
+        x: &Tensor,
+        packed: &Tensor,
+        _: &Tensor,
+        dtoken: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let gradient = self.backward(packed, &[x])?;
+        Ok((x.track_op().then(|| dtoken.clone()), Some(gradient)))
     }
 }
 
@@ -304,14 +309,14 @@ impl CustomOp3 for Op {
 
     fn cpu_fwd(
         &self,
-        a: &CpuStorage,
-        la: &Layout,
-        b: &CpuStorage,
-        lb: &Layout,
-        packed: &CpuStorage,
-        lp: &Layout,
+        _: &CpuStorage,
+        _: &Layout,
+        _: &CpuStorage,
+        _: &Layout,
+        _: &CpuStorage,
+        _: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        Ok(self.forward(&[elements(a, la)?, elements(b, lb)?], elements(packed, lp)?))
+        Ok(token())
     }
 
     fn bwd(
@@ -320,9 +325,10 @@ impl CustomOp3 for Op {
         b: &Tensor,
         packed: &Tensor,
         _: &Tensor,
-        dy: &Tensor,
+        dtoken: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let [da, db, gradient] = self.bwd([a, b, packed], dy)?;
-        Ok((da, db, gradient))
+        let gradient = self.backward(packed, &[a, b])?;
+        let back = |token: &Tensor| token.track_op().then(|| dtoken.clone());
+        Ok((back(a), back(b), Some(gradient)))
     }
 }

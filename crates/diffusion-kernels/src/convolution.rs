@@ -2,15 +2,18 @@
 //!
 //! Images have their channels last.
 
+use std::sync::Arc;
+
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Device, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
 use crate::engine::{Convolution, Geometry};
 use crate::fresh::Fresh;
 use crate::isa::Isa;
+use crate::map::{Map, Node, token};
 use crate::pixels::{Pixels, padded_len};
-use crate::storage::{elements, output, with_elements};
-use crate::vector::{add, add_up};
+use crate::storage::with_elements;
+use crate::vector::{add_up, sum_in_order};
 use crate::weight_gradient::WeightGradient;
 
 /// Images whose weight gradients one task adds up. A constant: the order of additions is the same for any
@@ -42,38 +45,55 @@ impl Sizes {
     }
 }
 
+/// What is to be done, before sizes are known.
 #[derive(Clone, Copy, Debug)]
-struct Op {
-    isa: Isa,
+struct Plan {
     direction: Direction,
     stride: usize,
     padding: usize,
 }
 
-/// Images `x` (N, H, W, Cin), convolved to (N, H', W', Cout).
+/// Leads the gradient of `y` back to `x`, the weight and the bias.
+struct Op {
+    isa: Isa,
+    direction: Direction,
+    sizes: Sizes,
+    x: Arc<Map>,
+    y: Arc<Map>,
+}
+
+/// `x`, convolved or convolved transposed, plus the bias.
 pub(crate) fn convolution(
     isa: Isa,
     direction: Direction,
-    x: &Tensor,
+    x: &Node,
     weight: &Tensor,
     bias: Option<&Tensor>,
     stride: usize,
     padding: usize,
-) -> Result<Tensor> {
-    let op = Op { isa, direction, stride, padding };
-    let [small, large] = op.sizes(x.shape(), weight.shape())?.channels;
-    let outputs = if direction == Direction::Gather { small } else { large };
-    let weight = weight.contiguous()?;
-    match bias {
+) -> Result<Node> {
+    let plan = Plan { direction, stride, padding };
+    let sizes = plan.sizes(x.map.dims, weight.shape())?;
+    let outputs = sizes.outputs(direction);
+    let y = match bias {
         Some(bias) if bias.dims() != [outputs] => {
-            bail!("{}: a bias of shape {:?} for {outputs} output channels", op.name(), bias.dims())
+            bail!("{}: a bias of shape {:?} for {outputs} output channels", plan.name(), bias.dims())
         }
-        Some(bias) => x.apply_op3(&weight, &bias.contiguous()?, op),
-        None => x.apply_op2(&weight, op),
-    }
+        Some(bias) => with_elements([weight, bias], |[w, b]| Ok(sizes.forward(isa, direction, &x.map, w, Some(b))))?,
+        None => with_elements([weight], |[w]| Ok(sizes.forward(isa, direction, &x.map, w, None)))?,
+    };
+    let parameters = [Some(weight), bias];
+    let parameters: Vec<&Tensor> = parameters.into_iter().flatten().collect();
+    Node::new(y, [x], &parameters, |[token], y| {
+        let op = Op { isa, direction, sizes, x: x.map.clone(), y: y.clone() };
+        match bias {
+            Some(bias) => token.apply_op3(weight, bias, op),
+            None => token.apply_op2(weight, op),
+        }
+    })
 }
 
-impl Op {
+impl Plan {
     fn name(&self) -> &'static str {
         match self.direction {
             Direction::Gather => "conv2d",
@@ -81,10 +101,9 @@ impl Op {
         }
     }
 
-    fn sizes(&self, x: &Shape, weight: &Shape) -> Result<Sizes> {
+    fn sizes(&self, [images, h, w, inputs]: [usize; 4], weight: &Shape) -> Result<Sizes> {
         let &Self { direction, stride, padding, .. } = self;
         let name = self.name();
-        let &[images, h, w, inputs] = x.dims() else { bail!("{name} wants images, got {x:?}") };
         let &[small, large, kernel, kernel_w] = weight.dims() else {
             let order = if direction == Direction::Gather { "Cout, Cin" } else { "Cin, Cout" };
             bail!("{name} wants a weight ({order}, K, K), got {weight:?}");
@@ -100,7 +119,7 @@ impl Op {
         if stride == 0 {
             bail!("{name}: the stride must not be 0");
         }
-        if x.elem_count() == 0 || weight.elem_count() == 0 {
+        if images * h * w * inputs * weight.elem_count() == 0 {
             bail!("{name}: nothing to do for {images} images of {size} with {inputs} channels and weight {weight:?}");
         }
         let geometry = |large, small| Geometry { kernel, stride, padding, large, small };
@@ -122,92 +141,83 @@ impl Op {
         };
         Ok(Sizes { images, channels: [small, large], geometry })
     }
+}
 
-    fn convolution(
-        direction: Direction,
-        isa: Isa,
-        sizes: &Sizes,
-        weight: &[f32],
-        bias: Option<&[f32]>,
-    ) -> Convolution {
+impl Sizes {
+    fn outputs(&self, direction: Direction) -> usize {
+        self.channels[usize::from(direction == Direction::Scatter)]
+    }
+
+    fn convolution(&self, isa: Isa, direction: Direction, weight: &[f32], bias: Option<&[f32]>) -> Convolution {
         match direction {
-            Direction::Gather => Convolution::gathering(isa, sizes.geometry, sizes.channels, weight, bias),
-            Direction::Scatter => Convolution::scattering(isa, sizes.geometry, sizes.channels, weight, bias),
+            Direction::Gather => Convolution::gathering(isa, self.geometry, self.channels, weight, bias),
+            Direction::Scatter => Convolution::scattering(isa, self.geometry, self.channels, weight, bias),
         }
     }
 
-    fn forward(
-        &self,
-        x: &[f32],
-        lx: &Layout,
-        weight: &[f32],
-        lw: &Layout,
-        bias: Option<&[f32]>,
-    ) -> Result<(CpuStorage, Shape)> {
-        let sizes = self.sizes(lx.shape(), lw.shape())?;
-        let convolution = Self::convolution(self.direction, self.isa, &sizes, weight, bias);
-        let ([small, large], Geometry { small: small_side, large: large_side, .. }) =
-            (sizes.lens(), sizes.geometry);
-        let (input, len, channels, (height, width)) = match self.direction {
-            Direction::Gather => (large, small, sizes.channels[0], small_side),
-            Direction::Scatter => (small, large, sizes.channels[1], large_side),
+    fn forward(&self, isa: Isa, direction: Direction, x: &Map, weight: &[f32], bias: Option<&[f32]>) -> Arc<Map> {
+        let convolution = self.convolution(isa, direction, weight, bias);
+        let [small, large] = self.lens();
+        let (input, len, (height, width)) = match direction {
+            Direction::Gather => (large, small, self.geometry.small),
+            Direction::Scatter => (small, large, self.geometry.large),
         };
-        let mut y = Fresh::new(sizes.images * len);
-        y.par_chunks(len).zip(x.par_chunks_exact(input)).for_each(|(y, x)| convolution.run(x, y));
-        Ok(output(y.finish(), (sizes.images, height, width, channels)))
+        let mut y = Fresh::new(self.images * len);
+        y.par_chunks(len).zip(x.values.par_chunks_exact(input)).for_each(|(y, x)| convolution.run(x, y));
+        Map::new(y.finish(), [self.images, height, width, self.outputs(direction)])
     }
+}
 
-    /// Gradients of x (if wanted), weight and bias.
-    fn backward(&self, x: &Tensor, weight: &Tensor, dy: &Tensor) -> Result<(Option<Tensor>, Tensor, Tensor)> {
-        let sizes = self.sizes(x.shape(), weight.shape())?;
-        let ([small, large], [small_channels, large_channels]) = (sizes.lens(), sizes.channels);
-        let (back, input, len, outputs) = match self.direction {
-            Direction::Gather => (Direction::Scatter, large, small, small_channels),
-            Direction::Scatter => (Direction::Gather, small, large, large_channels),
+impl Op {
+    /// Gradients of weight and bias; that of x is added to the map's if it is wanted.
+    fn backward(&self, dx_wanted: bool, weight: &Tensor) -> Result<[Tensor; 2]> {
+        let &Self { isa, direction, sizes, .. } = self;
+        let [small, large] = sizes.lens();
+        let (back, input, len) = match direction {
+            Direction::Gather => (Direction::Scatter, large, small),
+            Direction::Scatter => (Direction::Gather, small, large),
         };
-        let (dx, dw, db) = with_elements([x, weight, dy], |[x_data, w, dy]| {
-            let by_weight = WeightGradient::new(self.isa, sizes.geometry, sizes.channels);
-            let by_input = x.track_op().then(|| Self::convolution(back, self.isa, &sizes, w, None));
-            let mut dx = Fresh::new(if by_input.is_some() { sizes.images * input } else { 0 });
-            let sum = |x: &[f32], dy: &[f32]| {
-                let mut running = by_weight.begin();
-                let mut db = vec![0.0; padded_len(outputs)];
-                for (x, dy) in x.chunks_exact(input).zip(dy.chunks_exact(len)) {
-                    match self.direction {
-                        Direction::Gather => running.add(dy, x),
-                        Direction::Scatter => {
-                            running.add(x, dy);
-                            add_up(self.isa, &Pixels::new(dy, outputs), &mut db);
-                        }
+        let outputs = sizes.outputs(direction);
+        let dy = self.y.take_gradient()?;
+        let by_weight = WeightGradient::new(isa, sizes.geometry, sizes.channels);
+        let sum = |x: &[f32], dy: &[f32]| {
+            let mut running = by_weight.begin();
+            let mut db = vec![0.0; padded_len(outputs)];
+            for (x, dy) in x.chunks_exact(input).zip(dy.chunks_exact(len)) {
+                match direction {
+                    Direction::Gather => running.add(dy, x),
+                    Direction::Scatter => {
+                        running.add(x, dy);
+                        add_up(isa, &Pixels::new(dy, outputs), &mut db);
                     }
                 }
-                let (dw, small) = running.finish();
-                (dw, if self.direction == Direction::Gather { small } else { db })
-            };
-            let given = x_data.par_chunks(CHUNK * input).zip(dy.par_chunks(CHUNK * len));
-            let partials: Vec<(Vec<f32>, Vec<f32>)> = if let Some(by_input) = &by_input {
-                dx.par_chunks(CHUNK * input)
-                    .zip(given)
-                    .map(|(dx, (x, dy))| {
-                        for (dy, dx) in dy.chunks_exact(len).zip(dx.chunks(input)) {
-                            by_input.run(dy, dx);
-                        }
-                        sum(x, dy)
-                    })
-                    .collect()
-            } else {
-                given.map(|(x, dy)| sum(x, dy)).collect()
-            };
-            let (mut dw, mut db) = (vec![0.0; w.len()], vec![0.0; outputs]);
-            for (weights, bias) in &partials {
-                add(self.isa, weights, &mut dw);
-                add(self.isa, bias, &mut db);
             }
-            Ok((by_input.is_some().then(|| dx.finish()), dw, db))
-        })?;
-        let dx = dx.map(|dx| Tensor::from_vec(dx, x.shape(), &Device::Cpu)).transpose()?;
-        let dw = Tensor::from_vec(dw, weight.shape(), &Device::Cpu)?;
-        Ok((dx, dw, Tensor::from_vec(db, outputs, &Device::Cpu)?))
+            let (dw, small) = running.finish();
+            (dw, if direction == Direction::Gather { small } else { db })
+        };
+        let given = self.x.values.par_chunks(CHUNK * input).zip(dy.par_chunks(CHUNK * len));
+        let partials: Vec<(Vec<f32>, Vec<f32>)> = if dx_wanted {
+            let by_input =
+                with_elements([weight], |[weight]| Ok(sizes.convolution(isa, back, weight, None)))?;
+            let mut dx = Fresh::new(sizes.images * input);
+            let partials = dx
+                .par_chunks(CHUNK * input)
+                .zip(given)
+                .map(|(dx, (x, dy))| {
+                    dy.chunks_exact(len).zip(dx.chunks(input)).for_each(|(dy, dx)| by_input.run(dy, dx));
+                    sum(x, dy)
+                })
+                .collect();
+            self.x.add_gradient(isa, dx.finish());
+            partials
+        } else {
+            given.map(|(x, dy)| sum(x, dy)).collect()
+        };
+        let (weights, biases): (Vec<_>, Vec<_>) = partials.into_iter().unzip();
+        Ok([
+            Tensor::from_vec(sum_in_order(isa, &weights, weight.elem_count()), weight.shape(), &Device::Cpu)?,
+            Tensor::from_vec(sum_in_order(isa, &biases, outputs), outputs, &Device::Cpu)?,
+        ])
     }
 }
 
@@ -216,25 +226,13 @@ impl CustomOp2 for Op {
         "diffusion-convolution"
     }
 
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        lx: &Layout,
-        w: &CpuStorage,
-        lw: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        self.forward(elements(x, lx)?, lx, elements(w, lw)?, lw, None)
+    fn cpu_fwd(&self, _: &CpuStorage, _: &Layout, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
+        Ok(token())
     }
 
-    fn bwd(
-        &self,
-        x: &Tensor,
-        w: &Tensor,
-        _: &Tensor,
-        dy: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let (dx, dw, _) = self.backward(x, w, dy)?;
-        Ok((dx, Some(dw)))
+    fn bwd(&self, x: &Tensor, w: &Tensor, _: &Tensor, dtoken: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let [dw, _] = self.backward(x.track_op(), w)?;
+        Ok((x.track_op().then(|| dtoken.clone()), Some(dw)))
     }
 }
 
@@ -245,14 +243,14 @@ impl CustomOp3 for Op {
 
     fn cpu_fwd(
         &self,
-        x: &CpuStorage,
-        lx: &Layout,
-        w: &CpuStorage,
-        lw: &Layout,
-        b: &CpuStorage,
-        lb: &Layout,
+        _: &CpuStorage,
+        _: &Layout,
+        _: &CpuStorage,
+        _: &Layout,
+        _: &CpuStorage,
+        _: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        self.forward(elements(x, lx)?, lx, elements(w, lw)?, lw, Some(elements(b, lb)?))
+        Ok(token())
     }
 
     fn bwd(
@@ -261,9 +259,9 @@ impl CustomOp3 for Op {
         w: &Tensor,
         _b: &Tensor,
         _: &Tensor,
-        dy: &Tensor,
+        dtoken: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let (dx, dw, db) = self.backward(x, w, dy)?;
-        Ok((dx, Some(dw), Some(db)))
+        let [dw, db] = self.backward(x.track_op(), w)?;
+        Ok((x.track_op().then(|| dtoken.clone()), Some(dw), Some(db)))
     }
 }

@@ -1,15 +1,15 @@
 //! Images between the layers of a network, laid out as the kernels like them.
 
-use candle_core::{CpuStorage, CustomOp1, Device, Layout, Result, Shape, Tensor, bail};
-use rayon::prelude::*;
+use candle_core::{Result, Tensor, bail};
 
 use crate::channels::add_channel_embedding;
 use crate::convolution::{Direction, convolution};
-use crate::fresh::Fresh;
 use crate::group_norm::group_norm;
 use crate::isa::Isa;
-use crate::storage::{elements, kernels_for, output, with_elements};
-use crate::transpose::{to_channels_first, to_channels_last};
+use crate::map::Node;
+use crate::stack::stacked;
+use crate::storage::kernels_for;
+use crate::turn::{from_images, to_images};
 use crate::{Activation, ResidualBlock, block, slow};
 
 /// Images (N, C, H, W) on their way through a network.
@@ -39,8 +39,8 @@ pub struct FeatureMap(Kept);
 enum Kept {
     /// (N, C, H, W), for candle's own operations.
     ChannelsFirst(Tensor),
-    /// (N, H, W, C) for the kernels; the channels of all parts are one after the other.
-    ChannelsLast { isa: Isa, parts: Vec<Tensor> },
+    /// For the kernels; the channels of all parts, one after the other.
+    ChannelsLast { isa: Isa, parts: Vec<Node> },
 }
 
 impl FeatureMap {
@@ -63,14 +63,10 @@ impl FeatureMap {
         if images.elem_count() == 0 {
             bail!("a feature map wants images with something in them, got {:?}", images.shape());
         }
-        let map = match *images.dims() {
-            [n, 1, h, w] => images.reshape((n, h, w, 1))?,
-            _ => images.contiguous()?.apply_op1(Turn { isa, to: Order::ChannelsLast })?,
-        };
-        Ok(Self::last(isa, map))
+        Ok(Self::last(isa, from_images(isa, images)?))
     }
 
-    fn last(isa: Isa, map: Tensor) -> Self {
+    fn last(isa: Isa, map: Node) -> Self {
         Self(Kept::ChannelsLast { isa, parts: vec![map] })
     }
 
@@ -79,13 +75,9 @@ impl FeatureMap {
     /// # Errors
     /// None of its own; whatever the device reports.
     pub fn to_images(&self) -> Result<Tensor> {
-        let (isa, map) = match &self.0 {
-            Kept::ChannelsFirst(images) => return Ok(images.clone()),
-            Kept::ChannelsLast { isa, parts } => (*isa, joined(parts)?),
-        };
-        match *map.dims() {
-            [n, h, w, 1] => map.reshape((n, 1, h, w)),
-            _ => map.apply_op1(Turn { isa, to: Order::ChannelsFirst }),
+        match &self.0 {
+            Kept::ChannelsFirst(images) => Ok(images.clone()),
+            Kept::ChannelsLast { isa, parts } => to_images(*isa, &joined(*isa, parts)?),
         }
     }
 
@@ -95,8 +87,8 @@ impl FeatureMap {
         match &self.0 {
             Kept::ChannelsFirst(images) => std::array::from_fn(|i| images.dims()[i]),
             Kept::ChannelsLast { parts, .. } => {
-                let [n, h, w] = std::array::from_fn(|i| parts[0].dims()[i]);
-                [n, parts.iter().map(|part| part.dims()[3]).sum(), h, w]
+                let [n, h, w, _] = parts[0].map.dims;
+                [n, parts.iter().map(|part| part.map.dims[3]).sum(), h, w]
             }
         }
     }
@@ -131,7 +123,7 @@ impl FeatureMap {
                 Ok(Self(Kept::ChannelsFirst(slow::conv2d(x, weight, bias, stride, padding)?)))
             }
             Kept::ChannelsLast { isa, parts } => {
-                let y = convolution(*isa, Direction::Gather, &joined(parts)?, weight, bias, stride, padding)?;
+                let y = convolution(*isa, Direction::Gather, &joined(*isa, parts)?, weight, bias, stride, padding)?;
                 Ok(Self::last(*isa, y))
             }
         }
@@ -154,7 +146,7 @@ impl FeatureMap {
                 Ok(Self(Kept::ChannelsFirst(slow::conv_transpose2d(x, weight, bias, stride, padding)?)))
             }
             Kept::ChannelsLast { isa, parts } => {
-                let y = convolution(*isa, Direction::Scatter, &joined(parts)?, weight, bias, stride, padding)?;
+                let y = convolution(*isa, Direction::Scatter, &joined(*isa, parts)?, weight, bias, stride, padding)?;
                 Ok(Self::last(*isa, y))
             }
         }
@@ -170,7 +162,7 @@ impl FeatureMap {
             Kept::ChannelsFirst(x) => Ok(Self(Kept::ChannelsFirst(slow::residual_block(x, embedding, block)?))),
             Kept::ChannelsLast { isa, parts } => {
                 let first = parts.len().min(2) - 1;
-                let parts = [&parts[..first], &[joined(&parts[first..])?]].concat();
+                let parts = [&parts[..first], &[joined(*isa, &parts[first..])?]].concat();
                 let sizes = block::Sizes::new(&parts, embedding, block)?;
                 if !sizes.fit() {
                     return self.composed_block(*isa, embedding, block);
@@ -199,68 +191,8 @@ impl FeatureMap {
     }
 }
 
-/// All `parts` (N, H, W, …) in one tensor.
-fn joined(parts: &[Tensor]) -> Result<Tensor> {
-    match parts {
-        [map] => Ok(map.clone()),
-        _ => Tensor::cat(parts, 3),
-    }
-}
-
-/// Where a pixel's channels are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Order {
-    ChannelsFirst,
-    ChannelsLast,
-}
-
-/// Brings images into an order, from the other one.
-struct Turn {
-    isa: Isa,
-    to: Order,
-}
-
-impl Turn {
-    /// `x` in the shape `from`, and the shape of the result.
-    fn run(&self, x: &[f32], from: &[usize]) -> (Vec<f32>, Shape) {
-        let &[images, a, b, c] = from else { unreachable!("a map has four axes") };
-        let [channels, height, width] = if self.to == Order::ChannelsLast { [a, b, c] } else { [c, a, b] };
-        let (pixels, len) = (height * width, height * width * channels);
-        let mut y = Fresh::new(images * len);
-        y.par_chunks(len).zip(x.par_chunks(len)).for_each(|(y, x)| match self.to {
-            Order::ChannelsLast => {
-                to_channels_last(self.isa, x, pixels, [channels, pixels], y.zeros(), channels);
-            }
-            Order::ChannelsFirst => to_channels_first(self.isa, x, channels, [channels, pixels], y),
-        });
-        let shape = match self.to {
-            Order::ChannelsLast => (images, height, width, channels),
-            Order::ChannelsFirst => (images, channels, height, width),
-        };
-        (y.finish(), shape.into())
-    }
-
-    fn back(&self) -> Self {
-        let to = match self.to {
-            Order::ChannelsLast => Order::ChannelsFirst,
-            Order::ChannelsFirst => Order::ChannelsLast,
-        };
-        Self { isa: self.isa, to }
-    }
-}
-
-impl CustomOp1 for Turn {
-    fn name(&self) -> &'static str {
-        "diffusion-feature-map"
-    }
-
-    fn cpu_fwd(&self, x: &CpuStorage, lx: &Layout) -> Result<(CpuStorage, Shape)> {
-        let (y, shape) = self.run(elements(x, lx)?, lx.dims());
-        Ok(output(y, shape))
-    }
-
-    fn bwd(&self, _: &Tensor, _: &Tensor, dy: &Tensor) -> Result<Option<Tensor>> {
-        let (dx, shape) = with_elements([dy], |[elements]| Ok(self.back().run(elements, dy.dims())))?;
-        Ok(Some(Tensor::from_vec(dx, shape, &Device::Cpu)?))
-    }
+/// All `parts` in one map.
+fn joined(isa: Isa, parts: &[Node]) -> Result<Node> {
+    let (first, rest) = parts.split_first().expect("a map has a part at least");
+    rest.iter().try_fold(first.clone(), |map, part| stacked(isa, &map, part))
 }

@@ -1,6 +1,9 @@
 //! Short loops over slices that every operation needs, compiled for each instruction set.
 
-use crate::isa::vectorised;
+use rayon::prelude::*;
+
+use crate::fresh::Fresh;
+use crate::isa::{Isa, vectorised};
 
 /// Lanes of the vectors that everything is padded to: one of AVX-512, two of AVX2.
 pub(crate) const LANES: usize = 16;
@@ -18,6 +21,16 @@ vectorised! {
             *y += x;
         }
     }
+}
+
+/// The sum of the first `len` elements of `partials`, taken one after the other.
+pub(crate) fn sum_in_order(isa: Isa, partials: &[Vec<f32>], len: usize) -> Vec<f32> {
+    const CHUNK: usize = 1 << 12;
+    let mut sum = Fresh::new(len);
+    sum.par_chunks_mut(CHUNK).enumerate().for_each(|(i, sum)| {
+        partials.iter().for_each(|partial| add(isa, &partial[i * CHUNK..], sum));
+    });
+    sum.finish()
 }
 
 /// The vector that begins at `i`.

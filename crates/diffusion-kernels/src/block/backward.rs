@@ -2,7 +2,7 @@
 
 use super::conv::{Conv, ConvSums};
 use super::norm::Norm;
-use super::{Op, Parameters, Sizes, Stack};
+use super::{Parameters, Pass, Sizes, Stack};
 use crate::fresh::Unwritten;
 use crate::pixels::{Pixels, padded_len, write_stacked};
 use crate::product::{Factor, Result, product};
@@ -12,7 +12,7 @@ use crate::winograd::{Canvas, SUM_STRIP};
 
 /// What the backward pass of every image uses.
 pub(super) struct BackwardPass<'a> {
-    op: &'a Op,
+    pass: &'a Pass,
     norm1: Norm<'a>,
     norm2: Norm<'a>,
     conv1: Conv,
@@ -35,22 +35,22 @@ struct Sums {
 }
 
 impl<'a> BackwardPass<'a> {
-    pub(super) fn new(op: &'a Op, parameters: Parameters<'a>) -> Self {
-        let Sizes { inputs, outputs, .. } = op.sizes;
+    pub(super) fn new(pass: &'a Pass, parameters: Parameters<'a>) -> Self {
+        let Sizes { inputs, outputs, .. } = pass.sizes;
         let Parameters { norm1, conv1, norm2, conv2, skip, .. } = parameters;
         let padded_in = padded_len(inputs);
         let conv =
-            |weight, inputs| Conv::transposed(op.isa, op.sizes.winograd(inputs), weight, [outputs, inputs]);
-        let skip = op.sizes.skip.then(|| {
+            |weight, inputs| Conv::transposed(pass.isa, pass.sizes.winograd(inputs), weight, [outputs, inputs]);
+        let skip = pass.sizes.skip.then(|| {
             let mut padded = Scratch::zeroed(outputs * padded_in);
             let rows = padded.chunks_exact_mut(padded_in).zip(skip[0].chunks_exact(inputs));
             rows.for_each(|(to, from)| to[..inputs].copy_from_slice(from));
             padded
         });
         Self {
-            op,
-            norm1: op.norm(norm1),
-            norm2: op.norm(norm2),
+            pass,
+            norm1: pass.norm(norm1),
+            norm2: pass.norm(norm2),
             conv1: conv(conv1[0], inputs),
             conv2: conv(conv2[0], outputs),
             skip,
@@ -67,7 +67,7 @@ impl<'a> BackwardPass<'a> {
         dx: Vec<(Unwritten<'_>, usize)>,
         de: &mut [f32],
     ) -> Vec<f32> {
-        let sizes = &self.op.sizes;
+        let sizes = &self.pass.sizes;
         let (pixels, group) = (sizes.pixels(), sizes.group(SUM_STRIP));
         let mut sums = self.begin();
         let mut dx: Vec<_> =
@@ -84,9 +84,9 @@ impl<'a> BackwardPass<'a> {
 
     /// Nothing summed yet.
     fn begin(&self) -> Sums {
-        let Sizes { inputs, outputs, skip, .. } = self.op.sizes;
-        let pitch = self.op.sizes.padded_outputs();
-        let sums = |inputs| ConvSums::new(self.op.isa, self.op.sizes.winograd(inputs), [outputs, inputs]);
+        let Sizes { inputs, outputs, skip, .. } = self.pass.sizes;
+        let pitch = self.pass.sizes.padded_outputs();
+        let sums = |inputs| ConvSums::new(self.pass.isa, self.pass.sizes.winograd(inputs), [outputs, inputs]);
         Sums {
             conv1: sums(inputs),
             conv2: sums(outputs),
@@ -106,9 +106,9 @@ impl<'a> BackwardPass<'a> {
         de: &mut [f32],
         sums: &mut Sums,
     ) {
-        let (op, isa) = (self.op, self.op.isa);
-        let &Sizes { inputs, outputs, tiles, .. } = &op.sizes;
-        let (pixels, pitch_in, pitch) = (tiles.pixels(), padded_len(inputs), op.sizes.padded_outputs());
+        let (pass, isa) = (self.pass, self.pass.isa);
+        let &Sizes { inputs, outputs, tiles, .. } = &pass.sizes;
+        let (pixels, pitch_in, pitch) = (tiles.pixels(), padded_len(inputs), pass.sizes.padded_outputs());
         let images = de.len() / outputs;
         let zeros = Scratch::zeroed(pitch_in.max(pitch));
         let mut back = Scratch::new(images * pixels * pitch_in.max(pitch));
@@ -169,8 +169,8 @@ impl<'a> BackwardPass<'a> {
 
     /// The sums as gradients of the packed parameters; `de` are the gradients of the embeddings.
     fn finish(&self, sums: &Sums, de: &[f32]) -> Vec<f32> {
-        let Sizes { inputs, outputs, .. } = self.op.sizes;
-        let pitch = self.op.sizes.padded_outputs();
+        let Sizes { inputs, outputs, .. } = self.pass.sizes;
+        let pitch = self.pass.sizes.padded_outputs();
         let mut packed = Vec::new();
         let pairs = |packed: &mut Vec<f32>, sums: &[[f32; 2]]| {
             (0..2).for_each(|which| packed.extend(sums.iter().map(|pair| pair[which])));
@@ -178,7 +178,7 @@ impl<'a> BackwardPass<'a> {
         pairs(&mut packed, &sums.norm1);
         packed.extend(sums.conv1.weights());
         let mut bias1 = vec![0.0; outputs];
-        de.chunks_exact(outputs).for_each(|de| add(self.op.isa, de, &mut bias1));
+        de.chunks_exact(outputs).for_each(|de| add(self.pass.isa, de, &mut bias1));
         packed.extend(bias1);
         pairs(&mut packed, &sums.norm2);
         packed.extend(sums.conv2.weights());

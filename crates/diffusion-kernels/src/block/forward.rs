@@ -2,7 +2,7 @@
 
 use super::conv::Conv;
 use super::norm::Norm;
-use super::{Op, Parameters, Sizes, Stack};
+use super::{Parameters, Pass, Sizes, Stack};
 use crate::fresh::Unwritten;
 use crate::pixels::{padded_len, write_pixels};
 use crate::product::{Factor, Result, product};
@@ -13,7 +13,7 @@ use crate::winograd::Canvas;
 
 /// What the forward pass of every image uses.
 pub(super) struct ForwardPass<'a> {
-    op: &'a Op,
+    pass: &'a Pass,
     norm1: Norm<'a>,
     norm2: Norm<'a>,
     conv1: Conv,
@@ -27,29 +27,29 @@ pub(super) struct ForwardPass<'a> {
 }
 
 impl<'a> ForwardPass<'a> {
-    pub(super) fn new(op: &'a Op, parameters: Parameters<'a>) -> Self {
-        let Sizes { inputs, outputs, .. } = op.sizes;
+    pub(super) fn new(pass: &'a Pass, parameters: Parameters<'a>) -> Self {
+        let Sizes { inputs, outputs, .. } = pass.sizes;
         let Parameters { norm1, conv1, norm2, conv2, skip, embedding } = parameters;
         let sum = |a: &[f32], b: &[f32]| padded(&a.iter().zip(b).map(|(a, b)| a + b).collect::<Vec<_>>());
-        let conv = |weight, inputs| Conv::new(op.isa, op.sizes.winograd(inputs), weight, [outputs, inputs]);
+        let conv = |weight, inputs| Conv::new(pass.isa, pass.sizes.winograd(inputs), weight, [outputs, inputs]);
         Self {
-            op,
-            norm1: op.norm(norm1),
-            norm2: op.norm(norm2),
+            pass,
+            norm1: pass.norm(norm1),
+            norm2: pass.norm(norm2),
             conv1: conv(conv1[0], inputs),
             conv2: conv(conv2[0], outputs),
-            skip: op.sizes.skip.then(|| channels_last(op.isa, skip[0], [outputs, inputs])),
+            skip: pass.sizes.skip.then(|| channels_last(pass.isa, skip[0], [outputs, inputs])),
             starts: embedding.chunks_exact(outputs).flat_map(|e| sum(e, conv1[1])).collect(),
-            bias2: if op.sizes.skip { sum(conv2[1], skip[1]) } else { padded(conv2[1]) },
+            bias2: if pass.sizes.skip { sum(conv2[1], skip[1]) } else { padded(conv2[1]) },
         }
     }
 
     /// Some images of `x`, from the one numbered `first` on, to `y`; `hidden`, padded, becomes the first convolution's
     /// output.
     pub(super) fn images(&self, x: &Stack<'_>, first: usize, hidden: &mut [f32], y: Unwritten<'_>) {
-        let (op, isa) = (self.op, self.op.isa);
-        let &Sizes { inputs, outputs, tiles, .. } = &op.sizes;
-        let (pixels, pitch) = (tiles.pixels(), op.sizes.padded_outputs());
+        let (pass, isa) = (self.pass, self.pass.isa);
+        let &Sizes { inputs, outputs, tiles, .. } = &pass.sizes;
+        let (pixels, pitch) = (tiles.pixels(), pass.sizes.padded_outputs());
         let images = hidden.len() / (pixels * pitch);
         let x = x.images(first, images);
         let mut canvas = Canvas::new(tiles, images, inputs);

@@ -2,6 +2,7 @@
 
 mod agreement;
 mod direct;
+mod graph;
 mod independence;
 mod refusals;
 

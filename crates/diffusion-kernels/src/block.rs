@@ -15,6 +15,7 @@ use candle_core::{CpuStorage, CustomOp2, CustomOp3, Device, Layout, Result, Shap
 use rayon::prelude::*;
 
 use crate::ResidualBlock;
+use crate::buffer::Buffer;
 use crate::convolution::CHUNK;
 use crate::fresh::{Fresh, Unwritten};
 use crate::isa::Isa;
@@ -173,7 +174,7 @@ struct Op {
     parts: Vec<Arc<Map>>,
     y: Arc<Map>,
     /// The first convolution's output.
-    hidden: Vec<f32>,
+    hidden: Buffer,
 }
 
 /// What both passes know.
@@ -215,21 +216,21 @@ impl Pass {
     }
 
     fn stack<'a>(&self, parts: &'a [Arc<Map>]) -> Stack<'a> {
-        let parts = parts.iter().map(|part| (part.values.as_slice(), part.dims[3]));
+        let parts = parts.iter().map(|part| (&*part.values, part.dims[3]));
         Stack { parts: parts.collect(), pixels: self.sizes.pixels() }
     }
 
     /// The result and, if they are to be kept for a backward pass, the first convolution's outputs.
-    fn forward(&self, parts: &[Arc<Map>], packed: &[f32], keep: bool) -> (Arc<Map>, Vec<f32>) {
+    fn forward(&self, parts: &[Arc<Map>], packed: &[f32], keep: bool) -> (Arc<Map>, Buffer) {
         let Sizes { images, outputs, tiles: Tiles { side: (height, width), .. }, .. } = self.sizes;
         let pixels = self.sizes.pixels();
         let pass = ForwardPass::new(self, self.sizes.parameters(packed));
         let x = self.stack(parts);
         let group = self.sizes.group(STRIP);
-        let mut y = Fresh::new(images * outputs * pixels);
+        let mut y = Fresh::recycled(images * outputs * pixels);
         let results = y.par_chunks(group * outputs * pixels).enumerate();
         let last = self.sizes.padded_outputs() * pixels;
-        let mut hidden = Fresh::new(if keep { images * last } else { 0 });
+        let mut hidden = Fresh::recycled(if keep { images * last } else { 0 });
         if keep {
             results
                 .zip(hidden.par_chunks_mut(group * last))
@@ -240,7 +241,7 @@ impl Pass {
                 pass.images(&x, i * group, &mut hidden, y);
             });
         }
-        (Map::new(y.finish(), [images, height, width, outputs]), hidden.finish())
+        (Map::new(y.keep(), [images, height, width, outputs]), hidden.keep())
     }
 }
 
@@ -251,7 +252,7 @@ impl Op {
         let (isa, sizes, pixels) = (self.pass.isa, &self.pass.sizes, self.pass.sizes.pixels());
         let dy = self.y.take_gradient()?;
         let x = self.pass.stack(&self.parts);
-        let mut dx: Vec<Fresh> = sizes.parts.iter().map(|part| Fresh::new(images * part * pixels)).collect();
+        let mut dx: Vec<Fresh> = sizes.parts.iter().map(|part| Fresh::recycled(images * part * pixels)).collect();
         let mut tasks: Vec<Vec<(Unwritten<'_>, usize)>> = Vec::new();
         tasks.resize_with(images.div_ceil(CHUNK), Vec::new);
         for (dx, &channels) in dx.iter_mut().zip(&sizes.parts) {
@@ -260,7 +261,7 @@ impl Op {
         }
         let (last, size) = (sizes.padded_outputs() * pixels, outputs * pixels);
         let mut de = vec![0.0; images * outputs];
-        let partials: Vec<Vec<f32>> = with_elements([packed], |[packed]| {
+        let partials: Vec<Buffer> = with_elements([packed], |[packed]| {
             let pass = BackwardPass::new(&self.pass, sizes.parameters(packed));
             Ok(tasks
                 .into_par_iter()
@@ -272,7 +273,7 @@ impl Op {
         })?;
         for ((part, dx), token) in self.parts.iter().zip(dx).zip(wanted) {
             if token.track_op() {
-                part.add_gradient(isa, dx.finish());
+                part.add_gradient(isa, dx.keep());
             }
         }
         let mut gradient = sum_in_order(isa, &partials, packed.elem_count() - de.len());

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Device, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
+use crate::buffer::Buffer;
 use crate::engine::{Convolution, Geometry};
 use crate::fresh::Fresh;
 use crate::isa::Isa;
@@ -162,9 +163,9 @@ impl Sizes {
             Direction::Gather => (large, small, self.geometry.small),
             Direction::Scatter => (small, large, self.geometry.large),
         };
-        let mut y = Fresh::new(self.images * len);
+        let mut y = Fresh::recycled(self.images * len);
         y.par_chunks(len).zip(x.values.par_chunks_exact(input)).for_each(|(y, x)| convolution.run(x, y));
-        Map::new(y.finish(), [self.images, height, width, self.outputs(direction)])
+        Map::new(y.keep(), [self.images, height, width, self.outputs(direction)])
     }
 }
 
@@ -196,10 +197,10 @@ impl Op {
             (dw, if direction == Direction::Gather { small } else { db })
         };
         let given = self.x.values.par_chunks(CHUNK * input).zip(dy.par_chunks(CHUNK * len));
-        let partials: Vec<(Vec<f32>, Vec<f32>)> = if dx_wanted {
+        let partials: Vec<(Buffer, Vec<f32>)> = if dx_wanted {
             let by_input =
                 with_elements([weight], |[weight]| Ok(sizes.convolution(isa, back, weight, None)))?;
-            let mut dx = Fresh::new(sizes.images * input);
+            let mut dx = Fresh::recycled(sizes.images * input);
             let partials = dx
                 .par_chunks(CHUNK * input)
                 .zip(given)
@@ -208,7 +209,7 @@ impl Op {
                     sum(x, dy)
                 })
                 .collect();
-            self.x.add_gradient(isa, dx.finish());
+            self.x.add_gradient(isa, dx.keep());
             partials
         } else {
             given.map(|(x, dy)| sum(x, dy)).collect()

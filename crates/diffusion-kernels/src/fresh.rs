@@ -9,6 +9,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rayon::prelude::*;
 
+use crate::buffer::{Buffer, room};
+
 /// A vector of `f32` in the making.
 pub(crate) struct Fresh {
     memory: Vec<f32>,
@@ -22,12 +24,17 @@ impl Fresh {
         Self { memory: Vec::with_capacity(len), len, written: AtomicUsize::new(0) }
     }
 
-    /// The vector of `len` elements that `write` makes.
-    pub(crate) fn vec(len: usize, write: impl FnOnce(Unwritten<'_>)) -> Vec<f32> {
-        let mut fresh = Self::new(len);
+    /// As [`Self::new`], in memory that was used before if there is some; for [`Self::keep`].
+    pub(crate) fn recycled(len: usize) -> Self {
+        Self { memory: room(len), len, written: AtomicUsize::new(0) }
+    }
+
+    /// The `len` elements that `write` makes.
+    pub(crate) fn written(len: usize, write: impl FnOnce(Unwritten<'_>)) -> Buffer {
+        let mut fresh = Self::recycled(len);
         let Self { memory, written, .. } = &mut fresh;
         write(Unwritten { memory: &mut memory.spare_capacity_mut()[..len], written });
-        fresh.finish()
+        fresh.keep()
     }
 
     /// The vector in parts of `chunk` elements, to be written by different tasks.
@@ -46,6 +53,11 @@ impl Fresh {
     /// As [`Self::par_chunks`], each part zeros when it is handed out.
     pub(crate) fn par_chunks_mut(&mut self, chunk: usize) -> impl IndexedParallelIterator<Item = &mut [f32]> {
         self.par_chunks(chunk).map(Unwritten::zeros)
+    }
+
+    /// As [`Self::finish`], in memory that is to be used again.
+    pub(crate) fn keep(self) -> Buffer {
+        self.finish().into()
     }
 
     /// The vector.

@@ -33,6 +33,7 @@
 #![allow(clippy::inline_always, clippy::needless_range_loop, clippy::cast_possible_wrap)]
 
 mod block;
+mod buffer;
 mod channels;
 mod convolution;
 mod engine;

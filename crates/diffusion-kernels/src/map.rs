@@ -12,16 +12,17 @@ use std::thread::ThreadId;
 use candle_core::{CpuStorage, DType, Device, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
+use crate::buffer::Buffer;
 use crate::isa::Isa;
 use crate::vector::add;
 
 /// Images (N, H, W, C).
 pub(crate) struct Map {
     pub dims: [usize; 4],
-    pub values: Vec<f32>,
+    pub values: Buffer,
     /// The gradients that have arrived, by the thread whose backward pass is under way: a pass stays on one thread, and
     /// nothing forbids two at a time.
-    gradients: Mutex<HashMap<ThreadId, Vec<f32>>>,
+    gradients: Mutex<HashMap<ThreadId, Buffer>>,
 }
 
 /// A map as a step in a computation; without a token if no gradient will be asked for.
@@ -38,12 +39,12 @@ impl fmt::Debug for Node {
 }
 
 impl Map {
-    pub(crate) fn new(values: Vec<f32>, dims: [usize; 4]) -> Arc<Self> {
+    pub(crate) fn new(values: Buffer, dims: [usize; 4]) -> Arc<Self> {
         Arc::new(Self { dims, values, gradients: Mutex::default() })
     }
 
     /// Adds to the gradient with respect to this map.
-    pub(crate) fn add_gradient(&self, isa: Isa, gradient: Vec<f32>) {
+    pub(crate) fn add_gradient(&self, isa: Isa, gradient: Buffer) {
         const CHUNK: usize = 1 << 14;
         let mut sum = gradient;
         if let Some(arrived) = self.gradients().remove(&std::thread::current().id()) {
@@ -57,14 +58,14 @@ impl Map {
     ///
     /// # Errors
     /// No gradient has arrived.
-    pub(crate) fn take_gradient(&self) -> Result<Vec<f32>> {
+    pub(crate) fn take_gradient(&self) -> Result<Buffer> {
         match self.gradients().remove(&std::thread::current().id()) {
             Some(gradient) => Ok(gradient),
             None => bail!("no gradient has reached a map of {:?}", self.dims),
         }
     }
 
-    fn gradients(&self) -> MutexGuard<'_, HashMap<ThreadId, Vec<f32>>> {
+    fn gradients(&self) -> MutexGuard<'_, HashMap<ThreadId, Buffer>> {
         self.gradients.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -12,7 +12,7 @@ use crate::map::{Map, Node, token};
 /// The channels of `a` and then those of `b`, which are of the same size otherwise, copied into one map.
 pub(crate) fn stacked(isa: Isa, a: &Node, b: &Node) -> Result<Node> {
     let ([n, h, w, ca], [.., cb]) = (a.map.dims, b.map.dims);
-    let mut values = Fresh::new(n * h * w * (ca + cb));
+    let mut values = Fresh::recycled(n * h * w * (ca + cb));
     let given = a.map.values.par_chunks_exact(w * ca).zip(b.map.values.par_chunks_exact(w * cb));
     values.par_chunks_mut(w * (ca + cb)).zip(given).for_each(|(y, (a, b))| {
         for (y, (a, b)) in y.chunks_exact_mut(ca + cb).zip(a.chunks_exact(ca).zip(b.chunks_exact(cb))) {
@@ -20,7 +20,7 @@ pub(crate) fn stacked(isa: Isa, a: &Node, b: &Node) -> Result<Node> {
             y[ca..].copy_from_slice(b);
         }
     });
-    let map = Map::new(values.finish(), [n, h, w, ca + cb]);
+    let map = Map::new(values.keep(), [n, h, w, ca + cb]);
     Node::new(map, [a, b], &[], |[token_a, token_b], y| {
         token_a.apply_op2(&token_b, Stack { isa, parts: [a.map.clone(), b.map.clone()], y: y.clone() })
     })
@@ -54,7 +54,7 @@ impl CustomOp2 for Stack {
         let part = |part: &Map, first: usize, token: &Tensor| {
             token.track_op().then(|| {
                 let [_, _, width, own] = part.dims;
-                let mut dx = Fresh::new(part.values.len());
+                let mut dx = Fresh::recycled(part.values.len());
                 dx.par_chunks_mut(width * own).zip(gradient.par_chunks_exact(width * channels)).for_each(
                     |(dx, dy)| {
                         for (dx, dy) in dx.chunks_exact_mut(own).zip(dy.chunks_exact(channels)) {
@@ -62,7 +62,7 @@ impl CustomOp2 for Stack {
                         }
                     },
                 );
-                part.add_gradient(self.isa, dx.finish());
+                part.add_gradient(self.isa, dx.keep());
                 dtoken.clone()
             })
         };

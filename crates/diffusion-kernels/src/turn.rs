@@ -5,6 +5,7 @@ use std::sync::Arc;
 use candle_core::{CpuStorage, CustomOp1, Device, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
+use crate::buffer::Buffer;
 use crate::fresh::Fresh;
 use crate::isa::Isa;
 use crate::map::{Map, Node, token};
@@ -28,13 +29,13 @@ pub(crate) fn to_images(isa: Isa, node: &Node) -> Result<Tensor> {
     Tensor::from_vec(op.images(), op.shape(), &Device::Cpu)
 }
 
-fn channels_last(isa: Isa, images: &[f32], [channels, pixels]: [usize; 2]) -> Vec<f32> {
+fn channels_last(isa: Isa, images: &[f32], [channels, pixels]: [usize; 2]) -> Buffer {
     let len = channels * pixels;
-    let mut y = Fresh::new(images.len());
+    let mut y = Fresh::recycled(images.len());
     y.par_chunks_mut(len)
         .zip(images.par_chunks_exact(len))
         .for_each(|(y, x)| to_channels_last(isa, x, pixels, [channels, pixels], y, channels));
-    y.finish()
+    y.keep()
 }
 
 fn channels_first(isa: Isa, map: &[f32], [channels, pixels]: [usize; 2]) -> Vec<f32> {

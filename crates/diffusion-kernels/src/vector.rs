@@ -1,5 +1,7 @@
 //! Short loops over slices that every operation needs, compiled for each instruction set.
 
+use std::ops::Deref;
+
 use rayon::prelude::*;
 
 use crate::fresh::Fresh;
@@ -24,7 +26,7 @@ vectorised! {
 }
 
 /// The sum of the first `len` elements of `partials`, taken one after the other.
-pub(crate) fn sum_in_order(isa: Isa, partials: &[Vec<f32>], len: usize) -> Vec<f32> {
+pub(crate) fn sum_in_order(isa: Isa, partials: &[impl Deref<Target = [f32]> + Sync], len: usize) -> Vec<f32> {
     const CHUNK: usize = 1 << 12;
     let mut sum = Fresh::new(len);
     sum.par_chunks_mut(CHUNK).enumerate().for_each(|(i, sum)| {

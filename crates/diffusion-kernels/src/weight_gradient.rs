@@ -1,5 +1,6 @@
 //! The sum over images and pixels that is the gradient of a convolution's weights.
 
+use crate::buffer::{Buffer, room};
 use crate::engine::Geometry;
 use crate::isa::Isa;
 use crate::pixels::{Pixels, padded_len};
@@ -91,7 +92,7 @@ impl Running<'_> {
     }
 
     /// The sums as (small, large, K, K), and those of the small side's channels.
-    pub(crate) fn finish(self) -> (Vec<f32>, Vec<f32>) {
+    pub(crate) fn finish(self) -> (Buffer, Vec<f32>) {
         let WeightGradient { window, small, large, .. } = self.gradient;
         let pitch = self.small.len();
         let mut bias = self.small;
@@ -101,12 +102,12 @@ impl Running<'_> {
             Means::Direct(sums) => sums,
         };
         let taps = window.h.taps * window.w.taps;
-        let mut weights = Vec::with_capacity(small * large * taps);
+        let mut weights = room(small * large * taps);
         for s in 0..*small {
             for l in 0..*large {
                 weights.extend((0..taps).map(|tap| sums[(tap * large + l) * pitch + s]));
             }
         }
-        (weights, bias)
+        (weights.into(), bias)
     }
 }

@@ -21,6 +21,7 @@ use transforms::{
     transform_weight_gradients, transform_weights,
 };
 
+use crate::buffer::Buffer;
 use crate::fresh::Fresh;
 use crate::isa::Isa;
 use crate::product::{Factor, Result, product};
@@ -174,14 +175,14 @@ impl WinogradSums {
     }
 
     /// The gradient (outputs, channels, 3, 3).
-    pub(crate) fn weights(&self) -> Vec<f32> {
+    pub(crate) fn weights(&self) -> Buffer {
         let (taps, padded) = (self.channels * K * K, self.outputs.next_multiple_of(LANES));
         if !self.begun {
-            return vec![0.0; self.outputs * taps];
+            return Buffer::from(vec![0.0; self.outputs * taps]);
         }
         let mut plain = Scratch::new(taps * padded);
         transform_weight_gradients(self.isa, &self.sums, padded, &mut plain);
-        Fresh::vec(self.outputs * taps, |weights| {
+        Fresh::written(self.outputs * taps, |weights| {
             to_channels_first(self.isa, &plain, padded, [self.outputs, taps], weights);
         })
     }

@@ -3,6 +3,7 @@
 use super::conv::{Conv, ConvSums};
 use super::norm::Norm;
 use super::{Parameters, Pass, Sizes, Stack};
+use crate::buffer::{Buffer, room};
 use crate::fresh::Unwritten;
 use crate::pixels::{Pixels, padded_len, write_stacked};
 use crate::product::{Factor, Result, product};
@@ -66,7 +67,7 @@ impl<'a> BackwardPass<'a> {
         [hidden, dy]: [&[f32]; 2],
         dx: Vec<(Unwritten<'_>, usize)>,
         de: &mut [f32],
-    ) -> Vec<f32> {
+    ) -> Buffer {
         let sizes = &self.pass.sizes;
         let (pixels, group) = (sizes.pixels(), sizes.group(SUM_STRIP));
         let mut sums = self.begin();
@@ -168,26 +169,27 @@ impl<'a> BackwardPass<'a> {
     }
 
     /// The sums as gradients of the packed parameters; `de` are the gradients of the embeddings.
-    fn finish(&self, sums: &Sums, de: &[f32]) -> Vec<f32> {
+    fn finish(&self, sums: &Sums, de: &[f32]) -> Buffer {
         let Sizes { inputs, outputs, .. } = self.pass.sizes;
+        let (conv1, conv2) = (sums.conv1.weights(), sums.conv2.weights());
         let pitch = self.pass.sizes.padded_outputs();
-        let mut packed = Vec::new();
+        let mut packed = room(conv1.len() + conv2.len() + sums.skip.len() + 2 * inputs + 5 * outputs);
         let pairs = |packed: &mut Vec<f32>, sums: &[[f32; 2]]| {
             (0..2).for_each(|which| packed.extend(sums.iter().map(|pair| pair[which])));
         };
         pairs(&mut packed, &sums.norm1);
-        packed.extend(sums.conv1.weights());
+        packed.extend(&*conv1);
         let mut bias1 = vec![0.0; outputs];
         de.chunks_exact(outputs).for_each(|de| add(self.pass.isa, de, &mut bias1));
         packed.extend(bias1);
         pairs(&mut packed, &sums.norm2);
-        packed.extend(sums.conv2.weights());
+        packed.extend(&*conv2);
         packed.extend(&sums.dy[..outputs]);
         if self.skip.is_some() {
             let skip = &sums.skip;
             packed.extend((0..outputs).flat_map(|o| (0..inputs).map(move |c| skip[c * pitch + o])));
             packed.extend(&sums.dy[..outputs]);
         }
-        packed
+        packed.into()
     }
 }

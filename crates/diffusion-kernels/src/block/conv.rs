@@ -1,5 +1,6 @@
 //! The block's 3 × 3 convolutions, from canvas to image with channels last: by Winograd's method or by plain sums.
 
+use crate::buffer::Buffer;
 use crate::fresh::Fresh;
 use crate::isa::Isa;
 use crate::pixels::padded_len;
@@ -115,7 +116,7 @@ impl ConvSums {
     }
 
     /// The gradient (outputs, channels, 3, 3).
-    pub(super) fn weights(&self) -> Vec<f32> {
+    pub(super) fn weights(&self) -> Buffer {
         let (isa, sums, [outputs, channels]) = match self {
             Self::Winograd(sums) => return sums.weights(),
             Self::Direct(isa, sums, sizes) => (*isa, sums, *sizes),
@@ -126,7 +127,7 @@ impl ConvSums {
             let (c, tap) = (i / TAPS, i % TAPS);
             row.copy_from_slice(&sums[(tap * pitch + c) * padded..][..padded]);
         }
-        Fresh::vec(outputs * channels * TAPS, |weights| {
+        Fresh::written(outputs * channels * TAPS, |weights| {
             to_channels_first(isa, &last, padded, [outputs, channels * TAPS], weights);
         })
     }

@@ -252,7 +252,8 @@ impl Op {
         let (isa, sizes, pixels) = (self.pass.isa, &self.pass.sizes, self.pass.sizes.pixels());
         let dy = self.y.take_gradient()?;
         let x = self.pass.stack(&self.parts);
-        let mut dx: Vec<Fresh> = sizes.parts.iter().map(|part| Fresh::recycled(images * part * pixels)).collect();
+        let mut dx: Vec<Fresh> =
+            sizes.parts.iter().map(|part| Fresh::recycled(images * part * pixels)).collect();
         let mut tasks: Vec<Vec<(Unwritten<'_>, usize)>> = Vec::new();
         tasks.resize_with(images.div_ceil(CHUNK), Vec::new);
         for (dx, &channels) in dx.iter_mut().zip(&sizes.parts) {

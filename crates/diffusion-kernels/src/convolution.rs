@@ -80,7 +80,9 @@ pub(crate) fn convolution(
         Some(bias) if bias.dims() != [outputs] => {
             bail!("{}: a bias of shape {:?} for {outputs} output channels", plan.name(), bias.dims())
         }
-        Some(bias) => with_elements([weight, bias], |[w, b]| Ok(sizes.forward(isa, direction, &x.map, w, Some(b))))?,
+        Some(bias) => {
+            with_elements([weight, bias], |[w, b]| Ok(sizes.forward(isa, direction, &x.map, w, Some(b))))?
+        }
         None => with_elements([weight], |[w]| Ok(sizes.forward(isa, direction, &x.map, w, None)))?,
     };
     let parameters = [Some(weight), bias];
@@ -121,13 +123,17 @@ impl Plan {
             bail!("{name}: the stride must not be 0");
         }
         if images * h * w * inputs * weight.elem_count() == 0 {
-            bail!("{name}: nothing to do for {images} images of {size} with {inputs} channels and weight {weight:?}");
+            bail!(
+                "{name}: nothing to do for {images} images of {size} with {inputs} channels and weight {weight:?}"
+            );
         }
         let geometry = |large, small| Geometry { kernel, stride, padding, large, small };
         let geometry = match direction {
             Direction::Gather => {
                 if h.min(w) + 2 * padding < kernel {
-                    bail!("{name}: the kernel of {weight:?} is larger than images of {size} with padding {padding}");
+                    bail!(
+                        "{name}: the kernel of {weight:?} is larger than images of {size} with padding {padding}"
+                    );
                 }
                 let side = |large: usize| (large + 2 * padding - kernel) / stride + 1;
                 geometry((h, w), (side(h), side(w)))
@@ -135,7 +141,9 @@ impl Plan {
             Direction::Scatter => {
                 let side = |small: usize| (small.checked_sub(1)? * stride + kernel).checked_sub(2 * padding);
                 let (Some(large_h @ 1..), Some(large_w @ 1..)) = (side(h), side(w)) else {
-                    bail!("{name}: nothing is left of images of {size} with weight {weight:?} and padding {padding}");
+                    bail!(
+                        "{name}: nothing is left of images of {size} with weight {weight:?} and padding {padding}"
+                    );
                 };
                 geometry((large_h, large_w), (h, w))
             }
@@ -149,14 +157,27 @@ impl Sizes {
         self.channels[usize::from(direction == Direction::Scatter)]
     }
 
-    fn convolution(&self, isa: Isa, direction: Direction, weight: &[f32], bias: Option<&[f32]>) -> Convolution {
+    fn convolution(
+        &self,
+        isa: Isa,
+        direction: Direction,
+        weight: &[f32],
+        bias: Option<&[f32]>,
+    ) -> Convolution {
         match direction {
             Direction::Gather => Convolution::gathering(isa, self.geometry, self.channels, weight, bias),
             Direction::Scatter => Convolution::scattering(isa, self.geometry, self.channels, weight, bias),
         }
     }
 
-    fn forward(&self, isa: Isa, direction: Direction, x: &Map, weight: &[f32], bias: Option<&[f32]>) -> Arc<Map> {
+    fn forward(
+        &self,
+        isa: Isa,
+        direction: Direction,
+        x: &Map,
+        weight: &[f32],
+        bias: Option<&[f32]>,
+    ) -> Arc<Map> {
         let convolution = self.convolution(isa, direction, weight, bias);
         let [small, large] = self.lens();
         let (input, len, (height, width)) = match direction {
@@ -231,7 +252,13 @@ impl CustomOp2 for Op {
         Ok(token())
     }
 
-    fn bwd(&self, x: &Tensor, w: &Tensor, _: &Tensor, dtoken: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+    fn bwd(
+        &self,
+        x: &Tensor,
+        w: &Tensor,
+        _: &Tensor,
+        dtoken: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let [dw, _] = self.backward(x.track_op(), w)?;
         Ok((x.track_op().then(|| dtoken.clone()), Some(dw)))
     }

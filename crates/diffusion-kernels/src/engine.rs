@@ -3,8 +3,8 @@
 
 use crate::fresh::Unwritten;
 use crate::isa::Isa;
-use crate::product::{Factor, Result, product};
 use crate::pixels::{padded_len, write_pixels};
+use crate::product::{Factor, Result, product};
 use crate::vector::padded;
 use crate::window::{Axis, Frame, Window};
 use crate::winograd::{self, Tiles, Winograd};

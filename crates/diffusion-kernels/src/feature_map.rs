@@ -100,7 +100,11 @@ impl FeatureMap {
     pub fn cat(&self, other: &Self) -> Result<Self> {
         let ([n, _, h, w], [other_n, _, other_h, other_w]) = (self.dims(), other.dims());
         if [n, h, w] != [other_n, other_h, other_w] {
-            bail!("cat wants maps that differ in their channels only, not {:?} and {:?}", self.dims(), other.dims());
+            bail!(
+                "cat wants maps that differ in their channels only, not {:?} and {:?}",
+                self.dims(),
+                other.dims()
+            );
         }
         match (&self.0, &other.0) {
             (Kept::ChannelsFirst(a), Kept::ChannelsFirst(b)) => {
@@ -117,13 +121,27 @@ impl FeatureMap {
     ///
     /// # Errors
     /// Shapes that do not fit together.
-    pub fn conv2d(&self, weight: &Tensor, bias: Option<&Tensor>, stride: usize, padding: usize) -> Result<Self> {
+    pub fn conv2d(
+        &self,
+        weight: &Tensor,
+        bias: Option<&Tensor>,
+        stride: usize,
+        padding: usize,
+    ) -> Result<Self> {
         match &self.0 {
             Kept::ChannelsFirst(x) => {
                 Ok(Self(Kept::ChannelsFirst(slow::conv2d(x, weight, bias, stride, padding)?)))
             }
             Kept::ChannelsLast { isa, parts } => {
-                let y = convolution(*isa, Direction::Gather, &joined(*isa, parts)?, weight, bias, stride, padding)?;
+                let y = convolution(
+                    *isa,
+                    Direction::Gather,
+                    &joined(*isa, parts)?,
+                    weight,
+                    bias,
+                    stride,
+                    padding,
+                )?;
                 Ok(Self::last(*isa, y))
             }
         }
@@ -146,7 +164,15 @@ impl FeatureMap {
                 Ok(Self(Kept::ChannelsFirst(slow::conv_transpose2d(x, weight, bias, stride, padding)?)))
             }
             Kept::ChannelsLast { isa, parts } => {
-                let y = convolution(*isa, Direction::Scatter, &joined(*isa, parts)?, weight, bias, stride, padding)?;
+                let y = convolution(
+                    *isa,
+                    Direction::Scatter,
+                    &joined(*isa, parts)?,
+                    weight,
+                    bias,
+                    stride,
+                    padding,
+                )?;
                 Ok(Self::last(*isa, y))
             }
         }
@@ -159,7 +185,9 @@ impl FeatureMap {
     /// Shapes that do not fit together.
     pub fn residual_block(&self, embedding: &Tensor, block: &ResidualBlock<'_>) -> Result<Self> {
         match &self.0 {
-            Kept::ChannelsFirst(x) => Ok(Self(Kept::ChannelsFirst(slow::residual_block(x, embedding, block)?))),
+            Kept::ChannelsFirst(x) => {
+                Ok(Self(Kept::ChannelsFirst(slow::residual_block(x, embedding, block)?)))
+            }
             Kept::ChannelsLast { isa, parts } => {
                 let first = parts.len().min(2) - 1;
                 let parts = [&parts[..first], &[joined(*isa, &parts[first..])?]].concat();

@@ -34,7 +34,10 @@ pub(crate) struct Node {
 
 impl fmt::Debug for Node {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Node").field("dims", &self.map.dims).field("token", &self.token).finish_non_exhaustive()
+        f.debug_struct("Node")
+            .field("dims", &self.map.dims)
+            .field("token", &self.token)
+            .finish_non_exhaustive()
     }
 }
 

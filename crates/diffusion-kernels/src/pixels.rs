@@ -59,7 +59,11 @@ impl Deref for Pixels<'_> {
 
 /// Writes pixels whose channels are divided among `parts`, each given with its number of channels, by way of pixels
 /// that fill whole vectors. `write` finds `start` in each.
-pub(crate) fn write_stacked(mut parts: Vec<(Unwritten<'_>, usize)>, start: &[f32], write: impl FnOnce(&mut [f32])) {
+pub(crate) fn write_stacked(
+    mut parts: Vec<(Unwritten<'_>, usize)>,
+    start: &[f32],
+    write: impl FnOnce(&mut [f32]),
+) {
     let pitch = start.len();
     if parts.len() == 1 && parts[0].1 == pitch {
         return write(parts.swap_remove(0).0.repeat(start));

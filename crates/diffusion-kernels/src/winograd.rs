@@ -67,9 +67,7 @@ pub(crate) fn fits_side(side: (usize, usize)) -> bool {
 
 /// Whether the method is for this window.
 fn fits(window: &Window) -> bool {
-    let axis = |a: &crate::window::Axis| {
-        a.taps == K && a.first == -1 && a.stride == 1 && a.output == a.input
-    };
+    let axis = |a: &crate::window::Axis| a.taps == K && a.first == -1 && a.stride == 1 && a.output == a.input;
     axis(&window.h) && axis(&window.w) && fits_side((window.h.input, window.w.input))
 }
 

@@ -56,7 +56,6 @@ impl Conv2d {
     }
 }
 
-
 /// Transposed 2-D convolution: (N, Cin, H, W) to (N, Cout, (H−1)·stride − 2·padding + K, …).
 #[derive(Clone, Debug)]
 pub struct ConvTranspose2d {

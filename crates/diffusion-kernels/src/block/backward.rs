@@ -40,8 +40,9 @@ impl<'a> BackwardPass<'a> {
         let Sizes { inputs, outputs, .. } = pass.sizes;
         let Parameters { norm1, conv1, norm2, conv2, skip, .. } = parameters;
         let padded_in = padded_len(inputs);
-        let conv =
-            |weight, inputs| Conv::transposed(pass.isa, pass.sizes.winograd(inputs), weight, [outputs, inputs]);
+        let conv = |weight, inputs| {
+            Conv::transposed(pass.isa, pass.sizes.winograd(inputs), weight, [outputs, inputs])
+        };
         let skip = pass.sizes.skip.then(|| {
             let mut padded = Scratch::zeroed(outputs * padded_in);
             let rows = padded.chunks_exact_mut(padded_in).zip(skip[0].chunks_exact(inputs));
@@ -77,7 +78,8 @@ impl<'a> BackwardPass<'a> {
         let given = given.zip(dy.chunks(group * pixels * sizes.outputs));
         for (i, (de, given)) in de.chunks_mut(group * sizes.outputs).zip(given).enumerate() {
             let images = de.len() / sizes.outputs;
-            let dx = dx.iter_mut().filter_map(|(chunks, channels)| Some((chunks.next()?, *channels))).collect();
+            let dx =
+                dx.iter_mut().filter_map(|(chunks, channels)| Some((chunks.next()?, *channels))).collect();
             self.images(&x.images(first + i * group, images), given, dx, de, &mut sums);
         }
         self.finish(&sums, de)
@@ -156,7 +158,8 @@ impl<'a> BackwardPass<'a> {
             for (i, statistics) in statistics.iter().enumerate() {
                 let range = i * size..(i + 1) * size;
                 let (x, dz) = (&x[range.clone()], &mut back[range.clone()]);
-                let combination = self.norm1.backward(x, statistics, &slopes[range.clone()], dz, &mut sums.norm1);
+                let combination =
+                    self.norm1.backward(x, statistics, &slopes[range.clone()], dz, &mut sums.norm1);
                 combination.write(dz, x, &mut dx[range], &mut Scratch::zeroed(pitch_in));
             }
             let Some(skip) = &self.skip else { return add(isa, &dy, dx) };

@@ -7,7 +7,12 @@ use crate::isa::available;
 use crate::{FeatureMap, slow};
 
 /// A map that is used three times, once beside itself.
-fn tangle(map: impl Fn(&Tensor) -> Result<FeatureMap>, x: &Tensor, weight: &Tensor, wide: &Tensor) -> Result<Tensor> {
+fn tangle(
+    map: impl Fn(&Tensor) -> Result<FeatureMap>,
+    x: &Tensor,
+    weight: &Tensor,
+    wide: &Tensor,
+) -> Result<Tensor> {
     let a = map(x)?.conv2d(weight, None, 1, 1)?;
     let b = a.conv2d(weight, None, 1, 1)?.cat(&a)?.cat(&a)?;
     b.conv2d(wide, None, 1, 0)?.to_images()
@@ -28,9 +33,13 @@ fn a_map_that_is_used_again_and_again_gets_all_its_gradients() {
     // Candle's own gradients want square images here: see `direct`.
     let expected = with_gradients(definition, &[&weight, &wide]);
     for isa in available() {
-        let fast = with_gradients(|| tangle(|x| FeatureMap::with_kernels(isa, x), &x, &weight, &wide), &[&weight, &wide]);
+        let fast = with_gradients(
+            || tangle(|x| FeatureMap::with_kernels(isa, x), &x, &weight, &wide),
+            &[&weight, &wide],
+        );
         for (fast, expected) in fast.iter().zip(&expected) {
-            let error = (fast - expected).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+            let error =
+                (fast - expected).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
             let scale = expected.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
             assert!(error < 1e-5 * scale, "{error} of {scale}");
         }
@@ -59,6 +68,8 @@ fn a_map_that_wants_no_gradient_gets_none() {
     let (x, weight) = (x.detach(), weight.detach());
     let y = tangle(FeatureMap::from_images, &x, &weight, &wide).unwrap();
     let gradients = y.sum_all().unwrap().backward().unwrap();
-    assert!(gradients.get(&wide).is_some() && gradients.get(&x).is_none() && gradients.get(&weight).is_none());
+    assert!(
+        gradients.get(&wide).is_some() && gradients.get(&x).is_none() && gradients.get(&weight).is_none()
+    );
     assert!(!tangle(FeatureMap::from_images, &x, &weight, &wide.detach()).unwrap().track_op());
 }

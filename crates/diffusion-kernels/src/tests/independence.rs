@@ -23,9 +23,7 @@ fn operations() -> Vec<Op> {
                 "conv2d",
                 x,
                 vec![weight, bias],
-                Box::new(move |x, p| {
-                    conv2d(isa, x, &p[0], Some(&p[1]), stride, padding)
-                }),
+                Box::new(move |x, p| conv2d(isa, x, &p[0], Some(&p[1]), stride, padding)),
             ));
         }
         let parameters = vec![random(2, &[24, 17, 4, 4]), random(3, &[17])];
@@ -132,8 +130,7 @@ fn results_and_gradients_are_the_same_for_any_number_of_threads() {
 fn avx2_and_avx512_agree_to_the_bit_in_convolutions() {
     let fused: Vec<_> = available().into_iter().filter(|isa| *isa != Isa::Portable).collect();
     let (x, weight) = (random(1, &[3, 37, 11, 13]), random(2, &[21, 37, 3, 3]));
-    let run =
-        |isa| with_gradients(|| conv2d(isa, &x, &weight, None, 1, 1), &[&x, &weight]);
+    let run = |isa| with_gradients(|| conv2d(isa, &x, &weight, None, 1, 1), &[&x, &weight]);
     let results: Vec<Vec<Vec<u32>>> = fused.iter().map(|&isa| run(isa).iter().map(bits).collect()).collect();
     assert!(results.windows(2).all(|pair| pair[0] == pair[1]));
 }
@@ -146,8 +143,12 @@ fn an_input_that_needs_no_gradient_costs_none() {
     let grads = y.sum_all().unwrap().backward().unwrap();
     assert!(grads.get(&weight).is_some() && grads.get(&x).is_none());
     let weight = random(2, &[3, 4, 3, 3]);
-    let grads =
-        crate::conv_transpose2d(&x.detach(), &weight, None, 1, 1).unwrap().sum_all().unwrap().backward().unwrap();
+    let grads = crate::conv_transpose2d(&x.detach(), &weight, None, 1, 1)
+        .unwrap()
+        .sum_all()
+        .unwrap()
+        .backward()
+        .unwrap();
     assert!(grads.get(&weight).is_some());
     let grads = crate::linear(&x.detach().flatten_from(1).unwrap(), &random(3, &[5, 108]), &random(4, &[5]));
     assert!(grads.unwrap().sum_all().unwrap().backward().is_ok());

@@ -1,8 +1,17 @@
 //! Our side of `cargo xtask bench`: does one job at a time and says how long it took.
 //!
-//! Reads one job a line, `train BATCH`, `forward BATCH`, `sample NUM STEPS` or `memory`, does it once and answers
-//! with one number: milliseconds, or for `memory` the peak of the resident set in KiB (0 where that is not known).
+//! Reads one job a line, does it once and answers with one number, of milliseconds if nothing else is said:
+//!
+//! - `train BATCH`: a whole step, from the loader to the moving average
+//! - `forward BATCH`: the network without gradients
+//! - `sample NUM STEPS`: images from noise
+//! - `sgemm`: GFLOP/s of candle's product of two matrices of 1024 × 1024
+//! - `memory`: the peak of the resident set in KiB, 0 where that is not known
+//! - `profile BATCH STEPS`: a step on average, and on standard error where its time goes
+//!
 //! The network is the `mnist` preset's. `RAYON_NUM_THREADS` and `DIFFUSION_KERNELS` are obeyed.
+
+mod profile;
 
 use std::collections::HashMap;
 use std::hint::black_box;
@@ -50,8 +59,10 @@ impl Bench<'_> {
             Some(&"train") => self.train(number(1)?),
             Some(&"forward") => self.forward(number(1)?),
             Some(&"sample") => self.sample(number(1)?, number(2)?),
+            Some(&"sgemm") => sgemm(),
             Some(&"memory") => Ok(peak_kib()),
-            _ => bail!("`{job}` is not a job: train, forward, sample, memory"),
+            Some(&"profile") => self.profile(number(1)?, number(2)?),
+            _ => bail!("`{job}` is not a job: train, forward, sample, sgemm, memory, profile"),
         }
     }
 
@@ -65,6 +76,20 @@ impl Bench<'_> {
         let begin = Instant::now();
         trainer.step()?;
         Ok(milliseconds(begin))
+    }
+
+    fn profile(&mut self, batch: usize, steps: usize) -> Result<f64> {
+        self.train(batch)?;
+        let (total, shares) = profile::profile(|| {
+            (0..steps).try_fold(0.0, |total, _| Ok::<_, anyhow::Error>(total + self.train(batch)?))
+        });
+        let step = total? / steps as f64;
+        eprintln!("{:>8} {:>6} {:>6}  {step:.1} ms a step of {batch}", "ms", "share", "calls");
+        for (label, profile::Share { calls, time }) in shares {
+            let (time, calls) = (time.as_secs_f64() * 1e3 / steps as f64, calls as f64 / steps as f64);
+            eprintln!("{time:8.2} {:5.1}% {calls:6}  {label}", 100.0 * time / step);
+        }
+        Ok(step)
     }
 
     fn network(&mut self) -> Result<&(dyn Network + Send + Sync)> {
@@ -100,6 +125,20 @@ impl Bench<'_> {
         black_box(images);
         Ok(milliseconds(begin))
     }
+}
+
+/// The machine's limit, so far as candle's product reaches it.
+fn sgemm() -> Result<f64> {
+    const N: usize = 1024;
+    const TIMES: usize = 8;
+    let factor = || Tensor::randn(0f32, 1.0, (N, N), &Device::Cpu);
+    let (a, b) = (factor()?, factor()?);
+    black_box(a.matmul(&b)?);
+    let begin = Instant::now();
+    for _ in 0..TIMES {
+        black_box(a.matmul(&b)?);
+    }
+    Ok((TIMES * 2 * N.pow(3)) as f64 / begin.elapsed().as_secs_f64() / 1e9)
 }
 
 /// The peak of the resident set, from Linux' /proc.

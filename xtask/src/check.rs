@@ -3,11 +3,20 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 
 /// The folder of the workspace's Cargo.toml.
 pub(crate) fn workspace_root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new(".")).to_owned()
+}
+
+/// Where cargo has put a program of the workspace.
+pub(crate) fn built_program(name: &str) -> anyhow::Result<PathBuf> {
+    let target =
+        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace_root().join("target"), PathBuf::from);
+    let path = target.join("debug").join(format!("{name}{}", std::env::consts::EXE_SUFFIX));
+    ensure!(path.is_file(), "cargo built no {}", path.display());
+    Ok(path)
 }
 
 /// Runs cargo in the workspace and fails if it does.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 
-use crate::check::{cargo, workspace_root};
+use crate::check::{built_program, cargo};
 
 /// Steps of the whole training.
 const STEPS: u64 = 24;
@@ -20,7 +20,7 @@ const SIZE: u32 = 28;
 pub(crate) fn run() -> anyhow::Result<()> {
     cargo(&["build", "--package", "diffusion-cli"], &[])?;
     let folder = tempfile::tempdir()?;
-    let place = Place { program: program()?, folder: folder.path().to_owned() };
+    let place = Place { program: built_program("diffusion")?, folder: folder.path().to_owned() };
     let steps: [(&str, Step); 8] = [
         ("train on real digits, saving every step", train_whole),
         ("kill a training and resume it", kill_and_resume),
@@ -46,15 +46,6 @@ pub(crate) fn run() -> anyhow::Result<()> {
     ensure!(failed == 0, "{failed} of {} steps failed", steps.len());
     println!("all {} steps passed", steps.len());
     Ok(())
-}
-
-/// The program that was just built.
-fn program() -> anyhow::Result<PathBuf> {
-    let target =
-        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace_root().join("target"), PathBuf::from);
-    let path = target.join("debug").join(format!("diffusion{}", std::env::consts::EXE_SUFFIX));
-    ensure!(path.is_file(), "cargo built no {}", path.display());
-    Ok(path)
 }
 
 /// One thing to see; the note says what was seen.

@@ -1,5 +1,6 @@
 //! The repository's chores, in Rust and without a shell: `cargo xtask --help` lists them.
 
+mod bench;
 mod check;
 mod digits;
 mod download;
@@ -25,6 +26,7 @@ enum Command {
     CheckCuda,
     /// Train, kill, resume and sample with the real program, and print what passed
     E2e,
+    Bench(bench::BenchArgs),
     Download(download::DownloadArgs),
     /// Make assets/mnist from a folder with the four files of MNIST
     Digits(digits::DigitsArgs),
@@ -35,6 +37,7 @@ fn main() -> ExitCode {
         Command::Check => check::run(),
         Command::CheckCuda => check::run_cuda(),
         Command::E2e => e2e::run(),
+        Command::Bench(args) => bench::run(&args),
         Command::Download(args) => download::run(&args),
         Command::Digits(args) => digits::run(&args),
     };

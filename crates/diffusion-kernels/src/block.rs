@@ -9,10 +9,12 @@ mod conv;
 mod forward;
 mod norm;
 
+use std::fmt;
 use std::sync::Arc;
 
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Device, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
+use tracing::trace_span;
 
 use crate::ResidualBlock;
 use crate::buffer::Buffer;
@@ -42,6 +44,13 @@ pub(crate) struct Sizes {
     tiles: Tiles,
     groups: usize,
     skip: bool,
+}
+
+impl fmt::Display for Sizes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (height, width) = self.tiles.side;
+        write!(f, "{height}×{width}, {} to {} channels", self.inputs, self.outputs)
+    }
 }
 
 impl Sizes {
@@ -197,6 +206,7 @@ pub(crate) fn residual_block(
     block: &ResidualBlock<'_>,
 ) -> Result<Node> {
     assert!(sizes.fit());
+    let _span = trace_span!("residual block, forward", shape = %sizes).entered();
     let packed = packed(embedding, block)?;
     let tracked = packed.track_op() || parts.iter().any(Node::is_tracked);
     let pass = Pass { isa, sizes, eps: block.eps as f32 };
@@ -250,6 +260,7 @@ impl Op {
     fn backward(&self, packed: &Tensor, wanted: &[&Tensor]) -> Result<Tensor> {
         let Sizes { images, outputs, .. } = self.pass.sizes;
         let (isa, sizes, pixels) = (self.pass.isa, &self.pass.sizes, self.pass.sizes.pixels());
+        let _span = trace_span!("residual block, backward", shape = %sizes).entered();
         let dy = self.y.take_gradient()?;
         let x = self.pass.stack(&self.parts);
         let mut dx: Vec<Fresh> =

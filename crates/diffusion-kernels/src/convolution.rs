@@ -2,10 +2,12 @@
 //!
 //! Images have their channels last.
 
+use std::fmt;
 use std::sync::Arc;
 
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Device, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
+use tracing::trace_span;
 
 use crate::buffer::Buffer;
 use crate::engine::{Convolution, Geometry};
@@ -37,6 +39,19 @@ struct Sizes {
     /// Channels of the small side and of the large one.
     channels: [usize; 2],
     geometry: Geometry,
+}
+
+impl fmt::Display for Sizes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Geometry { kernel, stride, small, large, .. } = self.geometry;
+        let [a, b] = self.channels;
+        write!(
+            f,
+            "{}×{} by {}×{}, {a} and {b} channels, {kernel}×{kernel}",
+            small.0, small.1, large.0, large.1
+        )?;
+        if stride == 1 { Ok(()) } else { write!(f, " /{stride}") }
+    }
 }
 
 impl Sizes {
@@ -75,6 +90,7 @@ pub(crate) fn convolution(
 ) -> Result<Node> {
     let plan = Plan { direction, stride, padding };
     let sizes = plan.sizes(x.map.dims, weight.shape())?;
+    let _span = trace_span!("convolution, forward", shape = %sizes).entered();
     let outputs = sizes.outputs(direction);
     let y = match bias {
         Some(bias) if bias.dims() != [outputs] => {
@@ -194,6 +210,7 @@ impl Op {
     /// Gradients of weight and bias; that of x is added to the map's if it is wanted.
     fn backward(&self, dx_wanted: bool, weight: &Tensor) -> Result<[Tensor; 2]> {
         let &Self { isa, direction, sizes, .. } = self;
+        let _span = trace_span!("convolution, backward", shape = %sizes).entered();
         let [small, large] = sizes.lens();
         let (back, input, len) = match direction {
             Direction::Gather => (Direction::Scatter, large, small),

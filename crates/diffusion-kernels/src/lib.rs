@@ -43,6 +43,7 @@ mod group_norm;
 mod isa;
 mod linear;
 mod map;
+mod optimize;
 mod pixels;
 mod product;
 mod scratch;
@@ -63,6 +64,7 @@ mod tests;
 use candle_core::{Result, Tensor};
 
 pub use feature_map::FeatureMap;
+pub use optimize::{AdamW, Trained};
 use storage::kernels_for;
 
 /// What is applied to the output of a normalisation, in the same pass.
@@ -183,4 +185,36 @@ pub struct ResidualBlock<'a> {
 /// Shapes that do not fit together.
 pub fn residual_block(x: &Tensor, embedding: &Tensor, block: &ResidualBlock<'_>) -> Result<Tensor> {
     FeatureMap::from_images(x)?.residual_block(embedding, block)?.to_images()
+}
+
+/// The sum of the squares of all elements. For `f32` on the CPU, parts are added up in `f64`.
+///
+/// # Errors
+/// None of its own; whatever the device reports.
+pub fn square_sum(x: &Tensor) -> Result<f64> {
+    match kernels_for(&[x]) {
+        Some(isa) => optimize::square_sum(isa, x),
+        None => slow::square_sum(x),
+    }
+}
+
+/// One update of a parameter by AdamW (Loshchilov & Hutter 2019, algorithm 2) in PyTorch's order of operations, and of
+/// the moving average of its weights, all where they are:
+///
+/// ```text
+/// m ← β₁·m + (1 − β₁)·g          v ← β₂·v + (1 − β₂)·g²
+/// w ← (1 − lr·decay)·w − lr/(1 − β₁ᵏ) · m / (√v/√(1 − β₂ᵏ) + eps)
+/// average ← average − share·(average − w)
+/// ```
+///
+/// # Errors
+/// Different shapes.
+pub fn adamw(gradient: &Tensor, trained: &Trained<'_>, constants: &AdamW) -> Result<()> {
+    trained.check(gradient)?;
+    let Trained { weight, first, second, average } = trained;
+    let kept: [&Tensor; 4] = [weight, first, second, average.map_or(*weight, |(average, _)| average)];
+    match kernels_for(&kept).filter(|_| kept.iter().all(|t| t.is_contiguous())) {
+        Some(isa) if kernels_for(&[gradient]).is_some() => optimize::adamw(isa, gradient, trained, constants),
+        _ => slow::adamw(gradient, trained, constants),
+    }
 }

@@ -2,6 +2,7 @@
 
 use candle_core::{CpuStorage, CustomOp3, Device, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
+use tracing::trace_span;
 
 use crate::isa::Isa;
 use crate::product::{self, Factor};
@@ -57,6 +58,7 @@ struct Linear {
 /// [`crate::linear`] by the kernels.
 pub(crate) fn linear(isa: Isa, x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
     let [_, _, outputs] = sizes(x.shape(), weight.shape())?;
+    let _span = trace_span!("linear, forward").entered();
     if bias.dims() != [outputs] {
         bail!("linear: a bias of shape {:?} for {outputs} outputs", bias.dims());
     }
@@ -107,6 +109,7 @@ impl CustomOp3 for Linear {
         dy: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let [rows, inputs, outputs] = sizes(x.shape(), w.shape())?;
+        let _span = trace_span!("linear, backward").entered();
         let (dx, dw, db) = with_elements([x, w, dy], |[x_data, w, dy]| {
             let by_row = |row: usize| Factor::matrix(&dy[row * outputs..], outputs, outputs);
             let by_column = |column: usize| Factor::transposed(&dy[column..], outputs, rows);

@@ -11,6 +11,7 @@ use std::thread::ThreadId;
 
 use candle_core::{CpuStorage, DType, Device, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
+use tracing::trace_span;
 
 use crate::buffer::Buffer;
 use crate::isa::Isa;
@@ -50,6 +51,7 @@ impl Map {
     pub(crate) fn add_gradient(&self, isa: Isa, gradient: Buffer) {
         const CHUNK: usize = 1 << 14;
         let mut sum = gradient;
+        let _span = trace_span!("add gradients").entered();
         if let Some(arrived) = self.gradients().remove(&std::thread::current().id()) {
             let chunks = sum.par_chunks_mut(CHUNK).zip(arrived.par_chunks(CHUNK));
             chunks.for_each(|(sum, arrived)| add(isa, arrived, sum));

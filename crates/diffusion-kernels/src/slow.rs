@@ -1,7 +1,8 @@
 //! The definitions: each operation in candle's own terms, on any device and in any float type.
 
-use candle_core::{Result, Tensor, bail};
+use candle_core::{DType, Result, Tensor, Var, bail};
 
+use crate::optimize::{AdamW, Trained};
 use crate::{Activation, ResidualBlock, channels};
 
 fn add_channel_bias(y: Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
@@ -114,4 +115,39 @@ pub fn residual_block(x: &Tensor, embedding: &Tensor, block: &ResidualBlock<'_>)
         Some((weight, bias)) => y + conv2d(x, weight, Some(bias), 1, 0)?,
         None => y + x,
     }
+}
+
+/// See [`crate::square_sum`].
+///
+/// # Errors
+/// As there.
+pub fn square_sum(x: &Tensor) -> Result<f64> {
+    x.sqr()?.sum_all()?.to_dtype(DType::F64)?.to_scalar()
+}
+
+/// See [`crate::adamw`].
+///
+/// # Errors
+/// As there.
+pub fn adamw(gradient: &Tensor, trained: &Trained<'_>, adamw: &AdamW) -> Result<()> {
+    trained.check(gradient)?;
+    let Trained { weight, first, second, average } = *trained;
+    let &AdamW { lr, beta1, beta2, eps, weight_decay, gradient_scale, .. } = adamw;
+    let [correction1, correction2] = adamw.corrections();
+    let g = gradient.detach().affine(gradient_scale, 0.0)?;
+    first.set(&(first.affine(beta1, 0.0)? + g.affine(1.0 - beta1, 0.0)?)?.detach())?;
+    second.set(&(second.affine(beta2, 0.0)? + g.sqr()?.affine(1.0 - beta2, 0.0)?)?.detach())?;
+    let denominator = second.sqrt()?.affine(1.0 / correction2.sqrt(), eps)?;
+    let update = first.div(&denominator)?.affine(lr / correction1, 0.0)?;
+    weight.set(&(weight.affine(1.0 - lr * weight_decay, 0.0)? - update)?.detach())?;
+    average.map_or(Ok(()), |(average, share)| mix(average, weight, share))
+}
+
+/// Moves `average` towards `weight` by the given share of the way: a moving average.
+///
+/// # Errors
+/// Different shapes.
+pub fn mix(average: &Var, weight: &Tensor, share: f64) -> Result<()> {
+    let difference = (average.as_tensor() - weight)?;
+    average.set(&(average.as_tensor() - difference.affine(share, 0.0)?)?.detach())
 }

@@ -1,6 +1,8 @@
 //! From candle's tensors to slices and back.
 
-use candle_core::{CpuStorage, DType, Layout, Result, Storage, Tensor, bail};
+use std::cell::RefCell;
+
+use candle_core::{CpuStorage, DType, InplaceOp1, Layout, Result, Storage, Tensor, bail};
 
 use crate::isa::{Choice, Isa, choice};
 
@@ -37,6 +39,45 @@ pub(crate) fn with_elements<const N: usize, R>(
         }
     }
     f(slices)
+}
+
+/// What [`with_elements_mut`] calls.
+type Change<'f> = dyn FnMut(&mut [&mut [f32]]) -> Result<()> + 'f;
+
+/// Calls `f` with the elements of `tensors`, to be changed where they are. They must be contiguous `f32` on the CPU and
+/// must not share memory.
+pub(crate) fn with_elements_mut(tensors: &[&Tensor], f: &mut Change<'_>) -> Result<()> {
+    with_more_elements(tensors, &mut [], f)
+}
+
+/// candle lends one tensor's memory at a time: each is asked for while the ones before it are held.
+fn with_more_elements(tensors: &[&Tensor], held: &mut [&mut [f32]], f: &mut Change<'_>) -> Result<()> {
+    match tensors {
+        [] => f(held),
+        [first, rest @ ..] => first.inplace_op1(&Borrow { rest, state: RefCell::new((held, f)) }),
+    }
+}
+
+struct Borrow<'a, 'h, 'f> {
+    rest: &'a [&'a Tensor],
+    state: RefCell<(&'a mut [&'h mut [f32]], &'a mut Change<'f>)>,
+}
+
+impl InplaceOp1 for Borrow<'_, '_, '_> {
+    fn name(&self) -> &'static str {
+        "diffusion-borrow"
+    }
+
+    fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> Result<()> {
+        let (CpuStorage::F32(data), Some((begin, end))) = (storage, layout.contiguous_offsets()) else {
+            bail!("the kernels change contiguous f32 tensors only");
+        };
+        let mut state = self.state.borrow_mut();
+        let (held, f) = &mut *state;
+        let mut held: Vec<&mut [f32]> = held.iter_mut().map(|slice| &mut **slice).collect();
+        held.push(&mut data[begin..end]);
+        with_more_elements(self.rest, &mut held, f)
+    }
 }
 
 /// What a custom operation's forward pass returns.

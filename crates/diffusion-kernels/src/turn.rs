@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use candle_core::{CpuStorage, CustomOp1, Device, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
+use tracing::trace_span;
 
 use crate::buffer::Buffer;
 use crate::fresh::Fresh;
@@ -30,6 +31,7 @@ pub(crate) fn to_images(isa: Isa, node: &Node) -> Result<Tensor> {
 }
 
 fn channels_last(isa: Isa, images: &[f32], [channels, pixels]: [usize; 2]) -> Buffer {
+    let _span = trace_span!("turn channels last").entered();
     let len = channels * pixels;
     let mut y = Fresh::recycled(images.len());
     y.par_chunks_mut(len)
@@ -39,6 +41,7 @@ fn channels_last(isa: Isa, images: &[f32], [channels, pixels]: [usize; 2]) -> Bu
 }
 
 fn channels_first(isa: Isa, map: &[f32], [channels, pixels]: [usize; 2]) -> Vec<f32> {
+    let _span = trace_span!("turn channels first").entered();
     let len = channels * pixels;
     let mut y = Fresh::new(map.len());
     y.par_chunks(len)

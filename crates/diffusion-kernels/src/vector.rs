@@ -30,7 +30,9 @@ pub(crate) fn sum_in_order(isa: Isa, partials: &[impl Deref<Target = [f32]> + Sy
     const CHUNK: usize = 1 << 12;
     let mut sum = Fresh::new(len);
     sum.par_chunks_mut(CHUNK).enumerate().for_each(|(i, sum)| {
-        partials.iter().for_each(|partial| add(isa, &partial[i * CHUNK..], sum));
+        for partial in partials {
+            add(isa, &partial[i * CHUNK..], sum);
+        }
     });
     sum.finish()
 }

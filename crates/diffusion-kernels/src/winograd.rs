@@ -17,7 +17,7 @@ mod transforms;
 use canvas::OUT;
 pub(crate) use canvas::{Canvas, Tiles};
 use transforms::{
-    K, PLACES, place_pitch, transform_inputs, transform_output_gradients, transform_outputs,
+    K, PLACES, Products, place_pitch, transform_inputs, transform_output_gradients, transform_outputs,
     transform_weight_gradients, transform_weights,
 };
 
@@ -125,7 +125,8 @@ impl Winograd {
                 let a = Factor::matrix(a, padded_in, channels);
                 product(isa, a, b, [count, padded], Result { data: c, row: padded, onto: false });
             }
-            transform_outputs(isa, &sums, pitch, padded, start, canvas.tiles, first, count, y);
+            let products = Products { places: &sums, pitch, channels: padded };
+            transform_outputs(isa, products, start, canvas.tiles, first, count, y);
         }
     }
 

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use candle_core::{Result, Tensor};
+use candle_core::{Result, Tensor, Var};
+use diffusion_kernels::slow::mix;
 use diffusion_unet::Parameters;
 use serde::{Deserialize, Serialize};
 
@@ -57,7 +58,7 @@ impl EmaConfig {
 #[derive(Clone, Debug)]
 pub struct Ema {
     config: EmaConfig,
-    shadow: BTreeMap<String, Tensor>,
+    shadow: BTreeMap<String, Var>,
 }
 
 impl Ema {
@@ -66,32 +67,45 @@ impl Ema {
     /// # Errors
     /// Those of the device.
     pub fn new(config: EmaConfig, parameters: &Parameters) -> Result<Self> {
-        let shadow =
-            parameters.tensors().into_iter().map(|(name, t)| Ok((name, t.copy()?))).collect::<Result<_>>()?;
+        let shadow = parameters
+            .iter()
+            .map(|(name, var)| Ok((name.to_owned(), Var::from_tensor(&var.copy()?)?)))
+            .collect::<Result<_>>()?;
         Ok(Self { config, shadow })
     }
 
-    /// Takes the current weights in; `step` counts updates from 1.
+    /// Takes the current weights in; `step` counts updates from 1. [`AdamW::update`](crate::AdamW::update) does the
+    /// same in its own pass over the weights.
     ///
     /// # Errors
     /// Those of the device.
     pub fn update(&mut self, parameters: &Parameters, step: u64) -> Result<()> {
-        let fresh = 1.0 - self.config.decay_at(step);
-        for (name, var) in parameters.iter() {
-            if let Some(shadow) = self.shadow.get_mut(name) {
-                *shadow = (&*shadow - (&*shadow - var.as_detached_tensor())?.affine(fresh, 0.0)?)?;
-            }
-        }
-        Ok(())
+        parameters.iter().try_for_each(|(name, var)| match self.share(name, step) {
+            Some((shadow, share)) => mix(shadow, var, share),
+            None => Ok(()),
+        })
     }
 
-    /// The averages by name.
-    pub fn tensors(&self) -> &BTreeMap<String, Tensor> {
-        &self.shadow
+    /// A parameter's average and the share of the new weights that update number `step` gives it.
+    pub(crate) fn share(&self, name: &str, step: u64) -> Option<(&Var, f64)> {
+        Some((self.shadow.get(name)?, 1.0 - self.config.decay_at(step)))
+    }
+
+    /// The averages by name. The tensors share memory with the averages: write them out or copy them before training
+    /// goes on.
+    pub fn tensors(&self) -> BTreeMap<String, Tensor> {
+        self.shadow.iter().map(|(name, var)| (name.clone(), var.as_detached_tensor())).collect()
     }
 
     /// Goes on from saved averages, which must be those of the same network.
-    pub(crate) fn restore(&mut self, shadow: BTreeMap<String, Tensor>) {
-        self.shadow = shadow;
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub(crate) fn restore(&mut self, shadow: BTreeMap<String, Tensor>) -> Result<()> {
+        self.shadow = shadow
+            .into_iter()
+            .map(|(name, tensor)| Ok((name, Var::from_tensor(&tensor)?)))
+            .collect::<Result<_>>()?;
+        Ok(())
     }
 }

@@ -3,13 +3,21 @@
 use std::collections::BTreeMap;
 
 use candle_core::backprop::GradStore;
-use candle_core::{DType, Result, Tensor};
+use candle_core::{Result, Tensor};
+use diffusion_kernels::square_sum;
 use diffusion_unet::Parameters;
 
 /// Gradients by the name of their parameter.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Gradients {
     by_name: BTreeMap<String, Tensor>,
+    scale: f64,
+}
+
+impl Default for Gradients {
+    fn default() -> Self {
+        Self { by_name: BTreeMap::new(), scale: 1.0 }
+    }
 }
 
 impl Gradients {
@@ -30,7 +38,7 @@ impl Gradients {
         Ok(())
     }
 
-    /// The gradient of one parameter.
+    /// The gradient of one parameter, not yet [clipped](Self::clip).
     pub fn get(&self, name: &str) -> Option<&Tensor> {
         self.by_name.get(name)
     }
@@ -39,10 +47,7 @@ impl Gradients {
     fn norms(&self) -> Result<Vec<(&str, f64)>> {
         self.by_name
             .iter()
-            .map(|(name, gradient)| {
-                let squares = gradient.sqr()?.sum_all()?.to_dtype(DType::F64)?.to_scalar::<f64>()?;
-                Ok((name.as_str(), squares.sqrt()))
-            })
+            .map(|(name, gradient)| Ok((name.as_str(), square_sum(gradient)?.sqrt())))
             .collect()
     }
 
@@ -54,19 +59,15 @@ impl Gradients {
         Ok(self.norms()?.iter().map(|(_, norm)| norm * norm).sum::<f64>().sqrt())
     }
 
-    /// Scales all gradients by min(1, max_norm/(norm + 1e-6)), as PyTorch does; `norm` is their
-    /// [`global_norm`](Self::global_norm).
-    ///
-    /// # Errors
-    /// Those of the device.
-    pub fn clip(&mut self, norm: f64, max_norm: f64) -> Result<()> {
-        let scale = max_norm / (norm + 1e-6);
-        if scale < 1.0 {
-            for gradient in self.by_name.values_mut() {
-                *gradient = gradient.affine(scale, 0.0)?;
-            }
-        }
-        Ok(())
+    /// Has the optimizer scale all gradients by min(1, max_norm/(norm + 1e-6)), as PyTorch does, when it reads them;
+    /// `norm` is their [`global_norm`](Self::global_norm).
+    pub fn clip(&mut self, norm: f64, max_norm: f64) {
+        self.scale = (max_norm / (norm + 1e-6)).min(1.0);
+    }
+
+    /// What the optimizer is to multiply the gradients by.
+    pub fn scale(&self) -> f64 {
+        self.scale
     }
 
     /// The first parameter, by name, whose gradient holds a number that is not finite.

@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use candle_core::{Result, Tensor};
+use candle_core::{Result, Tensor, Var};
+use diffusion_kernels::{self as kernels, Trained};
 use diffusion_unet::Parameters;
 use serde::{Deserialize, Serialize};
 
+use crate::ema::Ema;
 use crate::gradients::Gradients;
 
 /// The constants of AdamW. With `weight_decay` 0 it is Adam.
@@ -36,7 +38,7 @@ pub struct AdamW {
     config: AdamWConfig,
     step: u64,
     /// First and second moment by the name of the parameter.
-    moments: BTreeMap<String, (Tensor, Tensor)>,
+    moments: BTreeMap<String, (Var, Var)>,
 }
 
 impl AdamW {
@@ -45,30 +47,40 @@ impl AdamW {
     /// # Errors
     /// Those of the device.
     pub fn new(config: AdamWConfig, parameters: &Parameters) -> Result<Self> {
+        let zeros = |var: &Var| Var::zeros(var.shape(), var.dtype(), var.device());
         let moments = parameters
             .iter()
-            .map(|(name, var)| Ok((name.to_owned(), (var.zeros_like()?, var.zeros_like()?))))
+            .map(|(name, var)| Ok((name.to_owned(), (zeros(var)?, zeros(var)?))))
             .collect::<Result<_>>()?;
         Ok(Self { config, step: 0, moments })
     }
 
-    /// One update with the learning rate `lr`. A parameter without a gradient stays as it is.
+    /// One update with the learning rate `lr`, after which `average` takes the new weights in. A parameter without a
+    /// gradient stays as it is.
     ///
     /// # Errors
     /// Those of the device.
-    pub fn update(&mut self, parameters: &Parameters, gradients: &Gradients, lr: f64) -> Result<()> {
+    pub fn update(
+        &mut self,
+        parameters: &Parameters,
+        gradients: &Gradients,
+        lr: f64,
+        average: Option<&Ema>,
+    ) -> Result<()> {
         let AdamWConfig { beta1, beta2, eps, weight_decay, .. } = self.config;
         self.step += 1;
-        let correction1 = 1.0 - beta1.powf(self.step as f64);
-        let correction2 = 1.0 - beta2.powf(self.step as f64);
-        for (name, var) in parameters.iter() {
-            let (Some(g), Some((m, v))) = (gradients.get(name), self.moments.get_mut(name)) else { continue };
-            *m = (m.affine(beta1, 0.0)? + g.affine(1.0 - beta1, 0.0)?)?;
-            *v = (v.affine(beta2, 0.0)? + g.sqr()?.affine(1.0 - beta2, 0.0)?)?;
-            let denominator = v.sqrt()?.affine(1.0 / correction2.sqrt(), eps)?;
-            let update = (&*m / denominator)?.affine(lr / correction1, 0.0)?;
-            let decayed = var.as_detached_tensor().affine(1.0 - lr * weight_decay, 0.0)?;
-            var.set(&(decayed - update)?)?;
+        let gradient_scale = gradients.scale();
+        let constants =
+            kernels::AdamW { lr, beta1, beta2, eps, weight_decay, step: self.step, gradient_scale };
+        for (name, weight) in parameters.iter() {
+            let average = average.and_then(|ema| ema.share(name, self.step));
+            match (gradients.get(name), self.moments.get(name), average) {
+                (Some(gradient), Some((first, second)), average) => {
+                    kernels::adamw(gradient, &Trained { weight, first, second, average }, &constants)?;
+                }
+                (_, _, Some((average, share))) => kernels::slow::mix(average, weight, share)?,
+                _ => {}
+            }
         }
         Ok(())
     }
@@ -78,7 +90,10 @@ impl AdamW {
         self.moments
             .iter()
             .flat_map(|(name, (m, v))| {
-                [(format!("first/{name}"), m.clone()), (format!("second/{name}"), v.clone())]
+                [
+                    (format!("first/{name}"), m.as_detached_tensor()),
+                    (format!("second/{name}"), v.as_detached_tensor()),
+                ]
             })
             .collect()
     }
@@ -94,7 +109,7 @@ impl AdamW {
         mut tensors: BTreeMap<String, Tensor>,
     ) -> std::result::Result<(), String> {
         let mut take = |key: String, like: &Tensor| match tensors.remove(&key) {
-            Some(t) if t.dims() == like.dims() => Ok(t),
+            Some(t) if t.dims() == like.dims() => Var::from_tensor(&t).map_err(|e| e.to_string()),
             Some(t) => {
                 Err(format!("tensor `{key}` has shape {:?}, the network needs {:?}", t.dims(), like.dims()))
             }

@@ -126,7 +126,7 @@ fn draw_grid(
     }
     let description = trainer.description();
     let path = run_dir.grid_path(trainer.steps_done());
-    let network = diffusion_unet::load_frozen(trainer.ema().tensors().clone(), trainer.device(), |vb| {
+    let network = diffusion_unet::load_frozen(trainer.ema().tensors(), trainer.device(), |vb| {
         description.network.build(vb)
     })
     .map_err(|source| TrainError::Parameters { path: path.clone(), source })?;

@@ -8,6 +8,7 @@ use diffusion_process::{Domain, Levels, Network, NoiseSource};
 use diffusion_schedule::NoiseSchedule;
 use diffusion_unet::{NetworkConfig, Parameters};
 use rand::RngExt;
+use tracing::trace_span;
 
 use crate::checkpoint::{Checkpoint, CheckpointState, FORMAT_VERSION};
 use crate::config::ConfigError;
@@ -87,9 +88,10 @@ impl<'a> Trainer<'a> {
     /// A loss or gradient that is not finite, naming the first bad tensor; in the first step, parameters that got no
     /// gradient.
     pub fn step(&mut self) -> Result<StepMetrics, TrainError> {
+        let _span = trace_span!("the rest of the step").entered();
         let lr = self.lr();
         let epoch = self.loader.position().epoch;
-        let images = self.loader.next_batch(&self.device)?.images;
+        let images = trace_span!("load").in_scope(|| self.loader.next_batch(&self.device))?.images;
         let timesteps = self.timesteps();
 
         let (losses, mut gradients) = self.losses_and_gradients(&images, &timesteps)?;
@@ -105,11 +107,11 @@ impl<'a> Trainer<'a> {
             }
         }
         if let Some(max_norm) = self.config.clip_grad_norm {
-            gradients.clip(grad_norm, max_norm)?;
+            gradients.clip(grad_norm, max_norm);
         }
-        self.optimizer.update(&self.parameters, &gradients, lr)?;
+        trace_span!("AdamW and moving average")
+            .in_scope(|| self.optimizer.update(&self.parameters, &gradients, lr, Some(&self.ema)))?;
         self.step += 1;
-        self.ema.update(&self.parameters, self.step)?;
         Ok(StepMetrics {
             step: self.step,
             epoch,
@@ -133,21 +135,19 @@ impl<'a> Trainer<'a> {
         for (k, timesteps) in timesteps.chunks_exact(part).enumerate() {
             let x0 = images.narrow(0, k * part, part)?;
             let indices = (k * part) as u64..((k + 1) * part) as u64;
-            let noise = self.source.normal(
-                Domain::Training,
-                self.step,
-                indices,
-                &self.description.image_shape,
-                &self.device,
-            )?;
+            let shape = &self.description.image_shape;
+            let noise = trace_span!("draw noise")
+                .in_scope(|| self.source.normal(Domain::Training, self.step, indices, shape, &self.device))?;
             let levels = Levels::at(&self.schedule, timesteps, &x0)?;
             let x_t = levels.add_noise(&x0, &noise)?;
             let t = Tensor::from_iter(timesteps.iter().map(|&t| t as f32), &self.device)?;
-            let output = self.network.forward(&x_t, &t)?;
+            let output =
+                trace_span!("forward, between the operations").in_scope(|| self.network.forward(&x_t, &t))?;
             let target = self.config.prediction_type.target(&x0, &noise, &levels)?;
             let loss = (output - target)?.sqr()?.mean((1, 2, 3))?;
             let mean = (loss.sum_all()? / self.config.batch_size as f64)?;
-            gradients.accumulate(&self.parameters, mean.backward()?)?;
+            let store = trace_span!("backward, between the operations").in_scope(|| mean.backward())?;
+            gradients.accumulate(&self.parameters, store)?;
             losses.extend(loss.to_vec1::<f32>()?);
         }
         Ok((losses, gradients))
@@ -268,7 +268,7 @@ impl<'a> Trainer<'a> {
                 model: self.description.clone(),
             },
             model: self.parameters.tensors(),
-            ema: self.ema.tensors().clone(),
+            ema: self.ema.tensors(),
             optimizer: self.optimizer.tensors(),
         }
     }
@@ -309,7 +309,7 @@ impl<'a> Trainer<'a> {
         };
         self.parameters.load(&checkpoint.ema).map_err(parameter_error(Checkpoint::EMA_FILE))?;
         self.parameters.load(&checkpoint.model).map_err(parameter_error(Checkpoint::MODEL_FILE))?;
-        self.ema.restore(checkpoint.ema);
+        self.ema.restore(checkpoint.ema)?;
         self.optimizer
             .restore(state.step, checkpoint.optimizer)
             .map_err(|problem| TrainError::unusable(&path.join(Checkpoint::OPTIMIZER_FILE), problem))?;

@@ -157,7 +157,7 @@ fn train(case: &Case<'_>) {
         assert_close(&what, &flat(&loss), &[expected_loss], number(&case.json["atol_losses"]));
         let mut gradients = Gradients::default();
         gradients.accumulate(&case.parameters, loss.backward().unwrap()).unwrap();
-        optimizer.update(&case.parameters, &gradients, config.lr).unwrap();
+        optimizer.update(&case.parameters, &gradients, config.lr, None).unwrap();
     }
     let trained = case.parameters.tensors();
     let expected = case.all_below("trained/");

@@ -192,7 +192,7 @@ vectorised! {
     pub(super) fn transform_inputs(canvas: &Canvas, first: usize, count: usize, places: &mut [f32], pitch: usize) {
         let (channels, width) = (canvas.pitch(), canvas.width());
         for t in 0..count {
-            let from = &canvas.tile(first + t, 0)[..];
+            let from = canvas.tile(first + t, 0);
             let to = &mut places[t * channels..];
             for c in (0..channels).step_by(LANES) {
                 let (from, to) = (&from[c..], &mut to[c..]);
@@ -211,7 +211,7 @@ vectorised! {
     pub(super) fn transform_output_gradients(canvas: &Canvas, first: usize, count: usize, places: &mut [f32], pitch: usize) {
         let (channels, width) = (canvas.pitch(), canvas.width());
         for t in 0..count {
-            let from = &canvas.tile(first + t, 1)[..];
+            let from = canvas.tile(first + t, 1);
             let to = &mut places[t * channels..];
             for c in (0..channels).step_by(LANES) {
                 let (from, to) = (&from[c..], &mut to[c..]);
@@ -225,12 +225,21 @@ vectorised! {
     }
 }
 
+/// Sums of products, `places[place][tile][channel]`, the places `pitch` apart.
+#[derive(Clone, Copy)]
+pub(super) struct Products<'a> {
+    pub places: &'a [f32],
+    pub pitch: usize,
+    pub channels: usize,
+}
+
 vectorised! {
-    /// `places[place][tile][channel]` to the tiles `first..first + count` of channels-last images `y`, whose pixels are
+    /// Products to the tiles `first..first + count` of channels-last images `y`, whose pixels are
     /// `channels` apart; `start` holds the channels' bias, for each image or for all.
     pub(super) fn transform_outputs(
-        places: &[f32], pitch: usize, channels: usize, start: &[f32], tiles: Tiles, first: usize, count: usize, y: &mut [f32],
+        products: Products<'_>, start: &[f32], tiles: Tiles, first: usize, count: usize, y: &mut [f32],
     ) {
+        let Products { places, pitch, channels } = products;
         let (height, width) = tiles.side;
         for t in 0..count {
             let (image, top, left) = tiles.position(first + t);

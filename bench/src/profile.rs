@@ -1,0 +1,85 @@
+//! Where the time of a few calls goes: the spans that the crates enter, summed up.
+
+use std::collections::HashMap;
+use std::fmt::{Debug, Write};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tracing::field::{Field, Visit};
+use tracing::span::{Attributes, Id};
+use tracing::{Subscriber, subscriber};
+use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
+use tracing_subscriber::registry::{LookupSpan, Registry};
+
+/// Calls and time of a kind of span, without the spans inside it.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Share {
+    pub calls: usize,
+    pub time: Duration,
+}
+
+/// Runs `f` and says how long it was in which span, the longest first.
+pub(crate) fn profile<R>(f: impl FnOnce() -> R) -> (R, Vec<(String, Share)>) {
+    let times = Times::default();
+    let result = subscriber::with_default(Registry::default().with(times.clone()), f);
+    let shares = std::mem::take(&mut times.lock().shares);
+    let mut shares: Vec<_> = shares.into_iter().collect();
+    shares.sort_by_key(|(_, share)| std::cmp::Reverse(share.time));
+    (result, shares)
+}
+
+#[derive(Clone, Default)]
+struct Times(Arc<Mutex<State>>);
+
+#[derive(Default)]
+struct State {
+    shares: HashMap<String, Share>,
+    /// The spans that have been entered and not left: when, and how long their inner spans took.
+    open: Vec<(Instant, Duration)>,
+}
+
+impl Times {
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A span's name and fields.
+struct Label(String);
+
+impl Visit for Label {
+    fn record_debug(&mut self, _: &Field, value: &dyn Debug) {
+        // Writing to a string cannot fail.
+        let _ = write!(self.0, ": {value:?}");
+    }
+}
+
+impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Times {
+    fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
+        let mut label = Label(attributes.metadata().name().to_owned());
+        attributes.record(&mut label);
+        if let Some(span) = context.span(id) {
+            span.extensions_mut().insert(label);
+        }
+    }
+
+    fn on_enter(&self, _: &Id, _: Context<'_, S>) {
+        self.lock().open.push((Instant::now(), Duration::ZERO));
+    }
+
+    fn on_exit(&self, id: &Id, context: Context<'_, S>) {
+        let mut state = self.lock();
+        let Some((begin, inside)) = state.open.pop() else { return };
+        let whole = begin.elapsed();
+        if let Some((_, inside)) = state.open.last_mut() {
+            *inside += whole;
+        }
+        if let Some(label) =
+            context.span(id).and_then(|span| Some(span.extensions().get::<Label>()?.0.clone()))
+        {
+            let share = state.shares.entry(label).or_default();
+            share.calls += 1;
+            share.time += whole.saturating_sub(inside);
+        }
+    }
+}

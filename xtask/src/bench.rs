@@ -1,0 +1,141 @@
+//! `cargo xtask bench`: this project against PyTorch and against candle's own operations, on one machine in one run.
+
+mod contender;
+mod report;
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::Args;
+
+use crate::check::{cargo, workspace_root};
+use contender::{Contender, Worker, python};
+use report::{Memory, Report, Times};
+
+/// Measure training, forward passes and sampling against PyTorch and plain candle.
+///
+/// All contenders compute the `mnist` preset's network in f32 on the CPU. They take turns, job by job, for several
+/// rounds, so that whatever else the machine does meets all of them alike; medians are compared. PyTorch is installed
+/// from PyPI into a virtual environment in target/ at the first call (5 GB on Linux). For the kernels one by one there is
+/// `cargo bench -p diffusion-bench`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Environment:
+  PYTHON  the interpreter that makes the virtual environment; python3 unless set
+
+Examples:
+  cargo xtask bench
+  cargo xtask bench --threads 2 --rounds 15
+  cargo xtask bench --profile")]
+pub(crate) struct BenchArgs {
+    /// Rounds in which the contenders take turns.
+    #[arg(long, default_value_t = 9, value_parser = clap::value_parser!(u32).range(1..))]
+    rounds: u32,
+    /// Numbers of threads to measure with.
+    #[arg(long, value_delimiter = ',', default_value = "1,2", value_parser = clap::value_parser!(u32).range(1..))]
+    threads: Vec<u32>,
+    /// Where the figures go.
+    #[arg(long, value_name = "FILE", default_value = "target/bench/bench.json")]
+    json: PathBuf,
+    /// Show where the time of a training step goes instead, with no PyTorch.
+    #[arg(long)]
+    profile: bool,
+}
+
+/// What is measured: the line that a worker reads, and what it means.
+const JOBS: [(&str, &str); 6] = [
+    ("train 64", "training step, batch 64"),
+    ("train 128", "training step, batch 128"),
+    ("forward 1", "forward, 1 image"),
+    ("forward 16", "forward, 16 images"),
+    ("forward 64", "forward, 64 images"),
+    ("sample 16 50", "sampling 16 digits in 50 steps"),
+];
+
+/// The rounds that candle's own operations take part in: they need most of the time, and it varies little.
+const PLAIN_ROUNDS: u32 = 3;
+
+/// Runs the chore.
+pub(crate) fn run(args: &BenchArgs) -> Result<()> {
+    cargo(&["build", "--package", "diffusion-bench", "--bin", "diffusion-bench"], &[])?;
+    if args.profile {
+        for &threads in &args.threads {
+            println!("\n{threads} threads");
+            Contender::Kernels.start(threads, None)?.ask("profile 64 16")?;
+        }
+        return Ok(());
+    }
+    let python = python()?;
+    let mut report = Report::new();
+    for &threads in &args.threads {
+        report.times.extend(measure_times(args.rounds, threads, &python)?);
+    }
+    let most = args.threads.iter().copied().max().unwrap_or(1);
+    for contender in Contender::all() {
+        report.memory.push(measure_memory(contender, most, &python)?);
+    }
+    println!("{report}");
+    let path = workspace_root().join(&args.json);
+    report.write_json(&path)?;
+    println!("all figures: {}", path.display());
+    Ok(())
+}
+
+fn measure_times(rounds: u32, threads: u32, python: &PathBuf) -> Result<Vec<Times>> {
+    let mut entrants = Vec::new();
+    for contender in Contender::all() {
+        eprintln!("{threads} threads: warming up {contender}");
+        let mut worker = contender.start(threads, Some(python))?;
+        // The second time, memory is there and PyTorch has compiled what it wants to compile.
+        for (job, _) in JOBS {
+            for _ in 0..if contender == Contender::Plain { 1 } else { 2 } {
+                worker.ask(job)?;
+            }
+        }
+        entrants.push((contender, worker));
+    }
+    let mut times: Vec<Times> = JOBS
+        .iter()
+        .flat_map(|(_, work)| entrants.iter().map(move |(contender, _)| (*work, *contender)))
+        .map(|(work, contender)| Times { threads, work, contender, milliseconds: Vec::new() })
+        .collect();
+    let mut sgemm = Vec::new();
+    for round in 0..rounds {
+        eprintln!("{threads} threads: round {} of {rounds}", round + 1);
+        let mut times = times.iter_mut();
+        for (job, _) in JOBS {
+            for ((contender, worker), times) in entrants.iter_mut().zip(&mut times) {
+                if *contender != Contender::Plain || round < PLAIN_ROUNDS {
+                    times.milliseconds.push(worker.ask(job)?);
+                }
+            }
+        }
+        sgemm.push(best_sgemm(&mut entrants)?);
+    }
+    sgemm.sort_by(f64::total_cmp);
+    println!("{threads} threads: sgemm reaches {:.0} GFLOP/s on this machine", sgemm[sgemm.len() / 2]);
+    Ok(times)
+}
+
+/// The better of candle's and PyTorch's product of matrices.
+fn best_sgemm(entrants: &mut [(Contender, Worker)]) -> Result<f64> {
+    entrants
+        .iter_mut()
+        .filter(|(contender, _)| [Contender::Kernels, Contender::ALL_EAGER[0]].contains(contender))
+        .try_fold(0.0, |best: f64, (_, worker)| Ok(best.max(worker.ask("sgemm")?)))
+}
+
+/// The peak of a process of its own that does nothing else.
+fn measure_memory(contender: Contender, threads: u32, python: &PathBuf) -> Result<Memory> {
+    let peak = |jobs: &[&str]| -> Result<f64> {
+        let mut worker = contender.start(threads, Some(python))?;
+        jobs.iter().try_for_each(|job| worker.ask(job).map(drop))?;
+        Ok(worker.ask("memory")? / 1024.0)
+    };
+    Ok(Memory {
+        contender,
+        at_rest: peak(&[])?,
+        training: peak(&["train 64"; 3])?,
+        sampling: peak(&["sample 16 50"])?,
+    })
+}

@@ -1,0 +1,159 @@
+//! Who is measured, and the processes that do the work.
+
+use std::fmt;
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::check::{built_program, workspace_root};
+
+/// The version that is compared with.
+const TORCH: &str = "torch==2.15.0";
+
+/// One of those that are compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Contender {
+    /// This project.
+    Kernels,
+    /// This project as on a machine without AVX-512.
+    Avx2,
+    /// This project with candle's own operations.
+    Plain,
+    /// PyTorch.
+    Torch { compiled: bool, channels_last: bool },
+}
+
+impl Contender {
+    /// PyTorch without its compiler, in both layouts.
+    pub(super) const ALL_EAGER: [Self; 2] = [
+        Self::Torch { compiled: false, channels_last: false },
+        Self::Torch { compiled: false, channels_last: true },
+    ];
+    const ALL_COMPILED: [Self; 2] = [
+        Self::Torch { compiled: true, channels_last: false },
+        Self::Torch { compiled: true, channels_last: true },
+    ];
+
+    /// Everyone that this machine can run.
+    pub(super) fn all() -> Vec<Self> {
+        let mut all = vec![Self::Kernels];
+        #[cfg(target_arch = "x86_64")]
+        if is_x86_feature_detected!("avx512f") {
+            all.push(Self::Avx2);
+        }
+        all.push(Self::Plain);
+        all.extend(Self::ALL_EAGER);
+        all.extend(Self::ALL_COMPILED);
+        all
+    }
+
+    /// A process that waits for jobs; PyTorch's needs the interpreter.
+    pub(super) fn start(self, threads: u32, python: Option<&PathBuf>) -> Result<Worker> {
+        let root = workspace_root();
+        let mut command = match self {
+            Self::Torch { compiled, channels_last } => {
+                let mut command = Command::new(python.context("PyTorch needs an interpreter")?);
+                command.arg(root.join("bench/pytorch.py"));
+                command.arg(if compiled { "compile" } else { "eager" });
+                command.arg(if channels_last { "channels_last" } else { "nchw" });
+                command.arg(threads.to_string());
+                command
+            }
+            _ => Command::new(built_program("diffusion-bench")?),
+        };
+        let kernels = match self {
+            Self::Avx2 => Some("avx2"),
+            Self::Plain => Some("slow"),
+            _ => None,
+        };
+        command.env_remove("DIFFUSION_KERNELS").envs(kernels.map(|kernels| ("DIFFUSION_KERNELS", kernels)));
+        command.env("RAYON_NUM_THREADS", threads.to_string()).env("OMP_NUM_THREADS", threads.to_string());
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("cannot start {command:?}"))?;
+        let (input, output) = (child.stdin.take(), child.stdout.take());
+        Ok(Worker {
+            name: self.to_string(),
+            input: input.context("a pipe to the worker")?,
+            output: BufReader::new(output.context("a pipe from the worker")?),
+            child,
+        })
+    }
+}
+
+impl fmt::Display for Contender {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Kernels => f.write_str("diffusion"),
+            Self::Avx2 => f.write_str("diffusion, AVX2 only"),
+            Self::Plain => f.write_str("candle's operations"),
+            Self::Torch { compiled, channels_last } => {
+                f.write_str(if *compiled { "torch.compile" } else { "PyTorch" })?;
+                f.write_str(if *channels_last { ", channels_last" } else { ", NCHW" })
+            }
+        }
+    }
+}
+
+/// A process that does one job at a time.
+pub(super) struct Worker {
+    name: String,
+    child: Child,
+    input: ChildStdin,
+    output: BufReader<ChildStdout>,
+}
+
+impl Worker {
+    /// Has a job done; the answer is one number.
+    pub(super) fn ask(&mut self, job: &str) -> Result<f64> {
+        let answer = || -> Result<f64> {
+            writeln!(self.input, "{job}")?;
+            let mut line = String::new();
+            self.output.read_line(&mut line)?;
+            line.trim().parse().with_context(|| format!("it answered `{}`", line.trim()))
+        };
+        answer().with_context(|| format!("`{job}` failed in the worker of {}", self.name))
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        // It may have ended by itself; either way nothing is left behind.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The interpreter of a virtual environment with PyTorch, made if it is not there.
+pub(super) fn python() -> Result<PathBuf> {
+    let folder = workspace_root().join("target/bench/venv");
+    let python = folder.join(if cfg!(windows) { "Scripts/python.exe" } else { "bin/python" });
+    if !python.exists() {
+        let base = std::env::var_os("PYTHON").unwrap_or_else(|| "python3".into());
+        call(Command::new(base).args(["-m", "venv"]).arg(&folder))?;
+    }
+    if !has_torch(&python) {
+        eprintln!("installing {TORCH} into {}", folder.display());
+        call(Command::new(&python).args(["-m", "pip", "install", "--quiet", TORCH, "numpy", "setuptools"]))?;
+    }
+    Ok(python)
+}
+
+fn has_torch(python: &Path) -> bool {
+    let check = format!("import torch; assert '{TORCH}'.endswith(torch.__version__.split('+')[0])");
+    Command::new(python)
+        .args(["-c", &check])
+        .stderr(Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success())
+}
+
+fn call(command: &mut Command) -> Result<()> {
+    let status = command.status().with_context(|| format!("cannot start {command:?}"))?;
+    ensure!(status.success(), "{command:?} failed");
+    Ok(())
+}

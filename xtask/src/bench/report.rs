@@ -1,0 +1,142 @@
+//! What was measured, as a table and as JSON.
+
+use std::fmt;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use serde_json::json;
+
+use super::contender::Contender;
+
+/// How long one contender took for one work.
+pub(super) struct Times {
+    pub threads: u32,
+    pub work: &'static str,
+    pub contender: Contender,
+    /// One a round.
+    pub milliseconds: Vec<f64>,
+}
+
+impl Times {
+    fn median(&self) -> f64 {
+        let mut sorted = self.milliseconds.clone();
+        sorted.sort_by(f64::total_cmp);
+        sorted[sorted.len() / 2]
+    }
+}
+
+/// Peaks of the resident set, in MiB.
+pub(super) struct Memory {
+    pub contender: Contender,
+    /// Of a process that has loaded its libraries and done nothing.
+    pub at_rest: f64,
+    /// Of one that has trained with batches of 64.
+    pub training: f64,
+    /// Of one that has sampled.
+    pub sampling: f64,
+}
+
+/// All figures of a run.
+pub(super) struct Report {
+    machine: String,
+    pub times: Vec<Times>,
+    pub memory: Vec<Memory>,
+}
+
+impl Report {
+    pub(super) fn new() -> Self {
+        Self { machine: machine(), times: Vec::new(), memory: Vec::new() }
+    }
+
+    fn numbers_of_threads(&self) -> Vec<u32> {
+        let mut threads: Vec<u32> = self.times.iter().map(|times| times.threads).collect();
+        threads.dedup();
+        threads
+    }
+
+    /// The medians of all contenders at one work, in the order of the columns.
+    fn row<'a>(&'a self, threads: u32, work: &'a str) -> impl Iterator<Item = &'a Times> {
+        self.times.iter().filter(move |times| times.threads == threads && times.work == work)
+    }
+
+    /// A time of ours, divided by that of the better eager layout of PyTorch.
+    fn ratio(&self, times: &Times) -> f64 {
+        let eager =
+            self.row(times.threads, times.work).filter(|t| Contender::ALL_EAGER.contains(&t.contender));
+        times.median() / eager.map(Times::median).fold(f64::INFINITY, f64::min)
+    }
+
+    /// Writes everything, every round included.
+    pub(super) fn write_json(&self, path: &Path) -> Result<()> {
+        let times = self.times.iter().map(|times| {
+            json!({
+                "threads": times.threads,
+                "work": times.work,
+                "contender": times.contender.to_string(),
+                "median_ms": times.median(),
+                "ratio_to_eager_pytorch": self.ratio(times),
+                "rounds_ms": times.milliseconds,
+            })
+        });
+        let memory = self.memory.iter().map(|memory| {
+            json!({
+                "contender": memory.contender.to_string(),
+                "at_rest_mib": memory.at_rest,
+                "training_mib": memory.training,
+                "sampling_mib": memory.sampling,
+            })
+        });
+        let text = serde_json::to_string_pretty(&json!({
+            "machine": self.machine,
+            "times": times.collect::<Vec<_>>(),
+            "peak_memory": memory.collect::<Vec<_>>(),
+        }))?;
+        if let Some(folder) = path.parent() {
+            std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
+        }
+        std::fs::write(path, text).with_context(|| path.display().to_string())
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "\n{}", self.machine)?;
+        let contenders: Vec<Contender> = self.memory.iter().map(|memory| memory.contender).collect();
+        for threads in self.numbers_of_threads() {
+            writeln!(
+                f,
+                "\nMedian milliseconds with {threads} threads; the ratio is diffusion / the better PyTorch layout\n"
+            )?;
+            write!(f, "| work | ratio |")?;
+            contenders.iter().try_for_each(|contender| write!(f, " {contender} |"))?;
+            write!(f, "\n|---|---|{}\n", "---|".repeat(contenders.len()))?;
+            for (_, work) in super::JOBS {
+                let row: Vec<&Times> = self.row(threads, work).collect();
+                write!(f, "| {work} | {:.2} |", row.first().map_or(f64::NAN, |ours| self.ratio(ours)))?;
+                row.iter().try_for_each(|times| write!(f, " {:.1} |", times.median()))?;
+                writeln!(f)?;
+            }
+        }
+        writeln!(
+            f,
+            "\nPeak memory, MiB\n\n| process | at rest | training, batch 64 | sampling 16 digits |\n|---|---|---|---|"
+        )?;
+        for Memory { contender, at_rest, training, sampling } in &self.memory {
+            writeln!(f, "| {contender} | {at_rest:.0} | {training:.0} | {sampling:.0} |")?;
+        }
+        Ok(())
+    }
+}
+
+/// The processor and what it can do, as far as that can be found out.
+fn machine() -> String {
+    let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let name = cpu.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
+    let name = name.map_or(std::env::consts::ARCH, |(_, name)| name.trim());
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    #[cfg(target_arch = "x86_64")]
+    let instructions = if is_x86_feature_detected!("avx512f") { ", AVX-512" } else { ", no AVX-512" };
+    #[cfg(not(target_arch = "x86_64"))]
+    let instructions = "";
+    format!("{name}, {cores} cores{instructions}, {}", std::env::consts::OS)
+}

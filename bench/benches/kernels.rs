@@ -9,7 +9,8 @@ use std::fmt;
 
 use candle_core::{Device, Result, Tensor, Var};
 use diffusion_kernels::{
-    Activation, AdamW, FeatureMap, ResidualBlock, Trained, adamw, group_norm, linear, residual_block, silu,
+    Activation, AdamW, FeatureMap, GroupNorm, ResidualBlock, TimeConditioning, Trained, adamw, group_norm,
+    linear, residual_block, silu,
 };
 use divan::counter::ItemsCount;
 use divan::{Bencher, black_box};
@@ -125,6 +126,7 @@ fn block(bencher: Bencher<'_, '_>, (channels, side): (usize, usize), backward: b
     let block = ResidualBlock {
         groups: 8,
         eps: 1e-5,
+        conditioning: TimeConditioning::Add,
         norm1: norm,
         conv1: conv,
         norm2: norm,
@@ -152,7 +154,20 @@ fn residual_block_backward(bencher: Bencher<'_, '_>, case: (usize, usize)) {
 #[divan::bench(args = BLOCKS)]
 fn group_norm_and_silu_backward(bencher: Bencher<'_, '_>, (channels, side): (usize, usize)) {
     let (x, w, b) = (randn(&[BATCH, channels, side, side]), randn(&[channels]), randn(&[channels]));
-    bencher.bench(|| gradients(group_norm(&x, 8, &w, &b, 1e-5, Activation::Silu)));
+    let activation = Activation::Silu;
+    let norm = GroupNorm { groups: 8, eps: 1e-5, weight: &w, bias: &b, modulation: None, activation };
+    bencher.bench(|| gradients(group_norm(&x, &norm)));
+}
+
+/// Channels, heads and side.
+#[divan::bench(args = [(64, 1, 7), (64, 4, 14), (128, 4, 16), (256, 1, 16)])]
+fn attention_backward(bencher: Bencher<'_, '_>, (channels, heads, side): (usize, usize, usize)) {
+    let x = randn(&[BATCH, channels, side, side]);
+    let flops = 4 * BATCH * side.pow(4) * channels;
+    bencher.counter(ItemsCount::new(3 * flops)).bench(|| {
+        let map = FeatureMap::from_images(&x).expect("images");
+        gradients(map.attention(&map, &map, heads).and_then(|y| y.to_images()));
+    });
 }
 
 #[divan::bench]

@@ -7,7 +7,7 @@
 //! - `sample NUM STEPS`: images from noise
 //! - `sgemm`: GFLOP/s of candle's product of two matrices of 1024 × 1024
 //! - `memory`: the peak of the resident set in KiB, 0 where that is not known
-//! - `profile BATCH STEPS`: a step on average, and on standard error where its time goes
+//! - `profile TIMES JOB`: a job on average, and on standard error where its time goes
 //!
 //! The network is the `mnist` preset's. `RAYON_NUM_THREADS` and `DIFFUSION_KERNELS` are obeyed.
 
@@ -61,7 +61,7 @@ impl Bench<'_> {
             Some(&"sample") => self.sample(number(1)?, number(2)?),
             Some(&"sgemm") => sgemm(),
             Some(&"memory") => Ok(peak_kib()),
-            Some(&"profile") => self.profile(number(1)?, number(2)?),
+            Some(&"profile") => self.profile(number(1)?, &words[2..].join(" ")),
             _ => bail!("`{job}` is not a job: train, forward, sample, sgemm, memory, profile"),
         }
     }
@@ -78,18 +78,18 @@ impl Bench<'_> {
         Ok(milliseconds(begin))
     }
 
-    fn profile(&mut self, batch: usize, steps: usize) -> Result<f64> {
-        self.train(batch)?;
+    fn profile(&mut self, times: usize, job: &str) -> Result<f64> {
+        self.run(job)?;
         let (total, shares) = profile::profile(|| {
-            (0..steps).try_fold(0.0, |total, _| Ok::<_, anyhow::Error>(total + self.train(batch)?))
+            (0..times).try_fold(0.0, |total, _| Ok::<_, anyhow::Error>(total + self.run(job)?))
         });
-        let step = total? / steps as f64;
-        eprintln!("{:>8} {:>6} {:>6}  {step:.1} ms a step of {batch}", "ms", "share", "calls");
+        let each = total? / times as f64;
+        eprintln!("{:>8} {:>6} {:>6}  {job}: {each:.2} ms", "ms", "share", "calls");
         for (label, profile::Share { calls, time }) in shares {
-            let (time, calls) = (time.as_secs_f64() * 1e3 / steps as f64, calls as f64 / steps as f64);
-            eprintln!("{time:8.2} {:5.1}% {calls:6}  {label}", 100.0 * time / step);
+            let (time, calls) = (time.as_secs_f64() * 1e3 / times as f64, calls as f64 / times as f64);
+            eprintln!("{time:8.3} {:5.1}% {calls:6}  {label}", 100.0 * time / each);
         }
-        Ok(step)
+        Ok(each)
     }
 
     fn network(&mut self) -> Result<&(dyn Network + Send + Sync)> {

@@ -61,7 +61,10 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
     if args.profile {
         for &threads in &args.threads {
             println!("\n{threads} threads");
-            Contender::Kernels.start(threads, None)?.ask("profile 64 16")?;
+            let mut worker = Contender::Kernels.start(threads, None)?;
+            for job in ["train 64", "forward 64", "forward 1"] {
+                worker.ask(&format!("profile 16 {job}"))?;
+            }
         }
         return Ok(());
     }

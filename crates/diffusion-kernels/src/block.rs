@@ -7,7 +7,6 @@
 mod backward;
 mod conv;
 mod forward;
-mod norm;
 
 use std::fmt;
 use std::sync::Arc;
@@ -16,21 +15,21 @@ use candle_core::{CpuStorage, CustomOp2, CustomOp3, Device, Layout, Result, Shap
 use rayon::prelude::*;
 use tracing::trace_span;
 
-use crate::ResidualBlock;
 use crate::buffer::Buffer;
 use crate::convolution::CHUNK;
 use crate::fresh::{Fresh, Unwritten};
 use crate::isa::Isa;
 use crate::map::{Map, Node, token};
+use crate::norm::{Modulated, Norm};
 use crate::pixels::{Pixels, padded_len};
 use crate::scratch::Scratch;
 use crate::storage::with_elements;
 use crate::vector::sum_in_order;
 use crate::winograd::{self, STRIP, Tiles};
+use crate::{ResidualBlock, TimeConditioning};
 use backward::BackwardPass;
 use conv::KERNEL;
 use forward::ForwardPass;
-use norm::Norm;
 
 /// What one call is about.
 #[derive(Clone, Debug)]
@@ -43,6 +42,7 @@ pub(crate) struct Sizes {
     kernel: usize,
     tiles: Tiles,
     groups: usize,
+    conditioning: TimeConditioning,
     skip: bool,
 }
 
@@ -82,7 +82,7 @@ impl Sizes {
                 bail!("residual_block: {name} should have the shape {wanted:?}, not {:?}", tensor.dims())
             }
         };
-        check("the embedding", embedding, &[images, outputs])?;
+        check("the embedding", embedding, &[images, block.conditioning.width(outputs)])?;
         let mut pairs = vec![
             ("the first normalisation's", block.norm1, vec![inputs]),
             ("the first convolution's", block.conv1, vec![outputs, inputs, kernel, kernel]),
@@ -95,7 +95,8 @@ impl Sizes {
             check(&format!("{name} bias"), bias, &shape[..1])?;
         }
         let tiles = Tiles::new((height, width));
-        Ok(Self { images, parts, inputs, outputs, kernel, tiles, groups, skip: block.skip.is_some() })
+        let (conditioning, skip) = (block.conditioning, block.skip.is_some());
+        Ok(Self { images, parts, inputs, outputs, kernel, tiles, groups, conditioning, skip })
     }
 
     /// Whether [`residual_block`] is for this block: 3 × 3 kernels, and images that are not too small.
@@ -105,6 +106,11 @@ impl Sizes {
 
     fn pixels(&self) -> usize {
         self.tiles.pixels()
+    }
+
+    /// Numbers of an image's embedding.
+    fn embedding(&self) -> usize {
+        self.conditioning.width(self.outputs)
     }
 
     fn padded_outputs(&self) -> usize {
@@ -137,7 +143,7 @@ impl Sizes {
             norm2: pair(outputs, outputs),
             conv2: pair(outputs * outputs * area, outputs),
             skip: if skip { pair(outputs * inputs, outputs) } else { [&[], &[]] },
-            embedding: take(images * outputs),
+            embedding: take(images * self.embedding()),
         }
     }
 }
@@ -149,7 +155,7 @@ struct Parameters<'a> {
     norm2: [&'a [f32]; 2],
     conv2: [&'a [f32]; 2],
     skip: [&'a [f32]; 2],
-    /// (N, Cout).
+    /// (N, Cout), or (N, 2·Cout) for scale and shift.
     embedding: &'a [f32],
 }
 
@@ -225,6 +231,16 @@ impl Pass {
         Norm { isa: self.isa, groups: self.sizes.groups, eps: self.eps, weight, bias }
     }
 
+    /// The second normalisation's parameters as they act on image i.
+    fn modulated<'a>(&self, [weight, bias]: [&'a [f32]; 2], embedding: &'a [f32], i: usize) -> Modulated<'a> {
+        let width = self.sizes.embedding();
+        let modulation = match self.sizes.conditioning {
+            TimeConditioning::Add => &[],
+            TimeConditioning::ScaleShift => &embedding[i * width..(i + 1) * width],
+        };
+        Modulated { weight, bias, modulation }
+    }
+
     fn stack<'a>(&self, parts: &'a [Arc<Map>]) -> Stack<'a> {
         let parts = parts.iter().map(|part| (&*part.values, part.dims[3]));
         Stack { parts: parts.collect(), pixels: self.sizes.pixels() }
@@ -272,12 +288,13 @@ impl Op {
             tasks.iter_mut().zip(chunks).for_each(|(task, chunk)| task.push((chunk, channels)));
         }
         let (last, size) = (sizes.padded_outputs() * pixels, outputs * pixels);
-        let mut de = vec![0.0; images * outputs];
+        let width = sizes.embedding();
+        let mut de = vec![0.0; images * width];
         let partials: Vec<Buffer> = with_elements([packed], |[packed]| {
             let pass = BackwardPass::new(&self.pass, sizes.parameters(packed));
             Ok(tasks
                 .into_par_iter()
-                .zip(de.par_chunks_mut(CHUNK * outputs))
+                .zip(de.par_chunks_mut(CHUNK * width))
                 .zip(self.hidden.par_chunks(CHUNK * last).zip(dy.par_chunks(CHUNK * size)))
                 .enumerate()
                 .map(|(i, ((dx, de), (hidden, dy)))| pass.chunk(&x, i * CHUNK, [hidden, dy], dx, de))

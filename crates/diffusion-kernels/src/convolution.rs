@@ -9,6 +9,7 @@ use candle_core::{CpuStorage, CustomOp2, CustomOp3, Device, Layout, Result, Shap
 use rayon::prelude::*;
 use tracing::trace_span;
 
+use crate::Padding;
 use crate::buffer::Buffer;
 use crate::engine::{Convolution, Geometry};
 use crate::fresh::Fresh;
@@ -66,7 +67,7 @@ impl Sizes {
 struct Plan {
     direction: Direction,
     stride: usize,
-    padding: usize,
+    padding: Padding,
 }
 
 /// Leads the gradient of `y` back to `x`, the weight and the bias.
@@ -83,10 +84,9 @@ pub(crate) fn convolution(
     isa: Isa,
     direction: Direction,
     x: &Node,
-    weight: &Tensor,
-    bias: Option<&Tensor>,
+    (weight, bias): (&Tensor, Option<&Tensor>),
     stride: usize,
-    padding: usize,
+    padding: Padding,
 ) -> Result<Node> {
     let plan = Plan { direction, stride, padding };
     let sizes = plan.sizes(x.map.dims, weight.shape())?;
@@ -143,22 +143,24 @@ impl Plan {
                 "{name}: nothing to do for {images} images of {size} with {inputs} channels and weight {weight:?}"
             );
         }
-        let geometry = |large, small| Geometry { kernel, stride, padding, large, small };
+        let Padding { before, after } = padding;
+        let around = before + after;
+        let geometry = |large, small| Geometry { kernel, stride, padding: before, large, small };
         let geometry = match direction {
             Direction::Gather => {
-                if h.min(w) + 2 * padding < kernel {
+                if h.min(w) + around < kernel {
                     bail!(
-                        "{name}: the kernel of {weight:?} is larger than images of {size} with padding {padding}"
+                        "{name}: the kernel of {weight:?} is larger than images of {size} with padding {before} and {after}"
                     );
                 }
-                let side = |large: usize| (large + 2 * padding - kernel) / stride + 1;
+                let side = |large: usize| (large + around - kernel) / stride + 1;
                 geometry((h, w), (side(h), side(w)))
             }
             Direction::Scatter => {
-                let side = |small: usize| (small.checked_sub(1)? * stride + kernel).checked_sub(2 * padding);
+                let side = |small: usize| (small.checked_sub(1)? * stride + kernel).checked_sub(around);
                 let (Some(large_h @ 1..), Some(large_w @ 1..)) = (side(h), side(w)) else {
                     bail!(
-                        "{name}: nothing is left of images of {size} with weight {weight:?} and padding {padding}"
+                        "{name}: nothing is left of images of {size} with weight {weight:?} and padding {before}"
                     );
                 };
                 geometry((large_h, large_w), (h, w))

@@ -2,15 +2,17 @@
 
 use candle_core::{Result, Tensor, bail};
 
-use crate::channels::add_channel_embedding;
 use crate::convolution::{Direction, convolution};
-use crate::group_norm::group_norm;
 use crate::isa::Isa;
 use crate::map::Node;
+use crate::resample::{Resample, resample};
 use crate::stack::stacked;
 use crate::storage::kernels_for;
 use crate::turn::{from_images, to_images};
-use crate::{Activation, ResidualBlock, block, slow};
+use crate::{
+    Activation, GroupNorm, Padding, ResidualBlock, TimeConditioning, attention, block, elementwise,
+    group_norm, slow,
+};
 
 /// Images (N, C, H, W) on their way through a network.
 ///
@@ -54,8 +56,13 @@ impl FeatureMap {
         }
         match kernels_for(&[images]) {
             Some(isa) => Self::with_kernels(isa, images),
-            None => Ok(Self(Kept::ChannelsFirst(images.clone()))),
+            None => Ok(Self::from_images_slow(images)),
         }
+    }
+
+    /// As [`Self::from_images`], for candle's own operations.
+    pub(crate) fn from_images_slow(images: &Tensor) -> Self {
+        Self(Kept::ChannelsFirst(images.clone()))
     }
 
     /// As [`Self::from_images`], for the kernels of `isa`.
@@ -75,9 +82,9 @@ impl FeatureMap {
     /// # Errors
     /// None of its own; whatever the device reports.
     pub fn to_images(&self) -> Result<Tensor> {
-        match &self.0 {
-            Kept::ChannelsFirst(images) => Ok(images.clone()),
-            Kept::ChannelsLast { isa, parts } => to_images(*isa, &joined(*isa, parts)?),
+        match self.whole()? {
+            Whole::Images(images) => Ok(images.clone()),
+            Whole::Node(isa, node) => to_images(isa, &node),
         }
     }
 
@@ -117,6 +124,26 @@ impl FeatureMap {
         }
     }
 
+    /// This map in one part, as the kernels take it, or as images for candle's own operations.
+    fn whole(&self) -> Result<Whole<'_>> {
+        Ok(match &self.0 {
+            Kept::ChannelsFirst(images) => Whole::Images(images),
+            Kept::ChannelsLast { isa, parts } => Whole::Node(*isa, joined(*isa, parts)?),
+        })
+    }
+
+    /// One way or the other, as this map is kept.
+    fn map(
+        &self,
+        kernel: impl FnOnce(Isa, &Node) -> Result<Node>,
+        slow: impl FnOnce(&Tensor) -> Result<Tensor>,
+    ) -> Result<Self> {
+        match self.whole()? {
+            Whole::Images(images) => Ok(Self(Kept::ChannelsFirst(slow(images)?))),
+            Whole::Node(isa, node) => Ok(Self::last(isa, kernel(isa, &node)?)),
+        }
+    }
+
     /// 2-D cross-correlation: `weight` (Cout, Cin, K, K), `bias` (Cout), to (N, Cout, H', W').
     ///
     /// # Errors
@@ -126,25 +153,13 @@ impl FeatureMap {
         weight: &Tensor,
         bias: Option<&Tensor>,
         stride: usize,
-        padding: usize,
+        padding: impl Into<Padding>,
     ) -> Result<Self> {
-        match &self.0 {
-            Kept::ChannelsFirst(x) => {
-                Ok(Self(Kept::ChannelsFirst(slow::conv2d(x, weight, bias, stride, padding)?)))
-            }
-            Kept::ChannelsLast { isa, parts } => {
-                let y = convolution(
-                    *isa,
-                    Direction::Gather,
-                    &joined(*isa, parts)?,
-                    weight,
-                    bias,
-                    stride,
-                    padding,
-                )?;
-                Ok(Self::last(*isa, y))
-            }
-        }
+        let padding = padding.into();
+        self.map(
+            |isa, x| convolution(isa, Direction::Gather, x, (weight, bias), stride, padding),
+            |x| slow::conv2d(x, weight, bias, stride, padding),
+        )
     }
 
     /// Transposed 2-D convolution: `weight` (Cin, Cout, K, K), `bias` (Cout), to
@@ -159,41 +174,91 @@ impl FeatureMap {
         stride: usize,
         padding: usize,
     ) -> Result<Self> {
-        match &self.0 {
-            Kept::ChannelsFirst(x) => {
-                Ok(Self(Kept::ChannelsFirst(slow::conv_transpose2d(x, weight, bias, stride, padding)?)))
+        self.map(
+            |isa, x| convolution(isa, Direction::Scatter, x, (weight, bias), stride, padding.into()),
+            |x| slow::conv_transpose2d(x, weight, bias, stride, padding),
+        )
+    }
+
+    /// Group normalisation, with the modulation and the activation that follow it.
+    ///
+    /// # Errors
+    /// A channel count that the groups do not divide; shapes that do not fit together.
+    pub fn group_norm(&self, norm: &GroupNorm<'_>) -> Result<Self> {
+        self.map(|isa, x| group_norm::group_norm(isa, x, norm), |x| slow::group_norm(x, norm))
+    }
+
+    /// Softmax attention over the pixels of each image (Vaswani et al. 2017, eq. 1), of this map's queries over `keys`
+    /// and `values`. Its channels are those of `heads` heads, one after the other; all three maps are of one size.
+    ///
+    /// # Errors
+    /// Maps of different sizes; a channel count that the heads do not divide.
+    pub fn attention(&self, keys: &Self, values: &Self, heads: usize) -> Result<Self> {
+        match (self.whole()?, keys.whole()?, values.whole()?) {
+            (Whole::Images(q), Whole::Images(k), Whole::Images(v)) => {
+                Ok(Self(Kept::ChannelsFirst(slow::attention(q, k, v, heads)?)))
             }
-            Kept::ChannelsLast { isa, parts } => {
-                let y = convolution(
-                    *isa,
-                    Direction::Scatter,
-                    &joined(*isa, parts)?,
-                    weight,
-                    bias,
-                    stride,
-                    padding,
-                )?;
-                Ok(Self::last(*isa, y))
+            (Whole::Node(isa, q), Whole::Node(_, k), Whole::Node(_, v)) => {
+                Ok(Self::last(isa, attention::attention(isa, [&q, &k, &v], heads)?))
             }
+            _ => bail!("attention wants maps of one type on one device"),
         }
     }
 
+    /// Twice as high and wide: each pixel four times.
+    ///
+    /// # Errors
+    /// None of its own; whatever the device reports.
+    pub fn upsample_nearest2(&self) -> Result<Self> {
+        self.map(|isa, x| resample(isa, Resample::Nearest, x), slow::upsample_nearest2)
+    }
+
+    /// Half as high and wide: the means of 2 × 2 pixels.
+    ///
+    /// # Errors
+    /// Sides that are not even.
+    pub fn avg_pool2(&self) -> Result<Self> {
+        self.map(|isa, x| resample(isa, Resample::Average, x), slow::avg_pool2)
+    }
+
+    /// The sum of two maps of one size.
+    ///
+    /// # Errors
+    /// Maps of different sizes, or on different devices.
+    pub fn add(&self, other: &Self) -> Result<Self> {
+        match (self.whole()?, other.whole()?) {
+            (Whole::Images(a), Whole::Images(b)) => Ok(Self(Kept::ChannelsFirst((a + b)?))),
+            (Whole::Node(isa, a), Whole::Node(_, b)) => Ok(Self::last(isa, elementwise::add(isa, &a, &b)?)),
+            _ => bail!("add wants maps of one type on one device"),
+        }
+    }
+
+    /// Adds a number to each channel of each image: `embedding` (N, C).
+    ///
+    /// # Errors
+    /// An embedding of another shape.
+    pub fn add_channel_embedding(&self, embedding: &Tensor) -> Result<Self> {
+        self.map(
+            |isa, x| elementwise::add_channel_embedding(isa, x, embedding),
+            |x| slow::add_channel_embedding(x, embedding),
+        )
+    }
+
     /// A residual block with a time embedding (Ho et al. 2020, appendix B) of width Cout: with `embedding` (N, Cout) to
-    /// (N, Cout, H, W), `skip(x) + conv2(silu(norm2(conv1(silu(norm1(x))) + embedding)))`.
+    /// (N, Cout, H, W), `skip(x) + conv2(silu(norm2(conv1(silu(norm1(x))) + embedding)))`, or as
+    /// [`TimeConditioning`] says.
     ///
     /// # Errors
     /// Shapes that do not fit together.
     pub fn residual_block(&self, embedding: &Tensor, block: &ResidualBlock<'_>) -> Result<Self> {
         match &self.0 {
-            Kept::ChannelsFirst(x) => {
-                Ok(Self(Kept::ChannelsFirst(slow::residual_block(x, embedding, block)?)))
-            }
+            Kept::ChannelsFirst(_) => self.composed_block(embedding, block),
             Kept::ChannelsLast { isa, parts } => {
                 let first = parts.len().min(2) - 1;
                 let parts = [&parts[..first], &[joined(*isa, &parts[first..])?]].concat();
                 let sizes = block::Sizes::new(&parts, embedding, block)?;
                 if !sizes.fit() {
-                    return self.composed_block(*isa, embedding, block);
+                    return self.composed_block(embedding, block);
                 }
                 Ok(Self::last(*isa, block::residual_block(*isa, sizes, &parts, embedding, block)?))
             }
@@ -201,22 +266,37 @@ impl FeatureMap {
     }
 
     /// The block as separate operations, for kernels of another size and the smallest images.
-    fn composed_block(&self, isa: Isa, embedding: &Tensor, block: &ResidualBlock<'_>) -> Result<Self> {
+    fn composed_block(&self, embedding: &Tensor, block: &ResidualBlock<'_>) -> Result<Self> {
         let padding = block.conv1.0.dim(2)? / 2;
-        let part = |x: &Tensor, norm: (&Tensor, &Tensor), conv: (&Tensor, &Tensor)| {
-            let normed = group_norm(isa, x, block.groups, norm.0, norm.1, block.eps, Activation::Silu)?;
-            Self::with_kernels(isa, &normed)?.conv2d(conv.0, Some(conv.1), 1, padding)
+        let (added, modulation) = match block.conditioning {
+            TimeConditioning::Add => (Some(embedding), None),
+            TimeConditioning::ScaleShift => (None, Some(embedding)),
         };
-        let x = self.to_images()?;
-        let hidden = part(&x, block.norm1, block.conv1)?.to_images()?;
-        let hidden = add_channel_embedding(isa, &hidden, embedding)?;
-        let y = part(&hidden, block.norm2, block.conv2)?.to_images()?;
-        let skip = match block.skip {
-            Some((weight, bias)) => self.conv2d(weight, Some(bias), 1, 0)?.to_images()?,
-            None => x,
+        let part = |x: &Self, (weight, bias): (&Tensor, &Tensor), modulation, conv: (&Tensor, &Tensor)| {
+            let (groups, eps, activation) = (block.groups, block.eps, Activation::Silu);
+            x.group_norm(&GroupNorm { groups, eps, weight, bias, modulation, activation })?.conv2d(
+                conv.0,
+                Some(conv.1),
+                1,
+                padding,
+            )
         };
-        Self::with_kernels(isa, &(y + skip)?)
+        let mut hidden = part(self, block.norm1, None, block.conv1)?;
+        if let Some(added) = added {
+            hidden = hidden.add_channel_embedding(added)?;
+        }
+        let y = part(&hidden, block.norm2, modulation, block.conv2)?;
+        match block.skip {
+            Some((weight, bias)) => y.add(&self.conv2d(weight, Some(bias), 1, 0)?),
+            None => y.add(self),
+        }
     }
+}
+
+/// A map in one part.
+enum Whole<'a> {
+    Images(&'a Tensor),
+    Node(Isa, Node),
 }
 
 /// All `parts` in one map.

@@ -13,13 +13,15 @@
 //!
 //! ```
 //! use candle_core::{DType, Device, Result, Tensor, Var};
-//! use diffusion_kernels::{Activation, conv2d, group_norm};
+//! use diffusion_kernels::{Activation, GroupNorm, conv2d, group_norm};
 //!
 //! # fn main() -> Result<()> {
 //! let x = Tensor::ones((2, 8, 7, 5), DType::F32, &Device::Cpu)?;
 //! let (scale, shift) = (Var::ones(8, DType::F32, &Device::Cpu)?, Var::zeros(8, DType::F32, &Device::Cpu)?);
 //! let weight = Var::ones((4, 8, 3, 3), DType::F32, &Device::Cpu)?;
-//! let h = group_norm(&x, 4, &scale, &shift, 1e-5, Activation::Silu)?;
+//! let activation = Activation::Silu;
+//! let norm = GroupNorm { groups: 4, eps: 1e-5, weight: &scale, bias: &shift, modulation: None, activation };
+//! let h = group_norm(&x, &norm)?;
 //! let y = conv2d(&h, &weight, None, 1, 1)?;
 //! assert_eq!(y.dims(), [2, 4, 7, 5]);
 //! let gradients = y.sum_all()?.backward()?;
@@ -32,10 +34,11 @@
 // registers are numbered, and counts pixels outside the image with signed numbers.
 #![allow(clippy::inline_always, clippy::needless_range_loop, clippy::cast_possible_wrap)]
 
+mod attention;
 mod block;
 mod buffer;
-mod channels;
 mod convolution;
+mod elementwise;
 mod engine;
 mod feature_map;
 mod fresh;
@@ -43,9 +46,11 @@ mod group_norm;
 mod isa;
 mod linear;
 mod map;
+mod norm;
 mod optimize;
 mod pixels;
 mod product;
+mod resample;
 mod scratch;
 mod silu;
 pub mod slow;
@@ -61,19 +66,35 @@ mod winograd;
 #[cfg(test)]
 mod tests;
 
-use candle_core::{Result, Tensor};
+use candle_core::{Result, Tensor, bail};
 
 pub use feature_map::FeatureMap;
 pub use optimize::{AdamW, Trained};
 use storage::kernels_for;
 
 /// What is applied to the output of a normalisation, in the same pass.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Activation {
     /// Nothing.
+    #[default]
     Identity,
     /// `x · sigmoid(x)`.
     Silu,
+}
+
+/// Zeros around images: `before` the first row and column, `after` the last ones. A number means as many on all sides.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Padding {
+    /// Above and to the left.
+    pub before: usize,
+    /// Below and to the right.
+    pub after: usize,
+}
+
+impl From<usize> for Padding {
+    fn from(padding: usize) -> Self {
+        Self { before: padding, after: padding }
+    }
 }
 
 /// 2-D cross-correlation: `x` (N, Cin, H, W), `weight` (Cout, Cin, K, K), `bias` (Cout) to (N, Cout, H', W').
@@ -85,7 +106,7 @@ pub fn conv2d(
     weight: &Tensor,
     bias: Option<&Tensor>,
     stride: usize,
-    padding: usize,
+    padding: impl Into<Padding>,
 ) -> Result<Tensor> {
     FeatureMap::from_images(x)?.conv2d(weight, bias, stride, padding)?.to_images()
 }
@@ -105,22 +126,31 @@ pub fn conv_transpose2d(
     FeatureMap::from_images(x)?.conv_transpose2d(weight, bias, stride, padding)?.to_images()
 }
 
-/// Group normalisation (Wu & He 2018) of `x` (N, C, …) over `groups` groups of channels, then `activation`.
+/// A group normalisation (Wu & He 2018), and what is done to its result in the same pass:
+/// `activation(norm(x) · (1 + scale) + shift)`.
+#[derive(Clone, Copy, Debug)]
+pub struct GroupNorm<'a> {
+    /// Groups of channels; must divide their number.
+    pub groups: usize,
+    /// What is added to the variance.
+    pub eps: f64,
+    /// (C).
+    pub weight: &'a Tensor,
+    /// (C).
+    pub bias: &'a Tensor,
+    /// Each image's scales and then its shifts, (N, 2·C) (Dhariwal & Nichol 2021, section 3.1).
+    pub modulation: Option<&'a Tensor>,
+    /// Comes last.
+    pub activation: Activation,
+}
+
+/// Group normalisation of `x` (N, C, …).
 ///
 /// # Errors
-/// A channel count that `groups` does not divide; shapes that do not fit together.
-pub fn group_norm(
-    x: &Tensor,
-    groups: usize,
-    weight: &Tensor,
-    bias: &Tensor,
-    eps: f64,
-    activation: Activation,
-) -> Result<Tensor> {
-    match kernels_for(&[x, weight, bias]) {
-        Some(isa) => group_norm::group_norm(isa, x, groups, weight, bias, eps, activation),
-        None => slow::group_norm(x, groups, weight, bias, eps, activation),
-    }
+/// A channel count that the groups do not divide; shapes that do not fit together.
+pub fn group_norm(x: &Tensor, norm: &GroupNorm<'_>) -> Result<Tensor> {
+    let &[n, c, ..] = x.dims() else { bail!("group_norm wants (N, C, …), got {:?}", x.shape()) };
+    FeatureMap::from_images(&x.reshape((n, c, 1, ()))?)?.group_norm(norm)?.to_images()?.reshape(x.shape())
 }
 
 /// `x · weightᵀ + bias`: `x` (N, Din), `weight` (Dout, Din), `bias` (Dout) to (N, Dout).
@@ -147,14 +177,23 @@ pub fn silu(x: &Tensor) -> Result<Tensor> {
     }
 }
 
-/// Adds a number to each channel of each image: `x` (N, C, …) and `embedding` (N, C) to the shape of `x`.
-///
-/// # Errors
-/// Shapes that do not fit together.
-pub fn add_channel_embedding(x: &Tensor, embedding: &Tensor) -> Result<Tensor> {
-    match kernels_for(&[x, embedding]) {
-        Some(isa) => channels::add_channel_embedding(isa, x, embedding),
-        None => slow::add_channel_embedding(x, embedding),
+/// How a block is told the time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TimeConditioning {
+    /// The embedding (N, C) is added to the first convolution's output (Ho et al. 2020).
+    #[default]
+    Add,
+    /// The embedding (N, 2·C) scales and shifts the second normalisation's output (Dhariwal & Nichol 2021).
+    ScaleShift,
+}
+
+impl TimeConditioning {
+    /// The width of the embedding for a block of `channels`.
+    pub fn width(self, channels: usize) -> usize {
+        match self {
+            Self::Add => channels,
+            Self::ScaleShift => 2 * channels,
+        }
     }
 }
 
@@ -165,6 +204,8 @@ pub struct ResidualBlock<'a> {
     pub groups: usize,
     /// What both normalisations add to the variance.
     pub eps: f64,
+    /// What the embedding does.
+    pub conditioning: TimeConditioning,
     /// (Cin), (Cin).
     pub norm1: (&'a Tensor, &'a Tensor),
     /// (Cout, Cin, K, K), (Cout), with an odd K; the padding is K / 2.
@@ -179,7 +220,7 @@ pub struct ResidualBlock<'a> {
 
 /// A residual block with a time embedding (Ho et al. 2020, appendix B): `x` (N, Cin, H, W) and `embedding`
 /// (N, Cout) to (N, Cout, H, W),
-/// `skip(x) + conv2(silu(norm2(conv1(silu(norm1(x))) + embedding)))`.
+/// `skip(x) + conv2(silu(norm2(conv1(silu(norm1(x))) + embedding)))`, or as [`TimeConditioning`] says.
 ///
 /// # Errors
 /// Shapes that do not fit together.

@@ -47,6 +47,11 @@ impl Map {
         Arc::new(Self { dims, values, gradients: Mutex::default() })
     }
 
+    /// Floats of a row of pixels.
+    pub(crate) fn row(&self) -> usize {
+        self.dims[2] * self.dims[3]
+    }
+
     /// Adds to the gradient with respect to this map.
     pub(crate) fn add_gradient(&self, isa: Isa, gradient: Buffer) {
         const CHUNK: usize = 1 << 14;
@@ -68,6 +73,20 @@ impl Map {
             Some(gradient) => Ok(gradient),
             None => bail!("no gradient has reached a map of {:?}", self.dims),
         }
+    }
+
+    /// Adds to the gradient with respect to this map if its `token` is tracked, and hands the token's on.
+    pub(crate) fn lead_back(
+        &self,
+        isa: Isa,
+        token: &Tensor,
+        dtoken: &Tensor,
+        gradient: impl FnOnce() -> Buffer,
+    ) -> Option<Tensor> {
+        token.track_op().then(|| {
+            self.add_gradient(isa, gradient());
+            dtoken.clone()
+        })
     }
 
     fn gradients(&self) -> MutexGuard<'_, HashMap<ThreadId, Buffer>> {

@@ -3,7 +3,11 @@
 use candle_core::{DType, Result, Tensor, Var, bail};
 
 use crate::optimize::{AdamW, Trained};
-use crate::{Activation, ResidualBlock, channels};
+use crate::resample::Resample;
+use crate::{
+    Activation, FeatureMap, GroupNorm, Padding, ResidualBlock, attention as kernel, elementwise,
+    group_norm as norm, resample,
+};
 
 fn add_channel_bias(y: Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     match bias {
@@ -21,9 +25,14 @@ pub fn conv2d(
     weight: &Tensor,
     bias: Option<&Tensor>,
     stride: usize,
-    padding: usize,
+    padding: impl Into<Padding>,
 ) -> Result<Tensor> {
-    add_channel_bias(x.conv2d(weight, padding, stride, 1, 1)?, bias)
+    let Padding { before, after } = padding.into();
+    if before == after {
+        return add_channel_bias(x.conv2d(weight, before, stride, 1, 1)?, bias);
+    }
+    let padded = x.pad_with_zeros(2, before, after)?.pad_with_zeros(3, before, after)?;
+    add_channel_bias(padded.conv2d(weight, 0, stride, 1, 1)?, bias)
 }
 
 /// See [`crate::conv_transpose2d`].
@@ -44,32 +53,66 @@ pub fn conv_transpose2d(
 ///
 /// # Errors
 /// As there.
-pub fn group_norm(
-    x: &Tensor,
-    groups: usize,
-    weight: &Tensor,
-    bias: &Tensor,
-    eps: f64,
-    activation: Activation,
-) -> Result<Tensor> {
+pub fn group_norm(x: &Tensor, definition: &GroupNorm<'_>) -> Result<Tensor> {
+    let &GroupNorm { groups, eps, weight, bias, modulation, activation } = definition;
     let dims = x.dims();
     let [n, channels, ..] = *dims else { bail!("group_norm wants (N, C, …), got {dims:?}") };
-    if groups == 0 || channels % groups != 0 {
-        bail!("group_norm: {channels} channels do not divide into {groups} groups");
-    }
+    norm::check([n, channels], definition)?;
     let grouped = x.reshape((n, groups, ()))?;
     let centred = grouped.broadcast_sub(&grouped.mean_keepdim(2)?)?;
     let variance = centred.sqr()?.mean_keepdim(2)?;
     let normed = centred.broadcast_div(&(variance + eps)?.sqrt()?)?.reshape(dims)?;
     let mut per_channel = vec![1; dims.len()];
     per_channel[1] = channels;
-    let y = normed
+    let mut y = normed
         .broadcast_mul(&weight.reshape(per_channel.as_slice())?)?
         .broadcast_add(&bias.reshape(per_channel.as_slice())?)?;
+    if let Some(modulation) = modulation {
+        per_channel[0] = n;
+        let part = |first| modulation.narrow(1, first, channels)?.reshape(per_channel.as_slice());
+        y = y.broadcast_mul(&(part(0)? + 1.0)?)?.broadcast_add(&part(channels)?)?;
+    }
     match activation {
         Activation::Identity => Ok(y),
         Activation::Silu => y.silu(),
     }
+}
+
+/// See [`FeatureMap::attention`]: all (N, C, H, W).
+///
+/// # Errors
+/// As there.
+pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize) -> Result<Tensor> {
+    let (n, channels, h, w) = q.dims4()?;
+    let dims = |x: &Tensor| x.dims4().map(|(n, c, h, w)| [n, h, w, c]);
+    kernel::check([dims(q)?, dims(k)?, dims(v)?], heads)?;
+    let width = channels / heads;
+    // (N·heads, pixels, channels of a head)
+    let split = |x: &Tensor| x.reshape((n * heads, width, h * w))?.transpose(1, 2)?.contiguous();
+    let (q, k, v) = (split(q)?, split(k)?, split(v)?);
+    let scores = (q.matmul(&k.t()?)? / (width as f64).sqrt())?;
+    let exponents = scores.broadcast_sub(&scores.detach().max_keepdim(2)?)?.exp()?;
+    let weights = exponents.broadcast_div(&exponents.sum_keepdim(2)?)?;
+    weights.matmul(&v)?.transpose(1, 2)?.reshape((n, channels, h, w))
+}
+
+/// See [`FeatureMap::upsample_nearest2`].
+///
+/// # Errors
+/// As there.
+pub fn upsample_nearest2(x: &Tensor) -> Result<Tensor> {
+    let (_, _, h, w) = x.dims4()?;
+    x.upsample_nearest2d(2 * h, 2 * w)
+}
+
+/// See [`FeatureMap::avg_pool2`].
+///
+/// # Errors
+/// As there.
+pub fn avg_pool2(x: &Tensor) -> Result<Tensor> {
+    let (_, _, h, w) = x.dims4()?;
+    resample::check(Resample::Average, [h, w])?;
+    x.avg_pool2d(2)
 }
 
 /// See [`crate::linear`].
@@ -88,33 +131,22 @@ pub fn silu(x: &Tensor) -> Result<Tensor> {
     x.silu()
 }
 
-/// See [`crate::add_channel_embedding`].
+/// See [`FeatureMap::add_channel_embedding`]: `x` (N, C, H, W).
 ///
 /// # Errors
 /// As there.
 pub fn add_channel_embedding(x: &Tensor, embedding: &Tensor) -> Result<Tensor> {
-    channels::check_embedding(x, embedding)?;
-    let mut shape = x.dims().to_vec();
-    shape[2..].fill(1);
-    x.broadcast_add(&embedding.reshape(shape)?)
+    let (n, channels, _, _) = x.dims4()?;
+    elementwise::check_embedding([n, channels], embedding)?;
+    x.broadcast_add(&embedding.reshape((n, channels, 1, 1))?)
 }
 
-/// See [`crate::residual_block`].
+/// See [`crate::residual_block`]: of these definitions.
 ///
 /// # Errors
 /// As there.
 pub fn residual_block(x: &Tensor, embedding: &Tensor, block: &ResidualBlock<'_>) -> Result<Tensor> {
-    let padding = block.conv1.0.dim(2)? / 2;
-    let part = |x: &Tensor, norm: (&Tensor, &Tensor), conv: (&Tensor, &Tensor)| {
-        let normed = group_norm(x, block.groups, norm.0, norm.1, block.eps, Activation::Silu)?;
-        conv2d(&normed, conv.0, Some(conv.1), 1, padding)
-    };
-    let hidden = add_channel_embedding(&part(x, block.norm1, block.conv1)?, embedding)?;
-    let y = part(&hidden, block.norm2, block.conv2)?;
-    match block.skip {
-        Some((weight, bias)) => y + conv2d(x, weight, Some(bias), 1, 0)?,
-        None => y + x,
-    }
+    FeatureMap::from_images_slow(x).residual_block(embedding, block)?.to_images()
 }
 
 /// See [`crate::square_sum`].

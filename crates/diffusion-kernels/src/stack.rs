@@ -52,7 +52,7 @@ impl CustomOp2 for Stack {
         let gradient = self.y.take_gradient()?;
         let channels = self.y.dims[3];
         let part = |part: &Map, first: usize, token: &Tensor| {
-            token.track_op().then(|| {
+            part.lead_back(self.isa, token, dtoken, || {
                 let [_, _, width, own] = part.dims;
                 let mut dx = Fresh::recycled(part.values.len());
                 dx.par_chunks_mut(width * own).zip(gradient.par_chunks_exact(width * channels)).for_each(
@@ -62,8 +62,7 @@ impl CustomOp2 for Stack {
                         }
                     },
                 );
-                part.add_gradient(self.isa, dx.keep());
-                dtoken.clone()
+                dx.keep()
             })
         };
         let [map_a, map_b] = &self.parts;

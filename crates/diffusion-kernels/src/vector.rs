@@ -95,18 +95,6 @@ pub(crate) fn fold(mut ways: [f32; WAYS]) -> f32 {
     ways[0]
 }
 
-vectorised! {
-    /// The sum of `x`, in an order that depends on its length only.
-    pub(crate) fn sum(x: &[f32]) -> f32 {
-        sum_of::<FMA>(x)
-    }
-}
-
-#[inline(always)]
-pub(crate) fn sum_of<const FMA: bool>(x: &[f32]) -> f32 {
-    map_sum(x, |x| x)
-}
-
 /// The sum of `f` over `x`, in an order that depends on its length only.
 #[inline(always)]
 pub(crate) fn map_sum(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
@@ -147,7 +135,7 @@ fn mul_add<const FMA: bool>(a: f32, b: f32, c: f32) -> f32 {
 /// e^x to about 2 ulp by range reduction and a polynomial (Cephes `expf`), in a form that compilers vectorise.
 /// Arguments outside ±87 are taken as ±87.
 #[inline(always)]
-fn exp<const FMA: bool>(x: f32) -> f32 {
+pub(crate) fn exp<const FMA: bool>(x: f32) -> f32 {
     // Adding 1.5·2²³ rounds to an integer and leaves it in the low bits.
     const ROUND: f32 = 12_582_912.0;
     const LN2_HI: f32 = 0.693_359_4;

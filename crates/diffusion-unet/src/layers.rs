@@ -150,14 +150,17 @@ pub fn group_norm(groups: usize, channels: usize, eps: f64, vb: VarBuilder<'_>) 
 }
 
 impl GroupNorm {
+    /// `x` (N, C, H, W).
+    ///
+    /// # Errors
+    /// Another number of channels.
+    pub fn forward(&self, x: &FeatureMap, activation: Activation) -> Result<FeatureMap> {
+        let &Self { groups, eps, ref weight, ref bias } = self;
+        x.group_norm(&kernels::GroupNorm { groups, eps, weight, bias, modulation: None, activation })
+    }
+
     /// Weight and bias, for operations that compute more than this layer at once.
     pub(crate) fn parameters(&self) -> (&Tensor, &Tensor) {
         (&self.weight, &self.bias)
-    }
-}
-
-impl Module for GroupNorm {
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        kernels::group_norm(x, self.groups, &self.weight, &self.bias, self.eps, Activation::Identity)
     }
 }

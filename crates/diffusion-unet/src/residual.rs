@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor};
 use candle_nn::{Module, VarBuilder};
-use diffusion_kernels::{self as kernels, FeatureMap};
+use diffusion_kernels::{self as kernels, FeatureMap, TimeConditioning};
 
 use crate::layers::{Conv2d, GroupNorm, Linear, conv2d, group_norm, linear};
 
@@ -64,6 +64,7 @@ impl ResidualBlock {
         let block = kernels::ResidualBlock {
             groups: GROUPS,
             eps: EPS,
+            conditioning: TimeConditioning::Add,
             norm1: self.norm1.parameters(),
             conv1: self.conv1.parameters(),
             norm2: self.norm2.parameters(),

@@ -110,7 +110,7 @@ pub(super) struct Worker {
 impl Worker {
     /// Has a job done; the answer is one number.
     pub(super) fn ask(&mut self, job: &str) -> Result<f64> {
-        let answer = || -> Result<f64> {
+        let mut answer = || -> Result<f64> {
             writeln!(self.input, "{job}")?;
             let mut line = String::new();
             self.output.read_line(&mut line)?;

@@ -1,10 +1,11 @@
 //! The block's backward pass.
 
 use super::conv::{Conv, ConvSums};
-use super::norm::Norm;
 use super::{Parameters, Pass, Sizes, Stack};
+use crate::TimeConditioning;
 use crate::buffer::{Buffer, room};
 use crate::fresh::Unwritten;
+use crate::norm::Norm;
 use crate::pixels::{Pixels, padded_len, write_stacked};
 use crate::product::{Factor, Result, product};
 use crate::scratch::Scratch;
@@ -15,7 +16,9 @@ use crate::winograd::{Canvas, SUM_STRIP};
 pub(super) struct BackwardPass<'a> {
     pass: &'a Pass,
     norm1: Norm<'a>,
-    norm2: Norm<'a>,
+    norm2: [&'a [f32]; 2],
+    /// The images' embeddings, one after the other.
+    embedding: &'a [f32],
     conv1: Conv,
     conv2: Conv,
     /// `[output][input padded]`.
@@ -25,6 +28,8 @@ pub(super) struct BackwardPass<'a> {
 /// The gradients of one task's parameters, which it sums over its images.
 struct Sums {
     conv1: ConvSums,
+    /// The first convolution's bias, padded.
+    bias1: Vec<f32>,
     conv2: ConvSums,
     /// `[input][output padded]`.
     skip: Vec<f32>,
@@ -38,7 +43,7 @@ struct Sums {
 impl<'a> BackwardPass<'a> {
     pub(super) fn new(pass: &'a Pass, parameters: Parameters<'a>) -> Self {
         let Sizes { inputs, outputs, .. } = pass.sizes;
-        let Parameters { norm1, conv1, norm2, conv2, skip, .. } = parameters;
+        let Parameters { norm1, conv1, norm2, conv2, skip, embedding } = parameters;
         let padded_in = padded_len(inputs);
         let conv = |weight, inputs| {
             Conv::transposed(pass.isa, pass.sizes.winograd(inputs), weight, [outputs, inputs])
@@ -52,7 +57,8 @@ impl<'a> BackwardPass<'a> {
         Self {
             pass,
             norm1: pass.norm(norm1),
-            norm2: pass.norm(norm2),
+            norm2,
+            embedding,
             conv1: conv(conv1[0], inputs),
             conv2: conv(conv2[0], outputs),
             skip,
@@ -76,13 +82,13 @@ impl<'a> BackwardPass<'a> {
             dx.into_iter().map(|(dx, channels)| (dx.chunks(group * pixels * channels), channels)).collect();
         let given = hidden.chunks(group * pixels * sizes.padded_outputs());
         let given = given.zip(dy.chunks(group * pixels * sizes.outputs));
-        for (i, (de, given)) in de.chunks_mut(group * sizes.outputs).zip(given).enumerate() {
-            let images = de.len() / sizes.outputs;
+        for (i, (de, given)) in de.chunks_mut(group * sizes.embedding()).zip(given).enumerate() {
+            let images = de.len() / sizes.embedding();
             let dx =
                 dx.iter_mut().filter_map(|(chunks, channels)| Some((chunks.next()?, *channels))).collect();
-            self.images(&x.images(first + i * group, images), given, dx, de, &mut sums);
+            self.images(x, (first + i * group, images), given, dx, de, &mut sums);
         }
-        self.finish(&sums, de)
+        self.finish(&sums)
     }
 
     /// Nothing summed yet.
@@ -92,6 +98,7 @@ impl<'a> BackwardPass<'a> {
         let sums = |inputs| ConvSums::new(self.pass.isa, self.pass.sizes.winograd(inputs), [outputs, inputs]);
         Sums {
             conv1: sums(inputs),
+            bias1: vec![0.0; pitch],
             conv2: sums(outputs),
             skip: vec![0.0; if skip { inputs * pitch } else { 0 }],
             norm1: vec![[0.0; 2]; inputs],
@@ -100,10 +107,12 @@ impl<'a> BackwardPass<'a> {
         }
     }
 
-    /// Some images that stay in the cache: from the last layer to the first. `x` and `hidden` are padded.
+    /// Some images of `x`, given by their first and number, which stay in the cache: from the last layer to the first.
+    /// `hidden` is padded.
     fn images(
         &self,
-        x: &[f32],
+        x: &Stack<'_>,
+        (first, images): (usize, usize),
         (hidden, dy): (&[f32], &[f32]),
         dx: Vec<(Unwritten<'_>, usize)>,
         de: &mut [f32],
@@ -112,7 +121,7 @@ impl<'a> BackwardPass<'a> {
         let (pass, isa) = (self.pass, self.pass.isa);
         let &Sizes { inputs, outputs, tiles, .. } = &pass.sizes;
         let (pixels, pitch_in, pitch) = (tiles.pixels(), padded_len(inputs), pass.sizes.padded_outputs());
-        let images = de.len() / outputs;
+        let x = &x.images(first, images);
         let zeros = Scratch::zeroed(pitch_in.max(pitch));
         let mut back = Scratch::new(images * pixels * pitch_in.max(pitch));
         let mut slopes = Scratch::new(images * pixels * pitch_in.max(pitch));
@@ -123,25 +132,37 @@ impl<'a> BackwardPass<'a> {
         canvas.fill(&dy, pitch);
         let mut normed = Canvas::new(tiles, images, outputs);
         let size = pixels * pitch;
+        let modulated = |i| pass.modulated(self.norm2, self.embedding, first + i);
+        let effective: Vec<_> = (0..images).map(|i| modulated(i).effective()).collect();
+        let norm2 = |i: usize| pass.norm([&effective[i][0], &effective[i][1]]);
         let statistics: Vec<_> = (0..images)
             .map(|i| {
                 let range = i * size..(i + 1) * size;
-                self.norm2.forward_with_slopes(&hidden[range.clone()], &mut normed, i, &mut slopes[range])
+                let hidden = &hidden[range.clone()];
+                norm2(i).activate_with_slopes(hidden, normed.rows_mut(i), &mut slopes[range])
             })
             .collect();
         sums.conv2.add(images, &normed, &canvas);
         self.conv2.run(&canvas, &zeros[..pitch], &mut back[..images * size]);
         let mut d_hidden = Canvas::new(tiles, images, outputs);
-        for (i, (statistics, de)) in statistics.iter().zip(de.chunks_exact_mut(outputs)).enumerate() {
+        for (i, (statistics, de)) in
+            statistics.iter().zip(de.chunks_exact_mut(pass.sizes.embedding())).enumerate()
+        {
             let range = i * size..(i + 1) * size;
             let (hidden, dz) = (&hidden[range.clone()], &mut back[range.clone()]);
-            let combination = self.norm2.backward(hidden, statistics, &slopes[range], dz, &mut sums.norm2);
+            let mut by_channel = vec![[0.0; 2]; outputs];
+            let combination = norm2(i).backward(hidden, statistics, &slopes[range], dz, &mut by_channel);
+            modulated(i).backward(&by_channel, &mut sums.norm2, de);
             let mut totals = Scratch::zeroed(pitch);
             let row = tiles.side.1 * pitch;
-            for (y, (hidden, dz)) in hidden.chunks_exact(row).zip(dz.chunks_exact(row)).enumerate() {
-                combination.write(dz, hidden, d_hidden.row_mut(i, y), &mut totals);
+            let rows = hidden.chunks_exact(row).zip(dz.chunks_exact(row));
+            for ((hidden, dz), dx) in rows.zip(d_hidden.rows_mut(i)) {
+                combination.write(dz, hidden, dx, &mut totals);
             }
-            de.copy_from_slice(&totals[..outputs]);
+            add(isa, &totals, &mut sums.bias1);
+            if pass.sizes.conditioning == TimeConditioning::Add {
+                de.copy_from_slice(&totals[..outputs]);
+            }
         }
 
         let mut normed = Canvas::new(tiles, images, inputs);
@@ -149,7 +170,7 @@ impl<'a> BackwardPass<'a> {
         let statistics: Vec<_> = (0..images)
             .map(|i| {
                 let range = i * size..(i + 1) * size;
-                self.norm1.forward_with_slopes(&x[range.clone()], &mut normed, i, &mut slopes[range])
+                self.norm1.activate_with_slopes(&x[range.clone()], normed.rows_mut(i), &mut slopes[range])
             })
             .collect();
         sums.conv1.add(images, &normed, &d_hidden);
@@ -171,8 +192,8 @@ impl<'a> BackwardPass<'a> {
         });
     }
 
-    /// The sums as gradients of the packed parameters; `de` are the gradients of the embeddings.
-    fn finish(&self, sums: &Sums, de: &[f32]) -> Buffer {
+    /// The sums as gradients of the packed parameters.
+    fn finish(&self, sums: &Sums) -> Buffer {
         let Sizes { inputs, outputs, .. } = self.pass.sizes;
         let (conv1, conv2) = (sums.conv1.weights(), sums.conv2.weights());
         let pitch = self.pass.sizes.padded_outputs();
@@ -182,9 +203,7 @@ impl<'a> BackwardPass<'a> {
         };
         pairs(&mut packed, &sums.norm1);
         packed.extend(&*conv1);
-        let mut bias1 = vec![0.0; outputs];
-        de.chunks_exact(outputs).for_each(|de| add(self.pass.isa, de, &mut bias1));
-        packed.extend(bias1);
+        packed.extend(&sums.bias1[..outputs]);
         pairs(&mut packed, &sums.norm2);
         packed.extend(&*conv2);
         packed.extend(&sums.dy[..outputs]);

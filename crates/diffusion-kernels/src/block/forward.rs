@@ -1,9 +1,10 @@
 //! The block's forward pass.
 
 use super::conv::Conv;
-use super::norm::Norm;
 use super::{Parameters, Pass, Sizes, Stack};
+use crate::TimeConditioning;
 use crate::fresh::Unwritten;
+use crate::norm::Norm;
 use crate::pixels::{padded_len, write_pixels};
 use crate::product::{Factor, Result, product};
 use crate::scratch::Scratch;
@@ -15,12 +16,14 @@ use crate::winograd::Canvas;
 pub(super) struct ForwardPass<'a> {
     pass: &'a Pass,
     norm1: Norm<'a>,
-    norm2: Norm<'a>,
+    norm2: [&'a [f32]; 2],
+    /// The images' embeddings, one after the other.
+    embedding: &'a [f32],
     conv1: Conv,
     conv2: Conv,
     /// `[input][output padded]`.
     skip: Option<Scratch>,
-    /// What the first convolution starts from, an image after the other: its bias and the embedding, padded.
+    /// What the first convolution starts from, padded: its bias, or an image after the other its bias and the embedding.
     starts: Vec<f32>,
     /// The second convolution's bias and the skip's together, padded.
     bias2: Vec<f32>,
@@ -36,11 +39,17 @@ impl<'a> ForwardPass<'a> {
         Self {
             pass,
             norm1: pass.norm(norm1),
-            norm2: pass.norm(norm2),
+            norm2,
+            embedding,
             conv1: conv(conv1[0], inputs),
             conv2: conv(conv2[0], outputs),
             skip: pass.sizes.skip.then(|| channels_last(pass.isa, skip[0], [outputs, inputs])),
-            starts: embedding.chunks_exact(outputs).flat_map(|e| sum(e, conv1[1])).collect(),
+            starts: match pass.sizes.conditioning {
+                TimeConditioning::Add => {
+                    embedding.chunks_exact(outputs).flat_map(|e| sum(e, conv1[1])).collect()
+                }
+                TimeConditioning::ScaleShift => padded(conv1[1]),
+            },
             bias2: if pass.sizes.skip { sum(conv2[1], skip[1]) } else { padded(conv2[1]) },
         }
     }
@@ -55,13 +64,18 @@ impl<'a> ForwardPass<'a> {
         let x = x.images(first, images);
         let mut canvas = Canvas::new(tiles, images, inputs);
         for (i, x) in x.chunks_exact(x.len() / images).enumerate() {
-            self.norm1.forward(x, &mut canvas, i);
+            self.norm1.activate(x, canvas.rows_mut(i));
         }
-        self.conv1.run(&canvas, &self.starts[first * pitch..][..images * pitch], hidden);
+        let starts = match pass.sizes.conditioning {
+            TimeConditioning::Add => &self.starts[first * pitch..][..images * pitch],
+            TimeConditioning::ScaleShift => &self.starts,
+        };
+        self.conv1.run(&canvas, starts, hidden);
 
         let mut canvas = Canvas::new(tiles, images, outputs);
         for (i, hidden) in hidden.chunks_exact(pixels * pitch).enumerate() {
-            self.norm2.forward(hidden, &mut canvas, i);
+            let effective = pass.modulated(self.norm2, self.embedding, first + i).effective();
+            pass.norm([&effective[0], &effective[1]]).activate(hidden, canvas.rows_mut(i));
         }
         write_pixels(y, outputs, &self.bias2, |y| {
             self.conv2.run(&canvas, &self.bias2, y);

@@ -1,9 +1,12 @@
 use candle_core::Tensor;
 use proptest::prelude::*;
 
-use super::{conv_transpose2d, conv2d, direct, random, residual_block, with_gradients};
+use super::{conv_transpose2d, conv2d, direct, norm_of, random, residual_block, with_gradients};
 use crate::isa::available;
-use crate::{Activation, FeatureMap, channels, group_norm, linear, silu, slow};
+use crate::{
+    Activation, AdamW, FeatureMap, GroupNorm, Padding, TimeConditioning, Trained, linear, optimize, silu,
+    slow,
+};
 
 /// Whether each tensor of `fast` is within `tolerance` of `slow`'s, in proportion to the largest element.
 fn close(fast: &[Tensor], slow: &[Tensor], tolerance: f32) -> Result<(), TestCaseError> {
@@ -107,18 +110,74 @@ proptest! {
 
     #[test]
     fn group_norm_and_its_gradients_agree_with_the_definition(
-        n in 1..5usize, groups in 1..9usize, size in 1..6usize, h in 1..9usize, w in 2..9usize, act in any::<bool>()
+        n in 1..5usize, groups in 1..9usize, size in 1..6usize, h in 1..9usize, w in 2..9usize, act in any::<bool>(),
+        modulated in any::<bool>()
     ) {
         let channels = groups * size;
         let x = random(1, &[n, channels, h, w]);
-        let (weight, bias) = (random(2, &[channels]), random(3, &[channels]));
+        let (weight, bias, modulation) = (random(2, &[channels]), random(3, &[channels]), random(4, &[n, 2 * channels]));
         let activation = if act { Activation::Silu } else { Activation::Identity };
-        let vars = [&x, &weight, &bias];
-        let expected = with_gradients(|| slow::group_norm(&x, groups, &weight, &bias, 1e-3, activation), &vars);
+        let all = [&x, &weight, &bias, &modulation];
+        let vars = &all[..if modulated { 4 } else { 3 }];
+        let modulation = modulated.then_some(modulation.as_tensor());
+        let norm = GroupNorm { modulation, activation, ..norm_of(groups, &weight, &bias) };
+        let expected = with_gradients(|| slow::group_norm(&x, &norm), vars);
         for isa in available() {
-            let fast = with_gradients(
-                || group_norm::group_norm(isa, &x, groups, &weight, &bias, 1e-3, activation), &vars);
+            let fast = with_gradients(|| FeatureMap::with_kernels(isa, &x)?.group_norm(&norm)?.to_images(), vars);
             close(&fast, &expected, 5e-5)?;
+        }
+    }
+
+    #[test]
+    fn attention_and_its_gradients_agree_with_the_definition(
+        n in 1..4usize, heads in 1..4usize, width in 1..20usize, h in 1..12usize, w in 1..12usize
+    ) {
+        let [q, k, v] = [1, 2, 3].map(|seed| random(seed, &[n, heads * width, h, w]));
+        let vars = [&q, &k, &v];
+        let expected = with_gradients(|| slow::attention(&q, &k, &v, heads), &vars);
+        for isa in available() {
+            let fast = with_gradients(|| {
+                let map = |x| FeatureMap::with_kernels(isa, x);
+                map(&q)?.attention(&map(&k)?, &map(&v)?, heads)?.to_images()
+            }, &vars);
+            close(&fast, &expected, 2e-5)?;
+        }
+    }
+
+    #[test]
+    fn resampled_maps_and_their_gradients_agree_with_the_definition(
+        n in 1..4usize, c in 1..20usize, h in 1..7usize, w in 1..7usize
+    ) {
+        let (small, large) = (random(1, &[n, c, h, w]), random(2, &[n, c, 2 * h, 2 * w]));
+        let up = with_gradients(|| slow::upsample_nearest2(&small), &[&small]);
+        let down = with_gradients(|| slow::avg_pool2(&large), &[&large]);
+        for isa in available() {
+            let map = |x| FeatureMap::with_kernels(isa, x);
+            close(&with_gradients(|| map(&small)?.upsample_nearest2()?.to_images(), &[&small]), &up, 2e-6)?;
+            close(&with_gradients(|| map(&large)?.avg_pool2()?.to_images(), &[&large]), &down, 2e-6)?;
+        }
+    }
+
+    #[test]
+    fn an_optimizers_update_agrees_with_the_definition(
+        n in 1..400usize, step in 1..50u64, decay in 0.0..0.1f64, scale in 0.1..1.0f64, averaged in any::<bool>()
+    ) {
+        let gradient = random(1, &[n]);
+        let constants =
+            AdamW { lr: 1e-2, beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: decay, step, gradient_scale: scale };
+        let run = |update: &dyn Fn(&Trained<'_>) -> candle_core::Result<()>| {
+            let [weight, first, second, average] = [2, 3, 4, 5].map(|seed| random(seed, &[n]));
+            second.set(&second.sqr().unwrap().detach()).unwrap();
+            let kept = averaged.then_some((&average, 0.1));
+            update(&Trained { weight: &weight, first: &first, second: &second, average: kept }).unwrap();
+            [weight, first, second, average].map(candle_core::Var::into_inner)
+        };
+        let expected = run(&|trained| slow::adamw(&gradient, trained, &constants));
+        for isa in available() {
+            let fast = run(&|trained| optimize::adamw(isa, &gradient, trained, &constants));
+            close(&fast, &expected, 2e-6)?;
+            let (fast, expected) = (optimize::square_sum(isa, &gradient).unwrap(), slow::square_sum(&gradient).unwrap());
+            prop_assert!((fast - expected).abs() <= 1e-5 * expected);
         }
     }
 
@@ -126,14 +185,15 @@ proptest! {
     fn a_residual_block_and_its_gradients_agree_with_the_definition(
         n in 1..7usize, groups in 1..5usize, sizes in (1..5usize, 1..5usize), side in 3..11usize,
         kernel in prop_oneof![Just(1usize), Just(3), Just(5)], skip in any::<bool>(), wide in any::<bool>(),
-        stacked in 1..4usize
+        stacked in 1..4usize, scale_shift in any::<bool>()
     ) {
         // Whole vectors of channels are not copied.
         let sizes = if wide { (16 * sizes.0, 16 * sizes.1) } else { sizes };
         let (groups, n) = if wide { (1, n.min(2)) } else { (groups, n) };
         let cin = groups * sizes.0;
         let cout = if skip { groups * sizes.1 } else { cin };
-        let (x, e) = (random(1, &[n, cin, side, side]), random(2, &[n, cout]));
+        let conditioning = if scale_shift { TimeConditioning::ScaleShift } else { TimeConditioning::Add };
+        let (x, e) = (random(1, &[n, cin, side, side]), random(2, &[n, conditioning.width(cout)]));
         let shapes: [&[usize]; 10] = [
             &[cin], &[cin], &[cout, cin, kernel, kernel], &[cout], &[cout], &[cout],
             &[cout, cout, kernel, kernel], &[cout], &[cout, cin, 1, 1], &[cout],
@@ -142,6 +202,7 @@ proptest! {
         let block = crate::ResidualBlock {
             groups,
             eps: 1e-2,
+            conditioning,
             norm1: (&p[0], &p[1]),
             conv1: (&p[2], &p[3]),
             norm2: (&p[4], &p[5]),
@@ -185,14 +246,30 @@ proptest! {
 }
 
 #[test]
-fn an_embedding_added_to_channels_and_its_gradients_agree_with_the_definition() {
-    for (n, c, h, w) in [(1, 1, 1, 1), (3, 5, 7, 4), (2, 32, 14, 14)] {
-        let (x, e) = (random(1, &[n, c, h, w]), random(2, &[n, c]));
-        let expected = with_gradients(|| slow::add_channel_embedding(&x, &e), &[&x, &e]);
+fn sums_of_maps_and_their_gradients_agree_with_the_definition() {
+    for (n, c, h, w) in [(1, 1, 1, 1), (3, 5, 7, 4), (2, 32, 14, 14), (1, 19, 3, 2)] {
+        let (x, e, z) = (random(1, &[n, c, h, w]), random(2, &[n, c]), random(3, &[n, c, h, w]));
+        let vars = [&x, &e, &z];
+        let expected = with_gradients(|| slow::add_channel_embedding(&x, &e)?.add(&z), &vars);
         for isa in available() {
-            let fast = with_gradients(|| channels::add_channel_embedding(isa, &x, &e), &[&x, &e]);
-            close(&fast, &expected, 1e-5).unwrap();
+            let run = || {
+                let map = |x| FeatureMap::with_kernels(isa, x);
+                map(&x)?.add_channel_embedding(&e)?.add(&map(&z)?)?.to_images()
+            };
+            close(&with_gradients(run, &vars), &expected, 1e-5).unwrap();
         }
+    }
+}
+
+#[test]
+fn images_may_be_padded_on_two_sides_only() {
+    let (x, weight) = (random(1, &[3, 5, 8, 8]), random(2, &[4, 5, 3, 3]));
+    let padding = Padding { before: 0, after: 1 };
+    let expected = with_gradients(|| slow::conv2d(&x, &weight, None, 2, padding), &[&x, &weight]);
+    assert_eq!(expected[0].dims(), [3, 4, 4, 4]);
+    for isa in available() {
+        let fast = with_gradients(|| conv2d(isa, &x, &weight, None, 2, padding), &[&x, &weight]);
+        close(&fast, &expected, 1e-5).unwrap();
     }
 }
 
@@ -248,7 +325,7 @@ fn other_types_take_the_definition() {
         expected.flatten_all().unwrap().to_vec1::<f64>().unwrap()
     );
     let ones = random(3, &[4]).to_dtype(candle_core::DType::F64).unwrap();
-    assert!(crate::group_norm(&x, 2, &ones, &ones, 1e-5, Activation::Silu).is_ok());
+    assert!(crate::group_norm(&x, &norm_of(2, &ones, &ones)).is_ok());
     assert!(
         crate::conv_transpose2d(&x, &weight.transpose(0, 1).unwrap().contiguous().unwrap(), None, 2, 1)
             .is_ok()

@@ -2,9 +2,9 @@
 
 use candle_core::{Result, Tensor, Var};
 
-use super::{bits, conv_transpose2d, conv2d, random, residual_block, with_gradients};
+use super::{bits, conv_transpose2d, conv2d, norm_of, random, residual_block, with_gradients};
 use crate::isa::{Isa, available};
-use crate::{Activation, ResidualBlock, channels, group_norm, linear, silu};
+use crate::{Activation, FeatureMap, GroupNorm, ResidualBlock, TimeConditioning, linear, silu};
 
 type Op = (&'static str, Var, Vec<Var>, Box<dyn Fn(&Tensor, &[Var]) -> Result<Tensor> + Sync>);
 
@@ -38,7 +38,10 @@ fn operations() -> Vec<Op> {
             "group_norm",
             random(1, &[11, 24, 9, 7]),
             parameters,
-            Box::new(move |x, p| group_norm::group_norm(isa, x, 8, &p[0], &p[1], 1e-5, Activation::Silu)),
+            Box::new(move |x, p| {
+                let norm = GroupNorm { activation: Activation::Silu, ..norm_of(8, &p[0], &p[1]) };
+                FeatureMap::with_kernels(isa, x)?.group_norm(&norm)?.to_images()
+            }),
         ));
         let parameters = vec![random(2, &[70, 33]), random(3, &[70])];
         ops.push((
@@ -72,6 +75,7 @@ fn operations() -> Vec<Op> {
                 let block = ResidualBlock {
                     groups: 8,
                     eps: 1e-5,
+                    conditioning: TimeConditioning::Add,
                     norm1: (&p[1], &p[2]),
                     conv1: (&p[3], &p[4]),
                     norm2: (&p[5], &p[6]),
@@ -88,7 +92,17 @@ fn operations() -> Vec<Op> {
             parameters,
             Box::new(move |x, p| {
                 let first = x.layout().start_offset() / (24 * 63);
-                channels::add_channel_embedding(isa, x, &p[0].narrow(0, first, x.dims()[0])?)
+                let embedding = p[0].narrow(0, first, x.dims()[0])?;
+                FeatureMap::with_kernels(isa, x)?.add_channel_embedding(&embedding)?.to_images()
+            }),
+        ));
+        ops.push((
+            "attention",
+            random(1, &[11, 72, 9, 7]),
+            vec![],
+            Box::new(move |x, _| {
+                let map = |first| FeatureMap::with_kernels(isa, &x.narrow(1, first, 24)?);
+                map(0)?.attention(&map(24)?, &map(48)?, 3)?.to_images()
             }),
         ));
         ops.push(("silu", random(1, &[11, 2000]), vec![], Box::new(move |x, _| silu::silu(isa, x))));
@@ -154,5 +168,5 @@ fn an_input_that_needs_no_gradient_costs_none() {
     assert!(grads.unwrap().sum_all().unwrap().backward().is_ok());
     assert!(crate::silu(&x).unwrap().sum_all().unwrap().backward().unwrap().get(&x).is_some());
     let w = random(5, &[3]);
-    assert!(crate::group_norm(&x, 3, &w, &w, 1e-5, Activation::Identity).is_ok());
+    assert!(crate::group_norm(&x, &norm_of(3, &w, &w)).is_ok());
 }

@@ -1,6 +1,7 @@
 //! The kernels against their definitions, on every instruction set of the machine.
 
 mod agreement;
+mod differences;
 mod direct;
 mod graph;
 mod independence;
@@ -9,7 +10,12 @@ mod refusals;
 use candle_core::{Device, Result, Tensor, Var};
 
 use crate::isa::Isa;
-use crate::{FeatureMap, ResidualBlock};
+use crate::{Activation, FeatureMap, GroupNorm, Padding, ResidualBlock};
+
+/// A plain normalisation.
+fn norm_of<'a>(groups: usize, weight: &'a Tensor, bias: &'a Tensor) -> GroupNorm<'a> {
+    GroupNorm { groups, eps: 1e-3, weight, bias, modulation: None, activation: Activation::Identity }
+}
 
 /// A variable of pseudo-random numbers in (−1, 1), the same for the same seed.
 fn random(seed: u64, shape: &[usize]) -> Var {
@@ -42,7 +48,7 @@ fn conv2d(
     weight: &Tensor,
     bias: Option<&Tensor>,
     stride: usize,
-    padding: usize,
+    padding: impl Into<Padding>,
 ) -> Result<Tensor> {
     FeatureMap::with_kernels(isa, x)?.conv2d(weight, bias, stride, padding)?.to_images()
 }

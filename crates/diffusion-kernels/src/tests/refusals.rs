@@ -1,5 +1,6 @@
+use super::norm_of;
 use super::random;
-use crate::{Activation, FeatureMap, add_channel_embedding, conv_transpose2d, conv2d, group_norm, linear};
+use crate::{FeatureMap, GroupNorm, conv_transpose2d, conv2d, group_norm, linear};
 
 fn message<T: std::fmt::Debug>(result: candle_core::Result<T>) -> String {
     result.unwrap_err().to_string()
@@ -26,14 +27,21 @@ fn shapes_that_do_not_fit_are_refused_in_words() {
     assert!(message(conv_transpose2d(&x, &fitting, None, 0, 1)).contains("stride"));
     assert!(message(conv_transpose2d(&x, &fitting, None, 1, 9)).contains("nothing is left"));
     assert!(message(conv_transpose2d(&x, &fitting, Some(&bias), 1, 1)).contains("bias"));
-    assert!(message(group_norm(&x, 2, &bias, &bias, 1e-5, Activation::Identity)).contains("do not divide"));
-    assert!(message(group_norm(&x, 0, &bias, &bias, 1e-5, Activation::Identity)).contains("groups"));
+    assert!(message(group_norm(&x, &norm_of(2, &bias, &bias))).contains("do not divide"));
+    assert!(message(group_norm(&x, &norm_of(0, &bias, &bias))).contains("groups"));
     let four = random(7, &[4]);
-    assert!(message(group_norm(&x, 3, &four, &bias, 1e-5, Activation::Identity)).contains("3 channels"));
-    assert!(message(group_norm(&bias, 3, &bias, &bias, 1e-5, Activation::Identity)).contains("wants (N, C"));
-    assert!(message(add_channel_embedding(&x, &random(8, &[2, 4]))).contains("wants x (N, C, …)"));
+    assert!(message(group_norm(&x, &norm_of(3, &four, &bias))).contains("3 channels"));
+    assert!(message(group_norm(&bias, &norm_of(3, &bias, &bias))).contains("wants (N, C"));
+    let modulation = random(8, &[2, 3]);
+    let modulated = GroupNorm { modulation: Some(&modulation), ..norm_of(3, &bias, &bias) };
+    assert!(message(group_norm(&x, &modulated)).contains("modulation (N, 2·C) = [2, 6]"));
     let map = |x: &candle_core::Tensor| FeatureMap::from_images(x).unwrap();
+    assert!(message(map(&x).add_channel_embedding(&random(8, &[2, 4]))).contains("want an embedding (N, C)"));
+    assert!(message(map(&x).avg_pool2()).contains("must be even"));
+    assert!(message(map(&x).attention(&map(&x), &map(&x), 2)).contains("do not divide into 2 heads"));
     let other = map(&random(8, &[2, 4, 5, 6]));
+    assert!(message(map(&x).attention(&other, &other, 1)).contains("of one size"));
+    assert!(message(map(&x).add(&other)).contains("maps of one size"));
     assert!(message(map(&x).cat(&other)).contains("differ in their channels only"));
     let double = random(8, &[2, 4, 5, 5]).to_dtype(candle_core::DType::F64).unwrap();
     assert!(message(map(&x).cat(&map(&double))).contains("one type"));

@@ -117,6 +117,13 @@ impl Canvas {
         &self.data[start..start + self.tiles.side.1 * self.pitch]
     }
 
+    /// The rows of an image, to be written.
+    pub(crate) fn rows_mut(&mut self, image: usize) -> impl Iterator<Item = &mut [f32]> {
+        let (start, len) = (self.row_start(image, 0), self.tiles.side.1 * self.pitch);
+        let (height, row_pitch) = (self.tiles.side.0, self.row_pitch());
+        self.data[start..].chunks_mut(row_pitch).take(height).map(move |row| &mut row[..len])
+    }
+
     /// As [`Self::row`], to be written.
     pub(crate) fn row_mut(&mut self, image: usize, y: usize) -> &mut [f32] {
         let start = self.row_start(image, y);

@@ -1,12 +1,11 @@
-//! Group normalisation and SiLU of images with channels last, one pixel's channels padded to whole vectors.
+//! Group normalisation and what is fused with it, one image at a time: channels last, a pixel's padded to whole vectors.
 
 use crate::isa::{Isa, vectorised};
 use crate::scratch::Scratch;
 use crate::vector::{LANES, add_up, at, over_pixels, sigmoid, silu_slope_at};
-use crate::winograd::Canvas;
 
 /// A normalisation with its parameters.
-pub(super) struct Norm<'a> {
+pub(crate) struct Norm<'a> {
     pub isa: Isa,
     pub groups: usize,
     pub eps: f32,
@@ -14,8 +13,47 @@ pub(super) struct Norm<'a> {
     pub bias: &'a [f32],
 }
 
+/// The weight and bias of a normalisation after which an image's channels are multiplied by 1 + scale and shifted
+/// (Dhariwal & Nichol 2021, adaptive group normalisation).
+#[derive(Clone, Copy)]
+pub(crate) struct Modulated<'a> {
+    pub weight: &'a [f32],
+    pub bias: &'a [f32],
+    /// The channels' scales and then their shifts; empty for none.
+    pub modulation: &'a [f32],
+}
+
+impl Modulated<'_> {
+    /// Weight and bias with the modulation in them.
+    pub(crate) fn effective(&self) -> [Vec<f32>; 2] {
+        if self.modulation.is_empty() {
+            return [self.weight.to_vec(), self.bias.to_vec()];
+        }
+        let (scale, shift) = self.modulation.split_at(self.weight.len());
+        let weight = self.weight.iter().zip(scale).map(|(w, scale)| w * (1.0 + scale));
+        let bias =
+            self.bias.iter().zip(scale).zip(shift).map(|((b, scale), shift)| b * (1.0 + scale) + shift);
+        [weight.collect(), bias.collect()]
+    }
+
+    /// Leads the gradients of one image's effective weight and bias back: adds those of weight and bias to `sums`, and
+    /// writes those of the modulation.
+    pub(crate) fn backward(&self, effective: &[[f32; 2]], sums: &mut [[f32; 2]], modulation: &mut [f32]) {
+        let channels = self.weight.len();
+        for (c, (&[dw, db], sum)) in effective.iter().zip(sums).enumerate() {
+            let factor = self.modulation.get(c).map_or(1.0, |scale| 1.0 + scale);
+            sum[0] += dw * factor;
+            sum[1] += db * factor;
+            if !self.modulation.is_empty() {
+                modulation[c] = dw * self.weight[c] + db * self.bias[c];
+                modulation[channels + c] = db;
+            }
+        }
+    }
+}
+
 /// What the backward pass of one image needs, each a number a channel.
-pub(super) struct Statistics {
+pub(crate) struct Statistics {
     mean: Scratch,
     /// 1 / √(variance + eps).
     scale: Scratch,
@@ -58,28 +96,38 @@ impl Norm<'_> {
         [factor, summand]
     }
 
-    /// Normalises and activates the image `x` onto `canvas`.
-    pub(super) fn forward(&self, x: &[f32], canvas: &mut Canvas, image: usize) {
+    /// Normalises the image `x`, without activation.
+    pub(crate) fn normalise(&self, x: &[f32], y: &mut [f32]) -> Statistics {
+        let statistics = self.statistics(x);
+        let [factor, summand] = self.affine(&statistics);
+        affine(self.isa, x, &factor, &summand, y);
+        statistics
+    }
+
+    /// Normalises and activates the image `x`; `rows` are the result's, however many.
+    pub(crate) fn activate<'r>(&self, mut x: &[f32], rows: impl IntoIterator<Item = &'r mut [f32]>) {
         let [factor, summand] = self.affine(&self.statistics(x));
-        let row = canvas.row(image, 0).len();
-        for (y, x) in x.chunks_exact(row).enumerate() {
-            activate(self.isa, x, &factor, &summand, canvas.row_mut(image, y));
+        for y in rows {
+            let row;
+            (row, x) = x.split_at(y.len());
+            activate(self.isa, row, &factor, &summand, y);
         }
     }
 
-    /// As [`Self::forward`], and the activation's slopes for [`Self::backward`].
-    pub(super) fn forward_with_slopes(
+    /// As [`Self::activate`], and the activation's slopes for [`Self::backward`].
+    pub(crate) fn activate_with_slopes<'r>(
         &self,
-        x: &[f32],
-        canvas: &mut Canvas,
-        image: usize,
-        slopes: &mut [f32],
+        mut x: &[f32],
+        rows: impl IntoIterator<Item = &'r mut [f32]>,
+        mut slopes: &mut [f32],
     ) -> Statistics {
         let statistics = self.statistics(x);
         let [factor, summand] = self.affine(&statistics);
-        let row = canvas.row(image, 0).len();
-        for (y, (x, slopes)) in x.chunks_exact(row).zip(slopes.chunks_exact_mut(row)).enumerate() {
-            activate_with_slopes(self.isa, x, &factor, &summand, canvas.row_mut(image, y), slopes);
+        for y in rows {
+            let (row, own);
+            (row, x) = x.split_at(y.len());
+            (own, slopes) = slopes.split_at_mut(y.len());
+            activate_with_slopes(self.isa, row, &factor, &summand, y, own);
         }
         statistics
     }
@@ -89,7 +137,7 @@ impl Norm<'_> {
     ///
     /// With x̂ = (x − μ)/σ, z = w·x̂ + b and dz = dy · silu'(z), averages over the group's elements:
     /// dx = (w·dz − mean(w·dz) − x̂·mean(w·dz·x̂)) / σ.
-    pub(super) fn backward(
+    pub(crate) fn backward(
         &self,
         x: &[f32],
         statistics: &Statistics,
@@ -124,14 +172,14 @@ impl Norm<'_> {
 }
 
 /// The last step of a backward pass: dx = a·dz + b·x + c, each a number a channel.
-pub(super) struct Combination {
+pub(crate) struct Combination {
     isa: Isa,
     factors: [Scratch; 3],
 }
 
 impl Combination {
     /// Writes some pixels' gradients to `dx` and adds them up, channel by channel, onto `totals`.
-    pub(super) fn write(&self, dz: &[f32], x: &[f32], dx: &mut [f32], totals: &mut [f32]) {
+    pub(crate) fn write(&self, dz: &[f32], x: &[f32], dx: &mut [f32], totals: &mut [f32]) {
         let [a, b, c] = &self.factors;
         combine(self.isa, dz, x, [a, b, c], dx, totals);
     }
@@ -147,6 +195,20 @@ vectorised! {
             }
             x
         });
+    }
+}
+
+vectorised! {
+    fn affine(x: &[f32], factor: &[f32], summand: &[f32], y: &mut [f32]) {
+        let pitch = factor.len();
+        for (x, y) in x.chunks_exact(pitch).zip(y.chunks_exact_mut(pitch)) {
+            for c in (0..pitch).step_by(LANES) {
+                let (x, factor, summand) = (at(x, c), at(factor, c), at(summand, c));
+                for l in 0..LANES {
+                    y[c + l] = x[l] * factor[l] + summand[l];
+                }
+            }
+        }
     }
 }
 

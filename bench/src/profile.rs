@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt::{Debug, Write};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tracing::field::{Field, Visit};
@@ -20,9 +20,16 @@ pub(crate) struct Share {
 
 /// Runs `f` and says how long it was in which span, the longest first.
 pub(crate) fn profile<R>(f: impl FnOnce() -> R) -> (R, Vec<(String, Share)>) {
-    let times = Times::default();
-    let result = subscriber::with_default(Registry::default().with(times.clone()), f);
-    let shares = std::mem::take(&mut times.lock().shares);
+    // For all threads: networks run on those of the kernels.
+    static TIMES: LazyLock<Times> = LazyLock::new(|| {
+        let times = Times::default();
+        // Only this program could have set another one.
+        subscriber::set_global_default(Registry::default().with(times.clone())).expect("the only subscriber");
+        times
+    });
+    TIMES.lock().shares.clear();
+    let result = f();
+    let shares = std::mem::take(&mut TIMES.lock().shares);
     let mut shares: Vec<_> = shares.into_iter().collect();
     shares.sort_by_key(|(_, share)| std::cmp::Reverse(share.time));
     (result, shares)

@@ -16,7 +16,6 @@ use rayon::prelude::*;
 use tracing::trace_span;
 
 use crate::buffer::Buffer;
-use crate::convolution::CHUNK;
 use crate::fresh::{Fresh, Unwritten};
 use crate::isa::Isa;
 use crate::map::{Map, Node, token};
@@ -24,6 +23,7 @@ use crate::norm::{Modulated, Norm};
 use crate::pixels::{Pixels, padded_len};
 use crate::scratch::Scratch;
 use crate::storage::with_elements;
+use crate::tasks::CHUNK;
 use crate::vector::sum_in_order;
 use crate::winograd::{self, STRIP, Tiles};
 use crate::{ResidualBlock, TimeConditioning};

@@ -17,12 +17,9 @@ use crate::isa::Isa;
 use crate::map::{Map, Node, token};
 use crate::pixels::{Pixels, padded_len};
 use crate::storage::with_elements;
+use crate::tasks::CHUNK;
 use crate::vector::{add_up, sum_in_order};
 use crate::weight_gradient::WeightGradient;
-
-/// Images whose weight gradients one task adds up. A constant: the order of additions is the same for any
-/// number of threads.
-pub(crate) const CHUNK: usize = 4;
 
 /// Which of the two an operation is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

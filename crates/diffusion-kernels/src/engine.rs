@@ -1,6 +1,8 @@
 //! The two directions of a convolution, for one image at a time: a window of inputs gathered into each output
 //! pixel, and its transpose, scattered by phases. All images have their channels last.
 
+use rayon::prelude::*;
+
 use crate::fresh::Unwritten;
 use crate::isa::Isa;
 use crate::pixels::{padded_len, write_pixels};
@@ -165,20 +167,18 @@ impl Phase {
         outputs: usize,
         first: (usize, usize),
         stride: usize,
-        weight: impl Fn(usize, usize, usize, usize) -> f32,
+        weight: impl Fn(usize, usize, usize, usize) -> f32 + Sync,
     ) -> Self {
         let pitch = padded_len(outputs);
         let mut weights = vec![0.0; window.h.taps * window.w.taps * window.channels * pitch];
-        let mut rows = weights.chunks_exact_mut(pitch);
-        for ty in 0..window.h.taps {
-            for tx in 0..window.w.taps {
-                for (c, row) in (0..window.channels).zip(&mut rows) {
-                    for (o, slot) in row[..outputs].iter_mut().enumerate() {
-                        *slot = weight(o, c, ty, tx);
-                    }
+        weights.par_chunks_mut(window.channels * pitch).enumerate().for_each(|(tap, rows)| {
+            let (ty, tx) = (tap / window.w.taps, tap % window.w.taps);
+            for (c, row) in rows.chunks_exact_mut(pitch).enumerate() {
+                for (o, slot) in row[..outputs].iter_mut().enumerate() {
+                    *slot = weight(o, c, ty, tx);
                 }
             }
-        }
+        });
         Self { window, weights, first, stride }
     }
 

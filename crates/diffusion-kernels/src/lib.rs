@@ -56,6 +56,7 @@ mod silu;
 pub mod slow;
 mod stack;
 mod storage;
+mod tasks;
 mod transpose;
 mod turn;
 mod vector;
@@ -71,6 +72,7 @@ use candle_core::{Result, Tensor, bail};
 pub use feature_map::FeatureMap;
 pub use optimize::{AdamW, Trained};
 use storage::kernels_for;
+pub use tasks::in_pool;
 
 /// What is applied to the output of a normalisation, in the same pass.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

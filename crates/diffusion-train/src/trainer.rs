@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use candle_core::{DType, Device, Tensor};
 use diffusion_data::{ImageDataset, Loader};
+use diffusion_kernels::in_pool;
 use diffusion_process::{Domain, Levels, Network, NoiseSource};
 use diffusion_schedule::NoiseSchedule;
 use diffusion_unet::{NetworkConfig, Parameters};
@@ -94,7 +95,7 @@ impl<'a> Trainer<'a> {
         let images = trace_span!("load").in_scope(|| self.loader.next_batch(&self.device))?.images;
         let timesteps = self.timesteps();
 
-        let (losses, mut gradients) = self.losses_and_gradients(&images, &timesteps)?;
+        let (losses, mut gradients) = in_pool(|| self.losses_and_gradients(&images, &timesteps))?;
         let loss = losses.iter().map(|&l| f64::from(l)).sum::<f64>() / losses.len() as f64;
         let grad_norm = gradients.global_norm()?;
         if !loss.is_finite() || !grad_norm.is_finite() {

@@ -2,7 +2,7 @@
 
 use candle_core::{Error, Result, Tensor};
 use candle_nn::{Module, VarBuilder};
-use diffusion_kernels::FeatureMap;
+use diffusion_kernels::{FeatureMap, in_pool};
 use diffusion_process::Network;
 use serde::{Deserialize, Serialize};
 
@@ -109,6 +109,12 @@ impl Network for SimpleUNet {
                 "images are {height}×{width}; the network halves them twice, so both sides must be multiples of {multiple}"
             )));
         }
+        in_pool(|| self.forward_images(x_t, timesteps))
+    }
+}
+
+impl SimpleUNet {
+    fn forward_images(&self, x_t: &Tensor, timesteps: &Tensor) -> Result<Tensor> {
         let time = self.embed_time(timesteps)?;
         let enc1 = self.enc1.forward(&self.stem.forward(&FeatureMap::from_images(x_t)?)?, &time)?;
         let enc2 = self.enc2.forward(&self.down1.forward(&enc1)?, &time)?;

@@ -59,3 +59,16 @@ fn golden_learning_rates_agree() {
 fn golden_ddpm_trajectories_agree() {
     ddpm::trajectories();
 }
+
+/// Again, with each choice of kernels; `slow` is what other devices than the CPU take.
+#[test]
+fn golden_numbers_hold_with_every_choice_of_kernels() {
+    const NAME: &str = "golden_numbers_hold_with_every_choice_of_kernels";
+    for kernels in ["avx2", "portable", "slow"] {
+        let mut suite = std::process::Command::new(std::env::current_exe().unwrap());
+        suite.args(["--skip", NAME]).env("DIFFUSION_KERNELS", kernels);
+        let output = suite.output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && text.contains("test result: ok"), "{kernels}: {text}");
+    }
+}

@@ -51,6 +51,39 @@ fn training_does_not_depend_on_the_number_of_threads() {
     }
 }
 
+/// The plain path is the one that CUDA and Metal take; 32 channels are what Winograd's method begins with.
+#[test]
+fn training_loses_as_much_with_the_kernels_as_with_candles_own_operations() {
+    let place = Workplace::new();
+    place.small_config();
+    let config = fs::read_to_string(place.path("small.toml")).unwrap();
+    place.write(
+        "wide.toml",
+        config.replace("size = 8", "size = 12").replace("base_channels = 16", "base_channels = 32"),
+    );
+    let losses = |kernels: &str| -> Vec<f64> {
+        let line = format!("train --config wide.toml --run-dir {kernels} --steps 200 --lr 1e-3");
+        let output = place.command(&line).env("DIFFUSION_KERNELS", kernels).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let metrics = fs::read_to_string(place.path(kernels).join("metrics.jsonl")).unwrap();
+        let loss =
+            |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap()["loss"].as_f64().unwrap();
+        metrics.lines().map(loss).collect()
+    };
+    let plain = losses("slow");
+    let mean = |losses: &[f64]| losses.iter().sum::<f64>() / losses.len() as f64;
+    for kernels in ["best", "avx2", "portable"] {
+        let losses = losses(kernels);
+        assert_eq!(losses.len(), 200);
+        for (step, (a, b)) in losses.iter().zip(&plain).take(20).enumerate() {
+            assert!((a - b).abs() < 1e-4 * b, "{kernels}, step {step}: {a} and {b}");
+        }
+        // Rounding errors grow from step to step, but not into another loss.
+        let (a, b) = (mean(&losses[150..]), mean(&plain[150..]));
+        assert!((a - b).abs() < 0.01 * b, "{kernels}: {a} and {b} at the end");
+    }
+}
+
 #[test]
 fn flags_override_the_file_and_the_file_overrides_the_preset() {
     let place = Workplace::new();

@@ -22,9 +22,9 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use candle_core::{Device, Tensor};
 use diffusion_data::{ImageDataset, mnist};
-use diffusion_process::{Network, NetworkDenoiser};
-use diffusion_sample::{Ddpm, SampleRequest, sample};
-use diffusion_schedule::TimestepSpacing;
+use diffusion_process::{Network, NetworkDenoiser, Threshold, Thresholded};
+use diffusion_sample::{Ddim, SampleRequest, sample};
+use diffusion_schedule::{SamplingPlan, SigmaSpacing, TimestepSpacing};
 use diffusion_train::{TrainConfig, Trainer};
 use diffusion_unet::load_frozen;
 
@@ -113,15 +113,17 @@ impl Bench<'_> {
     }
 
     fn sample(&mut self, num: usize, steps: usize) -> Result<f64> {
-        let schedule = self.config.schedule.build()?.respace(steps, TimestepSpacing::Leading)?;
+        let schedule = self.config.schedule.build()?;
+        let plan = SamplingPlan::new(&schedule, steps, TimestepSpacing::Leading, SigmaSpacing::Timesteps)?;
         let prediction_type = self.config.prediction_type;
         let network = self.network()?;
         let denoiser = NetworkDenoiser::new(network, prediction_type);
+        let denoiser = Thresholded::new(&denoiser, Threshold::Clip { range: 1.0 });
         let request =
             SampleRequest { seed: 0, indices: 0..num as u64, image_shape: SHAPE, device: &Device::Cpu };
         let begin = Instant::now();
         let images =
-            sample(&denoiser, &Ddpm::default(), &schedule, &request, &mut |_| ControlFlow::Continue(()))?;
+            sample(&denoiser, &mut Ddim::default(), &plan, &request, &mut |_| ControlFlow::Continue(()))?;
         black_box(images);
         Ok(milliseconds(begin))
     }

@@ -1,6 +1,7 @@
 //! What samplers and trainers see of a model.
 
 use candle_core::{Result, Tensor};
+use diffusion_schedule::NoiseLevel;
 
 use crate::{Levels, Prediction, PredictionType};
 
@@ -11,15 +12,6 @@ pub trait Network {
     /// # Errors
     /// Shapes that the network cannot take.
     fn forward(&self, x_t: &Tensor, timesteps: &Tensor) -> Result<Tensor>;
-}
-
-/// Where on the way between data and noise a batch is; the same for all of its images.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct NoiseLevel {
-    /// The training timestep, what the network is told.
-    pub timestep: f64,
-    /// ᾱ, in [0, 1].
-    pub alpha_cumprod: f64,
 }
 
 /// Estimates the clean image and the noise in a noisy one. A sampler sees a model as this and nothing else; guidance
@@ -39,7 +31,8 @@ impl<F: Fn(&Tensor, NoiseLevel) -> Result<Prediction>> Denoiser for F {
     }
 }
 
-/// A network and the meaning of its output: the plain, unguided denoiser.
+/// A network and the meaning of its output: the plain, unguided denoiser. Images at another scale than the network's are
+/// brought to it. If the output has twice the image's channels, the second half is a learned variance.
 #[derive(Clone, Debug)]
 pub struct NetworkDenoiser<N> {
     network: N,
@@ -56,10 +49,19 @@ impl<N: Network> NetworkDenoiser<N> {
 impl<N: Network> Denoiser for NetworkDenoiser<N> {
     fn denoise(&self, x_t: &Tensor, level: NoiseLevel) -> Result<Prediction> {
         let n = x_t.dim(0)?;
+        let scale = self.prediction_type.input_scale(&level);
+        let x_t = if (scale - 1.0).abs() > 1e-12 { x_t.affine(scale, 0.0)? } else { x_t.clone() };
         let timesteps = Tensor::full(level.timestep as f32, n, x_t.device())?;
-        let output = self.network.forward(x_t, &timesteps)?;
-        let levels = Levels::new(&vec![level.alpha_cumprod; n], x_t)?;
-        self.prediction_type.to_prediction(&output, x_t, &levels)
+        let output = self.network.forward(&x_t, &timesteps)?;
+        let levels = Levels::new(&vec![level.scaled(scale); n], &x_t)?;
+        let channels = x_t.dim(1)?;
+        if output.dim(1)? != 2 * channels {
+            return self.prediction_type.to_prediction(&output, &x_t, &levels);
+        }
+        // The second half of the channels is a variance (Nichol & Dhariwal 2021).
+        let half = |first| output.narrow(1, first, channels);
+        let prediction = self.prediction_type.to_prediction(&half(0)?, &x_t, &levels)?;
+        Ok(Prediction { variance: Some(half(channels)?), ..prediction })
     }
 }
 

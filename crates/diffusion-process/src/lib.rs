@@ -2,8 +2,9 @@
 //!
 //! - [`NoiseSource`]: seeded Gaussian noise in which the noise of image i depends on (seed, i) only.
 //! - [`Levels`] and [`Levels::add_noise`]: x_t = √ᾱ_t·x₀ + √(1 − ᾱ_t)·ε, with a timestep per image.
-//! - [`PredictionType`]: what a network predicts (ε, x₀ or v), and every conversion between them.
-//! - [`posterior_mean`]: the step q(x_{t−1} | x_t, x₀).
+//! - [`PredictionType`]: what a network predicts (ε, x₀, v or a flow), and every conversion between them; [`Edm`] for
+//!   networks that are preconditioned instead.
+//! - [`Thresholded`]: a denoiser whose x̂₀ is kept in range.
 //! - [`Denoiser`] and [`Network`]: what samplers and trainers see of a model.
 //!
 //! This crate holds no network, no sampling loop and no files; it never uses the device's random generator.
@@ -24,13 +25,16 @@
 //! ```
 
 mod denoiser;
+mod edm;
 mod level;
 mod noise;
-mod posterior;
 mod prediction;
+mod threshold;
 
-pub use denoiser::{Denoiser, Network, NetworkDenoiser, NoiseLevel};
+pub use denoiser::{Denoiser, Network, NetworkDenoiser};
+pub use diffusion_schedule::NoiseLevel;
+pub use edm::{Edm, EdmDenoiser, EdmFactors};
 pub use level::Levels;
 pub use noise::{Domain, NoiseSource};
-pub use posterior::posterior_mean;
 pub use prediction::{Prediction, PredictionType};
+pub use threshold::{Threshold, Thresholded};

@@ -1,6 +1,7 @@
 //! What a network predicts, and how one prediction becomes another. All conversions of the project are here.
 
 use candle_core::{Result, Tensor, bail};
+use diffusion_schedule::NoiseLevel;
 use serde::{Deserialize, Serialize};
 
 use crate::Levels;
@@ -18,6 +19,9 @@ pub enum PredictionType {
     /// The velocity v = √ᾱ·ε − √(1 − ᾱ)·x₀ (Salimans & Ho 2022).
     #[serde(rename = "v_prediction")]
     VPrediction,
+    /// The velocity u = ε − x₀ of the straight path x = (1 − s)·x₀ + s·ε (Lipman et al. 2023).
+    #[serde(rename = "flow_prediction")]
+    Flow,
 }
 
 /// A clean image and the noise on it, two views of one estimate: x_t = √ᾱ·x₀ + √(1 − ᾱ)·ε.
@@ -27,6 +31,9 @@ pub struct Prediction {
     pub x0: Tensor,
     /// ε̂, (N, C, H, W).
     pub noise: Tensor,
+    /// Where a network has learned it: the reverse step's log-variance, from −1 for that of the posterior to 1 for β,
+    /// (N, C, H, W) (Nichol & Dhariwal 2021, eq. 15).
+    pub variance: Option<Tensor>,
 }
 
 impl PredictionType {
@@ -39,10 +46,19 @@ impl PredictionType {
             Self::Epsilon => Ok(noise.clone()),
             Self::Sample => Ok(x0.clone()),
             Self::VPrediction => noise.broadcast_mul(levels.signal())? - x0.broadcast_mul(levels.noise())?,
+            Self::Flow => noise - x0,
         }
     }
 
-    /// x̂₀ and ε̂ from a network's output at x_t.
+    /// The factor that brings an image at `level` to the scale at which networks of this type are trained.
+    pub fn input_scale(self, level: &NoiseLevel) -> f64 {
+        match self {
+            Self::Flow => 1.0 / (level.signal + level.noise),
+            _ => level.to_variance_preserving(),
+        }
+    }
+
+    /// x̂₀ and ε̂ from a network's output at x_t, which has the [`input_scale`](Self::input_scale) of this type.
     ///
     /// # Errors
     /// Shapes that differ; ε asked for x₀ where ᾱ = 0, which it cannot know.
@@ -58,13 +74,18 @@ impl PredictionType {
                 }
                 let noise = model_output.clone();
                 let x0 = (x_t - noise.broadcast_mul(sigma)?)?.broadcast_div(signal)?;
-                Ok(Prediction { x0, noise })
+                Ok(Prediction { x0, noise, variance: None })
             }
             Self::Sample => Prediction::from_x0(model_output, x_t, levels),
             Self::VPrediction => Ok(Prediction {
                 x0: (x_t.broadcast_mul(signal)? - model_output.broadcast_mul(sigma)?)?,
                 noise: (model_output.broadcast_mul(signal)? + x_t.broadcast_mul(sigma)?)?,
+                variance: None,
             }),
+            Self::Flow => {
+                let x0 = (x_t - model_output.broadcast_mul(sigma)?)?;
+                Ok(Prediction { noise: (&x0 + model_output)?, x0, variance: None })
+            }
         }
     }
 
@@ -78,12 +99,12 @@ impl PredictionType {
 }
 
 impl Prediction {
-    /// The estimate with the given x̂₀; the noise is what is left of x_t: ε̂ = (x_t − √ᾱ·x̂₀)/√(1 − ᾱ).
+    /// The estimate with the given x̂₀; the noise is what is left of x_t: ε̂ = (x_t − signal·x̂₀)/noise.
     ///
     /// # Errors
     /// Shapes that differ.
     pub fn from_x0(x0: &Tensor, x_t: &Tensor, levels: &Levels) -> Result<Self> {
         let noise = (x_t - x0.broadcast_mul(levels.signal())?)?.broadcast_div(levels.noise())?;
-        Ok(Self { x0: x0.clone(), noise })
+        Ok(Self { x0: x0.clone(), noise, variance: None })
     }
 }

@@ -2,10 +2,10 @@
 
 use candle_core::{Device, Result, Tensor};
 use diffusion_process::{
-    Denoiser, Domain, Levels, Network, NetworkDenoiser, NoiseLevel, NoiseSource, Prediction, PredictionType,
-    posterior_mean,
+    Denoiser, Domain, Edm, Levels, Network, NetworkDenoiser, NoiseLevel, NoiseSource, Prediction,
+    PredictionType, Threshold, Thresholded,
 };
-use diffusion_schedule::{BetaSchedule, NoiseSchedule, ScheduleConfig};
+use diffusion_schedule::{BetaSchedule, NoiseSchedule, Posterior, ScheduleConfig};
 
 const TYPES: [PredictionType; 3] =
     [PredictionType::Epsilon, PredictionType::Sample, PredictionType::VPrediction];
@@ -109,7 +109,10 @@ fn the_posterior_mean_is_the_mean_of_ddpm_algorithm_2() {
     for i in [0, 1, 300, 900] {
         let levels = Levels::at(&schedule, &[i], &x_t).unwrap();
         let x0 = PredictionType::Epsilon.to_prediction(&noise, &x_t, &levels).unwrap().x0;
-        let mean = posterior_mean(&schedule, i, &x0, &x_t).unwrap();
+        let to = if i == 0 { NoiseLevel::CLEAN } else { schedule.level(i - 1) };
+        let posterior = Posterior::between(&schedule.level(i), &to);
+        let mean = (x0.affine(posterior.coef_x0, 0.0).unwrap() + x_t.affine(posterior.coef_xt, 0.0).unwrap())
+            .unwrap();
         let (beta, alpha_cumprod) = (schedule.betas()[i], schedule.alphas_cumprod()[i]);
         let direct = (&x_t - noise.affine(beta / (1.0 - alpha_cumprod).sqrt(), 0.0).unwrap())
             .unwrap()
@@ -129,8 +132,84 @@ fn a_network_is_told_the_timestep_once_per_image() {
         }
     }
     let x_t = normal(Domain::Initial, 2);
-    let level = NoiseLevel { timestep: 17.5, alpha_cumprod: 0.25 };
+    let level = NoiseLevel::variance_preserving(17.5, 0.25);
     let Prediction { x0, .. } =
         NetworkDenoiser::new(&Echo, PredictionType::Epsilon).denoise(&x_t, level).unwrap();
     assert!(max_difference(&x0, &(x_t * 2.0).unwrap()) < 1e-6);
+}
+
+#[test]
+fn a_flows_prediction_gives_back_image_and_noise() {
+    let (x0, noise) = (normal(Domain::Initial, 3), normal(Domain::Training, 3));
+    let levels = [0.0, 0.3, 1.0].map(|s| NoiseLevel::flow(1000.0 * s, s));
+    let levels = Levels::new(&levels, &x0).unwrap();
+    let x_t = levels.add_noise(&x0, &noise).unwrap();
+    let output = PredictionType::Flow.target(&x0, &noise, &levels).unwrap();
+    let p = PredictionType::Flow.to_prediction(&output, &x_t, &levels).unwrap();
+    assert!(max_difference(&p.x0, &x0) < 1e-6 && max_difference(&p.noise, &noise) < 1e-6);
+}
+
+/// A network that sees what it was trained on gives the same estimate of an image at any scale.
+#[test]
+fn images_at_another_scale_are_brought_to_the_networks() {
+    struct Tanh;
+    impl Network for Tanh {
+        fn forward(&self, x_t: &Tensor, _: &Tensor) -> Result<Tensor> {
+            x_t.tanh()
+        }
+    }
+    let level = schedule().level(400);
+    let x_t = normal(Domain::Initial, 2);
+    for kind in [TYPES.as_slice(), &[PredictionType::Flow]].concat() {
+        let denoiser = NetworkDenoiser::new(Tanh, kind);
+        let here = denoiser.denoise(&x_t, level).unwrap();
+        let there = denoiser.denoise(&(&x_t * 3.0).unwrap(), level.scaled(3.0)).unwrap();
+        assert!(max_difference(&here.x0, &there.x0) < 1e-5, "{kind:?}");
+        assert!(max_difference(&here.noise, &there.noise) < 1e-5, "{kind:?}");
+    }
+}
+
+#[test]
+fn a_second_half_of_channels_is_a_learned_variance() {
+    struct Two;
+    impl Network for Two {
+        fn forward(&self, x_t: &Tensor, _: &Tensor) -> Result<Tensor> {
+            Tensor::cat(&[x_t, &x_t.ones_like()?], 1)
+        }
+    }
+    let x_t = normal(Domain::Initial, 2);
+    let p = NetworkDenoiser::new(Two, PredictionType::Sample).denoise(&x_t, schedule().level(9)).unwrap();
+    assert_eq!(max_difference(&p.x0, &x_t), 0.0);
+    assert_eq!(max_difference(&p.variance.unwrap(), &x_t.ones_like().unwrap()), 0.0);
+}
+
+#[test]
+fn thresholds_keep_the_image_in_range_and_image_and_noise_consistent() {
+    let level = schedule().level(500);
+    let x_t = (normal(Domain::Initial, 2) * 3.0).unwrap();
+    let denoiser = |x: &Tensor, level: NoiseLevel| Prediction::from_x0(x, x, &Levels::new(&[level; 2], x)?);
+    for threshold in [Threshold::Clip { range: 1.0 }, Threshold::Dynamic { ratio: 0.9, max: 3.0 }] {
+        let p = Thresholded::new(&denoiser, threshold).denoise(&x_t, level).unwrap();
+        assert!(p.x0.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap() <= 1.0, "{threshold:?}");
+        let again = Levels::new(&[level; 2], &x_t).unwrap().add_noise(&p.x0, &p.noise).unwrap();
+        assert!(max_difference(&again, &x_t) < 1e-5, "{threshold:?}");
+        let kept = Thresholded::new(&denoiser, threshold).keeping_noise().denoise(&x_t, level).unwrap();
+        assert_eq!(max_difference(&kept.noise, &denoiser(&x_t, level).unwrap().noise), 0.0);
+    }
+    let bad = Thresholded::new(&denoiser, Threshold::Dynamic { ratio: 1.5, max: 2.0 });
+    assert!(bad.denoise(&x_t, level).unwrap_err().to_string().contains("ratio in [0, 1]"));
+}
+
+#[test]
+fn edm_preconditioning_has_unit_variance_inside_and_out() {
+    // Karras et al. 2022, appendix B.6: c_in and c_out keep input and target at variance 1, whatever sigma is.
+    let edm = Edm::default();
+    for sigma in [0.002, 0.1, 0.5, 3.0, 80.0] {
+        let f = edm.factors(sigma);
+        let (s2, d2) = (sigma * sigma, edm.sigma_data.powi(2));
+        assert!((f.input.powi(2) * (s2 + d2) - 1.0).abs() < 1e-12);
+        let target = ((1.0 - f.skip).powi(2) * d2 + f.skip.powi(2) * s2) / f.out.powi(2);
+        assert!((target - 1.0).abs() < 1e-9, "{target} at {sigma}");
+        assert!((edm.loss_weight(sigma) * f.out.powi(2) - 1.0).abs() < 1e-12);
+    }
 }

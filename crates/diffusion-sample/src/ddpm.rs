@@ -1,14 +1,15 @@
 //! Ancestral sampling (Ho et al. 2020, algorithm 2).
 
-use candle_core::{Result, Tensor};
-use diffusion_process::{Denoiser, posterior_mean};
-use diffusion_schedule::NoiseSchedule;
+use candle_core::{Result, Tensor, bail};
+use diffusion_process::Denoiser;
+use diffusion_schedule::Posterior;
 use serde::{Deserialize, Serialize};
 
+use crate::arithmetic::combination;
 use crate::{Sampler, Step};
 
-/// The variance of a reverse step. Both are valid choices (Ho et al. 2020, section 3.2); they meet as the number of
-/// steps grows.
+/// The variance of a reverse step. The fixed ones are both valid choices (Ho et al. 2020, section 3.2); they meet as the
+/// number of steps grows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum VarianceType {
@@ -17,44 +18,42 @@ pub enum VarianceType {
     FixedSmall,
     /// β: right for data that is itself standard normal; the choice of the paper's algorithm.
     FixedLarge,
+    /// Between the two, as the network says for each pixel (Nichol & Dhariwal 2021, eq. 15).
+    LearnedRange,
 }
 
-impl VarianceType {
-    fn variance(self, schedule: &NoiseSchedule, i: usize) -> f64 {
-        match self {
-            Self::FixedSmall => schedule.posterior_variance(i),
-            Self::FixedLarge => schedule.betas()[i],
-        }
-    }
-}
+/// Where β̃ is smaller, its logarithm is that of this: at the last step it is 0.
+const LEAST_VARIANCE: f64 = 1e-20;
 
 /// x_{t−1} ~ N(μ̃(x_t, x̂₀), σ²·I), with no noise in the last step.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Ddpm {
     /// σ².
     pub variance: VarianceType,
-    /// Cut x̂₀ to \[−1, 1\], the range of the data, at each step.
-    pub clip_denoised: bool,
-}
-
-impl Default for Ddpm {
-    fn default() -> Self {
-        Self { variance: VarianceType::default(), clip_denoised: true }
-    }
 }
 
 impl Sampler for Ddpm {
-    fn step(&self, step: &Step<'_>, x_t: &Tensor, denoiser: &dyn Denoiser) -> Result<Tensor> {
-        let mut x0 = denoiser.denoise(x_t, step.level())?.x0;
-        if self.clip_denoised {
-            x0 = x0.clamp(-1f32, 1f32)?;
-        }
+    fn step(&mut self, step: &Step<'_>, x: &Tensor, denoiser: &dyn Denoiser) -> Result<Tensor> {
+        let prediction = denoiser.denoise(x, step.from)?;
+        let posterior = Posterior::between(&step.from, &step.to);
         // With x̂₀ from ε̂ this mean is algorithm 2's (x_t − β/√(1−ᾱ)·ε̂)/√α.
-        let mean = posterior_mean(step.schedule, step.index, &x0, x_t)?;
-        if step.index == 0 {
+        let mean = combination(&[(posterior.coef_x0, &prediction.x0), (posterior.coef_xt, x)])?;
+        if !step.noisy {
             return Ok(mean);
         }
-        let sigma = self.variance.variance(step.schedule, step.index).sqrt();
-        mean + step.noise()?.affine(sigma, 0.0)?
+        let smallest = posterior.variance.max(LEAST_VARIANCE);
+        match self.variance {
+            VarianceType::FixedSmall => mean + step.noise()?.affine(smallest.sqrt(), 0.0)?,
+            VarianceType::FixedLarge => mean + step.noise()?.affine(posterior.beta.sqrt(), 0.0)?,
+            VarianceType::LearnedRange => {
+                let Some(said) = &prediction.variance else {
+                    bail!("a learned variance was asked of a network that has not learned one");
+                };
+                // ½·ln σ², from half of −1…1 between the two logarithms.
+                let (low, high) = (smallest.ln() / 2.0, posterior.beta.ln() / 2.0);
+                let deviation = said.affine((high - low) / 2.0, f64::midpoint(low, high))?.exp()?;
+                mean + (step.noise()? * deviation)?
+            }
+        }
     }
 }

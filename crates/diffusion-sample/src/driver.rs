@@ -1,10 +1,11 @@
 //! The loop that every sampler shares.
 
+use std::cell::RefCell;
 use std::ops::{ControlFlow, Range};
 
 use candle_core::{DType, Device, Tensor};
-use diffusion_process::{Denoiser, Domain, NoiseLevel, NoiseSource};
-use diffusion_schedule::NoiseSchedule;
+use diffusion_process::{Denoiser, Domain, NoiseLevel, NoiseSource, Prediction};
+use diffusion_schedule::SamplingPlan;
 use thiserror::Error;
 
 /// Which images to make.
@@ -20,25 +21,43 @@ pub struct SampleRequest<'a> {
     pub device: &'a Device,
 }
 
-/// The fresh noise of the step at an index of the schedule, of the images' shape.
+/// The fresh noise of the step of the given number, of the images' shape.
 pub type StepNoise<'a> = &'a dyn Fn(usize) -> candle_core::Result<Tensor>;
 
 /// One step of the reverse process, as a sampler sees it.
+#[derive(Clone, Copy)]
 pub struct Step<'a> {
-    /// The schedule, respaced or not.
-    pub schedule: &'a NoiseSchedule,
-    /// The index of x_t in it; the step leads to index − 1, or to the image itself from 0.
-    pub index: usize,
+    /// All steps.
+    pub plan: &'a SamplingPlan,
+    /// Counted from 0, the noisiest step.
+    pub number: usize,
+    /// Where x is.
+    pub from: NoiseLevel,
+    /// Where it is to be.
+    pub to: NoiseLevel,
+    /// Whether noise may be added.
+    pub noisy: bool,
     noise: StepNoise<'a>,
 }
 
 impl Step<'_> {
-    /// The noise level of x_t, as a denoiser wants to hear it.
-    pub fn level(&self) -> NoiseLevel {
-        NoiseLevel {
-            timestep: self.schedule.timestep(self.index) as f64,
-            alpha_cumprod: self.schedule.alphas_cumprod()[self.index],
-        }
+    /// Steps in all.
+    pub fn count(&self) -> usize {
+        self.plan.steps().len()
+    }
+
+    /// Steps from this one on, itself included.
+    pub fn left(&self) -> usize {
+        self.count() - self.number
+    }
+
+    /// Halfway in time, where the plan knows it, else halfway in ln σ.
+    pub fn middle(&self) -> NoiseLevel {
+        self.plan.steps()[self.number].middle.unwrap_or_else(|| {
+            let sigma = (self.from.sigma() * self.to.sigma()).sqrt();
+            let timestep = f64::midpoint(self.from.timestep, self.to.timestep);
+            NoiseLevel::variance_preserving(timestep, 1.0 / (1.0 + sigma * sigma))
+        })
     }
 
     /// Standard normal noise of the images' shape, the same at every call within a step.
@@ -46,26 +65,33 @@ impl Step<'_> {
     /// # Errors
     /// Those of the device.
     pub fn noise(&self) -> candle_core::Result<Tensor> {
-        (self.noise)(self.index)
+        (self.noise)(self.number)
     }
 }
 
-/// What differs between samplers: one step.
+/// What differs between samplers: one step, and what is remembered from step to step.
 pub trait Sampler {
-    /// x_{t−1} from `x_t` (N, C, H, W).
+    /// Forgets an earlier sampling. Called before the first step.
+    fn begin(&mut self) {}
+
+    /// x at `step.to` from `x` (N, C, H, W) at `step.from`.
     ///
     /// # Errors
     /// Those of the denoiser and the device.
-    fn step(&self, step: &Step<'_>, x_t: &Tensor, denoiser: &dyn Denoiser) -> candle_core::Result<Tensor>;
+    fn step(&mut self, step: &Step<'_>, x: &Tensor, denoiser: &dyn Denoiser) -> candle_core::Result<Tensor>;
 }
 
 /// How far sampling is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Progress {
+#[derive(Clone, Copy, Debug)]
+pub struct Progress<'a> {
     /// Steps that are done, 1 to `steps`.
     pub done: usize,
     /// Steps in all.
     pub steps: usize,
+    /// The images after the step (N, C, H, W).
+    pub x: &'a Tensor,
+    /// The clean images as they were last estimated.
+    pub x0: &'a Tensor,
 }
 
 /// Why there are no images.
@@ -87,55 +113,76 @@ pub enum SampleError {
         /// Steps in all.
         steps: usize,
         /// What the network was told.
-        timestep: usize,
+        timestep: f64,
     },
     /// The denoiser's or the device's own error.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),
 }
 
-/// Makes the images of `request`: runs `sampler` over the whole of `schedule`, from pure noise to images (N, C, H, W).
+/// Makes the images of `request`: runs `sampler` over the whole of `plan`, from pure noise to images (N, C, H, W).
 /// `progress` is called after each step and may break off.
 ///
 /// # Errors
 /// Cancelling; a result that is not finite; those of the denoiser and the device.
 pub fn sample(
     denoiser: &dyn Denoiser,
-    sampler: &dyn Sampler,
-    schedule: &NoiseSchedule,
+    sampler: &mut dyn Sampler,
+    plan: &SamplingPlan,
     request: &SampleRequest<'_>,
-    progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
+    progress: &mut dyn FnMut(Progress<'_>) -> ControlFlow<()>,
 ) -> Result<Tensor, SampleError> {
     let SampleRequest { seed, indices, image_shape, device } = request;
     let normal =
         |domain, draw| NoiseSource::new(*seed).normal(domain, draw, indices.clone(), image_shape, device);
-    let x_t = normal(Domain::Initial, 0)?;
-    sample_from(x_t, denoiser, sampler, schedule, &|index| normal(Domain::Sampler, index as u64), progress)
+    // Noise of variance 1, at the scale of the plan: what training ends in, or nearly so.
+    let start = plan.start();
+    let x = normal(Domain::Initial, 0)?.affine(1.0 / start.to_variance_preserving(), 0.0)?;
+    // By the steps left, so that a plan's last steps have the same noise however many there are.
+    let last = plan.steps().len() - 1;
+    let noise = |number: usize| normal(Domain::Sampler, (last - number) as u64);
+    sample_from(x, denoiser, sampler, plan, &noise, progress)
 }
 
-/// As [`sample`], from a given `x_t` (N, C, H, W) at the end of the schedule, with given noise for each step.
+/// As [`sample`], from given images (N, C, H, W) at the plan's start, with given noise for each step.
 ///
 /// # Errors
 /// As [`sample`].
 pub fn sample_from(
-    x_t: Tensor,
+    x: Tensor,
     denoiser: &dyn Denoiser,
-    sampler: &dyn Sampler,
-    schedule: &NoiseSchedule,
+    sampler: &mut dyn Sampler,
+    plan: &SamplingPlan,
     noise: StepNoise<'_>,
-    progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
+    progress: &mut dyn FnMut(Progress<'_>) -> ControlFlow<()>,
 ) -> Result<Tensor, SampleError> {
-    let steps = schedule.len();
-    let mut x = x_t;
-    for index in (0..steps).rev() {
-        x = sampler.step(&Step { schedule, index, noise }, &x, denoiser)?;
-        let done = steps - index;
+    let (steps, mut x) = (plan.steps().len(), x);
+    let watched = Watched { denoiser, x0: RefCell::new(x.clone()) };
+    sampler.begin();
+    for (number, &step) in plan.steps().iter().enumerate() {
+        let step = Step { plan, number, from: step.from, to: step.to, noisy: step.noisy, noise };
+        x = sampler.step(&step, &x, &watched)?;
+        let done = number + 1;
         if !x.sum_all()?.to_dtype(DType::F32)?.to_scalar::<f32>()?.is_finite() {
-            return Err(SampleError::NotFinite { done, steps, timestep: schedule.timestep(index) });
+            return Err(SampleError::NotFinite { done, steps, timestep: step.from.timestep });
         }
-        if progress(Progress { done, steps }).is_break() && done < steps {
+        if progress(Progress { done, steps, x: &x, x0: &watched.x0.borrow() }).is_break() && done < steps {
             return Err(SampleError::Cancelled { done, steps });
         }
     }
     Ok(x)
+}
+
+/// A denoiser whose last estimate can be looked at.
+struct Watched<'a> {
+    denoiser: &'a dyn Denoiser,
+    x0: RefCell<Tensor>,
+}
+
+impl Denoiser for Watched<'_> {
+    fn denoise(&self, x_t: &Tensor, level: NoiseLevel) -> candle_core::Result<Prediction> {
+        let prediction = self.denoiser.denoise(x_t, level)?;
+        *self.x0.borrow_mut() = prediction.x0.clone();
+        Ok(prediction)
+    }
 }

@@ -1,7 +1,9 @@
 //! Samplers: from noise to images with any [`Denoiser`].
 //!
-//! [`sample`] is the driver; it owns the loop, progress and cancelling. A [`Sampler`] is what differs: one step from
-//! x_t to x_{t−1}. The samplers, one file each: [`Ddpm`].
+//! [`sample`] is the driver; it owns the loop, progress and cancelling. A [`Sampler`] is what differs: one step of a
+//! [`SamplingPlan`](diffusion_schedule::SamplingPlan), and what is remembered from step to step. The samplers, one file
+//! each: [`Ddpm`], [`Ddim`], [`DpmSolver`], [`Euler`], [`EulerAncestral`], [`Heun`], [`UniPc`], [`Lms`], [`Pndm`],
+//! [`FlowEuler`] and [`FlowHeun`]; [`SamplerKind`] names them all. They take levels of any scale but for the last two.
 //!
 //! This crate names no network, reads no files and draws no random numbers but those of a
 //! [`NoiseSource`](diffusion_process::NoiseSource): image i depends on (seed, i) only, not on its batch.
@@ -12,25 +14,49 @@
 //! use candle_core::{Device, Tensor};
 //! use diffusion_process::{Levels, NoiseLevel, PredictionType};
 //! use diffusion_sample::{Ddpm, SampleRequest, sample};
-//! use diffusion_schedule::{ScheduleConfig, TimestepSpacing};
+//! use diffusion_schedule::{SamplingPlan, ScheduleConfig, SigmaSpacing, TimestepSpacing};
 //!
-//! let schedule = ScheduleConfig::default().build()?.respace(10, TimestepSpacing::Leading)?;
+//! let schedule = ScheduleConfig::default().build()?;
+//! let plan = SamplingPlan::new(&schedule, 10, TimestepSpacing::Trailing, SigmaSpacing::Timesteps)?;
 //! // A model that takes everything for noise: the images it gives are black.
 //! let denoiser = |x_t: &Tensor, level: NoiseLevel| {
-//!     let levels = Levels::new(&[level.alpha_cumprod; 2], x_t)?;
+//!     let levels = Levels::new(&[level; 2], x_t)?;
 //!     PredictionType::Sample.to_prediction(&x_t.zeros_like()?, x_t, &levels)
 //! };
 //! let request = SampleRequest { seed: 1, indices: 0..2, image_shape: [1, 8, 8], device: &Device::Cpu };
-//! let images = sample(&denoiser, &Ddpm::default(), &schedule, &request, &mut |_| ControlFlow::Continue(()))?;
+//! let images = sample(&denoiser, &mut Ddpm::default(), &plan, &request, &mut |_| ControlFlow::Continue(()))?;
 //! assert_eq!(images.dims(), [2, 1, 8, 8]);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod arithmetic;
+mod churn;
+mod ddim;
 mod ddpm;
+mod dpm_solver;
 mod driver;
+mod euler;
+mod euler_ancestral;
+mod flow;
+mod heun;
+mod kind;
+mod lms;
+mod pndm;
+mod unipc;
 
+pub use churn::Churn;
+pub use ddim::{Ddim, invert};
 pub use ddpm::{Ddpm, VarianceType};
+pub use dpm_solver::{DpmSolver, SolverType};
 pub use driver::{Progress, SampleError, SampleRequest, Sampler, Step, StepNoise, sample, sample_from};
+pub use euler::Euler;
+pub use euler_ancestral::EulerAncestral;
+pub use flow::{FlowEuler, FlowHeun};
+pub use heun::Heun;
+pub use kind::{SamplerKind, SamplerOptions};
+pub use lms::Lms;
+pub use pndm::Pndm;
+pub use unipc::{UniPc, Weighting};
 
 #[cfg(doc)]
 use diffusion_process::Denoiser;

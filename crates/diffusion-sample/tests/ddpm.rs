@@ -4,16 +4,17 @@ use std::cell::Cell;
 use std::ops::{ControlFlow, Range};
 
 use candle_core::{Device, Result, Tensor};
-use diffusion_process::{Levels, NoiseLevel, Prediction, PredictionType};
+use diffusion_process::{Denoiser, Levels, NoiseLevel, Prediction, PredictionType, Threshold, Thresholded};
 use diffusion_sample::{Ddpm, Progress, SampleError, SampleRequest, VarianceType, sample};
-use diffusion_schedule::{NoiseSchedule, ScheduleConfig, TimestepSpacing};
+use diffusion_schedule::{SamplingPlan, ScheduleConfig, SigmaSpacing, TimestepSpacing};
 
-fn keep_going(_: Progress) -> ControlFlow<()> {
+fn keep_going(_: Progress<'_>) -> ControlFlow<()> {
     ControlFlow::Continue(())
 }
 
-fn schedule(steps: usize) -> NoiseSchedule {
-    ScheduleConfig::default().build().unwrap().respace(steps, TimestepSpacing::Trailing).unwrap()
+fn plan(steps: usize) -> SamplingPlan {
+    let schedule = ScheduleConfig::default().build().unwrap();
+    SamplingPlan::new(&schedule, steps, TimestepSpacing::Trailing, SigmaSpacing::Timesteps).unwrap()
 }
 
 fn request(seed: u64, indices: Range<u64>) -> SampleRequest<'static> {
@@ -24,10 +25,10 @@ fn request(seed: u64, indices: Range<u64>) -> SampleRequest<'static> {
 /// E[x₀ | x_t] = m + √ᾱ·s²/(ᾱ·s² + 1 − ᾱ)·(x_t − √ᾱ·m).
 fn gaussian(m: f64, s: f64) -> impl Fn(&Tensor, NoiseLevel) -> Result<Prediction> {
     move |x_t, level| {
-        let a = level.alpha_cumprod;
+        let a = level.alpha_cumprod();
         let gain = a.sqrt() * s * s / (a * s * s + 1.0 - a);
         let x0 = x_t.affine(gain, m - gain * a.sqrt() * m)?;
-        Prediction::from_x0(&x0, x_t, &Levels::new(&vec![a; x_t.dim(0)?], x_t)?)
+        Prediction::from_x0(&x0, x_t, &Levels::new(&vec![level; x_t.dim(0)?], x_t)?)
     }
 }
 
@@ -40,8 +41,8 @@ fn moments(x: &Tensor) -> (f64, f64) {
 #[test]
 fn a_perfect_model_of_gaussian_data_gives_that_gaussian() {
     for variance in [VarianceType::FixedSmall, VarianceType::FixedLarge] {
-        let sampler = Ddpm { variance, clip_denoised: false };
-        let x = sample(&gaussian(0.3, 0.2), &sampler, &schedule(1000), &request(1, 0..64), &mut keep_going)
+        let mut sampler = Ddpm { variance };
+        let x = sample(&gaussian(0.3, 0.2), &mut sampler, &plan(1000), &request(1, 0..64), &mut keep_going)
             .unwrap();
         // 4,096 pixels: standard errors 0.003 and 0.002. A thousand steps are close to, not at, the limit.
         let (mean, deviation) = moments(&x);
@@ -55,9 +56,10 @@ fn a_perfect_model_of_gaussian_data_gives_that_gaussian() {
 #[test]
 fn clipping_keeps_the_image_in_range() {
     let loud = gaussian(4.0, 0.1);
-    let run = |clip_denoised| {
-        let sampler = Ddpm { clip_denoised, ..Ddpm::default() };
-        sample(&loud, &sampler, &schedule(20), &request(1, 0..2), &mut keep_going).unwrap()
+    let clipped = Thresholded::new(&loud, Threshold::Clip { range: 1.0 });
+    let run = |clip: bool| {
+        let denoiser: &dyn Denoiser = if clip { &clipped } else { &loud };
+        sample(denoiser, &mut Ddpm::default(), &plan(20), &request(1, 0..2), &mut keep_going).unwrap()
     };
     assert!(run(true).max_all().unwrap().to_scalar::<f32>().unwrap() <= 1.0);
     assert!(run(false).min_all().unwrap().to_scalar::<f32>().unwrap() > 2.0);
@@ -68,8 +70,8 @@ fn an_image_is_the_same_alone_and_in_any_batch() {
     let draw = |indices| {
         let x = sample(
             &gaussian(0.0, 0.5),
-            &Ddpm::default(),
-            &schedule(10),
+            &mut Ddpm::default(),
+            &plan(10),
             &request(5, indices),
             &mut keep_going,
         );
@@ -83,13 +85,13 @@ fn an_image_is_the_same_alone_and_in_any_batch() {
 #[test]
 fn progress_counts_every_step_and_may_cancel() {
     let seen = Cell::new(0);
-    let mut stop_at_4 = |p: Progress| {
+    let mut stop_at_4 = |p: Progress<'_>| {
         assert_eq!((p.done, p.steps), (seen.get() + 1, 10));
         seen.set(p.done);
         if p.done == 4 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     };
     let result =
-        sample(&gaussian(0.0, 1.0), &Ddpm::default(), &schedule(10), &request(0, 0..1), &mut stop_at_4);
+        sample(&gaussian(0.0, 1.0), &mut Ddpm::default(), &plan(10), &request(0, 0..1), &mut stop_at_4);
     assert!(matches!(result, Err(SampleError::Cancelled { done: 4, steps: 10 })));
     assert_eq!(seen.get(), 4);
 }
@@ -99,10 +101,10 @@ fn the_denoiser_hears_training_timesteps_from_noisy_to_clean() {
     let heard = std::cell::RefCell::new(vec![]);
     let denoiser = |x_t: &Tensor, level: NoiseLevel| {
         heard.borrow_mut().push(level.timestep as usize);
-        let levels = Levels::new(&[level.alpha_cumprod], x_t)?;
+        let levels = Levels::new(&[level], x_t)?;
         PredictionType::Epsilon.to_prediction(x_t, x_t, &levels)
     };
-    sample(&denoiser, &Ddpm::default(), &schedule(5), &request(0, 0..1), &mut keep_going).unwrap();
+    sample(&denoiser, &mut Ddpm::default(), &plan(5), &request(0, 0..1), &mut keep_going).unwrap();
     assert_eq!(*heard.borrow(), [999, 799, 599, 399, 199]);
 }
 
@@ -111,9 +113,9 @@ fn an_output_that_is_not_finite_is_an_error_with_its_step() {
     let denoiser = |x_t: &Tensor, level: NoiseLevel| {
         let value = if level.timestep < 500.0 { f64::NAN } else { 0.0 };
         let x0 = x_t.affine(0.0, value)?;
-        Ok(Prediction { noise: x0.clone(), x0 })
+        Ok(Prediction { noise: x0.clone(), x0, variance: None })
     };
-    let sampler = Ddpm { clip_denoised: false, ..Ddpm::default() };
-    let error = sample(&denoiser, &sampler, &schedule(5), &request(0, 0..1), &mut keep_going).unwrap_err();
-    assert!(matches!(error, SampleError::NotFinite { done: 4, steps: 5, timestep: 399 }), "{error}");
+    let error =
+        sample(&denoiser, &mut Ddpm::default(), &plan(5), &request(0, 0..1), &mut keep_going).unwrap_err();
+    assert!(matches!(error, SampleError::NotFinite { done: 4, steps: 5, timestep: 399.0 }), "{error}");
 }

@@ -45,6 +45,19 @@ pub enum ScheduleError {
         /// The length of the schedule.
         available: usize,
     },
+    /// A plan needs at least one step.
+    #[error("a sampling plan needs at least 1 step")]
+    NoSteps,
+    /// Each step of a plan must lead to less noise.
+    #[error("step {number} of the plan leads from sigma {from} to {to}; sigma must be a number and fall")]
+    Step {
+        /// Counted from 0.
+        number: usize,
+        /// σ before.
+        from: f64,
+        /// σ after.
+        to: f64,
+    },
     /// Rescaling to zero terminal SNR needs two different values of ᾱ.
     #[error("a schedule of one step cannot be rescaled to zero terminal SNR")]
     ZeroSnrNeedsTwoSteps,

@@ -3,6 +3,7 @@
 //! A schedule says how much of an image is left after t steps of the forward process
 //! q(x_t | x_0) = N(√ᾱ_t · x_0, (1 − ᾱ_t) · I) (Ho et al. 2020, eq. 4). [`ScheduleConfig`] is the data,
 //! [`NoiseSchedule`] the tables, and [`NoiseSchedule::respace`] gives a shorter schedule that looks like any other.
+//! [`SamplingPlan`] is what a sampler sees of it: steps from one [`NoiseLevel`] to the next.
 //!
 //! This crate knows no tensors, no images and no files; it does not round to f32.
 //!
@@ -21,10 +22,14 @@
 
 mod betas;
 mod error;
+mod level;
+mod plan;
 mod schedule;
 mod spacing;
 
 pub use betas::{BetaSchedule, ScheduleConfig};
 pub use error::ScheduleError;
+pub use level::{NoiseLevel, Posterior};
+pub use plan::{PlanStep, SamplingPlan, SigmaSpacing};
 pub use schedule::NoiseSchedule;
 pub use spacing::TimestepSpacing;

@@ -1,6 +1,6 @@
 //! The tables and what follows from them.
 
-use crate::{ScheduleError, TimestepSpacing};
+use crate::{NoiseLevel, ScheduleError, TimestepSpacing};
 
 /// The tables of a forward process with [`len`](Self::len) steps; index i is 0-based, larger is noisier.
 ///
@@ -136,6 +136,31 @@ impl NoiseSchedule {
     /// √(1 − ᾱ), the factor of ε in x_t.
     pub fn sqrt_one_minus_alphas_cumprod(&self) -> impl ExactSizeIterator<Item = f64> {
         self.alphas_cumprod.iter().map(|a| (1.0 - a).sqrt())
+    }
+
+    /// The level of index `i`.
+    pub fn level(&self, i: usize) -> NoiseLevel {
+        NoiseLevel::variance_preserving(self.timesteps[i] as f64, self.alphas_cumprod[i])
+    }
+
+    /// The level with the given σ, whose timestep lies between those of the neighbouring levels as its ln σ lies between
+    /// theirs; beyond the ends of the schedule, the timestep is that of the end.
+    pub fn level_at_sigma(&self, sigma: f64) -> NoiseLevel {
+        let log = |i: usize| self.level(i).sigma().ln();
+        let above = (0..self.len()).position(|i| log(i) >= sigma.ln());
+        let index = match above {
+            Some(0) => 0.0,
+            Some(i) => {
+                let (low, high) = (log(i - 1), log(i));
+                let share = if high.is_finite() { (sigma.ln() - low) / (high - low) } else { 0.0 };
+                (i - 1) as f64 + share
+            }
+            None => (self.len() - 1) as f64,
+        };
+        let (below, share) = (index.floor() as usize, index.fract());
+        let next = (below + 1).min(self.len() - 1);
+        let timestep = self.timesteps[below] as f64 * (1.0 - share) + self.timesteps[next] as f64 * share;
+        NoiseLevel::variance_preserving(timestep, 1.0 / (1.0 + sigma * sigma))
     }
 
     /// The signal-to-noise ratio ᾱ/(1 − ᾱ).

@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use diffusion_data::picture;
-use diffusion_process::NetworkDenoiser;
+use diffusion_process::{Denoiser, NetworkDenoiser, Threshold, Thresholded};
 use diffusion_sample::{Ddpm, Progress, SampleError, SampleRequest, sample};
-use diffusion_schedule::TimestepSpacing;
+use diffusion_schedule::{SamplingPlan, SigmaSpacing, TimestepSpacing};
 
 use crate::{RunDir, StepMetrics, TrainError, Trainer};
 
@@ -24,7 +24,7 @@ pub enum TrainEvent<'a> {
         mean_loss: f64,
     },
     /// A grid is being drawn.
-    Sampling(Progress),
+    Sampling(Progress<'a>),
     /// A grid was written.
     Grid(PathBuf),
     /// A checkpoint was written.
@@ -133,16 +133,19 @@ fn draw_grid(
     let denoiser = NetworkDenoiser::new(network, description.prediction_type);
     let all = trainer.schedule().len();
     let steps = config.steps.unwrap_or(all).min(all);
-    let schedule = trainer.schedule().respace(steps, TimestepSpacing::Trailing)?;
+    let plan =
+        SamplingPlan::new(trainer.schedule(), steps, TimestepSpacing::Trailing, SigmaSpacing::Timesteps)?;
     let request = SampleRequest {
         seed: trainer.config().seed,
         indices: 0..config.num,
         image_shape: description.image_shape,
         device: trainer.device(),
     };
-    let sampler = Ddpm { variance: config.variance, clip_denoised: config.clip_denoised };
-    let mut progress = |p| observer(TrainEvent::Sampling(p));
-    let images = match sample(&denoiser, &sampler, &schedule, &request, &mut progress) {
+    let clipped = Thresholded::new(&denoiser, Threshold::Clip { range: 1.0 });
+    let denoiser: &dyn Denoiser = if config.clip_denoised { &clipped } else { &denoiser };
+    let mut sampler = Ddpm { variance: config.variance };
+    let mut progress = |p: Progress<'_>| observer(TrainEvent::Sampling(p));
+    let images = match sample(denoiser, &mut sampler, &plan, &request, &mut progress) {
         Err(SampleError::Cancelled { .. }) => return Ok(ControlFlow::Break(())),
         result => result?,
     };

@@ -1,7 +1,7 @@
 //! The project against numbers of established libraries; `golden/README.md` says where they come from.
 
-mod ddpm;
 mod optim;
+mod samplers;
 mod schedules;
 mod source;
 
@@ -56,8 +56,8 @@ fn golden_learning_rates_agree() {
 }
 
 #[test]
-fn golden_ddpm_trajectories_agree() {
-    ddpm::trajectories();
+fn golden_sampler_trajectories_agree() {
+    samplers::trajectories();
 }
 
 /// Again, with each choice of kernels; `slow` is what other devices than the CPU take.

@@ -1,8 +1,8 @@
 use std::collections::BTreeMap;
 
 use candle_core::Tensor;
-use diffusion_process::{Levels, PredictionType, posterior_mean};
-use diffusion_schedule::{NoiseSchedule, ScheduleConfig, TimestepSpacing};
+use diffusion_process::{Levels, NoiseLevel, PredictionType};
+use diffusion_schedule::{NoiseSchedule, Posterior, ScheduleConfig, TimestepSpacing};
 use diffusion_tests::{assert_close, cases, flat, golden_json, golden_tensors, number, numbers, text};
 use serde_json::{Value, json};
 
@@ -137,7 +137,12 @@ pub(crate) fn posterior() {
             ["x0_f64", "x_t_f64", &format!("{id}/mean")].map(|name| &tensors[&format!("posterior/{name}")]);
         for (row, t) in numbers(&case["timesteps"]).into_iter().enumerate() {
             let pick = |x: &Tensor| x.narrow(0, row, 1).unwrap();
-            let mean = posterior_mean(&schedule, t as usize, &pick(x0), &pick(x_t)).unwrap();
+            let t = t as usize;
+            let to = if t == 0 { NoiseLevel::CLEAN } else { schedule.level(t - 1) };
+            let Posterior { coef_x0, coef_xt, .. } = Posterior::between(&schedule.level(t), &to);
+            let [x0, x_t] =
+                [(x0, coef_x0), (x_t, coef_xt)].map(|(x, factor)| pick(x).affine(factor, 0.0).unwrap());
+            let mean = (x0 + x_t).unwrap();
             assert_close(&format!("{id} mean at {t}"), &flat(&mean), &flat(&pick(expected)), 1e-9);
         }
     }

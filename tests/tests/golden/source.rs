@@ -1,11 +1,10 @@
-use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::ops::ControlFlow;
 
-use candle_core::{DType, Device, Result, Tensor, Var};
-use diffusion_process::{Denoiser, Levels, Network, NetworkDenoiser, PredictionType};
-use diffusion_sample::{Ddpm, Sampler, Step, VarianceType, sample_from};
-use diffusion_schedule::ScheduleConfig;
+use candle_core::{DType, Device, Tensor, Var};
+use diffusion_process::{Levels, Network, NetworkDenoiser, PredictionType};
+use diffusion_sample::{Ddpm, Progress, VarianceType, sample_from};
+use diffusion_schedule::{SamplingPlan, ScheduleConfig};
 use diffusion_tests::{assert_close, cases, flat, golden_json, golden_tensors, number, numbers, text};
 use diffusion_train::{AdamW, AdamWConfig, Gradients};
 use diffusion_unet::{Parameters, SimpleUNet, SimpleUNetConfig, TimestepEmbedding};
@@ -167,35 +166,24 @@ fn train(case: &Case<'_>) {
     }
 }
 
-/// A sampler that remembers what each step gave.
-struct Recording {
-    sampler: Ddpm,
-    states: RefCell<HashMap<usize, Tensor>>,
-}
-
-impl Sampler for Recording {
-    fn step(&self, step: &Step<'_>, x_t: &Tensor, denoiser: &dyn Denoiser) -> Result<Tensor> {
-        let x = self.sampler.step(step, x_t, denoiser)?;
-        self.states.borrow_mut().insert(step.index, x.clone());
-        Ok(x)
-    }
-}
-
 fn sample(case: &Case<'_>) {
     let settings = &case.json["sample"];
     assert_eq!((text(&settings["sigma"]), &settings["clip"]), ("sqrt(beta)", &Value::Bool(false)));
     let schedule = schedule_config(settings).build().unwrap();
     let noise = case.tensor("sample/noise");
-    let sampler = Ddpm { variance: VarianceType::FixedLarge, clip_denoised: false };
-    let recording = Recording { sampler, states: RefCell::default() };
+    let (plan, last) = (SamplingPlan::of(&schedule), schedule.len() - 1);
+    let mut sampler = Ddpm { variance: VarianceType::FixedLarge };
     let denoiser = NetworkDenoiser::new(&case.unet, PredictionType::Epsilon);
-    sample_from(case.tensor("sample/x_T"), &denoiser, &recording, &schedule, &|t| noise.get(t), &mut |_| {
+    let mut states = HashMap::new();
+    let mut keep = |progress: Progress<'_>| {
+        states.insert(progress.steps - progress.done, progress.x.clone());
         ControlFlow::Continue(())
-    })
-    .unwrap();
+    };
+    let noise_of = |number: usize| noise.get(last - number);
+    sample_from(case.tensor("sample/x_T"), &denoiser, &mut sampler, &plan, &noise_of, &mut keep).unwrap();
     let kept = case.tensor("sample/x");
     for (row, t) in numbers(&settings["kept_t"]).into_iter().enumerate() {
-        let found = &recording.states.borrow()[&(t as usize)];
+        let found = &states[&(t as usize)];
         case.close(&format!("sample after step {t}"), found, &kept.get(row).unwrap(), "atol_sample");
     }
 }

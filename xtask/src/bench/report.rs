@@ -13,15 +13,13 @@ pub(super) struct Times {
     pub threads: u32,
     pub work: &'static str,
     pub contender: Contender,
-    /// One a round.
+    /// The median of each round's turn.
     pub milliseconds: Vec<f64>,
 }
 
 impl Times {
     fn median(&self) -> f64 {
-        let mut sorted = self.milliseconds.clone();
-        sorted.sort_by(f64::total_cmp);
-        sorted[sorted.len() / 2]
+        super::median(self.milliseconds.clone())
     }
 }
 
@@ -110,7 +108,7 @@ impl fmt::Display for Report {
             write!(f, "| work | ratio |")?;
             contenders.iter().try_for_each(|contender| write!(f, " {contender} |"))?;
             write!(f, "\n|---|---|{}\n", "---|".repeat(contenders.len()))?;
-            for (_, work) in super::JOBS {
+            for (_, work, _) in super::JOBS {
                 let row: Vec<&Times> = self.row(threads, work).collect();
                 write!(f, "| {work} | {:.2} |", row.first().map_or(f64::NAN, |ours| self.ratio(ours)))?;
                 row.iter().try_for_each(|times| write!(f, " {:.1} |", times.median()))?;

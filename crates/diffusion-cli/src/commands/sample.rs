@@ -7,9 +7,13 @@ use std::time::Instant;
 
 use anyhow::Context;
 use candle_core::{Device, Tensor};
+use clap::builder::PossibleValuesParser;
 use diffusion_data::picture::{self, Picture};
-use diffusion_sample::{Ddpm, SampleError, SampleRequest, VarianceType, sample};
-use diffusion_schedule::{NoiseSchedule, TimestepSpacing};
+use diffusion_process::{Denoiser, Threshold, Thresholded};
+use diffusion_sample::{
+    Churn, SampleError, SampleRequest, SamplerKind, SamplerOptions, VarianceType, sample,
+};
+use diffusion_schedule::{NoiseSchedule, SamplingPlan, SigmaSpacing, TimestepSpacing};
 use diffusion_train::{LoadedModel, Weights};
 
 use super::progress::{Progress, clock};
@@ -30,17 +34,26 @@ pub(crate) struct SampleArgs {
     #[arg(long, value_name = "N", default_value = "16", value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
     num: u64,
     /// The sampler
-    #[arg(long, value_name = "NAME", default_value = "ddpm")]
-    sampler: SamplerName,
+    #[arg(long, value_name = "NAME", default_value = "ddpm", value_parser = sampler_names())]
+    sampler: String,
     /// Sampling steps [default: all that the model was trained with]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     steps: Option<u64>,
     /// How the steps are laid over those of training
     #[arg(long, value_name = "SPACING", default_value = "trailing")]
     spacing: Spacing,
-    /// The variance of the reverse steps: the posterior's (small) or β (large)
+    /// The noise levels of the steps: those of the timesteps, or σ spaced as by Karras et al. 2022 or evenly in ln σ
+    #[arg(long, value_name = "SPACING", default_value = "timesteps")]
+    sigmas: Sigmas,
+    /// The variance of DDPM's steps: the posterior's (small) or β (large)
     #[arg(long, value_name = "VARIANCE", default_value = "fixed-small")]
     variance: Variance,
+    /// How much noise DDIM adds: from 0, none, to 1, as much as DDPM
+    #[arg(long, value_name = "ETA", default_value = "0", value_parser = unit_interval)]
+    eta: f64,
+    /// How much noise Euler's and Heun's steps add and take away again, for all steps together
+    #[arg(long, value_name = "AMOUNT", default_value = "0", value_parser = amount)]
+    churn: f64,
     /// Do not cut the predicted image to [−1, 1] at each step
     #[arg(long)]
     no_clip: bool,
@@ -64,10 +77,22 @@ pub(crate) struct SampleArgs {
     grid: Option<PathBuf>,
 }
 
-#[derive(Clone, Copy, clap::ValueEnum)]
-enum SamplerName {
-    /// Ancestral sampling (Ho et al. 2020).
-    Ddpm,
+fn sampler_names() -> PossibleValuesParser {
+    PossibleValuesParser::new(SamplerKind::ALL.map(SamplerKind::name))
+}
+
+fn unit_interval(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(number) if (0.0..=1.0).contains(&number) => Ok(number),
+        _ => Err("a number from 0 to 1 is wanted".to_owned()),
+    }
+}
+
+fn amount(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(number) if number >= 0.0 && number.is_finite() => Ok(number),
+        _ => Err("a number of 0 or more is wanted".to_owned()),
+    }
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
@@ -75,6 +100,13 @@ enum Spacing {
     Leading,
     Linspace,
     Trailing,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Sigmas {
+    Timesteps,
+    Karras,
+    Exponential,
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
@@ -105,12 +137,12 @@ pub(crate) fn run(args: &SampleArgs, device: &Device, quiet: bool) -> anyhow::Re
     let model = LoadedModel::open(&checkpoint, weights, device)?;
     tracing::info!("using {} (step {})", checkpoint.display(), model.step);
     super::warn_of_terminal_snr(&model.schedule);
-    let schedule = respace(args, &model.schedule)?;
+    let plan = plan(args, &model.schedule)?;
     std::fs::create_dir_all(&args.out)
         .with_context(|| format!("cannot make the folder {}", args.out.display()))?;
 
     let start = Instant::now();
-    let Some(images) = sample_all(args, &model, &schedule, device, quiet)? else {
+    let Some(images) = sample_all(args, &model, &plan, device, quiet)? else {
         println!("stopped before the last image; the images that were done are in {}", args.out.display());
         return Ok(ExitCode::from(interrupt::EXIT_CODE));
     };
@@ -124,21 +156,26 @@ pub(crate) fn run(args: &SampleArgs, device: &Device, quiet: bool) -> anyhow::Re
         "{} images in {} ({} steps each, {})",
         args.num,
         args.out.display(),
-        schedule.len(),
+        plan.steps().len(),
         clock(start.elapsed().as_secs_f64())
     );
     Ok(ExitCode::SUCCESS)
 }
 
-fn respace(args: &SampleArgs, schedule: &NoiseSchedule) -> anyhow::Result<NoiseSchedule> {
+fn plan(args: &SampleArgs, schedule: &NoiseSchedule) -> anyhow::Result<SamplingPlan> {
     let steps = args.steps.map_or(schedule.len(), |steps| steps as usize);
     let spacing = match args.spacing {
         Spacing::Leading => TimestepSpacing::Leading,
         Spacing::Linspace => TimestepSpacing::Linspace,
         Spacing::Trailing => TimestepSpacing::Trailing,
     };
-    match schedule.respace(steps, spacing) {
-        Ok(respaced) => Ok(respaced),
+    let sigmas = match args.sigmas {
+        Sigmas::Timesteps => SigmaSpacing::Timesteps,
+        Sigmas::Karras => SigmaSpacing::Karras,
+        Sigmas::Exponential => SigmaSpacing::Exponential,
+    };
+    match SamplingPlan::new(schedule, steps, spacing, sigmas) {
+        Ok(plan) => Ok(plan),
         Err(e) => bail_usage!("--steps {steps}: {e}"),
     }
 }
@@ -154,20 +191,24 @@ struct Images {
 fn sample_all(
     args: &SampleArgs,
     model: &LoadedModel,
-    schedule: &NoiseSchedule,
+    plan: &SamplingPlan,
     device: &Device,
     quiet: bool,
 ) -> anyhow::Result<Option<Images>> {
-    let SamplerName::Ddpm = args.sampler;
-    let sampler = Ddpm {
+    let kind =
+        SamplerKind::from_name(&args.sampler).context("clap lets only the names of samplers through")?;
+    let mut sampler = kind.build(&SamplerOptions {
         variance: match args.variance {
             Variance::FixedSmall => VarianceType::FixedSmall,
             Variance::FixedLarge => VarianceType::FixedLarge,
         },
-        clip_denoised: !args.no_clip,
-    };
+        eta: args.eta,
+        churn: Churn { amount: args.churn, ..Churn::default() },
+    });
+    let clipped = Thresholded::new(&model.denoiser, Threshold::Clip { range: 1.0 });
+    let denoiser: &dyn Denoiser = if args.no_clip { &model.denoiser } else { &clipped };
     let batches = args.num.div_ceil(args.batch_size);
-    let steps = schedule.len() as u64;
+    let steps = plan.steps().len() as u64;
     let mut progress = Progress::new("sampling", batches * steps, quiet);
     let mut images = Images::default();
     for batch in 0..batches {
@@ -178,7 +219,7 @@ fn sample_all(
             image_shape: model.description.image_shape,
             device,
         };
-        let mut observe = |p: diffusion_sample::Progress| -> ControlFlow<()> {
+        let mut observe = |p: diffusion_sample::Progress<'_>| -> ControlFlow<()> {
             progress.set(batch * steps + p.done as u64, || {
                 format!(
                     "images {}-{} of {}, step {}/{}",
@@ -191,7 +232,7 @@ fn sample_all(
             });
             interrupt::flow()
         };
-        let tensor = match sample(&model.denoiser, &sampler, schedule, &request, &mut observe) {
+        let tensor = match sample(denoiser, &mut *sampler, plan, &request, &mut observe) {
             Err(SampleError::Cancelled { .. }) => {
                 progress.finish();
                 return Ok(None);

@@ -1,0 +1,419 @@
+//! A scheduler of the library, taken apart: plan, sampler and denoiser.
+
+use diffusion_process::{
+    Denoiser, Edm, EdmDenoiser, Network, NetworkDenoiser, NoiseLevel, PredictionType, Threshold,
+};
+use diffusion_sample::{
+    Churn, Ddim, Ddpm, DpmSolver, Euler, EulerAncestral, Heun, Lms, Pndm, Sampler, SolverType, UniPc,
+    VarianceType, Weighting,
+};
+use diffusion_schedule::{
+    BetaSchedule, NoiseSchedule, PlanStep, SamplingPlan, ScheduleConfig, SigmaSpacing, TimestepSpacing,
+};
+
+use crate::churned::{ChurnedEuler, Kept};
+use crate::denoisers::{Negated, Understood};
+use crate::levels::{Spaced, Table, spaced, timesteps};
+use crate::{InteropError, SchedulerClass, SchedulerConfig};
+
+/// A scheduler's configuration, checked.
+#[derive(Clone, Debug)]
+pub struct Scheduler {
+    class: SchedulerClass,
+    config: SchedulerConfig,
+}
+
+/// How many steps, or which.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Steps {
+    /// This many.
+    Count(usize),
+    /// These training timesteps, the largest first.
+    Timesteps(Vec<usize>),
+}
+
+/// What a scheduler's `step` can be given.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct StepArguments {
+    /// DDIM's η.
+    pub eta: f64,
+    /// Whether DDIM takes ε̂ from the clipped x̂₀.
+    pub use_clipped_model_output: bool,
+    /// Euler's churn.
+    pub churn: Churn,
+    /// The linear multistep method's order.
+    pub order: Option<usize>,
+}
+
+impl Scheduler {
+    /// From the text of a `scheduler_config.json`, which names its class.
+    ///
+    /// # Errors
+    /// An unknown class or key; a setting that is not supported, by name.
+    pub fn from_json(text: &str) -> Result<Self, InteropError> {
+        let config: SchedulerConfig = serde_json::from_str(text)?;
+        let name = config.class_name.clone().unwrap_or_default();
+        Self::new(SchedulerClass::from_name(&name).ok_or(InteropError::UnknownScheduler(name))?, config)
+    }
+
+    /// A scheduler of `class`.
+    ///
+    /// # Errors
+    /// A setting that is not supported, by name.
+    pub fn new(class: SchedulerClass, config: SchedulerConfig) -> Result<Self, InteropError> {
+        let scheduler = Self { class, config };
+        scheduler.check()?;
+        Ok(scheduler)
+    }
+
+    /// The class.
+    pub fn class(&self) -> SchedulerClass {
+        self.class
+    }
+
+    fn unsupported(&self, key: &'static str, value: impl ToString, expected: impl ToString) -> InteropError {
+        let (value, expected) = (value.to_string(), expected.to_string());
+        InteropError::Unsupported { class: self.class.name(), key, value, expected }
+    }
+
+    fn check(&self) -> Result<(), InteropError> {
+        let c = &self.config;
+        let switched_on = [
+            ("use_lu_lambdas", c.use_lu_lambdas),
+            ("use_flow_sigmas", c.use_flow_sigmas),
+            ("use_dynamic_shifting", c.use_dynamic_shifting),
+        ];
+        if let Some((key, _)) = switched_on.into_iter().find(|(_, on)| *on == Some(true)) {
+            return Err(self.unsupported(key, true, "it is not supported"));
+        }
+        let one_of = |key, value: &Option<String>, known: &[&str]| match value {
+            Some(value) if !known.contains(&value.as_str()) => {
+                Err(self.unsupported(key, format!("\"{value}\""), format!("known are {}", known.join(", "))))
+            }
+            _ => Ok(()),
+        };
+        one_of("algorithm_type", &c.algorithm_type, &["dpmsolver++", "sde-dpmsolver++"])?;
+        let solver_types: &[&str] =
+            if self.class == SchedulerClass::UniPc { &["bh1", "bh2"] } else { &["midpoint", "heun"] };
+        one_of("solver_type", &c.solver_type, solver_types)?;
+        one_of("final_sigmas_type", &c.final_sigmas_type, &["zero", "sigma_min"])?;
+        one_of("interpolation_type", &c.interpolation_type, &["linear"])?;
+        one_of("timestep_type", &c.timestep_type, &["discrete"])?;
+        one_of("sigma_schedule", &c.sigma_schedule, &["karras", "exponential"])?;
+        if self.class == SchedulerClass::Ddpm {
+            let known = ["fixed_small", "fixed_small_log", "fixed_large", "learned_range"];
+            one_of("variance_type", &c.variance_type, &known)?;
+        }
+        if c.solver_p.as_ref().is_some_and(|value| !value.is_null()) {
+            return Err(self.unsupported("solver_p", "set", "it is not supported"));
+        }
+        let kinds = [c.use_karras_sigmas, c.use_exponential_sigmas, c.use_beta_sigmas];
+        if kinds.iter().filter(|on| **on == Some(true)).count() > 1 {
+            return Err(self.unsupported(
+                "use_karras_sigmas",
+                true,
+                "only one way to space sigmas can be used",
+            ));
+        }
+        let cut_off = matches!(self.class, SchedulerClass::DpmSolverMultistep | SchedulerClass::UniPc);
+        if cut_off && !matches!(self.spaced(), Spaced::ByTimestep | Spaced::Karras) {
+            return Err(self.unsupported(
+                "use_exponential_sigmas",
+                true,
+                "only Karras sigmas are supported here",
+            ));
+        }
+        if self.prediction_type() == PredictionType::Flow {
+            return Err(self.unsupported("prediction_type", "flow_prediction", "it is not supported here"));
+        }
+        Ok(())
+    }
+
+    fn spaced(&self) -> Spaced {
+        let c = &self.config;
+        match (c.use_karras_sigmas, c.use_exponential_sigmas, c.use_beta_sigmas) {
+            (Some(true), _, _) => Spaced::Karras,
+            (_, Some(true), _) => Spaced::Exponential,
+            (_, _, Some(true)) => Spaced::Beta,
+            _ => Spaced::ByTimestep,
+        }
+    }
+
+    /// What the network predicts.
+    pub fn prediction_type(&self) -> PredictionType {
+        self.config.prediction_type.unwrap_or_default()
+    }
+
+    /// The schedule of training; the schedulers of Karras et al. 2022 have none.
+    ///
+    /// # Errors
+    /// Numbers that describe no schedule.
+    pub fn schedule(&self) -> Result<NoiseSchedule, InteropError> {
+        let c = &self.config;
+        if let Some(betas) = &c.trained_betas {
+            return Ok(NoiseSchedule::from_betas(betas.clone())?);
+        }
+        Ok(self.schedule_config().build()?)
+    }
+
+    /// The schedule of training as data, but for `trained_betas`.
+    pub fn schedule_config(&self) -> ScheduleConfig {
+        let c = &self.config;
+        let (start, end) = match self.class {
+            SchedulerClass::Heun => (0.00085, 0.012),
+            _ => (1e-4, 0.02),
+        };
+        ScheduleConfig {
+            num_train_timesteps: c.num_train_timesteps.unwrap_or(1000),
+            beta_schedule: c.beta_schedule.unwrap_or(BetaSchedule::Linear),
+            beta_start: c.beta_start.unwrap_or(start),
+            beta_end: c.beta_end.unwrap_or(end),
+            rescale_betas_zero_snr: c.rescale_betas_zero_snr,
+        }
+    }
+
+    fn edm(&self) -> Edm {
+        Edm { sigma_data: self.config.sigma_data.unwrap_or(0.5) }
+    }
+
+    fn ends_at_smallest(&self) -> bool {
+        self.config.final_sigmas_type.as_deref() == Some("sigma_min")
+    }
+
+    /// `network` as this scheduler understands it.
+    pub fn denoiser<'a>(&self, network: impl Network + 'a) -> Box<dyn Denoiser + 'a> {
+        Box::new(match (self.class.is_edm(), self.prediction_type()) {
+            (true, PredictionType::VPrediction) => {
+                Understood::NegatedEdm(EdmDenoiser::new(Negated(network), self.edm()))
+            }
+            (true, _) => Understood::Edm(EdmDenoiser::new(network, self.edm())),
+            (false, prediction_type) => Understood::Plain(NetworkDenoiser::new(network, prediction_type)),
+        })
+    }
+
+    /// How x̂₀ is kept in range, and whether ε̂ stays what it was.
+    pub fn threshold(&self, arguments: &StepArguments) -> Option<(Threshold, bool)> {
+        let c = &self.config;
+        let keep_noise = self.class == SchedulerClass::Ddim && !arguments.use_clipped_model_output;
+        let clips = match self.class {
+            SchedulerClass::Ddpm | SchedulerClass::Ddim => c.clip_sample.unwrap_or(true),
+            SchedulerClass::Heun => c.clip_sample.unwrap_or(false),
+            _ => false,
+        };
+        let threshold = if c.thresholding {
+            Threshold::Dynamic {
+                ratio: c.dynamic_thresholding_ratio.unwrap_or(0.995),
+                max: c.sample_max_value.unwrap_or(1.0),
+            }
+        } else if clips {
+            Threshold::Clip { range: c.clip_sample_range.unwrap_or(1.0) }
+        } else {
+            return None;
+        };
+        Some((threshold, keep_noise))
+    }
+
+    /// The sampler.
+    pub fn sampler(&self, arguments: &StepArguments) -> Box<dyn Sampler> {
+        let c = &self.config;
+        match self.class {
+            SchedulerClass::Ddpm => Box::new(Ddpm {
+                variance: match c.variance_type.as_deref() {
+                    Some("fixed_large") => VarianceType::FixedLarge,
+                    Some("learned_range") => VarianceType::LearnedRange,
+                    // The logarithm is another way to the same number.
+                    _ => VarianceType::FixedSmall,
+                },
+            }),
+            SchedulerClass::Ddim => Box::new(Ddim { eta: arguments.eta }),
+            SchedulerClass::DpmSolverMultistep | SchedulerClass::EdmDpmSolverMultistep => {
+                let solver_type = if c.solver_type.as_deref() == Some("heun") {
+                    SolverType::Heun
+                } else {
+                    SolverType::Midpoint
+                };
+                let stochastic = c.algorithm_type.as_deref() == Some("sde-dpmsolver++");
+                let mut solver = DpmSolver::new(c.solver_order.unwrap_or(2), solver_type, stochastic);
+                solver.lower_order_final = c.lower_order_final.unwrap_or(true);
+                solver.euler_at_final = c.euler_at_final.unwrap_or(false);
+                Box::new(solver)
+            }
+            SchedulerClass::Euler | SchedulerClass::EdmEuler if arguments.churn.amount > 0.0 => {
+                let kept = match (self.class, self.prediction_type()) {
+                    (SchedulerClass::EdmEuler, _) => Kept::Edm(self.edm()),
+                    (_, PredictionType::Epsilon) => Kept::Noise,
+                    (_, PredictionType::Sample) => Kept::Image,
+                    _ => Kept::Velocity,
+                };
+                Box::new(ChurnedEuler { churn: arguments.churn, kept })
+            }
+            SchedulerClass::Euler | SchedulerClass::EdmEuler => Box::new(Euler::default()),
+            SchedulerClass::EulerAncestral => Box::new(EulerAncestral),
+            SchedulerClass::Heun => Box::new(Heun::default()),
+            SchedulerClass::UniPc => {
+                let mut solver = UniPc::new(c.solver_order.unwrap_or(2));
+                if c.solver_type.as_deref() == Some("bh1") {
+                    solver.weighting = Weighting::Bh1;
+                }
+                solver.predict_x0 = c.predict_x0.unwrap_or(true);
+                solver.lower_order_final = c.lower_order_final.unwrap_or(true);
+                solver.uncorrected = c.disable_corrector.clone().unwrap_or_default();
+                Box::new(solver)
+            }
+            SchedulerClass::Lms => Box::new(Lms::new(arguments.order.unwrap_or(4))),
+            SchedulerClass::Pndm => {
+                Box::new(Pndm::new(!c.skip_prk_steps.unwrap_or(false), self.prediction_type()))
+            }
+        }
+    }
+
+    /// The steps, with the library's timesteps and σ.
+    ///
+    /// # Errors
+    /// No steps or more than the schedule has; timesteps that do not fall, or for another class than `DDPMScheduler`.
+    pub fn plan(&self, steps: &Steps) -> Result<SamplingPlan, InteropError> {
+        let n = match steps {
+            Steps::Count(n) => *n,
+            Steps::Timesteps(_) if self.class != SchedulerClass::Ddpm => {
+                return Err(self.unsupported("timesteps", "a list", "only DDPMScheduler takes one"));
+            }
+            Steps::Timesteps(timesteps) => timesteps.len(),
+        };
+        if self.class.is_edm() {
+            return self.edm_plan(n);
+        }
+        let schedule = self.schedule()?;
+        let total = schedule.len();
+        if n == 0 || n > total {
+            return Err(
+                diffusion_schedule::ScheduleError::InferenceSteps { requested: n, available: total }.into()
+            );
+        }
+        match self.class {
+            SchedulerClass::Ddpm | SchedulerClass::Ddim => self.plan_by_alpha(&schedule, n, steps),
+            SchedulerClass::Pndm => self.pndm_plan(&schedule, n),
+            _ => self.plan_by_sigma(&schedule, n),
+        }
+    }
+
+    fn spacing(&self) -> TimestepSpacing {
+        let by_class = match self.class {
+            SchedulerClass::Ddpm | SchedulerClass::Ddim | SchedulerClass::Pndm => TimestepSpacing::Leading,
+            _ => TimestepSpacing::Linspace,
+        };
+        self.config.timestep_spacing.unwrap_or(by_class)
+    }
+
+    fn timesteps(&self, total: usize, n: usize, points: usize) -> Vec<f64> {
+        let found = timesteps(self.spacing(), total, n, points, self.config.steps_offset.unwrap_or(0));
+        found.into_iter().map(|t| t.clamp(0.0, (total - 1) as f64)).collect()
+    }
+
+    fn plan_by_alpha(
+        &self,
+        schedule: &NoiseSchedule,
+        n: usize,
+        steps: &Steps,
+    ) -> Result<SamplingPlan, InteropError> {
+        let total = schedule.len();
+        let visited: Vec<usize> = match steps {
+            Steps::Timesteps(list) => list.clone(),
+            Steps::Count(_) => {
+                self.timesteps(total, n, n).into_iter().map(|t| t.round_ties_even() as usize).collect()
+            }
+        };
+        if let Some(&outside) = visited.iter().find(|&&t| t >= total) {
+            return Err(self.unsupported("timesteps", outside, format!("they must be below {total}")));
+        }
+        let to_one = self.config.set_alpha_to_one.unwrap_or(true);
+        let end =
+            if to_one || self.class == SchedulerClass::Ddpm { NoiseLevel::CLEAN } else { schedule.level(0) };
+        let steps = visited.iter().enumerate().map(|(i, &t)| {
+            // DDIM steps back by T/N whatever the spacing is.
+            let before = match self.class {
+                SchedulerClass::Ddim => t.checked_sub(total / n),
+                _ => visited.get(i + 1).copied(),
+            };
+            let to = before.map_or(end, |t| schedule.level(t));
+            // DDPM adds noise wherever t is above 0, in the last step too.
+            let noisy = if self.class == SchedulerClass::Ddpm { t > 0 } else { true };
+            PlanStep { from: schedule.level(t), to, middle: None, noisy }
+        });
+        Ok(SamplingPlan::from_steps(steps.collect())?)
+    }
+
+    fn pndm_plan(&self, schedule: &NoiseSchedule, n: usize) -> Result<SamplingPlan, InteropError> {
+        let total = schedule.len();
+        let stride = total / n;
+        let end =
+            if self.config.set_alpha_to_one.unwrap_or(false) { NoiseLevel::CLEAN } else { schedule.level(0) };
+        let steps = self.timesteps(total, n, n).into_iter().map(|t| {
+            let t = t.round_ties_even() as usize;
+            let level = |t: Option<usize>| t.map_or(end, |t| schedule.level(t));
+            PlanStep {
+                from: schedule.level(t),
+                to: level(t.checked_sub(stride)),
+                middle: Some(level(t.checked_sub(stride / 2))),
+                noisy: false,
+            }
+        });
+        Ok(SamplingPlan::from_steps(steps.collect())?)
+    }
+
+    fn plan_by_sigma(&self, schedule: &NoiseSchedule, n: usize) -> Result<SamplingPlan, InteropError> {
+        let table = Table::new(schedule.alphas_cumprod());
+        // Those that know the next σ only lay one timestep more, and round; those in σ interpolate.
+        let rounds = matches!(self.class, SchedulerClass::DpmSolverMultistep | SchedulerClass::UniPc);
+        let (points, total) = if rounds { (n + 1, self.clipped(schedule)) } else { (n, schedule.len()) };
+        let round = |t: f64| if rounds { t.round_ties_even() } else { t };
+        let visited: Vec<(f64, f64)> = match self.spaced() {
+            Spaced::ByTimestep => {
+                let timesteps = self.timesteps(total, n, points).into_iter().map(round);
+                timesteps.map(|t| (t, table.at(t))).collect()
+            }
+            how => {
+                let min = self.config.sigma_min.unwrap_or(table.smallest());
+                let max = self.config.sigma_max.unwrap_or(table.largest());
+                let sigmas = spaced(how, n, min, max).into_iter();
+                sigmas.map(|sigma| (round(table.timestep(sigma)), sigma)).collect()
+            }
+        };
+        let last = if self.ends_at_smallest() { table.smallest() } else { 0.0 };
+        let mut levels: Vec<NoiseLevel> =
+            visited.into_iter().map(|(t, sigma)| NoiseLevel::variance_exploding(t, sigma)).collect();
+        levels.push(NoiseLevel::variance_exploding(0.0, last));
+        if rounds {
+            levels.iter_mut().for_each(|level| *level = level.scaled(level.to_variance_preserving()));
+        }
+        Self::through(&levels)
+    }
+
+    /// Timesteps whose λ is not below the least that is allowed.
+    fn clipped(&self, schedule: &NoiseSchedule) -> usize {
+        let least = self.config.lambda_min_clipped.unwrap_or(f64::NEG_INFINITY);
+        (0..schedule.len()).rev().find(|&i| schedule.level(i).lambda() >= least).map_or(1, |i| i + 1)
+    }
+
+    fn edm_plan(&self, n: usize) -> Result<SamplingPlan, InteropError> {
+        if n == 0 {
+            return Err(diffusion_schedule::ScheduleError::NoSteps.into());
+        }
+        let c = &self.config;
+        let (min, max) = (c.sigma_min.unwrap_or(0.002), c.sigma_max.unwrap_or(80.0));
+        let spacing = match c.sigma_schedule.as_deref() {
+            Some("exponential") => SigmaSpacing::Exponential,
+            _ => SigmaSpacing::Karras,
+        };
+        let level = |sigma: f64| NoiseLevel::variance_exploding(sigma.ln() / 4.0, sigma);
+        let sigmas = spacing.sigmas_with_rho(n, min, max, c.rho.unwrap_or(7.0));
+        let mut levels: Vec<NoiseLevel> = sigmas.into_iter().map(level).collect();
+        levels.push(if self.ends_at_smallest() { level(min) } else { NoiseLevel::CLEAN });
+        Self::through(&levels)
+    }
+
+    /// From level to level; a sampler that adds noise does so in every step that it can.
+    fn through(levels: &[NoiseLevel]) -> Result<SamplingPlan, InteropError> {
+        let step = |pair: &[NoiseLevel]| PlanStep { from: pair[0], to: pair[1], middle: None, noisy: true };
+        Ok(SamplingPlan::from_steps(levels.windows(2).map(step).collect())?)
+    }
+}

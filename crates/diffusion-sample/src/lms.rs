@@ -1,0 +1,62 @@
+//! The linear multistep method in σ (Adams & Bashforth, with steps of any length).
+
+use candle_core::{Result, Tensor};
+use diffusion_process::Denoiser;
+
+use crate::arithmetic::combination;
+use crate::{Sampler, Step};
+
+/// x' = x + Σ cₖ·ε̂ₖ over the last steps, where the signal is 1: the integral of the polynomial through the ε̂ₖ.
+#[derive(Clone, Debug)]
+pub struct Lms {
+    order: usize,
+    /// σ and ε̂ of the last steps, the latest first.
+    history: Vec<(f64, Tensor)>,
+}
+
+impl Default for Lms {
+    fn default() -> Self {
+        Self::new(4)
+    }
+}
+
+impl Lms {
+    /// A method that looks at `order` steps, 1 to 4.
+    pub fn new(order: usize) -> Self {
+        Self { order: order.clamp(1, 4), history: Vec::new() }
+    }
+}
+
+impl Sampler for Lms {
+    fn begin(&mut self) {
+        self.history.clear();
+    }
+
+    fn step(&mut self, step: &Step<'_>, x: &Tensor, denoiser: &dyn Denoiser) -> Result<Tensor> {
+        let Step { from, to, .. } = *step;
+        let prediction = denoiser.denoise(x, from)?;
+        if from.signal == 0.0 {
+            // From noise alone σ is infinite, and no polynomial goes through it.
+            return combination(&[(to.signal, &prediction.x0), (to.noise, &prediction.noise)]);
+        }
+        self.history.insert(0, (from.sigma(), prediction.noise));
+        self.history.truncate(self.order);
+        let nodes: Vec<f64> = self.history.iter().map(|(sigma, _)| *sigma).collect();
+        let integrals = (0..nodes.len()).map(|k| to.signal * integral(&nodes, k, from.sigma(), to.sigma()));
+        let mut terms = vec![(to.signal / from.signal, x)];
+        terms.extend(integrals.zip(self.history.iter().map(|(_, noise)| noise)));
+        combination(&terms)
+    }
+}
+
+/// The integral from `a` to `b` of the polynomial that is 1 at node k and 0 at the others.
+fn integral(nodes: &[f64], k: usize, a: f64, b: f64) -> f64 {
+    // Gauss and Legendre's rule with two points: exact up to the third degree.
+    let (middle, half) = (f64::midpoint(a, b), (b - a) / 2.0);
+    let at = |x: f64| -> f64 {
+        let others = nodes.iter().enumerate().filter(|(j, _)| *j != k);
+        others.map(|(_, node)| (x - node) / (nodes[k] - node)).product()
+    };
+    let offset = half / 3f64.sqrt();
+    half * (at(middle - offset) + at(middle + offset))
+}

@@ -1,0 +1,97 @@
+//! Pseudo-numerical methods (Liu et al. 2022): multistep and Runge-Kutta formulas for ε̂, with DDIM's transfer as their step.
+
+use candle_core::{Result, Tensor};
+use diffusion_process::{Denoiser, Levels, NoiseLevel, Prediction, PredictionType};
+
+use crate::arithmetic::{combination, transfer};
+use crate::{Sampler, Step};
+
+/// F-PNDM (algorithm 2), or with [`Pndm::runge_kutta`] off, PLMS as latent diffusion uses it.
+#[derive(Clone, Debug)]
+pub struct Pndm {
+    /// Begin with three steps of the fourth-order Runge-Kutta formula, of four looks each, rather than with one step of
+    /// two looks and shorter multistep formulas.
+    pub runge_kutta: bool,
+    /// As what predictions are averaged.
+    pub average: PredictionType,
+    /// The last predictions, the latest first.
+    history: Vec<Tensor>,
+}
+
+impl Default for Pndm {
+    fn default() -> Self {
+        Self::new(false, PredictionType::Epsilon)
+    }
+}
+
+/// Steps that the Runge-Kutta formula makes.
+const RUNGE_KUTTA_STEPS: usize = 3;
+
+impl Pndm {
+    /// The method that begins with Runge-Kutta steps or without, averaging predictions of the given type.
+    pub fn new(runge_kutta: bool, average: PredictionType) -> Self {
+        Self { runge_kutta, average, history: Vec::new() }
+    }
+
+    fn look(&self, denoiser: &dyn Denoiser, x: &Tensor, level: NoiseLevel) -> Result<Tensor> {
+        let prediction = denoiser.denoise(x, level)?;
+        self.average.from_prediction(&prediction, &levels(x, &level)?)
+    }
+
+    /// The step with an averaged prediction.
+    fn to(&self, average: &Tensor, x: &Tensor, from: &NoiseLevel, to: &NoiseLevel) -> Result<Tensor> {
+        let Prediction { noise, .. } = self.average.to_prediction(average, x, &levels(x, from)?)?;
+        transfer(x, &noise, from, to)
+    }
+
+    /// Eq. 12: four looks, two of them in the middle.
+    fn runge_kutta_step(&mut self, step: &Step<'_>, x: &Tensor, denoiser: &dyn Denoiser) -> Result<Tensor> {
+        let (from, to, middle) = (&step.from, &step.to, step.middle());
+        let first = self.look(denoiser, x, *from)?;
+        let second = self.look(denoiser, &self.to(&first, x, from, &middle)?, middle)?;
+        let third = self.look(denoiser, &self.to(&second, x, from, &middle)?, middle)?;
+        let fourth = self.look(denoiser, &self.to(&third, x, from, to)?, *to)?;
+        let (outer, inner) = (1.0 / 6.0, 1.0 / 3.0);
+        let average = combination(&[(outer, &first), (inner, &second), (inner, &third), (outer, &fourth)])?;
+        self.history.insert(0, first);
+        self.to(&average, x, from, to)
+    }
+}
+
+fn levels(x: &Tensor, level: &NoiseLevel) -> Result<Levels> {
+    Levels::new(&vec![*level; x.dim(0)?], x)
+}
+
+impl Sampler for Pndm {
+    fn begin(&mut self) {
+        self.history.clear();
+    }
+
+    fn step(&mut self, step: &Step<'_>, x: &Tensor, denoiser: &dyn Denoiser) -> Result<Tensor> {
+        let (from, to) = (&step.from, &step.to);
+        if from.signal == 0.0 || to.is_clean() && step.number == 0 {
+            // A transfer from noise alone, or a second look at the image itself, is impossible.
+            let Prediction { x0, noise, .. } = denoiser.denoise(x, *from)?;
+            return combination(&[(to.signal, &x0), (to.noise, &noise)]);
+        }
+        if self.runge_kutta && step.number < RUNGE_KUTTA_STEPS && !to.is_clean() {
+            return self.runge_kutta_step(step, x, denoiser);
+        }
+        let latest = self.look(denoiser, x, *from)?;
+        let average = match &self.history[..] {
+            [] => {
+                let ahead = self.look(denoiser, &self.to(&latest, x, from, to)?, *to)?;
+                combination(&[(0.5, &latest), (0.5, &ahead)])?
+            }
+            // Eq. 10 and its shorter forms.
+            [a] => combination(&[(1.5, &latest), (-0.5, a)])?,
+            [a, b] => combination(&[(23.0 / 12.0, &latest), (-16.0 / 12.0, a), (5.0 / 12.0, b)])?,
+            [a, b, c, ..] => {
+                combination(&[(55.0 / 24.0, &latest), (-59.0 / 24.0, a), (37.0 / 24.0, b), (-9.0 / 24.0, c)])?
+            }
+        };
+        self.history.insert(0, latest);
+        self.history.truncate(RUNGE_KUTTA_STEPS);
+        self.to(&average, x, from, to)
+    }
+}

@@ -1,0 +1,96 @@
+//! Where on the way between data and noise an image is.
+
+/// x = `signal`·x₀ + `noise`·ε, and what a network is told of it.
+///
+/// The two factors may follow any path from (1, 0) to noise: the variance-preserving one of DDPM, where their squares
+/// add up to 1; the variance-exploding one, where `signal` stays 1 (Karras et al. 2022); the straight one of flow
+/// matching, where they themselves add up to 1 (Lipman et al. 2023). Two levels with the same quotient hold the same image
+/// at another scale.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct NoiseLevel {
+    /// The training timestep, whole or in between: what the network is told.
+    pub timestep: f64,
+    /// The factor of x₀, in [0, 1].
+    pub signal: f64,
+    /// The factor of ε, at least 0.
+    pub noise: f64,
+}
+
+impl NoiseLevel {
+    /// The data itself.
+    pub const CLEAN: Self = Self { timestep: 0.0, signal: 1.0, noise: 0.0 };
+
+    /// √ᾱ and √(1 − ᾱ) (Ho et al. 2020, eq. 4).
+    pub fn variance_preserving(timestep: f64, alpha_cumprod: f64) -> Self {
+        Self { timestep, signal: alpha_cumprod.sqrt(), noise: (1.0 - alpha_cumprod).sqrt() }
+    }
+
+    /// 1 and σ (Karras et al. 2022).
+    pub fn variance_exploding(timestep: f64, sigma: f64) -> Self {
+        Self { timestep, signal: 1.0, noise: sigma }
+    }
+
+    /// 1 − s and s, for s in [0, 1] (Lipman et al. 2023).
+    pub fn flow(timestep: f64, s: f64) -> Self {
+        Self { timestep, signal: 1.0 - s, noise: s }
+    }
+
+    /// σ, the noise beside a signal of 1; infinite where there is no signal.
+    pub fn sigma(&self) -> f64 {
+        self.noise / self.signal
+    }
+
+    /// λ = ln(signal/noise), half the logarithm of the signal-to-noise ratio; infinite at either end.
+    pub fn lambda(&self) -> f64 {
+        (self.signal / self.noise).ln()
+    }
+
+    /// ᾱ, the signal's share of the variance.
+    pub fn alpha_cumprod(&self) -> f64 {
+        let signal = self.signal * self.signal;
+        signal / (signal + self.noise * self.noise)
+    }
+
+    /// Whether nothing is left to remove.
+    pub fn is_clean(&self) -> bool {
+        self.noise == 0.0
+    }
+
+    /// The same image, multiplied by `factor`.
+    pub fn scaled(&self, factor: f64) -> Self {
+        Self { timestep: self.timestep, signal: self.signal * factor, noise: self.noise * factor }
+    }
+
+    /// What the image must be multiplied by to have a variance of 1, as data of variance 1 would have.
+    pub fn to_variance_preserving(&self) -> f64 {
+        1.0 / self.signal.hypot(self.noise)
+    }
+}
+
+/// q(x_prev | x_t, x₀) = N(coef_x0·x₀ + coef_xt·x_t, variance·I) between two variance-preserving levels (Ho et al. 2020,
+/// eq. 7).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Posterior {
+    /// √ᾱ_prev·β/(1 − ᾱ_t).
+    pub coef_x0: f64,
+    /// √α·(1 − ᾱ_prev)/(1 − ᾱ_t).
+    pub coef_xt: f64,
+    /// β̃ = β·(1 − ᾱ_prev)/(1 − ᾱ_t).
+    pub variance: f64,
+    /// β = 1 − ᾱ_t/ᾱ_prev, the variance of the step forward.
+    pub beta: f64,
+}
+
+impl Posterior {
+    /// The step from `from` to the cleaner `to`.
+    pub fn between(from: &NoiseLevel, to: &NoiseLevel) -> Self {
+        let (kept, noise) = (from.alpha_cumprod() / to.alpha_cumprod(), from.noise * from.noise);
+        let (beta, noise_prev) = (1.0 - kept, to.noise * to.noise);
+        Self {
+            coef_x0: to.signal * beta / noise,
+            coef_xt: kept.sqrt() * noise_prev / noise,
+            variance: beta * noise_prev / noise,
+            beta,
+        }
+    }
+}

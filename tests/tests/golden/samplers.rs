@@ -1,0 +1,161 @@
+//! Every trajectory of the golden folder, by the plan, sampler and denoiser that its scheduler becomes.
+
+use std::cell::RefCell;
+use std::ops::ControlFlow;
+
+use candle_core::{Result, Tensor};
+use diffusion_interop::{Scheduler, SchedulerClass, StepArguments, Steps};
+use diffusion_process::{Denoiser, Network, NoiseLevel, Thresholded};
+use diffusion_sample::{Churn, Progress, sample_from};
+use diffusion_tests::{
+    assert_close, cases, flat, golden_dir, golden_json, golden_tensors, number, numbers, text,
+};
+use serde_json::Value;
+
+/// The functions that stand in for a network.
+struct Fake(String);
+
+impl Network for Fake {
+    fn forward(&self, x: &Tensor, timesteps: &Tensor) -> Result<Tensor> {
+        let t = f64::from(timesteps.get(0)?.to_scalar::<f32>()?);
+        let tanh_cos = |angle: f64| x.tanh()?.affine(0.7 * angle.cos(), 0.0)? + x.affine(0.1, 0.0)?;
+        match self.0.as_str() {
+            "ratio" => x.affine(t / (t + 1.0), 0.0),
+            "tanh_cos" => tanh_cos(t / 300.0),
+            "tanh_cos1" => tanh_cos(t),
+            "tanh_cos_2c" => Tensor::cat(&[tanh_cos(t / 300.0)?, (x * 2.0)?.sin()?.affine(0.9, 0.0)?], 1),
+            other => panic!("no fake model named {other}"),
+        }
+    }
+}
+
+fn arguments(case: &Value) -> StepArguments {
+    let given = &case["step_arguments"];
+    let or = |key: &str, default: f64| given[key].as_f64().unwrap_or(default);
+    StepArguments {
+        eta: or("eta", 0.0),
+        use_clipped_model_output: given["use_clipped_model_output"] == true,
+        churn: Churn {
+            amount: or("s_churn", 0.0),
+            min: or("s_tmin", 0.0),
+            max: or("s_tmax", f64::INFINITY),
+            deviation: or("s_noise", 1.0),
+        },
+        order: given["order"].as_u64().map(|order| order as usize),
+    }
+}
+
+fn steps(case: &Value) -> Steps {
+    match case["custom_timesteps"].as_array() {
+        Some(_) => Steps::Timesteps(numbers(&case["custom_timesteps"]).iter().map(|&t| t as usize).collect()),
+        None => Steps::Count(number(&case["num_inference_steps"]) as usize),
+    }
+}
+
+/// The names of the files of cases, without their endings.
+fn files() -> Vec<String> {
+    let folder = golden_dir().join("samplers");
+    let entries = std::fs::read_dir(&folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
+    let mut names: Vec<String> = entries
+        .filter_map(|entry| Some(entry.unwrap().file_name().to_str()?.strip_suffix(".json")?.to_owned()))
+        .collect();
+    names.sort();
+    assert!(!names.is_empty(), "no sampler cases in {}", folder.display());
+    names
+}
+
+pub(crate) fn trajectories() {
+    let (mut run, mut unsupported) = (0, vec![]);
+    for file in files() {
+        let json = golden_json(&format!("samplers/{file}.json"));
+        let tensors = golden_tensors(&format!("samplers/{file}.safetensors"));
+        for case in cases(&json["cases"]) {
+            let id = format!("{file}/{}", text(&case["id"]));
+            let tensor = |name: &str| tensors.get(&format!("{}/{name}", text(&case["id"])));
+            let config = serde_json::from_value(case["config"].clone());
+            let class = SchedulerClass::from_name(text(&case["class"]));
+            let scheduler = match (class, config) {
+                (Some(class), Ok(config)) => Scheduler::new(class, config),
+                (None, _) => {
+                    unsupported.push(format!("{id}: class {}", case["class"]));
+                    continue;
+                }
+                (_, Err(e)) => {
+                    unsupported.push(format!("{id}: {e}"));
+                    continue;
+                }
+            };
+            match scheduler {
+                Ok(scheduler) => trajectory(&id, case, &scheduler, &tensors["x_init"], &tensor),
+                Err(e) => unsupported.push(format!("{id}: {e}")),
+            }
+            run += 1;
+        }
+    }
+    println!("sampler trajectories: {run} cases run, {} unsupported {unsupported:?}", unsupported.len());
+    assert!(std::env::var_os("DIFFUSION_GOLDEN_DIR").is_some() || unsupported.is_empty(), "{unsupported:?}");
+}
+
+fn trajectory<'a>(
+    id: &str,
+    case: &Value,
+    scheduler: &Scheduler,
+    x_init: &Tensor,
+    tensor: &dyn Fn(&str) -> Option<&'a Tensor>,
+) {
+    let arguments = arguments(case);
+    let plan = scheduler.plan(&steps(case)).unwrap_or_else(|e| panic!("{id}: {e}"));
+    let network = scheduler.denoiser(Fake(text(&case["fake_model"]).to_owned()));
+    let calls = RefCell::new(vec![]);
+    let x0s = RefCell::new(vec![]);
+    let thresholded = scheduler.threshold(&arguments).map(|(threshold, keep_noise)| {
+        let thresholded = Thresholded::new(&*network, threshold);
+        if keep_noise { thresholded.keeping_noise() } else { thresholded }
+    });
+    let watched = |x: &Tensor, level: NoiseLevel| {
+        calls.borrow_mut().push((level, flat(x)));
+        let said = match &thresholded {
+            Some(thresholded) => thresholded.denoise(x, level),
+            None => network.denoise(x, level),
+        }?;
+        x0s.borrow_mut().push(flat(&said.x0));
+        Ok(said)
+    };
+    let noise = |number: usize| tensor("noise").expect("stochastic cases have noise").get(number);
+    let begin = (x_init * number(&case["init_noise_sigma"])).unwrap();
+    let mut sampler = scheduler.sampler(&arguments);
+    let progress = &mut |_: Progress<'_>| ControlFlow::Continue(());
+    let last = sample_from(begin, &watched, &mut *sampler, &plan, &noise, progress);
+    let last = last.unwrap_or_else(|e| panic!("{id}: {e}"));
+
+    let calls = calls.into_inner();
+    let expected = numbers(&case["timesteps"]);
+    assert_eq!(calls.len(), expected.len(), "{id}: calls");
+    let heard: Vec<f64> = calls.iter().map(|(level, _)| level.timestep).collect();
+    assert_close(&format!("{id} timesteps"), &heard, &expected, number(&case["timesteps_atol"]));
+    if case["sigmas"].is_array() {
+        let rtol = number(&case["sigmas_rtol_float64_table"]);
+        for (k, (sigma, (level, _))) in numbers(&case["sigmas"]).into_iter().zip(&calls).enumerate() {
+            let found = level.sigma();
+            assert!((found - sigma).abs() <= rtol * sigma, "{id}: sigma {k} is {found}, not {sigma}");
+        }
+        let end = plan.steps()[plan.steps().len() - 1].to.sigma();
+        let wanted = *numbers(&case["sigmas"]).last().unwrap();
+        assert!((end - wanted).abs() <= rtol * wanted, "{id}: the last sigma is {end}, not {wanted}");
+    }
+    let mut states: Vec<&[f64]> = calls.iter().map(|(_, x)| x.as_slice()).collect();
+    let last = flat(&last);
+    states.push(&last);
+    let atol = number(&case["atol_float64_table"]);
+    let x = tensor("x").unwrap_or_else(|| panic!("{id}: no trajectory"));
+    for (row, step) in numbers(&case["x_steps"]).into_iter().enumerate() {
+        let wanted = flat(&x.get(row).unwrap());
+        assert_close(&format!("{id} after {step} calls"), states[step as usize], &wanted, atol);
+    }
+    let x0s = x0s.into_inner();
+    for (name, x0) in [("x0_first", x0s.first()), ("x0_last", x0s.last())] {
+        if let (Some(wanted), Some(x0)) = (tensor(name), x0) {
+            assert_close(&format!("{id} {name}"), x0, &flat(wanted), atol);
+        }
+    }
+}

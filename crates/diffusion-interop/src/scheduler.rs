@@ -383,7 +383,9 @@ impl Scheduler {
             visited.into_iter().map(|(t, sigma)| NoiseLevel::variance_exploding(t, sigma)).collect();
         levels.push(NoiseLevel::variance_exploding(0.0, last));
         if rounds {
-            levels.iter_mut().for_each(|level| *level = level.scaled(level.to_variance_preserving()));
+            for level in &mut levels {
+                *level = level.scaled(level.to_variance_preserving());
+            }
         }
         Self::through(&levels)
     }

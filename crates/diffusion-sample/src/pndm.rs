@@ -24,6 +24,10 @@ impl Default for Pndm {
     }
 }
 
+/// By how much a step may multiply the signal, and with it every error of ε̂. The last step of a cosine schedule would by
+/// thousands.
+const MOST_GAIN: f64 = 100.0;
+
 /// Steps that the Runge-Kutta formula makes.
 const RUNGE_KUTTA_STEPS: usize = 3;
 
@@ -69,8 +73,8 @@ impl Sampler for Pndm {
 
     fn step(&mut self, step: &Step<'_>, x: &Tensor, denoiser: &dyn Denoiser) -> Result<Tensor> {
         let (from, to) = (&step.from, &step.to);
-        if from.signal == 0.0 || to.is_clean() && step.number == 0 {
-            // A transfer from noise alone, or a second look at the image itself, is impossible.
+        if to.signal > MOST_GAIN * from.signal || to.is_clean() && step.number == 0 {
+            // Nothing can be transferred from noise alone, and there is no second look at the image itself.
             let Prediction { x0, noise, .. } = denoiser.denoise(x, *from)?;
             return combination(&[(to.signal, &x0), (to.noise, &noise)]);
         }

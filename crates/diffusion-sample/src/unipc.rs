@@ -112,8 +112,10 @@ fn weights(places: &[f64], hh: f64, b_of_h: f64) -> Vec<f64> {
     let mut phi = hh.exp_m1() / hh - 1.0;
     let mut factorial = 1.0;
     let (mut rows, mut right) = (Vec::new(), Vec::new());
+    let mut powers = vec![1.0; places.len()];
     for i in 0..places.len() {
-        rows.push(places.iter().map(|place| place.powi(i as i32)).collect());
+        let higher = powers.iter().zip(places).map(|(power, place)| power * place).collect();
+        rows.push(std::mem::replace(&mut powers, higher));
         right.push(phi * factorial / b_of_h);
         factorial *= (i + 2) as f64;
         phi = phi / hh - 1.0 / factorial;

@@ -57,6 +57,7 @@ impl NoiseLevel {
     }
 
     /// The same image, multiplied by `factor`.
+    #[must_use]
     pub fn scaled(&self, factor: f64) -> Self {
         Self { timestep: self.timestep, signal: self.signal * factor, noise: self.noise * factor }
     }

@@ -29,7 +29,7 @@ mod residual;
 mod simple;
 mod unet2d;
 
-pub use config::NetworkConfig;
+pub use config::{NetworkConfig, TrainingNetwork};
 pub use dropout::DropoutNoise;
 pub use embedding::{TimeEmbedding, TimestepEmbedding};
 pub use layers::{Conv2d, ConvTranspose2d, GroupNorm, Linear, conv_transpose2d, conv2d, group_norm, linear};

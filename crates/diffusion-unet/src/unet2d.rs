@@ -68,6 +68,9 @@ pub struct UNet2D {
 impl UNet2D {
     /// The network with parameters from `vb`.
     ///
+    /// Where a level has as many groups as channels and time is added, its normalisation removes what was added, and the
+    /// level cannot see t. Construction warns.
+    ///
     /// # Errors
     /// A configuration that describes no network, or one of more than 2³¹ parameters, naming the field and its value;
     /// parameters that `vb` does not have or has in another shape.
@@ -80,6 +83,15 @@ impl UNet2D {
                  {MAX_PARAMETERS} are possible",
                 config.block_out_channels, config.layers_per_block
             ));
+        }
+        let groups = config.norm_num_groups;
+        if config.resnet_time_scale_shift == TimeScaleShift::Default
+            && config.block_out_channels.contains(&groups)
+        {
+            tracing::warn!(
+                "norm_num_groups is {groups}, as many as a level has channels: the normalisation cancels the time \
+                 embedding, and this level cannot see the timestep; use fewer groups, or scale_shift"
+            );
         }
         Self::with_parameters(config, vb)
     }

@@ -23,6 +23,8 @@ pub enum Domain {
     Weights = 5,
     /// The order of a data set; the draw is the epoch.
     Shuffle = 6,
+    /// Which activations dropout removes; the draw is the step of the optimizer.
+    Dropout = 7,
 }
 
 /// A seed. Every random number of the project is a pure function of it and of what the number is for, so there is

@@ -124,7 +124,7 @@ impl Default for TrainConfig {
 #[derive(Debug, Error)]
 pub enum ConfigError {
     /// No preset of that name.
-    #[error("there is no preset `{name}`; there are {}", PRESETS.map(|(name, _)| name).join(" and "))]
+    #[error("there is no preset `{name}`; there are {}", PRESETS.map(|(name, _)| name).join(", "))]
     UnknownPreset {
         /// The name asked for.
         name: String,
@@ -161,8 +161,10 @@ pub struct ConfigSource {
     pub text: String,
 }
 
-const PRESETS: [(&str, &str); 2] = [
+const PRESETS: [(&str, &str); 4] = [
     ("mnist", include_str!("../presets/mnist.toml")),
+    ("digits-attn", include_str!("../presets/digits-attn.toml")),
+    ("cifar10", include_str!("../presets/cifar10.toml")),
     ("tutorial", include_str!("../presets/tutorial.toml")),
 ];
 
@@ -170,7 +172,7 @@ const PRESETS: [(&str, &str); 2] = [
 const LENGTH_FIELDS: [&str; 3] = ["steps", "epochs", "max_minutes"];
 
 impl TrainConfig {
-    /// A preset by name: `mnist` or `tutorial`.
+    /// A preset by name: `mnist`, `digits-attn`, `cifar10` or `tutorial`.
     ///
     /// # Errors
     /// Another name.

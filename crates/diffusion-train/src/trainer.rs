@@ -5,9 +5,9 @@ use std::time::Duration;
 use candle_core::{DType, Device, Tensor};
 use diffusion_data::{ImageDataset, Loader};
 use diffusion_kernels::in_pool;
-use diffusion_process::{Domain, Levels, Network, NoiseSource};
+use diffusion_process::{Domain, Levels, NoiseSource};
 use diffusion_schedule::NoiseSchedule;
-use diffusion_unet::{NetworkConfig, Parameters};
+use diffusion_unet::{DropoutNoise, NetworkConfig, Parameters, TimeEmbeddingType, TrainingNetwork};
 use rand::RngExt;
 use tracing::trace_span;
 
@@ -27,7 +27,7 @@ pub struct Trainer<'a> {
     description: ModelDescription,
     schedule: NoiseSchedule,
     source: NoiseSource,
-    network: Box<dyn Network + Send + Sync>,
+    network: Box<dyn TrainingNetwork + Send + Sync>,
     parameters: Parameters,
     optimizer: AdamW,
     ema: Ema,
@@ -42,23 +42,10 @@ impl<'a> Trainer<'a> {
     /// A configuration that cannot be trained, by itself or on this data.
     pub fn new(config: &TrainConfig, dataset: &'a ImageDataset, device: &Device) -> Result<Self, TrainError> {
         config.validate()?;
-        let image_shape @ [channels, height, width] = dataset.image_shape();
-        let NetworkConfig::SimpleUnet(network) = &config.network;
-        let network_config = NetworkConfig::SimpleUnet(diffusion_unet::SimpleUNetConfig {
-            in_channels: channels,
-            ..network.clone()
-        });
-        let multiple = network_config.size_multiple();
-        if !height.is_multiple_of(multiple) || !width.is_multiple_of(multiple) {
-            return Err(ConfigError::Field {
-                field: "the size of the pictures",
-                value: format!("{height}×{width}"),
-                expected: format!("both sides must be multiples of {multiple} for this network"),
-            }
-            .into());
-        }
+        let image_shape = dataset.image_shape();
+        let network_config = network_for(&config.network, image_shape)?;
         let (network, parameters) =
-            Parameters::initialise(config.seed, device, |vb| network_config.build(vb))
+            Parameters::initialise(config.seed, device, |vb| network_config.build_for_training(vb))
                 .map_err(|e| ConfigError::Text { place: "network".to_owned(), problem: e.to_string() })?;
         Ok(Self {
             loader: Loader::new(dataset, config.batch_size, config.seed)?,
@@ -142,8 +129,10 @@ impl<'a> Trainer<'a> {
             let levels = Levels::at(&self.schedule, timesteps, &x0)?;
             let x_t = levels.add_noise(&x0, &noise)?;
             let t = Tensor::from_iter(timesteps.iter().map(|&t| t as f32), &self.device)?;
-            let output =
-                trace_span!("forward, between the operations").in_scope(|| self.network.forward(&x_t, &t))?;
+            let dropout =
+                DropoutNoise { source: self.source, draw: self.step, first_index: (k * part) as u64 };
+            let output = trace_span!("forward, between the operations")
+                .in_scope(|| self.network.forward_training(&x_t, &t, None, dropout))?;
             let target = self.config.prediction_type.target(&x0, &noise, &levels)?;
             let loss = (output - target)?.sqr()?.mean((1, 2, 3))?;
             let mean = (loss.sum_all()? / self.config.batch_size as f64)?;
@@ -320,4 +309,34 @@ impl<'a> Trainer<'a> {
             .map_err(|e| TrainError::unusable(path, format!("elapsed_seconds: {e}")))?;
         Ok(())
     }
+}
+
+/// The configured network for pictures of this shape (C, H, W).
+fn network_for(
+    configured: &NetworkConfig,
+    [channels, height, width]: [usize; 3],
+) -> Result<NetworkConfig, ConfigError> {
+    let refuse = |field, value, expected: &str| {
+        Err(ConfigError::Field { field, value, expected: expected.to_owned() })
+    };
+    let network = configured.with_image_channels(channels);
+    let multiple = network.size_multiple();
+    if !height.is_multiple_of(multiple) || !width.is_multiple_of(multiple) {
+        let expected = format!("both sides must be multiples of {multiple} for this network");
+        return refuse("the size of the pictures", format!("{height}×{width}"), &expected);
+    }
+    let NetworkConfig::Unet2d(config) = &network else { return Ok(network) };
+    if config.out_channels != channels {
+        let expected = "it must equal in_channels: training learns no variance";
+        return refuse("network.out_channels", config.out_channels.to_string(), expected);
+    }
+    if let Some(classes) = config.num_class_embeds {
+        let expected = "leave it out: training tells the network no classes";
+        return refuse("network.num_class_embeds", classes.to_string(), expected);
+    }
+    if config.time_embedding_type == TimeEmbeddingType::Fourier {
+        let expected = "it must be positional: fourier takes ln(t), and t = 0 is trained too";
+        return refuse("network.time_embedding_type", "fourier".to_owned(), expected);
+    }
+    Ok(network)
 }

@@ -355,7 +355,12 @@ fn configurations_layer_and_explain_their_errors() {
     assert!(field("[optimizer]\nlr = nan").contains("optimizer.lr is NaN"));
     assert!(field("[schedule]\nbeta_end = 2.0").contains("beta_end is 2"));
     assert!(field("[sample_grid]\nsteps = 0").contains("sample_grid.steps is 0"));
-    assert!(TrainConfig::preset("minst").unwrap_err().to_string().contains("there are mnist and tutorial"));
+    assert!(
+        TrainConfig::preset("minst")
+            .unwrap_err()
+            .to_string()
+            .contains("there are mnist, digits-attn, cifar10, tutorial")
+    );
 
     let preset = TrainConfig::preset("tutorial").unwrap();
     let text = preset.to_toml().unwrap();

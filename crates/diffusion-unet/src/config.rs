@@ -1,18 +1,66 @@
 //! The description of a network that a checkpoint carries.
 
-use candle_core::Result;
+use candle_core::{Error, Result, Tensor};
 use candle_nn::VarBuilder;
 use diffusion_process::Network;
 use serde::{Deserialize, Serialize};
 
+use crate::dropout::DropoutNoise;
 use crate::simple::{SimpleUNet, SimpleUNetConfig};
+use crate::unet2d::{UNet2D, UNet2DConfig};
 
 /// Any network of this crate, as data. In TOML and JSON the field `kind` names the variant.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum NetworkConfig {
     /// A [`SimpleUNet`].
     SimpleUnet(SimpleUNetConfig),
+    /// A [`UNet2D`].
+    Unet2d(UNet2DConfig),
+}
+
+/// A network as training sees it.
+pub trait TrainingNetwork: Network {
+    /// As [`Network::forward`], with what happens in training only: `labels` (N), where the network is told classes,
+    /// and the dropout it was configured with, by `noise`.
+    ///
+    /// # Errors
+    /// Shapes that the network cannot take; labels that are missing or unknown.
+    fn forward_training(
+        &self,
+        x_t: &Tensor,
+        timesteps: &Tensor,
+        labels: Option<&Tensor>,
+        noise: DropoutNoise,
+    ) -> Result<Tensor>;
+}
+
+impl TrainingNetwork for UNet2D {
+    fn forward_training(
+        &self,
+        x_t: &Tensor,
+        timesteps: &Tensor,
+        labels: Option<&Tensor>,
+        noise: DropoutNoise,
+    ) -> Result<Tensor> {
+        UNet2D::forward_training(self, x_t, timesteps, labels, noise)
+    }
+}
+
+impl TrainingNetwork for SimpleUNet {
+    /// Has no dropout, and refuses labels.
+    fn forward_training(
+        &self,
+        x_t: &Tensor,
+        timesteps: &Tensor,
+        labels: Option<&Tensor>,
+        _: DropoutNoise,
+    ) -> Result<Tensor> {
+        match labels {
+            None => self.forward(x_t, timesteps),
+            Some(_) => Err(Error::Msg("the network knows no classes; it cannot be told any".to_owned())),
+        }
+    }
 }
 
 impl NetworkConfig {
@@ -23,13 +71,44 @@ impl NetworkConfig {
     pub fn build(&self, vb: VarBuilder<'_>) -> Result<Box<dyn Network + Send + Sync>> {
         match self {
             Self::SimpleUnet(config) => Ok(Box::new(SimpleUNet::new(config, vb)?)),
+            Self::Unet2d(config) => Ok(Box::new(UNet2D::new(config, vb)?)),
         }
     }
 
-    /// Channels of the images that the network takes and gives.
+    /// As [`build`](Self::build), for training.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn build_for_training(&self, vb: VarBuilder<'_>) -> Result<Box<dyn TrainingNetwork + Send + Sync>> {
+        match self {
+            Self::SimpleUnet(config) => Ok(Box::new(SimpleUNet::new(config, vb)?)),
+            Self::Unet2d(config) => Ok(Box::new(UNet2D::new(config, vb)?)),
+        }
+    }
+
+    /// Channels of the images that the network takes.
     pub fn image_channels(&self) -> usize {
         match self {
             Self::SimpleUnet(config) => config.in_channels,
+            Self::Unet2d(config) => config.in_channels,
+        }
+    }
+
+    /// The same network for images of `channels` channels. What it gives stays as many times as wide as what it takes.
+    #[must_use]
+    pub fn with_image_channels(&self, channels: usize) -> Self {
+        match self {
+            Self::SimpleUnet(config) => {
+                Self::SimpleUnet(SimpleUNetConfig { in_channels: channels, ..config.clone() })
+            }
+            Self::Unet2d(config) => {
+                let ratio = config.out_channels.checked_div(config.in_channels).unwrap_or(1);
+                Self::Unet2d(UNet2DConfig {
+                    in_channels: channels,
+                    out_channels: channels.saturating_mul(ratio),
+                    ..config.clone()
+                })
+            }
         }
     }
 
@@ -37,6 +116,7 @@ impl NetworkConfig {
     pub fn size_multiple(&self) -> usize {
         match self {
             Self::SimpleUnet(_) => SimpleUNet::SIZE_MULTIPLE,
+            Self::Unet2d(config) => config.size_multiple(),
         }
     }
 }

@@ -3,7 +3,7 @@
 
 use candle_core::{Error, Result, Tensor};
 use candle_nn::{Init, Module, VarBuilder};
-use diffusion_kernels::{self as kernels, Activation, FeatureMap};
+use diffusion_kernels::{self as kernels, Activation, FeatureMap, Padding};
 
 /// PyTorch's default for weights and biases, Kaiming-uniform with a = √5: uniform in ±1/√fan_in.
 fn pytorch_uniform(fan_in: usize) -> Init {
@@ -17,7 +17,7 @@ pub struct Conv2d {
     weight: Tensor,
     bias: Tensor,
     stride: usize,
-    padding: usize,
+    padding: Padding,
 }
 
 /// A square convolution with bias; `weight` is (Cout, Cin, K, K).
@@ -29,7 +29,7 @@ pub fn conv2d(
     out_channels: usize,
     kernel: usize,
     stride: usize,
-    padding: usize,
+    padding: impl Into<Padding>,
     vb: VarBuilder<'_>,
 ) -> Result<Conv2d> {
     let init = pytorch_uniform(in_channels * kernel * kernel);
@@ -37,7 +37,7 @@ pub fn conv2d(
         weight: vb.get_with_hints((out_channels, in_channels, kernel, kernel), "weight", init)?,
         bias: vb.get_with_hints(out_channels, "bias", init)?,
         stride,
-        padding,
+        padding: padding.into(),
     })
 }
 
@@ -122,6 +122,17 @@ impl Module for Linear {
     }
 }
 
+impl Linear {
+    /// The layer on the channels of each pixel: (N, Din, H, W) to (N, Dout, H, W).
+    ///
+    /// # Errors
+    /// Another number of channels.
+    pub fn forward_pixels(&self, x: &FeatureMap) -> Result<FeatureMap> {
+        let (outputs, inputs) = self.weight.dims2()?;
+        x.conv2d(&self.weight.reshape((outputs, inputs, 1, 1))?, Some(&self.bias), 1, 0)
+    }
+}
+
 /// Group normalisation over (N, C, H, W) with an affine transform a channel (Wu & He 2018).
 #[derive(Clone, Debug)]
 pub struct GroupNorm {
@@ -155,8 +166,22 @@ impl GroupNorm {
     /// # Errors
     /// Another number of channels.
     pub fn forward(&self, x: &FeatureMap, activation: Activation) -> Result<FeatureMap> {
+        self.forward_modulated(x, None, activation)
+    }
+
+    /// `x` (N, C, H, W); `modulation` (N, 2·C) holds each image's scales and then its shifts, see
+    /// [`kernels::GroupNorm`].
+    ///
+    /// # Errors
+    /// Another number of channels.
+    pub fn forward_modulated(
+        &self,
+        x: &FeatureMap,
+        modulation: Option<&Tensor>,
+        activation: Activation,
+    ) -> Result<FeatureMap> {
         let &Self { groups, eps, ref weight, ref bias } = self;
-        x.group_norm(&kernels::GroupNorm { groups, eps, weight, bias, modulation: None, activation })
+        x.group_norm(&kernels::GroupNorm { groups, eps, weight, bias, modulation, activation })
     }
 
     /// Weight and bias, for operations that compute more than this layer at once.

@@ -1,8 +1,8 @@
 //! Noise-prediction U-Nets: layers, initialisation and named parameters.
 //!
 //! A network here is a [`diffusion_process::Network`]: noisy images and timesteps in, an output of the images' shape
-//! out. [`SimpleUNet`] is the small teaching network; [`NetworkConfig`] is the data that describes any network of this
-//! crate, the form in which checkpoints carry it.
+//! out. [`SimpleUNet`] is the small teaching network, [`UNet2D`] the configurable one with attention and classes;
+//! [`NetworkConfig`] is the data that describes any network of this crate, the form in which checkpoints carry it.
 //!
 //! This crate knows no schedule, no loss and no sampler, and it does not decide what its output means.
 //!
@@ -21,15 +21,21 @@
 //! ```
 
 mod config;
+mod dropout;
 mod embedding;
 mod layers;
 mod parameters;
 mod residual;
 mod simple;
+mod unet2d;
 
-pub use config::NetworkConfig;
+pub use config::{NetworkConfig, TrainingNetwork};
+pub use dropout::DropoutNoise;
 pub use embedding::{TimeEmbedding, TimestepEmbedding};
 pub use layers::{Conv2d, ConvTranspose2d, GroupNorm, Linear, conv_transpose2d, conv2d, group_norm, linear};
-pub use parameters::{ParameterError, Parameters, load_frozen};
+pub use parameters::{ParameterError, Parameters, count_parameters, load_frozen};
 pub use residual::ResidualBlock;
 pub use simple::{SimpleUNet, SimpleUNetConfig};
+pub use unet2d::{
+    DownBlockType, ResampleType, TimeEmbeddingType, TimeScaleShift, UNet2D, UNet2DConfig, UpBlockType,
+};

@@ -1,6 +1,7 @@
 //! Parameters by name: where they come from, and strict loading.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use candle_core::{DType, Device, Error, Result, Shape, Tensor, Var};
@@ -8,6 +9,7 @@ use candle_nn::var_builder::SimpleBackend;
 use candle_nn::{Init, VarBuilder};
 use diffusion_process::{Domain, NoiseSource};
 use rand::RngExt;
+use rand_distr::{Distribution, StandardNormal};
 use thiserror::Error;
 
 /// Why a set of tensors is not the parameters of a network. Each variant names the tensor.
@@ -113,6 +115,17 @@ pub fn load_frozen<M>(
     Ok(network)
 }
 
+/// The number of trainable numbers of a network, without drawing or keeping any of them.
+///
+/// # Errors
+/// Those of `build`.
+pub fn count_parameters<M>(build: impl FnOnce(VarBuilder<'_>) -> Result<M>) -> Result<usize> {
+    let count = Arc::new(AtomicUsize::new(0));
+    let backend = Counting { count: Arc::clone(&count) };
+    build(VarBuilder::from_backend(Box::new(backend), DType::F32, Device::Cpu))?;
+    Ok(count.load(Ordering::Relaxed))
+}
+
 fn check_shape(
     name: &str,
     expected: &[usize],
@@ -157,7 +170,14 @@ impl SimpleBackend for Seeded {
                 let mut rng = self.source.rng(Domain::Weights, 0, hash(name));
                 (0..shape.elem_count()).map(|_| rng.random_range(lo..up) as f32).collect()
             }
-            other => return Err(Error::Msg(format!("no seeded initialisation for {other:?}"))),
+            Init::Randn { mean, stdev } => {
+                let rng = self.source.rng(Domain::Weights, 0, hash(name));
+                let normal = Distribution::<f64>::sample_iter(StandardNormal, rng);
+                normal.take(shape.elem_count()).map(|z| (mean + stdev * z) as f32).collect()
+            }
+            other @ Init::Kaiming { .. } => {
+                return Err(Error::Msg(format!("no seeded initialisation for {other:?}")));
+            }
         };
         let var = Var::from_tensor(&Tensor::from_vec(values, shape, device)?.to_dtype(dtype)?)?;
         let tensor = var.as_tensor().clone();
@@ -166,7 +186,7 @@ impl SimpleBackend for Seeded {
     }
 
     fn get_unchecked(&self, name: &str, _: DType, _: &Device) -> Result<Tensor> {
-        Err(Error::Msg(format!("parameter `{name}` was asked for without a shape")))
+        Err(without_shape(name))
     }
 
     fn contains_tensor(&self, _: &str) -> bool {
@@ -197,6 +217,32 @@ impl SimpleBackend for Frozen {
     fn contains_tensor(&self, name: &str) -> bool {
         self.tensors.contains_key(name)
     }
+}
+
+/// Gives tensors of the right shape that take no memory, and adds up their sizes.
+struct Counting {
+    count: Arc<AtomicUsize>,
+}
+
+impl SimpleBackend for Counting {
+    fn get(&self, shape: Shape, _: &str, _: Init, dtype: DType, device: &Device) -> Result<Tensor> {
+        let size = shape.dims().iter().fold(1usize, |size, dim| size.saturating_mul(*dim));
+        let so_far = self.count.load(Ordering::Relaxed);
+        self.count.store(so_far.saturating_add(size), Ordering::Relaxed);
+        Tensor::zeros((), dtype, device)?.broadcast_as(shape)
+    }
+
+    fn get_unchecked(&self, name: &str, _: DType, _: &Device) -> Result<Tensor> {
+        Err(without_shape(name))
+    }
+
+    fn contains_tensor(&self, _: &str) -> bool {
+        true
+    }
+}
+
+fn without_shape(name: &str) -> Error {
+    Error::Msg(format!("parameter `{name}` was asked for without a shape"))
 }
 
 /// FNV-1a, 64 bits: a hash that is the same in every build.

@@ -1,5 +1,6 @@
 //! The project against numbers of established libraries; `golden/README.md` says where they come from.
 
+mod models;
 mod optim;
 mod samplers;
 mod schedules;
@@ -38,6 +39,11 @@ fn golden_simple_unet_forward_and_gradients_agree() {
 #[test]
 fn golden_simple_unet_training_and_sampling_agree() {
     source::training_and_sampling();
+}
+
+#[test]
+fn golden_unet2d_models_agree() {
+    models::outputs_and_gradients();
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use candle_core::Device;
 use diffusion_schedule::{NoiseSchedule, ScheduleConfig};
 use diffusion_train::{Checkpoint, ModelDescription, TrainConfig};
-use diffusion_unet::{NetworkConfig, Parameters};
+use diffusion_unet::{NetworkConfig, count_parameters};
 
 use crate::runs::{self, ModelArgs};
 
@@ -64,17 +64,17 @@ fn checkpoint(args: &InfoArgs) -> anyhow::Result<Option<PathBuf>> {
 }
 
 fn describe_network(config: &NetworkConfig) -> anyhow::Result<()> {
-    let (_, parameters) = Parameters::initialise(0, &Device::Cpu, |vb| config.build(vb))?;
+    let parameters = count_parameters(|vb| config.build(vb))?;
     let json = serde_json::to_value(config)?;
     let fields: Vec<String> = json
         .as_object()
         .into_iter()
         .flatten()
-        .filter(|(key, _)| *key != "kind")
+        .filter(|(key, value)| *key != "kind" && !value.is_null())
         .map(|(key, value)| format!("{key} {value}"))
         .collect();
     println!("network          {} ({})", json["kind"].as_str().unwrap_or_default(), fields.join(", "));
-    println!("parameters       {}", parameters.count());
+    println!("parameters       {parameters}");
     Ok(())
 }
 

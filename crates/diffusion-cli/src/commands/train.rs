@@ -24,7 +24,8 @@ use crate::{data, interrupt, runs};
                         diffusion train --run-dir runs/mnist-1 --resume --steps 2000"
 )]
 pub(crate) struct TrainArgs {
-    /// The recipe to start from: mnist (good digits soon) or tutorial (the lesson's, to the letter) [default: mnist]
+    /// The recipe to start from: mnist (good digits soon), digits-attn (the same with attention), cifar10 (the DDPM
+    /// paper's) or tutorial (the lesson's, to the letter) [default: mnist]
     #[arg(long, value_name = "NAME")]
     preset: Option<String>,
     /// A TOML file whose fields override the preset's

@@ -67,7 +67,11 @@ fn wrong_flags_are_usage_errors() {
     place.refuses("train --max-minutes -1", 2, &["--max-minutes"]);
     place.refuses("train --device tpu", 2, &["--device", "auto, cpu, cuda:N or metal"]);
     place.refuses("train --stepz 3", 2, &["--stepz", "--steps"]);
-    place.refuses("train --preset minst", 2, &["there is no preset `minst`; there are mnist and tutorial"]);
+    place.refuses(
+        "train --preset minst",
+        2,
+        &["there is no preset `minst`; there are mnist, digits-attn, cifar10, tutorial"],
+    );
     place.refuses("sample --sampler dpm", 2, &["--sampler", "ddpm"]);
     place.refuses("train --resume", 2, &["--run-dir"]);
     place.refuses("train --threads 0", 2, &["--threads"]);

@@ -1,0 +1,211 @@
+//! The configurable network: attention, classes, several embeddings of time.
+
+mod attention;
+mod blocks;
+mod conditioning;
+mod config;
+mod resnet;
+
+use candle_core::{Result, Tensor};
+use candle_nn::VarBuilder;
+use diffusion_kernels::{self as kernels, Activation, FeatureMap, in_pool};
+use diffusion_process::Network;
+
+use crate::dropout::{Dropout, DropoutNoise};
+use crate::layers::{Conv2d, GroupNorm, conv2d, group_norm};
+use crate::parameters::count_parameters;
+use blocks::{DownBlock, MidBlock, UpBlock};
+use conditioning::Conditioning;
+use config::refuse;
+use resnet::Pass;
+
+pub use config::{DownBlockType, ResampleType, TimeEmbeddingType, TimeScaleShift, UNet2DConfig, UpBlockType};
+
+/// More parameters would be a slip of the finger: 8 GiB of weights alone.
+const MAX_PARAMETERS: usize = 1 << 31;
+
+/// A U-Net of any depth with attention where it is wanted, the network of Ho et al. 2020 and of `UNet2DModel` in
+/// diffusers, whose parameter names it has.
+///
+/// ```text
+/// x ─ conv_in ─ down_blocks.0 ──────────────── up_blocks.L−1 ─ conv_norm_out ─ SiLU ─ conv_out
+///                └ … down_blocks.L−1 ─ mid_block ─ up_blocks.0 … ┘
+/// ```
+///
+/// Each layer on the way up takes beside its input what one layer on the way down gave, the last one first.
+///
+/// ```
+/// use candle_core::{DType, Device, Tensor};
+/// use diffusion_unet::{DownBlockType, Parameters, UNet2D, UNet2DConfig, UpBlockType};
+///
+/// let config = UNet2DConfig {
+///     block_out_channels: vec![8, 16],
+///     down_block_types: vec![DownBlockType::DownBlock2D, DownBlockType::AttnDownBlock2D],
+///     up_block_types: vec![UpBlockType::AttnUpBlock2D, UpBlockType::UpBlock2D],
+///     norm_num_groups: 4,
+///     num_class_embeds: Some(10),
+///     ..UNet2DConfig::default()
+/// };
+/// let (unet, _) = Parameters::initialise(0, &Device::Cpu, |vb| UNet2D::new(&config, vb))?;
+/// let x_t = Tensor::zeros((2, 3, 8, 8), DType::F32, &Device::Cpu)?;
+/// let timesteps = Tensor::new(&[3f32, 150.0], &Device::Cpu)?;
+/// let labels = Tensor::new(&[4u32, 9], &Device::Cpu)?;
+/// assert_eq!(unet.forward_labelled(&x_t, &timesteps, Some(&labels))?.dims(), x_t.dims());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct UNet2D {
+    config: UNet2DConfig,
+    conditioning: Conditioning,
+    conv_in: Conv2d,
+    down_blocks: Vec<DownBlock>,
+    mid_block: MidBlock,
+    up_blocks: Vec<UpBlock>,
+    conv_norm_out: GroupNorm,
+    conv_out: Conv2d,
+}
+
+impl UNet2D {
+    /// The network with parameters from `vb`.
+    ///
+    /// Where a level has as many groups as channels and time is added, its normalisation removes what was added, and the
+    /// level cannot see t. Construction warns.
+    ///
+    /// # Errors
+    /// A configuration that describes no network, or one of more than 2³¹ parameters, naming the field and its value;
+    /// parameters that `vb` does not have or has in another shape.
+    pub fn new(config: &UNet2DConfig, vb: VarBuilder<'_>) -> Result<Self> {
+        config.validate()?;
+        let parameters = count_parameters(|vb| Self::with_parameters(config, vb))?;
+        if parameters > MAX_PARAMETERS {
+            return refuse(format!(
+                "block_out_channels {:?} with layers_per_block {} would have {parameters} parameters; at most \
+                 {MAX_PARAMETERS} are possible",
+                config.block_out_channels, config.layers_per_block
+            ));
+        }
+        let groups = config.norm_num_groups;
+        if config.resnet_time_scale_shift == TimeScaleShift::Default
+            && config.block_out_channels.contains(&groups)
+        {
+            tracing::warn!(
+                "norm_num_groups is {groups}, as many as a level has channels: the normalisation cancels the time \
+                 embedding, and this level cannot see the timestep; use fewer groups, or scale_shift"
+            );
+        }
+        Self::with_parameters(config, vb)
+    }
+
+    fn with_parameters(config: &UNet2DConfig, vb: VarBuilder<'_>) -> Result<Self> {
+        let (first, levels) = (config.block_out_channels[0], config.block_out_channels.len());
+        let down = |level| DownBlock::new(config, level, vb.pp(format!("down_blocks.{level}")));
+        let up = |level| UpBlock::new(config, level, vb.pp(format!("up_blocks.{level}")));
+        Ok(Self {
+            conditioning: Conditioning::new(config, vb.clone())?,
+            conv_in: conv2d(config.in_channels, first, 3, 1, 1, vb.pp("conv_in"))?,
+            down_blocks: (0..levels).map(down).collect::<Result<_>>()?,
+            mid_block: MidBlock::new(config, vb.pp("mid_block"))?,
+            up_blocks: (0..levels).map(up).collect::<Result<_>>()?,
+            conv_norm_out: group_norm(
+                config.norm_num_groups,
+                first,
+                config.norm_eps,
+                vb.pp("conv_norm_out"),
+            )?,
+            conv_out: conv2d(first, config.out_channels, 3, 1, 1, vb.pp("conv_out"))?,
+            config: config.clone(),
+        })
+    }
+
+    /// What the network was made from.
+    pub fn config(&self) -> &UNet2DConfig {
+        &self.config
+    }
+
+    /// `x_t` (N, Cin, H, W), `timesteps` (N) and the class of each image, `labels` (N) as whole numbers, to
+    /// (N, Cout, H, W).
+    ///
+    /// # Errors
+    /// Sides that are not multiples of [`UNet2DConfig::size_multiple`]; labels that are missing or unknown, or that a
+    /// network without classes is given; timesteps of 0 or less where they are embedded by their logarithm.
+    pub fn forward_labelled(
+        &self,
+        x_t: &Tensor,
+        timesteps: &Tensor,
+        labels: Option<&Tensor>,
+    ) -> Result<Tensor> {
+        self.forward_with(x_t, timesteps, labels, None)
+    }
+
+    /// As [`forward_labelled`](Self::forward_labelled), with the configured share of activations dropped by `noise`.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn forward_training(
+        &self,
+        x_t: &Tensor,
+        timesteps: &Tensor,
+        labels: Option<&Tensor>,
+        noise: DropoutNoise,
+    ) -> Result<Tensor> {
+        let rate = self.config.dropout;
+        let dropout =
+            (rate > 0.0).then(|| Dropout::new(rate, noise, x_t.dims().first().copied().unwrap_or(0)));
+        self.forward_with(x_t, timesteps, labels, dropout)
+    }
+
+    fn forward_with(
+        &self,
+        x_t: &Tensor,
+        timesteps: &Tensor,
+        labels: Option<&Tensor>,
+        dropout: Option<Dropout>,
+    ) -> Result<Tensor> {
+        let (images, _, height, width) = x_t.dims4()?;
+        let multiple = self.config.size_multiple();
+        if !height.is_multiple_of(multiple) || !width.is_multiple_of(multiple) {
+            return refuse(format!(
+                "images are {height}×{width}; with {} levels both sides must be multiples of {multiple}",
+                self.config.block_out_channels.len()
+            ));
+        }
+        if timesteps.dims() != [images] {
+            return refuse(format!("{images} images want as many timesteps, not {:?}", timesteps.shape()));
+        }
+        if let Some(labels) = labels.filter(|labels| labels.dims() != [images]) {
+            return refuse(format!("{images} images want as many labels, not {:?}", labels.shape()));
+        }
+        in_pool(|| {
+            let time = kernels::silu(&self.conditioning.forward(timesteps, labels)?)?;
+            let output = self.forward_images(x_t, &mut Pass { time, dropout })?;
+            match self.config.time_embedding_type {
+                TimeEmbeddingType::Positional => Ok(output),
+                TimeEmbeddingType::Fourier => {
+                    output.broadcast_div(&timesteps.to_dtype(output.dtype())?.reshape(((), 1, 1, 1))?)
+                }
+            }
+        })
+    }
+
+    fn forward_images(&self, x_t: &Tensor, pass: &mut Pass) -> Result<Tensor> {
+        let x_t = if self.config.center_input_sample { x_t.affine(2.0, -1.0)? } else { x_t.clone() };
+        let mut x = self.conv_in.forward(&FeatureMap::from_images(&x_t)?)?;
+        let mut skips = vec![x.clone()];
+        for block in &self.down_blocks {
+            x = block.forward(x, pass, &mut skips)?;
+        }
+        x = self.mid_block.forward(&x, pass)?;
+        for block in &self.up_blocks {
+            x = block.forward(x, pass, &mut skips)?;
+        }
+        let x = self.conv_norm_out.forward(&x, Activation::Silu)?;
+        self.conv_out.forward(&x)?.to_images()
+    }
+}
+
+impl Network for UNet2D {
+    /// See [`UNet2D::forward_labelled`]; refused by a network that wants to be told classes.
+    fn forward(&self, x_t: &Tensor, timesteps: &Tensor) -> Result<Tensor> {
+        self.forward_labelled(x_t, timesteps, None)
+    }
+}

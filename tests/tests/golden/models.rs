@@ -1,0 +1,110 @@
+use std::collections::HashMap;
+
+use candle_core::{DType, Device, Tensor, Var};
+use diffusion_tests::{assert_close, flat, golden_dir, golden_json, golden_tensors, number};
+use diffusion_unet::{Parameters, UNet2D, UNet2DConfig};
+use serde_json::Value;
+
+/// The folders of `models`, whatever they are.
+fn folders() -> Vec<String> {
+    let dir = golden_dir().join("models");
+    let entries = std::fs::read_dir(&dir).unwrap_or_else(|e| panic!("{}: {e}", dir.display()));
+    let folders = entries.map(|entry| entry.unwrap()).filter(|entry| entry.path().is_dir());
+    let mut names: Vec<String> =
+        folders.map(|entry| entry.file_name().to_str().expect("a name in UTF-8").to_owned()).collect();
+    names.sort();
+    names
+}
+
+/// A `config.json` of diffusers as ours, or what of it is not ours.
+fn read_config(json: &Value) -> Result<UNet2DConfig, String> {
+    let mut fields = json.as_object().expect("config.json is an object").clone();
+    let constants: [(&str, &[Value]); 6] = [
+        ("_class_name", &["UNet2DModel".into()]),
+        ("act_fn", &["silu".into(), "swish".into()]),
+        ("class_embed_type", &[Value::Null]),
+        ("mid_block_type", &["UNetMidBlock2D".into()]),
+        ("mid_block_scale_factor", &[1.into(), 1.0.into()]),
+        ("num_train_timesteps", &[Value::Null]),
+    ];
+    for (field, possible) in constants {
+        if let Some(value) = fields.remove(field).filter(|value| !possible.contains(value)) {
+            return Err(format!("{field} is {value}"));
+        }
+    }
+    fields.retain(|field, _| !field.starts_with('_') && field != "sample_size");
+    fields.entry("attention_head_dim").or_insert(8.into());
+    serde_json::from_value(fields.into()).map_err(|e| e.to_string())
+}
+
+/// One folder: the network with its weights.
+struct Case {
+    name: String,
+    json: Value,
+    io: HashMap<String, Tensor>,
+    unet: UNet2D,
+    parameters: Parameters,
+}
+
+impl Case {
+    /// Says what is not supported.
+    fn open(name: String) -> Result<Self, String> {
+        let file = |file: &str| format!("models/{name}/{file}");
+        let config = read_config(&golden_json(&file("config.json")))?;
+        let (unet, parameters) = Parameters::initialise(0, &Device::Cpu, |vb| UNet2D::new(&config, vb))
+            .map_err(|e| e.to_string())?;
+        let weights = golden_tensors(&file("diffusion_pytorch_model.safetensors"));
+        parameters.load(&weights.into_iter().collect()).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let (json, io) = (golden_json(&file("case.json")), golden_tensors(&file("io.safetensors")));
+        Ok(Self { name, json, io, unet, parameters })
+    }
+
+    fn agrees(&self) {
+        let name = &self.name;
+        assert_eq!(self.parameters.count() as f64, number(&self.json["parameter_count"]), "{name}");
+        let sample = Var::from_tensor(&self.io["sample"]).unwrap();
+        let timesteps = self.io["timesteps"].to_dtype(DType::F32).unwrap();
+        let output = self.unet.forward_labelled(&sample, &timesteps, self.io.get("class_labels")).unwrap();
+        for table in ["output", "output_f64"] {
+            assert_eq!(output.dims(), self.io[table].dims(), "{name} {table}");
+            let (found, expected) = (flat(&output), flat(&self.io[table]));
+            assert_close(&format!("{name} {table}"), &found, &expected, number(&self.json["atol_output"]));
+        }
+
+        let gradients = output.sqr().unwrap().mean_all().unwrap().backward().unwrap();
+        let of_parameters = self.parameters.iter();
+        let vars: HashMap<&str, &Var> = of_parameters.chain([("sample", &sample)]).collect();
+        let expected = self.io.iter().filter_map(|(key, tensor)| Some((key.strip_prefix("grad/")?, tensor)));
+        let mut checked = 0;
+        for (parameter, expected) in expected {
+            let found = gradients.get(vars[parameter]).unwrap_or_else(|| panic!("{name}: no {parameter}"));
+            self.gradient_agrees(parameter, &flat(found), &flat(expected));
+            checked += 1;
+        }
+        assert!(checked > 1, "{name} has gradients to check");
+    }
+
+    fn gradient_agrees(&self, parameter: &str, found: &[f64], expected: &[f64]) {
+        let largest = expected.iter().fold(0f64, |m, g| m.max(g.abs()));
+        let floor = self.json["atol_grad_floor"].as_f64().unwrap_or(0.0);
+        let allowed = number(&self.json["atol_grad_relative_to_max_abs_grad"]) * largest + floor;
+        assert_close(&format!("{} gradient of {parameter}", self.name), found, expected, allowed);
+    }
+}
+
+pub(crate) fn outputs_and_gradients() {
+    let (mut run, mut unsupported) = (0, Vec::new());
+    for name in folders() {
+        match Case::open(name.clone()) {
+            Ok(case) => {
+                case.agrees();
+                run += 1;
+            }
+            Err(problem) => unsupported.push(format!("{name}: {problem}")),
+        }
+    }
+    println!("models: {run} run, {} unsupported {unsupported:?}", unsupported.len());
+    assert!(run > 0, "no model was run; {unsupported:?}");
+    let ours = std::env::var_os("DIFFUSION_GOLDEN_DIR").is_none();
+    assert!(!ours || unsupported.is_empty(), "of the cases kept here none is unsupported: {unsupported:?}");
+}

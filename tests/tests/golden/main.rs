@@ -1,5 +1,6 @@
 //! The project against numbers of established libraries; `golden/README.md` says where they come from.
 
+mod frechet;
 mod models;
 mod optim;
 mod samplers;
@@ -64,6 +65,11 @@ fn golden_learning_rates_agree() {
 #[test]
 fn golden_sampler_trajectories_agree() {
     samplers::trajectories();
+}
+
+#[test]
+fn golden_frechet_distances_agree() {
+    frechet::distances();
 }
 
 /// Again, with each choice of kernels; `slow` is what other devices than the CPU take.

@@ -97,7 +97,9 @@ mod tests {
 
     #[test]
     fn features_that_make_no_gaussian_are_refused_in_words() {
-        let of = |rows: &[[f32; 2]]| Statistics::of(&Tensor::new(rows, &Device::Cpu).unwrap());
+        let of = |rows: &[[f32; 2]]| {
+            Statistics::of(&Tensor::from_slice(rows.as_flattened(), (rows.len(), 2), &Device::Cpu).unwrap())
+        };
         assert!(of(&[[1.0, 2.0]]).unwrap_err().to_string().contains("1 rows"));
         let error = of(&[[1.0, 2.0], [3.0, f32::NAN]]).unwrap_err().to_string();
         assert!(error.contains("feature 1 of row 1"), "{error}");

@@ -68,6 +68,11 @@ fn golden_sampler_trajectories_agree() {
 }
 
 #[test]
+fn golden_noise_of_eulers_schedule_agrees() {
+    samplers::euler_add_noise();
+}
+
+#[test]
 fn golden_frechet_distances_agree() {
     frechet::distances();
 }

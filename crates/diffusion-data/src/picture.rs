@@ -1,11 +1,14 @@
 //! Tensors as pictures: 8-bit images, grids of them, PNG and npy files.
 
+mod table;
+
 use std::ffi::OsString;
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 
 use crate::DataError;
+pub use table::{table, text};
 
 /// An 8-bit picture, grey or RGB, rows from the top, channels interleaved.
 #[derive(Clone, Debug, PartialEq, Eq)]

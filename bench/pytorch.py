@@ -6,7 +6,6 @@ Reads one job a line, `train BATCH`, `forward BATCH`, `sample NUM STEPS`, `sgemm
 answers with one number: milliseconds; GFLOP/s for `sgemm`; KiB for `memory`, the peak of the resident set.
 """
 import math
-import resource
 import sys
 import time
 
@@ -119,7 +118,12 @@ class Bench:
         return 8 * 2e-9 * n**3 / (time.perf_counter() - begin)
 
     def memory(self):
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        try:
+            import resource
+        except ImportError:  # Windows
+            return 0
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak / 1024 if sys.platform == "darwin" else peak
 
 
 bench = Bench(sys.argv[1], sys.argv[2], int(sys.argv[3]))

@@ -58,7 +58,8 @@ const PLAIN_ROUNDS: u32 = 3;
 
 /// Runs the chore.
 pub(crate) fn run(args: &BenchArgs) -> Result<()> {
-    cargo(&["build", "--package", "diffusion-bench", "--bin", "diffusion-bench"], &[])?;
+    // Of the whole workspace, so that candle is built with the features that the tests have built it with.
+    cargo(&["build", "--workspace", "--bin", "diffusion-bench"], &[])?;
     if args.profile {
         for &threads in &args.threads {
             println!("\n{threads} threads");
@@ -70,9 +71,11 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
         return Ok(());
     }
     let python = python()?;
-    let mut report = Report::new();
+    let mut report = Report::new(args.rounds);
     for &threads in &args.threads {
-        report.times.extend(measure_times(args.rounds, threads, &python)?);
+        let (times, sgemm) = measure_times(args.rounds, threads, &python)?;
+        report.times.extend(times);
+        report.sgemm.push((threads, sgemm));
     }
     let most = args.threads.iter().copied().max().unwrap_or(1);
     for contender in Contender::all() {
@@ -85,7 +88,8 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
     Ok(())
 }
 
-fn measure_times(rounds: u32, threads: u32, python: &PathBuf) -> Result<Vec<Times>> {
+/// Times of every contender, and the GFLOP/s of the machine's better product of matrices.
+fn measure_times(rounds: u32, threads: u32, python: &PathBuf) -> Result<(Vec<Times>, f64)> {
     let mut entrants = Vec::new();
     for contender in Contender::all() {
         eprintln!("{threads} threads: warming up {contender}");
@@ -120,8 +124,7 @@ fn measure_times(rounds: u32, threads: u32, python: &PathBuf) -> Result<Vec<Time
         }
         sgemm.push(best_sgemm(&mut entrants)?);
     }
-    println!("{threads} threads: sgemm reaches {:.0} GFLOP/s on this machine", median(sgemm));
-    Ok(times)
+    Ok((times, median(sgemm)))
 }
 
 /// The middle of `numbers`, of which there is one at least.

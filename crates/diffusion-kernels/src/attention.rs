@@ -239,7 +239,7 @@ impl CustomOp3 for Op {
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let &Self { isa, sizes, ref parts, ref y } = self;
         let _span = trace_span!("attention, backward", dims = ?y.dims).entered();
-        let dy = y.take_gradient()?;
+        let dy = y.take_gradient(dtoken)?;
         let len = sizes.len();
         let [map_q, map_k, map_v] = parts;
         let [mut dq, mut dk, mut dv] = [(); 3].map(|()| Fresh::recycled(dy.len()));
@@ -251,9 +251,9 @@ impl CustomOp3 for Op {
             },
         );
         Ok((
-            map_q.lead_back(isa, q, dtoken, || dq.keep()),
-            map_k.lead_back(isa, k, dtoken, || dk.keep()),
-            map_v.lead_back(isa, v, dtoken, || dv.keep()),
+            map_q.lead_back(isa, q, || dq.keep())?,
+            map_k.lead_back(isa, k, || dk.keep())?,
+            map_v.lead_back(isa, v, || dv.keep())?,
         ))
     }
 }

@@ -272,12 +272,17 @@ impl Pass {
 }
 
 impl Op {
-    /// The gradient of what is [`packed`]; those of the parts of x are added to their maps' where they are wanted.
-    fn backward(&self, packed: &Tensor, wanted: &[&Tensor]) -> Result<Tensor> {
+    /// The gradients of the tokens of the parts of x, whose own are led back to their maps, and that of what is [`packed`].
+    fn backward(
+        &self,
+        packed: &Tensor,
+        tokens: &[&Tensor],
+        dtoken: &Tensor,
+    ) -> Result<(Vec<Option<Tensor>>, Tensor)> {
         let Sizes { images, outputs, .. } = self.pass.sizes;
         let (isa, sizes, pixels) = (self.pass.isa, &self.pass.sizes, self.pass.sizes.pixels());
         let _span = trace_span!("residual block, backward", shape = %sizes).entered();
-        let dy = self.y.take_gradient()?;
+        let dy = self.y.take_gradient(dtoken)?;
         let x = self.pass.stack(&self.parts);
         let mut dx: Vec<Fresh> =
             sizes.parts.iter().map(|part| Fresh::recycled(images * part * pixels)).collect();
@@ -300,14 +305,12 @@ impl Op {
                 .map(|(i, ((dx, de), (hidden, dy)))| pass.chunk(&x, i * CHUNK, [hidden, dy], dx, de))
                 .collect())
         })?;
-        for ((part, dx), token) in self.parts.iter().zip(dx).zip(wanted) {
-            if token.track_op() {
-                part.add_gradient(isa, dx.keep());
-            }
-        }
+        let parts = self.parts.iter().zip(dx).zip(tokens);
+        let parts = parts.map(|((part, dx), token)| part.lead_back(isa, token, || dx.keep()));
+        let parts = parts.collect::<Result<Vec<_>>>()?;
         let mut gradient = sum_in_order(isa, &partials, packed.elem_count() - de.len());
         gradient.extend(de);
-        Tensor::from_vec(gradient, packed.shape(), &Device::Cpu)
+        Ok((parts, Tensor::from_vec(gradient, packed.shape(), &Device::Cpu)?))
     }
 }
 
@@ -327,8 +330,8 @@ impl CustomOp2 for Op {
         _: &Tensor,
         dtoken: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let gradient = self.backward(packed, &[x])?;
-        Ok((x.track_op().then(|| dtoken.clone()), Some(gradient)))
+        let (mut parts, gradient) = self.backward(packed, &[x], dtoken)?;
+        Ok((parts.remove(0), Some(gradient)))
     }
 }
 
@@ -357,8 +360,7 @@ impl CustomOp3 for Op {
         _: &Tensor,
         dtoken: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let gradient = self.backward(packed, &[a, b])?;
-        let back = |token: &Tensor| token.track_op().then(|| dtoken.clone());
-        Ok((back(a), back(b), Some(gradient)))
+        let (mut parts, gradient) = self.backward(packed, &[a, b], dtoken)?;
+        Ok((parts.remove(0), parts.remove(0), Some(gradient)))
     }
 }

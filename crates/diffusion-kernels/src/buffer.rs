@@ -4,27 +4,55 @@
 use std::ops::Deref;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Buffers that nobody uses, the longest unused first.
-static POOL: Mutex<Vec<Vec<f32>>> = Mutex::new(Vec::new());
+static POOL: Mutex<Pool> = Mutex::new(Pool { free: Vec::new(), free_len: 0, used_len: 0, most_used: 0 });
+
+/// Buffers that nobody uses, and how much there is of everything.
+struct Pool {
+    /// The longest unused first.
+    free: Vec<Vec<f32>>,
+    /// Floats in them.
+    free_len: usize,
+    /// Floats in the buffers that are used.
+    used_len: usize,
+    /// The most that these have ever been. With what is free there are never more.
+    most_used: usize,
+}
 
 /// Smaller buffers are the allocator's business.
 const LEAST: usize = 1 << 14;
 
-fn pool() -> MutexGuard<'static, Vec<Vec<f32>>> {
+fn pool() -> MutexGuard<'static, Pool> {
     POOL.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+impl Pool {
+    fn take(&mut self, i: usize) -> Vec<f32> {
+        let buffer = self.free.remove(i);
+        self.free_len -= buffer.capacity();
+        buffer
+    }
+
+    /// What must go so that there is not more than there ever was in use.
+    fn excess(&mut self) -> Vec<Vec<f32>> {
+        let mut excess = Vec::new();
+        while self.free_len + self.used_len > self.most_used && !self.free.is_empty() {
+            excess.push(self.take(0));
+        }
+        excess
+    }
+}
+
 /// An empty vector with room for `len` floats, from the buffers that are not used or else from the allocator. If none
-/// of those fits, the one that has been unused the longest is given up, so that they do not outlive their use by much.
+/// of those fits, the one that has been unused the longest is given up.
 pub(crate) fn room(len: usize) -> Vec<f32> {
     if len >= LEAST {
         let mut pool = pool();
         let fits = |buffer: &Vec<f32>| (len..=len + len / 4).contains(&buffer.capacity());
-        if let Some(i) = pool.iter().rposition(fits) {
-            return pool.remove(i);
+        if let Some(i) = pool.free.iter().rposition(fits) {
+            return pool.take(i);
         }
-        if !pool.is_empty() {
-            let longest_unused = pool.remove(0);
+        if !pool.free.is_empty() {
+            let longest_unused = pool.take(0);
             drop(pool);
             drop(longest_unused);
         }
@@ -37,6 +65,11 @@ pub(crate) struct Buffer(Vec<f32>);
 
 impl From<Vec<f32>> for Buffer {
     fn from(numbers: Vec<f32>) -> Self {
+        if numbers.capacity() >= LEAST {
+            let mut pool = pool();
+            pool.used_len += numbers.capacity();
+            pool.most_used = pool.most_used.max(pool.used_len);
+        }
         Self(numbers)
     }
 }
@@ -56,10 +89,38 @@ impl std::ops::DerefMut for Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        if self.0.capacity() >= LEAST {
+        let capacity = self.0.capacity();
+        if capacity >= LEAST {
             let mut buffer = std::mem::take(&mut self.0);
             buffer.clear();
-            pool().push(buffer);
+            let mut pool = pool();
+            pool.used_len -= capacity;
+            pool.free_len += capacity;
+            pool.free.push(buffer);
+            let excess = pool.excess();
+            drop(pool);
+            drop(excess);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_are_never_more_buffers_than_were_once_in_use() {
+        // Other tests use the pool at the same time: what holds, holds for all of them together.
+        for round in 0..50 {
+            let buffers: Vec<Buffer> = (0..4)
+                .map(|i| Buffer::from(Vec::with_capacity(LEAST * (1 + (round * 7 + i) % 13))))
+                .collect();
+            drop(buffers);
+            let pool = pool();
+            assert!(pool.free_len + pool.used_len <= pool.most_used);
+            assert_eq!(pool.free.iter().map(Vec::capacity).sum::<usize>(), pool.free_len);
+        }
+        let again = room(LEAST * 2);
+        assert!(again.is_empty() && again.capacity() >= LEAST * 2);
     }
 }

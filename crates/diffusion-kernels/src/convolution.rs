@@ -21,6 +21,9 @@ use crate::tasks::CHUNK;
 use crate::vector::{add_up, sum_in_order};
 use crate::weight_gradient::WeightGradient;
 
+/// More padding, on both sides together, is refused before sizes are computed with it.
+const MOST_PADDING: usize = 1 << 16;
+
 /// Which of the two an operation is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Direction {
@@ -141,7 +144,11 @@ impl Plan {
             );
         }
         let Padding { before, after } = padding;
-        let around = before + after;
+        let Some(around) = before.checked_add(after).filter(|&around| around <= MOST_PADDING) else {
+            bail!(
+                "{name}: padding of {before} and {after}; more than {MOST_PADDING} zeros are a slip of the finger"
+            );
+        };
         let geometry = |large, small| Geometry { kernel, stride, padding: before, large, small };
         let geometry = match direction {
             Direction::Gather => {
@@ -154,7 +161,9 @@ impl Plan {
                 geometry((h, w), (side(h), side(w)))
             }
             Direction::Scatter => {
-                let side = |small: usize| (small.checked_sub(1)? * stride + kernel).checked_sub(around);
+                let side = |small: usize| {
+                    small.checked_sub(1)?.checked_mul(stride)?.checked_add(kernel)?.checked_sub(around)
+                };
                 let (Some(large_h @ 1..), Some(large_w @ 1..)) = (side(h), side(w)) else {
                     bail!(
                         "{name}: nothing is left of images of {size} with weight {weight:?} and padding {before}"
@@ -206,8 +215,13 @@ impl Sizes {
 }
 
 impl Op {
-    /// Gradients of weight and bias; that of x is added to the map's if it is wanted.
-    fn backward(&self, dx_wanted: bool, weight: &Tensor) -> Result<[Tensor; 2]> {
+    /// The gradient of x's token, if x's own is wanted, and those of weight and bias.
+    fn backward(
+        &self,
+        token: &Tensor,
+        weight: &Tensor,
+        dtoken: &Tensor,
+    ) -> Result<(Option<Tensor>, [Tensor; 2])> {
         let &Self { isa, direction, sizes, .. } = self;
         let _span = trace_span!("convolution, backward", shape = %sizes).entered();
         let [small, large] = sizes.lens();
@@ -216,7 +230,7 @@ impl Op {
             Direction::Scatter => (Direction::Gather, small, large),
         };
         let outputs = sizes.outputs(direction);
-        let dy = self.y.take_gradient()?;
+        let dy = self.y.take_gradient(dtoken)?;
         let by_weight = WeightGradient::new(isa, sizes.geometry, sizes.channels);
         let sum = |x: &[f32], dy: &[f32]| {
             let mut running = by_weight.begin();
@@ -234,7 +248,8 @@ impl Op {
             (dw, if direction == Direction::Gather { small } else { db })
         };
         let given = self.x.values.par_chunks(CHUNK * input).zip(dy.par_chunks(CHUNK * len));
-        let partials: Vec<(Buffer, Vec<f32>)> = if dx_wanted {
+        let mut back_to_x = None;
+        let partials: Vec<(Buffer, Vec<f32>)> = if token.track_op() {
             let by_input =
                 with_elements([weight], |[weight]| Ok(sizes.convolution(isa, back, weight, None)))?;
             let mut dx = Fresh::recycled(sizes.images * input);
@@ -246,16 +261,15 @@ impl Op {
                     sum(x, dy)
                 })
                 .collect();
-            self.x.add_gradient(isa, dx.keep());
+            back_to_x = self.x.lead_back(isa, token, || dx.keep())?;
             partials
         } else {
             given.map(|(x, dy)| sum(x, dy)).collect()
         };
         let (weights, biases): (Vec<_>, Vec<_>) = partials.into_iter().unzip();
-        Ok([
-            Tensor::from_vec(sum_in_order(isa, &weights, weight.elem_count()), weight.shape(), &Device::Cpu)?,
-            Tensor::from_vec(sum_in_order(isa, &biases, outputs), outputs, &Device::Cpu)?,
-        ])
+        let dw =
+            Tensor::from_vec(sum_in_order(isa, &weights, weight.elem_count()), weight.shape(), &Device::Cpu)?;
+        Ok((back_to_x, [dw, Tensor::from_vec(sum_in_order(isa, &biases, outputs), outputs, &Device::Cpu)?]))
     }
 }
 
@@ -275,8 +289,8 @@ impl CustomOp2 for Op {
         _: &Tensor,
         dtoken: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let [dw, _] = self.backward(x.track_op(), w)?;
-        Ok((x.track_op().then(|| dtoken.clone()), Some(dw)))
+        let (dx, [dw, _]) = self.backward(x, w, dtoken)?;
+        Ok((dx, Some(dw)))
     }
 }
 
@@ -305,7 +319,7 @@ impl CustomOp3 for Op {
         _: &Tensor,
         dtoken: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let [dw, db] = self.backward(x.track_op(), w)?;
-        Ok((x.track_op().then(|| dtoken.clone()), Some(dw), Some(db)))
+        let (dx, [dw, db]) = self.backward(x, w, dtoken)?;
+        Ok((dx, Some(dw), Some(db)))
     }
 }

@@ -86,10 +86,18 @@ impl CustomOp2 for Add {
         _: &Tensor,
         dtoken: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let gradient = self.y.take_gradient()?;
+        let gradient = self.y.take_gradient(dtoken)?;
         let [map_a, map_b] = &self.parts;
-        let da = map_a.lead_back(self.isa, a, dtoken, || gradient.to_vec().into());
-        Ok((da, map_b.lead_back(self.isa, b, dtoken, || gradient)))
+        let copy = || {
+            let mut copy = Fresh::recycled(gradient.len());
+            let row = self.y.row();
+            copy.par_chunks_mut(row)
+                .zip(gradient.par_chunks_exact(row))
+                .for_each(|(to, from)| to.copy_from_slice(from));
+            copy.keep()
+        };
+        let da = map_a.lead_back(self.isa, a, copy)?;
+        Ok((da, map_b.lead_back(self.isa, b, || gradient)?))
     }
 }
 
@@ -145,12 +153,12 @@ impl CustomOp2 for Embed {
         dtoken: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let [images, height, width, channels] = self.x.dims;
-        let gradient = self.y.take_gradient()?;
+        let gradient = self.y.take_gradient(dtoken)?;
         let mut de = vec![0.0; images * channels];
         de.par_chunks_mut(channels)
             .zip(gradient.par_chunks_exact(height * width * channels))
             .for_each(|(de, dy)| add_pixels(self.isa, dy, de));
         let de = Tensor::from_vec(de, embedding.shape(), &Device::Cpu)?;
-        Ok((self.x.lead_back(self.isa, x, dtoken, || gradient), Some(de)))
+        Ok((self.x.lead_back(self.isa, x, || gradient)?, Some(de)))
     }
 }

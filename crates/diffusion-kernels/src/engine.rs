@@ -129,8 +129,8 @@ impl Convolution {
         }
         let rows = last.chunks_exact(start.len()).collect::<Vec<_>>();
         let mut phases = Vec::new();
-        for ry in 0..stride {
-            for rx in 0..stride {
+        for ry in 0..stride.min(large.0) {
+            for rx in 0..stride.min(large.1) {
                 let (ky0, h) = axis(ry, small.0, large.0);
                 let (kx0, w) = axis(rx, small.1, large.1);
                 if h.output == 0 || w.output == 0 {

@@ -258,7 +258,7 @@ impl FeatureMap {
                 let parts = [&parts[..first], &[joined(*isa, &parts[first..])?]].concat();
                 let sizes = block::Sizes::new(&parts, embedding, block)?;
                 if !sizes.fit() {
-                    return self.composed_block(embedding, block);
+                    return Self::last(*isa, joined(*isa, &parts)?).composed_block(embedding, block);
                 }
                 Ok(Self::last(*isa, block::residual_block(*isa, sizes, &parts, embedding, block)?))
             }

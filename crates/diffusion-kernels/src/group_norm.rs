@@ -107,11 +107,11 @@ impl Settings {
 
 impl Op {
     /// The gradients of x and of what is packed.
-    fn backward(&self, packed: &[f32]) -> Result<(Buffer, Vec<f32>)> {
+    fn backward(&self, packed: &[f32], dtoken: &Tensor) -> Result<(Buffer, Vec<f32>)> {
         let Self { isa, settings, x, y } = self;
         let [images, height, width, channels] = x.dims;
         let len = height * width * channels;
-        let dy = y.take_gradient()?;
+        let dy = y.take_gradient(dtoken)?;
         let mut dx = Fresh::recycled(x.values.len());
         let own = if settings.modulated { 2 * channels } else { 0 };
         let mut modulation = vec![0.0; images * own];
@@ -177,8 +177,8 @@ impl CustomOp2 for Op {
         dtoken: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let _span = trace_span!("group norm, backward", dims = ?self.x.dims).entered();
-        let (dx, gradient) = with_elements([packed], |[packed]| self.backward(packed))?;
-        let dx = self.x.lead_back(self.isa, x, dtoken, || dx);
+        let (dx, gradient) = with_elements([packed], |[packed]| self.backward(packed, dtoken))?;
+        let dx = self.x.lead_back(self.isa, x, || dx)?;
         Ok((dx, Some(Tensor::from_vec(gradient, packed.shape(), &Device::Cpu)?)))
     }
 }

@@ -25,7 +25,7 @@ pub(crate) enum Choice {
 }
 
 /// The choice for this process, made at the first call: the best instructions found, unless the environment
-/// variable `DIFFUSION_KERNELS` says `avx2`, `portable` or `slow`.
+/// variable `DIFFUSION_KERNELS` says `avx2`, `portable` or `slow`. Of anything else but `best` a warning tells.
 pub(crate) fn choice() -> Choice {
     static CHOICE: OnceLock<Choice> = OnceLock::new();
     *CHOICE.get_or_init(|| match std::env::var("DIFFUSION_KERNELS").as_deref() {
@@ -33,7 +33,15 @@ pub(crate) fn choice() -> Choice {
         Ok("portable") => Choice::Kernels(Isa::Portable),
         #[cfg(target_arch = "x86_64")]
         Ok("avx2") if available().contains(&Isa::Avx2) => Choice::Kernels(Isa::Avx2),
-        _ => Choice::Kernels(available()[0]),
+        other => {
+            if let Some(unknown) = other.ok().filter(|value| !["", "best"].contains(value)) {
+                tracing::warn!(
+                    "DIFFUSION_KERNELS is `{unknown}`, which is not to be had here; using the best kernels instead \
+                     (known: best, avx2, portable, slow)"
+                );
+            }
+            Choice::Kernels(available()[0])
+        }
     })
 }
 
@@ -79,8 +87,8 @@ macro_rules! vectorised {
             }
 
             match isa {
-                // SAFETY: `Isa` values other than `Portable` are made by `available` only, which has found
-                // the instructions on this machine.
+                // SAFETY: values other than `Portable` come from `available` only, which has found the
+                // instructions on this machine; tests go through them likewise.
                 #[cfg(target_arch = "x86_64")]
                 $crate::isa::Isa::Avx512 => unsafe { avx512($($arg),*) },
                 // SAFETY: as above.

@@ -251,9 +251,9 @@ pub fn square_sum(x: &Tensor) -> Result<f64> {
 /// ```
 ///
 /// # Errors
-/// Different shapes.
+/// Different shapes; tensors that share memory; a `step` of 0.
 pub fn adamw(gradient: &Tensor, trained: &Trained<'_>, constants: &AdamW) -> Result<()> {
-    trained.check(gradient)?;
+    trained.check(gradient, constants)?;
     let Trained { weight, first, second, average } = trained;
     let kept: [&Tensor; 4] = [weight, first, second, average.map_or(*weight, |(average, _)| average)];
     match kernels_for(&kept).filter(|_| kept.iter().all(|t| t.is_contiguous())) {

@@ -3,6 +3,10 @@
 //! candle's backward pass begins every gradient with zeros and then adds, to a new tensor each time. Of a map, candle's
 //! graph holds a token only, a tensor of one number, which says what was made of what and so keeps the order. The
 //! images lie beside it; the first gradient to arrive is kept as it is, and the next ones are added in place.
+//!
+//! Each operation hands the number 1 back to the tokens of what it was made of, so that candle's sum for a token is the
+//! number of gradients that this pass has led to its map. A pass that failed halfway leaves its gradients behind; they
+//! are noticed by that number.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -15,15 +19,16 @@ use tracing::trace_span;
 
 use crate::buffer::Buffer;
 use crate::isa::Isa;
+use crate::tasks::current_pass;
 use crate::vector::add;
 
 /// Images (N, H, W, C).
 pub(crate) struct Map {
     pub dims: [usize; 4],
     pub values: Buffer,
-    /// The gradients that have arrived, by the thread whose backward pass is under way: a pass stays on one thread, and
-    /// nothing forbids two at a time.
-    gradients: Mutex<HashMap<ThreadId, Buffer>>,
+    /// The sum of the gradients that have arrived and their number, by the pass that is under way: nothing forbids two at
+    /// a time.
+    gradients: Mutex<HashMap<(ThreadId, u64), (Buffer, usize)>>,
 }
 
 /// A map as a step in a computation; without a token if no gradient will be asked for.
@@ -53,43 +58,52 @@ impl Map {
     }
 
     /// Adds to the gradient with respect to this map.
-    pub(crate) fn add_gradient(&self, isa: Isa, gradient: Buffer) {
+    fn add_gradient(&self, isa: Isa, gradient: Buffer) {
         const CHUNK: usize = 1 << 14;
-        let mut sum = gradient;
-        let _span = trace_span!("add gradients").entered();
-        if let Some(arrived) = self.gradients().remove(&std::thread::current().id()) {
+        let pass = current_pass();
+        let (mut sum, mut count) = (gradient, 1);
+        let arrived = self.gradients().remove(&pass);
+        if let Some((arrived, number)) = arrived {
+            let _span = trace_span!("add gradients").entered();
             let chunks = sum.par_chunks_mut(CHUNK).zip(arrived.par_chunks(CHUNK));
             chunks.for_each(|(sum, arrived)| add(isa, arrived, sum));
+            count += number;
         }
-        self.gradients().insert(std::thread::current().id(), sum);
+        self.gradients().insert(pass, (sum, count));
     }
 
-    /// The gradient with respect to this map, when all that was made of it has added to it.
+    /// The gradient with respect to this map, when all that was made of it has added to it; `dtoken` is the gradient of
+    /// its token.
     ///
     /// # Errors
-    /// No gradient has arrived.
-    pub(crate) fn take_gradient(&self) -> Result<Buffer> {
-        match self.gradients().remove(&std::thread::current().id()) {
-            Some(gradient) => Ok(gradient),
+    /// No gradient has arrived, or more than of this pass.
+    pub(crate) fn take_gradient(&self, dtoken: &Tensor) -> Result<Buffer> {
+        let expected = dtoken.to_vec1::<f32>()?.first().copied().unwrap_or_default();
+        match self.gradients().remove(&current_pass()) {
+            Some((gradient, count)) if count as f32 == expected => Ok(gradient),
+            Some(_) => bail!(
+                "a map of {:?} still holds gradients of a backward pass that failed; compute it anew",
+                self.dims
+            ),
             None => bail!("no gradient has reached a map of {:?}", self.dims),
         }
     }
 
-    /// Adds to the gradient with respect to this map if its `token` is tracked, and hands the token's on.
+    /// Adds to the gradient with respect to this map if its `token` is tracked, and gives the token's.
     pub(crate) fn lead_back(
         &self,
         isa: Isa,
         token: &Tensor,
-        dtoken: &Tensor,
         gradient: impl FnOnce() -> Buffer,
-    ) -> Option<Tensor> {
-        token.track_op().then(|| {
-            self.add_gradient(isa, gradient());
-            dtoken.clone()
-        })
+    ) -> Result<Option<Tensor>> {
+        if !token.track_op() {
+            return Ok(None);
+        }
+        self.add_gradient(isa, gradient());
+        Ok(Some(Tensor::ones(1, DType::F32, &Device::Cpu)?))
     }
 
-    fn gradients(&self) -> MutexGuard<'_, HashMap<ThreadId, Buffer>> {
+    fn gradients(&self) -> MutexGuard<'_, HashMap<(ThreadId, u64), (Buffer, usize)>> {
         self.gradients.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -4,7 +4,7 @@ use candle_core::{Result, Tensor, Var, bail};
 use rayon::prelude::*;
 
 use crate::isa::{Isa, vectorised};
-use crate::storage::{with_elements, with_elements_mut};
+use crate::storage::{memory, with_elements, with_elements_mut};
 use crate::vector::map_sum;
 
 /// Elements of one task; a constant, so that sums are taken in one order on all machines.
@@ -50,7 +50,10 @@ pub struct Trained<'a> {
 }
 
 impl Trained<'_> {
-    pub(crate) fn check(&self, gradient: &Tensor) -> Result<()> {
+    pub(crate) fn check(&self, gradient: &Tensor, adamw: &AdamW) -> Result<()> {
+        if adamw.step == 0 {
+            bail!("adamw: updates are counted from 1");
+        }
         let Self { weight, first, second, average } = self;
         let like = |t: &Tensor| t.dims() == weight.dims();
         if like(gradient) && like(first) && like(second) && average.is_none_or(|(average, _)| like(average)) {
@@ -80,6 +83,11 @@ pub(crate) fn adamw(isa: Isa, gradient: &Tensor, trained: &Trained<'_>, adamw: &
     let constants = Constants::new(adamw, average.map_or(0.0, |(_, share)| share));
     let mut changed: Vec<&Tensor> = vec![weight, first, second];
     changed.extend(average.map(|(average, _)| average.as_tensor()));
+    let mut places = changed.iter().chain([&gradient]).map(|t| memory(t)).collect::<Result<Vec<_>>>()?;
+    places.sort_unstable();
+    if places.windows(2).any(|pair| pair[0] == pair[1]) {
+        bail!("adamw: weight, moments, average and gradient must not share memory");
+    }
     with_elements([gradient], |[gradient]| {
         with_elements_mut(&changed, &mut |slices| {
             let [weight, first, second, average @ ..] = slices else { bail!("three slices or four") };

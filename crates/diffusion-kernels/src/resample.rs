@@ -109,10 +109,10 @@ impl CustomOp1 for Op {
 
     fn bwd(&self, x: &Tensor, _: &Tensor, dtoken: &Tensor) -> Result<Option<Tensor>> {
         let _span = trace_span!("resample, backward").entered();
-        let dy = self.y.take_gradient()?;
-        Ok(self.x.lead_back(self.isa, x, dtoken, || match self.resample {
+        let dy = self.y.take_gradient(dtoken)?;
+        self.x.lead_back(self.isa, x, || match self.resample {
             Resample::Nearest => sums(self.isa, &dy, self.y.dims, 1.0),
             Resample::Average => spread(self.isa, &dy, self.y.dims, 0.25),
-        }))
+        })
     }
 }

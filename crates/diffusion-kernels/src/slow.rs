@@ -162,7 +162,7 @@ pub fn square_sum(x: &Tensor) -> Result<f64> {
 /// # Errors
 /// As there.
 pub fn adamw(gradient: &Tensor, trained: &Trained<'_>, adamw: &AdamW) -> Result<()> {
-    trained.check(gradient)?;
+    trained.check(gradient, adamw)?;
     let Trained { weight, first, second, average } = *trained;
     let &AdamW { lr, beta1, beta2, eps, weight_decay, gradient_scale, .. } = adamw;
     let [correction1, correction2] = adamw.corrections();

@@ -49,10 +49,10 @@ impl CustomOp2 for Stack {
         _: &Tensor,
         dtoken: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let gradient = self.y.take_gradient()?;
+        let gradient = self.y.take_gradient(dtoken)?;
         let channels = self.y.dims[3];
         let part = |part: &Map, first: usize, token: &Tensor| {
-            part.lead_back(self.isa, token, dtoken, || {
+            part.lead_back(self.isa, token, || {
                 let [_, _, width, own] = part.dims;
                 let mut dx = Fresh::recycled(part.values.len());
                 dx.par_chunks_mut(width * own).zip(gradient.par_chunks_exact(width * channels)).for_each(
@@ -66,6 +66,6 @@ impl CustomOp2 for Stack {
             })
         };
         let [map_a, map_b] = &self.parts;
-        Ok((part(map_a, 0, a), part(map_b, map_a.dims[3], b)))
+        Ok((part(map_a, 0, a)?, part(map_b, map_a.dims[3], b)?))
     }
 }

@@ -44,10 +44,24 @@ pub(crate) fn with_elements<const N: usize, R>(
 /// What [`with_elements_mut`] calls.
 type Change<'f> = dyn FnMut(&mut [&mut [f32]]) -> Result<()> + 'f;
 
-/// Calls `f` with the elements of `tensors`, to be changed where they are. They must be contiguous `f32` on the CPU and
-/// must not share memory.
+/// Calls `f` with the elements of `tensors`, to be changed where they are.
+///
+/// # Errors
+/// Tensors that are not contiguous `f32` on the CPU.
+///
+/// # Panics
+/// Never, but a tensor whose memory is another's would be waited for without end: see [`memory`].
 pub(crate) fn with_elements_mut(tensors: &[&Tensor], f: &mut Change<'_>) -> Result<()> {
     with_more_elements(tensors, &mut [], f)
+}
+
+/// Where the elements of a tensor begin, to find two that share them.
+pub(crate) fn memory(tensor: &Tensor) -> Result<*const f32> {
+    let (storage, _) = tensor.storage_and_layout();
+    match &*storage {
+        Storage::Cpu(CpuStorage::F32(data)) => Ok(data.as_ptr()),
+        _ => bail!("the kernels want f32 arguments on the CPU"),
+    }
 }
 
 /// candle lends one tensor's memory at a time: each is asked for while the ones before it are held.

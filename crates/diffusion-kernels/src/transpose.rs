@@ -28,13 +28,13 @@ pub(crate) fn to_channels_last(
     assert!(pitch >= channels);
     assert!(from.len() >= (channels - 1) * plane + pixels && to.len() >= (pixels - 1) * pitch + channels);
     let blocks = if isa == Isa::Portable { 0 } else { channels / BLOCK * BLOCK };
+    #[cfg(target_arch = "x86_64")]
     for c in (0..blocks).step_by(BLOCK) {
         for p in (0..pixels).step_by(BLOCK) {
             let count = (pixels - p).min(BLOCK);
             let (from, to) = (&from[c * plane + p..], &mut to[p * pitch + c..]);
             // SAFETY: 8 channels of `count` pixels lie within both slices, by the assertion above; the
             // instructions are there, since `Isa` says so.
-            #[cfg(target_arch = "x86_64")]
             unsafe {
                 x86::to_channels_last(from.as_ptr(), plane, count, to.as_mut_ptr(), pitch);
             }
@@ -74,12 +74,12 @@ pub(crate) fn to_channels_first(
     assert!(from.len() >= (pixels - 1) * pitch + channels);
     let blocks = if isa == Isa::Portable { 0 } else { channels / BLOCK * BLOCK };
     let out = to.as_mut_ptr();
+    #[cfg(target_arch = "x86_64")]
     for c in (0..blocks).step_by(BLOCK) {
         for p in (0..pixels).step_by(BLOCK) {
             let count = (pixels - p).min(BLOCK);
             // SAFETY: 8 channels of `count` pixels lie within the slices, by the assertions above; the instructions
             // are there, since `Isa` says so.
-            #[cfg(target_arch = "x86_64")]
             unsafe {
                 let from = from[p * pitch + c..].as_ptr();
                 x86::to_channels_first(from, pitch, count, out.add(c * pixels + p), pixels);

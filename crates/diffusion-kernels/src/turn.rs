@@ -65,9 +65,9 @@ impl CustomOp1 for FromImages {
         Ok(token())
     }
 
-    fn bwd(&self, images: &Tensor, _: &Tensor, _: &Tensor) -> Result<Option<Tensor>> {
+    fn bwd(&self, images: &Tensor, _: &Tensor, dtoken: &Tensor) -> Result<Option<Tensor>> {
         let [_, h, w, c] = self.map.dims;
-        let gradient = channels_first(self.isa, &self.map.take_gradient()?, [c, h * w]);
+        let gradient = channels_first(self.isa, &self.map.take_gradient(dtoken)?, [c, h * w]);
         Ok(Some(Tensor::from_vec(gradient, images.shape(), &Device::Cpu)?))
     }
 }
@@ -101,7 +101,6 @@ impl CustomOp1 for ToImages {
     fn bwd(&self, token: &Tensor, _: &Tensor, dy: &Tensor) -> Result<Option<Tensor>> {
         let [_, h, w, c] = self.map.dims;
         let gradient = with_elements([dy], |[dy]| Ok(channels_last(self.isa, dy, [c, h * w])))?;
-        self.map.add_gradient(self.isa, gradient);
-        Ok(Some(token.detach()))
+        self.map.lead_back(self.isa, token, || gradient)
     }
 }

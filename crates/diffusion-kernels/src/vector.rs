@@ -48,26 +48,35 @@ pub(crate) fn at(x: &[f32], i: usize) -> &[f32; LANES] {
 #[inline(always)]
 pub(crate) fn over_pixels(len: usize, totals: &mut [f32], mut f: impl FnMut(usize, usize) -> [f32; LANES]) {
     const WAYS: usize = 4;
-    let pitch = totals.len();
+    // Rounding errors grow with the number of terms of a sum: of many pixels, sums of blocks are added up.
+    const BLOCK: usize = 64 * WAYS;
+    let (pitch, pixels) = (totals.len(), len / totals.len());
     for c in (0..pitch).step_by(LANES) {
-        let mut ways = [[0f32; LANES]; WAYS];
-        let mut add = |way: usize, pixel: usize| {
-            let x = f(pixel * pitch + c, c);
+        let mut total = [0f32; LANES];
+        for first in (0..pixels).step_by(BLOCK) {
+            let mut ways = [[0f32; LANES]; WAYS];
+            let mut add = |way: usize, pixel: usize| {
+                let x = f(pixel * pitch + c, c);
+                for l in 0..LANES {
+                    ways[way][l] += x[l];
+                }
+            };
+            let end = (first + BLOCK).min(pixels);
+            let whole = first + (end - first) / WAYS * WAYS;
+            for pixel in (first..whole).step_by(WAYS) {
+                for way in 0..WAYS {
+                    add(way, pixel + way);
+                }
+            }
+            for pixel in whole..end {
+                add(pixel % WAYS, pixel);
+            }
             for l in 0..LANES {
-                ways[way][l] += x[l];
+                total[l] += (ways[0][l] + ways[1][l]) + (ways[2][l] + ways[3][l]);
             }
-        };
-        let pixels = len / pitch;
-        for pixel in (0..pixels / WAYS * WAYS).step_by(WAYS) {
-            for way in 0..WAYS {
-                add(way, pixel + way);
-            }
-        }
-        for pixel in pixels / WAYS * WAYS..pixels {
-            add(pixel % WAYS, pixel);
         }
         for l in 0..LANES {
-            totals[c + l] += (ways[0][l] + ways[1][l]) + (ways[2][l] + ways[3][l]);
+            totals[c + l] += total[l];
         }
     }
 }
@@ -133,14 +142,14 @@ fn mul_add<const FMA: bool>(a: f32, b: f32, c: f32) -> f32 {
 }
 
 /// e^x to about 2 ulp by range reduction and a polynomial (Cephes `expf`), in a form that compilers vectorise.
-/// Arguments outside ±87 are taken as ±87.
+/// 0 below −87 and infinite above 88, beyond which nothing normal is left.
 #[inline(always)]
 pub(crate) fn exp<const FMA: bool>(x: f32) -> f32 {
     // Adding 1.5·2²³ rounds to an integer and leaves it in the low bits.
     const ROUND: f32 = 12_582_912.0;
     const LN2_HI: f32 = 0.693_359_4;
     const LN2_LO: f32 = -2.121_944_4e-4;
-    let x = x.clamp(-87.0, 87.0);
+    let (all, x) = (x, x.clamp(-87.0, 88.0));
     let shifted = mul_add::<FMA>(x, std::f32::consts::LOG2_E, ROUND);
     let n = shifted - ROUND;
     let r = mul_add::<FMA>(n, -LN2_HI, x);
@@ -152,7 +161,8 @@ pub(crate) fn exp<const FMA: bool>(x: f32) -> f32 {
     let p = mul_add::<FMA>(p, r * r, r) + 1.0;
     // 2ⁿ, by its exponent.
     let scale = f32::from_bits((shifted.to_bits() << 23).wrapping_add(1f32.to_bits()));
-    p * scale
+    let inside = if all < -87.0 { 0.0 } else { p * scale };
+    if all > 88.0 { f32::INFINITY } else { inside }
 }
 
 /// 1 / (1 + e^−x).
@@ -191,9 +201,15 @@ mod tests {
 
     #[test]
     fn sigmoid_saturates_without_leaving_its_range() {
-        for x in [-1e30, -100.0, -88.0, 88.0, 100.0, 1e30] {
+        for x in [-3e38, -1e30, -100.0, -88.0, 88.0, 100.0, 1e30, 3e38] {
             let y = sigmoid::<false>(x);
             assert!((0.0..=1.0).contains(&y), "sigmoid({x}) = {y}");
+            let (silu, slope) = (x * y, silu_slope::<false>(x));
+            let expected = if x < 0.0 { (0.0, 0.0) } else { (x, 1.0) };
+            assert!(
+                (silu - expected.0).abs() < 1e-30 && (slope - expected.1).abs() < 1e-30,
+                "{x}: {silu}, {slope}"
+            );
         }
     }
 }

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use crate::check::{built_program, workspace_root};
 
 /// The version that is compared with.
-const TORCH: &str = "torch==2.15.0";
+pub(super) const TORCH: &str = "torch==2.15.0";
 
 /// One of those that are compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde_json::json;
 
-use super::contender::Contender;
+use super::contender::{Contender, TORCH};
 
 /// How long one contender took for one work.
 pub(super) struct Times {
@@ -37,13 +37,16 @@ pub(super) struct Memory {
 /// All figures of a run.
 pub(super) struct Report {
     machine: String,
+    rounds: u32,
+    /// GFLOP/s of a product of matrices, by the number of threads: what bounds plain sums.
+    pub sgemm: Vec<(u32, f64)>,
     pub times: Vec<Times>,
     pub memory: Vec<Memory>,
 }
 
 impl Report {
-    pub(super) fn new() -> Self {
-        Self { machine: machine(), times: Vec::new(), memory: Vec::new() }
+    pub(super) fn new(rounds: u32) -> Self {
+        Self { machine: machine(), rounds, sgemm: Vec::new(), times: Vec::new(), memory: Vec::new() }
     }
 
     fn numbers_of_threads(&self) -> Vec<u32> {
@@ -86,6 +89,9 @@ impl Report {
         });
         let text = serde_json::to_string_pretty(&json!({
             "machine": self.machine,
+            "pytorch": TORCH,
+            "rounds": self.rounds,
+            "sgemm_gflops": self.sgemm,
             "times": times.collect::<Vec<_>>(),
             "peak_memory": memory.collect::<Vec<_>>(),
         }))?;
@@ -98,7 +104,10 @@ impl Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "\n{}", self.machine)?;
+        writeln!(f, "\n{}; {TORCH}; medians of {} rounds", self.machine, self.rounds)?;
+        for (threads, sgemm) in &self.sgemm {
+            writeln!(f, "A product of matrices reaches {sgemm:.0} GFLOP/s with {threads} threads.")?;
+        }
         let contenders: Vec<Contender> = self.memory.iter().map(|memory| memory.contender).collect();
         for threads in self.numbers_of_threads() {
             writeln!(

@@ -58,31 +58,62 @@ fn case() -> impl Strategy<Value = Case> {
     })
 }
 
+/// Convolutions that go by Winograd's method, with every kind of ragged edge.
+fn winograd_case() -> impl Strategy<Value = Case> {
+    (1..4usize, 32..70usize, 32..70usize, 6..21usize, 6..21usize, any::<bool>())
+        .prop_filter("enough work", |(_, cin, cout, h, w, _)| crate::winograd::pays(*cin, *cout, h * w))
+        .prop_map(|(n, cin, cout, h, w, bias)| Case {
+            n,
+            cin,
+            cout,
+            h,
+            w,
+            kernel: 3,
+            stride: 1,
+            padding: 1,
+            bias,
+        })
+}
+
+fn convolution_agrees(c: Case) -> Result<(), TestCaseError> {
+    let x = random(1, &[c.n, c.cin, c.h, c.w]);
+    let weight = random(2, &[c.cout, c.cin, c.kernel, c.kernel]);
+    let bias = random(3, &[c.cout]);
+    let vars = &[&x, &weight, &bias][..if c.bias { 3 } else { 2 }];
+    let b = c.bias.then_some(bias.as_tensor());
+    let side = |large: usize| (large + 2 * c.padding - c.kernel) / c.stride + 1;
+    let sides = [[c.cout, side(c.h), side(c.w)], [c.cin, c.h, c.w]];
+    let zeros = bias.zeros_like().unwrap();
+    let arguments = [&x, &weight, b.unwrap_or(&zeros)];
+    let direct = direct::convolution(arguments, false, c.n, sides, [c.kernel, c.stride, c.padding]);
+    for isa in available() {
+        let fast = with_gradients(|| conv2d(isa, &x, &weight, b, c.stride, c.padding), vars);
+        close(&fast, &direct, 5e-5)?;
+    }
+    let slow = || slow::conv2d(&x, &weight, b, c.stride, c.padding);
+    close(&[slow().unwrap()], &direct, 2e-5)?;
+    if c.h == c.w {
+        close(&with_gradients(slow, vars), &direct, 2e-5)?;
+    }
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(12))]
+
+    #[test]
+    fn convolution_by_winograds_method_agrees_with_the_definition(c in winograd_case()) {
+        convolution_agrees(c)?;
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(96))]
 
     #[test]
     fn convolution_and_its_gradients_agree_with_the_definition(c in case()) {
         prop_assume!(c.h.min(c.w) + 2 * c.padding >= c.kernel);
-        let x = random(1, &[c.n, c.cin, c.h, c.w]);
-        let weight = random(2, &[c.cout, c.cin, c.kernel, c.kernel]);
-        let bias = random(3, &[c.cout]);
-        let vars = &[&x, &weight, &bias][..if c.bias { 3 } else { 2 }];
-        let b = c.bias.then_some(bias.as_tensor());
-        let side = |large: usize| (large + 2 * c.padding - c.kernel) / c.stride + 1;
-        let sides = [[c.cout, side(c.h), side(c.w)], [c.cin, c.h, c.w]];
-        let zeros = bias.zeros_like().unwrap();
-        let arguments = [&x, &weight, b.unwrap_or(&zeros)];
-        let direct = direct::convolution(arguments, false, c.n, sides, [c.kernel, c.stride, c.padding]);
-        for isa in available() {
-            let fast = with_gradients(|| conv2d(isa, &x, &weight, b, c.stride, c.padding), vars);
-            close(&fast, &direct, 5e-5)?;
-        }
-        let slow = || slow::conv2d(&x, &weight, b, c.stride, c.padding);
-        close(&[slow().unwrap()], &direct, 2e-5)?;
-        if c.h == c.w {
-            close(&with_gradients(slow, vars), &direct, 2e-5)?;
-        }
+        convolution_agrees(c)?;
     }
 
     #[test]
@@ -258,6 +289,23 @@ fn sums_of_maps_and_their_gradients_agree_with_the_definition() {
             };
             close(&with_gradients(run, &vars), &expected, 1e-5).unwrap();
         }
+    }
+}
+
+/// Where the mean is far from 0 the sums of a normalisation lose digits, the kernels' no more than the definition's.
+#[test]
+fn normalisations_of_large_numbers_keep_their_digits() {
+    let shape = [1, 16, 96, 96];
+    let x = (random(1, &shape).as_tensor() + 300.0).unwrap();
+    let (weight, bias) = (Tensor::ones(16, candle_core::DType::F32, x.device()).unwrap(), random(2, &[16]));
+    let norm = norm_of(4, &weight, &bias);
+    let double = |t: &Tensor| t.to_dtype(candle_core::DType::F64).unwrap();
+    let exact =
+        slow::group_norm(&double(&x), &GroupNorm { weight: &double(&weight), bias: &double(&bias), ..norm });
+    let exact = exact.unwrap().to_dtype(candle_core::DType::F32).unwrap();
+    for isa in available() {
+        let fast = FeatureMap::with_kernels(isa, &x).unwrap().group_norm(&norm).unwrap().to_images().unwrap();
+        close(&[fast], std::slice::from_ref(&exact), 1e-4).unwrap();
     }
 }
 

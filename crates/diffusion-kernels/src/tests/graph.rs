@@ -73,3 +73,61 @@ fn a_map_that_wants_no_gradient_gets_none() {
     );
     assert!(!tangle(FeatureMap::from_images, &x, &weight, &wide.detach()).unwrap().track_op());
 }
+
+/// Threads of the pool take up whole passes while they wait inside another one.
+#[test]
+fn backward_passes_over_one_graph_do_not_mix_on_the_threads_of_the_pool() {
+    let [x, weight, _] = arguments();
+    let mut map = FeatureMap::from_images(&x).unwrap();
+    for _ in 0..6 {
+        map = map.conv2d(&weight, None, 1, 1).unwrap().add(&map).unwrap();
+    }
+    let y = map.to_images().unwrap().sqr().unwrap().sum_all().unwrap();
+    let pass = || {
+        let gradients = y.backward().unwrap();
+        [&x, &weight].map(|var| bits(gradients.get(var).unwrap()))
+    };
+    let once = pass();
+    std::thread::scope(|scope| {
+        let passes: Vec<_> =
+            (0..8).map(|_| scope.spawn(|| (0..8).all(|_| crate::in_pool(pass) == once))).collect();
+        assert!(passes.into_iter().all(|passes| passes.join().unwrap()));
+    });
+}
+
+/// An operation that candle cannot lead gradients through.
+struct Opaque;
+
+impl candle_core::CustomOp1 for Opaque {
+    fn name(&self) -> &'static str {
+        "opaque"
+    }
+
+    fn cpu_fwd(
+        &self,
+        storage: &candle_core::CpuStorage,
+        layout: &candle_core::Layout,
+    ) -> Result<(candle_core::CpuStorage, candle_core::Shape)> {
+        let candle_core::CpuStorage::F32(data) = storage else { candle_core::bail!("f32 is wanted") };
+        Ok((candle_core::CpuStorage::F32(data.clone()), layout.shape().clone()))
+    }
+}
+
+#[test]
+fn a_pass_that_fails_does_not_spoil_the_next_one_unnoticed() {
+    let [x, weight, _] = arguments();
+    let a = FeatureMap::from_images(&x).unwrap().conv2d(&weight, None, 1, 1).unwrap();
+    let good = || a.to_images().unwrap().sum_all().unwrap();
+    let bad = a.to_images().unwrap().apply_op1(Opaque).unwrap().sum_all().unwrap();
+    let expected = bits(good().backward().unwrap().get(&weight).unwrap());
+    for root in [(good() + &bad).unwrap(), (&bad + good()).unwrap()] {
+        assert!(root.backward().is_err());
+        // Either nothing was left behind, or it is said; and then it is gone.
+        for again in 0..2 {
+            match good().backward() {
+                Ok(gradients) => assert!(bits(gradients.get(&weight).unwrap()) == expected),
+                Err(e) => assert!(again == 0 && e.to_string().contains("backward pass that failed"), "{e}"),
+            }
+        }
+    }
+}

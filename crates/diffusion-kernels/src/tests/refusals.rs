@@ -1,6 +1,6 @@
 use super::norm_of;
 use super::random;
-use crate::{FeatureMap, GroupNorm, conv_transpose2d, conv2d, group_norm, linear};
+use crate::{AdamW, FeatureMap, GroupNorm, Trained, conv_transpose2d, conv2d, group_norm, linear};
 
 fn message<T: std::fmt::Debug>(result: candle_core::Result<T>) -> String {
     result.unwrap_err().to_string()
@@ -48,4 +48,30 @@ fn shapes_that_do_not_fit_are_refused_in_words() {
     let rows = random(8, &[2, 3]);
     assert!(message(linear(&rows, &random(9, &[4, 5]), &four)).contains("linear wants"));
     assert!(message(linear(&rows, &random(9, &[4, 3]), &bias)).contains("bias"));
+    assert!(message(conv2d(&x, &weight, None, 1, usize::MAX)).contains("slip of the finger"));
+    let far =
+        conv_transpose2d(&random(9, &[1, 1, 1, 1]), &random(8, &[1, 1, 2, 2]), None, 1_000_000, 0).unwrap();
+    assert_eq!(far.dims(), [1, 1, 2, 2]);
+}
+
+#[test]
+fn an_update_of_tensors_that_share_memory_is_refused() {
+    let [weight, first, second] = [1, 2, 3].map(|seed| random(seed, &[9]));
+    let constants = AdamW {
+        lr: 1e-3,
+        beta1: 0.9,
+        beta2: 0.99,
+        eps: 1e-8,
+        weight_decay: 0.0,
+        step: 1,
+        gradient_scale: 1.0,
+    };
+    let trained = Trained { weight: &weight, first: &first, second: &second, average: None };
+    assert!(message(crate::adamw(&weight, &trained, &constants)).contains("share memory"));
+    let gradient = random(4, &[9]);
+    let aliased = Trained { average: Some((&weight, 0.1)), ..trained };
+    assert!(message(crate::adamw(&gradient, &aliased, &constants)).contains("share memory"));
+    let early = AdamW { step: 0, ..constants };
+    assert!(message(crate::adamw(&gradient, &trained, &early)).contains("counted from 1"));
+    crate::adamw(&gradient, &trained, &constants).unwrap();
 }

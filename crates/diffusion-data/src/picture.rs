@@ -1,11 +1,14 @@
 //! Tensors as pictures: 8-bit images, grids of them, PNG and npy files.
 
+mod table;
+
 use std::ffi::OsString;
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 
 use crate::DataError;
+pub use table::{table, text};
 
 /// An 8-bit picture, grey or RGB, rows from the top, channels interleaved.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,6 +53,14 @@ fn to_byte(value: f32) -> u8 {
 /// # Errors
 /// No pictures, or pictures of different sizes.
 pub fn grid(pictures: &[Picture]) -> Result<Picture, DataError> {
+    grid_of(pictures, (pictures.len() as f64).sqrt().ceil() as usize)
+}
+
+/// As [`grid`], with the given number of `columns`, at least 1.
+///
+/// # Errors
+/// As there.
+pub fn grid_of(pictures: &[Picture], columns: usize) -> Result<Picture, DataError> {
     const GAP: usize = 2;
     const GAP_VALUE: u8 = 48;
     let Some(first) = pictures.first() else {
@@ -59,7 +70,7 @@ pub fn grid(pictures: &[Picture]) -> Result<Picture, DataError> {
     if pictures.iter().any(|p| (p.width, p.height, p.channels) != (w, h, channels)) {
         return Err(DataError::Invalid("the pictures of a grid must have one size".to_owned()));
     }
-    let columns = (pictures.len() as f64).sqrt().ceil() as usize;
+    let columns = columns.max(1);
     let rows = pictures.len().div_ceil(columns);
     let (width, height) = (columns * (w + GAP) + GAP, rows * (h + GAP) + GAP);
     let mut pixels = vec![GAP_VALUE; width * height * channels];
@@ -112,6 +123,42 @@ impl Picture {
     }
 }
 
+/// Writes pictures of one size as an animated GIF that repeats: each for `hundredths` of a second, the last one for
+/// longer. The file appears under its name only when it is complete.
+///
+/// # Errors
+/// No pictures, pictures of different sizes or of more than 65,535 pixels a side; what the system refuses.
+pub fn write_gif(pictures: &[Picture], hundredths: u16, path: &Path) -> Result<(), DataError> {
+    const LAST: u16 = 150;
+    let Some(first) = pictures.first() else {
+        return Err(DataError::Invalid("a GIF needs at least one picture".to_owned()));
+    };
+    let size = |p: &Picture| (p.width, p.height, p.channels);
+    let (Ok(width), Ok(height)) = (u16::try_from(first.width), u16::try_from(first.height)) else {
+        return Err(DataError::Invalid(format!("{}×{} is too large for a GIF", first.width, first.height)));
+    };
+    if pictures.iter().any(|p| size(p) != size(first)) {
+        return Err(DataError::Invalid("the pictures of a GIF must have one size".to_owned()));
+    }
+    let greys: Vec<u8> = (0..=255).flat_map(|grey| [grey; 3]).collect();
+    let io = |e: gif::EncodingError| DataError::io(path)(std::io::Error::other(e));
+    let mut bytes = Vec::new();
+    let palette: &[u8] = if first.channels == 1 { &greys } else { &[] };
+    let mut encoder = gif::Encoder::new(&mut bytes, width, height, palette).map_err(io)?;
+    encoder.set_repeat(gif::Repeat::Infinite).map_err(io)?;
+    for (i, picture) in pictures.iter().enumerate() {
+        let mut frame = if picture.channels == 1 {
+            gif::Frame::from_indexed_pixels(width, height, picture.pixels.as_slice(), None)
+        } else {
+            gif::Frame::from_rgb(width, height, &picture.pixels)
+        };
+        frame.delay = if i + 1 == pictures.len() { LAST.max(hundredths) } else { hundredths };
+        encoder.write_frame(&frame).map_err(io)?;
+    }
+    drop(encoder);
+    write_then_rename(path, |partial| std::fs::write(partial, &bytes).map_err(DataError::io(path)))
+}
+
 /// Writes a tensor as an npy file. The file appears under its name only when it is complete.
 ///
 /// # Errors
@@ -121,6 +168,28 @@ pub fn write_npy(tensor: &Tensor, path: &Path) -> Result<(), DataError> {
     write_then_rename(path, |partial| {
         tensor.write_npy(partial).map_err(|e| DataError::io(path)(std::io::Error::other(e.to_string())))
     })
+}
+
+/// Images (N, C, H, W) from an npy file, in f32.
+///
+/// # Errors
+/// What the system refuses; a file that is no npy array, or not of four dimensions, or not of numbers that are finite.
+pub fn read_npy(path: &Path) -> Result<Tensor, DataError> {
+    let invalid = |problem: String| DataError::Invalid(format!("{}: {problem}", path.display()));
+    // candle's reader says nothing of the file.
+    std::fs::File::open(path).map_err(DataError::io(path))?;
+    let tensor = Tensor::read_npy(path).map_err(|e| invalid(format!("not a readable npy array: {e}")))?;
+    if tensor.rank() != 4 || tensor.elem_count() == 0 {
+        return Err(invalid(format!(
+            "an array (N, C, H, W) is wanted, not one of shape {:?}",
+            tensor.dims()
+        )));
+    }
+    let tensor = tensor.to_dtype(DType::F32)?;
+    if !tensor.sqr()?.sum_all()?.to_scalar::<f32>()?.is_finite() {
+        return Err(invalid("it holds numbers that are not finite".to_owned()));
+    }
+    Ok(tensor)
 }
 
 fn write_then_rename(

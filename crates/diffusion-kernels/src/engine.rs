@@ -1,12 +1,12 @@
 //! The two directions of a convolution, for one image at a time: a window of inputs gathered into each output
 //! pixel, and its transpose, scattered by phases. All images have their channels last.
 
-use rayon::prelude::*;
-
 use crate::fresh::Unwritten;
 use crate::isa::Isa;
 use crate::pixels::{padded_len, write_pixels};
 use crate::product::{Factor, Result, product};
+use crate::scratch::Scratch;
+use crate::transpose::{channels_last, to_channels_last};
 use crate::vector::padded;
 use crate::window::{Axis, Frame, Window};
 use crate::winograd::{self, Tiles, Winograd};
@@ -88,9 +88,13 @@ impl Convolution {
             let winograd = Winograd::new(isa, weight, outputs, channels);
             return Self { isa, outputs, width, start, means: Means::Winograd(winograd, Tiles::new(size)) };
         }
-        let kernel = geometry.kernel;
-        let at = |o, c, ty, tx| weight[((o * channels + c) * kernel + ty) * kernel + tx];
-        let phase = Phase::new(window, outputs, (0, 0), 1, at);
+        let taps = geometry.kernel * geometry.kernel;
+        // `[channel][tap][output padded]`
+        let last = channels_last(isa, weight, [outputs, channels * taps]);
+        let rows = last.chunks_exact(start.len()).collect::<Vec<_>>();
+        let phase = Phase::new(window, start.len(), (0, 0), 1, |c, ty, tx| {
+            rows[c * taps + ty * geometry.kernel + tx]
+        });
         Self { isa, outputs, width, start, means: Means::Direct(Frame::around(&[window]), vec![phase]) }
     }
 
@@ -116,7 +120,14 @@ impl Convolution {
             let output = output.saturating_sub(residue).div_ceil(stride);
             (k0, Axis { input, output, taps, first, stride: 1 })
         };
-        let (width, start) = (large.1, start_of(bias, outputs));
+        let (width, start, taps) = (large.1, start_of(bias, outputs), kernel * kernel);
+        // `[channel][tap][output padded]`
+        let mut last = Scratch::zeroed(channels * taps * start.len());
+        let by_channel = weight.chunks_exact(outputs * taps).zip(last.chunks_exact_mut(taps * start.len()));
+        for (weight, last) in by_channel {
+            to_channels_last(isa, weight, taps, [outputs, taps], last, start.len());
+        }
+        let rows = last.chunks_exact(start.len()).collect::<Vec<_>>();
         let mut phases = Vec::new();
         for ry in 0..stride {
             for rx in 0..stride {
@@ -131,9 +142,9 @@ impl Convolution {
                     let means = Means::Winograd(winograd, Tiles::new(large));
                     return Self { isa, outputs, width, start, means };
                 }
-                phases.push(Phase::new(window, outputs, (ry, rx), stride, |o, c, ty, tx| {
+                phases.push(Phase::new(window, start.len(), (ry, rx), stride, |c, ty, tx| {
                     let k = |k0: usize, axis: Axis, t: usize| k0 + (axis.taps - 1 - t) * stride;
-                    weight[((c * outputs + o) * kernel + k(ky0, h, ty)) * kernel + k(kx0, w, tx)]
+                    rows[c * taps + k(ky0, h, ty) * kernel + k(kx0, w, tx)]
                 }));
             }
         }
@@ -161,24 +172,20 @@ fn start_of(bias: Option<&[f32]>, outputs: usize) -> Vec<f32> {
 }
 
 impl Phase {
-    /// `weight(output, channel, vertical tap, horizontal tap)`.
-    fn new(
+    /// `row(channel, vertical tap, horizontal tap)` gives the weights of all outputs, `pitch` of them with the padding.
+    fn new<'a>(
         window: Window,
-        outputs: usize,
+        pitch: usize,
         first: (usize, usize),
         stride: usize,
-        weight: impl Fn(usize, usize, usize, usize) -> f32 + Sync,
+        row: impl Fn(usize, usize, usize) -> &'a [f32],
     ) -> Self {
-        let pitch = padded_len(outputs);
-        let mut weights = vec![0.0; window.h.taps * window.w.taps * window.channels * pitch];
-        weights.par_chunks_mut(window.channels * pitch).enumerate().for_each(|(tap, rows)| {
-            let (ty, tx) = (tap / window.w.taps, tap % window.w.taps);
-            for (c, row) in rows.chunks_exact_mut(pitch).enumerate() {
-                for (o, slot) in row[..outputs].iter_mut().enumerate() {
-                    *slot = weight(o, c, ty, tx);
-                }
+        let mut weights = Vec::with_capacity(window.h.taps * window.w.taps * window.channels * pitch);
+        for ty in 0..window.h.taps {
+            for tx in 0..window.w.taps {
+                (0..window.channels).for_each(|c| weights.extend_from_slice(row(c, ty, tx)));
             }
-        });
+        }
         Self { window, weights, first, stride }
     }
 

@@ -21,6 +21,29 @@ pub struct SampleRequest<'a> {
     pub device: &'a Device,
 }
 
+impl SampleRequest<'_> {
+    fn normal(&self, domain: Domain, draw: u64) -> candle_core::Result<Tensor> {
+        let Self { seed, indices, image_shape, device } = self;
+        NoiseSource::new(*seed).normal(domain, draw, indices.clone(), image_shape, device)
+    }
+
+    /// Where sampling by `plan` begins: noise of variance 1, at the scale of the plan. It is what training ends in, or
+    /// nearly so.
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub fn initial(&self, plan: &SamplingPlan) -> candle_core::Result<Tensor> {
+        self.normal(Domain::Initial, 0)?.affine(1.0 / plan.start().to_variance_preserving(), 0.0)
+    }
+
+    /// The noise of each step, by the number of steps left after it, so that the last steps of plans have the same noise
+    /// however many steps there are.
+    pub fn step_noise(&self, plan: &SamplingPlan) -> impl Fn(usize) -> candle_core::Result<Tensor> {
+        let last = plan.steps().len() - 1;
+        move |number| self.normal(Domain::Sampler, (last - number) as u64)
+    }
+}
+
 /// The fresh noise of the step of the given number, of the images' shape.
 pub type StepNoise<'a> = &'a dyn Fn(usize) -> candle_core::Result<Tensor>;
 
@@ -132,16 +155,8 @@ pub fn sample(
     request: &SampleRequest<'_>,
     progress: &mut dyn FnMut(Progress<'_>) -> ControlFlow<()>,
 ) -> Result<Tensor, SampleError> {
-    let SampleRequest { seed, indices, image_shape, device } = request;
-    let normal =
-        |domain, draw| NoiseSource::new(*seed).normal(domain, draw, indices.clone(), image_shape, device);
-    // Noise of variance 1, at the scale of the plan: what training ends in, or nearly so.
-    let start = plan.start();
-    let x = normal(Domain::Initial, 0)?.affine(1.0 / start.to_variance_preserving(), 0.0)?;
-    // By the steps left, so that a plan's last steps have the same noise however many there are.
-    let last = plan.steps().len() - 1;
-    let noise = |number: usize| normal(Domain::Sampler, (last - number) as u64);
-    sample_from(x, denoiser, sampler, plan, &noise, progress)
+    let x = request.initial(plan)?;
+    sample_from(x, denoiser, sampler, plan, &request.step_noise(plan), progress)
 }
 
 /// As [`sample`], from given images (N, C, H, W) at the plan's start, with given noise for each step.

@@ -1,5 +1,6 @@
 //! The project against numbers of established libraries; `golden/README.md` says where they come from.
 
+mod frechet;
 mod losses;
 mod models;
 mod optim;
@@ -75,6 +76,16 @@ fn golden_learning_rates_agree() {
 #[test]
 fn golden_sampler_trajectories_agree() {
     samplers::trajectories();
+}
+
+#[test]
+fn golden_noise_of_eulers_schedule_agrees() {
+    samplers::euler_add_noise();
+}
+
+#[test]
+fn golden_frechet_distances_agree() {
+    frechet::distances();
 }
 
 /// Again, with each choice of kernels; `slow` is what other devices than the CPU take.

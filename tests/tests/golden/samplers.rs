@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 
 use candle_core::{Result, Tensor};
 use diffusion_interop::{Scheduler, SchedulerClass, StepArguments, Steps};
-use diffusion_process::{Denoiser, Network, NoiseLevel, Thresholded};
+use diffusion_process::{Denoiser, Levels, Network, NoiseLevel, Thresholded};
 use diffusion_sample::{Churn, Progress, sample_from};
 use diffusion_tests::{
     assert_close, cases, flat, golden_dir, golden_json, golden_tensors, number, numbers, text,
@@ -157,5 +157,27 @@ fn trajectory<'a>(
         if let (Some(wanted), Some(x0)) = (tensor(name), x0) {
             assert_close(&format!("{id} {name}"), x0, &flat(wanted), atol);
         }
+    }
+}
+
+/// x₀ + σ·noise at the levels of a ten-step Euler schedule.
+pub(crate) fn euler_add_noise() {
+    let tensors = golden_tensors("training/training.safetensors");
+    let case = &golden_json("training/training.json")["euler_add_noise"];
+    let config = serde_json::from_value(case["config"].clone()).unwrap();
+    let scheduler = Scheduler::new(SchedulerClass::Euler, config).unwrap();
+    let plan = scheduler.plan(&Steps::Count(number(&case["num_inference_steps"]) as usize)).unwrap();
+    let (x0, noise) = (&tensors["x0"], &tensors["noise"]);
+    let levels: Vec<NoiseLevel> = flat(&tensors["euler_add_noise/timesteps"])
+        .into_iter()
+        .map(|t| {
+            let near =
+                plan.steps().iter().map(|step| step.from).find(|level| (level.timestep - t).abs() < 1e-3);
+            near.unwrap_or_else(|| panic!("no step at {t}"))
+        })
+        .collect();
+    let found = flat(&Levels::new(&levels, x0).unwrap().add_noise(x0, noise).unwrap());
+    for (found, wanted) in found.iter().zip(flat(&tensors["euler_add_noise/out"])) {
+        assert!((found - wanted).abs() <= 1e-4 * wanted.abs().max(1.0), "{found}, not {wanted}");
     }
 }

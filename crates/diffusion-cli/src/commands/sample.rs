@@ -1,7 +1,9 @@
 //! `diffusion sample`.
 
+mod trajectory;
+
 use std::ops::ControlFlow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -11,11 +13,12 @@ use clap::builder::PossibleValuesParser;
 use diffusion_data::picture::{self, Picture};
 use diffusion_process::{Denoiser, Threshold, Thresholded};
 use diffusion_sample::{
-    Churn, SampleError, SampleRequest, Sampler, SamplerKind, SamplerOptions, VarianceType, sample,
+    Churn, SampleError, SampleRequest, SamplerKind, SamplerOptions, VarianceType, sample_from,
 };
 use diffusion_schedule::{SamplingPlan, SigmaSpacing, TimestepSpacing};
 use diffusion_train::{LoadedModel, Objective, Weights};
 
+use self::trajectory::Trajectory;
 use super::progress::{Progress, clock};
 use crate::interrupt;
 use crate::runs::ModelArgs;
@@ -42,7 +45,8 @@ pub(crate) struct SampleArgs {
     /// How the steps are laid over those of training, where the model has a schedule
     #[arg(long, value_name = "SPACING", default_value = "trailing")]
     spacing: Spacing,
-    /// The noise levels of the steps, where the model has a schedule: those of the timesteps, or σ spaced as by Karras et al. 2022 or evenly in ln σ
+    /// The noise levels of the steps, where the model has a schedule: those of the timesteps, or σ spaced as by Karras et
+    /// al. 2022 or evenly in ln σ
     #[arg(long, value_name = "SPACING", default_value = "timesteps")]
     sigmas: Sigmas,
     /// The variance of DDPM's steps: the posterior's (small), β (large) or what the model has learned (range) [default:
@@ -67,6 +71,13 @@ pub(crate) struct SampleArgs {
     /// The weights: their moving average or those of the last step
     #[arg(long, value_name = "WEIGHTS", default_value = "ema")]
     weights: WeightsName,
+    /// Begin with the noise in this file: float32 (N, C, H, W) of variance 1; --num is N then
+    #[arg(long, value_name = "FILE.npy", conflicts_with = "num")]
+    init_noise: Option<PathBuf>,
+    /// Also write every step of the first images: a picture each, strip.png and trajectory.gif, with what the model took
+    /// them for
+    #[arg(long, value_name = "DIR")]
+    trajectory: Option<PathBuf>,
     /// The folder for the images
     #[arg(long, value_name = "DIR", default_value = "generated")]
     out: PathBuf,
@@ -142,15 +153,20 @@ pub(crate) fn run(args: &SampleArgs, device: &Device, quiet: bool) -> anyhow::Re
         super::warn_of_terminal_snr(schedule);
     }
     let kind = sampler_kind(args, &model)?;
-    let variance = variance(args, &model)?;
-    let plan = plan(args, &model.objective)?;
     let churn = Churn { amount: args.churn, ..Churn::default() };
-    let mut sampler = kind.build(&SamplerOptions { variance, eta: args.eta, churn });
+    let options = SamplerOptions { variance: variance(args, &model)?, eta: args.eta, churn };
+    let plan = plan(args, &model.objective)?;
+    let noise = args.init_noise.as_deref().map(|path| read_noise(path, &model, device)).transpose()?;
+    let num = match &noise {
+        Some(noise) => noise.dim(0)? as u64,
+        None => args.num,
+    };
     std::fs::create_dir_all(&args.out)
         .with_context(|| format!("cannot make the folder {}", args.out.display()))?;
 
     let start = Instant::now();
-    let Some(images) = sample_all(args, &model, &plan, &mut *sampler, device, quiet)? else {
+    let task = Task { model: &model, plan: &plan, kind, options, noise, num, device };
+    let Some(images) = sample_all(args, &task, quiet)? else {
         println!("stopped before the last image; the images that were done are in {}", args.out.display());
         return Ok(ExitCode::from(interrupt::EXIT_CODE));
     };
@@ -161,8 +177,7 @@ pub(crate) fn run(args: &SampleArgs, device: &Device, quiet: bool) -> anyhow::Re
         picture::grid(&images.pictures)?.enlarged_for_viewing().write_png(path)?;
     }
     println!(
-        "{} images in {} ({} steps each, {})",
-        args.num,
+        "{num} images in {} ({} steps each, {})",
         args.out.display(),
         plan.steps().len(),
         clock(start.elapsed().as_secs_f64())
@@ -215,6 +230,31 @@ fn plan(args: &SampleArgs, objective: &Objective) -> anyhow::Result<SamplingPlan
     }
 }
 
+/// The noise to begin with, which must be of the model's size.
+fn read_noise(path: &Path, model: &LoadedModel, device: &Device) -> anyhow::Result<Tensor> {
+    let noise = picture::read_npy(path)?;
+    if noise.dims()[1..] != model.description.image_shape {
+        bail_usage!(
+            "--init-noise {}: the model makes images of shape {:?}, the noise is for {:?}",
+            path.display(),
+            model.description.image_shape,
+            &noise.dims()[1..]
+        );
+    }
+    Ok(noise.to_device(device)?)
+}
+
+/// What is to be sampled.
+struct Task<'a> {
+    model: &'a LoadedModel,
+    plan: &'a SamplingPlan,
+    kind: SamplerKind,
+    options: SamplerOptions,
+    noise: Option<Tensor>,
+    num: u64,
+    device: &'a Device,
+}
+
 /// What later steps need of the images: tensors for npy, pictures for the grid.
 #[derive(Default)]
 struct Images {
@@ -223,22 +263,24 @@ struct Images {
 }
 
 /// All images, batch by batch; PNGs are written as they come. `None` when interrupted.
-fn sample_all(
-    args: &SampleArgs,
-    model: &LoadedModel,
-    plan: &SamplingPlan,
-    sampler: &mut dyn Sampler,
-    device: &Device,
-    quiet: bool,
-) -> anyhow::Result<Option<Images>> {
+fn sample_all(args: &SampleArgs, task: &Task<'_>, quiet: bool) -> anyhow::Result<Option<Images>> {
+    let &Task { model, plan, kind, options, ref noise, num, device } = task;
+    let mut trajectory = args.trajectory.as_deref().map(Trajectory::new).transpose()?;
+    let mut failed = None;
+    let mut sampler = kind.build(&options);
     let clipped = Thresholded::new(&model.denoiser, Threshold::Clip { range: 1.0 });
     let denoiser: &dyn Denoiser = if args.no_clip { &model.denoiser } else { &clipped };
-    let batches = args.num.div_ceil(args.batch_size);
+    let batches = num.div_ceil(args.batch_size);
     let steps = plan.steps().len() as u64;
     let mut progress = Progress::new("sampling", batches * steps, quiet);
     let mut images = Images::default();
     for batch in 0..batches {
-        let indices = batch * args.batch_size..args.num.min((batch + 1) * args.batch_size);
+        let indices = batch * args.batch_size..num.min((batch + 1) * args.batch_size);
+        let x = noise.as_ref().map(|noise| {
+            let count = (indices.end - indices.start) as usize;
+            let scale = 1.0 / plan.start().to_variance_preserving();
+            noise.narrow(0, indices.start as usize, count)?.affine(scale, 0.0)
+        });
         let request = SampleRequest {
             seed: args.seed,
             indices: indices.clone(),
@@ -251,20 +293,35 @@ fn sample_all(
                     "images {}-{} of {}, step {}/{}",
                     indices.start + 1,
                     indices.end,
-                    args.num,
+                    num,
                     p.done,
                     p.steps
                 )
             });
+            if let Some(trajectory) = trajectory.as_mut().filter(|_| batch == 0)
+                && let Err(e) = trajectory.add(&p)
+            {
+                failed = Some(e);
+                return ControlFlow::Break(());
+            }
             interrupt::flow()
         };
-        let tensor = match sample(denoiser, sampler, plan, &request, &mut observe) {
+        let x = x.unwrap_or_else(|| request.initial(plan))?;
+        let noise = request.step_noise(plan);
+        let result = sample_from(x, denoiser, &mut *sampler, plan, &noise, &mut observe);
+        if let Some(e) = failed.take() {
+            return Err(e);
+        }
+        let tensor = match result {
             Err(SampleError::Cancelled { .. }) => {
                 progress.finish();
                 return Ok(None);
             }
             result => result?,
         };
+        if let Some(trajectory) = trajectory.as_ref().filter(|_| batch == 0) {
+            trajectory.finish()?;
+        }
         let pictures = picture::from_tensor(&tensor)?;
         match args.format {
             Format::Png => {

@@ -65,3 +65,73 @@ fn an_image_depends_on_its_seed_and_number_alone() {
     assert!(alone != first("g --num 1 --steps 5"));
     assert!(alone != first("h --num 1 --variance fixed-large"));
 }
+
+#[test]
+fn every_sampler_makes_images_in_few_steps() {
+    let place = Workplace::new();
+    place.train_small("run", 3);
+    let help = place.ok("sample --help").out;
+    for name in [
+        "ddpm",
+        "ddim",
+        "dpmpp-2m",
+        "dpmpp-2m-heun",
+        "dpmpp-2m-sde",
+        "euler",
+        "euler-ancestral",
+        "heun",
+        "unipc",
+        "lms",
+        "pndm",
+    ] {
+        assert!(help.contains(name), "--help does not name {name}");
+        for sigmas in ["timesteps", "karras"] {
+            let line =
+                format!("sample --run run --num 2 --sampler {name} --steps 6 --sigmas {sigmas} --out {name}");
+            assert!(place.ok(&line).out.contains("2 images"), "{name}");
+        }
+    }
+    place.refuses(
+        "sample --run run --sampler magic",
+        2,
+        &["invalid value 'magic'", "possible values", "dpmpp-2m"],
+    );
+    place.refuses("sample --run run --eta 2", 2, &["--eta", "from 0 to 1"]);
+}
+
+#[test]
+fn every_step_can_be_looked_at() {
+    let place = Workplace::new();
+    place.train_small("run", 1);
+    place.ok("sample --run run --num 3 --steps 5 --sampler ddim --trajectory steps --out out");
+    let expected: Vec<String> = (1..=5).map(|step| format!("step-{step:04}.png")).collect();
+    assert_eq!(
+        names(&place.path("steps")),
+        [&expected[..], &["strip.png".into(), "trajectory.gif".into()]].concat()
+    );
+    let gif = fs::read(place.path("steps/trajectory.gif")).unwrap();
+    assert_eq!(&gif[..6], b"GIF89a");
+    assert!(gif.len() > 500, "{} bytes", gif.len());
+}
+
+#[test]
+fn given_noise_takes_the_place_of_the_seeds() {
+    let place = Workplace::new();
+    place.train_small("run", 1);
+    let noise = candle_core::Tensor::randn(0f32, 1.0, (3, 1, 8, 8), &candle_core::Device::Cpu).unwrap();
+    noise.write_npy(place.path("noise.npy")).unwrap();
+    let sample = |line: &str| {
+        let answer = place.ok(&format!("sample --run run --init-noise noise.npy --format npy {line}"));
+        assert!(answer.out.contains("3 images"), "{}", answer.out);
+        let out = line.split("--out ").nth(1).unwrap();
+        fs::read(place.path(out).join("samples.npy")).unwrap()
+    };
+    let first = sample("--sampler ddim --out a");
+    assert!(first == sample("--sampler ddim --seed 7 --batch-size 2 --out b"));
+    assert!(sample("--sampler ddpm --out c") != sample("--sampler ddpm --seed 7 --out d"));
+    noise.narrow(3, 0, 4).unwrap().write_npy(place.path("small.npy")).unwrap();
+    place.refuses("sample --run run --init-noise small.npy", 2, &["small.npy", "[1, 8, 8]", "[1, 8, 4]"]);
+    place.write("bad.npy", "not an array");
+    place.refuses("sample --run run --init-noise bad.npy", 1, &["bad.npy", "npy"]);
+    place.refuses("sample --run run --init-noise none.npy", 1, &["none.npy"]);
+}

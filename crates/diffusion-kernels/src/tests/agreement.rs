@@ -290,15 +290,22 @@ fn stacked_maps_and_their_gradients_are_those_of_the_definition() {
     }
 }
 
-/// Sums of 576 products of numbers in (−1, 1). Measured: largest error 9e-6 of the largest result, root mean
-/// square 1.6e-6 of the result's; by the plain sum 9e-7 and 3e-7.
+/// Sums of 576 products of numbers in (−1, 1), by Winograd's method; `--nocapture` shows the errors, in proportion to the
+/// largest result.
 #[test]
-fn three_by_three_convolutions_err_by_less_than_2e_5_of_the_largest_result() {
+fn three_by_three_convolutions_err_by_less_than_3e_6_of_the_largest_result() {
     let (x, weight, bias) = (random(1, &[2, 64, 14, 14]), random(2, &[64, 64, 3, 3]), random(3, &[64]));
     let direct = direct::convolution([&x, &weight, &bias], false, 2, [[64, 14, 14]; 2], [3, 1, 1]);
+    let worst = |run: &dyn Fn() -> candle_core::Result<Tensor>| -> Vec<f32> {
+        let found = with_gradients(run, &[&x, &weight, &bias]);
+        let largest = |t: &Tensor| t.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+        found.iter().zip(&direct).map(|(a, b)| largest(&(a - b).unwrap()) / largest(b)).collect()
+    };
+    println!("plain sums: {:?}", worst(&|| slow::conv2d(&x, &weight, Some(&bias), 1, 1)));
     for isa in available() {
-        let run = || conv2d(isa, &x, &weight, Some(&bias), 1, 1);
-        close(&with_gradients(run, &[&x, &weight, &bias]), &direct, 2e-5).unwrap();
+        let errors = worst(&|| conv2d(isa, &x, &weight, Some(&bias), 1, 1));
+        println!("{isa:?}: {errors:?}");
+        assert!(errors.iter().all(|error| *error < 3e-6), "{isa:?}: {errors:?}");
     }
 }
 

@@ -1,0 +1,122 @@
+//! The Fréchet distance between Gaussians (Dowson & Landau 1982).
+
+use candle_core::{DType, Device, Tensor};
+use nalgebra::{DMatrix, DVector};
+use thiserror::Error;
+
+/// Why there is no distance.
+#[derive(Debug, Error)]
+pub enum EvalError {
+    /// A covariance needs two points.
+    #[error("{0} rows of features; at least 2 are needed")]
+    TooFew(usize),
+    /// A feature that is not a number, or infinite.
+    #[error("feature {column} of row {row} is {value}")]
+    NotFinite {
+        /// Which row.
+        row: usize,
+        /// Which of its features.
+        column: usize,
+        /// What it is.
+        value: f64,
+    },
+    /// Sets of different features.
+    #[error("one set has {0} features, the other {1}")]
+    Width(usize, usize),
+    /// The tensor's own error.
+    #[error(transparent)]
+    Candle(#[from] candle_core::Error),
+}
+
+/// Mean and covariance of a set of features.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Statistics {
+    mean: DVector<f64>,
+    covariance: DMatrix<f64>,
+}
+
+impl Statistics {
+    /// Of `features` (N, D), N at least 2; the covariance is divided by N − 1.
+    ///
+    /// # Errors
+    /// A tensor of another rank; fewer rows; a feature that is not finite.
+    pub fn of(features: &Tensor) -> Result<Self, EvalError> {
+        let (rows, width) = features.dims2()?;
+        if rows < 2 || width == 0 {
+            return Err(EvalError::TooFew(rows.min(width)));
+        }
+        let values =
+            features.to_device(&Device::Cpu)?.to_dtype(DType::F64)?.flatten_all()?.to_vec1::<f64>()?;
+        if let Some(i) = values.iter().position(|value| !value.is_finite()) {
+            return Err(EvalError::NotFinite { row: i / width, column: i % width, value: values[i] });
+        }
+        let mut centred = DMatrix::from_row_slice(rows, width, &values);
+        let mean = centred.row_mean().transpose();
+        for mut row in centred.row_iter_mut() {
+            row -= mean.transpose();
+        }
+        let covariance = centred.tr_mul(&centred) / (rows - 1) as f64;
+        Ok(Self { mean, covariance })
+    }
+
+    /// D, the number of features.
+    pub fn width(&self) -> usize {
+        self.mean.len()
+    }
+
+    /// |m₁ − m₂|² + tr(C₁ + C₂ − 2·(C₁·C₂)^½), at least 0.
+    ///
+    /// The trace of the root is that of (C₁^½·C₂·C₁^½)^½, which is symmetric: its eigenvalues are real, and where there are
+    /// fewer points than features those that should be 0 are cut off there instead of spoiling the rest.
+    ///
+    /// # Errors
+    /// Sets of different features.
+    pub fn frechet_distance(&self, other: &Self) -> Result<f64, EvalError> {
+        if self.width() != other.width() {
+            return Err(EvalError::Width(self.width(), other.width()));
+        }
+        let root = symmetric_root(&self.covariance);
+        let product = &root * &other.covariance * &root;
+        let eigenvalues = ((&product + product.transpose()) / 2.0).symmetric_eigenvalues();
+        let trace_of_root: f64 = eigenvalues.iter().map(|value| value.max(0.0).sqrt()).sum();
+        let traces = self.covariance.trace() + other.covariance.trace();
+        Ok(((&self.mean - &other.mean).norm_squared() + traces - 2.0 * trace_of_root).max(0.0))
+    }
+}
+
+/// The root of a symmetric matrix without negative eigenvalues, but for rounding.
+fn symmetric_root(matrix: &DMatrix<f64>) -> DMatrix<f64> {
+    let eigen = matrix.clone().symmetric_eigen();
+    let roots = eigen.eigenvalues.map(|value| value.max(0.0).sqrt());
+    &eigen.eigenvectors * DMatrix::from_diagonal(&roots) * eigen.eigenvectors.transpose()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn features_that_make_no_gaussian_are_refused_in_words() {
+        let of = |rows: &[[f32; 2]]| {
+            Statistics::of(&Tensor::from_slice(rows.as_flattened(), (rows.len(), 2), &Device::Cpu).unwrap())
+        };
+        assert!(of(&[[1.0, 2.0]]).unwrap_err().to_string().contains("1 rows"));
+        let error = of(&[[1.0, 2.0], [3.0, f32::NAN]]).unwrap_err().to_string();
+        assert!(error.contains("feature 1 of row 1"), "{error}");
+        let wide = Statistics::of(&Tensor::new(&[[1f32, 2.0, 3.0], [4.0, 5.0, 7.0]], &Device::Cpu).unwrap())
+            .unwrap();
+        let narrow = of(&[[1.0, 2.0], [3.0, 5.0]]).unwrap();
+        assert!(wide.frechet_distance(&narrow).unwrap_err().to_string().contains("3 features, the other 2"));
+    }
+
+    #[test]
+    fn the_distance_of_one_dimensional_gaussians_is_that_of_their_means_and_deviations() {
+        let set = |deviation: f32, mean: f32| {
+            let rows: Vec<f32> = [-1f32, 0.0, 1.0].iter().map(|x| x * deviation + mean).collect();
+            Statistics::of(&Tensor::from_vec(rows, (3, 1), &Device::Cpu).unwrap()).unwrap()
+        };
+        // The deviations are those factors, as the variance of −1, 0 and 1 is 1.
+        let distance = set(2.0, 1.0).frechet_distance(&set(5.0, -3.0)).unwrap();
+        assert!((distance - (16.0 + 9.0)).abs() < 1e-9, "{distance}");
+    }
+}

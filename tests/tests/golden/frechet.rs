@@ -1,0 +1,17 @@
+use diffusion_eval::Statistics;
+use diffusion_tests::{cases, golden_json, golden_tensors, number, text};
+
+pub(crate) fn distances() {
+    let tensors = golden_tensors("frechet/frechet.safetensors");
+    for case in cases(&golden_json("frechet/frechet.json")["cases"]) {
+        let id = text(&case["id"]);
+        let statistics = |set: u8| Statistics::of(&tensors[&format!("{id}/features_{set}")]).unwrap();
+        let found = statistics(1).frechet_distance(&statistics(2)).unwrap();
+        let wanted = number(&case["reference"]);
+        let tolerance = match case["rtol"].as_f64() {
+            Some(relative) => relative * wanted,
+            None => number(&case["atol"]),
+        };
+        assert!((found - wanted).abs() <= tolerance, "{id}: {found}, not {wanted}");
+    }
+}

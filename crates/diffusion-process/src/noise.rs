@@ -25,6 +25,8 @@ pub enum Domain {
     Shuffle = 6,
     /// Which activations dropout removes; the draw is the step of the optimizer.
     Dropout = 7,
+    /// The shift of a whole channel in offset noise; the draw is the step of the optimizer.
+    Offset = 8,
 }
 
 /// A seed. Every random number of the project is a pure function of it and of what the number is for, so there is

@@ -1,4 +1,4 @@
-//! A training at rest: three files of tensors and a description.
+//! A training at rest: files of tensors and a description.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -9,7 +9,7 @@ use candle_core::{Device, Tensor};
 use diffusion_data::LoaderPosition;
 use serde::{Deserialize, Serialize};
 
-use crate::{ModelDescription, TrainError};
+use crate::{LossHistory, ModelDescription, TrainError};
 
 /// The form of the files. A reader refuses any other.
 pub const FORMAT_VERSION: u32 = 1;
@@ -47,6 +47,8 @@ pub struct Checkpoint {
     pub ema: BTreeMap<String, Tensor>,
     /// The optimizer's moments.
     pub optimizer: BTreeMap<String, Tensor>,
+    /// The losses that importance sampling goes by, where it is used.
+    pub loss_history: Option<LossHistory>,
 }
 
 impl Checkpoint {
@@ -56,6 +58,8 @@ impl Checkpoint {
     pub const EMA_FILE: &str = "ema.safetensors";
     /// The optimizer's moments.
     pub const OPTIMIZER_FILE: &str = "optimizer.safetensors";
+    /// The losses that importance sampling goes by, where it is used.
+    pub const LOSS_HISTORY_FILE: &str = "loss_history.safetensors";
     /// Everything else.
     pub const STATE_FILE: &str = "checkpoint.json";
 
@@ -86,15 +90,17 @@ impl Checkpoint {
             fs::remove_dir_all(dir).map_err(TrainError::io(dir))?;
         }
         fs::create_dir_all(dir).map_err(TrainError::io(dir))?;
-        for (name, tensors) in [
-            (Self::MODEL_FILE, &self.model),
-            (Self::EMA_FILE, &self.ema),
-            (Self::OPTIMIZER_FILE, &self.optimizer),
-        ] {
+        let write = |name: &str, tensors: &BTreeMap<String, Tensor>| {
             let path = dir.join(name);
             let bytes = safetensors::serialize(tensors, None)
                 .map_err(|e| TrainError::unusable(&path, format!("cannot be written: {e}")))?;
-            write_synced(&path, &bytes)?;
+            write_synced(&path, &bytes)
+        };
+        write(Self::MODEL_FILE, &self.model)?;
+        write(Self::EMA_FILE, &self.ema)?;
+        write(Self::OPTIMIZER_FILE, &self.optimizer)?;
+        if let Some(history) = &self.loss_history {
+            write(Self::LOSS_HISTORY_FILE, &history.to_tensors()?)?;
         }
         let path = dir.join(Self::STATE_FILE);
         let json = serde_json::to_vec_pretty(&self.state)
@@ -109,7 +115,13 @@ impl Checkpoint {
     /// A folder that is no checkpoint of this format, or that is damaged; the file is named.
     pub fn read(path: &Path, device: &Device) -> Result<Self, TrainError> {
         let tensors = |name| Self::read_tensors(&path.join(name), device);
+        let history = path.join(Self::LOSS_HISTORY_FILE);
+        let read_history = || {
+            LossHistory::from_tensors(Self::read_tensors(&history, &Device::Cpu)?)
+                .map_err(|problem| TrainError::unusable(&history, problem))
+        };
         Ok(Self {
+            loss_history: history.exists().then(read_history).transpose()?,
             state: Self::read_state(path)?,
             model: tensors(Self::MODEL_FILE)?,
             ema: tensors(Self::EMA_FILE)?,

@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 use thiserror::Error;
 use toml::Table;
 
-use crate::{AdamWConfig, EmaConfig, LrDecay, LrSchedule};
+use crate::{AdamWConfig, EdmConfig, EmaConfig, LossConfig, LrSchedule, Objective, TimestepSampling};
 
 /// A whole training. Training ends at the first of `steps`, `epochs` and `max_minutes` that is given.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -34,14 +34,27 @@ pub struct TrainConfig {
     pub batch_size: usize,
     /// Parts in which a batch is computed to save memory; must divide `batch_size`.
     pub accumulate: usize,
-    /// What the network learns to say.
+    /// What the network learns to say. `flow_prediction` makes the model one of flow matching, which needs no schedule.
     pub prediction_type: PredictionType,
+    /// Have the network learn the variance of the reverse steps too: its output gets twice the channels (Nichol & Dhariwal
+    /// 2021).
+    pub learned_variance: bool,
+    /// How the noise levels of a batch are drawn.
+    pub timestep_sampling: TimestepSampling,
+    /// Adds this times a normal number, one for each image and channel, to the noise of every pixel, so that the network
+    /// learns to change the brightness of a whole image; 0: none.
+    pub offset_noise: f64,
     /// The largest norm of the gradient; none: no clipping.
     pub clip_grad_norm: Option<f64>,
     /// The network. Its channels and the size of the images come from the data.
     pub network: NetworkConfig,
-    /// The forward process.
+    /// The forward process of a diffusion.
     pub schedule: ScheduleConfig,
+    /// Given, the model is one of Karras et al. 2022: neither `schedule` nor `prediction_type` is used then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub edm: Option<EdmConfig>,
+    /// What is minimised.
+    pub loss: LossConfig,
     /// AdamW.
     pub optimizer: AdamWConfig,
     /// The learning rate over time.
@@ -78,9 +91,10 @@ pub struct SampleGridConfig {
     pub every: u64,
     /// Images in a grid; 0: no grids.
     pub num: u64,
-    /// Sampling steps, at least 1; none, or more than the schedule has: all of its steps.
+    /// Sampling steps, at least 1; none, or more than the schedule has: all of its steps. Flows take 25 and EDM 18 if
+    /// none are given.
     pub steps: Option<usize>,
-    /// The variance of the reverse steps.
+    /// The variance of a diffusion's reverse steps, where the network does not learn its own.
     pub variance: VarianceType,
     /// Cut the predicted image to its range at each step.
     pub clip_denoised: bool,
@@ -104,13 +118,19 @@ impl Default for TrainConfig {
             batch_size: 64,
             accumulate: 1,
             prediction_type: PredictionType::default(),
+            learned_variance: false,
+            timestep_sampling: TimestepSampling::default(),
+            offset_noise: 0.0,
             clip_grad_norm: None,
             network: NetworkConfig::SimpleUnet(SimpleUNetConfig {
                 in_channels: 1,
                 base_channels: 32,
                 time_dim: 128,
+                out_channels: None,
             }),
             schedule: ScheduleConfig::linear_scaled_to(200),
+            edm: None,
+            loss: LossConfig::default(),
             optimizer: AdamWConfig::default(),
             lr_schedule: LrSchedule::default(),
             ema: EmaConfig::default(),
@@ -222,6 +242,14 @@ impl TrainConfig {
         })
     }
 
+    /// The process that is trained.
+    ///
+    /// # Errors
+    /// A schedule that cannot be built.
+    pub fn objective(&self) -> Result<Objective, ConfigError> {
+        Ok(Objective::new(&self.schedule, self.prediction_type, self.edm)?)
+    }
+
     /// A hash of every field that determines the numbers of the training: all but when it ends, what it saves and draws,
     /// and where the data is (whose own fingerprint is kept beside this hash).
     pub fn hash(&self) -> String {
@@ -232,95 +260,21 @@ impl TrainConfig {
         numbers.max_minutes = None;
         numbers.checkpoint = CheckpointConfig::default();
         numbers.sample_grid = SampleGridConfig::default();
-        // The debug form names every field and writes floats so that they read back the same.
-        let digest = Sha256::digest(format!("{numbers:?}"));
+        // The debug form names every field and writes floats so that they read back the same. Fields that came later are
+        // left out while they have the value they had before they came, so that older runs keep their hash.
+        let later = [
+            ("learned_variance", format!("{:?}", false)),
+            ("timestep_sampling", format!("{:?}", TimestepSampling::default())),
+            ("offset_noise", format!("{:?}", 0.0)),
+            ("edm", "None".to_owned()),
+            ("loss", format!("{:?}", LossConfig::default())),
+            ("out_channels", "None".to_owned()),
+        ];
+        let text = later.iter().fold(format!("{numbers:?}"), |text, (field, unset)| {
+            text.replace(&format!(", {field}: {unset}"), "")
+        });
+        let digest = Sha256::digest(text);
         digest.iter().fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"))
-    }
-
-    /// Checks the ranges of all fields but the network's, which are checked where it is built.
-    ///
-    /// # Errors
-    /// The first field that is outside it, with what would be right.
-    pub fn validate(&self) -> Result<(), ConfigError> {
-        let field = |field, value: String, expected: &str, ok: bool| {
-            if ok { Ok(()) } else { Err(ConfigError::Field { field, value, expected: expected.to_owned() }) }
-        };
-        let whole = |name, value: u64| field(name, value.to_string(), "it must be at least 1", value >= 1);
-        let positive = |name, value: f64| {
-            field(name, value.to_string(), "it must be a number above 0", value > 0.0 && value.is_finite())
-        };
-        let share = |name, value: f64| {
-            field(name, value.to_string(), "it must lie in [0, 1)", (0.0..1.0).contains(&value))
-        };
-        whole("size", self.size.unwrap_or(1) as u64)?;
-        whole("steps", self.steps.unwrap_or(1))?;
-        whole("epochs", self.epochs.unwrap_or(1))?;
-        positive("max_minutes", self.max_minutes.unwrap_or(1.0))?;
-        field(
-            "steps, epochs and max_minutes",
-            "not given".to_owned(),
-            "one of them must say when to stop",
-            self.steps.is_some() || self.epochs.is_some() || self.max_minutes.is_some(),
-        )?;
-        field(
-            "seed",
-            self.seed.to_string(),
-            "it must be below 2^63, the largest whole number of a TOML file",
-            i64::try_from(self.seed).is_ok(),
-        )?;
-        whole("batch_size", self.batch_size as u64)?;
-        whole("accumulate", self.accumulate as u64)?;
-        field(
-            "accumulate",
-            self.accumulate.to_string(),
-            &format!("it must divide batch_size, which is {}", self.batch_size),
-            self.batch_size.is_multiple_of(self.accumulate),
-        )?;
-        positive("clip_grad_norm", self.clip_grad_norm.unwrap_or(1.0))?;
-        positive("optimizer.lr", self.optimizer.lr)?;
-        share("optimizer.beta1", self.optimizer.beta1)?;
-        share("optimizer.beta2", self.optimizer.beta2)?;
-        positive("optimizer.eps", self.optimizer.eps)?;
-        let decay = self.optimizer.weight_decay;
-        field(
-            "optimizer.weight_decay",
-            decay.to_string(),
-            "it must be a number of at least 0",
-            decay >= 0.0 && decay.is_finite(),
-        )?;
-        share("ema.decay", self.ema.decay)?;
-        share("ema.min_decay", self.ema.min_decay)?;
-        positive("ema.inv_gamma", self.ema.inv_gamma)?;
-        positive("ema.power", self.ema.power)?;
-        whole("checkpoint.every", self.checkpoint.every)?;
-        whole("checkpoint.keep", self.checkpoint.keep as u64)?;
-        whole("sample_grid.steps", self.sample_grid.steps.unwrap_or(1) as u64)?;
-        field(
-            "sample_grid.num",
-            self.sample_grid.num.to_string(),
-            "it must be at most 4096",
-            self.sample_grid.num <= 4096,
-        )?;
-        field(
-            "ema.min_decay",
-            self.ema.min_decay.to_string(),
-            &format!("it must not exceed ema.decay, which is {}", self.ema.decay),
-            self.ema.min_decay <= self.ema.decay,
-        )?;
-        match self.lr_schedule.decay {
-            LrDecay::CosineWithRestarts { num_cycles } => {
-                whole("lr_schedule.decay.num_cycles", num_cycles.into())?;
-            }
-            LrDecay::Polynomial { power, lr_end } => {
-                positive("lr_schedule.decay.power", power)?;
-                let ok = (0.0..=self.optimizer.lr).contains(&lr_end);
-                let expected = "it must lie between 0 and optimizer.lr";
-                field("lr_schedule.decay.lr_end", lr_end.to_string(), expected, ok)?;
-            }
-            LrDecay::Constant | LrDecay::Linear | LrDecay::Cosine => {}
-        }
-        self.schedule.build()?;
-        Ok(())
     }
 }
 

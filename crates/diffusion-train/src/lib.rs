@@ -23,28 +23,37 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod bound;
 mod checkpoint;
 mod config;
 mod ema;
 mod error;
 mod gradients;
+mod loss;
 mod lr;
 mod metrics;
 mod model;
+mod objective;
 mod optimizer;
 mod run;
 mod run_dir;
+mod timesteps;
 mod trainer;
+mod validate;
 
+pub use bound::{ReverseStep, discretized_log_likelihood, gaussian_kl};
 pub use checkpoint::{Checkpoint, CheckpointState, FORMAT_VERSION};
 pub use config::{CheckpointConfig, ConfigError, ConfigSource, SampleGridConfig, TrainConfig};
 pub use ema::{Ema, EmaConfig};
 pub use error::TrainError;
 pub use gradients::Gradients;
+pub use loss::{LossConfig, LossWeighting, PixelError, TrainingLoss};
 pub use lr::{LrDecay, LrSchedule};
 pub use metrics::StepMetrics;
 pub use model::{LoadedModel, ModelDescription, Weights};
+pub use objective::{EdmConfig, ModelDenoiser, NoisyBatch, Objective};
 pub use optimizer::{AdamW, AdamWConfig};
 pub use run::{Outcome, TrainEvent, run};
 pub use run_dir::RunDir;
+pub use timesteps::{DrawnLevels, LevelSampler, LossHistory, TimestepSampling};
 pub use trainer::Trainer;

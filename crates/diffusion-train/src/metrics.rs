@@ -11,8 +11,8 @@ pub struct StepMetrics {
     pub epoch: u64,
     /// The mean loss of the batch.
     pub loss: f64,
-    /// The mean loss of the images whose t lies in each quarter of the schedule, cleanest first; `null` if there were
-    /// none.
+    /// The mean loss of the images whose noise level lies in each quarter of those of training, cleanest first; `null` if
+    /// there were none.
     pub loss_by_t_quartile: [Option<f64>; 4],
     /// The learning rate of the update.
     pub lr: f64,
@@ -22,17 +22,13 @@ pub struct StepMetrics {
     pub images_per_second: f64,
 }
 
-/// Means of `losses` over the images whose timestep lies in each quarter of 0..`num_train_timesteps`.
-pub(crate) fn by_quartile(
-    losses: &[f32],
-    timesteps: &[usize],
-    num_train_timesteps: usize,
-) -> [Option<f64>; 4] {
+/// Means of `losses` over the images of each quarter; `shares` says where in [0, 1) each image is.
+pub(crate) fn by_quartile(losses: &[f32], shares: &[f64]) -> [Option<f64>; 4] {
     std::array::from_fn(|quartile| {
         let chosen: Vec<f64> = losses
             .iter()
-            .zip(timesteps)
-            .filter(|(_, t)| **t * 4 / num_train_timesteps == quartile)
+            .zip(shares)
+            .filter(|(_, share)| ((*share * 4.0) as usize).min(3) == quartile)
             .map(|(loss, _)| f64::from(*loss))
             .collect();
         (!chosen.is_empty()).then(|| chosen.iter().sum::<f64>() / chosen.len() as f64)
@@ -46,6 +42,6 @@ mod tests {
     #[test]
     fn quartiles_part_the_schedule_evenly() {
         let losses = [1.0, 3.0, 5.0, 7.0];
-        assert_eq!(by_quartile(&losses, &[0, 49, 50, 199], 200), [Some(2.0), Some(5.0), None, Some(7.0)]);
+        assert_eq!(by_quartile(&losses, &[0.0, 0.245, 0.25, 0.995]), [Some(2.0), Some(5.0), None, Some(7.0)]);
     }
 }

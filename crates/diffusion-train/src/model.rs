@@ -3,12 +3,12 @@
 use std::path::Path;
 
 use candle_core::Device;
-use diffusion_process::{Network, NetworkDenoiser, PredictionType};
-use diffusion_schedule::{NoiseSchedule, ScheduleConfig};
+use diffusion_process::{Network, PredictionType};
+use diffusion_schedule::{ScheduleConfig, ScheduleError};
 use diffusion_unet::NetworkConfig;
 use serde::{Deserialize, Serialize};
 
-use crate::{Checkpoint, TrainError};
+use crate::{Checkpoint, EdmConfig, ModelDenoiser, Objective, TrainError};
 
 /// Everything that sampling needs to know besides the weights.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -16,10 +16,13 @@ use crate::{Checkpoint, TrainError};
 pub struct ModelDescription {
     /// The network.
     pub network: NetworkConfig,
-    /// The schedule it was trained on.
+    /// The schedule it was trained on; flows and EDM do not use it.
     pub schedule: ScheduleConfig,
-    /// What its output means.
+    /// What its output means; EDM does not use it.
     pub prediction_type: PredictionType,
+    /// Its preconditioning, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub edm: Option<EdmConfig>,
     /// [C, H, W] of the images.
     pub image_shape: [usize; 3],
     /// The values that black and white have: [−1, 1].
@@ -33,6 +36,19 @@ pub(crate) const DATA_RANGE: [f64; 2] = [-1.0, 1.0];
 const MAX_SIDE: usize = 65_536;
 
 impl ModelDescription {
+    /// The process it was trained on.
+    ///
+    /// # Errors
+    /// A schedule that cannot be built.
+    pub fn objective(&self) -> Result<Objective, ScheduleError> {
+        Objective::new(&self.schedule, self.prediction_type, self.edm)
+    }
+
+    /// Whether the second half of the network's output is a variance.
+    pub fn learned_variance(&self) -> bool {
+        self.network.output_channels() != self.network.image_channels()
+    }
+
     /// Says what is impossible in a description that came from a file.
     pub(crate) fn problem(&self) -> Option<String> {
         let [channels, height, width] = self.image_shape;
@@ -41,13 +57,28 @@ impl ModelDescription {
         if channels != self.network.image_channels() || !side(height) || !side(width) {
             return Some(format!("image_shape is {:?}, which does not fit the network", self.image_shape));
         }
+        let [input, output] = [channels, self.network.output_channels()];
+        if output != input && output != 2 * input {
+            return Some(format!(
+                "the network gives {output} channels; it must be {input}, or twice as many"
+            ));
+        }
+        if let Some((field, value, expected)) = self.edm.and_then(|edm| edm.problem()) {
+            return Some(format!("{field} is {value}; {expected}"));
+        }
         if self.data_range != DATA_RANGE {
             return Some(format!(
                 "data_range is {:?}; this program knows {DATA_RANGE:?} only",
                 self.data_range
             ));
         }
-        self.schedule.build().err().map(|e| format!("schedule: {e}"))
+        match self.objective() {
+            Ok(objective) if self.learned_variance() && objective.schedule().is_none() => {
+                Some(format!("it learned a variance, which {} has none of", objective.name()))
+            }
+            Ok(_) => None,
+            Err(e) => Some(format!("schedule: {e}")),
+        }
     }
 }
 
@@ -65,10 +96,10 @@ pub enum Weights {
 pub struct LoadedModel {
     /// What it is.
     pub description: ModelDescription,
-    /// The schedule it was trained on.
-    pub schedule: NoiseSchedule,
-    /// Network and prediction type.
-    pub denoiser: NetworkDenoiser<Box<dyn Network + Send + Sync>>,
+    /// The process it was trained on, which gives it sampling plans.
+    pub objective: Objective,
+    /// The network and the meaning of its output.
+    pub denoiser: ModelDenoiser<Box<dyn Network + Send + Sync>>,
     /// Updates it was trained for.
     pub step: u64,
 }
@@ -86,10 +117,10 @@ impl LoadedModel {
         });
         let tensors = Checkpoint::read_tensors(&file, device)?;
         let description = state.model;
-        let schedule = description.schedule.build()?;
+        let objective = description.objective()?;
         let network = diffusion_unet::load_frozen(tensors, device, |vb| description.network.build(vb))
             .map_err(|source| TrainError::Parameters { path: file, source })?;
-        let denoiser = NetworkDenoiser::new(network, description.prediction_type);
-        Ok(Self { description, schedule, denoiser, step: state.step })
+        let denoiser = objective.denoiser(network);
+        Ok(Self { description, objective, denoiser, step: state.step })
     }
 }

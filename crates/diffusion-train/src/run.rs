@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use diffusion_data::picture;
-use diffusion_process::{Denoiser, NetworkDenoiser, Threshold, Thresholded};
-use diffusion_sample::{Ddpm, Progress, SampleError, SampleRequest, sample};
-use diffusion_schedule::{SamplingPlan, SigmaSpacing, TimestepSpacing};
+use diffusion_process::{Denoiser, Threshold, Thresholded};
+use diffusion_sample::{Progress, SampleError, SampleRequest, SamplerOptions, VarianceType, sample};
+use diffusion_schedule::{NoiseSchedule, SigmaSpacing, TimestepSpacing};
 
 use crate::{RunDir, StepMetrics, TrainError, Trainer};
 
@@ -130,11 +130,11 @@ fn draw_grid(
         description.network.build(vb)
     })
     .map_err(|source| TrainError::Parameters { path: path.clone(), source })?;
-    let denoiser = NetworkDenoiser::new(network, description.prediction_type);
-    let all = trainer.schedule().len();
-    let steps = config.steps.unwrap_or(all).min(all);
-    let plan =
-        SamplingPlan::new(trainer.schedule(), steps, TimestepSpacing::Trailing, SigmaSpacing::Timesteps)?;
+    let objective = trainer.objective();
+    let denoiser = objective.denoiser(network);
+    let most = objective.schedule().map_or(usize::MAX, NoiseSchedule::len);
+    let steps = config.steps.unwrap_or(objective.default_steps()).min(most);
+    let plan = objective.plan(steps, TimestepSpacing::Trailing, SigmaSpacing::Timesteps)?;
     let request = SampleRequest {
         seed: trainer.config().seed,
         indices: 0..config.num,
@@ -143,9 +143,10 @@ fn draw_grid(
     };
     let clipped = Thresholded::new(&denoiser, Threshold::Clip { range: 1.0 });
     let denoiser: &dyn Denoiser = if config.clip_denoised { &clipped } else { &denoiser };
-    let mut sampler = Ddpm { variance: config.variance };
+    let variance = if description.learned_variance() { VarianceType::LearnedRange } else { config.variance };
+    let mut sampler = objective.sampler().build(&SamplerOptions { variance, ..SamplerOptions::default() });
     let mut progress = |p: Progress<'_>| observer(TrainEvent::Sampling(p));
-    let images = match sample(denoiser, &mut sampler, &plan, &request, &mut progress) {
+    let images = match sample(denoiser, &mut *sampler, &plan, &request, &mut progress) {
         Err(SampleError::Cancelled { .. }) => return Ok(ControlFlow::Break(())),
         result => result?,
     };

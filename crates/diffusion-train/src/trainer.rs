@@ -5,27 +5,29 @@ use std::time::Duration;
 use candle_core::{DType, Device, Tensor};
 use diffusion_data::{ImageDataset, Loader};
 use diffusion_kernels::in_pool;
-use diffusion_process::{Domain, Levels, NoiseSource};
-use diffusion_schedule::NoiseSchedule;
+use diffusion_process::{Domain, NoiseSource};
 use diffusion_unet::{DropoutNoise, NetworkConfig, Parameters, TimeEmbeddingType, TrainingNetwork};
-use rand::RngExt;
 use tracing::trace_span;
 
 use crate::checkpoint::{Checkpoint, CheckpointState, FORMAT_VERSION};
 use crate::config::ConfigError;
 use crate::metrics::by_quartile;
 use crate::model::DATA_RANGE;
-use crate::{AdamW, Ema, Gradients, ModelDescription, StepMetrics, TrainConfig, TrainError};
+use crate::{
+    AdamW, DrawnLevels, Ema, Gradients, LevelSampler, ModelDescription, Objective, PixelError, StepMetrics,
+    TrainConfig, TrainError, TrainingLoss,
+};
 
 /// A training in progress. Every random number is a function of (seed, step, position in the batch), so the state is
-/// the tensors, the step and the loader's position, and nothing else.
+/// the tensors, the step, the loader's position and the losses that importance sampling goes by, and nothing else.
 pub struct Trainer<'a> {
     config: TrainConfig,
     device: Device,
     loader: Loader<'a>,
     data_fingerprint: u32,
     description: ModelDescription,
-    schedule: NoiseSchedule,
+    loss: TrainingLoss,
+    levels: LevelSampler,
     source: NoiseSource,
     network: Box<dyn TrainingNetwork + Send + Sync>,
     parameters: Parameters,
@@ -43,14 +45,16 @@ impl<'a> Trainer<'a> {
     pub fn new(config: &TrainConfig, dataset: &'a ImageDataset, device: &Device) -> Result<Self, TrainError> {
         config.validate()?;
         let image_shape = dataset.image_shape();
-        let network_config = network_for(&config.network, image_shape)?;
+        let network_config = network_for(config, image_shape)?;
+        let objective = config.objective()?;
         let (network, parameters) =
             Parameters::initialise(config.seed, device, |vb| network_config.build_for_training(vb))
                 .map_err(|e| ConfigError::Text { place: "network".to_owned(), problem: e.to_string() })?;
         Ok(Self {
             loader: Loader::new(dataset, config.batch_size, config.seed)?,
             data_fingerprint: dataset.fingerprint(),
-            schedule: config.schedule.build()?,
+            levels: LevelSampler::new(config.timestep_sampling, &objective),
+            loss: TrainingLoss { objective, config: config.loss, learned_variance: config.learned_variance },
             source: NoiseSource::new(config.seed),
             network,
             optimizer: AdamW::new(config.optimizer, &parameters)?,
@@ -62,6 +66,7 @@ impl<'a> Trainer<'a> {
                 network: network_config,
                 schedule: config.schedule.clone(),
                 prediction_type: config.prediction_type,
+                edm: config.edm,
                 image_shape,
                 data_range: DATA_RANGE,
             },
@@ -70,7 +75,7 @@ impl<'a> Trainer<'a> {
         })
     }
 
-    /// One update: predict at random t, compare, go down the gradient (Ho et al. 2020, algorithm 1).
+    /// One update: predict at random noise levels, compare, go down the gradient (Ho et al. 2020, algorithm 1).
     ///
     /// # Errors
     /// A loss or gradient that is not finite, naming the first bad tensor; in the first step, parameters that got no
@@ -80,16 +85,21 @@ impl<'a> Trainer<'a> {
         let lr = self.lr();
         let epoch = self.loader.position().epoch;
         let images = trace_span!("load").in_scope(|| self.loader.next_batch(&self.device))?.images;
-        let timesteps = self.timesteps();
+        let batch_size = self.config.batch_size;
+        let drawn = self.levels.draw(self.objective(), self.source, self.step, batch_size);
 
-        let (losses, mut gradients) = in_pool(|| self.losses_and_gradients(&images, &timesteps))?;
-        let loss = losses.iter().map(|&l| f64::from(l)).sum::<f64>() / losses.len() as f64;
+        let (losses, mut gradients) = in_pool(|| self.losses_and_gradients(&images, &drawn))?;
+        let loss = drawn.mean(&losses);
         let grad_norm = gradients.global_norm()?;
         if !loss.is_finite() || !grad_norm.is_finite() {
             return Err(self.not_finite(loss, &gradients, lr)?);
         }
         if self.step == 0 {
-            let names = gradients.dead(&self.parameters)?;
+            let mut names = gradients.dead(&self.parameters)?;
+            if self.config.loss.error == PixelError::L1 {
+                // The signs that its gradient consists of may add up to exactly 0.
+                names.retain(|name| gradients.get(name).is_none());
+            }
             if !names.is_empty() {
                 return Err(TrainError::DeadParameters { names });
             }
@@ -99,43 +109,39 @@ impl<'a> Trainer<'a> {
         }
         trace_span!("AdamW and moving average")
             .in_scope(|| self.optimizer.update(&self.parameters, &gradients, lr, Some(&self.ema)))?;
+        self.levels.record(&drawn.levels, &losses);
         self.step += 1;
+        let shares: Vec<f64> = drawn.levels.iter().map(|level| self.objective().share_below(level)).collect();
         Ok(StepMetrics {
             step: self.step,
             epoch,
             loss,
-            loss_by_t_quartile: by_quartile(&losses, &timesteps, self.schedule.len()),
+            loss_by_t_quartile: by_quartile(&losses, &shares),
             lr,
             grad_norm,
             images_per_second: 0.0,
         })
     }
 
-    /// The loss of each image, and the gradient of their mean, computed in `accumulate` parts.
+    /// The loss of each image, and the gradient of their mean as `drawn` counts them, computed in `accumulate` parts.
     fn losses_and_gradients(
         &self,
         images: &Tensor,
-        timesteps: &[usize],
+        drawn: &DrawnLevels,
     ) -> Result<(Vec<f32>, Gradients), TrainError> {
-        let part = timesteps.len() / self.config.accumulate;
-        let mut losses = Vec::with_capacity(timesteps.len());
+        let part = drawn.levels.len() / self.config.accumulate;
+        let mut losses = Vec::with_capacity(drawn.levels.len());
         let mut gradients = Gradients::default();
-        for (k, timesteps) in timesteps.chunks_exact(part).enumerate() {
-            let x0 = images.narrow(0, k * part, part)?;
-            let indices = (k * part) as u64..((k + 1) * part) as u64;
-            let shape = &self.description.image_shape;
-            let noise = trace_span!("draw noise")
-                .in_scope(|| self.source.normal(Domain::Training, self.step, indices, shape, &self.device))?;
-            let levels = Levels::at(&self.schedule, timesteps, &x0)?;
-            let x_t = levels.add_noise(&x0, &noise)?;
-            let t = Tensor::from_iter(timesteps.iter().map(|&t| t as f32), &self.device)?;
-            let dropout =
-                DropoutNoise { source: self.source, draw: self.step, first_index: (k * part) as u64 };
+        for (k, levels) in drawn.levels.chunks_exact(part).enumerate() {
+            let first = k * part;
+            let x0 = images.narrow(0, first, part)?;
+            let noise = trace_span!("draw noise").in_scope(|| self.noise(first as u64, part as u64))?;
+            let batch = self.objective().noisy_batch(&x0, &noise, levels)?;
+            let dropout = DropoutNoise { source: self.source, draw: self.step, first_index: first as u64 };
             let output = trace_span!("forward, between the operations")
-                .in_scope(|| self.network.forward_training(&x_t, &t, None, dropout))?;
-            let target = self.config.prediction_type.target(&x0, &noise, &levels)?;
-            let loss = (output - target)?.sqr()?.mean((1, 2, 3))?;
-            let mean = (loss.sum_all()? / self.config.batch_size as f64)?;
+                .in_scope(|| self.network.forward_training(&batch.input, &batch.timesteps, None, dropout))?;
+            let loss = self.loss.per_image(&output, &batch)?;
+            let mean = (drawn.weigh(&loss, first)?.sum_all()? / self.config.batch_size as f64)?;
             let store = trace_span!("backward, between the operations").in_scope(|| mean.backward())?;
             gradients.accumulate(&self.parameters, store)?;
             losses.extend(loss.to_vec1::<f32>()?);
@@ -143,10 +149,19 @@ impl<'a> Trainer<'a> {
         Ok((losses, gradients))
     }
 
-    /// t ~ uniform{0..T−1}, one an image.
-    fn timesteps(&self) -> Vec<usize> {
-        let draw = |i| self.source.rng(Domain::Timestep, self.step, i).random_range(0..self.schedule.len());
-        (0..self.config.batch_size as u64).map(draw).collect()
+    /// ε for `count` images of the batch, from number `first` on.
+    fn noise(&self, first: u64, count: u64) -> candle_core::Result<Tensor> {
+        let shape @ [channels, _, _] = self.description.image_shape;
+        let normal = |domain, shape: &[usize]| {
+            self.source.normal(domain, self.step, first..first + count, shape, &self.device)
+        };
+        let noise = normal(Domain::Training, &shape)?;
+        match self.config.offset_noise {
+            0.0 => Ok(noise),
+            strength => {
+                noise.broadcast_add(&normal(Domain::Offset, &[channels, 1, 1])?.affine(strength, 0.0)?)
+            }
+        }
     }
 
     fn lr(&self) -> f64 {
@@ -224,9 +239,9 @@ impl<'a> Trainer<'a> {
         &self.description
     }
 
-    /// The schedule.
-    pub fn schedule(&self) -> &NoiseSchedule {
-        &self.schedule
+    /// The process that is trained.
+    pub fn objective(&self) -> &Objective {
+        &self.loss.objective
     }
 
     /// The trained weights.
@@ -247,6 +262,7 @@ impl<'a> Trainer<'a> {
     /// The training at rest. Its tensors share memory with the trainer's: write it before the next step.
     pub fn checkpoint(&self) -> Checkpoint {
         Checkpoint {
+            loss_history: self.levels.history().cloned(),
             state: CheckpointState {
                 format_version: FORMAT_VERSION,
                 step: self.step,
@@ -303,6 +319,9 @@ impl<'a> Trainer<'a> {
         self.optimizer
             .restore(state.step, checkpoint.optimizer)
             .map_err(|problem| TrainError::unusable(&path.join(Checkpoint::OPTIMIZER_FILE), problem))?;
+        self.levels
+            .restore(checkpoint.loss_history)
+            .map_err(|problem| TrainError::unusable(&path.join(Checkpoint::LOSS_HISTORY_FILE), problem))?;
         self.loader.seek(state.position)?;
         self.step = state.step;
         self.elapsed = Duration::try_from_secs_f64(state.elapsed_seconds)
@@ -313,23 +332,25 @@ impl<'a> Trainer<'a> {
 
 /// The configured network for pictures of this shape (C, H, W).
 fn network_for(
-    configured: &NetworkConfig,
+    config: &TrainConfig,
     [channels, height, width]: [usize; 3],
 ) -> Result<NetworkConfig, ConfigError> {
     let refuse = |field, value, expected: &str| {
         Err(ConfigError::Field { field, value, expected: expected.to_owned() })
     };
-    let network = configured.with_image_channels(channels);
+    let network = config.network.with_image_channels(channels);
     let multiple = network.size_multiple();
     if !height.is_multiple_of(multiple) || !width.is_multiple_of(multiple) {
         let expected = format!("both sides must be multiples of {multiple} for this network");
         return refuse("the size of the pictures", format!("{height}×{width}"), &expected);
     }
-    let NetworkConfig::Unet2d(config) = &network else { return Ok(network) };
-    if config.out_channels != channels {
-        let expected = "it must equal in_channels: training learns no variance";
-        return refuse("network.out_channels", config.out_channels.to_string(), expected);
+    let outputs = network.output_channels();
+    if outputs != channels {
+        let expected = "it must equal in_channels; learned_variance = true doubles what the network gives";
+        return refuse("network.out_channels", outputs.to_string(), expected);
     }
+    let network = if config.learned_variance { network.with_output_channels(2 * channels) } else { network };
+    let NetworkConfig::Unet2d(config) = &network else { return Ok(network) };
     if let Some(classes) = config.num_class_embeds {
         let expected = "leave it out: training tells the network no classes";
         return refuse("network.num_class_embeds", classes.to_string(), expected);

@@ -25,8 +25,12 @@ fn pictures() -> ImageDataset {
 
 fn config(steps: u64) -> TrainConfig {
     let mut config = TrainConfig::preset("mnist").unwrap();
-    config.network =
-        NetworkConfig::SimpleUnet(SimpleUNetConfig { in_channels: 1, base_channels: 16, time_dim: 16 });
+    config.network = NetworkConfig::SimpleUnet(SimpleUNetConfig {
+        in_channels: 1,
+        base_channels: 16,
+        time_dim: 16,
+        out_channels: None,
+    });
     (config.steps, config.max_minutes) = (Some(steps), None);
     config.batch_size = 8;
     config.sample_grid.num = 0;
@@ -181,8 +185,12 @@ fn checkpoints_of_another_model_configuration_or_data_are_refused() {
         trainer.restore(Checkpoint::read(&path, &Device::Cpu).unwrap(), &path).unwrap_err().to_string()
     };
     let mut wider = base.clone();
-    wider.network =
-        NetworkConfig::SimpleUnet(SimpleUNetConfig { in_channels: 1, base_channels: 24, time_dim: 16 });
+    wider.network = NetworkConfig::SimpleUnet(SimpleUNetConfig {
+        in_channels: 1,
+        base_channels: 24,
+        time_dim: 16,
+        out_channels: None,
+    });
     assert!(refuse(&wider, &data).contains("another model"));
     let mut faster = base.clone();
     faster.optimizer.lr *= 2.0;
@@ -337,7 +345,12 @@ fn configurations_layer_and_explain_their_errors() {
     assert_eq!(config.ema.decay, TrainConfig::preset("mnist").unwrap().ema.decay);
     assert_eq!(
         layered("[network]\nbase_channels = 48\n").unwrap().network,
-        NetworkConfig::SimpleUnet(SimpleUNetConfig { in_channels: 1, base_channels: 48, time_dim: 128 })
+        NetworkConfig::SimpleUnet(SimpleUNetConfig {
+            in_channels: 1,
+            base_channels: 48,
+            time_dim: 128,
+            out_channels: None
+        })
     );
 
     let error = |text: &str| layered(text).unwrap_err().to_string();

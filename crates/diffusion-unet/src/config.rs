@@ -97,18 +97,38 @@ impl NetworkConfig {
     /// The same network for images of `channels` channels. What it gives stays as many times as wide as what it takes.
     #[must_use]
     pub fn with_image_channels(&self, channels: usize) -> Self {
+        let before = self.image_channels();
+        let rescaled = |out: usize| channels.saturating_mul(out.checked_div(before).unwrap_or(1));
+        match self {
+            Self::SimpleUnet(config) => Self::SimpleUnet(SimpleUNetConfig {
+                in_channels: channels,
+                out_channels: config.out_channels.map(rescaled),
+                ..config.clone()
+            }),
+            Self::Unet2d(config) => Self::Unet2d(UNet2DConfig {
+                in_channels: channels,
+                out_channels: rescaled(config.out_channels),
+                ..config.clone()
+            }),
+        }
+    }
+
+    /// Channels of what the network gives.
+    pub fn output_channels(&self) -> usize {
+        match self {
+            Self::SimpleUnet(config) => config.out_channels.unwrap_or(config.in_channels),
+            Self::Unet2d(config) => config.out_channels,
+        }
+    }
+
+    /// The same network with an output of `channels` channels: twice the images' where it is to learn a variance.
+    #[must_use]
+    pub fn with_output_channels(&self, channels: usize) -> Self {
         match self {
             Self::SimpleUnet(config) => {
-                Self::SimpleUnet(SimpleUNetConfig { in_channels: channels, ..config.clone() })
+                Self::SimpleUnet(SimpleUNetConfig { out_channels: Some(channels), ..config.clone() })
             }
-            Self::Unet2d(config) => {
-                let ratio = config.out_channels.checked_div(config.in_channels).unwrap_or(1);
-                Self::Unet2d(UNet2DConfig {
-                    in_channels: channels,
-                    out_channels: channels.saturating_mul(ratio),
-                    ..config.clone()
-                })
-            }
+            Self::Unet2d(config) => Self::Unet2d(UNet2DConfig { out_channels: channels, ..config.clone() }),
         }
     }
 

@@ -11,7 +11,7 @@
 //! use diffusion_process::Network;
 //! use diffusion_unet::{Parameters, SimpleUNet, SimpleUNetConfig};
 //!
-//! let config = SimpleUNetConfig { in_channels: 1, base_channels: 16, time_dim: 32 };
+//! let config = SimpleUNetConfig { in_channels: 1, base_channels: 16, time_dim: 32, ..Default::default() };
 //! let (unet, parameters) = Parameters::initialise(0, &Device::Cpu, |vb| SimpleUNet::new(&config, vb))?;
 //! let x_t = Tensor::zeros((2, 1, 28, 28), DType::F32, &Device::Cpu)?;
 //! let noise = unet.forward(&x_t, &Tensor::new(&[3f32, 150.0], &Device::Cpu)?)?;

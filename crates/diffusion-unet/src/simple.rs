@@ -10,7 +10,7 @@ use crate::embedding::TimeEmbedding;
 use crate::layers::{Conv2d, ConvTranspose2d, conv_transpose2d, conv2d};
 use crate::residual::ResidualBlock;
 
-/// The three numbers of a [`SimpleUNet`].
+/// The numbers of a [`SimpleUNet`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct SimpleUNetConfig {
@@ -20,11 +20,14 @@ pub struct SimpleUNetConfig {
     pub base_channels: usize,
     /// Width of the time embedding, at least 4.
     pub time_dim: usize,
+    /// Channels of the output. None: `in_channels`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub out_channels: Option<usize>,
 }
 
 impl Default for SimpleUNetConfig {
     fn default() -> Self {
-        Self { in_channels: 3, base_channels: 64, time_dim: 256 }
+        Self { in_channels: 3, base_channels: 64, time_dim: 256, out_channels: None }
     }
 }
 
@@ -67,8 +70,14 @@ impl SimpleUNet {
     /// `base_channels` that is not a multiple of 8, a `time_dim` below 4, widths of 0 or above 4096; parameters that `vb` does not
     /// have or has in another shape.
     pub fn new(config: &SimpleUNetConfig, vb: VarBuilder<'_>) -> Result<Self> {
-        let SimpleUNetConfig { in_channels, base_channels: b, time_dim } = *config;
-        for (name, width) in [("in_channels", in_channels), ("base_channels", b), ("time_dim", time_dim)] {
+        let SimpleUNetConfig { in_channels, base_channels: b, time_dim, out_channels } = *config;
+        let out_channels = out_channels.unwrap_or(in_channels);
+        for (name, width) in [
+            ("in_channels", in_channels),
+            ("base_channels", b),
+            ("time_dim", time_dim),
+            ("out_channels", out_channels),
+        ] {
             if !(1..=MAX_WIDTH).contains(&width) {
                 return Err(Error::Msg(format!("{name} is {width}; it must lie between 1 and {MAX_WIDTH}")));
             }
@@ -86,7 +95,7 @@ impl SimpleUNet {
             dec2: block(4 * b, b, "dec2")?,
             up1: conv_transpose2d(b, b, 4, 2, 1, vb.pp("up1"))?,
             dec1: block(2 * b, b, "dec1")?,
-            out: conv2d(b, in_channels, 1, 1, 0, vb.pp("out"))?,
+            out: conv2d(b, out_channels, 1, 1, 0, vb.pp("out"))?,
         })
     }
 

@@ -1,6 +1,7 @@
 //! The project against numbers of established libraries; `golden/README.md` says where they come from.
 
 mod frechet;
+mod losses;
 mod models;
 mod optim;
 mod samplers;
@@ -25,6 +26,16 @@ fn golden_forward_process_agrees() {
 #[test]
 fn golden_posterior_agrees() {
     schedules::posterior();
+}
+
+#[test]
+fn golden_min_snr_weights_agree() {
+    losses::min_snr_weights();
+}
+
+#[test]
+fn golden_losses_agree() {
+    losses::loss_example();
 }
 
 #[test]

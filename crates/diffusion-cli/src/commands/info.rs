@@ -4,8 +4,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use candle_core::Device;
+use diffusion_process::PredictionType;
 use diffusion_schedule::{NoiseSchedule, ScheduleConfig};
-use diffusion_train::{Checkpoint, ModelDescription, TrainConfig};
+use diffusion_train::{Checkpoint, EdmConfig, ModelDescription, Objective, TrainConfig};
 use diffusion_unet::{NetworkConfig, count_parameters};
 
 use crate::runs::{self, ModelArgs};
@@ -34,20 +35,19 @@ pub(crate) fn run(args: &InfoArgs, device: &Device) -> anyhow::Result<ExitCode> 
             let state = Checkpoint::read_state(&path)?;
             println!("checkpoint       {}", path.display());
             println!("trained          {} steps in {:.0} s", state.step, state.elapsed_seconds);
-            let ModelDescription { network, schedule, prediction_type, image_shape: [c, h, w], .. } =
-                state.model;
+            let objective = state.model.objective()?;
+            let learned_variance = state.model.learned_variance();
+            let ModelDescription { network, schedule, image_shape: [c, h, w], .. } = state.model;
             println!("images           {w}×{h}, {c} channel(s)");
-            println!("prediction_type  {}", serde_name(&prediction_type)?);
             describe_network(&network)?;
-            describe_schedule(&schedule, &schedule.build()?)?;
+            describe_objective(&objective, &schedule, learned_variance)?;
         }
         (preset, _) => {
             let name = preset.as_deref().unwrap_or("mnist");
             let config = TrainConfig::preset(name)?;
             println!("preset           {name}");
-            println!("prediction_type  {}", serde_name(&config.prediction_type)?);
             describe_network(&config.network)?;
-            describe_schedule(&config.schedule, &config.schedule.build()?)?;
+            describe_objective(&config.objective()?, &config.schedule, config.learned_variance)?;
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -76,6 +76,31 @@ fn describe_network(config: &NetworkConfig) -> anyhow::Result<()> {
     println!("network          {} ({})", json["kind"].as_str().unwrap_or_default(), fields.join(", "));
     println!("parameters       {parameters}");
     Ok(())
+}
+
+fn describe_objective(
+    objective: &Objective,
+    schedule: &ScheduleConfig,
+    learned_variance: bool,
+) -> anyhow::Result<()> {
+    println!("process          {}", objective.name());
+    match objective {
+        Objective::Diffusion { schedule: tables, prediction_type } => {
+            println!("prediction_type  {}", serde_name(prediction_type)?);
+            if learned_variance {
+                println!("variance         learned");
+            }
+            describe_schedule(schedule, tables)
+        }
+        Objective::Flow => {
+            println!("prediction_type  {}", serde_name(&PredictionType::Flow)?);
+            Ok(())
+        }
+        Objective::Edm(EdmConfig { sigma_data, p_mean, p_std }) => {
+            println!("noise levels     ln sigma ~ N({p_mean}, {p_std}²), sigma_data {sigma_data}");
+            Ok(())
+        }
+    }
 }
 
 fn describe_schedule(config: &ScheduleConfig, schedule: &NoiseSchedule) -> anyhow::Result<()> {

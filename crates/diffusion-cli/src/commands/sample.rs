@@ -15,8 +15,8 @@ use diffusion_process::{Denoiser, Threshold, Thresholded};
 use diffusion_sample::{
     Churn, SampleError, SampleRequest, SamplerKind, SamplerOptions, VarianceType, sample_from,
 };
-use diffusion_schedule::{NoiseSchedule, SamplingPlan, SigmaSpacing, TimestepSpacing};
-use diffusion_train::{LoadedModel, Weights};
+use diffusion_schedule::{SamplingPlan, SigmaSpacing, TimestepSpacing};
+use diffusion_train::{LoadedModel, Objective, Weights};
 
 use self::trajectory::Trajectory;
 use super::progress::{Progress, clock};
@@ -36,21 +36,23 @@ pub(crate) struct SampleArgs {
     /// Images to make
     #[arg(long, value_name = "N", default_value = "16", value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
     num: u64,
-    /// The sampler
-    #[arg(long, value_name = "NAME", default_value = "ddpm", value_parser = sampler_names())]
-    sampler: String,
-    /// Sampling steps [default: all that the model was trained with]
+    /// The sampler [default: ddpm; flow-heun for a flow, heun for an EDM]
+    #[arg(long, value_name = "NAME", value_parser = sampler_names())]
+    sampler: Option<String>,
+    /// Sampling steps [default: all that the model was trained with; 25 for a flow, 18 for an EDM]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     steps: Option<u64>,
-    /// How the steps are laid over those of training
+    /// How the steps are laid over those of training, where the model has a schedule
     #[arg(long, value_name = "SPACING", default_value = "trailing")]
     spacing: Spacing,
-    /// The noise levels of the steps: those of the timesteps, or σ spaced as by Karras et al. 2022 or evenly in ln σ
+    /// The noise levels of the steps, where the model has a schedule: those of the timesteps, or σ spaced as by Karras et
+    /// al. 2022 or evenly in ln σ
     #[arg(long, value_name = "SPACING", default_value = "timesteps")]
     sigmas: Sigmas,
-    /// The variance of DDPM's steps: the posterior's (small) or β (large)
-    #[arg(long, value_name = "VARIANCE", default_value = "fixed-small")]
-    variance: Variance,
+    /// The variance of DDPM's steps: the posterior's (small), β (large) or what the model has learned (range) [default:
+    /// learned-range if it has, else fixed-small]
+    #[arg(long, value_name = "VARIANCE")]
+    variance: Option<Variance>,
     /// How much noise DDIM adds: from 0, none, to 1, as much as DDPM
     #[arg(long, value_name = "ETA", default_value = "0", value_parser = unit_interval)]
     eta: f64,
@@ -123,6 +125,7 @@ enum Sigmas {
 enum Variance {
     FixedSmall,
     FixedLarge,
+    LearnedRange,
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
@@ -146,8 +149,13 @@ pub(crate) fn run(args: &SampleArgs, device: &Device, quiet: bool) -> anyhow::Re
     };
     let model = LoadedModel::open(&checkpoint, weights, device)?;
     tracing::info!("using {} (step {})", checkpoint.display(), model.step);
-    super::warn_of_terminal_snr(&model.schedule);
-    let plan = plan(args, &model.schedule)?;
+    if let Some(schedule) = model.objective.schedule() {
+        super::warn_of_terminal_snr(schedule);
+    }
+    let kind = sampler_kind(args, &model)?;
+    let churn = Churn { amount: args.churn, ..Churn::default() };
+    let options = SamplerOptions { variance: variance(args, &model)?, eta: args.eta, churn };
+    let plan = plan(args, &model.objective)?;
     let noise = args.init_noise.as_deref().map(|path| read_noise(path, &model, device)).transpose()?;
     let num = match &noise {
         Some(noise) => noise.dim(0)? as u64,
@@ -157,8 +165,8 @@ pub(crate) fn run(args: &SampleArgs, device: &Device, quiet: bool) -> anyhow::Re
         .with_context(|| format!("cannot make the folder {}", args.out.display()))?;
 
     let start = Instant::now();
-    let Some(images) = sample_all(args, &Task { model: &model, plan: &plan, noise, num, device }, quiet)?
-    else {
+    let task = Task { model: &model, plan: &plan, kind, options, noise, num, device };
+    let Some(images) = sample_all(args, &task, quiet)? else {
         println!("stopped before the last image; the images that were done are in {}", args.out.display());
         return Ok(ExitCode::from(interrupt::EXIT_CODE));
     };
@@ -177,8 +185,35 @@ pub(crate) fn run(args: &SampleArgs, device: &Device, quiet: bool) -> anyhow::Re
     Ok(ExitCode::SUCCESS)
 }
 
-fn plan(args: &SampleArgs, schedule: &NoiseSchedule) -> anyhow::Result<SamplingPlan> {
-    let steps = args.steps.map_or(schedule.len(), |steps| steps as usize);
+fn sampler_kind(args: &SampleArgs, model: &LoadedModel) -> anyhow::Result<SamplerKind> {
+    let Some(name) = &args.sampler else { return Ok(model.objective.sampler()) };
+    let kind = SamplerKind::from_name(name).context("clap lets only the names of samplers through")?;
+    let process = model.objective.name();
+    if kind.follows_flow() && !matches!(model.objective, Objective::Flow) {
+        bail_usage!("--sampler {name} follows the path of a flow; this model is one of {process}");
+    }
+    if kind == SamplerKind::Ddpm && model.objective.schedule().is_none() {
+        let own = model.objective.sampler().name();
+        bail_usage!("--sampler ddpm needs a schedule; this model is one of {process}: use {own}");
+    }
+    Ok(kind)
+}
+
+fn variance(args: &SampleArgs, model: &LoadedModel) -> anyhow::Result<VarianceType> {
+    let learned = model.description.learned_variance();
+    match args.variance {
+        Some(Variance::FixedSmall) => Ok(VarianceType::FixedSmall),
+        Some(Variance::FixedLarge) => Ok(VarianceType::FixedLarge),
+        Some(Variance::LearnedRange) if !learned => {
+            bail_usage!("--variance learned-range: this model has not learned a variance")
+        }
+        None if !learned => Ok(VarianceType::FixedSmall),
+        Some(Variance::LearnedRange) | None => Ok(VarianceType::LearnedRange),
+    }
+}
+
+fn plan(args: &SampleArgs, objective: &Objective) -> anyhow::Result<SamplingPlan> {
+    let steps = args.steps.map_or(objective.default_steps(), |steps| steps as usize);
     let spacing = match args.spacing {
         Spacing::Leading => TimestepSpacing::Leading,
         Spacing::Linspace => TimestepSpacing::Linspace,
@@ -189,7 +224,7 @@ fn plan(args: &SampleArgs, schedule: &NoiseSchedule) -> anyhow::Result<SamplingP
         Sigmas::Karras => SigmaSpacing::Karras,
         Sigmas::Exponential => SigmaSpacing::Exponential,
     };
-    match SamplingPlan::new(schedule, steps, spacing, sigmas) {
+    match objective.plan(steps, spacing, sigmas) {
         Ok(plan) => Ok(plan),
         Err(e) => bail_usage!("--steps {steps}: {e}"),
     }
@@ -213,6 +248,8 @@ fn read_noise(path: &Path, model: &LoadedModel, device: &Device) -> anyhow::Resu
 struct Task<'a> {
     model: &'a LoadedModel,
     plan: &'a SamplingPlan,
+    kind: SamplerKind,
+    options: SamplerOptions,
     noise: Option<Tensor>,
     num: u64,
     device: &'a Device,
@@ -227,19 +264,10 @@ struct Images {
 
 /// All images, batch by batch; PNGs are written as they come. `None` when interrupted.
 fn sample_all(args: &SampleArgs, task: &Task<'_>, quiet: bool) -> anyhow::Result<Option<Images>> {
-    let &Task { model, plan, ref noise, num, device } = task;
+    let &Task { model, plan, kind, options, ref noise, num, device } = task;
     let mut trajectory = args.trajectory.as_deref().map(Trajectory::new).transpose()?;
     let mut failed = None;
-    let kind =
-        SamplerKind::from_name(&args.sampler).context("clap lets only the names of samplers through")?;
-    let mut sampler = kind.build(&SamplerOptions {
-        variance: match args.variance {
-            Variance::FixedSmall => VarianceType::FixedSmall,
-            Variance::FixedLarge => VarianceType::FixedLarge,
-        },
-        eta: args.eta,
-        churn: Churn { amount: args.churn, ..Churn::default() },
-    });
+    let mut sampler = kind.build(&options);
     let clipped = Thresholded::new(&model.denoiser, Threshold::Clip { range: 1.0 });
     let denoiser: &dyn Denoiser = if args.no_clip { &model.denoiser } else { &clipped };
     let batches = num.div_ceil(args.batch_size);

@@ -94,7 +94,9 @@ pub(crate) fn run(args: &TrainArgs, device: &Device, quiet: bool) -> anyhow::Res
         rayon::current_num_threads(),
         run_dir.path().display()
     );
-    super::warn_of_terminal_snr(trainer.schedule());
+    if let Some(schedule) = trainer.objective().schedule() {
+        super::warn_of_terminal_snr(schedule);
+    }
     let outcome = train(&mut trainer, &run_dir, quiet)?;
     Ok(conclude(outcome, &trainer, &run_dir))
 }

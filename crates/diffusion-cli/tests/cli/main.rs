@@ -3,5 +3,6 @@
 mod bad_input;
 mod common;
 mod kill;
+mod objectives;
 mod sampling;
 mod training;

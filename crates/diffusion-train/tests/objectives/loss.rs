@@ -1,0 +1,188 @@
+use candle_core::{DType, Device, Tensor, Var};
+use diffusion_process::{Edm, NoiseLevel, PredictionType};
+use diffusion_train::{
+    EdmConfig, LossConfig, LossWeighting, Objective, PixelError, ReverseStep, TrainingLoss,
+    discretized_log_likelihood, gaussian_kl,
+};
+
+use crate::{diffusion, flat, normal};
+
+fn number(value: f64) -> Tensor {
+    Tensor::new(&[[[[value]]]], &Device::Cpu).unwrap()
+}
+
+#[test]
+fn the_divergence_of_gaussians_is_the_closed_form() {
+    let kl =
+        |m1, v1, m2, v2| flat(&gaussian_kl(&number(m1), &number(v1), &number(m2), &number(v2)).unwrap())[0];
+    assert_eq!(kl(0.3, -2.0, 0.3, -2.0), 0.0);
+    // By hand: ½·(1 − 0 + e⁻¹ + e⁻¹ − 1), and a pure shift.
+    assert!((kl(0.0, 0.0, 1.0, 1.0) - (-1f64).exp()).abs() < 1e-14);
+    assert!((kl(2.0, 0.0, 0.0, 0.0) - 2.0).abs() < 1e-14);
+}
+
+#[test]
+fn the_bins_of_all_256_values_share_a_probability_of_1() {
+    let bins: Vec<f64> = (0..256).map(|k| f64::from(k) / 127.5 - 1.0).collect();
+    let x = Tensor::from_vec(bins, (256, 1, 1, 1), &Device::Cpu).unwrap();
+    for (mean, deviation) in [(0.0, 0.1), (0.9, 0.3), (-1.0, 0.02), (0.3, 5.0)] {
+        let mean = Tensor::full(mean, x.shape(), &Device::Cpu).unwrap();
+        let log_deviation = number(f64::ln(deviation));
+        let log = discretized_log_likelihood(&x, &mean, &log_deviation).unwrap();
+        let total: f64 = flat(&log).iter().map(|log| log.exp()).sum();
+        assert!((total - 1.0).abs() < 1e-9, "deviation {deviation}: {total}");
+    }
+    // One bin of a wide normal: its density times the bin's width 2/255.
+    let log = discretized_log_likelihood(&number(0.0), &number(0.5), &number(0.0)).unwrap();
+    let density = (-0.125f64).exp() / (2.0 * std::f64::consts::PI).sqrt();
+    assert!((flat(&log)[0].exp() / (density * 2.0 / 255.0) - 1.0).abs() < 1e-4);
+}
+
+#[test]
+fn the_bound_of_a_perfect_model_is_that_of_its_variance() {
+    let Objective::Diffusion { schedule, .. } = &diffusion(50, PredictionType::Epsilon) else { panic!() };
+    let (x0, noise) = (normal(1, 3).tanh().unwrap(), normal(2, 3));
+    let levels = [1, 20, 49].map(|t| schedule.level(t));
+    for prediction_type in [PredictionType::Epsilon, PredictionType::Sample, PredictionType::VPrediction] {
+        let batch = diffusion(50, prediction_type).noisy_batch(&x0, &noise, &levels).unwrap();
+        for said in [-1.0, 1.0] {
+            let variance = Tensor::full(said, x0.shape(), &Device::Cpu).unwrap();
+            let step = ReverseStep { schedule, prediction_type, output: &batch.target, variance: &variance };
+            let bits = flat(&step.bits(&x0, &batch.x_t, &levels).unwrap());
+            for (t, bits) in [1, 20, 49].into_iter().zip(bits) {
+                // −1 is the posterior's own variance; 1 is β.
+                let ratio = schedule.posterior_variance(t) / schedule.betas()[t];
+                let nats = if said < 0.0 { 0.0 } else { 0.5 * (ratio - ratio.ln() - 1.0) };
+                let expected = nats / std::f64::consts::LN_2;
+                assert!((bits - expected).abs() < 1e-9, "{prediction_type:?} t {t}: {bits}, not {expected}");
+            }
+        }
+    }
+}
+
+/// The loss of three images under `objective`, where the network said `output` in f64.
+fn losses(objective: &Objective, config: LossConfig, learned_variance: bool, output: &Var) -> Tensor {
+    let (x0, noise) = (normal(1, 3).tanh().unwrap(), normal(2, 3));
+    let levels = [0.0, 0.4, 0.9].map(|share| objective.level_at(share));
+    let batch = objective.noisy_batch(&x0, &noise, &levels).unwrap();
+    let loss = TrainingLoss { objective: objective.clone(), config, learned_variance };
+    loss.per_image(output, &batch).unwrap()
+}
+
+#[test]
+fn the_mean_learns_from_the_simple_loss_alone_and_the_variance_from_the_bound() {
+    let both = Tensor::cat(&[normal(3, 3), normal(4, 3)], 1).unwrap();
+    let output = Var::from_tensor(&both).unwrap();
+    let objective = diffusion(50, PredictionType::VPrediction);
+    let gradient = |loss: Tensor| {
+        let gradients = loss.sum_all().unwrap().backward().unwrap();
+        let gradient = gradients.get(&output).unwrap();
+        [0, 1].map(|half| flat(&gradient.narrow(1, half, 1).unwrap()))
+    };
+    let [mean, variance] = gradient(losses(&objective, LossConfig::default(), true, &output));
+
+    let plain = Var::from_tensor(&normal(3, 3)).unwrap();
+    let simple = losses(&objective, LossConfig::default(), false, &plain);
+    let gradients = simple.sum_all().unwrap().backward().unwrap();
+    assert_eq!(mean, flat(gradients.get(&plain).unwrap()));
+    assert!(variance.iter().all(|g| g.is_finite() && *g != 0.0), "{variance:?}");
+
+    // The bound alone: nothing reaches the mean, not even a rounding error.
+    let Objective::Diffusion { schedule, prediction_type } = objective else { panic!() };
+    let (x0, noise) = (normal(1, 3).tanh().unwrap(), normal(2, 3));
+    let levels = [0, 20, 45].map(|t| schedule.level(t));
+    let halves = [0, 1].map(|half| output.narrow(1, half, 1).unwrap());
+    let step = ReverseStep { schedule: &schedule, prediction_type, output: &halves[0], variance: &halves[1] };
+    let [mean, variance] = gradient(step.bits(&x0, &noise, &levels).unwrap());
+    assert!(mean.iter().all(|g| *g == 0.0));
+    assert!(variance.iter().all(|g| g.is_finite()) && variance.iter().any(|g| *g != 0.0));
+}
+
+#[test]
+fn pixel_errors_are_square_absolute_and_hubers() {
+    let output = Tensor::new(&[[[[0.5, -3.0]]]], &Device::Cpu).unwrap();
+    let target = output.zeros_like().unwrap();
+    let error = |kind: PixelError| flat(&kind.per_image(&output, &target).unwrap())[0];
+    assert_eq!(error(PixelError::Mse), f64::midpoint(0.25, 9.0));
+    assert_eq!(error(PixelError::L1), f64::midpoint(0.5, 3.0));
+    assert_eq!(error(PixelError::Huber { delta: 2.0 }), f64::midpoint(0.125, 2.0 * (3.0 - 1.0)));
+    assert_eq!(error(PixelError::Huber { delta: 9.0 }), 0.5 * error(PixelError::Mse));
+
+    let x = Var::from_tensor(&output).unwrap();
+    let loss = PixelError::Huber { delta: 2.0 }.per_image(&x, &target).unwrap();
+    let gradient = loss.sum_all().unwrap().backward().unwrap();
+    assert_eq!(flat(gradient.get(&x).unwrap()), [0.5 / 2.0, -2.0 / 2.0]);
+}
+
+/// Errors of ε are SNR times, errors of v SNR + 1 times those of x₀; so a weighting of one is a weighting of all.
+#[test]
+fn a_weighting_means_the_same_for_every_prediction_type() {
+    let weightings = [LossWeighting::MinSnr { gamma: 5.0 }, LossWeighting::P2 { k: 1.0, gamma: 0.5 }];
+    for weighting in weightings {
+        for snr in [1e-4, 0.3, 1.0, 4.9, 5.1, 1e4] {
+            let weight = |of| weighting.weight(of, snr);
+            let x0 = weight(PredictionType::Sample);
+            assert!((weight(PredictionType::Epsilon) * snr / x0 - 1.0).abs() < 1e-12, "{weighting:?} {snr}");
+            let v = weight(PredictionType::VPrediction) * (snr + 1.0);
+            assert!((v / x0 - 1.0).abs() < 1e-12, "{weighting:?} {snr}");
+        }
+        assert_eq!(weighting.weight(PredictionType::Epsilon, 0.0), 1.0);
+        assert_eq!(weighting.weight(PredictionType::VPrediction, 0.0), 0.0);
+    }
+    let p2 = LossWeighting::P2 { k: 2.0, gamma: 2.0 };
+    assert_eq!(p2.weight(PredictionType::Epsilon, 2.0), 1.0 / 16.0);
+
+    // In the loss, by the level of each image.
+    let objective = diffusion(50, PredictionType::Epsilon);
+    let Objective::Diffusion { schedule, .. } = &objective else { panic!() };
+    let output = Var::from_tensor(&normal(3, 3)).unwrap();
+    let plain = flat(&losses(&objective, LossConfig::default(), false, &output));
+    let config = LossConfig { weighting: LossWeighting::MinSnr { gamma: 5.0 }, ..LossConfig::default() };
+    let weighted = flat(&losses(&objective, config, false, &output));
+    for ((plain, weighted), t) in plain.into_iter().zip(weighted).zip([0, 20, 45]) {
+        let expected = plain * (5.0 / schedule.snr(t)).min(1.0);
+        assert!((weighted - expected).abs() < 1e-12, "{t}");
+    }
+}
+
+#[test]
+fn edm_minimises_the_denoisers_error_weighted_by_lambda() {
+    let objective = Objective::Edm(EdmConfig::default());
+    let output = Var::from_tensor(&normal(3, 3)).unwrap();
+    let found = flat(&losses(&objective, LossConfig::default(), false, &output));
+    let (x0, noise) = (normal(1, 3).tanh().unwrap(), normal(2, 3));
+    for (i, share) in [0.0, 0.4, 0.9].into_iter().enumerate() {
+        let sigma = objective.level_at(share).sigma();
+        let factors = Edm::default().factors(sigma);
+        let row = |x: &Tensor| x.narrow(0, i, 1).unwrap();
+        let x = (row(&x0) + (row(&noise) * sigma).unwrap()).unwrap();
+        let denoised = ((x * factors.skip).unwrap() + (row(&output) * factors.out).unwrap()).unwrap();
+        let error = (denoised - row(&x0)).unwrap().sqr().unwrap().mean_all().unwrap();
+        let expected = Edm::default().loss_weight(sigma) * flat(&error)[0];
+        assert!((found[i] / expected - 1.0).abs() < 1e-6, "σ {sigma}: {}, not {expected}", found[i]);
+    }
+}
+
+#[test]
+fn networks_see_and_are_told_what_their_process_says() {
+    let (x0, noise) =
+        (normal(1, 2).to_dtype(DType::F32).unwrap(), normal(2, 2).to_dtype(DType::F32).unwrap());
+    let close = |a: &Tensor, b: &Tensor| {
+        assert!(flat(a).iter().zip(flat(b)).all(|(a, b)| (a - b).abs() < 1e-6));
+    };
+    let levels = [0.25, 0.75].map(|s| Objective::Flow.level_at(s));
+    let flow = Objective::Flow.noisy_batch(&x0, &noise, &levels).unwrap();
+    assert_eq!(flat(&flow.timesteps), [250.0, 750.0]);
+    close(&flow.target, &(&noise - &x0).unwrap());
+    let halfway = NoiseLevel::flow(500.0, 0.5);
+    let flow = Objective::Flow.noisy_batch(&x0, &noise, &[halfway; 2]).unwrap();
+    close(&flow.input, &((&x0 + &noise).unwrap() * 0.5).unwrap());
+
+    let config = EdmConfig::default();
+    let objective = Objective::Edm(config);
+    let level = NoiseLevel::variance_exploding(0.5f64.ln() / 4.0, 0.5);
+    let edm = objective.noisy_batch(&x0, &noise, &[level; 2]).unwrap();
+    // σ = σ_data: c_in = √2, c_skip = ½.
+    close(&edm.input, &(&edm.x_t * 2f64.sqrt()).unwrap());
+    close(&edm.timesteps, &Tensor::full(0.5f32.ln() / 4.0, 2, &Device::Cpu).unwrap());
+}

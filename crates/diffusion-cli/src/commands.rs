@@ -1,5 +1,6 @@
 //! One file a command.
 
+pub(crate) mod evaluate;
 pub(crate) mod info;
 mod progress;
 pub(crate) mod sample;

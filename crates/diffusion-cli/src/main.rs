@@ -33,6 +33,7 @@ struct Cli {
 enum Command {
     Train(commands::train::TrainArgs),
     Sample(commands::sample::SampleArgs),
+    Evaluate(commands::evaluate::EvaluateArgs),
     Info(commands::info::InfoArgs),
 }
 
@@ -76,6 +77,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     match cli.command {
         Command::Train(args) => commands::train::run(&args, &device, cli.global.quiet),
         Command::Sample(args) => commands::sample::run(&args, &device, cli.global.quiet),
+        Command::Evaluate(args) => commands::evaluate::run(&args, &device),
         Command::Info(args) => commands::info::run(&args, &device),
     }
 }

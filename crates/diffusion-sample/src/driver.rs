@@ -111,6 +111,8 @@ pub struct Progress<'a> {
     pub done: usize,
     /// Steps in all.
     pub steps: usize,
+    /// Where they are after the step.
+    pub level: NoiseLevel,
     /// The images after the step (N, C, H, W).
     pub x: &'a Tensor,
     /// The clean images as they were last estimated.
@@ -181,7 +183,8 @@ pub fn sample_from(
         if !x.sum_all()?.to_dtype(DType::F32)?.to_scalar::<f32>()?.is_finite() {
             return Err(SampleError::NotFinite { done, steps, timestep: step.from.timestep });
         }
-        if progress(Progress { done, steps, x: &x, x0: &watched.x0.borrow() }).is_break() && done < steps {
+        let seen = Progress { done, steps, level: step.to, x: &x, x0: &watched.x0.borrow() };
+        if progress(seen).is_break() && done < steps {
             return Err(SampleError::Cancelled { done, steps });
         }
     }

@@ -188,15 +188,21 @@ pub(crate) fn run(args: &SampleArgs, device: &Device, quiet: bool) -> anyhow::Re
 fn sampler_kind(args: &SampleArgs, model: &LoadedModel) -> anyhow::Result<SamplerKind> {
     let Some(name) = &args.sampler else { return Ok(model.objective.sampler()) };
     let kind = SamplerKind::from_name(name).context("clap lets only the names of samplers through")?;
-    let process = model.objective.name();
+    check_fit(kind, model)?;
+    Ok(kind)
+}
+
+/// Whether a sampler suits what the model was trained on.
+pub(crate) fn check_fit(kind: SamplerKind, model: &LoadedModel) -> anyhow::Result<()> {
+    let (name, process) = (kind.name(), model.objective.name());
     if kind.follows_flow() && !matches!(model.objective, Objective::Flow) {
-        bail_usage!("--sampler {name} follows the path of a flow; this model is one of {process}");
+        bail_usage!("{name} follows the path of a flow; this model is one of {process}");
     }
     if kind == SamplerKind::Ddpm && model.objective.schedule().is_none() {
         let own = model.objective.sampler().name();
-        bail_usage!("--sampler ddpm needs a schedule; this model is one of {process}: use {own}");
+        bail_usage!("{name} needs a schedule; this model is one of {process}: use {own}");
     }
-    Ok(kind)
+    Ok(())
 }
 
 fn variance(args: &SampleArgs, model: &LoadedModel) -> anyhow::Result<VarianceType> {

@@ -28,7 +28,7 @@ fn flows_and_edm_are_trained_described_and_sampled_along_their_own_paths() {
         place.refuses(
             &format!("sample --run {run} --sampler ddpm"),
             2,
-            &["--sampler ddpm needs a schedule", &format!("one of {run}: use ")],
+            &["ddpm needs a schedule", &format!("one of {run}: use ")],
         );
         place.ok(&format!("train --run-dir {run} --resume --steps 3"));
     }

@@ -135,3 +135,19 @@ fn given_noise_takes_the_place_of_the_seeds() {
     place.refuses("sample --run run --init-noise bad.npy", 1, &["bad.npy", "npy"]);
     place.refuses("sample --run run --init-noise none.npy", 1, &["none.npy"]);
 }
+
+#[test]
+fn samplers_are_compared_in_one_picture() {
+    let place = Workplace::new();
+    place.train_small("run", 1);
+    let answer =
+        place.ok("evaluate grid --run run --samplers ddim,unipc --steps 2,5 --num 4 --out table.png");
+    for part in ["seconds", "ddim", "unipc", "table.png"] {
+        assert!(answer.out.contains(part), "{part} is not in: {}", answer.out);
+    }
+    // Two columns of 2 × 2 images of 8 pixels, and the names on the left.
+    let png = fs::read(place.path("table.png")).unwrap();
+    assert_eq!(png[16..20], u32::try_from(5 * 16 + 12 + 2 * (22 + 6) + 6).unwrap().to_be_bytes());
+    place.refuses("evaluate grid --run run --samplers flow-heun", 2, &["flow-heun", "path of a flow"]);
+    place.refuses("evaluate grid --run run --steps 21", 2, &["--steps 21", "20"]);
+}

@@ -32,7 +32,9 @@ impl Trajectory {
     pub(crate) fn add(&mut self, progress: &Progress<'_>) -> anyhow::Result<()> {
         let count = progress.x.dim(0)?.min(IMAGES);
         let pictures = |images: &candle_core::Tensor| picture::from_tensor(&images.narrow(0, 0, count)?);
-        let [x, x0] = [pictures(progress.x)?, pictures(progress.x0)?];
+        // At a scale where noise is seen as noise, whatever that of the plan is.
+        let x = progress.x.affine(progress.level.to_variance_preserving(), 0.0)?;
+        let [x, x0] = [pictures(&x)?, pictures(progress.x0)?];
         let name = format!("step-{:04}.png", progress.done);
         picture::grid(&x)?.enlarged_for_viewing().write_png(&self.folder.join(name))?;
         self.steps.push([x, x0]);

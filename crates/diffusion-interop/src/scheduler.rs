@@ -71,6 +71,11 @@ impl Scheduler {
         self.class
     }
 
+    /// Its settings.
+    pub fn config(&self) -> &SchedulerConfig {
+        &self.config
+    }
+
     fn unsupported(&self, key: &'static str, value: impl ToString, expected: impl ToString) -> InteropError {
         let (value, expected) = (value.to_string(), expected.to_string());
         InteropError::Unsupported { class: self.class.name(), key, value, expected }

@@ -23,6 +23,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod adopt;
 mod checkpoint;
 mod config;
 mod ema;
@@ -43,7 +44,7 @@ pub use error::TrainError;
 pub use gradients::Gradients;
 pub use lr::{LrDecay, LrSchedule};
 pub use metrics::StepMetrics;
-pub use model::{LoadedModel, ModelDescription, Weights};
+pub use model::{DATA_RANGE, LoadedModel, ModelDescription, Weights};
 pub use optimizer::{AdamW, AdamWConfig};
 pub use run::{Outcome, TrainEvent, run};
 pub use run_dir::RunDir;

@@ -1,5 +1,7 @@
 //! One file a command.
 
+pub(crate) mod export;
+pub(crate) mod import;
 pub(crate) mod info;
 mod progress;
 pub(crate) mod sample;

@@ -34,6 +34,8 @@ enum Command {
     Train(commands::train::TrainArgs),
     Sample(commands::sample::SampleArgs),
     Info(commands::info::InfoArgs),
+    Import(commands::import::ImportArgs),
+    Export(commands::export::ExportArgs),
 }
 
 /// What every command understands.
@@ -77,5 +79,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Train(args) => commands::train::run(&args, &device, cli.global.quiet),
         Command::Sample(args) => commands::sample::run(&args, &device, cli.global.quiet),
         Command::Info(args) => commands::info::run(&args, &device),
+        Command::Import(args) => commands::import::run(&args),
+        Command::Export(args) => commands::export::run(&args),
     }
 }

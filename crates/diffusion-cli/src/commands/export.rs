@@ -8,6 +8,7 @@ use diffusion_interop::ExportedModel;
 use diffusion_train::Checkpoint;
 use diffusion_unet::NetworkConfig;
 
+use super::sample::WeightsName;
 use crate::runs::ModelArgs;
 
 /// Write a model as a folder that Python's diffusers loads by DDPMPipeline.from_pretrained
@@ -24,12 +25,6 @@ pub(crate) struct ExportArgs {
     /// The new folder
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
-}
-
-#[derive(Clone, Copy, clap::ValueEnum)]
-enum WeightsName {
-    Ema,
-    Raw,
 }
 
 pub(crate) fn run(args: &ExportArgs) -> anyhow::Result<ExitCode> {

@@ -116,7 +116,7 @@ enum Variance {
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
-enum WeightsName {
+pub(crate) enum WeightsName {
     Ema,
     Raw,
 }

@@ -5,6 +5,8 @@ mod check;
 mod digits;
 mod download;
 mod e2e;
+mod golden;
+mod python;
 
 use std::process::ExitCode;
 
@@ -27,6 +29,7 @@ enum Command {
     /// Train, kill, resume and sample with the real program, and print what passed
     E2e,
     Bench(bench::BenchArgs),
+    Golden(golden::GoldenArgs),
     Download(download::DownloadArgs),
     /// Make assets/mnist from a folder with the four files of MNIST
     Digits(digits::DigitsArgs),
@@ -38,6 +41,7 @@ fn main() -> ExitCode {
         Command::CheckCuda => check::run_cuda(),
         Command::E2e => e2e::run(),
         Command::Bench(args) => bench::run(&args),
+        Command::Golden(args) => golden::run(&args),
         Command::Download(args) => download::run(&args),
         Command::Digits(args) => digits::run(&args),
     };

@@ -1,6 +1,8 @@
 //! One file a command.
 
 pub(crate) mod evaluate;
+pub(crate) mod export;
+pub(crate) mod import;
 pub(crate) mod info;
 mod progress;
 pub(crate) mod sample;

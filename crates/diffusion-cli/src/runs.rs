@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use diffusion_train::RunDir;
+use diffusion_train::{Checkpoint, RunDir};
 
 use crate::usage::{UsageError, bail_usage};
 
@@ -45,6 +45,14 @@ impl ModelArgs {
             },
         }
     }
+}
+
+/// The checkpoint that a folder is, or the newest in the run that it is.
+pub(crate) fn checkpoint_in(folder: &Path) -> anyhow::Result<PathBuf> {
+    if folder.join(Checkpoint::STATE_FILE).is_file() {
+        return Ok(folder.to_owned());
+    }
+    Ok(RunDir::open(folder)?.latest_checkpoint()?)
 }
 
 /// The run in `runs/` that saved a checkpoint last.

@@ -1,7 +1,10 @@
+use std::path::{Path, PathBuf};
+
 use diffusion_schedule::ScheduleError;
+use diffusion_unet::ParameterError;
 use thiserror::Error;
 
-/// Why something of another library could not be taken over.
+/// Why something of another library could not be taken over, or given to it.
 #[derive(Debug, Error)]
 pub enum InteropError {
     /// Not JSON, an unknown key or a value of the wrong kind; the message says where.
@@ -25,4 +28,42 @@ pub enum InteropError {
     /// The schedule's own error.
     #[error(transparent)]
     Schedule(#[from] ScheduleError),
+    /// The operating system's refusal.
+    #[error("{path}: {source}", path = .path.display())]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A file or folder that cannot be used.
+    #[error("{path}: {problem}", path = .path.display())]
+    Unusable {
+        /// The file or folder.
+        path: PathBuf,
+        /// One sentence: what is wrong, and what would be right.
+        problem: String,
+    },
+    /// Tensors that are not the parameters of the network.
+    #[error("{path}: {source}", path = .path.display())]
+    Parameters {
+        /// The file.
+        path: PathBuf,
+        /// Which tensor, and why.
+        source: ParameterError,
+    },
+    /// A model that the other library has no form for.
+    #[error("this model cannot be exported: {0}")]
+    NotExpressible(String),
+}
+
+impl InteropError {
+    pub(crate) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::Io { path, source }
+    }
+
+    pub(crate) fn unusable(path: &Path, problem: impl ToString) -> Self {
+        Self::Unusable { path: path.to_owned(), problem: problem.to_string() }
+    }
 }

@@ -1,4 +1,8 @@
-//! What Python's `diffusers` writes, read: its schedulers, with their habits.
+//! The exchange with Python's `diffusers`: its schedulers, with their habits, and its model folders in both directions.
+//!
+//! [`ImportedModel::read`] takes a pipeline's folder or a model's; [`ExportedModel::write`] makes one that
+//! `DDPMPipeline.from_pretrained` loads. Files are read with distrust, and a pickle is parsed, never executed. This crate
+//! makes no runs, trains nothing and samples nothing.
 //!
 //! A scheduler there is a schedule, a choice of noise levels and a sampler in one. Here it becomes a
 //! [`SamplingPlan`](diffusion_schedule::SamplingPlan), a [`Sampler`](diffusion_sample::Sampler) and a
@@ -20,9 +24,16 @@ mod churned;
 mod config;
 mod denoisers;
 mod error;
+mod export;
+mod folder;
+mod import;
 mod levels;
+mod model_config;
 mod scheduler;
+mod weights;
 
 pub use config::{SchedulerClass, SchedulerConfig};
 pub use error::InteropError;
+pub use export::ExportedModel;
+pub use import::ImportedModel;
 pub use scheduler::{Scheduler, StepArguments, Steps};

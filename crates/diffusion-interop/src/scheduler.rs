@@ -71,6 +71,11 @@ impl Scheduler {
         self.class
     }
 
+    /// Its settings.
+    pub fn config(&self) -> &SchedulerConfig {
+        &self.config
+    }
+
     fn unsupported(&self, key: &'static str, value: impl ToString, expected: impl ToString) -> InteropError {
         let (value, expected) = (value.to_string(), expected.to_string());
         InteropError::Unsupported { class: self.class.name(), key, value, expected }
@@ -342,6 +347,7 @@ impl Scheduler {
         Ok(SamplingPlan::from_steps(steps.collect())?)
     }
 
+    /// Where T/N is odd, the library asks at another timestep than it went to in the first half step; here it is the same.
     fn pndm_plan(&self, schedule: &NoiseSchedule, n: usize) -> Result<SamplingPlan, InteropError> {
         let total = schedule.len();
         let stride = total / n;
@@ -366,14 +372,19 @@ impl Scheduler {
         let rounds = matches!(self.class, SchedulerClass::DpmSolverMultistep | SchedulerClass::UniPc);
         let (points, total) = if rounds { (n + 1, self.clipped(schedule)) } else { (n, schedule.len()) };
         let round = |t: f64| if rounds { t.round_ties_even() } else { t };
-        let visited: Vec<(f64, f64)> = match self.spaced() {
-            Spaced::ByTimestep => {
-                let timesteps = self.timesteps(total, n, points).into_iter().map(round);
-                timesteps.map(|t| (t, table.at(t))).collect()
-            }
+        let by_timestep = self.timesteps(total, n, points).into_iter().map(round);
+        let by_timestep: Vec<(f64, f64)> = by_timestep.map(|t| (t, table.at(t))).collect();
+        let visited = match self.spaced() {
+            Spaced::ByTimestep => by_timestep,
             how => {
-                let min = self.config.sigma_min.unwrap_or(table.smallest());
-                let max = self.config.sigma_max.unwrap_or(table.largest());
+                // Those in σ space it between the ends of the timesteps, the others between those of the table.
+                let (largest, smallest) = match by_timestep.as_slice() {
+                    [first, .., last] if !rounds => (first.1, last.1),
+                    [only] if !rounds => (only.1, only.1),
+                    _ => (table.largest(), table.smallest()),
+                };
+                let min = self.config.sigma_min.unwrap_or(smallest);
+                let max = self.config.sigma_max.unwrap_or(largest);
                 let sigmas = spaced(how, n, min, max).into_iter();
                 sigmas.map(|sigma| (round(table.timestep(sigma)), sigma)).collect()
             }

@@ -194,7 +194,8 @@ pub(crate) fn is_leftover(name: &str) -> bool {
     name.starts_with(".partial-") || name.starts_with(".removed-")
 }
 
-fn beside(path: &Path, prefix: &str) -> PathBuf {
+/// The name for something unfinished that will be renamed to `path`, or was.
+pub(crate) fn beside(path: &Path, prefix: &str) -> PathBuf {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     path.with_file_name(format!("{prefix}{name}"))
 }

@@ -11,7 +11,10 @@ use sha2::{Digest, Sha256};
 use thiserror::Error;
 use toml::Table;
 
-use crate::{AdamWConfig, EdmConfig, EmaConfig, LossConfig, LrSchedule, Objective, TimestepSampling};
+use crate::adopt::fields_of;
+use crate::{
+    AdamWConfig, EdmConfig, EmaConfig, LossConfig, LrSchedule, ModelDescription, Objective, TimestepSampling,
+};
 
 /// A whole training. Training ends at the first of `steps`, `epochs` and `max_minutes` that is given.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -205,11 +208,27 @@ impl TrainConfig {
     /// # Errors
     /// An unknown preset; a text that is not TOML; an unknown field, with its line and the nearest known name.
     pub fn layered(preset: &str, file: Option<&ConfigSource>) -> Result<Self, ConfigError> {
+        Self::layered_on(preset, None, file)
+    }
+
+    /// As [`layered`](Self::layered), with what `model` says between the preset and the file.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn layered_on(
+        preset: &str,
+        model: Option<&ModelDescription>,
+        file: Option<&ConfigSource>,
+    ) -> Result<Self, ConfigError> {
         let Some((_, text)) = PRESETS.iter().find(|(name, _)| *name == preset) else {
             return Err(ConfigError::UnknownPreset { name: preset.to_owned() });
         };
         let preset_name = PathBuf::from(format!("preset {preset}"));
         let mut table = parse(&ConfigSource { path: preset_name, text: (*text).to_owned() })?;
+        if let Some(model) = model {
+            // Whole fields: nothing of the preset's network may shine through.
+            table.extend(fields_of(model)?);
+        }
         if let Some(file) = file {
             let over = parse(file)?;
             if LENGTH_FIELDS.iter().any(|field| over.contains_key(*field)) {

@@ -23,6 +23,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod adopt;
 mod bound;
 mod checkpoint;
 mod config;
@@ -50,7 +51,7 @@ pub use gradients::Gradients;
 pub use loss::{LossConfig, LossWeighting, PixelError, TrainingLoss};
 pub use lr::{LrDecay, LrSchedule};
 pub use metrics::StepMetrics;
-pub use model::{LoadedModel, ModelDescription, Weights};
+pub use model::{DATA_RANGE, LoadedModel, ModelDescription, Weights};
 pub use objective::{EdmConfig, ModelDenoiser, NoisyBatch, Objective};
 pub use optimizer::{AdamW, AdamWConfig};
 pub use run::{Outcome, TrainEvent, run};

@@ -30,7 +30,7 @@ pub struct ModelDescription {
 }
 
 /// The values of black and white that this project trains with.
-pub(crate) const DATA_RANGE: [f64; 2] = [-1.0, 1.0];
+pub const DATA_RANGE: [f64; 2] = [-1.0, 1.0];
 
 /// The largest side of an image; larger ones are a damaged file.
 const MAX_SIDE: usize = 65_536;

@@ -328,6 +328,20 @@ impl<'a> Trainer<'a> {
             .map_err(|e| TrainError::unusable(path, format!("elapsed_seconds: {e}")))?;
         Ok(())
     }
+
+    /// Begins with the averaged weights of the checkpoint folder at `path` in place of random ones. Optimizer and moving
+    /// average begin anew.
+    ///
+    /// # Errors
+    /// A folder that is no checkpoint; a tensor that is missing, unknown or of another shape than this training's network
+    /// needs.
+    pub fn start_from(&mut self, path: &std::path::Path) -> Result<(), TrainError> {
+        let file = path.join(Checkpoint::EMA_FILE);
+        let weights = Checkpoint::read_tensors(&file, &self.device)?;
+        self.parameters.load(&weights).map_err(|source| TrainError::Parameters { path: file, source })?;
+        self.ema = Ema::new(self.config.ema, &self.parameters)?;
+        Ok(())
+    }
 }
 
 /// The configured network for pictures of this shape (C, H, W).

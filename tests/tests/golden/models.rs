@@ -1,8 +1,9 @@
 use std::collections::HashMap;
 
 use candle_core::{DType, Device, Tensor, Var};
+use diffusion_interop::ImportedModel;
 use diffusion_tests::{assert_close, flat, golden_dir, golden_json, golden_tensors, number};
-use diffusion_unet::{Parameters, UNet2D, UNet2DConfig};
+use diffusion_unet::{Parameters, UNet2D};
 use serde_json::Value;
 
 /// The folders of `models`, whatever they are.
@@ -14,27 +15,6 @@ fn folders() -> Vec<String> {
         folders.map(|entry| entry.file_name().to_str().expect("a name in UTF-8").to_owned()).collect();
     names.sort();
     names
-}
-
-/// A `config.json` of diffusers as ours, or what of it is not ours.
-fn read_config(json: &Value) -> Result<UNet2DConfig, String> {
-    let mut fields = json.as_object().expect("config.json is an object").clone();
-    let constants: [(&str, &[Value]); 6] = [
-        ("_class_name", &["UNet2DModel".into()]),
-        ("act_fn", &["silu".into(), "swish".into()]),
-        ("class_embed_type", &[Value::Null]),
-        ("mid_block_type", &["UNetMidBlock2D".into()]),
-        ("mid_block_scale_factor", &[1.into(), 1.0.into()]),
-        ("num_train_timesteps", &[Value::Null]),
-    ];
-    for (field, possible) in constants {
-        if let Some(value) = fields.remove(field).filter(|value| !possible.contains(value)) {
-            return Err(format!("{field} is {value}"));
-        }
-    }
-    fields.retain(|field, _| !field.starts_with('_') && field != "sample_size");
-    fields.entry("attention_head_dim").or_insert(8.into());
-    serde_json::from_value(fields.into()).map_err(|e| e.to_string())
 }
 
 /// One folder: the network with its weights.
@@ -49,12 +29,12 @@ struct Case {
 impl Case {
     /// Says what is not supported.
     fn open(name: String) -> Result<Self, String> {
-        let file = |file: &str| format!("models/{name}/{file}");
-        let config = read_config(&golden_json(&file("config.json")))?;
-        let (unet, parameters) = Parameters::initialise(0, &Device::Cpu, |vb| UNet2D::new(&config, vb))
+        let model = ImportedModel::read(&golden_dir().join("models").join(&name), None);
+        let ImportedModel { network, weights, .. } = model.map_err(|e| e.to_string())?;
+        let (unet, parameters) = Parameters::initialise(0, &Device::Cpu, |vb| UNet2D::new(&network, vb))
             .map_err(|e| e.to_string())?;
-        let weights = golden_tensors(&file("diffusion_pytorch_model.safetensors"));
-        parameters.load(&weights.into_iter().collect()).unwrap_or_else(|e| panic!("{name}: {e}"));
+        parameters.load(&weights).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let file = |file: &str| format!("models/{name}/{file}");
         let (json, io) = (golden_json(&file("case.json")), golden_tensors(&file("io.safetensors")));
         Ok(Self { name, json, io, unet, parameters })
     }

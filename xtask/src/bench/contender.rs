@@ -2,15 +2,13 @@
 
 use std::fmt;
 use std::io::{BufRead, BufReader, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 
 use crate::check::{built_program, workspace_root};
-
-/// The version that is compared with.
-pub(super) const TORCH: &str = "torch==2.15.0";
+use crate::python::{TORCH, environment};
 
 /// One of those that are compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -130,30 +128,5 @@ impl Drop for Worker {
 
 /// The interpreter of a virtual environment with PyTorch, made if it is not there.
 pub(super) fn python() -> Result<PathBuf> {
-    let folder = workspace_root().join("target/bench/venv");
-    let python = folder.join(if cfg!(windows) { "Scripts/python.exe" } else { "bin/python" });
-    if !python.exists() {
-        let base = std::env::var_os("PYTHON").unwrap_or_else(|| "python3".into());
-        call(Command::new(base).args(["-m", "venv"]).arg(&folder))?;
-    }
-    if !has_torch(&python) {
-        eprintln!("installing {TORCH} into {}", folder.display());
-        call(Command::new(&python).args(["-m", "pip", "install", "--quiet", TORCH, "numpy", "setuptools"]))?;
-    }
-    Ok(python)
-}
-
-fn has_torch(python: &Path) -> bool {
-    let check = format!("import torch; assert '{TORCH}'.endswith(torch.__version__.split('+')[0])");
-    Command::new(python)
-        .args(["-c", &check])
-        .stderr(Stdio::null())
-        .status()
-        .is_ok_and(|status| status.success())
-}
-
-fn call(command: &mut Command) -> Result<()> {
-    let status = command.status().with_context(|| format!("cannot start {command:?}"))?;
-    ensure!(status.success(), "{command:?} failed");
-    Ok(())
+    environment("target/bench/venv", &[TORCH, "numpy", "setuptools"])
 }

@@ -6,7 +6,8 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde_json::json;
 
-use super::contender::{Contender, TORCH};
+use super::contender::Contender;
+use crate::python::TORCH;
 
 /// How long one contender took for one work.
 pub(super) struct Times {

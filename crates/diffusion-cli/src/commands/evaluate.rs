@@ -70,21 +70,25 @@ fn grid(args: &GridArgs, device: &Device) -> anyhow::Result<ExitCode> {
     let kinds = kinds(args, &model)?;
     let longest = kinds.iter().map(|kind| kind.name().len()).max().unwrap_or(0);
     let steps: Vec<String> = args.steps.iter().map(u64::to_string).collect();
-    println!("{:longest$}  {}", "seconds", steps.iter().map(|s| format!("{s:>8}")).collect::<String>());
+    let line = |name: &str, numbers: &[String]| {
+        let numbers: Vec<String> = numbers.iter().map(|number| format!("{number:>8}")).collect();
+        println!("{name:longest$}  {}", numbers.concat());
+    };
+    line("seconds", &steps);
     let mut cells = Vec::new();
     for &kind in &kinds {
         let mut row = Vec::new();
-        let mut seconds = String::new();
+        let mut seconds = Vec::new();
         for &steps in &args.steps {
             let start = Instant::now();
             let Some(cell) = cell(args, &model, kind, steps as usize, device)? else {
                 println!("stopped before the picture was done");
                 return Ok(ExitCode::from(interrupt::EXIT_CODE));
             };
-            seconds += &format!("{:>8.2}", start.elapsed().as_secs_f64());
+            seconds.push(format!("{:.2}", start.elapsed().as_secs_f64()));
             row.push(cell);
         }
-        println!("{:longest$}  {seconds}", kind.name());
+        line(kind.name(), &seconds);
         cells.push(row);
     }
     let names: Vec<String> = kinds.iter().map(|kind| kind.name().to_owned()).collect();

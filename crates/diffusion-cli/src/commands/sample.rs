@@ -129,7 +129,7 @@ enum Variance {
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
-enum WeightsName {
+pub(crate) enum WeightsName {
     Ema,
     Raw,
 }

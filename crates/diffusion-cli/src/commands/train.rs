@@ -1,7 +1,7 @@
 //! `diffusion train`.
 
 use std::ops::ControlFlow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -21,7 +21,8 @@ use crate::{data, interrupt, runs};
 #[derive(clap::Args)]
 #[command(
     after_help = "Examples:\n  diffusion train\n  diffusion train --preset tutorial --data DIR --steps 300\n  \
-                        diffusion train --run-dir runs/mnist-1 --resume --steps 2000"
+                        diffusion train --run-dir runs/mnist-1 --resume --steps 2000\n  \
+                        diffusion train --init-from runs/mnist-1 --data DIR --lr 1e-4"
 )]
 pub(crate) struct TrainArgs {
     /// The recipe to start from: mnist (good digits soon), digits-attn (the same with attention), cifar10 (the DDPM
@@ -43,6 +44,9 @@ pub(crate) struct TrainArgs {
     /// Go on with the run in --run-dir
     #[arg(long, requires = "run_dir")]
     resume: bool,
+    /// Start from the averaged weights of a run or a checkpoint, with its network, schedule and prediction type
+    #[arg(long, value_name = "DIR", conflicts_with = "resume")]
+    init_from: Option<PathBuf>,
     /// Stop after N updates
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     steps: Option<u64>,
@@ -73,18 +77,22 @@ fn positive(text: &str) -> Result<f64, String> {
 pub(crate) fn run(args: &TrainArgs, device: &Device, quiet: bool) -> anyhow::Result<ExitCode> {
     interrupt::listen()?;
     let existing = if args.resume { Some(open_run(args)?) } else { None };
+    let origin = args.init_from.as_deref().map(runs::checkpoint_in).transpose()?;
     let config = match &existing {
         Some(run_dir) => resumed_config(args, run_dir)?,
-        None => fresh_config(args)?,
+        None => fresh_config(args, origin.as_deref())?,
     };
     let dataset = data::load(config.data.as_deref(), config.size)?;
     let mut trainer = Trainer::new(&config, &dataset, device)?;
-    let run_dir = match existing {
-        Some(run_dir) => {
-            restore(&mut trainer, &run_dir, device)?;
-            run_dir
+    let run_dir = if let Some(run_dir) = existing {
+        restore(&mut trainer, &run_dir, device)?;
+        run_dir
+    } else {
+        if let Some(origin) = &origin {
+            trainer.start_from(origin)?;
+            tracing::info!("starting from the weights of {}", origin.display());
         }
-        None => create_run(args, &config)?,
+        create_run(args, &config)?
     };
     tracing::info!("training on {}", data::describe(config.data.as_deref(), &dataset));
     tracing::info!(
@@ -103,10 +111,11 @@ pub(crate) fn run(args: &TrainArgs, device: &Device, quiet: bool) -> anyhow::Res
 
 fn open_run(args: &TrainArgs) -> anyhow::Result<RunDir> {
     // clap sees to it that --resume comes with --run-dir.
-    Ok(RunDir::resume(args.run_dir.as_deref().unwrap_or_else(|| std::path::Path::new("")))?)
+    Ok(RunDir::resume(args.run_dir.as_deref().unwrap_or_else(|| Path::new("")))?)
 }
 
-fn fresh_config(args: &TrainArgs) -> anyhow::Result<TrainConfig> {
+/// The configuration of a new run, over that of the checkpoint folder `origin` if it starts from one.
+fn fresh_config(args: &TrainArgs, origin: Option<&Path>) -> anyhow::Result<TrainConfig> {
     let file = match &args.config {
         Some(path) => {
             let text =
@@ -115,7 +124,9 @@ fn fresh_config(args: &TrainArgs) -> anyhow::Result<TrainConfig> {
         }
         None => None,
     };
-    let mut config = TrainConfig::layered(args.preset.as_deref().unwrap_or("mnist"), file.as_ref())?;
+    let model = origin.map(Checkpoint::read_state).transpose()?.map(|state| state.model);
+    let preset = args.preset.as_deref().unwrap_or("mnist");
+    let mut config = TrainConfig::layered_on(preset, model.as_ref(), file.as_ref())?;
     set_length(&mut config, args);
     let TrainArgs { data, size, batch_size, lr, seed, .. } = args;
     if data.is_some() {
@@ -184,7 +195,14 @@ fn restore(trainer: &mut Trainer<'_>, run_dir: &RunDir, device: &Device) -> anyh
         return Ok(());
     }
     let path = run_dir.latest_checkpoint()?;
-    trainer.restore(Checkpoint::read(&path, device)?, &path)?;
+    let checkpoint = Checkpoint::read(&path, device)?;
+    if checkpoint.state.is_adopted() {
+        let name = run_dir.path().display();
+        bail_usage!(
+            "{name} holds an imported model, not a training to go on with; start one by --init-from {name}"
+        );
+    }
+    trainer.restore(checkpoint, &path)?;
     tracing::info!("resuming from {} (step {})", path.display(), trainer.steps_done());
     if trainer.is_finished() {
         tracing::warn!(

@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod common;
+mod exchange;
 mod kill;
 mod objectives;
 mod sampling;

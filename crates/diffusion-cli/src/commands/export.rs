@@ -1,0 +1,62 @@
+//! `diffusion export`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::bail;
+use candle_core::Device;
+use diffusion_interop::ExportedModel;
+use diffusion_train::Checkpoint;
+use diffusion_unet::NetworkConfig;
+
+use super::sample::WeightsName;
+use crate::runs::ModelArgs;
+
+/// Write a model as a folder that Python's diffusers loads by DDPMPipeline.from_pretrained
+///
+/// Networks of kind unet2d can be exported. The scheduler is a DDPMScheduler with the run's schedule.
+#[derive(clap::Args)]
+#[command(after_help = "Example:\n  diffusion export --run runs/digits-attn-1 --out digits-attn")]
+pub(crate) struct ExportArgs {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// The weights: their moving average or those of the last step
+    #[arg(long, value_name = "WEIGHTS", default_value = "ema")]
+    weights: WeightsName,
+    /// The new folder
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+}
+
+pub(crate) fn run(args: &ExportArgs) -> anyhow::Result<ExitCode> {
+    let checkpoint = args.model.checkpoint()?;
+    let model = Checkpoint::read_state(&checkpoint)?.model;
+    if model.edm.is_some() {
+        bail!(
+            "{}: it was trained with EDM's preconditioning, which DDPMPipeline does not know; nothing was written",
+            checkpoint.display()
+        );
+    }
+    let file = match args.weights {
+        WeightsName::Ema => Checkpoint::EMA_FILE,
+        WeightsName::Raw => Checkpoint::MODEL_FILE,
+    };
+    let weights = Checkpoint::read_tensors(&checkpoint.join(file), &Device::Cpu)?;
+    let exported = ExportedModel {
+        network: &model.network,
+        weights: &weights,
+        image_shape: model.image_shape,
+        schedule: &model.schedule,
+        prediction_type: model.prediction_type,
+    };
+    exported.write(&args.out)?;
+    if matches!(&model.network, NetworkConfig::Unet2d(network) if network.num_class_embeds.is_some()) {
+        tracing::warn!(
+            "the network wants to be told classes; load it as UNet2DModel, DDPMPipeline tells none"
+        );
+    }
+    let out = args.out.display();
+    println!("exported {} to {out}", checkpoint.display());
+    println!("in Python: diffusers.DDPMPipeline.from_pretrained(\"{out}\")");
+    Ok(ExitCode::SUCCESS)
+}

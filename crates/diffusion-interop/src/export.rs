@@ -1,0 +1,118 @@
+//! A model folder for the library, written.
+
+use std::path::Path;
+
+use candle_core::Device;
+use diffusion_process::PredictionType;
+use diffusion_schedule::{ScheduleConfig, TimestepSpacing};
+use diffusion_unet::{NetworkConfig, UNet2D, UNet2DConfig, load_frozen};
+use serde_json::{Value, json};
+
+use crate::folder::{write_synced, write_whole};
+use crate::weights::{self, Tensors};
+use crate::{InteropError, SchedulerClass, model_config};
+
+/// The version of the library whose form is written.
+const VERSION: &str = "0.42.1";
+
+/// A model to export.
+#[derive(Clone, Copy, Debug)]
+pub struct ExportedModel<'a> {
+    /// The network.
+    pub network: &'a NetworkConfig,
+    /// Its weights.
+    pub weights: &'a Tensors,
+    /// [C, H, W] of the images.
+    pub image_shape: [usize; 3],
+    /// The schedule of training.
+    pub schedule: &'a ScheduleConfig,
+    /// What the network's output means.
+    pub prediction_type: PredictionType,
+}
+
+impl ExportedModel<'_> {
+    /// Writes the folder `out` so that `DDPMPipeline.from_pretrained` loads it.
+    ///
+    /// # Errors
+    /// A network or a prediction type that the library does not have; weights that are not the network's; a folder that
+    /// holds something already; what the system refuses. Nothing is left behind then.
+    pub fn write(&self, out: &Path) -> Result<(), InteropError> {
+        let network = self.expressible()?;
+        load_frozen(self.weights.clone(), &Device::Cpu, |vb| UNet2D::new(network, vb))
+            .map_err(|source| InteropError::Parameters { path: out.to_owned(), source })?;
+        write_whole(out, |dir| self.write_files(dir, network))
+    }
+
+    fn expressible(&self) -> Result<&UNet2DConfig, InteropError> {
+        if self.prediction_type == PredictionType::Flow {
+            let problem = "it predicts the velocity of a straight path (flow_prediction), which DDPMScheduler does not know";
+            return Err(InteropError::NotExpressible(problem.to_owned()));
+        }
+        match self.network {
+            NetworkConfig::Unet2d(network) => Ok(network),
+            NetworkConfig::SimpleUnet(_) => Err(InteropError::NotExpressible(
+                "it is a simple_unet, and UNet2DModel has no 4×4 transposed convolution (it repeats pixels before a 3×3 \
+                 convolution), one skip a level (it has one a layer), and a 3×3 convolution after a normalisation at the \
+                 end (here it is 1×1 without one); train a network of kind unet2d to export it"
+                    .to_owned(),
+            )),
+        }
+    }
+
+    fn write_files(&self, dir: &Path, network: &UNet2DConfig) -> Result<(), InteropError> {
+        let [_, height, width] = self.image_shape;
+        let index = json!({
+            "_class_name": "DDPMPipeline",
+            "_diffusers_version": VERSION,
+            "scheduler": ["diffusers", SchedulerClass::Ddpm.name()],
+            "unet": ["diffusers", model_config::CLASS],
+        });
+        write_json(&dir.join("model_index.json"), &index)?;
+
+        let unet = dir.join("unet");
+        std::fs::create_dir(&unet).map_err(InteropError::io(&unet))?;
+        write_json(
+            &unet.join("config.json"),
+            &model_config::write(network, [height, width], VERSION).into(),
+        )?;
+        let path = unet.join(weights::FILE);
+        // The library reads only files that say so.
+        let metadata = [("format".to_owned(), "pt".to_owned())].into();
+        let bytes = safetensors::serialize(self.weights, Some(metadata))
+            .map_err(|e| InteropError::unusable(&path, format!("cannot be written: {e}")))?;
+        write_synced(&path, &bytes)?;
+
+        let folder = dir.join("scheduler");
+        std::fs::create_dir(&folder).map_err(InteropError::io(&folder))?;
+        write_json(&folder.join("scheduler_config.json"), &self.scheduler(network))
+    }
+
+    /// DDPM as this project samples: clipped, from the last timestep of training on.
+    fn scheduler(&self, network: &UNet2DConfig) -> Value {
+        let learned = network.out_channels == 2 * network.in_channels;
+        json!({
+            "_class_name": SchedulerClass::Ddpm.name(),
+            "_diffusers_version": VERSION,
+            "num_train_timesteps": self.schedule.num_train_timesteps,
+            "beta_start": self.schedule.beta_start,
+            "beta_end": self.schedule.beta_end,
+            "beta_schedule": self.schedule.beta_schedule,
+            "trained_betas": null,
+            "rescale_betas_zero_snr": self.schedule.rescale_betas_zero_snr,
+            "prediction_type": self.prediction_type,
+            "variance_type": if learned { "learned_range" } else { "fixed_small" },
+            "timestep_spacing": TimestepSpacing::Trailing,
+            "steps_offset": 0,
+            "clip_sample": true,
+            "clip_sample_range": 1.0,
+            "thresholding": false,
+            "dynamic_thresholding_ratio": 0.995,
+            "sample_max_value": 1.0,
+        })
+    }
+}
+
+fn write_json(path: &Path, value: &Value) -> Result<(), InteropError> {
+    let text = format!("{value:#}\n");
+    write_synced(path, text.as_bytes())
+}

@@ -1,0 +1,139 @@
+//! The `config.json` of a `UNet2DModel`.
+
+use diffusion_unet::UNet2DConfig;
+use serde_json::{Map, Value, json};
+
+/// The class whose configuration this is.
+pub(crate) const CLASS: &str = "UNet2DModel";
+
+/// What our network does not vary, with the values that are just that, the one to write first.
+fn constants() -> [(&'static str, Vec<Value>); 6] {
+    [
+        ("_class_name", vec![json!(CLASS)]),
+        ("act_fn", vec![json!("silu"), json!("swish")]),
+        ("class_embed_type", vec![Value::Null]),
+        ("mid_block_type", vec![json!("UNetMidBlock2D")]),
+        ("mid_block_scale_factor", vec![json!(1), json!(1.0)]),
+        ("num_train_timesteps", vec![Value::Null]),
+    ]
+}
+
+/// The head width of the library where a file says nothing.
+const ATTENTION_HEAD_DIM: usize = 8;
+
+/// Height and width of the images, where the file says so.
+pub(crate) type SampleSize = Option<[usize; 2]>;
+
+/// Our configuration, from the library's. The error names the key.
+///
+/// # Errors
+/// A key that is unknown, or a value that our network cannot take.
+pub(crate) fn read(fields: &Map<String, Value>) -> Result<(UNet2DConfig, SampleSize), String> {
+    let mut fields = fields.clone();
+    for (key, possible) in constants() {
+        if let Some(value) = fields.remove(key).filter(|value| !possible.contains(value)) {
+            return Err(format!("`{key}` is {value}; only {} is supported", possible[0]));
+        }
+    }
+    let size = sample_size(fields.remove("sample_size").as_ref())?;
+    // Notes of the library to itself: its version, the name of the hub's repository.
+    fields.retain(|key, _| !key.starts_with('_'));
+    fields.entry("attention_head_dim").or_insert(json!(ATTENTION_HEAD_DIM));
+    let ours = own_fields(&UNet2DConfig::default());
+    for (key, value) in &fields {
+        if !ours.contains_key(key) {
+            return Err(format!("`{key}` is not a setting of {CLASS} that this program knows"));
+        }
+        // One at a time, so that the message can name it.
+        serde_json::from_value::<UNet2DConfig>(json!({ key: value })).map_err(|e| format!("`{key}`: {e}"))?;
+    }
+    let config = serde_json::from_value(fields.into()).map_err(|e| e.to_string())?;
+    Ok((config, size))
+}
+
+/// The library's configuration, from ours.
+pub(crate) fn write(config: &UNet2DConfig, [height, width]: [usize; 2], version: &str) -> Map<String, Value> {
+    let mut fields = own_fields(config);
+    fields.extend(constants().map(|(key, values)| (key.to_owned(), values[0].clone())));
+    let size = if height == width { json!(height) } else { json!([height, width]) };
+    fields.insert("sample_size".to_owned(), size);
+    fields.insert("_diffusers_version".to_owned(), json!(version));
+    fields
+}
+
+fn own_fields(config: &UNet2DConfig) -> Map<String, Value> {
+    match serde_json::to_value(config) {
+        Ok(Value::Object(fields)) => fields,
+        // A struct of numbers and lists is an object.
+        _ => Map::new(),
+    }
+}
+
+fn sample_size(value: Option<&Value>) -> Result<SampleSize, String> {
+    let side = |value: &Value| value.as_u64().and_then(|side| usize::try_from(side).ok());
+    match value {
+        None | Some(Value::Null) => Ok(None),
+        Some(value) => match (side(value), value.as_array().map(Vec::as_slice)) {
+            (Some(side), _) => Ok(Some([side, side])),
+            (None, Some([height, width])) => match (side(height), side(width)) {
+                (Some(height), Some(width)) => Ok(Some([height, width])),
+                _ => Err(format!("`sample_size` is {value}; it must be one or two whole numbers")),
+            },
+            _ => Err(format!("`sample_size` is {value}; it must be one or two whole numbers")),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(value: &Value) -> Result<(UNet2DConfig, SampleSize), String> {
+        read(value.as_object().unwrap())
+    }
+
+    #[test]
+    fn a_missing_head_width_is_the_librarys_and_null_means_one_head() {
+        assert_eq!(parse(&json!({})).unwrap().0.attention_head_dim, Some(8));
+        assert_eq!(parse(&json!({ "attention_head_dim": null })).unwrap().0.attention_head_dim, None);
+    }
+
+    #[test]
+    fn what_is_written_reads_back() {
+        let config = UNet2DConfig { attention_head_dim: None, dropout: 0.25, ..UNet2DConfig::default() };
+        for size in [[32, 32], [16, 24]] {
+            assert_eq!(read(&write(&config, size, "0.42.1")).unwrap(), (config.clone(), Some(size)));
+        }
+    }
+
+    #[test]
+    fn refusals_name_the_key() {
+        for (fields, part) in [
+            (json!({ "act_fn": "gelu" }), "`act_fn` is \"gelu\"; only \"silu\""),
+            (json!({ "_class_name": "UNet2DConditionModel" }), "only \"UNet2DModel\""),
+            (json!({ "cross_attention_dim": 8 }), "`cross_attention_dim` is not a setting"),
+            (json!({ "class_embed_type": "timestep" }), "`class_embed_type`"),
+            (json!({ "mid_block_type": null }), "`mid_block_type`"),
+            (
+                json!({ "up_block_types": ["SkipUpBlock2D"] }),
+                "`up_block_types`: unknown variant `SkipUpBlock2D`",
+            ),
+            (json!({ "time_embedding_type": "learned" }), "`time_embedding_type`"),
+            (json!({ "in_channels": -1 }), "`in_channels`"),
+            (json!({ "sample_size": [1, 2, 3] }), "`sample_size` is [1,2,3]"),
+            (json!({ "sample_size": 1.5 }), "`sample_size` is 1.5"),
+        ] {
+            let problem = parse(&fields).unwrap_err();
+            assert!(problem.contains(part), "{fields}: {problem}");
+        }
+    }
+
+    #[test]
+    fn harmless_keys_are_accepted() {
+        let fields = json!({
+            "_diffusers_version": "0.1", "_name_or_path": "somewhere", "act_fn": "swish", "sample_size": null,
+            "mid_block_scale_factor": 1.0, "class_embed_type": null, "num_train_timesteps": null,
+        });
+        assert_eq!(parse(&fields).unwrap().1, None);
+    }
+}

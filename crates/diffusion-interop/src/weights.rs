@@ -1,0 +1,188 @@
+//! The weights of a model folder: safetensors, or a pickle that is read without executing it.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use candle_core::{DType, Device, Tensor, pickle};
+use safetensors::SafeTensors;
+
+use crate::InteropError;
+use crate::folder::{length_within, read_limited};
+
+/// The file that the library writes.
+pub(crate) const FILE: &str = "diffusion_pytorch_model.safetensors";
+
+/// The files that may stand in its place, the most trustworthy first.
+const FILES: [&str; 3] = [FILE, "diffusion_pytorch_model.bin", "diffusion_pytorch_model.pt"];
+
+/// More than the largest network that can be built.
+const MAX_BYTES: u64 = 1 << 34;
+
+/// The list of tensors in front of the numbers; a network of thousands of them needs a few hundred kilobytes.
+const MAX_HEADER: u64 = 1 << 24;
+
+/// Tensors by name.
+pub(crate) type Tensors = BTreeMap<String, Tensor>;
+
+/// The file of weights in `folder`.
+///
+/// # Errors
+/// There is none.
+pub(crate) fn find(folder: &Path) -> Result<PathBuf, InteropError> {
+    let found = FILES.iter().map(|name| folder.join(name)).find(|path| path.exists());
+    found.ok_or_else(|| {
+        let parts = folder.join(format!("{FILE}.index.json")).exists();
+        let problem = if parts {
+            format!("the weights are in several parts; save them in one file, {FILE}")
+        } else {
+            format!("this folder holds no weights: there is no {}", FILES.join(" and no "))
+        };
+        InteropError::unusable(folder, problem)
+    })
+}
+
+/// The tensors in a file, as f32 and under today's names.
+///
+/// # Errors
+/// A file that is damaged, too large or of another kind; tensors that are not floating-point numbers.
+pub(crate) fn read(path: &Path) -> Result<Tensors, InteropError> {
+    let tensors = if path.extension().is_some_and(|extension| extension == "safetensors") {
+        read_safetensors(path)?
+    } else {
+        read_pickle(path)?
+    };
+    let mut renamed = Tensors::new();
+    for (name, tensor) in tensors {
+        let problem = |problem: String| InteropError::unusable(path, format!("tensor `{name}` {problem}"));
+        if !matches!(tensor.dtype(), DType::F32 | DType::F16 | DType::BF16 | DType::F64) {
+            return Err(problem(format!(
+                "is of type {:?}; weights are floating-point numbers",
+                tensor.dtype()
+            )));
+        }
+        let tensor = tensor.to_dtype(DType::F32).and_then(|tensor| flattened(&name, tensor));
+        let tensor = tensor.map_err(|e| problem(format!("cannot be read: {e}")))?;
+        if renamed.insert(todays_name(&name), tensor).is_some() {
+            return Err(problem(
+                "is there twice, once under the name that it had in old versions".to_owned(),
+            ));
+        }
+    }
+    Ok(renamed)
+}
+
+fn read_safetensors(path: &Path) -> Result<Tensors, InteropError> {
+    let length = length_within(path, MAX_BYTES)?;
+    let damaged =
+        |problem: String| InteropError::unusable(path, format!("not a whole safetensors file: {problem}"));
+    let bytes = read_limited(path, MAX_BYTES)?;
+    let Some(header) = bytes.first_chunk().map(|bytes| u64::from_le_bytes(*bytes)) else {
+        return Err(damaged(format!("it has {length} bytes")));
+    };
+    if header > MAX_HEADER {
+        return Err(damaged(format!(
+            "its header would have {header} bytes, at most {MAX_HEADER} are sensible"
+        )));
+    }
+    SafeTensors::deserialize(&bytes).map_err(|e| damaged(e.to_string()))?;
+    let tensors = candle_core::safetensors::load_buffer(&bytes, &Device::Cpu);
+    Ok(tensors.map_err(|e| damaged(e.to_string()))?.into_iter().collect())
+}
+
+fn read_pickle(path: &Path) -> Result<Tensors, InteropError> {
+    let length = length_within(path, MAX_BYTES)?;
+    let damaged = |problem: String| {
+        InteropError::unusable(
+            path,
+            format!("not a state dict that can be read ({problem}); save it as {FILE}"),
+        )
+    };
+    // The reader assumes in places that the file is what PyTorch writes.
+    let contained = std::panic::catch_unwind(|| pickle::PthTensors::new(path, None));
+    let file =
+        contained.map_err(|_| damaged("it is damaged".to_owned()))?.map_err(|e| damaged(e.to_string()))?;
+    let mut claimed = 0u64;
+    for info in file.tensor_infos().values() {
+        let dims = info.layout.dims().iter().map(|&dim| dim as u64);
+        let size = dims.fold(info.dtype.size_in_bytes() as u64, u64::saturating_mul);
+        claimed = claimed.saturating_add(size);
+    }
+    if claimed > length {
+        return Err(damaged(format!("it claims {claimed} bytes of numbers and has {length} in all")));
+    }
+    let mut tensors = Tensors::new();
+    for name in file.tensor_infos().keys() {
+        if let Some(tensor) = file.get(name).map_err(|e| damaged(format!("tensor `{name}`: {e}")))? {
+            tensors.insert(name.clone(), tensor);
+        }
+    }
+    if tensors.is_empty() {
+        return Err(damaged("it holds no tensors by name".to_owned()));
+    }
+    Ok(tensors)
+}
+
+/// The layers of attention: the name that early versions wrote, and today's.
+const ATTENTION: [(&str, &str); 4] =
+    [("query", "to_q"), ("key", "to_k"), ("value", "to_v"), ("proj_attn", "to_out.0")];
+
+/// Splits `….attentions.N.LAYER.KIND` before and behind LAYER.
+fn attention_layer(name: &str) -> Option<(&str, &str, &str)> {
+    let start = name.find("attentions.")? + "attentions.".len();
+    let start = start + name[start..].find('.')? + 1;
+    let end = start + name[start..].rfind('.')?;
+    Some((&name[..start], &name[start..end], &name[end..]))
+}
+
+fn todays_name(name: &str) -> String {
+    let todays = attention_layer(name).and_then(|(before, layer, after)| {
+        let (_, new) = ATTENTION.iter().find(|(old, _)| *old == layer)?;
+        Some(format!("{before}{new}{after}"))
+    });
+    todays.unwrap_or_else(|| name.to_owned())
+}
+
+/// Attention's linear layers were once 1×1 convolutions: (C, C, 1, 1) becomes (C, C).
+fn flattened(name: &str, tensor: Tensor) -> candle_core::Result<Tensor> {
+    let is_linear = attention_layer(name).is_some_and(|(_, layer, kind)| {
+        kind == ".weight" && ATTENTION.iter().any(|(old, new)| [*old, *new].contains(&layer))
+    });
+    match tensor.dims() {
+        [rows, columns, rest @ ..] if is_linear && !rest.is_empty() && rest.iter().all(|dim| *dim == 1) => {
+            tensor.reshape((*rows, *columns))
+        }
+        _ => Ok(tensor),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn old_names_of_attention_become_todays() {
+        let cases = [
+            ("mid_block.attentions.0.query.weight", "mid_block.attentions.0.to_q.weight"),
+            ("down_blocks.1.attentions.2.key.bias", "down_blocks.1.attentions.2.to_k.bias"),
+            ("up_blocks.0.attentions.1.value.weight", "up_blocks.0.attentions.1.to_v.weight"),
+            ("mid_block.attentions.0.proj_attn.bias", "mid_block.attentions.0.to_out.0.bias"),
+            ("mid_block.attentions.0.to_out.0.bias", "mid_block.attentions.0.to_out.0.bias"),
+            ("mid_block.attentions.0.group_norm.bias", "mid_block.attentions.0.group_norm.bias"),
+            ("mid_block.resnets.0.conv1.weight", "mid_block.resnets.0.conv1.weight"),
+            ("attentions.", "attentions."),
+        ];
+        for (old, new) in cases {
+            assert_eq!(todays_name(old), new);
+        }
+    }
+
+    #[test]
+    fn attention_of_convolutions_becomes_linear() {
+        let tensor = |shape: &[usize]| Tensor::zeros(shape, DType::F32, &Device::Cpu).unwrap();
+        let dims = |name, shape: &[usize]| flattened(name, tensor(shape)).unwrap().dims().to_vec();
+        assert_eq!(dims("mid_block.attentions.0.query.weight", &[4, 4, 1, 1]), [4, 4]);
+        assert_eq!(dims("mid_block.attentions.0.to_out.0.weight", &[4, 4, 1]), [4, 4]);
+        assert_eq!(dims("mid_block.attentions.0.to_q.weight", &[4, 4, 3, 3]), [4, 4, 3, 3]);
+        assert_eq!(dims("mid_block.resnets.0.conv_shortcut.weight", &[4, 4, 1, 1]), [4, 4, 1, 1]);
+    }
+}

@@ -1,0 +1,169 @@
+//! `cargo xtask golden`: this project against Python's diffusers, live, with configurations that nobody has seen before.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result, ensure};
+use candle_core::Device;
+use clap::Args;
+use diffusion_process::{Domain, NoiseSource};
+
+use crate::check::{built_program, cargo, workspace_root};
+use crate::python::{TORCH, call, environment};
+
+/// Compare schedules, samplers, networks and model folders with Python's diffusers, on fresh random configurations.
+///
+/// The library is installed from PyPI into a virtual environment in target/ at the first call (5 GB on Linux). It writes
+/// numbers in the form of tests/golden, which the golden tests then read; and models go both ways, ours to Python and
+/// Python's to us, and must give the same images from the same noise.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Environment:
+  PYTHON  the interpreter that makes the virtual environment; python3 unless set
+
+Examples:
+  cargo xtask golden
+  cargo xtask golden --seed 7")]
+pub(crate) struct GoldenArgs {
+    /// Repeat the configurations of this seed [default: the time, so that each call sees others].
+    #[arg(long, value_parser = clap::value_parser!(u64).range(..1 << 32))]
+    seed: Option<u64>,
+}
+
+const PACKAGES: [&str; 5] = ["diffusers==0.42.1", TORCH, "numpy", "safetensors", "scipy"];
+
+/// The golden tests that take whatever cases a folder has.
+const TESTS: [&str; 3] =
+    ["golden_schedule_tables_agree", "golden_sampler_trajectories_agree", "golden_unet2d_models_agree"];
+
+/// Images to sample in both languages; the steps are `STEPS` of `golden/pipelines.py`.
+const SAMPLE: &str = "--num 2 --sampler ddim --steps 5 --format npy";
+
+/// A training of a moment, whose network can be exported.
+const CONFIG: &str = r#"
+size = 16
+batch_size = 8
+steps = 20
+[network]
+kind = "unet2d"
+block_out_channels = [16, 24]
+layers_per_block = 1
+down_block_types = ["DownBlock2D", "AttnDownBlock2D"]
+up_block_types = ["AttnUpBlock2D", "UpBlock2D"]
+attention_head_dim = 8
+norm_num_groups = 4
+[schedule]
+num_train_timesteps = 100
+beta_end = 0.2
+[sample_grid]
+num = 0
+"#;
+
+/// Runs the chore.
+pub(crate) fn run(args: &GoldenArgs) -> Result<()> {
+    let now = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs() % (1 << 32));
+    let seed = args.seed.unwrap_or_else(now);
+    println!("seed {seed}; repeat by --seed {seed}");
+    cargo(&["build", "--workspace", "--bin", "diffusion"], &[])?;
+    let folder = tempfile::tempdir()?;
+    let place = Place {
+        python: environment("target/golden/venv", &PACKAGES)?,
+        program: built_program("diffusion")?,
+        folder: folder.path().to_owned(),
+        seed,
+    };
+    place.numbers()?;
+    place.ours_in_python()?;
+    place.pythons_here()?;
+    println!("all agree (seed {seed})");
+    Ok(())
+}
+
+struct Place {
+    python: PathBuf,
+    program: PathBuf,
+    folder: PathBuf,
+    seed: u64,
+}
+
+impl Place {
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
+    fn python(&self, script: &str, arguments: &[&Path]) -> Result<()> {
+        let script = workspace_root().join("xtask/src/golden").join(script);
+        // No byte code beside the sources; no advice.
+        let mut command = Command::new(&self.python);
+        command.env("DIFFUSERS_VERBOSITY", "critical").env("TQDM_DISABLE", "1");
+        call(command.arg("-B").arg(script).args(arguments).current_dir(&self.folder))
+    }
+
+    fn diffusion(&self, line: &str) -> Result<()> {
+        let mut command = Command::new(&self.program);
+        let output = command.args(line.split_whitespace()).current_dir(&self.folder).output()?;
+        let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        ensure!(output.status.success(), "`diffusion {line}` failed: {said}");
+        Ok(())
+    }
+
+    /// Schedules, trajectories, outputs and gradients of the library, by the golden tests.
+    fn numbers(&self) -> Result<()> {
+        println!("numbers of the library:");
+        let golden = self.path("golden");
+        self.python("reference.py", &[Path::new(&self.seed.to_string()), &golden])?;
+        let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+        command.args(["test", "--quiet", "--workspace", "--test", "golden", "--", "--nocapture"]).args(TESTS);
+        command.current_dir(workspace_root()).env("DIFFUSION_GOLDEN_DIR", golden);
+        let output = command.stderr(Stdio::inherit()).output().context("cannot start cargo")?;
+        let said = String::from_utf8_lossy(&output.stdout);
+        println!("{}", said.trim());
+        ensure!(output.status.success(), "the golden tests failed");
+        // Samplers and models each say how many cases they skipped; here all are of kinds that are supported.
+        ensure!(said.matches(" 0 unsupported").count() == 2, "cases were left out");
+        Ok(())
+    }
+
+    /// A run of ours, exported and sampled by the library.
+    fn ours_in_python(&self) -> Result<()> {
+        println!("ours, exported and sampled by the library:");
+        for prediction in ["epsilon", "v_prediction", "sample"] {
+            fs::write(self.path("small.toml"), format!("prediction_type = \"{prediction}\"\n{CONFIG}"))?;
+            self.diffusion(&format!(
+                "train --config small.toml --seed {} --run-dir {prediction}",
+                self.seed
+            ))?;
+            self.diffusion(&format!("export --run {prediction} --out {prediction}-out"))?;
+            self.compare(prediction, &format!("{prediction}-out"), [1, 16, 16])?;
+        }
+        Ok(())
+    }
+
+    /// Pipelines of the library, imported and sampled here.
+    fn pythons_here(&self) -> Result<()> {
+        println!("the library's, imported and sampled here:");
+        self.python(
+            "pipelines.py",
+            &[Path::new("save"), Path::new(&self.seed.to_string()), &self.path("theirs")],
+        )?;
+        for model in ["safe", "pickle"] {
+            self.diffusion(&format!("import theirs/{model} --run-dir {model}"))?;
+            self.compare(model, &format!("theirs/{model}"), [3, 16, 16])?;
+        }
+        Ok(())
+    }
+
+    /// Samples `run` here and `pipeline` in Python, from the same noise.
+    fn compare(&self, run: &str, pipeline: &str, image_shape: [usize; 3]) -> Result<()> {
+        self.diffusion(&format!("sample --run {run} {SAMPLE} --seed {} --out {run}-samples", self.seed))?;
+        let source = NoiseSource::new(self.seed);
+        let noise = source.normal(Domain::Initial, 0, 0..2, &image_shape, &Device::Cpu)?;
+        let file = self.path(&format!("{run}-noise.safetensors"));
+        noise.save_safetensors("noise", &file)?;
+        let samples = self.path(&format!("{run}-samples/samples.npy"));
+        ensure!(samples.is_file(), "there are no samples of {run}");
+        self.python("pipelines.py", &[Path::new("compare"), Path::new(pipeline), &file, &samples])
+    }
+}

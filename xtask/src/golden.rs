@@ -38,7 +38,7 @@ const PACKAGES: [&str; 5] = ["diffusers==0.42.1", TORCH, "numpy", "safetensors",
 const TESTS: [&str; 3] =
     ["golden_schedule_tables_agree", "golden_sampler_trajectories_agree", "golden_unet2d_models_agree"];
 
-/// Images to sample in both languages; the steps are `STEPS` of `golden/pipelines.py`.
+/// Images to sample in both languages; the steps are `STEPS` of the scripts.
 const SAMPLE: &str = "--num 2 --sampler ddim --steps 5 --format npy";
 
 /// A training of a moment, whose network can be exported.
@@ -77,6 +77,7 @@ pub(crate) fn run(args: &GoldenArgs) -> Result<()> {
     place.numbers()?;
     place.ours_in_python()?;
     place.pythons_here()?;
+    place.openais_here()?;
     println!("all agree (seed {seed})");
     Ok(())
 }
@@ -136,7 +137,7 @@ impl Place {
                 self.seed
             ))?;
             self.diffusion(&format!("export --run {prediction} --out {prediction}-out"))?;
-            self.compare(prediction, &format!("{prediction}-out"), [1, 16, 16])?;
+            self.compare("pipelines.py", prediction, &format!("{prediction}-out"), [1, 16, 16])?;
         }
         Ok(())
     }
@@ -150,13 +151,28 @@ impl Place {
         )?;
         for model in ["safe", "pickle"] {
             self.diffusion(&format!("import theirs/{model} --run-dir {model}"))?;
-            self.compare(model, &format!("theirs/{model}"), [3, 16, 16])?;
+            self.compare("pipelines.py", model, &format!("theirs/{model}"), [3, 16, 16])?;
         }
         Ok(())
     }
 
-    /// Samples `run` here and `pipeline` in Python, from the same noise.
-    fn compare(&self, run: &str, pipeline: &str, image_shape: [usize; 3]) -> Result<()> {
+    /// State dicts of improved-diffusion's network, imported and sampled here.
+    fn openais_here(&self) -> Result<()> {
+        println!("networks of improved-diffusion, imported and sampled here:");
+        self.python(
+            "openai.py",
+            &[Path::new("save"), Path::new(&self.seed.to_string()), &self.path("openai")],
+        )?;
+        for model in ["old", "new"] {
+            let flags = fs::read_to_string(self.path(&format!("openai/{model}/flags")))?;
+            self.diffusion(&format!("import openai/{model}/model.pt --run-dir {model} {flags}"))?;
+            self.compare("openai.py", model, &format!("openai/{model}"), [3, 16, 16])?;
+        }
+        Ok(())
+    }
+
+    /// Samples `run` here and `model` in Python by `script`, from the same noise.
+    fn compare(&self, script: &str, run: &str, model: &str, image_shape: [usize; 3]) -> Result<()> {
         self.diffusion(&format!("sample --run {run} {SAMPLE} --seed {} --out {run}-samples", self.seed))?;
         let source = NoiseSource::new(self.seed);
         let noise = source.normal(Domain::Initial, 0, 0..2, &image_shape, &Device::Cpu)?;
@@ -164,6 +180,6 @@ impl Place {
         noise.save_safetensors("noise", &file)?;
         let samples = self.path(&format!("{run}-samples/samples.npy"));
         ensure!(samples.is_file(), "there are no samples of {run}");
-        self.python("pipelines.py", &[Path::new("compare"), Path::new(pipeline), &file, &samples])
+        self.python(script, &[Path::new("compare"), Path::new(model), &file, &samples])
     }
 }

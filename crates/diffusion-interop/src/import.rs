@@ -4,12 +4,13 @@ use std::path::{Path, PathBuf};
 
 use candle_core::Device;
 use diffusion_process::PredictionType;
-use diffusion_schedule::ScheduleConfig;
+use diffusion_schedule::{BetaSchedule, ScheduleConfig};
 use diffusion_unet::{UNet2D, UNet2DConfig, load_frozen};
 use serde_json::Value;
 
 use crate::folder::read_object;
 use crate::model_config::{self, CLASS, SampleSize};
+use crate::openai::{OpenAiOptions, converted, is_openai};
 use crate::weights::{self, Tensors};
 use crate::{InteropError, Scheduler};
 
@@ -75,6 +76,38 @@ impl ImportedModel {
         load_frozen(weights.clone(), &Device::Cpu, |vb| UNet2D::new(&network, vb))
             .map_err(|source| InteropError::Parameters { path, source })?;
         Ok(Self { network, weights, image_shape, schedule, prediction_type, scheduler })
+    }
+}
+
+impl ImportedModel {
+    /// Reads a state dict of OpenAI's improved-diffusion or guided-diffusion, trained to predict ε over 1000 steps of the
+    /// `cosine` or the linear schedule on images of `side` × `side`. With other numbers of steps that network is told
+    /// rescaled timesteps, which a run cannot say.
+    ///
+    /// # Errors
+    /// A file that is damaged, too large or of another network; what the options must say and do not; a variant that our
+    /// network has no form for.
+    pub fn read_openai(
+        path: &Path,
+        side: usize,
+        cosine: bool,
+        options: &OpenAiOptions,
+    ) -> Result<Self, InteropError> {
+        let tensors = weights::read(path)?;
+        if !is_openai(&tensors) {
+            let problem = "it has no tensor `input_blocks.0.0.weight`, so it is no network of improved-diffusion or \
+                           guided-diffusion; models of diffusers are imported by their folder";
+            return Err(InteropError::unusable(path, problem));
+        }
+        let (network, weights) = converted(&tensors, options).map_err(|e| InteropError::unusable(path, e))?;
+        let image_shape =
+            image_shape(&network, Some([side, side])).map_err(|e| InteropError::unusable(path, e))?;
+        load_frozen(weights.clone(), &Device::Cpu, |vb| UNet2D::new(&network, vb))
+            .map_err(|source| InteropError::Parameters { path: path.to_owned(), source })?;
+        let beta_schedule = if cosine { BetaSchedule::Cosine } else { BetaSchedule::Linear };
+        let schedule = ScheduleConfig { beta_schedule, ..ScheduleConfig::default() };
+        let prediction_type = PredictionType::Epsilon;
+        Ok(Self { network, weights, image_shape, schedule, prediction_type, scheduler: None })
     }
 }
 

@@ -29,6 +29,7 @@ mod folder;
 mod import;
 mod levels;
 mod model_config;
+mod openai;
 mod scheduler;
 mod weights;
 
@@ -36,4 +37,5 @@ pub use config::{SchedulerClass, SchedulerConfig};
 pub use error::InteropError;
 pub use export::ExportedModel;
 pub use import::ImportedModel;
+pub use openai::OpenAiOptions;
 pub use scheduler::{Scheduler, StepArguments, Steps};

@@ -94,7 +94,9 @@ impl<'a> Trainer<'a> {
         if !loss.is_finite() || !grad_norm.is_finite() {
             return Err(self.not_finite(loss, &gradients, lr)?);
         }
-        if self.step == 0 {
+        // An output of zeros has learned something after two updates: the first one of a warm-up has the rate 0.
+        let judged_step = if self.description.network.begins_with_zeros() { 2 } else { 0 };
+        if self.step == judged_step {
             let mut names = gradients.dead(&self.parameters)?;
             if self.config.loss.error == PixelError::L1 {
                 // The signs that its gradient consists of may add up to exactly 0.

@@ -86,6 +86,11 @@ impl NetworkConfig {
         }
     }
 
+    /// Whether the output begins with zeros, so that the other layers get no gradient before it has learned something.
+    pub fn begins_with_zeros(&self) -> bool {
+        matches!(self, Self::Unet2d(config) if config.zero_init_output)
+    }
+
     /// Channels of the images that the network takes.
     pub fn image_channels(&self) -> usize {
         match self {

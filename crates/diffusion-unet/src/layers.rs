@@ -32,12 +32,38 @@ pub fn conv2d(
     padding: impl Into<Padding>,
     vb: VarBuilder<'_>,
 ) -> Result<Conv2d> {
-    let init = pytorch_uniform(in_channels * kernel * kernel);
+    initialised(in_channels, out_channels, kernel, (stride, padding.into()), pytorch_uniform, vb)
+}
+
+/// As [`conv2d`], with a weight and a bias that begin with zeros.
+///
+/// # Errors
+/// As there.
+pub(crate) fn zero_conv2d(
+    in_channels: usize,
+    out_channels: usize,
+    kernel: usize,
+    stride: usize,
+    padding: impl Into<Padding>,
+    vb: VarBuilder<'_>,
+) -> Result<Conv2d> {
+    initialised(in_channels, out_channels, kernel, (stride, padding.into()), |_| Init::Const(0.0), vb)
+}
+
+fn initialised(
+    in_channels: usize,
+    out_channels: usize,
+    kernel: usize,
+    (stride, padding): (usize, Padding),
+    init: impl Fn(usize) -> Init,
+    vb: VarBuilder<'_>,
+) -> Result<Conv2d> {
+    let init = init(in_channels * kernel * kernel);
     Ok(Conv2d {
         weight: vb.get_with_hints((out_channels, in_channels, kernel, kernel), "weight", init)?,
         bias: vb.get_with_hints(out_channels, "bias", init)?,
         stride,
-        padding: padding.into(),
+        padding,
     })
 }
 

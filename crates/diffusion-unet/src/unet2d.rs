@@ -12,7 +12,7 @@ use diffusion_kernels::{self as kernels, Activation, FeatureMap, in_pool};
 use diffusion_process::Network;
 
 use crate::dropout::{Dropout, DropoutNoise};
-use crate::layers::{Conv2d, GroupNorm, conv2d, group_norm};
+use crate::layers::{Conv2d, GroupNorm, conv2d, group_norm, zero_conv2d};
 use crate::parameters::count_parameters;
 use blocks::{DownBlock, MidBlock, UpBlock};
 use conditioning::Conditioning;
@@ -112,7 +112,11 @@ impl UNet2D {
                 config.norm_eps,
                 vb.pp("conv_norm_out"),
             )?,
-            conv_out: conv2d(first, config.out_channels, 3, 1, 1, vb.pp("conv_out"))?,
+            conv_out: if config.zero_init_output {
+                zero_conv2d(first, config.out_channels, 3, 1, 1, vb.pp("conv_out"))?
+            } else {
+                conv2d(first, config.out_channels, 3, 1, 1, vb.pp("conv_out"))?
+            },
             config: config.clone(),
         })
     }

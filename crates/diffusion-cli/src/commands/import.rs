@@ -3,21 +3,26 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use diffusion_interop::{ImportedModel, Scheduler, SchedulerClass};
+use diffusion_interop::{ImportedModel, OpenAiOptions, Scheduler, SchedulerClass};
 use diffusion_train::{DATA_RANGE, ModelDescription, RunDir};
 use diffusion_unet::{NetworkConfig, TimeEmbeddingType};
 
 use crate::runs;
+use crate::usage::bail_usage;
 
 /// Make a run of a model that Python's diffusers saved: a UNet2DModel, alone or in a pipeline
 ///
 /// The run can be sampled from, described, trained further by `train --init-from` and exported again. Its schedule and
 /// prediction type are those of the folder's scheduler.
+///
+/// SRC may also be a state dict of OpenAI's improved-diffusion or guided-diffusion, trained over 1000 steps. It does not say
+/// everything: --size and, for attention, --heads or --head-channels must.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  diffusion import ddpm-cifar10-32 --run-dir runs/cifar10\n  \
-                        diffusion import pipeline/unet --size 32 --run-dir runs/model")]
+                        diffusion import pipeline/unet --size 32 --run-dir runs/model\n  \
+                        diffusion import cifar10_uncond.pt --size 32 --heads 4 --schedule cosine --run-dir runs/openai")]
 pub(crate) struct ImportArgs {
-    /// The folder with model_index.json, or with config.json and the weights
+    /// The folder with model_index.json, or with config.json and the weights; or a state dict of OpenAI's
     #[arg(value_name = "SRC")]
     source: PathBuf,
     /// The folder of the new run
@@ -26,11 +31,48 @@ pub(crate) struct ImportArgs {
     /// The height and width of the images [default: what the model's sample_size says]
     #[arg(long, value_name = "SIZE", value_parser = clap::value_parser!(u64).range(1..=4096))]
     size: Option<u64>,
+    /// The schedule of an OpenAI model
+    #[arg(long, value_name = "SCHEDULE", default_value = "linear")]
+    schedule: Schedule,
+    /// The heads of an OpenAI model's attention
+    #[arg(long, value_name = "N", conflicts_with = "head_channels", value_parser = clap::value_parser!(u64).range(1..=1024))]
+    heads: Option<u64>,
+    /// The width of each head of an OpenAI model's attention
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=4096))]
+    head_channels: Option<u64>,
+    /// The OpenAI model was trained with use_new_attention_order
+    #[arg(long)]
+    new_attention_order: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Schedule {
+    Linear,
+    Cosine,
+}
+
+fn read(args: &ImportArgs) -> anyhow::Result<ImportedModel> {
+    let side = args.size.map(|side| side as usize);
+    if !args.source.is_file() {
+        return Ok(ImportedModel::read(&args.source, side)?);
+    }
+    let Some(side) = side else {
+        bail_usage!(
+            "{}: a state dict does not say the size of its images: give --size",
+            args.source.display()
+        );
+    };
+    let options = OpenAiOptions {
+        heads: args.heads.map(|heads| heads as usize),
+        head_channels: args.head_channels.map(|channels| channels as usize),
+        new_attention_order: args.new_attention_order,
+    };
+    Ok(ImportedModel::read_openai(&args.source, side, args.schedule == Schedule::Cosine, &options)?)
 }
 
 pub(crate) fn run(args: &ImportArgs) -> anyhow::Result<ExitCode> {
-    let model = ImportedModel::read(&args.source, args.size.map(|side| side as usize))?;
-    if model.scheduler.is_none() {
+    let model = read(args)?;
+    if model.scheduler.is_none() && args.source.is_dir() {
         tracing::warn!(
             "{} has no scheduler_config.json; taking DDPMScheduler's defaults: linear betas from 0.0001 to 0.02 in 1000 \
              steps, and a network that predicts epsilon",

@@ -62,6 +62,10 @@ pub(crate) struct SampleArgs {
     /// Do not cut the predicted image to [−1, 1] at each step
     #[arg(long)]
     no_clip: bool,
+    /// Bring the predicted image into [−1, 1] by this quantile of its absolute values instead, 0.995 say (Saharia et al.
+    /// 2022)
+    #[arg(long, value_name = "RATIO", conflicts_with = "no_clip", value_parser = unit_interval)]
+    dynamic_threshold: Option<f64>,
     /// The seed of the noise
     #[arg(long, value_name = "SEED", default_value = "0")]
     seed: u64,
@@ -274,7 +278,11 @@ fn sample_all(args: &SampleArgs, task: &Task<'_>, quiet: bool) -> anyhow::Result
     let mut trajectory = args.trajectory.as_deref().map(Trajectory::new).transpose()?;
     let mut failed = None;
     let mut sampler = kind.build(&options);
-    let clipped = Thresholded::new(&model.denoiser, Threshold::Clip { range: 1.0 });
+    let threshold = match args.dynamic_threshold {
+        Some(ratio) => Threshold::Dynamic { ratio, max: f64::INFINITY },
+        None => Threshold::Clip { range: 1.0 },
+    };
+    let clipped = Thresholded::new(&model.denoiser, threshold);
     let denoiser: &dyn Denoiser = if args.no_clip { &model.denoiser } else { &clipped };
     let batches = num.div_ceil(args.batch_size);
     let steps = plan.steps().len() as u64;

@@ -70,6 +70,7 @@ pub enum TimeEmbeddingType {
 /// block, no scaling of outputs.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
+#[allow(clippy::struct_excessive_bools)] // The library's settings, which are independent of each other.
 pub struct UNet2DConfig {
     /// Channels of the images.
     pub in_channels: usize,
@@ -116,6 +117,10 @@ pub struct UNet2DConfig {
     pub dropout: f64,
     /// Images come in [0, 1] and are brought to [−1, 1] first.
     pub center_input_sample: bool,
+    /// Begin with an output of zeros, as Ho et al. 2020 do: the first updates then reach the last layer only. Not a setting
+    /// of the library's, since it leaves no trace in a trained network.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub zero_init_output: bool,
 }
 
 impl Default for UNet2DConfig {
@@ -145,6 +150,7 @@ impl Default for UNet2DConfig {
             num_class_embeds: None,
             dropout: 0.0,
             center_input_sample: false,
+            zero_init_output: false,
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Tensors as pictures: 8-bit images, grids of them, PNG and npy files.
 
+mod npy;
 mod table;
 
 use std::ffi::OsString;
@@ -8,6 +9,7 @@ use std::path::Path;
 use candle_core::{DType, Device, Tensor};
 
 use crate::DataError;
+pub use npy::read_npy;
 pub use table::{table, text};
 
 /// An 8-bit picture, grey or RGB, rows from the top, channels interleaved.
@@ -168,28 +170,6 @@ pub fn write_npy(tensor: &Tensor, path: &Path) -> Result<(), DataError> {
     write_then_rename(path, |partial| {
         tensor.write_npy(partial).map_err(|e| DataError::io(path)(std::io::Error::other(e.to_string())))
     })
-}
-
-/// Images (N, C, H, W) from an npy file, in f32.
-///
-/// # Errors
-/// What the system refuses; a file that is no npy array, or not of four dimensions, or not of numbers that are finite.
-pub fn read_npy(path: &Path) -> Result<Tensor, DataError> {
-    let invalid = |problem: String| DataError::Invalid(format!("{}: {problem}", path.display()));
-    // candle's reader says nothing of the file.
-    std::fs::File::open(path).map_err(DataError::io(path))?;
-    let tensor = Tensor::read_npy(path).map_err(|e| invalid(format!("not a readable npy array: {e}")))?;
-    if tensor.rank() != 4 || tensor.elem_count() == 0 {
-        return Err(invalid(format!(
-            "an array (N, C, H, W) is wanted, not one of shape {:?}",
-            tensor.dims()
-        )));
-    }
-    let tensor = tensor.to_dtype(DType::F32)?;
-    if !tensor.sqr()?.sum_all()?.to_scalar::<f32>()?.is_finite() {
-        return Err(invalid("it holds numbers that are not finite".to_owned()));
-    }
-    Ok(tensor)
 }
 
 fn write_then_rename(

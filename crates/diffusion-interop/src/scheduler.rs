@@ -301,7 +301,8 @@ impl Scheduler {
         }
     }
 
-    fn spacing(&self) -> TimestepSpacing {
+    /// How timesteps are laid.
+    pub fn spacing(&self) -> TimestepSpacing {
         let by_class = match self.class {
             SchedulerClass::Ddpm | SchedulerClass::Ddim | SchedulerClass::Pndm => TimestepSpacing::Leading,
             _ => TimestepSpacing::Linspace,

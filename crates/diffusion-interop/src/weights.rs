@@ -21,6 +21,9 @@ const MAX_BYTES: u64 = 1 << 34;
 /// The list of tensors in front of the numbers; a network of thousands of them needs a few hundred kilobytes.
 const MAX_HEADER: u64 = 1 << 24;
 
+/// Reserved, not used, for an honest file.
+const PICKLE_STACK: usize = 1 << 30;
+
 /// Tensors by name.
 pub(crate) type Tensors = BTreeMap<String, Tensor>;
 
@@ -62,6 +65,10 @@ pub(crate) fn read(path: &Path) -> Result<Tensors, InteropError> {
         }
         let tensor = tensor.to_dtype(DType::F32).and_then(|tensor| flattened(&name, tensor));
         let tensor = tensor.map_err(|e| problem(format!("cannot be read: {e}")))?;
+        let finite = tensor.abs().and_then(|t| t.flatten_all()?.max(0)?.to_scalar::<f32>());
+        if tensor.elem_count() > 0 && !finite.is_ok_and(f32::is_finite) {
+            return Err(problem("holds numbers that are not finite".to_owned()));
+        }
         if renamed.insert(todays_name(&name), tensor).is_some() {
             return Err(problem(
                 "is there twice, once under the name that it had in old versions".to_owned(),
@@ -97,10 +104,15 @@ fn read_pickle(path: &Path) -> Result<Tensors, InteropError> {
             format!("not a state dict that can be read ({problem}); save it as {FILE}"),
         )
     };
-    // The reader assumes in places that the file is what PyTorch writes.
-    let contained = std::panic::catch_unwind(|| pickle::PthTensors::new(path, None));
-    let file =
-        contained.map_err(|_| damaged("it is damaged".to_owned()))?.map_err(|e| damaged(e.to_string()))?;
+    // The reader assumes in places that the file is what PyTorch writes, and descends as deep as the file says: on a
+    // thread of its own, a panic ends there, and the stack is deep.
+    let own = path.to_owned();
+    let reader = std::thread::Builder::new().stack_size(PICKLE_STACK);
+    let reader = reader.spawn(move || pickle::PthTensors::new(own, None)).map_err(InteropError::io(path))?;
+    let file = reader
+        .join()
+        .map_err(|_| damaged("it is damaged".to_owned()))?
+        .map_err(|e| damaged(e.to_string()))?;
     let mut claimed = 0u64;
     for info in file.tensor_infos().values() {
         let dims = info.layout.dims().iter().map(|&dim| dim as u64);

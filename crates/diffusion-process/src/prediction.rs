@@ -69,7 +69,7 @@ impl PredictionType {
                 if levels.any_without_signal() {
                     bail!(
                         "an epsilon prediction cannot recover x0 where alpha_cumprod is 0; \
-                         use v_prediction or sample with a zero-terminal-SNR schedule"
+                         a zero-terminal-SNR schedule wants a model of prediction type \"v_prediction\" or \"sample\""
                     );
                 }
                 let noise = model_output.clone();

@@ -3,6 +3,10 @@
 use candle_core::{Result, Tensor};
 use diffusion_process::NoiseLevel;
 
+/// By how much a step may multiply the signal, and with it every error of ε̂, before a method that corrects or averages ε̂
+/// does worse than one that holds x̂₀. The first step of a cosine schedule would by thousands.
+pub(crate) const MOST_GAIN: f64 = 100.0;
+
 /// Σ factorᵢ·tensorᵢ.
 pub(crate) fn combination(terms: &[(f64, &Tensor)]) -> Result<Tensor> {
     let Some(((factor, first), rest)) = terms.split_first() else { candle_core::bail!("a sum of nothing") };

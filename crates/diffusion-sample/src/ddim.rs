@@ -32,8 +32,8 @@ impl Sampler for Ddim {
 /// The noise from which [`Ddim`] with η = 0 makes `images` (N, C, H, W) along `plan`: its steps backwards.
 ///
 /// A step forward depends on ε̂ at the point that a step backward is looking for. The point is found by fixed-point
-/// iteration, `iterations` times; with 1, ε̂ is taken where the step begins, the usual approximation (Dhariwal & Nichol
-/// 2021, appendix F).
+/// iteration, `iterations` times, from the image brought to the noisier level's scale; with 1, ε̂ is taken there, about as
+/// good as the usual approximation, which takes it at the cleaner level (Dhariwal & Nichol 2021, appendix F).
 ///
 /// # Errors
 /// Those of the denoiser and the device.

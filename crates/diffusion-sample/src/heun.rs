@@ -3,7 +3,7 @@
 use candle_core::{Result, Tensor};
 use diffusion_process::Denoiser;
 
-use crate::arithmetic::combination;
+use crate::arithmetic::{MOST_GAIN, combination};
 use crate::{Churn, Sampler, Step};
 
 /// An Euler step to x', then x̂ + (σ' − σ̂)·(ε̂ + ε̂')/2 with ε̂' from there, where the signal is 1.
@@ -19,8 +19,8 @@ impl Sampler for Heun {
         let (x, level) = self.churn.apply(step, x)?;
         let first = denoiser.denoise(&x, level)?;
         let euler = combination(&[(to.signal, &first.x0), (to.noise, &first.noise)])?;
-        // At the image itself there is no second ε̂; from noise alone, σ̂ is infinite.
-        if to.is_clean() || level.signal == 0.0 {
+        // At the image itself there is no second ε̂; from noise alone, or nearly, there is no σ̂ to go by.
+        if to.is_clean() || to.signal > MOST_GAIN * level.signal {
             return Ok(euler);
         }
         let second = denoiser.denoise(&euler, to)?;

@@ -3,7 +3,7 @@
 use candle_core::{Result, Tensor};
 use diffusion_process::{Denoiser, Levels, NoiseLevel, Prediction, PredictionType};
 
-use crate::arithmetic::{combination, transfer};
+use crate::arithmetic::{MOST_GAIN, combination, transfer};
 use crate::{Sampler, Step};
 
 /// F-PNDM (algorithm 2), or with [`Pndm::runge_kutta`] off, PLMS as latent diffusion uses it.
@@ -23,10 +23,6 @@ impl Default for Pndm {
         Self::new(false, PredictionType::Epsilon)
     }
 }
-
-/// By how much a step may multiply the signal, and with it every error of ε̂. The last step of a cosine schedule would by
-/// thousands.
-const MOST_GAIN: f64 = 100.0;
 
 /// Steps that the Runge-Kutta formula makes.
 const RUNGE_KUTTA_STEPS: usize = 3;

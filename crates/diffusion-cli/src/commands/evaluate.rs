@@ -5,15 +5,15 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use candle_core::Device;
+use candle_core::{Device, Tensor};
 use clap::builder::PossibleValuesParser;
 use diffusion_data::picture::{self, Picture};
 use diffusion_process::{Threshold, Thresholded};
 use diffusion_sample::{SampleError, SampleRequest, SamplerKind, SamplerOptions, sample};
-use diffusion_schedule::{SigmaSpacing, TimestepSpacing};
+use diffusion_schedule::{SamplingPlan, SigmaSpacing, TimestepSpacing};
 use diffusion_train::{LoadedModel, Weights};
 
-use super::sample::check_fit;
+use super::sample::{best_variance, check_fit};
 use crate::interrupt;
 use crate::runs::ModelArgs;
 use crate::usage::bail_usage;
@@ -68,6 +68,17 @@ fn grid(args: &GridArgs, device: &Device) -> anyhow::Result<ExitCode> {
     let model = LoadedModel::open(&checkpoint, Weights::Ema, device)?;
     tracing::info!("using {} (step {})", checkpoint.display(), model.step);
     let kinds = kinds(args, &model)?;
+    if let Some(schedule) = model.objective.schedule() {
+        super::warn_of_terminal_snr(schedule);
+    }
+    // What cannot be planned or written is said before anything is computed.
+    let plans =
+        args.steps.iter().map(|&steps| plan(&model, steps as usize)).collect::<anyhow::Result<Vec<_>>>()?;
+    if let Some(folder) =
+        args.out.parent().filter(|folder| !folder.as_os_str().is_empty() && !folder.is_dir())
+    {
+        bail_usage!("--out {}: there is no folder {}", args.out.display(), folder.display());
+    }
     let longest = kinds.iter().map(|kind| kind.name().len()).max().unwrap_or(0);
     let steps: Vec<String> = args.steps.iter().map(u64::to_string).collect();
     let line = |name: &str, numbers: &[String]| {
@@ -79,9 +90,9 @@ fn grid(args: &GridArgs, device: &Device) -> anyhow::Result<ExitCode> {
     for &kind in &kinds {
         let mut row = Vec::new();
         let mut seconds = Vec::new();
-        for &steps in &args.steps {
+        for plan in &plans {
             let start = Instant::now();
-            let Some(cell) = cell(args, &model, kind, steps as usize, device)? else {
+            let Some(cell) = cell(args, &model, kind, plan, device)? else {
                 println!("stopped before the picture was done");
                 return Ok(ExitCode::from(interrupt::EXIT_CODE));
             };
@@ -106,18 +117,21 @@ fn kinds(args: &GridArgs, model: &LoadedModel) -> anyhow::Result<Vec<SamplerKind
     named.map(|kind| check_fit(kind, model).map(|()| kind)).collect()
 }
 
+fn plan(model: &LoadedModel, steps: usize) -> anyhow::Result<SamplingPlan> {
+    match model.objective.plan(steps, TimestepSpacing::Trailing, SigmaSpacing::Timesteps) {
+        Ok(plan) => Ok(plan),
+        Err(e) => bail_usage!("--steps {steps}: {e}"),
+    }
+}
+
 /// The images of one cell, side by side; `None` when interrupted.
 fn cell(
     args: &GridArgs,
     model: &LoadedModel,
     kind: SamplerKind,
-    steps: usize,
+    plan: &SamplingPlan,
     device: &Device,
 ) -> anyhow::Result<Option<Picture>> {
-    let plan = match model.objective.plan(steps, TimestepSpacing::Trailing, SigmaSpacing::Timesteps) {
-        Ok(plan) => plan,
-        Err(e) => bail_usage!("--steps {steps}: {e}"),
-    };
     let request = SampleRequest {
         seed: args.seed,
         indices: 0..args.num,
@@ -126,16 +140,18 @@ fn cell(
     };
     let denoiser = Thresholded::new(&model.denoiser, Threshold::Clip { range: 1.0 });
     let mut observe = |_: diffusion_sample::Progress<'_>| -> ControlFlow<()> { interrupt::flow() };
-    let mut sampler = kind.build(&SamplerOptions::default());
-    match sample(&denoiser, &mut *sampler, &plan, &request, &mut observe) {
-        Err(SampleError::Cancelled { .. }) => Ok(None),
+    let options = SamplerOptions { variance: best_variance(model), ..SamplerOptions::default() };
+    let mut sampler = kind.build(&options);
+    let images = match sample(&denoiser, &mut *sampler, plan, &request, &mut observe) {
+        Err(SampleError::Cancelled { .. }) => return Ok(None),
         // Its place stays black: that a sampler fails with so few steps is a finding.
         Err(e @ SampleError::NotFinite { .. }) => {
-            tracing::warn!("{} with {steps} steps: {e}", kind.name());
-            let black = candle_core::Tensor::full(-1f32, (args.num as usize, 1, 1, 1), device)?;
-            let [c, h, w] = model.description.image_shape;
-            Ok(Some(picture::grid(&picture::from_tensor(&black.expand((args.num as usize, c, h, w))?)?)?))
+            tracing::warn!("{}: {e}", kind.name());
+            let [c, h, w] = request.image_shape;
+            Tensor::full(-1f32, (args.num as usize, c, h, w), device)?
         }
-        result => Ok(Some(picture::grid(&picture::from_tensor(&result?)?)?)),
-    }
+        result => result?,
+    };
+    // Twice the size, to be seen.
+    Ok(Some(picture::grid(&picture::from_tensor(&images)?)?.enlarged(2)))
 }

@@ -50,13 +50,18 @@ pub(crate) fn run(args: &ExportArgs) -> anyhow::Result<ExitCode> {
         prediction_type: model.prediction_type,
     };
     exported.write(&args.out)?;
-    if matches!(&model.network, NetworkConfig::Unet2d(network) if network.num_class_embeds.is_some()) {
+    let has_classes =
+        matches!(&model.network, NetworkConfig::Unet2d(network) if network.num_class_embeds.is_some());
+    if has_classes {
         tracing::warn!(
             "the network wants to be told classes; load it as UNet2DModel, DDPMPipeline tells none"
         );
     }
     let out = args.out.display();
     println!("exported {} to {out}", checkpoint.display());
-    println!("in Python: diffusers.DDPMPipeline.from_pretrained(\"{out}\")");
+    if !has_classes {
+        let steps = model.schedule.num_train_timesteps;
+        println!("in Python: diffusers.DDPMPipeline.from_pretrained(\"{out}\")(num_inference_steps={steps})");
+    }
     Ok(ExitCode::SUCCESS)
 }

@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use diffusion_interop::{ImportedModel, OpenAiOptions, Scheduler, SchedulerClass};
+use diffusion_interop::{ImportedModel, OpenAiOptions, Scheduler, SchedulerClass, StepArguments};
+use diffusion_process::Threshold;
+use diffusion_schedule::TimestepSpacing;
 use diffusion_train::{DATA_RANGE, ModelDescription, RunDir};
 use diffusion_unet::{NetworkConfig, TimeEmbeddingType};
 
@@ -31,9 +33,9 @@ pub(crate) struct ImportArgs {
     /// The height and width of the images [default: what the model's sample_size says]
     #[arg(long, value_name = "SIZE", value_parser = clap::value_parser!(u64).range(1..=4096))]
     size: Option<u64>,
-    /// The schedule of an OpenAI model
-    #[arg(long, value_name = "SCHEDULE", default_value = "linear")]
-    schedule: Schedule,
+    /// The schedule of an OpenAI model [default: linear]
+    #[arg(long, value_name = "SCHEDULE")]
+    schedule: Option<Schedule>,
     /// The heads of an OpenAI model's attention
     #[arg(long, value_name = "N", conflicts_with = "head_channels", value_parser = clap::value_parser!(u64).range(1..=1024))]
     heads: Option<u64>,
@@ -54,6 +56,12 @@ enum Schedule {
 fn read(args: &ImportArgs) -> anyhow::Result<ImportedModel> {
     let side = args.size.map(|side| side as usize);
     if !args.source.is_file() {
+        let only = args.schedule.is_some() || args.heads.is_some() || args.head_channels.is_some();
+        if only || args.new_attention_order {
+            bail_usage!(
+                "--schedule, --heads, --head-channels and --new-attention-order are for state dicts of OpenAI's only"
+            );
+        }
         return Ok(ImportedModel::read(&args.source, side)?);
     }
     let Some(side) = side else {
@@ -67,7 +75,7 @@ fn read(args: &ImportArgs) -> anyhow::Result<ImportedModel> {
         head_channels: args.head_channels.map(|channels| channels as usize),
         new_attention_order: args.new_attention_order,
     };
-    Ok(ImportedModel::read_openai(&args.source, side, args.schedule == Schedule::Cosine, &options)?)
+    Ok(ImportedModel::read_openai(&args.source, side, args.schedule == Some(Schedule::Cosine), &options)?)
 }
 
 pub(crate) fn run(args: &ImportArgs) -> anyhow::Result<ExitCode> {
@@ -79,11 +87,14 @@ pub(crate) fn run(args: &ImportArgs) -> anyhow::Result<ExitCode> {
             args.source.display()
         );
     }
-    if model.network.time_embedding_type == TimeEmbeddingType::Fourier {
+    let fourier = model.network.time_embedding_type == TimeEmbeddingType::Fourier;
+    if fourier {
         tracing::warn!(
-            "this network takes ln(t): sample it in fewer steps than all, so that t = 0 is left out"
+            "this network takes ln(t), so that t = 0 must be left out: sample it in half as many steps as it has timesteps \
+             at most, with the usual spacing"
         );
     }
+    let classes = model.network.num_class_embeds;
     let [channels, height, width] = model.image_shape;
     let weights = model.weights.len();
     let description = ModelDescription {
@@ -97,7 +108,18 @@ pub(crate) fn run(args: &ImportArgs) -> anyhow::Result<ExitCode> {
     RunDir::adopt(&args.run_dir, description, model.weights)?;
     let path = args.run_dir.display();
     println!("imported {weights} tensors into {path}: images of {width}×{height}, {channels} channel(s)");
-    let flags = model.scheduler.as_ref().map_or_else(String::new, sampling_flags);
+    if let Some(classes) = classes {
+        tracing::warn!(
+            "the network knows {classes} classes and wants to be told each image's, which this program cannot do yet: the \
+             run can be described and exported, not sampled"
+        );
+        return Ok(ExitCode::SUCCESS);
+    }
+    let flags = match &model.scheduler {
+        Some(scheduler) => sampling_flags(scheduler),
+        None if fourier => " --steps 100".to_owned(),
+        None => String::new(),
+    };
     println!("next: {} --run {path}{flags} --num 16 --out pictures", runs::program("sample"));
     Ok(ExitCode::SUCCESS)
 }
@@ -105,19 +127,43 @@ pub(crate) fn run(args: &ImportArgs) -> anyhow::Result<ExitCode> {
 /// What makes `diffusion sample` do as a scheduler does, as far as it can.
 fn sampling_flags(scheduler: &Scheduler) -> String {
     let config = scheduler.config();
-    let sampler = match scheduler.class() {
-        SchedulerClass::Ddim => " --sampler ddim",
-        SchedulerClass::DpmSolverMultistep => " --sampler dpmpp-2m --steps 20",
-        SchedulerClass::Euler => " --sampler euler --steps 50",
-        SchedulerClass::EulerAncestral => " --sampler euler-ancestral --steps 50",
-        SchedulerClass::Heun => " --sampler heun --steps 25",
-        SchedulerClass::UniPc => " --sampler unipc --steps 20",
-        SchedulerClass::Lms => " --sampler lms --steps 50",
-        SchedulerClass::Pndm => " --sampler pndm --steps 50",
-        SchedulerClass::Ddpm | SchedulerClass::EdmEuler | SchedulerClass::EdmDpmSolverMultistep => "",
+    let is = |value: &Option<String>, wanted: &str| value.as_deref() == Some(wanted);
+    let (sampler, steps) = match scheduler.class() {
+        SchedulerClass::Ddim => ("ddim", 50),
+        SchedulerClass::DpmSolverMultistep if is(&config.algorithm_type, "sde-dpmsolver++") => {
+            ("dpmpp-2m-sde", 20)
+        }
+        SchedulerClass::DpmSolverMultistep if is(&config.solver_type, "heun") => ("dpmpp-2m-heun", 20),
+        SchedulerClass::DpmSolverMultistep => ("dpmpp-2m", 20),
+        SchedulerClass::Euler => ("euler", 50),
+        SchedulerClass::EulerAncestral => ("euler-ancestral", 50),
+        SchedulerClass::Heun => ("heun", 25),
+        SchedulerClass::UniPc => ("unipc", 20),
+        SchedulerClass::Lms => ("lms", 50),
+        SchedulerClass::Pndm => ("pndm", 50),
+        SchedulerClass::Ddpm | SchedulerClass::EdmEuler | SchedulerClass::EdmDpmSolverMultistep => {
+            ("ddpm", 1000)
+        }
     };
-    let large = config.variance_type.as_deref() == Some("fixed_large");
-    let unclipped = config.clip_sample == Some(false);
-    [sampler, if large { " --variance fixed-large" } else { "" }, if unclipped { " --no-clip" } else { "" }]
-        .concat()
+    let steps = steps.min(scheduler.schedule_config().num_train_timesteps);
+    let spacing = match scheduler.spacing() {
+        TimestepSpacing::Leading => "leading",
+        TimestepSpacing::Linspace => "linspace",
+        TimestepSpacing::Trailing => "trailing",
+    };
+    let mut flags = format!(" --sampler {sampler} --steps {steps} --spacing {spacing}");
+    if config.use_karras_sigmas == Some(true) {
+        flags += " --sigmas karras";
+    }
+    if is(&config.variance_type, "fixed_large") {
+        flags += " --variance fixed-large";
+    }
+    match scheduler.threshold(&StepArguments::default()) {
+        None => flags += " --no-clip",
+        Some((Threshold::Dynamic { ratio, .. }, _)) => {
+            flags += &[" --dynamic-threshold ", &ratio.to_string()].concat();
+        }
+        Some((Threshold::Clip { .. }, _)) => {}
+    }
+    flags
 }

@@ -40,7 +40,7 @@ pub(crate) struct SampleArgs {
     #[arg(long, value_name = "NAME", value_parser = sampler_names())]
     sampler: Option<String>,
     /// Sampling steps [default: all that the model was trained with; 25 for a flow, 18 for an EDM]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     steps: Option<u64>,
     /// How the steps are laid over those of training, where the model has a schedule
     #[arg(long, value_name = "SPACING", default_value = "trailing")]
@@ -53,12 +53,12 @@ pub(crate) struct SampleArgs {
     /// learned-range if it has, else fixed-small]
     #[arg(long, value_name = "VARIANCE")]
     variance: Option<Variance>,
-    /// How much noise DDIM adds: from 0, none, to 1, as much as DDPM
-    #[arg(long, value_name = "ETA", default_value = "0", value_parser = unit_interval)]
-    eta: f64,
-    /// How much noise Euler's and Heun's steps add and take away again, for all steps together
-    #[arg(long, value_name = "AMOUNT", default_value = "0", value_parser = amount)]
-    churn: f64,
+    /// How much noise DDIM adds: from 0, none, to 1, as much as DDPM [default: 0]
+    #[arg(long, value_name = "ETA", value_parser = unit_interval)]
+    eta: Option<f64>,
+    /// How much noise Euler's and Heun's steps add and take away again, for all steps together [default: 0]
+    #[arg(long, value_name = "AMOUNT", value_parser = amount)]
+    churn: Option<f64>,
     /// Do not cut the predicted image to [−1, 1] at each step
     #[arg(long)]
     no_clip: bool,
@@ -157,8 +157,9 @@ pub(crate) fn run(args: &SampleArgs, device: &Device, quiet: bool) -> anyhow::Re
         super::warn_of_terminal_snr(schedule);
     }
     let kind = sampler_kind(args, &model)?;
-    let churn = Churn { amount: args.churn, ..Churn::default() };
-    let options = SamplerOptions { variance: variance(args, &model)?, eta: args.eta, churn };
+    check_options(args, kind)?;
+    let churn = Churn { amount: args.churn.unwrap_or(0.0), ..Churn::default() };
+    let options = SamplerOptions { variance: variance(args, &model)?, eta: args.eta.unwrap_or(0.0), churn };
     let plan = plan(args, &model.objective)?;
     let noise = args.init_noise.as_deref().map(|path| read_noise(path, &model, device)).transpose()?;
     let num = match &noise {
@@ -209,6 +210,23 @@ pub(crate) fn check_fit(kind: SamplerKind, model: &LoadedModel) -> anyhow::Resul
     Ok(())
 }
 
+/// Refuses what the sampler would not obey.
+fn check_options(args: &SampleArgs, kind: SamplerKind) -> anyhow::Result<()> {
+    use SamplerKind::{Ddim, Ddpm, Euler, Heun};
+    let given = [
+        ("--variance", args.variance.is_some(), [Ddpm].as_slice()),
+        ("--eta", args.eta.is_some(), &[Ddim]),
+        ("--churn", args.churn.is_some(), &[Euler, Heun]),
+    ];
+    match given.into_iter().find(|(_, given, kinds)| *given && !kinds.contains(&kind)) {
+        Some((flag, _, kinds)) => {
+            let names: Vec<&str> = kinds.iter().map(|kind| kind.name()).collect();
+            bail_usage!("{flag} is for {}, and the sampler is {}", names.join(" and "), kind.name())
+        }
+        None => Ok(()),
+    }
+}
+
 fn variance(args: &SampleArgs, model: &LoadedModel) -> anyhow::Result<VarianceType> {
     let learned = model.description.learned_variance();
     match args.variance {
@@ -217,9 +235,14 @@ fn variance(args: &SampleArgs, model: &LoadedModel) -> anyhow::Result<VarianceTy
         Some(Variance::LearnedRange) if !learned => {
             bail_usage!("--variance learned-range: this model has not learned a variance")
         }
-        None if !learned => Ok(VarianceType::FixedSmall),
-        Some(Variance::LearnedRange) | None => Ok(VarianceType::LearnedRange),
+        Some(Variance::LearnedRange) => Ok(VarianceType::LearnedRange),
+        None => Ok(best_variance(model)),
     }
+}
+
+/// The variance of DDPM's steps for those who name none.
+pub(crate) fn best_variance(model: &LoadedModel) -> VarianceType {
+    if model.description.learned_variance() { VarianceType::LearnedRange } else { VarianceType::FixedSmall }
 }
 
 fn plan(args: &SampleArgs, objective: &Objective) -> anyhow::Result<SamplingPlan> {
@@ -333,6 +356,8 @@ fn sample_all(args: &SampleArgs, task: &Task<'_>, quiet: bool) -> anyhow::Result
             }
             result => result?,
         };
+        // A formula of several steps may lead a little beyond what each was kept in.
+        let tensor = if args.no_clip { tensor } else { tensor.clamp(-1f32, 1f32)? };
         if let Some(trajectory) = trajectory.as_ref().filter(|_| batch == 0) {
             trajectory.finish()?;
         }

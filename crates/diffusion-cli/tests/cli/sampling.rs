@@ -132,6 +132,28 @@ fn given_noise_takes_the_place_of_the_seeds() {
     noise.narrow(3, 0, 4).unwrap().write_npy(place.path("small.npy")).unwrap();
     place.refuses("sample --run run --init-noise small.npy", 2, &["small.npy", "[1, 8, 8]", "[1, 8, 4]"]);
     place.write("bad.npy", "not an array");
+    let header = |shape: &str| {
+        let text = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}\n");
+        [b"\x93NUMPY\x01\x00", &(text.len() as u16).to_le_bytes()[..], text.as_bytes(), &[0; 16]].concat()
+    };
+    for shape in [
+        "(99999999999, 1, 8, 8)",
+        "(4294967296, 4294967296, 8, 8)",
+        "(1, 1, 8, 9)",
+        "(4,)",
+        "()",
+        "(-1, 1, 8, 8)",
+    ] {
+        place.write("claims.npy", header(shape));
+        place.refuses(
+            "sample --run run --init-noise claims.npy",
+            1,
+            &["claims.npy", "no npy array of images"],
+        );
+    }
+    place.refuses("sample --run run --sampler lms --eta 0.5", 2, &["--eta is for ddim", "lms"]);
+    place.refuses("sample --run run --sampler ddim --churn 1", 2, &["--churn is for euler and heun"]);
+    place.refuses("sample --run run --sampler ddim --variance fixed-large", 2, &["--variance is for ddpm"]);
     place.refuses("sample --run run --init-noise bad.npy", 1, &["bad.npy", "npy"]);
     place.refuses("sample --run run --init-noise none.npy", 1, &["none.npy"]);
 }
@@ -145,9 +167,9 @@ fn samplers_are_compared_in_one_picture() {
     for part in ["seconds", "ddim", "unipc", "table.png"] {
         assert!(answer.out.contains(part), "{part} is not in: {}", answer.out);
     }
-    // Two columns of 2 × 2 images of 8 pixels, and the names on the left.
+    // Two columns as wide as their names, `2 steps`, and the names of rows on the left.
     let png = fs::read(place.path("table.png")).unwrap();
-    assert_eq!(png[16..20], u32::try_from(5 * 16 + 12 + 2 * (22 + 6) + 6).unwrap().to_be_bytes());
+    assert_eq!(png[16..20], u32::try_from(5 * 16 + 12 + 2 * (7 * 16 + 6) + 6).unwrap().to_be_bytes());
     place.refuses("evaluate grid --run run --samplers flow-heun", 2, &["flow-heun", "path of a flow"]);
     place.refuses("evaluate grid --run run --steps 21", 2, &["--steps 21", "20"]);
 }

@@ -76,20 +76,22 @@ pub fn table(cells: &[Vec<Picture>], rows: &[String], columns: &[String]) -> Res
     if cells.iter().flatten().any(|p| (p.width, p.height) != (width, height)) {
         return invalid("wants pictures of one size");
     }
-    let longest = rows.iter().map(|name| name.chars().count()).max().unwrap_or(0);
-    let (left, top) = (longest * LETTER * SCALE + 2 * GAP, LETTER * SCALE + 2 * GAP);
-    let mut sheet =
-        Sheet::new(left + columns.len() * (width + GAP) + GAP, top + rows.len() * (height + GAP) + GAP);
+    let longest =
+        |names: &[String]| names.iter().map(|name| name.chars().count() * LETTER * SCALE).max().unwrap_or(0);
+    let (left, top) = (longest(rows) + 2 * GAP, LETTER * SCALE + 2 * GAP);
+    // A column is as wide as its name at least.
+    let pitch = width.max(longest(columns)) + GAP;
+    let mut sheet = Sheet::new(left + columns.len() * pitch + GAP, top + rows.len() * (height + GAP) + GAP);
+    let middle = |column: usize, width: usize| left + column * pitch + (pitch - GAP - width) / 2;
     for (c, name) in columns.iter().enumerate() {
         let name = text(name, SCALE);
-        let middle = left + c * (width + GAP) + (width / 2).saturating_sub(name.width / 2);
-        sheet.put(&name, middle, GAP);
+        sheet.put(&name, middle(c, name.width), GAP);
     }
     for (r, (row, name)) in cells.iter().zip(rows).enumerate() {
         let y = top + r * (height + GAP);
         sheet.put(&text(name, SCALE), GAP, y + (height / 2).saturating_sub(LETTER * SCALE / 2));
         for (c, picture) in row.iter().enumerate() {
-            sheet.put(picture, left + c * (width + GAP), y);
+            sheet.put(picture, middle(c, width), y);
         }
     }
     Ok(sheet.0)

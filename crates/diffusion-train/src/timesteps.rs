@@ -165,7 +165,7 @@ impl LossHistory {
         }
     }
 
-    /// p_t ∝ √E[L_t²] (Nichol & Dhariwal 2021, eq. 18), once every timestep has ten losses to say so; uniform until then.
+    /// p_t ∝ √(mean of L_t²) (Nichol & Dhariwal 2021, eq. 18), once every timestep has ten losses to say so; uniform until then.
     pub fn probabilities(&self) -> Vec<f64> {
         let steps = self.losses.len() as f64;
         let square = |loss: &f32| f64::from(*loss).powi(2);

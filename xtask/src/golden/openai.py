@@ -1,19 +1,14 @@
-"""The network of improved-diffusion and guided-diffusion, with random weights: see main()."""
+"""The network of improved-diffusion and guided-diffusion, with random weights: `save` them, or `compare` samples."""
 
 import json
 import math
 import random
-import sys
-from pathlib import Path
 
 import diffusers
-import numpy as np
+import sampling
 import torch
-from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F
-
-STEPS = 5
 
 
 class Residual(nn.Module):
@@ -159,29 +154,11 @@ def save(seed, folder):
 
 
 def compare(folder, noise, samples):
-    """DDIM from `noise` by the network in `folder`, against the images in `samples`."""
+    """DDIM by the network in `folder`."""
     network = load(folder)
     scheduler = diffusers.DDIMScheduler(timestep_spacing="trailing")
-    scheduler.set_timesteps(STEPS)
-    x = load_file(noise)["noise"]
-    with torch.no_grad():
-        for t in scheduler.timesteps:
-            output = network(x, t.expand(len(x)))[:, :3]
-            x = scheduler.step(output, t, x, eta=0.0, use_clipped_model_output=True).prev_sample
-    ours = torch.from_numpy(np.load(samples))
-    difference = float((x.clamp(-1, 1) - ours).abs().max())
-    print(f"  {folder}: the samples differ by {difference:.1e}")
-    if ours.shape != x.shape or not difference < 1e-3 or float(ours.std()) < 1e-3:
-        sys.exit(f"{folder}: {tuple(ours.shape)} differs from {tuple(x.shape)} by {difference}")
-
-
-def main():
-    """`save SEED FOLDER`, or `compare FOLDER NOISE SAMPLES`."""
-    if sys.argv[1] == "save":
-        save(int(sys.argv[2]), Path(sys.argv[3]))
-    else:
-        compare(Path(sys.argv[2]), sys.argv[3], sys.argv[4])
+    sampling.compare(folder, scheduler, lambda x, t: network(x, t.expand(len(x)))[:, :3], noise, samples)
 
 
 if __name__ == "__main__":
-    main()
+    sampling.main(save, compare)

@@ -40,7 +40,7 @@ const SHAPE: [usize; 3] = [1, 28, 28];
 struct Bench<'a> {
     dataset: &'a ImageDataset,
     config: TrainConfig,
-    trainers: HashMap<usize, Trainer<'a>>,
+    trainers: HashMap<usize, Trainer>,
     frozen: Option<Box<dyn Network + Send + Sync>>,
 }
 

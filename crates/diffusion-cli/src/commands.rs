@@ -1,10 +1,11 @@
 //! One file a command.
 
+pub(crate) mod data;
 pub(crate) mod evaluate;
 pub(crate) mod export;
 pub(crate) mod import;
 pub(crate) mod info;
-mod progress;
+pub(crate) mod progress;
 pub(crate) mod sample;
 pub(crate) mod train;
 

@@ -1,50 +1,281 @@
-//! What `--data` means.
+//! What `--data` and the flags beside it mean.
 
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
-use diffusion_data::{ImageDataset, mnist};
+use diffusion_data::{
+    Background, Channels, Fit, ImageDataset, PictureConfig, PrepareProgress, Prepared, Report, Source, Split,
+    mnist, prepare,
+};
 
+use crate::commands::progress::Progress;
+use crate::interrupt;
 use crate::usage::bail_usage;
 
 /// 10,000 digits of MNIST's training set; `assets/mnist/README.md` says which, and under what licence.
 const IMAGES: &[u8] = include_bytes!("../../../assets/mnist/train-10k-images-idx3-ubyte.gz");
 const LABELS: &[u8] = include_bytes!("../../../assets/mnist/train-10k-labels-idx1-ubyte.gz");
 
-/// Where `cargo xtask download NAME` puts things.
+/// Where `diffusion data download NAME` puts things.
 const DOWNLOADS: &str = "data";
+/// What begins the name of a data set on the hub.
+const HUB: &str = "hf:";
+/// So many damaged pictures are named in the log.
+const SHOWN: usize = 10;
 
-/// Turns the argument into a path: as it is if that exists, else as the name of a downloaded set.
+/// What is done to the pictures.
+#[derive(clap::Args)]
+#[command(next_help_heading = "Pictures")]
+pub(crate) struct PictureArgs {
+    /// Bring the pictures to SIZE×SIZE pixels [default: as they are if all have one size up to 64×64, else 32]
+    #[arg(long, value_name = "SIZE", value_parser = clap::value_parser!(u64).range(1..=4096))]
+    size: Option<u64>,
+    /// auto (grey if no picture has colour), grey or rgb
+    #[arg(long, value_name = "CHANNELS")]
+    channels: Option<Channels>,
+    /// How a picture becomes square: crop (its middle), pad (all of it, on background) or stretch
+    #[arg(long, value_name = "FIT")]
+    fit: Option<Fit>,
+    /// The colour behind transparent pictures and beside padded ones: white, black, grey or #rrggbb
+    #[arg(long, value_name = "COLOUR")]
+    background: Option<Background>,
+    /// Keep the pictures an eighth larger and cut another window out of them in each pass
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    random_crop: Option<bool>,
+    /// Mirror pictures at random, left to right
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    flip: Option<bool>,
+    /// Give each picture N times in a pass, for sets smaller than a batch
+    #[arg(long, value_name = "N")]
+    repeat: Option<usize>,
+    /// Take these classes only
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    classes: Option<Vec<String>>,
+    /// Take N of the pictures, spread over all of them
+    #[arg(long, value_name = "N")]
+    limit: Option<usize>,
+    /// Keep this share of the pictures out of training and report the loss on them
+    #[arg(long, value_name = "SHARE", allow_negative_numbers = true)]
+    validation: Option<f64>,
+    /// Leave out up to N damaged pictures before giving up [default: 100]
+    #[arg(long, value_name = "N")]
+    max_bad: Option<usize>,
+}
+
+impl PictureArgs {
+    /// Lays the flags over a configuration. Returns the first one given that changes the numbers of a training.
+    pub(crate) fn apply(&self, size: &mut Option<usize>, config: &mut PictureConfig) -> Option<&'static str> {
+        fn set<T: Clone>(
+            field: &mut T,
+            flag: Option<&T>,
+            name: &'static str,
+            first: &mut Option<&'static str>,
+        ) {
+            if let Some(value) = flag {
+                field.clone_from(value);
+                first.get_or_insert(name);
+            }
+        }
+        let mut first = None;
+        let side = self.size.map(|side| Some(side as usize));
+        set(size, side.as_ref(), "--size", &mut first);
+        set(&mut config.channels, self.channels.as_ref(), "--channels", &mut first);
+        set(&mut config.fit, self.fit.as_ref(), "--fit", &mut first);
+        set(&mut config.background, self.background.as_ref(), "--background", &mut first);
+        set(&mut config.random_crop, self.random_crop.as_ref(), "--random-crop", &mut first);
+        set(&mut config.flip, self.flip.as_ref(), "--flip", &mut first);
+        set(&mut config.repeat, self.repeat.as_ref(), "--repeat", &mut first);
+        set(&mut config.classes, self.classes.as_ref(), "--classes", &mut first);
+        set(&mut config.limit, self.limit.map(Some).as_ref(), "--limit", &mut first);
+        set(&mut config.validation, self.validation.as_ref(), "--validation", &mut first);
+        config.max_bad = self.max_bad.unwrap_or(config.max_bad);
+        first
+    }
+}
+
+/// Where prepared pictures are kept.
+#[derive(clap::Args)]
+#[command(next_help_heading = "Pictures")]
+pub(crate) struct CacheArgs {
+    /// The folder for prepared pictures, shared by all runs [default: diffusion/ in the user's cache folder]
+    #[arg(long, value_name = "DIR", env = "DIFFUSION_CACHE")]
+    cache: Option<PathBuf>,
+    /// Prepare the pictures anew, in memory
+    #[arg(long)]
+    no_cache: bool,
+}
+
+impl CacheArgs {
+    fn folder(&self) -> Option<PathBuf> {
+        if self.no_cache {
+            return None;
+        }
+        self.cache.clone().or_else(|| {
+            let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+            let home = || variable("HOME").map(|home| home.join(".cache"));
+            let base = variable("XDG_CACHE_HOME").or_else(|| variable("LOCALAPPDATA")).or_else(home);
+            base.map(|base| base.join("diffusion"))
+        })
+    }
+}
+
+/// Turns the argument into a path: as it is if that exists or is on the hub, else as the name of a downloaded set.
 pub(crate) fn resolve(argument: &Path) -> anyhow::Result<PathBuf> {
     let downloaded = Path::new(DOWNLOADS).join(argument);
-    if argument.exists() {
+    if argument.to_str().is_some_and(|text| text.starts_with(HUB)) {
+        Ok(argument.to_owned())
+    } else if argument.exists() {
         Ok(std::path::absolute(argument)?)
     } else if downloaded.exists() {
         Ok(std::path::absolute(downloaded)?)
     } else {
+        let name = argument.display();
         bail_usage!(
-            "--data {}: there is no such file or folder; leave --data out for the digits that come with the program, \
-             or fetch all of MNIST by `cargo xtask download mnist`",
-            argument.display()
+            "--data {name}: there is no such file or folder; leave --data out for the digits that come with the program, \
+             fetch mnist, fashion-mnist or cifar10 by `{} NAME`, or name a data set of the Hugging Face hub as \
+             hf:OWNER/NAME",
+            crate::runs::program("data download")
         )
     }
 }
 
-/// Reads the pictures at `path`, or the embedded digits.
-pub(crate) fn load(path: Option<&Path>, size: Option<usize>) -> anyhow::Result<ImageDataset> {
-    let dataset = match path {
-        Some(path) => mnist::load_train(path)?,
-        None => mnist::from_bytes(IMAGES, LABELS)?,
+/// Opens what `path` means, or the embedded digits.
+pub(crate) fn open(path: Option<&Path>) -> anyhow::Result<Source> {
+    let Some(path) = path else {
+        return Ok(Source::from_dataset(mnist::from_bytes(IMAGES, LABELS)?, "the embedded digits"));
     };
-    Ok(match size {
-        Some(size) => dataset.resized(size)?,
-        None => dataset,
-    })
+    Ok(Source::open(path, Split::Train)?)
 }
 
-/// One line about a data set.
-pub(crate) fn describe(path: Option<&Path>, dataset: &ImageDataset) -> String {
-    let name = path.map_or_else(|| "the embedded digits".to_owned(), |path| path.display().to_string());
+/// Prepares all pictures of `source`, with progress, and names the damaged ones.
+pub(crate) fn prepared(
+    source: &Source,
+    size: Option<usize>,
+    config: &PictureConfig,
+    cache: &CacheArgs,
+    quiet: bool,
+) -> anyhow::Result<Prepared> {
+    let prepared = prepared_quietly(source, size, config, cache, quiet)?;
+    report_damaged(&prepared.report.damaged);
+    Ok(prepared)
+}
+
+/// As [`prepared`], for a caller who names the damaged pictures.
+pub(crate) fn prepared_quietly(
+    source: &Source,
+    size: Option<usize>,
+    config: &PictureConfig,
+    cache: &CacheArgs,
+    quiet: bool,
+) -> anyhow::Result<Prepared> {
+    let mut progress = Preparing::new(source, quiet);
+    let prepared =
+        prepare(source, size, config, cache.folder().as_deref(), &mut |event| progress.show(event))?;
+    if let Some(problem) = &prepared.cache_problem {
+        tracing::warn!("the pictures are kept in memory, since the cache cannot be used: {problem}");
+    }
+    Ok(prepared)
+}
+
+/// Progress over a source's pictures.
+pub(crate) struct Preparing {
+    progress: Progress,
+    started: Instant,
+    waiting: bool,
+}
+
+impl Preparing {
+    pub(crate) fn new(source: &Source, quiet: bool) -> Self {
+        Self {
+            progress: Progress::new("preparing pictures", source.count() as u64, quiet),
+            started: Instant::now(),
+            waiting: false,
+        }
+    }
+
+    pub(crate) fn show(&mut self, event: PrepareProgress) -> ControlFlow<()> {
+        match event {
+            PrepareProgress::Waiting => {
+                if !std::mem::replace(&mut self.waiting, true) {
+                    self.progress.note("another program prepares the same pictures; waiting for it");
+                }
+            }
+            // What takes a moment is not worth a word.
+            PrepareProgress::Done(..) if self.started.elapsed() < Duration::from_secs(1) => {}
+            PrepareProgress::Done(done, all) => {
+                self.progress.set(done as u64, || format!("{done} of {all}"));
+            }
+        }
+        interrupt::flow()
+    }
+}
+
+impl Drop for Preparing {
+    fn drop(&mut self) {
+        self.progress.finish();
+    }
+}
+
+/// Names the first pictures that were left out.
+pub(crate) fn report_damaged(damaged: &[diffusion_data::Damaged]) {
+    for picture in damaged.iter().take(SHOWN) {
+        tracing::warn!("left out {picture}");
+    }
+    if damaged.len() > SHOWN {
+        tracing::warn!(
+            "left out {} more; `{} PATH` names them all",
+            damaged.len() - SHOWN,
+            crate::runs::program("data inspect")
+        );
+    }
+}
+
+/// The pictures that a configuration chooses: those to train on, and those kept for validation.
+pub(crate) fn select(
+    dataset: ImageDataset,
+    config: &PictureConfig,
+) -> anyhow::Result<(ImageDataset, Option<ImageDataset>)> {
+    let mut dataset = dataset;
+    if !config.classes.is_empty() {
+        dataset = dataset.of_classes(&config.classes)?;
+    }
+    if let Some(limit) = config.limit {
+        dataset = dataset.limited(limit)?;
+    }
+    if config.validation == 0.0 {
+        return Ok((dataset, None));
+    }
+    let (training, validation) = dataset.split(config.validation)?;
+    Ok((training, Some(validation)))
+}
+
+/// One line about a data set and the source that it was prepared from.
+pub(crate) fn describe(source: &Source, report: &Report, dataset: &ImageDataset) -> String {
     let [channels, height, width] = dataset.image_shape();
     let colour = if channels == 1 { "grey" } else { "RGB" };
-    format!("{} {colour} pictures of {width}×{height} from {name}", dataset.len())
+    let mut found = vec![source.what()];
+    found.extend(sizes(report).filter(|sizes| *sizes != format!("{width}×{height}")));
+    if !dataset.classes().is_empty() {
+        found.push(format!("{} classes", dataset.classes().len()));
+    }
+    if !report.damaged.is_empty() {
+        found.push(format!("{} left out", report.damaged.len()));
+    }
+    let name = source.path().display();
+    format!("{} {colour} pictures of {width}×{height} from {name} ({})", dataset.len(), found.join(", "))
+}
+
+/// The size of all pictures of a source, or the range of their sides.
+pub(crate) fn sizes(report: &Report) -> Option<String> {
+    let sides = |side: fn(&(usize, usize, usize)) -> usize| {
+        let sides = report.sizes.iter().map(side);
+        Some((sides.clone().min()?, sides.max()?))
+    };
+    let ((narrow, wide), (low, high)) = (sides(|size| size.0)?, sides(|size| size.1)?);
+    Some(if (narrow, low) == (wide, high) {
+        format!("{wide}×{high}")
+    } else {
+        format!("{narrow} to {wide} pixels wide and {low} to {high} high")
+    })
 }

@@ -35,6 +35,8 @@ enum Command {
     Sample(commands::sample::SampleArgs),
     Evaluate(commands::evaluate::EvaluateArgs),
     Info(commands::info::InfoArgs),
+    #[command(subcommand)]
+    Data(commands::data::DataCommand),
     Import(commands::import::ImportArgs),
     Export(commands::export::ExportArgs),
 }
@@ -81,6 +83,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Sample(args) => commands::sample::run(&args, &device, cli.global.quiet),
         Command::Evaluate(args) => commands::evaluate::run(&args, &device),
         Command::Info(args) => commands::info::run(&args, &device),
+        Command::Data(command) => commands::data::run(&command, cli.global.quiet),
         Command::Import(args) => commands::import::run(&args),
         Command::Export(args) => commands::export::run(&args),
     }

@@ -33,17 +33,29 @@ pub enum DataError {
         /// One sentence.
         problem: String,
     },
-    /// A folder without anything to read.
-    #[error(
-        "{path}: no data set found: expected train-images-idx3-ubyte (or the same with .gz), found {found}",
-        path = .path.display()
-    )]
+    /// A folder or an archive without any picture.
+    #[error("{path}: no pictures found: expected {expected}, found {found}", path = .path.display())]
     NothingFound {
-        /// The folder.
+        /// The folder or the archive.
         path: PathBuf,
+        /// What would be pictures there.
+        expected: &'static str,
         /// The names that are there.
         found: String,
     },
+    /// More pictures are damaged than may be, or all.
+    #[error("{path}: {problem}: {}", .reasons.join("; "), path = .path.display())]
+    Damaged {
+        /// The source.
+        path: PathBuf,
+        /// How many, and what may be done.
+        problem: String,
+        /// The first of them, each with its name.
+        reasons: Vec<String>,
+    },
+    /// The caller asked to stop.
+    #[error("stopped while the pictures were prepared")]
+    Cancelled,
     /// Numbers that describe no data set or no batch.
     #[error("{0}")]
     Invalid(String),

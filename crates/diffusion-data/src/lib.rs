@@ -1,7 +1,10 @@
-//! Pictures in and out: data sets, the seeded loader, PNG grids.
+//! Pictures in and out: data sets from whatever holds pictures, the seeded loader, PNG grids.
 //!
-//! - [`ImageDataset`]: 8-bit pictures of one size with optional labels, from IDX files ([`idx`], [`mnist`]).
+//! - [`Source`]: recognises what lies at a path: folders, archives, parquet, numpy's arrays, IDX and CIFAR files.
+//! - [`prepare`]: decodes, turns and scales all pictures of a source, names the damaged ones, and keeps the result in a cache.
+//! - [`ImageDataset`]: 8-bit pictures of one size with optional classes; parts of it by class, number or for validation.
 //! - [`Loader`]: shuffled batches in \[−1, 1\], with an exact position to resume from.
+//! - [`pack()`]: one portable file of a source's pictures.
 //! - [`picture`]: tensors back to pictures, singly or as a grid.
 //! - `hub`, behind a feature: complete data sets from the Hugging Face hub, when a program asks for them.
 //!
@@ -10,25 +13,37 @@
 //!
 //! ```
 //! use candle_core::Device;
-//! use diffusion_data::{ImageDataset, Loader};
+//! use diffusion_data::{ImageDataset, Loader, LoaderConfig};
 //!
 //! let dataset = ImageDataset::new(vec![255; 10 * 28 * 28], None, [1, 28, 28])?;
-//! let mut loader = Loader::new(&dataset, 4, 0)?;
+//! let mut loader = Loader::new(&dataset, LoaderConfig::new(4, 0))?;
 //! let batch = loader.next_batch(&Device::Cpu)?;
 //! assert_eq!(batch.images.dims(), [4, 1, 28, 28]);
 //! assert_eq!(batch.images.max_all()?.to_scalar::<f32>()?, 1.0);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod cache;
+mod config;
 mod dataset;
+mod decode;
 mod error;
 #[cfg(feature = "hub")]
 pub mod hub;
 pub mod idx;
 mod loader;
 pub mod mnist;
+mod npy;
+mod pack;
 pub mod picture;
+mod prepare;
+mod resize;
+mod source;
 
+pub use config::{Background, Channels, Fit, PictureConfig};
 pub use dataset::ImageDataset;
 pub use error::DataError;
-pub use loader::{Batch, Loader, LoaderPosition};
+pub use loader::{Batch, Loader, LoaderConfig, LoaderPosition};
+pub use pack::{Packed, pack};
+pub use prepare::{Damaged, PrepareProgress, Prepared, Report, prepare};
+pub use source::{Source, Split};

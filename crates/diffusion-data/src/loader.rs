@@ -1,11 +1,18 @@
 //! Shuffled batches from a seed.
 
+use std::sync::mpsc::{self, Receiver, SyncSender};
+use std::sync::{Mutex, PoisonError};
+
 use candle_core::{Device, Tensor};
 use diffusion_process::{Domain, NoiseSource};
+use rand::RngExt;
 use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
 
 use crate::{DataError, ImageDataset};
+
+/// Batches that may be ready before they are asked for.
+const AHEAD: usize = 2;
 
 /// Where a loader is: the batch it will give next.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -17,47 +24,73 @@ pub struct LoaderPosition {
     pub batch: u64,
 }
 
+/// How pictures become batches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LoaderConfig {
+    /// Pictures in a batch, at least 1.
+    pub batch_size: usize,
+    /// The seed of the order, of flips and of windows.
+    pub seed: u64,
+    /// How often a pass gives each picture, at least 1.
+    pub repeat: usize,
+    /// Mirror pictures, left to right, with probability ½.
+    pub flip: bool,
+}
+
+impl LoaderConfig {
+    /// Each picture once in a pass, as it is.
+    pub fn new(batch_size: usize, seed: u64) -> Self {
+        Self { batch_size, seed, repeat: 1, flip: false }
+    }
+}
+
 /// One batch.
 #[derive(Clone, Debug)]
 pub struct Batch {
     /// (N, C, H, W) in \[−1, 1\].
     pub images: Tensor,
-    /// N classes, if the data set has them.
-    pub labels: Option<Vec<u8>>,
+    /// The class of each picture, an index of [`ImageDataset::classes`], where it has one.
+    pub labels: Vec<Option<u32>>,
 }
 
-/// Endless shuffled batches of one size; the last, partial batch of a pass is left out. The order of a pass is a pure
-/// function of (seed, epoch), so a position is all there is to save.
-#[derive(Clone, Debug)]
-pub struct Loader<'a> {
-    dataset: &'a ImageDataset,
-    batch_size: usize,
-    source: NoiseSource,
+/// Endless shuffled batches of one size; the last, partial batch of a pass is left out. The order of a pass, and how its
+/// pictures are cut and mirrored, are pure functions of (seed, epoch), so a position is all there is to save. A thread
+/// makes the next two batches while the caller works on one.
+#[derive(Debug)]
+pub struct Loader {
+    dataset: ImageDataset,
+    config: LoaderConfig,
     position: LoaderPosition,
-    order: Vec<usize>,
+    /// From the thread that works ahead, once it was started; it ends when this is dropped. (The mutex is never waited for:
+    /// it only lets a loader be shared between threads.)
+    ahead: Option<Mutex<Receiver<Ready>>>,
 }
 
-impl<'a> Loader<'a> {
+/// The numbers of a batch, and its labels.
+type Ready = (Vec<f32>, Vec<Option<u32>>);
+
+impl Loader {
     /// A loader at the beginning of the first pass.
     ///
     /// # Errors
-    /// A batch size of 0 or above the number of pictures.
-    pub fn new(dataset: &'a ImageDataset, batch_size: usize, seed: u64) -> Result<Self, DataError> {
-        if batch_size == 0 || batch_size > dataset.len() {
+    /// A batch size of 0, or above the number of pictures in a pass; no repetition.
+    pub fn new(dataset: &ImageDataset, config: LoaderConfig) -> Result<Self, DataError> {
+        let LoaderConfig { batch_size, repeat, .. } = config;
+        let pass = dataset.len().saturating_mul(repeat);
+        if batch_size == 0 || batch_size > pass {
+            let count = dataset.len();
+            let more = batch_size.div_ceil(count);
             return Err(DataError::Invalid(format!(
-                "batch size {batch_size} does not fit {} pictures; choose 1 to {}",
-                dataset.len(),
-                dataset.len()
+                "batch size {batch_size} does not fit a pass of {pass} pictures; choose 1 to {pass}, or repeat the pictures \
+                 {more} times or more"
             )));
         }
-        let source = NoiseSource::new(seed);
-        let order = epoch_order(source, 0, dataset.len());
-        Ok(Self { dataset, batch_size, source, position: LoaderPosition::default(), order })
+        Ok(Self { dataset: dataset.clone(), config, position: LoaderPosition::default(), ahead: None })
     }
 
     /// Batches in one pass over the data.
     pub fn batches_per_epoch(&self) -> u64 {
-        (self.dataset.len() / self.batch_size) as u64
+        (self.dataset.len() * self.config.repeat / self.config.batch_size) as u64
     }
 
     /// The batch that comes next.
@@ -78,7 +111,7 @@ impl<'a> Loader<'a> {
             )));
         }
         self.position = position;
-        self.order = epoch_order(self.source, position.epoch, self.dataset.len());
+        self.ahead = None;
         Ok(())
     }
 
@@ -87,21 +120,77 @@ impl<'a> Loader<'a> {
     /// # Errors
     /// Those of the device.
     pub fn next_batch(&mut self, device: &Device) -> Result<Batch, DataError> {
-        let start = self.position.batch as usize * self.batch_size;
-        let chosen = &self.order[start..start + self.batch_size];
-        let images = self.dataset.images(chosen, device)?;
-        let labels = self.dataset.labels().map(|labels| chosen.iter().map(|&i| labels[i]).collect());
+        let ahead = self.ahead.get_or_insert_with(|| {
+            let (sender, receiver) = mpsc::sync_channel(AHEAD - 1);
+            let (dataset, config, position) = (self.dataset.clone(), self.config, self.position);
+            std::thread::spawn(move || work_ahead(&dataset, config, position, &sender));
+            Mutex::new(receiver)
+        });
+        let ahead = ahead.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let (values, labels) = ahead
+            .recv()
+            .map_err(|_| DataError::Invalid("the thread that loads pictures ended".to_owned()))?;
+        let [channels, height, width] = self.dataset.image_shape();
+        let images = Tensor::from_vec(values, (labels.len(), channels, height, width), device)?;
         self.position.batch += 1;
         if self.position.batch == self.batches_per_epoch() {
             self.position = LoaderPosition { epoch: self.position.epoch + 1, batch: 0 };
-            self.order = epoch_order(self.source, self.position.epoch, self.dataset.len());
         }
         Ok(Batch { images, labels })
     }
 }
 
-fn epoch_order(source: NoiseSource, epoch: u64, len: usize) -> Vec<usize> {
-    let mut order: Vec<usize> = (0..len).collect();
-    order.shuffle(&mut source.rng(Domain::Shuffle, epoch, 0));
-    order
+/// Makes batches from `position` on until nobody wants them any more.
+fn work_ahead(
+    dataset: &ImageDataset,
+    config: LoaderConfig,
+    position: LoaderPosition,
+    batches: &SyncSender<Ready>,
+) {
+    let per_image: usize = dataset.image_shape().iter().product();
+    let mut first = position.batch as usize;
+    for epoch in position.epoch.. {
+        let pass = Pass::new(dataset, config, epoch);
+        for chosen in pass.order.chunks_exact(config.batch_size).skip(first) {
+            let mut values = vec![0.0; chosen.len() * per_image];
+            for (place, values) in chosen.iter().zip(values.chunks_exact_mut(per_image)) {
+                pass.write(*place, values);
+            }
+            let labels = chosen.iter().map(|place| dataset.label(place % dataset.len())).collect();
+            if batches.send((values, labels)).is_err() {
+                return;
+            }
+        }
+        first = 0;
+    }
+}
+
+/// One pass over the data.
+struct Pass<'a> {
+    dataset: &'a ImageDataset,
+    config: LoaderConfig,
+    source: NoiseSource,
+    epoch: u64,
+    /// Picture i of repetition r has the place r·N + i.
+    order: Vec<usize>,
+}
+
+impl<'a> Pass<'a> {
+    fn new(dataset: &'a ImageDataset, config: LoaderConfig, epoch: u64) -> Self {
+        let source = NoiseSource::new(config.seed);
+        let mut order: Vec<usize> = (0..dataset.len() * config.repeat).collect();
+        order.shuffle(&mut source.rng(Domain::Shuffle, epoch, 0));
+        Self { dataset, config, source, epoch, order }
+    }
+
+    fn write(&self, place: usize, values: &mut [f32]) {
+        let (down, right) = self.dataset.slack();
+        let (mut corner, mut flip) = ((0, 0), false);
+        if self.config.flip || down > 0 || right > 0 {
+            let mut rng = self.source.rng(Domain::Augmentation, self.epoch, place as u64);
+            corner = (rng.random_range(0..=down), rng.random_range(0..=right));
+            flip = self.config.flip && rng.random();
+        }
+        self.dataset.write_window(place % self.dataset.len(), corner, flip, values);
+    }
 }

@@ -2,8 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::dataset::{About, Pixels};
 use crate::idx::{self, IdxArray};
+use crate::source::Split;
 use crate::{DataError, ImageDataset};
+
+/// A file beside the four, with the names of the classes, one a line.
+const CLASS_NAMES: &str = "classes.txt";
+const EXPECTED: &str = "train-images-idx3-ubyte (or the same with .gz)";
 
 /// The training pictures and labels of the IDX folder at `dir`, each file plain or gzipped. `dir` may also be the
 /// file of the pictures itself.
@@ -12,7 +18,7 @@ use crate::{DataError, ImageDataset};
 /// A path that does not exist; a folder without `train-images-idx3-ubyte`; files that are not IDX or do not belong
 /// together.
 pub fn load_train(dir: &Path) -> Result<ImageDataset, DataError> {
-    load(dir, "train")
+    load(dir, Split::Train)
 }
 
 /// The test pictures and labels (`t10k-…`) of the IDX folder at `dir`.
@@ -20,23 +26,38 @@ pub fn load_train(dir: &Path) -> Result<ImageDataset, DataError> {
 /// # Errors
 /// As [`load_train`].
 pub fn load_test(dir: &Path) -> Result<ImageDataset, DataError> {
-    load(dir, "t10k")
+    load(dir, Split::Test)
 }
 
-fn load(dir: &Path, split: &str) -> Result<ImageDataset, DataError> {
-    let metadata = std::fs::metadata(dir).map_err(DataError::io(dir))?;
-    if metadata.is_file() {
-        return assemble(dir, idx::read_file(dir, 3)?, None);
-    }
-    let Some(images) = find(dir, &format!("{split}-images-idx3-ubyte")) else {
-        return Err(DataError::NothingFound { path: dir.to_owned(), found: listing(dir)? });
+/// The files of one part in the folder `dir`: its pictures and, if there are, its labels.
+pub(crate) fn files(dir: &Path, split: Split) -> Option<Vec<PathBuf>> {
+    let part = match split {
+        Split::Train => "train",
+        Split::Test => "t10k",
     };
-    let pictures = idx::read_file(&images, 3)?;
-    let labels = match find(dir, &format!("{split}-labels-idx1-ubyte")) {
-        Some(path) => Some(idx::read_file(&path, 1)?),
-        None => None,
+    let images = find(dir, &format!("{part}-images-idx3-ubyte"))?;
+    let labels = find(dir, &format!("{part}-labels-idx1-ubyte"));
+    Some(std::iter::once(images).chain(labels).collect())
+}
+
+pub(crate) fn load(path: &Path, split: Split) -> Result<ImageDataset, DataError> {
+    let metadata = std::fs::metadata(path).map_err(DataError::io(path))?;
+    let files = if metadata.is_file() {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let labels = path.with_file_name(name.replace("images-idx3", "labels-idx1"));
+        let labels = (labels != path && labels.is_file()).then_some(labels);
+        std::iter::once(path.to_owned()).chain(labels).collect()
+    } else {
+        files(path, split).ok_or_else(|| DataError::NothingFound {
+            path: path.to_owned(),
+            expected: EXPECTED,
+            found: listing(path),
+        })?
     };
-    assemble(&images, pictures, labels)
+    let images = idx::read_file(&files[0], 3)?;
+    let labels = files.get(1).map(|file| idx::read_file(file, 1)).transpose()?;
+    let names = std::fs::read_to_string(files[0].with_file_name(CLASS_NAMES)).unwrap_or_default();
+    assemble(&files[0], images, labels, &names)
 }
 
 /// A data set from the bytes of an image file and a label file, plain or gzipped.
@@ -45,12 +66,26 @@ fn load(dir: &Path, split: &str) -> Result<ImageDataset, DataError> {
 /// Bytes that are not IDX or do not belong together.
 pub fn from_bytes(images: &[u8], labels: &[u8]) -> Result<ImageDataset, DataError> {
     let name = "embedded digits";
-    assemble(Path::new(name), idx::read_bytes(images, 3, name)?, Some(idx::read_bytes(labels, 1, name)?))
+    assemble(Path::new(name), idx::read_bytes(images, 3, name)?, Some(idx::read_bytes(labels, 1, name)?), "")
 }
 
-fn assemble(path: &Path, images: IdxArray, labels: Option<IdxArray>) -> Result<ImageDataset, DataError> {
+fn assemble(
+    path: &Path,
+    images: IdxArray,
+    labels: Option<IdxArray>,
+    class_names: &str,
+) -> Result<ImageDataset, DataError> {
     let image_shape = [1, images.dims[1], images.dims[2]];
-    ImageDataset::new(images.data, labels.map(|l| l.data), image_shape)
+    let labels: Vec<_> =
+        labels.into_iter().flat_map(|labels| labels.data).map(|label| Some(u32::from(label))).collect();
+    let most = labels.iter().flatten().max();
+    let mut classes: Vec<String> =
+        class_names.lines().map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned).collect();
+    if most.is_none_or(|most| classes.len() <= *most as usize) {
+        classes = most.map_or_else(Vec::new, |most| (0..=*most).map(|class| class.to_string()).collect());
+    }
+    let about = About { labels, classes, names: Vec::new() };
+    ImageDataset::assemble(Pixels::Memory(images.data), about, image_shape)
         .map_err(|e| DataError::Mismatch { path: path.to_owned(), problem: e.to_string() })
 }
 
@@ -59,18 +94,12 @@ fn find(dir: &Path, name: &str) -> Option<PathBuf> {
 }
 
 /// The first few names in a folder, for an error message.
-fn listing(dir: &Path) -> Result<String, DataError> {
-    const SHOWN: usize = 5;
-    let mut names: Vec<String> = std::fs::read_dir(dir)
-        .map_err(DataError::io(dir))?
-        .filter_map(|entry| Some(entry.ok()?.file_name().to_string_lossy().into_owned()))
-        .collect();
+fn listing(dir: &Path) -> String {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().filter_map(Result::ok);
+    let mut names: Vec<String> =
+        entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
     names.sort();
-    Ok(match names.len() {
-        0 => "an empty folder".to_owned(),
-        n if n > SHOWN => format!("{} and {} more", names[..SHOWN].join(", "), n - SHOWN),
-        _ => names.join(", "),
-    })
+    crate::source::listed(&names)
 }
 
 /// The rule by which the digits that ship with the project were chosen: the first `per_class` of each class, in the
@@ -82,9 +111,10 @@ pub fn class_balanced_subset(
     dataset: &ImageDataset,
     per_class: usize,
 ) -> Result<(IdxArray, IdxArray), DataError> {
-    let labels = dataset
-        .labels()
-        .ok_or_else(|| DataError::Invalid("a class-balanced subset needs labels".to_owned()))?;
+    let labels: Option<Vec<u8>> =
+        (0..dataset.len()).map(|i| dataset.label(i).and_then(|label| u8::try_from(label).ok())).collect();
+    let labels = labels
+        .ok_or_else(|| DataError::Invalid("a class-balanced subset needs labels below 256".to_owned()))?;
     let mut taken = [0; 256];
     let mut chosen = Vec::new();
     for (i, &label) in labels.iter().enumerate() {

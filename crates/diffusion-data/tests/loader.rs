@@ -1,26 +1,31 @@
 //! The loader and the pictures.
 
+use std::collections::BTreeSet;
+use std::ops::ControlFlow;
+
 use candle_core::{Device, Tensor};
 use diffusion_data::picture::{self, Picture};
-use diffusion_data::{ImageDataset, Loader, LoaderPosition, mnist};
+use diffusion_data::{
+    ImageDataset, Loader, LoaderConfig, LoaderPosition, PictureConfig, Source, mnist, prepare,
+};
 
 /// Picture i is a single pixel of value i.
 fn counted(n: u8) -> ImageDataset {
     ImageDataset::new((0..n).collect(), Some((0..n).map(|i| i % 10).collect()), [1, 1, 1]).unwrap()
 }
 
-fn next(loader: &mut Loader<'_>) -> Vec<u8> {
+fn next(loader: &mut Loader) -> Vec<u8> {
     let batch = loader.next_batch(&Device::Cpu).unwrap();
     let values = batch.images.flatten_all().unwrap().to_vec1::<f32>().unwrap();
     let pixels: Vec<u8> = values.iter().map(|v| ((v + 1.0) * 127.5).round() as u8).collect();
-    assert_eq!(batch.labels.unwrap(), pixels.iter().map(|p| p % 10).collect::<Vec<_>>());
+    assert_eq!(batch.labels, pixels.iter().map(|p| Some(u32::from(p % 10))).collect::<Vec<_>>());
     pixels
 }
 
 #[test]
 fn a_pass_gives_every_picture_once_and_drops_the_partial_batch() {
     let set = counted(50);
-    let mut loader = Loader::new(&set, 8, 1).unwrap();
+    let mut loader = Loader::new(&set, LoaderConfig::new(8, 1)).unwrap();
     assert_eq!(loader.batches_per_epoch(), 6);
     let mut seen: Vec<u8> = (0..6).flat_map(|_| next(&mut loader)).collect();
     assert_eq!(loader.position(), LoaderPosition { epoch: 1, batch: 0 });
@@ -34,7 +39,7 @@ fn a_pass_gives_every_picture_once_and_drops_the_partial_batch() {
 fn order_follows_from_seed_and_epoch() {
     let set = counted(100);
     let order = |seed, batches| {
-        let mut loader = Loader::new(&set, 10, seed).unwrap();
+        let mut loader = Loader::new(&set, LoaderConfig::new(10, seed)).unwrap();
         (0..batches).map(|_| next(&mut loader)).collect::<Vec<_>>()
     };
     assert_eq!(order(1, 20), order(1, 20));
@@ -46,9 +51,9 @@ fn order_follows_from_seed_and_epoch() {
 #[test]
 fn a_loader_continues_exactly_from_any_position() {
     let set = counted(33);
-    let mut loader = Loader::new(&set, 4, 9).unwrap();
+    let mut loader = Loader::new(&set, LoaderConfig::new(4, 9)).unwrap();
     for _ in 0..30 {
-        let mut resumed = Loader::new(&set, 4, 9).unwrap();
+        let mut resumed = Loader::new(&set, LoaderConfig::new(4, 9)).unwrap();
         resumed.seek(loader.position()).unwrap();
         assert_eq!(next(&mut resumed), next(&mut loader));
         assert_eq!(resumed.position(), loader.position());
@@ -58,8 +63,13 @@ fn a_loader_continues_exactly_from_any_position() {
 
 #[test]
 fn impossible_sets_and_batches_are_refused() {
-    assert!(Loader::new(&counted(3), 4, 0).unwrap_err().to_string().contains("batch size 4 does not fit 3"));
-    assert!(Loader::new(&counted(3), 0, 0).is_err());
+    assert!(
+        Loader::new(&counted(3), LoaderConfig::new(4, 0))
+            .unwrap_err()
+            .to_string()
+            .contains("batch size 4 does not fit a pass of 3")
+    );
+    assert!(Loader::new(&counted(3), LoaderConfig::new(0, 0)).is_err());
     assert!(ImageDataset::new(vec![], None, [1, 2, 2]).is_err());
     assert!(ImageDataset::new(vec![0; 7], None, [1, 2, 2]).is_err());
     assert!(ImageDataset::new(vec![0; 8], Some(vec![1]), [1, 2, 2]).is_err());
@@ -123,22 +133,58 @@ fn a_class_balanced_subset_takes_the_first_of_each_class_in_order() {
     );
 }
 
+/// N pictures of 6×6 pixels, kept 2 pixels larger, in which pixel (y, x) of picture i is 64·i + 8·y + x.
+fn kept_larger(n: u8) -> ImageDataset {
+    let picture = |i: u8| (0..64).map(move |pixel| 64 * i + pixel);
+    let set = ImageDataset::new((0..n).flat_map(picture).collect(), None, [1, 8, 8]).unwrap();
+    let source = Source::from_dataset(set, "made up");
+    let config = PictureConfig { random_crop: true, ..PictureConfig::default() };
+    // 7 pixels are kept as 8.
+    prepare(&source, Some(7), &config, None, &mut |_| ControlFlow::Continue(())).unwrap().dataset
+}
+
 #[test]
-fn resizing_keeps_flat_colours_labels_and_brightness() {
-    let mut pixels = vec![200; 28 * 28];
-    pixels.extend((0..28 * 28).map(|i| if i % 28 < 14 { 0 } else { 255 }));
-    let set = ImageDataset::new(pixels, Some(vec![3, 4]), [1, 28, 28]).unwrap();
-    for size in [7, 14, 28, 56] {
-        let resized = set.resized(size).unwrap();
-        assert_eq!(
-            (resized.len(), resized.image_shape(), resized.labels().unwrap()),
-            (2, [1, size, size], &[3u8, 4][..])
-        );
-        assert!(resized.image(0).iter().all(|&p| p == 200));
-        let half = resized.image(1);
-        assert!(half[0] < 20 && half[size - 1] > 235, "{size}");
-        let mean = half.iter().map(|&p| f64::from(p)).sum::<f64>() / (size * size) as f64;
-        assert!((mean - 127.5).abs() < 3.0, "{size}: {mean}");
+fn windows_and_mirrors_follow_from_seed_and_pass() {
+    let set = kept_larger(4);
+    assert_eq!(set.image_shape(), [1, 7, 7]);
+    let config = LoaderConfig { flip: true, repeat: 5, ..LoaderConfig::new(10, 3) };
+    let mut loader = Loader::new(&set, config).unwrap();
+    assert_eq!(loader.batches_per_epoch(), 2);
+    let pictures = |loader: &mut Loader| -> Vec<Vec<u8>> {
+        let images = loader.next_batch(&Device::Cpu).unwrap().images;
+        picture::from_tensor(&images).unwrap().into_iter().map(|picture| picture.pixels).collect()
+    };
+    let mut seen = BTreeSet::new();
+    let mut per_picture = [0; 4];
+    for batch in 0..20 {
+        let mut resumed = Loader::new(&set, config).unwrap();
+        resumed.seek(loader.position()).unwrap();
+        let given = pictures(&mut loader);
+        assert_eq!(given, pictures(&mut resumed), "batch {batch}");
+        for pixels in given {
+            let picture = pixels[0] / 64;
+            let (first, second) = (pixels[0] % 64, pixels[1] % 64);
+            let flipped = second < first;
+            let corner = if flipped { first - 6 } else { first };
+            let (top, left) = (corner / 8, corner % 8);
+            assert!(top < 2 && left < 2);
+            let expected = (0..49u8).map(|i| {
+                let (y, x) = (i / 7, if flipped { 6 - i % 7 } else { i % 7 });
+                64 * picture + 8 * (top + y) + left + x
+            });
+            assert_eq!(pixels, expected.collect::<Vec<_>>());
+            seen.insert((top, left, flipped));
+            per_picture[usize::from(picture)] += 1;
+        }
     }
-    assert!(set.resized(0).is_err() && set.resized(70_000).is_err());
+    assert_eq!(seen.len(), 8, "every window, mirrored and not");
+    assert_eq!(per_picture, [50; 4], "each picture five times in a pass");
+    assert!(set.images(&[0], &Device::Cpu).unwrap().dims() == [1, 1, 7, 7]);
+}
+
+#[test]
+fn a_set_smaller_than_a_batch_says_how_often_to_repeat_it() {
+    let error = Loader::new(&counted(3), LoaderConfig::new(8, 0)).unwrap_err().to_string();
+    assert!(error.contains("repeat the pictures 3 times or more"), "{error}");
+    assert!(Loader::new(&counted(3), LoaderConfig { repeat: 3, ..LoaderConfig::new(8, 0) }).is_ok());
 }

@@ -27,6 +27,10 @@ pub enum Domain {
     Dropout = 7,
     /// The shift of a whole channel in offset noise; the draw is the step of the optimizer.
     Offset = 8,
+    /// How a picture is mirrored and cut; the draw is the epoch.
+    Augmentation = 9,
+    /// ε of the loss on pictures kept out of training; the draw is 0.
+    Validation = 10,
 }
 
 /// A seed. Every random number of the project is a pure function of it and of what the number is for, so there is

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use diffusion_data::PictureConfig;
 use diffusion_process::PredictionType;
 use diffusion_sample::VarianceType;
 use diffusion_schedule::ScheduleConfig;
@@ -24,6 +25,9 @@ pub struct TrainConfig {
     pub data: Option<PathBuf>,
     /// Bring the pictures to this height and width; none: leave them as they are.
     pub size: Option<usize>,
+    /// How pictures are brought to that size, and which of them are taken. What does not concern the loader (`flip` and
+    /// `repeat`) is done by whoever prepares the data set.
+    pub pictures: PictureConfig,
     /// The seed of weights, order, noise and timesteps.
     pub seed: u64,
     /// Updates to make, at least 1.
@@ -114,6 +118,7 @@ impl Default for TrainConfig {
         Self {
             data: None,
             size: None,
+            pictures: PictureConfig::default(),
             seed: 0,
             steps: None,
             epochs: None,
@@ -279,6 +284,8 @@ impl TrainConfig {
         numbers.max_minutes = None;
         numbers.checkpoint = CheckpointConfig::default();
         numbers.sample_grid = SampleGridConfig::default();
+        // How much damage is put up with changes no number.
+        numbers.pictures.max_bad = PictureConfig::default().max_bad;
         // The debug form names every field and writes floats so that they read back the same. Fields that came later are
         // left out while they have the value they had before they came, so that older runs keep their hash.
         let later = [
@@ -288,6 +295,7 @@ impl TrainConfig {
             ("edm", "None".to_owned()),
             ("loss", format!("{:?}", LossConfig::default())),
             ("out_channels", "None".to_owned()),
+            ("pictures", format!("{:?}", PictureConfig::default())),
         ];
         let text = later.iter().fold(format!("{numbers:?}"), |text, (field, unset)| {
             text.replace(&format!(", {field}: {unset}"), "")

@@ -30,6 +30,7 @@ mod config;
 mod ema;
 mod error;
 mod gradients;
+mod held_out;
 mod loss;
 mod lr;
 mod metrics;

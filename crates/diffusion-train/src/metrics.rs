@@ -20,6 +20,9 @@ pub struct StepMetrics {
     pub grad_norm: f64,
     /// Images trained on per second of the whole loop, over the last few steps; 0 before it is known.
     pub images_per_second: f64,
+    /// The mean loss of the averaged weights on the pictures kept out of training; only where it was looked at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub validation_loss: Option<f64>,
 }
 
 /// Means of `losses` over the images of each quarter; `shares` says where in [0, 1) each image is.

@@ -46,7 +46,7 @@ pub enum Outcome {
 /// # Errors
 /// Those of [`Trainer::step`]; what the system refuses in the folder.
 pub fn run(
-    trainer: &mut Trainer<'_>,
+    trainer: &mut Trainer,
     run_dir: &RunDir,
     observer: &mut dyn FnMut(TrainEvent<'_>) -> ControlFlow<()>,
 ) -> Result<Outcome, TrainError> {
@@ -70,6 +70,11 @@ pub fn run(
         let mut metrics = trainer.step().map_err(|e| with_checkpoint(e, run_dir))?;
         trainer.set_elapsed(before + start.elapsed());
         metrics.images_per_second = rate.tick();
+        let grid_every = trainer.config().sample_grid.every;
+        let look = grid_every > 0 && metrics.step % grid_every == 0;
+        if look || trainer.is_finished() {
+            metrics.validation_loss = trainer.validation_loss()?;
+        }
         metrics_file.write(&metrics)?;
         flow = observer(TrainEvent::Step(&metrics));
 
@@ -79,8 +84,7 @@ pub fn run(
             epoch_losses.clear();
             flow = both(flow, observer(TrainEvent::Epoch { epoch: metrics.epoch + 1, mean_loss }));
         }
-        let grid_every = trainer.config().sample_grid.every;
-        if grid_every > 0 && metrics.step % grid_every == 0 && !trainer.is_finished() && flow.is_continue() {
+        if look && !trainer.is_finished() && flow.is_continue() {
             flow = both(flow, draw_grid(trainer, run_dir, observer)?);
         }
         if metrics.step % trainer.config().checkpoint.every == 0 {
@@ -102,7 +106,7 @@ pub fn run(
 }
 
 fn save(
-    trainer: &Trainer<'_>,
+    trainer: &Trainer,
     run_dir: &RunDir,
     observer: &mut dyn FnMut(TrainEvent<'_>) -> ControlFlow<()>,
 ) -> Result<ControlFlow<()>, TrainError> {
@@ -116,7 +120,7 @@ fn save(
 
 /// Samples with the averaged weights, from the noise of the run's seed, and writes the grid.
 fn draw_grid(
-    trainer: &Trainer<'_>,
+    trainer: &Trainer,
     run_dir: &RunDir,
     observer: &mut dyn FnMut(TrainEvent<'_>) -> ControlFlow<()>,
 ) -> Result<ControlFlow<()>, TrainError> {
@@ -126,12 +130,8 @@ fn draw_grid(
     }
     let description = trainer.description();
     let path = run_dir.grid_path(trainer.steps_done());
-    let network = diffusion_unet::load_frozen(trainer.ema().tensors(), trainer.device(), |vb| {
-        description.network.build(vb)
-    })
-    .map_err(|source| TrainError::Parameters { path: path.clone(), source })?;
     let objective = trainer.objective();
-    let denoiser = objective.denoiser(network);
+    let denoiser = objective.denoiser(trainer.averaged_network()?);
     let most = objective.schedule().map_or(usize::MAX, NoiseSchedule::len);
     let steps = config.steps.unwrap_or(objective.default_steps()).min(most);
     let plan = objective.plan(steps, TimestepSpacing::Trailing, SigmaSpacing::Timesteps)?;

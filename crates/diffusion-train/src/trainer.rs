@@ -3,14 +3,15 @@
 use std::time::Duration;
 
 use candle_core::{DType, Device, Tensor};
-use diffusion_data::{ImageDataset, Loader};
+use diffusion_data::{ImageDataset, Loader, LoaderConfig};
 use diffusion_kernels::in_pool;
-use diffusion_process::{Domain, NoiseSource};
+use diffusion_process::{Domain, Network, NoiseSource};
 use diffusion_unet::{DropoutNoise, NetworkConfig, Parameters, TimeEmbeddingType, TrainingNetwork};
 use tracing::trace_span;
 
 use crate::checkpoint::{Checkpoint, CheckpointState, FORMAT_VERSION};
 use crate::config::ConfigError;
+use crate::held_out::HeldOut;
 use crate::metrics::by_quartile;
 use crate::model::DATA_RANGE;
 use crate::{
@@ -20,10 +21,10 @@ use crate::{
 
 /// A training in progress. Every random number is a function of (seed, step, position in the batch), so the state is
 /// the tensors, the step, the loader's position and the losses that importance sampling goes by, and nothing else.
-pub struct Trainer<'a> {
+pub struct Trainer {
     config: TrainConfig,
     device: Device,
-    loader: Loader<'a>,
+    loader: Loader,
     data_fingerprint: u32,
     description: ModelDescription,
     loss: TrainingLoss,
@@ -35,14 +36,15 @@ pub struct Trainer<'a> {
     ema: Ema,
     step: u64,
     elapsed: Duration,
+    held_out: Option<HeldOut>,
 }
 
-impl<'a> Trainer<'a> {
+impl Trainer {
     /// A training at its beginning.
     ///
     /// # Errors
     /// A configuration that cannot be trained, by itself or on this data.
-    pub fn new(config: &TrainConfig, dataset: &'a ImageDataset, device: &Device) -> Result<Self, TrainError> {
+    pub fn new(config: &TrainConfig, dataset: &ImageDataset, device: &Device) -> Result<Self, TrainError> {
         config.validate()?;
         let image_shape = dataset.image_shape();
         let network_config = network_for(config, image_shape)?;
@@ -50,8 +52,14 @@ impl<'a> Trainer<'a> {
         let (network, parameters) =
             Parameters::initialise(config.seed, device, |vb| network_config.build_for_training(vb))
                 .map_err(|e| ConfigError::Text { place: "network".to_owned(), problem: e.to_string() })?;
+        let loader = LoaderConfig {
+            batch_size: config.batch_size,
+            seed: config.seed,
+            repeat: config.pictures.repeat,
+            flip: config.pictures.flip,
+        };
         Ok(Self {
-            loader: Loader::new(dataset, config.batch_size, config.seed)?,
+            loader: Loader::new(dataset, loader)?,
             data_fingerprint: dataset.fingerprint(),
             levels: LevelSampler::new(config.timestep_sampling, &objective),
             loss: TrainingLoss { objective, config: config.loss, learned_variance: config.learned_variance },
@@ -62,6 +70,7 @@ impl<'a> Trainer<'a> {
             parameters,
             step: 0,
             elapsed: Duration::ZERO,
+            held_out: None,
             description: ModelDescription {
                 network: network_config,
                 schedule: config.schedule.clone(),
@@ -122,7 +131,43 @@ impl<'a> Trainer<'a> {
             lr,
             grad_norm,
             images_per_second: 0.0,
+            validation_loss: None,
         })
+    }
+
+    /// Names the pictures, kept out of training, that [`validation_loss`](Self::validation_loss) looks at: 256 of them, or
+    /// all.
+    ///
+    /// # Errors
+    /// Pictures of another shape than those of the training.
+    pub fn validate_on(&mut self, pictures: &ImageDataset) -> Result<(), TrainError> {
+        let (expected, found) = (self.description.image_shape, pictures.image_shape());
+        if found != expected {
+            let problem = format!("pictures to validate on are {found:?}, those to train on {expected:?}");
+            return Err(diffusion_data::DataError::Invalid(problem).into());
+        }
+        self.held_out = Some(HeldOut::new(pictures, self.config.seed)?);
+        Ok(())
+    }
+
+    /// The mean loss of the averaged weights on pictures kept out of training, if there are any. Their noise stays the same,
+    /// so that two of these losses differ by the weights alone.
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub fn validation_loss(&self) -> Result<Option<f64>, TrainError> {
+        let Some(held_out) = &self.held_out else { return Ok(None) };
+        let network = self.averaged_network()?;
+        held_out.loss(&*network, &self.loss, &self.device).map(Some)
+    }
+
+    /// The network with the averaged weights.
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub fn averaged_network(&self) -> Result<Box<dyn Network + Send + Sync>, TrainError> {
+        diffusion_unet::load_frozen(self.ema.tensors(), &self.device, |vb| self.description.network.build(vb))
+            .map_err(|source| TrainError::Parameters { path: Checkpoint::EMA_FILE.into(), source })
     }
 
     /// The loss of each image, and the gradient of their mean as `drawn` counts them, computed in `accumulate` parts.

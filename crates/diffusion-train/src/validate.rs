@@ -24,6 +24,9 @@ impl TrainConfig {
             field(name, value.to_string(), "it must lie in [0, 1)", (0.0..1.0).contains(&value))
         };
         whole("size", self.size.unwrap_or(1) as u64)?;
+        if let Some((name, value, expected)) = self.pictures.problem() {
+            field(name, value, expected, false)?;
+        }
         whole("steps", self.steps.unwrap_or(1))?;
         whole("epochs", self.epochs.unwrap_or(1))?;
         positive("max_minutes", self.max_minutes.unwrap_or(1.0))?;

@@ -37,7 +37,7 @@ fn config(steps: u64) -> TrainConfig {
     config
 }
 
-fn train<'a>(config: &TrainConfig, data: &'a ImageDataset) -> (Trainer<'a>, Vec<f64>) {
+fn train(config: &TrainConfig, data: &ImageDataset) -> (Trainer, Vec<f64>) {
     let mut trainer = Trainer::new(config, data, &Device::Cpu).unwrap();
     let mut losses = vec![];
     while !trainer.is_finished() {
@@ -53,7 +53,7 @@ fn bytes(tensors: &BTreeMap<String, Tensor>) -> BTreeMap<String, Vec<u32>> {
     tensors.iter().map(|(name, tensor)| (name.clone(), bits(tensor))).collect()
 }
 
-fn all_bytes(trainer: &Trainer<'_>) -> [BTreeMap<String, Vec<u32>>; 3] {
+fn all_bytes(trainer: &Trainer) -> [BTreeMap<String, Vec<u32>>; 3] {
     let checkpoint = trainer.checkpoint();
     [bytes(&checkpoint.model), bytes(&checkpoint.ema), bytes(&checkpoint.optimizer)]
 }

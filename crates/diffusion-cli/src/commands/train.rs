@@ -32,12 +32,14 @@ pub(crate) struct TrainArgs {
     /// A TOML file whose fields override the preset's
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// A folder with MNIST's IDX files, or the name of a downloaded set [default: 10,000 embedded digits]
+    /// The pictures: a folder, a tar or zip archive, a parquet, npy, npz or IDX file, CIFAR's batches, the name of a
+    /// downloaded set, or hf:OWNER/NAME[:SPLIT] [default: 10,000 embedded digits]
     #[arg(long, value_name = "PATH")]
     data: Option<PathBuf>,
-    /// Bring the pictures to SIZE×SIZE pixels
-    #[arg(long, value_name = "SIZE", value_parser = clap::value_parser!(u64).range(1..=4096))]
-    size: Option<u64>,
+    #[command(flatten)]
+    pictures: data::PictureArgs,
+    #[command(flatten)]
+    cache: data::CacheArgs,
     /// The folder of the run [default: a new one in runs/]
     #[arg(long, value_name = "DIR")]
     run_dir: Option<PathBuf>,
@@ -82,7 +84,9 @@ pub(crate) fn run(args: &TrainArgs, device: &Device, quiet: bool) -> anyhow::Res
         Some(run_dir) => resumed_config(args, run_dir)?,
         None => fresh_config(args, origin.as_deref())?,
     };
-    let dataset = data::load(config.data.as_deref(), config.size)?;
+    let source = data::open(config.data.as_deref())?;
+    let prepared = data::prepared(&source, config.size, &config.pictures, &args.cache, quiet)?;
+    let (dataset, validation) = data::select(prepared.dataset, &config.pictures)?;
     let mut trainer = Trainer::new(&config, &dataset, device)?;
     let run_dir = if let Some(run_dir) = existing {
         restore(&mut trainer, &run_dir, device)?;
@@ -94,7 +98,11 @@ pub(crate) fn run(args: &TrainArgs, device: &Device, quiet: bool) -> anyhow::Res
         }
         create_run(args, &config)?
     };
-    tracing::info!("training on {}", data::describe(config.data.as_deref(), &dataset));
+    tracing::info!("training on {}", data::describe(&source, &prepared.report, &dataset));
+    if let Some(validation) = validation {
+        tracing::info!("{} other pictures are kept for validation", validation.len());
+        trainer.validate_on(&validation)?;
+    }
     tracing::info!(
         "{} parameters, {} on {} threads, run folder {}",
         trainer.parameters().count(),
@@ -128,16 +136,14 @@ fn fresh_config(args: &TrainArgs, origin: Option<&Path>) -> anyhow::Result<Train
     let preset = args.preset.as_deref().unwrap_or("mnist");
     let mut config = TrainConfig::layered_on(preset, model.as_ref(), file.as_ref())?;
     set_length(&mut config, args);
-    let TrainArgs { data, size, batch_size, lr, seed, .. } = args;
+    let TrainArgs { data, batch_size, lr, seed, .. } = args;
     if data.is_some() {
         config.data.clone_from(data);
     }
     if let Some(path) = &config.data {
         config.data = Some(crate::data::resolve(path)?);
     }
-    if let Some(size) = size {
-        config.size = Some(*size as usize);
-    }
+    args.pictures.apply(&mut config.size, &mut config.pictures);
     if let Some(batch_size) = batch_size {
         config.batch_size = *batch_size as usize;
     }
@@ -152,19 +158,18 @@ fn fresh_config(args: &TrainArgs, origin: Option<&Path>) -> anyhow::Result<Train
 }
 
 fn resumed_config(args: &TrainArgs, run_dir: &RunDir) -> anyhow::Result<TrainConfig> {
-    for (flag, given) in [
+    let mut config = run_dir.read_config()?;
+    let flags = [
         ("--preset", args.preset.is_some()),
         ("--config", args.config.is_some()),
-        ("--size", args.size.is_some()),
         ("--batch-size", args.batch_size.is_some()),
         ("--lr", args.lr.is_some()),
         ("--seed", args.seed.is_some()),
-    ] {
-        if given {
-            bail_usage!("{flag} cannot change in a run that is resumed; start a new run for it");
-        }
+    ];
+    let given = flags.into_iter().find(|(_, given)| *given).map(|(flag, _)| flag);
+    if let Some(flag) = args.pictures.apply(&mut config.size, &mut config.pictures).or(given) {
+        bail_usage!("{flag} cannot change in a run that is resumed; start a new run for it");
     }
-    let mut config = run_dir.read_config()?;
     set_length(&mut config, args);
     if let Some(path) = &args.data {
         config.data = Some(data::resolve(path)?);
@@ -184,12 +189,20 @@ fn set_length(config: &mut TrainConfig, args: &TrainArgs) {
 fn create_run(args: &TrainArgs, config: &TrainConfig) -> anyhow::Result<RunDir> {
     let path = match &args.run_dir {
         Some(path) => path.clone(),
-        None => runs::new_folder(args.preset.as_deref().unwrap_or("mnist"))?,
+        None => runs::new_folder(&run_name(args, config))?,
     };
     Ok(RunDir::create(&path, config)?)
 }
 
-fn restore(trainer: &mut Trainer<'_>, run_dir: &RunDir, device: &Device) -> anyhow::Result<()> {
+/// The name of a run: its preset's if that was chosen, else its data's.
+fn run_name(args: &TrainArgs, config: &TrainConfig) -> String {
+    let data =
+        config.data.as_deref().and_then(Path::file_stem).map(|stem| stem.to_string_lossy().into_owned());
+    let name = args.preset.clone().or(data).unwrap_or_else(|| "mnist".to_owned());
+    name.chars().map(|c| if c.is_alphanumeric() || "-_.".contains(c) { c } else { '-' }).collect()
+}
+
+fn restore(trainer: &mut Trainer, run_dir: &RunDir, device: &Device) -> anyhow::Result<()> {
     if !run_dir.has_checkpoint() {
         tracing::warn!("{} has no checkpoint yet; starting from step 0", run_dir.path().display());
         return Ok(());
@@ -212,7 +225,7 @@ fn restore(trainer: &mut Trainer<'_>, run_dir: &RunDir, device: &Device) -> anyh
     Ok(())
 }
 
-fn train(trainer: &mut Trainer<'_>, run_dir: &RunDir, quiet: bool) -> anyhow::Result<Outcome> {
+fn train(trainer: &mut Trainer, run_dir: &RunDir, quiet: bool) -> anyhow::Result<Outcome> {
     // A run limited by time has no known number of steps; its bar counts seconds.
     let total_steps = trainer.total_steps();
     let limit_seconds = trainer.config().max_minutes.map(|minutes| minutes * 60.0);
@@ -237,6 +250,9 @@ fn train(trainer: &mut Trainer<'_>, run_dir: &RunDir, quiet: bool) -> anyhow::Re
                     _ => metrics.step,
                 };
                 progress.set(position.min(length), || describe(metrics, loss, total_steps, left));
+                if let Some(loss) = metrics.validation_loss {
+                    progress.note(&format!("step {}: validation loss {loss:.4}", metrics.step));
+                }
             }
             TrainEvent::Epoch { epoch, mean_loss } => {
                 progress.note(&format!("epoch {epoch}: mean loss {mean_loss:.4}"));
@@ -262,7 +278,7 @@ fn describe(metrics: &StepMetrics, loss: f64, total_steps: Option<u64>, seconds_
     )
 }
 
-fn conclude(outcome: Outcome, trainer: &Trainer<'_>, run_dir: &RunDir) -> ExitCode {
+fn conclude(outcome: Outcome, trainer: &Trainer, run_dir: &RunDir) -> ExitCode {
     let (path, step) = (run_dir.path().display(), trainer.steps_done());
     match outcome {
         Outcome::Finished => {

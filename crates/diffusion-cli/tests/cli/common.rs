@@ -37,6 +37,7 @@ impl Workplace {
         let mut command = Command::new(env!("CARGO_BIN_EXE_diffusion"));
         command.args(line.split_whitespace()).current_dir(self.dir.path()).env("CI", "true");
         command.env_remove("RAYON_NUM_THREADS").env_remove("CARGO_MANIFEST_DIR");
+        command.env("DIFFUSION_CACHE", self.path("cache"));
         command
     }
 

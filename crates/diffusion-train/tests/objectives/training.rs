@@ -90,7 +90,7 @@ fn kinds() -> Vec<(&'static str, TrainConfig)> {
 }
 
 /// Steps until `trainer` has made `steps` in all; the losses.
-fn advance(trainer: &mut Trainer<'_>, steps: u64) -> Vec<f64> {
+fn advance(trainer: &mut Trainer, steps: u64) -> Vec<f64> {
     // The first step refuses a parameter without a gradient.
     std::iter::from_fn(|| (trainer.steps_done() < steps).then(|| trainer.step().unwrap().loss)).collect()
 }
@@ -166,7 +166,7 @@ fn a_learned_variance_doubles_the_output_and_both_halves_get_gradients() {
     let config = TrainConfig { learned_variance: true, ..config() };
     let mut trainer = Trainer::new(&config, &data, &Device::Cpu).unwrap();
     assert_eq!(trainer.description().network.output_channels(), 2);
-    let weights = |trainer: &Trainer<'_>| {
+    let weights = |trainer: &Trainer| {
         let tensor = &trainer.parameters().tensors()["out.weight"];
         [0, 1].map(|half| crate::flat(&tensor.narrow(0, half, 1).unwrap()))
     };

@@ -1,0 +1,202 @@
+//! From names of files to classes: by their folders, or by a table of labels beside them.
+
+use std::collections::{BTreeSet, HashMap};
+use std::fs;
+use std::hash::{Hash, Hasher};
+use std::io;
+use std::path::PathBuf;
+use std::time::UNIX_EPOCH;
+
+use serde_json::Value;
+
+/// The tables that are looked for, in this order.
+pub(super) const TABLES: [&str; 3] = ["metadata.csv", "labels.csv", "metadata.jsonl"];
+const FILE_COLUMNS: [&str; 5] = ["file_name", "filename", "file", "image", "path"];
+const LABEL_COLUMNS: [&str; 4] = ["label", "class", "category", "labels"];
+/// A table has at most this many bytes.
+pub(super) const MAX_TABLE_BYTES: u64 = 1 << 28;
+const EXTENSIONS: [&str; 8] = ["png", "jpg", "jpeg", "jpe", "jfif", "webp", "bmp", "gif"];
+
+/// Whether a file's name, with `/` between its folders, is that of a picture that is meant to be seen.
+pub(crate) fn is_picture(name: &str) -> bool {
+    let hidden = name.split('/').any(|part| part.starts_with('.') || part == "__MACOSX");
+    let extension = name.rsplit_once('.').map(|(_, extension)| extension.to_ascii_lowercase());
+    !hidden && extension.is_some_and(|extension| EXTENSIONS.contains(&extension.as_str()))
+}
+
+/// The labels of a list of names, and the classes that they are indices of.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Labels {
+    pub(super) classes: Vec<String>,
+    pub(super) of: Vec<Option<u32>>,
+    /// Names that the table has and the list has not.
+    pub(super) missing: Vec<String>,
+}
+
+/// Labels by the first folder of each name. Where all pictures lie in one folder, or none in any, there are no classes.
+pub(super) fn by_folder(names: &[String]) -> Labels {
+    let folders: Vec<Option<&str>> =
+        names.iter().map(|name| name.split_once('/').map(|(first, _)| first)).collect();
+    let mut labels = by_name(folders.iter().map(|folder| folder.map(str::to_owned)).collect());
+    if labels.classes.len() < 2 {
+        labels = Labels { of: vec![None; names.len()], ..Labels::default() };
+    }
+    labels
+}
+
+/// Labels by a table of the given name and content.
+///
+/// # Errors
+/// In words: what is wrong with the table, and in which line.
+pub(super) fn by_table(names: &[String], table: &str, content: &[u8]) -> Result<Labels, String> {
+    let is_csv = table.strip_suffix(".csv").is_some();
+    let rows = if is_csv { csv_rows(content)? } else { jsonl_rows(content)? };
+    let known: BTreeSet<&str> = names.iter().map(String::as_str).collect();
+    let missing = rows.iter().map(|(name, _)| name).filter(|name| !known.contains(name.as_str()));
+    let missing = missing.cloned().collect();
+    let mut class_of: HashMap<String, String> = rows.into_iter().collect();
+    let labels = by_name(names.iter().map(|name| class_of.remove(name.as_str())).collect());
+    Ok(Labels { missing, ..labels })
+}
+
+fn by_name(class_of: Vec<Option<String>>) -> Labels {
+    let distinct: BTreeSet<&String> = class_of.iter().flatten().collect();
+    let mut classes: Vec<String> = distinct.into_iter().cloned().collect();
+    // Numbers in the order of numbers, so that class 10 stands behind class 9.
+    let numbers: Option<Vec<u64>> = classes.iter().map(|class| class.parse().ok()).collect();
+    if numbers.is_some() {
+        classes.sort_by_key(|class| class.parse::<u64>().unwrap_or(0));
+    }
+    let index: HashMap<&String, u32> = classes.iter().zip(0..).collect();
+    let of = class_of.iter().map(|class| class.as_ref().map(|class| index[class])).collect();
+    Labels { of, classes, missing: Vec::new() }
+}
+
+fn csv_rows(content: &[u8]) -> Result<Vec<(String, String)>, String> {
+    let mut reader = csv::Reader::from_reader(content);
+    let headers = reader.headers().map_err(|e| e.to_string())?.clone();
+    let column = |wanted: &[&str]| {
+        headers.iter().position(|name| wanted.contains(&name.trim().to_ascii_lowercase().as_str()))
+    };
+    let (Some(file), Some(label)) = (column(&FILE_COLUMNS), column(&LABEL_COLUMNS)) else {
+        let found = headers.iter().collect::<Vec<_>>().join(", ");
+        return Err(format!("its first line must name the columns file_name and label; it names {found}"));
+    };
+    let rows = reader.records().map(|row| {
+        let row = row.map_err(|e| e.to_string())?;
+        Ok((normal(row.get(file).unwrap_or("")), row.get(label).unwrap_or("").trim().to_owned()))
+    });
+    rows.filter(|row| row.as_ref().map_or(true, |(_, label)| !label.is_empty())).collect()
+}
+
+fn jsonl_rows(content: &[u8]) -> Result<Vec<(String, String)>, String> {
+    let text = std::str::from_utf8(content).map_err(|_| "it is not UTF-8".to_owned())?;
+    let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
+    let rows = lines.map(|(number, line)| {
+        let wrong = |problem: String| format!("line {}: {problem}", number + 1);
+        let row: Value = serde_json::from_str(line).map_err(|e| wrong(e.to_string()))?;
+        let field = |wanted: &[&str]| wanted.iter().find_map(|name| row.get(name));
+        let file = field(&FILE_COLUMNS).and_then(Value::as_str);
+        let file = file.ok_or_else(|| wrong("it must have a file_name".to_owned()))?;
+        let label = match field(&LABEL_COLUMNS) {
+            Some(Value::String(label)) => label.clone(),
+            Some(Value::Number(label)) => label.to_string(),
+            // Captions and boxes are no classes.
+            _ => String::new(),
+        };
+        Ok((normal(file), label))
+    });
+    rows.filter(|row| row.as_ref().map_or(true, |(_, label)| !label.is_empty())).collect()
+}
+
+/// A name as the listing has it.
+fn normal(name: &str) -> String {
+    let name = name.trim().replace('\\', "/");
+    name.strip_prefix("./").map_or(name.clone(), str::to_owned)
+}
+
+/// A number that changes with the names, lengths and times of files.
+pub(super) fn fingerprint(files: &[PathBuf]) -> u64 {
+    let mut hash = StableHasher::default();
+    for file in files {
+        hash.write(file.to_string_lossy().as_bytes());
+        stamp(fs::metadata(file)).hash(&mut hash);
+    }
+    hash.finish()
+}
+
+/// The length and the time of a file.
+pub(super) fn stamp(metadata: io::Result<fs::Metadata>) -> (u64, u128) {
+    let time = |metadata: &fs::Metadata| {
+        metadata.modified().ok()?.duration_since(UNIX_EPOCH).ok().map(|since| since.as_nanos())
+    };
+    metadata.map_or((0, 0), |metadata| (metadata.len(), time(&metadata).unwrap_or(0)))
+}
+
+/// FNV-1a: the same numbers on every machine and in every version, which the standard library's does not promise.
+pub(crate) struct StableHasher(u64);
+
+impl Default for StableHasher {
+    fn default() -> Self {
+        Self(0xcbf2_9ce4_8422_2325)
+    }
+}
+
+impl Hasher for StableHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+    }
+
+    /// Stirred, since the upper bits of FNV follow the last bytes badly (the finaliser of SplitMix64).
+    fn finish(&self) -> u64 {
+        let mut x = self.0;
+        x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        x ^ (x >> 31)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(names: &[&str]) -> Vec<String> {
+        names.iter().map(|&name| name.to_owned()).collect()
+    }
+
+    #[test]
+    fn the_first_folder_is_the_class_and_numbers_keep_their_order() {
+        let labels = by_folder(&names(&["10/a.png", "9/b.png", "9/deep/c.png", "d.png"]));
+        assert_eq!(labels.classes, ["9", "10"]);
+        assert_eq!(labels.of, [Some(1), Some(0), Some(0), None]);
+        assert_eq!(by_folder(&names(&["only/a.png", "only/b.png"])).classes, [""; 0]);
+    }
+
+    #[test]
+    fn a_table_gives_labels_and_names_what_it_does_not_find() {
+        let files = names(&["a.png", "sub/b, c.png", "d.png"]);
+        let csv = b"File_Name,split,label\na.png,x,cat\n\"./sub/b, c.png\",x,dog\ngone.png,x,cat\nd.png,x,\n";
+        let labels = by_table(&files, "metadata.csv", csv).unwrap();
+        assert_eq!(labels.classes, ["cat", "dog"]);
+        assert_eq!(labels.of, [Some(0), Some(1), None]);
+        assert_eq!(labels.missing, ["gone.png"]);
+        let jsonl =
+            b"{\"file_name\": \"a.png\", \"label\": 3}\n\n{\"file_name\": \"d.png\", \"label\": 20}\n";
+        let labels = by_table(&files, "metadata.jsonl", jsonl).unwrap();
+        assert_eq!((labels.classes, labels.of), (names(&["3", "20"]), vec![Some(0), None, Some(1)]));
+        let problem = by_table(&files, "labels.csv", b"name,kind\nx,y\n").unwrap_err();
+        assert!(problem.contains("file_name and label; it names name, kind"), "{problem}");
+        let problem = by_table(&files, "metadata.jsonl", b"{}\n").unwrap_err();
+        assert!(problem.starts_with("line 1: it must have a file_name"), "{problem}");
+    }
+
+    #[test]
+    fn hidden_and_foreign_files_are_no_pictures() {
+        assert!(["a.png", "b/C.JPG", "x y/ä.webp"].iter().all(|name| is_picture(name)));
+        assert!(
+            [".a.png", "__MACOSX/a.png", "b/.x/c.png", "a.txt", "png"].iter().all(|name| !is_picture(name))
+        );
+    }
+}

@@ -1,0 +1,134 @@
+//! Prepared pictures on disk.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Barrier;
+
+use diffusion_data::{Fit, PictureConfig, Prepared};
+
+use crate::common::{Folder, png, prepared_as};
+
+fn through(folder: &Folder, config: &PictureConfig) -> Prepared {
+    prepared_as(&folder.path("set"), Some(8), config, Some(&folder.path("cache"))).unwrap()
+}
+
+fn set(pictures: u8) -> Folder {
+    let folder = Folder::new();
+    for seed in 0..pictures {
+        folder.write(&format!("set/{seed}.png"), png(seed));
+    }
+    folder
+}
+
+fn files(folder: &Path) -> Vec<String> {
+    let mut names: Vec<String> = fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn the_second_time_pictures_come_from_the_cache_until_the_source_changes() {
+    let folder = set(20);
+    folder.write("set/bad.png", "bad");
+    let config = PictureConfig::default();
+    let memory = prepared_as(&folder.path("set"), Some(8), &config, None).unwrap();
+    let first = through(&folder, &config);
+    let second = through(&folder, &config);
+    assert_eq!((first.from_cache, second.from_cache), (false, true));
+    for prepared in [&first, &second] {
+        assert_eq!(prepared.dataset.fingerprint(), memory.dataset.fingerprint());
+        assert_eq!(prepared.report, memory.report);
+        assert_eq!(prepared.dataset.name(7), memory.dataset.name(7));
+        assert_eq!(prepared.cache_problem, None);
+    }
+    let before = files(&folder.path("cache"));
+    assert_eq!(before.len(), 1, "{before:?}");
+
+    folder.write("set/20.png", png(20));
+    let changed = through(&folder, &config);
+    assert_eq!((changed.from_cache, changed.dataset.len()), (false, 21));
+    assert!(through(&folder, &config).from_cache);
+    let after = files(&folder.path("cache"));
+    assert!(after.len() == 1 && after != before, "the earlier state is gone: {after:?}");
+    // Its pictures are still in use here.
+    assert_eq!(first.dataset.fingerprint(), memory.dataset.fingerprint());
+
+    let other = PictureConfig { fit: Fit::Stretch, ..PictureConfig::default() };
+    assert!(!through(&folder, &other).from_cache);
+    assert!(through(&folder, &config).from_cache, "each preparation has a file of its own");
+}
+
+#[test]
+fn a_file_that_is_not_whole_is_made_anew() {
+    let folder = set(5);
+    let config = PictureConfig::default();
+    let whole = through(&folder, &config).dataset.fingerprint();
+    let path = folder.path("cache").join(&files(&folder.path("cache"))[0]);
+    let bytes = fs::read(&path).unwrap();
+    let mut cases = vec![
+        Vec::new(),
+        bytes[..40].to_vec(),
+        bytes[..bytes.len() - 1].to_vec(),
+        [&bytes[..], b"x"].concat(),
+    ];
+    // Each byte of the head, and some of the description.
+    for at in (0..40).chain(bytes.len() - 60..bytes.len()) {
+        let mut damaged = bytes.clone();
+        damaged[at] ^= 0x41;
+        cases.push(damaged);
+    }
+    for (case, damaged) in cases.into_iter().enumerate() {
+        // A new file, since the old one may be mapped.
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, damaged).unwrap();
+        let prepared = through(&folder, &config);
+        assert_eq!((prepared.from_cache, prepared.dataset.fingerprint()), (false, whole), "case {case}");
+    }
+}
+
+#[test]
+fn many_at_once_make_one_file() {
+    let folder = set(60);
+    let config = PictureConfig::default();
+    let start = Barrier::new(4);
+    let fingerprints: Vec<u32> = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..4)
+            .map(|_| {
+                scope.spawn(|| {
+                    start.wait();
+                    through(&folder, &config).dataset.fingerprint()
+                })
+            })
+            .collect();
+        workers.into_iter().map(|worker| worker.join().unwrap()).collect()
+    });
+    assert!(fingerprints.iter().all(|fingerprint| *fingerprint == fingerprints[0]));
+    assert_eq!(files(&folder.path("cache")).len(), 1);
+    assert!(through(&folder, &config).from_cache);
+}
+
+#[test]
+fn what_a_killed_process_left_is_removed() {
+    let folder = set(5);
+    let config = PictureConfig::default();
+    through(&folder, &config);
+    let kept = files(&folder.path("cache")).remove(0);
+    fs::remove_file(folder.path("cache").join(&kept)).unwrap();
+    let stem = kept.rsplit_once('-').unwrap().0;
+    folder.write(&format!("cache/.partial-{stem}-abc"), "half of it");
+    folder.write(&format!("cache/.{stem}.lock"), "");
+    assert!(!through(&folder, &config).from_cache);
+    assert_eq!(files(&folder.path("cache")), [kept]);
+}
+
+#[test]
+fn a_cache_that_cannot_be_used_is_said_and_done_without() {
+    let folder = set(5);
+    folder.write("cache", "a file where the folder should be");
+    let prepared = through(&folder, &PictureConfig::default());
+    assert_eq!(prepared.dataset.len(), 5);
+    assert!(prepared.cache_problem.unwrap().contains("cache"));
+}

@@ -11,6 +11,7 @@
 //!
 //! The network is the `mnist` preset's. `RAYON_NUM_THREADS` and `DIFFUSION_KERNELS` are obeyed.
 
+mod loader;
 mod profile;
 
 use std::collections::HashMap;
@@ -151,6 +152,16 @@ fn peak_kib() -> f64 {
 }
 
 fn main() -> Result<()> {
+    let arguments: Vec<_> = std::env::args_os().skip(1).collect();
+    if let [word, folder] = arguments.as_slice()
+        && word == "pictures"
+    {
+        let pictures = loader::Pictures::new(folder.as_ref());
+        for line in std::io::stdin().lock().lines() {
+            println!("{:.6}", pictures.run(&line?)?);
+        }
+        return Ok(());
+    }
     let dataset = mnist::from_bytes(IMAGES, LABELS)?;
     let config = TrainConfig::preset("mnist")?;
     let mut bench = Bench { dataset: &dataset, config, trainers: HashMap::new(), frozen: None };

@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: this project against PyTorch and against candle's own operations, on one machine in one run.
 
 mod contender;
+mod loader;
 mod report;
 
 use std::path::PathBuf;
@@ -27,7 +28,8 @@ Environment:
 Examples:
   cargo xtask bench
   cargo xtask bench --threads 2 --rounds 15
-  cargo xtask bench --profile")]
+  cargo xtask bench --profile
+  cargo xtask bench --loader")]
 pub(crate) struct BenchArgs {
     /// Rounds in which the contenders take turns.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
@@ -41,6 +43,9 @@ pub(crate) struct BenchArgs {
     /// Show where the time of a training step goes instead, with no PyTorch.
     #[arg(long)]
     profile: bool,
+    /// Measure how pictures are read instead, against torchvision's DataLoader; figures go to loader.json beside --json.
+    #[arg(long, conflicts_with = "profile")]
+    loader: bool,
 }
 
 /// What is measured: the line that a worker reads, what it means, and how often a turn does it.
@@ -69,6 +74,9 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
             }
         }
         return Ok(());
+    }
+    if args.loader {
+        return loader::run(args.rounds, &workspace_root().join(&args.json).with_file_name("loader.json"));
     }
     let python = python()?;
     let mut report = Report::new(args.rounds);

@@ -68,18 +68,7 @@ impl Contender {
         };
         command.env_remove("DIFFUSION_KERNELS").envs(kernels.map(|kernels| ("DIFFUSION_KERNELS", kernels)));
         command.env("RAYON_NUM_THREADS", threads.to_string()).env("OMP_NUM_THREADS", threads.to_string());
-        let mut child = command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .with_context(|| format!("cannot start {command:?}"))?;
-        let (input, output) = (child.stdin.take(), child.stdout.take());
-        Ok(Worker {
-            name: self.to_string(),
-            input: input.context("a pipe to the worker")?,
-            output: BufReader::new(output.context("a pipe from the worker")?),
-            child,
-        })
+        Worker::start(&self.to_string(), &mut command)
     }
 }
 
@@ -106,6 +95,22 @@ pub(super) struct Worker {
 }
 
 impl Worker {
+    /// The process of `command`.
+    pub(super) fn start(name: &str, command: &mut Command) -> Result<Self> {
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("cannot start {command:?}"))?;
+        let (input, output) = (child.stdin.take(), child.stdout.take());
+        Ok(Self {
+            name: name.to_owned(),
+            input: input.context("a pipe to the worker")?,
+            output: BufReader::new(output.context("a pipe from the worker")?),
+            child,
+        })
+    }
+
     /// Has a job done; the answer is one number.
     pub(super) fn ask(&mut self, job: &str) -> Result<f64> {
         let mut answer = || -> Result<f64> {

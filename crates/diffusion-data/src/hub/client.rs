@@ -76,7 +76,7 @@ impl<'a> Client<'a> {
     pub(super) fn describe(&self, file: &RemoteFile) -> Result<Description, Failure> {
         let response = self.wait(self.send(Method::HEAD, self.file_address(file), 0))?;
         if !response.status().is_redirection() {
-            self.accept(&response, String::new)?;
+            accept(&response, String::new)?;
         }
         description(response.status(), response.headers())
             .ok_or_else(|| Failure::Answer("its answer lacks the ETag or the commit of a hub".to_owned()))
@@ -199,23 +199,9 @@ impl<'a> Client<'a> {
             return Ok(());
         }
         let page = self.text(response).unwrap_or_default();
-        self.accept(response, || {
+        accept(response, || {
             let answer = serde_json::from_slice::<serde_json::Value>(&page).unwrap_or_default();
             answer["error"].as_str().unwrap_or_default().to_owned()
-        })
-    }
-
-    #[allow(clippy::unused_self)]
-    fn accept(&self, response: &Response, page: impl FnOnce() -> String) -> Result<(), Failure> {
-        if response.status().is_success() {
-            return Ok(());
-        }
-        let said = header(response.headers(), "x-error-message").map_or_else(page, str::to_owned);
-        let seconds = header(response.headers(), RETRY_AFTER.as_str()).and_then(|value| value.parse().ok());
-        Err(Failure::Status {
-            status: response.status(),
-            message: Some(said).filter(|said| !said.is_empty()),
-            retry_after: seconds.map(Duration::from_secs),
         })
     }
 
@@ -253,6 +239,20 @@ fn parse_endpoint(text: &str) -> Result<Url, String> {
         return Err(format!("the scheme is {}", endpoint.scheme()));
     }
     Ok(endpoint)
+}
+
+/// Turns an error status into a failure; `page` gives what the body says, should the headers say nothing.
+fn accept(response: &Response, page: impl FnOnce() -> String) -> Result<(), Failure> {
+    if response.status().is_success() {
+        return Ok(());
+    }
+    let said = header(response.headers(), "x-error-message").map_or_else(page, str::to_owned);
+    let seconds = header(response.headers(), RETRY_AFTER.as_str()).and_then(|value| value.parse().ok());
+    Err(Failure::Status {
+        status: response.status(),
+        message: Some(said).filter(|said| !said.is_empty()),
+        retry_after: seconds.map(Duration::from_secs),
+    })
 }
 
 fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {

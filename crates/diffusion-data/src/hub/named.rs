@@ -207,6 +207,6 @@ impl NamedDataset {
 
     /// The content of [`NamedDataset::class_file`].
     pub(super) fn class_list(&self) -> String {
-        self.classes.iter().map(|class| format!("{class}\n")).collect()
+        self.classes.iter().flat_map(|class| [class.as_str(), "\n"]).collect()
     }
 }

@@ -91,11 +91,11 @@ impl Mirror {
         self.sent.load(Ordering::SeqCst)
     }
 
-    /// The `Range` headers of the requests with content for this path.
-    pub(crate) fn ranges(&self, path: &str) -> Vec<Option<String>> {
+    /// The `Range` headers of the requests for the content at this path, "all" where there was none.
+    pub(crate) fn ranges(&self, path: &str) -> Vec<String> {
         let requests = self.requests();
         let of_path = requests.iter().filter(|r| r.method == "GET" && r.path == path);
-        of_path.map(|r| r.header("range").map(str::to_owned)).collect()
+        of_path.map(|r| r.header("range").unwrap_or("all").to_owned()).collect()
     }
 
     /// How many requests of this method went to a path that ends like this.

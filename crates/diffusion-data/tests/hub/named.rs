@@ -145,7 +145,7 @@ fn every_name_has_its_dataset() {
         assert_eq!(NamedDataset::named(name).unwrap().name, name);
     }
     let cifar10 = NamedDataset::cifar10();
-    let batches = cifar10.splits[0].outputs.iter().map(|output| output.content);
-    assert_eq!(batches.last(), Some(Content::Batch { first: 40_000, count: 10_000 }));
+    let mut batches = cifar10.splits[0].outputs.iter().map(|output| output.content);
+    assert_eq!(batches.next_back(), Some(Content::Batch { first: 40_000, count: 10_000 }));
     assert_eq!(NamedDataset::named("MNIST"), None);
 }

@@ -36,17 +36,18 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    let done = |()| ExitCode::SUCCESS;
     let result = match Cli::parse().command {
-        Command::Check => check::run(),
-        Command::CheckCuda => check::run_cuda(),
-        Command::E2e => e2e::run(),
-        Command::Bench(args) => bench::run(&args),
-        Command::Golden(args) => golden::run(&args),
+        Command::Check => check::run().map(done),
+        Command::CheckCuda => check::run_cuda().map(done),
+        Command::E2e => e2e::run().map(done),
+        Command::Bench(args) => bench::run(&args).map(done),
+        Command::Golden(args) => golden::run(&args).map(done),
         Command::Download(args) => download::run(&args),
-        Command::Digits(args) => digits::run(&args),
+        Command::Digits(args) => digits::run(&args).map(done),
     };
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE

@@ -145,7 +145,29 @@ pub(crate) fn open(path: Option<&Path>) -> anyhow::Result<Source> {
     let Some(path) = path else {
         return Ok(Source::from_dataset(mnist::from_bytes(IMAGES, LABELS)?, "the embedded digits"));
     };
-    Ok(Source::open(path, Split::Train)?)
+    match path.to_str().and_then(|text| text.strip_prefix(HUB)) {
+        Some(reference) => on_hub(reference),
+        None => Ok(Source::open(path, Split::Train)?),
+    }
+}
+
+#[cfg(feature = "hub")]
+fn on_hub(reference: &str) -> anyhow::Result<Source> {
+    let reference = match reference.parse() {
+        Ok(reference) => reference,
+        Err(error) => bail_usage!("--data {HUB}{reference}: {error}"),
+    };
+    let files = crate::commands::data::download::fetch_reference(&reference)?;
+    // The shards of a part lie in one folder, and nothing else does.
+    let folder = files.first().and_then(|file| file.parent()).unwrap_or(Path::new(""));
+    Ok(Source::open(folder, Split::Train)?)
+}
+
+#[cfg(not(feature = "hub"))]
+fn on_hub(reference: &str) -> anyhow::Result<Source> {
+    bail_usage!(
+        "--data {HUB}{reference}: this program was built without the hub; build it with --features hub"
+    )
 }
 
 /// Prepares all pictures of `source`, with progress, and names the damaged ones.

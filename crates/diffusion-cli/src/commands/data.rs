@@ -1,5 +1,7 @@
 //! `diffusion data`: pictures before they are trained on.
 
+#[cfg(feature = "hub")]
+pub(crate) mod download;
 mod inspect;
 mod pack;
 
@@ -10,11 +12,15 @@ use std::process::ExitCode;
 pub(crate) enum DataCommand {
     Inspect(inspect::InspectArgs),
     Pack(pack::PackArgs),
+    #[cfg(feature = "hub")]
+    Download(download::DownloadArgs),
 }
 
 pub(crate) fn run(command: &DataCommand, quiet: bool) -> anyhow::Result<ExitCode> {
     match command {
         DataCommand::Inspect(args) => inspect::run(args, quiet),
         DataCommand::Pack(args) => pack::run(args, quiet),
+        #[cfg(feature = "hub")]
+        DataCommand::Download(args) => download::run(args),
     }
 }

@@ -3,6 +3,8 @@
 mod bad_input;
 mod common;
 mod data;
+#[cfg(feature = "hub")]
+mod download;
 mod exchange;
 mod kill;
 mod objectives;

@@ -1,4 +1,4 @@
-//! What to download, from where, and what it must be.
+//! Where the hub and its cache are.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -7,40 +7,28 @@ use std::time::Duration;
 /// The hub itself; a mirror has its own address.
 pub const DEFAULT_ENDPOINT: &str = "https://huggingface.co";
 
-/// The dataset repository that holds MNIST.
-pub const MNIST_REPOSITORY: &str = "ylecun/mnist";
-
-/// The branch on which the hub keeps every dataset converted to parquet, under names that do not change.
-///
-/// It is the one candle-datasets asks for, so both share one copy in the cache. It is a branch and not a commit
-/// because the four SHA-256 already pin the content, whatever the hub does to the encoding around it.
-pub const MNIST_REVISION: &str = "refs/convert/parquet";
-
-/// Everything [`download_mnist`](super::download_mnist) needs to know; plain data, nothing is read from the
-/// environment.
-#[derive(Clone)]
+/// Everything this module needs to know of its surroundings; plain data, nothing is read from the environment.
+#[derive(Clone, PartialEq, Eq)]
 pub struct HubConfig {
     /// Address of the hub or of a mirror, such as `https://huggingface.co`.
     pub endpoint: String,
     /// The hub's cache folder, usually `~/.cache/huggingface/hub`.
     pub cache_dir: PathBuf,
-    /// Access token, sent to `endpoint`; MNIST needs none.
+    /// Access token, sent to `endpoint` and to nobody else; public datasets need none.
     pub token: Option<String>,
     /// Makes no request: only the cache is consulted.
     pub offline: bool,
     /// How often a failed request, and a transfer cut in its middle, is repeated.
     pub retries: usize,
-    /// Delays between repeated requests grow from twice this time, doubling, each shortened at random.
+    /// Pauses before repetitions grow from twice this time, doubling; a server that asks for a longer one gets it.
     pub retry_base_delay: Duration,
     /// A connection that delivers nothing for this long is given up.
     pub stall_timeout: Duration,
-    /// What to download.
-    pub mnist: MnistSource,
 }
 
 impl HubConfig {
-    /// The official hub without a token, with `cache_dir` as the cache: 4 retries over at most 6 seconds, 30
-    /// seconds of patience with a silent server.
+    /// The official hub without a token, with `cache_dir` as the cache: 4 retries over 6 seconds, 30 seconds of
+    /// patience with a silent server.
     pub fn new(cache_dir: impl Into<PathBuf>) -> Self {
         Self {
             endpoint: DEFAULT_ENDPOINT.to_owned(),
@@ -50,9 +38,42 @@ impl HubConfig {
             retries: 4,
             retry_base_delay: Duration::from_millis(200),
             stall_timeout: Duration::from_secs(30),
-            mnist: MnistSource::default(),
         }
     }
+
+    /// What the hub's usual variables say, asked of `get`: `HF_ENDPOINT`, `HF_HUB_CACHE`, `HF_HOME`,
+    /// `XDG_CACHE_HOME`, `HOME` (`USERPROFILE` where there is none), `HF_TOKEN` and `HF_HUB_OFFLINE`.
+    ///
+    /// An empty variable counts as unset, as it does for the hub's own tools.
+    ///
+    /// ```
+    /// use diffusion_data::hub::HubConfig;
+    ///
+    /// let config = HubConfig::from_variables(|name| std::env::var(name).ok());
+    /// assert!(config.endpoint.starts_with("http"));
+    /// ```
+    pub fn from_variables(get: impl Fn(&str) -> Option<String>) -> Self {
+        let get =
+            |name: &str| get(name).map(|value| value.trim().to_owned()).filter(|value| !value.is_empty());
+        let home = || {
+            let cache = get("XDG_CACHE_HOME").map(PathBuf::from);
+            let below = |home: String| PathBuf::from(home).join(".cache");
+            let cache = cache.or_else(|| get("HOME").or_else(|| get("USERPROFILE")).map(below));
+            cache.unwrap_or_else(|| PathBuf::from(".cache")).join("huggingface")
+        };
+        let below_home = || get("HF_HOME").map_or_else(home, PathBuf::from).join("hub");
+        let cache_dir = get("HF_HUB_CACHE").map_or_else(below_home, PathBuf::from);
+        Self {
+            endpoint: get("HF_ENDPOINT").unwrap_or_else(|| DEFAULT_ENDPOINT.to_owned()),
+            token: get("HF_TOKEN"),
+            offline: get("HF_HUB_OFFLINE").is_some_and(|value| is_true(&value)),
+            ..Self::new(cache_dir)
+        }
+    }
+}
+
+fn is_true(value: &str) -> bool {
+    ["1", "on", "yes", "true"].contains(&value.to_ascii_lowercase().as_str())
 }
 
 // By hand, so that a token never reaches a log.
@@ -66,77 +87,40 @@ impl fmt::Debug for HubConfig {
             .field("retries", &self.retries)
             .field("retry_base_delay", &self.retry_base_delay)
             .field("stall_timeout", &self.stall_timeout)
-            .field("mnist", &self.mnist)
             .finish()
     }
 }
 
-/// A dataset repository with MNIST's layout: two parquet files that become four IDX files.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct MnistSource {
-    /// Dataset repository, `owner/name`.
-    pub repository: String,
-    /// Branch, tag or commit.
-    pub revision: String,
-    /// The training and the test split.
-    pub splits: [Split; 2],
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
 
-impl Default for MnistSource {
-    /// The original MNIST: 60,000 training and 10,000 test digits.
-    fn default() -> Self {
-        let file = |name: &str, sha256: &str| IdxFile { name: name.to_owned(), sha256: sha256.to_owned() };
-        Self {
-            repository: MNIST_REPOSITORY.to_owned(),
-            revision: MNIST_REVISION.to_owned(),
-            splits: [
-                Split {
-                    parquet: "mnist/train/0000.parquet".to_owned(),
-                    count: 60_000,
-                    images: file(
-                        "train-images-idx3-ubyte.gz",
-                        "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
-                    ),
-                    labels: file(
-                        "train-labels-idx1-ubyte.gz",
-                        "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
-                    ),
-                },
-                Split {
-                    parquet: "mnist/test/0000.parquet".to_owned(),
-                    count: 10_000,
-                    images: file(
-                        "t10k-images-idx3-ubyte.gz",
-                        "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
-                    ),
-                    labels: file(
-                        "t10k-labels-idx1-ubyte.gz",
-                        "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
-                    ),
-                },
-            ],
-        }
+    fn with(variables: &[(&str, &str)]) -> HubConfig {
+        HubConfig::from_variables(|name| {
+            variables.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned())
+        })
     }
-}
 
-/// One split: where it is in the repository and what comes of it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Split {
-    /// Path of the parquet file inside the repository.
-    pub parquet: String,
-    /// Number of digits in it.
-    pub count: usize,
-    /// The IDX file of the pictures.
-    pub images: IdxFile,
-    /// The IDX file of the labels.
-    pub labels: IdxFile,
-}
+    #[test]
+    fn the_cache_is_where_the_hubs_own_tools_keep_it() {
+        let home = ("HOME", "/home/me");
+        let cache = |more: &[(&str, &str)]| with(&[&[home], more].concat()).cache_dir;
+        assert_eq!(cache(&[]), Path::new("/home/me/.cache/huggingface/hub"));
+        assert_eq!(cache(&[("XDG_CACHE_HOME", "/c")]), Path::new("/c/huggingface/hub"));
+        assert_eq!(cache(&[("HF_HOME", "/hf"), ("XDG_CACHE_HOME", "/c")]), Path::new("/hf/hub"));
+        assert_eq!(cache(&[("HF_HUB_CACHE", "/hub"), ("HF_HOME", "/hf")]), Path::new("/hub"));
+        assert_eq!(cache(&[("HF_HOME", "")]), Path::new("/home/me/.cache/huggingface/hub"));
+        assert_eq!(with(&[("USERPROFILE", "/me")]).cache_dir, Path::new("/me/.cache/huggingface/hub"));
+    }
 
-/// One of the files to write.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct IdxFile {
-    /// File name, ending in `.gz`.
-    pub name: String,
-    /// SHA-256 of the *unpacked* file, 64 lower-case hexadecimal digits.
-    pub sha256: String,
+    #[test]
+    fn the_other_variables_are_obeyed() {
+        let config = with(&[]);
+        assert_eq!((config.endpoint.as_str(), config.token, config.offline), (DEFAULT_ENDPOINT, None, false));
+        let config = with(&[("HF_ENDPOINT", "http://m"), ("HF_TOKEN", "t\n"), ("HF_HUB_OFFLINE", "TRUE")]);
+        assert_eq!((config.endpoint.as_str(), config.token.as_deref()), ("http://m", Some("t")));
+        assert!(config.offline);
+        assert!(!with(&[("HF_HUB_OFFLINE", "0")]).offline);
+    }
 }

@@ -1,78 +1,77 @@
-//! From the hub's parquet of PNG pictures back to the bytes of the IDX files.
+//! From the hub's parquet of PNG pictures back to the bytes of the original files.
 
 use std::fs::File;
 use std::io::Cursor;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
-use candle_datasets::hub::FileReader;
-use parquet::file::reader::SerializedFileReader;
+use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::record::{Field, Row};
 
-use super::{HubError, Progress, Split, files};
+use super::{Content, HubError, NamedDataset, NamedSplit, Output, Progress};
 
-/// Height and width of a digit.
-const SIDE: u32 = 28;
-/// Bytes of a digit, one a pixel.
-const PIXELS: usize = (SIDE * SIDE) as usize;
-/// Far more than the decoder needs for a digit, far less than a forged header could ask for.
+/// Far more than the decoder needs for a small picture, far less than a forged header could ask for.
 const PNG_MEMORY: usize = 1 << 20;
 /// How many rows pass between two progress events.
 const STRIDE: usize = 1000;
 
-/// The unpacked content of a split's two IDX files, verified.
+/// The pictures of a split.
 #[derive(Debug)]
-pub(super) struct Decoded {
-    pub(super) images: Vec<u8>,
-    pub(super) labels: Vec<u8>,
+pub(super) struct Pictures {
+    /// `(N, C, H, W)`
+    pixels: Vec<u8>,
+    labels: Vec<u8>,
+    side: usize,
+    picture_len: usize,
 }
 
-/// Decodes and verifies the parquet file at `path`.
+/// Decodes the parquet file at `path`.
 pub(super) fn split(
     path: &Path,
-    split: &Split,
+    dataset: &NamedDataset,
+    split: &NamedSplit,
     on_progress: &mut dyn FnMut(Progress),
-) -> Result<Decoded, HubError> {
-    let decoded = read(path, split, on_progress)
-        .map_err(|reason| HubError::Malformed { path: path.to_owned(), reason })?;
-    files::verify(&decoded.images, &split.images)?;
-    files::verify(&decoded.labels, &split.labels)?;
-    Ok(decoded)
+) -> Result<Pictures, HubError> {
+    read(path, dataset, split, on_progress).map_err(|reason| HubError::Malformed {
+        path: path.to_owned(),
+        title: dataset.title.clone(),
+        reason,
+    })
 }
 
-fn read(path: &Path, split: &Split, on_progress: &mut dyn FnMut(Progress)) -> Result<Decoded, String> {
+fn read(
+    path: &Path,
+    dataset: &NamedDataset,
+    split: &NamedSplit,
+    on_progress: &mut dyn FnMut(Progress),
+) -> Result<Pictures, String> {
     let file = File::open(path).map_err(|error| error.to_string())?;
     let reader = guarded(|| SerializedFileReader::new(file))?.map_err(|error| error.to_string())?;
     let count = usize::try_from(reader.metadata().file_metadata().num_rows()).unwrap_or(0);
     if count != split.count {
         return Err(format!("it holds {count} rows, expected {}", split.count));
     }
-
-    let header = [0x0000_0803, as_u32(count)?, SIDE, SIDE];
-    let mut images = Vec::with_capacity(4 * header.len() + count * PIXELS);
-    images.extend(header.iter().flat_map(|word| word.to_be_bytes()));
-    let header = [0x0000_0801, as_u32(count)?];
-    let mut labels = Vec::with_capacity(4 * header.len() + count);
-    labels.extend(header.iter().flat_map(|word| word.to_be_bytes()));
-
+    let picture_len = dataset.picture_len();
+    let mut pixels = Vec::with_capacity(count * picture_len);
+    let mut labels = Vec::with_capacity(count);
     let mut iter = guarded(|| reader.get_row_iter(None))?.map_err(|error| error.to_string())?;
-    let mut rows = 0;
     while let Some(row) = guarded(|| iter.next())? {
+        let rows = labels.len();
         let (png, label) = row
             .map_err(|error| error.to_string())
-            .and_then(columns)
+            .and_then(|row| columns(row, dataset))
             .map_err(|error| format!("row {rows}: {error}"))?;
-        append_pixels(&png, &mut images).map_err(|error| format!("row {rows}: {error}"))?;
+        append_planes(&png, dataset, &mut pixels).map_err(|error| format!("row {rows}: {error}"))?;
         labels.push(label);
-        rows += 1;
-        if rows % STRIDE == 0 || rows == count {
-            on_progress(Progress::Decoding { file: split.parquet.clone(), done: rows, total: count });
+        let done = labels.len();
+        if done % STRIDE == 0 || done == count {
+            on_progress(Progress::Decoding { file: split.parquet.clone(), done, total: count });
         }
     }
-    if rows != count {
-        return Err(format!("it ends after {rows} rows, announced {count}"));
+    if labels.len() != count {
+        return Err(format!("it ends after {} rows, announced {count}", labels.len()));
     }
-    Ok(Decoded { images, labels })
+    Ok(Pictures { pixels, labels, side: dataset.side, picture_len })
 }
 
 /// Calls the parquet crate, which answers most bad bytes with an error but asserts in a few places: of 60,000
@@ -82,45 +81,97 @@ fn guarded<T>(call: impl FnOnce() -> T) -> Result<T, String> {
     catch_unwind(AssertUnwindSafe(call)).map_err(|_| "its parquet encoding is damaged".to_owned())
 }
 
-fn as_u32(count: usize) -> Result<u32, String> {
-    u32::try_from(count).map_err(|_| format!("{count} rows are more than an IDX file can hold"))
-}
-
-/// The PNG bytes and the label of one row: `image: {bytes, path}, label`.
-fn columns(row: Row) -> Result<(Vec<u8>, u8), String> {
+/// The PNG bytes and the label of one row: `{column}: {bytes, path}, label`.
+fn columns(row: Row, dataset: &NamedDataset) -> Result<(Vec<u8>, u8), String> {
     let (mut png, mut label) = (None, None);
     for (name, field) in row.into_columns() {
-        match (name.as_str(), field) {
-            ("image", Field::Group(image)) => {
+        match field {
+            Field::Group(image) if name == dataset.column => {
                 png = image.into_columns().into_iter().find_map(|(name, field)| match field {
                     Field::Bytes(bytes) if name == "bytes" => Some(bytes.data().to_vec()),
                     _ => None,
                 });
             }
-            ("label", Field::Long(value)) => label = u8::try_from(value).ok().filter(|digit| *digit < 10),
+            Field::Long(value) if name == "label" => {
+                label = u8::try_from(value).ok().filter(|label| usize::from(*label) < dataset.classes.len());
+            }
             _ => {}
         }
     }
-    Ok((png.ok_or("no picture in image.bytes")?, label.ok_or("no digit from 0 to 9 in label")?))
+    let png = png.ok_or_else(|| format!("no picture in {}.bytes", dataset.column))?;
+    let label = label.ok_or_else(|| format!("no class from 0 to {} in label", dataset.classes.len() - 1))?;
+    Ok((png, label))
 }
 
-/// Appends the 28×28 pixels of an 8-bit grey PNG.
-fn append_pixels(png: &[u8], pixels: &mut Vec<u8>) -> Result<(), String> {
+/// Appends the pixels of an 8-bit PNG, channel by channel, each row by row.
+fn append_planes(png: &[u8], dataset: &NamedDataset, pixels: &mut Vec<u8>) -> Result<(), String> {
+    let expected_color = if dataset.channels == 1 { png::ColorType::Grayscale } else { png::ColorType::Rgb };
     let limits = png::Limits { bytes: PNG_MEMORY };
     let mut reader = png::Decoder::new_with_limits(Cursor::new(png), limits)
         .read_info()
         .map_err(|error| error.to_string())?;
     let (width, height) = reader.info().size();
-    if (width, height) != (SIDE, SIDE)
-        || reader.output_color_type() != (png::ColorType::Grayscale, png::BitDepth::Eight)
+    let (color, depth) = reader.output_color_type();
+    let side = dataset.side;
+    if (width as usize, height as usize) != (side, side)
+        || (color, depth) != (expected_color, png::BitDepth::Eight)
     {
-        let (color, depth) = reader.output_color_type();
         return Err(format!(
-            "a {width}×{height} picture of {color:?} {depth:?}, expected {SIDE}×{SIDE} of Grayscale Eight"
+            "a {width}×{height} picture of {color:?} {depth:?}, expected {side}×{side} of {expected_color:?} Eight"
         ));
     }
-    let start = pixels.len();
-    pixels.resize(start + PIXELS, 0);
-    reader.next_frame(&mut pixels[start..]).map_err(|error| error.to_string())?;
+    let mut interleaved = vec![0; dataset.picture_len()];
+    reader.next_frame(&mut interleaved).map_err(|error| error.to_string())?;
+    for channel in 0..dataset.channels {
+        pixels.extend(interleaved.iter().skip(channel).step_by(dataset.channels));
+    }
     Ok(())
+}
+
+impl Pictures {
+    /// Where in the split the content of a file may be, the most likely place first.
+    pub(super) fn places(&self, output: &Output) -> impl Iterator<Item = Content> + use<> {
+        let total = self.labels.len();
+        let elsewhere = match output.content {
+            Content::Batch { count, .. } => {
+                (0..total).step_by(count.max(1)).map(move |first| (first, count)).collect()
+            }
+            Content::IdxImages | Content::IdxLabels => Vec::new(),
+        };
+        let elsewhere = elsewhere.into_iter().map(|(first, count)| Content::Batch { first, count });
+        std::iter::once(output.content).chain(elsewhere)
+    }
+
+    /// The unpacked content of a file.
+    pub(super) fn render(&self, content: Content) -> Vec<u8> {
+        match content {
+            Content::IdxImages => idx(&[self.labels.len(), self.side, self.side], &self.pixels),
+            Content::IdxLabels => idx(&[self.labels.len()], &self.labels),
+            Content::Batch { first, count } => {
+                let pictures = self.pixels.chunks_exact(self.picture_len).zip(&self.labels);
+                let records = pictures.skip(first).take(count);
+                records.flat_map(|(pixels, label)| std::iter::once(label).chain(pixels)).copied().collect()
+            }
+        }
+    }
+}
+
+impl Content {
+    /// Length of the unpacked file.
+    pub(super) fn len(self, dataset: &NamedDataset, split: &NamedSplit) -> usize {
+        match self {
+            Self::IdxImages => 16 + split.count * dataset.picture_len(),
+            Self::IdxLabels => 8 + split.count,
+            Self::Batch { count, .. } => count * (1 + dataset.picture_len()),
+        }
+    }
+}
+
+/// An IDX file of bytes.
+fn idx(dims: &[usize], bytes: &[u8]) -> Vec<u8> {
+    let mut file = vec![0, 0, 8, dims.len() as u8];
+    // The counts are those of a `NamedSplit`, whose pictures fit into memory.
+    file.extend(dims.iter().flat_map(|dim| (*dim as u32).to_be_bytes()));
+    file.extend_from_slice(bytes);
+    file
 }

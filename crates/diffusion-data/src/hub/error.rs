@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// Why MNIST could not be downloaded.
+/// Why something could not be had from the hub.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum HubError {
@@ -27,13 +27,13 @@ pub enum HubError {
     /// Offline by the caller's wish, and not in the cache.
     #[error("downloads are switched off and the hub's cache does not hold {file}")]
     Offline {
-        /// Path of the parquet file inside the repository.
+        /// Path inside the repository, or what else was wanted.
         file: String,
     },
-    /// The transfer broke off, every time.
+    /// The transfer broke off, every time; what came is kept, and the next attempt goes on from there.
     #[error("the transfer of {file} broke off (attempt {attempts}): {reason}")]
     Interrupted {
-        /// Path of the parquet file inside the repository.
+        /// Path of the file inside the repository.
         file: String,
         /// Attempts made.
         attempts: usize,
@@ -45,19 +45,19 @@ pub enum HubError {
     NotFound {
         /// The server asked.
         endpoint: String,
-        /// Path of the parquet file inside the repository.
+        /// Path of the file inside the repository.
         file: String,
         /// Dataset repository.
         repository: String,
         /// Branch, tag or commit.
         revision: String,
     },
-    /// The server answered with an error, still after the repetitions.
+    /// The server answered with an error, still after the repetitions, or with something no hub answers.
     #[error("{endpoint} refused {file}: {reason}")]
     Refused {
         /// The server asked.
         endpoint: String,
-        /// Path of the parquet file inside the repository.
+        /// Path of the file inside the repository, or the list of files.
         file: String,
         /// What the server said.
         reason: String,
@@ -70,29 +70,53 @@ pub enum HubError {
         /// What is wrong with it.
         reason: String,
     },
-    /// Another program holds the cache's lock.
-    #[error("another program has been downloading the same file for too long (lock {})", path.display())]
-    Locked {
-        /// The lock file.
-        path: PathBuf,
-    },
-    /// The bytes that came are not a parquet file of digits.
-    #[error("{} is not MNIST in parquet: {reason}", path.display())]
+    /// The bytes that came are not the parquet file that was expected.
+    #[error("{} is not {title} in parquet: {reason}", path.display())]
     Malformed {
         /// The file in the cache.
         path: PathBuf,
+        /// The dataset's name in prose.
+        title: String,
         /// What was found instead, and in which row.
         reason: String,
     },
-    /// The digits that came are others than MNIST's.
+    /// The bytes that came are others than the announced or known ones; they were not kept.
     #[error("the content for {file} has the SHA-256 {found}, expected {expected}")]
     Checksum {
-        /// Name of the IDX file.
+        /// Name of the file to write, or path of the file inside the repository.
         file: String,
         /// The digest it should have.
         expected: String,
         /// The digest it has.
         found: String,
+    },
+    /// A text that names no dataset of the hub.
+    #[error(
+        "{text:?} names no dataset of the hub, written OWNER/NAME, OWNER/NAME:SPLIT or OWNER/NAME:CONFIG/SPLIT ({reason})"
+    )]
+    Reference {
+        /// The text.
+        text: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The dataset has no such configuration or split, or the configuration has to be named.
+    #[error("the dataset {repository} {problem}; it has {}", found.join(", "))]
+    Choice {
+        /// Dataset repository.
+        repository: String,
+        /// What is missing.
+        problem: String,
+        /// What could be chosen.
+        found: Vec<String>,
+    },
+    /// There is no such dataset, or the hub has not converted it to parquet.
+    #[error("{endpoint} knows no dataset {repository}, or keeps no parquet files of it")]
+    NoParquet {
+        /// The server asked.
+        endpoint: String,
+        /// Dataset repository.
+        repository: String,
     },
     /// The file system refused.
     #[error("cannot {action} {}: {source}", path.display())]
@@ -107,9 +131,12 @@ pub enum HubError {
 }
 
 impl HubError {
-    /// Whether it was this source that failed, so that another source of the digits helps.
+    /// Whether it was this source that failed, so that another source of the pictures helps.
     pub fn concerns_source(&self) -> bool {
-        !matches!(self, Self::Endpoint { .. } | Self::Locked { .. } | Self::Io { .. })
+        !matches!(
+            self,
+            Self::Endpoint { .. } | Self::Reference { .. } | Self::Choice { .. } | Self::Io { .. }
+        )
     }
 
     pub(super) fn io(action: &'static str, path: &Path, source: io::Error) -> Self {

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use diffusion_data::hub::{HubConfig, MnistSource};
+use diffusion_data::hub::{HubConfig, HubError, NamedDataset, Report, download};
 use parquet::data_type::{ByteArray, ByteArrayType, Int64Type};
 use parquet::file::properties::WriterProperties;
 use parquet::file::writer::SerializedFileWriter;
@@ -47,40 +47,46 @@ impl Digits {
         idx
     }
 
-    /// The columns and encodings of the hub's own conversion.
     pub(crate) fn parquet(&self) -> Vec<u8> {
-        let schema = "message schema {
-            optional group image { optional binary bytes; optional binary path (UTF8); }
-            optional int64 label;
-        }";
-        let schema = Arc::new(parse_message_type(schema).unwrap());
-        let properties =
-            WriterProperties::builder().set_compression(parquet::basic::Compression::SNAPPY).build();
-        let mut writer = SerializedFileWriter::new(Vec::new(), schema, Arc::new(properties)).unwrap();
-        let mut group = writer.next_row_group().unwrap();
-        let count = self.labels.len();
-
-        let pictures: Vec<ByteArray> = self.pixels.chunks(784).map(|p| ByteArray::from(png(p))).collect();
-        let mut column = group.next_column().unwrap().unwrap();
-        column.typed::<ByteArrayType>().write_batch(&pictures, Some(&vec![2; count]), None).unwrap();
-        column.close().unwrap();
-        // The hub's conversion leaves the paths null.
-        let mut column = group.next_column().unwrap().unwrap();
-        column.typed::<ByteArrayType>().write_batch(&[], Some(&vec![1; count]), None).unwrap();
-        column.close().unwrap();
-        let labels: Vec<i64> = self.labels.iter().map(|&label| i64::from(label)).collect();
-        let mut column = group.next_column().unwrap().unwrap();
-        column.typed::<Int64Type>().write_batch(&labels, Some(&vec![1; count]), None).unwrap();
-        column.close().unwrap();
-        group.close().unwrap();
-        writer.into_inner().unwrap()
+        parquet("image", self.pixels.chunks(784).map(|p| png(p, 28, 1)), &self.labels)
     }
 }
 
-fn png(pixels: &[u8]) -> Vec<u8> {
+/// A parquet file with the columns and encodings of the hub's own conversion.
+pub(crate) fn parquet(column: &str, pictures: impl Iterator<Item = Vec<u8>>, labels: &[u8]) -> Vec<u8> {
+    let schema = format!(
+        "message schema {{
+            optional group {column} {{ optional binary bytes; optional binary path (UTF8); }}
+            optional int64 label;
+        }}"
+    );
+    let schema = Arc::new(parse_message_type(&schema).unwrap());
+    let properties = WriterProperties::builder().set_compression(parquet::basic::Compression::SNAPPY).build();
+    let mut writer = SerializedFileWriter::new(Vec::new(), schema, Arc::new(properties)).unwrap();
+    let mut group = writer.next_row_group().unwrap();
+    let count = labels.len();
+
+    let pictures: Vec<ByteArray> = pictures.map(ByteArray::from).collect();
+    let mut column = group.next_column().unwrap().unwrap();
+    column.typed::<ByteArrayType>().write_batch(&pictures, Some(&vec![2; count]), None).unwrap();
+    column.close().unwrap();
+    // The hub's conversion leaves the paths null.
+    let mut column = group.next_column().unwrap().unwrap();
+    column.typed::<ByteArrayType>().write_batch(&[], Some(&vec![1; count]), None).unwrap();
+    column.close().unwrap();
+    let labels: Vec<i64> = labels.iter().map(|&label| i64::from(label)).collect();
+    let mut column = group.next_column().unwrap().unwrap();
+    column.typed::<Int64Type>().write_batch(&labels, Some(&vec![1; count]), None).unwrap();
+    column.close().unwrap();
+    group.close().unwrap();
+    writer.into_inner().unwrap()
+}
+
+/// A PNG of interleaved pixels.
+pub(crate) fn png(pixels: &[u8], side: u32, channels: usize) -> Vec<u8> {
     let mut bytes = Vec::new();
-    let mut encoder = png::Encoder::new(&mut bytes, 28, 28);
-    encoder.set_color(png::ColorType::Grayscale);
+    let mut encoder = png::Encoder::new(&mut bytes, side, side);
+    encoder.set_color(if channels == 1 { png::ColorType::Grayscale } else { png::ColorType::Rgb });
     encoder.set_depth(png::BitDepth::Eight);
     encoder.write_header().unwrap().write_image_data(pixels).unwrap();
     bytes
@@ -122,20 +128,34 @@ impl Fixture {
         self.folder.path().join("mnist")
     }
 
-    /// The default configuration with quick repetitions, the digests of these digits and this server.
+    /// Quick repetitions and this server.
     pub(crate) fn config(&self, endpoint: &str) -> HubConfig {
-        let mut mnist = MnistSource::default();
-        for (split, digits) in mnist.splits.iter_mut().zip(&self.digits) {
-            split.count = digits.labels.len();
-            split.images.sha256 = sha256(&digits.images_idx());
-            split.labels.sha256 = sha256(&digits.labels_idx());
-        }
         HubConfig {
             endpoint: endpoint.to_owned(),
             retry_base_delay: Duration::from_millis(1),
-            mnist,
             ..HubConfig::new(self.folder.path().join("cache"))
         }
+    }
+
+    /// MNIST with the counts and digests of these digits.
+    pub(crate) fn mnist(&self) -> NamedDataset {
+        let mut mnist = NamedDataset::mnist();
+        self.adapt(&mut mnist);
+        mnist
+    }
+
+    /// Puts these digits' counts and digests into a dataset of MNIST's format.
+    pub(crate) fn adapt(&self, dataset: &mut NamedDataset) {
+        for (split, digits) in dataset.splits.iter_mut().zip(&self.digits) {
+            split.count = digits.labels.len();
+            split.outputs[0].sha256 = Some(sha256(&digits.images_idx()));
+            split.outputs[1].sha256 = Some(sha256(&digits.labels_idx()));
+        }
+    }
+
+    /// Downloads the digits from that server.
+    pub(crate) fn download(&self, config: &HubConfig) -> Result<Report, HubError> {
+        download(config, &self.mnist(), &self.dest(), &mut |_| ())
     }
 
     /// A hub that answers with `odd` where that has an answer, and otherwise as the real one does.
@@ -143,28 +163,51 @@ impl Fixture {
         &self,
         odd: impl Fn(&Request, usize) -> Option<Reply> + Send + Sync + 'static,
     ) -> Mirror {
-        let files = self.parquet.clone();
-        Mirror::start(move |request, nth| odd(request, nth).unwrap_or_else(|| answer(request, &files)))
+        let files = SPLITS.map(|split| format!("mnist/{split}-00000-of-00001.parquet"));
+        let files = files.into_iter().zip(self.parquet.clone()).collect();
+        serve("ylecun/mnist", files, odd)
     }
 }
 
+/// The commit of every made-up dataset.
+pub(crate) const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
+
+/// A hub with one dataset, which answers with `odd` where that has an answer, and otherwise as the real one does.
+pub(crate) fn serve(
+    repository: &str,
+    files: Vec<(String, Vec<u8>)>,
+    odd: impl Fn(&Request, usize) -> Option<Reply> + Send + Sync + 'static,
+) -> Mirror {
+    let repository = repository.to_owned();
+    Mirror::start(move |request, nth| {
+        odd(request, nth).unwrap_or_else(|| answer(request, &repository, &files))
+    })
+}
+
 /// The hub's own way: the file's address redirects to a store, and the redirection describes the file.
-pub(crate) fn answer(request: &Request, files: &[Vec<u8>; 2]) -> Reply {
-    for (split, file) in SPLITS.iter().zip(files) {
-        let at_hub =
-            format!("/datasets/ylecun/mnist/resolve/refs%2Fconvert%2Fparquet/mnist/{split}/0000.parquet");
-        if request.path == at_hub {
+fn answer(request: &Request, repository: &str, files: &[(String, Vec<u8>)]) -> Reply {
+    if request.path == format!("/api/datasets/{repository}/revision/refs%2Fconvert%2Fparquet") {
+        let siblings: Vec<_> = files.iter().map(|(name, _)| format!(r#"{{"rfilename":"{name}"}}"#)).collect();
+        let body = format!(r#"{{"id":"{repository}","sha":"{COMMIT}","siblings":[{}]}}"#, siblings.join(","));
+        return Reply::Whole(200, vec![("Content-Type", "application/json".to_owned())], body.into_bytes());
+    }
+    for (name, file) in files {
+        let resolved = request.path.strip_prefix(&format!("/datasets/{repository}/resolve/"));
+        let revision = resolved.and_then(|rest| rest.strip_suffix(&format!("/{name}")));
+        if let Some(revision) = revision.filter(|revision| !revision.contains('/')) {
+            // A commit is its own; a branch is at the made-up one.
+            let commit = if revision.len() == 40 { revision } else { COMMIT };
             let host = request.header("host").unwrap();
             let headers = vec![
-                ("Location", format!("http://{host}/store/{split}")),
-                ("X-Repo-Commit", "0123456789abcdef0123456789abcdef01234567".to_owned()),
+                ("Location", format!("http://{host}/store/{name}")),
+                ("X-Repo-Commit", commit.to_owned()),
                 ("X-Linked-Etag", format!("\"{}\"", sha256(file))),
                 ("X-Linked-Size", file.len().to_string()),
             ];
-            return Reply::Whole(302, headers, Vec::new());
+            return Reply::Whole(302, headers, b"Found. Redirecting to the store".to_vec());
         }
-        if request.path == format!("/store/{split}") {
-            return Reply::Whole(200, vec![], file.clone());
+        if request.path == format!("/store/{name}") {
+            return Reply::File(file.clone());
         }
     }
     Reply::Whole(404, vec![], Vec::new())

@@ -3,11 +3,14 @@
 mod faults;
 mod fixture;
 mod mirror;
+mod named;
+mod references;
+mod resuming;
 
 use std::io::Read;
 use std::net::TcpListener;
 
-use diffusion_data::hub::{HubError, Progress, download_mnist};
+use diffusion_data::hub::{HubError, Progress, Proof, download};
 use fixture::{Fixture, gunzip, names};
 
 const NAMES: [&str; 4] = [
@@ -22,12 +25,16 @@ fn a_download_writes_four_files_that_candle_reads() {
     let fixture = Fixture::new();
     let hub = fixture.hub(|_, _| None);
     let mut events = Vec::new();
+    let config = fixture.config(&hub.url());
     let report =
-        download_mnist(&fixture.config(&hub.url()), &fixture.dest(), &mut |event| events.push(event))
-            .unwrap();
+        download(&config, &fixture.mnist(), &fixture.dest(), &mut |event| events.push(event)).unwrap();
 
     assert_eq!((report.written.len(), report.kept.len()), (4, 0));
     assert_eq!(report.bytes_received, (fixture.parquet[0].len() + fixture.parquet[1].len()) as u64);
+    assert_eq!(
+        (report.proof, report.commit.as_deref()),
+        (Some(Proof::Content), Some(fixture.mnist().revision.as_str()))
+    );
     assert_eq!(names(&fixture.dest()), NAMES);
     assert_eq!(gunzip(&fixture.dest().join(NAMES[2])), fixture.digits[0].images_idx());
 
@@ -45,7 +52,7 @@ fn a_download_writes_four_files_that_candle_reads() {
     assert_eq!(pixels, fixture.digits[1].pixels);
 
     let total = fixture.parquet[0].len() as u64;
-    let file = "mnist/train/0000.parquet".to_owned();
+    let file = "mnist/train-00000-of-00001.parquet".to_owned();
     assert!(events.contains(&Progress::Downloading { file: file.clone(), done: total, total }));
     assert!(events.contains(&Progress::Decoding { file, done: 30, total: 30 }));
 }
@@ -55,9 +62,9 @@ fn a_second_run_makes_no_request() {
     let fixture = Fixture::new();
     let hub = fixture.hub(|_, _| None);
     let config = fixture.config(&hub.url());
-    download_mnist(&config, &fixture.dest(), &mut |_| ()).unwrap();
+    fixture.download(&config).unwrap();
     let asked = hub.requests().len();
-    let report = download_mnist(&config, &fixture.dest(), &mut |_| ()).unwrap();
+    let report = fixture.download(&config).unwrap();
     assert_eq!((report.written.len(), report.kept.len(), report.bytes_received), (0, 4, 0));
     assert_eq!(hub.requests().len(), asked);
 }
@@ -67,13 +74,13 @@ fn a_damaged_file_is_replaced_from_the_cache_and_the_others_are_kept() {
     let fixture = Fixture::new();
     let hub = fixture.hub(|_, _| None);
     let config = fixture.config(&hub.url());
-    download_mnist(&config, &fixture.dest(), &mut |_| ()).unwrap();
+    fixture.download(&config).unwrap();
     let asked = hub.requests().len();
     let path = fixture.dest().join(NAMES[0]);
     let whole = std::fs::read(&path).unwrap();
     for damaged in [&whole[..whole.len() / 2], b"not gzip at all", b""] {
         std::fs::write(&path, damaged).unwrap();
-        let report = download_mnist(&config, &fixture.dest(), &mut |_| ()).unwrap();
+        let report = fixture.download(&config).unwrap();
         assert_eq!((report.written, report.kept.len()), (vec![path.clone()], 3));
         assert_eq!(std::fs::read(&path).unwrap(), whole);
     }
@@ -86,21 +93,21 @@ fn offline_uses_the_cache_and_says_when_that_is_empty() {
     let hub = fixture.hub(|_, _| None);
     let mut config = fixture.config(&hub.url());
     config.offline = true;
-    let error = download_mnist(&config, &fixture.dest(), &mut |_| ()).unwrap_err();
+    let error = fixture.download(&config).unwrap_err();
     assert!(matches!(error, HubError::Offline { .. }), "{error}");
     assert_eq!(
         error.to_string(),
-        "downloads are switched off and the hub's cache does not hold mnist/train/0000.parquet"
+        "downloads are switched off and the hub's cache does not hold mnist/train-00000-of-00001.parquet"
     );
     assert!(hub.requests().is_empty());
     assert!(!fixture.dest().exists());
 
     config.offline = false;
-    download_mnist(&config, &fixture.dest(), &mut |_| ()).unwrap();
+    fixture.download(&config).unwrap();
     let asked = hub.requests().len();
     config.offline = true;
     let elsewhere = fixture.folder.path().join("elsewhere");
-    assert_eq!(download_mnist(&config, &elsewhere, &mut |_| ()).unwrap().written.len(), 4);
+    assert_eq!(download(&config, &fixture.mnist(), &elsewhere, &mut |_| ()).unwrap().written.len(), 4);
     assert_eq!(hub.requests().len(), asked);
 }
 
@@ -111,13 +118,13 @@ fn the_token_is_sent_when_there_is_one_and_never_shown() {
     let mut config = fixture.config(&hub.url());
     config.token = Some("hf_secret".to_owned());
     assert!(!format!("{config:?}").contains("hf_secret"));
-    download_mnist(&config, &fixture.dest(), &mut |_| ()).unwrap();
+    fixture.download(&config).unwrap();
     let requests = hub.requests();
     assert!(requests.iter().all(|r| r.header("authorization") == Some("Bearer hf_secret")));
 
     let fixture = Fixture::new();
     let hub = fixture.hub(|_, _| None);
-    download_mnist(&fixture.config(&hub.url()), &fixture.dest(), &mut |_| ()).unwrap();
+    fixture.download(&fixture.config(&hub.url())).unwrap();
     assert!(hub.requests().iter().all(|r| r.header("authorization").is_none()));
 }
 
@@ -133,7 +140,7 @@ fn an_https_address_is_spoken_to_in_tls() {
     let fixture = Fixture::new();
     let mut config = fixture.config(&format!("https://{address}"));
     config.retries = 0;
-    let error = download_mnist(&config, &fixture.dest(), &mut |_| ()).unwrap_err();
+    let error = fixture.download(&config).unwrap_err();
     assert!(matches!(error, HubError::Unreachable { .. }), "{error}");
     // 22 begins a TLS handshake record; without TLS the client would refuse the address unasked.
     assert_eq!(first_byte.join().unwrap(), 22);
@@ -143,7 +150,7 @@ fn an_https_address_is_spoken_to_in_tls() {
 fn an_endpoint_that_is_no_address_is_named() {
     let fixture = Fixture::new();
     for endpoint in ["", "huggingface.co", "localhost:8080", "ftp://127.0.0.1"] {
-        let error = download_mnist(&fixture.config(endpoint), &fixture.dest(), &mut |_| ()).unwrap_err();
+        let error = fixture.download(&fixture.config(endpoint)).unwrap_err();
         assert!(matches!(error, HubError::Endpoint { .. }), "{endpoint}: {error:?}");
         assert!(error.to_string().starts_with(&format!("{endpoint:?} is not the address of a hub")));
     }

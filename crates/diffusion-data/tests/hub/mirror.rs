@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -20,13 +20,21 @@ impl Request {
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }
+
+    /// The first byte of a `Range: bytes=100-`; 0 without one.
+    pub(crate) fn from(&self) -> usize {
+        let range = self.header("range").and_then(|range| range.strip_prefix("bytes="));
+        range.and_then(|range| range.split('-').next()?.parse().ok()).unwrap_or(0)
+    }
 }
 
 /// What to answer.
 pub(crate) enum Reply {
     /// Status, headers, body.
     Whole(u16, Vec<(&'static str, String)>, Vec<u8>),
-    /// Announces the whole body, sends this many bytes of it and closes the connection.
+    /// This file, or the range of it that was asked for.
+    File(Vec<u8>),
+    /// Announces the file or range, sends this many bytes of it and closes the connection.
     Cut(Vec<u8>, usize),
     /// Sends the body in this many pieces with a pause before each.
     Slow(Vec<u8>, usize, Duration),
@@ -41,6 +49,7 @@ type Handler = dyn Fn(&Request, usize) -> Reply + Send + Sync;
 pub(crate) struct Mirror {
     address: SocketAddr,
     log: Arc<Mutex<Vec<Request>>>,
+    sent: Arc<AtomicUsize>,
     closing: Arc<AtomicBool>,
     acceptor: Option<JoinHandle<()>>,
 }
@@ -50,22 +59,23 @@ impl Mirror {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let log = Arc::new(Mutex::new(Vec::new()));
+        let sent = Arc::new(AtomicUsize::new(0));
         let closing = Arc::new(AtomicBool::new(false));
         let handler: Arc<Handler> = Arc::new(handler);
         let acceptor = thread::spawn({
-            let (log, closing) = (Arc::clone(&log), Arc::clone(&closing));
+            let (log, sent, closing) = (Arc::clone(&log), Arc::clone(&sent), Arc::clone(&closing));
             move || {
                 for stream in listener.incoming() {
                     if closing.load(Ordering::SeqCst) {
                         return;
                     }
-                    let (log, handler) = (Arc::clone(&log), Arc::clone(&handler));
+                    let (log, sent, handler) = (Arc::clone(&log), Arc::clone(&sent), Arc::clone(&handler));
                     // A client that hangs up in the middle is what some tests are about.
-                    thread::spawn(move || stream.and_then(|stream| serve(&stream, &log, &*handler)));
+                    thread::spawn(move || stream.and_then(|stream| serve(&stream, &log, &sent, &*handler)));
                 }
             }
         });
-        Self { address, log, closing, acceptor: Some(acceptor) }
+        Self { address, log, sent, closing, acceptor: Some(acceptor) }
     }
 
     pub(crate) fn url(&self) -> String {
@@ -74,6 +84,18 @@ impl Mirror {
 
     pub(crate) fn requests(&self) -> Vec<Request> {
         self.log.lock().unwrap().clone()
+    }
+
+    /// How many bytes of bodies were sent.
+    pub(crate) fn sent(&self) -> usize {
+        self.sent.load(Ordering::SeqCst)
+    }
+
+    /// The `Range` headers of the requests for the content at this path, "all" where there was none.
+    pub(crate) fn ranges(&self, path: &str) -> Vec<String> {
+        let requests = self.requests();
+        let of_path = requests.iter().filter(|r| r.method == "GET" && r.path == path);
+        of_path.map(|r| r.header("range").unwrap_or("all").to_owned()).collect()
     }
 
     /// How many requests of this method went to a path that ends like this.
@@ -98,7 +120,12 @@ pub(crate) fn dead_url() -> String {
 }
 
 /// One request, one answer, and the connection is closed.
-fn serve(mut stream: &TcpStream, log: &Mutex<Vec<Request>>, handler: &Handler) -> std::io::Result<()> {
+fn serve(
+    mut stream: &TcpStream,
+    log: &Mutex<Vec<Request>>,
+    sent: &AtomicUsize,
+    handler: &Handler,
+) -> std::io::Result<()> {
     stream.set_read_timeout(Some(Duration::from_secs(20)))?;
     let Some(request) = read_request(stream)? else { return Ok(()) };
     let earlier = {
@@ -108,23 +135,33 @@ fn serve(mut stream: &TcpStream, log: &Mutex<Vec<Request>>, handler: &Handler) -
         log.push(request.clone());
         earlier
     };
-    let ok = |body: &[u8]| head(200, &[], body.len());
+    let send = |mut stream: &TcpStream, body: &[u8]| {
+        sent.fetch_add(body.len(), Ordering::SeqCst);
+        stream.write_all(body)
+    };
     match handler(&request, earlier) {
         Reply::Whole(status, headers, body) => {
             stream.write_all(head(status, &headers, body.len()).as_bytes())?;
             if request.method != "HEAD" {
-                stream.write_all(&body)?;
+                send(stream, &body)?;
             }
         }
+        Reply::File(body) => {
+            let (head, body) = part(&request, &body);
+            stream.write_all(head.as_bytes())?;
+            send(stream, body)?;
+        }
         Reply::Cut(body, after) => {
-            stream.write_all(ok(&body).as_bytes())?;
-            stream.write_all(&body[..after])?;
+            let (head, body) = part(&request, &body);
+            stream.write_all(head.as_bytes())?;
+            send(stream, &body[..after])?;
         }
         Reply::Slow(body, pieces, pause) => {
-            stream.write_all(ok(&body).as_bytes())?;
+            let (head, body) = part(&request, &body);
+            stream.write_all(head.as_bytes())?;
             for piece in body.chunks(body.len().div_ceil(pieces)) {
                 thread::sleep(pause);
-                stream.write_all(piece)?;
+                send(stream, piece)?;
             }
         }
         Reply::Silence => {
@@ -132,6 +169,19 @@ fn serve(mut stream: &TcpStream, log: &Mutex<Vec<Request>>, handler: &Handler) -
         }
     }
     Ok(())
+}
+
+/// Head and body of an answer that obeys the `Range` header.
+fn part<'a>(request: &Request, file: &'a [u8]) -> (String, &'a [u8]) {
+    let from = request.from();
+    if request.header("range").is_none() {
+        return (head(200, &[], file.len()), file);
+    }
+    if from >= file.len() {
+        return (head(416, &[], 0), &[]);
+    }
+    let range = format!("bytes {from}-{}/{}", file.len() - 1, file.len());
+    (head(206, &[("Content-Range", range)], file.len() - from), &file[from..])
 }
 
 fn read_request(stream: &TcpStream) -> std::io::Result<Option<Request>> {

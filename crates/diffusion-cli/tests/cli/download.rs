@@ -1,0 +1,143 @@
+//! `diffusion data download` as a user meets it.
+
+// Shared with the tests of diffusion-data; each uses its own part of it.
+#[allow(dead_code)]
+#[path = "../../../diffusion-data/tests/hub/mirror.rs"]
+mod mirror;
+
+use mirror::{Mirror, Reply, dead_url};
+
+use crate::common::{Answer, Workplace};
+
+/// Runs `data download mnist`, or what `line` says, with nothing of the tester's own hub settings.
+fn run(place: &Workplace, line: &str, variables: &[(&str, &str)]) -> Answer {
+    let mut command = place.command(line);
+    let own = [
+        "HF_ENDPOINT",
+        "HF_HUB_CACHE",
+        "HF_TOKEN",
+        "HF_HUB_OFFLINE",
+        "HTTP_PROXY",
+        "http_proxy",
+        "ALL_PROXY",
+        "all_proxy",
+    ];
+    for name in own {
+        command.env_remove(name);
+    }
+    let output = command.env("HF_HOME", place.path("hf")).envs(variables.iter().copied()).output().unwrap();
+    Answer {
+        code: output.status.code(),
+        out: String::from_utf8(output.stdout).unwrap(),
+        err: String::from_utf8(output.stderr).unwrap(),
+    }
+}
+
+fn download(place: &Workplace, variables: &[(&str, &str)]) -> Answer {
+    run(place, "data download mnist", variables)
+}
+
+/// The last line of standard error, the only one that tells an error.
+fn complaint(answer: &Answer) -> String {
+    assert_eq!(answer.code, Some(1), "{}", answer.err);
+    assert!(answer.out.is_empty(), "{}", answer.out);
+    let is_error = |line: &&str| line.contains("ERROR") || line.starts_with("error:");
+    assert_eq!(answer.err.lines().filter(is_error).count(), 1, "{}", answer.err);
+    let last = answer.err.lines().last().unwrap();
+    assert!(is_error(&last), "{}", answer.err);
+    last.to_owned()
+}
+
+fn not_found() -> Mirror {
+    Mirror::start(|_, _| Reply::Whole(404, vec![], vec![]))
+}
+
+const WAY_OUT: &str = "the digits embedded in the binary need none (leave out --data), or put the files of MNIST \
+                       in a folder and pass `--data DIR`";
+
+#[test]
+fn an_unreachable_hub_is_one_sentence_that_says_how_to_go_on() {
+    let place = Workplace::new();
+    let endpoint = dead_url();
+    let answer = download(&place, &[("HF_ENDPOINT", &endpoint)]);
+    let complaint = complaint(&answer);
+    assert!(complaint.contains(&format!("{endpoint} cannot be reached: ")), "{complaint}");
+    assert!(complaint.ends_with(WAY_OUT), "{complaint}");
+    assert!(!place.path("data").exists());
+}
+
+#[test]
+fn offline_is_one_sentence_and_asks_nobody() {
+    let place = Workplace::new();
+    let hub = not_found();
+    let answer = download(&place, &[("HF_ENDPOINT", &hub.url()), ("HF_HUB_OFFLINE", "1")]);
+    let complaint = complaint(&answer);
+    assert!(complaint.contains("unset HF_HUB_OFFLINE") && complaint.ends_with(WAY_OUT), "{complaint}");
+    assert_eq!(answer.err.lines().count(), 1, "{}", answer.err);
+    assert!(hub.requests().is_empty());
+}
+
+#[test]
+fn the_endpoint_and_the_token_of_the_environment_are_used() {
+    let place = Workplace::new();
+    let hub = not_found();
+    let answer = download(&place, &[("HF_ENDPOINT", &hub.url()), ("HF_TOKEN", "hf_mine")]);
+    assert!(
+        complaint(&answer)
+            .contains("has no file mnist/train-00000-of-00001.parquet in the dataset ylecun/mnist")
+    );
+    assert_eq!(hub.requests()[0].header("authorization"), Some("Bearer hf_mine"));
+}
+
+#[test]
+fn a_token_nobody_asked_to_use_stays_at_home() {
+    let place = Workplace::new();
+    place.write("hf/token", "hf_stored");
+    let hub = not_found();
+    download(&place, &[("HF_ENDPOINT", &hub.url())]);
+    assert!(hub.requests()[0].header("authorization").is_none());
+}
+
+#[test]
+fn the_cache_lies_under_hf_home_and_a_file_of_something_else_is_named() {
+    let place = Workplace::new();
+    let hub = Mirror::start(|_, _| {
+        let headers = vec![("ETag", "\"etag\"".to_owned()), ("X-Repo-Commit", "c0ffee".to_owned())];
+        Reply::Whole(200, headers, b"not parquet".to_vec())
+    });
+    let answer = download(&place, &[("HF_ENDPOINT", &hub.url())]);
+    let complaint = complaint(&answer);
+    assert!(complaint.contains(" is not MNIST in parquet: ") && complaint.ends_with(WAY_OUT), "{complaint}");
+    assert!(place.path("hf/hub/datasets--ylecun--mnist").is_dir());
+    assert!(!place.path("data").exists());
+}
+
+#[test]
+fn an_unknown_data_set_is_a_usage_error_that_names_the_known_ones() {
+    let place = Workplace::new();
+    place.refuses("data download mnits", 2, &["mnits", "mnist, fashion-mnist, cifar10"]);
+}
+
+#[test]
+fn the_other_data_sets_are_asked_for_in_their_repositories() {
+    let place = Workplace::new();
+    for (name, file) in [
+        (
+            "fashion-mnist",
+            "fashion_mnist/train-00000-of-00001.parquet in the dataset zalando-datasets/fashion_mnist",
+        ),
+        ("cifar10", "plain_text/train-00000-of-00001.parquet in the dataset uoft-cs/cifar10"),
+    ] {
+        let hub = not_found();
+        let answer = run(&place, &format!("data download {name}"), &[("HF_ENDPOINT", &hub.url())]);
+        assert!(complaint(&answer).contains(file), "{}", answer.err);
+    }
+}
+
+#[test]
+fn a_reference_that_names_nothing_is_a_usage_error() {
+    let place = Workplace::new();
+    let answer = run(&place, "train --data hf:mnist --steps 1", &[]);
+    assert_eq!(answer.code, Some(2), "{}", answer.err);
+    assert!(answer.err.contains("names no dataset of the hub"), "{}", answer.err);
+}

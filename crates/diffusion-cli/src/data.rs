@@ -272,8 +272,13 @@ pub(crate) fn select(
     Ok((training, Some(validation)))
 }
 
-/// One line about a data set and the source that it was prepared from.
-pub(crate) fn describe(source: &Source, report: &Report, dataset: &ImageDataset) -> String {
+/// One line about a data set and the source that it was prepared from, which the user called `path`.
+pub(crate) fn describe(
+    path: Option<&Path>,
+    source: &Source,
+    report: &Report,
+    dataset: &ImageDataset,
+) -> String {
     let [channels, height, width] = dataset.image_shape();
     let colour = if channels == 1 { "grey" } else { "RGB" };
     let mut found = vec![source.what()];
@@ -284,7 +289,7 @@ pub(crate) fn describe(source: &Source, report: &Report, dataset: &ImageDataset)
     if !report.damaged.is_empty() {
         found.push(format!("{} left out", report.damaged.len()));
     }
-    let name = source.path().display();
+    let name = path.unwrap_or(source.path()).display();
     format!("{} {colour} pictures of {width}×{height} from {name} ({})", dataset.len(), found.join(", "))
 }
 

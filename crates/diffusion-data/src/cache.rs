@@ -24,9 +24,9 @@ use tempfile::NamedTempFile;
 
 use crate::config::Channels;
 use crate::dataset::{About, Pixels};
-use crate::prepare::Report;
+use crate::hash::StableHasher;
+use crate::report::Report;
 use crate::resize::Target;
-use crate::source::StableHasher;
 use crate::{DataError, ImageDataset, Source};
 
 /// Changes whenever other pixels would come out of the same pictures.

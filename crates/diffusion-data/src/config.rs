@@ -5,6 +5,16 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+/// Which part of a set that has parts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Split {
+    /// The pictures to learn from.
+    #[default]
+    Train,
+    /// Those held back to judge by.
+    Test,
+}
+
 /// What is done to the pictures of a data set, and which of them are taken.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]

@@ -8,7 +8,7 @@ use candle_core::{Device, Tensor};
 use memmap2::Mmap;
 
 use crate::DataError;
-use crate::source::StableHasher;
+use crate::hash::StableHasher;
 
 /// 8-bit pictures of one size, with a class each if there are classes. Clones and parts share the pixels.
 #[derive(Clone, Debug)]

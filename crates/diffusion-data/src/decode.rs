@@ -8,8 +8,8 @@ use std::path::Path;
 use image::metadata::Orientation;
 use image::{ColorType, DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
 
-use crate::source::MAX_FILE_BYTES;
-
+/// A picture's file may have this many bytes.
+pub(crate) const MAX_FILE_BYTES: u64 = 1 << 27;
 /// More pixels than this are refused before memory is taken for them: 8,192 × 8,192.
 pub(crate) const MAX_PIXELS: u64 = 1 << 26;
 /// A picture beyond this size must have a byte for so many of its pixels, which even an empty one has in any format but for

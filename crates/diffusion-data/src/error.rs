@@ -70,3 +70,13 @@ impl DataError {
         move |source| Self::Io { path, source }
     }
 }
+
+/// The first few names, for an error message.
+pub(crate) fn listed(names: &[String]) -> String {
+    const SHOWN: usize = 5;
+    match names.len() {
+        0 => "no files".to_owned(),
+        n if n > SHOWN => format!("{} and {} more", names[..SHOWN].join(", "), n - SHOWN),
+        _ => names.join(", "),
+    }
+}

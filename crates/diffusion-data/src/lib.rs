@@ -28,6 +28,7 @@ mod config;
 mod dataset;
 mod decode;
 mod error;
+mod hash;
 #[cfg(feature = "hub")]
 pub mod hub;
 pub mod idx;
@@ -37,13 +38,15 @@ mod npy;
 mod pack;
 pub mod picture;
 mod prepare;
+mod report;
 mod resize;
 mod source;
 
-pub use config::{Background, Channels, Fit, PictureConfig};
+pub use config::{Background, Channels, Fit, PictureConfig, Split};
 pub use dataset::ImageDataset;
 pub use error::DataError;
 pub use loader::{Batch, Loader, LoaderConfig, LoaderPosition};
 pub use pack::{Packed, pack};
-pub use prepare::{Damaged, PrepareProgress, Prepared, Report, prepare};
-pub use source::{Source, Split};
+pub use prepare::{PrepareProgress, Prepared, prepare};
+pub use report::{Damaged, Report};
+pub use source::Source;

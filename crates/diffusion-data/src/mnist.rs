@@ -2,9 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::config::Split;
 use crate::dataset::{About, Pixels};
+use crate::error::listed;
 use crate::idx::{self, IdxArray};
-use crate::source::Split;
 use crate::{DataError, ImageDataset};
 
 /// A file beside the four, with the names of the classes, one a line.
@@ -99,7 +100,7 @@ fn listing(dir: &Path) -> String {
     let mut names: Vec<String> =
         entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
     names.sort();
-    crate::source::listed(&names)
+    listed(&names)
 }
 
 /// The rule by which the digits that ship with the project were chosen: the first `per_class` of each class, in the

@@ -9,7 +9,8 @@ use std::path::Path;
 use image::{ExtendedColorType, ImageEncoder};
 
 use crate::decode::{self, Raster};
-use crate::prepare::{Damaged, check};
+use crate::prepare::check;
+use crate::report::Damaged;
 use crate::source::{Content, Record};
 use crate::{DataError, PrepareProgress, Source};
 

@@ -1,16 +1,15 @@
 //! From a source to a data set: every picture decoded, turned, brought to one size and checked before training begins.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::ops::ControlFlow;
 use std::path::Path;
 
 use rayon::prelude::*;
-use serde::{Deserialize, Serialize};
 
 use crate::cache::{Cache, Sink};
 use crate::config::{Channels, PictureConfig};
 use crate::dataset::About;
+use crate::report::{Damaged, Report};
 use crate::resize::{self, Planes, Target};
 use crate::source::{Content, Record};
 use crate::{DataError, ImageDataset, Source};
@@ -39,32 +38,6 @@ pub struct Prepared {
     pub from_cache: bool,
     /// Why the cache could not be used, if it was to be.
     pub cache_problem: Option<String>,
-}
-
-/// What a source holds.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Report {
-    /// Width, height and the number of usable pictures that have them.
-    pub sizes: Vec<(usize, usize, usize)>,
-    /// What the files held before, such as `RGB, 16 bits`, and how often.
-    pub forms: BTreeMap<String, usize>,
-    /// The pictures that were left out.
-    pub damaged: Vec<Damaged>,
-}
-
-/// A picture that cannot be used.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Damaged {
-    /// Its name in the source.
-    pub name: String,
-    /// What is wrong with it.
-    pub reason: String,
-}
-
-impl fmt::Display for Damaged {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.name, self.reason)
-    }
 }
 
 /// What [`prepare`] is doing.

@@ -24,26 +24,13 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-pub(crate) use folder::listed;
-pub(crate) use listing::{StableHasher, is_picture};
+pub(crate) use listing::is_picture;
 
 use crate::decode::{self, Raster};
-use crate::{DataError, mnist};
+use crate::{DataError, Split, mnist};
 
-/// A picture's file may have this many bytes.
-pub(crate) const MAX_FILE_BYTES: u64 = 1 << 27;
 /// So many pictures are looked at to say what a source is like.
 const SAMPLE: usize = 64;
-
-/// Which part of a set that has parts.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Split {
-    /// The pictures to learn from.
-    #[default]
-    Train,
-    /// Those held back to judge by.
-    Test,
-}
 
 /// A set of pictures on disk: what it is, and its classes. Opening it reads names and headers, no pixels.
 #[derive(Debug)]

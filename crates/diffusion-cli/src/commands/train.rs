@@ -98,7 +98,10 @@ pub(crate) fn run(args: &TrainArgs, device: &Device, quiet: bool) -> anyhow::Res
         }
         create_run(args, &config)?
     };
-    tracing::info!("training on {}", data::describe(&source, &prepared.report, &dataset));
+    tracing::info!(
+        "training on {}",
+        data::describe(config.data.as_deref(), &source, &prepared.report, &dataset)
+    );
     if let Some(validation) = validation {
         tracing::info!("{} other pictures are kept for validation", validation.len());
         trainer.validate_on(&validation)?;

@@ -141,3 +141,50 @@ fn a_reference_that_names_nothing_is_a_usage_error() {
     assert_eq!(answer.code, Some(2), "{}", answer.err);
     assert!(answer.err.contains("names no dataset of the hub"), "{}", answer.err);
 }
+
+#[test]
+fn a_set_of_the_hub_trains_by_its_reference_and_without_a_network_from_then_on() {
+    let place = Workplace::new();
+    place.small_config();
+    for seed in 0..8u32 {
+        let pixels: Vec<u8> = (0..64).map(|i| (i * 3 + seed * 29) as u8).collect();
+        let mut bytes = Vec::new();
+        let mut encoder = png::Encoder::new(&mut bytes, 8, 8);
+        encoder.set_color(png::ColorType::Grayscale);
+        encoder.write_header().unwrap().write_image_data(&pixels).unwrap();
+        place.write(&format!("set/{}/{seed}.png", ["cat", "dog"][seed as usize % 2]), bytes);
+    }
+    place.ok("data pack set set.parquet");
+    let file = std::fs::read(place.path("set.parquet")).unwrap();
+    let hub = Mirror::start(move |request, _| {
+        if request.path.ends_with("/revision/refs%2Fconvert%2Fparquet") {
+            let list = r#"{"sha": "c0ffee", "siblings": [{"rfilename": "default/train/0000.parquet"}]}"#;
+            return Reply::Whole(200, vec![], list.into());
+        }
+        if request.method == "HEAD" {
+            let size = ("X-Linked-Size", file.len().to_string());
+            let headers = vec![("ETag", "\"etag\"".to_owned()), ("X-Repo-Commit", "c0ffee".to_owned()), size];
+            return Reply::Whole(200, headers, vec![]);
+        }
+        Reply::File(file.clone())
+    });
+    let line = "train --config small.toml --data hf:me/things --run-dir";
+    let online = run(&place, &format!("{line} a"), &[("HF_ENDPOINT", &hub.url())]);
+    assert_eq!(online.code, Some(0), "{}", online.err);
+    assert!(
+        online.err.contains("8 grey pictures of 8×8 from hf:me/things (parquet, 2 classes)"),
+        "{}",
+        online.err
+    );
+    let asked = hub.requests().len();
+    let offline = [("HF_ENDPOINT", hub.url()), ("HF_HUB_OFFLINE", "1".to_owned())];
+    let offline: Vec<_> = offline.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let answer = run(&place, &format!("{line} b"), &offline);
+    assert_eq!(answer.code, Some(0), "{}", answer.err);
+    assert_eq!(hub.requests().len(), asked);
+    place.ok("train --config small.toml --data set --run-dir c");
+    let weights = |run: &str| {
+        std::fs::read(place.path(run).join("checkpoints/step-0000004/model.safetensors")).unwrap()
+    };
+    assert_eq!((weights("a"), weights("b")), (weights("c"), weights("c")));
+}

@@ -7,8 +7,10 @@ use std::path::{Path, PathBuf};
 use flate2::read::MultiGzDecoder;
 
 use super::listing::{self, TABLES};
-use super::{Content, Found, MAX_FILE_BYTES, Record, Records, folder};
+use super::{Content, Found, Record, Records};
 use crate::DataError;
+use crate::decode::MAX_FILE_BYTES;
+use crate::error::listed;
 
 /// An archive and the label of each picture in it, in the archive's order.
 #[derive(Debug)]
@@ -72,11 +74,7 @@ pub(super) fn open(path: &Path) -> Result<Found<Archive>, DataError> {
     })?;
     if names.is_empty() {
         let expected = "files ending in .png, .jpg, .webp, .bmp or .gif";
-        return Err(DataError::NothingFound {
-            path: path.to_owned(),
-            expected,
-            found: folder::listed(&others),
-        });
+        return Err(DataError::NothingFound { path: path.to_owned(), expected, found: listed(&others) });
     }
     let shared = shared_folder(names.iter().map(|(_, name)| name.as_str()));
     let short: Vec<String> = names.iter().map(|(_, name)| name[shared.len()..].to_owned()).collect();

@@ -6,9 +6,11 @@ use std::path::{Path, PathBuf};
 
 use walkdir::WalkDir;
 
-use super::listing::{self, Labels, StableHasher, TABLES};
+use super::listing::{self, Labels, TABLES};
 use super::{Content, Found, Record, Records, Split};
 use crate::DataError;
+use crate::error::listed;
+use crate::hash::StableHasher;
 
 const EXPECTED: &str = "files ending in .png, .jpg, .webp, .bmp or .gif, or IDX, CIFAR or parquet files";
 /// Folders are followed so deep.
@@ -164,14 +166,4 @@ fn relative(root: &Path, path: &Path) -> String {
     let path = path.strip_prefix(root).unwrap_or(path);
     let parts: Vec<_> = path.iter().map(|part| part.to_string_lossy()).collect();
     parts.join("/")
-}
-
-/// The first few names, for an error message.
-pub(crate) fn listed(names: &[String]) -> String {
-    const SHOWN: usize = 5;
-    match names.len() {
-        0 => "no files".to_owned(),
-        n if n > SHOWN => format!("{} and {} more", names[..SHOWN].join(", "), n - SHOWN),
-        _ => names.join(", "),
-    }
 }

@@ -9,6 +9,8 @@ use std::time::UNIX_EPOCH;
 
 use serde_json::Value;
 
+use crate::hash::StableHasher;
+
 /// The tables that are looked for, in this order.
 pub(super) const TABLES: [&str; 3] = ["metadata.csv", "labels.csv", "metadata.jsonl"];
 const FILE_COLUMNS: [&str; 5] = ["file_name", "filename", "file", "image", "path"];
@@ -131,31 +133,6 @@ pub(super) fn stamp(metadata: io::Result<fs::Metadata>) -> (u64, u128) {
         metadata.modified().ok()?.duration_since(UNIX_EPOCH).ok().map(|since| since.as_nanos())
     };
     metadata.map_or((0, 0), |metadata| (metadata.len(), time(&metadata).unwrap_or(0)))
-}
-
-/// FNV-1a: the same numbers on every machine and in every version, which the standard library's does not promise.
-pub(crate) struct StableHasher(u64);
-
-impl Default for StableHasher {
-    fn default() -> Self {
-        Self(0xcbf2_9ce4_8422_2325)
-    }
-}
-
-impl Hasher for StableHasher {
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
-        }
-    }
-
-    /// Stirred, since the upper bits of FNV follow the last bytes badly (the finaliser of SplitMix64).
-    fn finish(&self) -> u64 {
-        let mut x = self.0;
-        x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        x ^ (x >> 31)
-    }
 }
 
 #[cfg(test)]

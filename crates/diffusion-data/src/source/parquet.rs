@@ -11,8 +11,9 @@ use parquet::record::{Field, Row};
 use parquet::schema::types::Type;
 use serde_json::Value;
 
-use super::{Content, Found, MAX_FILE_BYTES, Record, Records, numbered};
+use super::{Content, Found, Record, Records, numbered};
 use crate::DataError;
+use crate::decode::MAX_FILE_BYTES;
 
 /// Names of the column of pictures, in the order in which they are looked for; else the only one that can be one.
 const PICTURES: [&str; 4] = ["image", "img", "picture", "photo"];

@@ -105,9 +105,10 @@ fn a_table_inside_an_archive_gives_the_classes() {
 fn a_damaged_archive_is_an_error_that_names_it() {
     let folder = Folder::new();
     let whole = tar(&[("a.png", png(1)), ("b.png", png(2))]);
+    let packed = gzipped(&whole);
     for (name, bytes) in [
         ("cut.tar", whole[..700].to_vec()),
-        ("cut.tar.gz", gzipped(&whole)[..300].to_vec()),
+        ("cut.tar.gz", packed[..packed.len() / 2].to_vec()),
         ("cut.zip", zip(&[("a.png", png(1))])[..200].to_vec()),
     ] {
         let error = prepared(&folder.write(name, bytes)).unwrap_err();

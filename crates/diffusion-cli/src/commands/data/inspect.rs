@@ -107,7 +107,7 @@ fn as_text(source: &Source, report: &Report, dataset: &ImageDataset, statistics:
         text.push('\n');
     };
     line(format!("{}: {}", source.path().display(), source.what()));
-    line(format!("training would see {}", data::describe(source, report, dataset)));
+    line(format!("training would see {}", data::describe(None, source, report, dataset)));
     let mut sizes = report.sizes.clone();
     sizes.sort_by_key(|(width, height, count)| (std::cmp::Reverse(*count), *width, *height));
     line(format!("sizes: {}", sizes.len()));

@@ -28,7 +28,8 @@ const SHOWN: usize = 10;
 #[derive(clap::Args)]
 #[command(next_help_heading = "Pictures")]
 pub(crate) struct PictureArgs {
-    /// Bring the pictures to SIZE×SIZE pixels [default: as they are if all have one size up to 64×64, else 32]
+    /// Bring the pictures to SIZE×SIZE pixels [default: as they are if the first 64 have one size up to 64×64,
+    /// else 32]
     #[arg(long, value_name = "SIZE", value_parser = clap::value_parser!(u64).range(1..=4096))]
     size: Option<u64>,
     /// auto (grey if no picture has colour), grey or rgb
@@ -98,8 +99,9 @@ impl PictureArgs {
 #[derive(clap::Args)]
 #[command(next_help_heading = "Pictures")]
 pub(crate) struct CacheArgs {
-    /// The folder for prepared pictures, shared by all runs [default: diffusion/ in the user's cache folder]
-    #[arg(long, value_name = "DIR", env = "DIFFUSION_CACHE")]
+    /// The folder for prepared pictures, shared by all runs [default: DIFFUSION_CACHE, else diffusion/ in the
+    /// user's cache folder]
+    #[arg(long, value_name = "DIR")]
     cache: Option<PathBuf>,
     /// Prepare the pictures anew, in memory
     #[arg(long)]
@@ -111,8 +113,8 @@ impl CacheArgs {
         if self.no_cache {
             return None;
         }
-        self.cache.clone().or_else(|| {
-            let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        self.cache.clone().or_else(|| variable("DIFFUSION_CACHE")).or_else(|| {
             let home = || variable("HOME").map(|home| home.join(".cache"));
             let base = variable("XDG_CACHE_HOME").or_else(|| variable("LOCALAPPDATA")).or_else(home);
             base.map(|base| base.join("diffusion"))

@@ -66,6 +66,10 @@ fn main() -> ExitCode {
     logging::init(cli.global.verbose, cli.global.quiet, cli.global.log_format);
     match run(cli) {
         Ok(code) => code,
+        Err(error) if matches!(error.downcast_ref(), Some(diffusion_data::DataError::Cancelled)) => {
+            tracing::warn!("{error}");
+            ExitCode::from(interrupt::EXIT_CODE)
+        }
         Err(error) => {
             logging::report(&error);
             ExitCode::from(if usage::is_usage(&error) { 2 } else { 1 })

@@ -44,17 +44,10 @@ pub(crate) struct Cache {
     key: u64,
 }
 
-/// Holds other processes off while it lives.
+/// Holds other processes off while it lives. The empty file stays: whoever removed it would let two in at once, one by the
+/// old file and one by a new one.
 pub(crate) struct Lock {
-    path: PathBuf,
     _file: File,
-}
-
-impl Drop for Lock {
-    fn drop(&mut self) {
-        // Best effort: one that stays behind is empty and harms nobody.
-        let _ = fs::remove_file(&self.path);
-    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -72,10 +65,11 @@ impl Cache {
         hash.write(path.to_string_lossy().as_bytes());
         hash.write(format!("{target:?} {channels:?}").as_bytes());
         let place = hash.finish();
-        (MAGIC, source.fingerprint()).hash(&mut hash);
+        (MAGIC, source.fingerprint(), source.classes()).hash(&mut hash);
         let name = path.file_stem().unwrap_or_default().to_string_lossy();
         let name: String = name.chars().filter(|c| c.is_alphanumeric() || *c == '-').take(32).collect();
-        Self { folder: folder.to_owned(), stem: format!("{name}-{place:016x}"), key: hash.finish() }
+        let folder = std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned());
+        Self { folder, stem: format!("{name}-{place:016x}"), key: hash.finish() }
     }
 
     fn path(&self) -> PathBuf {
@@ -113,7 +107,7 @@ impl Cache {
         }
         // What a process left that was killed.
         self.remove(|name| name.starts_with(&self.partial_prefix()));
-        Ok(Some(Lock { path, _file: file }))
+        Ok(Some(Lock { _file: file }))
     }
 
     fn partial_prefix(&self) -> String {
@@ -123,6 +117,9 @@ impl Cache {
     /// Where pixels go before they are whole.
     pub(crate) fn sink(&self) -> Result<Sink, DataError> {
         let mut builder = tempfile::Builder::new();
+        // The crate's own default hides the file from everyone else; the umask decides as for any other file.
+        #[cfg(unix)]
+        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
         let prefix = self.partial_prefix();
         let file = builder.prefix(&prefix).tempfile_in(&self.folder).map_err(DataError::io(&self.folder))?;
         let path = file.path().to_owned();

@@ -15,6 +15,8 @@ pub enum Split {
     Test,
 }
 
+const MOST_REPEATS: usize = 1_000_000;
+
 /// What is done to the pictures of a data set, and which of them are taken.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -62,8 +64,9 @@ impl Default for PictureConfig {
 impl PictureConfig {
     /// The first field outside its range: its name, its value, and what would be right.
     pub fn problem(&self) -> Option<(&'static str, String, &'static str)> {
-        if self.repeat == 0 {
-            return Some(("pictures.repeat", "0".to_owned(), "it must be at least 1"));
+        if !(1..=MOST_REPEATS).contains(&self.repeat) {
+            let expected = "it must be at least 1, and at most a million";
+            return Some(("pictures.repeat", self.repeat.to_string(), expected));
         }
         if self.limit == Some(0) {
             return Some(("pictures.limit", "0".to_owned(), "it must be at least 1"));
@@ -144,7 +147,10 @@ impl FromStr for Background {
             "grey" => return Ok(Self([128; 3])),
             _ => {}
         }
-        let digits = text.strip_prefix('#').filter(|digits| digits.len() == 6).ok_or_else(wrong)?;
+        let digits = text
+            .strip_prefix('#')
+            .filter(|digits| digits.len() == 6 && digits.bytes().all(|digit| digit.is_ascii_hexdigit()))
+            .ok_or_else(wrong)?;
         let [_, red, green, blue] = u32::from_str_radix(digits, 16).map_err(|_| wrong())?.to_be_bytes();
         Ok(Self([red, green, blue]))
     }

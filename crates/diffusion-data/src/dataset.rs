@@ -198,10 +198,15 @@ impl ImageDataset {
     /// # Errors
     /// `count` of 0.
     pub fn limited(&self, count: usize) -> Result<Self, DataError> {
-        let mut hashes: Vec<u64> = (0..self.len()).map(|i| self.name_hash(i)).collect();
-        hashes.sort_unstable();
-        let Some(bound) = hashes.get(count) else { return Ok(self.clone()) };
-        self.part(|i| self.name_hash(i) < *bound)
+        if count == 0 {
+            return Err(DataError::Invalid("no picture is left of the data set".to_owned()));
+        }
+        let mut order: Vec<usize> = (0..self.len()).collect();
+        order.sort_by_key(|i| (self.name_hash(*i, b"limit"), *i));
+        order.truncate(count);
+        order.sort_unstable();
+        let chosen = order.into_iter().map(|i| self.chosen[i]).collect();
+        Ok(Self { chosen, ..self.clone() })
     }
 
     /// The set without about the share `validation` of it, and that part, chosen by a hash of their names: a picture stays
@@ -210,7 +215,7 @@ impl ImageDataset {
     /// # Errors
     /// A share that leaves no pictures on one side.
     pub fn split(&self, validation: f64) -> Result<(Self, Self), DataError> {
-        let held_back = |i| (self.name_hash(i) as f64 / u64::MAX as f64) < validation;
+        let held_back = |i| (self.name_hash(i, b"validation") as f64 / u64::MAX as f64) < validation;
         let none = |_| {
             let count = self.len();
             DataError::Invalid(format!(
@@ -228,8 +233,10 @@ impl ImageDataset {
         Ok(Self { chosen, ..self.clone() })
     }
 
-    fn name_hash(&self, i: usize) -> u64 {
+    /// Independent of the hashes for other purposes.
+    fn name_hash(&self, i: usize, purpose: &[u8]) -> u64 {
         let mut hash = StableHasher::default();
+        hash.write(purpose);
         hash.write(self.name(i).as_bytes());
         hash.finish()
     }

@@ -4,6 +4,7 @@ use std::fs;
 use std::io::Cursor;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
 use image::metadata::Orientation;
 use image::{ColorType, DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
@@ -16,6 +17,9 @@ pub(crate) const MAX_PIXELS: u64 = 1 << 26;
 /// forgeries: deflate packs 1,032 to one, and a byte holds up to eight pixels.
 const PIXELS_PER_BYTE: u64 = 8192;
 const UNSUSPICIOUS_PIXELS: u64 = 1 << 22;
+/// Larger pictures are decoded one at a time.
+const LARGE_PIXELS: u64 = 1 << 24;
+static LARGE: Mutex<()> = Mutex::new(());
 /// A decoder may take this many bytes beside its result.
 const MAX_WORKING_BYTES: u64 = 8 * MAX_PIXELS;
 
@@ -49,6 +53,10 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Raster, String> {
     guarded(|| {
         let mut decoder = decoder(bytes)?;
         let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
+        // Several large ones at once would take as many gigabytes.
+        let (width, height) = decoder.dimensions();
+        let _turn = (u64::from(width) * u64::from(height) > LARGE_PIXELS)
+            .then(|| LARGE.lock().unwrap_or_else(PoisonError::into_inner));
         let form = form(decoder.color_type());
         let mut picture = DynamicImage::from_decoder(decoder).map_err(|e| explain(&e))?;
         picture.apply_orientation(orientation);

@@ -77,6 +77,10 @@ impl Loader {
     pub fn new(dataset: &ImageDataset, config: LoaderConfig) -> Result<Self, DataError> {
         let LoaderConfig { batch_size, repeat, .. } = config;
         let pass = dataset.len().saturating_mul(repeat);
+        if u32::try_from(pass).is_err() {
+            let problem = format!("a pass of {pass} pictures is too long; repeat them less often");
+            return Err(DataError::Invalid(problem));
+        }
         if batch_size == 0 || batch_size > pass {
             let count = dataset.len();
             let more = batch_size.div_ceil(count);

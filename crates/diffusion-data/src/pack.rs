@@ -143,11 +143,12 @@ fn file_name(item: &Item, classes: &[String], taken: &mut HashSet<String>) -> St
     let ending = ending.map_or_else(|| ".png".to_owned(), |ending| format!(".{ending}"));
     let name =
         if crate::source::is_picture(&item.name) { item.name.clone() } else { item.name.clone() + &ending };
-    let class =
-        item.label.and_then(|label| classes.get(label as usize)).map(|class| class.replace(['/', '\\'], "-"));
+    let class = item.label.and_then(|label| classes.get(label as usize)).map(|class| folder_name(class));
     let name = match class {
         Some(class) if !name.starts_with(&format!("{class}/")) => format!("{class}/{name}"),
-        _ => name,
+        Some(_) => name,
+        // A folder would be taken for a class.
+        None => name.replace('/', "-"),
     };
     let mut unique = name.clone();
     for n in 2.. {
@@ -158,6 +159,12 @@ fn file_name(item: &Item, classes: &[String], taken: &mut HashSet<String>) -> St
         unique = format!("{stem}-{n}.{ending}");
     }
     unique
+}
+
+/// The name of a class as that of a folder that is not hidden.
+fn folder_name(class: &str) -> String {
+    let name = class.replace(['/', '\\'], "-");
+    if name.is_empty() || name.starts_with('.') { format!("_{name}") } else { name }
 }
 
 fn write_tar(file: &mut File, classes: &[String], items: &mut Items<'_>) -> Result<usize, Broken> {

@@ -1,6 +1,6 @@
 //! From a source to a data set: every picture decoded, turned, brought to one size and checked before training begins.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::ControlFlow;
 use std::path::Path;
 
@@ -162,6 +162,7 @@ fn fill(
     // Without an order otherwise, the set is grey until the first picture with colour.
     let mut channels = if config.channels == Channels::Rgb { 3 } else { 1 };
     let mut records = source.records()?;
+    let mut taken = HashMap::new();
     let mut done = 0;
     loop {
         let chunk = next_chunk(&mut records)?;
@@ -169,7 +170,8 @@ fn fill(
             break;
         }
         done += chunk.len();
-        let results: Vec<_> = chunk.into_par_iter().map(|record| image(record, target)).collect();
+        let classes = about.classes.len();
+        let results: Vec<_> = chunk.into_par_iter().map(|record| image(record, target, classes)).collect();
         let mut pixels = Vec::new();
         for result in results {
             let Image { name, label, size, form, planes } = match result {
@@ -192,7 +194,7 @@ fn fill(
             }
             *sizes.entry(size).or_insert(0) += 1;
             *report.forms.entry(form.to_owned()).or_insert(0) += 1;
-            about.names.push(name);
+            about.names.push(unlike(name, &mut taken));
             about.labels.push(label);
         }
         sink.append(&pixels)?;
@@ -204,6 +206,13 @@ fn fill(
         return Err(nothing_usable(source, &report.damaged));
     }
     Ok((about, report, [channels, target.height, target.width]))
+}
+
+/// The name, or, if it was taken, the name with a number: what is chosen by names must tell pictures apart.
+fn unlike(name: String, taken: &mut HashMap<String, usize>) -> String {
+    let times = taken.entry(name.clone()).or_insert(0);
+    *times += 1;
+    if *times == 1 { name } else { format!("{name} ({times})") }
 }
 
 fn next_chunk(
@@ -231,8 +240,11 @@ struct Image {
     planes: Planes,
 }
 
-fn image(record: Record, target: &Target) -> Result<Image, Damaged> {
+fn image(record: Record, target: &Target, classes: usize) -> Result<Image, Damaged> {
     let Record { name, label, content } = record;
+    if let Some(label) = label.filter(|label| *label as usize >= classes) {
+        return Err(Damaged { name, reason: format!("its class is {label}, but there are only {classes}") });
+    }
     let ready = content.and_then(Content::decode).and_then(|raster| {
         let (size, form) = ((raster.width, raster.height), raster.form);
         Ok((size, form, target.apply(raster)?))

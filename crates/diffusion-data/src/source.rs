@@ -10,7 +10,7 @@
 //! | CIFAR-10's and CIFAR-100's binary batches | names like `data_batch_1.bin`, or lengths | the first byte, or the second |
 //!
 //! A table of labels is `metadata.csv`, `labels.csv` or `metadata.jsonl` at the top of a folder or archive, with columns
-//! `file_name` and `label`. A folder with `train` and `test` (or `val`, `valid`, `validation`) inside is two sets.
+//! `file_name` and `label`. A folder or archive with `train` and `test` (or `val`, `valid`, `validation`) inside is two sets.
 
 mod archive;
 mod array;
@@ -115,18 +115,26 @@ impl Source {
         if let Some(files) = cifar::files(path, split) {
             return Ok(Self::new(path, cifar::open(&files)?, &files, Kind::Cifar));
         }
-        let (folder, note) = folder::part(path, split);
+        let (folder, part) = folder::part(path, split);
+        let note = part.map(|part| format!("its part {part}"));
         let shards = folder::shards(&folder, split);
         if !shards.is_empty() {
             return Self::open_parquet(path, &shards);
         }
-        let found = folder::open(&folder)?;
+        let found = folder::open(&folder, part)?;
         let fingerprint = found.kind.fingerprint();
         Ok(Self { fingerprint, note, ..Self::new(path, found, &[], Kind::Files) })
     }
 
     fn open_file(path: &Path, split: Split) -> Result<Self, DataError> {
         let files = [path.to_owned()];
+        if !path.is_file() {
+            // Reading a pipe would wait for its writer.
+            return Err(DataError::Mismatch {
+                path: path.to_owned(),
+                problem: "not a regular file".to_owned(),
+            });
+        }
         let mut head = Vec::new();
         // A tar file names itself behind the name of its first file.
         File::open(path)
@@ -138,7 +146,7 @@ impl Source {
             if let Some(found) = array::open_npz(path, &head)? {
                 return Ok(Self::new(path, found, &files, Kind::Array));
             }
-            return Ok(Self::new(path, archive::open(path)?, &files, Kind::Archive));
+            return Ok(Self::new(path, archive::open(path, split)?, &files, Kind::Archive));
         }
         if head.starts_with(b"PAR1") {
             return Self::open_parquet(path, &files);
@@ -230,7 +238,7 @@ impl Source {
             Kind::Archive(archive) => archive.records()?,
             #[cfg(feature = "parquet")]
             Kind::Parquet(shards) => shards.records(),
-            Kind::Array(arrays) => arrays.records()?,
+            Kind::Array(arrays) => arrays.records(),
             Kind::Idx(dataset) | Kind::Memory(dataset) => {
                 Box::new((0..dataset.len()).map(|i| Ok(dataset_record(dataset, i))))
             }

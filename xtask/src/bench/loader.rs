@@ -91,6 +91,6 @@ fn ours(folder: &Path) -> Result<Worker> {
 
 fn torchvision(python: &PathBuf, folder: &Path) -> Result<Worker> {
     let mut command = Command::new(python);
-    command.arg(workspace_root().join("bench/torchvision.py")).arg(folder.join("pictures"));
+    command.arg(workspace_root().join("bench/dataloader.py")).arg(folder.join("pictures"));
     Worker::start("torchvision", &mut command)
 }

@@ -15,6 +15,7 @@ const INK: u8 = 0;
 /// A grey picture of one line of text, dark on white, its letters `scale` times eight pixels. What is not ASCII becomes a
 /// question mark.
 pub fn text(line: &str, scale: usize) -> Picture {
+    let line = if line.is_empty() { " " } else { line };
     let letters: Vec<[u8; LETTER]> = line
         .chars()
         .map(|c| {

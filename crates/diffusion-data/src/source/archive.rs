@@ -9,6 +9,7 @@ use flate2::read::MultiGzDecoder;
 use super::listing::{self, TABLES};
 use super::{Content, Found, Record, Records};
 use crate::DataError;
+use crate::config::Split;
 use crate::decode::MAX_FILE_BYTES;
 use crate::error::listed;
 
@@ -51,7 +52,7 @@ pub(super) fn gunzipped_head(path: &Path) -> Result<Vec<u8>, DataError> {
     Ok(head)
 }
 
-pub(super) fn open(path: &Path) -> Result<Found<Archive>, DataError> {
+pub(super) fn open(path: &Path, split: Split) -> Result<Found<Archive>, DataError> {
     let mut head = Vec::new();
     File::open(path).and_then(|file| file.take(2).read_to_end(&mut head)).map_err(DataError::io(path))?;
     let format = match head.as_slice() {
@@ -60,38 +61,44 @@ pub(super) fn open(path: &Path) -> Result<Found<Archive>, DataError> {
         _ => Format::Tar,
     };
     let mut archive = Archive { path: path.to_owned(), format, pictures: Vec::new(), missing: Vec::new() };
-    let (mut names, mut tables, mut others) = (Vec::new(), Vec::new(), Vec::new());
-    archive.visit(&mut |place, name, content| {
-        let table = TABLES.iter().position(|table| name.rsplit('/').next() == Some(table));
+    let (mut places, mut names, mut others) = (Vec::new(), Vec::new(), Vec::new());
+    archive.visit(&mut |place, name, _| {
         if listing::is_picture(name) {
-            names.push((place, name.to_owned()));
-        } else if let Some(rank) = table {
-            tables.push((name.matches('/').count(), rank, name.to_owned(), content()?));
+            places.push(place);
+            names.push(name.to_owned());
         } else {
-            others.push(name.to_owned());
+            others.push((place, name.to_owned()));
         }
         Ok(())
     })?;
     if names.is_empty() {
         let expected = "files ending in .png, .jpg, .webp, .bmp or .gif";
+        let others: Vec<String> = others.into_iter().map(|(_, name)| name).collect();
         return Err(DataError::NothingFound { path: path.to_owned(), expected, found: listed(&others) });
     }
-    let shared = shared_folder(names.iter().map(|(_, name)| name.as_str()));
-    let short: Vec<String> = names.iter().map(|(_, name)| name[shared.len()..].to_owned()).collect();
-    // A table at the top, where a folder would have it.
-    tables.retain(|(_, _, name, _)| name.strip_prefix(&shared).unwrap_or(name).matches('/').count() == 0);
-    tables.sort();
-    let labels = match tables.first() {
-        Some((_, _, table, content)) => content
-            .as_ref()
-            .map_err(Clone::clone)
-            .and_then(|content| listing::by_table(&short, table, content))
+    // The folder that all share is that of the set.
+    let shared = listing::shared_folder(&names).len();
+    let prefix = names[0][..shared].to_owned();
+    let mut named: Vec<(usize, String)> =
+        places.into_iter().zip(names.into_iter().map(|name| name[shared..].to_owned())).collect();
+    let begins = |folder: &str| named.iter().any(|(_, name)| name.starts_with(&format!("{folder}/")));
+    let part = listing::part(begins, split);
+    if let Some(part) = part {
+        named.retain(|(_, name)| name.starts_with(&format!("{part}/")));
+    }
+    let names: Vec<String> = named.iter().map(|(_, name)| name.clone()).collect();
+    let table = TABLES
+        .iter()
+        .find_map(|table| others.iter().find(|(_, name)| name.strip_prefix(&prefix) == Some(table)));
+    let labels = match table {
+        Some((place, table)) => archive
+            .read(*place)?
+            .and_then(|content| listing::by_table(&names, table, &content))
             .map_err(|problem| archive.damaged(&format!("{table}: {problem}")))?,
-        None => listing::by_folder(&short),
+        None => listing::by_folder(&names),
     };
-    let places = names.iter().map(|(place, _)| *place);
-    let named = places.zip(short).zip(labels.of);
-    archive.pictures = named.map(|((place, name), label)| Picture { place, name, label }).collect();
+    let labelled = named.into_iter().zip(labels.of);
+    archive.pictures = labelled.map(|((place, name), label)| Picture { place, name, label }).collect();
     archive.missing = labels.missing;
     Ok(Found { count: archive.pictures.len(), classes: labels.classes, kind: archive })
 }
@@ -134,6 +141,18 @@ impl Archive {
         zip::ZipArchive::new(self.file()?).map_err(|e| self.damaged(&e.to_string()))
     }
 
+    /// The file at one place.
+    fn read(&self, wanted: usize) -> Result<Result<Vec<u8>, String>, DataError> {
+        let mut found = Err("it is gone".to_owned());
+        self.visit(&mut |place, _, content| {
+            if place == wanted {
+                found = content()?;
+            }
+            Ok(())
+        })?;
+        Ok(found)
+    }
+
     /// All regular files, in order.
     fn visit(&self, visitor: &mut Visitor<'_>) -> Result<(), DataError> {
         if self.format == Format::Zip {
@@ -141,8 +160,9 @@ impl Archive {
             for place in 0..zip.len() {
                 let name = {
                     let entry = zip.by_index_raw(place).map_err(|e| self.damaged(&e.to_string()))?;
-                    let name = String::from_utf8_lossy(entry.name_raw()).replace('\\', "/");
-                    entry.is_file().then_some(name)
+                    entry
+                        .is_file()
+                        .then(|| normal(&String::from_utf8_lossy(entry.name_raw()).replace('\\', "/")))
                 };
                 let Some(name) = name else { continue };
                 visitor(place, &name, &mut || Ok(zip_entry(&mut zip, place)))?;
@@ -155,7 +175,7 @@ impl Archive {
             if !entry.header().entry_type().is_file() {
                 continue;
             }
-            let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
+            let name = normal(&String::from_utf8_lossy(&entry.path_bytes()));
             visitor(place, &name, &mut || Ok(limited(&mut entry)))?;
         }
         Ok(())
@@ -228,28 +248,8 @@ fn limited(entry: &mut impl Read) -> Result<Vec<u8>, String> {
     Ok(bytes)
 }
 
-/// The folders, with a `/` behind each, that all names begin with.
-fn shared_folder<'a>(mut names: impl Iterator<Item = &'a str>) -> String {
-    let folder = |name: &'a str| name.rfind('/').map_or("", |end| &name[..=end]);
-    let first = names.next().map_or("", folder);
-    let shared = names.fold(first, |shared, name| {
-        let equal = shared.bytes().zip(name.bytes()).take_while(|(a, b)| a == b).count();
-        let end = shared.as_bytes()[..equal].iter().rposition(|byte| *byte == b'/');
-        end.map_or("", |end| &shared[..=end])
-    });
-    shared.to_owned()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_folder_that_all_share_is_no_class() {
-        let shared = |names: &[&'static str]| shared_folder(names.iter().copied());
-        assert_eq!(shared(&["./set/cat/a.png", "./set/cow/b.png"]), "./set/");
-        assert_eq!(shared(&["set/a.png", "set/b.png"]), "set/");
-        assert_eq!(shared(&["é/a.png", "è/b.png"]), "");
-        assert_eq!(shared(&["a.png", "x/b.png"]), "");
-    }
+/// A name without the steps that lead nowhere or out of the archive, which is not unpacked anyway.
+fn normal(name: &str) -> String {
+    let steps: Vec<&str> = name.split('/').filter(|step| !["", ".", ".."].contains(step)).collect();
+    steps.join("/")
 }

@@ -15,6 +15,9 @@ pub(super) use crate::npy::MAGIC as NPY_MAGIC;
 const PICTURES: [&str; 6] = ["images", "x", "x_train", "data", "samples", "arr_0"];
 const LABELS: [&str; 5] = ["labels", "y", "y_train", "label", "arr_1"];
 
+/// Pictures that a thread may have read before they are asked for.
+const READ_AHEAD: usize = 16;
+
 /// An array of pictures in a file.
 #[derive(Debug)]
 pub(super) struct Arrays {
@@ -48,17 +51,16 @@ struct Scale {
 impl Scale {
     const BYTES: Self = Self { factor: 1.0, offset: 0.0 };
 
-    /// By the range of all numbers: [−1, 1] where some are negative, [0, 1] where none is above 1, else [0, 255].
+    /// By the range of all numbers: [0, 1], [−1, 1] or [0, 255], the first that holds them all.
     fn for_range(least: f64, most: f64) -> Result<Self, String> {
         match (least, most) {
             (least, most) if !least.is_finite() || !most.is_finite() => {
                 Err("it holds numbers that are not finite".to_owned())
             }
-            (least, most) if (-1.5..0.0).contains(&least) && most <= 1.5 => {
-                Ok(Self { factor: 127.5, offset: 127.5 })
-            }
-            (least, most) if least >= 0.0 && most <= 1.0 => Ok(Self { factor: 255.0, offset: 0.0 }),
-            (least, most) if least >= 0.0 && most <= 255.0 => Ok(Self::BYTES),
+            // What a filter or a network has left may go a little beyond.
+            (least, most) if least >= -0.1 && most <= 1.1 => Ok(Self { factor: 255.0, offset: 0.0 }),
+            (least, most) if least >= -1.5 && most <= 1.5 => Ok(Self { factor: 127.5, offset: 127.5 }),
+            (least, most) if least >= -1.0 && most <= 256.0 => Ok(Self::BYTES),
             _ => Err(format!("its numbers go from {least} to {most}; expected [-1, 1], [0, 1] or [0, 255]")),
         }
     }
@@ -264,39 +266,50 @@ impl Arrays {
         })
     }
 
-    /// Calls with the array from its header on.
     fn with_input<T>(&self, read: impl FnOnce(&mut dyn Read) -> Result<T, String>) -> Result<T, String> {
-        match &self.member {
-            Some(member) => {
-                let mut zip = open_zip(&self.path)?;
-                let mut entry = zip.by_name(member).map_err(|e| e.to_string())?;
-                read(&mut entry)
-            }
-            None => read(&mut BufReader::new(File::open(&self.path).map_err(|e| e.to_string())?)),
-        }
+        with_input(&self.path, self.member.as_deref(), read)
     }
 
-    pub(super) fn records(&self) -> Result<Records<'_>, DataError> {
+    pub(super) fn records(&self) -> Records<'_> {
         let failed = |problem: String| DataError::Mismatch { path: self.path.clone(), problem };
-        let mut input: Box<dyn Read + Send> = match &self.member {
-            // An entry borrows its archive: read as a whole, which arrays in an npz are small enough for.
-            Some(_) => Box::new(std::io::Cursor::new(self.member_bytes().map_err(failed)?)),
-            None => Box::new(BufReader::new(File::open(&self.path).map_err(DataError::io(&self.path))?)),
-        };
-        Header::read(&mut input).map_err(failed)?;
-        Ok(Box::new((0..self.layout.count).map(move |i| {
-            let numbers = self.layout.read(&mut input).map_err(failed)?;
+        // An entry of an archive borrows it, which an iterator cannot hold beside it: a thread reads ahead.
+        let (sender, receiver) = std::sync::mpsc::sync_channel(READ_AHEAD);
+        let (path, member, layout) = (self.path.clone(), self.member.clone(), self.layout);
+        std::thread::spawn(move || {
+            let outcome = with_input(&path, member.as_deref(), |input| {
+                Header::read(input)?;
+                for _ in 0..layout.count {
+                    if sender.send(layout.read(input)).is_err() {
+                        break;
+                    }
+                }
+                Ok(())
+            });
+            if let Err(problem) = outcome {
+                let _ = sender.send(Err(problem));
+            }
+        });
+        Box::new((0..self.layout.count).map(move |i| {
+            let numbers =
+                receiver.recv().unwrap_or_else(|_| Err("it ends early".to_owned())).map_err(failed)?;
             let content = Ok(Content::Raw(self.layout.raster(&numbers, self.scale)));
             Ok(Record { name: numbered(i), label: self.labels.as_ref().map(|labels| labels[i]), content })
-        })))
+        }))
     }
+}
 
-    fn member_bytes(&self) -> Result<Vec<u8>, String> {
-        const MOST: u64 = 1 << 32;
-        self.with_input(|input| {
-            let mut bytes = Vec::new();
-            input.take(MOST).read_to_end(&mut bytes).map_err(|e| e.to_string())?;
-            Ok(bytes)
-        })
+/// Calls with the array from its header on; `member` is its name in an npz file.
+fn with_input<T>(
+    path: &Path,
+    member: Option<&str>,
+    read: impl FnOnce(&mut dyn Read) -> Result<T, String>,
+) -> Result<T, String> {
+    match member {
+        Some(member) => {
+            let mut zip = open_zip(path)?;
+            let mut entry = zip.by_name(member).map_err(|e| e.to_string())?;
+            read(&mut entry)
+        }
+        None => read(&mut BufReader::new(File::open(path).map_err(|e| e.to_string())?)),
     }
 }

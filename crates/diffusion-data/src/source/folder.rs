@@ -52,22 +52,23 @@ impl Files {
     }
 }
 
-/// The folder of one part where `path` has parts named so, and a word about it.
-pub(super) fn part(path: &Path, split: Split) -> (PathBuf, Option<String>) {
-    let named = |names: &[&str]| names.iter().map(|name| path.join(name)).find(|part| part.is_dir());
-    let parts = (named(&["train"]), named(&["test", "val", "valid", "validation"]));
-    let (Some(train), Some(test)) = parts else { return (path.to_owned(), None) };
-    let chosen = if split == Split::Train { train } else { test };
-    let note = format!("its part {}", chosen.file_name().unwrap_or_default().to_string_lossy());
-    (chosen, Some(note))
+/// The folder of one part where `path` has parts named so, and the part's name.
+pub(super) fn part(path: &Path, split: Split) -> (PathBuf, Option<&'static str>) {
+    let part = listing::part(|name| path.join(name).is_dir(), split);
+    (part.map_or_else(|| path.to_owned(), |part| path.join(part)), part)
 }
 
 /// The parquet files of a folder, or of its folder `data`; those of one part where their names have parts.
 pub(super) fn shards(path: &Path, split: Split) -> Vec<PathBuf> {
     let in_folder = |folder: &Path| -> Vec<PathBuf> {
         let entries = fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok);
-        let mut files: Vec<_> = entries
-            .map(|entry| entry.path())
+        let files: Vec<_> = entries.map(|entry| entry.path()).filter(|path| path.is_file()).collect();
+        // Beside pictures a table may have any form.
+        if files.iter().any(|file| listing::is_picture(&relative(folder, file))) {
+            return Vec::new();
+        }
+        let mut files: Vec<_> = files
+            .into_iter()
             .filter(|file| file.extension().is_some_and(|e| e.eq_ignore_ascii_case("parquet")))
             .collect();
         files.sort();
@@ -89,11 +90,12 @@ pub(super) fn shards(path: &Path, split: Split) -> Vec<PathBuf> {
     files
 }
 
-/// All pictures below `root`.
-pub(super) fn open(root: &Path) -> Result<Found<Files>, DataError> {
+/// All pictures below `root`, which is the folder of `part` in the folder of a set, or that folder itself.
+pub(super) fn open(root: &Path, part: Option<&str>) -> Result<Found<Files>, DataError> {
     let mut entries = Vec::new();
     let mut others = Vec::new();
-    for item in WalkDir::new(root).follow_links(true).max_depth(MAX_DEPTH).sort_by_file_name() {
+    let walk = WalkDir::new(root).follow_links(true).max_depth(MAX_DEPTH).sort_by_file_name();
+    for item in walk.into_iter().filter_entry(|entry| !is_run(entry.path())) {
         match item {
             Ok(item) if item.file_type().is_dir() => {}
             Ok(item) => {
@@ -110,6 +112,10 @@ pub(super) fn open(root: &Path) -> Result<Found<Files>, DataError> {
             }
             Err(error) => {
                 let name = error.path().map_or_else(String::new, |path| relative(root, path));
+                let gone = error.io_error().is_some_and(|e| e.kind() == std::io::ErrorKind::NotFound);
+                if gone && !listing::is_picture(&name) {
+                    continue;
+                }
                 let reason = match error.loop_ancestor() {
                     Some(_) => "a link to a folder that it lies in".to_owned(),
                     None => {
@@ -128,9 +134,25 @@ pub(super) fn open(root: &Path) -> Result<Found<Files>, DataError> {
         });
     }
     let names: Vec<String> = entries.iter().map(|entry| entry.name.clone()).collect();
-    let labels = match TABLES.iter().map(|table| root.join(table)).find(|table| table.is_file()) {
-        Some(table) => by_table(&names, &table)?,
-        None => listing::by_folder(&names),
+    let table_in =
+        |folder: &Path| TABLES.iter().map(|table| folder.join(table)).find(|table| table.is_file());
+    let above = part.and_then(|part| Some((part, table_in(root.parent()?)?)));
+    let labels = match (table_in(root), above) {
+        (Some(table), _) => by_table(&names, &table)?,
+        (None, Some((part, table))) => {
+            let names: Vec<String> = names.iter().map(|name| format!("{part}/{name}")).collect();
+            let labels = by_table(&names, &table)?;
+            // The table is about the other parts too.
+            Labels {
+                missing: labels
+                    .missing
+                    .into_iter()
+                    .filter(|name| name.starts_with(&format!("{part}/")))
+                    .collect(),
+                ..labels
+            }
+        }
+        (None, None) => listing::by_folder(&names),
     };
     for (entry, label) in entries.iter_mut().zip(labels.of) {
         entry.label = label;
@@ -166,4 +188,9 @@ fn relative(root: &Path, path: &Path) -> String {
     let path = path.strip_prefix(root).unwrap_or(path);
     let parts: Vec<_> = path.iter().map(|part| part.to_string_lossy()).collect();
     parts.join("/")
+}
+
+/// Whether a folder is that of a training, whose pictures nobody wants to train on.
+fn is_run(path: &Path) -> bool {
+    path.join("checkpoints").is_dir() && path.join("config.toml").is_file()
 }

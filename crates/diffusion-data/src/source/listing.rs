@@ -9,19 +9,23 @@ use std::time::UNIX_EPOCH;
 
 use serde_json::Value;
 
+use crate::config::Split;
 use crate::hash::StableHasher;
 
 /// The tables that are looked for, in this order.
 pub(super) const TABLES: [&str; 3] = ["metadata.csv", "labels.csv", "metadata.jsonl"];
 const FILE_COLUMNS: [&str; 5] = ["file_name", "filename", "file", "image", "path"];
 const LABEL_COLUMNS: [&str; 4] = ["label", "class", "category", "labels"];
+/// What `diffusion data inspect` leaves, perhaps among the pictures themselves.
+const CONTACT_SHEET: &str = "contact-sheet.png";
 /// A table has at most this many bytes.
 pub(super) const MAX_TABLE_BYTES: u64 = 1 << 28;
 const EXTENSIONS: [&str; 8] = ["png", "jpg", "jpeg", "jpe", "jfif", "webp", "bmp", "gif"];
 
 /// Whether a file's name, with `/` between its folders, is that of a picture that is meant to be seen.
 pub(crate) fn is_picture(name: &str) -> bool {
-    let hidden = name.split('/').any(|part| part.starts_with('.') || part == "__MACOSX");
+    let hidden =
+        name.split('/').any(|part| part.starts_with('.') || part == "__MACOSX") || name == CONTACT_SHEET;
     let extension = name.rsplit_once('.').map(|(_, extension)| extension.to_ascii_lowercase());
     !hidden && extension.is_some_and(|extension| EXTENSIONS.contains(&extension.as_str()))
 }
@@ -35,10 +39,12 @@ pub(super) struct Labels {
     pub(super) missing: Vec<String>,
 }
 
-/// Labels by the first folder of each name. Where all pictures lie in one folder, or none in any, there are no classes.
+/// Labels by the first folder of each name, below the folders that all share. Where no two pictures lie in different
+/// folders, there are no classes.
 pub(super) fn by_folder(names: &[String]) -> Labels {
+    let shared = shared_folder(names).len();
     let folders: Vec<Option<&str>> =
-        names.iter().map(|name| name.split_once('/').map(|(first, _)| first)).collect();
+        names.iter().map(|name| name[shared..].split_once('/').map(|(first, _)| first)).collect();
     let mut labels = by_name(folders.iter().map(|folder| folder.map(str::to_owned)).collect());
     if labels.classes.len() < 2 {
         labels = Labels { of: vec![None; names.len()], ..Labels::default() };
@@ -46,13 +52,35 @@ pub(super) fn by_folder(names: &[String]) -> Labels {
     labels
 }
 
-/// Labels by a table of the given name and content.
+/// The folders, with a `/` behind each, that all names begin with.
+pub(super) fn shared_folder(names: &[String]) -> &str {
+    let folder = |name: &str| name.rfind('/').map_or(0, |end| end + 1);
+    let Some(first) = names.first() else { return "" };
+    names.iter().fold(&first[..folder(first)], |shared, name| {
+        let equal = shared.bytes().zip(name.bytes()).take_while(|(a, b)| a == b).count();
+        let end = shared.as_bytes()[..equal].iter().rposition(|byte| *byte == b'/');
+        end.map_or("", |end| &shared[..=end])
+    })
+}
+
+/// The folder of one part, where names begin with folders that are parts of a set.
+pub(super) fn part(is_folder: impl Fn(&str) -> bool, split: Split) -> Option<&'static str> {
+    let test = ["test", "val", "valid", "validation"].into_iter().find(|name| is_folder(name))?;
+    is_folder("train").then_some(if split == Split::Train { "train" } else { test })
+}
+
+/// Labels by a table of the given name and content; by folders where it has no labels.
 ///
 /// # Errors
 /// In words: what is wrong with the table, and in which line.
 pub(super) fn by_table(names: &[String], table: &str, content: &[u8]) -> Result<Labels, String> {
     let is_csv = table.strip_suffix(".csv").is_some();
+    // Some editors begin a text with a mark of its encoding.
+    let content = content.strip_prefix(b"\xef\xbb\xbf").unwrap_or(content);
     let rows = if is_csv { csv_rows(content)? } else { jsonl_rows(content)? };
+    if rows.is_empty() {
+        return Ok(by_folder(names));
+    }
     let known: BTreeSet<&str> = names.iter().map(String::as_str).collect();
     let missing = rows.iter().map(|(name, _)| name).filter(|name| !known.contains(name.as_str()));
     let missing = missing.cloned().collect();
@@ -75,15 +103,17 @@ fn by_name(class_of: Vec<Option<String>>) -> Labels {
 }
 
 fn csv_rows(content: &[u8]) -> Result<Vec<(String, String)>, String> {
-    let mut reader = csv::Reader::from_reader(content);
+    let mut reader = csv::ReaderBuilder::new().flexible(true).from_reader(content);
     let headers = reader.headers().map_err(|e| e.to_string())?.clone();
     let column = |wanted: &[&str]| {
         headers.iter().position(|name| wanted.contains(&name.trim().to_ascii_lowercase().as_str()))
     };
-    let (Some(file), Some(label)) = (column(&FILE_COLUMNS), column(&LABEL_COLUMNS)) else {
+    let Some(file) = column(&FILE_COLUMNS) else {
         let found = headers.iter().collect::<Vec<_>>().join(", ");
         return Err(format!("its first line must name the columns file_name and label; it names {found}"));
     };
+    // A table of captions, say.
+    let Some(label) = column(&LABEL_COLUMNS) else { return Ok(Vec::new()) };
     let rows = reader.records().map(|row| {
         let row = row.map_err(|e| e.to_string())?;
         Ok((normal(row.get(file).unwrap_or("")), row.get(label).unwrap_or("").trim().to_owned()))
@@ -167,6 +197,16 @@ mod tests {
         assert!(problem.contains("file_name and label; it names name, kind"), "{problem}");
         let problem = by_table(&files, "metadata.jsonl", b"{}\n").unwrap_err();
         assert!(problem.starts_with("line 1: it must have a file_name"), "{problem}");
+    }
+
+    #[test]
+    fn the_folder_that_all_share_is_no_class() {
+        let shared = |list: &[&str]| shared_folder(&names(list)).to_owned();
+        assert_eq!(shared(&["set/cat/a.png", "set/cow/b.png"]), "set/");
+        assert_eq!(shared(&["set/a.png", "set/b.png"]), "set/");
+        assert_eq!(shared(&["é/a.png", "è/b.png"]), "");
+        assert_eq!(shared(&["a.png", "x/b.png"]), "");
+        assert_eq!(by_folder(&names(&["set/cat/a.png", "set/cow/b.png"])).classes, ["cat", "cow"]);
     }
 
     #[test]

@@ -61,7 +61,7 @@ pub(super) fn open(files: &[PathBuf]) -> Result<Found<Shards>, DataError> {
         let is_text = label.get_physical_type() == Physical::BYTE_ARRAY;
         let values = shards.values_of(&name)?;
         if is_text {
-            classes = values.iter().flatten().cloned().collect();
+            classes = values.iter().flatten().filter(|class| !class.is_empty()).cloned().collect();
             classes.sort();
             classes.dedup();
             let by_text = Some(classes.iter().cloned().zip(0..).collect());

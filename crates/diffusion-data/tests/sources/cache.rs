@@ -25,6 +25,7 @@ fn files(folder: &Path) -> Vec<String> {
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .collect();
+    names.retain(|name| !name.ends_with(".lock"));
     names.sort();
     names
 }
@@ -131,4 +132,15 @@ fn a_cache_that_cannot_be_used_is_said_and_done_without() {
     let prepared = through(&folder, &PictureConfig::default());
     assert_eq!(prepared.dataset.len(), 5);
     assert!(prepared.cache_problem.unwrap().contains("cache"));
+}
+
+#[test]
+fn new_names_of_classes_are_noticed() {
+    let folder = set(2);
+    let classes = |names: &str| {
+        folder.write("set/labels.csv", format!("file_name,label\n0.png,{names}0\n1.png,{names}1\n"));
+        through(&folder, &PictureConfig::default()).dataset.classes().to_vec()
+    };
+    assert_eq!(classes("old"), ["old0", "old1"]);
+    assert_eq!(classes("new"), ["new0", "new1"]);
 }

@@ -89,6 +89,24 @@ fn archives_are_read_as_the_folder_they_hold() {
 }
 
 #[test]
+fn archives_of_the_folder_one_stands_in_and_of_two_parts_are_understood() {
+    let folder = Folder::new();
+    // As `tar -C folder .` names them, which the crate would tidy up.
+    let mut dotted = tar::Builder::new(Vec::new());
+    for (name, seed) in [("./train/cat/a.png", 1), ("./train/dog/b.png", 2), ("./test/cat/c.png", 3)] {
+        let bytes = png(seed);
+        let mut header = tar::Header::new_ustar();
+        header.as_mut_bytes()[..name.len()].copy_from_slice(name.as_bytes());
+        header.set_size(bytes.len() as u64);
+        header.set_cksum();
+        dotted.append(&header, bytes.as_slice()).unwrap();
+    }
+    let dotted = dotted.into_inner().unwrap();
+    let dataset = prepared(&folder.write("dotted.tar", dotted)).unwrap().dataset;
+    assert_eq!(labelled(&dataset), [pair("train/cat/a.png", "cat"), pair("train/dog/b.png", "dog")]);
+}
+
+#[test]
 fn a_table_inside_an_archive_gives_the_classes() {
     let folder = Folder::new();
     let table =
@@ -211,6 +229,9 @@ fn cifar_pictures_stand_upright() {
     let hundred = prepared(&folder.path("hundred")).unwrap().dataset;
     assert_eq!((hundred.label(0), hundred.classes().len()), (Some(99), 100));
     assert_eq!(prepared(&alone).unwrap().dataset.label(0), Some(5));
+    folder.write("ten/data_batch_2.bin", cifar_record(&[200]));
+    let damaged = prepared(&folder.path("ten")).unwrap().report.damaged;
+    assert_eq!(damaged[0].to_string(), "000002: its class is 200, but there are only 10");
     folder.write("ten/data_batch_2.bin", [0; 3000]);
     assert!(matches!(open(&folder.path("ten")).unwrap_err(), DataError::Format { offset: 0, .. }));
 }
@@ -266,6 +287,19 @@ fn a_packed_set_is_the_set() {
     let names: Vec<_> =
         fs::read_dir(folder.path("")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(names.len(), 1 + outs.len(), "nothing partial is left: {names:?}");
+}
+
+#[test]
+fn a_packed_archive_keeps_hidden_classes_and_invents_none() {
+    let folder = Folder::new();
+    folder.write("set/a.png", png(1));
+    folder.write("set/sub/b.png", png(2));
+    folder.write("set/sub/c.png", png(3));
+    folder.write("set/labels.csv", "file_name,label\na.png,.net\nsub/b.png,x\n");
+    packed(&folder.path("set"), &folder.path("set.tar")).unwrap();
+    let dataset = prepared(&folder.path("set.tar")).unwrap().dataset;
+    let expected = [pair("_.net/a.png", "_.net"), pair("x/sub/b.png", "x"), ("sub-c.png".to_owned(), None)];
+    assert_eq!(labelled(&dataset), expected);
 }
 
 #[test]

@@ -201,3 +201,54 @@ fn parts_of_a_set_stay_the_same_when_pictures_are_added() {
     assert_eq!(before.limited(99).unwrap().len(), 40);
     assert!(before.split(0.999_999).is_err());
 }
+
+#[test]
+fn how_many_are_taken_and_which_are_held_back_do_not_depend_on_each_other() {
+    let folder = Folder::new();
+    for i in 0..400 {
+        folder.write(&format!("set/{i}.png"), png(i as u8));
+    }
+    let set = prepared(&folder.path("set")).unwrap().dataset;
+    let some = set.limited(100).unwrap();
+    let (training, validation) = some.split(0.3).unwrap();
+    assert_eq!(training.len() + validation.len(), 100);
+    assert!((15..=45).contains(&validation.len()), "{}", validation.len());
+}
+
+#[test]
+fn trainings_and_contact_sheets_among_the_pictures_are_left_alone() {
+    let folder = Folder::new();
+    folder.write("set/a.png", png(1));
+    folder.write("set/contact-sheet.png", png(2));
+    folder.write("set/runs/set-1/samples/b.png", png(3));
+    folder.write("set/runs/set-1/config.toml", "");
+    fs::create_dir_all(folder.path("set/runs/set-1/checkpoints")).unwrap();
+    let dataset = prepared(&folder.path("set")).unwrap().dataset;
+    assert_eq!((dataset.len(), dataset.classes().len()), (1, 0));
+}
+
+#[test]
+fn a_table_above_the_parts_is_about_the_chosen_one() {
+    let folder = Folder::new();
+    folder.write("set/train/1.png", png(1));
+    folder.write("set/train/2.png", png(2));
+    folder.write("set/test/3.png", png(3));
+    folder.write("set/metadata.csv", "file_name,label\ntrain/1.png,x\ntrain/2.png,y\ntest/3.png,z\n");
+    let prepared = prepared(&folder.path("set")).unwrap();
+    assert_eq!(labelled(&prepared.dataset), [pair("1.png", "x"), pair("2.png", "y")]);
+    assert_eq!(prepared.report.damaged, []);
+    // A table without labels, of captions, leaves the folders their say.
+    folder.write("more/a/1.png", png(1));
+    folder.write("more/b/2.png", png(2));
+    folder.write("more/metadata.csv", "file_name,text\na/1.png,hello\n");
+    assert_eq!(open(&folder.path("more")).unwrap().classes(), ["a", "b"]);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_pipe_in_place_of_a_file_is_refused_at_once() {
+    let folder = Folder::new();
+    let path = folder.path("socket.png");
+    let _socket = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    assert!(open(&path).unwrap_err().to_string().contains("not a regular file"));
+}

@@ -12,6 +12,8 @@ use crate::{data, interrupt};
 /// Classes in a contact sheet; more would not be looked at.
 const SHEET_ROWS: usize = 20;
 const SHEET_COLUMNS: usize = 10;
+/// Letters of a class's name.
+const SHEET_LETTERS: usize = 24;
 /// Sizes and classes in a printed table.
 const SHOWN: usize = 20;
 
@@ -176,12 +178,17 @@ fn as_json(
     })
 }
 
+/// Rows of pictures from all over the set.
+fn spread(dataset: &ImageDataset) -> Vec<(String, Vec<usize>)> {
+    let shown = dataset.len().min(SHEET_COLUMNS * SHEET_COLUMNS);
+    let spread: Vec<usize> = (0..shown).map(|i| i * dataset.len() / shown).collect();
+    spread.chunks(SHEET_COLUMNS).map(|row| (format!("from {}", row[0]), row.to_vec())).collect()
+}
+
 /// A row of pictures for each class; without classes, pictures spread over the set.
 fn contact_sheet(dataset: &ImageDataset) -> anyhow::Result<Picture> {
     let mut rows: Vec<(String, Vec<usize>)> = if dataset.classes().is_empty() {
-        let shown = dataset.len().min(SHEET_COLUMNS * SHEET_COLUMNS);
-        let spread: Vec<usize> = (0..shown).map(|i| i * dataset.len() / shown).collect();
-        spread.chunks(SHEET_COLUMNS).map(|row| (format!("from {}", row[0]), row.to_vec())).collect()
+        spread(dataset)
     } else {
         let mut rows: Vec<_> = dataset.classes().iter().map(|class| (class.clone(), Vec::new())).collect();
         for i in 0..dataset.len() {
@@ -194,6 +201,9 @@ fn contact_sheet(dataset: &ImageDataset) -> anyhow::Result<Picture> {
         rows
     };
     rows.retain(|(_, pictures)| !pictures.is_empty());
+    if rows.is_empty() {
+        rows = spread(dataset);
+    }
     rows.truncate(SHEET_ROWS);
     let [channels, height, width] = dataset.image_shape();
     let blank = Picture { width, height, channels, pixels: vec![255; channels * height * width] };
@@ -204,7 +214,8 @@ fn contact_sheet(dataset: &ImageDataset) -> anyhow::Result<Picture> {
         row.resize(SHEET_COLUMNS, blank.clone());
         cells.push(row.iter().map(|picture| picture.enlarged(factor)).collect());
     }
-    let names: Vec<String> = rows.into_iter().map(|(name, _)| name).collect();
+    let names: Vec<String> =
+        rows.into_iter().map(|(name, _)| name.chars().take(SHEET_LETTERS).collect()).collect();
     let columns: Vec<String> = (1..=SHEET_COLUMNS).map(|column| column.to_string()).collect();
     Ok(picture::table(&cells, &names, &columns)?)
 }

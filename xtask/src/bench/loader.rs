@@ -91,6 +91,7 @@ fn ours(folder: &Path) -> Result<Worker> {
 
 fn torchvision(python: &PathBuf, folder: &Path) -> Result<Worker> {
     let mut command = Command::new(python);
-    command.arg(workspace_root().join("bench/dataloader.py")).arg(folder.join("pictures"));
+    // Isolated, since torchvision would take pytorch.py beside the script for a module.
+    command.arg("-I").arg(workspace_root().join("bench/dataloader.py")).arg(folder.join("pictures"));
     Worker::start("torchvision", &mut command)
 }

@@ -117,7 +117,7 @@ fn a_packed_set_trains_like_the_folder() {
 
 fn cached(place: &Workplace) -> Vec<String> {
     let mut files = if place.path("cache").exists() { names(&place.path("cache")) } else { Vec::new() };
-    files.retain(|name| !name.ends_with(".lock"));
+    files.retain(|name| name.strip_suffix(".lock").is_none());
     files
 }
 

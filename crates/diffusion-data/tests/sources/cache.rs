@@ -25,7 +25,7 @@ fn files(folder: &Path) -> Vec<String> {
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .collect();
-    names.retain(|name| !name.ends_with(".lock"));
+    names.retain(|name| name.strip_suffix(".lock").is_none());
     names.sort();
     names
 }

@@ -33,7 +33,7 @@ pub(crate) struct TrainArgs {
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// The pictures: a folder, a tar or zip archive, a parquet, npy, npz or IDX file, CIFAR's batches, the name of a
-    /// downloaded set, or hf:OWNER/NAME[:SPLIT] [default: 10,000 embedded digits]
+    /// downloaded set, hf:OWNER/NAME or hf:OWNER/NAME:SPLIT [default: 10,000 embedded digits]
     #[arg(long, value_name = "PATH")]
     data: Option<PathBuf>,
     #[command(flatten)]

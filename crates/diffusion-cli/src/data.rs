@@ -172,21 +172,8 @@ fn on_hub(reference: &str) -> anyhow::Result<Source> {
     )
 }
 
-/// Prepares all pictures of `source`, with progress, and names the damaged ones.
+/// Prepares all pictures of `source`, with progress; to name the damaged ones is the caller's.
 pub(crate) fn prepared(
-    source: &Source,
-    size: Option<usize>,
-    config: &PictureConfig,
-    cache: &CacheArgs,
-    quiet: bool,
-) -> anyhow::Result<Prepared> {
-    let prepared = prepared_quietly(source, size, config, cache, quiet)?;
-    report_damaged(&prepared.report.damaged);
-    Ok(prepared)
-}
-
-/// As [`prepared`], for a caller who names the damaged pictures.
-pub(crate) fn prepared_quietly(
     source: &Source,
     size: Option<usize>,
     config: &PictureConfig,

@@ -30,6 +30,11 @@ pub(crate) struct About {
     pub(crate) classes: Vec<String>,
 }
 
+/// Names for classes that have none: the numbers up to that of the last; none without a last.
+pub(crate) fn numbered_classes(last: Option<&u32>) -> Vec<String> {
+    last.map_or_else(Vec::new, |last| (0..=*last).map(|class| class.to_string()).collect())
+}
+
 /// N·C·H·W bytes.
 #[derive(Debug)]
 pub(crate) enum Pixels {
@@ -54,8 +59,7 @@ impl ImageDataset {
     /// No pictures; a length that is not a multiple of the picture's; a count of labels other than N.
     pub fn new(pixels: Vec<u8>, labels: Option<Vec<u8>>, image_shape: [usize; 3]) -> Result<Self, DataError> {
         let labels: Vec<_> = labels.into_iter().flatten().map(|label| Some(u32::from(label))).collect();
-        let most = labels.iter().flatten().max();
-        let classes = most.map_or_else(Vec::new, |most| (0..=*most).map(|class| class.to_string()).collect());
+        let classes = numbered_classes(labels.iter().flatten().max());
         Self::assemble(Pixels::Memory(pixels), About { labels, classes, names: Vec::new() }, image_shape)
     }
 

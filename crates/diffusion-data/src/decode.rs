@@ -92,11 +92,11 @@ fn decoder(bytes: &[u8]) -> Result<impl ImageDecoder + use<'_>, String> {
         return Err("a picture without pixels".to_owned());
     }
     let pixels = u64::from(width) * u64::from(height);
-    if pixels > UNSUSPICIOUS_PIXELS + PIXELS_PER_BYTE * bytes.len() as u64 && pixels <= MAX_PIXELS {
-        return Err(format!("{width}×{height} pixels in {} bytes, which cannot be", bytes.len()));
-    }
     if pixels > MAX_PIXELS {
         return Err(format!("{width}×{height} pixels, more than the {MAX_PIXELS} that a picture may have"));
+    }
+    if pixels > UNSUSPICIOUS_PIXELS + PIXELS_PER_BYTE * bytes.len() as u64 {
+        return Err(format!("{width}×{height} pixels in {} bytes, which cannot be", bytes.len()));
     }
     Ok(decoder)
 }

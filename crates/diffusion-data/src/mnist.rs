@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::config::Split;
-use crate::dataset::{About, Pixels};
+use crate::dataset::{About, Pixels, numbered_classes};
 use crate::error::listed;
 use crate::idx::{self, IdxArray};
 use crate::{DataError, ImageDataset};
@@ -83,7 +83,7 @@ fn assemble(
     let mut classes: Vec<String> =
         class_names.lines().map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned).collect();
     if most.is_none_or(|most| classes.len() <= *most as usize) {
-        classes = most.map_or_else(Vec::new, |most| (0..=*most).map(|class| class.to_string()).collect());
+        classes = numbered_classes(most);
     }
     let about = About { labels, classes, names: Vec::new() };
     ImageDataset::assemble(Pixels::Memory(images.data), about, image_shape)

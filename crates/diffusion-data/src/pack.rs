@@ -100,15 +100,17 @@ pub fn pack(
 
 fn item(record: Record) -> Result<Item, String> {
     let Record { name, label, content } = record;
-    let bytes = match content?.encoded()? {
-        Content::Encoded(bytes) => {
-            decode::decode(&bytes)?;
-            bytes
-        }
+    let bytes = match content? {
+        Content::File(path) => sound(decode::read_file(&path)?)?,
+        Content::Encoded(bytes) => sound(bytes)?,
         Content::Raw(raster) => png(&raster)?,
-        Content::File(_) => unreachable!("encoded() reads files"),
     };
     Ok(Item { name, label, bytes })
+}
+
+/// The bytes of a file that can be decoded.
+fn sound(bytes: Vec<u8>) -> Result<Vec<u8>, String> {
+    decode::decode(&bytes).map(|_| bytes)
 }
 
 fn png(raster: &Raster) -> Result<Vec<u8>, String> {

@@ -283,20 +283,12 @@ impl Content {
         }
     }
 
-    /// The bytes of the file, if it is one.
-    pub(crate) fn encoded(self) -> Result<Self, String> {
-        match self {
-            Self::File(path) => decode::read_file(&path).map(Self::Encoded),
-            other => Ok(other),
-        }
-    }
-
     /// The picture.
     pub(crate) fn decode(self) -> Result<Raster, String> {
-        match self.encoded()? {
+        match self {
+            Self::File(path) => decode::decode(&decode::read_file(&path)?),
             Self::Encoded(bytes) => decode::decode(&bytes),
             Self::Raw(raster) => Ok(raster),
-            Self::File(_) => unreachable!("encoded() reads files"),
         }
     }
 }

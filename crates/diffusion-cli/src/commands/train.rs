@@ -86,6 +86,7 @@ pub(crate) fn run(args: &TrainArgs, device: &Device, quiet: bool) -> anyhow::Res
     };
     let source = data::open(config.data.as_deref())?;
     let prepared = data::prepared(&source, config.size, &config.pictures, &args.cache, quiet)?;
+    data::report_damaged(&prepared.report.damaged);
     let (dataset, validation) = data::select(prepared.dataset, &config.pictures)?;
     let mut trainer = Trainer::new(&config, &dataset, device)?;
     let run_dir = if let Some(run_dir) = existing {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::{Content, Found, Record, Records, numbered};
 use crate::DataError;
+use crate::dataset::numbered_classes;
 use crate::decode::{MAX_PIXELS, Raster};
 use crate::npy::{Header, Number};
 
@@ -246,8 +247,7 @@ impl Arrays {
         {
             return Err(invalid(format!("{} labels for {count} pictures", labels.len())));
         }
-        let most = labels.as_ref().and_then(|labels| labels.iter().max());
-        let classes = most.map_or_else(Vec::new, |most| (0..=*most).map(|class| class.to_string()).collect());
+        let classes = numbered_classes(labels.as_ref().and_then(|labels| labels.iter().max()));
         self.labels = labels;
         Ok(Found { kind: self, classes, count })
     }

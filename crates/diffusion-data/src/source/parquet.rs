@@ -13,6 +13,7 @@ use serde_json::Value;
 
 use super::{Content, Found, Record, Records, numbered};
 use crate::DataError;
+use crate::dataset::numbered_classes;
 use crate::decode::MAX_FILE_BYTES;
 
 /// Names of the column of pictures, in the order in which they are looked for; else the only one that can be one.
@@ -72,7 +73,7 @@ pub(super) fn open(files: &[PathBuf]) -> Result<Found<Shards>, DataError> {
             if let Some(most) = most.filter(|most| *most < 65_536) {
                 classes = class_names(&first, &name)
                     .filter(|names| names.len() > most as usize)
-                    .unwrap_or_else(|| (0..=most).map(|class| class.to_string()).collect());
+                    .unwrap_or_else(|| numbered_classes(Some(&most)));
                 shards.label = Some(LabelColumn { name, by_text: None });
             }
         }

@@ -48,7 +48,7 @@ pub(super) fn run(args: &InspectArgs, quiet: bool) -> anyhow::Result<ExitCode> {
         crate::usage::bail_usage!("{field}: {value}: {expected}");
     }
     let source = data::open(Some(&data::resolve(&args.path)?))?;
-    let prepared = data::prepared_quietly(&source, size, &config, &args.cache, quiet)?;
+    let prepared = data::prepared(&source, size, &config, &args.cache, quiet)?;
     let (dataset, held_back) = data::select(prepared.dataset, &config)?;
     let statistics = Statistics::new(&dataset);
     contact_sheet(&dataset)?.write_png(&args.sheet)?;

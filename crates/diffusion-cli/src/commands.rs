@@ -5,14 +5,19 @@ pub(crate) mod evaluate;
 pub(crate) mod export;
 pub(crate) mod import;
 pub(crate) mod info;
+pub(crate) mod model;
 pub(crate) mod progress;
 pub(crate) mod sample;
+pub(crate) mod schedule;
 pub(crate) mod train;
 
 use diffusion_schedule::NoiseSchedule;
 
 /// Sampling starts from pure noise, so the last step of training should be nearly that.
 const TERMINAL_SNR_LIMIT_DB: f64 = -30.0;
+
+/// Sets of numbers that a training keeps for each weight: itself, its gradient, AdamW's two moments and its moving average.
+const TRAINED_COPIES: usize = 5;
 
 /// Warns of a schedule that stops short of noise.
 fn warn_of_terminal_snr(schedule: &NoiseSchedule) {
@@ -25,5 +30,15 @@ fn warn_of_terminal_snr(schedule: &NoiseSchedule) {
             schedule.alphas_cumprod()[schedule.len() - 1],
             0.02 * 1000.0 / schedule.len() as f64,
         );
+    }
+}
+
+/// Bytes as KiB or MiB.
+fn bytes(count: usize) -> String {
+    const KIB: f64 = 1024.0;
+    match count as f64 {
+        b if b < KIB * KIB => format!("{:.1} KiB", b / KIB),
+        b if b < KIB * KIB * KIB => format!("{:.2} MiB", b / KIB / KIB),
+        b => format!("{:.2} GiB", b / KIB / KIB / KIB),
     }
 }

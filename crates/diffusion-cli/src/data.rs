@@ -261,6 +261,24 @@ pub(crate) fn select(
     Ok((training, Some(validation)))
 }
 
+/// The pictures of `path`, or the embedded digits, as the flags over `(size, config)` choose them; damaged ones are named.
+pub(crate) fn chosen(
+    path: Option<&Path>,
+    flags: &PictureArgs,
+    (mut size, mut config): (Option<usize>, PictureConfig),
+    cache: &CacheArgs,
+    quiet: bool,
+) -> anyhow::Result<ImageDataset> {
+    flags.apply(&mut size, &mut config);
+    if let Some((field, value, expected)) = config.problem() {
+        bail_usage!("{field}: {value}: {expected}");
+    }
+    let path = path.map(resolve).transpose()?;
+    let prepared = prepared(&open(path.as_deref())?, size, &config, cache, quiet)?;
+    report_damaged(&prepared.report.damaged);
+    Ok(select(prepared.dataset, &config)?.0)
+}
+
 /// One line about a data set and the source that it was prepared from, which the user called `path`.
 pub(crate) fn describe(
     path: Option<&Path>,

@@ -8,6 +8,7 @@ mod device;
 mod interrupt;
 mod logging;
 mod runs;
+mod schedules;
 mod usage;
 
 use std::process::ExitCode;
@@ -33,7 +34,12 @@ struct Cli {
 enum Command {
     Train(commands::train::TrainArgs),
     Sample(commands::sample::SampleArgs),
-    Evaluate(commands::evaluate::EvaluateArgs),
+    #[command(subcommand)]
+    Evaluate(commands::evaluate::EvaluateCommand),
+    #[command(subcommand)]
+    Schedule(commands::schedule::ScheduleCommand),
+    #[command(subcommand)]
+    Model(commands::model::ModelCommand),
     Info(commands::info::InfoArgs),
     #[command(subcommand)]
     Data(commands::data::DataCommand),
@@ -85,7 +91,9 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     match cli.command {
         Command::Train(args) => commands::train::run(&args, &device, cli.global.quiet),
         Command::Sample(args) => commands::sample::run(&args, &device, cli.global.quiet),
-        Command::Evaluate(args) => commands::evaluate::run(&args, &device),
+        Command::Evaluate(command) => commands::evaluate::run(&command, &device, cli.global.quiet),
+        Command::Schedule(command) => commands::schedule::run(&command, cli.global.quiet),
+        Command::Model(command) => commands::model::run(&command),
         Command::Info(args) => commands::info::run(&args, &device),
         Command::Data(command) => commands::data::run(&command, cli.global.quiet),
         Command::Import(args) => commands::import::run(&args),

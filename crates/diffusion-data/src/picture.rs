@@ -1,7 +1,6 @@
 //! Tensors as pictures: 8-bit images, grids of them, PNG and npy files.
 
 mod npy;
-mod table;
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -10,7 +9,6 @@ use candle_core::{DType, Device, Tensor};
 
 use crate::DataError;
 pub use npy::read_npy;
-pub use table::{table, text};
 
 /// An 8-bit picture, grey or RGB, rows from the top, channels interleaved.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -106,6 +104,30 @@ impl Picture {
     #[must_use]
     pub fn enlarged_for_viewing(&self) -> Self {
         self.enlarged(500usize.div_ceil(self.width.max(1)).max(1))
+    }
+
+    /// The PNG at `path`, of 8 bits, grey or RGB: what [`write_png`](Self::write_png) wrote.
+    ///
+    /// # Errors
+    /// What the system refuses; a file that is no such PNG.
+    pub fn read_png(path: &Path) -> Result<Self, DataError> {
+        let invalid = |problem: String| DataError::Invalid(format!("{}: {problem}", path.display()));
+        let file = std::fs::File::open(path).map_err(DataError::io(path))?;
+        let mut reader = png::Decoder::new(std::io::BufReader::new(file))
+            .read_info()
+            .map_err(|e| invalid(format!("no PNG: {e}")))?;
+        let (width, height) = (reader.info().width as usize, reader.info().height as usize);
+        let channels = match reader.output_color_type() {
+            (png::ColorType::Grayscale, png::BitDepth::Eight) => 1,
+            (png::ColorType::Rgb, png::BitDepth::Eight) => 3,
+            (colour, depth) => return Err(invalid(format!("a PNG of {colour:?} and {depth:?} bits"))),
+        };
+        let Some(size) = reader.output_buffer_size() else {
+            return Err(invalid("it is too large".to_owned()));
+        };
+        let mut pixels = vec![0; size];
+        reader.next_frame(&mut pixels).map_err(|e| invalid(e.to_string()))?;
+        Ok(Self { width, height, channels, pixels })
     }
 
     /// Writes a PNG. The file appears under its name only when it is complete.

@@ -1,9 +1,11 @@
-//! How near generated images are to real ones.
+//! How near generated images are to real ones, and predictions to the noise.
 //!
 //! [`Statistics`] sums a set of features up as a Gaussian, and [`Statistics::frechet_distance`] is the distance of two. What
 //! the features are is the caller's business: with those of Inception-v3 the distance is called FID (Heusel et al. 2017).
 //!
-//! This crate computes in f64, knows no network and reads no files.
+//! [`PredictorEvaluation`] asks what a model, or one that knows nothing, makes of noisy images at each timestep.
+//!
+//! This crate adds up in f64, knows no network and reads no files.
 //!
 //! ```
 //! use candle_core::{Device, Tensor};
@@ -17,5 +19,9 @@
 //! ```
 
 mod frechet;
+mod predictors;
 
 pub use frechet::{EvalError, Statistics};
+pub use predictors::{
+    ErrorBin, Estimate, PredictionError, Predictor, PredictorErrors, PredictorEvaluation, lesson_images,
+};

@@ -2,6 +2,7 @@
 //! the system cost as much as the arithmetic on them.
 
 use std::ops::Deref;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 static POOL: Mutex<Pool> = Mutex::new(Pool { free: Vec::new(), free_len: 0, used_len: 0, most_used: 0 });
@@ -60,11 +61,38 @@ pub(crate) fn room(len: usize) -> Vec<f32> {
     Vec::with_capacity(len)
 }
 
+/// Bytes in buffers that are used, and the most since [`start_peak`].
+static LIVE: AtomicUsize = AtomicUsize::new(0);
+static PEAK: AtomicUsize = AtomicUsize::new(0);
+
+/// Bytes in buffers that are used.
+pub(crate) fn live() -> usize {
+    LIVE.load(Ordering::Relaxed)
+}
+
+/// Forgets how much was used before, and says how much is now.
+pub(crate) fn start_peak() -> usize {
+    let now = live();
+    PEAK.store(now, Ordering::Relaxed);
+    now
+}
+
+/// The most bytes that were used since [`start_peak`].
+pub(crate) fn peak() -> usize {
+    PEAK.load(Ordering::Relaxed)
+}
+
+fn bytes(numbers: &Vec<f32>) -> usize {
+    numbers.capacity() * size_of::<f32>()
+}
+
 /// Numbers in a buffer that is used again after them.
 pub(crate) struct Buffer(Vec<f32>);
 
 impl From<Vec<f32>> for Buffer {
     fn from(numbers: Vec<f32>) -> Self {
+        let size = bytes(&numbers);
+        PEAK.fetch_max(LIVE.fetch_add(size, Ordering::Relaxed) + size, Ordering::Relaxed);
         if numbers.capacity() >= LEAST {
             let mut pool = pool();
             pool.used_len += numbers.capacity();
@@ -89,6 +117,7 @@ impl std::ops::DerefMut for Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
+        LIVE.fetch_sub(bytes(&self.0), Ordering::Relaxed);
         let capacity = self.0.capacity();
         if capacity >= LEAST {
             let mut buffer = std::mem::take(&mut self.0);

@@ -8,6 +8,7 @@ use crate::map::Node;
 use crate::resample::{Resample, resample};
 use crate::stack::stacked;
 use crate::storage::kernels_for;
+use crate::trace::operation;
 use crate::turn::{from_images, to_images};
 use crate::{
     Activation, GroupNorm, Padding, ResidualBlock, TimeConditioning, attention, block, elementwise,
@@ -156,10 +157,14 @@ impl FeatureMap {
         padding: impl Into<Padding>,
     ) -> Result<Self> {
         let padding = padding.into();
-        self.map(
-            |isa, x| convolution(isa, Direction::Gather, x, (weight, bias), stride, padding),
-            |x| slow::conv2d(x, weight, bias, stride, padding),
-        )
+        let convolved = || {
+            self.map(
+                |isa, x| convolution(isa, Direction::Gather, x, (weight, bias), stride, padding),
+                |x| slow::conv2d(x, weight, bias, stride, padding),
+            )
+        };
+        // Each result is a sum over the weights of one output channel.
+        operation(convolved, |[n, _, h, w]| (vec![weight.id()], (n * h * w * weight.elem_count()) as u64))
     }
 
     /// Transposed 2-D convolution: `weight` (Cin, Cout, K, K), `bias` (Cout), to
@@ -174,10 +179,15 @@ impl FeatureMap {
         stride: usize,
         padding: usize,
     ) -> Result<Self> {
-        self.map(
-            |isa, x| convolution(isa, Direction::Scatter, x, (weight, bias), stride, padding.into()),
-            |x| slow::conv_transpose2d(x, weight, bias, stride, padding),
-        )
+        let convolved = || {
+            self.map(
+                |isa, x| convolution(isa, Direction::Scatter, x, (weight, bias), stride, padding.into()),
+                |x| slow::conv_transpose2d(x, weight, bias, stride, padding),
+            )
+        };
+        // Each pixel of the input goes out through the weights of its channel.
+        let [n, _, h, w] = self.dims();
+        operation(convolved, |_| (vec![weight.id()], (n * h * w * weight.elem_count()) as u64))
     }
 
     /// Group normalisation, with the modulation and the activation that follow it.
@@ -185,7 +195,10 @@ impl FeatureMap {
     /// # Errors
     /// A channel count that the groups do not divide; shapes that do not fit together.
     pub fn group_norm(&self, norm: &GroupNorm<'_>) -> Result<Self> {
-        self.map(|isa, x| group_norm::group_norm(isa, x, norm), |x| slow::group_norm(x, norm))
+        operation(
+            || self.map(|isa, x| group_norm::group_norm(isa, x, norm), |x| slow::group_norm(x, norm)),
+            |_| (vec![norm.weight.id()], 0),
+        )
     }
 
     /// Softmax attention over the pixels of each image (Vaswani et al. 2017, eq. 1), of this map's queries over `keys`
@@ -194,7 +207,7 @@ impl FeatureMap {
     /// # Errors
     /// Maps of different sizes; a channel count that the heads do not divide.
     pub fn attention(&self, keys: &Self, values: &Self, heads: usize) -> Result<Self> {
-        match (self.whole()?, keys.whole()?, values.whole()?) {
+        let attended = || match (self.whole()?, keys.whole()?, values.whole()?) {
             (Whole::Images(q), Whole::Images(k), Whole::Images(v)) => {
                 Ok(Self(Kept::ChannelsFirst(slow::attention(q, k, v, heads)?)))
             }
@@ -202,7 +215,9 @@ impl FeatureMap {
                 Ok(Self::last(isa, attention::attention(isa, [&q, &k, &v], heads)?))
             }
             _ => bail!("attention wants maps of one type on one device"),
-        }
+        };
+        // Every pixel's query with every key, and the values by the result.
+        operation(attended, |[n, c, h, w]| (Vec::new(), 2 * (n * c * (h * w).pow(2)) as u64))
     }
 
     /// Twice as high and wide: each pixel four times.
@@ -210,7 +225,10 @@ impl FeatureMap {
     /// # Errors
     /// None of its own; whatever the device reports.
     pub fn upsample_nearest2(&self) -> Result<Self> {
-        self.map(|isa, x| resample(isa, Resample::Nearest, x), slow::upsample_nearest2)
+        operation(
+            || self.map(|isa, x| resample(isa, Resample::Nearest, x), slow::upsample_nearest2),
+            |_| (Vec::new(), 0),
+        )
     }
 
     /// Half as high and wide: the means of 2 × 2 pixels.
@@ -218,7 +236,10 @@ impl FeatureMap {
     /// # Errors
     /// Sides that are not even.
     pub fn avg_pool2(&self) -> Result<Self> {
-        self.map(|isa, x| resample(isa, Resample::Average, x), slow::avg_pool2)
+        operation(
+            || self.map(|isa, x| resample(isa, Resample::Average, x), slow::avg_pool2),
+            |_| (Vec::new(), 0),
+        )
     }
 
     /// The sum of two maps of one size.
@@ -226,11 +247,12 @@ impl FeatureMap {
     /// # Errors
     /// Maps of different sizes, or on different devices.
     pub fn add(&self, other: &Self) -> Result<Self> {
-        match (self.whole()?, other.whole()?) {
+        let sum = || match (self.whole()?, other.whole()?) {
             (Whole::Images(a), Whole::Images(b)) => Ok(Self(Kept::ChannelsFirst((a + b)?))),
             (Whole::Node(isa, a), Whole::Node(_, b)) => Ok(Self::last(isa, elementwise::add(isa, &a, &b)?)),
             _ => bail!("add wants maps of one type on one device"),
-        }
+        };
+        operation(sum, |_| (Vec::new(), 0))
     }
 
     /// Adds a number to each channel of each image: `embedding` (N, C).
@@ -251,6 +273,18 @@ impl FeatureMap {
     /// # Errors
     /// Shapes that do not fit together.
     pub fn residual_block(&self, embedding: &Tensor, block: &ResidualBlock<'_>) -> Result<Self> {
+        let conv = |weight: &Tensor| weight.elem_count();
+        operation(
+            || self.whole_block(embedding, block),
+            |[n, _, h, w]| {
+                let skip = block.skip.map_or(0, |(weight, _)| conv(weight));
+                let products = n * h * w * (conv(block.conv1.0) + conv(block.conv2.0) + skip);
+                (vec![block.conv1.0.id(), block.conv2.0.id()], products as u64)
+            },
+        )
+    }
+
+    fn whole_block(&self, embedding: &Tensor, block: &ResidualBlock<'_>) -> Result<Self> {
         match &self.0 {
             Kept::ChannelsFirst(_) => self.composed_block(embedding, block),
             Kept::ChannelsLast { isa, parts } => {

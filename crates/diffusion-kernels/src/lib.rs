@@ -57,6 +57,7 @@ pub mod slow;
 mod stack;
 mod storage;
 mod tasks;
+mod trace;
 mod transpose;
 mod turn;
 mod vector;
@@ -73,6 +74,7 @@ pub use feature_map::FeatureMap;
 pub use optimize::{AdamW, Trained};
 use storage::kernels_for;
 pub use tasks::in_pool;
+pub use trace::{Operation, peak_bytes, traced};
 
 /// What is applied to the output of a normalisation, in the same pass.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -162,10 +164,11 @@ pub fn group_norm(x: &Tensor, norm: &GroupNorm<'_>) -> Result<Tensor> {
 /// # Errors
 /// Shapes that do not fit together.
 pub fn linear(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
-    match kernels_for(&[x, weight, bias]) {
+    let rows = || match kernels_for(&[x, weight, bias]) {
         Some(isa) => linear::linear(isa, x, weight, bias),
         None => slow::linear(x, weight, bias),
-    }
+    };
+    trace::linear(rows, x, weight)
 }
 
 /// `x · sigmoid(x)`, elementwise.

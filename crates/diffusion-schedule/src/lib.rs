@@ -21,6 +21,7 @@
 //! ```
 
 mod betas;
+mod comparison;
 mod error;
 mod level;
 mod plan;
@@ -28,6 +29,7 @@ mod schedule;
 mod spacing;
 
 pub use betas::{BetaSchedule, ScheduleConfig};
+pub use comparison::{Crossing, Sample, ScheduleComparison};
 pub use error::ScheduleError;
 pub use level::{NoiseLevel, Posterior};
 pub use plan::{PlanStep, SamplingPlan, SigmaSpacing};

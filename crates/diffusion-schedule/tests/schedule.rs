@@ -1,6 +1,8 @@
 //! The schedules against the numbers of the papers and of SPEC's reference table.
 
-use diffusion_schedule::{BetaSchedule, NoiseSchedule, ScheduleConfig, ScheduleError, TimestepSpacing};
+use diffusion_schedule::{
+    BetaSchedule, NoiseSchedule, ScheduleComparison, ScheduleConfig, ScheduleError, TimestepSpacing,
+};
 
 fn linear(num_train_timesteps: usize) -> NoiseSchedule {
     ScheduleConfig { num_train_timesteps, ..Default::default() }.build().unwrap()
@@ -142,4 +144,120 @@ fn the_posterior_weighs_to_the_exact_previous_mean() {
     }
     assert_eq!(s.posterior_variance(0), 0.0);
     assert_eq!(s.posterior_log_variance_clipped(0), s.posterior_variance(1).ln());
+}
+
+/// ᾱ of the linear schedule, by logarithms and without a running product.
+fn linear_alpha_cumprod(t: usize, steps: usize) -> f64 {
+    let beta = |i: usize| 1e-4 + (0.02 - 1e-4) * i as f64 / (steps - 1) as f64;
+    (0..=t).map(|i| (-beta(i)).ln_1p()).sum::<f64>().exp()
+}
+
+/// ᾱ of the cosine schedule in closed form, f(t + 1)/f(0); the clamp of β touches its last step alone.
+fn cosine_alpha_cumprod(t: usize, steps: usize) -> f64 {
+    let f = |u: f64| ((u / steps as f64 + 0.008) / 1.008 * std::f64::consts::FRAC_PI_2).cos().powi(2);
+    if t + 1 == steps { f(t as f64) / f(0.0) * 0.001 } else { f((t + 1) as f64) / f(0.0) }
+}
+
+fn lesson(steps: usize) -> ScheduleComparison {
+    let config =
+        |beta_schedule| ScheduleConfig { num_train_timesteps: steps, beta_schedule, ..Default::default() };
+    ScheduleComparison::new([
+        ("linear".to_owned(), config(BetaSchedule::Linear).build().unwrap()),
+        ("cosine".to_owned(), config(BetaSchedule::Cosine).build().unwrap()),
+    ])
+}
+
+#[test]
+fn the_lessons_table_follows_from_closed_forms() {
+    let comparison = lesson(1000);
+    for t in [0, 10, 100, 250, 500, 750, 900, 999] {
+        let expected = [linear_alpha_cumprod(t, 1000), cosine_alpha_cumprod(t, 1000)];
+        for (sample, alpha) in comparison.at(t).zip(expected) {
+            let sample = sample.unwrap();
+            assert!((sample.alpha_cumprod / alpha - 1.0).abs() < 1e-9, "t = {t}: {sample:?}, {alpha}");
+            assert!(
+                (sample.snr_db - 10.0 * (alpha / (1.0 - alpha)).log10()).abs() < 1e-6,
+                "t = {t}: {sample:?}"
+            );
+        }
+    }
+    assert_eq!(comparison.at(1000).collect::<Vec<_>>(), [None, None]);
+}
+
+#[test]
+fn the_lessons_numbers_are_those_of_the_specification() {
+    // ᾱ and dB as printed there, with their precision.
+    let linear = [
+        (0, 0.9999, 40.00),
+        (10, 0.997_807, 26.58),
+        (100, 0.895_142, 9.313),
+        (250, 0.521_423, 0.372),
+        (500, 0.077_797, -10.739),
+        (750, 0.0033, -24.8),
+        (900, 0.000_27, -35.68),
+        (999, 4.0e-5, -43.94),
+    ];
+    let cosine = [
+        (0, 0.999_959, 43.84),
+        (100, 0.971_576, 15.338),
+        (250, 0.845_888, 7.395),
+        (500, 0.492_285, -0.134),
+        (750, 0.143_179, -7.77),
+        (900, 0.023_616, -16.164),
+        (999, 2.4e-9, -86.15),
+    ];
+    let comparison = lesson(1000);
+    let check = |schedule: usize, (t, alpha, db): (usize, f64, f64)| {
+        let sample = comparison.at(t).nth(schedule).unwrap().unwrap();
+        assert!((sample.alpha_cumprod / alpha - 1.0).abs() < 0.015, "t = {t}: {sample:?}");
+        assert!((sample.snr_db - db).abs() < 0.006, "t = {t}: {sample:?}");
+    };
+    linear.into_iter().for_each(|row| check(0, row));
+    cosine.into_iter().for_each(|row| check(1, row));
+    let short = lesson(200);
+    let end = short.at(199).next().unwrap().unwrap().alpha_cumprod;
+    assert!((end - 0.132).abs() < 5e-4 && (end.sqrt() - 0.364).abs() < 5e-4, "{end}");
+}
+
+#[test]
+fn crossings_lie_where_signal_and_noise_are_equal() {
+    for (steps, expected) in [(1000, [259, 496]), (200, [117, 99])] {
+        let comparison = lesson(steps);
+        let alphas: [&dyn Fn(usize) -> f64; 2] =
+            [&|t| linear_alpha_cumprod(t, steps), &|t| cosine_alpha_cumprod(t, steps)];
+        for ((crossing, alpha), expected) in comparison.crossings().zip(alphas).zip(expected) {
+            let crossing = crossing.unwrap();
+            // Half of the variance is signal.
+            assert_eq!((0..steps).find(|&t| alpha(t) < 0.5), Some(crossing.index));
+            assert_eq!(crossing.index, expected, "{steps} steps");
+            let before = crossing.interpolated.floor() as usize;
+            assert!(alpha(before) >= 0.5 && alpha(before + 1) < 0.5, "{crossing:?}");
+        }
+    }
+    // In 200 literal steps the linear schedule never comes as far as noise, and keeps its signal longer.
+    assert_eq!((lesson(1000).longest_signal(), lesson(200).longest_signal()), (vec![1], vec![0]));
+}
+
+#[test]
+fn a_schedule_that_never_crosses_keeps_its_signal_and_one_that_begins_below_has_none() {
+    let gentle = NoiseSchedule::from_betas(vec![0.01; 10]).unwrap();
+    let harsh = NoiseSchedule::from_betas(vec![0.9; 10]).unwrap();
+    let named = |schedules: &[&NoiseSchedule]| {
+        ScheduleComparison::new(schedules.iter().map(|&schedule| ("x".to_owned(), schedule.clone())))
+    };
+    let comparison = named(&[&harsh, &gentle, &gentle]);
+    let crossings: Vec<_> = comparison.crossings().collect();
+    assert_eq!(crossings[0].map(|c| (c.index, c.interpolated)), Some((0, 0.0)));
+    assert_eq!(crossings[1], None);
+    assert_eq!(comparison.longest_signal(), [1, 2]);
+    assert_eq!(named(&[]).longest_signal(), Vec::<usize>::new());
+    // A last step without signal is reached at once.
+    let zero = ScheduleConfig {
+        num_train_timesteps: 2,
+        beta_end: 0.02,
+        rescale_betas_zero_snr: true,
+        ..Default::default()
+    };
+    let crossing = named(&[&zero.build().unwrap()]).crossings().next().unwrap().unwrap();
+    assert_eq!((crossing.index, crossing.interpolated), (1, 0.0));
 }

@@ -55,7 +55,7 @@ pub use metrics::StepMetrics;
 pub use model::{DATA_RANGE, LoadedModel, ModelDescription, Weights};
 pub use objective::{EdmConfig, ModelDenoiser, NoisyBatch, Objective};
 pub use optimizer::{AdamW, AdamWConfig};
-pub use run::{Outcome, TrainEvent, run};
+pub use run::{Outcome, Pace, TrainEvent, rehearse, run};
 pub use run_dir::RunDir;
 pub use timesteps::{DrawnLevels, LevelSampler, LossHistory, TimestepSampling};
 pub use trainer::Trainer;

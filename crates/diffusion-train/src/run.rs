@@ -16,6 +16,8 @@ use crate::{RunDir, StepMetrics, TrainError, Trainer};
 pub enum TrainEvent<'a> {
     /// A step was made.
     Step(&'a StepMetrics),
+    /// The first steps of this process are done, and say what the others will take.
+    Pace(Pace),
     /// A pass over the data ended.
     Epoch {
         /// Counted from 1.
@@ -29,6 +31,54 @@ pub enum TrainEvent<'a> {
     Grid(PathBuf),
     /// A checkpoint was written.
     Checkpoint(PathBuf),
+}
+
+/// What the first steps say of all others.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Pace {
+    /// The median.
+    pub seconds_per_step: f64,
+}
+
+/// Steps that are enough to know the pace; the first of them, which fills caches, does not count.
+const PACE_STEPS: usize = 5;
+
+/// Measures the first steps.
+#[derive(Default)]
+struct Pacemaker {
+    seconds: Vec<f64>,
+}
+
+impl Pacemaker {
+    /// One step of `trainer`, and the pace when this was the last step needed to know it.
+    fn step(&mut self, trainer: &mut Trainer) -> Result<(StepMetrics, Option<Pace>), TrainError> {
+        if self.seconds.len() == PACE_STEPS {
+            return Ok((trainer.step()?, None));
+        }
+        let start = Instant::now();
+        let metrics = trainer.step()?;
+        self.seconds.push(start.elapsed().as_secs_f64());
+        let pace = self.seconds.get(1..PACE_STEPS).map(|seconds| {
+            let mut seconds = seconds.to_vec();
+            seconds.sort_by(f64::total_cmp);
+            Pace { seconds_per_step: seconds[seconds.len() / 2] }
+        });
+        Ok((metrics, pace))
+    }
+}
+
+/// Makes a few steps to learn what the others will take. The training is no longer at its beginning afterwards: it is for those
+/// who do not go on with it.
+///
+/// # Errors
+/// Those of [`Trainer::step`].
+pub fn rehearse(trainer: &mut Trainer) -> Result<Pace, TrainError> {
+    let mut pacemaker = Pacemaker::default();
+    loop {
+        if let (_, Some(pace)) = pacemaker.step(trainer)? {
+            return Ok(pace);
+        }
+    }
 }
 
 /// How a run ended.
@@ -59,6 +109,7 @@ pub fn run(
     let (before, start) = (trainer.elapsed(), Instant::now());
     let mut rate = Rate::new(trainer.config().batch_size);
     let mut epoch_losses = Vec::new();
+    let mut pacemaker = Pacemaker::default();
     let mut flow = ControlFlow::Continue(());
     // With a checkpoint from the first moment on, a run can be resumed whenever it is killed.
     if trainer.steps_done() == 0 {
@@ -67,7 +118,7 @@ pub fn run(
     let mut saved_step = trainer.steps_done();
 
     while flow.is_continue() && !trainer.is_finished() {
-        let mut metrics = trainer.step().map_err(|e| with_checkpoint(e, run_dir))?;
+        let (mut metrics, pace) = pacemaker.step(trainer).map_err(|e| with_checkpoint(e, run_dir))?;
         trainer.set_elapsed(before + start.elapsed());
         metrics.images_per_second = rate.tick();
         let grid_every = trainer.config().sample_grid.every;
@@ -77,6 +128,9 @@ pub fn run(
         }
         metrics_file.write(&metrics)?;
         flow = observer(TrainEvent::Step(&metrics));
+        if let Some(pace) = pace {
+            flow = both(flow, observer(TrainEvent::Pace(pace)));
+        }
 
         epoch_losses.push(metrics.loss);
         if metrics.step % trainer.steps_per_epoch() == 0 {

@@ -93,8 +93,45 @@ impl RunDir {
     /// A file that is not a configuration.
     pub fn read_config(&self) -> Result<TrainConfig, TrainError> {
         let path = self.config_path();
-        let text = fs::read_to_string(&path).map_err(TrainError::io(&path))?;
+        let text = self.config_text()?;
         Ok(TrainConfig::from_source(&ConfigSource { path, text })?)
+    }
+
+    /// The configuration as it stands in the folder.
+    ///
+    /// # Errors
+    /// What the system refuses.
+    pub fn config_text(&self) -> Result<String, TrainError> {
+        let path = self.config_path();
+        fs::read_to_string(&path).map_err(TrainError::io(&path))
+    }
+
+    /// The metrics of all steps so far; a line that was cut short, and what comes after it, is left out.
+    ///
+    /// # Errors
+    /// What the system refuses. A run that has made no step yet has no metrics, which is no error.
+    pub fn read_metrics(&self) -> Result<Vec<StepMetrics>, TrainError> {
+        let path = self.metrics_path();
+        if !path.exists() {
+            return Ok(Vec::new());
+        }
+        let text = fs::read(&path).map_err(TrainError::io(&path))?;
+        let lines = String::from_utf8_lossy(&text);
+        Ok(lines.lines().map_while(|line| serde_json::from_str(line).ok()).collect())
+    }
+
+    /// The grids that were drawn, by their steps.
+    ///
+    /// # Errors
+    /// What the system refuses.
+    pub fn grids(&self) -> Result<Vec<(u64, PathBuf)>, TrainError> {
+        let drawn = entries(&self.samples_path())?
+            .into_iter()
+            .filter(|path| path.extension().is_some_and(|e| e == "png"));
+        let mut grids: Vec<(u64, PathBuf)> =
+            drawn.filter_map(|path| Some((step_of(&path.with_extension(""))?, path))).collect();
+        grids.sort();
+        Ok(grids)
     }
 
     pub(crate) fn write_config(&self, config: &TrainConfig) -> Result<(), TrainError> {
@@ -170,7 +207,7 @@ impl RunDir {
 
     /// Opens `metrics.jsonl` to append, after cutting off whatever was written after `step` updates.
     pub(crate) fn open_metrics(&self, step: u64) -> Result<MetricsFile, TrainError> {
-        let path = self.path.join("metrics.jsonl");
+        let path = self.metrics_path();
         if path.exists() {
             let kept = whole_lines_up_to(&path, step)?;
             write_atomically(&path, kept.as_bytes())?;
@@ -181,6 +218,10 @@ impl RunDir {
 
     fn config_path(&self) -> PathBuf {
         self.path.join("config.toml")
+    }
+
+    fn metrics_path(&self) -> PathBuf {
+        self.path.join("metrics.jsonl")
     }
 
     fn latest_path(&self) -> PathBuf {

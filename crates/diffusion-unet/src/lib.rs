@@ -20,6 +20,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod analysis;
 mod config;
 mod dropout;
 mod embedding;
@@ -29,6 +30,7 @@ mod residual;
 mod simple;
 mod unet2d;
 
+pub use analysis::{NetworkAnalysis, NetworkPart, SketchLevel, UNetSketch};
 pub use config::{NetworkConfig, TrainingNetwork};
 pub use dropout::DropoutNoise;
 pub use embedding::{TimeEmbedding, TimestepEmbedding};

@@ -75,6 +75,15 @@ impl Parameters {
         self.vars.values().map(|var| var.elem_count()).sum()
     }
 
+    /// The trainable numbers of each part of the network, sorted by its name: `enc1` or `down_blocks.0`, say.
+    pub fn count_by_part(&self) -> BTreeMap<String, usize> {
+        let mut counts = BTreeMap::new();
+        for (name, var) in &self.vars {
+            *counts.entry(part_of(name)).or_default() += var.elem_count();
+        }
+        counts
+    }
+
     /// The current values. The tensors share memory with the parameters: write them out or copy them before training
     /// goes on.
     pub fn tensors(&self) -> BTreeMap<String, Tensor> {
@@ -124,6 +133,15 @@ pub fn count_parameters<M>(build: impl FnOnce(VarBuilder<'_>) -> Result<M>) -> R
     let backend = Counting { count: Arc::clone(&count) };
     build(VarBuilder::from_backend(Box::new(backend), DType::F32, Device::Cpu))?;
     Ok(count.load(Ordering::Relaxed))
+}
+
+/// The name of the part that a parameter belongs to: its first component, and the second one if that is the number of a block.
+pub(crate) fn part_of(parameter: &str) -> String {
+    let components: Vec<&str> = parameter.split('.').collect();
+    match components.as_slice() {
+        [first, number, _, _, ..] if number.parse::<usize>().is_ok() => format!("{first}.{number}"),
+        _ => components[0].to_owned(),
+    }
 }
 
 fn check_shape(

@@ -29,6 +29,7 @@ use crate::usage::bail_usage;
 /// Image i depends on the seed and on i only: not on --num, --batch-size or --threads.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  diffusion sample --num 64 --out digits --grid digits.png\n  \
+                        diffusion sample --steps 50 --gif digits.gif --strip digits-strip.png\n  \
                         diffusion sample --run runs/mnist-1 --steps 50 --format npy --out digits")]
 pub(crate) struct SampleArgs {
     #[command(flatten)]
@@ -78,8 +79,13 @@ pub(crate) struct SampleArgs {
     /// Begin with the noise in this file: float32 (N, C, H, W) of variance 1; --num is N then
     #[arg(long, value_name = "FILE.npy", conflicts_with = "num")]
     init_noise: Option<PathBuf>,
-    /// Also write every step of the first images: a picture each, strip.png and trajectory.gif, with what the model took
-    /// them for
+    /// Also write how the first images came to be, from noise on, beside what the model took them for at each step: animated
+    #[arg(long, value_name = "FILE.gif")]
+    gif: Option<PathBuf>,
+    /// The same in rows, with some of the steps as columns
+    #[arg(long, value_name = "FILE.png")]
+    strip: Option<PathBuf>,
+    /// Both of these, as trajectory.gif and strip.png, and a picture of each step
     #[arg(long, value_name = "DIR")]
     trajectory: Option<PathBuf>,
     /// The folder for the images
@@ -298,7 +304,8 @@ struct Images {
 /// All images, batch by batch; PNGs are written as they come. `None` when interrupted.
 fn sample_all(args: &SampleArgs, task: &Task<'_>, quiet: bool) -> anyhow::Result<Option<Images>> {
     let &Task { model, plan, kind, options, ref noise, num, device } = task;
-    let mut trajectory = args.trajectory.as_deref().map(Trajectory::new).transpose()?;
+    let mut trajectory =
+        Trajectory::new(args.trajectory.as_deref(), args.gif.as_deref(), args.strip.as_deref())?;
     let mut failed = None;
     let mut sampler = kind.build(&options);
     let threshold = match args.dynamic_threshold {
@@ -335,7 +342,7 @@ fn sample_all(args: &SampleArgs, task: &Task<'_>, quiet: bool) -> anyhow::Result
                     p.steps
                 )
             });
-            if let Some(trajectory) = trajectory.as_mut().filter(|_| batch == 0)
+            if batch == 0
                 && let Err(e) = trajectory.add(&p)
             {
                 failed = Some(e);
@@ -358,7 +365,7 @@ fn sample_all(args: &SampleArgs, task: &Task<'_>, quiet: bool) -> anyhow::Result
         };
         // A formula of several steps may lead a little beyond what each was kept in.
         let tensor = if args.no_clip { tensor } else { tensor.clamp(-1f32, 1f32)? };
-        if let Some(trajectory) = trajectory.as_ref().filter(|_| batch == 0) {
+        if batch == 0 {
             trajectory.finish()?;
         }
         let pictures = picture::from_tensor(&tensor)?;

@@ -7,6 +7,7 @@ mod data;
 mod download;
 mod exchange;
 mod kill;
+mod looking;
 mod objectives;
 mod sampling;
 mod training;

@@ -19,7 +19,18 @@ fn training_leaves_a_run_folder_and_says_what_comes_next() {
         assert!(answer.out.replace('\\', "/").contains(part), "{part} is not in: {}", answer.out);
     }
     let run = place.path("runs/mnist-1");
-    assert_eq!(names(&run), ["checkpoints", "config.toml", "latest", "lock", "metrics.jsonl", "samples"]);
+    let expected = [
+        "checkpoints",
+        "config.toml",
+        "index.html",
+        "latest",
+        "lock",
+        "loss.png",
+        "metrics.jsonl",
+        "samples",
+        "samples.gif",
+    ];
+    assert_eq!(names(&run), expected);
     assert_eq!(names(&run.join("samples")), ["step-0000002.png", "step-0000004.png"]);
     assert_eq!(fs::read_to_string(run.join("metrics.jsonl")).unwrap().lines().count(), 4);
     place.ok("train --config small.toml");

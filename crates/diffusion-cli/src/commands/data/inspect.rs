@@ -212,10 +212,10 @@ fn contact_sheet(dataset: &ImageDataset) -> anyhow::Result<Picture> {
     for (_, chosen) in &rows {
         let mut row = picture::from_tensor(&dataset.images(chosen, &candle_core::Device::Cpu)?)?;
         row.resize(SHEET_COLUMNS, blank.clone());
-        cells.push(row.iter().map(|picture| picture.enlarged(factor)).collect());
+        cells.push(row.iter().map(|picture| picture.enlarged(factor).into()).collect());
     }
     let names: Vec<String> =
         rows.into_iter().map(|(name, _)| name.chars().take(SHEET_LETTERS).collect()).collect();
     let columns: Vec<String> = (1..=SHEET_COLUMNS).map(|column| column.to_string()).collect();
-    Ok(picture::table(&cells, &names, &columns)?)
+    Ok(diffusion_report::sheet(&cells, &names, &columns)?)
 }

@@ -1,0 +1,227 @@
+//! `diffusion evaluate predictors`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use candle_core::{Device, Tensor};
+use diffusion_data::PictureConfig;
+use diffusion_eval::{Estimate, Predictor, PredictorErrors, PredictorEvaluation, lesson_images};
+use diffusion_process::NoiseLevel;
+use diffusion_report::{check_path, predictor_chart};
+use diffusion_train::{LoadedModel, Objective, RunDir, Weights};
+use serde_json::{Value, json};
+
+use crate::runs::ModelArgs;
+use crate::usage::{UsageError, bail_usage};
+use crate::{data, interrupt, schedules};
+
+/// Levels of a process that has no timesteps.
+const CONTINUOUS: usize = 1000;
+/// Pictures of a set that are looked at, unless --limit says otherwise.
+const PICTURES: usize = 200;
+
+/// Measure how well predictors tell the noise in an image, by timestep
+///
+/// zero says that there is no noise, random draws other noise, perfect knows it; --run adds a trained model. Two errors are given:
+/// the mean square in epsilon, which is 1 for zero and 2 for random at every timestep, and the same in the image's own scale,
+/// times 1 − alpha_cumprod, which grows with t. Each has its standard error.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:\n  diffusion evaluate predictors --plot predictors.png\n  \
+                        diffusion evaluate predictors --run runs/mnist-1 --bins 10")]
+pub(crate) struct PredictorsArgs {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// The pictures: whatever --data of train understands [default: those that the model was trained on; without a model, 50
+    /// synthetic images of 1×32×32]
+    #[arg(long, value_name = "PATH")]
+    data: Option<PathBuf>,
+    #[command(flatten)]
+    pictures: data::PictureArgs,
+    #[command(flatten)]
+    cache: data::CacheArgs,
+    /// Without a model: linear, cosine, sigmoid, scaled-linear, or a file that `schedule compare` understands
+    #[arg(long, value_name = "NAME", default_value = "linear", conflicts_with_all = ["run", "checkpoint"])]
+    schedule: String,
+    /// Without a model: the schedule's number of steps, if it has a name
+    #[arg(long, value_name = "T", default_value = "200", conflicts_with_all = ["run", "checkpoint"], value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    timesteps: u64,
+    /// Into how many parts of one size the timesteps are divided
+    #[arg(long, value_name = "N", default_value = "4", value_parser = clap::value_parser!(u64).range(1..=1000))]
+    bins: u64,
+    /// The seed of images and noise
+    #[arg(long, value_name = "SEED", default_value = "0")]
+    seed: u64,
+    /// Draw the errors against the timestep into a PNG or SVG
+    #[arg(long, value_name = "FILE")]
+    plot: Option<PathBuf>,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(args: &PredictorsArgs, device: &Device, quiet: bool) -> anyhow::Result<ExitCode> {
+    interrupt::listen()?;
+    if let Some(path) = &args.plot {
+        check_path(path).map_err(|e| UsageError(format!("--plot {e}")))?;
+    }
+    let model = match args.model.named()? {
+        Some(path) => Some((path.clone(), LoadedModel::open(&path, Weights::Ema, device)?)),
+        None => None,
+    };
+    let levels = levels(args, model.as_ref().map(|(_, model)| model))?;
+    let bins = args.bins as usize;
+    if bins > levels.len() {
+        bail_usage!("--bins {bins}: there are {} timesteps", levels.len());
+    }
+    let images = images(args, model.as_ref().map(|(_, model)| model), device, quiet)?;
+    let evaluation = PredictorEvaluation::new(&images, levels, bins, args.seed)?;
+    let mut predictors = vec![
+        ("zero".to_owned(), Predictor::Zero),
+        ("random".to_owned(), Predictor::Random),
+        ("perfect".to_owned(), Predictor::Perfect),
+    ];
+    if let Some((_, model)) = &model {
+        predictors.push((format!("step {}", model.step), Predictor::Model(&model.denoiser)));
+    }
+    let mut errors = Vec::new();
+    for (name, predictor) in predictors {
+        if interrupt::flow().is_break() {
+            return Ok(ExitCode::from(interrupt::EXIT_CODE));
+        }
+        errors.push((name, evaluation.errors(&predictor)?));
+    }
+    if let Some(path) = &args.plot {
+        let continuous = model.as_ref().is_some_and(|(_, model)| model.objective.schedule().is_none());
+        let x = if continuous { "noise level, in thousandths of those of training" } else { "timestep t" };
+        diffusion_report::write(&predictor_chart(&errors, x), path)?;
+    }
+    if args.json {
+        println!("{:#}", as_json(&errors, images.dim(0)?));
+    } else {
+        if let Some((path, model)) = &model {
+            println!("step {}: {}", model.step, path.display());
+        }
+        print_table(&errors, images.dims());
+        if let Some(path) = &args.plot {
+            println!("plot: {}", path.display());
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// All levels of the schedule, or of a model's process, from the cleanest on.
+fn levels(args: &PredictorsArgs, model: Option<&LoadedModel>) -> anyhow::Result<Vec<NoiseLevel>> {
+    let own;
+    let schedule = match model.map(|model| &model.objective) {
+        None => {
+            own = schedules::named(&args.schedule, args.timesteps as usize)?.1;
+            &own
+        }
+        Some(Objective::Diffusion { schedule, .. }) => schedule,
+        Some(objective) => {
+            let share = |i: usize| (i as f64 + 0.5) / CONTINUOUS as f64;
+            return Ok((0..CONTINUOUS).map(|i| objective.level_at(share(i))).collect());
+        }
+    };
+    // An end without signal has nothing to tell noise from, for ε; the step before it has.
+    let with_signal = (0..schedule.len()).map(|t| schedule.level(t)).filter(|level| level.signal > 0.0);
+    Ok(with_signal.collect())
+}
+
+fn images(
+    args: &PredictorsArgs,
+    model: Option<&LoadedModel>,
+    device: &Device,
+    quiet: bool,
+) -> anyhow::Result<Tensor> {
+    let mut config = PictureConfig::default();
+    let mut data = args.data.clone();
+    let mut size = None;
+    match (model, &args.model.run, &data) {
+        (None, _, None) => return Ok(lesson_images(args.seed, device)?),
+        (Some(_), Some(run), None) => {
+            let of_run = RunDir::open(run)?.read_config()?;
+            (data, size, config) = (of_run.data, of_run.size, of_run.pictures);
+        }
+        _ => {}
+    }
+    if let Some(model) = model {
+        // Whatever the pictures are, the model takes its own size.
+        let [_, height, width] = model.description.image_shape;
+        if height == width {
+            size = size.or(Some(height));
+        }
+        config.validation = 0.0;
+    }
+    config.limit = config.limit.or(Some(PICTURES));
+    let dataset = data::chosen(data.as_deref(), &args.pictures, (size, config), &args.cache, quiet)?;
+    if let Some(model) = model
+        && dataset.image_shape() != model.description.image_shape
+    {
+        bail_usage!(
+            "the pictures are {:?}, the model's {:?} (channels, height, width); choose --channels and --size, or other --data",
+            dataset.image_shape(),
+            model.description.image_shape
+        );
+    }
+    let all: Vec<usize> = (0..dataset.len()).collect();
+    Ok(dataset.images(&all, device)?)
+}
+
+fn print_table(errors: &[(String, PredictorErrors)], shape: &[usize]) {
+    println!("{} images of {}×{}×{}; mean ± standard error", shape[0], shape[1], shape[2], shape[3]);
+    let heading = |title: &str| {
+        println!("\n{title}");
+        let names: Vec<String> = errors.iter().map(|(name, _)| format!(" {name:>19}")).collect();
+        println!("{:>11}{}", "t", names.concat());
+    };
+    let row = |name: &str, of: &dyn Fn(&PredictorErrors) -> Estimate| {
+        let cells: Vec<String> = errors
+            .iter()
+            .map(|(_, errors)| {
+                let Estimate { mean, standard_error } = of(errors);
+                format!(" {:>19}", format!("{mean:.4} ± {standard_error:.4}"))
+            })
+            .collect();
+        println!("{name:>11}{}", cells.concat());
+    };
+    let Some((_, first)) = errors.first() else { return };
+    for image_scale in [false, true] {
+        heading(if image_scale {
+            "in the image's own scale, (1 - alpha_cumprod) * MSE"
+        } else {
+            "in epsilon, MSE"
+        });
+        let scale =
+            |error: &diffusion_eval::PredictionError| if image_scale { error.image } else { error.noise };
+        for (i, bin) in first.bins.iter().enumerate() {
+            let name = format!("{}-{}", bin.levels.0, bin.levels.1);
+            row(&name, &|errors| scale(&errors.bins[i].error));
+        }
+        row("all", &|errors| scale(&errors.overall));
+    }
+    let perfect = errors.iter().find(|(name, _)| name == "perfect").is_some_and(|(_, errors)| {
+        errors.bins.iter().all(|bin| bin.error.noise.mean == 0.0 && bin.error.image.mean == 0.0)
+    });
+    println!("\ncheck: perfect is {} in all bins", if perfect { "exactly 0" } else { "NOT 0" });
+    println!(
+        "zero's error in epsilon is the noise's variance, 1 at every t; what grows with t is the error in the image's scale"
+    );
+}
+
+fn as_json(errors: &[(String, PredictorErrors)], images: usize) -> Value {
+    let estimate = |e: Estimate| json!({ "mean": e.mean, "standard_error": e.standard_error });
+    let error = |e: &diffusion_eval::PredictionError| json!({ "epsilon": estimate(e.noise), "image": estimate(e.image) });
+    let predictors: Vec<Value> = errors
+        .iter()
+        .map(|(name, errors)| {
+            let bins: Vec<Value> = errors
+                .bins
+                .iter()
+                .map(|bin| json!({ "first": bin.levels.0, "last": bin.levels.1, "error": error(&bin.error) }))
+                .collect();
+            json!({ "name": name, "overall": error(&errors.overall), "bins": bins })
+        })
+        .collect();
+    json!({ "images": images, "predictors": predictors })
+}

@@ -1,0 +1,312 @@
+//! `diffusion model analyze`.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Context;
+use diffusion_interop::ImportedModel;
+use diffusion_report::{NetworkBox, check_path, write_network};
+use diffusion_train::{Checkpoint, TrainConfig};
+use diffusion_unet::{NetworkAnalysis, NetworkConfig, UNetSketch};
+use serde_json::{Value, json};
+
+use crate::commands::{TRAINED_COPIES, bytes};
+use crate::runs::ModelArgs;
+use crate::usage::{UsageError, bail_usage};
+
+/// The two configurations of the lesson's exercise.
+const LESSON: [&str; 2] = ["64,128,256", "32,64,128,256"];
+
+/// Say what a U-Net costs, level by level: parameters, sizes, memory, multiply-adds
+///
+/// Without a model, sketches of one convolution a level are compared, as one calculates them on paper: 3×3 convolutions on the
+/// way down and in the bottleneck, a 4×4 transposed and a 3×3 convolution of both halves on the way up. With --preset, --run
+/// or --import, the real network is built and run once, there and back, and its variables, results and memory are
+/// counted.
+#[derive(clap::Args)]
+#[command(
+    after_help = "Examples:\n  diffusion model analyze --channels 64,128,256 --channels 32,64,128,256\n  \
+                        diffusion model analyze --preset mnist --plot network.png\n  \
+                        diffusion model analyze --run runs/mnist-1 --batch-size 64"
+)]
+pub(crate) struct AnalyzeArgs {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// The network of a preset
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["run", "checkpoint", "import"])]
+    preset: Option<String>,
+    /// A model folder of Python's diffusers
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["run", "checkpoint"])]
+    import: Option<PathBuf>,
+    /// Encoder widths of a sketch, once for each configuration [default: the lesson's 64,128,256 and 32,64,128,256]
+    #[arg(long, value_name = "WIDTHS", conflicts_with_all = ["preset", "run", "checkpoint", "import", "batch_size"])]
+    channels: Vec<String>,
+    /// Channels of the images [default: the model's, 3 in a sketch]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=4096))]
+    in_channels: Option<u64>,
+    /// Height and width of the images [default: the model's or its preset's, 64 in a sketch]
+    #[arg(long, value_name = "SIZE", value_parser = clap::value_parser!(u64).range(1..=65_536))]
+    size: Option<u64>,
+    /// Images computed together, for the memory of a real network [default: 1]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=4096))]
+    batch_size: Option<u64>,
+    /// Draw the network's shape into a PNG or SVG
+    #[arg(long, value_name = "FILE")]
+    plot: Option<PathBuf>,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(args: &AnalyzeArgs) -> anyhow::Result<ExitCode> {
+    if let Some(path) = &args.plot {
+        check_path(path).map_err(|e| UsageError(format!("--plot {e}")))?;
+    }
+    match real_network(args)? {
+        Some((name, network, size)) => analyze(args, &name, &network, size)?,
+        None => sketch(args)?,
+    }
+    if let (Some(path), false) = (&args.plot, args.json) {
+        println!("plot: {}", path.display());
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The network that was named, what to call it, and the size of its images.
+fn real_network(args: &AnalyzeArgs) -> anyhow::Result<Option<(String, NetworkConfig, [usize; 2])>> {
+    let size = args.size.map(|size| [size as usize; 2]);
+    let (name, mut network, own_size) = if let Some(name) = &args.preset {
+        let config = TrainConfig::preset(name)?;
+        (format!("preset {name}"), config.network, Some([config.size.unwrap_or(28); 2]))
+    } else if let Some(folder) = &args.import {
+        let imported = ImportedModel::read(folder, args.size.map(|size| size as usize))?;
+        let [_, height, width] = imported.image_shape;
+        (folder.display().to_string(), NetworkConfig::Unet2d(imported.network), Some([height, width]))
+    } else if let Some(path) = args.model.named()? {
+        let model = Checkpoint::read_state(&path)?.model;
+        let [_, height, width] = model.image_shape;
+        (path.display().to_string(), model.network, Some([height, width]))
+    } else {
+        return Ok(None);
+    };
+    if let Some(channels) = args.in_channels {
+        network = network.with_image_channels(channels as usize);
+    }
+    let Some([height, width]) = size.or(own_size) else { return Ok(None) };
+    let multiple = network.size_multiple();
+    if !height.is_multiple_of(multiple) || !width.is_multiple_of(multiple) {
+        bail_usage!(
+            "{height}×{width}: both sides must be multiples of {multiple} for this network; say --size"
+        );
+    }
+    Ok(Some((name, network, [height, width])))
+}
+
+fn analyze(args: &AnalyzeArgs, name: &str, network: &NetworkConfig, size: [usize; 2]) -> anyhow::Result<()> {
+    let batch = args.batch_size.unwrap_or(1) as usize;
+    let analysis = NetworkAnalysis::new(network, size, batch).with_context(|| name.to_owned())?;
+    let title = format!("{name}, {batch} image(s) of {}×{}×{}", network.image_channels(), size[0], size[1]);
+    if let Some(path) = &args.plot {
+        let boxes: Vec<NetworkBox> = analysis
+            .parts
+            .iter()
+            .map(|part| NetworkBox {
+                name: part.name.clone(),
+                output: part.output,
+                parameters: part.parameters,
+            })
+            .collect();
+        write_network(&title, &boxes, path)?;
+    }
+    if args.json {
+        println!("{:#}", analysis_json(name, &analysis));
+        return Ok(());
+    }
+    println!("{title}");
+    let row = |cells: [String; 6]| {
+        let [name, parameters, output, multiply_adds, activations, training] = cells;
+        println!(
+            "{name:<16} {parameters:>12} {output:>15} {multiply_adds:>14} {activations:>14} {training:>14}"
+        );
+    };
+    row(["part", "parameters", "output", "mult-adds", "activations", "kept to train"].map(str::to_owned));
+    for part in &analysis.parts {
+        row([
+            part.name.clone(),
+            grouped(part.parameters as u64),
+            output(part.output),
+            grouped(part.multiply_adds),
+            bytes(part.activation_bytes),
+            bytes(part.training_bytes),
+        ]);
+    }
+    row([
+        "total".to_owned(),
+        grouped(analysis.parameters() as u64),
+        String::new(),
+        grouped(analysis.multiply_adds()),
+        bytes(analysis.activation_bytes()),
+        bytes(analysis.training_bytes()),
+    ]);
+    let weights = analysis.parameters() * size_of::<f32>();
+    println!();
+    println!("weights                       {:>12}", bytes(weights));
+    println!("peak of maps, sampling        {:>12}", bytes(analysis.inference_peak_bytes));
+    println!("peak of maps, training        {:>12}", bytes(analysis.training_peak_bytes));
+    println!("peak, sampling with weights   {:>12}", bytes(weights + analysis.inference_peak_bytes));
+    println!(
+        "peak, training with weights,  {:>12}\n  their gradients, AdamW and EMA",
+        bytes(TRAINED_COPIES * weights + analysis.training_peak_bytes)
+    );
+    println!(
+        "The program itself, its data and the threads' working memory come on top; train --dry-run measures them."
+    );
+    Ok(())
+}
+
+fn analysis_json(name: &str, analysis: &NetworkAnalysis) -> Value {
+    let parts: Vec<Value> = analysis
+        .parts
+        .iter()
+        .map(|part| {
+            json!({
+                "name": part.name,
+                "parameters": part.parameters,
+                "output": part.output,
+                "multiply_adds": part.multiply_adds,
+                "activation_bytes": part.activation_bytes,
+                "training_bytes": part.training_bytes,
+            })
+        })
+        .collect();
+    json!({
+        "model": name,
+        "batch_size": analysis.batch_size,
+        "parts": parts,
+        "parameters": analysis.parameters(),
+        "multiply_adds": analysis.multiply_adds(),
+        "inference_peak_bytes": analysis.inference_peak_bytes,
+        "training_peak_bytes": analysis.training_peak_bytes,
+    })
+}
+
+fn sketch(args: &AnalyzeArgs) -> anyhow::Result<()> {
+    let (in_channels, size) = (args.in_channels.unwrap_or(3) as usize, args.size.unwrap_or(64) as usize);
+    let named: Vec<String> =
+        if args.channels.is_empty() { LESSON.map(str::to_owned).to_vec() } else { args.channels.clone() };
+    let sketches: Vec<(String, UNetSketch)> = named
+        .into_iter()
+        .map(|widths| Ok((widths.clone(), sketched(&widths, in_channels, size)?)))
+        .collect::<anyhow::Result<_>>()?;
+    if let Some(path) = &args.plot {
+        draw_sketches(&sketches, path)?;
+    }
+    if args.json {
+        let all: Vec<Value> = sketches.iter().map(|(widths, sketch)| sketch_json(widths, sketch)).collect();
+        println!("{:#}", json!({ "in_channels": in_channels, "size": size, "configurations": all }));
+        return Ok(());
+    }
+    for (widths, sketch) in &sketches {
+        println!("encoder widths {widths}, images {in_channels}×{size}×{size}");
+        println!(
+            "{:<12} {:>9} {:>12} {:>12} {:>12}",
+            "level", "channels", "resolution", "parameters", "float32"
+        );
+        for level in &sketch.levels {
+            let resolution = format!("{0}×{0}", level.resolution);
+            let parameters = grouped(level.parameters as u64);
+            println!(
+                "{:<12} {:>9} {resolution:>12} {parameters:>12} {:>12}",
+                level.name,
+                level.channels,
+                bytes(level.bytes)
+            );
+        }
+        let total = grouped(sketch.parameters() as u64);
+        println!("{:<12} {:>9} {:>12} {total:>12} {:>12}", "total", "", "", bytes(sketch.bytes()));
+        println!("peak memory of the feature maps: {}\n", bytes(sketch.peak_bytes));
+    }
+    compare(&sketches);
+    Ok(())
+}
+
+fn sketched(widths: &str, in_channels: usize, size: usize) -> anyhow::Result<UNetSketch> {
+    let numbers: Result<Vec<usize>, _> =
+        widths.split(',').map(|width| width.trim().parse::<usize>()).collect();
+    let Ok(numbers) = numbers else {
+        bail_usage!("--channels {widths}: whole numbers with commas between them are wanted")
+    };
+    match UNetSketch::new(&numbers, in_channels, size) {
+        Ok(sketch) => Ok(sketch),
+        Err(e) => bail_usage!("--channels {widths}: {e}"),
+    }
+}
+
+fn compare(sketches: &[(String, UNetSketch)]) {
+    let Some(((first, one), rest)) = sketches.split_first() else { return };
+    for (name, sketch) in rest {
+        println!(
+            "{name} against {first}: {:.2} times the parameters, {:.2} times the peak memory",
+            sketch.parameters() as f64 / one.parameters() as f64,
+            sketch.peak_bytes as f64 / one.peak_bytes as f64
+        );
+    }
+}
+
+/// All configurations in one row of boxes.
+fn draw_sketches(sketches: &[(String, UNetSketch)], path: &Path) -> anyhow::Result<()> {
+    let boxes: Vec<NetworkBox> = sketches
+        .iter()
+        .flat_map(|(_, sketch)| &sketch.levels)
+        .map(|level| NetworkBox {
+            name: level.name.clone(),
+            output: [level.channels, level.resolution, level.resolution],
+            parameters: level.parameters,
+        })
+        .collect();
+    let names: Vec<&str> = sketches.iter().map(|(widths, _)| widths.as_str()).collect();
+    Ok(write_network(&format!("encoder widths {}", names.join(" and then ")), &boxes, path)?)
+}
+
+fn sketch_json(widths: &str, sketch: &UNetSketch) -> Value {
+    let levels: Vec<Value> = sketch
+        .levels
+        .iter()
+        .map(|level| {
+            json!({
+                "name": level.name,
+                "channels": level.channels,
+                "resolution": level.resolution,
+                "parameters": level.parameters,
+                "bytes": level.bytes,
+            })
+        })
+        .collect();
+    json!({
+        "channels": widths,
+        "levels": levels,
+        "parameters": sketch.parameters(),
+        "bytes": sketch.bytes(),
+        "peak_bytes": sketch.peak_bytes,
+    })
+}
+
+fn output([channels, height, width]: [usize; 3]) -> String {
+    match channels * height * width {
+        0 => String::new(),
+        _ => format!("{channels}×{height}×{width}"),
+    }
+}
+
+/// 1234567 as 1,234,567.
+fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}

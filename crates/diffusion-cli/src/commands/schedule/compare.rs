@@ -1,0 +1,144 @@
+//! `diffusion schedule compare`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use diffusion_report::{check_path, schedule_chart};
+use diffusion_schedule::ScheduleComparison;
+use serde_json::{Value, json};
+
+use super::SchedulesArgs;
+use crate::schedules::{alpha_text, db_text};
+use crate::usage::UsageError;
+
+/// Compare noise schedules: how much signal is left at each timestep, and where noise takes over
+///
+/// alpha_cumprod is the share of the image's variance that is left at t; SNR is alpha_cumprod/(1 − alpha_cumprod) in decibels,
+/// 0 where there is as much noise as signal.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:\n  diffusion schedule compare --plot schedules.png\n  \
+                        diffusion schedule compare --schedules linear,cosine,sigmoid,runs/mnist-1 --timesteps 200 --at 0,50,199")]
+pub(crate) struct CompareArgs {
+    #[command(flatten)]
+    schedules: SchedulesArgs,
+    /// Draw alpha_cumprod, SNR and beta into a PNG or SVG
+    #[arg(long, value_name = "FILE")]
+    plot: Option<PathBuf>,
+    /// Print one JSON object
+    #[arg(long, conflicts_with = "csv")]
+    json: bool,
+    /// Print the table as CSV
+    #[arg(long)]
+    csv: bool,
+}
+
+pub(super) fn run(args: &CompareArgs) -> anyhow::Result<ExitCode> {
+    let comparison = args.schedules.comparison()?;
+    let timesteps = args.schedules.timesteps(&comparison)?;
+    if let Some(path) = &args.plot {
+        check_path(path).map_err(|e| UsageError(format!("--plot {e}")))?;
+        diffusion_report::write(&schedule_chart(&comparison), path)?;
+    }
+    if args.json {
+        println!("{:#}", as_json(&comparison, &timesteps));
+    } else if args.csv {
+        print_csv(&comparison, &timesteps);
+    } else {
+        print_table(&comparison, &timesteps);
+        if let Some(path) = &args.plot {
+            println!("plot: {}", path.display());
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn print_table(comparison: &ScheduleComparison, timesteps: &[usize]) {
+    const WIDTH: usize = 23;
+    let line = |first: &str, cells: &mut dyn Iterator<Item = String>| {
+        let cells: Vec<String> = cells.map(|cell| format!("  {cell:>WIDTH$}")).collect();
+        println!("{first:>7}{}", cells.concat());
+    };
+    line("", &mut comparison.schedules().iter().map(|(name, _)| shortened(name, WIDTH)));
+    let pair = |alpha: &str, snr: &str| format!("{alpha:>13} {snr:>9}");
+    line("t", &mut comparison.schedules().iter().map(|_| pair("alpha_cumprod", "SNR dB")));
+    for &t in timesteps {
+        let cell = |sample: Option<diffusion_schedule::Sample>| match sample {
+            Some(sample) => pair(&alpha_text(sample.alpha_cumprod), &db_text(sample.snr_db)),
+            None => pair("-", "-"),
+        };
+        line(&t.to_string(), &mut comparison.at(t).map(cell));
+    }
+    println!();
+    for ((name, schedule), crossing) in comparison.schedules().iter().zip(comparison.crossings()) {
+        let steps = schedule.len();
+        match crossing {
+            Some(c) => println!(
+                "{name}: more noise than signal from t = {} of {steps} on (0 dB at t = {:.2})",
+                c.index, c.interpolated
+            ),
+            None => println!(
+                "{name}: never more noise than signal; its {steps} steps end at {} dB",
+                db_text(schedule.terminal_snr_db())
+            ),
+        }
+    }
+    if comparison.schedules().len() > 1 {
+        println!("{}", verdict(comparison));
+    }
+}
+
+fn verdict(comparison: &ScheduleComparison) -> String {
+    let best = comparison.longest_signal();
+    let names: Vec<&str> = best.iter().map(|&i| comparison.schedules()[i].0.as_str()).collect();
+    match names.as_slice() {
+        [one] => format!("{one} keeps the signal longest"),
+        several => format!("{} keep the signal equally long", several.join(" and ")),
+    }
+}
+
+fn shortened(name: &str, width: usize) -> String {
+    name.chars().take(width).collect()
+}
+
+fn print_csv(comparison: &ScheduleComparison, timesteps: &[usize]) {
+    let quoted = |text: String| {
+        if text.contains([',', '"', '\n']) { format!("\"{}\"", text.replace('"', "\"\"")) } else { text }
+    };
+    let names = comparison
+        .schedules()
+        .iter()
+        .flat_map(|(name, _)| [quoted(format!("{name} alpha_cumprod")), quoted(format!("{name} snr_db"))]);
+    println!("t,{}", names.collect::<Vec<_>>().join(","));
+    for &t in timesteps {
+        let cells = comparison.at(t).map(|sample| match sample {
+            // What is infinite has no number in CSV.
+            Some(s) if s.snr_db.is_finite() => format!("{:e},{}", s.alpha_cumprod, s.snr_db),
+            Some(s) => format!("{:e},", s.alpha_cumprod),
+            None => ",".to_owned(),
+        });
+        println!("{t},{}", cells.collect::<Vec<_>>().join(","));
+    }
+}
+
+fn as_json(comparison: &ScheduleComparison, timesteps: &[usize]) -> Value {
+    let schedules = comparison.schedules().iter().zip(comparison.crossings()).enumerate();
+    let schedules: Vec<Value> = schedules
+        .map(|(i, ((name, schedule), crossing))| {
+            let at = timesteps.iter().filter_map(|&t| {
+                let sample = comparison.at(t).nth(i).flatten()?;
+                Some(json!({ "t": t, "alpha_cumprod": sample.alpha_cumprod, "snr_db": sample.snr_db }))
+            });
+            json!({
+                "name": name,
+                "num_train_timesteps": schedule.len(),
+                "at": at.collect::<Vec<_>>(),
+                "first_below_0_db": crossing.map(|c| c.index),
+                "interpolated_0_db": crossing.map(|c| c.interpolated),
+                "terminal_snr_db": schedule.terminal_snr_db(),
+            })
+        })
+        .collect();
+    let longest: Vec<&str> =
+        comparison.longest_signal().into_iter().map(|i| comparison.schedules()[i].0.as_str()).collect();
+    json!({ "schedules": schedules, "longest_signal": longest })
+}

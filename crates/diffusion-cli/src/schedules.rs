@@ -1,0 +1,104 @@
+//! Schedules by the names that one gives on the command line.
+
+use std::path::Path;
+
+use anyhow::Context;
+use diffusion_interop::Scheduler;
+use diffusion_schedule::{BetaSchedule, NoiseSchedule, ScheduleConfig};
+use serde::Deserialize;
+
+use crate::usage::bail_usage;
+
+/// What has a name; the names in files are understood too.
+const NAMED: [(&str, &str, BetaSchedule); 4] = [
+    ("linear", "linear", BetaSchedule::Linear),
+    ("cosine", "squaredcos_cap_v2", BetaSchedule::Cosine),
+    ("sigmoid", "sigmoid", BetaSchedule::Sigmoid),
+    ("scaled-linear", "scaled_linear", BetaSchedule::ScaledLinear),
+];
+
+/// The default of a comparison: the two of the lesson.
+pub(crate) const LESSON: &str = "linear,cosine";
+
+/// A schedule of `timesteps` steps if `argument` is a name, else the one that the file or run of that name has, with the
+/// steps that it has there. Returned with what to call it.
+pub(crate) fn named(argument: &str, timesteps: usize) -> anyhow::Result<(String, NoiseSchedule)> {
+    if let Some((name, _, beta_schedule)) =
+        NAMED.iter().find(|(name, other, _)| argument == *name || argument == *other)
+    {
+        let config = ScheduleConfig {
+            num_train_timesteps: timesteps,
+            beta_schedule: *beta_schedule,
+            ..Default::default()
+        };
+        return Ok(((*name).to_owned(), config.build()?));
+    }
+    let path = Path::new(argument);
+    let file = if path.is_dir() { path.join("config.toml") } else { path.to_owned() };
+    if !file.is_file() {
+        let names: Vec<&str> = NAMED.iter().map(|(name, ..)| *name).collect();
+        bail_usage!(
+            "`{argument}` is no schedule: it is none of {} and no file; a TOML file with a table [schedule], the folder of a \
+             run or a scheduler_config.json is understood",
+            names.join(", ")
+        );
+    }
+    let text = std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
+    let schedule = if file.extension().is_some_and(|ending| ending == "json") {
+        Scheduler::from_json(&text)
+            .and_then(|scheduler| scheduler.schedule())
+            .with_context(|| file.display().to_string())?
+    } else {
+        in_toml(&text).with_context(|| file.display().to_string())?
+    };
+    Ok((called(path), schedule))
+}
+
+/// The schedule in a configuration, under `[schedule]`, or in a file of nothing else.
+fn in_toml(text: &str) -> anyhow::Result<NoiseSchedule> {
+    #[derive(Deserialize)]
+    struct Config {
+        schedule: ScheduleConfig,
+    }
+    let table: toml::Table = text.parse()?;
+    let config = if table.contains_key("schedule") {
+        table.try_into::<Config>()?.schedule
+    } else {
+        table.try_into::<ScheduleConfig>()?
+    };
+    Ok(config.build()?)
+}
+
+/// The last part of a path, or of the folder of a file that is called the same everywhere.
+fn called(path: &Path) -> String {
+    let name = |path: &Path| path.file_stem().map(|stem| stem.to_string_lossy().into_owned());
+    let own = name(path).unwrap_or_default();
+    match own.as_str() {
+        "config" | "scheduler_config" => {
+            path.parent().and_then(name).filter(|n| !n.is_empty()).unwrap_or(own)
+        }
+        _ => own,
+    }
+}
+
+/// ᾱ for people: six digits after the point, or the power of ten where those would say little.
+pub(crate) fn alpha_text(alpha_cumprod: f64) -> String {
+    if alpha_cumprod >= 1e-3 || alpha_cumprod == 0.0 {
+        format!("{alpha_cumprod:.6}")
+    } else {
+        format!("{alpha_cumprod:.2e}")
+    }
+}
+
+/// Decibels for people.
+pub(crate) fn db_text(snr_db: f64) -> String {
+    if snr_db.is_finite() { format!("{snr_db:.2}") } else { "none".to_owned() }
+}
+
+/// The timesteps of the lesson's table, as far along a schedule of `timesteps` steps as they are in one of 1000.
+pub(crate) fn lesson_timesteps(timesteps: usize) -> Vec<usize> {
+    let mut chosen: Vec<usize> = [0, 100, 250, 500, 750, 900].map(|t| t * timesteps / 1000).to_vec();
+    chosen.push(timesteps.saturating_sub(1));
+    chosen.dedup();
+    chosen
+}

@@ -1,0 +1,99 @@
+//! The lesson's second exercise, against what theory says of it.
+
+use candle_core::{Device, Result, Tensor};
+use diffusion_eval::{Predictor, PredictorEvaluation, lesson_images};
+use diffusion_process::{Levels, NoiseLevel, Prediction, PredictionType};
+use diffusion_schedule::ScheduleConfig;
+
+fn levels(steps: usize) -> Vec<NoiseLevel> {
+    let schedule = ScheduleConfig { num_train_timesteps: steps, ..Default::default() }.build().unwrap();
+    (0..steps).map(|t| schedule.level(t)).collect()
+}
+
+#[test]
+fn errors_are_what_theory_says_in_every_bin() {
+    let levels = levels(200);
+    let images = lesson_images(3, &Device::Cpu).unwrap();
+    let evaluation = PredictorEvaluation::new(&images, levels.clone(), 4, 3).unwrap();
+    // The noise has variance 1, so no prediction is 1 away; two noises are 2 apart.
+    for (predictor, expected) in [(Predictor::Zero, 1.0), (Predictor::Random, 2.0), (Predictor::Perfect, 0.0)]
+    {
+        let errors = evaluation.errors(&predictor).unwrap();
+        assert_eq!(errors.bins.len(), 4);
+        for (i, bin) in errors.bins.iter().enumerate() {
+            assert_eq!(bin.levels, (50 * i, 50 * i + 49));
+            let (noise, image) = (bin.error.noise, bin.error.image);
+            assert!((noise.mean - expected).abs() <= 4.0 * noise.standard_error, "{bin:?}");
+            // In the image's scale, 1 − ᾱ of it, averaged over the bin.
+            let share = levels[50 * i..50 * i + 50].iter().map(|l| l.noise * l.noise).sum::<f64>() / 50.0;
+            assert!(
+                (image.mean - expected * share).abs() <= 4.0 * image.standard_error + 2e-3 * share,
+                "{bin:?}"
+            );
+        }
+        let overall = errors.bins.iter().map(|bin| bin.error.noise.mean).sum::<f64>() / 4.0;
+        assert!((errors.overall.noise.mean - overall).abs() < 1e-12);
+    }
+    let perfect = evaluation.errors(&Predictor::Perfect).unwrap();
+    assert!(perfect.bins.iter().all(|bin| bin.error.noise.mean == 0.0 && bin.error.image.mean == 0.0));
+}
+
+#[test]
+fn standard_errors_are_those_of_means() {
+    // The mean square of d normal numbers varies by 2/d; over 8 levels and 50 images by 2/(8·50·d).
+    let images = lesson_images(1, &Device::Cpu).unwrap();
+    let evaluation = PredictorEvaluation::new(&images, levels(200), 1, 1).unwrap();
+    let error = evaluation.errors(&Predictor::Zero).unwrap().overall.noise.standard_error;
+    let expected = (2.0 / (8.0 * 50.0 * 1024.0f64)).sqrt();
+    assert!((0.7..1.4).contains(&(error / expected)), "{error} against {expected}");
+}
+
+/// A model that takes every image for black, whatever its output means.
+fn sees_black(prediction_type: PredictionType) -> impl Fn(&Tensor, NoiseLevel) -> Result<Prediction> {
+    move |x_t, level| {
+        let levels = Levels::new(&vec![level; x_t.dim(0)?], x_t)?;
+        let black = Prediction::from_x0(&x_t.zeros_like()?.affine(0.0, -1.0)?, x_t, &levels)?;
+        prediction_type.to_prediction(&prediction_type.from_prediction(&black, &levels)?, x_t, &levels)
+    }
+}
+
+#[test]
+fn a_models_error_is_that_of_its_picture_whatever_it_predicts() {
+    // All images are grey: ε̂ − ε = √ᾱ·(x₀ − x̂₀)/√(1 − ᾱ), and x₀ − x̂₀ = 1.
+    let images = Tensor::zeros((5, 1, 4, 4), candle_core::DType::F32, &Device::Cpu).unwrap();
+    let levels: Vec<NoiseLevel> = levels(1000)[100..108].to_vec();
+    let evaluation = PredictorEvaluation::new(&images, levels.clone(), 8, 0).unwrap();
+    for prediction_type in [PredictionType::Epsilon, PredictionType::VPrediction, PredictionType::Sample] {
+        let model = sees_black(prediction_type);
+        let errors = evaluation.errors(&Predictor::Model(&model)).unwrap();
+        for (bin, level) in errors.bins.iter().zip(&levels) {
+            let expected = (level.signal / level.noise).powi(2);
+            assert!((bin.error.noise.mean / expected - 1.0).abs() < 1e-3, "{prediction_type:?} {bin:?}");
+            assert!(
+                (bin.error.image.mean / level.signal.powi(2) - 1.0).abs() < 1e-3,
+                "{prediction_type:?} {bin:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn bins_divide_any_number_of_levels_and_impossible_ones_are_refused() {
+    let images = lesson_images(0, &Device::Cpu).unwrap().narrow(0, 0, 1).unwrap();
+    let evaluation = PredictorEvaluation::new(&images, levels(10), 3, 0).unwrap();
+    let errors = evaluation.errors(&Predictor::Zero).unwrap();
+    let bounds: Vec<_> = errors.bins.iter().map(|bin| bin.levels).collect();
+    assert_eq!(bounds, [(0, 2), (3, 5), (6, 9)]);
+    assert!(errors.overall.noise.standard_error.is_nan(), "one image has no deviation");
+    for bins in [0, 11] {
+        assert!(PredictorEvaluation::new(&images, levels(10), bins, 0).is_err());
+    }
+    let none = Tensor::zeros((0, 1, 4, 4), candle_core::DType::F32, &Device::Cpu).unwrap();
+    assert!(PredictorEvaluation::new(&none, levels(10), 1, 0).is_err());
+    let broken = |x_t: &Tensor, _: NoiseLevel| -> Result<Prediction> {
+        let nan = x_t.affine(f64::NAN, 0.0)?;
+        Ok(Prediction { x0: nan.clone(), noise: nan, variance: None })
+    };
+    let error = evaluation.errors(&Predictor::Model(&broken)).unwrap_err().to_string();
+    assert!(error.contains("not finite"), "{error}");
+}

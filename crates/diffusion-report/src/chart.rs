@@ -1,0 +1,329 @@
+//! Curves over an axis, as data, and how they are drawn.
+
+use std::path::Path;
+use std::sync::Once;
+
+use diffusion_data::picture::Picture;
+use plotters::coord::Shift;
+use plotters::coord::ranged1d::{AsRangedCoord, Ranged, ValueFormatter};
+use plotters::prelude::*;
+use plotters::style::text_anchor::{HPos, Pos, VPos};
+use plotters::style::{FontStyle, register_font};
+
+use crate::ReportError;
+
+/// How an axis counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Scale {
+    /// Evenly.
+    #[default]
+    Linear,
+    /// By powers of ten; for numbers above 0.
+    Logarithmic,
+}
+
+/// A named line through points.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Curve {
+    /// In the legend.
+    pub name: String,
+    /// (x, y), from left to right. What is not finite is left out.
+    pub points: Vec<(f64, f64)>,
+    /// Half the height of an error bar at each point, if there are any.
+    pub errors: Option<Vec<f64>>,
+}
+
+impl Curve {
+    /// A line without error bars.
+    pub fn new(name: impl Into<String>, points: impl IntoIterator<Item = (f64, f64)>) -> Self {
+        Self { name: name.into(), points: points.into_iter().collect(), errors: None }
+    }
+}
+
+/// One pair of axes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Panel {
+    /// What y is, with its unit.
+    pub y: String,
+    /// How y counts.
+    pub y_scale: Scale,
+    /// The least and the largest y to show; without it, all that there is.
+    pub y_range: Option<(f64, f64)>,
+    /// The lines.
+    pub curves: Vec<Curve>,
+}
+
+/// Panels above each other that share their x axis.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Chart {
+    /// Above everything.
+    pub title: String,
+    /// What x is, with its unit.
+    pub x: String,
+    /// From top to bottom.
+    pub panels: Vec<Panel>,
+}
+
+/// The colours of curves, each darker or lighter than the one before; those of one lightness differ in their dashes.
+const STYLES: [(RGBColor, Option<i32>); 6] = [
+    (RGBColor(0, 0, 0), None),
+    (RGBColor(214, 92, 0), None),
+    (RGBColor(0, 84, 166), Some(9)),
+    (RGBColor(150, 205, 90), None),
+    (RGBColor(140, 20, 90), Some(3)),
+    (RGBColor(90, 180, 210), Some(9)),
+];
+
+/// Pixels.
+const WIDTH: u32 = 960;
+const TITLE: u32 = 44;
+const LEGEND: u32 = 30;
+const PANEL: u32 = 300;
+pub(crate) const FONT: &str = "sans-serif";
+
+/// Gives the font that comes with this crate to the drawing library, once.
+pub(crate) fn with_font() {
+    static ONCE: Once = Once::new();
+    static BYTES: &[u8] = include_bytes!("../font/DejaVuSans-subset.ttf");
+    // A file that the tests draw with is no broken font.
+    ONCE.call_once(|| drop(register_font(FONT, FontStyle::Normal, BYTES)));
+}
+
+fn failed(error: impl std::fmt::Display) -> ReportError {
+    ReportError::Drawing(error.to_string())
+}
+
+/// Something of a known size that is drawn the same as pixels and as SVG.
+pub(crate) trait Canvas {
+    /// Width and height in pixels.
+    fn size(&self) -> (u32, u32);
+
+    /// Draws it.
+    ///
+    /// # Errors
+    /// Nothing to draw.
+    fn draw<B: DrawingBackend>(&self, area: &DrawingArea<B, Shift>) -> Result<(), ReportError>;
+}
+
+/// The canvas in RGB.
+pub(crate) fn draw_on(canvas: &impl Canvas) -> Result<Picture, ReportError> {
+    let (width, height) = canvas.size();
+    let mut pixels = vec![255; (width * height * 3) as usize];
+    let area = BitMapBackend::with_buffer(&mut pixels, (width, height)).into_drawing_area();
+    canvas.draw(&area)?;
+    area.present().map_err(failed)?;
+    drop(area);
+    Ok(Picture { width: width as usize, height: height as usize, channels: 3, pixels })
+}
+
+/// The canvas as the text of an SVG file.
+fn svg(canvas: &impl Canvas) -> Result<String, ReportError> {
+    let mut text = String::new();
+    let area = SVGBackend::with_string(&mut text, canvas.size()).into_drawing_area();
+    canvas.draw(&area)?;
+    area.present().map_err(failed)?;
+    drop(area);
+    Ok(text)
+}
+
+pub(crate) fn write_canvas(canvas: &impl Canvas, path: &Path) -> Result<(), ReportError> {
+    check_path(path)?;
+    if ending(path) == "png" {
+        return Ok(draw_on(canvas)?.write_png(path)?);
+    }
+    std::fs::write(path, svg(canvas)?).map_err(|source| ReportError::Io { path: path.to_owned(), source })
+}
+
+fn ending(path: &Path) -> String {
+    path.extension().unwrap_or_default().to_string_lossy().to_lowercase()
+}
+
+/// Whether a chart can be written under this name.
+///
+/// # Errors
+/// An ending other than .png and .svg; a folder that does not exist.
+pub fn check_path(path: &Path) -> Result<(), ReportError> {
+    if !matches!(ending(path).as_str(), "png" | "svg") {
+        return Err(ReportError::Format(path.to_owned()));
+    }
+    match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() && !folder.is_dir() => {
+            let problem = format!("{}: there is no folder {}", path.display(), folder.display());
+            Err(ReportError::Invalid(problem))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Draws a chart into the file at `path`: a PNG or an SVG, by its ending.
+///
+/// # Errors
+/// Another ending; a chart without points; what the system refuses.
+pub fn write(chart: &Chart, path: &Path) -> Result<(), ReportError> {
+    write_canvas(chart, path)
+}
+
+impl Chart {
+    /// The chart in RGB.
+    ///
+    /// # Errors
+    /// A chart without points.
+    pub fn to_picture(&self) -> Result<Picture, ReportError> {
+        draw_on(self)
+    }
+
+    /// The chart as the text of an SVG file.
+    ///
+    /// # Errors
+    /// A chart without points.
+    pub fn to_svg(&self) -> Result<String, ReportError> {
+        svg(self)
+    }
+}
+
+impl Canvas for Chart {
+    fn size(&self) -> (u32, u32) {
+        let panel = if self.panels.len() == 1 { PANEL + PANEL / 2 } else { PANEL };
+        (WIDTH, TITLE + LEGEND + panel * self.panels.len() as u32)
+    }
+
+    fn draw<B: DrawingBackend>(&self, area: &DrawingArea<B, Shift>) -> Result<(), ReportError> {
+        with_font();
+        let points = || self.panels.iter().flat_map(|panel| &panel.curves).flat_map(|curve| &curve.points);
+        let Some(x_range) = range(points().map(|(x, _)| *x)) else {
+            return Err(ReportError::Invalid(format!("the chart `{}` has no points", self.title)));
+        };
+        area.fill(&WHITE).map_err(failed)?;
+        let area = area.titled(&self.title, (FONT, 22)).map_err(failed)?;
+        let (legend, area) = area.split_vertically(LEGEND);
+        draw_legend(&legend, &self.panels)?;
+        for (i, (part, panel)) in
+            area.split_evenly((self.panels.len(), 1)).iter().zip(&self.panels).enumerate()
+        {
+            let x_name = if i + 1 == self.panels.len() { self.x.as_str() } else { "" };
+            let ys = || panel.curves.iter().flat_map(|curve| curve.points.iter().map(|(_, y)| *y));
+            match panel.y_scale {
+                Scale::Linear => {
+                    let (low, high) = panel.y_range.or_else(|| range(ys())).unwrap_or((0.0, 1.0));
+                    // Air above and below, but not below 0 where nothing is.
+                    let air = if panel.y_range.is_some() { 0.0 } else { 0.05 * (high - low) };
+                    let floor = if low >= 0.0 { (low - air).max(0.0) } else { low - air };
+                    draw_panel(part, panel, x_name, x_range, floor..high + air, |y| short(*y))?;
+                }
+                Scale::Logarithmic => {
+                    let positive = ys().filter(|y| *y > 0.0);
+                    let (low, high) = panel.y_range.or_else(|| range(positive)).unwrap_or((0.1, 1.0));
+                    draw_panel(part, panel, x_name, x_range, (low * 0.8..high * 1.25).log_scale(), |y| {
+                        short(*y)
+                    })?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The least and the largest finite number; a little apart if they are one.
+fn range(values: impl Iterator<Item = f64>) -> Option<(f64, f64)> {
+    let (low, high) = values
+        .filter(|value| value.is_finite())
+        .fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| (low.min(value), high.max(value)));
+    if low > high {
+        return None;
+    }
+    Some(if low == high { (low - 0.5, high + 0.5) } else { (low, high) })
+}
+
+/// A number on an axis.
+fn short(value: f64) -> String {
+    match value.abs() {
+        0.0 => "0".to_owned(),
+        size if !(1e-3..1e5).contains(&size) => format!("{value:.0e}"),
+        size if size >= 100.0 => format!("{value:.0}"),
+        _ => {
+            let text = format!("{value:.4}");
+            text.trim_end_matches('0').trim_end_matches('.').to_owned()
+        }
+    }
+}
+
+fn draw_panel<B: DrawingBackend, Y>(
+    area: &DrawingArea<B, Shift>,
+    panel: &Panel,
+    x_name: &str,
+    (x_low, x_high): (f64, f64),
+    y_axis: impl AsRangedCoord<CoordDescType = Y, Value = f64>,
+    y_label: impl Fn(&f64) -> String,
+) -> Result<(), ReportError>
+where
+    Y: Ranged<ValueType = f64> + ValueFormatter<f64>,
+{
+    let mut chart = ChartBuilder::on(area)
+        .margin(10)
+        .margin_right(24)
+        .x_label_area_size(if x_name.is_empty() { 26 } else { 46 })
+        .y_label_area_size(84)
+        .build_cartesian_2d(x_low..x_high, y_axis)
+        .map_err(failed)?;
+    chart
+        .configure_mesh()
+        .x_desc(x_name)
+        .y_desc(&panel.y)
+        .axis_desc_style((FONT, 16))
+        .label_style((FONT, 14))
+        .x_label_formatter(&|x| short(*x))
+        .y_label_formatter(&y_label)
+        .light_line_style(WHITE)
+        .bold_line_style(RGBColor(222, 222, 222))
+        .draw()
+        .map_err(failed)?;
+    for (i, curve) in panel.curves.iter().enumerate() {
+        let (colour, dash) = STYLES[i % STYLES.len()];
+        let style = colour.stroke_width(2);
+        let points: Vec<(f64, f64)> =
+            curve.points.iter().copied().filter(|(x, y)| x.is_finite() && y.is_finite()).collect();
+        match dash {
+            None => chart.draw_series(LineSeries::new(points.iter().copied(), style)).map_err(failed)?,
+            Some(dash) => chart
+                .draw_series(DashedLineSeries::new(points.iter().copied(), dash, dash, style))
+                .map_err(failed)?,
+        };
+        if let Some(errors) = &curve.errors {
+            let bars =
+                curve.points.iter().zip(errors).filter(|((_, y), error)| y.is_finite() && error.is_finite());
+            let bar = |(&(x, y), &error): (&(f64, f64), &f64)| {
+                PathElement::new(vec![(x, y - error), (x, y + error)], style)
+            };
+            chart.draw_series(bars.map(bar)).map_err(failed)?;
+        }
+        // Few points are points.
+        if points.len() <= 40 {
+            chart
+                .draw_series(points.iter().map(|&point| Circle::new(point, 3, colour.filled())))
+                .map_err(failed)?;
+        }
+    }
+    Ok(())
+}
+
+/// The names of all curves in a row, each behind a piece of its line.
+fn draw_legend<B: DrawingBackend>(area: &DrawingArea<B, Shift>, panels: &[Panel]) -> Result<(), ReportError> {
+    const LINE: i32 = 30;
+    let font = (FONT, 15).into_font();
+    let mut left = 84;
+    let longest = panels.iter().max_by_key(|panel| panel.curves.len());
+    for (i, curve) in longest.iter().flat_map(|panel| panel.curves.iter().enumerate()) {
+        let (colour, dash) = STYLES[i % STYLES.len()];
+        // Three pieces that touch, or do not.
+        let piece = dash.map_or(LINE / 3, |dash| dash.min(7));
+        for from in [0, LINE / 3, 2 * LINE / 3] {
+            let ends = vec![(left + from, 14), (left + from + piece, 14)];
+            area.draw(&PathElement::new(ends, colour.stroke_width(2))).map_err(failed)?;
+        }
+        let style = TextStyle::from(font.clone()).pos(Pos::new(HPos::Left, VPos::Center));
+        area.draw(&Text::new(curve.name.clone(), (left + LINE + 6, 13), style)).map_err(failed)?;
+        let width = font.box_size(&curve.name).map_or(60, |(width, _)| width as i32);
+        left += LINE + width + 30;
+    }
+    Ok(())
+}

@@ -1,0 +1,75 @@
+//! The charts of the project's own questions.
+
+mod network;
+
+use diffusion_eval::{Estimate, PredictionError, PredictorErrors};
+use diffusion_schedule::{NoiseSchedule, ScheduleComparison};
+
+use crate::{Chart, Curve, Panel, Scale};
+
+pub use network::{NetworkBox, network_picture, write_network};
+
+/// The least signal-to-noise ratio that is drawn; cosine schedules end far below, where nothing can be seen.
+const LEAST_DB: f64 = -60.0;
+
+/// ᾱ, the signal-to-noise ratio and β of schedules over their timesteps, a panel each.
+pub fn schedule_chart(comparison: &ScheduleComparison) -> Chart {
+    let panel = |y: &str, y_scale, y_range, value: &dyn Fn(&NoiseSchedule, usize) -> f64| Panel {
+        y: y.to_owned(),
+        y_scale,
+        y_range,
+        curves: comparison
+            .schedules()
+            .iter()
+            .map(|(name, schedule)| {
+                let points = (0..schedule.len()).map(|t| (t as f64, value(schedule, t)));
+                Curve::new(name, points.filter(|(_, y)| y_range.is_none_or(|(low, _)| *y >= low)))
+            })
+            .collect(),
+    };
+    let snr_range = comparison
+        .schedules()
+        .iter()
+        .map(|(_, schedule)| schedule.snr_db(0))
+        .fold(f64::NEG_INFINITY, f64::max);
+    Chart {
+        title: "Noise schedules".to_owned(),
+        x: "timestep t".to_owned(),
+        panels: vec![
+            panel("alpha_cumprod", Scale::Linear, Some((0.0, 1.0)), &|s, t| s.alphas_cumprod()[t]),
+            panel(
+                "SNR in dB",
+                Scale::Linear,
+                Some((LEAST_DB, snr_range.max(0.0) + 5.0)),
+                &NoiseSchedule::snr_db,
+            ),
+            panel("β", Scale::Logarithmic, None, &|s, t| s.betas()[t]),
+        ],
+    }
+}
+
+/// The errors of predictors against the noise level, in both scales, a panel each; `x` says what a level's position is.
+pub fn predictor_chart(errors: &[(String, PredictorErrors)], x: &str) -> Chart {
+    let panel = |y: &str, of: fn(&PredictionError) -> Estimate| Panel {
+        y: y.to_owned(),
+        y_scale: Scale::Linear,
+        y_range: None,
+        curves: errors
+            .iter()
+            .map(|(name, errors)| {
+                let middle = |(first, last): (usize, usize)| f64::midpoint(first as f64, last as f64);
+                let points = errors.bins.iter().map(|bin| (middle(bin.levels), of(&bin.error).mean));
+                let bars = errors.bins.iter().map(|bin| of(&bin.error).standard_error).collect();
+                Curve { errors: Some(bars), ..Curve::new(name, points) }
+            })
+            .collect(),
+    };
+    Chart {
+        title: "Error of predictors, ± standard error".to_owned(),
+        x: x.to_owned(),
+        panels: vec![
+            panel("mean square of ε error", |error| error.noise),
+            panel("the same in the image's scale", |error| error.image),
+        ],
+    }
+}

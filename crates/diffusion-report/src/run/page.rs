@@ -1,0 +1,128 @@
+//! `index.html`.
+
+use std::fmt::Write;
+use std::fs;
+use std::path::Path;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use diffusion_train::StepMetrics;
+
+use super::{RunPage, spread};
+use crate::{Chart, ReportError};
+
+/// Grids on the page, at most.
+const GRIDS: usize = 9;
+
+const STYLE: &str = "body{font:16px/1.5 sans-serif;margin:2em auto;max-width:62em;padding:0 1em;color:#222;background:#fff}\
+h1{font-size:1.5em}h2{font-size:1.15em;margin-top:2em}\
+table{border-collapse:collapse}td{padding:.15em 1.2em .15em 0;vertical-align:top}\
+pre{background:#f4f4f4;padding:.8em;overflow:auto}\
+figure{display:inline-block;margin:0 1em 1em 0}figcaption{font-size:.85em}img,svg{max-width:100%;height:auto}\
+.grid img{width:17em;image-rendering:pixelated}";
+
+/// The page, with all pictures inside of it.
+pub(super) fn html(
+    page: &RunPage<'_>,
+    metrics: &[StepMetrics],
+    losses: Option<&Chart>,
+) -> Result<String, ReportError> {
+    let folder = page.run.path();
+    let name = folder.file_name().map_or_else(|| "run".into(), |name| name.to_string_lossy());
+    let name = escaped(&name);
+    let mut html = format!(
+        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>{name}</title>\
+         <meta name=\"viewport\" content=\"width=device-width\"><style>{STYLE}</style></head><body>\n<h1>{name}</h1>\n"
+    );
+    html.push_str("<table>\n");
+    for (what, value) in summary(metrics) {
+        write_row(&mut html, what, &value);
+    }
+    for note in &page.notes {
+        write_row(&mut html, "", note);
+    }
+    html.push_str("</table>\n");
+    if !page.commands.is_empty() {
+        let commands: Vec<String> = page.commands.iter().map(|command| escaped(command)).collect();
+        push(&mut html, format_args!("<h2>Go on</h2>\n<pre>{}</pre>\n", commands.join("\n")));
+    }
+    if let Some(chart) = losses {
+        push(&mut html, format_args!("<h2>Loss</h2>\n{}\n", chart.to_svg()?));
+    }
+    let grids = page.run.grids()?;
+    if !grids.is_empty() {
+        html.push_str("<h2>Samples</h2>\n<p>The same noise at each step, with the averaged weights.</p>\n<div class=\"grid\">\n");
+        let animation = page.animation_path();
+        if animation.is_file() {
+            figure(&mut html, "all steps", "gif", &animation)?;
+        }
+        for (step, path) in spread(&grids, GRIDS) {
+            figure(&mut html, &format!("step {step}"), "png", path)?;
+        }
+        html.push_str("</div>\n");
+    }
+    let config = page.run.config_text()?;
+    push(
+        &mut html,
+        format_args!("<h2>Configuration</h2>\n<pre>{}</pre>\n</body></html>\n", escaped(&config)),
+    );
+    Ok(html)
+}
+
+/// What the metrics say in a few lines.
+fn summary(metrics: &[StepMetrics]) -> Vec<(&'static str, String)> {
+    let Some(last) = metrics.last() else { return vec![("steps", "none yet".to_owned())] };
+    let tail = &metrics[metrics.len() - (metrics.len() / 20).clamp(1, 100).min(metrics.len())..];
+    let mean = |of: fn(&StepMetrics) -> f64| tail.iter().map(of).sum::<f64>() / tail.len() as f64;
+    let mut rates: Vec<f64> =
+        metrics.iter().map(|m| m.images_per_second).filter(|rate| *rate > 0.0).collect();
+    rates.sort_by(f64::total_cmp);
+    let mut lines = vec![
+        ("steps", format!("{} ({} passes over the data)", last.step, last.epoch)),
+        ("loss", format!("{:.4} (mean of the last {} steps)", mean(|m| m.loss), tail.len())),
+        ("learning rate", format!("{:.2e}", last.lr)),
+        ("gradient norm", format!("{:.3}", mean(|m| m.grad_norm))),
+    ];
+    if let Some(held_out) = metrics.iter().rev().find_map(|m| m.validation_loss) {
+        lines.push(("loss on held-out pictures", format!("{held_out:.4}")));
+    }
+    if let Some(rate) = rates.get(rates.len() / 2) {
+        lines.push(("speed", format!("{rate:.0} images a second (median)")));
+    }
+    lines
+}
+
+fn push(html: &mut String, text: std::fmt::Arguments<'_>) {
+    // A string takes whatever is written.
+    let _ = html.write_fmt(text);
+}
+
+fn write_row(html: &mut String, what: &str, value: &str) {
+    push(html, format_args!("<tr><td>{}</td><td>{}</td></tr>\n", escaped(what), escaped(value)));
+}
+
+fn figure(html: &mut String, caption: &str, kind: &str, path: &Path) -> Result<(), ReportError> {
+    let bytes = fs::read(path).map_err(|source| ReportError::Io { path: path.to_owned(), source })?;
+    let data = STANDARD.encode(bytes);
+    push(
+        html,
+        format_args!(
+            "<figure><img alt=\"{caption}\" src=\"data:image/{kind};base64,{data}\"><figcaption>{caption}</figcaption></figure>\n"
+        ),
+    );
+    Ok(())
+}
+
+fn escaped(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::escaped;
+
+    #[test]
+    fn nothing_in_a_name_or_a_configuration_is_taken_for_markup() {
+        assert_eq!(escaped("<b a=\"1\">&"), "&lt;b a=&quot;1&quot;&gt;&amp;");
+    }
+}

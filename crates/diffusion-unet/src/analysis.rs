@@ -1,0 +1,172 @@
+//! What a network costs: parameters, activations, multiply-adds.
+
+mod sketch;
+
+use std::collections::HashMap;
+
+use candle_core::{DType, Device, Error, Result, Tensor, TensorId};
+use diffusion_kernels::{Operation, in_pool, peak_bytes, traced};
+use diffusion_process::NoiseSource;
+
+use crate::parameters::part_of;
+use crate::{DropoutNoise, NetworkConfig, Parameters};
+
+pub use sketch::{SketchLevel, UNetSketch};
+
+/// A part of a network: what has one name below the root, `enc1` or `down_blocks.0` say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NetworkPart {
+    /// The name.
+    pub name: String,
+    /// Trainable numbers.
+    pub parameters: usize,
+    /// [C, H, W] of what it gives.
+    pub output: [usize; 3],
+    /// For one image. Normalisations and activations are not counted.
+    pub multiply_adds: u64,
+    /// Bytes of feature maps that its operations give, for the whole batch; when sampling, most are soon given back.
+    pub activation_bytes: usize,
+    /// Bytes of feature maps that are kept until its backward pass, for the whole batch.
+    pub training_bytes: usize,
+}
+
+/// A network, part by part, as one forward pass and one backward pass of the real thing show it.
+///
+/// ```
+/// use diffusion_unet::{NetworkAnalysis, NetworkConfig, SimpleUNetConfig};
+///
+/// let network = NetworkConfig::SimpleUnet(SimpleUNetConfig { in_channels: 1, base_channels: 32, time_dim: 128, ..Default::default() });
+/// let analysis = NetworkAnalysis::new(&network, [28, 28], 1)?;
+/// assert_eq!(analysis.parameters(), 520_193);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NetworkAnalysis {
+    /// In the order in which they compute first.
+    pub parts: Vec<NetworkPart>,
+    /// Images computed together, for all numbers of bytes.
+    pub batch_size: usize,
+    /// The most bytes of feature maps at a time, when the network is used.
+    pub inference_peak_bytes: usize,
+    /// The same through a forward and a backward pass.
+    pub training_peak_bytes: usize,
+}
+
+impl NetworkAnalysis {
+    /// Builds the network with random weights and leads `batch_size` images of `size` [H, W] through it, there and back.
+    ///
+    /// Bytes of feature maps are those of the whole process: nothing else should compute at the same time. Where
+    /// the kernels are switched off, there are none to be counted.
+    ///
+    /// # Errors
+    /// A configuration that describes no network; a size that it cannot take.
+    pub fn new(network: &NetworkConfig, [height, width]: [usize; 2], batch_size: usize) -> Result<Self> {
+        let device = Device::Cpu;
+        let (trained, parameters) = Parameters::initialise(0, &device, |vb| network.build_for_training(vb))?;
+        let shape = (batch_size, network.image_channels(), height, width);
+        let x_t = Tensor::zeros(shape, DType::F32, &device)?;
+        let timesteps = Tensor::ones(batch_size, DType::F32, &device)?;
+        let labels = match network {
+            NetworkConfig::Unet2d(config) if config.num_class_embeds.is_some() => {
+                Some(Tensor::zeros(batch_size, DType::U32, &device)?)
+            }
+            _ => None,
+        };
+        let noise = DropoutNoise { source: NoiseSource::new(0), draw: 0, first_index: 0 };
+        let forward = |labels: Option<&Tensor>| trained.forward_training(&x_t, &timesteps, labels, noise);
+
+        let (operations, training_peak_bytes) = in_pool(|| {
+            let (operations, peak) = peak_bytes(|| {
+                let (output, operations) = traced(|| forward(labels.as_ref()));
+                output?.sqr()?.mean_all()?.backward()?;
+                Ok::<_, Error>(operations)
+            });
+            Ok::<_, Error>((operations?, peak))
+        })?;
+
+        let tensors = parameters.tensors();
+        let frozen = crate::load_frozen(tensors, &device, |vb| network.build_for_training(vb))
+            .map_err(|e| Error::Msg(e.to_string()))?;
+        let (output, inference_peak_bytes) =
+            peak_bytes(|| frozen.forward_training(&x_t, &timesteps, labels.as_ref(), noise));
+        output?;
+        let parts = parts(&operations, &parameters, batch_size);
+        Ok(Self { parts, batch_size, inference_peak_bytes, training_peak_bytes })
+    }
+
+    /// Trainable numbers in all.
+    pub fn parameters(&self) -> usize {
+        self.parts.iter().map(|part| part.parameters).sum()
+    }
+
+    /// For one image.
+    pub fn multiply_adds(&self) -> u64 {
+        self.parts.iter().map(|part| part.multiply_adds).sum()
+    }
+
+    /// Bytes of feature maps that all parts give.
+    pub fn activation_bytes(&self) -> usize {
+        self.parts.iter().map(|part| part.activation_bytes).sum()
+    }
+
+    /// Bytes of feature maps that wait for the backward pass.
+    pub fn training_bytes(&self) -> usize {
+        self.parts.iter().map(|part| part.training_bytes).sum()
+    }
+}
+
+fn parts(operations: &[Operation], parameters: &Parameters, batch_size: usize) -> Vec<NetworkPart> {
+    let mut counts = parameters.count_by_part();
+    let by_weight: HashMap<TensorId, String> =
+        parameters.iter().map(|(name, var)| (var.as_tensor().id(), part_of(name))).collect();
+    let mut parts: Vec<NetworkPart> = Vec::new();
+    let mut current = None;
+    for operation in operations {
+        // What has no weights belongs to what came before it.
+        let Some(name) =
+            operation.weights.iter().find_map(|id| by_weight.get(id)).cloned().or(current.clone())
+        else {
+            continue;
+        };
+        let [_, channels, height, width] = operation.output;
+        let output = [channels, height, width];
+        let i = parts.iter().position(|part| part.name == name).unwrap_or_else(|| {
+            let parameters = counts.remove(&name).unwrap_or(0);
+            let name = name.clone();
+            let part = NetworkPart {
+                name,
+                parameters,
+                output,
+                multiply_adds: 0,
+                activation_bytes: 0,
+                training_bytes: 0,
+            };
+            parts.push(part);
+            parts.len() - 1
+        });
+        let part = &mut parts[i];
+        // A block's projection of the time comes first and is a row of numbers, not a map.
+        if part.output[1] * part.output[2] == 1 && height * width > 1 {
+            (part.activation_bytes, part.training_bytes) = (0, 0);
+        }
+        let bytes = operation.output.iter().product::<usize>() * size_of::<f32>();
+        part.multiply_adds += operation.multiply_adds / batch_size as u64;
+        let is_map = height * width > 1 || part.output[1] * part.output[2] == 1;
+        if is_map {
+            part.output = output;
+            part.activation_bytes += bytes;
+            part.training_bytes += operation.kept_bytes;
+        }
+        current = Some(name);
+    }
+    // Parameters without an operation of their own: tables of classes.
+    parts.extend(counts.into_iter().map(|(name, parameters)| NetworkPart {
+        name,
+        parameters,
+        output: [0, 0, 0],
+        multiply_adds: 0,
+        activation_bytes: 0,
+        training_bytes: 0,
+    }));
+    parts
+}

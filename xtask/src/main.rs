@@ -3,6 +3,7 @@
 mod bench;
 mod check;
 mod digits;
+mod docs;
 mod download;
 mod e2e;
 mod golden;
@@ -29,6 +30,7 @@ enum Command {
     /// Train, kill, resume and sample with the real program, and print what passed
     E2e,
     Bench(bench::BenchArgs),
+    Docs(docs::DocsArgs),
     Golden(golden::GoldenArgs),
     Download(download::DownloadArgs),
     /// Make assets/mnist from a folder with the four files of MNIST
@@ -42,6 +44,7 @@ fn main() -> ExitCode {
         Command::CheckCuda => check::run_cuda().map(done),
         Command::E2e => e2e::run().map(done),
         Command::Bench(args) => bench::run(&args).map(done),
+        Command::Docs(args) => docs::run(&args).map(done),
         Command::Golden(args) => golden::run(&args).map(done),
         Command::Download(args) => download::run(&args),
         Command::Digits(args) => digits::run(&args).map(done),

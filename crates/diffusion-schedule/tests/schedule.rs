@@ -212,8 +212,12 @@ fn the_lessons_numbers_are_those_of_the_specification() {
         assert!((sample.alpha_cumprod / alpha - 1.0).abs() < 0.015, "t = {t}: {sample:?}");
         assert!((sample.snr_db - db).abs() < 0.006, "t = {t}: {sample:?}");
     };
-    linear.into_iter().for_each(|row| check(0, row));
-    cosine.into_iter().for_each(|row| check(1, row));
+    for row in linear {
+        check(0, row);
+    }
+    for row in cosine {
+        check(1, row);
+    }
     let short = lesson(200);
     let end = short.at(199).next().unwrap().unwrap().alpha_cumprod;
     assert!((end - 0.132).abs() < 5e-4 && (end.sqrt() - 0.364).abs() < 5e-4, "{end}");

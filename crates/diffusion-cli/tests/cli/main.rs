@@ -3,6 +3,7 @@
 mod bad_input;
 mod common;
 mod data;
+mod docs;
 #[cfg(feature = "hub")]
 mod download;
 mod exchange;

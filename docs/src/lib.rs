@@ -1,0 +1,14 @@
+//! The guided tour keeps its word: its commands run as printed, their output is what stands below them, its pictures are theirs,
+//! and its links lead somewhere.
+//!
+//! In a chapter, a fenced block `console` holds commands, each behind `$ diffusion`, and below each its output. A line `…` there
+//! stands for any lines: for what differs from machine to machine. Numbers may differ by two parts in a hundred or by
+//! one in their last digit. What a chapter says in decimals must stand in one of its outputs. A link whose text is code and whose
+//! target ends in `#L12` leads to a line in which that code stands.
+
+mod links;
+mod page;
+mod tour;
+
+pub use links::check_links;
+pub use tour::{Mode, Problem, follow};

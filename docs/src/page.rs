@@ -1,0 +1,140 @@
+//! A chapter, taken apart.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+/// A command and what is said to come of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Shown {
+    /// The line of the command, counted from 0.
+    pub(crate) line: usize,
+    /// What follows `$ diffusion `.
+    pub(crate) arguments: String,
+    /// The lines below it.
+    pub(crate) output: Vec<String>,
+}
+
+/// A chapter.
+#[derive(Clone, Debug)]
+pub(crate) struct Page {
+    pub(crate) path: PathBuf,
+    pub(crate) lines: Vec<String>,
+    pub(crate) commands: Vec<Shown>,
+    /// Lines outside of all fenced blocks, with their numbers from 0.
+    pub(crate) prose: Vec<(usize, String)>,
+}
+
+/// What a command begins with.
+const PROMPT: &str = "$ diffusion ";
+
+impl Page {
+    pub(crate) fn read(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+        Ok(Self::parse(path, &text))
+    }
+
+    fn parse(path: &Path, text: &str) -> Self {
+        let lines: Vec<String> = text.lines().map(str::to_owned).collect();
+        let (mut commands, mut prose) = (Vec::<Shown>::new(), Vec::new());
+        let mut fence: Option<bool> = None;
+        for (number, line) in lines.iter().enumerate() {
+            match (fence, line.strip_prefix("```")) {
+                (None, Some(kind)) => fence = Some(kind.trim() == "console"),
+                (Some(_), Some(_)) => fence = None,
+                (None, None) => prose.push((number, line.clone())),
+                (Some(false), None) => {}
+                (Some(true), None) => match line.strip_prefix(PROMPT) {
+                    Some(arguments) => {
+                        let arguments = arguments.trim().to_owned();
+                        commands.push(Shown { line: number, arguments, output: Vec::new() });
+                    }
+                    None => {
+                        if let Some(shown) = commands.last_mut() {
+                            shown.output.push(line.clone());
+                        }
+                    }
+                },
+            }
+        }
+        Self { path: path.to_owned(), lines, commands, prose }
+    }
+
+    /// The text with other outputs below the commands.
+    pub(crate) fn with_outputs(&self, outputs: &[Vec<String>]) -> String {
+        let mut lines = self.lines.clone();
+        for (shown, output) in self.commands.iter().zip(outputs).rev() {
+            let first = shown.line + 1;
+            lines.splice(first..first + shown.output.len(), output.iter().cloned());
+        }
+        lines.join("\n") + "\n"
+    }
+
+    /// Links and pictures in the prose: (line, text, target).
+    pub(crate) fn links(&self) -> Vec<(usize, String, String)> {
+        let mut links = Vec::new();
+        for (number, line) in &self.prose {
+            let mut rest = line.as_str();
+            while let Some(middle) = rest.find("](") {
+                let text = rest[..middle].rfind('[').map_or("", |open| &rest[open + 1..middle]);
+                let after = &rest[middle + 2..];
+                let Some(end) = after.find(')') else { break };
+                links.push((*number, text.to_owned(), after[..end].to_owned()));
+                rest = &after[end..];
+            }
+        }
+        links
+    }
+
+    /// Decimal numbers in the prose, outside of code, of the targets of links and of quoted lines, where formulas stand: (line,
+    /// number as it is written).
+    pub(crate) fn decimals(&self) -> Vec<(usize, String)> {
+        let mut decimals = Vec::new();
+        for (number, line) in self.prose.iter().filter(|(_, line)| !line.starts_with('>')) {
+            let without_code: String = line.split('`').step_by(2).collect::<Vec<_>>().join(" ");
+            let mut text = String::new();
+            let mut rest = without_code.as_str();
+            while let Some(middle) = rest.find("](") {
+                text.push_str(&rest[..middle]);
+                let after = &rest[middle + 2..];
+                rest = after.find(')').map_or("", |end| &after[end + 1..]);
+                text.push(' ');
+            }
+            text.push_str(rest);
+            let words = text.split(|c: char| !(c.is_ascii_digit() || c == '.'));
+            let is_decimal = |word: &&str| {
+                word.split_once('.')
+                    .is_some_and(|(whole, part)| !whole.is_empty() && !part.is_empty() && !part.contains('.'))
+            };
+            let trimmed = words.map(|word| word.trim_end_matches('.'));
+            decimals.extend(trimmed.filter(is_decimal).map(|word| (*number, word.to_owned())));
+        }
+        decimals
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEXT: &str = "# A page 1\n\nAt the end 0.13 is left, `0.5` is code, see [`fn f`](../a/b.rs#L2.5).\n\n\
+                        ```console\n$ diffusion one --two\nfirst 0.132\n$ diffusion three\n```\n![A picture](p/x.png)\n";
+
+    #[test]
+    fn commands_links_and_numbers_are_told_apart() {
+        let page = Page::parse(Path::new("a.md"), TEXT);
+        let commands: Vec<_> =
+            page.commands.iter().map(|c| (c.line, c.arguments.as_str(), c.output.len())).collect();
+        assert_eq!(commands, [(5, "one --two", 1), (7, "three", 0)]);
+        let targets: Vec<_> = page.links().into_iter().map(|(_, text, target)| (text, target)).collect();
+        let expected = [("`fn f`", "../a/b.rs#L2.5"), ("A picture", "p/x.png")];
+        assert_eq!(targets, expected.map(|(a, b)| (a.to_owned(), b.to_owned())));
+        assert_eq!(page.decimals(), [(2, "0.13".to_owned())]);
+        let other =
+            page.with_outputs(&[vec!["second".to_owned(), "third".to_owned()], vec!["fourth".to_owned()]]);
+        assert!(
+            other.contains("$ diffusion one --two\nsecond\nthird\n$ diffusion three\nfourth\n```"),
+            "{other}"
+        );
+    }
+}

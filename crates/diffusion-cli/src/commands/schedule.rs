@@ -20,7 +20,7 @@ pub(crate) enum ScheduleCommand {
 /// Which schedules, and where.
 #[derive(clap::Args)]
 struct SchedulesArgs {
-    /// linear, cosine, sigmoid, scaled-linear, a TOML file with a table [schedule], the folder of a run, or a
+    /// linear, cosine, sigmoid, scaled-linear, a TOML file with a table of the name `schedule`, the folder of a run, or a
     /// scheduler_config.json
     #[arg(long, value_name = "NAMES", value_delimiter = ',', default_value = schedules::LESSON)]
     schedules: Vec<String>,

@@ -30,9 +30,15 @@ pub(crate) struct GoldenArgs {
     /// Repeat the configurations of this seed [default: the time, so that each call sees others].
     #[arg(long, value_parser = clap::value_parser!(u64).range(..1 << 32))]
     seed: Option<u64>,
+    /// Only have TensorBoard read the event files of a training, which needs no more than its own package.
+    #[arg(long)]
+    event_files: bool,
 }
 
 const PACKAGES: [&str; 5] = ["diffusers==0.42.1", TORCH, "numpy", "safetensors", "scipy"];
+
+/// What reads event files, in an environment of its own.
+const READERS: [&str; 2] = ["tensorboard==2.21.0", "setuptools<81"];
 
 /// The golden tests that take whatever cases a folder has.
 const TESTS: [&str; 3] =
@@ -68,12 +74,15 @@ pub(crate) fn run(args: &GoldenArgs) -> Result<()> {
     println!("seed {seed}; repeat by --seed {seed}");
     cargo(&["build", "--workspace", "--bin", "diffusion"], &[])?;
     let folder = tempfile::tempdir()?;
-    let place = Place {
-        python: environment("target/golden/venv", &PACKAGES)?,
-        program: built_program("diffusion")?,
-        folder: folder.path().to_owned(),
-        seed,
+    let place = |python| -> Result<Place> {
+        let (program, folder) = (built_program("diffusion")?, folder.path().to_owned());
+        Ok(Place { python, program, folder, seed })
     };
+    place(environment("target/golden/tensorboard", &READERS)?)?.event_files()?;
+    if args.event_files {
+        return Ok(());
+    }
+    let place = place(environment("target/golden/venv", &PACKAGES)?)?;
     place.numbers()?;
     place.ours_in_python()?;
     place.pythons_here()?;
@@ -108,6 +117,15 @@ impl Place {
         let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
         ensure!(output.status.success(), "`diffusion {line}` failed: {said}");
         Ok(())
+    }
+
+    /// The event files of a training that was taken up again, by TensorBoard.
+    fn event_files(&self) -> Result<()> {
+        println!("event files, read by TensorBoard:");
+        fs::write(self.path("events.toml"), CONFIG)?;
+        self.diffusion("train --config events.toml --tensorboard --validation 0.1 --run-dir events")?;
+        self.diffusion("train --run-dir events --resume --tensorboard --steps 30")?;
+        self.python("events.py", &[&self.path("events")])
     }
 
     /// Schedules, trajectories, outputs and gradients of the library, by the golden tests.

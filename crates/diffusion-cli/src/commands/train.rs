@@ -1,21 +1,18 @@
 //! `diffusion train`.
 
 mod outlook;
+mod watch;
 
-use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Instant;
 
 use anyhow::Context;
 use candle_core::Device;
-use diffusion_report::{EventWriter, RunPage};
-use diffusion_train::{
-    Checkpoint, ConfigSource, Outcome, RunDir, StepMetrics, TrainConfig, TrainEvent, Trainer,
-};
+use diffusion_train::{Checkpoint, ConfigSource, Outcome, RunDir, TrainConfig, Trainer};
 
 use self::outlook::Outlook;
-use super::progress::{Progress, clock};
+use self::watch::Watch;
+use super::progress::clock;
 use crate::usage::bail_usage;
 use crate::{data, interrupt, runs};
 
@@ -263,146 +260,6 @@ fn restore(trainer: &mut Trainer, run_dir: &RunDir, device: &Device) -> anyhow::
         );
     }
     Ok(())
-}
-
-/// What is shown and written while a training goes on.
-struct Watch<'a> {
-    run_dir: &'a RunDir,
-    page: RunPage<'a>,
-    events: Option<EventWriter>,
-    /// Why the page is no longer written, once that has failed: a page is no reason to end a training.
-    page_failed: bool,
-    quiet: bool,
-}
-
-impl<'a> Watch<'a> {
-    fn new(trainer: &Trainer, run_dir: &'a RunDir, tensorboard: bool, quiet: bool) -> anyhow::Result<Self> {
-        let path = run_dir.path().display();
-        let mut page = RunPage::new(run_dir);
-        page.notes = vec![format!(
-            "{} parameters, trained on {} threads",
-            trainer.parameters().count(),
-            rayon::current_num_threads()
-        )];
-        page.commands = vec![
-            format!("{} --run {path} --num 64 --out digits --grid digits.png", runs::program("sample")),
-            format!("{} --run {path} --steps 50 --gif digits.gif", runs::program("sample")),
-            format!("{} --run {path} --steps 5,10,20,50", runs::program("evaluate grid")),
-            format!("{} --run-dir {path} --resume --max-minutes 30", runs::program("train")),
-        ];
-        let folder = run_dir.path().join("tensorboard");
-        let events = tensorboard.then(|| EventWriter::create(&folder, trainer.steps_done())).transpose()?;
-        Ok(Self { run_dir, page, events, page_failed: false, quiet })
-    }
-
-    fn train(&mut self, trainer: &mut Trainer) -> anyhow::Result<Outcome> {
-        // A run limited by time has no known number of steps; its bar counts seconds.
-        let total_steps = trainer.total_steps();
-        let limit_seconds = trainer.config().max_minutes.map(|minutes| minutes * 60.0);
-        let (first_step, before) = (trainer.steps_done(), trainer.elapsed().as_secs_f64());
-        let outlook = Outlook::of(trainer);
-        let start = Instant::now();
-        let length = total_steps.unwrap_or(1000);
-        let mut progress = Progress::new("training", length, self.quiet);
-        let mut smooth_loss = None;
-        let mut failed = None;
-        let run_dir = self.run_dir;
-        let observer = &mut |event: TrainEvent<'_>| -> ControlFlow<()> {
-            match event {
-                TrainEvent::Step(metrics) => {
-                    let loss = smooth_loss.map_or(metrics.loss, |mean| 0.95 * mean + 0.05 * metrics.loss);
-                    smooth_loss = Some(loss);
-                    let seconds = start.elapsed().as_secs_f64();
-                    let by_steps = total_steps.map(|total| {
-                        seconds / (metrics.step - first_step) as f64
-                            * total.saturating_sub(metrics.step) as f64
-                    });
-                    let by_clock = limit_seconds.map(|limit| limit - before - seconds);
-                    let left = [by_steps, by_clock].into_iter().flatten().fold(f64::INFINITY, f64::min);
-                    let position = match limit_seconds {
-                        Some(limit) if total_steps.is_none() => ((before + seconds) / limit * 1000.0) as u64,
-                        _ => metrics.step,
-                    };
-                    progress.set(position.min(length), || describe(metrics, loss, total_steps, left));
-                    if let Some(loss) = metrics.validation_loss {
-                        progress.note(&format!("step {}: validation loss {loss:.4}", metrics.step));
-                    }
-                    if let Some(events) = &mut self.events
-                        && let Err(e) = events.scalars(metrics.step, scalars(metrics))
-                    {
-                        failed = Some(e);
-                        return ControlFlow::Break(());
-                    }
-                }
-                TrainEvent::Pace(pace) => progress.note(&outlook.at(pace).to_string()),
-                TrainEvent::Epoch { epoch, mean_loss } => {
-                    progress.note(&format!("epoch {epoch}: mean loss {mean_loss:.4}"));
-                }
-                TrainEvent::Grid(path) => {
-                    progress.note(&format!("samples: {}", path.display()));
-                    self.write_page();
-                }
-                TrainEvent::Checkpoint(path) => tracing::debug!("saved {}", path.display()),
-                TrainEvent::Sampling(_) => {}
-            }
-            interrupt::flow()
-        };
-        let outcome = diffusion_train::run(trainer, run_dir, observer);
-        progress.finish();
-        if let Some(error) = failed {
-            return Err(error.into());
-        }
-        if outcome.is_ok() {
-            self.animate();
-            self.write_page();
-        }
-        Ok(outcome?)
-    }
-
-    fn write_page(&mut self) {
-        if !self.page_failed
-            && let Err(e) = self.page.write()
-        {
-            tracing::warn!("the run's page is not written: {e}");
-            self.page_failed = true;
-        }
-    }
-
-    fn animate(&self) {
-        if let Err(e) = self.page.animate() {
-            tracing::warn!("the run's animation is not written: {e}");
-        }
-    }
-}
-
-/// The numbers of a step by TensorBoard's tags.
-fn scalars(metrics: &StepMetrics) -> Vec<(&'static str, f64)> {
-    const QUARTERS: [&str; 4] = [
-        "loss_by_t/quarter_1_cleanest",
-        "loss_by_t/quarter_2",
-        "loss_by_t/quarter_3",
-        "loss_by_t/quarter_4_noisiest",
-    ];
-    let mut scalars = vec![
-        ("loss/train", metrics.loss),
-        ("optimizer/lr", metrics.lr),
-        ("optimizer/grad_norm", metrics.grad_norm),
-        ("speed/images_per_second", metrics.images_per_second),
-    ];
-    let quarters = QUARTERS.into_iter().zip(metrics.loss_by_t_quartile);
-    scalars.extend(quarters.filter_map(|(tag, loss)| Some((tag, loss?))));
-    scalars.extend(metrics.validation_loss.map(|loss| ("loss/held_out", loss)));
-    scalars
-}
-
-fn describe(metrics: &StepMetrics, loss: f64, total_steps: Option<u64>, seconds_left: f64) -> String {
-    let of = total_steps.map(|total| format!("/{total}")).unwrap_or_default();
-    format!(
-        "step {}{of}  loss {loss:.4}  {:.0} images/s  {} left",
-        metrics.step,
-        metrics.images_per_second,
-        clock(seconds_left)
-    )
 }
 
 fn conclude(outcome: Outcome, trainer: &Trainer, run_dir: &RunDir) -> ExitCode {

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use diffusion_train::StepMetrics;
+use diffusion_train::{Checkpoint, StepMetrics};
 
 use super::{RunPage, spread};
 use crate::{Chart, ReportError};
@@ -37,6 +37,12 @@ pub(super) fn html(
     html.push_str("<table>\n");
     for (what, value) in summary(metrics) {
         write_row(&mut html, what, &value);
+    }
+    if let Ok(state) = page.run.latest_checkpoint().and_then(|path| Checkpoint::read_state(&path)) {
+        let per_step = state.elapsed_seconds / state.step.max(1) as f64;
+        let time =
+            format!("{:.1} min at step {}, {per_step:.3} s a step", state.elapsed_seconds / 60.0, state.step);
+        write_row(&mut html, "training time", &time);
     }
     for note in &page.notes {
         write_row(&mut html, "", note);

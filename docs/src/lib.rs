@@ -2,9 +2,10 @@
 //! and its links lead somewhere.
 //!
 //! In a chapter, a fenced block `console` holds commands, each behind `$ diffusion`, and below each its output. A line `…` there
-//! stands for any lines: for what differs from machine to machine. Numbers may differ by two parts in a hundred or by
-//! one in their last digit. What a chapter says in decimals must stand in one of its outputs. A link whose text is code and whose
-//! target ends in `#L12` leads to a line in which that code stands.
+//! stands for any lines: for what differs from machine to machine. Whole numbers must be the same and decimals may differ by one in their
+//! last digit; in a block `console 10%`, for what a trained model says, by a tenth. Decimals and large numbers of the prose must stand in an
+//! output or a command of their chapter. A link whose text is code and whose target ends in `#L12` leads to a line in which that
+//! code stands.
 
 mod links;
 mod page;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 /// A command and what is said to come of it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Shown {
     /// The line of the command, counted from 0.
     pub(crate) line: usize,
@@ -13,6 +13,8 @@ pub(crate) struct Shown {
     pub(crate) arguments: String,
     /// The lines below it.
     pub(crate) output: Vec<String>,
+    /// By which share its decimals may differ: `console 10%` says so.
+    pub(crate) tolerance: f64,
 }
 
 /// A chapter.
@@ -37,17 +39,17 @@ impl Page {
     fn parse(path: &Path, text: &str) -> Self {
         let lines: Vec<String> = text.lines().map(str::to_owned).collect();
         let (mut commands, mut prose) = (Vec::<Shown>::new(), Vec::new());
-        let mut fence: Option<bool> = None;
+        let mut fence: Option<Option<f64>> = None;
         for (number, line) in lines.iter().enumerate() {
             match (fence, line.strip_prefix("```")) {
-                (None, Some(kind)) => fence = Some(kind.trim() == "console"),
+                (None, Some(kind)) => fence = Some(tolerance(kind.trim())),
                 (Some(_), Some(_)) => fence = None,
                 (None, None) => prose.push((number, line.clone())),
-                (Some(false), None) => {}
-                (Some(true), None) => match line.strip_prefix(PROMPT) {
+                (Some(None), None) => {}
+                (Some(Some(tolerance)), None) => match line.strip_prefix(PROMPT) {
                     Some(arguments) => {
                         let arguments = arguments.trim().to_owned();
-                        commands.push(Shown { line: number, arguments, output: Vec::new() });
+                        commands.push(Shown { line: number, arguments, output: Vec::new(), tolerance });
                     }
                     None => {
                         if let Some(shown) = commands.last_mut() {
@@ -86,10 +88,10 @@ impl Page {
         links
     }
 
-    /// Decimal numbers in the prose, outside of code, of the targets of links and of quoted lines, where formulas stand: (line,
-    /// number as it is written).
-    pub(crate) fn decimals(&self) -> Vec<(usize, String)> {
-        let mut decimals = Vec::new();
+    /// Numbers in the prose, outside of code, of the targets of links and of quoted lines, where formulas stand: decimals, and whole
+    /// ones of three digits or more that are no years. (line, number as it is written).
+    pub(crate) fn numbers(&self) -> Vec<(usize, String)> {
+        let mut numbers = Vec::new();
         for (number, line) in self.prose.iter().filter(|(_, line)| !line.starts_with('>')) {
             let without_code: String = line.split('`').step_by(2).collect::<Vec<_>>().join(" ");
             let mut text = String::new();
@@ -101,15 +103,26 @@ impl Page {
                 text.push(' ');
             }
             text.push_str(rest);
-            let words = text.split(|c: char| !(c.is_ascii_digit() || c == '.'));
-            let is_decimal = |word: &&str| {
-                word.split_once('.')
-                    .is_some_and(|(whole, part)| !whole.is_empty() && !part.is_empty() && !part.contains('.'))
-            };
-            let trimmed = words.map(|word| word.trim_end_matches('.'));
-            decimals.extend(trimmed.filter(is_decimal).map(|word| (*number, word.to_owned())));
+            let words =
+                text.split(|c: char| !(c.is_ascii_digit() || c == '.')).map(|word| word.trim_matches('.'));
+            numbers.extend(words.filter(|word| is_quoted(word)).map(|word| (*number, word.to_owned())));
         }
-        decimals
+        numbers
+    }
+}
+
+/// The tolerance of a fenced block of this kind: `console` has none, `console 10%` a tenth. None: no block of commands.
+fn tolerance(kind: &str) -> Option<f64> {
+    let rest = kind.strip_prefix("console")?.trim();
+    let percent = if rest.is_empty() { "0" } else { rest.strip_suffix('%')? };
+    percent.parse::<f64>().ok().map(|percent| percent / 100.0)
+}
+
+/// Whether a number looks like one that was measured.
+fn is_quoted(word: &str) -> bool {
+    match word.split_once('.') {
+        Some((_, decimals)) => !decimals.contains('.'),
+        None => word.len() > 2 && word.parse::<u32>().is_ok_and(|number| !(1900..2100).contains(&number)),
     }
 }
 
@@ -129,7 +142,7 @@ mod tests {
         let targets: Vec<_> = page.links().into_iter().map(|(_, text, target)| (text, target)).collect();
         let expected = [("`fn f`", "../a/b.rs#L2.5"), ("A picture", "p/x.png")];
         assert_eq!(targets, expected.map(|(a, b)| (a.to_owned(), b.to_owned())));
-        assert_eq!(page.decimals(), [(2, "0.13".to_owned())]);
+        assert_eq!(page.numbers(), [(2, "0.13".to_owned())]);
         let other =
             page.with_outputs(&[vec!["second".to_owned(), "third".to_owned()], vec!["fourth".to_owned()]]);
         assert!(

@@ -55,7 +55,7 @@ pub fn follow(docs: &Path, program: &Path, mode: Mode) -> Result<Vec<Problem>> {
         let mut outputs = Vec::new();
         for shown in &page.commands {
             let actual = run(program, shown, page, place.path())?;
-            if !agree(&shown.output, &actual) {
+            if !agree(&shown.output, &actual, shown.tolerance) {
                 let problem = format!("`{}` now says:\n{}", shown.arguments, actual.join("\n"));
                 problems.push(problem_at(page, shown.line, problem));
             }
@@ -115,21 +115,23 @@ fn run(program: &Path, shown: &Shown, page: &Page, place: &Path) -> Result<Vec<S
 }
 
 /// Whether output is what was printed, [`ANY`] standing for any lines.
-fn agree(printed: &[String], actual: &[String]) -> bool {
+fn agree(printed: &[String], actual: &[String], tolerance: f64) -> bool {
     match printed.split_first() {
         None => actual.is_empty(),
-        Some((first, rest)) if first == ANY => (0..=actual.len()).any(|skip| agree(rest, &actual[skip..])),
-        Some((first, rest)) => {
-            actual.split_first().is_some_and(|(line, others)| same(first, line) && agree(rest, others))
+        Some((first, rest)) if first == ANY => {
+            (0..=actual.len()).any(|skip| agree(rest, &actual[skip..], tolerance))
         }
+        Some((first, rest)) => actual
+            .split_first()
+            .is_some_and(|(line, others)| same(first, line, tolerance) && agree(rest, others, tolerance)),
     }
 }
 
-/// Whether two lines say the same: word for word, but for numbers, which may differ a little.
-fn same(printed: &str, actual: &str) -> bool {
-    let (printed, actual): (Vec<_>, Vec<_>) =
-        (printed.split_whitespace().collect(), actual.split_whitespace().collect());
-    printed.len() == actual.len() && printed.iter().zip(&actual).all(|(a, b)| a == b || near(a, b))
+/// Whether two lines say the same: word for word, but for decimals, which may differ a little.
+fn same(printed: &str, actual: &str, tolerance: f64) -> bool {
+    let words = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+    let (printed, actual) = (words(printed), words(actual));
+    printed.len() == actual.len() && printed.iter().zip(&actual).all(|(a, b)| a == b || near(a, b, tolerance))
 }
 
 /// The number that a word is, without what stands around it, and one unit of its last digit.
@@ -141,28 +143,35 @@ fn number(word: &str) -> Option<(f64, f64)> {
     Some((value, 10f64.powi(power.parse::<i32>().ok()? - i32::try_from(decimals).ok()?)))
 }
 
-fn near(printed: &str, actual: &str) -> bool {
+/// Whether two decimals are one but for their last digit, or by `tolerance` of the one that is printed. Whole numbers are counts, and
+/// never near.
+fn near(printed: &str, actual: &str, tolerance: f64) -> bool {
     match (number(printed), number(actual)) {
-        (Some((a, unit)), Some((b, _))) => (a - b).abs() <= (0.02 * a.abs()).max(1.001 * unit),
+        (Some((a, unit)), Some((b, _))) if printed.contains('.') => {
+            (a - b).abs() <= (tolerance * a.abs()).max(1.001 * unit)
+        }
         _ => false,
     }
 }
 
-/// Decimals of the prose that no output of the page has, rounded or not.
+/// Numbers of the prose that no output and no command of the page has, rounded or not.
 fn unsupported_numbers(page: &Page, outputs: &[Vec<String>]) -> Vec<Problem> {
     let known: Vec<f64> = outputs
         .iter()
         .flatten()
-        .flat_map(|line| line.split_whitespace())
+        .chain(page.commands.iter().map(|shown| &shown.arguments))
+        .flat_map(|line| line.split([' ', ',']))
         .filter_map(|word| number(word).map(|(value, _)| value.abs()))
         .collect();
     let supported = |text: &str| {
         number(text)
             .is_none_or(|(value, unit)| known.iter().any(|known| (known - value).abs() <= 0.501 * unit))
     };
-    let unsupported = page.decimals().into_iter().filter(|(_, text)| !supported(text));
+    let unsupported = page.numbers().into_iter().filter(|(_, text)| !supported(text));
     unsupported
-        .map(|(line, text)| problem_at(page, line, format!("{text} stands in no output of this chapter")))
+        .map(|(line, text)| {
+            problem_at(page, line, format!("{text} stands in no output or command of this chapter"))
+        })
         .collect()
 }
 
@@ -210,32 +219,38 @@ mod tests {
     }
 
     #[test]
-    fn numbers_may_differ_a_little_and_words_may_not() {
-        assert!(same("loss 0.1234 at 250", "loss  0.1240 at 250"));
-        assert!(same("0.0 dB", "0.1 dB"), "a unit of the last digit");
-        assert!(!same("loss 0.1234", "loss 0.1300") && !same("loss 0.12", "gain 0.12"));
-        assert!(!same("a 1", "a 1 2"));
-        assert!(same("2.43e-9", "2.44e-9") && !same("2.43e-9", "2.43e-8"));
-        assert!(same("520,193 parameters", "520,194 parameters"));
+    fn decimals_may_differ_a_little_and_counts_and_words_may_not() {
+        let exactly = |a, b| same(a, b, 0.0);
+        assert!(exactly("loss 0.1234 at 250", "loss  0.1235 at 250"), "a unit of the last digit");
+        assert!(!exactly("loss 0.1234", "loss 0.1236") && !exactly("loss 0.12", "gain 0.12"));
+        assert!(!exactly("a 1", "a 1 2") && !exactly("at 250", "at 251"));
+        assert!(exactly("2.43e-9", "2.44e-9") && !exactly("2.43e-9", "2.43e-8"));
+        assert!(!exactly("520,193 parameters", "520,194 parameters"));
+        let roughly = |a, b| same(a, b, 0.1);
+        assert!(roughly("loss 0.1234", "loss 0.1300") && !roughly("loss 0.1234", "loss 0.1400"));
+        assert!(!roughly("at 250", "at 251"));
     }
 
     #[test]
     fn dots_stand_for_any_lines() {
-        assert!(agree(&lines("a\n…\nc"), &lines("a\nb\nb\nc")));
-        assert!(agree(&lines("…"), &[]) && agree(&lines("a\n…"), &lines("a")));
-        assert!(!agree(&lines("a\n…\nc"), &lines("a\nb")) && !agree(&[], &lines("a")));
+        assert!(agree(&lines("a\n…\nc"), &lines("a\nb\nb\nc"), 0.0));
+        assert!(agree(&lines("…"), &[], 0.0) && agree(&lines("a\n…"), &lines("a"), 0.0));
+        assert!(!agree(&lines("a\n…\nc"), &lines("a\nb"), 0.0) && !agree(&[], &lines("a"), 0.0));
     }
 
     #[test]
-    fn a_decimal_of_the_prose_must_be_one_of_an_output_or_its_rounding() {
+    fn a_number_of_the_prose_must_be_one_of_an_output_or_its_rounding() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("1.md");
-        fs::write(&path, "It is 0.13, or 0.1319, not 0.14.\n").unwrap();
+        fs::write(&path, "It is 0.13, or 0.1319, not 0.14, in 2020, at 259, of 3.\n").unwrap();
         let page = Page::read(&path).unwrap();
         let problems = unsupported_numbers(&page, &[lines("alpha 0.1319 -8.2")]);
         assert_eq!(
             problems.iter().map(|p| p.what.as_str()).collect::<Vec<_>>(),
-            ["0.14 stands in no output of this chapter"]
+            [
+                "0.14 stands in no output or command of this chapter",
+                "259 stands in no output or command of this chapter",
+            ]
         );
     }
 }

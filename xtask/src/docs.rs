@@ -8,7 +8,7 @@ use crate::check::{built_program, cargo, workspace_root};
 
 /// Follow the guided tour: run its commands, draw its pictures anew, compare what it quotes, check every link
 ///
-/// Fails when a quoted number has changed or a link leads nowhere. Takes about two minutes, most of them for the training of the
+/// Fails when a quoted number has changed or a link leads nowhere. Takes a few minutes, most of them for the training of the
 /// third chapter.
 #[derive(Debug, Args)]
 pub(crate) struct DocsArgs {

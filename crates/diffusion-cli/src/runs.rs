@@ -32,6 +32,12 @@ impl ModelArgs {
         }
     }
 
+    /// The folder of the run that was named, or in which the named checkpoint lies.
+    pub(crate) fn run_folder(&self) -> Option<PathBuf> {
+        let above = || self.checkpoint.as_deref()?.ancestors().nth(2).map(Path::to_owned);
+        self.run.clone().or_else(above).filter(|folder| RunDir::open(folder).is_ok())
+    }
+
     /// The checkpoint meant; without arguments that of the latest run.
     pub(crate) fn checkpoint(&self) -> anyhow::Result<PathBuf> {
         match self.named()? {
@@ -90,4 +96,10 @@ pub(crate) fn program(command: &str) -> String {
         "diffusion"
     };
     format!("{program} {command}")
+}
+
+/// A path as it is typed in a command.
+pub(crate) fn typed(path: &Path) -> String {
+    let text = path.display().to_string();
+    if text.contains(char::is_whitespace) { format!("\"{text}\"") } else { text }
 }

@@ -1,9 +1,10 @@
 //! Schedules by the names that one gives on the command line.
 
-use std::path::Path;
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use diffusion_interop::Scheduler;
+use diffusion_interop::{Scheduler, SchedulerClass};
 use diffusion_schedule::{BetaSchedule, NoiseSchedule, ScheduleConfig};
 use serde::Deserialize;
 
@@ -34,24 +35,29 @@ pub(crate) fn named(argument: &str, timesteps: usize) -> anyhow::Result<(String,
         return Ok(((*name).to_owned(), config.build()?));
     }
     let path = Path::new(argument);
-    let file = if path.is_dir() { path.join("config.toml") } else { path.to_owned() };
+    let file = file_of(path);
     if !file.is_file() {
         let names: Vec<&str> = NAMED.iter().map(|(name, ..)| *name).collect();
         bail_usage!(
             "`{argument}` is no schedule: it is none of {} and no file; a TOML file with a table [schedule], the folder of a \
-             run or a scheduler_config.json is understood",
+             run or of a model, or a scheduler_config.json is understood",
             names.join(", ")
         );
     }
     let text = std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
     let schedule = if file.extension().is_some_and(|ending| ending == "json") {
-        Scheduler::from_json(&text)
-            .and_then(|scheduler| scheduler.schedule())
-            .with_context(|| file.display().to_string())?
+        in_json(&text).with_context(|| file.display().to_string())?
     } else {
         in_toml(&text).with_context(|| file.display().to_string())?
     };
     Ok((called(path), schedule))
+}
+
+/// The file that a run's or a model's folder keeps its schedule in; a file itself.
+fn file_of(path: &Path) -> PathBuf {
+    const IN_FOLDERS: [&str; 3] = ["config.toml", "scheduler/scheduler_config.json", "scheduler_config.json"];
+    let inside = IN_FOLDERS.iter().map(|name| path.join(name)).find(|file| file.is_file());
+    inside.unwrap_or_else(|| path.to_owned())
 }
 
 /// The schedule in a configuration, under `[schedule]`, or in a file of nothing else.
@@ -61,24 +67,39 @@ fn in_toml(text: &str) -> anyhow::Result<NoiseSchedule> {
         schedule: ScheduleConfig,
     }
     let table: toml::Table = text.parse()?;
+    let flow = table.get("prediction_type").and_then(toml::Value::as_str) == Some("flow_prediction");
+    if flow || table.contains_key("edm") {
+        bail_usage!("{} has no schedule of β", if flow { "a flow" } else { "an EDM" });
+    }
     let config = if table.contains_key("schedule") {
         table.try_into::<Config>()?.schedule
+    } else if table.is_empty() {
+        bail_usage!("it is empty; a table [schedule] is wanted");
     } else {
-        table.try_into::<ScheduleConfig>()?
+        table
+            .try_into::<ScheduleConfig>()
+            .context("it has no table [schedule], and is no such table itself")?
     };
     Ok(config.build()?)
 }
 
-/// The last part of a path, or of the folder of a file that is called the same everywhere.
-fn called(path: &Path) -> String {
-    let name = |path: &Path| path.file_stem().map(|stem| stem.to_string_lossy().into_owned());
-    let own = name(path).unwrap_or_default();
-    match own.as_str() {
-        "config" | "scheduler_config" => {
-            path.parent().and_then(name).filter(|n| !n.is_empty()).unwrap_or(own)
-        }
-        _ => own,
+/// The schedule of a scheduler of Python's diffusers.
+fn in_json(text: &str) -> anyhow::Result<NoiseSchedule> {
+    let scheduler = Scheduler::from_json(text)?;
+    if matches!(scheduler.class(), SchedulerClass::EdmEuler | SchedulerClass::EdmDpmSolverMultistep) {
+        bail_usage!("{} has no schedule of β", scheduler.class().name());
     }
+    Ok(scheduler.schedule()?)
+}
+
+/// The last part of a path that says more than what kind of file it is.
+fn called(path: &Path) -> String {
+    const SAY_NOTHING: [&str; 3] = ["config", "scheduler_config", "scheduler"];
+    let name =
+        |part: &Path| if part.is_dir() { part.file_name() } else { part.file_stem() }.map(OsStr::to_owned);
+    let stems = path.ancestors().filter_map(|part| Some(name(part)?.to_string_lossy().into_owned()));
+    let own = path.display().to_string();
+    stems.into_iter().find(|stem| !SAY_NOTHING.contains(&stem.as_str())).unwrap_or(own)
 }
 
 /// ᾱ for people: six digits after the point, or the power of ten where those would say little.

@@ -1,6 +1,7 @@
 //! Telling the user's mistakes from the world's.
 
 use std::fmt;
+use std::path::Path;
 
 use diffusion_train::{ConfigError, TrainError};
 
@@ -31,4 +32,17 @@ pub(crate) fn is_usage(error: &anyhow::Error) -> bool {
             || cause.is::<ConfigError>()
             || matches!(cause.downcast_ref(), Some(TrainError::Config(_)))
     })
+}
+
+/// Refuses a picture's name that says it is of another kind, or is in a folder that does not exist, before anything is computed.
+pub(crate) fn check_picture(flag: &str, path: &Path, ending: &str) -> anyhow::Result<()> {
+    if !path.extension().is_some_and(|found| found.eq_ignore_ascii_case(ending)) {
+        bail_usage!("{flag} {}: the name must end in .{ending}", path.display());
+    }
+    match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() && !folder.is_dir() => {
+            bail_usage!("{flag} {}: there is no folder {}", path.display(), folder.display())
+        }
+        _ => Ok(()),
+    }
 }

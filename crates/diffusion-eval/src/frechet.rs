@@ -10,6 +10,16 @@ pub enum EvalError {
     /// A covariance needs two points.
     #[error("{0} rows of features; at least 2 are needed")]
     TooFew(usize),
+    /// Neighbours are other points.
+    #[error(
+        "{rows} rows of features; {neighbours} neighbours of each want at least one more, and there must be one"
+    )]
+    TooFewNeighbours {
+        /// Points.
+        rows: usize,
+        /// The neighbours wanted of each.
+        neighbours: usize,
+    },
     /// A feature that is not a number, or infinite.
     #[error("feature {column} of row {row} is {value}")]
     NotFinite {

@@ -3,6 +3,8 @@
 //! [`Statistics`] sums a set of features up as a Gaussian, and [`Statistics::frechet_distance`] is the distance of two. What
 //! the features are is the caller's business: with those of Inception-v3 the distance is called FID (Heusel et al. 2017).
 //!
+//! [`Manifold`] tells how good images are from how varied they are: precision and recall, density and coverage.
+//!
 //! [`PredictorEvaluation`] asks what a model, or one that knows nothing, makes of noisy images at each timestep.
 //!
 //! This crate adds up in f64, knows no network and reads no files.
@@ -19,9 +21,11 @@
 //! ```
 
 mod frechet;
+mod manifold;
 mod predictors;
 
 pub use frechet::{EvalError, Statistics};
+pub use manifold::{Agreement, Manifold};
 pub use predictors::{
     ErrorBin, Estimate, PredictionError, Predictor, PredictorErrors, PredictorEvaluation, lesson_images,
 };

@@ -74,6 +74,18 @@ const STYLES: [(RGBColor, Option<i32>); 6] = [
     (RGBColor(90, 180, 210), Some(9)),
 ];
 
+/// The colour and the dashes of curve `i`; from the seventh on, of a colour that was there with other dashes.
+fn style_of(i: usize) -> (RGBColor, Option<i32>) {
+    let (colour, dash) = STYLES[i % STYLES.len()];
+    match i / STYLES.len() {
+        0 => (colour, dash),
+        round => (colour, Some(dash.unwrap_or(2) + 4 * round as i32)),
+    }
+}
+
+/// Curves of so many points have marks at them.
+const MARKED: usize = 40;
+
 /// Pixels.
 const WIDTH: u32 = 960;
 const TITLE: u32 = 44;
@@ -85,7 +97,7 @@ pub(crate) const FONT: &str = "sans-serif";
 pub(crate) fn with_font() {
     static ONCE: Once = Once::new();
     static BYTES: &[u8] = include_bytes!("../font/DejaVuSans-subset.ttf");
-    // A file that the tests draw with is no broken font.
+    // It cannot fail with a font that is part of the program, which the tests draw with.
     ONCE.call_once(|| drop(register_font(FONT, FontStyle::Normal, BYTES)));
 }
 
@@ -106,7 +118,7 @@ pub(crate) trait Canvas {
 }
 
 /// The canvas in RGB.
-pub(crate) fn draw_on(canvas: &impl Canvas) -> Result<Picture, ReportError> {
+fn picture(canvas: &impl Canvas) -> Result<Picture, ReportError> {
     let (width, height) = canvas.size();
     let mut pixels = vec![255; (width * height * 3) as usize];
     let area = BitMapBackend::with_buffer(&mut pixels, (width, height)).into_drawing_area();
@@ -126,10 +138,11 @@ fn svg(canvas: &impl Canvas) -> Result<String, ReportError> {
     Ok(text)
 }
 
+/// Draws into the file at `path`: a PNG or an SVG, by its ending.
 pub(crate) fn write_canvas(canvas: &impl Canvas, path: &Path) -> Result<(), ReportError> {
     check_path(path)?;
     if ending(path) == "png" {
-        return Ok(draw_on(canvas)?.write_png(path)?);
+        return Ok(picture(canvas)?.write_png(path)?);
     }
     std::fs::write(path, svg(canvas)?).map_err(|source| ReportError::Io { path: path.to_owned(), source })
 }
@@ -155,21 +168,13 @@ pub fn check_path(path: &Path) -> Result<(), ReportError> {
     }
 }
 
-/// Draws a chart into the file at `path`: a PNG or an SVG, by its ending.
-///
-/// # Errors
-/// Another ending; a chart without points; what the system refuses.
-pub fn write(chart: &Chart, path: &Path) -> Result<(), ReportError> {
-    write_canvas(chart, path)
-}
-
 impl Chart {
-    /// The chart in RGB.
+    /// Draws the chart into the file at `path`: a PNG or an SVG, by its ending.
     ///
     /// # Errors
-    /// A chart without points.
-    pub fn to_picture(&self) -> Result<Picture, ReportError> {
-        draw_on(self)
+    /// Another ending; a chart without points; what the system refuses.
+    pub fn write(&self, path: &Path) -> Result<(), ReportError> {
+        write_canvas(self, path)
     }
 
     /// The chart as the text of an SVG file.
@@ -190,9 +195,14 @@ impl Canvas for Chart {
     fn draw<B: DrawingBackend>(&self, area: &DrawingArea<B, Shift>) -> Result<(), ReportError> {
         with_font();
         let points = || self.panels.iter().flat_map(|panel| &panel.curves).flat_map(|curve| &curve.points);
-        let Some(x_range) = range(points().map(|(x, _)| *x)) else {
+        let Some((left, right)) = range(points().map(|(x, _)| *x)) else {
             return Err(ReportError::Invalid(format!("the chart `{}` has no points", self.title)));
         };
+        // Few points have marks, which want room.
+        let few =
+            self.panels.iter().flat_map(|panel| &panel.curves).all(|curve| curve.points.len() <= MARKED);
+        let air = if few { 0.03 * (right - left) } else { 0.0 };
+        let x_range = (left - air, right + air);
         area.fill(&WHITE).map_err(failed)?;
         let area = area.titled(&self.title, (FONT, 22)).map_err(failed)?;
         let (legend, area) = area.split_vertically(LEGEND);
@@ -213,9 +223,14 @@ impl Canvas for Chart {
                 Scale::Logarithmic => {
                     let positive = ys().filter(|y| *y > 0.0);
                     let (low, high) = panel.y_range.or_else(|| range(positive)).unwrap_or((0.1, 1.0));
-                    draw_panel(part, panel, x_name, x_range, (low * 0.8..high * 1.25).log_scale(), |y| {
-                        short(*y)
-                    })?;
+                    draw_panel(
+                        part,
+                        panel,
+                        x_name,
+                        x_range,
+                        (low * 0.8..high * 1.25).log_scale().with_key_points(ticks(low * 0.8, high * 1.25)),
+                        |y| short(*y),
+                    )?;
                 }
             }
         }
@@ -232,6 +247,14 @@ fn range(values: impl Iterator<Item = f64>) -> Option<(f64, f64)> {
         return None;
     }
     Some(if low == high { (low - 0.5, high + 0.5) } else { (low, high) })
+}
+
+/// 1, 2 and 5 times the powers of ten between two numbers above 0; of many, the powers alone.
+fn ticks(low: f64, high: f64) -> Vec<f64> {
+    let powers = low.log10().floor() as i32..=high.log10().ceil() as i32;
+    let steps: &[f64] = if powers.clone().count() > 4 { &[1.0] } else { &[1.0, 2.0, 5.0] };
+    let all = powers.flat_map(|power| steps.iter().map(move |step| step * 10f64.powi(power)));
+    all.filter(|tick| (low..=high).contains(tick)).collect()
 }
 
 /// A number on an axis.
@@ -265,6 +288,7 @@ where
         .y_label_area_size(84)
         .build_cartesian_2d(x_low..x_high, y_axis)
         .map_err(failed)?;
+    let y_range = chart.y_range();
     chart
         .configure_mesh()
         .x_desc(x_name)
@@ -277,8 +301,13 @@ where
         .bold_line_style(RGBColor(222, 222, 222))
         .draw()
         .map_err(failed)?;
+    if y_range.start < 0.0 && y_range.end > 0.0 {
+        // Where the values lie on both sides of 0, that is where they change their meaning.
+        let zero = [(x_low, 0.0), (x_high, 0.0)];
+        chart.draw_series(LineSeries::new(zero, RGBColor(120, 120, 120))).map_err(failed)?;
+    }
     for (i, curve) in panel.curves.iter().enumerate() {
-        let (colour, dash) = STYLES[i % STYLES.len()];
+        let (colour, dash) = style_of(i);
         let style = colour.stroke_width(2);
         let points: Vec<(f64, f64)> =
             curve.points.iter().copied().filter(|(x, y)| x.is_finite() && y.is_finite()).collect();
@@ -297,7 +326,7 @@ where
             chart.draw_series(bars.map(bar)).map_err(failed)?;
         }
         // Few points are points.
-        if points.len() <= 40 {
+        if points.len() <= MARKED {
             chart
                 .draw_series(points.iter().map(|&point| Circle::new(point, 3, colour.filled())))
                 .map_err(failed)?;
@@ -313,7 +342,7 @@ fn draw_legend<B: DrawingBackend>(area: &DrawingArea<B, Shift>, panels: &[Panel]
     let mut left = 84;
     let longest = panels.iter().max_by_key(|panel| panel.curves.len());
     for (i, curve) in longest.iter().flat_map(|panel| panel.curves.iter().enumerate()) {
-        let (colour, dash) = STYLES[i % STYLES.len()];
+        let (colour, dash) = style_of(i);
         // Three pieces that touch, or do not.
         let piece = dash.map_or(LINE / 3, |dash| dash.min(7));
         for from in [0, LINE / 3, 2 * LINE / 3] {
@@ -326,4 +355,60 @@ fn draw_legend<B: DrawingBackend>(area: &DrawingArea<B, Shift>, panels: &[Panel]
         left += LINE + width + 30;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chart(points: &[(f64, f64)], y_scale: Scale) -> Chart {
+        let curves = vec![
+            Curve::new("first & last", points.iter().copied()),
+            Curve::new("flat", [(0.0, 1.0), (9.0, 1.0)]),
+        ];
+        let panel = Panel { y: "loss".to_owned(), y_scale, y_range: None, curves };
+        Chart { title: "A chart".to_owned(), x: "step".to_owned(), panels: vec![panel] }
+    }
+
+    #[test]
+    fn a_chart_has_its_names_its_lines_and_its_ink() {
+        for scale in [Scale::Linear, Scale::Logarithmic] {
+            // What cannot be drawn is left out: a number that is none, and 0 on a logarithmic axis.
+            let chart = chart(&[(0.0, 2.0), (3.0, f64::NAN), (6.0, 0.0), (9.0, 0.5)], scale);
+            let svg = chart.to_svg().unwrap();
+            for name in ["A chart", "first &amp; last", "flat", "loss", "step"] {
+                assert!(svg.contains(name), "{name}");
+            }
+            assert!(!svg.contains("NaN") && !svg.contains("inf"));
+            let picture = picture(&chart).unwrap();
+            let dark = picture.pixels.iter().filter(|value| **value < 64).count();
+            assert!(dark > 1000, "{dark} dark values");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_drawn_or_written_is_refused() {
+        let empty = Chart { panels: Vec::new(), ..chart(&[], Scale::Linear) };
+        assert!(empty.to_svg().is_err());
+        let chart = chart(&[(1.0, 1.0)], Scale::Linear);
+        assert!(matches!(chart.write(Path::new("chart.pdf")), Err(ReportError::Format(_))));
+        assert!(chart.write(Path::new("no/such/folder/chart.png")).is_err());
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["chart.PNG", "chart.svg"] {
+            chart.write(&folder.path().join(name)).unwrap();
+            assert!(folder.path().join(name).is_file());
+        }
+    }
+
+    #[test]
+    fn ticks_are_round_and_enough_to_read_a_value() {
+        assert_eq!(ticks(0.15, 1.3), [0.2, 0.5, 1.0]);
+        assert_eq!(ticks(2e-5, 2.0).len(), 5);
+    }
+
+    #[test]
+    fn numbers_on_axes_are_short() {
+        let numbers = [0.0, 0.5, -12.25, 0.1 + 0.2, 1234.4, 1e-4, 2e6];
+        assert_eq!(numbers.map(short), ["0", "0.5", "-12.25", "0.3", "1234", "1e-4", "2e6"]);
+    }
 }

@@ -7,7 +7,7 @@ use diffusion_schedule::{NoiseSchedule, ScheduleComparison};
 
 use crate::{Chart, Curve, Panel, Scale};
 
-pub use network::{NetworkBox, network_picture, write_network};
+pub use network::{NetworkBox, NetworkPicture};
 
 /// The least signal-to-noise ratio that is drawn; cosine schedules end far below, where nothing can be seen.
 const LEAST_DB: f64 = -60.0;
@@ -38,7 +38,7 @@ pub fn schedule_chart(comparison: &ScheduleComparison) -> Chart {
         panels: vec![
             panel("alpha_cumprod", Scale::Linear, Some((0.0, 1.0)), &|s, t| s.alphas_cumprod()[t]),
             panel(
-                "SNR in dB",
+                "SNR in dB, from −60 on",
                 Scale::Linear,
                 Some((LEAST_DB, snr_range.max(0.0) + 5.0)),
                 &NoiseSchedule::snr_db,

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use diffusion_data::picture::{self, Picture};
 use diffusion_train::{RunDir, StepMetrics};
 
-use crate::{Chart, Curve, Panel, ReportError, Scale, sheet, write};
+use crate::{Chart, Curve, Panel, ReportError, Scale, sheet};
 
 /// Frames of the animation, at most.
 const FRAMES: usize = 60;
@@ -49,7 +49,7 @@ impl<'a> RunPage<'a> {
         let metrics = self.run.read_metrics()?;
         let chart = (!metrics.is_empty()).then(|| loss_chart(&metrics));
         if let Some(chart) = &chart {
-            write(chart, &self.run.path().join("loss.png"))?;
+            chart.write(&self.run.path().join("loss.png"))?;
         }
         let page = page::html(self, &metrics, chart.as_ref())?;
         let path = self.run.path().join("index.html");

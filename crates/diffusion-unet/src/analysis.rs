@@ -24,7 +24,8 @@ pub struct NetworkPart {
     pub output: [usize; 3],
     /// For one image. Normalisations and activations are not counted.
     pub multiply_adds: u64,
-    /// Bytes of feature maps that its operations give, for the whole batch; when sampling, most are soon given back.
+    /// Bytes of feature maps that its operations give, for the whole batch; when sampling, most are soon given back. Operations are
+    /// those of the kernels: a whole residual block is one.
     pub activation_bytes: usize,
     /// Bytes of feature maps that are kept until its backward pass, for the whole batch.
     pub training_bytes: usize,
@@ -46,7 +47,8 @@ pub struct NetworkAnalysis {
     pub parts: Vec<NetworkPart>,
     /// Images computed together, for all numbers of bytes.
     pub batch_size: usize,
-    /// The most bytes of feature maps at a time, when the network is used.
+    /// The most bytes of feature maps in use at a time, when the network is used. Buffers that wait to be used again come on top, up to
+    /// half as much.
     pub inference_peak_bytes: usize,
     /// The same through a forward and a backward pass.
     pub training_peak_bytes: usize,

@@ -22,7 +22,7 @@ use self::trajectory::Trajectory;
 use super::progress::{Progress, clock};
 use crate::interrupt;
 use crate::runs::ModelArgs;
-use crate::usage::bail_usage;
+use crate::usage::{bail_usage, check_picture};
 
 /// Generate images with a trained model
 ///
@@ -172,6 +172,9 @@ pub(crate) fn run(args: &SampleArgs, device: &Device, quiet: bool) -> anyhow::Re
         Some(noise) => noise.dim(0)? as u64,
         None => args.num,
     };
+    if let Some(path) = &args.grid {
+        check_picture("--grid", path, "png")?;
+    }
     std::fs::create_dir_all(&args.out)
         .with_context(|| format!("cannot make the folder {}", args.out.display()))?;
 

@@ -20,8 +20,8 @@ pub(crate) enum ScheduleCommand {
 /// Which schedules, and where.
 #[derive(clap::Args)]
 struct SchedulesArgs {
-    /// linear, cosine, sigmoid, scaled-linear, a TOML file with a table of the name `schedule`, the folder of a run, or a
-    /// scheduler_config.json
+    /// linear, cosine, sigmoid, scaled-linear, a TOML file with a table of the name `schedule`, the folder of a run
+    /// or of a model of Python's diffusers, or a scheduler_config.json
     #[arg(long, value_name = "NAMES", value_delimiter = ',', default_value = schedules::LESSON)]
     schedules: Vec<String>,
     /// The number of steps T of those that have a name; files say their own
@@ -35,7 +35,14 @@ struct SchedulesArgs {
 impl SchedulesArgs {
     fn comparison(&self) -> anyhow::Result<ScheduleComparison> {
         let named = self.schedules.iter().map(|name| schedules::named(name, self.timesteps as usize));
-        Ok(ScheduleComparison::new(named.collect::<anyhow::Result<Vec<_>>>()?))
+        let mut named = named.collect::<anyhow::Result<Vec<_>>>()?;
+        // Two of one name are told apart by their place.
+        for i in 1..named.len() {
+            if named[..i].iter().any(|(name, _)| *name == named[i].0) {
+                named[i].0 = format!("{} ({})", named[i].0, i + 1);
+            }
+        }
+        Ok(ScheduleComparison::new(named))
     }
 
     /// The timesteps to look at, each of which some schedule has.

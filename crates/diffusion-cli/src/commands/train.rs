@@ -67,7 +67,7 @@ pub(crate) struct TrainArgs {
     #[arg(long, value_name = "RATE", value_parser = positive, allow_negative_numbers = true)]
     lr: Option<f64>,
     /// Say what the training would be, from a few real steps, and end: configuration, parameters, memory, time, disk
-    #[arg(long, conflicts_with = "tensorboard")]
+    #[arg(long)]
     dry_run: bool,
     /// Also write the metrics as TensorBoard's event files, into tensorboard/ of the run's folder
     #[arg(long)]
@@ -146,6 +146,14 @@ fn rehearse(
     println!();
     for (part, count) in trainer.parameters().count_by_part() {
         println!("{part:<20} {count:>12} parameters");
+    }
+    if let Some(run_dir) = &args.run_dir
+        && RunDir::open(run_dir).is_ok()
+    {
+        tracing::warn!("{} already holds a run; a training would refuse it", run_dir.display());
+    }
+    if let Some(schedule) = trainer.objective().schedule() {
+        super::warn_of_terminal_snr(schedule);
     }
     let pace = diffusion_train::rehearse(trainer)?;
     let outlook = Outlook::new(trainer, pace);
@@ -263,7 +271,7 @@ fn restore(trainer: &mut Trainer, run_dir: &RunDir, device: &Device) -> anyhow::
 }
 
 fn conclude(outcome: Outcome, trainer: &Trainer, run_dir: &RunDir) -> ExitCode {
-    let (path, step) = (run_dir.path().display(), trainer.steps_done());
+    let (path, step) = (runs::typed(run_dir.path()), trainer.steps_done());
     match outcome {
         Outcome::Finished => {
             println!("trained {step} steps in {}", clock(trainer.elapsed().as_secs_f64()));

@@ -158,7 +158,7 @@ fn a_run_folder_that_cannot_be_written_is_one_sentence() {
     place.refuses("train --config small.toml --run-dir occupied/run", 1, &["occupied"]);
     place.train_small("run", 1);
     place.refuses("sample --run run --out occupied", 1, &["occupied"]);
-    place.refuses("sample --run run --num 1 --grid nowhere/all.png", 1, &["nowhere"]);
+    place.refuses("sample --run run --num 1 --grid nowhere/all.png", 2, &["nowhere"]);
 }
 
 #[cfg(unix)]

@@ -49,10 +49,9 @@ fn a_schedule_may_come_from_a_file_or_a_run() {
     );
     place.train_small("runs/small", 1);
     let out = place
-        .ok("schedule compare --schedules gentle.toml,model/scheduler_config.json,runs/small,linear --at 0,49,999 --plot c.svg")
+        .ok("schedule compare --schedules gentle.toml,model,runs/small,linear --at 0,49,999 --plot c.svg")
         .out;
-    for part in ["gentle", "model", "small", "of 1000", "gentle: never more noise than signal; its 50 steps"]
-    {
+    for part in ["gentle", "model", "small", "of 1000", "gentle: never more noise than signal; it ends at"] {
         assert!(out.contains(part), "{part}\n{out}");
     }
     assert!(fs::read_to_string(place.path("c.svg")).unwrap().contains("gentle"));
@@ -61,6 +60,9 @@ fn a_schedule_may_come_from_a_file_or_a_run() {
 #[test]
 fn wrong_schedules_timesteps_and_file_names_are_explained() {
     let place = Workplace::new();
+    place.write("flow.toml", "prediction_type = \"flow_prediction\"\n[schedule]\nnum_train_timesteps = 50\n");
+    place.write("edm.json", r#"{"_class_name": "EDMEulerScheduler"}"#);
+    place.write("empty.toml", "");
     for (line, part) in [
         ("schedule compare --schedules linaer", "it is none of linear, cosine"),
         ("schedule compare --at 1000", "the last timestep is 999"),
@@ -71,6 +73,13 @@ fn wrong_schedules_timesteps_and_file_names_are_explained() {
         ("model analyze --channels 8,x", "whole numbers"),
         ("model analyze --channels 64 --size 63", "a multiple of 2"),
         ("model analyze --preset mnist --size 30", "multiples of 4"),
+        ("model analyze --preset mnist --size 65536", "pixels"),
+        ("model analyze --batch-size 4", "--batch-size is for a real network"),
+        ("schedule show-noise --out noise.jpg", "must end in .png"),
+        ("evaluate predictors --limit 3", "--limit is for pictures of --data"),
+        ("schedule compare --schedules flow.toml", "a flow has no schedule"),
+        ("schedule compare --schedules edm.json", "EDMEulerScheduler has no schedule"),
+        ("schedule compare --schedules empty.toml", "it is empty"),
     ] {
         let answer = place.run(line);
         assert_eq!(answer.code, Some(2), "{line}\n{}", answer.err);
@@ -98,6 +107,9 @@ fn predictors_are_measured_with_a_model_beside_them() {
     assert!(out.contains("perfect is exactly 0 in all bins"), "{out}");
     png_size(&place.path("errors.png"));
     place.train_small("run", 2);
+    let of_checkpoint =
+        place.ok("evaluate predictors --checkpoint run/checkpoints/step-0000002 --limit 5").out;
+    assert!(of_checkpoint.contains("5 images of 1×8×8"), "{of_checkpoint}");
     let json = place.ok("evaluate predictors --run run --limit 8 --bins 2 --json").out;
     let json: Value = serde_json::from_str(&json).unwrap();
     let of = |i: usize| &json["predictors"][i];

@@ -2,13 +2,12 @@
 
 use std::path::Path;
 
-use diffusion_data::picture::Picture;
 use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use crate::ReportError;
-use crate::chart::{Canvas, FONT, draw_on, with_font};
+use crate::chart::{Canvas, FONT, with_font, write_canvas};
 
 /// One part of a network.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,29 +24,25 @@ pub struct NetworkBox {
 const BOX: i32 = 92;
 const GAP: i32 = 22;
 const MARGIN: i32 = 30;
-const TALLEST: f64 = 240.0;
+const TALLEST: i32 = 220;
+const ROW: i32 = TALLEST + 130;
 
-/// Boxes from left to right, as high as the images are and as dark as they have channels, both by their logarithms; with names,
-/// sizes and parameters.
-struct Drawing<'a> {
-    title: &'a str,
-    boxes: &'a [NetworkBox],
+/// Networks, a row each: boxes from left to right, as high as the images are and as dark as they have channels, both by their
+/// logarithms; with names, sizes and parameters.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NetworkPicture {
+    /// What stands above each row, and its boxes in the order in which they compute.
+    pub rows: Vec<(String, Vec<NetworkBox>)>,
 }
 
-/// The network in RGB.
-///
-/// # Errors
-/// No boxes.
-pub fn network_picture(title: &str, boxes: &[NetworkBox]) -> Result<Picture, ReportError> {
-    draw_on(&Drawing { title, boxes })
-}
-
-/// Writes the picture of a network into the file at `path`: a PNG or an SVG, by its ending.
-///
-/// # Errors
-/// Another ending; no boxes; what the system refuses.
-pub fn write_network(title: &str, boxes: &[NetworkBox], path: &Path) -> Result<(), ReportError> {
-    crate::chart::write_canvas(&Drawing { title, boxes }, path)
+impl NetworkPicture {
+    /// Draws the network into the file at `path`: a PNG or an SVG, by its ending.
+    ///
+    /// # Errors
+    /// Another ending; no boxes; what the system refuses.
+    pub fn write(&self, path: &Path) -> Result<(), ReportError> {
+        write_canvas(self, path)
+    }
 }
 
 /// A count for people: 520,193 is 520 K.
@@ -59,52 +54,57 @@ fn short(count: usize) -> String {
     }
 }
 
-impl Canvas for Drawing<'_> {
+/// What stands below everything.
+const LEGEND: &str = "Below each part: channels × height × width of what it gives, and its parameters. Heights and shades are logarithmic.";
+
+impl Canvas for NetworkPicture {
     fn size(&self) -> (u32, u32) {
-        let width = 2 * MARGIN + self.boxes.len() as i32 * (BOX + GAP) - GAP;
-        (width.max(400) as u32, TALLEST as u32 + 150)
+        let longest = self.rows.iter().map(|(_, boxes)| boxes.len()).max().unwrap_or(0);
+        let width = 2 * MARGIN + longest as i32 * (BOX + GAP) - GAP;
+        (width.max(860) as u32, (self.rows.len() as i32 * ROW + 40) as u32)
     }
 
     fn draw<B: DrawingBackend>(&self, area: &DrawingArea<B, Shift>) -> Result<(), ReportError> {
         let failed = |e: DrawingAreaErrorKind<B::ErrorType>| ReportError::Drawing(e.to_string());
-        let largest = |of: fn(&NetworkBox) -> usize| self.boxes.iter().map(of).max().unwrap_or(0);
+        let parts = || self.rows.iter().flat_map(|(_, boxes)| boxes);
+        let largest = |of: fn(&NetworkBox) -> usize| parts().map(of).max().unwrap_or(0);
         let (highest, widest) = (largest(|b| b.output[1]), largest(|b| b.output[0]));
-        if self.boxes.is_empty() {
+        if self.rows.is_empty() || self.rows.iter().any(|(_, boxes)| boxes.is_empty()) {
             return Err(ReportError::Invalid("a network without parts cannot be drawn".to_owned()));
         }
         with_font();
         area.fill(&WHITE).map_err(failed)?;
-        let write = |text: String, size: i32, (x, y): (i32, i32)| {
-            let style = TextStyle::from((FONT, size).into_font()).pos(Pos::new(HPos::Center, VPos::Top));
+        let write = |text: String, size: i32, (x, y): (i32, i32), h: HPos| {
+            let style = TextStyle::from((FONT, size).into_font()).pos(Pos::new(h, VPos::Center));
             area.draw(&Text::new(text, (x, y), style)).map_err(failed)
         };
-        let title = TextStyle::from((FONT, 18).into_font());
-        area.draw(&Text::new(self.title.to_owned(), (MARGIN, 10), title)).map_err(failed)?;
         let share = |value: usize, of: usize| ((value + 1) as f64).ln() / ((of + 1) as f64).ln();
-        let middle = 50 + TALLEST as i32 / 2;
-        for (i, part) in self.boxes.iter().enumerate() {
-            let left = MARGIN + i as i32 * (BOX + GAP);
-            let [channels, height, width] = part.output;
-            let half = (TALLEST / 2.0 * share(height, highest)).max(6.0) as i32;
-            let lightness = (225.0 - 150.0 * share(channels, widest)) as u8;
-            let corners = [(left, middle - half), (left + BOX, middle + half)];
-            let fill = RGBColor(lightness.saturating_sub(40), lightness.saturating_sub(12), lightness);
-            area.draw(&Rectangle::new(corners, fill.filled())).map_err(failed)?;
-            area.draw(&Rectangle::new(corners, BLACK.stroke_width(1))).map_err(failed)?;
-            if i > 0 {
-                let line = vec![(left - GAP, middle), (left, middle)];
-                area.draw(&PathElement::new(line, BLACK.stroke_width(1))).map_err(failed)?;
+        for (row, (title, boxes)) in self.rows.iter().enumerate() {
+            let top = row as i32 * ROW;
+            write(title.clone(), 18, (MARGIN, top + 22), HPos::Left)?;
+            let middle = top + 44 + TALLEST / 2;
+            for (i, part) in boxes.iter().enumerate() {
+                let left = MARGIN + i as i32 * (BOX + GAP);
+                let [channels, height, width] = part.output;
+                let half = (f64::from(TALLEST) / 2.0 * share(height, highest)).max(6.0) as i32;
+                let lightness = (225.0 - 150.0 * share(channels, widest)) as u8;
+                let corners = [(left, middle - half), (left + BOX, middle + half)];
+                let fill = RGBColor(lightness.saturating_sub(40), lightness.saturating_sub(12), lightness);
+                area.draw(&Rectangle::new(corners, fill.filled())).map_err(failed)?;
+                area.draw(&Rectangle::new(corners, BLACK.stroke_width(1))).map_err(failed)?;
+                if i > 0 {
+                    let line = vec![(left - GAP, middle), (left, middle)];
+                    area.draw(&PathElement::new(line, BLACK.stroke_width(1))).map_err(failed)?;
+                }
+                let (centre, below) = (left + BOX / 2, middle + TALLEST / 2 + 16);
+                let is_map = height * width > 1;
+                let size =
+                    if is_map { format!("{channels} × {height} × {width}") } else { channels.to_string() };
+                write(part.name.clone(), 13, (centre, below), HPos::Center)?;
+                write(size, 12, (centre, below + 20), HPos::Center)?;
+                write(short(part.parameters), 12, (centre, below + 40), HPos::Center)?;
             }
-            let (centre, below) = (left + BOX / 2, 50 + TALLEST as i32 + 12);
-            write(part.name.clone(), 13, (centre, below))?;
-            let size = if height * width > 1 {
-                format!("{channels} × {height} × {width}")
-            } else {
-                channels.to_string()
-            };
-            write(size, 12, (centre, below + 22))?;
-            write(short(part.parameters), 12, (centre, below + 42))?;
         }
-        Ok(())
+        write(LEGEND.to_owned(), 13, (MARGIN, self.rows.len() as i32 * ROW + 16), HPos::Left)
     }
 }

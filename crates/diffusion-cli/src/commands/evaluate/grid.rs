@@ -16,7 +16,7 @@ use diffusion_train::{LoadedModel, Weights};
 use crate::commands::sample::{best_variance, check_fit};
 use crate::interrupt;
 use crate::runs::ModelArgs;
-use crate::usage::bail_usage;
+use crate::usage::{bail_usage, check_picture};
 
 /// Draw the same images by several samplers with several numbers of steps, in one labelled picture
 ///
@@ -57,11 +57,7 @@ pub(super) fn run(args: &GridArgs, device: &Device) -> anyhow::Result<ExitCode> 
     // What cannot be planned or written is said before anything is computed.
     let plans =
         args.steps.iter().map(|&steps| plan(&model, steps as usize)).collect::<anyhow::Result<Vec<_>>>()?;
-    if let Some(folder) =
-        args.out.parent().filter(|folder| !folder.as_os_str().is_empty() && !folder.is_dir())
-    {
-        bail_usage!("--out {}: there is no folder {}", args.out.display(), folder.display());
-    }
+    check_picture("--out", &args.out, "png")?;
     let longest = kinds.iter().map(|kind| kind.name().len()).max().unwrap_or(0);
     let steps: Vec<String> = args.steps.iter().map(u64::to_string).collect();
     let line = |name: &str, numbers: &[String]| {

@@ -24,7 +24,8 @@ const PICTURES: usize = 200;
 ///
 /// zero says that there is no noise, random draws other noise, perfect knows it; --run adds a trained model. Two errors are given:
 /// the mean square in epsilon, which is 1 for zero and 2 for random at every timestep, and the same in the image's own scale,
-/// times 1 − alpha_cumprod, which grows with t. Each has its standard error.
+/// times 1 − alpha_cumprod, which grows with t. Each has its standard error over the images, every one of which is looked at with the
+/// noise of eight timesteps in each bin.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  diffusion evaluate predictors --plot predictors.png\n  \
                         diffusion evaluate predictors --run runs/mnist-1 --bins 10")]
@@ -45,9 +46,9 @@ pub(crate) struct PredictorsArgs {
     /// Without a model: the schedule's number of steps, if it has a name
     #[arg(long, value_name = "T", default_value = "200", conflicts_with_all = ["run", "checkpoint"], value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     timesteps: u64,
-    /// Into how many parts of one size the timesteps are divided
-    #[arg(long, value_name = "N", default_value = "4", value_parser = clap::value_parser!(u64).range(1..=1000))]
-    bins: u64,
+    /// Into how many parts of one size the timesteps are divided [default: 4]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1000))]
+    bins: Option<u64>,
     /// The seed of images and noise
     #[arg(long, value_name = "SEED", default_value = "0")]
     seed: u64,
@@ -69,7 +70,7 @@ pub(super) fn run(args: &PredictorsArgs, device: &Device, quiet: bool) -> anyhow
         None => None,
     };
     let levels = levels(args, model.as_ref().map(|(_, model)| model))?;
-    let bins = args.bins as usize;
+    let bins = args.bins.map_or(4.min(levels.len()), |bins| bins as usize);
     if bins > levels.len() {
         bail_usage!("--bins {bins}: there are {} timesteps", levels.len());
     }
@@ -93,7 +94,7 @@ pub(super) fn run(args: &PredictorsArgs, device: &Device, quiet: bool) -> anyhow
     if let Some(path) = &args.plot {
         let continuous = model.as_ref().is_some_and(|(_, model)| model.objective.schedule().is_none());
         let x = if continuous { "noise level, in thousandths of those of training" } else { "timestep t" };
-        diffusion_report::write(&predictor_chart(&errors, x), path)?;
+        predictor_chart(&errors, x).write(path)?;
     }
     if args.json {
         println!("{:#}", as_json(&errors, images.dim(0)?));
@@ -134,16 +135,22 @@ fn images(
     device: &Device,
     quiet: bool,
 ) -> anyhow::Result<Tensor> {
-    let mut config = PictureConfig::default();
+    let (mut size, mut config) = (None, PictureConfig::default());
     let mut data = args.data.clone();
-    let mut size = None;
-    match (model, &args.model.run, &data) {
-        (None, _, None) => return Ok(lesson_images(args.seed, device)?),
-        (Some(_), Some(run), None) => {
-            let of_run = RunDir::open(run)?.read_config()?;
-            (data, size, config) = (of_run.data, of_run.size, of_run.pictures);
-        }
-        _ => {}
+    if data.is_none() {
+        let Some(run) = args.model.run_folder() else {
+            if model.is_some() {
+                bail_usage!(
+                    "the checkpoint lies in no run that would say what it was trained on; say --data"
+                );
+            }
+            if let Some(flag) = args.pictures.apply(&mut size, &mut config) {
+                bail_usage!("{flag} is for pictures of --data; the synthetic images are as they are");
+            }
+            return Ok(lesson_images(args.seed, device)?);
+        };
+        let of_run = RunDir::open(&run)?.read_config()?;
+        (data, size, config) = (of_run.data, of_run.size, of_run.pictures);
     }
     if let Some(model) = model {
         // Whatever the pictures are, the model takes its own size.
@@ -180,7 +187,10 @@ fn print_table(errors: &[(String, PredictorErrors)], shape: &[usize]) {
             .iter()
             .map(|(_, errors)| {
                 let Estimate { mean, standard_error } = of(errors);
-                format!(" {:>19}", format!("{mean:.4} ± {standard_error:.4}"))
+                // One image has no deviation.
+                let error =
+                    if standard_error.is_nan() { "-".to_owned() } else { format!("{standard_error:.4}") };
+                format!(" {:>19}", format!("{mean:.4} ± {error}"))
             })
             .collect();
         println!("{name:>11}{}", cells.concat());
@@ -204,9 +214,13 @@ fn print_table(errors: &[(String, PredictorErrors)], shape: &[usize]) {
         errors.bins.iter().all(|bin| bin.error.noise.mean == 0.0 && bin.error.image.mean == 0.0)
     });
     println!("\ncheck: perfect is {} in all bins", if perfect { "exactly 0" } else { "NOT 0" });
-    println!(
-        "zero's error in epsilon is the noise's variance, 1 at every t; what grows with t is the error in the image's scale"
-    );
+    if let Some((_, zero)) = errors.iter().find(|(name, _)| name == "zero")
+        && let [first, .., last] = zero.bins.as_slice()
+    {
+        let (from, to) = (first.error.image.mean, last.error.image.mean);
+        println!("zero's error in epsilon is the noise's variance, 1 at every t");
+        println!("zero's error in the image's scale goes from {from:.4} to {to:.4}");
+    }
 }
 
 fn as_json(errors: &[(String, PredictorErrors)], images: usize) -> Value {

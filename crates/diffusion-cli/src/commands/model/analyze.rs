@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use diffusion_interop::ImportedModel;
-use diffusion_report::{NetworkBox, check_path, write_network};
+use diffusion_report::{NetworkBox, NetworkPicture, check_path};
 use diffusion_train::{Checkpoint, TrainConfig};
 use diffusion_unet::{NetworkAnalysis, NetworkConfig, UNetSketch};
 use serde_json::{Value, json};
@@ -17,12 +17,15 @@ use crate::usage::{UsageError, bail_usage};
 /// The two configurations of the lesson's exercise.
 const LESSON: [&str; 2] = ["64,128,256", "32,64,128,256"];
 
+/// Pixels of a batch, at most: a large network takes some 20 KB of memory for each.
+const MOST_PIXELS: usize = 1 << 20;
+
 /// Say what a U-Net costs, level by level: parameters, sizes, memory, multiply-adds
 ///
 /// Without a model, sketches of one convolution a level are compared, as one calculates them on paper: 3×3 convolutions on the
 /// way down and in the bottleneck, a 4×4 transposed and a 3×3 convolution of both halves on the way up. With --preset, --run
-/// or --import, the real network is built and run once, there and back, and its variables, results and memory are
-/// counted.
+/// or --import, the real network is built and run once, there and back, on the CPU, and its variables, results and memory are
+/// counted. Activations are the results of operations as the kernels run them: a whole residual block is one.
 #[derive(clap::Args)]
 #[command(
     after_help = "Examples:\n  diffusion model analyze --channels 64,128,256 --channels 32,64,128,256\n  \
@@ -64,6 +67,11 @@ pub(super) fn run(args: &AnalyzeArgs) -> anyhow::Result<ExitCode> {
     }
     match real_network(args)? {
         Some((name, network, size)) => analyze(args, &name, &network, size)?,
+        None if args.batch_size.is_some() => {
+            bail_usage!(
+                "--batch-size is for a real network; name one by --preset, --run, --checkpoint or --import"
+            )
+        }
         None => sketch(args)?,
     }
     if let (Some(path), false) = (&args.plot, args.json) {
@@ -77,26 +85,33 @@ fn real_network(args: &AnalyzeArgs) -> anyhow::Result<Option<(String, NetworkCon
     let size = args.size.map(|size| [size as usize; 2]);
     let (name, mut network, own_size) = if let Some(name) = &args.preset {
         let config = TrainConfig::preset(name)?;
-        (format!("preset {name}"), config.network, Some([config.size.unwrap_or(28); 2]))
+        (format!("preset {name}"), config.network, [config.size.unwrap_or(28); 2])
     } else if let Some(folder) = &args.import {
         let imported = ImportedModel::read(folder, args.size.map(|size| size as usize))?;
         let [_, height, width] = imported.image_shape;
-        (folder.display().to_string(), NetworkConfig::Unet2d(imported.network), Some([height, width]))
+        (folder.display().to_string(), NetworkConfig::Unet2d(imported.network), [height, width])
     } else if let Some(path) = args.model.named()? {
         let model = Checkpoint::read_state(&path)?.model;
         let [_, height, width] = model.image_shape;
-        (path.display().to_string(), model.network, Some([height, width]))
+        (path.display().to_string(), model.network, [height, width])
     } else {
         return Ok(None);
     };
     if let Some(channels) = args.in_channels {
         network = network.with_image_channels(channels as usize);
     }
-    let Some([height, width]) = size.or(own_size) else { return Ok(None) };
+    let [height, width] = size.unwrap_or(own_size);
     let multiple = network.size_multiple();
     if !height.is_multiple_of(multiple) || !width.is_multiple_of(multiple) {
         bail_usage!(
             "{height}×{width}: both sides must be multiples of {multiple} for this network; say --size"
+        );
+    }
+    let batch = args.batch_size.unwrap_or(1);
+    let pixels = height * width * batch as usize;
+    if pixels > MOST_PIXELS {
+        bail_usage!(
+            "{batch} image(s) of {height}×{width} are {pixels} pixels; the network is really run, so at most {MOST_PIXELS} are taken"
         );
     }
     Ok(Some((name, network, [height, width])))
@@ -107,7 +122,7 @@ fn analyze(args: &AnalyzeArgs, name: &str, network: &NetworkConfig, size: [usize
     let analysis = NetworkAnalysis::new(network, size, batch).with_context(|| name.to_owned())?;
     let title = format!("{name}, {batch} image(s) of {}×{}×{}", network.image_channels(), size[0], size[1]);
     if let Some(path) = &args.plot {
-        let boxes: Vec<NetworkBox> = analysis
+        let boxes = analysis
             .parts
             .iter()
             .map(|part| NetworkBox {
@@ -116,7 +131,7 @@ fn analyze(args: &AnalyzeArgs, name: &str, network: &NetworkConfig, size: [usize
                 parameters: part.parameters,
             })
             .collect();
-        write_network(&title, &boxes, path)?;
+        NetworkPicture { rows: vec![(title.clone(), boxes)] }.write(path)?;
     }
     if args.json {
         println!("{:#}", analysis_json(name, &analysis));
@@ -137,7 +152,8 @@ fn analyze(args: &AnalyzeArgs, name: &str, network: &NetworkConfig, size: [usize
             output(part.output),
             grouped(part.multiply_adds),
             bytes(part.activation_bytes),
-            bytes(part.training_bytes),
+            // A row of numbers is no map, and candle keeps it.
+            if part.output[1] * part.output[2] > 1 { bytes(part.training_bytes) } else { "-".to_owned() },
         ]);
     }
     row([
@@ -253,19 +269,17 @@ fn compare(sketches: &[(String, UNetSketch)]) {
     }
 }
 
-/// All configurations in one row of boxes.
+/// A row of boxes for each configuration.
 fn draw_sketches(sketches: &[(String, UNetSketch)], path: &Path) -> anyhow::Result<()> {
-    let boxes: Vec<NetworkBox> = sketches
-        .iter()
-        .flat_map(|(_, sketch)| &sketch.levels)
-        .map(|level| NetworkBox {
+    let row = |(widths, sketch): &(String, UNetSketch)| {
+        let boxes = sketch.levels.iter().map(|level| NetworkBox {
             name: level.name.clone(),
             output: [level.channels, level.resolution, level.resolution],
             parameters: level.parameters,
-        })
-        .collect();
-    let names: Vec<&str> = sketches.iter().map(|(widths, _)| widths.as_str()).collect();
-    Ok(write_network(&format!("encoder widths {}", names.join(" and then ")), &boxes, path)?)
+        });
+        (format!("encoder widths {widths}"), boxes.collect())
+    };
+    Ok(NetworkPicture { rows: sketches.iter().map(row).collect() }.write(path)?)
 }
 
 fn sketch_json(widths: &str, sketch: &UNetSketch) -> Value {

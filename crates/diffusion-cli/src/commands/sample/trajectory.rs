@@ -7,7 +7,7 @@ use diffusion_data::picture::{self, Picture};
 use diffusion_report::{Cell, animation, sheet};
 use diffusion_sample::Progress;
 
-use crate::usage::bail_usage;
+use crate::usage::check_picture;
 
 /// Images that are followed.
 const IMAGES: usize = 16;
@@ -39,12 +39,9 @@ impl Trajectory {
             std::fs::create_dir_all(folder)
                 .with_context(|| format!("cannot make the folder {}", folder.display()))?;
         }
-        for (flag, file) in [("--gif", gif), ("--strip", strip)] {
-            if let Some(parent) = file.and_then(Path::parent)
-                && !parent.as_os_str().is_empty()
-                && !parent.is_dir()
-            {
-                bail_usage!("{flag}: there is no folder {}", parent.display());
+        for (flag, file, ending) in [("--gif", gif, "gif"), ("--strip", strip, "png")] {
+            if let Some(file) = file {
+                check_picture(flag, file, ending)?;
             }
         }
         let in_folder = |name: &str| folder.map(|folder| folder.join(name));
@@ -90,8 +87,9 @@ impl Trajectory {
         let Some([first, _]) = self.steps.first() else { return Ok(()) };
         let images = first.len().min(ROWS);
         let columns = self.steps.len().min(COLUMNS);
-        // Evenly over all steps, the last one included.
-        let shown: Vec<usize> = (1..=columns).map(|column| column * self.steps.len() / columns).collect();
+        // Evenly over all steps, the first and the last included.
+        let last = self.steps.len() - 1;
+        let shown: Vec<usize> = (0..columns).map(|column| 1 + column * last / (columns - 1).max(1)).collect();
         let factor = SIDE.div_ceil(first[0].width.max(1)).max(1);
         let cell = |step: usize, kind: usize, image: usize| -> Cell {
             self.steps[step - 1][kind][image].enlarged(factor).into()

@@ -37,7 +37,7 @@ pub(super) fn run(args: &CompareArgs) -> anyhow::Result<ExitCode> {
     let timesteps = args.schedules.timesteps(&comparison)?;
     if let Some(path) = &args.plot {
         check_path(path).map_err(|e| UsageError(format!("--plot {e}")))?;
-        diffusion_report::write(&schedule_chart(&comparison), path)?;
+        schedule_chart(&comparison).write(path)?;
     }
     if args.json {
         println!("{:#}", as_json(&comparison, &timesteps));
@@ -77,8 +77,9 @@ fn print_table(comparison: &ScheduleComparison, timesteps: &[usize]) {
                 c.index, c.interpolated
             ),
             None => println!(
-                "{name}: never more noise than signal; its {steps} steps end at {} dB",
-                db_text(schedule.terminal_snr_db())
+                "{name}: never more noise than signal; it ends at {} dB, t = {}",
+                db_text(schedule.terminal_snr_db()),
+                steps - 1
             ),
         }
     }
@@ -92,7 +93,7 @@ fn verdict(comparison: &ScheduleComparison) -> String {
     let names: Vec<&str> = best.iter().map(|&i| comparison.schedules()[i].0.as_str()).collect();
     match names.as_slice() {
         [one] => format!("{one} keeps the signal longest"),
-        several => format!("{} keep the signal equally long", several.join(" and ")),
+        several => format!("{} keep the signal equally long", several.join(", ")),
     }
 }
 

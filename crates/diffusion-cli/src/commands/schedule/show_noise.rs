@@ -11,7 +11,7 @@ use diffusion_report::{Cell, sheet};
 
 use super::SchedulesArgs;
 use crate::schedules::db_text;
-use crate::usage::bail_usage;
+use crate::usage::{bail_usage, check_picture};
 use crate::{data, interrupt};
 
 /// Pixels that a picture's side has in the sheet, at least.
@@ -46,6 +46,7 @@ pub(crate) struct ShowNoiseArgs {
 
 pub(super) fn run(args: &ShowNoiseArgs, quiet: bool) -> anyhow::Result<ExitCode> {
     interrupt::listen()?;
+    check_picture("--out", &args.out, "png")?;
     let comparison = args.schedules.comparison()?;
     let timesteps = args.schedules.timesteps(&comparison)?;
     let dataset = data::chosen(
@@ -85,7 +86,7 @@ pub(super) fn run(args: &ShowNoiseArgs, quiet: bool) -> anyhow::Result<ExitCode>
     let rows: Vec<String> = comparison.schedules().iter().map(|(name, _)| name.clone()).collect();
     let columns: Vec<String> = timesteps.iter().map(|t| format!("t = {t}")).collect();
     sheet(&cells, &rows, &columns)?.write_png(&args.out)?;
-    println!("{}: {} in {} rows", args.out.display(), dataset.name(args.index), rows.len());
+    println!("{}: picture {} ({})", args.out.display(), args.index, dataset.name(args.index));
     Ok(ExitCode::SUCCESS)
 }
 

@@ -61,7 +61,7 @@ impl fmt::Display for Outlook {
             let by_clock = self.seconds_left.map(|left| (left / seconds) as u64);
             let steps = [self.steps_left, by_clock].into_iter().flatten().min();
             if let Some(steps) = steps {
-                write!(f, ", about {steps} steps in {}", clock(steps as f64 * seconds))?;
+                write!(f, ", about {steps} steps in {} beside the pictures", clock(steps as f64 * seconds))?;
             }
         }
         // While one is written, there is one more.

@@ -28,7 +28,7 @@ impl<'a> Watch<'a> {
         tensorboard: bool,
         quiet: bool,
     ) -> anyhow::Result<Self> {
-        let path = run_dir.path().display();
+        let path = runs::typed(run_dir.path());
         let mut page = RunPage::new(run_dir);
         page.notes = vec![format!(
             "{} parameters, trained on {} threads",

@@ -1,0 +1,105 @@
+//! Precision, recall, density and coverage against their definitions, point by point.
+
+use candle_core::{Device, Tensor};
+use diffusion_eval::{Agreement, Manifold};
+use diffusion_process::{Domain, NoiseSource};
+
+/// `count` normal points of `width` numbers, shifted and scaled.
+fn points(seed: u64, count: u64, width: usize, scale: f64, shift: f64) -> Tensor {
+    let normal = NoiseSource::new(seed).normal(Domain::Initial, 0, 0..count, &[width], &Device::Cpu).unwrap();
+    normal.affine(scale, shift).unwrap()
+}
+
+fn distance(a: &[f64], b: &[f64]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| (a - b).powi(2)).sum::<f64>().sqrt()
+}
+
+/// By the definitions: each pair of points, one at a time.
+fn by_definition(real: &Tensor, generated: &Tensor, k: usize) -> Agreement {
+    let rows = |t: &Tensor| t.to_dtype(candle_core::DType::F64).unwrap().to_vec2::<f64>().unwrap();
+    let (real, generated) = (rows(real), rows(generated));
+    let radius = |all: &[Vec<f64>], i: usize| {
+        let mut others: Vec<f64> =
+            (0..all.len()).filter(|j| *j != i).map(|j| distance(&all[i], &all[j])).collect();
+        others.sort_by(f64::total_cmp);
+        others[k - 1]
+    };
+    let real_radii: Vec<f64> = (0..real.len()).map(|i| radius(&real, i)).collect();
+    let generated_radii: Vec<f64> = (0..generated.len()).map(|i| radius(&generated, i)).collect();
+    let in_real = |i: usize, j: usize| distance(&real[i], &generated[j]) < real_radii[i];
+    let share = |count: usize, all: usize| count as f64 / all as f64;
+    let (reals, all) = (0..real.len(), 0..generated.len());
+    Agreement {
+        precision: share(
+            all.clone().filter(|&j| reals.clone().any(|i| in_real(i, j))).count(),
+            generated.len(),
+        ),
+        recall: share(
+            reals
+                .clone()
+                .filter(|&i| all.clone().any(|j| distance(&real[i], &generated[j]) < generated_radii[j]))
+                .count(),
+            real.len(),
+        ),
+        density: share(
+            all.clone().map(|j| reals.clone().filter(|&i| in_real(i, j)).count()).sum(),
+            k * generated.len(),
+        ),
+        coverage: share(reals.clone().filter(|&i| all.clone().any(|j| in_real(i, j))).count(), real.len()),
+    }
+}
+
+#[test]
+fn blocks_of_distances_give_what_the_definitions_say() {
+    for (k, width, count) in [(1, 2, 40), (3, 5, 120), (5, 16, 60)] {
+        let (real, generated) = (points(1, 90, width, 1.0, 0.0), points(2, count, width, 0.8, 0.4));
+        let found =
+            Manifold::new(&real, k).unwrap().agreement(&Manifold::new(&generated, k).unwrap()).unwrap();
+        assert_eq!(found, by_definition(&real, &generated, k), "k {k}, {width} features");
+    }
+}
+
+#[test]
+fn more_points_than_a_block_are_compared_too() {
+    let real = points(1, 1100, 3, 1.0, 0.0);
+    let generated = points(2, 1030, 3, 1.0, 0.0);
+    let manifold = Manifold::new(&real, 5).unwrap();
+    let agreement = manifold.agreement(&Manifold::new(&generated, 5).unwrap()).unwrap();
+    // Points of one distribution: on average 1, and near it (Naeem et al. 2020, section 3.3).
+    assert!((agreement.density - 1.0).abs() < 0.05, "{agreement:?}");
+    // The chance to be covered is 1 − Π (N − i)/(N + M − i) over i = 0 … k, about 1 − 1/2^k for as many of both.
+    assert!((agreement.coverage - (1.0 - 0.5f64.powi(5))).abs() < 0.03, "{agreement:?}");
+}
+
+#[test]
+fn quality_and_variety_are_told_apart() {
+    let real = Manifold::new(&points(1, 400, 4, 1.0, 0.0), 3).unwrap();
+    let agreement = |generated| real.agreement(&Manifold::new(&generated, 3).unwrap()).unwrap();
+    // All alike and good: precise, without recall. Far too wide: the other way round.
+    let (narrow, wide) = (agreement(points(2, 400, 4, 0.1, 0.0)), agreement(points(2, 400, 4, 4.0, 0.0)));
+    assert!(narrow.precision > 0.95 && narrow.recall < 0.1 && narrow.coverage < 0.3, "{narrow:?}");
+    assert!(wide.precision < 0.4 && wide.recall > 0.9, "{wide:?}");
+    let elsewhere = agreement(points(2, 400, 4, 1.0, 100.0));
+    assert_eq!([elsewhere.precision, elsewhere.recall, elsewhere.density, elsewhere.coverage], [0.0; 4]);
+}
+
+#[test]
+fn the_nearest_of_copies_are_the_originals() {
+    let training = points(1, 50, 6, 1.0, 0.0);
+    let order = Tensor::new(&[7u32, 3, 49], &Device::Cpu).unwrap();
+    let copies = Manifold::new(&training.index_select(&order, 0).unwrap(), 1).unwrap();
+    let nearest = copies.nearest_in(&Manifold::new(&training, 1).unwrap()).unwrap();
+    assert_eq!(nearest.iter().map(|(i, _)| *i).collect::<Vec<_>>(), [7, 3, 49]);
+    assert!(nearest.iter().all(|(_, distance)| *distance < 1e-6));
+}
+
+#[test]
+fn what_has_no_neighbours_is_refused_in_words() {
+    let of = |features: &Tensor, k| Manifold::new(features, k).map(|_| ()).unwrap_err().to_string();
+    assert!(of(&points(1, 3, 2, 1.0, 0.0), 3).contains("3 rows"));
+    assert!(of(&points(1, 3, 2, 1.0, 0.0), 0).contains("0 neighbours"));
+    assert!(of(&points(1, 3, 2, f64::NAN, 0.0), 1).contains("feature 0 of row 0"));
+    let (two, three) = (points(1, 5, 2, 1.0, 0.0), points(1, 5, 3, 1.0, 0.0));
+    let error = Manifold::new(&two, 1).unwrap().agreement(&Manifold::new(&three, 1).unwrap()).unwrap_err();
+    assert!(error.to_string().contains("2 features, the other 3"));
+}

@@ -1,6 +1,7 @@
 //! The program `diffusion`: arguments in, progress and pictures out. The mathematics lives in the library crates.
 //!
-//! Exit codes: 0 done, 1 failure, 2 usage (a wrong argument or configuration), 130 interrupted.
+//! Exit codes: 0 done, 1 failure, 2 usage (a wrong argument or configuration), 130 interrupted, 141
+//! nobody reads what is printed.
 
 mod commands;
 mod data;
@@ -67,7 +68,22 @@ struct GlobalArgs {
     log_format: logging::LogFormat,
 }
 
+/// The exit code of a program whose reader has gone, as shells know it.
+const CLOSED_PIPE: i32 = 141;
+
+/// `diffusion … | head` is no failure: whoever reads has enough, and nothing is left to say. Printing to a closed pipe panics.
+fn end_quietly_on_closed_pipes() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if panic.payload_as_str().is_some_and(|message| message.starts_with("failed printing to stdout")) {
+            std::process::exit(CLOSED_PIPE);
+        }
+        report(panic);
+    }));
+}
+
 fn main() -> ExitCode {
+    end_quietly_on_closed_pipes();
     let cli = Cli::parse();
     logging::init(cli.global.verbose, cli.global.quiet, cli.global.log_format);
     match run(cli) {

@@ -204,3 +204,12 @@ fn a_sampling_can_be_watched() {
     let answer = place.run("sample --run run --num 1 --gif none/way.gif --out out");
     assert!(answer.code == Some(2) && answer.err.contains("no folder none"), "{}", answer.err);
 }
+
+#[test]
+fn a_reader_that_has_enough_is_no_failure() {
+    let place = Workplace::new();
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let output = place.command("schedule compare").stdout(writer).output().unwrap();
+    assert_eq!((output.status.code(), String::from_utf8_lossy(&output.stderr).as_ref()), (Some(141), ""));
+}

@@ -155,8 +155,8 @@ fn rehearse(
     if let Some(schedule) = trainer.objective().schedule() {
         super::warn_of_terminal_snr(schedule);
     }
-    let pace = diffusion_train::rehearse(trainer)?;
-    let outlook = Outlook::new(trainer, pace);
+    let outlook = Outlook::of(trainer);
+    let outlook = outlook.at(diffusion_train::rehearse(trainer)?);
     println!("\n{} on {} threads", crate::device::name(device), rayon::current_num_threads());
     println!("{outlook}");
     Ok(ExitCode::SUCCESS)

@@ -10,7 +10,7 @@ use crate::commands::progress::clock;
 /// Sets of numbers in a checkpoint for each weight: itself, AdamW's two moments and its moving average.
 const SAVED_COPIES: usize = 4;
 
-/// What is known of a training without its pace.
+/// What is known of a training, with its pace or without.
 #[derive(Clone)]
 pub(super) struct Outlook {
     parameters: usize,
@@ -38,13 +38,6 @@ impl Outlook {
     pub(super) fn at(&self, pace: Pace) -> Self {
         let memory = memory_stats::memory_stats().map(|stats| stats.physical_mem);
         Self { known: Some((pace, memory)), ..self.clone() }
-    }
-
-    /// Of a training that has rehearsed, and is taken as if it were at its beginning.
-    pub(super) fn new(trainer: &Trainer, pace: Pace) -> Self {
-        let outlook = Self::of(trainer);
-        let steps_left = trainer.total_steps();
-        Self { steps_left, ..outlook }.at(pace)
     }
 }
 

@@ -76,13 +76,9 @@ impl Page {
     pub(crate) fn links(&self) -> Vec<(usize, String, String)> {
         let mut links = Vec::new();
         for (number, line) in &self.prose {
-            let mut rest = line.as_str();
-            while let Some(middle) = rest.find("](") {
-                let text = rest[..middle].rfind('[').map_or("", |open| &rest[open + 1..middle]);
-                let after = &rest[middle + 2..];
-                let Some(end) = after.find(')') else { break };
-                links.push((*number, text.to_owned(), after[..end].to_owned()));
-                rest = &after[end..];
+            for (before, target) in around_links(line).0 {
+                let text = before.rfind('[').map_or("", |open| &before[open + 1..]);
+                links.push((*number, text.to_owned(), target.to_owned()));
             }
         }
         links
@@ -94,21 +90,27 @@ impl Page {
         let mut numbers = Vec::new();
         for (number, line) in self.prose.iter().filter(|(_, line)| !line.starts_with('>')) {
             let without_code: String = line.split('`').step_by(2).collect::<Vec<_>>().join(" ");
-            let mut text = String::new();
-            let mut rest = without_code.as_str();
-            while let Some(middle) = rest.find("](") {
-                text.push_str(&rest[..middle]);
-                let after = &rest[middle + 2..];
-                rest = after.find(')').map_or("", |end| &after[end + 1..]);
-                text.push(' ');
-            }
-            text.push_str(rest);
+            let (links, rest) = around_links(&without_code);
+            let text: Vec<&str> = links.into_iter().map(|(before, _)| before).chain([rest]).collect();
+            let text = text.join(" ");
             let words =
                 text.split(|c: char| !(c.is_ascii_digit() || c == '.')).map(|word| word.trim_matches('.'));
             numbers.extend(words.filter(|word| is_quoted(word)).map(|word| (*number, word.to_owned())));
         }
         numbers
     }
+}
+
+/// A line taken apart at the targets of its links: what stands before each target, and the target; and what stands after the last.
+fn around_links(line: &str) -> (Vec<(&str, &str)>, &str) {
+    let mut links = Vec::new();
+    let mut rest = line;
+    while let Some((before, after)) = rest.split_once("](") {
+        let Some((target, others)) = after.split_once(')') else { return (links, before) };
+        links.push((before, target));
+        rest = others;
+    }
+    (links, rest)
 }
 
 /// The tolerance of a fenced block of this kind: `console` has none, `console 10%` a tenth. None: no block of commands.

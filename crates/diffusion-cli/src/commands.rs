@@ -16,9 +16,6 @@ use diffusion_schedule::NoiseSchedule;
 /// Sampling starts from pure noise, so the last step of training should be nearly that.
 const TERMINAL_SNR_LIMIT_DB: f64 = -30.0;
 
-/// Sets of numbers that a training keeps for each weight: itself, its gradient, AdamW's two moments and its moving average.
-const TRAINED_COPIES: usize = 5;
-
 /// Warns of a schedule that stops short of noise.
 fn warn_of_terminal_snr(schedule: &NoiseSchedule) {
     let db = schedule.terminal_snr_db();

@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use diffusion_interop::{Scheduler, SchedulerClass};
 use diffusion_schedule::{BetaSchedule, NoiseSchedule, ScheduleConfig};
-use serde::Deserialize;
 
 use crate::usage::bail_usage;
 
@@ -62,23 +61,15 @@ fn file_of(path: &Path) -> PathBuf {
 
 /// The schedule in a configuration, under `[schedule]`, or in a file of nothing else.
 fn in_toml(text: &str) -> anyhow::Result<NoiseSchedule> {
-    #[derive(Deserialize)]
-    struct Config {
-        schedule: ScheduleConfig,
-    }
-    let table: toml::Table = text.parse()?;
+    let mut table: toml::Table = text.parse()?;
     let flow = table.get("prediction_type").and_then(toml::Value::as_str) == Some("flow_prediction");
     if flow || table.contains_key("edm") {
         bail_usage!("{} has no schedule of β", if flow { "a flow" } else { "an EDM" });
     }
-    let config = if table.contains_key("schedule") {
-        table.try_into::<Config>()?.schedule
-    } else if table.is_empty() {
-        bail_usage!("it is empty; a table [schedule] is wanted");
-    } else {
-        table
-            .try_into::<ScheduleConfig>()
-            .context("it has no table [schedule], and is no such table itself")?
+    let config: ScheduleConfig = match table.remove("schedule") {
+        Some(schedule) => schedule.try_into()?,
+        None if table.is_empty() => bail_usage!("it is empty; a table [schedule] is wanted"),
+        None => table.try_into().context("it has no table [schedule], and is no such table itself")?,
     };
     Ok(config.build()?)
 }

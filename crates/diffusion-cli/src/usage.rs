@@ -1,5 +1,6 @@
 //! Telling the user's mistakes from the world's.
 
+use std::ffi::OsStr;
 use std::fmt;
 use std::path::Path;
 
@@ -35,9 +36,10 @@ pub(crate) fn is_usage(error: &anyhow::Error) -> bool {
 }
 
 /// Refuses a picture's name that says it is of another kind, or is in a folder that does not exist, before anything is computed.
-pub(crate) fn check_picture(flag: &str, path: &Path, ending: &str) -> anyhow::Result<()> {
-    if !path.extension().is_some_and(|found| found.eq_ignore_ascii_case(ending)) {
-        bail_usage!("{flag} {}: the name must end in .{ending}", path.display());
+pub(crate) fn check_picture(flag: &str, path: &Path, endings: &[&str]) -> anyhow::Result<()> {
+    let fits = |found: &OsStr| endings.iter().any(|ending| found.eq_ignore_ascii_case(ending));
+    if !path.extension().is_some_and(fits) {
+        bail_usage!("{flag} {}: the name must end in .{}", path.display(), endings.join(" or ."));
     }
     match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() && !folder.is_dir() => {
@@ -46,3 +48,6 @@ pub(crate) fn check_picture(flag: &str, path: &Path, ending: &str) -> anyhow::Re
         _ => Ok(()),
     }
 }
+
+/// What charts are written as.
+pub(crate) const CHARTS: [&str; 2] = ["png", "svg"];

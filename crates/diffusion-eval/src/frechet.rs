@@ -55,11 +55,7 @@ impl Statistics {
         if rows < 2 || width == 0 {
             return Err(EvalError::TooFew(rows.min(width)));
         }
-        let values =
-            features.to_device(&Device::Cpu)?.to_dtype(DType::F64)?.flatten_all()?.to_vec1::<f64>()?;
-        if let Some(i) = values.iter().position(|value| !value.is_finite()) {
-            return Err(EvalError::NotFinite { row: i / width, column: i % width, value: values[i] });
-        }
+        let values = finite_values(features)?;
         let mut centred = DMatrix::from_row_slice(rows, width, &values);
         let mean = centred.row_mean().transpose();
         for mut row in centred.row_iter_mut() {
@@ -91,6 +87,19 @@ impl Statistics {
         let trace_of_root: f64 = eigenvalues.iter().map(|value| value.max(0.0).sqrt()).sum();
         let traces = self.covariance.trace() + other.covariance.trace();
         Ok(((&self.mean - &other.mean).norm_squared() + traces - 2.0 * trace_of_root).max(0.0))
+    }
+}
+
+/// The numbers of `features` (N, D) in f64, row by row.
+///
+/// # Errors
+/// A tensor of another rank; a feature that is not finite.
+pub(crate) fn finite_values(features: &Tensor) -> Result<Vec<f64>, EvalError> {
+    let (_, width) = features.dims2()?;
+    let values = features.to_device(&Device::Cpu)?.to_dtype(DType::F64)?.flatten_all()?.to_vec1::<f64>()?;
+    match values.iter().position(|value| !value.is_finite()) {
+        Some(i) => Err(EvalError::NotFinite { row: i / width, column: i % width, value: values[i] }),
+        None => Ok(values),
     }
 }
 

@@ -1,8 +1,9 @@
 //! How good and how varied generated images are, by whose neighbours they are.
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{Device, Tensor};
 
 use crate::EvalError;
+use crate::frechet::finite_values;
 
 /// Rows compared at once: a block of distances stays small however many rows there are.
 const BLOCK: usize = 1024;
@@ -54,13 +55,10 @@ impl Manifold {
         if neighbours == 0 || rows <= neighbours {
             return Err(EvalError::TooFewNeighbours { rows, neighbours });
         }
-        let points = features.to_device(&Device::Cpu)?.to_dtype(DType::F64)?.contiguous()?;
-        let values = points.flatten_all()?.to_vec1::<f64>()?;
-        if let Some(i) = values.iter().position(|value| !value.is_finite()) {
-            return Err(EvalError::NotFinite { row: i / width, column: i % width, value: values[i] });
-        }
+        let values = finite_values(features)?;
         let squares = values.chunks_exact(width.max(1)).map(|row| row.iter().map(|x| x * x).sum()).collect();
-        let mut manifold = Self { points, squares, radii: Vec::with_capacity(rows), neighbours };
+        let points = Tensor::from_vec(values, (rows, width), &Device::Cpu)?;
+        let mut manifold = Self { points, squares, radii: Vec::new(), neighbours };
         let mut radii = Vec::with_capacity(rows);
         manifold.each_row_of_distances(&manifold, |_, distances| {
             let mut distances = distances.to_vec();

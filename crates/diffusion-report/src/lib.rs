@@ -17,7 +17,7 @@ mod run;
 mod sheet;
 mod tensorboard;
 
-pub use chart::{Chart, Curve, Panel, Scale, check_path};
+pub use chart::{Chart, Curve, Panel, Scale};
 pub use error::ReportError;
 pub use figures::{NetworkBox, NetworkPicture, predictor_chart, schedule_chart};
 pub use run::{RunPage, animation};

@@ -116,8 +116,7 @@ impl RunDir {
             return Ok(Vec::new());
         }
         let text = fs::read(&path).map_err(TrainError::io(&path))?;
-        let lines = String::from_utf8_lossy(&text);
-        Ok(lines.lines().map_while(|line| serde_json::from_str(line).ok()).collect())
+        Ok(whole_lines(&String::from_utf8_lossy(&text)).map(|(_, metrics)| metrics).collect())
     }
 
     /// The grids that were drawn, by their steps.
@@ -272,18 +271,14 @@ fn entries(dir: &Path) -> Result<Vec<PathBuf>, TrainError> {
     entries.map(|entry| Ok(entry.map_err(TrainError::io(dir))?.path())).collect()
 }
 
+/// The lines of `metrics.jsonl` and what they say. A line cut short by a killed process does not parse, and nothing after it counts.
+fn whole_lines(text: &str) -> impl Iterator<Item = (&str, StepMetrics)> {
+    text.lines().map_while(|line| Some((line, serde_json::from_str(line).ok()?)))
+}
+
 fn whole_lines_up_to(path: &Path, step: u64) -> Result<String, TrainError> {
-    let mut kept = String::new();
     let text = fs::read(path).map_err(TrainError::io(path))?;
-    for line in String::from_utf8_lossy(&text).lines() {
-        // A line cut short by a killed process does not parse, and nothing after it counts.
-        match serde_json::from_str::<StepMetrics>(line) {
-            Ok(metrics) if metrics.step <= step => {
-                kept.push_str(line);
-                kept.push('\n');
-            }
-            _ => break,
-        }
-    }
-    Ok(kept)
+    let text = String::from_utf8_lossy(&text);
+    let kept = whole_lines(&text).take_while(|(_, metrics)| metrics.step <= step);
+    Ok(kept.flat_map(|(line, _)| [line, "\n"]).collect())
 }

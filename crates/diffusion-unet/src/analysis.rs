@@ -118,57 +118,45 @@ impl NetworkAnalysis {
 }
 
 fn parts(operations: &[Operation], parameters: &Parameters, batch_size: usize) -> Vec<NetworkPart> {
-    let mut counts = parameters.count_by_part();
     let by_weight: HashMap<TensorId, String> =
         parameters.iter().map(|(name, var)| (var.as_tensor().id(), part_of(name))).collect();
-    let mut parts: Vec<NetworkPart> = Vec::new();
-    let mut current = None;
+    let mut of_parts: Vec<(String, Vec<&Operation>)> = Vec::new();
+    // What has no weights belongs to what came before it.
+    let mut current: Option<String> = None;
     for operation in operations {
-        // What has no weights belongs to what came before it.
-        let Some(name) =
-            operation.weights.iter().find_map(|id| by_weight.get(id)).cloned().or(current.clone())
-        else {
-            continue;
-        };
-        let [_, channels, height, width] = operation.output;
-        let output = [channels, height, width];
-        let i = parts.iter().position(|part| part.name == name).unwrap_or_else(|| {
-            let parameters = counts.remove(&name).unwrap_or(0);
-            let name = name.clone();
-            let part = NetworkPart {
-                name,
-                parameters,
-                output,
-                multiply_adds: 0,
-                activation_bytes: 0,
-                training_bytes: 0,
-            };
-            parts.push(part);
-            parts.len() - 1
-        });
-        let part = &mut parts[i];
-        // A block's projection of the time comes first and is a row of numbers, not a map.
-        if part.output[1] * part.output[2] == 1 && height * width > 1 {
-            (part.activation_bytes, part.training_bytes) = (0, 0);
+        current = operation.weights.iter().find_map(|id| by_weight.get(id)).cloned().or(current);
+        let Some(name) = &current else { continue };
+        match of_parts.iter_mut().find(|(part, _)| part == name) {
+            Some((_, operations)) => operations.push(operation),
+            None => of_parts.push((name.clone(), vec![operation])),
         }
-        let bytes = operation.output.iter().product::<usize>() * size_of::<f32>();
-        part.multiply_adds += operation.multiply_adds / batch_size as u64;
-        let is_map = height * width > 1 || part.output[1] * part.output[2] == 1;
-        if is_map {
-            part.output = output;
-            part.activation_bytes += bytes;
-            part.training_bytes += operation.kept_bytes;
-        }
-        current = Some(name);
     }
-    // Parameters without an operation of their own: tables of classes.
-    parts.extend(counts.into_iter().map(|(name, parameters)| NetworkPart {
+    let counts = parameters.count_by_part();
+    // Parts without an operation of their own: tables of classes.
+    for name in counts.keys() {
+        if !of_parts.iter().any(|(part, _)| part == name) {
+            of_parts.push((name.clone(), Vec::new()));
+        }
+    }
+    of_parts
+        .into_iter()
+        .map(|(name, operations)| part(counts[&name], name, &operations, batch_size))
+        .collect()
+}
+
+fn part(parameters: usize, name: String, operations: &[&Operation], batch_size: usize) -> NetworkPart {
+    // Beside maps, rows of numbers, like a block's projection of the time, do not count.
+    let is_map = |operation: &&Operation| operation.output[2] * operation.output[3] > 1;
+    let has_maps = operations.iter().any(is_map);
+    let shown: Vec<&Operation> = operations.iter().copied().filter(|o| is_map(o) || !has_maps).collect();
+    let bytes = |operation: &&Operation| operation.output.iter().product::<usize>() * size_of::<f32>();
+    let products: u64 = operations.iter().map(|operation| operation.multiply_adds).sum();
+    NetworkPart {
         name,
         parameters,
-        output: [0, 0, 0],
-        multiply_adds: 0,
-        activation_bytes: 0,
-        training_bytes: 0,
-    }));
-    parts
+        output: shown.last().map_or([0; 3], |Operation { output: [_, c, h, w], .. }| [*c, *h, *w]),
+        multiply_adds: products / batch_size as u64,
+        activation_bytes: shown.iter().map(bytes).sum(),
+        training_bytes: shown.iter().map(|operation| operation.kept_bytes).sum(),
+    }
 }

@@ -173,7 +173,7 @@ pub(crate) fn run(args: &SampleArgs, device: &Device, quiet: bool) -> anyhow::Re
         None => args.num,
     };
     if let Some(path) = &args.grid {
-        check_picture("--grid", path, "png")?;
+        check_picture("--grid", path, &["png"])?;
     }
     std::fs::create_dir_all(&args.out)
         .with_context(|| format!("cannot make the folder {}", args.out.display()))?;

@@ -57,7 +57,7 @@ pub(super) fn run(args: &GridArgs, device: &Device) -> anyhow::Result<ExitCode> 
     // What cannot be planned or written is said before anything is computed.
     let plans =
         args.steps.iter().map(|&steps| plan(&model, steps as usize)).collect::<anyhow::Result<Vec<_>>>()?;
-    check_picture("--out", &args.out, "png")?;
+    check_picture("--out", &args.out, &["png"])?;
     let longest = kinds.iter().map(|kind| kind.name().len()).max().unwrap_or(0);
     let steps: Vec<String> = args.steps.iter().map(u64::to_string).collect();
     let line = |name: &str, numbers: &[String]| {

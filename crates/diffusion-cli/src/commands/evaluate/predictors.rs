@@ -7,12 +7,12 @@ use candle_core::{Device, Tensor};
 use diffusion_data::PictureConfig;
 use diffusion_eval::{Estimate, Predictor, PredictorErrors, PredictorEvaluation, lesson_images};
 use diffusion_process::NoiseLevel;
-use diffusion_report::{check_path, predictor_chart};
+use diffusion_report::predictor_chart;
 use diffusion_train::{LoadedModel, Objective, RunDir, Weights};
 use serde_json::{Value, json};
 
 use crate::runs::ModelArgs;
-use crate::usage::{UsageError, bail_usage};
+use crate::usage::{CHARTS, bail_usage, check_picture};
 use crate::{data, interrupt, schedules};
 
 /// Levels of a process that has no timesteps.
@@ -63,7 +63,7 @@ pub(crate) struct PredictorsArgs {
 pub(super) fn run(args: &PredictorsArgs, device: &Device, quiet: bool) -> anyhow::Result<ExitCode> {
     interrupt::listen()?;
     if let Some(path) = &args.plot {
-        check_path(path).map_err(|e| UsageError(format!("--plot {e}")))?;
+        check_picture("--plot", path, &CHARTS)?;
     }
     let model = match args.model.named()? {
         Some(path) => Some((path.clone(), LoadedModel::open(&path, Weights::Ema, device)?)),

@@ -5,17 +5,20 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use diffusion_interop::ImportedModel;
-use diffusion_report::{NetworkBox, NetworkPicture, check_path};
+use diffusion_report::{NetworkBox, NetworkPicture};
 use diffusion_train::{Checkpoint, TrainConfig};
 use diffusion_unet::{NetworkAnalysis, NetworkConfig, UNetSketch};
 use serde_json::{Value, json};
 
-use crate::commands::{TRAINED_COPIES, bytes};
+use crate::commands::bytes;
 use crate::runs::ModelArgs;
-use crate::usage::{UsageError, bail_usage};
+use crate::usage::{CHARTS, bail_usage, check_picture};
 
 /// The two configurations of the lesson's exercise.
 const LESSON: [&str; 2] = ["64,128,256", "32,64,128,256"];
+
+/// Sets of numbers that a training keeps for each weight: itself, its gradient, AdamW's two moments and its moving average.
+const TRAINED_COPIES: usize = 5;
 
 /// Pixels of a batch, at most: a large network takes some 20 KB of memory for each.
 const MOST_PIXELS: usize = 1 << 20;
@@ -63,7 +66,7 @@ pub(crate) struct AnalyzeArgs {
 
 pub(super) fn run(args: &AnalyzeArgs) -> anyhow::Result<ExitCode> {
     if let Some(path) = &args.plot {
-        check_path(path).map_err(|e| UsageError(format!("--plot {e}")))?;
+        check_picture("--plot", path, &CHARTS)?;
     }
     match real_network(args)? {
         Some((name, network, size)) => analyze(args, &name, &network, size)?,

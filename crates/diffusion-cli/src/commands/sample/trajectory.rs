@@ -41,7 +41,7 @@ impl Trajectory {
         }
         for (flag, file, ending) in [("--gif", gif, "gif"), ("--strip", strip, "png")] {
             if let Some(file) = file {
-                check_picture(flag, file, ending)?;
+                check_picture(flag, file, &[ending])?;
             }
         }
         let in_folder = |name: &str| folder.map(|folder| folder.join(name));

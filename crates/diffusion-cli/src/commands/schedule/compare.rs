@@ -3,13 +3,13 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use diffusion_report::{check_path, schedule_chart};
+use diffusion_report::schedule_chart;
 use diffusion_schedule::ScheduleComparison;
 use serde_json::{Value, json};
 
 use super::SchedulesArgs;
 use crate::schedules::{alpha_text, db_text};
-use crate::usage::UsageError;
+use crate::usage::{CHARTS, check_picture};
 
 /// Compare noise schedules: how much signal is left at each timestep, and where noise takes over
 ///
@@ -36,7 +36,7 @@ pub(super) fn run(args: &CompareArgs) -> anyhow::Result<ExitCode> {
     let comparison = args.schedules.comparison()?;
     let timesteps = args.schedules.timesteps(&comparison)?;
     if let Some(path) = &args.plot {
-        check_path(path).map_err(|e| UsageError(format!("--plot {e}")))?;
+        check_picture("--plot", path, &CHARTS)?;
         schedule_chart(&comparison).write(path)?;
     }
     if args.json {

@@ -46,7 +46,7 @@ pub(crate) struct ShowNoiseArgs {
 
 pub(super) fn run(args: &ShowNoiseArgs, quiet: bool) -> anyhow::Result<ExitCode> {
     interrupt::listen()?;
-    check_picture("--out", &args.out, "png")?;
+    check_picture("--out", &args.out, &["png"])?;
     let comparison = args.schedules.comparison()?;
     let timesteps = args.schedules.timesteps(&comparison)?;
     let dataset = data::chosen(

@@ -33,12 +33,18 @@ pub(crate) struct GoldenArgs {
     /// Only have TensorBoard read the event files of a training, which needs no more than its own package.
     #[arg(long)]
     event_files: bool,
+    /// Only compare Inception's features with pytorch-fid's, for weights of the seed.
+    #[arg(long, conflicts_with = "event_files")]
+    inception: bool,
 }
 
 const PACKAGES: [&str; 5] = ["diffusers==0.42.1", TORCH, "numpy", "safetensors", "scipy"];
 
 /// What reads event files, in an environment of its own.
 const READERS: [&str; 2] = ["tensorboard==2.21.0", "setuptools<81"];
+
+/// What measures FID, in an environment of its own.
+const FID: [&str; 3] = ["pytorch-fid==0.3.0", TORCH, "torchvision"];
 
 /// The golden tests that take whatever cases a folder has.
 const TESTS: [&str; 3] =
@@ -72,8 +78,11 @@ pub(crate) fn run(args: &GoldenArgs) -> Result<()> {
     let now = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs() % (1 << 32));
     let seed = args.seed.unwrap_or_else(now);
     println!("seed {seed}; repeat by --seed {seed}");
-    cargo(&["build", "--workspace", "--bin", "diffusion"], &[])?;
     let folder = tempfile::tempdir()?;
+    if args.inception {
+        return inception(seed, folder.path());
+    }
+    cargo(&["build", "--workspace", "--bin", "diffusion"], &[])?;
     let place = |python| -> Result<Place> {
         let (program, folder) = (built_program("diffusion")?, folder.path().to_owned());
         Ok(Place { python, program, folder, seed })
@@ -89,6 +98,18 @@ pub(crate) fn run(args: &GoldenArgs) -> Result<()> {
     place.openais_here()?;
     println!("all agree (seed {seed})");
     Ok(())
+}
+
+/// Features of Inception-v3 with weights of the seed, by the test of diffusion-eval.
+fn inception(seed: u64, folder: &Path) -> Result<()> {
+    println!("features of Inception-v3, by pytorch-fid:");
+    let script = workspace_root().join("xtask/src/golden/inception.py");
+    let numbers = folder.join("inception.json");
+    let mut command = Command::new(environment("target/golden/fid", &FID)?);
+    call(command.arg("-B").arg(script).arg(seed.to_string()).arg(&numbers))?;
+    let numbers = numbers.to_str().context("the temporary folder's name is no text")?;
+    let test = ["test", "-p", "diffusion-eval", "--test", "inception", "--", "--nocapture"];
+    cargo(&test, &[("DIFFUSION_GOLDEN_INCEPTION", numbers)])
 }
 
 struct Place {

@@ -1,13 +1,14 @@
 //! How near generated images are to real ones, and predictions to the noise.
 //!
 //! [`Statistics`] sums a set of features up as a Gaussian, and [`Statistics::frechet_distance`] is the distance of two. What
-//! the features are is the caller's business: with those of Inception-v3 the distance is called FID (Heusel et al. 2017).
+//! the features are is the caller's business: with those of [`Inception`] the distance is FID (Heusel et al. 2017).
 //!
 //! [`Manifold`] tells how good images are from how varied they are: precision and recall, density and coverage.
 //!
 //! [`PredictorEvaluation`] asks what a model, or one that knows nothing, makes of noisy images at each timestep.
 //!
-//! This crate adds up in f64, knows no network and reads no files.
+//! This crate adds up in f64. It knows one network, [`Inception`], whose weights are the only file that it reads; it downloads
+//! none.
 //!
 //! ```
 //! use candle_core::{Device, Tensor};
@@ -21,10 +22,12 @@
 //! ```
 
 mod frechet;
+mod inception;
 mod manifold;
 mod predictors;
 
 pub use frechet::{EvalError, Statistics};
+pub use inception::Inception;
 pub use manifold::{Agreement, Manifold};
 pub use predictors::{
     ErrorBin, Estimate, PredictionError, Predictor, PredictorErrors, PredictorEvaluation, lesson_images,

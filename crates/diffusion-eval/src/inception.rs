@@ -1,0 +1,207 @@
+//! The features that FID is measured in.
+
+mod plan;
+mod resize;
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use candle_core::{DType, Device, Tensor, bail};
+use diffusion_kernels::{conv2d, in_pool};
+
+use crate::EvalError;
+use plan::{Plan, Pool, Step};
+
+/// The side of the images that the network knows.
+const SIDE: usize = 299;
+
+/// Added to variances before their root.
+const EPS: f64 = 1e-3;
+
+/// Inception-v3 up to its last pooling, with the weights and the arithmetic of FID (Heusel et al. 2017) as the package
+/// `pytorch-fid` has them, which the published numbers are compared by.
+///
+/// The weights are those of `pt_inception-2015-12-05-6726825d.pth`, saved as safetensors under their names; what else
+/// the file has, the classifier among it, is not looked at.
+#[derive(Clone, Debug)]
+pub struct Inception {
+    steps: Vec<Step<Convolution>>,
+}
+
+impl Inception {
+    /// The features of an image.
+    pub const WIDTH: usize = 2048;
+
+    /// Reads the weights from the safetensors file `path` and places them on `device`.
+    ///
+    /// # Errors
+    /// [`EvalError::Weights`]: no such file or no safetensors; or as [`Self::new`].
+    pub fn open(path: &Path, device: &Device) -> Result<Self, EvalError> {
+        candle_core::safetensors::load(path, &Device::Cpu)
+            .map_err(EvalError::from)
+            .and_then(|tensors| Self::new(&tensors, device))
+            .map_err(|reason| EvalError::Weights { path: path.to_owned(), reason: Box::new(reason) })
+    }
+
+    /// Of `tensors` on the CPU, in any float type, and by their names, such as `Mixed_5b.branch1x1.bn.running_var`.
+    ///
+    /// # Errors
+    /// A tensor that is missing, of another shape, or makes a convolution that is not finite.
+    pub fn new(tensors: &HashMap<String, Tensor>, device: &Device) -> Result<Self, EvalError> {
+        let (steps, channels) = Weights { tensors, device }.load(plan::network(), 3)?;
+        debug_assert_eq!(channels, Self::WIDTH);
+        Ok(Self { steps })
+    }
+
+    /// `images` (N, 1 or 3, H, W) in \[−1, 1\] and of any size, on the network's device, to (N, 2048) in f32.
+    ///
+    /// Grey becomes three channels. The way to 299 × 299 is bilinear without any smoothing, which is a poor way to make
+    /// images smaller, but the one of FID. It takes about 25 MB an image.
+    ///
+    /// # Errors
+    /// A tensor of another shape or nothing in it; whatever the device reports.
+    pub fn features(&self, images: &Tensor) -> candle_core::Result<Tensor> {
+        let (n, channels, h, w) = images.dims4()?;
+        if !matches!(channels, 1 | 3) || images.elem_count() == 0 {
+            bail!("features are of images (N, 1 or 3, H, W), not of {:?}", images.shape());
+        }
+        let images = images.to_dtype(DType::F32)?.broadcast_as((n, 3, h, w))?.contiguous()?;
+        in_pool(|| run(&self.steps, resize::resize(&images, SIDE)?)?.mean((2, 3)))
+    }
+}
+
+/// A convolution with what its normalisation does to it: the factors in the weight, the shifts as bias.
+#[derive(Clone, Debug)]
+struct Convolution {
+    /// (Cout, Cin, K, K); with `line`, (Cout, K·Cin, 1, 1), position after position.
+    weight: Tensor,
+    /// (Cout).
+    bias: Tensor,
+    stride: usize,
+    padding: usize,
+    /// For kernels 1 × K and K × 1: the dimension of the images along which they lie.
+    line: Option<usize>,
+}
+
+impl Convolution {
+    fn forward(&self, x: &Tensor) -> candle_core::Result<Tensor> {
+        let &Self { ref weight, ref bias, stride, padding, line } = self;
+        match line {
+            None => conv2d(x, weight, Some(bias), stride, padding),
+            // The kernels are square: the neighbours along the line become channels of a pixel.
+            Some(dim) => {
+                let size = x.dim(dim)?;
+                let padded = x.pad_with_zeros(dim, padding, padding)?;
+                let neighbours = (0..=2 * padding).map(|i| padded.narrow(dim, i, size));
+                conv2d(
+                    &Tensor::cat(&neighbours.collect::<candle_core::Result<Vec<_>>>()?, 1)?,
+                    weight,
+                    Some(bias),
+                    1,
+                    0,
+                )
+            }
+        }?
+        .relu()
+    }
+}
+
+fn run(steps: &[Step<Convolution>], mut x: Tensor) -> candle_core::Result<Tensor> {
+    for step in steps {
+        x = match step {
+            Step::Convolution(convolution) => convolution.forward(&x)?,
+            Step::Pool(pool) => pool.apply(&x)?,
+            Step::Branches(branches) => {
+                let outputs = branches.iter().map(|branch| run(branch, x.clone()));
+                Tensor::cat(&outputs.collect::<candle_core::Result<Vec<_>>>()?, 1)?
+            }
+        };
+    }
+    Ok(x)
+}
+
+impl Pool {
+    fn apply(self, x: &Tensor) -> candle_core::Result<Tensor> {
+        let bordered = |x: &Tensor| x.pad_with_zeros(2, 1, 1)?.pad_with_zeros(3, 1, 1);
+        let mean = |x: &Tensor| bordered(x)?.avg_pool2d_with_stride(3, 1);
+        match self {
+            Self::Halve => x.max_pool2d_with_stride(3, 2),
+            // After a ReLU, zeros at the border are never larger than what is inside.
+            Self::Max => bordered(x)?.max_pool2d_with_stride(3, 1),
+            // The share of each window that lies inside is the mean of ones.
+            Self::Mean => {
+                let (_, _, h, w) = x.dims4()?;
+                mean(x)?.broadcast_div(&mean(&Tensor::ones((1, 1, h, w), x.dtype(), x.device())?)?)
+            }
+        }
+    }
+}
+
+/// What is read, and where it goes.
+struct Weights<'a> {
+    tensors: &'a HashMap<String, Tensor>,
+    device: &'a Device,
+}
+
+impl Weights<'_> {
+    /// The `steps` for images of `channels`, and the channels that they leave.
+    fn load(
+        &self,
+        steps: Vec<Step<Plan>>,
+        mut channels: usize,
+    ) -> Result<(Vec<Step<Convolution>>, usize), EvalError> {
+        let mut loaded = Vec::with_capacity(steps.len());
+        for step in steps {
+            loaded.push(match step {
+                Step::Convolution(plan) => {
+                    let convolution = self.convolution(&plan, channels)?;
+                    channels = plan.outputs;
+                    Step::Convolution(convolution)
+                }
+                Step::Pool(pool) => Step::Pool(pool),
+                Step::Branches(branches) => {
+                    let branches = branches.into_iter().map(|branch| self.load(branch, channels));
+                    let (branches, outputs): (Vec<_>, Vec<_>) =
+                        branches.collect::<Result<Vec<_>, _>>()?.into_iter().unzip();
+                    channels = outputs.iter().sum();
+                    Step::Branches(branches)
+                }
+            });
+        }
+        Ok((loaded, channels))
+    }
+
+    fn convolution(&self, plan: &Plan, inputs: usize) -> Result<Convolution, EvalError> {
+        let &Plan { ref name, outputs, kernel: [h, w], stride, padded } = plan;
+        let weight = self.tensor(&format!("{name}.conv.weight"), &[outputs, inputs, h, w])?;
+        let norm = |part| self.tensor(&format!("{name}.bn.{part}"), &[outputs]);
+        let factors = (norm("weight")? / (norm("running_var")? + EPS)?.sqrt()?)?;
+        let bias = (norm("bias")? - norm("running_mean")?.mul(&factors)?)?;
+        let weight = weight.broadcast_mul(&factors.reshape((outputs, 1, 1, 1))?)?;
+        // A ReLU would make zeros of what is not a number, and features of them.
+        let sum = (weight.sum_all()? + bias.sum_all()?)?.to_scalar::<f64>()?;
+        if !sum.is_finite() {
+            return Err(EvalError::Convolution(name.clone()));
+        }
+        let line = (h != w).then_some(if h == 1 { 3 } else { 2 });
+        let weight = match line {
+            None => weight,
+            Some(_) => weight.flatten_from(2)?.transpose(1, 2)?.reshape((outputs, (), 1, 1))?,
+        };
+        let placed = |tensor: &Tensor| tensor.to_dtype(DType::F32)?.to_device(self.device);
+        let padding = if padded { h.max(w) / 2 } else { 0 };
+        Ok(Convolution { weight: placed(&weight)?, bias: placed(&bias)?, stride, padding, line })
+    }
+
+    /// In f64, so that what is folded is rounded once.
+    fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor, EvalError> {
+        let Some(tensor) = self.tensors.get(name) else {
+            return Err(EvalError::MissingTensor(name.to_owned()));
+        };
+        if tensor.dims() != shape {
+            let (found, wanted) = (tensor.dims().to_vec(), shape.to_vec());
+            return Err(EvalError::TensorShape { name: name.to_owned(), found, wanted });
+        }
+        Ok(tensor.to_dtype(DType::F64)?)
+    }
+}

@@ -5,7 +5,8 @@
 //!
 //! [`Manifold`] tells how good images are from how varied they are: precision and recall, density and coverage.
 //!
-//! [`PredictorEvaluation`] asks what a model, or one that knows nothing, makes of noisy images at each timestep.
+//! [`PredictorEvaluation`] asks what a model, or one that knows nothing, makes of noisy images at each timestep. [`ModelEvaluation`] gives the
+//! losses of a trained one by level, and the [`VariationalBound`] on its likelihood in bits a dimension.
 //!
 //! This crate adds up in f64. It knows one network, [`Inception`], whose weights are the only file that it reads; it downloads
 //! none.
@@ -23,12 +24,17 @@
 
 mod frechet;
 mod inception;
+mod likelihood;
 mod manifold;
+mod model;
+mod noisy;
 mod predictors;
 
 pub use frechet::{EvalError, Statistics};
 pub use inception::Inception;
+pub use likelihood::{ReverseVariance, VariationalBound, grey_log_probability};
 pub use manifold::{Agreement, Manifold};
+pub use model::{Bound, ModelBin, ModelErrors, ModelEvaluation, ModelLoss};
 pub use predictors::{
     ErrorBin, Estimate, PredictionError, Predictor, PredictorErrors, PredictorEvaluation, lesson_images,
 };

@@ -1,7 +1,9 @@
 //! How far a prediction of the noise is from the noise, by timestep.
 
 use candle_core::{Result, Tensor, bail};
-use diffusion_process::{Denoiser, Domain, Levels, NoiseLevel, NoiseSource};
+use diffusion_process::{Denoiser, Domain, NoiseLevel, NoiseSource};
+
+use crate::noisy::NoisyImages;
 
 /// Who predicts the noise.
 pub enum Predictor<'a> {
@@ -74,16 +76,15 @@ pub struct PredictorErrors {
 /// ```
 #[derive(Clone, Debug)]
 pub struct PredictorEvaluation<'a> {
-    images: &'a Tensor,
+    images: NoisyImages<'a>,
     levels: Vec<NoiseLevel>,
     bins: usize,
-    source: NoiseSource,
 }
 
 /// Levels looked at in each bin.
 const LOOKS: usize = 8;
-/// Images at once.
-const BATCH: usize = 64;
+/// Images at once, unless said otherwise.
+pub(crate) const BATCH: usize = 64;
 
 /// The 50 images (1, 32, 32) of the lesson's exercise: standard normal pixels, cut to \[−1, 1\]. What they show does not matter to
 /// predictors that know nothing.
@@ -101,19 +102,8 @@ impl<'a> PredictorEvaluation<'a> {
     /// # Errors
     /// No images; no bins, or more than levels.
     pub fn new(images: &'a Tensor, levels: Vec<NoiseLevel>, bins: usize, seed: u64) -> Result<Self> {
-        if images.rank() != 4 || images.elem_count() == 0 {
-            bail!("predictors are evaluated on images (N, C, H, W), not on {:?}", images.shape());
-        }
-        if bins == 0 || bins > levels.len() {
-            bail!("{bins} bins of {} levels; there must be 1 to as many as levels", levels.len());
-        }
-        Ok(Self { images, levels, bins, source: NoiseSource::new(seed) })
-    }
-
-    /// The positions in `levels` where bin `bin` begins and the next one does.
-    fn bounds(&self, bin: usize) -> (usize, usize) {
-        let at = |bin: usize| bin * self.levels.len() / self.bins;
-        (at(bin), at(bin + 1))
+        check_bins(bins, levels.len())?;
+        Ok(Self { images: NoisyImages::new(images, seed)?, levels, bins })
     }
 
     /// The errors of `predictor`.
@@ -121,12 +111,12 @@ impl<'a> PredictorEvaluation<'a> {
     /// # Errors
     /// Those of the model; a prediction that is not finite.
     pub fn errors(&self, predictor: &Predictor<'_>) -> Result<PredictorErrors> {
-        let count = self.images.dim(0)?;
+        let count = self.images.count();
         // Of each image, weighted by the bins' widths.
         let mut overall = [vec![0.0; count], vec![0.0; count]];
         let mut bins = Vec::with_capacity(self.bins);
         for bin in 0..self.bins {
-            let (first, end) = self.bounds(bin);
+            let (first, end) = bounds(bin, self.bins, self.levels.len());
             let looks = LOOKS.min(end - first);
             let mut sums = [vec![0.0; count], vec![0.0; count]];
             for look in 0..looks {
@@ -151,41 +141,51 @@ impl<'a> PredictorEvaluation<'a> {
 
     /// The mean square of ε̂ − ε in each image, at one level.
     fn squares(&self, predictor: &Predictor<'_>, index: usize) -> Result<Vec<f64>> {
-        let (count, shape) = (self.images.dim(0)?, &self.images.dims()[1..]);
+        let (count, level) = (self.images.count(), self.levels[index]);
         let mut squares = Vec::with_capacity(count);
         for first in (0..count).step_by(BATCH) {
-            let images = self.images.narrow(0, first, BATCH.min(count - first))?;
-            let indices = first as u64..(first + images.dim(0)?) as u64;
-            let normal = |domain| {
-                self.source.normal(domain, index as u64, indices.clone(), shape, self.images.device())
-            };
-            let noise = normal(Domain::Validation)?;
-            let level = self.levels[index];
+            let chosen: Vec<usize> = (first..count.min(first + BATCH)).collect();
+            let noisy = self.images.at(index, level, &chosen)?;
             let predicted = match predictor {
-                Predictor::Zero => noise.zeros_like()?,
-                Predictor::Random => normal(Domain::Sampler)?,
-                Predictor::Perfect => noise.clone(),
-                Predictor::Model(model) => {
-                    let x_t =
-                        Levels::new(&vec![level; images.dim(0)?], &images)?.add_noise(&images, &noise)?;
-                    model.denoise(&x_t, level)?.noise
-                }
+                Predictor::Zero => noisy.noise.zeros_like()?,
+                Predictor::Random => self.images.normal(Domain::Sampler, index, &chosen)?,
+                Predictor::Perfect => noisy.noise.clone(),
+                Predictor::Model(model) => model.denoise(&noisy.x_t, level)?.noise,
             };
-            let error = (predicted - noise)?.sqr()?.flatten_from(1)?.mean(1)?;
+            let error = (predicted - noisy.noise)?.sqr()?.flatten_from(1)?.mean(1)?;
             squares.extend(error.to_vec1::<f32>()?.into_iter().map(f64::from));
         }
         if let Some(i) = squares.iter().position(|square| !square.is_finite()) {
-            bail!("the prediction for image {i} at level {index} is not finite");
+            return Err(not_finite(i, index));
         }
         Ok(squares)
     }
+}
+
+/// # Errors
+/// No bins, or more than levels.
+pub(crate) fn check_bins(bins: usize, levels: usize) -> Result<()> {
+    if bins == 0 || bins > levels {
+        bail!("{bins} bins of {levels} levels; there must be 1 to as many as levels");
+    }
+    Ok(())
+}
+
+/// The positions where bin `bin` of `bins` begins and the next one does, of `levels` in all.
+pub(crate) fn bounds(bin: usize, bins: usize, levels: usize) -> (usize, usize) {
+    (bin * levels / bins, (bin + 1) * levels / bins)
+}
+
+pub(crate) fn not_finite(image: usize, index: usize) -> candle_core::Error {
+    candle_core::Error::Msg(format!("the prediction for image {image} at level {index} is not finite")).bt()
 }
 
 fn error([noise, image]: &[Vec<f64>; 2]) -> PredictionError {
     PredictionError { noise: estimate(noise), image: estimate(image) }
 }
 
-fn estimate(values: &[f64]) -> Estimate {
+/// Their mean, and its standard error.
+pub(crate) fn estimate(values: &[f64]) -> Estimate {
     let n = values.len() as f64;
     let mean = values.iter().sum::<f64>() / n;
     let variance = values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / (n - 1.0);

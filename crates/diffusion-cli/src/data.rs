@@ -58,7 +58,7 @@ pub(crate) struct PictureArgs {
     limit: Option<usize>,
     /// Keep this share of the pictures out of training and report the loss on them
     #[arg(long, value_name = "SHARE", allow_negative_numbers = true)]
-    validation: Option<f64>,
+    pub(crate) validation: Option<f64>,
     /// Leave out up to N damaged pictures before giving up [default: 100]
     #[arg(long, value_name = "N")]
     max_bad: Option<usize>,
@@ -261,14 +261,15 @@ pub(crate) fn select(
     Ok((training, Some(validation)))
 }
 
-/// The pictures of `path`, or the embedded digits, as the flags over `(size, config)` choose them; damaged ones are named.
+/// The pictures of `path`, or the embedded digits, as the flags over `(size, config)` choose and [`select`] divides them; damaged ones
+/// are named.
 pub(crate) fn chosen(
     path: Option<&Path>,
     flags: &PictureArgs,
     (mut size, mut config): (Option<usize>, PictureConfig),
     cache: &CacheArgs,
     quiet: bool,
-) -> anyhow::Result<ImageDataset> {
+) -> anyhow::Result<(ImageDataset, Option<ImageDataset>)> {
     flags.apply(&mut size, &mut config);
     if let Some((field, value, expected)) = config.problem() {
         bail_usage!("{field}: {value}: {expected}");
@@ -276,7 +277,7 @@ pub(crate) fn chosen(
     let path = path.map(resolve).transpose()?;
     let prepared = prepared(&open(path.as_deref())?, size, &config, cache, quiet)?;
     report_damaged(&prepared.report.damaged);
-    Ok(select(prepared.dataset, &config)?.0)
+    select(prepared.dataset, &config)
 }
 
 /// One line about a data set and the source that it was prepared from, which the user called `path`.

@@ -32,12 +32,6 @@ impl ModelArgs {
         }
     }
 
-    /// The folder of the run that was named, or in which the named checkpoint lies.
-    pub(crate) fn run_folder(&self) -> Option<PathBuf> {
-        let above = || self.checkpoint.as_deref()?.ancestors().nth(2).map(Path::to_owned);
-        self.run.clone().or_else(above).filter(|folder| RunDir::open(folder).is_ok())
-    }
-
     /// The checkpoint meant; without arguments that of the latest run.
     pub(crate) fn checkpoint(&self) -> anyhow::Result<PathBuf> {
         match self.named()? {
@@ -59,6 +53,11 @@ pub(crate) fn checkpoint_in(folder: &Path) -> anyhow::Result<PathBuf> {
         return Ok(folder.to_owned());
     }
     Ok(RunDir::open(folder)?.latest_checkpoint()?)
+}
+
+/// The run in which a checkpoint lies.
+pub(crate) fn run_of(checkpoint: &Path) -> Option<RunDir> {
+    RunDir::open(checkpoint.ancestors().nth(2)?).ok()
 }
 
 /// The run in `runs/` that saved a checkpoint last.

@@ -2,7 +2,7 @@
 
 mod network;
 
-use diffusion_eval::{Estimate, PredictionError, PredictorErrors};
+use diffusion_eval::{Estimate, ModelBin, ModelErrors, PredictionError, PredictorErrors};
 use diffusion_schedule::{NoiseSchedule, ScheduleComparison};
 
 use crate::{Chart, Curve, Panel, Scale};
@@ -57,7 +57,6 @@ pub fn predictor_chart(errors: &[(String, PredictorErrors)], x: &str) -> Chart {
         curves: errors
             .iter()
             .map(|(name, errors)| {
-                let middle = |(first, last): (usize, usize)| f64::midpoint(first as f64, last as f64);
                 let points = errors.bins.iter().map(|bin| (middle(bin.levels), of(&bin.error).mean));
                 let bars = errors.bins.iter().map(|bin| of(&bin.error).standard_error).collect();
                 Curve { errors: Some(bars), ..Curve::new(name, points) }
@@ -72,4 +71,33 @@ pub fn predictor_chart(errors: &[(String, PredictorErrors)], x: &str) -> Chart {
             panel("the same in the image's scale", |error| error.image),
         ],
     }
+}
+
+/// A model's losses by noise level, and where there is a bound, the bits of a level; `x` says what a level's position is.
+pub fn model_chart(errors: &ModelErrors, x: &str) -> Chart {
+    let curve = |name: &str, of: &dyn Fn(&ModelBin) -> f64| {
+        Curve::new(name, errors.bins.iter().map(|bin| (middle(bin.levels), of(bin))))
+    };
+    let panel =
+        |y: &str, curves| Panel { y: y.to_owned(), y_scale: Scale::Logarithmic, y_range: None, curves };
+    let mut panels = vec![panel(
+        "mean square of the error",
+        vec![
+            curve("ε", &|bin| bin.loss.noise.mean),
+            curve("x0", &|bin| bin.loss.x0.mean),
+            curve("v", &|bin| bin.loss.velocity.mean),
+        ],
+    )];
+    if errors.bound.is_some() {
+        let at_one = |bin: &ModelBin| {
+            let count = bin.levels.1 + 1 - bin.levels.0;
+            bin.bits.map_or(f64::NAN, |bits| bits.mean / count as f64)
+        };
+        panels.push(panel("bits/dim of a timestep", vec![curve("bound", &at_one)]));
+    }
+    Chart { title: "A model by noise level".to_owned(), x: x.to_owned(), panels }
+}
+
+fn middle((first, last): (usize, usize)) -> f64 {
+    f64::midpoint(first as f64, last as f64)
 }

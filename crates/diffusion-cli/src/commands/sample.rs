@@ -132,7 +132,7 @@ enum Sigmas {
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
-enum Variance {
+pub(crate) enum Variance {
     FixedSmall,
     FixedLarge,
     LearnedRange,
@@ -165,7 +165,8 @@ pub(crate) fn run(args: &SampleArgs, device: &Device, quiet: bool) -> anyhow::Re
     let kind = sampler_kind(args, &model)?;
     check_options(args, kind)?;
     let churn = Churn { amount: args.churn.unwrap_or(0.0), ..Churn::default() };
-    let options = SamplerOptions { variance: variance(args, &model)?, eta: args.eta.unwrap_or(0.0), churn };
+    let options =
+        SamplerOptions { variance: variance(args.variance, &model)?, eta: args.eta.unwrap_or(0.0), churn };
     let plan = plan(args, &model.objective)?;
     let noise = args.init_noise.as_deref().map(|path| read_noise(path, &model, device)).transpose()?;
     let num = match &noise {
@@ -236,9 +237,10 @@ fn check_options(args: &SampleArgs, kind: SamplerKind) -> anyhow::Result<()> {
     }
 }
 
-fn variance(args: &SampleArgs, model: &LoadedModel) -> anyhow::Result<VarianceType> {
+/// The variance of DDPM's steps that is asked for.
+pub(crate) fn variance(asked: Option<Variance>, model: &LoadedModel) -> anyhow::Result<VarianceType> {
     let learned = model.description.learned_variance();
-    match args.variance {
+    match asked {
         Some(Variance::FixedSmall) => Ok(VarianceType::FixedSmall),
         Some(Variance::FixedLarge) => Ok(VarianceType::FixedLarge),
         Some(Variance::LearnedRange) if !learned => {

@@ -120,6 +120,40 @@ fn predictors_are_measured_with_a_model_beside_them() {
 }
 
 #[test]
+fn a_model_is_measured_on_the_pictures_that_its_run_kept() {
+    let place = Workplace::new();
+    place.train_small("plain", 2);
+    place.ok("train --config small.toml --run-dir kept --steps 2 --validation 0.01");
+    let out = place.ok("evaluate model --run plain --num 8 --bins 2 --plot model.png").out;
+    for part in
+        ["8 images of 1×8×8, of the 10000 pictures that the model was trained on", "10-19", "L_0", "total"]
+    {
+        assert!(out.contains(part), "{part}\n{out}");
+    }
+    png_size(&place.path("model.png"));
+
+    let json = place.ok("evaluate model --run kept --num 8 --bins 4 --looks 2 --json --threads 2").out;
+    assert_eq!(json, place.ok("evaluate model --run kept --num 8 --bins 4 --looks 2 --json --threads 1").out);
+    let json: Value = serde_json::from_str(&json).unwrap();
+    assert!(json["pictures"].as_str().unwrap().ends_with("that the run kept out of training"), "{json}");
+    let mean = |of: &Value| of["mean"].as_f64().unwrap();
+    let bound = &json["bits_per_dimension"];
+    let parts: f64 = ["prior", "steps", "decoder"].iter().map(|part| mean(&bound[part])).sum();
+    assert!((parts - mean(&bound["total"])).abs() < 1e-9 && parts > 0.0, "{bound}");
+    let rows: f64 = json["bins"].as_array().unwrap().iter().map(|bin| mean(&bin["bits"])).sum();
+    assert!((rows + mean(&bound["prior"]) - parts).abs() < 1e-9, "{json}");
+
+    let small = fs::read_to_string(place.path("small.toml")).unwrap();
+    place.write("flow.toml", format!("prediction_type = \"flow_prediction\"\n{small}"));
+    place.ok("train --config flow.toml --run-dir flow --steps 1");
+    let out = place.ok("evaluate model --run flow --num 8 --bins 2").out;
+    assert!(out.contains("500-999") && out.contains("no bits/dim: the bound is a sum"), "{out}");
+    place.refuses("evaluate model --run flow --variance fixed-small", 2, &["a model of flow has none"]);
+    place.refuses("evaluate model --run kept --validation 0.5", 2, &["the run has divided its own"]);
+    place.refuses("evaluate model --run kept --bins 21", 2, &["there are 20 timesteps"]);
+}
+
+#[test]
 fn networks_are_taken_apart_on_paper_and_as_they_are() {
     let place = Workplace::new();
     let out = place.ok("model analyze --plot sketch.svg").out;

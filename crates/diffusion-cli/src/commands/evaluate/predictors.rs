@@ -8,15 +8,15 @@ use diffusion_data::PictureConfig;
 use diffusion_eval::{Estimate, Predictor, PredictorErrors, PredictorEvaluation, lesson_images};
 use diffusion_process::NoiseLevel;
 use diffusion_report::predictor_chart;
-use diffusion_train::{LoadedModel, Objective, RunDir, Weights};
+use diffusion_train::{LoadedModel, Objective, Weights};
 use serde_json::{Value, json};
 
+use super::pictures::Asked;
+use super::{TIMESTEP, as_object, axis, continuous_levels, with_error};
 use crate::runs::ModelArgs;
 use crate::usage::{CHARTS, bail_usage, check_picture};
 use crate::{data, interrupt, schedules};
 
-/// Levels of a process that has no timesteps.
-const CONTINUOUS: usize = 1000;
 /// Pictures of a set that are looked at, unless --limit says otherwise.
 const PICTURES: usize = 200;
 
@@ -74,7 +74,7 @@ pub(super) fn run(args: &PredictorsArgs, device: &Device, quiet: bool) -> anyhow
     if bins > levels.len() {
         bail_usage!("--bins {bins}: there are {} timesteps", levels.len());
     }
-    let images = images(args, model.as_ref().map(|(_, model)| model), device, quiet)?;
+    let images = images(args, model.as_ref(), device, quiet)?;
     let evaluation = PredictorEvaluation::new(&images, levels, bins, args.seed)?;
     let mut predictors = vec![
         ("zero".to_owned(), Predictor::Zero),
@@ -92,8 +92,7 @@ pub(super) fn run(args: &PredictorsArgs, device: &Device, quiet: bool) -> anyhow
         errors.push((name, evaluation.errors(&predictor)?));
     }
     if let Some(path) = &args.plot {
-        let continuous = model.as_ref().is_some_and(|(_, model)| model.objective.schedule().is_none());
-        let x = if continuous { "noise level, in thousandths of those of training" } else { "timestep t" };
+        let x = model.as_ref().map_or(TIMESTEP, |(_, model)| axis(model));
         predictor_chart(&errors, x).write(path)?;
     }
     if args.json {
@@ -119,10 +118,7 @@ fn levels(args: &PredictorsArgs, model: Option<&LoadedModel>) -> anyhow::Result<
             &own
         }
         Some(Objective::Diffusion { schedule, .. }) => schedule,
-        Some(objective) => {
-            let share = |i: usize| (i as f64 + 0.5) / CONTINUOUS as f64;
-            return Ok((0..CONTINUOUS).map(|i| objective.level_at(share(i))).collect());
-        }
+        Some(objective) => return Ok(continuous_levels(objective)),
     };
     // An end without signal has nothing to tell noise from, for ε; the step before it has.
     let with_signal = (0..schedule.len()).map(|t| schedule.level(t)).filter(|level| level.signal > 0.0);
@@ -131,46 +127,32 @@ fn levels(args: &PredictorsArgs, model: Option<&LoadedModel>) -> anyhow::Result<
 
 fn images(
     args: &PredictorsArgs,
-    model: Option<&LoadedModel>,
+    model: Option<&(PathBuf, LoadedModel)>,
     device: &Device,
     quiet: bool,
 ) -> anyhow::Result<Tensor> {
+    let (flags, cache) = (&args.pictures, &args.cache);
     let (mut size, mut config) = (None, PictureConfig::default());
-    let mut data = args.data.clone();
-    if data.is_none() {
-        let Some(run) = args.model.run_folder() else {
-            if model.is_some() {
-                bail_usage!(
-                    "the checkpoint lies in no run that would say what it was trained on; say --data"
-                );
-            }
-            if let Some(flag) = args.pictures.apply(&mut size, &mut config) {
+    let dataset = match model {
+        Some((checkpoint, model)) => {
+            let asked = Asked { data: args.data.as_ref(), flags, cache, quiet };
+            let adapt = |config: &mut PictureConfig| {
+                config.validation = 0.0;
+                config.limit = config.limit.or(Some(PICTURES));
+            };
+            asked.of_model(checkpoint, model, adapt)?.0
+        }
+        None if args.data.is_some() => {
+            config.limit = Some(PICTURES);
+            data::chosen(args.data.as_deref(), flags, (size, config), cache, quiet)?.0
+        }
+        None => {
+            if let Some(flag) = flags.apply(&mut size, &mut config) {
                 bail_usage!("{flag} is for pictures of --data; the synthetic images are as they are");
             }
             return Ok(lesson_images(args.seed, device)?);
-        };
-        let of_run = RunDir::open(&run)?.read_config()?;
-        (data, size, config) = (of_run.data, of_run.size, of_run.pictures);
-    }
-    if let Some(model) = model {
-        // Whatever the pictures are, the model takes its own size.
-        let [_, height, width] = model.description.image_shape;
-        if height == width {
-            size = size.or(Some(height));
         }
-        config.validation = 0.0;
-    }
-    config.limit = config.limit.or(Some(PICTURES));
-    let dataset = data::chosen(data.as_deref(), &args.pictures, (size, config), &args.cache, quiet)?;
-    if let Some(model) = model
-        && dataset.image_shape() != model.description.image_shape
-    {
-        bail_usage!(
-            "the pictures are {:?}, the model's {:?} (channels, height, width); choose --channels and --size, or other --data",
-            dataset.image_shape(),
-            model.description.image_shape
-        );
-    }
+    };
     let all: Vec<usize> = (0..dataset.len()).collect();
     Ok(dataset.images(&all, device)?)
 }
@@ -183,16 +165,8 @@ fn print_table(errors: &[(String, PredictorErrors)], shape: &[usize]) {
         println!("{:>11}{}", "t", names.concat());
     };
     let row = |name: &str, of: &dyn Fn(&PredictorErrors) -> Estimate| {
-        let cells: Vec<String> = errors
-            .iter()
-            .map(|(_, errors)| {
-                let Estimate { mean, standard_error } = of(errors);
-                // One image has no deviation.
-                let error =
-                    if standard_error.is_nan() { "-".to_owned() } else { format!("{standard_error:.4}") };
-                format!(" {:>19}", format!("{mean:.4} ± {error}"))
-            })
-            .collect();
+        let cells: Vec<String> =
+            errors.iter().map(|(_, errors)| format!(" {:>19}", with_error(of(errors)))).collect();
         println!("{name:>11}{}", cells.concat());
     };
     let Some((_, first)) = errors.first() else { return };
@@ -224,8 +198,7 @@ fn print_table(errors: &[(String, PredictorErrors)], shape: &[usize]) {
 }
 
 fn as_json(errors: &[(String, PredictorErrors)], images: usize) -> Value {
-    let estimate = |e: Estimate| json!({ "mean": e.mean, "standard_error": e.standard_error });
-    let error = |e: &diffusion_eval::PredictionError| json!({ "epsilon": estimate(e.noise), "image": estimate(e.image) });
+    let error = |e: &diffusion_eval::PredictionError| json!({ "epsilon": as_object(e.noise), "image": as_object(e.image) });
     let predictors: Vec<Value> = errors
         .iter()
         .map(|(name, errors)| {

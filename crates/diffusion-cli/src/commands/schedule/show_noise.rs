@@ -49,7 +49,7 @@ pub(super) fn run(args: &ShowNoiseArgs, quiet: bool) -> anyhow::Result<ExitCode>
     check_picture("--out", &args.out, &["png"])?;
     let comparison = args.schedules.comparison()?;
     let timesteps = args.schedules.timesteps(&comparison)?;
-    let dataset = data::chosen(
+    let (dataset, _) = data::chosen(
         args.data.as_deref(),
         &args.pictures,
         (None, PictureConfig::default()),

@@ -163,7 +163,9 @@ fn main() -> Result<()> {
         return Ok(());
     }
     let dataset = mnist::from_bytes(IMAGES, LABELS)?;
-    let config = TrainConfig::preset("mnist")?;
+    let mut config = TrainConfig::preset("mnist")?;
+    // PyTorch's twin has AdamW for all parameters.
+    config.optimizer.muon = false;
     let mut bench = Bench { dataset: &dataset, config, trainers: HashMap::new(), frozen: None };
     for line in std::io::stdin().lock().lines() {
         println!("{:.6}", bench.run(&line?)?);

@@ -7,7 +7,9 @@ mod docs;
 mod download;
 mod e2e;
 mod golden;
+mod judge;
 mod python;
+mod recipe;
 
 use std::process::ExitCode;
 
@@ -35,6 +37,10 @@ enum Command {
     Download(download::DownloadArgs),
     /// Make assets/mnist from a folder with the four files of MNIST
     Digits(digits::DigitsArgs),
+    TrainJudge(judge::TrainJudgeArgs),
+    RecipeBench(recipe::RecipeBenchArgs),
+    RecipeCurve(recipe::RecipeCurveArgs),
+    ShipModel(recipe::ShipModelArgs),
 }
 
 fn main() -> ExitCode {
@@ -48,6 +54,10 @@ fn main() -> ExitCode {
         Command::Golden(args) => golden::run(&args).map(done),
         Command::Download(args) => download::run(&args),
         Command::Digits(args) => digits::run(&args).map(done),
+        Command::TrainJudge(args) => judge::run(&args).map(done),
+        Command::RecipeBench(args) => recipe::run(&args).map(done),
+        Command::RecipeCurve(args) => recipe::curve(&args).map(done),
+        Command::ShipModel(args) => recipe::ship(&args).map(done),
     };
     match result {
         Ok(code) => code,

@@ -7,6 +7,7 @@ mod commands;
 mod data;
 mod device;
 mod interrupt;
+mod judging;
 mod logging;
 mod runs;
 mod schedules;

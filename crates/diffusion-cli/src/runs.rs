@@ -4,15 +4,19 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use diffusion_train::{Checkpoint, RunDir};
+use candle_core::Device;
+use diffusion_train::{Checkpoint, LoadedModel, RunDir, Weights};
 
 use crate::usage::{UsageError, bail_usage};
+
+/// A small model of digits; `assets/README.md` says how it was made.
+const SHIPPED: &[u8] = include_bytes!("../../../assets/digits.safetensors");
 
 /// Where runs go when nobody says where.
 const RUNS: &str = "runs";
 
 /// Which model to use.
-#[derive(clap::Args)]
+#[derive(clap::Args, Clone)]
 pub(crate) struct ModelArgs {
     /// The folder of a run; its newest checkpoint is used [default: the run that saved last in runs/]
     #[arg(long, value_name = "DIR")]
@@ -20,6 +24,24 @@ pub(crate) struct ModelArgs {
     /// The folder of a checkpoint
     #[arg(long, value_name = "DIR", conflicts_with = "run")]
     pub(crate) checkpoint: Option<PathBuf>,
+}
+
+/// A model, and where it was found.
+pub(crate) struct Found {
+    pub(crate) model: LoadedModel,
+    /// None: the one that comes with the program.
+    pub(crate) checkpoint: Option<PathBuf>,
+}
+
+impl Found {
+    /// What it is, for people.
+    pub(crate) fn name(&self) -> String {
+        let step = self.model.step;
+        match &self.checkpoint {
+            Some(path) => format!("{} (step {step})", path.display()),
+            None => format!("the small model of digits that comes with the program ({step} steps)"),
+        }
+    }
 }
 
 impl ModelArgs {
@@ -30,6 +52,32 @@ impl ModelArgs {
             (None, Some(run)) => Ok(Some(RunDir::open(run)?.latest_checkpoint()?)),
             (None, None) => Ok(None),
         }
+    }
+
+    /// The model meant; without arguments that of the latest run, and without a run the one that comes with the program.
+    pub(crate) fn open(&self, weights: Weights, device: &Device) -> anyhow::Result<Found> {
+        let checkpoint = match self.named()? {
+            Some(checkpoint) => Some(checkpoint),
+            None => latest()?.map(|run| run.latest_checkpoint()).transpose()?,
+        };
+        let found = match checkpoint {
+            Some(checkpoint) => Found {
+                model: LoadedModel::open(&checkpoint, weights, device)?,
+                checkpoint: Some(checkpoint),
+            },
+            None => Found {
+                model: LoadedModel::unpacked(SHIPPED, "the model that comes with the program", device)?,
+                checkpoint: None,
+            },
+        };
+        tracing::info!("using {}", found.name());
+        if found.checkpoint.is_none() {
+            tracing::info!(
+                "there is no run in {RUNS}/ yet; train a model of your own by `{}`",
+                program("train")
+            );
+        }
+        Ok(found)
     }
 
     /// The checkpoint meant; without arguments that of the latest run.

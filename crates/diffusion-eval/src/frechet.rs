@@ -95,6 +95,38 @@ impl Statistics {
         Ok(Self { mean, covariance })
     }
 
+    /// From a `mean` (D) and a `covariance` (D, D), as [`mean`](Self::mean) and [`covariance`](Self::covariance) give them.
+    ///
+    /// # Errors
+    /// Other shapes.
+    pub fn from_parts(mean: &Tensor, covariance: &Tensor) -> Result<Self, EvalError> {
+        let (rows, columns) = covariance.dims2()?;
+        let width = mean.dims1()?;
+        if let Some(other) = [rows, columns].into_iter().find(|side| *side != width) {
+            return Err(EvalError::Width(width, other));
+        }
+        let values = finite_values(covariance)?;
+        let mean = DVector::from_vec(finite_values(&mean.unsqueeze(0)?)?);
+        Ok(Self { mean, covariance: DMatrix::from_row_slice(width, width, &values) })
+    }
+
+    /// The mean (D), in f64.
+    ///
+    /// # Errors
+    /// None to be expected.
+    pub fn mean(&self) -> candle_core::Result<Tensor> {
+        Tensor::from_slice(self.mean.as_slice(), self.width(), &Device::Cpu)
+    }
+
+    /// The covariance (D, D), in f64.
+    ///
+    /// # Errors
+    /// None to be expected.
+    pub fn covariance(&self) -> candle_core::Result<Tensor> {
+        // Columns first or rows first: it is symmetric.
+        Tensor::from_slice(self.covariance.as_slice(), (self.width(), self.width()), &Device::Cpu)
+    }
+
     /// D, the number of features.
     pub fn width(&self) -> usize {
         self.mean.len()

@@ -24,17 +24,24 @@
 
 mod frechet;
 mod inception;
+mod judge;
 mod likelihood;
 mod manifold;
+mod memorisation;
 mod model;
 mod noisy;
+mod points;
 mod predictors;
+mod samples;
 
 pub use frechet::{EvalError, Statistics};
 pub use inception::Inception;
+pub use judge::{DigitJudge, Verdict};
 pub use likelihood::{ReverseVariance, VariationalBound, grey_log_probability};
 pub use manifold::{Agreement, Manifold};
+pub use memorisation::{Memorisation, Neighbour, nearest};
 pub use model::{Bound, ModelBin, ModelErrors, ModelEvaluation, ModelLoss};
 pub use predictors::{
     ErrorBin, Estimate, PredictionError, Predictor, PredictorErrors, PredictorEvaluation, lesson_images,
 };
+pub use samples::{ClassShares, Reference, SampleQuality};

@@ -1,12 +1,9 @@
 //! How good and how varied generated images are, by whose neighbours they are.
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 
 use crate::EvalError;
-use crate::frechet::finite_values;
-
-/// Rows compared at once: a block of distances stays small however many rows there are.
-const BLOCK: usize = 1024;
+use crate::points::Points;
 
 /// Points and around each a ball that reaches to its k-th nearest neighbour: where the data lie, roughly.
 ///
@@ -22,10 +19,7 @@ const BLOCK: usize = 1024;
 /// ```
 #[derive(Clone, Debug)]
 pub struct Manifold {
-    /// (N, D) in f64.
-    points: Tensor,
-    /// |point|².
-    squares: Vec<f64>,
+    points: Points,
     /// The square of each ball's radius.
     radii: Vec<f64>,
     neighbours: usize,
@@ -51,29 +45,25 @@ impl Manifold {
     /// # Errors
     /// A tensor of another rank; no neighbours, or not as many points; a feature that is not finite.
     pub fn new(features: &Tensor, neighbours: usize) -> Result<Self, EvalError> {
-        let (rows, width) = features.dims2()?;
+        let (rows, _) = features.dims2()?;
         if neighbours == 0 || rows <= neighbours {
             return Err(EvalError::TooFewNeighbours { rows, neighbours });
         }
-        let values = finite_values(features)?;
-        let squares = values.chunks_exact(width.max(1)).map(|row| row.iter().map(|x| x * x).sum()).collect();
-        let points = Tensor::from_vec(values, (rows, width), &Device::Cpu)?;
-        let mut manifold = Self { points, squares, radii: Vec::new(), neighbours };
+        let points = Points::new(features)?;
         let mut radii = Vec::with_capacity(rows);
-        manifold.each_row_of_distances(&manifold, |_, distances| {
+        points.each_row_of_distances(&points, |_, distances| {
             let mut distances = distances.to_vec();
             // The nearest of all is the point itself.
             let (_, radius, _) = distances.select_nth_unstable_by(neighbours, f64::total_cmp);
             radii.push(*radius);
         })?;
-        manifold.radii = radii;
-        Ok(manifold)
+        Ok(Self { points, radii, neighbours })
     }
 
     /// The number of points.
     #[allow(clippy::len_without_is_empty)] // never empty
     pub fn len(&self) -> usize {
-        self.squares.len()
+        self.points.len()
     }
 
     /// What these points, the real ones, and `generated` say of each other.
@@ -84,7 +74,7 @@ impl Manifold {
         let (real_count, count) = (self.len() as f64, generated.len() as f64);
         let mut inside = vec![0usize; generated.len()];
         let (mut reached, mut covered) = (0usize, 0usize);
-        self.each_row_of_distances(generated, |i, distances| {
+        self.points.each_row_of_distances(&generated.points, |i, distances| {
             let mut any = false;
             for (inside, distance) in inside.iter_mut().zip(distances) {
                 if *distance < self.radii[i] {
@@ -102,44 +92,5 @@ impl Manifold {
             density: total as f64 / (self.neighbours as f64 * count),
             coverage: covered as f64 / real_count,
         })
-    }
-
-    /// The nearest of `others` to each of these points: its position and its distance.
-    ///
-    /// # Errors
-    /// Points of different features.
-    pub fn nearest_in(&self, others: &Self) -> Result<Vec<(usize, f64)>, EvalError> {
-        let mut nearest = Vec::with_capacity(self.len());
-        self.each_row_of_distances(others, |_, distances| {
-            let best = distances.iter().enumerate().min_by(|(_, a), (_, b)| a.total_cmp(b));
-            nearest.extend(best.map(|(i, square)| (i, square.sqrt())));
-        })?;
-        Ok(nearest)
-    }
-
-    /// Calls `look` with the squared distances of each of these points to all `others`.
-    fn each_row_of_distances(
-        &self,
-        others: &Self,
-        mut look: impl FnMut(usize, &[f64]),
-    ) -> Result<(), EvalError> {
-        let (width, other_width) = (self.points.dim(1)?, others.points.dim(1)?);
-        if width != other_width {
-            return Err(EvalError::Width(width, other_width));
-        }
-        let columns = others.points.t()?;
-        for first in (0..self.len()).step_by(BLOCK) {
-            let rows = BLOCK.min(self.len() - first);
-            let products = self.points.narrow(0, first, rows)?.matmul(&columns)?.to_vec2::<f64>()?;
-            for (i, mut row) in products.into_iter().enumerate() {
-                let square = self.squares[first + i];
-                // |a − b|² = |a|² + |b|² − 2·a·b, which rounding may bring below 0.
-                for (product, other) in row.iter_mut().zip(&others.squares) {
-                    *product = (square + other - 2.0 * *product).max(0.0);
-                }
-                look(first + i, &row);
-            }
-        }
-        Ok(())
     }
 }

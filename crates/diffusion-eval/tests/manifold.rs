@@ -84,16 +84,6 @@ fn quality_and_variety_are_told_apart() {
 }
 
 #[test]
-fn the_nearest_of_copies_are_the_originals() {
-    let training = points(1, 50, 6, 1.0, 0.0);
-    let order = Tensor::new(&[7u32, 3, 49], &Device::Cpu).unwrap();
-    let copies = Manifold::new(&training.index_select(&order, 0).unwrap(), 1).unwrap();
-    let nearest = copies.nearest_in(&Manifold::new(&training, 1).unwrap()).unwrap();
-    assert_eq!(nearest.iter().map(|(i, _)| *i).collect::<Vec<_>>(), [7, 3, 49]);
-    assert!(nearest.iter().all(|(_, distance)| *distance < 1e-6));
-}
-
-#[test]
 fn what_has_no_neighbours_is_refused_in_words() {
     let of = |features: &Tensor, k| Manifold::new(features, k).map(|_| ()).unwrap_err().to_string();
     assert!(of(&points(1, 3, 2, 1.0, 0.0), 3).contains("3 rows"));

@@ -49,6 +49,11 @@ impl ExportedModel<'_> {
             return Err(InteropError::NotExpressible(problem.to_owned()));
         }
         match self.network {
+            NetworkConfig::Unet2d(network) if network.patch_size != 1 => Err(InteropError::NotExpressible(format!(
+                "its network takes {0}×{0} pixels as one (patch_size), which UNet2DModel cannot; train one with patch_size 1 \
+                 to export it",
+                network.patch_size
+            ))),
             NetworkConfig::Unet2d(network) => Ok(network),
             NetworkConfig::SimpleUnet(_) => Err(InteropError::NotExpressible(
                 "it is a simple_unet, and UNet2DModel has no 4×4 transposed convolution (it repeats pixels before a 3×3 \

@@ -46,6 +46,7 @@ mod group_norm;
 mod isa;
 mod linear;
 mod map;
+mod muon;
 mod norm;
 mod optimize;
 mod pixels;
@@ -71,6 +72,7 @@ mod tests;
 use candle_core::{Result, Tensor, bail};
 
 pub use feature_map::FeatureMap;
+pub use muon::{Muon, Update};
 pub use optimize::{AdamW, Trained};
 use storage::kernels_for;
 pub use tasks::in_pool;
@@ -262,5 +264,37 @@ pub fn adamw(gradient: &Tensor, trained: &Trained<'_>, constants: &AdamW) -> Res
     match kernels_for(&kept).filter(|_| kept.iter().all(|t| t.is_contiguous())) {
         Some(isa) if kernels_for(&[gradient]).is_some() => optimize::adamw(isa, gradient, trained, constants),
         _ => slow::adamw(gradient, trained, constants),
+    }
+}
+
+/// One update of many matrices by Muon, all where they are: the gradient g becomes a momentum, and the weight, whose first dimension
+/// are rows and whose others are taken as one, moves along its direction with all singular values near 1:
+///
+/// ```text
+/// m ← momentum·m + g          d ← orthogonalised(g + momentum·m)
+/// w ← (1 − lr·decay)·w − lr·update_rms·√max(rows, columns) · d
+/// average ← average − share·(average − w)
+/// ```
+///
+/// The momentum is `first`; `second` is not used.
+///
+/// # Errors
+/// A parameter of fewer than two dimensions; a gradient, momentum or average of another shape.
+pub fn muon(updates: &[Update<'_>], constants: &Muon) -> Result<()> {
+    let mut all = Vec::new();
+    for (gradient, Trained { weight, first, average, .. }) in updates {
+        let average = average.map_or(*weight, |(average, _)| average);
+        let kept: [&Tensor; 4] = [weight, first, average, gradient];
+        if kept.iter().any(|t| t.dims() != weight.dims()) {
+            candle_core::bail!(
+                "muon: gradient, momentum and average must have the shape {:?} of the weight",
+                weight.dims()
+            );
+        }
+        all.extend(kept);
+    }
+    match kernels_for(&all).filter(|_| all.iter().all(|t| t.is_contiguous())) {
+        Some(isa) => muon::muon(isa, updates, constants),
+        None => slow::muon(updates, constants),
     }
 }

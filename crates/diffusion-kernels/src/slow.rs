@@ -2,6 +2,7 @@
 
 use candle_core::{DType, Result, Tensor, Var, bail};
 
+use crate::muon::{Muon, POLYNOMIAL, ROUNDS, TINY, Update, matrix_of};
 use crate::optimize::{AdamW, Trained};
 use crate::resample::Resample;
 use crate::{
@@ -182,4 +183,39 @@ pub fn adamw(gradient: &Tensor, trained: &Trained<'_>, adamw: &AdamW) -> Result<
 pub fn mix(average: &Var, weight: &Tensor, share: f64) -> Result<()> {
     let difference = (average.as_tensor() - weight)?;
     average.set(&(average.as_tensor() - difference.affine(share, 0.0)?)?.detach())
+}
+
+/// See [`crate::muon`].
+///
+/// # Errors
+/// As there.
+pub fn muon(updates: &[Update<'_>], muon: &Muon) -> Result<()> {
+    for (gradient, Trained { weight, first, average, .. }) in updates {
+        let (rows, columns) = matrix_of(weight)?;
+        let g = gradient.detach().affine(muon.gradient_scale, 0.0)?;
+        first.set(&(first.affine(muon.momentum, 0.0)? + &g)?.detach())?;
+        let direction = (g + first.affine(muon.momentum, 0.0)?)?.reshape((rows, columns))?;
+        let step = orthogonalised(&direction)?.reshape(weight.shape())?;
+        let step = step.affine(muon.lr * muon.length(rows, columns), 0.0)?;
+        weight.set(&(weight.affine(1.0 - muon.lr * muon.weight_decay, 0.0)? - step)?.detach())?;
+        if let Some((average, share)) = average {
+            mix(average, weight, *share)?;
+        }
+    }
+    Ok(())
+}
+
+/// The matrix (rows, columns) with its singular values brought near 1.
+fn orthogonalised(matrix: &Tensor) -> Result<Tensor> {
+    let (rows, columns) = matrix.dims2()?;
+    let [a, b, c] = [POLYNOMIAL.0, POLYNOMIAL.1, POLYNOMIAL.2].map(f64::from);
+    let norm = matrix.sqr()?.sum_all()?.sqrt()?.affine(1.0, f64::from(TINY))?;
+    let matrix = matrix.broadcast_div(&norm)?;
+    let mut x = if rows > columns { matrix.t()?.contiguous()? } else { matrix };
+    for _ in 0..ROUNDS {
+        let square = x.matmul(&x.t()?)?;
+        let polynomial = (square.affine(b, 0.0)? + square.matmul(&square)?.affine(c, 0.0)?)?;
+        x = (x.affine(a, 0.0)? + polynomial.matmul(&x)?)?;
+    }
+    if rows > columns { x.t()?.contiguous() } else { Ok(x) }
 }

@@ -51,7 +51,8 @@ impl<'a> RunPage<'a> {
         if let Some(chart) = &chart {
             chart.write(&self.run.path().join("loss.png"))?;
         }
-        let page = page::html(self, &metrics, chart.as_ref())?;
+        let quality = quality_chart(&metrics);
+        let page = page::html(self, &metrics, chart.as_ref(), quality.as_ref())?;
         let path = self.run.path().join("index.html");
         // Beside its name and then renamed: a page that is being read is never half a page.
         let partial = self.run.path().join(".partial-index.html");
@@ -125,6 +126,30 @@ fn loss_chart(metrics: &[StepMetrics]) -> Chart {
     }
 }
 
+/// What a judge said of samples on the way, if one was asked: distances above, shares below.
+fn quality_chart(metrics: &[StepMetrics]) -> Option<Chart> {
+    let curve = |name: &str, label: &str| {
+        let points = metrics.iter().filter_map(|m| Some((m.step as f64, *m.samples.get(name)?)));
+        Curve::new(label, points.collect::<Vec<_>>())
+    };
+    let panel = |y: &str, y_scale: Scale, y_range, curves: Vec<Curve>| {
+        let curves: Vec<_> = curves.into_iter().filter(|curve| !curve.points.is_empty()).collect();
+        (!curves.is_empty()).then(|| Panel { y: y.to_owned(), y_scale, y_range, curves })
+    };
+    let distance = curve("frechet_distance", "Fréchet distance");
+    let shares = ["sure", "precision", "recall", "coverage"].map(|name| curve(name, name));
+    let panels = [
+        panel("Fréchet distance", Scale::Logarithmic, None, vec![distance]),
+        panel("share", Scale::Linear, Some((0.0, 1.0)), shares.into()),
+    ];
+    let panels: Vec<Panel> = panels.into_iter().flatten().collect();
+    (!panels.is_empty()).then(|| Chart {
+        title: "Samples of the averaged weights".to_owned(),
+        x: "step".to_owned(),
+        panels,
+    })
+}
+
 /// The running mean of what `value` says, where it says anything, at most [`POINTS`] of it.
 fn smoothed(metrics: &[StepMetrics], value: &dyn Fn(&StepMetrics) -> Option<f64>) -> Vec<(f64, f64)> {
     let share = 1.0 / (metrics.len() as f64 / 50.0).max(1.0);
@@ -155,6 +180,7 @@ mod tests {
             grad_norm: 1.0,
             images_per_second: 10.0,
             validation_loss: None,
+            samples: std::collections::BTreeMap::new(),
         }
     }
 

@@ -48,15 +48,15 @@ impl EventWriter {
     ///
     /// # Errors
     /// What the system refuses.
-    pub fn scalars<'a>(
+    pub fn scalars(
         &mut self,
         step: u64,
-        scalars: impl IntoIterator<Item = (&'a str, f64)>,
+        scalars: impl IntoIterator<Item = (impl AsRef<str>, f64)>,
     ) -> Result<(), ReportError> {
         let mut summary = Vec::new();
         for (tag, value) in scalars {
             let mut one = Vec::new();
-            bytes(&mut one, 1, tag.as_bytes());
+            bytes(&mut one, 1, tag.as_ref().as_bytes());
             // Field 2, 32 bits.
             one.push(2 << 3 | 5);
             one.extend((value as f32).to_le_bytes());

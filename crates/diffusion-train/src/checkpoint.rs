@@ -134,10 +134,6 @@ impl Checkpoint {
     /// # Errors
     /// A folder without one; another format version; fields that are missing, unknown or impossible.
     pub fn read_state(path: &Path) -> Result<CheckpointState, TrainError> {
-        #[derive(Deserialize)]
-        struct Version {
-            format_version: u32,
-        }
         let file = path.join(Self::STATE_FILE);
         if !file.exists() {
             return Err(TrainError::unusable(
@@ -146,18 +142,27 @@ impl Checkpoint {
             ));
         }
         let json = fs::read(&file).map_err(TrainError::io(&file))?;
+        Self::parse_state(&json, &file)
+    }
+
+    /// The state that `json`, which was read from `file`, says.
+    pub(crate) fn parse_state(json: &[u8], file: &Path) -> Result<CheckpointState, TrainError> {
+        #[derive(Deserialize)]
+        struct Version {
+            format_version: u32,
+        }
         let damaged =
-            |e: serde_json::Error| TrainError::unusable(&file, format!("not a checkpoint's state: {e}"));
-        let Version { format_version } = serde_json::from_slice(&json).map_err(damaged)?;
+            |e: serde_json::Error| TrainError::unusable(file, format!("not a checkpoint's state: {e}"));
+        let Version { format_version } = serde_json::from_slice(json).map_err(damaged)?;
         if format_version != FORMAT_VERSION {
             return Err(TrainError::unusable(
-                &file,
+                file,
                 format!("format version {format_version}; this program reads version {FORMAT_VERSION}"),
             ));
         }
-        let state: CheckpointState = serde_json::from_slice(&json).map_err(damaged)?;
+        let state: CheckpointState = serde_json::from_slice(json).map_err(damaged)?;
         match state.model.problem() {
-            Some(problem) => Err(TrainError::unusable(&file, problem)),
+            Some(problem) => Err(TrainError::unusable(file, problem)),
             None => Ok(state),
         }
     }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use diffusion_data::PictureConfig;
 use diffusion_process::PredictionType;
-use diffusion_sample::VarianceType;
+use diffusion_sample::{SamplerKind, VarianceType};
 use diffusion_schedule::ScheduleConfig;
 use diffusion_unet::{NetworkConfig, SimpleUNetConfig};
 use serde::{Deserialize, Serialize};
@@ -98,8 +98,10 @@ pub struct SampleGridConfig {
     pub every: u64,
     /// Images in a grid; 0: no grids.
     pub num: u64,
-    /// Sampling steps, at least 1; none, or more than the schedule has: all of its steps. Flows take 25 and EDM 18 if
-    /// none are given.
+    /// The sampler, by its name on the command line; none: the one that `sample` takes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sampler: Option<SamplerKind>,
+    /// Sampling steps, at least 1; more than the schedule has: all of its steps; none: as many as `sample` takes.
     pub steps: Option<usize>,
     /// The variance of a diffusion's reverse steps, where the network does not learn its own.
     pub variance: VarianceType,
@@ -109,7 +111,14 @@ pub struct SampleGridConfig {
 
 impl Default for SampleGridConfig {
     fn default() -> Self {
-        Self { every: 100, num: 16, steps: None, variance: VarianceType::default(), clip_denoised: true }
+        Self {
+            every: 100,
+            num: 16,
+            sampler: None,
+            steps: None,
+            variance: VarianceType::default(),
+            clip_denoised: true,
+        }
     }
 }
 
@@ -239,6 +248,7 @@ impl TrainConfig {
             if LENGTH_FIELDS.iter().any(|field| over.contains_key(*field)) {
                 table.retain(|key, _| !LENGTH_FIELDS.contains(&key));
             }
+            check_betas(&table, &over, file)?;
             merge(&mut table, over);
         }
         table.try_into().map_err(|e: toml::de::Error| match file {
@@ -295,6 +305,9 @@ impl TrainConfig {
             ("edm", "None".to_owned()),
             ("loss", format!("{:?}", LossConfig::default())),
             ("out_channels", "None".to_owned()),
+            ("patch_size", "1".to_owned()),
+            ("muon", "false".to_owned()),
+            ("sampler", "None".to_owned()),
             ("pictures", format!("{:?}", PictureConfig::default())),
         ];
         let text = later.iter().fold(format!("{numbers:?}"), |text, (field, unset)| {
@@ -307,6 +320,23 @@ impl TrainConfig {
 
 fn parse(source: &ConfigSource) -> Result<Table, ConfigError> {
     source.text.parse().map_err(|e: toml::de::Error| explain(&e, source))
+}
+
+/// Refuses ends of β over a schedule that has none.
+fn check_betas(base: &Table, over: &Table, file: &ConfigSource) -> Result<(), ConfigError> {
+    let schedule = |table: &Table| table.get("schedule").and_then(toml::Value::as_table).cloned();
+    let (base, over) = (schedule(base).unwrap_or_default(), schedule(over).unwrap_or_default());
+    let kind = over.get("beta_schedule").or(base.get("beta_schedule")).and_then(toml::Value::as_str);
+    let end = ["beta_start", "beta_end"].into_iter().find(|end| over.contains_key(*end));
+    match (end, kind) {
+        (Some(end), Some("squaredcos_cap_v2")) => Err(ConfigError::Text {
+            place: file.path.display().to_string(),
+            problem: format!(
+                "schedule.{end} means nothing to the cosine schedule; say beta_schedule = \"linear\" too"
+            ),
+        }),
+        _ => Ok(()),
+    }
 }
 
 /// Puts `over` on `base`, table by table.

@@ -62,9 +62,17 @@ pub enum TrainError {
         /// Which tensor, and why.
         source: diffusion_unet::ParameterError,
     },
-    /// The sampler's error, in a sample grid.
-    #[error("sample grid: {0}")]
+    /// The sampler's error.
+    #[error("sampling: {0}")]
     Sample(#[from] diffusion_sample::SampleError),
+    /// A judge of the images drawn on the way could not judge.
+    #[error("the images drawn at step {step} cannot be judged: {source}")]
+    Judge {
+        /// Updates made.
+        step: u64,
+        /// Why.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// The device's own error.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),

@@ -1,5 +1,7 @@
 //! What one step reports.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 /// One line of `metrics.jsonl`.
@@ -23,6 +25,9 @@ pub struct StepMetrics {
     /// The mean loss of the averaged weights on the pictures kept out of training; only where it was looked at.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub validation_loss: Option<f64>,
+    /// What a judge says of images drawn from the averaged weights, `frechet_distance` say; only where it was asked.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub samples: BTreeMap<String, f64>,
 }
 
 /// Means of `losses` over the images of each quarter; `shares` says where in [0, 1) each image is.

@@ -1,13 +1,16 @@
 //! What a checkpoint says about its model, and the model ready for use.
 
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
-use candle_core::Device;
+use candle_core::{DType, Device, Tensor};
 use diffusion_process::{Network, PredictionType};
 use diffusion_schedule::{ScheduleConfig, ScheduleError};
 use diffusion_unet::NetworkConfig;
+use safetensors::SafeTensors;
 use serde::{Deserialize, Serialize};
 
+use crate::checkpoint::CheckpointState;
 use crate::{Checkpoint, EdmConfig, ModelDenoiser, Objective, TrainError};
 
 /// Everything that sampling needs to know besides the weights.
@@ -92,6 +95,9 @@ pub enum Weights {
     Raw,
 }
 
+/// What the state of a checkpoint is called in the metadata of a single file.
+const STATE: &str = "state";
+
 /// A model from a checkpoint, for use without training.
 pub struct LoadedModel {
     /// What it is.
@@ -116,10 +122,55 @@ impl LoadedModel {
             Weights::Raw => Checkpoint::MODEL_FILE,
         });
         let tensors = Checkpoint::read_tensors(&file, device)?;
+        Self::assembled(state, tensors, &file, device)
+    }
+
+    /// The model in a single file, as [`packed`](Self::packed) makes it; `name` is for errors.
+    ///
+    /// # Errors
+    /// Bytes that are no such file.
+    pub fn unpacked(bytes: &[u8], name: &str, device: &Device) -> Result<Self, TrainError> {
+        let file = Path::new(name);
+        let unusable = |problem: String| TrainError::unusable(file, problem);
+        let (_, metadata) = SafeTensors::read_metadata(bytes).map_err(|e| unusable(e.to_string()))?;
+        let state = metadata.metadata().as_ref().and_then(|texts| texts.get(STATE));
+        let state = state.ok_or_else(|| unusable(format!("its metadata has no `{STATE}`")))?;
+        let state = Checkpoint::parse_state(state.as_bytes(), file)?;
+        let mut tensors = BTreeMap::new();
+        for (name, tensor) in candle_core::safetensors::load_buffer(bytes, device)? {
+            tensors.insert(name, tensor.to_dtype(DType::F32)?);
+        }
+        Self::assembled(state, tensors, file, device)
+    }
+
+    /// The bytes of a single safetensors file with the averaged weights of the checkpoint folder at `path` in half precision, and its
+    /// state as metadata.
+    ///
+    /// # Errors
+    /// A folder that is no checkpoint.
+    pub fn packed(path: &Path) -> Result<Vec<u8>, TrainError> {
+        let state = Checkpoint::read_state(path)?;
+        let file = path.join(Checkpoint::EMA_FILE);
+        let unusable = |problem: String| TrainError::unusable(&file, problem);
+        let mut halves = BTreeMap::new();
+        for (name, tensor) in Checkpoint::read_tensors(&file, &Device::Cpu)? {
+            halves.insert(name, tensor.to_dtype(DType::F16)?);
+        }
+        let state = serde_json::to_string(&state).map_err(|e| unusable(e.to_string()))?;
+        let metadata = HashMap::from([(STATE.to_owned(), state)]);
+        safetensors::serialize(&halves, Some(metadata)).map_err(|e| unusable(e.to_string()))
+    }
+
+    fn assembled(
+        state: CheckpointState,
+        tensors: BTreeMap<String, Tensor>,
+        file: &Path,
+        device: &Device,
+    ) -> Result<Self, TrainError> {
         let description = state.model;
         let objective = description.objective()?;
         let network = diffusion_unet::load_frozen(tensors, device, |vb| description.network.build(vb))
-            .map_err(|source| TrainError::Parameters { path: file, source })?;
+            .map_err(|source| TrainError::Parameters { path: file.to_owned(), source })?;
         let denoiser = objective.denoiser(network);
         Ok(Self { description, objective, denoiser, step: state.step })
     }

@@ -191,19 +191,24 @@ impl Objective {
         }
     }
 
-    /// The sampler for those who name none: the one of the process's own paper.
-    pub fn sampler(&self) -> SamplerKind {
+    /// The sampler for those who name none. A diffusion's is stochastic, since fresh noise mends what a network of a short training got
+    /// wrong (docs/recipe.md has the figures), or DDPM, which alone uses it, where a variance was learned; the others' is that of their
+    /// paper.
+    pub fn sampler(&self, learned_variance: bool) -> SamplerKind {
         match self {
-            Self::Diffusion { .. } => SamplerKind::Ddpm,
+            Self::Diffusion { .. } if learned_variance => SamplerKind::Ddpm,
+            Self::Diffusion { .. } => SamplerKind::DpmSolver2mSde,
             Self::Flow => SamplerKind::FlowHeun,
             Self::Edm(_) => SamplerKind::Heun,
         }
     }
 
-    /// Sampling steps for those who name none: all of a schedule's, and what suits a second-order method elsewhere.
-    pub fn default_steps(&self) -> usize {
+    /// Sampling steps for those who name none: all of the schedule's for DDPM, which was made so, and else what suits a second-order
+    /// method.
+    pub fn default_steps(&self, sampler: SamplerKind) -> usize {
         match self {
-            Self::Diffusion { schedule, .. } => schedule.len(),
+            Self::Diffusion { schedule, .. } if sampler == SamplerKind::Ddpm => schedule.len(),
+            Self::Diffusion { schedule, .. } => schedule.len().min(20),
             Self::Flow => 25,
             Self::Edm(_) => 18,
         }

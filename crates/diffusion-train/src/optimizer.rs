@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use candle_core::{Result, Tensor, Var};
-use diffusion_kernels::{self as kernels, Trained};
+use diffusion_kernels::{self as kernels, Muon, Trained};
 use diffusion_unet::Parameters;
 use serde::{Deserialize, Serialize};
 
@@ -24,12 +24,27 @@ pub struct AdamWConfig {
     pub eps: f64,
     /// Decoupled weight decay (Loshchilov & Hutter 2019), at least 0.
     pub weight_decay: f64,
+    /// Update the matrices between hidden layers by Muon instead, momentum with orthogonalised directions (Jordan et al. 2024); AdamW
+    /// is left with what meets pixels and with vectors.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub muon: bool,
 }
 
 impl Default for AdamWConfig {
     fn default() -> Self {
-        Self { lr: 1e-3, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.0 }
+        Self { lr: 1e-3, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.0, muon: false }
     }
+}
+
+/// Muon's constants; the others are those of the training.
+const MUON: Muon = Muon { lr: 0.0, momentum: 0.95, weight_decay: 0.0, update_rms: 0.2, gradient_scale: 1.0 };
+
+/// Layers that meet pixels or classes.
+const OUTER: [&str; 5] = ["stem.", "out.", "conv_in.", "conv_out.", "class_embedding."];
+
+/// Whether the parameter is a matrix between hidden layers.
+fn is_hidden_matrix(name: &str, weight: &Tensor) -> bool {
+    weight.rank() >= 2 && !OUTER.iter().any(|outer| name.starts_with(outer))
 }
 
 /// AdamW (Loshchilov & Hutter 2019, algorithm 2) in PyTorch's order of operations.
@@ -72,17 +87,23 @@ impl AdamW {
         let gradient_scale = gradients.scale();
         let constants =
             kernels::AdamW { lr, beta1, beta2, eps, weight_decay, step: self.step, gradient_scale };
+        let mut matrices = Vec::new();
         for (name, weight) in parameters.iter() {
             let average = average.and_then(|ema| ema.share(name, self.step));
             match (gradients.get(name), self.moments.get(name), average) {
                 (Some(gradient), Some((first, second)), average) => {
-                    kernels::adamw(gradient, &Trained { weight, first, second, average }, &constants)?;
+                    let trained = Trained { weight, first, second, average };
+                    if self.config.muon && is_hidden_matrix(name, weight) {
+                        matrices.push((gradient, trained));
+                        continue;
+                    }
+                    kernels::adamw(gradient, &trained, &constants)?;
                 }
                 (_, _, Some((average, share))) => kernels::slow::mix(average, weight, share)?,
                 _ => {}
             }
         }
-        Ok(())
+        kernels::muon(&matrices, &Muon { lr, weight_decay, gradient_scale, ..MUON })
     }
 
     /// The moments as named tensors, `first/NAME` and `second/NAME`.

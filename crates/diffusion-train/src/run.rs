@@ -1,15 +1,15 @@
 //! A training and its folder: metrics, grids and checkpoints as it goes.
 
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use diffusion_data::picture;
-use diffusion_process::{Denoiser, Threshold, Thresholded};
-use diffusion_sample::{Progress, SampleError, SampleRequest, SamplerOptions, VarianceType, sample};
-use diffusion_schedule::{NoiseSchedule, SigmaSpacing, TimestepSpacing};
+use diffusion_sample::{Progress, SampleError, SamplerOptions, VarianceType};
+use diffusion_schedule::NoiseSchedule;
 
-use crate::{RunDir, StepMetrics, TrainError, Trainer};
+use crate::{Generation, RunDir, SampleJudge, StepMetrics, TrainError, Trainer, generate};
 
 /// What a run reports as it goes.
 #[derive(Debug)]
@@ -26,7 +26,7 @@ pub enum TrainEvent<'a> {
         mean_loss: f64,
     },
     /// A grid is being drawn.
-    Sampling(Progress<'a>),
+    Sampling(&'a Progress<'a>),
     /// A grid was written.
     Grid(PathBuf),
     /// A checkpoint was written.
@@ -126,8 +126,12 @@ pub fn run(
         if look || trainer.is_finished() {
             metrics.validation_loss = trainer.validation_loss()?;
         }
+        match judged(trainer, observer)? {
+            ControlFlow::Continue(samples) => metrics.samples = samples,
+            ControlFlow::Break(()) => flow = ControlFlow::Break(()),
+        }
         metrics_file.write(&metrics)?;
-        flow = observer(TrainEvent::Step(&metrics));
+        flow = both(flow, observer(TrainEvent::Step(&metrics)));
         if let Some(pace) = pace {
             flow = both(flow, observer(TrainEvent::Pace(pace)));
         }
@@ -172,6 +176,47 @@ fn save(
     Ok(observer(TrainEvent::Checkpoint(path)))
 }
 
+/// What the judge says of images drawn now, if it is to look.
+fn judged(
+    trainer: &Trainer,
+    observer: &mut dyn FnMut(TrainEvent<'_>) -> ControlFlow<()>,
+) -> Result<ControlFlow<(), BTreeMap<String, f64>>, TrainError> {
+    let Some(SampleJudge { num, judge, .. }) = trainer.judge_now() else {
+        return Ok(ControlFlow::Continue(BTreeMap::new()));
+    };
+    let objective = trainer.objective();
+    let (shape, device) = (trainer.description().image_shape, trainer.device());
+    let generation = Generation { num: *num, ..grid_generation(trainer) };
+    let denoiser = objective.denoiser(trainer.averaged_network()?);
+    let mut progress = |_: u64, progress: &Progress<'_>| observer(TrainEvent::Sampling(progress));
+    match generate(objective, &denoiser, shape, &generation, device, &mut progress) {
+        Err(TrainError::Sample(SampleError::Cancelled { .. })) => Ok(ControlFlow::Break(())),
+        images => {
+            let judged = judge(&images?);
+            let step = trainer.steps_done();
+            judged.map(ControlFlow::Continue).map_err(|source| TrainError::Judge { step, source })
+        }
+    }
+}
+
+/// How the images of a training's grids are drawn.
+fn grid_generation(trainer: &Trainer) -> Generation {
+    let config = &trainer.config().sample_grid;
+    let objective = trainer.objective();
+    let learned = trainer.description().learned_variance();
+    let sampler = config.sampler.unwrap_or(objective.sampler(learned));
+    let most = objective.schedule().map_or(usize::MAX, NoiseSchedule::len);
+    let variance = if learned { VarianceType::LearnedRange } else { config.variance };
+    Generation {
+        sampler,
+        steps: config.steps.unwrap_or(objective.default_steps(sampler)).min(most),
+        options: SamplerOptions { variance, ..SamplerOptions::default() },
+        seed: trainer.config().seed,
+        num: config.num,
+        clip: config.clip_denoised,
+    }
+}
+
 /// Samples with the averaged weights, from the noise of the run's seed, and writes the grid.
 fn draw_grid(
     trainer: &Trainer,
@@ -182,27 +227,15 @@ fn draw_grid(
     if config.num == 0 {
         return Ok(ControlFlow::Continue(()));
     }
-    let description = trainer.description();
     let path = run_dir.grid_path(trainer.steps_done());
     let objective = trainer.objective();
     let denoiser = objective.denoiser(trainer.averaged_network()?);
-    let most = objective.schedule().map_or(usize::MAX, NoiseSchedule::len);
-    let steps = config.steps.unwrap_or(objective.default_steps()).min(most);
-    let plan = objective.plan(steps, TimestepSpacing::Trailing, SigmaSpacing::Timesteps)?;
-    let request = SampleRequest {
-        seed: trainer.config().seed,
-        indices: 0..config.num,
-        image_shape: description.image_shape,
-        device: trainer.device(),
-    };
-    let clipped = Thresholded::new(&denoiser, Threshold::Clip { range: 1.0 });
-    let denoiser: &dyn Denoiser = if config.clip_denoised { &clipped } else { &denoiser };
-    let variance = if description.learned_variance() { VarianceType::LearnedRange } else { config.variance };
-    let mut sampler = objective.sampler().build(&SamplerOptions { variance, ..SamplerOptions::default() });
-    let mut progress = |p: Progress<'_>| observer(TrainEvent::Sampling(p));
-    let images = match sample(denoiser, &mut *sampler, &plan, &request, &mut progress) {
-        Err(SampleError::Cancelled { .. }) => return Ok(ControlFlow::Break(())),
-        result => result?,
+    let (shape, device) = (trainer.description().image_shape, trainer.device());
+    let mut progress = |_: u64, progress: &Progress<'_>| observer(TrainEvent::Sampling(progress));
+    let generation = grid_generation(trainer);
+    let images = match generate(objective, &denoiser, shape, &generation, device, &mut progress) {
+        Err(TrainError::Sample(SampleError::Cancelled { .. })) => return Ok(ControlFlow::Break(())),
+        images => images?,
     };
     picture::grid(&picture::from_tensor(&images)?)?.enlarged_for_viewing().write_png(&path)?;
     Ok(observer(TrainEvent::Grid(path)))

@@ -1,5 +1,6 @@
 //! The mathematics of training, one step at a time.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use candle_core::{DType, Device, Tensor};
@@ -15,8 +16,8 @@ use crate::held_out::HeldOut;
 use crate::metrics::by_quartile;
 use crate::model::DATA_RANGE;
 use crate::{
-    AdamW, DrawnLevels, Ema, Gradients, LevelSampler, ModelDescription, Objective, PixelError, StepMetrics,
-    TrainConfig, TrainError, TrainingLoss,
+    AdamW, DrawnLevels, Ema, Gradients, LevelSampler, ModelDescription, Objective, PixelError, SampleJudge,
+    StepMetrics, TrainConfig, TrainError, TrainingLoss,
 };
 
 /// A training in progress. Every random number is a function of (seed, step, position in the batch), so the state is
@@ -37,6 +38,7 @@ pub struct Trainer {
     step: u64,
     elapsed: Duration,
     held_out: Option<HeldOut>,
+    judge: Option<SampleJudge>,
 }
 
 impl Trainer {
@@ -71,6 +73,7 @@ impl Trainer {
             step: 0,
             elapsed: Duration::ZERO,
             held_out: None,
+            judge: None,
             description: ModelDescription {
                 network: network_config,
                 schedule: config.schedule.clone(),
@@ -132,6 +135,7 @@ impl Trainer {
             grad_norm,
             images_per_second: 0.0,
             validation_loss: None,
+            samples: BTreeMap::new(),
         })
     }
 
@@ -159,6 +163,16 @@ impl Trainer {
         let Some(held_out) = &self.held_out else { return Ok(None) };
         let network = self.averaged_network()?;
         held_out.loss(&*network, &self.loss, &self.device).map(Some)
+    }
+
+    /// Has `judge` look at images drawn on the way; [`run`](crate::run) does so.
+    pub fn judge_by(&mut self, judge: SampleJudge) {
+        self.judge = Some(judge);
+    }
+
+    /// The judge, where this step is one to look at.
+    pub(crate) fn judge_now(&self) -> Option<&SampleJudge> {
+        self.judge.as_ref().filter(|judge| self.is_finished() || self.step.is_multiple_of(judge.every))
     }
 
     /// The network with the averaged weights.

@@ -366,7 +366,11 @@ fn configurations_layer_and_explain_their_errors() {
     let field = |text: &str| layered(text).unwrap().validate().unwrap_err().to_string();
     assert!(field("steps = 0").contains("steps is 0; it must be at least 1"));
     assert!(field("[optimizer]\nlr = nan").contains("optimizer.lr is NaN"));
-    assert!(field("[schedule]\nbeta_end = 2.0").contains("beta_end is 2"));
+    assert!(field("[schedule]\nbeta_schedule = \"linear\"\nbeta_end = 2.0").contains("beta_end is 2"));
+    assert!(
+        error("[schedule]\nbeta_end = 0.1")
+            .contains("my.toml: schedule.beta_end means nothing to the cosine schedule")
+    );
     assert!(field("[sample_grid]\nsteps = 0").contains("sample_grid.steps is 0"));
     assert!(
         TrainConfig::preset("minst")

@@ -98,11 +98,13 @@ impl UNet2D {
 
     fn with_parameters(config: &UNet2DConfig, vb: VarBuilder<'_>) -> Result<Self> {
         let (first, levels) = (config.block_out_channels[0], config.block_out_channels.len());
+        let pixels_of_patch = config.patch_size * config.patch_size;
+        let (inputs, outputs) = (config.in_channels * pixels_of_patch, config.out_channels * pixels_of_patch);
         let down = |level| DownBlock::new(config, level, vb.pp(format!("down_blocks.{level}")));
         let up = |level| UpBlock::new(config, level, vb.pp(format!("up_blocks.{level}")));
         Ok(Self {
             conditioning: Conditioning::new(config, vb.clone())?,
-            conv_in: conv2d(config.in_channels, first, 3, 1, 1, vb.pp("conv_in"))?,
+            conv_in: conv2d(inputs, first, 3, 1, 1, vb.pp("conv_in"))?,
             down_blocks: (0..levels).map(down).collect::<Result<_>>()?,
             mid_block: MidBlock::new(config, vb.pp("mid_block"))?,
             up_blocks: (0..levels).map(up).collect::<Result<_>>()?,
@@ -113,9 +115,9 @@ impl UNet2D {
                 vb.pp("conv_norm_out"),
             )?,
             conv_out: if config.zero_init_output {
-                zero_conv2d(first, config.out_channels, 3, 1, 1, vb.pp("conv_out"))?
+                zero_conv2d(first, outputs, 3, 1, 1, vb.pp("conv_out"))?
             } else {
-                conv2d(first, config.out_channels, 3, 1, 1, vb.pp("conv_out"))?
+                conv2d(first, outputs, 3, 1, 1, vb.pp("conv_out"))?
             },
             config: config.clone(),
         })
@@ -169,8 +171,9 @@ impl UNet2D {
         let multiple = self.config.size_multiple();
         if !height.is_multiple_of(multiple) || !width.is_multiple_of(multiple) {
             return refuse(format!(
-                "images are {height}×{width}; with {} levels both sides must be multiples of {multiple}",
-                self.config.block_out_channels.len()
+                "images are {height}×{width}; with {} levels and patches of {} both sides must be multiples of {multiple}",
+                self.config.block_out_channels.len(),
+                self.config.patch_size
             ));
         }
         if timesteps.dims() != [images] {
@@ -193,7 +196,8 @@ impl UNet2D {
 
     fn forward_images(&self, x_t: &Tensor, pass: &mut Pass) -> Result<Tensor> {
         let x_t = if self.config.center_input_sample { x_t.affine(2.0, -1.0)? } else { x_t.clone() };
-        let mut x = self.conv_in.forward(&FeatureMap::from_images(&x_t)?)?;
+        let patched = to_patches(&x_t, self.config.patch_size)?;
+        let mut x = self.conv_in.forward(&FeatureMap::from_images(&patched)?)?;
         let mut skips = vec![x.clone()];
         for block in &self.down_blocks {
             x = block.forward(x, pass, &mut skips)?;
@@ -203,8 +207,29 @@ impl UNet2D {
             x = block.forward(x, pass, &mut skips)?;
         }
         let x = self.conv_norm_out.forward(&x, Activation::Silu)?;
-        self.conv_out.forward(&x)?.to_images()
+        from_patches(&self.conv_out.forward(&x)?.to_images()?, self.config.patch_size)
     }
+}
+
+/// (N, C, H, W) to (N, C·side², H/side, W/side): the pixels of each square become channels.
+fn to_patches(x: &Tensor, side: usize) -> Result<Tensor> {
+    if side == 1 {
+        return Ok(x.clone());
+    }
+    let (n, c, h, w) = x.dims4()?;
+    let parted = x.reshape(vec![n, c, h / side, side, w / side, side])?;
+    parted.permute(vec![0, 1, 3, 5, 2, 4])?.reshape((n, c * side * side, h / side, w / side))
+}
+
+/// The way back.
+fn from_patches(x: &Tensor, side: usize) -> Result<Tensor> {
+    if side == 1 {
+        return Ok(x.clone());
+    }
+    let (n, c, h, w) = x.dims4()?;
+    let c = c / (side * side);
+    let parted = x.reshape(vec![n, c, side, side, h, w])?;
+    parted.permute(vec![0, 1, 4, 2, 5, 3])?.reshape((n, c, h * side, w * side))
 }
 
 impl Network for UNet2D {

@@ -28,6 +28,7 @@ fn adamw_case(case: &Value, tensor: &dyn Fn(&str) -> Tensor, dtype: DType, suffi
         beta2: betas[1],
         eps: number(&case["eps"]),
         weight_decay: number(&case["weight_decay"]),
+        muon: false,
     };
     let mut optimizer = AdamW::new(config, &parameters).unwrap();
     let lr_schedule = case["lr_schedule"].is_object().then(|| &case["lr_schedule"]);

@@ -143,6 +143,7 @@ fn train(case: &Case<'_>) {
         beta2: betas[1],
         eps: number(&settings["eps"]),
         weight_decay: number(&settings["weight_decay"]),
+        muon: false,
     };
     let mut optimizer = AdamW::new(config, &case.parameters).unwrap();
     let [x0, noise, t] = ["x0", "noise", "t"].map(|name| case.tensor(&format!("train/{name}")));

@@ -4,6 +4,7 @@ mod grid;
 mod model;
 mod pictures;
 mod predictors;
+mod samples;
 
 use std::process::ExitCode;
 
@@ -19,13 +20,15 @@ pub(crate) enum EvaluateCommand {
     Grid(grid::GridArgs),
     Model(model::ModelEvaluationArgs),
     Predictors(predictors::PredictorsArgs),
+    Samples(samples::SamplesArgs),
 }
 
 pub(crate) fn run(command: &EvaluateCommand, device: &Device, quiet: bool) -> anyhow::Result<ExitCode> {
     match command {
-        EvaluateCommand::Grid(args) => grid::run(args, device),
+        EvaluateCommand::Grid(args) => grid::run(args, device, quiet),
         EvaluateCommand::Model(args) => model::run(args, device, quiet),
         EvaluateCommand::Predictors(args) => predictors::run(args, device, quiet),
+        EvaluateCommand::Samples(args) => samples::run(args, device, quiet),
     }
 }
 

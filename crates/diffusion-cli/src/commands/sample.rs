@@ -37,10 +37,10 @@ pub(crate) struct SampleArgs {
     /// Images to make
     #[arg(long, value_name = "N", default_value = "16", value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
     num: u64,
-    /// The sampler [default: ddpm; flow-heun for a flow, heun for an EDM]
+    /// The sampler [default: dpmpp-2m-sde; ddpm with --variance or a learned one; flow-heun for a flow, heun for an EDM]
     #[arg(long, value_name = "NAME", value_parser = sampler_names())]
     sampler: Option<String>,
-    /// Sampling steps [default: all that the model was trained with; 25 for a flow, 18 for an EDM]
+    /// Sampling steps [default: 20; all that the model was trained with for ddpm, 25 for a flow, 18 for an EDM]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     steps: Option<u64>,
     /// How the steps are laid over those of training, where the model has a schedule
@@ -152,23 +152,22 @@ enum Format {
 
 pub(crate) fn run(args: &SampleArgs, device: &Device, quiet: bool) -> anyhow::Result<ExitCode> {
     interrupt::listen()?;
-    let checkpoint = args.model.checkpoint()?;
     let weights = match args.weights {
         WeightsName::Ema => Weights::Ema,
         WeightsName::Raw => Weights::Raw,
     };
-    let model = LoadedModel::open(&checkpoint, weights, device)?;
-    tracing::info!("using {} (step {})", checkpoint.display(), model.step);
+    let found = args.model.open(weights, device)?;
+    let model = &found.model;
     if let Some(schedule) = model.objective.schedule() {
         super::warn_of_terminal_snr(schedule);
     }
-    let kind = sampler_kind(args, &model)?;
+    let kind = sampler_kind(args, model)?;
     check_options(args, kind)?;
     let churn = Churn { amount: args.churn.unwrap_or(0.0), ..Churn::default() };
     let options =
-        SamplerOptions { variance: variance(args.variance, &model)?, eta: args.eta.unwrap_or(0.0), churn };
-    let plan = plan(args, &model.objective)?;
-    let noise = args.init_noise.as_deref().map(|path| read_noise(path, &model, device)).transpose()?;
+        SamplerOptions { variance: variance(args.variance, model)?, eta: args.eta.unwrap_or(0.0), churn };
+    let plan = plan(args, &model.objective, kind)?;
+    let noise = args.init_noise.as_deref().map(|path| read_noise(path, model, device)).transpose()?;
     let num = match &noise {
         Some(noise) => noise.dim(0)? as u64,
         None => args.num,
@@ -180,7 +179,7 @@ pub(crate) fn run(args: &SampleArgs, device: &Device, quiet: bool) -> anyhow::Re
         .with_context(|| format!("cannot make the folder {}", args.out.display()))?;
 
     let start = Instant::now();
-    let task = Task { model: &model, plan: &plan, kind, options, noise, num, device };
+    let task = Task { model, plan: &plan, kind, options, noise, num, device };
     let Some(images) = sample_all(args, &task, quiet)? else {
         println!("stopped before the last image; the images that were done are in {}", args.out.display());
         return Ok(ExitCode::from(interrupt::EXIT_CODE));
@@ -192,16 +191,20 @@ pub(crate) fn run(args: &SampleArgs, device: &Device, quiet: bool) -> anyhow::Re
         picture::grid(&images.pictures)?.enlarged_for_viewing().write_png(path)?;
     }
     println!(
-        "{num} images in {} ({} steps each, {})",
+        "{num} images in {} ({} steps each, {}){}",
         args.out.display(),
         plan.steps().len(),
-        clock(start.elapsed().as_secs_f64())
+        clock(start.elapsed().as_secs_f64()),
+        if found.checkpoint.is_none() { ", by the model that comes with the program" } else { "" }
     );
     Ok(ExitCode::SUCCESS)
 }
 
 fn sampler_kind(args: &SampleArgs, model: &LoadedModel) -> anyhow::Result<SamplerKind> {
-    let Some(name) = &args.sampler else { return Ok(model.objective.sampler()) };
+    let learned = model.description.learned_variance();
+    let Some(name) = &args.sampler else {
+        return Ok(model.objective.sampler(learned || args.variance.is_some()));
+    };
     let kind = SamplerKind::from_name(name).context("clap lets only the names of samplers through")?;
     check_fit(kind, model)?;
     Ok(kind)
@@ -214,7 +217,7 @@ pub(crate) fn check_fit(kind: SamplerKind, model: &LoadedModel) -> anyhow::Resul
         bail_usage!("{name} follows the path of a flow; this model is one of {process}");
     }
     if kind == SamplerKind::Ddpm && model.objective.schedule().is_none() {
-        let own = model.objective.sampler().name();
+        let own = model.objective.sampler(model.description.learned_variance()).name();
         bail_usage!("{name} needs a schedule; this model is one of {process}: use {own}");
     }
     Ok(())
@@ -256,8 +259,8 @@ pub(crate) fn best_variance(model: &LoadedModel) -> VarianceType {
     if model.description.learned_variance() { VarianceType::LearnedRange } else { VarianceType::FixedSmall }
 }
 
-fn plan(args: &SampleArgs, objective: &Objective) -> anyhow::Result<SamplingPlan> {
-    let steps = args.steps.map_or(objective.default_steps(), |steps| steps as usize);
+fn plan(args: &SampleArgs, objective: &Objective, kind: SamplerKind) -> anyhow::Result<SamplingPlan> {
+    let steps = args.steps.map_or(objective.default_steps(kind), |steps| steps as usize);
     let spacing = match args.spacing {
         Spacing::Leading => TimestepSpacing::Leading,
         Spacing::Linspace => TimestepSpacing::Linspace,

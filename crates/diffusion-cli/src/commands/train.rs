@@ -7,12 +7,13 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
-use candle_core::Device;
-use diffusion_train::{Checkpoint, ConfigSource, Outcome, RunDir, TrainConfig, Trainer};
+use candle_core::{Device, Tensor};
+use diffusion_train::{Checkpoint, ConfigSource, Outcome, RunDir, SampleJudge, TrainConfig, Trainer};
 
 use self::outlook::Outlook;
 use self::watch::Watch;
 use super::progress::clock;
+use crate::judging::{Judge, JudgeArgs};
 use crate::usage::bail_usage;
 use crate::{data, interrupt, runs};
 
@@ -66,6 +67,14 @@ pub(crate) struct TrainArgs {
     /// The base learning rate
     #[arg(long, value_name = "RATE", value_parser = positive, allow_negative_numbers = true)]
     lr: Option<f64>,
+    /// Draw images every N steps and at the end, and judge them as `evaluate samples` does: into the metrics and the run's page
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    eval_every: Option<u64>,
+    /// Images that --eval-every draws: more make surer figures and take longer
+    #[arg(long, value_name = "N", default_value = "500", requires = "eval_every", value_parser = clap::value_parser!(u64).range(64..=100_000))]
+    eval_num: u64,
+    #[command(flatten)]
+    judge: JudgeArgs,
     /// Say what the training would be, from a few real steps, and end: configuration, parameters, memory, time, disk
     #[arg(long)]
     dry_run: bool,
@@ -97,6 +106,13 @@ pub(crate) fn run(args: &TrainArgs, device: &Device, quiet: bool) -> anyhow::Res
     data::report_damaged(&prepared.report.damaged);
     let (dataset, validation) = data::select(prepared.dataset, &config.pictures)?;
     let mut trainer = Trainer::new(&config, &dataset, device)?;
+    if let Some(every) = args.eval_every {
+        let known = Some((&dataset, config.data.as_deref()));
+        let judge = Judge::new(&args.judge, dataset.image_shape(), known, &args.cache, device, quiet)?;
+        tracing::info!("every {every} steps {} images are judged beside {}", args.eval_num, judge.against);
+        let judge = Box::new(move |images: &Tensor| Ok(judge.judge(images)?.metrics()));
+        trainer.judge_by(SampleJudge { every, num: args.eval_num, judge });
+    }
     if args.dry_run {
         return rehearse(args, &config, &mut trainer, device);
     }

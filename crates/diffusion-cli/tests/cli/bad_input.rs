@@ -85,7 +85,7 @@ fn wrong_configurations_are_usage_errors_with_their_line() {
     place.refuses("train --config c.toml", 2, &["c.toml:1", "did you mean `batch_size`?"]);
     place.write("c.toml", "steps = 0\n");
     place.refuses("train --config c.toml", 2, &["steps is 0; it must be at least 1"]);
-    place.write("c.toml", "[schedule]\nbeta_end = 1.5\n");
+    place.write("c.toml", "[schedule]\nbeta_schedule = \"linear\"\nbeta_end = 1.5\n");
     place.refuses("train --config c.toml", 2, &["beta_end is 1.5", "between 0 and 1"]);
     place.write("c.toml", "[network]\nbase_channels = 20\n");
     place.refuses("train --config c.toml", 2, &["20 channels do not divide into 8 groups"]);
@@ -127,7 +127,7 @@ fn a_checkpoint_of_another_shape_is_refused_by_the_name_of_a_tensor() {
 #[test]
 fn runs_that_do_not_fit_the_request_are_refused() {
     let place = Workplace::new();
-    place.refuses("sample", 2, &["there is no run in runs/ yet"]);
+    place.refuses("export --out model", 2, &["there is no run in runs/ yet"]);
     place.refuses("sample --run nowhere", 1, &["nowhere: this folder holds no run"]);
     place.refuses("sample --checkpoint .", 1, &["this is not a checkpoint"]);
     place.refuses("train --run-dir nowhere --resume", 1, &["this folder holds no run"]);

@@ -76,7 +76,7 @@ impl Workplace {
             "small.toml",
             "size = 8\nbatch_size = 4\nsteps = 4\n[network]\nbase_channels = 16\ntime_dim = 8\n\
              [lr_schedule]\nwarmup_steps = 0\ndecay = { kind = \"constant\" }\n[schedule]\nnum_train_timesteps = 20\n\
-             beta_start = 5e-3\nbeta_end = 0.6\n[sample_grid]\nnum = 0\n",
+             beta_schedule = \"linear\"\nbeta_start = 5e-3\nbeta_end = 0.6\n[sample_grid]\nnum = 0\n",
         );
     }
 

@@ -7,6 +7,7 @@ mod docs;
 #[cfg(feature = "hub")]
 mod download;
 mod exchange;
+mod judging;
 mod kill;
 mod looking;
 mod objectives;

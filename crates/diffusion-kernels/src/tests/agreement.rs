@@ -4,8 +4,8 @@ use proptest::prelude::*;
 use super::{conv_transpose2d, conv2d, direct, norm_of, random, residual_block, with_gradients};
 use crate::isa::available;
 use crate::{
-    Activation, AdamW, FeatureMap, GroupNorm, Padding, TimeConditioning, Trained, linear, optimize, silu,
-    slow,
+    Activation, AdamW, FeatureMap, GroupNorm, Muon, Padding, TimeConditioning, Trained, Update, linear, muon,
+    optimize, silu, slow,
 };
 
 /// Whether each tensor of `fast` is within `tolerance` of `slow`'s, in proportion to the largest element.
@@ -209,6 +209,24 @@ proptest! {
             close(&fast, &expected, 2e-6)?;
             let (fast, expected) = (optimize::square_sum(isa, &gradient).unwrap(), slow::square_sum(&gradient).unwrap());
             prop_assert!((fast - expected).abs() <= 1e-5 * expected);
+        }
+    }
+
+    #[test]
+    fn muon_agrees_with_its_definition(rows in 1..40usize, columns in 1..70usize, averaged in any::<bool>()) {
+        let shape = [rows, columns];
+        let gradient = random(1, &shape);
+        let constants = Muon { lr: 0.1, momentum: 0.9, weight_decay: 0.05, update_rms: 0.2, gradient_scale: 0.5 };
+        let run = |update: &dyn Fn(&[Update<'_>]) -> candle_core::Result<()>| {
+            let [weight, first, second, average] = [2, 3, 4, 5].map(|seed| random(seed, &shape));
+            let average = averaged.then_some((&average, 0.3));
+            update(&[(&gradient, Trained { weight: &weight, first: &first, second: &second, average })]).unwrap();
+            let average = average.map(|(average, _)| average.as_tensor().clone());
+            [vec![weight.as_tensor().clone(), first.as_tensor().clone()], average.into_iter().collect()].concat()
+        };
+        let expected = run(&|updates| slow::muon(updates, &constants));
+        for isa in available() {
+            close(&run(&|updates| muon::muon(isa, updates, &constants)), &expected, 2e-5)?;
         }
     }
 

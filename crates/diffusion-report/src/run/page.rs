@@ -26,6 +26,7 @@ pub(super) fn html(
     page: &RunPage<'_>,
     metrics: &[StepMetrics],
     losses: Option<&Chart>,
+    quality: Option<&Chart>,
 ) -> Result<String, ReportError> {
     let folder = page.run.path();
     let name = folder.file_name().map_or_else(|| "run".into(), |name| name.to_string_lossy());
@@ -54,6 +55,9 @@ pub(super) fn html(
     }
     if let Some(chart) = losses {
         push(&mut html, format_args!("<h2>Loss</h2>\n{}\n", chart.to_svg()?));
+    }
+    if let Some(chart) = quality {
+        push(&mut html, format_args!("<h2>Judged samples</h2>\n{}\n", chart.to_svg()?));
     }
     let grids = page.run.grids()?;
     if !grids.is_empty() {
@@ -91,6 +95,9 @@ fn summary(metrics: &[StepMetrics]) -> Vec<(&'static str, String)> {
     ];
     if let Some(held_out) = metrics.iter().rev().find_map(|m| m.validation_loss) {
         lines.push(("loss on held-out pictures", format!("{held_out:.4}")));
+    }
+    if let Some(distance) = metrics.iter().rev().find_map(|m| m.samples.get("frechet_distance")) {
+        lines.push(("Fréchet distance of samples", format!("{distance:.3}")));
     }
     if let Some(rate) = rates.get(rates.len() / 2) {
         lines.push(("speed", format!("{rate:.0} images a second (median)")));

@@ -40,7 +40,10 @@ fn settings_are_read_and_saved() {
 
 #[test]
 fn a_run_of_before_these_settings_keeps_its_hash_and_each_of_them_changes_it() {
-    let mut old = layered("");
+    // The preset as it was then.
+    let mut old = layered(
+        "[schedule]\nbeta_schedule = \"linear\"\nbeta_start = 5e-4\nbeta_end = 0.1\n[optimizer]\nmuon = false\n",
+    );
     (old.size, old.batch_size) = (Some(8), 4);
     assert_eq!(old.hash(), "f2a7c57ae122af92970695fead365da98bbf346124f03a445c504a64bc4d8895");
     let changed = EVERYTHING.lines().filter(|line| line.contains('=')).map(|line| {

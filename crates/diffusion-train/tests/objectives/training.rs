@@ -133,11 +133,12 @@ fn samples(name: &str, checkpoint: &Path, config: &TrainConfig) {
     assert_eq!(model.description.learned_variance(), config.learned_variance, "{name}");
     let objective = &model.objective;
     assert_eq!(*objective, config.objective().unwrap(), "{name}");
-    let steps = objective.default_steps().min(10);
+    let sampler = objective.sampler(config.learned_variance);
+    let steps = objective.default_steps(sampler).min(10);
     let plan = objective.plan(steps, TimestepSpacing::Trailing, SigmaSpacing::Timesteps).unwrap();
     let variance =
         if config.learned_variance { VarianceType::LearnedRange } else { VarianceType::FixedSmall };
-    let mut sampler = objective.sampler().build(&SamplerOptions { variance, ..SamplerOptions::default() });
+    let mut sampler = sampler.build(&SamplerOptions { variance, ..SamplerOptions::default() });
     let request = SampleRequest { seed: 1, indices: 0..3, image_shape: [1, 8, 8], device: &Device::Cpu };
     let clipped = Thresholded::new(&model.denoiser, Threshold::Clip { range: 1.0 });
     // Numbers that are none are an error of `sample`.

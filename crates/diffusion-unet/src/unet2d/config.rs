@@ -121,6 +121,15 @@ pub struct UNet2DConfig {
     /// of the library's, since it leaves no trace in a trained network.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub zero_init_output: bool,
+    /// The side of the squares of pixels that the network takes as one, their values as channels (Hoogeboom et al. 2023, section
+    /// 3.2): 2 spares the level with the most pixels. Not a setting of the library's: such a network cannot be exported.
+    #[serde(skip_serializing_if = "is_one")]
+    pub patch_size: usize,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // serde's wish
+fn is_one(n: &usize) -> bool {
+    *n == 1
 }
 
 impl Default for UNet2DConfig {
@@ -151,22 +160,25 @@ impl Default for UNet2DConfig {
             dropout: 0.0,
             center_input_sample: false,
             zero_init_output: false,
+            patch_size: 1,
         }
     }
 }
 
 /// Wider layers, more levels, layers or classes would be a slip of the finger or a damaged file.
 const MAX_WIDTH: usize = 4096;
+const MAX_PATCH: usize = 16;
 const MAX_TIME_WIDTH: usize = 4 * MAX_WIDTH;
 const MAX_LEVELS: usize = 10;
 const MAX_LAYERS: usize = 32;
 const MAX_CLASSES: usize = 1_000_000;
 
 impl UNet2DConfig {
-    /// Height and width of the images must be multiples of this: each level but the last halves them.
+    /// Height and width of the images must be multiples of this: they are divided by the patches, and halved by each level but the
+    /// last.
     pub fn size_multiple(&self) -> usize {
         let halvings = self.block_out_channels.len().saturating_sub(1);
-        1 << halvings.min(MAX_LEVELS)
+        self.patch_size << halvings.min(MAX_LEVELS)
     }
 
     /// The width of the time embedding.
@@ -239,6 +251,7 @@ impl UNet2DConfig {
     fn check_widths(&self) -> Result<()> {
         within("in_channels", self.in_channels, MAX_WIDTH)?;
         within("out_channels", self.out_channels, MAX_WIDTH)?;
+        within("patch_size", self.patch_size, MAX_PATCH)?;
         for (level, width) in self.block_out_channels.iter().enumerate() {
             within(&format!("block_out_channels[{level}]"), *width, MAX_WIDTH)?;
         }

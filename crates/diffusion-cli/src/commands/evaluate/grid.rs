@@ -1,26 +1,26 @@
 //! `diffusion evaluate grid`.
 
-use std::ops::ControlFlow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
 use candle_core::{Device, Tensor};
 use clap::builder::PossibleValuesParser;
-use diffusion_data::picture::{self, Picture};
-use diffusion_process::{Threshold, Thresholded};
-use diffusion_sample::{SampleError, SampleRequest, SamplerKind, SamplerOptions, sample};
-use diffusion_schedule::{SamplingPlan, SigmaSpacing, TimestepSpacing};
-use diffusion_train::{LoadedModel, Weights};
+use diffusion_data::picture;
+use diffusion_sample::{SampleError, SamplerKind, SamplerOptions};
+use diffusion_schedule::{SigmaSpacing, TimestepSpacing};
+use diffusion_train::{Generation, LoadedModel, TrainError, Weights, generate};
 
 use crate::commands::sample::{best_variance, check_fit};
-use crate::interrupt;
-use crate::runs::ModelArgs;
+use crate::judging::{Judge, JudgeArgs};
+use crate::runs::{Found, ModelArgs};
 use crate::usage::{bail_usage, check_picture};
+use crate::{data, interrupt};
 
 /// Draw the same images by several samplers with several numbers of steps, in one labelled picture
 ///
-/// Every cell begins with the same noise. The table on standard output has the seconds that each cell took.
+/// Every cell begins with the same noise. The tables on standard output have the seconds that each cell took and, for --judged images of
+/// each, their Fréchet distance from real ones as `evaluate samples` measures it: the picture shows the first --num of them.
 #[derive(clap::Args)]
 #[command(
     after_help = "Example:\n  diffusion evaluate grid --run runs/mnist-1 --samplers ddim,dpmpp-2m,heun --steps 5,10,20,50"
@@ -34,7 +34,14 @@ pub(crate) struct GridArgs {
     /// The numbers of steps, a column each
     #[arg(long, value_name = "NUMBERS", value_delimiter = ',', default_value = "5,10,20,50", value_parser = clap::value_parser!(u64).range(1..=100_000))]
     steps: Vec<u64>,
-    /// Images in each cell
+    /// Images to judge in each cell; 0: none
+    #[arg(long, value_name = "N", default_value = "256", value_parser = clap::value_parser!(u64).range(0..=100_000))]
+    judged: u64,
+    #[command(flatten)]
+    judge: JudgeArgs,
+    #[command(flatten)]
+    cache: data::CacheArgs,
+    /// Images to show in each cell
     #[arg(long, value_name = "N", default_value = "9", value_parser = clap::value_parser!(u64).range(1..=256))]
     num: u64,
     /// The seed of the noise
@@ -45,41 +52,67 @@ pub(crate) struct GridArgs {
     out: PathBuf,
 }
 
-pub(super) fn run(args: &GridArgs, device: &Device) -> anyhow::Result<ExitCode> {
+pub(super) fn run(args: &GridArgs, device: &Device, quiet: bool) -> anyhow::Result<ExitCode> {
     interrupt::listen()?;
-    let checkpoint = args.model.checkpoint()?;
-    let model = LoadedModel::open(&checkpoint, Weights::Ema, device)?;
-    tracing::info!("using {} (step {})", checkpoint.display(), model.step);
+    let Found { model, checkpoint } = args.model.open(Weights::Ema, device)?;
     let kinds = kinds(args, &model)?;
     if let Some(schedule) = model.objective.schedule() {
         crate::commands::warn_of_terminal_snr(schedule);
     }
     // What cannot be planned or written is said before anything is computed.
-    let plans =
-        args.steps.iter().map(|&steps| plan(&model, steps as usize)).collect::<anyhow::Result<Vec<_>>>()?;
+    for &steps in &args.steps {
+        if let Err(e) =
+            model.objective.plan(steps as usize, TimestepSpacing::Trailing, SigmaSpacing::Timesteps)
+        {
+            bail_usage!("--steps {steps}: {e}");
+        }
+    }
     check_picture("--out", &args.out, &["png"])?;
-    let longest = kinds.iter().map(|kind| kind.name().len()).max().unwrap_or(0);
-    let steps: Vec<String> = args.steps.iter().map(u64::to_string).collect();
+    let judge = judge(args, checkpoint.as_deref(), &model, device, quiet)?;
+    let drawn = if judge.is_some() { args.num.max(args.judged) } else { args.num };
+    let longest = kinds.iter().map(|kind| kind.name().len()).max().unwrap_or(0).max("distance".len());
     let line = |name: &str, numbers: &[String]| {
         let numbers: Vec<String> = numbers.iter().map(|number| format!("{number:>8}")).collect();
         println!("{name:longest$}  {}", numbers.concat());
     };
+    let steps: Vec<String> = args.steps.iter().map(u64::to_string).collect();
     line("seconds", &steps);
     let mut cells = Vec::new();
+    let mut distances = Vec::new();
     for &kind in &kinds {
         let mut row = Vec::new();
-        let mut seconds = Vec::new();
-        for plan in &plans {
+        let (mut seconds, mut row_of_distances) = (Vec::new(), Vec::new());
+        for &steps in &args.steps {
             let start = Instant::now();
-            let Some(cell) = cell(args, &model, kind, plan, device)? else {
+            let Some(images) = images(args, &model, kind, steps as usize, drawn, device)? else {
                 println!("stopped before the picture was done");
                 return Ok(ExitCode::from(interrupt::EXIT_CODE));
             };
             seconds.push(format!("{:.2}", start.elapsed().as_secs_f64()));
-            row.push(cell.into());
+            if let Some(judge) = &judge {
+                let judged = images.narrow(0, 0, args.judged as usize)?;
+                row_of_distances.push(format!("{:.3}", judge.quality(&judged)?.0.frechet_distance));
+            }
+            let shown = picture::from_tensor(&images.narrow(0, 0, args.num as usize)?)?;
+            // Twice the size, to be seen.
+            row.push(picture::grid(&shown)?.enlarged(2).into());
         }
         line(kind.name(), &seconds);
         cells.push(row);
+        distances.push(row_of_distances);
+    }
+    if let Some(judge) = &judge {
+        println!(
+            "{} of {} images, {}, beside {}",
+            judge.distance(),
+            args.judged,
+            judge.features(),
+            judge.against
+        );
+        line("distance", &steps);
+        for (kind, distances) in kinds.iter().zip(&distances) {
+            line(kind.name(), distances);
+        }
     }
     let names: Vec<String> = kinds.iter().map(|kind| kind.name().to_owned()).collect();
     let columns: Vec<String> = steps.iter().map(|steps| format!("{steps} steps")).collect();
@@ -96,41 +129,47 @@ fn kinds(args: &GridArgs, model: &LoadedModel) -> anyhow::Result<Vec<SamplerKind
     named.map(|kind| check_fit(kind, model).map(|()| kind)).collect()
 }
 
-fn plan(model: &LoadedModel, steps: usize) -> anyhow::Result<SamplingPlan> {
-    match model.objective.plan(steps, TimestepSpacing::Trailing, SigmaSpacing::Timesteps) {
-        Ok(plan) => Ok(plan),
-        Err(e) => bail_usage!("--steps {steps}: {e}"),
+/// Who judges the cells, unless nobody is wanted or can.
+fn judge(
+    args: &GridArgs,
+    checkpoint: Option<&Path>,
+    model: &LoadedModel,
+    device: &Device,
+    quiet: bool,
+) -> anyhow::Result<Option<Judge>> {
+    if args.judged == 0 {
+        return Ok(None);
     }
+    let shape = model.description.image_shape;
+    if !Judge::can(&args.judge, shape) {
+        tracing::info!("no distances are given: the digit judge reads 28×28 grey images; see --inception");
+        return Ok(None);
+    }
+    Judge::of_model(&args.judge, checkpoint, shape, None, &args.cache, device, quiet).map(Some)
 }
 
-/// The images of one cell, side by side; `None` when interrupted.
-fn cell(
+/// The images of one cell; `None` when interrupted.
+fn images(
     args: &GridArgs,
     model: &LoadedModel,
-    kind: SamplerKind,
-    plan: &SamplingPlan,
+    sampler: SamplerKind,
+    steps: usize,
+    num: u64,
     device: &Device,
-) -> anyhow::Result<Option<Picture>> {
-    let request = SampleRequest {
-        seed: args.seed,
-        indices: 0..args.num,
-        image_shape: model.description.image_shape,
-        device,
-    };
-    let denoiser = Thresholded::new(&model.denoiser, Threshold::Clip { range: 1.0 });
-    let mut observe = |_: diffusion_sample::Progress<'_>| -> ControlFlow<()> { interrupt::flow() };
+) -> anyhow::Result<Option<Tensor>> {
     let options = SamplerOptions { variance: best_variance(model), ..SamplerOptions::default() };
-    let mut sampler = kind.build(&options);
-    let images = match sample(&denoiser, &mut *sampler, plan, &request, &mut observe) {
-        Err(SampleError::Cancelled { .. }) => return Ok(None),
+    let generation = Generation { sampler, steps, options, seed: args.seed, num, clip: true };
+    let shape = model.description.image_shape;
+    match generate(&model.objective, &model.denoiser, shape, &generation, device, &mut |_, _| {
+        interrupt::flow()
+    }) {
+        Err(TrainError::Sample(SampleError::Cancelled { .. })) => Ok(None),
         // Its place stays black: that a sampler fails with so few steps is a finding.
-        Err(e @ SampleError::NotFinite { .. }) => {
-            tracing::warn!("{}: {e}", kind.name());
-            let [c, h, w] = request.image_shape;
-            Tensor::full(-1f32, (args.num as usize, c, h, w), device)?
+        Err(TrainError::Sample(e @ SampleError::NotFinite { .. })) => {
+            tracing::warn!("{}: {e}", sampler.name());
+            let [c, h, w] = shape;
+            Ok(Some(Tensor::full(-1f32, (num as usize, c, h, w), device)?))
         }
-        result => result?,
-    };
-    // Twice the size, to be seen.
-    Ok(Some(picture::grid(&picture::from_tensor(&images)?)?.enlarged(2)))
+        result => Ok(Some(result?)),
+    }
 }

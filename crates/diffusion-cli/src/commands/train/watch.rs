@@ -79,6 +79,13 @@ impl<'a> Watch<'a> {
                     if let Some(loss) = metrics.validation_loss {
                         progress.note(&format!("step {}: validation loss {loss:.4}", metrics.step));
                     }
+                    if let Some(distance) = metrics.samples.get("frechet_distance") {
+                        let sure = metrics.samples.get("sure");
+                        let sure =
+                            sure.map(|sure| format!(", {:.0} % sure", sure * 100.0)).unwrap_or_default();
+                        progress
+                            .note(&format!("step {}: Fréchet distance {distance:.3}{sure}", metrics.step));
+                    }
                     if let Some(events) = &mut self.events
                         && let Err(e) = events.scalars(metrics.step, scalars(metrics))
                     {
@@ -128,7 +135,7 @@ impl<'a> Watch<'a> {
 }
 
 /// The numbers of a step by TensorBoard's tags.
-fn scalars(metrics: &StepMetrics) -> Vec<(&'static str, f64)> {
+fn scalars(metrics: &StepMetrics) -> Vec<(String, f64)> {
     const QUARTERS: [&str; 4] = [
         "loss_by_t/quarter_1_cleanest",
         "loss_by_t/quarter_2",
@@ -144,7 +151,8 @@ fn scalars(metrics: &StepMetrics) -> Vec<(&'static str, f64)> {
     let quarters = QUARTERS.into_iter().zip(metrics.loss_by_t_quartile);
     scalars.extend(quarters.filter_map(|(tag, loss)| Some((tag, loss?))));
     scalars.extend(metrics.validation_loss.map(|loss| ("loss/held_out", loss)));
-    scalars
+    let own = scalars.into_iter().map(|(tag, value)| (tag.to_owned(), value));
+    own.chain(metrics.samples.iter().map(|(name, value)| (format!("samples/{name}"), *value))).collect()
 }
 
 fn describe(metrics: &StepMetrics, loss: f64, total_steps: Option<u64>, seconds_left: f64) -> String {

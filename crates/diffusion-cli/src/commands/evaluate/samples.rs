@@ -1,0 +1,254 @@
+//! `diffusion evaluate samples`.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Context;
+use candle_core::{Device, Tensor};
+use clap::builder::PossibleValuesParser;
+use diffusion_data::PictureConfig;
+use diffusion_sample::{SampleError, SamplerKind, SamplerOptions};
+use diffusion_train::{Checkpoint, Generation, RunDir, TrainError, Weights, generate};
+use serde_json::{Value, json};
+
+use crate::commands::progress::Progress;
+use crate::commands::sample::{best_variance, check_fit};
+use crate::judging::{Judge, JudgeArgs, Judgement, training_pictures};
+use crate::runs::{Found, ModelArgs};
+use crate::usage::bail_usage;
+use crate::{data, interrupt};
+
+/// Judge generated images: how near they are to real ones, how varied, how many are copies of training pictures
+///
+/// Given folders of images, each is judged, and the spread is that of the folders. Given a run, a checkpoint or nothing, images are
+/// drawn from the model with --seeds different seeds, and the spread is that of the seeds. Beside them stand as many of the pictures
+/// that the model was trained on, where they are known: what a model without faults would get. The Fréchet distance depends on the
+/// number of images; compare equal numbers only.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:\n  diffusion evaluate samples --run runs/mnist-1\n  \
+                        diffusion evaluate samples digits --against mnist\n  \
+                        diffusion evaluate samples runs/mnist-1 --num 10000 --seeds 1 --json quality.json")]
+pub(crate) struct SamplesArgs {
+    /// Folders of images, or of a run, or of a checkpoint [default: the run that saved last in runs/]
+    #[arg(value_name = "DIR", conflicts_with_all = ["run", "checkpoint"])]
+    folders: Vec<PathBuf>,
+    #[command(flatten)]
+    model: ModelArgs,
+    #[command(flatten)]
+    judge: JudgeArgs,
+    /// The pictures that a model was trained on, to look for copies of [default: those that its run names]
+    #[arg(long, value_name = "mnist|PATH")]
+    training: Option<PathBuf>,
+    /// Images to draw for each seed
+    #[arg(long, value_name = "N", default_value = "2000", value_parser = clap::value_parser!(u64).range(64..=100_000))]
+    num: u64,
+    /// Seeds to draw with
+    #[arg(long, value_name = "N", default_value = "3", value_parser = clap::value_parser!(u64).range(1..=100))]
+    seeds: u64,
+    /// The first seed; the others follow it
+    #[arg(long, value_name = "SEED", default_value = "0", value_parser = clap::value_parser!(u64).range(..1 << 62))]
+    seed: u64,
+    /// The sampler [default: as `sample`]
+    #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(SamplerKind::ALL.map(SamplerKind::name)))]
+    sampler: Option<String>,
+    /// Sampling steps [default: as `sample`]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    steps: Option<u64>,
+    /// Also write everything as JSON
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    #[command(flatten)]
+    cache: data::CacheArgs,
+}
+
+/// Sets of images that are judged, each with its name.
+struct Judged {
+    what: String,
+    sets: Vec<(String, Judgement)>,
+    training: Option<Judgement>,
+}
+
+pub(super) fn run(args: &SamplesArgs, device: &Device, quiet: bool) -> anyhow::Result<ExitCode> {
+    interrupt::listen()?;
+    let named = match args.folders.as_slice() {
+        [] => None,
+        [folder] => checkpoint_at(folder)?,
+        folders => match folders.iter().find_map(|folder| checkpoint_at(folder).transpose()) {
+            Some(found) => bail_usage!("{}: a model is judged alone", found?.display()),
+            None => None,
+        },
+    };
+    let judged = if args.folders.is_empty() || named.is_some() {
+        let model = match named {
+            Some(checkpoint) => ModelArgs { run: None, checkpoint: Some(checkpoint) },
+            None => args.model.clone(),
+        };
+        of_model(args, &model.open(Weights::Ema, device)?, device, quiet)?
+    } else {
+        Some(of_folders(args, device, quiet)?)
+    };
+    let Some((judge, judged)) = judged else {
+        println!("stopped before the images were judged");
+        return Ok(ExitCode::from(interrupt::EXIT_CODE));
+    };
+    print_table(&judge, &judged);
+    if let Some(path) = &args.json {
+        let text = format!("{:#}\n", as_json(&judge, &judged));
+        std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The checkpoint that the folder is or has, if it is that of a model.
+fn checkpoint_at(folder: &Path) -> anyhow::Result<Option<PathBuf>> {
+    if folder.join(Checkpoint::STATE_FILE).is_file() {
+        return Ok(Some(folder.to_owned()));
+    }
+    match RunDir::open(folder) {
+        Ok(run) => Ok(Some(run.latest_checkpoint()?)),
+        Err(_) => Ok(None),
+    }
+}
+
+fn of_model(
+    args: &SamplesArgs,
+    found: &Found,
+    device: &Device,
+    quiet: bool,
+) -> anyhow::Result<Option<(Judge, Judged)>> {
+    let model = &found.model;
+    let shape = model.description.image_shape;
+    let sampler = match &args.sampler {
+        Some(name) => SamplerKind::from_name(name).context("clap lets only the names of samplers through")?,
+        None => model.objective.sampler(model.description.learned_variance()),
+    };
+    check_fit(sampler, model)?;
+    let steps = args.steps.map_or(model.objective.default_steps(sampler), |steps| steps as usize);
+    let training = args.training.as_deref();
+    let judge = Judge::of_model(
+        &args.judge,
+        found.checkpoint.as_deref(),
+        shape,
+        training,
+        &args.cache,
+        device,
+        quiet,
+    )?;
+
+    let mut progress = Progress::new("drawing", args.seeds * args.num, quiet);
+    let mut sets = Vec::new();
+    for seed in args.seed..args.seed + args.seeds {
+        let options = SamplerOptions { variance: best_variance(model), ..SamplerOptions::default() };
+        let generation = Generation { sampler, steps, options, seed, num: args.num, clip: true };
+        let before = (seed - args.seed) * args.num;
+        let images =
+            generate(&model.objective, &model.denoiser, shape, &generation, device, &mut |done, _| {
+                progress
+                    .set(before + done, || format!("image {} of {}", before + done, args.seeds * args.num));
+                interrupt::flow()
+            });
+        let images = match images {
+            Err(TrainError::Sample(SampleError::Cancelled { .. })) => return Ok(None),
+            Err(TrainError::Schedule(e)) => bail_usage!("--steps {steps}: {e}"),
+            images => images?,
+        };
+        sets.push((format!("seed {seed}"), judge.judge(&images)?));
+    }
+    progress.finish();
+    let what = format!(
+        "{}, {} of {steps} steps, {} images from each of {} seeds",
+        found.name(),
+        sampler.name(),
+        args.num,
+        args.seeds
+    );
+    let training = judge.judge_training(args.num as usize)?;
+    Ok(Some((judge, Judged { what, sets, training })))
+}
+
+fn of_folders(args: &SamplesArgs, device: &Device, quiet: bool) -> anyhow::Result<(Judge, Judged)> {
+    let mut sets = Vec::new();
+    for folder in &args.folders {
+        let path = std::path::absolute(folder)?;
+        let source = data::open(Some(&path))?;
+        let prepared = data::prepared(&source, None, &PictureConfig::default(), &args.cache, quiet)?;
+        data::report_damaged(&prepared.report.damaged);
+        sets.push((folder.display().to_string(), prepared.dataset));
+    }
+    let shape = sets[0].1.image_shape();
+    if let Some((name, other)) = sets.iter().find(|(_, set)| set.image_shape() != shape) {
+        bail_usage!("{name}: its images are {:?}, those of {} {shape:?}", other.image_shape(), sets[0].0);
+    }
+    let training = match &args.training {
+        Some(path) => Some(training_pictures(path, shape, &args.cache, quiet)?),
+        None => None,
+    };
+    let known = training.as_ref().map(|(dataset, path)| (dataset, path.as_deref()));
+    let judge = Judge::new(&args.judge, shape, known, &args.cache, device, quiet)?;
+    let mut judged = Vec::new();
+    let mut most = 0;
+    for (name, set) in sets {
+        let positions: Vec<usize> = (0..set.len()).collect();
+        let images: Tensor = set.images(&positions, device)?;
+        judged.push((name, judge.judge(&images)?));
+        most = most.max(set.len());
+    }
+    let names: Vec<&str> = judged.iter().map(|(name, _)| name.as_str()).collect();
+    let what = format!("{}, {most} images", names.join(", "));
+    let training = judge.judge_training(most)?;
+    Ok((judge, Judged { what, sets: judged, training }))
+}
+
+/// Mean and standard deviation; none of a single value.
+fn spread(values: &[f64]) -> (f64, Option<f64>) {
+    let n = values.len() as f64;
+    let mean = values.iter().sum::<f64>() / n;
+    let deviation = (values.len() > 1)
+        .then(|| (values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / (n - 1.0)).sqrt());
+    (mean, deviation)
+}
+
+fn print_table(judge: &Judge, judged: &Judged) {
+    println!("{}", judged.what);
+    println!("judged by the {}, beside {}", judge.features(), judge.against);
+    let all: Vec<_> = judged.sets.iter().map(|(_, judgement)| judgement.figures()).collect();
+    let training = judged.training.as_ref().map(Judgement::figures).unwrap_or_default();
+    let of_training = |name: &str| training.iter().find(|(other, _)| *other == name).map(|(_, value)| *value);
+    let title = if training.is_empty() { "" } else { "training pictures" };
+    println!("{:<28} {:>10} {:>10}  {title:>17}", "", "images", "± spread");
+    for (i, (name, _)) in all[0].iter().enumerate() {
+        let values: Vec<f64> = all.iter().map(|figures| figures[i].1).collect();
+        let (mean, deviation) = spread(&values);
+        let deviation = deviation.map(|deviation| format!("{deviation:.4}")).unwrap_or_default();
+        let training = of_training(name).map(|value| format!("{value:.4}")).unwrap_or_default();
+        println!("{name:<28} {mean:>10.4} {deviation:>10}  {training:>17}");
+    }
+    let shares: Vec<_> = judged.sets.iter().filter_map(|(_, judgement)| judgement.classes.as_ref()).collect();
+    if let Some(first) = shares.first() {
+        let mean = |class: usize| {
+            shares.iter().map(|classes| classes.shares[class]).sum::<f64>() / shares.len() as f64
+        };
+        let line: Vec<String> =
+            (0..first.shares.len()).map(|class| format!("{class}: {:.1} %", mean(class) * 100.0)).collect();
+        println!("classes as the judge reads them  {}", line.join("  "));
+    }
+}
+
+fn as_json(judge: &Judge, judged: &Judged) -> Value {
+    let sets: Vec<Value> = judged
+        .sets
+        .iter()
+        .map(|(name, judgement)| {
+            let mut json = judgement.as_json();
+            json["name"] = name.clone().into();
+            json
+        })
+        .collect();
+    json!({
+        "what": judged.what,
+        "judge": judge.features(),
+        "against": judge.against,
+        "sets": sets,
+        "training_pictures": judged.training.as_ref().map(Judgement::as_json),
+    })
+}

@@ -1,0 +1,82 @@
+//! Whether generated images are new, or those of training once more.
+
+use candle_core::Tensor;
+
+use crate::EvalError;
+use crate::points::Points;
+
+/// An image is a copy if its nearest training image is at less than this share of the distance of the second nearest (Yoon et
+/// al. 2023, "Diffusion probabilistic models generalize when they fail to memorize").
+const COPY: f64 = 1.0 / 3.0;
+/// Training images whose own neighbours are looked for.
+const OWN: usize = 1000;
+
+/// The nearest of many points.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Neighbour {
+    /// Its position.
+    pub index: usize,
+    /// Its Euclidean distance.
+    pub distance: f64,
+    /// The distance of the second nearest; infinite where there is none.
+    pub second: f64,
+}
+
+/// The nearest of `among` (M, …) to each row of `points` (N, …), M at least 1.
+///
+/// # Errors
+/// Rows of different sizes; no rows to be found; a number that is not finite.
+pub fn nearest(points: &Tensor, among: &Tensor) -> Result<Vec<Neighbour>, EvalError> {
+    let (points, among) = (Points::new(points)?, Points::new(among)?);
+    if among.len() == 0 {
+        return Err(EvalError::TooFew(0));
+    }
+    let mut found = Vec::with_capacity(points.len());
+    points.each_row_of_distances(&among, |_, squares| {
+        let mut best = Neighbour { index: 0, distance: f64::INFINITY, second: f64::INFINITY };
+        for (index, &square) in squares.iter().enumerate() {
+            if square < best.distance {
+                best = Neighbour { index, distance: square, second: best.distance };
+            } else if square < best.second {
+                best.second = square;
+            }
+        }
+        found.push(Neighbour { distance: best.distance.sqrt(), second: best.second.sqrt(), ..best });
+    })?;
+    Ok(found)
+}
+
+/// How near images come to those of training, pixel by pixel.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Memorisation {
+    /// The share of copies: images at less than a third of the distance from the nearest training image that they are from the
+    /// second nearest.
+    pub copies: f64,
+    /// The mean distance to the nearest training image.
+    pub nearest: f64,
+    /// The same of training images to the nearest other one. Where images are learnt by heart, `nearest` is far below it.
+    pub training_nearest: f64,
+}
+
+impl Memorisation {
+    /// Of generated `images` (N, C, H, W) beside those of `training` (M, C, H, W), N at least 1 and M at least 2. The work grows
+    /// with N·M: a few thousand of each are enough.
+    ///
+    /// # Errors
+    /// Images of different sizes; fewer; a pixel that is not finite.
+    pub fn of(images: &Tensor, training: &Tensor) -> Result<Self, EvalError> {
+        let (count, known) = (images.dim(0)?, training.dim(0)?);
+        if count == 0 || known < 2 {
+            return Err(EvalError::TooFew(count.min(known)));
+        }
+        let found = nearest(images, training)?;
+        let copies = found.iter().filter(|found| found.distance < COPY * found.second).count();
+        // The nearest of all is the image itself.
+        let own = nearest(&training.narrow(0, 0, known.min(OWN))?, training)?;
+        Ok(Self {
+            copies: copies as f64 / count as f64,
+            nearest: found.iter().map(|found| found.distance).sum::<f64>() / count as f64,
+            training_nearest: own.iter().map(|found| found.second).sum::<f64>() / own.len() as f64,
+        })
+    }
+}

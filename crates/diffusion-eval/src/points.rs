@@ -1,0 +1,59 @@
+//! Distances between many points.
+
+use candle_core::{Device, Tensor};
+
+use crate::EvalError;
+use crate::frechet::finite_values;
+
+/// Rows compared at once: a block of distances stays small however many rows there are.
+const BLOCK: usize = 1024;
+
+/// Points in f64.
+#[derive(Clone, Debug)]
+pub(crate) struct Points {
+    /// (N, D).
+    points: Tensor,
+    /// |point|².
+    squares: Vec<f64>,
+}
+
+impl Points {
+    /// The rows of `points` (N, …), each flattened.
+    pub(crate) fn new(points: &Tensor) -> Result<Self, EvalError> {
+        let points = points.flatten_from(1)?;
+        let (rows, width) = points.dims2()?;
+        let values = finite_values(&points)?;
+        let squares = values.chunks_exact(width.max(1)).map(|row| row.iter().map(|x| x * x).sum()).collect();
+        Ok(Self { points: Tensor::from_vec(values, (rows, width), &Device::Cpu)?, squares })
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.squares.len()
+    }
+
+    /// Calls `look` with the squared distances of each of these points to all `others`.
+    pub(crate) fn each_row_of_distances(
+        &self,
+        others: &Self,
+        mut look: impl FnMut(usize, &[f64]),
+    ) -> Result<(), EvalError> {
+        let (width, other_width) = (self.points.dim(1)?, others.points.dim(1)?);
+        if width != other_width {
+            return Err(EvalError::Width(width, other_width));
+        }
+        let columns = others.points.t()?;
+        for first in (0..self.len()).step_by(BLOCK) {
+            let rows = BLOCK.min(self.len() - first);
+            let products = self.points.narrow(0, first, rows)?.matmul(&columns)?.to_vec2::<f64>()?;
+            for (i, mut row) in products.into_iter().enumerate() {
+                let square = self.squares[first + i];
+                // |a − b|² = |a|² + |b|² − 2·a·b, which rounding may bring below 0.
+                for (product, other) in row.iter_mut().zip(&others.squares) {
+                    *product = (square + other - 2.0 * *product).max(0.0);
+                }
+                look(first + i, &row);
+            }
+        }
+        Ok(())
+    }
+}

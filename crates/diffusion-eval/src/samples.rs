@@ -1,0 +1,99 @@
+//! What a set of generated images is worth beside real ones.
+
+use candle_core::{D, Tensor};
+
+use crate::{Agreement, EvalError, Manifold, Statistics};
+
+/// What a classifier must give a class to be sure of it.
+const SURE: f64 = 0.95;
+/// Neighbours that the balls of precision, recall, density and coverage reach to.
+const NEIGHBOURS: usize = 5;
+/// Images that those four are told from: the first ones, since the work grows with the square.
+const MANIFOLD: usize = 3000;
+
+/// Real images, as a network of features sees them.
+#[derive(Clone, Debug)]
+pub struct Reference {
+    statistics: Statistics,
+    manifold: Manifold,
+}
+
+/// What is said of generated images.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SampleQuality {
+    /// The images.
+    pub count: usize,
+    /// Between the Gaussians of the features of all images.
+    pub frechet_distance: f64,
+    /// How good and how varied the first 3,000 are.
+    pub agreement: Agreement,
+}
+
+/// What a classifier reads in a set of images.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ClassShares {
+    /// The share of each class.
+    pub shares: Vec<f64>,
+    /// Images whose class has a probability above 0.95.
+    pub sure: f64,
+    /// The mean probability of the likeliest class.
+    pub confidence: f64,
+}
+
+impl Reference {
+    /// Of the features (N, D) of real images, at least 6.
+    ///
+    /// # Errors
+    /// Fewer; a feature that is not finite.
+    pub fn of(features: &Tensor) -> Result<Self, EvalError> {
+        Self::new(Statistics::of(features)?, features)
+    }
+
+    /// Of statistics that were computed from more images than `features` (N, D) are there of.
+    ///
+    /// # Errors
+    /// Features of another number than the statistics', fewer than 6, or that are not finite.
+    pub fn new(statistics: Statistics, features: &Tensor) -> Result<Self, EvalError> {
+        let manifold = Manifold::new(&first(features)?, NEIGHBOURS)?;
+        Ok(Self { statistics, manifold })
+    }
+
+    /// What generated images with these `features` (N, D) are worth; N at least 6.
+    ///
+    /// # Errors
+    /// Fewer; other features than the reference's; a feature that is not finite.
+    pub fn quality(&self, features: &Tensor) -> Result<SampleQuality, EvalError> {
+        Ok(SampleQuality {
+            count: features.dim(0)?,
+            frechet_distance: self.statistics.frechet_distance(&Statistics::of(features)?)?,
+            agreement: self.manifold.agreement(&Manifold::new(&first(features)?, NEIGHBOURS)?)?,
+        })
+    }
+}
+
+fn first(features: &Tensor) -> candle_core::Result<Tensor> {
+    features.narrow(0, 0, features.dim(0)?.min(MANIFOLD))
+}
+
+impl ClassShares {
+    /// Of `logits` (N, classes), N at least 1.
+    ///
+    /// # Errors
+    /// A tensor of another rank; no images.
+    pub fn of(logits: &Tensor) -> candle_core::Result<Self> {
+        let (count, classes) = logits.dims2()?;
+        let probabilities = candle_nn::ops::softmax(logits, D::Minus1)?;
+        let read = probabilities.argmax(D::Minus1)?.to_vec1::<u32>()?;
+        let mut shares = vec![0.0; classes];
+        for class in read {
+            shares[class as usize] += 1.0 / count as f64;
+        }
+        let likeliest: Vec<f64> =
+            probabilities.max(D::Minus1)?.to_vec1::<f32>()?.into_iter().map(f64::from).collect();
+        Ok(Self {
+            shares,
+            sure: likeliest.iter().filter(|probability| **probability > SURE).count() as f64 / count as f64,
+            confidence: likeliest.iter().sum::<f64>() / count as f64,
+        })
+    }
+}

@@ -1,0 +1,115 @@
+//! What is said of sets of images, where the answer is known.
+
+use candle_core::{Device, IndexOp, Tensor};
+use diffusion_eval::{ClassShares, DigitJudge, Memorisation, Reference, nearest};
+use diffusion_process::{Domain, NoiseSource};
+
+fn points(seed: u64, count: u64, width: usize) -> Tensor {
+    NoiseSource::new(seed).normal(Domain::Initial, 0, 0..count, &[width], &Device::Cpu).unwrap()
+}
+
+#[test]
+fn the_nearest_of_copies_are_the_originals() {
+    let training = points(1, 50, 6);
+    let order = Tensor::new(&[7u32, 3, 49], &Device::Cpu).unwrap();
+    let found = nearest(&training.index_select(&order, 0).unwrap(), &training).unwrap();
+    assert_eq!(found.iter().map(|found| found.index).collect::<Vec<_>>(), [7, 3, 49]);
+    assert!(found.iter().all(|found| found.distance < 1e-6 && found.second > 0.1));
+    let (a, b) = (
+        Tensor::new(&[[0f32, 0.0]], &Device::Cpu).unwrap(),
+        Tensor::new(&[[3f32, 4.0]], &Device::Cpu).unwrap(),
+    );
+    let found = nearest(&a, &b).unwrap()[0];
+    assert_eq!((found.distance, found.second), (5.0, f64::INFINITY));
+    assert!(nearest(&a, &points(1, 3, 3)).unwrap_err().to_string().contains("2 features, the other 3"));
+}
+
+#[test]
+fn copies_are_told_from_new_images() {
+    let training = points(1, 400, 16).reshape((400, 1, 4, 4)).unwrap();
+    let new = points(2, 100, 16).reshape((100, 1, 4, 4)).unwrap();
+    let fresh = Memorisation::of(&new, &training).unwrap();
+    assert_eq!(fresh.copies, 0.0);
+    assert!((fresh.nearest / fresh.training_nearest - 1.0).abs() < 0.1, "{fresh:?}");
+    // A quarter of them are training's, each with a little noise.
+    let copied = (training.i(..25).unwrap() + new.i(..25).unwrap().affine(0.02, 0.0).unwrap()).unwrap();
+    let mixed = Tensor::cat(&[new.i(25..).unwrap(), copied], 0).unwrap();
+    let found = Memorisation::of(&mixed, &training).unwrap();
+    assert_eq!(found.copies, 0.25);
+    assert!(found.nearest < 0.8 * fresh.nearest);
+    assert_eq!(found.training_nearest, fresh.training_nearest);
+    assert!(Memorisation::of(&new, &training.i(..1).unwrap()).is_err());
+}
+
+#[test]
+fn shares_of_classes_follow_the_logits() {
+    // The logarithms of the probabilities.
+    let rows = [[0.97f32, 0.02, 0.01], [0.1, 0.8, 0.1], [0.96, 0.03, 0.01], [0.5, 0.25, 0.25]];
+    let logits = Tensor::new(&rows, &Device::Cpu).unwrap().log().unwrap();
+    let classes = ClassShares::of(&logits).unwrap();
+    assert_eq!(classes.shares, [0.75, 0.25, 0.0]);
+    assert_eq!(classes.sure, 0.5);
+    assert!((classes.confidence - (0.97 + 0.8 + 0.96 + 0.5) / 4.0).abs() < 1e-6);
+}
+
+#[test]
+fn the_same_images_are_perfect_and_others_are_not() {
+    let features = points(1, 500, 8);
+    let reference = Reference::of(&features).unwrap();
+    let same = reference.quality(&features).unwrap();
+    assert_eq!(
+        (same.count, same.agreement.precision, same.agreement.recall, same.agreement.coverage),
+        (500, 1.0, 1.0, 1.0)
+    );
+    assert!(same.frechet_distance < 1e-6);
+    let moved = reference.quality(&features.affine(1.0, 3.0).unwrap()).unwrap();
+    // The mean moves by 3 in each of 8 features.
+    assert!((moved.frechet_distance - 72.0).abs() < 1e-3);
+    assert!(moved.agreement.precision < 0.2);
+    assert!(Reference::of(&points(1, 5, 8)).is_err());
+}
+
+#[test]
+fn the_shipped_judge_reads_the_shipped_digits() {
+    let read = |name: &str| {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../assets/mnist/").to_owned() + name;
+        std::fs::read(path).unwrap()
+    };
+    let digits = diffusion_data::mnist::from_bytes(
+        &read("train-10k-images-idx3-ubyte.gz"),
+        &read("train-10k-labels-idx1-ubyte.gz"),
+    )
+    .unwrap();
+    // They lie in the order of the original file, all classes mixed.
+    let positions: Vec<usize> = (0..600).collect();
+    let images = digits.images(&positions, &Device::Cpu).unwrap();
+    let (judge, reference) = DigitJudge::shipped(&Device::Cpu).unwrap();
+    let verdict = judge.judge(&images).unwrap();
+    assert_eq!(verdict.features.dims(), [600, DigitJudge::WIDTH]);
+    let read = verdict.logits.argmax(1).unwrap().to_vec1::<u32>().unwrap();
+    let right = positions.iter().filter(|i| digits.label(**i) == Some(read[**i])).count();
+    assert!(right >= 595, "{right} of 600");
+
+    let real = reference.quality(&verdict.features).unwrap();
+    let noise = points(3, 600, 784).clamp(-1f32, 1f32).unwrap().reshape((600, 1, 28, 28)).unwrap();
+    let noise = judge.judge(&noise).unwrap();
+    let unreal = reference.quality(&noise.features).unwrap();
+    assert!(real.frechet_distance * 20.0 < unreal.frechet_distance, "{real:?} {unreal:?}");
+    assert!(real.agreement.precision > 0.9 && unreal.agreement.coverage < 0.1, "{real:?} {unreal:?}");
+    assert!(ClassShares::of(&verdict.logits).unwrap().sure > 0.95);
+
+    let error = judge.judge(&Tensor::zeros((2, 3, 32, 32), candle_core::DType::F32, &Device::Cpu).unwrap());
+    assert!(error.unwrap_err().to_string().contains("(N, 1, 28, 28)"));
+}
+
+#[test]
+fn each_image_is_judged_by_itself() {
+    let (judge, _) = DigitJudge::shipped(&Device::Cpu).unwrap();
+    let images = points(5, 300, 784).reshape((300, 1, 28, 28)).unwrap();
+    let all = judge.judge(&images).unwrap();
+    let one = judge.judge(&images.i(299..).unwrap()).unwrap();
+    let bits = |t: &Tensor| {
+        t.flatten_all().unwrap().to_vec1::<f32>().unwrap().iter().map(|x| x.to_bits()).collect::<Vec<_>>()
+    };
+    assert_eq!(bits(&all.features.i(299..).unwrap()), bits(&one.features));
+}

@@ -1,0 +1,75 @@
+//! Many images of a model, batch by batch.
+
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::ops::ControlFlow;
+
+use candle_core::{Device, Tensor};
+use diffusion_process::{Denoiser, Threshold, Thresholded};
+use diffusion_sample::{Progress, SampleRequest, SamplerKind, SamplerOptions, sample};
+use diffusion_schedule::{SigmaSpacing, TimestepSpacing};
+
+use crate::{Objective, TrainError};
+
+/// Images computed together: more are not faster.
+const BATCH: u64 = 64;
+
+/// Looks at images (N, C, H, W) in \[−1, 1\] and says what they are worth, by name.
+pub type Judge = dyn Fn(&Tensor) -> Result<BTreeMap<String, f64>, Box<dyn Error + Send + Sync>> + Send + Sync;
+
+/// A judge of the images that a training draws on its way.
+pub struct SampleJudge {
+    /// Steps between two looks, at least 1; the last step is always looked at.
+    pub every: u64,
+    /// Images to draw for each look.
+    pub num: u64,
+    /// Who looks.
+    pub judge: Box<Judge>,
+}
+
+/// What is to be generated, and how.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Generation {
+    /// The sampler.
+    pub sampler: SamplerKind,
+    /// Its steps, at least 1 and at most as many as a schedule has.
+    pub steps: usize,
+    /// What else the sampler is told.
+    pub options: SamplerOptions,
+    /// The seed of the noise.
+    pub seed: u64,
+    /// Images, at least 1.
+    pub num: u64,
+    /// Cut the predicted image to \[−1, 1\] at each step, and the result at the end.
+    pub clip: bool,
+}
+
+/// Images (N, C, H, W) in on `device`, by `denoiser`, a model of `objective` for images of `image_shape`. Image i depends on
+/// the seed and on i alone. `observer` is told how many images are done and how far the batch that is being computed is; it
+/// breaks the work off with [`SampleError::Cancelled`](diffusion_sample::SampleError::Cancelled).
+///
+/// # Errors
+/// Steps that the schedule does not have; those of the model and the sampler.
+pub fn generate(
+    objective: &Objective,
+    denoiser: &dyn Denoiser,
+    image_shape: [usize; 3],
+    generation: &Generation,
+    device: &Device,
+    observer: &mut dyn FnMut(u64, &Progress<'_>) -> ControlFlow<()>,
+) -> Result<Tensor, TrainError> {
+    let plan = objective.plan(generation.steps, TimestepSpacing::Trailing, SigmaSpacing::Timesteps)?;
+    let clipped = Thresholded::new(denoiser, Threshold::Clip { range: 1.0 });
+    let denoiser: &dyn Denoiser = if generation.clip { &clipped } else { denoiser };
+    let mut images = Vec::new();
+    for first in (0..generation.num).step_by(BATCH as usize) {
+        let indices = first..generation.num.min(first + BATCH);
+        let request = SampleRequest { seed: generation.seed, indices, image_shape, device };
+        let mut sampler = generation.sampler.build(&generation.options);
+        let batch =
+            sample(denoiser, &mut *sampler, &plan, &request, &mut |progress| observer(first, &progress))?;
+        // A formula of several steps may lead a little beyond what each was kept in.
+        images.push(if generation.clip { batch.clamp(-1f32, 1f32)? } else { batch });
+    }
+    Ok(Tensor::cat(&images, 0)?)
+}

@@ -1,0 +1,195 @@
+//! `cargo xtask recipe-curve`: how good digits are after so many minutes, by the default recipe and by the lesson's.
+
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use candle_core::Device;
+use diffusion_data::{ImageDataset, mnist};
+use diffusion_eval::{ClassShares, DigitJudge, Memorisation, Reference};
+use diffusion_report::{Chart, Curve, Panel, Scale};
+use diffusion_sample::{SamplerKind, SamplerOptions, VarianceType};
+use diffusion_train::{Generation, TrainConfig, Trainer, generate};
+use serde_json::{Value, json};
+
+use super::shipped_digits;
+use crate::check::workspace_root;
+
+/// Draw the Fréchet distance from MNIST's test digits against minutes of training: assets/readme/curve.svg, and curve.json beside it.
+///
+/// The default preset is trained anew for each of --minutes on the shipped digits, since its learning rate is planned to end there; the
+/// tutorial preset once, on all of MNIST, and looked at after each epoch. The minutes are those of training alone. Beside the
+/// tutorial's own time stands that of the same arithmetic in PyTorch, by the ratio that `cargo xtask bench` measures. Since its length is a
+/// number of steps, its time is theirs by the lower quartile of a step's, to which other work on the machine adds little.
+#[derive(clap::Args)]
+pub(crate) struct RecipeCurveArgs {
+    /// The folder with MNIST's files, as `cargo xtask download mnist` makes it
+    #[arg(long, value_name = "DIR", default_value = "data/mnist")]
+    from: PathBuf,
+    /// Trainings of the default preset; without a value: none
+    #[arg(long, value_name = "MINUTES", value_delimiter = ',', num_args = 0.., default_value = "1,2,5,30")]
+    minutes: Vec<f64>,
+    /// Epochs of the tutorial preset; 0: not at all
+    #[arg(long, value_name = "N", default_value = "5")]
+    epochs: u64,
+    /// Our seconds a step by PyTorch's
+    #[arg(long, value_name = "RATIO")]
+    torch_ratio: f64,
+    /// Digits to judge of each training of the default preset
+    #[arg(long, value_name = "N", default_value = "10000")]
+    num: u64,
+    /// Digits to judge of the tutorial, whose 200 steps take long
+    #[arg(long, value_name = "N", default_value = "2000")]
+    tutorial_num: u64,
+    /// Leave what was measured before in curve.json, and only add to it
+    #[arg(long)]
+    add: bool,
+    /// The folder for checkpoints
+    #[arg(long, value_name = "DIR", default_value = "target/recipe/curve")]
+    out: PathBuf,
+}
+
+const STEPS: usize = 20;
+
+pub(crate) fn run(args: &RecipeCurveArgs) -> Result<()> {
+    let folder = workspace_root().join("assets/readme");
+    let path = folder.join("curve.json");
+    let mut points: Vec<Value> = match std::fs::read(&path) {
+        Ok(bytes) if args.add => {
+            serde_json::from_slice(&bytes).with_context(|| path.display().to_string())?
+        }
+        _ => Vec::new(),
+    };
+    let (judge, reference) = DigitJudge::shipped(&Device::Cpu)?;
+    let digits = shipped_digits()?;
+    let bench = Curves { judge, reference, digits: &digits };
+    let mut save = |point: Value| -> Result<()> {
+        println!("{point}");
+        points.push(point);
+        std::fs::write(&path, format!("{:#}\n", Value::from(points.clone())))?;
+        chart(&points).write(&folder.join("curve.svg"))?;
+        Ok(())
+    };
+
+    for &minutes in &args.minutes {
+        let mut config = TrainConfig::preset("mnist")?;
+        (config.steps, config.epochs, config.max_minutes) = (None, None, Some(minutes));
+        let mut trainer = Trainer::new(&config, &digits, &Device::Cpu)?;
+        let start = Instant::now();
+        while !trainer.is_finished() {
+            trainer.step()?;
+            trainer.set_elapsed(start.elapsed());
+        }
+        trainer.checkpoint().write(&args.out.join(format!("mnist-{minutes}")))?;
+        let options = SamplerOptions::default();
+        let sampler = SamplerKind::DpmSolver2mSde;
+        let generation = Generation { sampler, steps: STEPS, options, seed: 0, num: args.num, clip: true };
+        save(bench.point("default", minutes, minutes, &trainer, &generation)?)?;
+    }
+
+    if args.epochs == 0 {
+        return Ok(());
+    }
+    let all = mnist::load_train(&args.from)?;
+    let mut config = TrainConfig::preset("tutorial")?;
+    (config.steps, config.epochs, config.max_minutes) = (None, Some(args.epochs), None);
+    let mut trainer = Trainer::new(&config, &all, &Device::Cpu)?;
+    let mut seconds = Vec::new();
+    for epoch in 1..=args.epochs {
+        for _ in 0..trainer.steps_per_epoch() {
+            let start = Instant::now();
+            trainer.step()?;
+            seconds.push(start.elapsed().as_secs_f64());
+        }
+        seconds.sort_by(f64::total_cmp);
+        let minutes = seconds[seconds.len() / 4] * seconds.len() as f64 / 60.0;
+        trainer.checkpoint().write(&args.out.join(format!("tutorial-{epoch}")))?;
+        // As the lesson samples.
+        let options = SamplerOptions { variance: VarianceType::FixedLarge, ..SamplerOptions::default() };
+        let sampler = SamplerKind::Ddpm;
+        let steps = trainer.objective().default_steps(sampler);
+        let generation = Generation { sampler, steps, options, seed: 0, num: args.tutorial_num, clip: false };
+        save(bench.point("tutorial", minutes, minutes / args.torch_ratio, &trainer, &generation)?)?;
+    }
+    Ok(())
+}
+
+struct Curves<'a> {
+    judge: DigitJudge,
+    reference: Reference,
+    digits: &'a ImageDataset,
+}
+
+impl Curves<'_> {
+    /// What the judge says of images drawn now.
+    fn point(
+        &self,
+        recipe: &str,
+        minutes: f64,
+        torch_minutes: f64,
+        trainer: &Trainer,
+        generation: &Generation,
+    ) -> Result<Value> {
+        let start = Instant::now();
+        let objective = trainer.objective();
+        let denoiser = objective.denoiser(trainer.averaged_network()?);
+        let shape = trainer.description().image_shape;
+        let go_on = &mut |_: u64, _: &diffusion_sample::Progress<'_>| ControlFlow::Continue(());
+        let images = generate(objective, &denoiser, shape, generation, &Device::Cpu, go_on)?;
+        let images = images.clamp(-1f32, 1f32)?;
+        let seconds = start.elapsed().as_secs_f64();
+        let verdict = self.judge.judge(&images)?;
+        let quality = self.reference.quality(&verdict.features)?;
+        let classes = ClassShares::of(&verdict.logits)?;
+        let training: Vec<usize> = (0..self.digits.len()).collect();
+        let training = self.digits.images(&training, &Device::Cpu)?;
+        let memorisation = Memorisation::of(&images.narrow(0, 0, images.dim(0)?.min(2000))?, &training)?;
+        Ok(json!({
+            "recipe": recipe, "minutes": minutes, "torch_minutes": torch_minutes, "steps": trainer.steps_done(),
+            "sampler": generation.sampler.name(), "sampling_steps": generation.steps,
+            "sampling_seconds": seconds, "count": quality.count,
+            "frechet_distance": quality.frechet_distance, "sure": classes.sure, "confidence": classes.confidence,
+            "class_shares": classes.shares, "precision": quality.agreement.precision,
+            "recall": quality.agreement.recall, "density": quality.agreement.density,
+            "coverage": quality.agreement.coverage, "copies": memorisation.copies,
+            "nearest": memorisation.nearest, "training_nearest": memorisation.training_nearest,
+        }))
+    }
+}
+
+fn chart(points: &[Value]) -> Chart {
+    let curve = |name: &str, recipe: &str, minutes: &str, value: &str| {
+        let own = points.iter().filter(|point| point["recipe"] == recipe);
+        let mut points: Vec<_> =
+            own.filter_map(|point| Some((point[minutes].as_f64()?, point[value].as_f64()?))).collect();
+        points.sort_by(|a, b| a.0.total_cmp(&b.0));
+        Curve::new(name, points)
+    };
+    let curves = |value: &str| {
+        let mut curves = vec![
+            curve("diffusion train", "default", "minutes", value),
+            curve("the lesson's recipe in PyTorch", "tutorial", "torch_minutes", value),
+            curve("the same by --preset tutorial", "tutorial", "minutes", value),
+        ];
+        curves.retain(|curve| !curve.points.is_empty());
+        curves
+    };
+    let distance = Panel {
+        y: "Fréchet distance".to_owned(),
+        y_scale: Scale::Logarithmic,
+        y_range: None,
+        curves: curves("frechet_distance"),
+    };
+    let sure = Panel {
+        y: "share of sure digits".to_owned(),
+        y_scale: Scale::Linear,
+        y_range: Some((0.0, 1.0)),
+        curves: curves("sure"),
+    };
+    Chart {
+        title: "Digits after so many minutes of training on two cores".to_owned(),
+        x: "minutes".to_owned(),
+        panels: vec![distance, sure],
+    }
+}

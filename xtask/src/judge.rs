@@ -20,8 +20,8 @@ use crate::check::workspace_root;
 /// Train the digit classifier that `diffusion evaluate samples` judges by: assets/digit-judge.safetensors.
 ///
 /// It learns from all 60,000 training digits of MNIST, and its accuracy and the reference are those of the test digits. With
-/// --for-search another one is made, which learns from the first 50,000 training digits only and whose reference is the other
-/// 10,000: recipes are chosen by it, so that the shipped judge and the test digits have no part in the choice.
+/// --for-search another one is made, which learns from five sixths of the training digits only and whose reference is the
+/// last sixth: recipes are chosen by it, so that the shipped judge and the test digits have no part in the choice.
 #[derive(clap::Args)]
 pub(crate) struct TrainJudgeArgs {
     /// The folder with MNIST's files, as `cargo xtask download mnist` makes it
@@ -60,7 +60,7 @@ pub(crate) fn run(args: &TrainJudgeArgs) -> Result<()> {
 /// The digits that are learnt from, and those of the reference.
 fn digits(from: &Path, for_search: bool) -> Result<(ImageDataset, ImageDataset), DataError> {
     let train = mnist::load_train(from)?;
-    // The last sixth of 60,000 is 10,000.
+    // A sixth, chosen by a hash, is about 10,000.
     if for_search { train.split(1.0 / 6.0) } else { Ok((train, mnist::load_test(from)?)) }
 }
 

@@ -9,13 +9,11 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
-use candle_core::Device;
+use candle_core::{Device, Tensor};
 use diffusion_data::{ImageDataset, mnist};
-use diffusion_eval::{ClassShares, DigitJudge, Reference};
+use diffusion_eval::{ClassShares, DigitJudge, Reference, SampleQuality};
 use diffusion_sample::{SamplerKind, SamplerOptions};
-use diffusion_train::{
-    Checkpoint, ConfigSource, Generation, LoadedModel, RunDir, TrainConfig, Trainer, generate,
-};
+use diffusion_train::{ConfigSource, Generation, LoadedModel, RunDir, TrainConfig, Trainer};
 use serde::{Deserialize, Serialize};
 use toml::Table;
 
@@ -59,12 +57,7 @@ pub(crate) struct ShipModelArgs {
 }
 
 pub(crate) fn ship(args: &ShipModelArgs) -> Result<()> {
-    let checkpoint = if args.from.join(Checkpoint::STATE_FILE).is_file() {
-        args.from.clone()
-    } else {
-        RunDir::open(&args.from)?.latest_checkpoint()?
-    };
-    let bytes = LoadedModel::packed(&checkpoint)?;
+    let bytes = LoadedModel::packed(&RunDir::checkpoint_at(&args.from)?)?;
     let path = workspace_root().join("assets/digits.safetensors");
     LoadedModel::unpacked(&bytes, "the packed model", &Device::Cpu)?;
     std::fs::write(&path, &bytes).with_context(|| path.display().to_string())?;
@@ -96,7 +89,7 @@ fn samplers() -> Vec<String> {
 }
 
 /// A line of results.jsonl.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize)]
 struct Outcome {
     row: String,
     seed: u64,
@@ -146,6 +139,30 @@ fn shipped_digits() -> Result<ImageDataset> {
         std::fs::read(&path).with_context(|| path.display().to_string())
     };
     Ok(mnist::from_bytes(&read("train-10k-images-idx3-ubyte.gz")?, &read("train-10k-labels-idx1-ubyte.gz")?)?)
+}
+
+/// Images drawn by a training as it is now, and what a judge says of them.
+struct Judged {
+    images: Tensor,
+    sampling_seconds: f64,
+    quality: SampleQuality,
+    classes: ClassShares,
+}
+
+fn judged(
+    trainer: &Trainer,
+    generation: &Generation,
+    judge: &DigitJudge,
+    reference: &Reference,
+) -> Result<Judged> {
+    let start = Instant::now();
+    let images = trainer.generate(generation, &mut |_, _| ControlFlow::Continue(()))?;
+    // What an image file keeps of those that were not cut.
+    let images = images.clamp(-1f32, 1f32)?;
+    let sampling_seconds = start.elapsed().as_secs_f64();
+    let verdict = judge.judge(&images)?;
+    let quality = reference.quality(&verdict.features)?;
+    Ok(Judged { images, sampling_seconds, quality, classes: ClassShares::of(&verdict.logits)? })
 }
 
 struct Bench<'a> {
@@ -218,16 +235,8 @@ impl Bench<'_> {
         trainer.checkpoint().write(&self.out.join(format!("{}-{seed}", row.name)))?;
         for named in &row.samplers {
             let generation = generation(named, self.args.num)?;
-            let start = Instant::now();
-            let objective = trainer.objective();
-            let denoiser = objective.denoiser(trainer.averaged_network()?);
-            let shape = trainer.description().image_shape;
-            let go_on = &mut |_: u64, _: &diffusion_sample::Progress<'_>| ControlFlow::Continue(());
-            let images = generate(objective, &denoiser, shape, &generation, &Device::Cpu, go_on)?;
-            let sampling_seconds = start.elapsed().as_secs_f64();
-            let verdict = self.judge.judge(&images)?;
-            let quality = self.reference.quality(&verdict.features)?;
-            let classes = ClassShares::of(&verdict.logits)?;
+            let Judged { sampling_seconds, quality, classes, .. } =
+                judged(&trainer, &generation, &self.judge, &self.reference)?;
             self.report(&Outcome {
                 row: row.name.clone(),
                 seed,
@@ -240,7 +249,7 @@ impl Bench<'_> {
                 count: quality.count,
                 frechet_distance: quality.frechet_distance,
                 sure: classes.sure,
-                smallest_class: classes.shares.iter().copied().fold(f64::INFINITY, f64::min),
+                smallest_class: classes.smallest(),
                 precision: quality.agreement.precision,
                 recall: quality.agreement.recall,
                 coverage: quality.agreement.coverage,

@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Tensor};
-use diffusion_data::{ImageDataset, PictureConfig};
-use diffusion_eval::{ClassShares, DigitJudge, Inception, Memorisation, Reference, SampleQuality};
-use diffusion_train::RunDir;
+use diffusion_data::{ImageDataset, PictureConfig, Prepared};
+use diffusion_eval::{
+    ClassShares, DigitJudge, Inception, Memorisation, Reference, SampleQuality, TrainingImages,
+};
 use serde_json::{Value, json};
 
-use crate::data;
 use crate::usage::bail_usage;
+use crate::{data, runs};
 
 /// Real pictures that features are computed of, and those of training that copies are looked for in: at most.
 const REAL: usize = 10_000;
@@ -68,7 +69,14 @@ pub(crate) struct Judge {
     /// Whether classes of the judge's are classes of the pictures.
     classifies: bool,
     /// What the model learnt from.
-    training: Option<Tensor>,
+    training: Option<Training>,
+}
+
+/// Pictures that a model learnt from.
+struct Training {
+    pictures: Tensor,
+    /// The same, to look for copies of.
+    known: TrainingImages,
 }
 
 /// What a judge says of a set of images.
@@ -93,6 +101,10 @@ impl Judge {
         quiet: bool,
     ) -> anyhow::Result<Self> {
         let known = training.map(|(dataset, _)| first_images(dataset, REAL, device)).transpose()?;
+        let training_of = |pictures: Option<Tensor>| -> anyhow::Result<Option<Training>> {
+            let new = |pictures| Ok(Training { known: TrainingImages::new(&pictures)?, pictures });
+            pictures.map(new).transpose()
+        };
         let of_digits = training.is_none_or(|(_, path)| path.is_none());
         let mnist = match &args.against {
             Some(path) => path.as_os_str() == MNIST,
@@ -115,7 +127,13 @@ impl Judge {
                 if mnist {
                     let against = "10,000 test digits of MNIST".to_owned();
                     let eyes = Eyes::Digits(Box::new(judge));
-                    return Ok(Self { eyes, reference, against, classifies: true, training: known });
+                    return Ok(Self {
+                        eyes,
+                        reference,
+                        against,
+                        classifies: true,
+                        training: training_of(known)?,
+                    });
                 }
                 Eyes::Digits(Box::new(judge))
             }
@@ -123,9 +141,7 @@ impl Judge {
         let (real, against) = match (&args.against, &known) {
             (Some(path), _) => {
                 let path = data::resolve(path)?;
-                let config = PictureConfig::default();
-                let prepared =
-                    data::prepared(&data::open(Some(&path))?, Some(shape[1]), &config, cache, quiet)?;
+                let prepared = brought_to(Some(&path), shape, cache, quiet)?;
                 data::report_damaged(&prepared.report.damaged);
                 let dataset = prepared.dataset;
                 if dataset.image_shape() != shape {
@@ -142,7 +158,7 @@ impl Judge {
         };
         let reference = Reference::of(&eyes.look(&real)?.0)?;
         let against = format!("{against} ({} of them)", real.dim(0)?);
-        Ok(Self { eyes, reference, against, classifies: false, training: known })
+        Ok(Self { eyes, reference, against, classifies: false, training: training_of(known)? })
     }
 
     /// Whether images of `shape` can be judged.
@@ -166,8 +182,8 @@ impl Judge {
         }
     }
 
-    /// A judge of the images of the model in the folder `checkpoint`, or of the one that comes with the program, which makes images of `shape`. The pictures that it learnt from are
-    /// those of `training`, or else those that its run names.
+    /// A judge of the images of the model in the folder `checkpoint`, or of the one that comes with the program, which makes images of
+    /// `shape`. The pictures that it learnt from are those of `training`, or else those that its run names.
     pub(crate) fn of_model(
         args: &JudgeArgs,
         checkpoint: Option<&Path>,
@@ -177,7 +193,7 @@ impl Judge {
         device: &Device,
         quiet: bool,
     ) -> anyhow::Result<Self> {
-        let run = checkpoint.and_then(|path| RunDir::open(path.ancestors().nth(2)?).ok());
+        let run = checkpoint.and_then(runs::run_of);
         let training = match (training, run, checkpoint) {
             (Some(path), ..) => Some(training_pictures(path, shape, cache, quiet)?),
             (None, Some(run), _) => {
@@ -206,14 +222,14 @@ impl Judge {
         let (quality, classes) = self.quality(images)?;
         let checked = images.narrow(0, 0, images.dim(0)?.min(CHECKED))?;
         let memorisation =
-            self.training.as_ref().map(|known| Memorisation::of(&checked, known)).transpose()?;
+            self.training.as_ref().map(|training| training.known.memorisation(&checked)).transpose()?;
         Ok(Judgement { distance: self.distance(), quality, classes, memorisation })
     }
 
     /// What it says of as many training pictures as were generated: what a perfect model would get.
     pub(crate) fn judge_training(&self, count: usize) -> anyhow::Result<Option<Judgement>> {
-        let Some(known) = &self.training else { return Ok(None) };
-        let some = known.narrow(0, 0, known.dim(0)?.min(count))?;
+        let Some(Training { pictures, .. }) = &self.training else { return Ok(None) };
+        let some = pictures.narrow(0, 0, pictures.dim(0)?.min(count))?;
         let (quality, classes) = self.quality(&some)?;
         Ok(Some(Judgement { distance: self.distance(), quality, classes, memorisation: None }))
     }
@@ -227,9 +243,18 @@ pub(crate) fn training_pictures(
     quiet: bool,
 ) -> anyhow::Result<(ImageDataset, Option<PathBuf>)> {
     let path = (path.as_os_str() != MNIST).then(|| data::resolve(path)).transpose()?;
-    let config = PictureConfig::default();
-    let prepared = data::prepared(&data::open(path.as_deref())?, Some(shape[1]), &config, cache, quiet)?;
-    Ok((prepared.dataset, path))
+    let dataset = brought_to(path.as_deref(), shape, cache, quiet)?.dataset;
+    Ok((dataset, path))
+}
+
+/// All pictures of `path`, or of the digits that come with the program, at the height of `shape`.
+fn brought_to(
+    path: Option<&Path>,
+    shape: [usize; 3],
+    cache: &data::CacheArgs,
+    quiet: bool,
+) -> anyhow::Result<Prepared> {
+    data::prepared(&data::open(path)?, Some(shape[1]), &PictureConfig::default(), cache, quiet)
 }
 
 /// Up to `most` pictures, spread over all of them.
@@ -253,7 +278,7 @@ impl Judgement {
         if let Some(classes) = &self.classes {
             figures.push(("sure (confidence > 0.95)", classes.sure));
             figures.push(("mean confidence", classes.confidence));
-            figures.push(("smallest class", classes.shares.iter().copied().fold(f64::INFINITY, f64::min)));
+            figures.push(("smallest class", classes.smallest()));
         }
         if let Some(memorisation) = &self.memorisation {
             figures.push(("copies of training pictures", memorisation.copies));

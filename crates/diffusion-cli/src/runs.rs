@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use candle_core::Device;
-use diffusion_train::{Checkpoint, LoadedModel, RunDir, Weights};
+use diffusion_train::{LoadedModel, RunDir, Weights};
 
 use crate::usage::{UsageError, bail_usage};
 
@@ -93,14 +93,6 @@ impl ModelArgs {
             },
         }
     }
-}
-
-/// The checkpoint that a folder is, or the newest in the run that it is.
-pub(crate) fn checkpoint_in(folder: &Path) -> anyhow::Result<PathBuf> {
-    if folder.join(Checkpoint::STATE_FILE).is_file() {
-        return Ok(folder.to_owned());
-    }
-    Ok(RunDir::open(folder)?.latest_checkpoint()?)
 }
 
 /// The run in which a checkpoint lies.

@@ -39,7 +39,7 @@ pub use inception::Inception;
 pub use judge::{DigitJudge, Verdict};
 pub use likelihood::{ReverseVariance, VariationalBound, grey_log_probability};
 pub use manifold::{Agreement, Manifold};
-pub use memorisation::{Memorisation, Neighbour, nearest};
+pub use memorisation::{Memorisation, Neighbour, TrainingImages, nearest};
 pub use model::{Bound, ModelBin, ModelErrors, ModelEvaluation, ModelLoss};
 pub use predictors::{
     ErrorBin, Estimate, PredictionError, Predictor, PredictorErrors, PredictorEvaluation, lesson_images,

@@ -27,12 +27,15 @@ pub struct Neighbour {
 /// # Errors
 /// Rows of different sizes; no rows to be found; a number that is not finite.
 pub fn nearest(points: &Tensor, among: &Tensor) -> Result<Vec<Neighbour>, EvalError> {
-    let (points, among) = (Points::new(points)?, Points::new(among)?);
+    nearest_points(&Points::new(points)?, &Points::new(among)?)
+}
+
+fn nearest_points(points: &Points, among: &Points) -> Result<Vec<Neighbour>, EvalError> {
     if among.len() == 0 {
         return Err(EvalError::TooFew(0));
     }
     let mut found = Vec::with_capacity(points.len());
-    points.each_row_of_distances(&among, |_, squares| {
+    points.each_row_of_distances(among, |_, squares| {
         let mut best = Neighbour { index: 0, distance: f64::INFINITY, second: f64::INFINITY };
         for (index, &square) in squares.iter().enumerate() {
             if square < best.distance {
@@ -58,25 +61,57 @@ pub struct Memorisation {
     pub training_nearest: f64,
 }
 
-impl Memorisation {
-    /// Of generated `images` (N, C, H, W) beside those of `training` (M, C, H, W), N at least 1 and M at least 2. The work grows
-    /// with N·M: a few thousand of each are enough.
+/// Training images, among which others are looked for.
+#[derive(Clone, Debug)]
+pub struct TrainingImages {
+    points: Points,
+    /// The mean distance of one to the nearest other one.
+    nearest: f64,
+}
+
+impl TrainingImages {
+    /// The images of `training` (M, C, H, W), M at least 2.
     ///
     /// # Errors
-    /// Images of different sizes; fewer; a pixel that is not finite.
-    pub fn of(images: &Tensor, training: &Tensor) -> Result<Self, EvalError> {
-        let (count, known) = (images.dim(0)?, training.dim(0)?);
-        if count == 0 || known < 2 {
-            return Err(EvalError::TooFew(count.min(known)));
+    /// Fewer; a pixel that is not finite.
+    pub fn new(training: &Tensor) -> Result<Self, EvalError> {
+        let known = training.dim(0)?;
+        if known < 2 {
+            return Err(EvalError::TooFew(known));
         }
-        let found = nearest(images, training)?;
-        let copies = found.iter().filter(|found| found.distance < COPY * found.second).count();
+        let points = Points::new(training)?;
         // The nearest of all is the image itself.
-        let own = nearest(&training.narrow(0, 0, known.min(OWN))?, training)?;
-        Ok(Self {
+        let own = nearest_points(&Points::new(&training.narrow(0, 0, known.min(OWN))?)?, &points)?;
+        let nearest = own.iter().map(|found| found.second).sum::<f64>() / own.len() as f64;
+        Ok(Self { points, nearest })
+    }
+
+    /// How near generated `images` (N, C, H, W) come to these, N at least 1. The work grows with N·M: a few thousand of each are
+    /// enough.
+    ///
+    /// # Errors
+    /// No images, or of another size; a pixel that is not finite.
+    pub fn memorisation(&self, images: &Tensor) -> Result<Memorisation, EvalError> {
+        let count = images.dim(0)?;
+        if count == 0 {
+            return Err(EvalError::TooFew(count));
+        }
+        let found = nearest_points(&Points::new(images)?, &self.points)?;
+        let copies = found.iter().filter(|found| found.distance < COPY * found.second).count();
+        Ok(Memorisation {
             copies: copies as f64 / count as f64,
             nearest: found.iter().map(|found| found.distance).sum::<f64>() / count as f64,
-            training_nearest: own.iter().map(|found| found.second).sum::<f64>() / own.len() as f64,
+            training_nearest: self.nearest,
         })
+    }
+}
+
+impl Memorisation {
+    /// Of generated `images` beside those of `training`; [`TrainingImages`] spares the work where several sets are looked at.
+    ///
+    /// # Errors
+    /// Those of [`TrainingImages::new`] and [`TrainingImages::memorisation`].
+    pub fn of(images: &Tensor, training: &Tensor) -> Result<Self, EvalError> {
+        TrainingImages::new(training)?.memorisation(images)
     }
 }

@@ -76,6 +76,11 @@ fn first(features: &Tensor) -> candle_core::Result<Tensor> {
 }
 
 impl ClassShares {
+    /// The share of the rarest class.
+    pub fn smallest(&self) -> f64 {
+        self.shares.iter().copied().fold(f64::INFINITY, f64::min)
+    }
+
     /// Of `logits` (N, classes), N at least 1.
     ///
     /// # Errors

@@ -279,7 +279,7 @@ pub fn adamw(gradient: &Tensor, trained: &Trained<'_>, constants: &AdamW) -> Res
 /// The momentum is `first`; `second` is not used.
 ///
 /// # Errors
-/// A parameter of fewer than two dimensions; a gradient, momentum or average of another shape.
+/// A parameter of fewer than two dimensions; a gradient, momentum or average of another shape; tensors that share memory.
 pub fn muon(updates: &[Update<'_>], constants: &Muon) -> Result<()> {
     let mut all = Vec::new();
     for (gradient, Trained { weight, first, average, .. }) in updates {

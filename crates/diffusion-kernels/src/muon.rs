@@ -5,6 +5,7 @@ use rayon::prelude::*;
 
 use crate::Trained;
 use crate::isa::Isa;
+use crate::optimize::check_apart;
 use crate::product::{self, Factor, product};
 use crate::scratch::Scratch;
 use crate::storage::{with_elements, with_elements_mut};
@@ -57,6 +58,7 @@ pub(crate) fn muon(isa: Isa, updates: &[Update<'_>], muon: &Muon) -> Result<()> 
         let (rows, columns) = matrix_of(weight)?;
         let mut changed: Vec<&Tensor> = vec![weight, first];
         changed.extend(average.map(|(average, _)| average.as_tensor()));
+        check_apart("muon", &changed, gradient)?;
         with_elements([*gradient], |[gradient]| {
             with_elements_mut(&changed, &mut |slices| {
                 let [weight, momentum, average_weight @ ..] = slices else { bail!("two slices or three") };

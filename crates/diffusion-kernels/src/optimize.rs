@@ -77,17 +77,23 @@ vectorised! {
     }
 }
 
+/// Refuses tensors that lie in the same memory, which cannot be lent twice.
+pub(crate) fn check_apart(update: &str, changed: &[&Tensor], gradient: &Tensor) -> Result<()> {
+    let mut places = changed.iter().chain([&gradient]).map(|t| memory(t)).collect::<Result<Vec<_>>>()?;
+    places.sort_unstable();
+    if places.windows(2).any(|pair| pair[0] == pair[1]) {
+        bail!("{update}: weight, moments, average and gradient must not share memory");
+    }
+    Ok(())
+}
+
 /// [`crate::adamw`] by the kernels.
 pub(crate) fn adamw(isa: Isa, gradient: &Tensor, trained: &Trained<'_>, adamw: &AdamW) -> Result<()> {
     let Trained { weight, first, second, average } = *trained;
     let constants = Constants::new(adamw, average.map_or(0.0, |(_, share)| share));
     let mut changed: Vec<&Tensor> = vec![weight, first, second];
     changed.extend(average.map(|(average, _)| average.as_tensor()));
-    let mut places = changed.iter().chain([&gradient]).map(|t| memory(t)).collect::<Result<Vec<_>>>()?;
-    places.sort_unstable();
-    if places.windows(2).any(|pair| pair[0] == pair[1]) {
-        bail!("adamw: weight, moments, average and gradient must not share memory");
-    }
+    check_apart("adamw", &changed, gradient)?;
     with_elements([gradient], |[gradient]| {
         with_elements_mut(&changed, &mut |slices| {
             let [weight, first, second, average @ ..] = slices else { bail!("three slices or four") };

@@ -324,10 +324,11 @@ fn parse(source: &ConfigSource) -> Result<Table, ConfigError> {
 
 /// Refuses ends of β over a schedule that has none.
 fn check_betas(base: &Table, over: &Table, file: &ConfigSource) -> Result<(), ConfigError> {
-    let schedule = |table: &Table| table.get("schedule").and_then(toml::Value::as_table).cloned();
-    let (base, over) = (schedule(base).unwrap_or_default(), schedule(over).unwrap_or_default());
-    let kind = over.get("beta_schedule").or(base.get("beta_schedule")).and_then(toml::Value::as_str);
-    let end = ["beta_start", "beta_end"].into_iter().find(|end| over.contains_key(*end));
+    fn field<'a>(table: &'a Table, name: &str) -> Option<&'a toml::Value> {
+        table.get("schedule")?.get(name)
+    }
+    let kind = field(over, "beta_schedule").or(field(base, "beta_schedule")).and_then(toml::Value::as_str);
+    let end = ["beta_start", "beta_end"].into_iter().find(|end| field(over, end).is_some());
     match (end, kind) {
         (Some(end), Some("squaredcos_cap_v2")) => Err(ConfigError::Text {
             place: file.path.display().to_string(),

@@ -9,7 +9,7 @@ use diffusion_process::{Denoiser, Threshold, Thresholded};
 use diffusion_sample::{Progress, SampleRequest, SamplerKind, SamplerOptions, sample};
 use diffusion_schedule::{SigmaSpacing, TimestepSpacing};
 
-use crate::{Objective, TrainError};
+use crate::{LoadedModel, Objective, TrainError, Trainer};
 
 /// Images computed together: more are not faster.
 const BATCH: u64 = 64;
@@ -44,13 +44,41 @@ pub struct Generation {
     pub clip: bool,
 }
 
-/// Images (N, C, H, W) in on `device`, by `denoiser`, a model of `objective` for images of `image_shape`. Image i depends on
-/// the seed and on i alone. `observer` is told how many images are done and how far the batch that is being computed is; it
-/// breaks the work off with [`SampleError::Cancelled`](diffusion_sample::SampleError::Cancelled).
-///
-/// # Errors
-/// Steps that the schedule does not have; those of the model and the sampler.
-pub fn generate(
+impl LoadedModel {
+    /// Images (N, C, H, W) on `device`. Image i depends on the seed and on i alone. `observer` is told how many images are done and how
+    /// far the batch that is being computed is; it breaks the work off with
+    /// [`SampleError::Cancelled`](diffusion_sample::SampleError::Cancelled).
+    ///
+    /// # Errors
+    /// Steps that the schedule does not have; those of the model and the sampler.
+    pub fn generate(
+        &self,
+        generation: &Generation,
+        device: &Device,
+        observer: &mut dyn FnMut(u64, &Progress<'_>) -> ControlFlow<()>,
+    ) -> Result<Tensor, TrainError> {
+        generate(&self.objective, &self.denoiser, self.description.image_shape, generation, device, observer)
+    }
+}
+
+impl Trainer {
+    /// As [`LoadedModel::generate`], by the averaged weights as they are now.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn generate(
+        &self,
+        generation: &Generation,
+        observer: &mut dyn FnMut(u64, &Progress<'_>) -> ControlFlow<()>,
+    ) -> Result<Tensor, TrainError> {
+        let denoiser = self.objective().denoiser(self.averaged_network()?);
+        let shape = self.description().image_shape;
+        generate(self.objective(), &denoiser, shape, generation, self.device(), observer)
+    }
+}
+
+/// Images by `denoiser`, a model of `objective` for images of `image_shape`.
+fn generate(
     objective: &Objective,
     denoiser: &dyn Denoiser,
     image_shape: [usize; 3],

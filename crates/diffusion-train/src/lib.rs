@@ -49,7 +49,7 @@ pub use checkpoint::{Checkpoint, CheckpointState, FORMAT_VERSION};
 pub use config::{CheckpointConfig, ConfigError, ConfigSource, SampleGridConfig, TrainConfig};
 pub use ema::{Ema, EmaConfig};
 pub use error::TrainError;
-pub use generate::{Generation, Judge, SampleJudge, generate};
+pub use generate::{Generation, Judge, SampleJudge};
 pub use gradients::Gradients;
 pub use loss::{LossConfig, LossWeighting, PixelError, TrainingLoss};
 pub use lr::{LrDecay, LrSchedule};

@@ -5,11 +5,12 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use candle_core::Tensor;
 use diffusion_data::picture;
 use diffusion_sample::{Progress, SampleError, SamplerOptions, VarianceType};
 use diffusion_schedule::NoiseSchedule;
 
-use crate::{Generation, RunDir, SampleJudge, StepMetrics, TrainError, Trainer, generate};
+use crate::{Generation, RunDir, SampleJudge, StepMetrics, TrainError, Trainer};
 
 /// What a run reports as it goes.
 #[derive(Debug)]
@@ -184,18 +185,21 @@ fn judged(
     let Some(SampleJudge { num, judge, .. }) = trainer.judge_now() else {
         return Ok(ControlFlow::Continue(BTreeMap::new()));
     };
-    let objective = trainer.objective();
-    let (shape, device) = (trainer.description().image_shape, trainer.device());
     let generation = Generation { num: *num, ..grid_generation(trainer) };
-    let denoiser = objective.denoiser(trainer.averaged_network()?);
-    let mut progress = |_: u64, progress: &Progress<'_>| observer(TrainEvent::Sampling(progress));
-    match generate(objective, &denoiser, shape, &generation, device, &mut progress) {
-        Err(TrainError::Sample(SampleError::Cancelled { .. })) => Ok(ControlFlow::Break(())),
-        images => {
-            let judged = judge(&images?);
-            let step = trainer.steps_done();
-            judged.map(ControlFlow::Continue).map_err(|source| TrainError::Judge { step, source })
-        }
+    let Some(images) = drawn(trainer, &generation, observer)? else { return Ok(ControlFlow::Break(())) };
+    let step = trainer.steps_done();
+    judge(&images).map(ControlFlow::Continue).map_err(|source| TrainError::Judge { step, source })
+}
+
+/// Images of the averaged weights; `None` when the observer breaks.
+fn drawn(
+    trainer: &Trainer,
+    generation: &Generation,
+    observer: &mut dyn FnMut(TrainEvent<'_>) -> ControlFlow<()>,
+) -> Result<Option<Tensor>, TrainError> {
+    match trainer.generate(generation, &mut |_, progress| observer(TrainEvent::Sampling(progress))) {
+        Err(TrainError::Sample(SampleError::Cancelled { .. })) => Ok(None),
+        images => images.map(Some),
     }
 }
 
@@ -223,20 +227,12 @@ fn draw_grid(
     run_dir: &RunDir,
     observer: &mut dyn FnMut(TrainEvent<'_>) -> ControlFlow<()>,
 ) -> Result<ControlFlow<()>, TrainError> {
-    let config = &trainer.config().sample_grid;
-    if config.num == 0 {
+    let generation = grid_generation(trainer);
+    if generation.num == 0 {
         return Ok(ControlFlow::Continue(()));
     }
+    let Some(images) = drawn(trainer, &generation, observer)? else { return Ok(ControlFlow::Break(())) };
     let path = run_dir.grid_path(trainer.steps_done());
-    let objective = trainer.objective();
-    let denoiser = objective.denoiser(trainer.averaged_network()?);
-    let (shape, device) = (trainer.description().image_shape, trainer.device());
-    let mut progress = |_: u64, progress: &Progress<'_>| observer(TrainEvent::Sampling(progress));
-    let generation = grid_generation(trainer);
-    let images = match generate(objective, &denoiser, shape, &generation, device, &mut progress) {
-        Err(TrainError::Sample(SampleError::Cancelled { .. })) => return Ok(ControlFlow::Break(())),
-        images => images?,
-    };
     picture::grid(&picture::from_tensor(&images)?)?.enlarged_for_viewing().write_png(&path)?;
     Ok(observer(TrainEvent::Grid(path)))
 }

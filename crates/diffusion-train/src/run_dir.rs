@@ -14,7 +14,7 @@ use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use crate::checkpoint::{is_leftover, remove_folder, write_atomically};
-use crate::{ConfigSource, StepMetrics, TrainConfig, TrainError};
+use crate::{Checkpoint, ConfigSource, StepMetrics, TrainConfig, TrainError};
 
 /// A run's folder.
 #[derive(Debug)]
@@ -44,6 +44,17 @@ impl RunDir {
         }
         run.write_config(config)?;
         Ok(run)
+    }
+
+    /// The checkpoint that the folder at `path` is, or the newest in the run that it is.
+    ///
+    /// # Errors
+    /// A folder that is neither; a run without a checkpoint.
+    pub fn checkpoint_at(path: &Path) -> Result<PathBuf, TrainError> {
+        if path.join(Checkpoint::STATE_FILE).is_file() {
+            return Ok(path.to_owned());
+        }
+        Self::open(path)?.latest_checkpoint()
     }
 
     /// Opens the folder of an existing run to go on training in it: nobody else can until this value is dropped. Clears

@@ -1,19 +1,18 @@
 //! `cargo xtask recipe-curve`: how good digits are after so many minutes, by the default recipe and by the lesson's.
 
-use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
 use candle_core::Device;
-use diffusion_data::{ImageDataset, mnist};
-use diffusion_eval::{ClassShares, DigitJudge, Memorisation, Reference};
+use diffusion_data::mnist;
+use diffusion_eval::{DigitJudge, Reference, TrainingImages};
 use diffusion_report::{Chart, Curve, Panel, Scale};
 use diffusion_sample::{SamplerKind, SamplerOptions, VarianceType};
-use diffusion_train::{Generation, TrainConfig, Trainer, generate};
+use diffusion_train::{Generation, TrainConfig, Trainer};
 use serde_json::{Value, json};
 
-use super::shipped_digits;
+use super::{Judged, judged, shipped_digits};
 use crate::check::workspace_root;
 
 /// Draw the Fréchet distance from MNIST's test digits against minutes of training: assets/readme/curve.svg, and curve.json beside it.
@@ -63,7 +62,9 @@ pub(crate) fn run(args: &RecipeCurveArgs) -> Result<()> {
     };
     let (judge, reference) = DigitJudge::shipped(&Device::Cpu)?;
     let digits = shipped_digits()?;
-    let bench = Curves { judge, reference, digits: &digits };
+    let all: Vec<usize> = (0..digits.len()).collect();
+    let known = TrainingImages::new(&digits.images(&all, &Device::Cpu)?)?;
+    let bench = Curves { judge, reference, known };
     let mut save = |point: Value| -> Result<()> {
         println!("{point}");
         points.push(point);
@@ -115,13 +116,13 @@ pub(crate) fn run(args: &RecipeCurveArgs) -> Result<()> {
     Ok(())
 }
 
-struct Curves<'a> {
+struct Curves {
     judge: DigitJudge,
     reference: Reference,
-    digits: &'a ImageDataset,
+    known: TrainingImages,
 }
 
-impl Curves<'_> {
+impl Curves {
     /// What the judge says of images drawn now.
     fn point(
         &self,
@@ -131,24 +132,13 @@ impl Curves<'_> {
         trainer: &Trainer,
         generation: &Generation,
     ) -> Result<Value> {
-        let start = Instant::now();
-        let objective = trainer.objective();
-        let denoiser = objective.denoiser(trainer.averaged_network()?);
-        let shape = trainer.description().image_shape;
-        let go_on = &mut |_: u64, _: &diffusion_sample::Progress<'_>| ControlFlow::Continue(());
-        let images = generate(objective, &denoiser, shape, generation, &Device::Cpu, go_on)?;
-        let images = images.clamp(-1f32, 1f32)?;
-        let seconds = start.elapsed().as_secs_f64();
-        let verdict = self.judge.judge(&images)?;
-        let quality = self.reference.quality(&verdict.features)?;
-        let classes = ClassShares::of(&verdict.logits)?;
-        let training: Vec<usize> = (0..self.digits.len()).collect();
-        let training = self.digits.images(&training, &Device::Cpu)?;
-        let memorisation = Memorisation::of(&images.narrow(0, 0, images.dim(0)?.min(2000))?, &training)?;
+        let Judged { images, sampling_seconds, quality, classes } =
+            judged(trainer, generation, &self.judge, &self.reference)?;
+        let memorisation = self.known.memorisation(&images.narrow(0, 0, images.dim(0)?.min(2000))?)?;
         Ok(json!({
             "recipe": recipe, "minutes": minutes, "torch_minutes": torch_minutes, "steps": trainer.steps_done(),
             "sampler": generation.sampler.name(), "sampling_steps": generation.steps,
-            "sampling_seconds": seconds, "count": quality.count,
+            "sampling_seconds": sampling_seconds, "count": quality.count,
             "frechet_distance": quality.frechet_distance, "sure": classes.sure, "confidence": classes.confidence,
             "class_shares": classes.shares, "precision": quality.agreement.precision,
             "recall": quality.agreement.recall, "density": quality.agreement.density,

@@ -99,7 +99,7 @@ pub(crate) struct SampleArgs {
     grid: Option<PathBuf>,
 }
 
-fn sampler_names() -> PossibleValuesParser {
+pub(crate) fn sampler_names() -> PossibleValuesParser {
     PossibleValuesParser::new(SamplerKind::ALL.map(SamplerKind::name))
 }
 
@@ -161,7 +161,7 @@ pub(crate) fn run(args: &SampleArgs, device: &Device, quiet: bool) -> anyhow::Re
     if let Some(schedule) = model.objective.schedule() {
         super::warn_of_terminal_snr(schedule);
     }
-    let kind = sampler_kind(args, model)?;
+    let kind = sampler_kind(args.sampler.as_deref(), args.variance.is_some(), model)?;
     check_options(args, kind)?;
     let churn = Churn { amount: args.churn.unwrap_or(0.0), ..Churn::default() };
     let options =
@@ -200,10 +200,14 @@ pub(crate) fn run(args: &SampleArgs, device: &Device, quiet: bool) -> anyhow::Re
     Ok(ExitCode::SUCCESS)
 }
 
-fn sampler_kind(args: &SampleArgs, model: &LoadedModel) -> anyhow::Result<SamplerKind> {
-    let learned = model.description.learned_variance();
-    let Some(name) = &args.sampler else {
-        return Ok(model.objective.sampler(learned || args.variance.is_some()));
+/// The sampler called `name`, or without a name that of the model, which may be asked for one that heeds the variance.
+pub(crate) fn sampler_kind(
+    name: Option<&str>,
+    with_variance: bool,
+    model: &LoadedModel,
+) -> anyhow::Result<SamplerKind> {
+    let Some(name) = name else {
+        return Ok(model.objective.sampler(model.description.learned_variance() || with_variance));
     };
     let kind = SamplerKind::from_name(name).context("clap lets only the names of samplers through")?;
     check_fit(kind, model)?;

@@ -96,7 +96,7 @@ fn positive(text: &str) -> Result<f64, String> {
 pub(crate) fn run(args: &TrainArgs, device: &Device, quiet: bool) -> anyhow::Result<ExitCode> {
     interrupt::listen()?;
     let existing = if args.resume { Some(open_run(args)?) } else { None };
-    let origin = args.init_from.as_deref().map(runs::checkpoint_in).transpose()?;
+    let origin = args.init_from.as_deref().map(RunDir::checkpoint_at).transpose()?;
     let config = match &existing {
         Some(run_dir) => resumed_config(args, run_dir)?,
         None => fresh_config(args, origin.as_deref())?,

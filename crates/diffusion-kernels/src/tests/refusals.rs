@@ -1,6 +1,6 @@
 use super::norm_of;
 use super::random;
-use crate::{AdamW, FeatureMap, GroupNorm, Trained, conv_transpose2d, conv2d, group_norm, linear};
+use crate::{AdamW, FeatureMap, GroupNorm, Muon, Trained, conv_transpose2d, conv2d, group_norm, linear};
 
 fn message<T: std::fmt::Debug>(result: candle_core::Result<T>) -> String {
     result.unwrap_err().to_string()
@@ -74,4 +74,20 @@ fn an_update_of_tensors_that_share_memory_is_refused() {
     let early = AdamW { step: 0, ..constants };
     assert!(message(crate::adamw(&gradient, &trained, &early)).contains("counted from 1"));
     crate::adamw(&gradient, &trained, &constants).unwrap();
+}
+
+#[test]
+fn muon_refuses_what_is_no_matrix_and_what_shares_memory() {
+    let constants = Muon { lr: 0.1, momentum: 0.9, weight_decay: 0.0, update_rms: 0.2, gradient_scale: 1.0 };
+    let [weight, first, second] = [1, 2, 3].map(|seed| random(seed, &[3, 4]));
+    let trained = Trained { weight: &weight, first: &first, second: &second, average: None };
+    let gradient = random(4, &[3, 4]);
+    assert!(message(crate::muon(&[(&weight, trained)], &constants)).contains("share memory"));
+    let aliased = Trained { average: Some((&first, 0.1)), ..trained };
+    assert!(message(crate::muon(&[(&gradient, aliased)], &constants)).contains("share memory"));
+    assert!(message(crate::muon(&[(&random(5, &[4, 3]), trained)], &constants)).contains("shape [3, 4]"));
+    let [weight, first, second] = [1, 2, 3].map(|seed| random(seed, &[9]));
+    let vector = Trained { weight: &weight, first: &first, second: &second, average: None };
+    assert!(message(crate::muon(&[(&random(4, &[9]), vector)], &constants)).contains("matrices"));
+    crate::muon(&[(&gradient, trained)], &constants).unwrap();
 }

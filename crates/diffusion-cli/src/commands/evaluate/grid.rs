@@ -5,13 +5,12 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use candle_core::{Device, Tensor};
-use clap::builder::PossibleValuesParser;
 use diffusion_data::picture;
 use diffusion_sample::{SampleError, SamplerKind, SamplerOptions};
 use diffusion_schedule::{SigmaSpacing, TimestepSpacing};
-use diffusion_train::{Generation, LoadedModel, TrainError, Weights, generate};
+use diffusion_train::{Generation, LoadedModel, TrainError, Weights};
 
-use crate::commands::sample::{best_variance, check_fit};
+use crate::commands::sample::{best_variance, check_fit, sampler_names};
 use crate::judging::{Judge, JudgeArgs};
 use crate::runs::{Found, ModelArgs};
 use crate::usage::{bail_usage, check_picture};
@@ -29,7 +28,7 @@ pub(crate) struct GridArgs {
     #[command(flatten)]
     model: ModelArgs,
     /// The samplers, a row each [default: all that suit the model]
-    #[arg(long, value_name = "NAMES", value_delimiter = ',', value_parser = PossibleValuesParser::new(SamplerKind::ALL.map(SamplerKind::name)))]
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', value_parser = sampler_names())]
     samplers: Vec<String>,
     /// The numbers of steps, a column each
     #[arg(long, value_name = "NUMBERS", value_delimiter = ',', default_value = "5,10,20,50", value_parser = clap::value_parser!(u64).range(1..=100_000))]
@@ -159,15 +158,12 @@ fn images(
 ) -> anyhow::Result<Option<Tensor>> {
     let options = SamplerOptions { variance: best_variance(model), ..SamplerOptions::default() };
     let generation = Generation { sampler, steps, options, seed: args.seed, num, clip: true };
-    let shape = model.description.image_shape;
-    match generate(&model.objective, &model.denoiser, shape, &generation, device, &mut |_, _| {
-        interrupt::flow()
-    }) {
+    match model.generate(&generation, device, &mut |_, _| interrupt::flow()) {
         Err(TrainError::Sample(SampleError::Cancelled { .. })) => Ok(None),
         // Its place stays black: that a sampler fails with so few steps is a finding.
         Err(TrainError::Sample(e @ SampleError::NotFinite { .. })) => {
             tracing::warn!("{}: {e}", sampler.name());
-            let [c, h, w] = shape;
+            let [c, h, w] = model.description.image_shape;
             Ok(Some(Tensor::full(-1f32, (num as usize, c, h, w), device)?))
         }
         result => Ok(Some(result?)),

@@ -14,7 +14,7 @@ use diffusion_train::{LoadedModel, Weights};
 use serde_json::{Value, json};
 
 use super::pictures::Asked;
-use super::{as_object, axis, continuous_levels, with_error};
+use super::{CONTINUOUS, as_object, axis, continuous_levels, with_error};
 use crate::commands::progress::Progress;
 use crate::commands::sample::{Variance, variance};
 use crate::runs::{ModelArgs, program};
@@ -72,7 +72,7 @@ pub(super) fn run(args: &ModelEvaluationArgs, device: &Device, quiet: bool) -> a
     let checkpoint = args.model.checkpoint()?;
     let model = LoadedModel::open(&checkpoint, Weights::Ema, device)?;
     let bound = bound(args, &model)?;
-    let levels = bound.map_or_else(|| continuous_levels(&model.objective).len(), |b| b.schedule().len());
+    let levels = bound.map_or(CONTINUOUS, |bound| bound.schedule().len());
     let bins = args.bins.map_or(10.min(levels), |bins| bins as usize);
     if bins > levels {
         bail_usage!("--bins {bins}: there are {levels} timesteps");

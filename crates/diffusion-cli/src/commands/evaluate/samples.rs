@@ -5,14 +5,13 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use candle_core::{Device, Tensor};
-use clap::builder::PossibleValuesParser;
 use diffusion_data::PictureConfig;
-use diffusion_sample::{SampleError, SamplerKind, SamplerOptions};
-use diffusion_train::{Checkpoint, Generation, RunDir, TrainError, Weights, generate};
+use diffusion_sample::{SampleError, SamplerOptions};
+use diffusion_train::{Checkpoint, Generation, RunDir, TrainError, Weights};
 use serde_json::{Value, json};
 
 use crate::commands::progress::Progress;
-use crate::commands::sample::{best_variance, check_fit};
+use crate::commands::sample::{best_variance, sampler_kind, sampler_names};
 use crate::judging::{Judge, JudgeArgs, Judgement, training_pictures};
 use crate::runs::{Found, ModelArgs};
 use crate::usage::bail_usage;
@@ -49,7 +48,7 @@ pub(crate) struct SamplesArgs {
     #[arg(long, value_name = "SEED", default_value = "0", value_parser = clap::value_parser!(u64).range(..1 << 62))]
     seed: u64,
     /// The sampler [default: as `sample`]
-    #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(SamplerKind::ALL.map(SamplerKind::name)))]
+    #[arg(long, value_name = "NAME", value_parser = sampler_names())]
     sampler: Option<String>,
     /// Sampling steps [default: as `sample`]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
@@ -101,13 +100,8 @@ pub(super) fn run(args: &SamplesArgs, device: &Device, quiet: bool) -> anyhow::R
 
 /// The checkpoint that the folder is or has, if it is that of a model.
 fn checkpoint_at(folder: &Path) -> anyhow::Result<Option<PathBuf>> {
-    if folder.join(Checkpoint::STATE_FILE).is_file() {
-        return Ok(Some(folder.to_owned()));
-    }
-    match RunDir::open(folder) {
-        Ok(run) => Ok(Some(run.latest_checkpoint()?)),
-        Err(_) => Ok(None),
-    }
+    let of_model = folder.join(Checkpoint::STATE_FILE).is_file() || RunDir::open(folder).is_ok();
+    Ok(of_model.then(|| RunDir::checkpoint_at(folder)).transpose()?)
 }
 
 fn of_model(
@@ -118,11 +112,7 @@ fn of_model(
 ) -> anyhow::Result<Option<(Judge, Judged)>> {
     let model = &found.model;
     let shape = model.description.image_shape;
-    let sampler = match &args.sampler {
-        Some(name) => SamplerKind::from_name(name).context("clap lets only the names of samplers through")?,
-        None => model.objective.sampler(model.description.learned_variance()),
-    };
-    check_fit(sampler, model)?;
+    let sampler = sampler_kind(args.sampler.as_deref(), false, model)?;
     let steps = args.steps.map_or(model.objective.default_steps(sampler), |steps| steps as usize);
     let training = args.training.as_deref();
     let judge = Judge::of_model(
@@ -141,12 +131,11 @@ fn of_model(
         let options = SamplerOptions { variance: best_variance(model), ..SamplerOptions::default() };
         let generation = Generation { sampler, steps, options, seed, num: args.num, clip: true };
         let before = (seed - args.seed) * args.num;
-        let images =
-            generate(&model.objective, &model.denoiser, shape, &generation, device, &mut |done, _| {
-                progress
-                    .set(before + done, || format!("image {} of {}", before + done, args.seeds * args.num));
-                interrupt::flow()
-            });
+        let images = model.generate(&generation, device, &mut |done, _| {
+            let done = before + done;
+            progress.set(done, || format!("image {done} of {}", args.seeds * args.num));
+            interrupt::flow()
+        });
         let images = match images {
             Err(TrainError::Sample(SampleError::Cancelled { .. })) => return Ok(None),
             Err(TrainError::Schedule(e)) => bail_usage!("--steps {steps}: {e}"),

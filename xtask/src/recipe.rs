@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail, ensure};
 use candle_core::{Device, Tensor};
 use diffusion_data::{ImageDataset, mnist};
 use diffusion_eval::{ClassShares, DigitJudge, Reference, SampleQuality};
-use diffusion_sample::{SamplerKind, SamplerOptions};
+use diffusion_sample::{Guidance, SamplerKind};
 use diffusion_train::{ConfigSource, Generation, LoadedModel, RunDir, TrainConfig, Trainer};
 use serde::{Deserialize, Serialize};
 use toml::Table;
@@ -77,7 +77,7 @@ struct Recipes {
 #[serde(deny_unknown_fields)]
 struct Row {
     name: String,
-    /// As `ddim:20`.
+    /// As `ddim:20`, or `ddim:20@1.5` with guidance.
     #[serde(default = "samplers")]
     samplers: Vec<String>,
     #[serde(default)]
@@ -282,11 +282,13 @@ impl Bench<'_> {
     }
 }
 
-/// As `ddim:20` says.
+/// As `ddim:20` says, or `ddim:20@1.5` with guidance of scale 1.5.
 fn generation(named: &str, num: u64) -> Result<Generation> {
-    let Some((name, steps)) = named.split_once(':') else { bail!("`{named}` is not of the form ddim:20") };
+    let (plain, scale) = named.split_once('@').unwrap_or((named, "1"));
+    let Some((name, steps)) = plain.split_once(':') else { bail!("`{named}` is not of the form ddim:20") };
+    let guidance = Guidance::new(scale.parse()?);
     let sampler = SamplerKind::from_name(name).with_context(|| format!("there is no sampler `{name}`"))?;
     let steps = steps.parse()?;
     ensure!(steps > 0, "`{named}` has no steps");
-    Ok(Generation { sampler, steps, options: SamplerOptions::default(), seed: 1000, num, clip: true })
+    Ok(Generation { seed: 1000, guidance, ..Generation::new(sampler, steps, num) })
 }

@@ -9,6 +9,7 @@ use diffusion_unet::{NetworkConfig, UNet2D, UNet2DConfig, load_frozen};
 use serde_json::{Value, json};
 
 use crate::folder::{write_synced, write_whole};
+use crate::import::LABELS;
 use crate::weights::{self, Tensors};
 use crate::{InteropError, SchedulerClass, model_config};
 
@@ -28,6 +29,8 @@ pub struct ExportedModel<'a> {
     pub schedule: &'a ScheduleConfig,
     /// What the network's output means.
     pub prediction_type: PredictionType,
+    /// The names of the classes that the network knows; none if it knows none.
+    pub class_names: &'a [String],
 }
 
 impl ExportedModel<'_> {
@@ -66,12 +69,16 @@ impl ExportedModel<'_> {
 
     fn write_files(&self, dir: &Path, network: &UNet2DConfig) -> Result<(), InteropError> {
         let [_, height, width] = self.image_shape;
-        let index = json!({
+        let mut index = json!({
             "_class_name": "DDPMPipeline",
             "_diffusers_version": VERSION,
             "scheduler": ["diffusers", SchedulerClass::Ddpm.name()],
             "unet": ["diffusers", model_config::CLASS],
         });
+        if !self.class_names.is_empty() {
+            let names = self.class_names.iter().enumerate();
+            index[LABELS] = names.map(|(number, name)| (number.to_string(), json!(name))).collect();
+        }
         write_json(&dir.join("model_index.json"), &index)?;
 
         let unet = dir.join("unet");

@@ -27,6 +27,9 @@ pub struct ImportedModel {
     pub schedule: ScheduleConfig,
     /// What the network's output means.
     pub prediction_type: PredictionType,
+    /// The names of the classes that the network knows, `id2label` of the pipeline; none where it knows no classes, or nobody
+    /// named them.
+    pub class_names: Vec<String>,
     /// The folder's scheduler. None: there is no `scheduler_config.json`, and schedule and prediction type are the
     /// defaults of `DDPMScheduler`.
     pub scheduler: Option<Scheduler>,
@@ -38,6 +41,8 @@ const MAX_SIDE: usize = 65_536;
 /// The parts of a pipeline that can be taken over, and the folder of each.
 const UNET: &str = "unet";
 const SCHEDULER: &str = "scheduler";
+/// The names of classes by their number, as pipelines with classes have them.
+pub(crate) const LABELS: &str = "id2label";
 
 impl ImportedModel {
     /// Reads a pipeline (`model_index.json`, `unet/`, `scheduler/`) or a model alone (`config.json` and its weights, with
@@ -52,17 +57,25 @@ impl ImportedModel {
             return Err(InteropError::unusable(folder, "there is no such folder"));
         }
         let index = folder.join("model_index.json");
-        if index.exists() {
-            check_index(&index)?;
-        }
+        let class_names = if index.exists() { check_index(&index)? } else { Vec::new() };
         let model = part(folder, UNET);
         let config = model.join("config.json");
         if !config.exists() {
             let problem = "this folder holds no model: there is neither unet/config.json nor config.json";
             return Err(InteropError::unusable(folder, problem));
         }
-        let (network, size) =
+        let (mut network, size) =
             model_config::read(&read_object(&config)?).map_err(|e| InteropError::unusable(&config, e))?;
+        let rows = network.num_class_embeds.unwrap_or(0);
+        if !class_names.is_empty() {
+            // A row more than there are names stands for no class, as this project and guidance elsewhere have it.
+            network.null_class = rows == class_names.len() + 1;
+            if !network.null_class && rows != class_names.len() {
+                let problem =
+                    format!("`id2label` names {} classes, and the network knows {rows}", class_names.len());
+                return Err(InteropError::unusable(&index, problem));
+            }
+        }
         let image_shape = image_shape(&network, side.map(|side| [side, side]).or(size))
             .map_err(|e| InteropError::unusable(&config, e))?;
         let scheduler = read_scheduler(&part(folder, SCHEDULER).join("scheduler_config.json"))?;
@@ -75,7 +88,7 @@ impl ImportedModel {
         // Building it once finds what is missing, left over or of another shape.
         load_frozen(weights.clone(), &Device::Cpu, |vb| UNet2D::new(&network, vb))
             .map_err(|source| InteropError::Parameters { path, source })?;
-        Ok(Self { network, weights, image_shape, schedule, prediction_type, scheduler })
+        Ok(Self { network, weights, image_shape, schedule, prediction_type, class_names, scheduler })
     }
 }
 
@@ -107,7 +120,8 @@ impl ImportedModel {
         let beta_schedule = if cosine { BetaSchedule::Cosine } else { BetaSchedule::Linear };
         let schedule = ScheduleConfig { beta_schedule, ..ScheduleConfig::default() };
         let prediction_type = PredictionType::Epsilon;
-        Ok(Self { network, weights, image_shape, schedule, prediction_type, scheduler: None })
+        let class_names = Vec::new();
+        Ok(Self { network, weights, image_shape, schedule, prediction_type, class_names, scheduler: None })
     }
 }
 
@@ -117,10 +131,15 @@ fn part(folder: &Path, name: &str) -> PathBuf {
     if own.is_dir() { own } else { folder.to_owned() }
 }
 
-/// Refuses pipelines of anything but a `UNet2DModel` and a scheduler. The names in the file are compared, never opened.
-fn check_index(path: &Path) -> Result<(), InteropError> {
+/// The names of the classes. Refuses pipelines of anything but a `UNet2DModel` and a scheduler. The names in the file are compared,
+/// never opened.
+fn check_index(path: &Path) -> Result<Vec<String>, InteropError> {
     let refuse = |problem: String| Err(InteropError::unusable(path, problem));
-    let parts = read_object(path)?;
+    let mut parts = read_object(path)?;
+    let class_names = match parts.remove(LABELS) {
+        Some(labels) => class_names(&labels).map_err(|e| InteropError::unusable(path, e))?,
+        None => Vec::new(),
+    };
     for (name, value) in parts.iter().filter(|(name, _)| !name.starts_with('_')) {
         let mut of_name = Path::new(name).components();
         let is_plain =
@@ -135,7 +154,7 @@ fn check_index(path: &Path) -> Result<(), InteropError> {
             _ => return refuse(format!("`{name}` is a part of pipelines that are not supported")),
         }
     }
-    if parts.contains_key(UNET) { Ok(()) } else { refuse(format!("this pipeline has no `{UNET}`")) }
+    if parts.contains_key(UNET) { Ok(class_names) } else { refuse(format!("this pipeline has no `{UNET}`")) }
 }
 
 fn image_shape(network: &UNet2DConfig, size: SampleSize) -> Result<[usize; 3], String> {
@@ -187,4 +206,12 @@ fn training_problem(scheduler: &Scheduler) -> Option<String> {
         );
     }
     scheduler.schedule().err().map(|e| e.to_string())
+}
+
+/// The names, in the order of their numbers, which are 0 to the last.
+fn class_names(labels: &Value) -> Result<Vec<String>, String> {
+    let wrong = || format!("`{LABELS}` is no table of the names of classes 0 to the last");
+    let labels = labels.as_object().ok_or_else(wrong)?;
+    let name = |number: usize| labels.get(&number.to_string()).and_then(Value::as_str).map(str::to_owned);
+    (0..labels.len()).map(name).collect::<Option<_>>().ok_or_else(wrong)
 }

@@ -55,6 +55,7 @@ pub(crate) fn read(fields: &Map<String, Value>) -> Result<(UNet2DConfig, SampleS
 pub(crate) fn write(config: &UNet2DConfig, [height, width]: [usize; 2], version: &str) -> Map<String, Value> {
     let mut fields = own_fields(config);
     fields.remove("zero_init_output");
+    fields.remove("null_class");
     fields.extend(constants().map(|(key, values)| (key.to_owned(), values[0].clone())));
     let size = if height == width { json!(height) } else { json!([height, width]) };
     fields.insert("sample_size".to_owned(), size);

@@ -1,6 +1,6 @@
 //! What samplers and trainers see of a model.
 
-use candle_core::{Result, Tensor};
+use candle_core::{Error, Result, Tensor};
 use diffusion_schedule::NoiseLevel;
 
 use crate::{Levels, Prediction, PredictionType};
@@ -12,6 +12,17 @@ pub trait Network {
     /// # Errors
     /// Shapes that the network cannot take.
     fn forward(&self, x_t: &Tensor, timesteps: &Tensor) -> Result<Tensor>;
+
+    /// As [`forward`](Self::forward), each image taken for one of its class, `classes` (N), or of none in particular.
+    ///
+    /// # Errors
+    /// As there; a class that the network does not know, or none where it must be told one.
+    fn forward_classes(&self, x_t: &Tensor, timesteps: &Tensor, classes: &[Option<u32>]) -> Result<Tensor> {
+        if classes.iter().any(Option::is_some) {
+            return Err(Error::Msg("the network knows no classes; it cannot be told any".to_owned()));
+        }
+        self.forward(x_t, timesteps)
+    }
 }
 
 /// Estimates the clean image and the noise in a noisy one. A sampler sees a model as this and nothing else; guidance
@@ -22,6 +33,36 @@ pub trait Denoiser {
     /// # Errors
     /// Those of the network; an estimate that does not exist at this level.
     fn denoise(&self, x_t: &Tensor, level: NoiseLevel) -> Result<Prediction>;
+}
+
+/// A denoiser that can be told what each image is to be.
+pub trait ConditionalDenoiser {
+    /// As [`Denoiser::denoise`], each image taken for one of its class, `classes` (N), or of none in particular.
+    ///
+    /// # Errors
+    /// As there; a class that the network does not know, or none where it must be told one.
+    fn denoise_classes(&self, x_t: &Tensor, level: NoiseLevel, classes: &[Option<u32>])
+    -> Result<Prediction>;
+}
+
+/// A denoiser that is told the same classes at every step.
+#[derive(Clone)]
+pub struct Conditioned<'a> {
+    denoiser: &'a dyn ConditionalDenoiser,
+    classes: Vec<Option<u32>>,
+}
+
+impl<'a> Conditioned<'a> {
+    /// `denoiser` for as many images as `classes` has.
+    pub fn new(denoiser: &'a dyn ConditionalDenoiser, classes: Vec<Option<u32>>) -> Self {
+        Self { denoiser, classes }
+    }
+}
+
+impl Denoiser for Conditioned<'_> {
+    fn denoise(&self, x_t: &Tensor, level: NoiseLevel) -> Result<Prediction> {
+        self.denoiser.denoise_classes(x_t, level, &self.classes)
+    }
 }
 
 /// Any function of the right form is a denoiser.
@@ -48,11 +89,22 @@ impl<N: Network> NetworkDenoiser<N> {
 
 impl<N: Network> Denoiser for NetworkDenoiser<N> {
     fn denoise(&self, x_t: &Tensor, level: NoiseLevel) -> Result<Prediction> {
+        self.denoise_classes(x_t, level, &vec![None; x_t.dim(0)?])
+    }
+}
+
+impl<N: Network> ConditionalDenoiser for NetworkDenoiser<N> {
+    fn denoise_classes(
+        &self,
+        x_t: &Tensor,
+        level: NoiseLevel,
+        classes: &[Option<u32>],
+    ) -> Result<Prediction> {
         let n = x_t.dim(0)?;
         let scale = self.prediction_type.input_scale(&level);
         let x_t = if (scale - 1.0).abs() > 1e-12 { x_t.affine(scale, 0.0)? } else { x_t.clone() };
         let timesteps = Tensor::full(level.timestep as f32, n, x_t.device())?;
-        let output = self.network.forward(&x_t, &timesteps)?;
+        let output = self.network.forward_classes(&x_t, &timesteps, classes)?;
         let levels = Levels::new(&vec![level.scaled(scale); n], &x_t)?;
         let channels = x_t.dim(1)?;
         if output.dim(1)? != 2 * channels {
@@ -69,10 +121,18 @@ impl<N: Network + ?Sized> Network for &N {
     fn forward(&self, x_t: &Tensor, timesteps: &Tensor) -> Result<Tensor> {
         (**self).forward(x_t, timesteps)
     }
+
+    fn forward_classes(&self, x_t: &Tensor, timesteps: &Tensor, classes: &[Option<u32>]) -> Result<Tensor> {
+        (**self).forward_classes(x_t, timesteps, classes)
+    }
 }
 
 impl<N: Network + ?Sized> Network for Box<N> {
     fn forward(&self, x_t: &Tensor, timesteps: &Tensor) -> Result<Tensor> {
         (**self).forward(x_t, timesteps)
+    }
+
+    fn forward_classes(&self, x_t: &Tensor, timesteps: &Tensor, classes: &[Option<u32>]) -> Result<Tensor> {
+        (**self).forward_classes(x_t, timesteps, classes)
     }
 }

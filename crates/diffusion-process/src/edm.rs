@@ -4,7 +4,7 @@ use candle_core::{Result, Tensor};
 use diffusion_schedule::NoiseLevel;
 use serde::{Deserialize, Serialize};
 
-use crate::{Denoiser, Levels, Network, Prediction};
+use crate::{ConditionalDenoiser, Denoiser, Levels, Network, Prediction};
 
 /// D(x; σ) = c_skip·x + c_out·F(c_in·x; c_noise), the factors functions of σ and of the data's standard deviation.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -69,10 +69,22 @@ impl<N: Network> EdmDenoiser<N> {
 
 impl<N: Network> Denoiser for EdmDenoiser<N> {
     fn denoise(&self, x_t: &Tensor, level: NoiseLevel) -> Result<Prediction> {
+        self.denoise_classes(x_t, level, &vec![None; x_t.dim(0)?])
+    }
+}
+
+impl<N: Network> ConditionalDenoiser for EdmDenoiser<N> {
+    fn denoise_classes(
+        &self,
+        x_t: &Tensor,
+        level: NoiseLevel,
+        classes: &[Option<u32>],
+    ) -> Result<Prediction> {
         let n = x_t.dim(0)?;
         let factors = self.edm.factors(level.sigma());
         let timesteps = Tensor::full(factors.noise as f32, n, x_t.device())?;
-        let output = self.network.forward(&x_t.affine(factors.input / level.signal, 0.0)?, &timesteps)?;
+        let input = x_t.affine(factors.input / level.signal, 0.0)?;
+        let output = self.network.forward_classes(&input, &timesteps, classes)?;
         let x0 = (x_t.affine(factors.skip / level.signal, 0.0)? + output.affine(factors.out, 0.0)?)?;
         Prediction::from_x0(&x0, x_t, &Levels::new(&vec![level; n], x_t)?)
     }

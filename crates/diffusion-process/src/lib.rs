@@ -5,7 +5,7 @@
 //! - [`PredictionType`]: what a network predicts (ε, x₀, v or a flow), and every conversion between them; [`Edm`] for
 //!   networks that are preconditioned instead.
 //! - [`Thresholded`]: a denoiser whose x̂₀ is kept in range.
-//! - [`Denoiser`] and [`Network`]: what samplers and trainers see of a model.
+//! - [`Denoiser`] and [`Network`]: what samplers and trainers see of a model; [`ConditionalDenoiser`] can be told classes.
 //!
 //! This crate holds no network, no sampling loop and no files; it never uses the device's random generator.
 //!
@@ -31,7 +31,7 @@ mod noise;
 mod prediction;
 mod threshold;
 
-pub use denoiser::{Denoiser, Network, NetworkDenoiser};
+pub use denoiser::{ConditionalDenoiser, Conditioned, Denoiser, Network, NetworkDenoiser};
 pub use diffusion_schedule::NoiseLevel;
 pub use edm::{Edm, EdmDenoiser, EdmFactors};
 pub use level::Levels;

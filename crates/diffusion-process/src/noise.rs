@@ -31,6 +31,10 @@ pub enum Domain {
     Augmentation = 9,
     /// ε of the loss on pictures kept out of training; the draw is 0.
     Validation = 10,
+    /// Which labels a training hides from the network; the draw is the step of the optimizer.
+    HiddenLabel = 11,
+    /// The class of a generated image whose class nobody named; the draw is 0.
+    Class = 12,
 }
 
 /// A seed. Every random number of the project is a pure function of it and of what the number is for, so there is

@@ -38,6 +38,7 @@ mod driver;
 mod euler;
 mod euler_ancestral;
 mod flow;
+mod guidance;
 mod heun;
 mod kind;
 mod lms;
@@ -52,6 +53,7 @@ pub use driver::{Progress, SampleError, SampleRequest, Sampler, Step, StepNoise,
 pub use euler::Euler;
 pub use euler_ancestral::EulerAncestral;
 pub use flow::{FlowEuler, FlowHeun};
+pub use guidance::{Autoguided, ClassifierFree, Guidance};
 pub use heun::Heun;
 pub use kind::{SamplerKind, SamplerOptions};
 pub use lms::Lms;

@@ -11,8 +11,8 @@ use toml::Table;
 
 use crate::checkpoint::beside;
 use crate::{
-    Checkpoint, CheckpointState, ConfigError, FORMAT_VERSION, ModelDescription, RunDir, TrainConfig,
-    TrainError,
+    Checkpoint, CheckpointState, Conditional, ConfigError, FORMAT_VERSION, ModelDescription, RunDir,
+    TrainConfig, TrainError,
 };
 
 /// What stands in place of the hash of a configuration that nobody knows.
@@ -77,6 +77,7 @@ fn write_run(
         prediction_type: model.prediction_type,
         network: network_alone(&model),
         learned_variance: model.learned_variance(),
+        conditional: conditional(&model),
         schedule: model.schedule.clone(),
         edm: model.edm,
         ..TrainConfig::default()
@@ -103,13 +104,15 @@ fn write_run(
     run.set_latest(0)
 }
 
-/// The network as a configuration has it, which says beside it that it learns a variance too.
+/// The network as a configuration has it, which says beside it that it learns a variance too, and is told classes.
 fn network_alone(model: &ModelDescription) -> NetworkConfig {
-    if model.learned_variance() {
-        model.network.with_output_channels(model.image_shape[0])
-    } else {
-        model.network.clone()
-    }
+    let network = model.network.with_classes(0);
+    if model.learned_variance() { network.with_output_channels(model.image_shape[0]) } else { network }
+}
+
+/// A training that begins with the model tells it the classes that it knows.
+fn conditional(model: &ModelDescription) -> Conditional {
+    if model.classes.is_empty() { Conditional::Never } else { Conditional::Always }
 }
 
 /// The fields of a configuration that would train `model`.
@@ -121,6 +124,7 @@ pub(crate) fn fields_of(model: &ModelDescription) -> Result<Table, ConfigError> 
         ("prediction_type", Some(toml::Value::try_from(model.prediction_type))),
         ("network", Some(toml::Value::try_from(network_alone(model)))),
         ("learned_variance", model.learned_variance().then(|| toml::Value::try_from(true))),
+        ("conditional", (!model.classes.is_empty()).then(|| toml::Value::try_from(conditional(model)))),
         ("schedule", Some(toml::Value::try_from(&model.schedule))),
         ("edm", model.edm.map(toml::Value::try_from)),
     ];

@@ -14,7 +14,8 @@ use toml::Table;
 
 use crate::adopt::fields_of;
 use crate::{
-    AdamWConfig, EdmConfig, EmaConfig, LossConfig, LrSchedule, ModelDescription, Objective, TimestepSampling,
+    AdamWConfig, Conditional, EdmConfig, EmaConfig, LossConfig, LrSchedule, ModelDescription, Objective,
+    TimestepSampling,
 };
 
 /// A whole training. Training ends at the first of `steps`, `epochs` and `max_minutes` that is given.
@@ -46,6 +47,11 @@ pub struct TrainConfig {
     /// Have the network learn the variance of the reverse steps too: its output gets twice the channels (Nichol & Dhariwal
     /// 2021).
     pub learned_variance: bool,
+    /// Whether the network is told each picture's class.
+    pub conditional: Conditional,
+    /// The share of pictures whose class it is not told, in [0, 1), so that it knows pictures of no class in particular too, as
+    /// classifier-free guidance needs (Ho & Salimans 2022). Pictures without a label are never told one.
+    pub class_dropout: f64,
     /// How the noise levels of a batch are drawn.
     pub timestep_sampling: TimestepSampling,
     /// Adds this times a normal number, one for each image and channel, to the noise of every pixel, so that the network
@@ -136,6 +142,8 @@ impl Default for TrainConfig {
             accumulate: 1,
             prediction_type: PredictionType::default(),
             learned_variance: false,
+            conditional: Conditional::default(),
+            class_dropout: 0.1,
             timestep_sampling: TimestepSampling::default(),
             offset_noise: 0.0,
             clip_grad_norm: None,
@@ -143,7 +151,7 @@ impl Default for TrainConfig {
                 in_channels: 1,
                 base_channels: 32,
                 time_dim: 128,
-                out_channels: None,
+                ..SimpleUNetConfig::default()
             }),
             schedule: ScheduleConfig::linear_scaled_to(200),
             edm: None,
@@ -308,6 +316,10 @@ impl TrainConfig {
             ("patch_size", "1".to_owned()),
             ("muon", "false".to_owned()),
             ("sampler", "None".to_owned()),
+            ("conditional", "Never".to_owned()),
+            ("class_dropout", "0.1".to_owned()),
+            ("num_class_embeds: None, null_class", "false".to_owned()),
+            ("null_class", "false".to_owned()),
             ("pictures", format!("{:?}", PictureConfig::default())),
         ];
         let text = later.iter().fold(format!("{numbers:?}"), |text, (field, unset)| {

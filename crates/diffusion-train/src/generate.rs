@@ -5,11 +5,13 @@ use std::error::Error;
 use std::ops::ControlFlow;
 
 use candle_core::{Device, Tensor};
-use diffusion_process::{Denoiser, Threshold, Thresholded};
-use diffusion_sample::{Progress, SampleRequest, SamplerKind, SamplerOptions, sample};
+use diffusion_process::{ConditionalDenoiser, Denoiser, Threshold, Thresholded};
+use diffusion_sample::{
+    ClassifierFree, Guidance, Progress, SampleRequest, SamplerKind, SamplerOptions, sample,
+};
 use diffusion_schedule::{SigmaSpacing, TimestepSpacing};
 
-use crate::{LoadedModel, Objective, TrainError, Trainer};
+use crate::{ClassChoice, LoadedModel, ModelDescription, Objective, TrainError, Trainer};
 
 /// Images computed together: more are not faster.
 const BATCH: u64 = 64;
@@ -28,7 +30,7 @@ pub struct SampleJudge {
 }
 
 /// What is to be generated, and how.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Generation {
     /// The sampler.
     pub sampler: SamplerKind,
@@ -42,6 +44,27 @@ pub struct Generation {
     pub num: u64,
     /// Cut the predicted image to \[−1, 1\] at each step, and the result at the end.
     pub clip: bool,
+    /// What the images are to be, by a model with classes.
+    pub classes: ClassChoice,
+    /// How strongly.
+    pub guidance: Guidance,
+}
+
+impl Generation {
+    /// `num` images by `sampler` in `steps` steps, as is usual otherwise: clipped, of the classes that training had, unguided,
+    /// from seed 0.
+    pub fn new(sampler: SamplerKind, steps: usize, num: u64) -> Self {
+        Self {
+            sampler,
+            steps,
+            options: SamplerOptions::default(),
+            seed: 0,
+            num,
+            clip: true,
+            classes: ClassChoice::default(),
+            guidance: Guidance::default(),
+        }
+    }
 }
 
 impl LoadedModel {
@@ -57,7 +80,7 @@ impl LoadedModel {
         device: &Device,
         observer: &mut dyn FnMut(u64, &Progress<'_>) -> ControlFlow<()>,
     ) -> Result<Tensor, TrainError> {
-        generate(&self.objective, &self.denoiser, self.description.image_shape, generation, device, observer)
+        generate(&self.objective, &self.denoiser, &self.description, generation, device, observer)
     }
 }
 
@@ -72,30 +95,32 @@ impl Trainer {
         observer: &mut dyn FnMut(u64, &Progress<'_>) -> ControlFlow<()>,
     ) -> Result<Tensor, TrainError> {
         let denoiser = self.objective().denoiser(self.averaged_network()?);
-        let shape = self.description().image_shape;
-        generate(self.objective(), &denoiser, shape, generation, self.device(), observer)
+        generate(self.objective(), &denoiser, self.description(), generation, self.device(), observer)
     }
 }
 
-/// Images by `denoiser`, a model of `objective` for images of `image_shape`.
+/// Images by `denoiser`, the model of `objective` that `description` describes.
 fn generate(
     objective: &Objective,
-    denoiser: &dyn Denoiser,
-    image_shape: [usize; 3],
+    denoiser: &dyn ConditionalDenoiser,
+    description: &ModelDescription,
     generation: &Generation,
     device: &Device,
     observer: &mut dyn FnMut(u64, &Progress<'_>) -> ControlFlow<()>,
 ) -> Result<Tensor, TrainError> {
     let plan = objective.plan(generation.steps, TimestepSpacing::Trailing, SigmaSpacing::Timesteps)?;
-    let clipped = Thresholded::new(denoiser, Threshold::Clip { range: 1.0 });
-    let denoiser: &dyn Denoiser = if generation.clip { &clipped } else { denoiser };
     let mut images = Vec::new();
     for first in (0..generation.num).step_by(BATCH as usize) {
         let indices = first..generation.num.min(first + BATCH);
-        let request = SampleRequest { seed: generation.seed, indices, image_shape, device };
+        let classes = generation.classes.classes(generation.seed, indices.clone(), &description.classes);
+        let guided = ClassifierFree::new(denoiser, classes, generation.guidance);
+        let clipped = Thresholded::new(&guided, Threshold::Clip { range: 1.0 });
+        let request =
+            SampleRequest { seed: generation.seed, indices, image_shape: description.image_shape, device };
+        let chosen: &dyn Denoiser = if generation.clip { &clipped } else { &guided };
         let mut sampler = generation.sampler.build(&generation.options);
         let batch =
-            sample(denoiser, &mut *sampler, &plan, &request, &mut |progress| observer(first, &progress))?;
+            sample(chosen, &mut *sampler, &plan, &request, &mut |progress| observer(first, &progress))?;
         // A formula of several steps may lead a little beyond what each was kept in.
         images.push(if generation.clip { batch.clamp(-1f32, 1f32)? } else { batch });
     }

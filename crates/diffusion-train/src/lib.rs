@@ -26,6 +26,7 @@
 mod adopt;
 mod bound;
 mod checkpoint;
+mod classes;
 mod config;
 mod ema;
 mod error;
@@ -46,6 +47,7 @@ mod validate;
 
 pub use bound::{ReverseStep, discretized_log_likelihood, gaussian_kl};
 pub use checkpoint::{Checkpoint, CheckpointState, FORMAT_VERSION};
+pub use classes::{ClassChoice, Conditional, ModelClass};
 pub use config::{CheckpointConfig, ConfigError, ConfigSource, SampleGridConfig, TrainConfig};
 pub use ema::{Ema, EmaConfig};
 pub use error::TrainError;

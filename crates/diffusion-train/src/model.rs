@@ -11,7 +11,7 @@ use safetensors::SafeTensors;
 use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::CheckpointState;
-use crate::{Checkpoint, EdmConfig, ModelDenoiser, Objective, TrainError};
+use crate::{Checkpoint, EdmConfig, ModelClass, ModelDenoiser, Objective, TrainError};
 
 /// Everything that sampling needs to know besides the weights.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -26,6 +26,9 @@ pub struct ModelDescription {
     /// Its preconditioning, if it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub edm: Option<EdmConfig>,
+    /// The classes that the network is told of, in the order of its table; none: it knows no classes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub classes: Vec<ModelClass>,
     /// [C, H, W] of the images.
     pub image_shape: [usize; 3],
     /// The values that black and white have: [−1, 1].
@@ -65,6 +68,10 @@ impl ModelDescription {
             return Some(format!(
                 "the network gives {output} channels; it must be {input}, or twice as many"
             ));
+        }
+        if self.classes.len() != self.network.classes() {
+            let [named, known] = [self.classes.len(), self.network.classes()];
+            return Some(format!("it names {named} classes, and its network knows {known}"));
         }
         if let Some((field, value, expected)) = self.edm.and_then(|edm| edm.problem()) {
             return Some(format!("{field} is {value}; {expected}"));

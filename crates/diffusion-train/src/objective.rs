@@ -3,8 +3,8 @@
 use candle_core::cpu::erf::{erf_f64, erf_inv};
 use candle_core::{Result, Tensor};
 use diffusion_process::{
-    Denoiser, Edm, EdmDenoiser, EdmFactors, Levels, Network, NetworkDenoiser, NoiseLevel, Prediction,
-    PredictionType,
+    ConditionalDenoiser, Denoiser, Edm, EdmDenoiser, EdmFactors, Levels, Network, NetworkDenoiser,
+    NoiseLevel, Prediction, PredictionType,
 };
 use diffusion_sample::SamplerKind;
 use diffusion_schedule::{
@@ -263,6 +263,20 @@ impl<N: Network> Denoiser for ModelDenoiser<N> {
         match self {
             Self::Plain(denoiser) => denoiser.denoise(x_t, level),
             Self::Edm(denoiser) => denoiser.denoise(x_t, level),
+        }
+    }
+}
+
+impl<N: Network> ConditionalDenoiser for ModelDenoiser<N> {
+    fn denoise_classes(
+        &self,
+        x_t: &Tensor,
+        level: NoiseLevel,
+        classes: &[Option<u32>],
+    ) -> Result<Prediction> {
+        match self {
+            Self::Plain(denoiser) => denoiser.denoise_classes(x_t, level, classes),
+            Self::Edm(denoiser) => denoiser.denoise_classes(x_t, level, classes),
         }
     }
 }

@@ -211,13 +211,12 @@ fn grid_generation(trainer: &Trainer) -> Generation {
     let sampler = config.sampler.unwrap_or(objective.sampler(learned));
     let most = objective.schedule().map_or(usize::MAX, NoiseSchedule::len);
     let variance = if learned { VarianceType::LearnedRange } else { config.variance };
+    let steps = config.steps.unwrap_or(objective.default_steps(sampler)).min(most);
     Generation {
-        sampler,
-        steps: config.steps.unwrap_or(objective.default_steps(sampler)).min(most),
         options: SamplerOptions { variance, ..SamplerOptions::default() },
         seed: trainer.config().seed,
-        num: config.num,
         clip: config.clip_denoised,
+        ..Generation::new(sampler, steps, config.num)
     }
 }
 

@@ -8,6 +8,7 @@ use diffusion_data::{ImageDataset, Loader, LoaderConfig};
 use diffusion_kernels::in_pool;
 use diffusion_process::{Domain, Network, NoiseSource};
 use diffusion_unet::{DropoutNoise, NetworkConfig, Parameters, TimeEmbeddingType, TrainingNetwork};
+use rand::RngExt;
 use tracing::trace_span;
 
 use crate::checkpoint::{Checkpoint, CheckpointState, FORMAT_VERSION};
@@ -16,8 +17,8 @@ use crate::held_out::HeldOut;
 use crate::metrics::by_quartile;
 use crate::model::DATA_RANGE;
 use crate::{
-    AdamW, DrawnLevels, Ema, Gradients, LevelSampler, ModelDescription, Objective, PixelError, SampleJudge,
-    StepMetrics, TrainConfig, TrainError, TrainingLoss,
+    AdamW, Conditional, DrawnLevels, Ema, Gradients, LevelSampler, ModelClass, ModelDescription, Objective,
+    PixelError, SampleJudge, StepMetrics, TrainConfig, TrainError, TrainingLoss,
 };
 
 /// A training in progress. Every random number is a function of (seed, step, position in the batch), so the state is
@@ -49,7 +50,8 @@ impl Trainer {
     pub fn new(config: &TrainConfig, dataset: &ImageDataset, device: &Device) -> Result<Self, TrainError> {
         config.validate()?;
         let image_shape = dataset.image_shape();
-        let network_config = network_for(config, image_shape)?;
+        let classes = classes_for(config, dataset)?;
+        let network_config = network_for(config, image_shape, classes.len())?;
         let objective = config.objective()?;
         let (network, parameters) =
             Parameters::initialise(config.seed, device, |vb| network_config.build_for_training(vb))
@@ -79,6 +81,7 @@ impl Trainer {
                 schedule: config.schedule.clone(),
                 prediction_type: config.prediction_type,
                 edm: config.edm,
+                classes,
                 image_shape,
                 data_range: DATA_RANGE,
             },
@@ -96,11 +99,12 @@ impl Trainer {
         let _span = trace_span!("the rest of the step").entered();
         let lr = self.lr();
         let epoch = self.loader.position().epoch;
-        let images = trace_span!("load").in_scope(|| self.loader.next_batch(&self.device))?.images;
+        let batch = trace_span!("load").in_scope(|| self.loader.next_batch(&self.device))?;
+        let classes = self.told_classes(batch.labels);
         let batch_size = self.config.batch_size;
         let drawn = self.levels.draw(self.objective(), self.source, self.step, batch_size);
 
-        let (losses, mut gradients) = in_pool(|| self.losses_and_gradients(&images, &drawn))?;
+        let (losses, mut gradients) = in_pool(|| self.losses_and_gradients(&batch.images, &classes, &drawn))?;
         let loss = drawn.mean(&losses);
         let grad_norm = gradients.global_norm()?;
         if !loss.is_finite() || !grad_norm.is_finite() {
@@ -188,6 +192,7 @@ impl Trainer {
     fn losses_and_gradients(
         &self,
         images: &Tensor,
+        classes: &[Option<u32>],
         drawn: &DrawnLevels,
     ) -> Result<(Vec<f32>, Gradients), TrainError> {
         let part = drawn.levels.len() / self.config.accumulate;
@@ -199,8 +204,10 @@ impl Trainer {
             let noise = trace_span!("draw noise").in_scope(|| self.noise(first as u64, part as u64))?;
             let batch = self.objective().noisy_batch(&x0, &noise, levels)?;
             let dropout = DropoutNoise { source: self.source, draw: self.step, first_index: first as u64 };
-            let output = trace_span!("forward, between the operations")
-                .in_scope(|| self.network.forward_training(&batch.input, &batch.timesteps, None, dropout))?;
+            let classes = &classes[first..first + part];
+            let output = trace_span!("forward, between the operations").in_scope(|| {
+                self.network.forward_training(&batch.input, &batch.timesteps, classes, dropout)
+            })?;
             let loss = self.loss.per_image(&output, &batch)?;
             let mean = (drawn.weigh(&loss, first)?.sum_all()? / self.config.batch_size as f64)?;
             let store = trace_span!("backward, between the operations").in_scope(|| mean.backward())?;
@@ -208,6 +215,18 @@ impl Trainer {
             losses.extend(loss.to_vec1::<f32>()?);
         }
         Ok((losses, gradients))
+    }
+
+    /// What the network is told of `labels`, those of a batch.
+    fn told_classes(&self, labels: Vec<Option<u32>>) -> Vec<Option<u32>> {
+        if self.description.classes.is_empty() {
+            return vec![None; labels.len()];
+        }
+        let hidden = |i| {
+            let mut rng = self.source.rng(Domain::HiddenLabel, self.step, i as u64);
+            rng.random::<f64>() < self.config.class_dropout
+        };
+        labels.into_iter().enumerate().map(|(i, label)| label.filter(|_| !hidden(i))).collect()
     }
 
     /// ε for `count` images of the batch, from number `first` on.
@@ -398,17 +417,42 @@ impl Trainer {
     /// needs.
     pub fn start_from(&mut self, path: &std::path::Path) -> Result<(), TrainError> {
         let file = path.join(Checkpoint::EMA_FILE);
-        let weights = Checkpoint::read_tensors(&file, &self.device)?;
+        let mut weights = Checkpoint::read_tensors(&file, &self.device)?;
+        // A network that is told classes for the first time begins by ignoring them.
+        if let Some(table) = self.parameters.tensors().get(CLASS_TABLE) {
+            weights.entry(CLASS_TABLE.to_owned()).or_insert(table.zeros_like()?);
+        }
         self.parameters.load(&weights).map_err(|source| TrainError::Parameters { path: file, source })?;
         self.ema = Ema::new(self.config.ema, &self.parameters)?;
         Ok(())
     }
 }
 
-/// The configured network for pictures of this shape (C, H, W).
+/// The parameter in which a network keeps a vector for each class.
+const CLASS_TABLE: &str = "class_embedding.weight";
+
+/// The classes that the network is to be told of.
+fn classes_for(config: &TrainConfig, dataset: &ImageDataset) -> Result<Vec<ModelClass>, ConfigError> {
+    let classes = ModelClass::of(dataset);
+    let seen = classes.iter().filter(|class| class.pictures > 0).count();
+    match config.conditional {
+        Conditional::Always if seen == 0 => Err(ConfigError::Field {
+            field: "conditional",
+            value: "always".to_owned(),
+            expected: "the pictures must have classes then, by folders or labels, and they have none"
+                .to_owned(),
+        }),
+        Conditional::Never => Ok(Vec::new()),
+        Conditional::Auto if seen < 2 => Ok(Vec::new()),
+        Conditional::Auto | Conditional::Always => Ok(classes),
+    }
+}
+
+/// The configured network for pictures of this shape (C, H, W) and so many classes.
 fn network_for(
     config: &TrainConfig,
     [channels, height, width]: [usize; 3],
+    classes: usize,
 ) -> Result<NetworkConfig, ConfigError> {
     let refuse = |field, value, expected: &str| {
         Err(ConfigError::Field { field, value, expected: expected.to_owned() })
@@ -425,11 +469,12 @@ fn network_for(
         return refuse("network.out_channels", outputs.to_string(), expected);
     }
     let network = if config.learned_variance { network.with_output_channels(2 * channels) } else { network };
-    let NetworkConfig::Unet2d(config) = &network else { return Ok(network) };
-    if let Some(classes) = config.num_class_embeds {
-        let expected = "leave it out: training tells the network no classes";
-        return refuse("network.num_class_embeds", classes.to_string(), expected);
+    if network.classes() > 0 {
+        let expected = "leave it out: it follows from the pictures' classes and `conditional`";
+        return refuse("network.num_class_embeds", network.classes().to_string(), expected);
     }
+    let network = network.with_classes(classes);
+    let NetworkConfig::Unet2d(config) = &network else { return Ok(network) };
     if config.time_embedding_type == TimeEmbeddingType::Fourier {
         let expected = "it must be positional: fourier takes ln(t), and t = 0 is trained too";
         return refuse("network.time_embedding_type", "fourier".to_owned(), expected);

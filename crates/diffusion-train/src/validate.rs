@@ -62,6 +62,7 @@ impl TrainConfig {
             "it must be a number of at least 0",
             decay >= 0.0 && decay.is_finite(),
         )?;
+        share("class_dropout", self.class_dropout)?;
         share("ema.decay", self.ema.decay)?;
         share("ema.min_decay", self.ema.min_decay)?;
         positive("ema.inv_gamma", self.ema.inv_gamma)?;

@@ -68,18 +68,13 @@ impl NetworkAnalysis {
         let shape = (batch_size, network.image_channels(), height, width);
         let x_t = Tensor::zeros(shape, DType::F32, &device)?;
         let timesteps = Tensor::ones(batch_size, DType::F32, &device)?;
-        let labels = match network {
-            NetworkConfig::Unet2d(config) if config.num_class_embeds.is_some() => {
-                Some(Tensor::zeros(batch_size, DType::U32, &device)?)
-            }
-            _ => None,
-        };
+        let classes = vec![(network.classes() > 0).then_some(0); batch_size];
         let noise = DropoutNoise { source: NoiseSource::new(0), draw: 0, first_index: 0 };
-        let forward = |labels: Option<&Tensor>| trained.forward_training(&x_t, &timesteps, labels, noise);
+        let forward = || trained.forward_training(&x_t, &timesteps, &classes, noise);
 
         let (operations, training_peak_bytes) = in_pool(|| {
             let (operations, peak) = peak_bytes(|| {
-                let (output, operations) = traced(|| forward(labels.as_ref()));
+                let (output, operations) = traced(forward);
                 output?.sqr()?.mean_all()?.backward()?;
                 Ok::<_, Error>(operations)
             });
@@ -90,7 +85,7 @@ impl NetworkAnalysis {
         let frozen = crate::load_frozen(tensors, &device, |vb| network.build_for_training(vb))
             .map_err(|e| Error::Msg(e.to_string()))?;
         let (output, inference_peak_bytes) =
-            peak_bytes(|| frozen.forward_training(&x_t, &timesteps, labels.as_ref(), noise));
+            peak_bytes(|| frozen.forward_training(&x_t, &timesteps, &classes, noise));
         output?;
         let parts = parts(&operations, &parameters, batch_size);
         Ok(Self { parts, batch_size, inference_peak_bytes, training_peak_bytes })

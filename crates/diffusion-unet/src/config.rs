@@ -1,6 +1,6 @@
 //! The description of a network that a checkpoint carries.
 
-use candle_core::{Error, Result, Tensor};
+use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
 use diffusion_process::Network;
 use serde::{Deserialize, Serialize};
@@ -21,16 +21,15 @@ pub enum NetworkConfig {
 
 /// A network as training sees it.
 pub trait TrainingNetwork: Network {
-    /// As [`Network::forward`], with what happens in training only: `labels` (N), where the network is told classes,
-    /// and the dropout it was configured with, by `noise`.
+    /// As [`Network::forward_classes`], with the dropout that the network was configured with, by `noise`.
     ///
     /// # Errors
-    /// Shapes that the network cannot take; labels that are missing or unknown.
+    /// As there.
     fn forward_training(
         &self,
         x_t: &Tensor,
         timesteps: &Tensor,
-        labels: Option<&Tensor>,
+        classes: &[Option<u32>],
         noise: DropoutNoise,
     ) -> Result<Tensor>;
 }
@@ -40,26 +39,23 @@ impl TrainingNetwork for UNet2D {
         &self,
         x_t: &Tensor,
         timesteps: &Tensor,
-        labels: Option<&Tensor>,
+        classes: &[Option<u32>],
         noise: DropoutNoise,
     ) -> Result<Tensor> {
-        UNet2D::forward_training(self, x_t, timesteps, labels, noise)
+        UNet2D::forward_training(self, x_t, timesteps, classes, noise)
     }
 }
 
 impl TrainingNetwork for SimpleUNet {
-    /// Has no dropout, and refuses labels.
+    /// Has no dropout.
     fn forward_training(
         &self,
         x_t: &Tensor,
         timesteps: &Tensor,
-        labels: Option<&Tensor>,
+        classes: &[Option<u32>],
         _: DropoutNoise,
     ) -> Result<Tensor> {
-        match labels {
-            None => self.forward(x_t, timesteps),
-            Some(_) => Err(Error::Msg("the network knows no classes; it cannot be told any".to_owned())),
-        }
+        self.forward_classes(x_t, timesteps, classes)
     }
 }
 
@@ -134,6 +130,38 @@ impl NetworkConfig {
                 Self::SimpleUnet(SimpleUNetConfig { out_channels: Some(channels), ..config.clone() })
             }
             Self::Unet2d(config) => Self::Unet2d(UNet2DConfig { out_channels: channels, ..config.clone() }),
+        }
+    }
+
+    /// The number of classes that the network knows, "none" not counted; 0 if it knows no classes.
+    pub fn classes(&self) -> usize {
+        let (rows, null_class) = match self {
+            Self::SimpleUnet(config) => (config.num_class_embeds, config.null_class),
+            Self::Unet2d(config) => (config.num_class_embeds, config.null_class),
+        };
+        rows.unwrap_or(0).saturating_sub(usize::from(null_class))
+    }
+
+    /// Whether the network can be told no class in particular: it knows no classes, or "none" besides.
+    pub fn takes_no_class(&self) -> bool {
+        let null_class = match self {
+            Self::SimpleUnet(config) => config.null_class,
+            Self::Unet2d(config) => config.null_class,
+        };
+        null_class || self.classes() == 0
+    }
+
+    /// The same network for `classes` classes and "none"; with 0 classes, for none at all.
+    #[must_use]
+    pub fn with_classes(&self, classes: usize) -> Self {
+        let (num_class_embeds, null_class) = ((classes > 0).then_some(classes + 1), classes > 0);
+        match self {
+            Self::SimpleUnet(config) => {
+                Self::SimpleUnet(SimpleUNetConfig { num_class_embeds, null_class, ..config.clone() })
+            }
+            Self::Unet2d(config) => {
+                Self::Unet2d(UNet2DConfig { num_class_embeds, null_class, ..config.clone() })
+            }
         }
     }
 

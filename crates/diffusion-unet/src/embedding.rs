@@ -1,7 +1,7 @@
 //! How a network is told the timestep.
 
 use candle_core::{DType, Device, Error, Result, Tensor};
-use candle_nn::{Module, VarBuilder};
+use candle_nn::{Init, Module, VarBuilder};
 use diffusion_kernels as kernels;
 
 use crate::layers::{Linear, linear};
@@ -83,4 +83,55 @@ impl Module for TimeEmbedding {
         let features = self.features.forward(timesteps)?;
         self.contract.forward(&kernels::silu(&self.expand.forward(&features)?)?)
     }
+}
+
+/// A learned vector for each class. Where there is a row for none, it is the last.
+#[derive(Clone, Debug)]
+pub(crate) struct ClassEmbedding {
+    /// (rows, width).
+    table: Tensor,
+    null_class: bool,
+}
+
+impl ClassEmbedding {
+    /// `rows` vectors of `width` numbers, the last of them for "none" if `null_class`. Parameter `weight`.
+    ///
+    /// # Errors
+    /// Parameters that `vb` does not have.
+    pub(crate) fn new(rows: usize, null_class: bool, width: usize, vb: VarBuilder<'_>) -> Result<Self> {
+        let init = Init::Randn { mean: 0.0, stdev: 1.0 };
+        Ok(Self { table: vb.get_with_hints((rows, width), "weight", init)?, null_class })
+    }
+
+    /// (N, width), the row of each of N images.
+    ///
+    /// # Errors
+    /// A class that is not there; none, without a row for it.
+    pub(crate) fn forward(&self, classes: &[Option<u32>]) -> Result<Tensor> {
+        let rows = self.table.dim(0)?;
+        let known = if self.null_class { rows - 1 } else { rows };
+        let row = |class: &Option<u32>| match class {
+            Some(class) if (*class as usize) < known => Ok(*class),
+            Some(class) => {
+                Err(Error::Msg(format!("class {class} is not among the {known} that the network knows")))
+            }
+            None if self.null_class => Ok(known as u32),
+            None => Err(Error::Msg(format!(
+                "the network knows {known} classes; it must be told each image's class"
+            ))),
+        };
+        let rows = classes.iter().map(row).collect::<Result<Vec<u32>>>()?;
+        self.table.index_select(&Tensor::new(rows, self.table.device())?, 0)
+    }
+}
+
+/// For networks without classes.
+///
+/// # Errors
+/// Any class.
+pub(crate) fn refuse_classes(classes: &[Option<u32>]) -> Result<()> {
+    if classes.iter().all(Option::is_none) {
+        return Ok(());
+    }
+    Err(Error::Msg("the network knows no classes; it cannot be told any".to_owned()))
 }

@@ -19,6 +19,7 @@ use conditioning::Conditioning;
 use config::refuse;
 use resnet::Pass;
 
+pub(crate) use config::check_classes;
 pub use config::{DownBlockType, ResampleType, TimeEmbeddingType, TimeScaleShift, UNet2DConfig, UpBlockType};
 
 /// More parameters would be a slip of the finger: 8 GiB of weights alone.
@@ -36,6 +37,7 @@ const MAX_PARAMETERS: usize = 1 << 31;
 ///
 /// ```
 /// use candle_core::{DType, Device, Tensor};
+/// use diffusion_process::Network;
 /// use diffusion_unet::{DownBlockType, Parameters, UNet2D, UNet2DConfig, UpBlockType};
 ///
 /// let config = UNet2DConfig {
@@ -49,8 +51,7 @@ const MAX_PARAMETERS: usize = 1 << 31;
 /// let (unet, _) = Parameters::initialise(0, &Device::Cpu, |vb| UNet2D::new(&config, vb))?;
 /// let x_t = Tensor::zeros((2, 3, 8, 8), DType::F32, &Device::Cpu)?;
 /// let timesteps = Tensor::new(&[3f32, 150.0], &Device::Cpu)?;
-/// let labels = Tensor::new(&[4u32, 9], &Device::Cpu)?;
-/// assert_eq!(unet.forward_labelled(&x_t, &timesteps, Some(&labels))?.dims(), x_t.dims());
+/// assert_eq!(unet.forward_classes(&x_t, &timesteps, &[Some(4), Some(9)])?.dims(), x_t.dims());
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Debug)]
@@ -128,43 +129,29 @@ impl UNet2D {
         &self.config
     }
 
-    /// `x_t` (N, Cin, H, W), `timesteps` (N) and the class of each image, `labels` (N) as whole numbers, to
-    /// (N, Cout, H, W).
+    /// As [`Network::forward_classes`], with the configured share of activations dropped by `noise`.
     ///
     /// # Errors
-    /// Sides that are not multiples of [`UNet2DConfig::size_multiple`]; labels that are missing or unknown, or that a
-    /// network without classes is given; timesteps of 0 or less where they are embedded by their logarithm.
-    pub fn forward_labelled(
-        &self,
-        x_t: &Tensor,
-        timesteps: &Tensor,
-        labels: Option<&Tensor>,
-    ) -> Result<Tensor> {
-        self.forward_with(x_t, timesteps, labels, None)
-    }
-
-    /// As [`forward_labelled`](Self::forward_labelled), with the configured share of activations dropped by `noise`.
-    ///
-    /// # Errors
-    /// As there.
+    /// Sides that are not multiples of [`UNet2DConfig::size_multiple`]; classes that are missing or unknown, or that a network
+    /// without classes is told; timesteps of 0 or less where they are embedded by their logarithm.
     pub fn forward_training(
         &self,
         x_t: &Tensor,
         timesteps: &Tensor,
-        labels: Option<&Tensor>,
+        classes: &[Option<u32>],
         noise: DropoutNoise,
     ) -> Result<Tensor> {
         let rate = self.config.dropout;
         let dropout =
             (rate > 0.0).then(|| Dropout::new(rate, noise, x_t.dims().first().copied().unwrap_or(0)));
-        self.forward_with(x_t, timesteps, labels, dropout)
+        self.forward_with(x_t, timesteps, classes, dropout)
     }
 
     fn forward_with(
         &self,
         x_t: &Tensor,
         timesteps: &Tensor,
-        labels: Option<&Tensor>,
+        classes: &[Option<u32>],
         dropout: Option<Dropout>,
     ) -> Result<Tensor> {
         let (images, _, height, width) = x_t.dims4()?;
@@ -179,11 +166,11 @@ impl UNet2D {
         if timesteps.dims() != [images] {
             return refuse(format!("{images} images want as many timesteps, not {:?}", timesteps.shape()));
         }
-        if let Some(labels) = labels.filter(|labels| labels.dims() != [images]) {
-            return refuse(format!("{images} images want as many labels, not {:?}", labels.shape()));
+        if classes.len() != images {
+            return refuse(format!("{images} images want as many classes, not {}", classes.len()));
         }
         in_pool(|| {
-            let time = kernels::silu(&self.conditioning.forward(timesteps, labels)?)?;
+            let time = kernels::silu(&self.conditioning.forward(timesteps, classes)?)?;
             let output = self.forward_images(x_t, &mut Pass { time, dropout })?;
             match self.config.time_embedding_type {
                 TimeEmbeddingType::Positional => Ok(output),
@@ -233,8 +220,12 @@ fn from_patches(x: &Tensor, side: usize) -> Result<Tensor> {
 }
 
 impl Network for UNet2D {
-    /// See [`UNet2D::forward_labelled`]; refused by a network that wants to be told classes.
+    /// See [`UNet2D::forward_training`] for what is refused.
     fn forward(&self, x_t: &Tensor, timesteps: &Tensor) -> Result<Tensor> {
-        self.forward_labelled(x_t, timesteps, None)
+        self.forward_classes(x_t, timesteps, &vec![None; x_t.dims().first().copied().unwrap_or(0)])
+    }
+
+    fn forward_classes(&self, x_t: &Tensor, timesteps: &Tensor, classes: &[Option<u32>]) -> Result<Tensor> {
+        self.forward_with(x_t, timesteps, classes, None)
     }
 }

@@ -142,14 +142,13 @@ fn memory_is_what_the_allocator_gave() {
         let x =
             Tensor::zeros((batch, config.image_channels(), size, size), DType::F32, &Device::Cpu).unwrap();
         let t = Tensor::ones(batch, DType::F32, &Device::Cpu).unwrap();
-        let labels = Tensor::zeros(batch, DType::U32, &Device::Cpu).unwrap();
-        let labels = matches!(config, NetworkConfig::Unet2d(_)).then_some(&labels);
+        let classes = vec![matches!(config, NetworkConfig::Unet2d(_)).then_some(0); batch];
         let noise = diffusion_unet::DropoutNoise {
             source: diffusion_process::NoiseSource::new(0),
             draw: 0,
             first_index: 0,
         };
-        let forward = || network.forward_training(&x, &t, labels, noise).unwrap();
+        let forward = || network.forward_training(&x, &t, &classes, noise).unwrap();
         // Buffers of passes that have gone wait to be used again; while three passes live, there are none left of them.
         let held = [forward(), forward(), forward()];
         let (fourth, measured) = left_by(forward);
@@ -162,7 +161,7 @@ fn memory_is_what_the_allocator_gave() {
         let more = [forward(), forward()];
         let frozen =
             load_frozen(parameters.tensors(), &Device::Cpu, |vb| config.build_for_training(vb)).unwrap();
-        let sampling = peak_of(|| frozen.forward_training(&x, &t, labels, noise).unwrap());
+        let sampling = peak_of(|| frozen.forward_training(&x, &t, &classes, noise).unwrap());
         drop((held, fourth, more));
         // Beside the maps, the gradients of the weights are there in the end, and what threads work with.
         let told = analysis.training_peak_bytes + 4 * analysis.parameters();

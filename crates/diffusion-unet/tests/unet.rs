@@ -6,10 +6,15 @@ use candle_core::{Device, Tensor};
 use diffusion_process::{Domain, Network, NoiseSource};
 use diffusion_unet::{ParameterError, Parameters, SimpleUNet, SimpleUNetConfig, load_frozen};
 
-const MNIST: SimpleUNetConfig =
-    SimpleUNetConfig { in_channels: 1, base_channels: 32, time_dim: 128, out_channels: None };
-const SMALL: SimpleUNetConfig =
-    SimpleUNetConfig { in_channels: 1, base_channels: 16, time_dim: 8, out_channels: None };
+const MNIST: SimpleUNetConfig = SimpleUNetConfig {
+    in_channels: 1,
+    base_channels: 32,
+    time_dim: 128,
+    out_channels: None,
+    num_class_embeds: None,
+    null_class: false,
+};
+const SMALL: SimpleUNetConfig = SimpleUNetConfig { base_channels: 16, time_dim: 8, ..MNIST };
 
 fn build(config: &SimpleUNetConfig, seed: u64) -> (SimpleUNet, Parameters) {
     Parameters::initialise(seed, &Device::Cpu, |vb| SimpleUNet::new(config, vb)).unwrap()

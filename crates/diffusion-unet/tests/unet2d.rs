@@ -52,9 +52,8 @@ fn timesteps(n: usize) -> Tensor {
     Tensor::from_iter((0..n).map(|i| (i * 37 % 200 + 1) as f32), &Device::Cpu).unwrap()
 }
 
-fn labels(config: &UNet2DConfig, n: usize) -> Option<Tensor> {
-    let classes = config.num_class_embeds?;
-    Some(Tensor::from_iter((0..n).map(|i| (i % classes) as u32), &Device::Cpu).unwrap())
+fn classes(config: &UNet2DConfig, n: usize) -> Vec<Option<u32>> {
+    (0..n).map(|i| config.num_class_embeds.map(|classes| (i % classes) as u32)).collect()
 }
 
 fn bits(x: &Tensor) -> Vec<u32> {
@@ -84,8 +83,8 @@ fn every_parameter_receives_a_finite_nonzero_gradient() {
     for config in [tiny(), other(), UNet2DConfig { dropout: 0.3, ..tiny() }] {
         let (unet, parameters) = build(&config);
         let noise = DropoutNoise { source: NoiseSource::new(3), draw: 0, first_index: 0 };
-        let labels = labels(&config, 3);
-        let output = unet.forward_training(&images(3, 8), &timesteps(3), labels.as_ref(), noise).unwrap();
+        let classes = classes(&config, 3);
+        let output = unet.forward_training(&images(3, 8), &timesteps(3), &classes, noise).unwrap();
         let gradients = output.sqr().unwrap().mean_all().unwrap().backward().unwrap();
         for (name, var) in parameters.iter() {
             if name == "time_proj.weight" {
@@ -104,13 +103,12 @@ fn every_parameter_receives_a_finite_nonzero_gradient() {
 fn an_image_alone_gives_the_bits_it_gives_in_a_batch() {
     for config in [tiny(), other(), UNet2DConfig { dropout: 0.3, ..tiny() }] {
         let (unet, _) = build(&config);
-        let (x, t, labels) = (images(4, 16), timesteps(4), labels(&config, 4));
+        let (x, t, classes) = (images(4, 16), timesteps(4), classes(&config, 4));
         let noise = |first_index| DropoutNoise { source: NoiseSource::new(3), draw: 7, first_index };
-        let together = unet.forward_training(&x, &t, labels.as_ref(), noise(0)).unwrap();
+        let together = unet.forward_training(&x, &t, &classes, noise(0)).unwrap();
         for i in 0..4 {
             let one = |tensor: &Tensor| tensor.narrow(0, i, 1).unwrap();
-            let label = labels.as_ref().map(one);
-            let alone = unet.forward_training(&one(&x), &one(&t), label.as_ref(), noise(i as u64)).unwrap();
+            let alone = unet.forward_training(&one(&x), &one(&t), &classes[i..=i], noise(i as u64)).unwrap();
             assert!(bits(&one(&together)) == bits(&alone), "image {i}");
         }
     }
@@ -123,7 +121,7 @@ fn dropout_acts_in_training_only_and_follows_its_seed() {
     let (x, t) = (images(2, 8), timesteps(2));
     let training = |seed, draw| {
         let noise = DropoutNoise { source: NoiseSource::new(seed), draw, first_index: 0 };
-        bits(&unet.forward_training(&x, &t, None, noise).unwrap())
+        bits(&unet.forward_training(&x, &t, &[None; 2], noise).unwrap())
     };
     let forward = bits(&unet.forward(&x, &t).unwrap());
     assert!(forward == bits(&plain.forward(&x, &t).unwrap()));
@@ -137,21 +135,19 @@ fn classes_are_told_apart_and_must_be_known() {
     let config = UNet2DConfig { num_class_embeds: Some(3), ..tiny() };
     let (unet, _) = build(&config);
     let (x, t) = (images(1, 8), timesteps(1));
-    let output =
-        |label: i64| unet.forward_labelled(&x, &t, Some(&Tensor::new(&[label], &Device::Cpu).unwrap()));
+    let output = |class| unet.forward_classes(&x, &t, &[Some(class)]);
     assert!(bits(&output(0).unwrap()) != bits(&output(2).unwrap()));
-    for label in [-1, 3] {
-        let error = output(label).unwrap_err().to_string();
-        assert!(
-            error.contains(&format!("class label {label} is not among the network's 3 classes")),
-            "{error}"
-        );
-    }
+    let error = output(3).unwrap_err().to_string();
+    assert!(error.contains("class 3 is not among the 3 that the network knows"), "{error}");
     let error = unet.forward(&x, &t).unwrap_err().to_string();
     assert!(error.contains("knows 3 classes; it must be told"), "{error}");
 
-    let labels = Tensor::new(&[0u32], &Device::Cpu).unwrap();
-    let error = build(&tiny()).0.forward_labelled(&x, &t, Some(&labels)).unwrap_err().to_string();
+    let (with_none, _) = build(&UNet2DConfig { null_class: true, ..config });
+    let error = with_none.forward_classes(&x, &t, &[Some(2)]).unwrap_err().to_string();
+    assert!(error.contains("class 2 is not among the 2 that the network knows"), "{error}");
+    assert!(bits(&with_none.forward(&x, &t).unwrap()) == bits(&output(2).unwrap()), "none has the last row");
+
+    let error = build(&tiny()).0.forward_classes(&x, &t, &[Some(0)]).unwrap_err().to_string();
     assert!(error.contains("knows no classes"), "{error}");
 }
 

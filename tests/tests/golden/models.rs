@@ -2,6 +2,7 @@ use std::collections::HashMap;
 
 use candle_core::{DType, Device, Tensor, Var};
 use diffusion_interop::ImportedModel;
+use diffusion_process::Network;
 use diffusion_tests::{assert_close, flat, golden_dir, golden_json, golden_tensors, number};
 use diffusion_unet::{Parameters, UNet2D};
 use serde_json::Value;
@@ -44,7 +45,12 @@ impl Case {
         assert_eq!(self.parameters.count() as f64, number(&self.json["parameter_count"]), "{name}");
         let sample = Var::from_tensor(&self.io["sample"]).unwrap();
         let timesteps = self.io["timesteps"].to_dtype(DType::F32).unwrap();
-        let output = self.unet.forward_labelled(&sample, &timesteps, self.io.get("class_labels")).unwrap();
+        let labels = self.io.get("class_labels").map(|labels| labels.to_dtype(DType::U32).unwrap());
+        let classes = match labels {
+            Some(labels) => labels.to_vec1::<u32>().unwrap().into_iter().map(Some).collect(),
+            None => vec![None; timesteps.elem_count()],
+        };
+        let output = self.unet.forward_classes(&sample, &timesteps, &classes).unwrap();
         for table in ["output", "output_f64"] {
             assert_eq!(output.dims(), self.io[table].dims(), "{name} {table}");
             let (found, expected) = (flat(&output), flat(&self.io[table]));

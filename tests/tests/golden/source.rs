@@ -44,7 +44,7 @@ impl<'a> Case<'a> {
             in_channels: size("in_channels"),
             base_channels: size("base_channels"),
             time_dim: size("time_dim"),
-            out_channels: None,
+            ..SimpleUNetConfig::default()
         };
         let (unet, parameters) =
             Parameters::initialise(0, &Device::Cpu, |vb| SimpleUNet::new(&config, vb)).unwrap();

@@ -85,7 +85,7 @@ pub(crate) fn run(args: &RecipeCurveArgs) -> Result<()> {
         trainer.checkpoint().write(&args.out.join(format!("mnist-{minutes}")))?;
         let options = SamplerOptions::default();
         let sampler = SamplerKind::DpmSolver2mSde;
-        let generation = Generation { sampler, steps: STEPS, options, seed: 0, num: args.num, clip: true };
+        let generation = Generation { options, ..Generation::new(sampler, STEPS, args.num) };
         save(bench.point("default", minutes, minutes, &trainer, &generation)?)?;
     }
 
@@ -110,7 +110,8 @@ pub(crate) fn run(args: &RecipeCurveArgs) -> Result<()> {
         let options = SamplerOptions { variance: VarianceType::FixedLarge, ..SamplerOptions::default() };
         let sampler = SamplerKind::Ddpm;
         let steps = trainer.objective().default_steps(sampler);
-        let generation = Generation { sampler, steps, options, seed: 0, num: args.tutorial_num, clip: false };
+        let generation =
+            Generation { options, clip: false, ..Generation::new(sampler, steps, args.tutorial_num) };
         save(bench.point("tutorial", minutes, minutes / args.torch_ratio, &trainer, &generation)?)?;
     }
     Ok(())

@@ -7,7 +7,6 @@ use anyhow::bail;
 use candle_core::Device;
 use diffusion_interop::ExportedModel;
 use diffusion_train::Checkpoint;
-use diffusion_unet::NetworkConfig;
 
 use super::sample::WeightsName;
 use crate::runs::ModelArgs;
@@ -42,16 +41,17 @@ pub(crate) fn run(args: &ExportArgs) -> anyhow::Result<ExitCode> {
         WeightsName::Raw => Checkpoint::MODEL_FILE,
     };
     let weights = Checkpoint::read_tensors(&checkpoint.join(file), &Device::Cpu)?;
+    let class_names: Vec<String> = model.classes.into_iter().map(|class| class.name).collect();
     let exported = ExportedModel {
         network: &model.network,
         weights: &weights,
         image_shape: model.image_shape,
         schedule: &model.schedule,
         prediction_type: model.prediction_type,
+        class_names: &class_names,
     };
     exported.write(&args.out)?;
-    let has_classes =
-        matches!(&model.network, NetworkConfig::Unet2d(network) if network.num_class_embeds.is_some());
+    let has_classes = !class_names.is_empty();
     if has_classes {
         tracing::warn!(
             "the network wants to be told classes; load it as UNet2DModel, DDPMPipeline tells none"

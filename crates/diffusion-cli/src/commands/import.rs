@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use diffusion_interop::{ImportedModel, OpenAiOptions, Scheduler, SchedulerClass, StepArguments};
 use diffusion_process::Threshold;
 use diffusion_schedule::TimestepSpacing;
-use diffusion_train::{DATA_RANGE, ModelDescription, RunDir};
+use diffusion_train::{DATA_RANGE, ModelClass, ModelDescription, RunDir};
 use diffusion_unet::{NetworkConfig, TimeEmbeddingType};
 
 use crate::runs;
@@ -94,11 +94,13 @@ pub(crate) fn run(args: &ImportArgs) -> anyhow::Result<ExitCode> {
              at most, with the usual spacing"
         );
     }
-    let classes = model.network.num_class_embeds;
+    let network = NetworkConfig::Unet2d(model.network);
+    let classes = classes(&network, model.class_names);
     let [channels, height, width] = model.image_shape;
     let weights = model.weights.len();
     let description = ModelDescription {
-        network: NetworkConfig::Unet2d(model.network),
+        network,
+        classes,
         schedule: model.schedule,
         prediction_type: model.prediction_type,
         edm: None,
@@ -108,13 +110,6 @@ pub(crate) fn run(args: &ImportArgs) -> anyhow::Result<ExitCode> {
     RunDir::adopt(&args.run_dir, description, model.weights)?;
     let path = args.run_dir.display();
     println!("imported {weights} tensors into {path}: images of {width}×{height}, {channels} channel(s)");
-    if let Some(classes) = classes {
-        tracing::warn!(
-            "the network knows {classes} classes and wants to be told each image's, which this program cannot do yet: the \
-             run can be described and exported, not sampled"
-        );
-        return Ok(ExitCode::SUCCESS);
-    }
     let flags = match &model.scheduler {
         Some(scheduler) => sampling_flags(scheduler),
         None if fourier => " --steps 100".to_owned(),
@@ -166,4 +161,12 @@ fn sampling_flags(scheduler: &Scheduler) -> String {
         Some((Threshold::Clip { .. }, _)) => {}
     }
     flags
+}
+
+/// The classes of a network, by the names of its pipeline or by number.
+fn classes(network: &NetworkConfig, names: Vec<String>) -> Vec<ModelClass> {
+    if names.is_empty() {
+        return ModelClass::numbered(network.classes());
+    }
+    names.into_iter().map(|name| ModelClass { name, pictures: 0 }).collect()
 }

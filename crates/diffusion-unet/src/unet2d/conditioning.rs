@@ -2,11 +2,11 @@
 
 use std::f64::consts::TAU;
 
-use candle_core::{DType, Device, Error, Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor};
 use candle_nn::{Init, Module, VarBuilder};
 use diffusion_kernels as kernels;
 
-use crate::embedding::TimestepEmbedding;
+use crate::embedding::{ClassEmbedding, TimestepEmbedding, refuse_classes};
 use crate::layers::{Linear, linear};
 use crate::unet2d::config::{TimeEmbeddingType, UNet2DConfig, refuse};
 
@@ -77,8 +77,7 @@ pub(crate) struct Conditioning {
     features: TimeFeatures,
     linear_1: Linear,
     linear_2: Linear,
-    /// (classes, time width).
-    classes: Option<Tensor>,
+    classes: Option<ClassEmbedding>,
 }
 
 impl Conditioning {
@@ -88,10 +87,8 @@ impl Conditioning {
     /// Parameters that `vb` does not have.
     pub(crate) fn new(config: &UNet2DConfig, vb: VarBuilder<'_>) -> Result<Self> {
         let (features, width) = (TimeFeatures::new(config, vb.clone())?, config.time_width());
-        let classes = |count: usize| {
-            let init = Init::Randn { mean: 0.0, stdev: 1.0 };
-            vb.pp("class_embedding").get_with_hints((count, width), "weight", init)
-        };
+        let classes =
+            |count: usize| ClassEmbedding::new(count, config.null_class, width, vb.pp("class_embedding"));
         Ok(Self {
             linear_1: linear(features.width(config), width, vb.pp("time_embedding.linear_1"))?,
             linear_2: linear(width, width, vb.pp("time_embedding.linear_2"))?,
@@ -100,35 +97,16 @@ impl Conditioning {
         })
     }
 
-    /// `timesteps` (N) and `labels` (N) to (N, time width).
+    /// `timesteps` (N) and `classes` (N) to (N, time width).
     ///
     /// # Errors
-    /// Labels that are missing or unknown, or that a network without classes is given.
-    pub(crate) fn forward(&self, timesteps: &Tensor, labels: Option<&Tensor>) -> Result<Tensor> {
+    /// Classes that are missing or unknown, or that a network without classes is told.
+    pub(crate) fn forward(&self, timesteps: &Tensor, classes: &[Option<u32>]) -> Result<Tensor> {
         let hidden = self.linear_1.forward(&self.features.forward(timesteps)?)?;
         let time = self.linear_2.forward(&kernels::silu(&hidden)?)?;
-        match (&self.classes, labels) {
-            (Some(classes), Some(labels)) => time + rows(classes, labels)?,
-            (None, None) => Ok(time),
-            (Some(classes), None) => refuse(format!(
-                "the network knows {} classes; it must be told each image's class",
-                classes.dim(0)?
-            )),
-            (None, Some(_)) => refuse("the network knows no classes; it cannot be told any".to_owned()),
+        match &self.classes {
+            Some(embedding) => time + embedding.forward(classes)?,
+            None => refuse_classes(classes).map(|()| time),
         }
     }
-}
-
-/// The rows of `table` that `labels` name.
-fn rows(table: &Tensor, labels: &Tensor) -> Result<Tensor> {
-    let count = table.dim(0)?;
-    let labels: Vec<i64> = labels.to_device(&Device::Cpu)?.to_dtype(DType::I64)?.to_vec1()?;
-    let row = |label: &i64| {
-        let row = u32::try_from(*label).ok().filter(|row| (*row as usize) < count);
-        row.ok_or_else(|| {
-            Error::Msg(format!("class label {label} is not among the network's {count} classes"))
-        })
-    };
-    let rows = labels.iter().map(row).collect::<Result<Vec<u32>>>()?;
-    table.index_select(&Tensor::new(rows, table.device())?, 0)
 }

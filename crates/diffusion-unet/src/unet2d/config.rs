@@ -111,7 +111,7 @@ pub struct UNet2DConfig {
     pub flip_sin_to_cos: bool,
     /// The last positional frequency is 1/10000 with 1, a little higher with 0.
     pub freq_shift: usize,
-    /// Classes that the network is told of. None: it knows no classes.
+    /// Rows of the table of classes that the network is told of. None: it knows no classes.
     pub num_class_embeds: Option<usize>,
     /// The share of a residual block's activations that training removes, in [0, 1).
     pub dropout: f64,
@@ -125,6 +125,10 @@ pub struct UNet2DConfig {
     /// 3.2): 2 spares the level with the most pixels. Not a setting of the library's: such a network cannot be exported.
     #[serde(skip_serializing_if = "is_one")]
     pub patch_size: usize,
+    /// The last row of that table stands for "none in particular", as classifier-free guidance needs it. Not a setting of the
+    /// library's, where it is up to the user what a row stands for.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub null_class: bool,
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref)] // serde's wish
@@ -161,6 +165,7 @@ impl Default for UNet2DConfig {
             center_input_sample: false,
             zero_init_output: false,
             patch_size: 1,
+            null_class: false,
         }
     }
 }
@@ -257,7 +262,7 @@ impl UNet2DConfig {
         }
         within("layers_per_block", self.layers_per_block, MAX_LAYERS)?;
         within("time_embedding_dim", self.time_width(), MAX_TIME_WIDTH)?;
-        within("num_class_embeds", self.num_class_embeds.unwrap_or(1), MAX_CLASSES)?;
+        check_classes(self.num_class_embeds, self.null_class)?;
         let half = self.block_out_channels[0] / 2;
         if self.time_embedding_type == TimeEmbeddingType::Positional && half <= self.freq_shift {
             return refuse(format!(
@@ -282,6 +287,15 @@ impl UNet2DConfig {
         }
         Ok(())
     }
+}
+
+/// Refuses tables of classes that cannot be.
+pub(crate) fn check_classes(num_class_embeds: Option<usize>, null_class: bool) -> Result<()> {
+    within("num_class_embeds", num_class_embeds.unwrap_or(1), MAX_CLASSES)?;
+    if null_class && num_class_embeds.is_none_or(|rows| rows < 2) {
+        return refuse("null_class is true; it needs num_class_embeds of 2 at least".to_owned());
+    }
+    Ok(())
 }
 
 fn within(field: &str, value: usize, largest: usize) -> Result<()> {

@@ -157,7 +157,7 @@ fn images(
     device: &Device,
 ) -> anyhow::Result<Option<Tensor>> {
     let options = SamplerOptions { variance: best_variance(model), ..SamplerOptions::default() };
-    let generation = Generation { sampler, steps, options, seed: args.seed, num, clip: true };
+    let generation = Generation { options, seed: args.seed, ..Generation::new(sampler, steps, num) };
     match model.generate(&generation, device, &mut |_, _| interrupt::flow()) {
         Err(TrainError::Sample(SampleError::Cancelled { .. })) => Ok(None),
         // Its place stays black: that a sampler fails with so few steps is a finding.

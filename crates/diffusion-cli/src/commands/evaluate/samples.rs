@@ -129,7 +129,7 @@ fn of_model(
     let mut sets = Vec::new();
     for seed in args.seed..args.seed + args.seeds {
         let options = SamplerOptions { variance: best_variance(model), ..SamplerOptions::default() };
-        let generation = Generation { sampler, steps, options, seed, num: args.num, clip: true };
+        let generation = Generation { options, seed, ..Generation::new(sampler, steps, args.num) };
         let before = (seed - args.seed) * args.num;
         let images = model.generate(&generation, device, &mut |done, _| {
             let done = before + done;

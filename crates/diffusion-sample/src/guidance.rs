@@ -1,0 +1,132 @@
+//! Denoisers around denoisers, which push each step towards what is wanted.
+
+use candle_core::{Result, Tensor};
+use diffusion_process::{ConditionalDenoiser, Denoiser, Levels, NoiseLevel, Prediction};
+
+/// How strongly the better of two estimates is preferred.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Guidance {
+    /// w in D = D₀ + w·(D₁ − D₀): 0 is the worse estimate alone, 1 the better one alone, and beyond 1 lies what distinguishes
+    /// them, exaggerated (Ho & Salimans 2022, whose w is one less).
+    pub scale: f64,
+    /// φ, how much of x̂₀'s standard deviation is brought back to that of the better estimate, in \[0, 1\]; large scales
+    /// otherwise exaggerate the contrast too (Lin et al. 2023, section 3.4).
+    pub rescale: f64,
+    /// The σ = noise / signal between which guidance works, both included; elsewhere the better estimate stands alone
+    /// (Kynkäänniemi et al. 2024).
+    pub interval: [f64; 2],
+}
+
+impl Default for Guidance {
+    fn default() -> Self {
+        Self { scale: 1.0, rescale: 0.0, interval: [0.0, f64::INFINITY] }
+    }
+}
+
+impl Guidance {
+    /// Guidance of this scale at all noise levels.
+    pub fn new(scale: f64) -> Self {
+        Self { scale, ..Self::default() }
+    }
+
+    /// w at `level`.
+    fn scale_at(&self, level: &NoiseLevel) -> f64 {
+        let [low, high] = self.interval;
+        if (low..=high).contains(&level.sigma()) { self.scale } else { 1.0 }
+    }
+}
+
+/// Classifier-free guidance (Ho & Salimans 2022): away from what the model makes of the images without their classes. Both
+/// estimates are computed in one batch; where only one of them counts, it alone is.
+#[derive(Clone)]
+pub struct ClassifierFree<'a> {
+    denoiser: &'a dyn ConditionalDenoiser,
+    classes: Vec<Option<u32>>,
+    guidance: Guidance,
+}
+
+impl<'a> ClassifierFree<'a> {
+    /// `denoiser` for as many images as `classes` has. Images of no class in particular are not guided.
+    pub fn new(denoiser: &'a dyn ConditionalDenoiser, classes: Vec<Option<u32>>, guidance: Guidance) -> Self {
+        Self { denoiser, classes, guidance }
+    }
+}
+
+impl Denoiser for ClassifierFree<'_> {
+    fn denoise(&self, x_t: &Tensor, level: NoiseLevel) -> Result<Prediction> {
+        let scale = self.guidance.scale_at(&level);
+        let none = || vec![None; self.classes.len()];
+        if scale == 1.0 || self.classes.iter().all(Option::is_none) {
+            return self.denoiser.denoise_classes(x_t, level, &self.classes);
+        }
+        if scale == 0.0 {
+            return self.denoiser.denoise_classes(x_t, level, &none());
+        }
+        let both = [self.classes.clone(), none()].concat();
+        let said = self.denoiser.denoise_classes(&Tensor::cat(&[x_t, x_t], 0)?, level, &both)?;
+        let count = self.classes.len();
+        let half = |first| -> Result<Prediction> {
+            let part = |tensor: &Tensor| tensor.narrow(0, first, count);
+            Ok(Prediction {
+                x0: part(&said.x0)?,
+                noise: part(&said.noise)?,
+                variance: said.variance.as_ref().map(part).transpose()?,
+            })
+        };
+        preferred(half(0)?, &half(count)?, scale, self.guidance.rescale, x_t, level)
+    }
+}
+
+/// Autoguidance (Karras et al. 2024): away from what a worse model of the same images says, a smaller or an earlier one.
+#[derive(Clone, Copy)]
+pub struct Autoguided<'a> {
+    denoiser: &'a dyn Denoiser,
+    worse: &'a dyn Denoiser,
+    guidance: Guidance,
+}
+
+impl<'a> Autoguided<'a> {
+    /// `denoiser`, away from `worse`.
+    pub fn new(denoiser: &'a dyn Denoiser, worse: &'a dyn Denoiser, guidance: Guidance) -> Self {
+        Self { denoiser, worse, guidance }
+    }
+}
+
+impl Denoiser for Autoguided<'_> {
+    fn denoise(&self, x_t: &Tensor, level: NoiseLevel) -> Result<Prediction> {
+        let scale = self.guidance.scale_at(&level);
+        let better = self.denoiser.denoise(x_t, level)?;
+        if scale == 1.0 {
+            return Ok(better);
+        }
+        let worse = self.worse.denoise(x_t, level)?;
+        preferred(better, &worse, scale, self.guidance.rescale, x_t, level)
+    }
+}
+
+/// D₀ + `scale`·(D₁ − D₀), of `better` D₁ and `worse` D₀, with a share `rescale` of x̂₀'s standard deviation brought back.
+fn preferred(
+    better: Prediction,
+    worse: &Prediction,
+    scale: f64,
+    rescale: f64,
+    x_t: &Tensor,
+    level: NoiseLevel,
+) -> Result<Prediction> {
+    let beyond = |better: &Tensor, worse: &Tensor| worse + ((better - worse)? * scale)?;
+    let x0 = beyond(&better.x0, &worse.x0)?;
+    if rescale == 0.0 || level.is_clean() {
+        // x̂₀ and ε̂ are bound by x_t, and stay so under one combination of both.
+        return Ok(Prediction { x0, noise: beyond(&better.noise, &worse.noise)?, variance: better.variance });
+    }
+    let ratio = (deviation(&better.x0)? / deviation(&x0)?.maximum(f64::from(f32::MIN_POSITIVE))?)?;
+    let x0 = x0.broadcast_mul(&ratio.affine(rescale, 1.0 - rescale)?)?;
+    let levels = Levels::new(&vec![level; x_t.dim(0)?], x_t)?;
+    Ok(Prediction { variance: better.variance, ..Prediction::from_x0(&x0, x_t, &levels)? })
+}
+
+/// Each image's standard deviation (N, 1, 1, 1).
+fn deviation(images: &Tensor) -> Result<Tensor> {
+    let mean = images.mean_keepdim((1, 2, 3))?;
+    images.broadcast_sub(&mean)?.sqr()?.mean_keepdim((1, 2, 3))?.sqrt()
+}

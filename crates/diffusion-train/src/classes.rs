@@ -1,0 +1,111 @@
+//! The classes that a model is told of.
+
+use std::ops::Range;
+
+use diffusion_data::ImageDataset;
+use diffusion_process::{Domain, NoiseSource};
+use rand::RngExt;
+use serde::{Deserialize, Serialize};
+
+/// Whether a training tells the network each picture's class.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Conditional {
+    /// It does not.
+    #[default]
+    Never,
+    /// Where the pictures have two classes or more.
+    Auto,
+    /// It does, and refuses pictures without classes.
+    Always,
+}
+
+/// A class as a checkpoint remembers it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelClass {
+    /// Its name.
+    pub name: String,
+    /// Pictures of it in the training; 0 for all classes where nobody knows.
+    pub pictures: u64,
+}
+
+impl ModelClass {
+    /// Those of `dataset`, in the order of its labels.
+    pub(crate) fn of(dataset: &ImageDataset) -> Vec<Self> {
+        let mut classes: Vec<Self> =
+            dataset.classes().iter().map(|name| Self { name: name.clone(), pictures: 0 }).collect();
+        for label in (0..dataset.len()).filter_map(|i| dataset.label(i)) {
+            classes[label as usize].pictures += 1;
+        }
+        classes
+    }
+
+    /// Classes of a model of which only their number is known.
+    pub fn numbered(count: usize) -> Vec<Self> {
+        (0..count).map(|number| Self { name: number.to_string(), pictures: 0 }).collect()
+    }
+}
+
+/// Which class each generated image is of.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum ClassChoice {
+    /// One drawn at random, as often as it came in training: what a model without classes does unasked.
+    #[default]
+    AsTrained,
+    /// None in particular.
+    Unconditional,
+    /// Image i is of class `list[i mod length]`; the list is not empty.
+    Listed(Vec<u32>),
+}
+
+impl ClassChoice {
+    /// The classes of the images with the given indices, by a model that knows `classes`.
+    pub fn classes(&self, seed: u64, indices: Range<u64>, classes: &[ModelClass]) -> Vec<Option<u32>> {
+        match self {
+            Self::Listed(list) => indices.map(|i| list.get(i as usize % list.len()).copied()).collect(),
+            Self::AsTrained if !classes.is_empty() => {
+                let source = NoiseSource::new(seed);
+                indices.map(|i| Some(drawn(classes, source.rng(Domain::Class, 0, i).random()))).collect()
+            }
+            Self::AsTrained | Self::Unconditional => indices.map(|_| None).collect(),
+        }
+    }
+}
+
+/// The class below which the share `share`, in [0, 1), of the pictures lies.
+fn drawn(classes: &[ModelClass], share: f64) -> u32 {
+    let known = classes.iter().any(|class| class.pictures > 0);
+    let weight = |class: &ModelClass| if known { class.pictures } else { 1 };
+    let total: u64 = classes.iter().map(weight).sum();
+    let mut left = (share * total as f64) as u64;
+    let place = classes.iter().position(|class| {
+        let weight = weight(class);
+        let here = left < weight;
+        left = left.saturating_sub(weight);
+        here
+    });
+    place.unwrap_or(0) as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn class(pictures: u64) -> ModelClass {
+        ModelClass { name: pictures.to_string(), pictures }
+    }
+
+    #[test]
+    fn classes_come_as_often_as_in_training() {
+        let classes = [class(1), class(0), class(3)];
+        assert_eq!([0.0, 0.24, 0.26, 0.99].map(|share| drawn(&classes, share)), [0, 0, 2, 2]);
+        let unknown = [class(0), class(0)];
+        assert_eq!([0.0, 0.49, 0.5].map(|share| drawn(&unknown, share)), [0, 0, 1]);
+
+        let choice = ClassChoice::AsTrained.classes(3, 0..4000, &classes);
+        let third = choice.iter().filter(|class| **class == Some(2)).count();
+        assert!((2900..3100).contains(&third), "{third}");
+        assert_eq!(ClassChoice::AsTrained.classes(3, 1000..1010, &classes), choice[1000..1010]);
+    }
+}

@@ -290,5 +290,5 @@ fn generation(named: &str, num: u64) -> Result<Generation> {
     let sampler = SamplerKind::from_name(name).with_context(|| format!("there is no sampler `{name}`"))?;
     let steps = steps.parse()?;
     ensure!(steps > 0, "`{named}` has no steps");
-    Ok(Generation { seed: 1000, guidance, ..Generation::new(sampler, steps, num) })
+    Ok(Generation { seed: 1000, guidance: Some(guidance), ..Generation::new(sampler, steps, num) })
 }

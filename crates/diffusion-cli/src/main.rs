@@ -4,6 +4,7 @@
 //! nobody reads what is printed.
 
 mod commands;
+mod control;
 mod data;
 mod device;
 mod interrupt;

@@ -1,5 +1,6 @@
 //! Tensors as pictures: 8-bit images, grids of them, PNG and npy files.
 
+mod file;
 mod npy;
 
 use std::ffi::OsString;
@@ -8,6 +9,7 @@ use std::path::Path;
 use candle_core::{DType, Device, Tensor};
 
 use crate::DataError;
+pub use file::read_as;
 pub use npy::read_npy;
 
 /// An 8-bit picture, grey or RGB, rows from the top, channels interleaved.

@@ -1,7 +1,5 @@
 //! Gaussian noise as a pure function of (seed, domain, draw, index).
 
-use std::ops::Range;
-
 use candle_core::{Device, Result, Tensor};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -71,20 +69,19 @@ impl NoiseSource {
         &self,
         domain: Domain,
         draw: u64,
-        indices: Range<u64>,
+        indices: impl IntoIterator<Item = u64>,
         image_shape: &[usize],
         device: &Device,
     ) -> Result<Tensor> {
         let per_image = image_shape.iter().product();
-        let shape: Vec<usize> = std::iter::once((indices.end - indices.start) as usize)
-            .chain(image_shape.iter().copied())
-            .collect();
-        let values: Vec<f32> = indices
-            .flat_map(|index| {
-                let rng = self.rng(domain, draw, index);
-                Distribution::<f32>::sample_iter(StandardNormal, rng).take(per_image)
-            })
-            .collect();
+        let mut values: Vec<f32> = Vec::new();
+        let mut count = 0;
+        for index in indices {
+            let rng = self.rng(domain, draw, index);
+            values.extend(Distribution::<f32>::sample_iter(StandardNormal, rng).take(per_image));
+            count += 1;
+        }
+        let shape: Vec<usize> = std::iter::once(count).chain(image_shape.iter().copied()).collect();
         Tensor::from_vec(values, shape, device)
     }
 }

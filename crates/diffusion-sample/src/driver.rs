@@ -1,7 +1,7 @@
 //! The loop that every sampler shares.
 
 use std::cell::RefCell;
-use std::ops::{ControlFlow, Range};
+use std::ops::ControlFlow;
 
 use candle_core::{DType, Device, Tensor};
 use diffusion_process::{Denoiser, Domain, NoiseLevel, NoiseSource, Prediction};
@@ -13,8 +13,8 @@ use thiserror::Error;
 pub struct SampleRequest<'a> {
     /// The seed of every random number.
     pub seed: u64,
-    /// The images' indices; image i is the same in whatever range it is asked for.
-    pub indices: Range<u64>,
+    /// The images' indices; image i has the same noise wherever it is asked for, also twice.
+    pub indices: Vec<u64>,
     /// [C, H, W].
     pub image_shape: [usize; 3],
     /// Where to compute.
@@ -24,7 +24,7 @@ pub struct SampleRequest<'a> {
 impl SampleRequest<'_> {
     fn normal(&self, domain: Domain, draw: u64) -> candle_core::Result<Tensor> {
         let Self { seed, indices, image_shape, device } = self;
-        NoiseSource::new(*seed).normal(domain, draw, indices.clone(), image_shape, device)
+        NoiseSource::new(*seed).normal(domain, draw, indices.iter().copied(), image_shape, device)
     }
 
     /// Where sampling by `plan` begins: noise of variance 1, at the scale of the plan. It is what training ends in, or

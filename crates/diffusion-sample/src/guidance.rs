@@ -104,6 +104,38 @@ impl Denoiser for Autoguided<'_> {
     }
 }
 
+/// A denoiser whose estimate a function of one's own changes at each step: given x_t, its level and what the denoiser said, it says
+/// x̂₀ (N, C, H, W). The noise is then what is left of x_t.
+#[derive(Clone, Copy)]
+pub struct Steered<'a, F> {
+    denoiser: &'a dyn Denoiser,
+    steer: F,
+}
+
+impl<'a, F: Fn(&Tensor, NoiseLevel, &Prediction) -> Result<Tensor>> Steered<'a, F> {
+    /// `denoiser`, steered by `steer`.
+    pub fn new(denoiser: &'a dyn Denoiser, steer: F) -> Self {
+        Self { denoiser, steer }
+    }
+}
+
+impl<F: Fn(&Tensor, NoiseLevel, &Prediction) -> Result<Tensor>> Denoiser for Steered<'_, F> {
+    fn denoise(&self, x_t: &Tensor, level: NoiseLevel) -> Result<Prediction> {
+        let said = self.denoiser.denoise(x_t, level)?;
+        let x0 = (self.steer)(x_t, level, &said)?;
+        with_x0(&x0, said, x_t, level)
+    }
+}
+
+/// What `said` says of x_t at `level`, with another x̂₀.
+fn with_x0(x0: &Tensor, said: Prediction, x_t: &Tensor, level: NoiseLevel) -> Result<Prediction> {
+    if level.is_clean() {
+        return Ok(Prediction { x0: x0.clone(), ..said });
+    }
+    let levels = Levels::new(&vec![level; x_t.dim(0)?], x_t)?;
+    Ok(Prediction { variance: said.variance, ..Prediction::from_x0(x0, x_t, &levels)? })
+}
+
 /// D₀ + `scale`·(D₁ − D₀), of `better` D₁ and `worse` D₀, with a share `rescale` of x̂₀'s standard deviation brought back.
 fn preferred(
     better: Prediction,
@@ -121,8 +153,7 @@ fn preferred(
     }
     let ratio = (deviation(&better.x0)? / deviation(&x0)?.maximum(f64::from(f32::MIN_POSITIVE))?)?;
     let x0 = x0.broadcast_mul(&ratio.affine(rescale, 1.0 - rescale)?)?;
-    let levels = Levels::new(&vec![level; x_t.dim(0)?], x_t)?;
-    Ok(Prediction { variance: better.variance, ..Prediction::from_x0(&x0, x_t, &levels)? })
+    with_x0(&x0, better, x_t, level)
 }
 
 /// Each image's standard deviation (N, 1, 1, 1).

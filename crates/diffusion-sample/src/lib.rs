@@ -23,7 +23,7 @@
 //!     let levels = Levels::new(&[level; 2], x_t)?;
 //!     PredictionType::Sample.to_prediction(&x_t.zeros_like()?, x_t, &levels)
 //! };
-//! let request = SampleRequest { seed: 1, indices: 0..2, image_shape: [1, 8, 8], device: &Device::Cpu };
+//! let request = SampleRequest { seed: 1, indices: vec![0, 1], image_shape: [1, 8, 8], device: &Device::Cpu };
 //! let images = sample(&denoiser, &mut Ddpm::default(), &plan, &request, &mut |_| ControlFlow::Continue(()))?;
 //! assert_eq!(images.dims(), [2, 1, 8, 8]);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
@@ -43,6 +43,7 @@ mod heun;
 mod kind;
 mod lms;
 mod pndm;
+mod reference;
 mod unipc;
 
 pub use churn::Churn;
@@ -53,11 +54,12 @@ pub use driver::{Progress, SampleError, SampleRequest, Sampler, Step, StepNoise,
 pub use euler::Euler;
 pub use euler_ancestral::EulerAncestral;
 pub use flow::{FlowEuler, FlowHeun};
-pub use guidance::{Autoguided, ClassifierFree, Guidance};
+pub use guidance::{Autoguided, ClassifierFree, Guidance, Steered};
 pub use heun::Heun;
 pub use kind::{SamplerKind, SamplerOptions};
 pub use lms::Lms;
 pub use pndm::Pndm;
+pub use reference::AfterReference;
 pub use unipc::{UniPc, Weighting};
 
 #[cfg(doc)]

@@ -18,7 +18,7 @@ fn plan(steps: usize) -> SamplingPlan {
 }
 
 fn request(seed: u64, indices: Range<u64>) -> SampleRequest<'static> {
-    SampleRequest { seed, indices, image_shape: [1, 8, 8], device: &Device::Cpu }
+    SampleRequest { seed, indices: indices.collect(), image_shape: [1, 8, 8], device: &Device::Cpu }
 }
 
 /// The perfect model of data that is normal with mean `m` and standard deviation `s` in every pixel:

@@ -1,7 +1,5 @@
 //! The classes that a model is told of.
 
-use std::ops::Range;
-
 use diffusion_data::ImageDataset;
 use diffusion_process::{Domain, NoiseSource};
 use rand::RngExt;
@@ -47,6 +45,31 @@ impl ModelClass {
     }
 }
 
+/// The class that `name` means: one of that name, or of that number.
+///
+/// # Errors
+/// No such class, with the nearest names; a sentence for people.
+pub fn find_class(classes: &[ModelClass], name: &str) -> Result<u32, String> {
+    if classes.is_empty() {
+        return Err("the model was trained without classes and makes what it likes".to_owned());
+    }
+    let named = classes.iter().position(|class| class.name == name);
+    let numbered = || name.parse().ok().filter(|number: &usize| *number < classes.len());
+    if let Some(class) = named.or_else(numbered) {
+        return Ok(class as u32);
+    }
+    let likeness = |class: &ModelClass| strsim::jaro_winkler(&name.to_lowercase(), &class.name.to_lowercase());
+    let mut nearest: Vec<&ModelClass> = classes.iter().collect();
+    nearest.sort_by(|a, b| likeness(b).total_cmp(&likeness(a)));
+    let names: Vec<String> = nearest.iter().take(NAMED).map(|class| format!("`{}`", class.name)).collect();
+    let (count, names) = (classes.len(), names.join(", "));
+    let which = if count <= NAMED { "they are" } else { "the nearest names are" };
+    Err(format!("there is no class `{name}` among the model's {count}; {which} {names}"))
+}
+
+/// Classes that an error names.
+const NAMED: usize = 5;
+
 /// Which class each generated image is of.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum ClassChoice {
@@ -61,7 +84,8 @@ pub enum ClassChoice {
 
 impl ClassChoice {
     /// The classes of the images with the given indices, by a model that knows `classes`.
-    pub fn classes(&self, seed: u64, indices: Range<u64>, classes: &[ModelClass]) -> Vec<Option<u32>> {
+    pub fn classes(&self, seed: u64, indices: &[u64], classes: &[ModelClass]) -> Vec<Option<u32>> {
+        let indices = indices.iter().copied();
         match self {
             Self::Listed(list) => indices.map(|i| list.get(i as usize % list.len()).copied()).collect(),
             Self::AsTrained if !classes.is_empty() => {
@@ -103,9 +127,10 @@ mod tests {
         let unknown = [class(0), class(0)];
         assert_eq!([0.0, 0.49, 0.5].map(|share| drawn(&unknown, share)), [0, 0, 1]);
 
-        let choice = ClassChoice::AsTrained.classes(3, 0..4000, &classes);
+        let indices: Vec<u64> = (0..4000).collect();
+        let choice = ClassChoice::AsTrained.classes(3, &indices, &classes);
         let third = choice.iter().filter(|class| **class == Some(2)).count();
         assert!((2900..3100).contains(&third), "{third}");
-        assert_eq!(ClassChoice::AsTrained.classes(3, 1000..1010, &classes), choice[1000..1010]);
+        assert_eq!(ClassChoice::AsTrained.classes(3, &indices[1000..1010], &classes), choice[1000..1010]);
     }
 }

@@ -46,13 +46,12 @@ pub struct Generation {
     pub clip: bool,
     /// What the images are to be, by a model with classes.
     pub classes: ClassChoice,
-    /// How strongly.
-    pub guidance: Guidance,
+    /// How strongly; none: as [`ModelDescription::guidance`] says.
+    pub guidance: Option<Guidance>,
 }
 
 impl Generation {
-    /// `num` images by `sampler` in `steps` steps, as is usual otherwise: clipped, of the classes that training had, unguided,
-    /// from seed 0.
+    /// `num` images by `sampler` in `steps` steps, as is usual otherwise: clipped, of the classes that training had, from seed 0.
     pub fn new(sampler: SamplerKind, steps: usize, num: u64) -> Self {
         Self {
             sampler,
@@ -62,7 +61,7 @@ impl Generation {
             num,
             clip: true,
             classes: ClassChoice::default(),
-            guidance: Guidance::default(),
+            guidance: None,
         }
     }
 }
@@ -109,11 +108,12 @@ fn generate(
     observer: &mut dyn FnMut(u64, &Progress<'_>) -> ControlFlow<()>,
 ) -> Result<Tensor, TrainError> {
     let plan = objective.plan(generation.steps, TimestepSpacing::Trailing, SigmaSpacing::Timesteps)?;
+    let guidance = generation.guidance.unwrap_or_else(|| description.guidance());
     let mut images = Vec::new();
     for first in (0..generation.num).step_by(BATCH as usize) {
-        let indices = first..generation.num.min(first + BATCH);
-        let classes = generation.classes.classes(generation.seed, indices.clone(), &description.classes);
-        let guided = ClassifierFree::new(denoiser, classes, generation.guidance);
+        let indices: Vec<u64> = (first..generation.num.min(first + BATCH)).collect();
+        let classes = generation.classes.classes(generation.seed, &indices, &description.classes);
+        let guided = ClassifierFree::new(denoiser, classes, guidance);
         let clipped = Thresholded::new(&guided, Threshold::Clip { range: 1.0 });
         let request =
             SampleRequest { seed: generation.seed, indices, image_shape: description.image_shape, device };

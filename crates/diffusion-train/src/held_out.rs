@@ -18,12 +18,14 @@ const BATCH: usize = 64;
 pub(crate) struct HeldOut {
     pictures: ImageDataset,
     source: NoiseSource,
+    /// Whether the network is told their classes.
+    told: bool,
 }
 
 impl HeldOut {
-    /// Up to 256 of `dataset`.
-    pub(crate) fn new(dataset: &ImageDataset, seed: u64) -> Result<Self, TrainError> {
-        Ok(Self { pictures: dataset.limited(MOST)?, source: NoiseSource::new(seed) })
+    /// Up to 256 of `dataset`, whose classes the network is told if `told`.
+    pub(crate) fn new(dataset: &ImageDataset, seed: u64, told: bool) -> Result<Self, TrainError> {
+        Ok(Self { pictures: dataset.limited(MOST)?, source: NoiseSource::new(seed), told })
     }
 
     /// The mean training loss of `network` over the pictures, their noise levels spread evenly over those of training.
@@ -44,7 +46,9 @@ impl HeldOut {
             let noise = self.source.normal(Domain::Validation, 0, indices, &shape, device)?;
             let images = self.pictures.images(&chosen, device)?;
             let batch = loss.objective.noisy_batch(&images, &noise, &levels)?;
-            let output = in_pool(|| network.forward(&batch.input, &batch.timesteps))?;
+            let classes: Vec<_> =
+                chosen.iter().map(|i| self.pictures.label(*i).filter(|_| self.told)).collect();
+            let output = in_pool(|| network.forward_classes(&batch.input, &batch.timesteps, &classes))?;
             sum += loss.per_image(&output, &batch)?.to_vec1::<f32>()?.into_iter().map(f64::from).sum::<f64>();
         }
         Ok(sum / count as f64)

@@ -47,7 +47,7 @@ mod validate;
 
 pub use bound::{ReverseStep, discretized_log_likelihood, gaussian_kl};
 pub use checkpoint::{Checkpoint, CheckpointState, FORMAT_VERSION};
-pub use classes::{ClassChoice, Conditional, ModelClass};
+pub use classes::{ClassChoice, Conditional, ModelClass, find_class};
 pub use config::{CheckpointConfig, ConfigError, ConfigSource, SampleGridConfig, TrainConfig};
 pub use ema::{Ema, EmaConfig};
 pub use error::TrainError;

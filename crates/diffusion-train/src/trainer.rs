@@ -154,7 +154,7 @@ impl Trainer {
             let problem = format!("pictures to validate on are {found:?}, those to train on {expected:?}");
             return Err(diffusion_data::DataError::Invalid(problem).into());
         }
-        self.held_out = Some(HeldOut::new(pictures, self.config.seed)?);
+        self.held_out = Some(HeldOut::new(pictures, self.config.seed, !self.description.classes.is_empty())?);
         Ok(())
     }
 

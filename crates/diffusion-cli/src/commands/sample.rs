@@ -11,15 +11,17 @@ use anyhow::Context;
 use candle_core::{Device, Tensor};
 use clap::builder::PossibleValuesParser;
 use diffusion_data::picture::{self, Picture};
-use diffusion_process::{Denoiser, Threshold, Thresholded};
+use diffusion_process::Threshold;
+use diffusion_report::Cell;
 use diffusion_sample::{
     Churn, SampleError, SampleRequest, SamplerKind, SamplerOptions, VarianceType, sample_from,
 };
 use diffusion_schedule::{SamplingPlan, SigmaSpacing, TimestepSpacing};
-use diffusion_train::{LoadedModel, Objective, Weights};
+use diffusion_train::{ClassChoice, LoadedModel, ModelDescription, Objective, Weights};
 
 use self::trajectory::Trajectory;
 use super::progress::{Progress, clock};
+use crate::control::{Asked, Control, ControlArgs};
 use crate::interrupt;
 use crate::runs::ModelArgs;
 use crate::usage::{bail_usage, check_picture};
@@ -34,9 +36,14 @@ use crate::usage::{bail_usage, check_picture};
 pub(crate) struct SampleArgs {
     #[command(flatten)]
     model: ModelArgs,
-    /// Images to make
-    #[arg(long, value_name = "N", default_value = "16", value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
-    num: u64,
+    /// Images to make [default: 16]
+    #[arg(long, value_name = "N", conflicts_with = "per_class", value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
+    num: Option<u64>,
+    /// Images to make of each class that --class names [default: 8]
+    #[arg(long, value_name = "N", requires = "class", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    per_class: Option<u64>,
+    #[command(flatten)]
+    control: ControlArgs,
     /// The sampler [default: dpmpp-2m-sde; ddpm with --variance or a learned one; flow-heun for a flow, heun for an EDM]
     #[arg(long, value_name = "NAME", value_parser = sampler_names())]
     sampler: Option<String>,
@@ -168,18 +175,25 @@ pub(crate) fn run(args: &SampleArgs, device: &Device, quiet: bool) -> anyhow::Re
         SamplerOptions { variance: variance(args.variance, model)?, eta: args.eta.unwrap_or(0.0), churn };
     let plan = plan(args, &model.objective, kind)?;
     let noise = args.init_noise.as_deref().map(|path| read_noise(path, model, device)).transpose()?;
-    let num = match &noise {
-        Some(noise) => noise.dim(0)? as u64,
-        None => args.num,
-    };
+    let control = args.control.open(&model.description, device)?;
+    let order = Order::new(args, model, noise.as_ref())?;
+    let num = order.items.len();
     if let Some(path) = &args.grid {
         check_picture("--grid", path, &["png"])?;
     }
     std::fs::create_dir_all(&args.out)
         .with_context(|| format!("cannot make the folder {}", args.out.display()))?;
 
+    if let Some((classes, _)) = &order.by_class {
+        for class in classes {
+            let folder = args.out.join(folder_name(&class_name(*class, &model.description)));
+            std::fs::create_dir_all(&folder)
+                .with_context(|| format!("cannot make the folder {}", folder.display()))?;
+        }
+    }
+
     let start = Instant::now();
-    let task = Task { model, plan: &plan, kind, options, noise, num, device };
+    let task = Task { model, plan: &plan, kind, options, control, noise, order, device };
     let Some(images) = sample_all(args, &task, quiet)? else {
         println!("stopped before the last image; the images that were done are in {}", args.out.display());
         return Ok(ExitCode::from(interrupt::EXIT_CODE));
@@ -188,7 +202,7 @@ pub(crate) fn run(args: &SampleArgs, device: &Device, quiet: bool) -> anyhow::Re
         picture::write_npy(&Tensor::cat(&images.tensors, 0)?, &args.out.join("samples.npy"))?;
     }
     if let Some(path) = &args.grid {
-        picture::grid(&images.pictures)?.enlarged_for_viewing().write_png(path)?;
+        task.order.grid(&images.pictures, &model.description)?.write_png(path)?;
     }
     println!(
         "{num} images in {} ({} steps each, {}){}",
@@ -295,14 +309,103 @@ fn read_noise(path: &Path, model: &LoadedModel, device: &Device) -> anyhow::Resu
     Ok(noise.to_device(device)?)
 }
 
+/// An image to be made.
+#[derive(Clone, Copy)]
+struct Item {
+    /// Of its noise.
+    index: u64,
+    class: Option<u32>,
+}
+
+/// The images to be made, in their order.
+struct Order {
+    items: Vec<Item>,
+    /// The classes that were asked for, one after the other, and the images of each.
+    by_class: Option<(Vec<Option<u32>>, usize)>,
+}
+
+impl Order {
+    /// The same noise for each class, so that one sees what the class changes.
+    fn new(args: &SampleArgs, model: &LoadedModel, noise: Option<&Tensor>) -> anyhow::Result<Self> {
+        let given = noise.map(|noise| noise.dim(0)).transpose()?.map(|n| n as u64);
+        let description = &model.description;
+        let indexed = |class, num| (0..num).map(move |index| Item { index, class });
+        let classes = match args.control.classes(description)? {
+            Asked::Classes(classes) => classes,
+            Asked::Nothing => {
+                let indices: Vec<u64> = (0..given.or(args.num).unwrap_or(16)).collect();
+                let classes = ClassChoice::AsTrained.classes(args.seed, &indices, &description.classes);
+                let items = indices.into_iter().zip(classes).map(|(index, class)| Item { index, class });
+                return Ok(Self { items: items.collect(), by_class: None });
+            }
+        };
+        match (classes.as_slice(), args.num.or(given)) {
+            (&[class], num) => {
+                let num = num.or(args.per_class).unwrap_or(16);
+                Ok(Self { items: indexed(class, num).collect(), by_class: None })
+            }
+            (_, Some(_)) => bail_usage!(
+                "--class names {} classes: say by --per-class how many images of each",
+                classes.len()
+            ),
+            (_, None) => {
+                let num = args.per_class.unwrap_or(8);
+                let items = classes.iter().flat_map(|class| indexed(*class, num)).collect();
+                Ok(Self { items, by_class: Some((classes, num as usize)) })
+            }
+        }
+    }
+
+    /// The name of an image's file: in a folder of its class, where several were asked for.
+    fn file(&self, number: usize, model: &ModelDescription) -> PathBuf {
+        match &self.by_class {
+            Some((_, each)) => {
+                let class = folder_name(&class_name(self.items[number].class, model));
+                Path::new(&class).join(format!("{:06}.png", number % each))
+            }
+            None => PathBuf::from(format!("{number:06}.png")),
+        }
+    }
+
+    /// All images as one picture: a line with a name for each class, where several were asked for.
+    fn grid(&self, pictures: &[Picture], model: &ModelDescription) -> anyhow::Result<Picture> {
+        let Some((classes, each)) = &self.by_class else {
+            return Ok(picture::grid(pictures)?.enlarged_for_viewing());
+        };
+        let rows = pictures.chunks(*each);
+        // Twice the size, to be seen.
+        let cells = rows.map(|row| Ok(vec![picture::grid_of(row, *each)?.enlarged(2).into()]));
+        let names: Vec<String> = classes.iter().map(|class| class_name(*class, model)).collect();
+        let cells: Vec<Vec<Cell>> = cells.collect::<anyhow::Result<_>>()?;
+        Ok(diffusion_report::sheet(&cells, &names, &[])?)
+    }
+}
+
+fn class_name(class: Option<u32>, model: &ModelDescription) -> String {
+    class.map_or_else(|| "none".to_owned(), |class| model.classes[class as usize].name.clone())
+}
+
+/// A class's name as that of a folder on any system.
+fn folder_name(name: &str) -> String {
+    let plain: String = name
+        .chars()
+        .map(|c| if c.is_alphanumeric() || "-_. ".contains(c) { c } else { '-' })
+        .collect();
+    match plain.trim_matches(['.', ' ']) {
+        "" => "-".to_owned(),
+        plain => plain.to_owned(),
+    }
+}
+
 /// What is to be sampled.
 struct Task<'a> {
     model: &'a LoadedModel,
     plan: &'a SamplingPlan,
     kind: SamplerKind,
     options: SamplerOptions,
+    control: Control,
     noise: Option<Tensor>,
-    num: u64,
+    order: Order,
     device: &'a Device,
 }
 
@@ -315,7 +418,8 @@ struct Images {
 
 /// All images, batch by batch; PNGs are written as they come. `None` when interrupted.
 fn sample_all(args: &SampleArgs, task: &Task<'_>, quiet: bool) -> anyhow::Result<Option<Images>> {
-    let &Task { model, plan, kind, options, ref noise, num, device } = task;
+    let &Task { model, plan, kind, options, ref control, ref noise, ref order, device } = task;
+    let num = order.items.len();
     let mut trajectory =
         Trajectory::new(args.trajectory.as_deref(), args.gif.as_deref(), args.strip.as_deref())?;
     let mut failed = None;
@@ -324,22 +428,21 @@ fn sample_all(args: &SampleArgs, task: &Task<'_>, quiet: bool) -> anyhow::Result
         Some(ratio) => Threshold::Dynamic { ratio, max: f64::INFINITY },
         None => Threshold::Clip { range: 1.0 },
     };
-    let clipped = Thresholded::new(&model.denoiser, threshold);
-    let denoiser: &dyn Denoiser = if args.no_clip { &model.denoiser } else { &clipped };
-    let batches = num.div_ceil(args.batch_size);
+    let threshold = (!args.no_clip).then_some(threshold);
+    let batch_size = args.batch_size as usize;
+    let batches = num.div_ceil(batch_size) as u64;
     let steps = plan.steps().len() as u64;
     let mut progress = Progress::new("sampling", batches * steps, quiet);
     let mut images = Images::default();
-    for batch in 0..batches {
-        let indices = batch * args.batch_size..num.min((batch + 1) * args.batch_size);
+    for (batch, items) in order.items.chunks(batch_size).enumerate() {
+        let (first, batch) = (batch * batch_size, batch as u64);
         let x = noise.as_ref().map(|noise| {
-            let count = (indices.end - indices.start) as usize;
             let scale = 1.0 / plan.start().to_variance_preserving();
-            noise.narrow(0, indices.start as usize, count)?.affine(scale, 0.0)
+            noise.narrow(0, first, items.len())?.affine(scale, 0.0)
         });
         let request = SampleRequest {
             seed: args.seed,
-            indices: indices.clone(),
+            indices: items.iter().map(|item| item.index).collect(),
             image_shape: model.description.image_shape,
             device,
         };
@@ -347,8 +450,8 @@ fn sample_all(args: &SampleArgs, task: &Task<'_>, quiet: bool) -> anyhow::Result
             progress.set(batch * steps + p.done as u64, || {
                 format!(
                     "images {}-{} of {}, step {}/{}",
-                    indices.start + 1,
-                    indices.end,
+                    first + 1,
+                    first + items.len(),
                     num,
                     p.done,
                     p.steps
@@ -364,7 +467,10 @@ fn sample_all(args: &SampleArgs, task: &Task<'_>, quiet: bool) -> anyhow::Result
         };
         let x = x.unwrap_or_else(|| request.initial(plan))?;
         let noise = request.step_noise(plan);
-        let result = sample_from(x, denoiser, &mut *sampler, plan, &noise, &mut observe);
+        let classes: Vec<Option<u32>> = items.iter().map(|item| item.class).collect();
+        let result = control.with_denoiser(model, &classes, threshold, |denoiser| {
+            Ok(sample_from(x, denoiser, &mut *sampler, plan, &noise, &mut observe))
+        })?;
         if let Some(e) = failed.take() {
             return Err(e);
         }
@@ -383,8 +489,8 @@ fn sample_all(args: &SampleArgs, task: &Task<'_>, quiet: bool) -> anyhow::Result
         let pictures = picture::from_tensor(&tensor)?;
         match args.format {
             Format::Png => {
-                for (index, picture) in indices.clone().zip(&pictures) {
-                    picture.write_png(&args.out.join(format!("{index:06}.png")))?;
+                for (number, picture) in (first..).zip(&pictures) {
+                    picture.write_png(&args.out.join(order.file(number, &model.description)))?;
                 }
             }
             Format::Npy => images.tensors.push(tensor),

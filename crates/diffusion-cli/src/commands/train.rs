@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use candle_core::{Device, Tensor};
-use diffusion_train::{Checkpoint, ConfigSource, Outcome, RunDir, SampleJudge, TrainConfig, Trainer};
+use diffusion_train::{Checkpoint, Conditional, ConfigSource, Outcome, RunDir, SampleJudge, TrainConfig, Trainer};
 
 use self::outlook::Outlook;
 use self::watch::Watch;
@@ -52,6 +52,12 @@ pub(crate) struct TrainArgs {
     /// Start from the averaged weights of a run or a checkpoint, with its network, schedule and prediction type
     #[arg(long, value_name = "DIR", conflicts_with = "resume")]
     init_from: Option<PathBuf>,
+    /// Tell the network each picture's class, from folders or labels, so that `sample --class` can ask for one
+    #[arg(long, conflicts_with = "unconditional")]
+    conditional: bool,
+    /// Do not, where the preset would
+    #[arg(long)]
+    unconditional: bool,
     /// Stop after N updates
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     steps: Option<u64>,
@@ -214,6 +220,12 @@ fn fresh_config(args: &TrainArgs, origin: Option<&Path>) -> anyhow::Result<Train
     if let Some(seed) = seed {
         config.seed = *seed;
     }
+    if args.conditional {
+        config.conditional = Conditional::Always;
+    }
+    if args.unconditional {
+        config.conditional = Conditional::Never;
+    }
     config.validate()?;
     Ok(config)
 }
@@ -226,6 +238,8 @@ fn resumed_config(args: &TrainArgs, run_dir: &RunDir) -> anyhow::Result<TrainCon
         ("--batch-size", args.batch_size.is_some()),
         ("--lr", args.lr.is_some()),
         ("--seed", args.seed.is_some()),
+        ("--conditional", args.conditional),
+        ("--unconditional", args.unconditional),
     ];
     let given = flags.into_iter().find(|(_, given)| *given).map(|(flag, _)| flag);
     if let Some(flag) = args.pictures.apply(&mut config.size, &mut config.pictures).or(given) {

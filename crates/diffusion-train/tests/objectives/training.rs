@@ -139,7 +139,7 @@ fn samples(name: &str, checkpoint: &Path, config: &TrainConfig) {
     let variance =
         if config.learned_variance { VarianceType::LearnedRange } else { VarianceType::FixedSmall };
     let mut sampler = sampler.build(&SamplerOptions { variance, ..SamplerOptions::default() });
-    let request = SampleRequest { seed: 1, indices: 0..3, image_shape: [1, 8, 8], device: &Device::Cpu };
+    let request = SampleRequest { seed: 1, indices: vec![0, 1, 2], image_shape: [1, 8, 8], device: &Device::Cpu };
     let clipped = Thresholded::new(&model.denoiser, Threshold::Clip { range: 1.0 });
     // Numbers that are none are an error of `sample`.
     let images =

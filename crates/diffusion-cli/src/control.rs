@@ -1,0 +1,207 @@
+//! What steers a sampling: classes, guidance, a reference picture.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use candle_core::{Device, Tensor};
+use diffusion_data::{Fit, picture};
+use diffusion_process::{Conditioned, Denoiser, Threshold, Thresholded};
+use diffusion_sample::{AfterReference, Autoguided, ClassifierFree, Guidance};
+use diffusion_train::{LoadedModel, ModelDescription, RunDir, Weights, find_class};
+
+use crate::usage::bail_usage;
+
+/// Every class of the model.
+const ALL: &str = "all";
+/// No class in particular.
+const NONE: &str = "none";
+
+/// What the images are to be, and how strictly.
+#[derive(clap::Args, Clone)]
+#[command(next_help_heading = "Control")]
+pub(crate) struct ControlArgs {
+    /// The classes to draw, by name or number, `all`, or `none` for no class in particular [default: as often as each came in training]
+    #[arg(long, value_name = "CLASS", value_delimiter = ',')]
+    pub(crate) class: Vec<String>,
+    /// How far to push the images towards their class, away from what the model draws without one; 1: not at all [default:
+    /// 1.25, or 2 with --autoguide]
+    #[arg(long, value_name = "SCALE", value_parser = scale, allow_negative_numbers = true)]
+    pub(crate) guidance: Option<f64>,
+    /// Push at noise levels σ from A to B only; either may be left out, as in 0.3: (Kynkäänniemi et al. 2024)
+    #[arg(long, value_name = "A:B", value_parser = interval)]
+    guidance_interval: Option<[f64; 2]>,
+    /// How much of the contrast that pushing adds is taken away again, from 0, none, to 1 (Lin et al. 2023) [default: 0]
+    #[arg(long, value_name = "PHI", value_parser = share)]
+    guidance_rescale: Option<f64>,
+    /// Push away from what this run or checkpoint draws instead: a smaller or an earlier model of the same pictures (Karras et al.
+    /// 2024)
+    #[arg(long, value_name = "RUN")]
+    autoguide: Option<PathBuf>,
+    /// Give the images the large shapes of this picture (Choi et al. 2021)
+    #[arg(long, value_name = "PICTURE")]
+    reference: Option<PathBuf>,
+    /// How small the reference is made, as a divisor of its sides: 2 keeps much of it, 8 little
+    #[arg(long, value_name = "N", default_value = "4", requires = "reference", value_parser = factor)]
+    reference_factor: f64,
+}
+
+fn scale(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(number) if number.is_finite() && number.abs() <= 1000.0 => Ok(number),
+        _ => Err("a number is wanted, 2 say".to_owned()),
+    }
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(number) if (0.0..=1.0).contains(&number) => Ok(number),
+        _ => Err("a number from 0 to 1 is wanted".to_owned()),
+    }
+}
+
+fn factor(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(number) if number >= 1.0 && number.is_finite() => Ok(number),
+        _ => Err("a number of 1 or more is wanted".to_owned()),
+    }
+}
+
+fn interval(text: &str) -> Result<[f64; 2], String> {
+    let wrong = || "two numbers are wanted, the smaller first, as 0.3:5".to_owned();
+    let (low, high) = text.split_once(':').ok_or_else(wrong)?;
+    let end = |text: &str, otherwise| {
+        if text.is_empty() { Ok(otherwise) } else { text.parse::<f64>().map_err(|_| wrong()) }
+    };
+    let [low, high] = [end(low, 0.0)?, end(high, f64::INFINITY)?];
+    if low >= 0.0 && low < high { Ok([low, high]) } else { Err(wrong()) }
+}
+
+/// The classes that are asked for.
+pub(crate) enum Asked {
+    /// None was.
+    Nothing,
+    /// These, by number; `None` is no class in particular.
+    Classes(Vec<Option<u32>>),
+}
+
+/// What steers the images of a model.
+pub(crate) struct Control {
+    pub(crate) guidance: Guidance,
+    worse: Option<LoadedModel>,
+    reference: Option<(Tensor, f64)>,
+}
+
+impl ControlArgs {
+    /// The classes asked for, as `model` knows them.
+    pub(crate) fn classes(&self, model: &ModelDescription) -> anyhow::Result<Asked> {
+        if self.class.is_empty() {
+            return Ok(Asked::Nothing);
+        }
+        let mut classes = Vec::new();
+        for name in &self.class {
+            match name.as_str() {
+                ALL if !model.classes.is_empty() => classes.extend((0..model.classes.len() as u32).map(Some)),
+                NONE if model.network.takes_no_class() => classes.push(None),
+                NONE => bail_usage!("--class none: this model must be told a class of each image"),
+                name => match find_class(&model.classes, name) {
+                    Ok(class) => classes.push(Some(class)),
+                    Err(e) => bail_usage!("--class {name}: {e}"),
+                },
+            }
+        }
+        Ok(Asked::Classes(classes))
+    }
+
+    /// What steers the images of `model`.
+    pub(crate) fn open(&self, model: &ModelDescription, device: &Device) -> anyhow::Result<Control> {
+        let worse = self.autoguide.as_deref().map(|path| worse_model(path, model, device)).transpose()?;
+        let given = [
+            ("--guidance", self.guidance.is_some()),
+            ("--guidance-interval", self.guidance_interval.is_some()),
+            ("--guidance-rescale", self.guidance_rescale.is_some()),
+        ];
+        if let Some((flag, _)) = given.iter().find(|(_, given)| *given)
+            && worse.is_none()
+        {
+            if model.classes.is_empty() {
+                bail_usage!(
+                    "{flag}: the model was trained without classes, so that there is nothing to push towards; train one by \
+                     `train --conditional`, or guide by a worse model with --autoguide"
+                );
+            }
+            if !model.network.takes_no_class() {
+                bail_usage!(
+                    "{flag}: the model never learned what images of no class in particular are; guide by a worse model with \
+                     --autoguide"
+                );
+            }
+        }
+        let guidance = Guidance {
+            scale: self.guidance.unwrap_or(if worse.is_some() { 2.0 } else { model.guidance().scale }),
+            rescale: self.guidance_rescale.unwrap_or(0.0),
+            interval: self.guidance_interval.unwrap_or(Guidance::default().interval),
+        };
+        let reference = match &self.reference {
+            Some(path) => {
+                let picture = picture::read_as(path, model.image_shape, Fit::default(), device)
+                    .context("--reference")?;
+                Some((picture, self.reference_factor))
+            }
+            None => None,
+        };
+        Ok(Control { guidance, worse, reference })
+    }
+}
+
+/// The model that is to be done better than.
+fn worse_model(path: &Path, model: &ModelDescription, device: &Device) -> anyhow::Result<LoadedModel> {
+    let worse = LoadedModel::open(&RunDir::checkpoint_at(path)?, Weights::Ema, device)?;
+    let path = path.display();
+    if worse.description.image_shape != model.image_shape {
+        bail_usage!(
+            "--autoguide {path}: it makes images of {:?}, the model of {:?} (channels, height, width)",
+            worse.description.image_shape,
+            model.image_shape
+        );
+    }
+    let names = |model: &ModelDescription| -> Vec<String> {
+        model.classes.iter().map(|class| class.name.clone()).collect()
+    };
+    if !worse.description.classes.is_empty() && names(&worse.description) != names(model) {
+        bail_usage!("--autoguide {path}: its classes are others than the model's");
+    }
+    Ok(worse)
+}
+
+impl Control {
+    /// Has `work` done with the denoiser of `model` for images of these classes, whose estimates are kept in range by `threshold`.
+    pub(crate) fn with_denoiser<T>(
+        &self,
+        model: &LoadedModel,
+        classes: &[Option<u32>],
+        threshold: Option<Threshold>,
+        work: impl FnOnce(&dyn Denoiser) -> anyhow::Result<T>,
+    ) -> anyhow::Result<T> {
+        let free = ClassifierFree::new(&model.denoiser, classes.to_vec(), self.guidance);
+        let in_range = |guided: &dyn Denoiser| match threshold {
+            Some(threshold) => self.after_reference(&Thresholded::new(guided, threshold), work),
+            None => self.after_reference(guided, work),
+        };
+        let Some(worse) = &self.worse else { return in_range(&free) };
+        let told = if worse.description.classes.is_empty() { vec![None; classes.len()] } else { classes.to_vec() };
+        let plain = Conditioned::new(&model.denoiser, classes.to_vec());
+        let worse = Conditioned::new(&worse.denoiser, told);
+        in_range(&Autoguided::new(&plain, &worse, self.guidance))
+    }
+
+    fn after_reference<T>(
+        &self,
+        denoiser: &dyn Denoiser,
+        work: impl FnOnce(&dyn Denoiser) -> anyhow::Result<T>,
+    ) -> anyhow::Result<T> {
+        match &self.reference {
+            Some((picture, factor)) => work(&AfterReference::new(denoiser, picture, *factor, 0.0)?),
+            None => work(denoiser),
+        }
+    }
+}

@@ -47,7 +47,7 @@ pub(crate) struct PictureArgs {
     /// Mirror pictures at random, left to right
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     flip: Option<bool>,
-    /// Give each picture N times in a pass, for sets smaller than a batch
+    /// Give each picture N times in a pass [default: once, or as often as it takes to fill a batch]
     #[arg(long, value_name = "N")]
     repeat: Option<usize>,
     /// Take these classes only

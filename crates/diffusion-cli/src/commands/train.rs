@@ -8,6 +8,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use candle_core::{Device, Tensor};
+use diffusion_data::LoaderConfig;
 use diffusion_train::{Checkpoint, ConfigSource, Outcome, RunDir, SampleJudge, TrainConfig, Trainer};
 
 use self::outlook::Outlook;
@@ -106,6 +107,7 @@ pub(crate) fn run(args: &TrainArgs, device: &Device, quiet: bool) -> anyhow::Res
     data::report_damaged(&prepared.report.damaged);
     let (dataset, validation) = data::select(prepared.dataset, &config.pictures)?;
     let mut trainer = Trainer::new(&config, &dataset, device)?;
+    say_repeats(&config, dataset.len());
     if let Some(every) = args.eval_every {
         let known = Some((&dataset, config.data.as_deref()));
         let judge = Judge::new(&args.judge, dataset.image_shape(), known, &args.cache, device, quiet)?;
@@ -146,6 +148,18 @@ pub(crate) fn run(args: &TrainArgs, device: &Device, quiet: bool) -> anyhow::Res
     }
     let outcome = Watch::new(&trainer, &run_dir, args.tensorboard, quiet)?.train(&mut trainer)?;
     Ok(conclude(outcome, &trainer, &run_dir))
+}
+
+/// Says where a pass gives each of the pictures more often than was asked for.
+fn say_repeats(config: &TrainConfig, pictures: usize) {
+    let (batch_size, asked) = (config.batch_size, config.pictures.repeat);
+    let times =
+        LoaderConfig { repeat: asked, ..LoaderConfig::new(batch_size, config.seed) }.repeats(pictures);
+    if times > asked {
+        tracing::info!(
+            "a pass gives each of the {pictures} pictures {times} times, as a batch of {batch_size} needs"
+        );
+    }
 }
 
 /// `--dry-run`.

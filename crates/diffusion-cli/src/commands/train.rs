@@ -14,7 +14,7 @@ use diffusion_train::{Checkpoint, ConfigSource, Outcome, RunDir, SampleJudge, Tr
 use self::outlook::Outlook;
 use self::watch::Watch;
 use super::progress::clock;
-use crate::judging::{Judge, JudgeArgs};
+use crate::judging::{Judge, JudgeArgs, Learnt};
 use crate::usage::bail_usage;
 use crate::{data, interrupt, runs};
 
@@ -109,9 +109,11 @@ pub(crate) fn run(args: &TrainArgs, device: &Device, quiet: bool) -> anyhow::Res
     let mut trainer = Trainer::new(&config, &dataset, device)?;
     say_repeats(&config, dataset.len());
     if let Some(every) = args.eval_every {
-        let known = Some((&dataset, config.data.as_deref()));
-        let judge = Judge::new(&args.judge, dataset.image_shape(), known, &args.cache, device, quiet)?;
-        tracing::info!("every {every} steps {} images are judged beside {}", args.eval_num, judge.against);
+        let learnt =
+            Learnt { training: dataset.clone(), held_out: validation.clone(), path: config.data.clone() };
+        let judge =
+            Judge::new(&args.judge, dataset.image_shape(), Some(&learnt), &args.cache, device, quiet)?;
+        tracing::info!("every {every} steps {} images are {}", args.eval_num, judge.how());
         let judge = Box::new(move |images: &Tensor| Ok(judge.judge(images)?.metrics()));
         trainer.judge_by(SampleJudge { every, num: args.eval_num, judge });
     }
@@ -307,7 +309,8 @@ fn conclude(outcome: Outcome, trainer: &Trainer, run_dir: &RunDir) -> ExitCode {
             println!("trained {step} steps in {}", clock(trainer.elapsed().as_secs_f64()));
             println!("pictures: {}", run_dir.grid_path(step).display());
             println!("all of it: {}", run_dir.path().join("index.html").display());
-            println!("next: {} --run {path} --num 64 --out digits", runs::program("sample"));
+            let out = runs::pictures_of(trainer.config());
+            println!("next: {} --run {path} --num 64 --out {out}", runs::program("sample"));
             ExitCode::SUCCESS
         }
         Outcome::Interrupted => {

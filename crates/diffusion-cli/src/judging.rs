@@ -207,10 +207,12 @@ impl Judge {
                     }
                 });
             }
-            let (most, real) = (most.min(Reference::COMPARED), critic.reference.compared());
-            if most == Reference::COMPARED || real == Reference::COMPARED {
+            let real = critic.reference.compared();
+            if most > Reference::COMPARED || real == Reference::COMPARED {
+                let first = if most > Reference::COMPARED { "the first " } else { "" };
+                let compared = most.min(Reference::COMPARED);
                 notes.push(format!(
-                    "precision, recall, density and coverage are of the first {most} images, beside {real} real ones"
+                    "precision, recall, density and coverage compare {first}{compared} images with {real} real ones"
                 ));
             }
         }
@@ -288,10 +290,6 @@ impl Critic {
                     let against = "10,000 test digits of MNIST".to_owned();
                     return Ok(Self { eyes, reference, against, classifies: true, circular: false });
                 }
-                tracing::warn!(
-                    "the features are those of a classifier of digits, which orders sets of other pictures only roughly; \
-                     --inception FILE.safetensors judges by Inception-v3"
-                );
                 eyes
             }
         };
@@ -301,6 +299,12 @@ impl Critic {
             bail_usage!(
                 "{name}: {all} pictures are too few to compare images with; {} are needed (name others by --against)",
                 Reference::SMALLEST
+            );
+        }
+        if args.inception.is_none() {
+            tracing::warn!(
+                "the features are those of a classifier of digits, which orders sets of other pictures only roughly; \
+                 --inception FILE.safetensors judges by Inception-v3"
             );
         }
         let own = known.filter(|_| circular && args.against.is_none());

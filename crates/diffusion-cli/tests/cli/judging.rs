@@ -72,7 +72,7 @@ fn the_spread_is_that_of_the_seeds() {
     assert_eq!((&written["seeds"], &written["steps"]), (&[0, 1].as_slice().into(), &2.into()));
     assert!(written["checkpoint"].as_str().unwrap().ends_with("step-0000004"), "{written}");
     assert!(answer.out.contains("64 images from each of the seeds 0 to 1"), "{}", answer.out);
-    assert!(answer.out.contains("of the first 64 images, beside 3000 real ones"), "{}", answer.out);
+    assert!(answer.out.contains("compare 64 images with 3000 real ones"), "{}", answer.out);
 }
 
 /// Digits as a folder of pictures.
@@ -96,7 +96,10 @@ fn a_run_on_other_pictures_is_compared_with_those_that_it_kept() {
     assert!(number.contains("64") && number.ends_with(&of_training.to_string()), "{number}");
     assert!(answer.err.contains("a classifier of digits"), "{}", answer.err);
 
-    std::fs::remove_dir_all(place.path("run")).unwrap();
+    place.ok(&format!("{line} --against own"));
+    assert!(json(&place, "out.json")["training_pictures"].is_null(), "its pictures are among them");
+
+    fs::remove_dir_all(place.path("run")).unwrap();
     let trained = place.ok("train --config digits.toml --data own --run-dir run").out;
     assert!(trained.contains("--out generated"), "{trained}");
     let answer = place.ok(line);

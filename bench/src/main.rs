@@ -120,8 +120,12 @@ impl Bench<'_> {
         let network = self.network()?;
         let denoiser = NetworkDenoiser::new(network, prediction_type);
         let denoiser = Thresholded::new(&denoiser, Threshold::Clip { range: 1.0 });
-        let request =
-            SampleRequest { seed: 0, indices: (0..num as u64).collect(), image_shape: SHAPE, device: &Device::Cpu };
+        let request = SampleRequest {
+            seed: 0,
+            indices: (0..num as u64).collect(),
+            image_shape: SHAPE,
+            device: &Device::Cpu,
+        };
         let begin = Instant::now();
         let images =
             sample(&denoiser, &mut Ddim::default(), &plan, &request, &mut |_| ControlFlow::Continue(()))?;

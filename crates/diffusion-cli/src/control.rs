@@ -188,7 +188,8 @@ impl Control {
             None => self.after_reference(guided, work),
         };
         let Some(worse) = &self.worse else { return in_range(&free) };
-        let told = if worse.description.classes.is_empty() { vec![None; classes.len()] } else { classes.to_vec() };
+        let told =
+            if worse.description.classes.is_empty() { vec![None; classes.len()] } else { classes.to_vec() };
         let plain = Conditioned::new(&model.denoiser, classes.to_vec());
         let worse = Conditioned::new(&worse.denoiser, told);
         in_range(&Autoguided::new(&plain, &worse, self.guidance))

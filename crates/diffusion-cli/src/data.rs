@@ -47,7 +47,7 @@ pub(crate) struct PictureArgs {
     /// Mirror pictures at random, left to right
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     flip: Option<bool>,
-    /// Give each picture N times in a pass, for sets smaller than a batch
+    /// Give each picture N times in a pass [default: once, or as often as it takes to fill a batch]
     #[arg(long, value_name = "N")]
     repeat: Option<usize>,
     /// Take these classes only
@@ -122,8 +122,40 @@ impl CacheArgs {
     }
 }
 
-/// Turns the argument into a path: as it is if that exists or is on the hub, else as the name of a downloaded set.
+/// A flag that names pictures.
+#[derive(Clone, Copy)]
+pub(crate) enum Flag {
+    Data,
+    Against,
+    Training,
+}
+
+impl Flag {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Data => "--data",
+            Self::Against => "--against",
+            Self::Training => "--training",
+        }
+    }
+
+    /// How one asks for the digits that the program knows.
+    fn digits(self) -> &'static str {
+        match self {
+            Self::Data => "leave --data out for the digits that come with the program",
+            Self::Against => "say `--against mnist` for the test digits that the program knows",
+            Self::Training => "say `--training mnist` for the digits that come with the program",
+        }
+    }
+}
+
+/// What `argument` of --data means as a path: as it is if that exists or is on the hub, else as the name of a downloaded set.
 pub(crate) fn resolve(argument: &Path) -> anyhow::Result<PathBuf> {
+    resolve_for(Flag::Data, argument)
+}
+
+/// The same, of another flag.
+pub(crate) fn resolve_for(flag: Flag, argument: &Path) -> anyhow::Result<PathBuf> {
     let downloaded = Path::new(DOWNLOADS).join(argument);
     if argument.to_str().is_some_and(|text| text.starts_with(HUB)) {
         Ok(argument.to_owned())
@@ -134,30 +166,36 @@ pub(crate) fn resolve(argument: &Path) -> anyhow::Result<PathBuf> {
     } else {
         let name = argument.display();
         bail_usage!(
-            "--data {name}: there is no such file or folder; leave --data out for the digits that come with the program, \
-             fetch mnist, fashion-mnist or cifar10 by `{} NAME`, or name a data set of the Hugging Face hub as \
-             hf:OWNER/NAME",
+            "{} {name}: there is no such file or folder; {}, fetch mnist, fashion-mnist or cifar10 by `{} NAME`, or name a \
+             data set of the Hugging Face hub as hf:OWNER/NAME",
+            flag.name(),
+            flag.digits(),
             crate::runs::program("data download")
         )
     }
 }
 
-/// Opens what `path` means, or the embedded digits.
+/// Opens what `path` of --data means, or the embedded digits.
 pub(crate) fn open(path: Option<&Path>) -> anyhow::Result<Source> {
+    open_for(Flag::Data, path)
+}
+
+/// The same, of another flag.
+pub(crate) fn open_for(flag: Flag, path: Option<&Path>) -> anyhow::Result<Source> {
     let Some(path) = path else {
         return Ok(Source::from_dataset(mnist::from_bytes(IMAGES, LABELS)?, "the embedded digits"));
     };
     match path.to_str().and_then(|text| text.strip_prefix(HUB)) {
-        Some(reference) => on_hub(reference),
+        Some(reference) => on_hub(flag, reference),
         None => Ok(Source::open(path, Split::Train)?),
     }
 }
 
 #[cfg(feature = "hub")]
-fn on_hub(reference: &str) -> anyhow::Result<Source> {
+fn on_hub(flag: Flag, reference: &str) -> anyhow::Result<Source> {
     let reference = match reference.parse() {
         Ok(reference) => reference,
-        Err(error) => bail_usage!("--data {HUB}{reference}: {error}"),
+        Err(error) => bail_usage!("{} {HUB}{reference}: {error}", flag.name()),
     };
     let files = crate::commands::data::download::fetch_reference(&reference)?;
     // The shards of a part lie in one folder, and nothing else does.
@@ -166,9 +204,10 @@ fn on_hub(reference: &str) -> anyhow::Result<Source> {
 }
 
 #[cfg(not(feature = "hub"))]
-fn on_hub(reference: &str) -> anyhow::Result<Source> {
+fn on_hub(flag: Flag, reference: &str) -> anyhow::Result<Source> {
     bail_usage!(
-        "--data {HUB}{reference}: this program was built without the hub; build it with --features hub"
+        "{} {HUB}{reference}: this program was built without the hub; build it with --features hub",
+        flag.name()
     )
 }
 

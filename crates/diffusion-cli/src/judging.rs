@@ -1,15 +1,16 @@
 //! Judging generated images: by what, beside what, and what is said of them.
 
-use std::collections::BTreeMap;
+mod judgement;
+mod pictures;
+
 use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Tensor};
-use diffusion_data::{ImageDataset, PictureConfig, Prepared};
-use diffusion_eval::{
-    ClassShares, DigitJudge, Inception, Memorisation, Reference, SampleQuality, TrainingImages,
-};
-use serde_json::{Value, json};
+use diffusion_eval::{ClassShares, DigitJudge, Inception, Reference, TrainingImages};
 
+pub(crate) use self::judgement::{Figure, Judgement, Likeness};
+pub(crate) use self::pictures::{Learnt, training_pictures};
+use self::pictures::{Real, learnt_in_run};
 use crate::usage::bail_usage;
 use crate::{data, runs};
 
@@ -25,8 +26,9 @@ const MNIST: &str = "mnist";
 /// What images are judged by.
 #[derive(clap::Args, Clone)]
 pub(crate) struct JudgeArgs {
-    /// The real pictures: mnist, for its 10,000 test digits, or whatever --data of train understands [default: mnist for a model of
-    /// the digits that come with the program, else what the model was trained on]
+    /// The real pictures: mnist, for its 10,000 test digits, or whatever --data of train understands, up to 10,000 of them [default:
+    /// mnist for a model of the digits that come with the program, else what the run kept out of training by --validation, or if
+    /// that is nothing, what it was trained on]
     #[arg(long, value_name = "mnist|PATH", help_heading = "Judging")]
     pub(crate) against: Option<PathBuf>,
     /// Judge by the features of Inception-v3, so that the distance is the FID: its standard weights as a safetensors file
@@ -60,52 +62,218 @@ impl Eyes {
     }
 }
 
-/// Real pictures as a network sees them, beside which others are judged.
+/// What images are compared with.
 pub(crate) struct Judge {
+    /// None where nothing here makes features of such images.
+    critic: Option<Critic>,
+    /// Pictures that the model learnt from, if they are known.
+    training: Option<Training>,
+    /// [C, H, W] of the images.
+    shape: [usize; 3],
+}
+
+/// Real pictures as a network sees them.
+pub(crate) struct Critic {
     eyes: Eyes,
     reference: Reference,
     /// What the real pictures are.
     pub(crate) against: String,
     /// Whether classes of the judge's are classes of the pictures.
     classifies: bool,
-    /// What the model learnt from.
-    training: Option<Training>,
+    /// Whether those that the model learnt from are among the real pictures.
+    circular: bool,
 }
 
 /// Pictures that a model learnt from.
 struct Training {
     pictures: Tensor,
-    /// The same, to look for copies of.
+    /// All there are; `pictures` are some of them.
+    all: usize,
+    /// The same pictures, to look for copies of.
     known: TrainingImages,
 }
 
-/// What a judge says of a set of images.
-#[derive(Clone, Debug)]
-pub(crate) struct Judgement {
-    /// What the distance is called: FID by Inception's features only.
-    pub(crate) distance: &'static str,
-    pub(crate) quality: SampleQuality,
-    pub(crate) classes: Option<ClassShares>,
-    pub(crate) memorisation: Option<Memorisation>,
+impl Training {
+    /// The number of `pictures`.
+    fn looked_at(&self) -> usize {
+        self.pictures.dims()[0]
+    }
 }
 
 impl Judge {
-    /// A judge of images of `shape`. `training` are the pictures that the model learnt from and the name of their source; no name
-    /// stands for the digits that come with the program.
+    /// A judge of images of `shape`, by a model that learnt from `learnt`.
     pub(crate) fn new(
         args: &JudgeArgs,
         shape: [usize; 3],
-        training: Option<(&ImageDataset, Option<&Path>)>,
+        learnt: Option<&Learnt>,
         cache: &data::CacheArgs,
         device: &Device,
         quiet: bool,
     ) -> anyhow::Result<Self> {
-        let known = training.map(|(dataset, _)| first_images(dataset, REAL, device)).transpose()?;
-        let training_of = |pictures: Option<Tensor>| -> anyhow::Result<Option<Training>> {
-            let new = |pictures| Ok(Training { known: TrainingImages::new(&pictures)?, pictures });
-            pictures.map(new).transpose()
+        // What has no second picture has no second nearest one.
+        let known = learnt.filter(|learnt| learnt.training.len() > 1);
+        if !Self::sees(args, shape) {
+            let [channels, height, width] = shape;
+            let but = format!(
+                "the images are {channels}×{height}×{width}, and the digit judge reads 1×28×28; give the weights of Inception-v3 by \
+                 --inception FILE.safetensors"
+            );
+            match &args.against {
+                Some(path) => bail_usage!("--against {}: {but}", path.display()),
+                None if known.is_none() => {
+                    bail_usage!("{but}, or the pictures to look for copies of by --training PATH")
+                }
+                None => {}
+            }
+        }
+        let pictures =
+            known.map(|learnt| pictures::first_images(&learnt.training, REAL, device)).transpose()?;
+        let critic = if Self::sees(args, shape) {
+            Some(Critic::new(args, shape, learnt, pictures.as_ref(), cache, device, quiet)?)
+        } else {
+            None
         };
-        let of_digits = training.is_none_or(|(_, path)| path.is_none());
+        let training = match (known, pictures) {
+            (Some(Learnt { training, .. }), Some(pictures)) => {
+                Some(Training { known: TrainingImages::new(&pictures)?, pictures, all: training.len() })
+            }
+            _ => None,
+        };
+        Ok(Self { critic, training, shape })
+    }
+
+    /// Whether there are features of images of `shape`.
+    pub(crate) fn sees(args: &JudgeArgs, shape: [usize; 3]) -> bool {
+        args.inception.is_some() || shape == DigitJudge::IMAGE_SHAPE
+    }
+
+    /// A judge of the images of the model in the folder `checkpoint`, or of the one that comes with the program, which makes images of
+    /// `shape`. The pictures that it learnt from are those of `training`, or else those that its run names.
+    pub(crate) fn of_model(
+        args: &JudgeArgs,
+        checkpoint: Option<&Path>,
+        shape: [usize; 3],
+        training: Option<&Path>,
+        cache: &data::CacheArgs,
+        device: &Device,
+        quiet: bool,
+    ) -> anyhow::Result<Self> {
+        let learnt = match (training, checkpoint) {
+            (Some(path), _) => Some(training_pictures(path, shape, cache, quiet)?),
+            (None, Some(checkpoint)) => learnt_in_run(checkpoint, cache, quiet)?,
+            (None, None) => Some(training_pictures(Path::new(MNIST), shape, cache, quiet)?),
+        };
+        Self::new(args, shape, learnt.as_ref(), cache, device, quiet)
+    }
+
+    /// How the images are judged, to follow "they are".
+    pub(crate) fn how(&self) -> String {
+        match (&self.critic, &self.training) {
+            (Some(critic), _) => format!("judged by the {}, beside {}", critic.features(), critic.against),
+            (None, training) => {
+                let [channels, height, width] = self.shape;
+                let among = training.as_ref().map_or(0, |training| training.all);
+                format!(
+                    "looked at for copies of the {among} training pictures only: the digit judge makes features of 1×28×28, not of \
+                     {channels}×{height}×{width}; --inception FILE.safetensors gives the other figures"
+                )
+            }
+        }
+    }
+
+    /// Who judges by features, if anybody can.
+    pub(crate) fn critic(&self) -> Option<&Critic> {
+        self.critic.as_ref()
+    }
+
+    /// What there is to know of the figures of up to `most` images, a line each.
+    pub(crate) fn notes(&self, most: usize) -> Vec<String> {
+        let mut notes = Vec::new();
+        if let Some(critic) = &self.critic {
+            if critic.circular && self.training.is_some() {
+                notes.push(format!(
+                    "no column of training pictures: they are what the images are compared with; `{}` keeps others for that",
+                    runs::program("train --validation SHARE")
+                ));
+            } else if let Some(training) = &self.training
+                && training.looked_at() < most
+            {
+                notes.push(match training.looked_at() {
+                    few @ ..Reference::SMALLEST => {
+                        format!("no column of training pictures: there are {few}, too few to be judged")
+                    }
+                    few => {
+                        format!("the training pictures are {few} only, and the figures depend on the number")
+                    }
+                });
+            }
+            let real = critic.reference.compared();
+            if most > Reference::COMPARED || real == Reference::COMPARED {
+                let first = if most > Reference::COMPARED { "the first " } else { "" };
+                let compared = most.min(Reference::COMPARED);
+                notes.push(format!(
+                    "precision, recall, density and coverage compare {first}{compared} images with {real} real ones"
+                ));
+            }
+        }
+        if let Some(training) = &self.training {
+            let (looked_at, all) = (training.looked_at(), training.all);
+            if most > CHECKED {
+                notes.push(format!("copies are looked for among the first {CHECKED} images"));
+            }
+            if looked_at < all {
+                notes.push(format!("copies are looked for of {looked_at} of the {all} training pictures"));
+            }
+        }
+        notes
+    }
+
+    /// Refuses the images called `name` where they are too few to be judged.
+    pub(crate) fn check_number(&self, name: &str, count: usize) -> anyhow::Result<()> {
+        if self.critic.is_some() && count < Reference::SMALLEST {
+            bail_usage!(
+                "{name}: {count} images are too few to be judged; {} are needed",
+                Reference::SMALLEST
+            );
+        }
+        Ok(())
+    }
+
+    /// What the judge says of `images` (N, C, H, W) in \[−1, 1\].
+    pub(crate) fn judge(&self, images: &Tensor) -> anyhow::Result<Judgement> {
+        let count = images.dim(0)?;
+        let likeness = self.critic.as_ref().map(|critic| critic.likeness(images)).transpose()?;
+        let checked = images.narrow(0, 0, count.min(CHECKED))?;
+        let memorisation =
+            self.training.as_ref().map(|training| training.known.memorisation(&checked)).transpose()?;
+        Ok(Judgement { count, likeness, memorisation })
+    }
+
+    /// What it says of as many training pictures as were generated, or all it has: what a perfect model would get. None where they are
+    /// too few, not known, or what the images are compared with.
+    pub(crate) fn judge_training(&self, count: usize) -> anyhow::Result<Option<Judgement>> {
+        let (Some(critic), Some(training)) = (&self.critic, &self.training) else { return Ok(None) };
+        let count = training.looked_at().min(count);
+        if critic.circular || count < Reference::SMALLEST {
+            return Ok(None);
+        }
+        let likeness = Some(critic.likeness(&training.pictures.narrow(0, 0, count)?)?);
+        Ok(Some(Judgement { count, likeness, memorisation: None }))
+    }
+}
+
+impl Critic {
+    /// `known` are pictures of `learnt`.
+    fn new(
+        args: &JudgeArgs,
+        shape: [usize; 3],
+        learnt: Option<&Learnt>,
+        known: Option<&Tensor>,
+        cache: &data::CacheArgs,
+        device: &Device,
+        quiet: bool,
+    ) -> anyhow::Result<Self> {
+        let of_digits = learnt.is_none_or(|learnt| learnt.path.is_none());
         let mnist = match &args.against {
             Some(path) => path.as_os_str() == MNIST,
             None => of_digits && args.inception.is_none(),
@@ -115,55 +283,37 @@ impl Judge {
                 "--against mnist: only what the digit judge makes of these digits is known; name the pictures for Inception"
             ),
             Some(path) => Eyes::Inception(Box::new(Inception::open(path, device)?)),
-            None if shape != DigitJudge::IMAGE_SHAPE => {
-                let [channels, height, width] = shape;
-                bail_usage!(
-                    "the images are {channels}×{height}×{width}, and the digit judge reads 1×28×28; give the weights of Inception-v3 by \
-                     --inception FILE.safetensors"
-                );
-            }
             None => {
                 let (judge, reference) = DigitJudge::shipped(device)?;
+                let eyes = Eyes::Digits(Box::new(judge));
                 if mnist {
                     let against = "10,000 test digits of MNIST".to_owned();
-                    let eyes = Eyes::Digits(Box::new(judge));
-                    return Ok(Self {
-                        eyes,
-                        reference,
-                        against,
-                        classifies: true,
-                        training: training_of(known)?,
-                    });
+                    return Ok(Self { eyes, reference, against, classifies: true, circular: false });
                 }
-                Eyes::Digits(Box::new(judge))
+                eyes
             }
         };
-        let (real, against) = match (&args.against, &known) {
-            (Some(path), _) => {
-                let path = data::resolve(path)?;
-                let prepared = brought_to(Some(&path), shape, cache, quiet)?;
-                data::report_damaged(&prepared.report.damaged);
-                let dataset = prepared.dataset;
-                if dataset.image_shape() != shape {
-                    bail_usage!(
-                        "--against {}: its pictures are {:?}, the images {shape:?} (channels, height, width)",
-                        path.display(),
-                        dataset.image_shape()
-                    );
-                }
-                (first_images(&dataset, REAL, device)?, format!("the pictures of {}", path.display()))
-            }
-            (None, Some(known)) => (known.clone(), "the pictures that the model was trained on".to_owned()),
-            (None, None) => bail_usage!("--against: name the real pictures, or mnist"),
-        };
+        let Real { pictures: real, name, circular } = Real::of(args, shape, learnt, cache, quiet)?;
+        let all = real.len();
+        if all < Reference::SMALLEST {
+            bail_usage!(
+                "{name}: {all} pictures are too few to compare images with; {} are needed (name others by --against)",
+                Reference::SMALLEST
+            );
+        }
+        if args.inception.is_none() {
+            tracing::warn!(
+                "the features are those of a classifier of digits, which orders sets of other pictures only roughly; \
+                 --inception FILE.safetensors judges by Inception-v3"
+            );
+        }
+        let own = known.filter(|_| circular && args.against.is_none());
+        let real =
+            own.map_or_else(|| pictures::first_images(&real, REAL, device), |known| Ok(known.clone()))?;
         let reference = Reference::of(&eyes.look(&real)?.0)?;
-        let against = format!("{against} ({} of them)", real.dim(0)?);
-        Ok(Self { eyes, reference, against, classifies: false, training: training_of(known)? })
-    }
-
-    /// Whether images of `shape` can be judged.
-    pub(crate) fn can(args: &JudgeArgs, shape: [usize; 3]) -> bool {
-        args.inception.is_some() || shape == DigitJudge::IMAGE_SHAPE
+        let count = real.dim(0)?;
+        let of = if count < all { format!(" of {all}") } else { String::new() };
+        Ok(Self { eyes, reference, against: format!("{name} ({count}{of})"), classifies: false, circular })
     }
 
     /// The name of the features.
@@ -182,139 +332,11 @@ impl Judge {
         }
     }
 
-    /// A judge of the images of the model in the folder `checkpoint`, or of the one that comes with the program, which makes images of
-    /// `shape`. The pictures that it learnt from are those of `training`, or else those that its run names.
-    pub(crate) fn of_model(
-        args: &JudgeArgs,
-        checkpoint: Option<&Path>,
-        shape: [usize; 3],
-        training: Option<&Path>,
-        cache: &data::CacheArgs,
-        device: &Device,
-        quiet: bool,
-    ) -> anyhow::Result<Self> {
-        let run = checkpoint.and_then(runs::run_of);
-        let training = match (training, run, checkpoint) {
-            (Some(path), ..) => Some(training_pictures(path, shape, cache, quiet)?),
-            (None, Some(run), _) => {
-                let config = run.read_config()?;
-                let source = data::open(config.data.as_deref())?;
-                let prepared = data::prepared(&source, config.size, &config.pictures, cache, quiet)?;
-                Some((data::select(prepared.dataset, &config.pictures)?.0, config.data))
-            }
-            (None, None, None) => Some(training_pictures(Path::new(MNIST), shape, cache, quiet)?),
-            (None, None, Some(_)) => None,
-        };
-        let known = training.as_ref().map(|(dataset, path)| (dataset, path.as_deref()));
-        Self::new(args, shape, known, cache, device, quiet)
-    }
-
     /// How near `images` (N, C, H, W) in \[−1, 1\] are to the real ones, and what classes are read in them.
-    pub(crate) fn quality(&self, images: &Tensor) -> anyhow::Result<(SampleQuality, Option<ClassShares>)> {
+    pub(crate) fn likeness(&self, images: &Tensor) -> anyhow::Result<Likeness> {
         let (features, logits) = self.eyes.look(images)?;
         let logits = logits.filter(|_| self.classifies);
         let classes = logits.map(|logits| ClassShares::of(&logits)).transpose()?;
-        Ok((self.reference.quality(&features)?, classes))
-    }
-
-    /// What the judge says of `images` (N, C, H, W) in \[−1, 1\].
-    pub(crate) fn judge(&self, images: &Tensor) -> anyhow::Result<Judgement> {
-        let (quality, classes) = self.quality(images)?;
-        let checked = images.narrow(0, 0, images.dim(0)?.min(CHECKED))?;
-        let memorisation =
-            self.training.as_ref().map(|training| training.known.memorisation(&checked)).transpose()?;
-        Ok(Judgement { distance: self.distance(), quality, classes, memorisation })
-    }
-
-    /// What it says of as many training pictures as were generated: what a perfect model would get.
-    pub(crate) fn judge_training(&self, count: usize) -> anyhow::Result<Option<Judgement>> {
-        let Some(Training { pictures, .. }) = &self.training else { return Ok(None) };
-        let some = pictures.narrow(0, 0, pictures.dim(0)?.min(count))?;
-        let (quality, classes) = self.quality(&some)?;
-        Ok(Some(Judgement { distance: self.distance(), quality, classes, memorisation: None }))
-    }
-}
-
-/// The pictures of `path`, brought to `shape`; `mnist` stands for the digits that come with the program.
-pub(crate) fn training_pictures(
-    path: &Path,
-    shape: [usize; 3],
-    cache: &data::CacheArgs,
-    quiet: bool,
-) -> anyhow::Result<(ImageDataset, Option<PathBuf>)> {
-    let path = (path.as_os_str() != MNIST).then(|| data::resolve(path)).transpose()?;
-    let dataset = brought_to(path.as_deref(), shape, cache, quiet)?.dataset;
-    Ok((dataset, path))
-}
-
-/// All pictures of `path`, or of the digits that come with the program, at the height of `shape`.
-fn brought_to(
-    path: Option<&Path>,
-    shape: [usize; 3],
-    cache: &data::CacheArgs,
-    quiet: bool,
-) -> anyhow::Result<Prepared> {
-    data::prepared(&data::open(path)?, Some(shape[1]), &PictureConfig::default(), cache, quiet)
-}
-
-/// Up to `most` pictures, spread over all of them.
-fn first_images(dataset: &ImageDataset, most: usize, device: &Device) -> anyhow::Result<Tensor> {
-    let chosen = dataset.limited(most.min(dataset.len()))?;
-    let positions: Vec<usize> = (0..chosen.len()).collect();
-    Ok(chosen.images(&positions, device)?)
-}
-
-impl Judgement {
-    /// Name and value of each figure, for tables.
-    pub(crate) fn figures(&self) -> Vec<(&'static str, f64)> {
-        let quality = &self.quality;
-        let mut figures = vec![
-            (self.distance, quality.frechet_distance),
-            ("precision", quality.agreement.precision),
-            ("recall", quality.agreement.recall),
-            ("density", quality.agreement.density),
-            ("coverage", quality.agreement.coverage),
-        ];
-        if let Some(classes) = &self.classes {
-            figures.push(("sure (confidence > 0.95)", classes.sure));
-            figures.push(("mean confidence", classes.confidence));
-            figures.push(("smallest class", classes.smallest()));
-        }
-        if let Some(memorisation) = &self.memorisation {
-            figures.push(("copies of training pictures", memorisation.copies));
-            figures.push(("distance to the nearest", memorisation.nearest));
-            figures.push(("the same among themselves", memorisation.training_nearest));
-        }
-        figures
-    }
-
-    /// The figures that a training's metrics keep.
-    pub(crate) fn metrics(&self) -> BTreeMap<String, f64> {
-        let json = self.as_json();
-        let numbers = json.as_object().into_iter().flatten();
-        numbers.filter_map(|(name, value)| Some((name.clone(), value.as_f64()?))).collect()
-    }
-
-    pub(crate) fn as_json(&self) -> Value {
-        let agreement = &self.quality.agreement;
-        let mut json = json!({
-            "count": self.quality.count,
-            "frechet_distance": self.quality.frechet_distance,
-            "precision": agreement.precision,
-            "recall": agreement.recall,
-            "density": agreement.density,
-            "coverage": agreement.coverage,
-        });
-        if let Some(classes) = &self.classes {
-            json["sure"] = classes.sure.into();
-            json["confidence"] = classes.confidence.into();
-            json["class_shares"] = classes.shares.clone().into();
-        }
-        if let Some(memorisation) = &self.memorisation {
-            json["copies"] = memorisation.copies.into();
-            json["nearest_training_distance"] = memorisation.nearest.into();
-            json["training_nearest_distance"] = memorisation.training_nearest.into();
-        }
-        json
+        Ok(Likeness { distance: self.distance(), quality: self.reference.quality(&features)?, classes })
     }
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use candle_core::Device;
-use diffusion_train::{LoadedModel, RunDir, Weights};
+use diffusion_train::{LoadedModel, RunDir, TrainConfig, Weights};
 
 use crate::usage::{UsageError, bail_usage};
 
@@ -125,6 +125,11 @@ pub(crate) fn new_folder(name: &str) -> anyhow::Result<PathBuf> {
         }
     }
     Err(UsageError(format!("{RUNS}/ is full; name a folder by --run-dir")).into())
+}
+
+/// What files of images are called that a model of this configuration makes, in commands to go on with.
+pub(crate) fn pictures_of(config: &TrainConfig) -> &'static str {
+    if config.data.is_none() { "digits" } else { "generated" }
 }
 
 /// How the user calls a command of this program: by cargo, if cargo started it.

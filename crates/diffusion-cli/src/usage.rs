@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fmt;
+use std::fs::{self, OpenOptions};
 use std::path::Path;
 
 use diffusion_train::{ConfigError, TrainError};
@@ -35,17 +36,35 @@ pub(crate) fn is_usage(error: &anyhow::Error) -> bool {
     })
 }
 
-/// Refuses a picture's name that says it is of another kind, or is in a folder that does not exist, before anything is computed.
+/// Refuses a picture's name that says it is of another kind, or where no file can be written, before anything is computed.
 pub(crate) fn check_picture(flag: &str, path: &Path, endings: &[&str]) -> anyhow::Result<()> {
     let fits = |found: &OsStr| endings.iter().any(|ending| found.eq_ignore_ascii_case(ending));
     if !path.extension().is_some_and(fits) {
         bail_usage!("{flag} {}: the name must end in .{}", path.display(), endings.join(" or ."));
     }
-    match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() && !folder.is_dir() => {
-            bail_usage!("{flag} {}: there is no folder {}", path.display(), folder.display())
-        }
-        _ => Ok(()),
+    check_output(flag, path)
+}
+
+/// Refuses a file that cannot be written, before anything is computed. Nothing is left behind, and a file that is there stays as it is.
+pub(crate) fn check_output(flag: &str, path: &Path) -> anyhow::Result<()> {
+    if let Some(folder) = path.parent()
+        && !folder.as_os_str().is_empty()
+        && !folder.is_dir()
+    {
+        bail_usage!("{flag} {}: there is no folder {}", path.display(), folder.display());
+    }
+    if path.is_dir() {
+        bail_usage!("{flag} {}: it is a folder; name a file", path.display());
+    }
+    let new = path.symlink_metadata().is_err();
+    if !new && !path.is_file() {
+        // A pipe or a device, whose reader would notice.
+        return Ok(());
+    }
+    match OpenOptions::new().write(true).create(true).truncate(false).open(path) {
+        Ok(_) if new => Ok(fs::remove_file(path)?),
+        Ok(_) => Ok(()),
+        Err(e) => bail_usage!("{flag} {}: it cannot be written: {e}", path.display()),
     }
 }
 

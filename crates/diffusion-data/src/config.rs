@@ -31,7 +31,7 @@ pub struct PictureConfig {
     pub random_crop: bool,
     /// Mirror every other picture, left to right, at random.
     pub flip: bool,
-    /// How often a pass gives each picture, at least 1; for sets smaller than a batch.
+    /// How often a pass gives each picture, at least 1; more often where the set is smaller than a batch.
     pub repeat: usize,
     /// The classes to take, by name; none: all.
     pub classes: Vec<String>,

@@ -31,7 +31,7 @@ pub struct LoaderConfig {
     pub batch_size: usize,
     /// The seed of the order, of flips and of windows.
     pub seed: u64,
-    /// How often a pass gives each picture, at least 1.
+    /// How often a pass gives each picture, at least 1; [`repeats`](Self::repeats) is what a loader makes of it.
     pub repeat: usize,
     /// Mirror pictures, left to right, with probability ½.
     pub flip: bool,
@@ -41,6 +41,11 @@ impl LoaderConfig {
     /// Each picture once in a pass, as it is.
     pub fn new(batch_size: usize, seed: u64) -> Self {
         Self { batch_size, seed, repeat: 1, flip: false }
+    }
+
+    /// How often a pass gives each of `pictures` pictures, at least 1: `repeat` times, or as often as it takes to fill one batch.
+    pub fn repeats(&self, pictures: usize) -> usize {
+        self.repeat.max(self.batch_size.div_ceil(pictures))
     }
 }
 
@@ -53,7 +58,8 @@ pub struct Batch {
     pub labels: Vec<Option<u32>>,
 }
 
-/// Endless shuffled batches of one size; the last, partial batch of a pass is left out. The order of a pass, and how its
+/// Endless shuffled batches of one size; the last, partial batch of a pass is left out, and pictures that are fewer than a batch are
+/// repeated within a pass. The order of a pass, and how its
 /// pictures are cut and mirrored, are pure functions of (seed, epoch), so a position is all there is to save. A thread
 /// makes the next two batches while the caller works on one.
 #[derive(Debug)]
@@ -73,21 +79,19 @@ impl Loader {
     /// A loader at the beginning of the first pass.
     ///
     /// # Errors
-    /// A batch size of 0, or above the number of pictures in a pass; no repetition.
+    /// A batch size of 0; no repetition; a pass of more than 2³² − 1 pictures.
     pub fn new(dataset: &ImageDataset, config: LoaderConfig) -> Result<Self, DataError> {
-        let LoaderConfig { batch_size, repeat, .. } = config;
-        let pass = dataset.len().saturating_mul(repeat);
-        if u32::try_from(pass).is_err() {
-            let problem = format!("a pass of {pass} pictures is too long; repeat them less often");
-            return Err(DataError::Invalid(problem));
+        if config.batch_size == 0 || config.repeat == 0 {
+            let problem = "a batch needs at least one picture, and a pass gives each at least once";
+            return Err(DataError::Invalid(problem.to_owned()));
         }
-        if batch_size == 0 || batch_size > pass {
-            let count = dataset.len();
-            let more = batch_size.div_ceil(count);
-            return Err(DataError::Invalid(format!(
-                "batch size {batch_size} does not fit a pass of {pass} pictures; choose 1 to {pass}, or repeat the pictures \
-                 {more} times or more"
-            )));
+        let config = LoaderConfig { repeat: config.repeats(dataset.len()), ..config };
+        let pass = dataset.len().saturating_mul(config.repeat);
+        if u32::try_from(pass).is_err() {
+            let problem = format!(
+                "a pass of {pass} pictures is too long; repeat them less often, or take smaller batches"
+            );
+            return Err(DataError::Invalid(problem));
         }
         Ok(Self { dataset: dataset.clone(), config, position: LoaderPosition::default(), ahead: None })
     }

@@ -63,13 +63,10 @@ fn a_loader_continues_exactly_from_any_position() {
 
 #[test]
 fn impossible_sets_and_batches_are_refused() {
-    assert!(
-        Loader::new(&counted(3), LoaderConfig::new(4, 0))
-            .unwrap_err()
-            .to_string()
-            .contains("batch size 4 does not fit a pass of 3")
-    );
     assert!(Loader::new(&counted(3), LoaderConfig::new(0, 0)).is_err());
+    assert!(Loader::new(&counted(3), LoaderConfig { repeat: 0, ..LoaderConfig::new(2, 0) }).is_err());
+    let error = Loader::new(&counted(3), LoaderConfig::new(1 << 33, 0)).unwrap_err().to_string();
+    assert!(error.contains("a pass of 8589934593 pictures is too long"), "{error}");
     assert!(ImageDataset::new(vec![], None, [1, 2, 2]).is_err());
     assert!(ImageDataset::new(vec![0; 7], None, [1, 2, 2]).is_err());
     assert!(ImageDataset::new(vec![0; 8], Some(vec![1]), [1, 2, 2]).is_err());
@@ -183,8 +180,26 @@ fn windows_and_mirrors_follow_from_seed_and_pass() {
 }
 
 #[test]
-fn a_set_smaller_than_a_batch_says_how_often_to_repeat_it() {
-    let error = Loader::new(&counted(3), LoaderConfig::new(8, 0)).unwrap_err().to_string();
-    assert!(error.contains("repeat the pictures 3 times or more"), "{error}");
-    assert!(Loader::new(&counted(3), LoaderConfig { repeat: 3, ..LoaderConfig::new(8, 0) }).is_ok());
+fn a_set_smaller_than_a_batch_is_repeated_within_a_pass() {
+    let set = counted(20);
+    let config = LoaderConfig::new(32, 7);
+    let batches = |config| {
+        let mut loader = Loader::new(&set, config).unwrap();
+        assert_eq!(loader.batches_per_epoch(), 1);
+        (0..3).map(|_| next(&mut loader)).collect::<Vec<_>>()
+    };
+    let given = batches(config);
+    assert_eq!(given, batches(config), "it follows from the seed");
+    assert_eq!(given, batches(LoaderConfig { repeat: 2, ..config }), "as if repeated by hand");
+    assert_ne!(given[0], given[1]);
+    for batch in given {
+        let mut times = [0; 20];
+        for picture in &batch {
+            times[usize::from(*picture)] += 1;
+        }
+        assert!(batch.len() == 32 && times.iter().all(|times| *times <= 2), "{batch:?}");
+        assert!(!batch.is_sorted());
+    }
+    assert_eq!((config.repeats(32), config.repeats(31), config.repeats(1)), (1, 2, 32));
+    assert_eq!(LoaderConfig { repeat: 5, ..config }.repeats(20), 5);
 }

@@ -54,7 +54,7 @@ fn cosine(a: &Tensor, b: &Tensor) -> Result<f64> {
 
 /// One clip, or the noise on it.
 fn clip(draw: u64, pair: u64) -> Result<Tensor> {
-    NoiseSource::new(0).normal(Domain::Initial, draw, pair..pair + 1, &SHAPE, &Device::Cpu)?.squeeze(0)
+    NoiseSource::new(0).normal(Domain::Initial, draw, [pair], &SHAPE, &Device::Cpu)?.squeeze(0)
 }
 
 /// The mean similarity of pairs of takes of one clip, and of pairs of different clips.

@@ -8,8 +8,6 @@ use crate::{Agreement, EvalError, Manifold, Statistics};
 const SURE: f64 = 0.95;
 /// Neighbours that the balls of precision, recall, density and coverage reach to.
 const NEIGHBOURS: usize = 5;
-/// Images that those four are told from: the first ones, since the work grows with the square.
-const MANIFOLD: usize = 3000;
 
 /// Real images, as a network of features sees them.
 #[derive(Clone, Debug)]
@@ -41,6 +39,12 @@ pub struct ClassShares {
 }
 
 impl Reference {
+    /// Images that a set must have at least, of real and of generated ones: each needs its neighbours.
+    pub const SMALLEST: usize = NEIGHBOURS + 1;
+    /// Images of a set that precision, recall, density and coverage are told from at most: the first ones, since the work grows with
+    /// the square.
+    pub const COMPARED: usize = 3000;
+
     /// Of the features (N, D) of real images, at least 6.
     ///
     /// # Errors
@@ -58,6 +62,11 @@ impl Reference {
         Ok(Self { statistics, manifold })
     }
 
+    /// Real images that precision, recall, density and coverage are told from.
+    pub fn compared(&self) -> usize {
+        self.manifold.len()
+    }
+
     /// What generated images with these `features` (N, D) are worth; N at least 6.
     ///
     /// # Errors
@@ -72,7 +81,7 @@ impl Reference {
 }
 
 fn first(features: &Tensor) -> candle_core::Result<Tensor> {
-    features.narrow(0, 0, features.dim(0)?.min(MANIFOLD))
+    features.narrow(0, 0, features.dim(0)?.min(Reference::COMPARED))
 }
 
 impl ClassShares {
@@ -89,14 +98,14 @@ impl ClassShares {
         let (count, classes) = logits.dims2()?;
         let probabilities = candle_nn::ops::softmax(logits, D::Minus1)?;
         let read = probabilities.argmax(D::Minus1)?.to_vec1::<u32>()?;
-        let mut shares = vec![0.0; classes];
+        let mut counts = vec![0usize; classes];
         for class in read {
-            shares[class as usize] += 1.0 / count as f64;
+            counts[class as usize] += 1;
         }
         let likeliest: Vec<f64> =
             probabilities.max(D::Minus1)?.to_vec1::<f32>()?.into_iter().map(f64::from).collect();
         Ok(Self {
-            shares,
+            shares: counts.into_iter().map(|class| class as f64 / count as f64).collect(),
             sure: likeliest.iter().filter(|probability| **probability > SURE).count() as f64 / count as f64,
             confidence: likeliest.iter().sum::<f64>() / count as f64,
         })

@@ -50,6 +50,9 @@ fn shares_of_classes_follow_the_logits() {
     assert_eq!(classes.shares, [0.75, 0.25, 0.0]);
     assert_eq!(classes.sure, 0.5);
     assert!((classes.confidence - (0.97 + 0.8 + 0.96 + 0.5) / 4.0).abs() < 1e-6);
+    // Counted, not added up: ten times a tenth is one.
+    let one_class = Tensor::new(&[[1f32, 0.0]], &Device::Cpu).unwrap().repeat((10, 1)).unwrap();
+    assert_eq!(ClassShares::of(&one_class).unwrap().shares, [1.0, 0.0]);
 }
 
 #[test]
@@ -66,7 +69,8 @@ fn the_same_images_are_perfect_and_others_are_not() {
     // The mean moves by 3 in each of 8 features.
     assert!((moved.frechet_distance - 72.0).abs() < 1e-3);
     assert!(moved.agreement.precision < 0.2);
-    assert!(Reference::of(&points(1, 5, 8)).is_err());
+    assert!(Reference::of(&points(1, Reference::SMALLEST as u64 - 1, 8)).is_err());
+    assert!(Reference::of(&points(1, Reference::SMALLEST as u64, 8)).is_ok());
 }
 
 #[test]

@@ -137,7 +137,7 @@ fn quality_chart(metrics: &[StepMetrics]) -> Option<Chart> {
         (!curves.is_empty()).then(|| Panel { y: y.to_owned(), y_scale, y_range, curves })
     };
     let distance = curve("frechet_distance", "Fréchet distance");
-    let shares = ["sure", "precision", "recall", "coverage"].map(|name| curve(name, name));
+    let shares = ["sure", "precision", "recall", "coverage", "copies"].map(|name| curve(name, name));
     let panels = [
         panel("Fréchet distance", Scale::Logarithmic, None, vec![distance]),
         panel("share", Scale::Linear, Some((0.0, 1.0)), shares.into()),

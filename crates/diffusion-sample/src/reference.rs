@@ -56,9 +56,8 @@ impl LowPass {
         if !(factor >= 1.0 && factor.is_finite()) {
             candle_core::bail!("the factor of a reference is {factor}; it must be a number of at least 1");
         }
-        let matrix = |n: usize| {
-            Tensor::from_vec(low_pass(n, factor), (n, n), like.device())?.to_dtype(like.dtype())
-        };
+        let matrix =
+            |n: usize| Tensor::from_vec(low_pass(n, factor), (n, n), like.device())?.to_dtype(like.dtype());
         Ok(Self { rows: matrix(height)?, columns: matrix(width)?.t()?.contiguous()? })
     }
 
@@ -104,6 +103,8 @@ mod tests {
             }
         }
         let identity = low_pass(6, 1.0);
-        assert!(identity.iter().enumerate().all(|(i, v)| (v - f64::from(u8::from(i % 7 == 0))).abs() < 1e-12));
+        assert!(
+            identity.iter().enumerate().all(|(i, v)| (v - f64::from(u8::from(i % 7 == 0))).abs() < 1e-12)
+        );
     }
 }

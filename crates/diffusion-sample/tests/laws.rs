@@ -40,7 +40,8 @@ fn nothing_overflows_under_any_schedule_sampler_spacing_and_number_of_steps() {
     ];
     let options =
         SamplerOptions { eta: 1.0, churn: Churn { amount: 2.0, ..Churn::default() }, ..Default::default() };
-    let request = SampleRequest { seed: 3, indices: vec![0, 1], image_shape: [1, 4, 4], device: &Device::Cpu };
+    let request =
+        SampleRequest { seed: 3, indices: vec![0, 1], image_shape: [1, 4, 4], device: &Device::Cpu };
     for (beta_schedule, rescale_betas_zero_snr) in schedules {
         let config = ScheduleConfig { beta_schedule, rescale_betas_zero_snr, ..Default::default() };
         let schedule = config.build().unwrap();
@@ -122,7 +123,8 @@ fn inversion_leads_to_noise_from_which_the_image_returns() {
 fn different_solvers_of_one_equation_agree_in_the_limit() {
     let schedule = ScheduleConfig::default().build().unwrap();
     let plan = SamplingPlan::new(&schedule, 500, TimestepSpacing::Trailing, SigmaSpacing::Timesteps).unwrap();
-    let request = SampleRequest { seed: 3, indices: vec![0, 1], image_shape: [1, 4, 4], device: &Device::Cpu };
+    let request =
+        SampleRequest { seed: 3, indices: vec![0, 1], image_shape: [1, 4, 4], device: &Device::Cpu };
     let run = |kind: SamplerKind, plan: &SamplingPlan| {
         let mut sampler = kind.build(&SamplerOptions::default());
         let denoiser: &dyn Denoiser = &bent;

@@ -58,7 +58,8 @@ pub fn find_class(classes: &[ModelClass], name: &str) -> Result<u32, String> {
     if let Some(class) = named.or_else(numbered) {
         return Ok(class as u32);
     }
-    let likeness = |class: &ModelClass| strsim::jaro_winkler(&name.to_lowercase(), &class.name.to_lowercase());
+    let likeness =
+        |class: &ModelClass| strsim::jaro_winkler(&name.to_lowercase(), &class.name.to_lowercase());
     let mut nearest: Vec<&ModelClass> = classes.iter().collect();
     nearest.sort_by(|a, b| likeness(b).total_cmp(&likeness(a)));
     let names: Vec<String> = nearest.iter().take(NAMED).map(|class| format!("`{}`", class.name)).collect();

@@ -29,7 +29,7 @@ fn config(steps: u64) -> TrainConfig {
         in_channels: 1,
         base_channels: 16,
         time_dim: 16,
-        out_channels: None,
+        ..SimpleUNetConfig::default()
     });
     (config.steps, config.max_minutes) = (Some(steps), None);
     config.batch_size = 8;
@@ -189,7 +189,7 @@ fn checkpoints_of_another_model_configuration_or_data_are_refused() {
         in_channels: 1,
         base_channels: 24,
         time_dim: 16,
-        out_channels: None,
+        ..SimpleUNetConfig::default()
     });
     assert!(refuse(&wider, &data).contains("another model"));
     let mut faster = base.clone();
@@ -349,7 +349,7 @@ fn configurations_layer_and_explain_their_errors() {
             in_channels: 1,
             base_channels: 48,
             time_dim: 128,
-            out_channels: None
+            ..SimpleUNetConfig::default()
         })
     );
 

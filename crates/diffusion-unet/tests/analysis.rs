@@ -48,7 +48,7 @@ fn digits() -> NetworkConfig {
         in_channels: 1,
         base_channels: 32,
         time_dim: 128,
-        out_channels: None,
+        ..SimpleUNetConfig::default()
     })
 }
 

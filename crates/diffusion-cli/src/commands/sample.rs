@@ -387,10 +387,8 @@ fn class_name(class: Option<u32>, model: &ModelDescription) -> String {
 
 /// A class's name as that of a folder on any system.
 fn folder_name(name: &str) -> String {
-    let plain: String = name
-        .chars()
-        .map(|c| if c.is_alphanumeric() || "-_. ".contains(c) { c } else { '-' })
-        .collect();
+    let plain: String =
+        name.chars().map(|c| if c.is_alphanumeric() || "-_. ".contains(c) { c } else { '-' }).collect();
     match plain.trim_matches(['.', ' ']) {
         "" => "-".to_owned(),
         plain => plain.to_owned(),

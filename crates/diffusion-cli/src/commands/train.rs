@@ -8,12 +8,15 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use candle_core::{Device, Tensor};
-use diffusion_train::{Checkpoint, Conditional, ConfigSource, Outcome, RunDir, SampleJudge, TrainConfig, Trainer};
+use diffusion_data::LoaderConfig;
+use diffusion_train::{
+    Checkpoint, Conditional, ConfigSource, Outcome, RunDir, SampleJudge, TrainConfig, Trainer,
+};
 
 use self::outlook::Outlook;
 use self::watch::Watch;
 use super::progress::clock;
-use crate::judging::{Judge, JudgeArgs};
+use crate::judging::{Judge, JudgeArgs, Learnt};
 use crate::usage::bail_usage;
 use crate::{data, interrupt, runs};
 
@@ -52,12 +55,10 @@ pub(crate) struct TrainArgs {
     /// Start from the averaged weights of a run or a checkpoint, with its network, schedule and prediction type
     #[arg(long, value_name = "DIR", conflicts_with = "resume")]
     init_from: Option<PathBuf>,
-    /// Tell the network each picture's class, from folders or labels, so that `sample --class` can ask for one
-    #[arg(long, conflicts_with = "unconditional")]
-    conditional: bool,
-    /// Do not, where the preset would
-    #[arg(long)]
-    unconditional: bool,
+    /// Tell the network each picture's class, from folders or labels, so that `sample --class` can ask for one: always, never, or
+    /// where there are two classes or more [default: auto in the presets mnist and digits-attn, else never]
+    #[arg(long, value_name = "WHEN", num_args = 0..=1, require_equals = true, default_missing_value = "always")]
+    conditional: Option<When>,
     /// Stop after N updates
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     steps: Option<u64>,
@@ -92,6 +93,13 @@ pub(crate) struct TrainArgs {
     seed: Option<u64>,
 }
 
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum When {
+    Never,
+    Auto,
+    Always,
+}
+
 fn positive(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(value) if value > 0.0 && value.is_finite() => Ok(value),
@@ -112,10 +120,13 @@ pub(crate) fn run(args: &TrainArgs, device: &Device, quiet: bool) -> anyhow::Res
     data::report_damaged(&prepared.report.damaged);
     let (dataset, validation) = data::select(prepared.dataset, &config.pictures)?;
     let mut trainer = Trainer::new(&config, &dataset, device)?;
+    say_repeats(&config, dataset.len());
     if let Some(every) = args.eval_every {
-        let known = Some((&dataset, config.data.as_deref()));
-        let judge = Judge::new(&args.judge, dataset.image_shape(), known, &args.cache, device, quiet)?;
-        tracing::info!("every {every} steps {} images are judged beside {}", args.eval_num, judge.against);
+        let learnt =
+            Learnt { training: dataset.clone(), held_out: validation.clone(), path: config.data.clone() };
+        let judge =
+            Judge::new(&args.judge, dataset.image_shape(), Some(&learnt), &args.cache, device, quiet)?;
+        tracing::info!("every {every} steps {} images are {}", args.eval_num, judge.how());
         let judge = Box::new(move |images: &Tensor| Ok(judge.judge(images)?.metrics()));
         trainer.judge_by(SampleJudge { every, num: args.eval_num, judge });
     }
@@ -152,6 +163,18 @@ pub(crate) fn run(args: &TrainArgs, device: &Device, quiet: bool) -> anyhow::Res
     }
     let outcome = Watch::new(&trainer, &run_dir, args.tensorboard, quiet)?.train(&mut trainer)?;
     Ok(conclude(outcome, &trainer, &run_dir))
+}
+
+/// Says where a pass gives each of the pictures more often than was asked for.
+fn say_repeats(config: &TrainConfig, pictures: usize) {
+    let (batch_size, asked) = (config.batch_size, config.pictures.repeat);
+    let times =
+        LoaderConfig { repeat: asked, ..LoaderConfig::new(batch_size, config.seed) }.repeats(pictures);
+    if times > asked {
+        tracing::info!(
+            "a pass gives each of the {pictures} pictures {times} times, as a batch of {batch_size} needs"
+        );
+    }
 }
 
 /// `--dry-run`.
@@ -220,11 +243,12 @@ fn fresh_config(args: &TrainArgs, origin: Option<&Path>) -> anyhow::Result<Train
     if let Some(seed) = seed {
         config.seed = *seed;
     }
-    if args.conditional {
-        config.conditional = Conditional::Always;
-    }
-    if args.unconditional {
-        config.conditional = Conditional::Never;
+    if let Some(when) = args.conditional {
+        config.conditional = match when {
+            When::Never => Conditional::Never,
+            When::Auto => Conditional::Auto,
+            When::Always => Conditional::Always,
+        };
     }
     config.validate()?;
     Ok(config)
@@ -238,8 +262,7 @@ fn resumed_config(args: &TrainArgs, run_dir: &RunDir) -> anyhow::Result<TrainCon
         ("--batch-size", args.batch_size.is_some()),
         ("--lr", args.lr.is_some()),
         ("--seed", args.seed.is_some()),
-        ("--conditional", args.conditional),
-        ("--unconditional", args.unconditional),
+        ("--conditional", args.conditional.is_some()),
     ];
     let given = flags.into_iter().find(|(_, given)| *given).map(|(flag, _)| flag);
     if let Some(flag) = args.pictures.apply(&mut config.size, &mut config.pictures).or(given) {
@@ -307,7 +330,8 @@ fn conclude(outcome: Outcome, trainer: &Trainer, run_dir: &RunDir) -> ExitCode {
             println!("trained {step} steps in {}", clock(trainer.elapsed().as_secs_f64()));
             println!("pictures: {}", run_dir.grid_path(step).display());
             println!("all of it: {}", run_dir.path().join("index.html").display());
-            println!("next: {} --run {path} --num 64 --out digits", runs::program("sample"));
+            let out = runs::pictures_of(trainer.config());
+            println!("next: {} --run {path} --num 64 --out {out}", runs::program("sample"));
             ExitCode::SUCCESS
         }
         Outcome::Interrupted => {

@@ -166,9 +166,25 @@ fn a_run_is_named_after_its_data() {
     place.ok("train --config small.toml --data set.x --repeat 4");
     assert_eq!(names(&place.path("runs")), ["set-1"]);
     assert!(Path::new(&place.path("runs/set-1/config.toml")).is_file());
-    place.refuses(
-        "train --config small.toml --data set.x",
-        1,
-        &["batch size 4 does not fit a pass of 1", "repeat"],
-    );
+}
+
+#[test]
+fn a_set_smaller_than_a_batch_needs_no_option() {
+    let place = Workplace::new();
+    place.small_config();
+    for i in 0..20 {
+        place.write(&format!("few/{i}.png"), png(8, i));
+    }
+    let repeated = "a pass gives each of the 20 pictures 2 times, as a batch of 32 needs";
+    for flags in ["", "--repeat 1"] {
+        let answer = place.ok(&format!(
+            "train --config small.toml --data few --batch-size 32 --steps 3 --run-dir run{} {flags}",
+            flags.len()
+        ));
+        assert!(answer.err.contains(repeated), "{}", answer.err);
+    }
+    let weights = |run| fs::read(place.path(run).join("checkpoints/step-0000003/model.safetensors")).unwrap();
+    assert_eq!(weights("run0"), weights("run10"));
+    let answer = place.ok("train --config small.toml --data few --steps 1");
+    assert!(!answer.err.contains("a pass gives"), "{}", answer.err);
 }

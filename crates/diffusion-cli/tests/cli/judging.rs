@@ -35,11 +35,18 @@ fn digits_are_drawn_and_judged_before_anything_was_trained() {
     assert!((shares - 1.0).abs() < 1e-9);
     let real = &of_folder["training_pictures"];
     assert!(real["frechet_distance"].as_f64().unwrap() < set["frechet_distance"].as_f64().unwrap());
+    assert_eq!((&real["count"], &of_folder["sampler"]), (&set["count"], &Value::Null));
 
     // The same images, drawn once more, but for what eight bits a pixel leave out.
     place.ok("evaluate samples --num 70 --seeds 1 --sampler dpmpp-2m --steps 4 --json model.json");
     let of_model = json(&place, "model.json");
+    assert!(of_model["what"].as_str().unwrap().ends_with("4 steps, 70 images from seed 0"), "{of_model}");
     assert!(of_model["what"].as_str().unwrap().contains("comes with the program"));
+    assert_eq!(
+        (&of_model["checkpoint"], of_model["sampler"].as_str(), &of_model["steps"]),
+        (&Value::Null, Some("dpmpp-2m"), &4.into())
+    );
+    assert!(of_model["standard_deviation"]["frechet_distance"].is_null(), "of one set");
     let distance = |json: &Value| json["sets"][0]["frechet_distance"].as_f64().unwrap();
     assert!((distance(&of_model) / distance(&of_folder) - 1.0).abs() < 0.05, "{of_model} {of_folder}");
 }
@@ -51,7 +58,8 @@ fn the_spread_is_that_of_the_seeds() {
     place.ok("train --config digits.toml --run-dir run");
     let line = "evaluate samples run --num 64 --seeds 2 --sampler ddim --steps 2 --json two.json";
     let answer = place.ok(line);
-    let sets = json(&place, "two.json")["sets"].clone();
+    let written = json(&place, "two.json");
+    let sets = &written["sets"];
     let values: Vec<f64> = (0..2).map(|i| sets[i]["frechet_distance"].as_f64().unwrap()).collect();
     let (mean, spread) = (f64::midpoint(values[0], values[1]), (values[0] - values[1]).abs() / 2f64.sqrt());
     let row = answer.out.lines().find(|line| line.starts_with("Fréchet distance")).unwrap();
@@ -59,6 +67,115 @@ fn the_spread_is_that_of_the_seeds() {
         row.contains(&format!("{mean:.4}")) && row.contains(&format!("{spread:.4}")),
         "{row} {mean} {spread}"
     );
+    let figure = |of: &str| written[of]["frechet_distance"].as_f64().unwrap();
+    assert!((figure("mean") - mean).abs() < 1e-9 && (figure("standard_deviation") - spread).abs() < 1e-9);
+    assert_eq!((&written["seeds"], &written["steps"]), (&[0, 1].as_slice().into(), &2.into()));
+    assert!(written["checkpoint"].as_str().unwrap().ends_with("step-0000004"), "{written}");
+    assert!(answer.out.contains("64 images from each of the seeds 0 to 1"), "{}", answer.out);
+    assert!(answer.out.contains("compare 64 images with 3000 real ones"), "{}", answer.out);
+}
+
+/// Digits as a folder of pictures.
+fn own_pictures(place: &Workplace, folder: &str, num: u32) {
+    place.ok(&format!("sample --num {num} --sampler dpmpp-2m --steps 2 --out {folder}"));
+}
+
+#[test]
+fn a_run_on_other_pictures_is_compared_with_those_that_it_kept() {
+    let place = Workplace::new();
+    place.write("digits.toml", DIGITS);
+    own_pictures(&place, "own", 60);
+    let line = "evaluate samples run --num 64 --seeds 1 --sampler ddim --steps 2 --json out.json";
+    place.ok("train --config digits.toml --data own --validation 0.3 --run-dir run");
+    let answer = place.ok(line);
+    let kept = json(&place, "out.json");
+    let of_training = kept["training_pictures"]["count"].as_u64().unwrap();
+    assert!(kept["against"].as_str().unwrap().contains("that the run kept out of training"), "{kept}");
+    assert!(answer.out.contains(&format!("the training pictures are {of_training} only")), "{}", answer.out);
+    let number = answer.out.lines().find(|line| line.starts_with("number")).unwrap();
+    assert!(number.contains("64") && number.ends_with(&of_training.to_string()), "{number}");
+    assert!(answer.err.contains("a classifier of digits"), "{}", answer.err);
+
+    place.ok(&format!("{line} --against own"));
+    assert!(json(&place, "out.json")["training_pictures"].is_null(), "its pictures are among them");
+
+    fs::remove_dir_all(place.path("run")).unwrap();
+    let trained = place.ok("train --config digits.toml --data own --run-dir run").out;
+    assert!(trained.contains("--out generated"), "{trained}");
+    let answer = place.ok(line);
+    let circular = json(&place, "out.json");
+    assert!(circular["training_pictures"].is_null() && circular["sets"][0]["copies"].is_f64(), "{circular}");
+    assert!(answer.out.contains("no column of training pictures"), "{}", answer.out);
+}
+
+#[test]
+fn sets_of_different_numbers_are_told_apart() {
+    let place = Workplace::new();
+    own_pictures(&place, "small", 10);
+    own_pictures(&place, "large", 20);
+    let out = place.ok("evaluate samples small large").out;
+    for part in ["small (10 images), large (20 images)", "the sets have 10 to 20 images", "10-20"] {
+        assert!(out.contains(part), "{part}\n{out}");
+    }
+    assert!(!place.ok("evaluate samples small small").out.contains("the sets have"));
+    place.ok("evaluate samples large --against small");
+    own_pictures(&place, "few", 5);
+    place.refuses("evaluate samples small few", 2, &["few: 5 images", "6 are needed"]);
+    place.refuses(
+        "evaluate samples small --against few",
+        2,
+        &["few", "5 pictures", "6 are needed", "--against"],
+    );
+}
+
+#[test]
+fn without_features_copies_are_still_looked_for() {
+    let place = Workplace::new();
+    place.train_small("run", 1);
+    let answer = place.ok("evaluate samples run --num 64 --seeds 2 --sampler ddim --steps 2 --json out.json");
+    for part in ["copies of training pictures", "not of 1×8×8", "--inception"] {
+        assert!(answer.out.contains(part), "{part}\n{}", answer.out);
+    }
+    let of_pixels = json(&place, "out.json");
+    assert!(of_pixels["sets"][1]["copies"].is_f64() && of_pixels["judge"].is_null(), "{of_pixels}");
+    assert!(of_pixels["sets"][1].get("frechet_distance").is_none(), "{of_pixels}");
+    let answer = place.ok("train --config small.toml --run-dir other --eval-every 2 --eval-num 64");
+    assert!(
+        answer.err.contains("looked at for copies of the 10000 training pictures only"),
+        "{}",
+        answer.err
+    );
+    let metrics = fs::read_to_string(place.path("other/metrics.jsonl")).unwrap();
+    let last: Value = serde_json::from_str(metrics.lines().last().unwrap()).unwrap();
+    assert!(last["samples"]["copies"].is_f64() && last["samples"].get("recall").is_none(), "{last}");
+}
+
+#[test]
+fn where_nothing_can_be_written_is_said_before_anything_is_drawn() {
+    let place = Workplace::new();
+    let line = "evaluate samples --num 64 --seeds 1 --steps 2 --sampler ddim";
+    place.refuses(&format!("{line} --json no/such/file.json"), 2, &["--json", "no folder no/such"]);
+    place.write("folder/kept.json", "kept");
+    place.refuses(&format!("{line} --json folder"), 2, &["--json folder", "it is a folder"]);
+    // What fails later leaves no file behind, and one that was there as it was.
+    place.refuses(&format!("{line} --json new.json --against nowhere"), 2, &["nowhere"]);
+    place.refuses(&format!("{line} --json folder/kept.json --against nowhere"), 2, &["nowhere"]);
+    assert!(!place.path("new.json").exists());
+    assert_eq!(fs::read_to_string(place.path("folder/kept.json")).unwrap(), "kept");
+}
+
+#[test]
+fn the_model_that_comes_with_the_program_is_measured_too() {
+    let place = Workplace::new();
+    let out = place.ok("evaluate model --num 2 --bins 2 --looks 1").out;
+    for part in
+        ["the small model of digits that comes with the program", "that the model was trained on", "L_0"]
+    {
+        assert!(out.contains(part), "{part}\n{out}");
+    }
+    own_pictures(&place, "own", 8);
+    let out = place.ok("evaluate model --num 2 --bins 2 --looks 1 --data own").out;
+    assert!(out.contains("of the 8 pictures of own"), "{out}");
 }
 
 #[test]
@@ -92,12 +209,18 @@ fn samplers_are_judged_beside_their_seconds() {
 fn what_cannot_be_judged_is_refused() {
     let place = Workplace::new();
     place.train_small("run", 1);
-    place.refuses("evaluate samples run", 2, &["1×8×8", "--inception"]);
-    place.refuses("evaluate samples nowhere --against mnist", 1, &["nowhere"]);
+    place.refuses("evaluate samples run --against mnist", 2, &["1×8×8", "--inception"]);
+    place.refuses(
+        "evaluate samples nowhere --against mnist",
+        2,
+        &["nowhere: there is no such folder", "checkpoint"],
+    );
     place.refuses("evaluate samples run run", 2, &["a model is judged alone"]);
-    place.refuses("evaluate samples --against nowhere", 2, &["nowhere"]);
+    place.refuses("evaluate samples --against nowhere", 2, &["--against nowhere", "--against mnist"]);
+    place.refuses("evaluate samples --training nowhere", 2, &["--training nowhere"]);
+    place.refuses("evaluate grid --judged 10", 2, &["--judged", "0, or 64"]);
     place.refuses("evaluate samples --inception nowhere.safetensors", 1, &["nowhere.safetensors"]);
     place.refuses("evaluate samples --inception x --against mnist", 2, &["--against mnist"]);
-    place.refuses("train --config small.toml --eval-every 2", 2, &["1×8×8", "--inception"]);
+    place.refuses("train --config small.toml --eval-every 2 --against mnist", 2, &["1×8×8", "--inception"]);
     place.refuses("evaluate samples --sampler flow-heun", 2, &["flow-heun"]);
 }

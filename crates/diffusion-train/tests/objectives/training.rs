@@ -29,7 +29,7 @@ fn config() -> TrainConfig {
         in_channels: 1,
         base_channels: 16,
         time_dim: 16,
-        out_channels: None,
+        ..SimpleUNetConfig::default()
     });
     (config.steps, config.max_minutes, config.batch_size) = (Some(60), None, 8);
     config.lr_schedule = LrSchedule::default();
@@ -139,7 +139,8 @@ fn samples(name: &str, checkpoint: &Path, config: &TrainConfig) {
     let variance =
         if config.learned_variance { VarianceType::LearnedRange } else { VarianceType::FixedSmall };
     let mut sampler = sampler.build(&SamplerOptions { variance, ..SamplerOptions::default() });
-    let request = SampleRequest { seed: 1, indices: vec![0, 1, 2], image_shape: [1, 8, 8], device: &Device::Cpu };
+    let request =
+        SampleRequest { seed: 1, indices: vec![0, 1, 2], image_shape: [1, 8, 8], device: &Device::Cpu };
     let clipped = Thresholded::new(&model.denoiser, Threshold::Clip { range: 1.0 });
     // Numbers that are none are an error of `sample`.
     let images =
@@ -182,6 +183,7 @@ fn a_learned_variance_doubles_the_output_and_both_halves_get_gradients() {
         base_channels: 16,
         time_dim: 16,
         out_channels: Some(3),
+        ..SimpleUNetConfig::default()
     });
     let error = Trainer::new(&other, &data, &Device::Cpu).err().unwrap().to_string();
     assert!(error.contains("network.out_channels is 3; it must equal in_channels"), "{error}");

@@ -19,7 +19,8 @@ use crate::{data, interrupt};
 /// Draw the same images by several samplers with several numbers of steps, in one labelled picture
 ///
 /// Every cell begins with the same noise. The tables on standard output have the seconds that each cell took and, for --judged images of
-/// each, their Fréchet distance from real ones as `evaluate samples` measures it: the picture shows the first --num of them.
+/// each, their Fréchet distance from real ones as `evaluate samples` measures it: the picture shows the first --num of them. The
+/// distance depends on the number of images; compare equal numbers only.
 #[derive(clap::Args)]
 #[command(
     after_help = "Example:\n  diffusion evaluate grid --run runs/mnist-1 --samplers ddim,dpmpp-2m,heun --steps 5,10,20,50"
@@ -33,8 +34,8 @@ pub(crate) struct GridArgs {
     /// The numbers of steps, a column each
     #[arg(long, value_name = "NUMBERS", value_delimiter = ',', default_value = "5,10,20,50", value_parser = clap::value_parser!(u64).range(1..=100_000))]
     steps: Vec<u64>,
-    /// Images to judge in each cell; 0: none
-    #[arg(long, value_name = "N", default_value = "256", value_parser = clap::value_parser!(u64).range(0..=100_000))]
+    /// Images to judge in each cell, 64 or more; 0: none
+    #[arg(long, value_name = "N", default_value = "256", value_parser = judged)]
     judged: u64,
     #[command(flatten)]
     judge: JudgeArgs,
@@ -49,6 +50,17 @@ pub(crate) struct GridArgs {
     /// The picture
     #[arg(long, value_name = "FILE.png", default_value = "samplers.png")]
     out: PathBuf,
+}
+
+/// So few images are worth a distance.
+fn judged(text: &str) -> Result<u64, String> {
+    match text.parse() {
+        Ok(number @ (0 | 64..=100_000)) => Ok(number),
+        _ => Err(
+            "expected 0, or 64 to 100000: the distance of fewer images than there are features says little"
+                .to_owned(),
+        ),
+    }
 }
 
 pub(super) fn run(args: &GridArgs, device: &Device, quiet: bool) -> anyhow::Result<ExitCode> {
@@ -68,7 +80,8 @@ pub(super) fn run(args: &GridArgs, device: &Device, quiet: bool) -> anyhow::Resu
     }
     check_picture("--out", &args.out, &["png"])?;
     let judge = judge(args, checkpoint.as_deref(), &model, device, quiet)?;
-    let drawn = if judge.is_some() { args.num.max(args.judged) } else { args.num };
+    let critic = judge.as_ref().and_then(Judge::critic);
+    let drawn = if critic.is_some() { args.num.max(args.judged) } else { args.num };
     let longest = kinds.iter().map(|kind| kind.name().len()).max().unwrap_or(0).max("distance".len());
     let line = |name: &str, numbers: &[String]| {
         let numbers: Vec<String> = numbers.iter().map(|number| format!("{number:>8}")).collect();
@@ -88,9 +101,9 @@ pub(super) fn run(args: &GridArgs, device: &Device, quiet: bool) -> anyhow::Resu
                 return Ok(ExitCode::from(interrupt::EXIT_CODE));
             };
             seconds.push(format!("{:.2}", start.elapsed().as_secs_f64()));
-            if let Some(judge) = &judge {
+            if let Some(critic) = critic {
                 let judged = images.narrow(0, 0, args.judged as usize)?;
-                row_of_distances.push(format!("{:.3}", judge.quality(&judged)?.0.frechet_distance));
+                row_of_distances.push(format!("{:.3}", critic.likeness(&judged)?.quality.frechet_distance));
             }
             let shown = picture::from_tensor(&images.narrow(0, 0, args.num as usize)?)?;
             // Twice the size, to be seen.
@@ -100,13 +113,13 @@ pub(super) fn run(args: &GridArgs, device: &Device, quiet: bool) -> anyhow::Resu
         cells.push(row);
         distances.push(row_of_distances);
     }
-    if let Some(judge) = &judge {
+    if let Some(critic) = critic {
         println!(
             "{} of {} images, {}, beside {}",
-            judge.distance(),
+            critic.distance(),
             args.judged,
-            judge.features(),
-            judge.against
+            critic.features(),
+            critic.against
         );
         line("distance", &steps);
         for (kind, distances) in kinds.iter().zip(&distances) {
@@ -140,7 +153,7 @@ fn judge(
         return Ok(None);
     }
     let shape = model.description.image_shape;
-    if !Judge::can(&args.judge, shape) {
+    if !Judge::sees(&args.judge, shape) {
         tracing::info!("no distances are given: the digit judge reads 28×28 grey images; see --inception");
         return Ok(None);
     }

@@ -1,6 +1,6 @@
 //! `diffusion evaluate model`.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use candle_core::Device;
@@ -17,7 +17,7 @@ use super::pictures::Asked;
 use super::{CONTINUOUS, as_object, axis, continuous_levels, with_error};
 use crate::commands::progress::Progress;
 use crate::commands::sample::{Variance, variance};
-use crate::runs::{ModelArgs, program};
+use crate::runs::{Found, ModelArgs, program};
 use crate::usage::{CHARTS, bail_usage, check_picture};
 use crate::{data, interrupt};
 
@@ -34,7 +34,7 @@ pub(crate) struct ModelEvaluationArgs {
     #[command(flatten)]
     model: ModelArgs,
     /// The pictures: whatever --data of train understands [default: those that the run kept out of training, or if there are none,
-    /// those that it was trained on]
+    /// those that it was trained on; without a run, the digits that come with the program, as its model]
     #[arg(long, value_name = "PATH")]
     data: Option<PathBuf>,
     #[command(flatten)]
@@ -69,15 +69,15 @@ pub(super) fn run(args: &ModelEvaluationArgs, device: &Device, quiet: bool) -> a
     if let Some(path) = &args.plot {
         check_picture("--plot", path, &CHARTS)?;
     }
-    let checkpoint = args.model.checkpoint()?;
-    let model = LoadedModel::open(&checkpoint, Weights::Ema, device)?;
-    let bound = bound(args, &model)?;
+    let found = args.model.open(Weights::Ema, device)?;
+    let model = &found.model;
+    let bound = bound(args, model)?;
     let levels = bound.map_or(CONTINUOUS, |bound| bound.schedule().len());
     let bins = args.bins.map_or(10.min(levels), |bins| bins as usize);
     if bins > levels {
         bail_usage!("--bins {bins}: there are {levels} timesteps");
     }
-    let (dataset, which) = pictures(args, &checkpoint, &model, quiet)?;
+    let (dataset, which) = pictures(args, &found, quiet)?;
     let all: Vec<usize> = (0..dataset.len()).collect();
     let images = dataset.images(&all, device)?;
 
@@ -96,13 +96,16 @@ pub(super) fn run(args: &ModelEvaluationArgs, device: &Device, quiet: bool) -> a
     let Some(errors) = errors? else { return Ok(ExitCode::from(interrupt::EXIT_CODE)) };
 
     if let Some(path) = &args.plot {
-        model_chart(&errors, axis(&model)).write(path)?;
+        model_chart(&errors, axis(model)).write(path)?;
     }
     if args.json {
         println!("{:#}", as_json(&errors, model.step, &which, images.dim(0)?));
         return Ok(ExitCode::SUCCESS);
     }
-    println!("step {}: {}", model.step, checkpoint.display());
+    match &found.checkpoint {
+        Some(checkpoint) => println!("step {}: {}", model.step, checkpoint.display()),
+        None => println!("{}", found.name()),
+    }
     println!("{which}; mean ± standard error\n");
     print_table(&errors);
     println!();
@@ -142,8 +145,7 @@ fn bound<'a>(
 /// The pictures, and which they are in words.
 fn pictures(
     args: &ModelEvaluationArgs,
-    checkpoint: &Path,
-    model: &LoadedModel,
+    Found { model, checkpoint }: &Found,
     quiet: bool,
 ) -> anyhow::Result<(ImageDataset, String)> {
     let data = args.data.as_ref();
@@ -151,9 +153,13 @@ fn pictures(
     if data.is_none() && args.pictures.validation.is_some() {
         bail_usage!("--validation divides the pictures of --data; the run has divided its own");
     }
-    let (training, held_out) = asked.of_model(checkpoint, model, |_| {})?;
+    let (training, held_out) = asked.of_model(checkpoint.as_deref(), model, |_| {})?;
     let from = match (data, &held_out) {
         (None, Some(_)) => "pictures that the run kept out of training".to_owned(),
+        (None, None) if checkpoint.is_none() => {
+            "digits that come with the program and that the model was trained on (--data names others)"
+                .to_owned()
+        }
         (None, None) => format!(
             "pictures that the model was trained on, since none were kept out (by `{}`)",
             program("train --validation SHARE")

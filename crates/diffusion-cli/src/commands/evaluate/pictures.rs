@@ -18,17 +18,17 @@ pub(super) struct Asked<'a> {
 }
 
 impl Asked<'_> {
-    /// --data, or what the model in `checkpoint` was trained on, as that training chose and divided it: the pictures it was
+    /// --data, or what the model in `checkpoint`, or the one that comes with the program, was trained on, as that training chose and divided it: the pictures it was
     /// trained on and those kept out of training. They have the model's shape. `adapt` changes what is chosen, before the flags do.
     pub(super) fn of_model(
         &self,
-        checkpoint: &Path,
+        checkpoint: Option<&Path>,
         model: &LoadedModel,
         adapt: impl FnOnce(&mut PictureConfig),
     ) -> anyhow::Result<(ImageDataset, Option<ImageDataset>)> {
         let (data, mut size, mut config) = match self.data {
             Some(path) => (Some(path.clone()), None, PictureConfig::default()),
-            None => of_training(checkpoint)?,
+            None => checkpoint.map_or_else(|| Ok((None, None, PictureConfig::default())), of_training)?,
         };
         // Whatever the pictures are, the model takes its own size.
         let [_, height, width] = model.description.image_shape;

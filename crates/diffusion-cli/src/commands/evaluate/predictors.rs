@@ -140,7 +140,7 @@ fn images(
                 config.validation = 0.0;
                 config.limit = config.limit.or(Some(PICTURES));
             };
-            asked.of_model(checkpoint, model, adapt)?.0
+            asked.of_model(Some(checkpoint), model, adapt)?.0
         }
         None if args.data.is_some() => {
             config.limit = Some(PICTURES);

@@ -1,5 +1,6 @@
 //! `diffusion evaluate samples`.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -8,21 +9,25 @@ use candle_core::{Device, Tensor};
 use diffusion_data::PictureConfig;
 use diffusion_sample::{SampleError, SamplerOptions};
 use diffusion_train::{Checkpoint, Generation, RunDir, TrainError, Weights};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::commands::progress::Progress;
 use crate::commands::sample::{best_variance, sampler_kind, sampler_names};
-use crate::judging::{Judge, JudgeArgs, Judgement, training_pictures};
+use crate::judging::{Critic, Figure, Judge, JudgeArgs, Judgement, training_pictures};
 use crate::runs::{Found, ModelArgs};
-use crate::usage::bail_usage;
+use crate::usage::{bail_usage, check_output};
 use crate::{data, interrupt};
 
 /// Judge generated images: how near they are to real ones, how varied, how many are copies of training pictures
 ///
 /// Given folders of images, each is judged, and the spread is that of the folders. Given a run, a checkpoint or nothing, images are
 /// drawn from the model with --seeds different seeds, and the spread is that of the seeds. Beside them stand as many of the pictures
-/// that the model was trained on, where they are known: what a model without faults would get. The Fréchet distance depends on the
-/// number of images; compare equal numbers only.
+/// that the model was trained on, where they are known and not themselves what is compared with: what a model without faults would get.
+///
+/// The Fréchet distance is of all images. Precision, recall, density and coverage are of the first 3,000, beside 3,000 real ones; copies
+/// are looked for among the first 2,000, of up to 10,000 training pictures. All but the share of copies depend on the number of images;
+/// compare equal numbers only. Without features of such images (the digit judge reads 28×28 grey ones, Inception any) copies are all
+/// that is looked for.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  diffusion evaluate samples --run runs/mnist-1\n  \
                         diffusion evaluate samples digits --against mnist\n  \
@@ -63,12 +68,32 @@ pub(crate) struct SamplesArgs {
 /// Sets of images that are judged, each with its name.
 struct Judged {
     what: String,
+    /// How they were drawn; none: they were there.
+    drawn: Option<Drawn>,
     sets: Vec<(String, Judgement)>,
     training: Option<Judgement>,
 }
 
+/// How sets of images were drawn from a model, one for each seed.
+struct Drawn {
+    /// None: that of the model that comes with the program.
+    checkpoint: Option<PathBuf>,
+    sampler: &'static str,
+    steps: usize,
+    seeds: Range<u64>,
+}
+
 pub(super) fn run(args: &SamplesArgs, device: &Device, quiet: bool) -> anyhow::Result<ExitCode> {
     interrupt::listen()?;
+    if let Some(path) = &args.json {
+        check_output("--json", path)?;
+    }
+    if let Some(folder) = args.folders.iter().find(|folder| !folder.exists()) {
+        bail_usage!(
+            "{}: there is no such folder; name folders of images, or the folder of a run or of a checkpoint",
+            folder.display()
+        );
+    }
     let named = match args.folders.as_slice() {
         [] => None,
         [folder] => checkpoint_at(folder)?,
@@ -144,15 +169,16 @@ fn of_model(
         sets.push((format!("seed {seed}"), judge.judge(&images)?));
     }
     progress.finish();
-    let what = format!(
-        "{}, {} of {steps} steps, {} images from each of {} seeds",
-        found.name(),
-        sampler.name(),
-        args.num,
-        args.seeds
-    );
+    let seeds = args.seed..args.seed + args.seeds;
+    let from = match args.seeds {
+        1 => format!("from seed {}", seeds.start),
+        _ => format!("from each of the seeds {} to {}", seeds.start, seeds.end - 1),
+    };
+    let what = format!("{}, {} in {steps} steps, {} images {from}", found.name(), sampler.name(), args.num);
+    let checkpoint = found.checkpoint.clone();
+    let drawn = Some(Drawn { checkpoint, sampler: sampler.name(), steps, seeds });
     let training = judge.judge_training(args.num as usize)?;
-    Ok(Some((judge, Judged { what, sets, training })))
+    Ok(Some((judge, Judged { what, drawn, sets, training })))
 }
 
 fn of_folders(args: &SamplesArgs, device: &Device, quiet: bool) -> anyhow::Result<(Judge, Judged)> {
@@ -172,20 +198,21 @@ fn of_folders(args: &SamplesArgs, device: &Device, quiet: bool) -> anyhow::Resul
         Some(path) => Some(training_pictures(path, shape, &args.cache, quiet)?),
         None => None,
     };
-    let known = training.as_ref().map(|(dataset, path)| (dataset, path.as_deref()));
-    let judge = Judge::new(&args.judge, shape, known, &args.cache, device, quiet)?;
+    let judge = Judge::new(&args.judge, shape, training.as_ref(), &args.cache, device, quiet)?;
+    for (name, set) in &sets {
+        judge.check_number(name, set.len())?;
+    }
+    let counts: Vec<String> =
+        sets.iter().map(|(name, set)| format!("{name} ({} images)", set.len())).collect();
     let mut judged = Vec::new();
-    let mut most = 0;
     for (name, set) in sets {
         let positions: Vec<usize> = (0..set.len()).collect();
         let images: Tensor = set.images(&positions, device)?;
         judged.push((name, judge.judge(&images)?));
-        most = most.max(set.len());
     }
-    let names: Vec<&str> = judged.iter().map(|(name, _)| name.as_str()).collect();
-    let what = format!("{}, {most} images", names.join(", "));
-    let training = judge.judge_training(most)?;
-    Ok((judge, Judged { what, sets: judged, training }))
+    let mut judged = Judged { what: counts.join(", "), drawn: None, sets: judged, training: None };
+    judged.training = judge.judge_training(judged.counts().1)?;
+    Ok((judge, judged))
 }
 
 /// Mean and standard deviation; none of a single value.
@@ -197,22 +224,68 @@ fn spread(values: &[f64]) -> (f64, Option<f64>) {
     (mean, deviation)
 }
 
+/// A figure of all sets: its names, the values' mean and deviation.
+struct Row {
+    title: &'static str,
+    name: &'static str,
+    mean: f64,
+    deviation: Option<f64>,
+}
+
+impl Judged {
+    /// The smallest and the largest number of images in a set.
+    fn counts(&self) -> (usize, usize) {
+        let counts = || self.sets.iter().map(|(_, judgement)| judgement.count);
+        (counts().min().unwrap_or(0), counts().max().unwrap_or(0))
+    }
+
+    fn rows(&self) -> Vec<Row> {
+        let all: Vec<Vec<Figure>> = self.sets.iter().map(|(_, judgement)| judgement.figures()).collect();
+        let row = |(i, &(title, name, _)): (usize, &Figure)| {
+            let values: Vec<f64> = all.iter().map(|figures| figures[i].2).collect();
+            let (mean, deviation) = spread(&values);
+            Row { title, name, mean, deviation }
+        };
+        all[0].iter().enumerate().map(row).collect()
+    }
+
+    /// What there is to know of the figures, a line each.
+    fn notes(&self, judge: &Judge) -> Vec<String> {
+        let (fewest, most) = self.counts();
+        let mut notes = judge.notes(most);
+        if fewest < most && judge.critic().is_some() {
+            notes.push(format!(
+                "the sets have {fewest} to {most} images, and all figures but the copies depend on the number: their means are of unequal things"
+            ));
+        }
+        notes
+    }
+}
+
 fn print_table(judge: &Judge, judged: &Judged) {
     println!("{}", judged.what);
-    println!("judged by the {}, beside {}", judge.features(), judge.against);
-    let all: Vec<_> = judged.sets.iter().map(|(_, judgement)| judgement.figures()).collect();
-    let training = judged.training.as_ref().map(Judgement::figures).unwrap_or_default();
-    let of_training = |name: &str| training.iter().find(|(other, _)| *other == name).map(|(_, value)| *value);
-    let title = if training.is_empty() { "" } else { "training pictures" };
-    println!("{:<28} {:>10} {:>10}  {title:>17}", "", "images", "± spread");
-    for (i, (name, _)) in all[0].iter().enumerate() {
-        let values: Vec<f64> = all.iter().map(|figures| figures[i].1).collect();
-        let (mean, deviation) = spread(&values);
-        let deviation = deviation.map(|deviation| format!("{deviation:.4}")).unwrap_or_default();
-        let training = of_training(name).map(|value| format!("{value:.4}")).unwrap_or_default();
-        println!("{name:<28} {mean:>10.4} {deviation:>10}  {training:>17}");
+    println!("{}", judge.how());
+    for note in judged.notes(judge) {
+        println!("{note}");
     }
-    let shares: Vec<_> = judged.sets.iter().filter_map(|(_, judgement)| judgement.classes.as_ref()).collect();
+    let training = judged.training.as_ref();
+    let title = if training.is_some() { "training pictures" } else { "" };
+    let line = |name: &str, cells: [String; 3]| {
+        let [mean, deviation, training] = cells;
+        println!("{}", format!("{name:<28} {mean:>10} {deviation:>10}  {training:>17}").trim_end());
+    };
+    line("", ["images", "± spread", title].map(str::to_owned));
+    let (fewest, most) = judged.counts();
+    let number = if fewest < most { format!("{fewest}-{most}") } else { most.to_string() };
+    line("number", [number, String::new(), training.map_or_else(String::new, |t| t.count.to_string())]);
+    let of_training = training.map(Judgement::figures).unwrap_or_default();
+    for Row { title, name, mean, deviation } in judged.rows() {
+        let training = of_training.iter().find(|(_, other, _)| *other == name).map(|(.., value)| *value);
+        let cell = |value: Option<f64>| value.map(|value| format!("{value:.4}")).unwrap_or_default();
+        line(title, [cell(Some(mean)), cell(deviation), cell(training)]);
+    }
+    let of_classes = |judgement: &'_ Judgement| judgement.likeness.as_ref().and_then(|l| l.classes.clone());
+    let shares: Vec<_> = judged.sets.iter().filter_map(|(_, judgement)| of_classes(judgement)).collect();
     if let Some(first) = shares.first() {
         let mean = |class: usize| {
             shares.iter().map(|classes| classes.shares[class]).sum::<f64>() / shares.len() as f64
@@ -227,17 +300,31 @@ fn as_json(judge: &Judge, judged: &Judged) -> Value {
     let sets: Vec<Value> = judged
         .sets
         .iter()
-        .map(|(name, judgement)| {
+        .enumerate()
+        .map(|(i, (name, judgement))| {
             let mut json = judgement.as_json();
             json["name"] = name.clone().into();
+            json["seed"] = judged.drawn.as_ref().map(|drawn| drawn.seeds.start + i as u64).into();
             json
         })
         .collect();
+    let rows = judged.rows();
+    let of_rows = |value: fn(&Row) -> Value| -> Value {
+        rows.iter().map(|row| (row.name.to_owned(), value(row))).collect::<Map<_, _>>().into()
+    };
+    let drawn = judged.drawn.as_ref();
     json!({
         "what": judged.what,
-        "judge": judge.features(),
-        "against": judge.against,
+        "checkpoint": drawn.and_then(|drawn| drawn.checkpoint.as_deref()).map(|path| path.display().to_string()),
+        "sampler": drawn.map(|drawn| drawn.sampler),
+        "steps": drawn.map(|drawn| drawn.steps),
+        "seeds": drawn.map(|drawn| drawn.seeds.clone().collect::<Vec<_>>()),
+        "judge": judge.critic().map(Critic::features),
+        "against": judge.critic().map(|critic| critic.against.as_str()),
+        "notes": judged.notes(judge),
         "sets": sets,
+        "mean": of_rows(|row| row.mean.into()),
+        "standard_deviation": of_rows(|row| row.deviation.into()),
         "training_pictures": judged.training.as_ref().map(Judgement::as_json),
     })
 }

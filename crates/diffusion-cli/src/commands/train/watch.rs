@@ -29,6 +29,7 @@ impl<'a> Watch<'a> {
         quiet: bool,
     ) -> anyhow::Result<Self> {
         let path = runs::typed(run_dir.path());
+        let name = runs::pictures_of(trainer.config());
         let mut page = RunPage::new(run_dir);
         page.notes = vec![format!(
             "{} parameters, trained on {} threads",
@@ -36,8 +37,8 @@ impl<'a> Watch<'a> {
             rayon::current_num_threads()
         )];
         page.commands = vec![
-            format!("{} --run {path} --num 64 --out digits --grid digits.png", runs::program("sample")),
-            format!("{} --run {path} --steps 50 --gif digits.gif", runs::program("sample")),
+            format!("{} --run {path} --num 64 --out {name} --grid {name}.png", runs::program("sample")),
+            format!("{} --run {path} --steps 50 --gif {name}.gif", runs::program("sample")),
             format!("{} --run {path} --steps 5,10,20,50", runs::program("evaluate grid")),
             format!("{} --run-dir {path} --resume --max-minutes 30", runs::program("train")),
         ];
@@ -85,6 +86,12 @@ impl<'a> Watch<'a> {
                             sure.map(|sure| format!(", {:.0} % sure", sure * 100.0)).unwrap_or_default();
                         progress
                             .note(&format!("step {}: Fréchet distance {distance:.3}{sure}", metrics.step));
+                    } else if let Some(copies) = metrics.samples.get("copies") {
+                        let copies = copies * 100.0;
+                        progress.note(&format!(
+                            "step {}: {copies:.1} % of the samples are copies of training pictures",
+                            metrics.step
+                        ));
                     }
                     if let Some(events) = &mut self.events
                         && let Err(e) = events.scalars(metrics.step, scalars(metrics))

@@ -1,0 +1,183 @@
+//! Guidance of a model whose classes are Gaussians, for which every estimate is known.
+
+use std::cell::Cell;
+use std::ops::ControlFlow;
+
+use candle_core::{DType, Device, Result, Tensor};
+use diffusion_process::{ConditionalDenoiser, Conditioned, Denoiser, Levels, NoiseLevel, Prediction};
+use diffusion_sample::{
+    AfterReference, Autoguided, ClassifierFree, Guidance, SampleRequest, SamplerKind, SamplerOptions, Steered,
+    sample,
+};
+use diffusion_schedule::{SamplingPlan, ScheduleConfig, SigmaSpacing, TimestepSpacing};
+
+const SHAPE: [usize; 3] = [1, 4, 4];
+/// Of every class.
+const VARIANCE: f64 = 0.05;
+
+/// Class k is N(k/2 − 1/2, 0.05) in each pixel; none in particular is N(0, 0.05).
+#[derive(Default)]
+struct Gaussians {
+    images_seen: Cell<usize>,
+}
+
+impl ConditionalDenoiser for Gaussians {
+    fn denoise_classes(
+        &self,
+        x_t: &Tensor,
+        level: NoiseLevel,
+        classes: &[Option<u32>],
+    ) -> Result<Prediction> {
+        let n = x_t.dim(0)?;
+        assert_eq!(n, classes.len());
+        self.images_seen.set(self.images_seen.get() + n);
+        let means: Vec<f32> =
+            classes.iter().map(|class| class.map_or(0.0, |class| class as f32 / 2.0 - 0.5)).collect();
+        let means = Tensor::from_vec(means, (n, 1, 1, 1), x_t.device())?;
+        let (a, b) = (level.signal, level.noise);
+        let gain = VARIANCE * a / (a * a * VARIANCE + b * b);
+        let x0 = (x_t.affine(gain, 0.0)?).broadcast_add(&means.affine(1.0 - gain * a, 0.0)?)?;
+        Prediction::from_x0(&x0, x_t, &Levels::new(&vec![level; n], x_t)?)
+    }
+}
+
+fn plan(kind: SamplerKind) -> SamplingPlan {
+    if kind.follows_flow() {
+        return SamplingPlan::flow(12, 1000.0).unwrap();
+    }
+    let schedule = ScheduleConfig::default().build().unwrap();
+    SamplingPlan::new(&schedule, 12, TimestepSpacing::Trailing, SigmaSpacing::Timesteps).unwrap()
+}
+
+fn drawn(denoiser: &dyn Denoiser, kind: SamplerKind, n: u64) -> Tensor {
+    let request =
+        SampleRequest { seed: 4, indices: (0..n).collect(), image_shape: SHAPE, device: &Device::Cpu };
+    let mut sampler = kind.build(&SamplerOptions::default());
+    sample(denoiser, &mut *sampler, &plan(kind), &request, &mut |_| ControlFlow::Continue(())).unwrap()
+}
+
+fn mean(images: &Tensor) -> f32 {
+    images.mean_all().unwrap().to_scalar().unwrap()
+}
+
+fn largest_difference(a: &Tensor, b: &Tensor) -> f32 {
+    (a - b).unwrap().abs().unwrap().max_all().unwrap().to_scalar().unwrap()
+}
+
+#[test]
+fn scale_one_is_the_conditional_model_and_scale_zero_the_unconditional_one_by_every_sampler() {
+    let model = Gaussians::default();
+    let classes = vec![Some(0), Some(2), Some(2)];
+    for kind in SamplerKind::ALL {
+        let guided =
+            |scale| drawn(&ClassifierFree::new(&model, classes.clone(), Guidance::new(scale)), kind, 3);
+        let told = |classes| drawn(&Conditioned::new(&model, classes), kind, 3);
+        let (conditional, unconditional) = (told(classes.clone()), told(vec![None; 3]));
+        assert_eq!(largest_difference(&guided(1.0), &conditional), 0.0, "{kind:?}");
+        assert_eq!(largest_difference(&guided(0.0), &unconditional), 0.0, "{kind:?}");
+        // The same through both branches: what lies between is a straight line.
+        assert!(largest_difference(&guided(1.0 + 1e-6), &conditional) < 1e-4, "{kind:?}");
+        assert!(largest_difference(&guided(1e-6), &unconditional) < 1e-4, "{kind:?}");
+        // Away from the mean of all, on the side of the class.
+        let (plain, far) = (conditional.narrow(0, 1, 2).unwrap(), guided(2.0).narrow(0, 1, 2).unwrap());
+        assert!(mean(&far) > mean(&plain) + 0.1, "{kind:?}: {} {}", mean(&far), mean(&plain));
+        assert!(mean(&guided(2.0).narrow(0, 0, 1).unwrap()) < mean(&conditional.narrow(0, 0, 1).unwrap()));
+    }
+}
+
+#[test]
+fn both_branches_are_computed_only_where_both_count() {
+    let model = Gaussians::default();
+    let looks = |classes: Vec<Option<u32>>, guidance| {
+        model.images_seen.set(0);
+        drawn(&ClassifierFree::new(&model, classes, guidance), SamplerKind::Ddim, 2);
+        model.images_seen.get()
+    };
+    let told = vec![Some(1), None];
+    assert_eq!(looks(told.clone(), Guidance::new(3.0)), 2 * 2 * 12);
+    assert_eq!(looks(told.clone(), Guidance::new(1.0)), 2 * 12);
+    assert_eq!(looks(told.clone(), Guidance::new(0.0)), 2 * 12);
+    assert_eq!(looks(vec![None; 2], Guidance::new(3.0)), 2 * 12);
+    let steps = plan(SamplerKind::Ddim);
+    let inside = steps.steps().iter().filter(|step| (0.5..=5.0).contains(&step.from.sigma())).count();
+    assert!((1..12).contains(&inside));
+    assert_eq!(looks(told, Guidance { interval: [0.5, 5.0], ..Guidance::new(3.0) }), 2 * (12 + inside));
+}
+
+#[test]
+fn rescaling_brings_the_contrast_back() {
+    let x_t = Tensor::from_iter((0..32).map(|i| (i as f32 * 0.7).sin()), &Device::Cpu).unwrap();
+    let x_t = x_t.reshape((2, 1, 4, 4)).unwrap();
+    let level = NoiseLevel::variance_preserving(500.0, 0.4);
+    // One whose classes differ in contrast.
+    struct Contrasts;
+    impl ConditionalDenoiser for Contrasts {
+        fn denoise_classes(&self, x: &Tensor, level: NoiseLevel, c: &[Option<u32>]) -> Result<Prediction> {
+            let factors: Vec<f32> = c.iter().map(|class| if class.is_some() { 0.5 } else { 0.2 }).collect();
+            let x0 = x.broadcast_mul(&Tensor::from_vec(factors, (c.len(), 1, 1, 1), x.device())?)?;
+            Prediction::from_x0(&x0, x, &Levels::new(&vec![level; c.len()], x)?)
+        }
+    }
+    let said = |rescale| {
+        let guidance = Guidance { rescale, ..Guidance::new(3.0) };
+        ClassifierFree::new(&Contrasts, vec![Some(0); 2], guidance).denoise(&x_t, level).unwrap()
+    };
+    let factor = |p: &Prediction| {
+        let ratio = (&p.x0 / &x_t).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        ratio[3]
+    };
+    assert!((factor(&said(0.0)) - 1.1).abs() < 1e-4);
+    assert!((factor(&said(1.0)) - 0.5).abs() < 1e-4, "the conditional estimate's own contrast");
+    assert!((factor(&said(0.5)) - 0.8).abs() < 1e-4);
+    for p in [said(0.0), said(0.5)] {
+        let back = ((&p.x0 * level.signal).unwrap() + (&p.noise * level.noise).unwrap()).unwrap();
+        assert!(largest_difference(&back, &x_t) < 1e-5, "both estimates belong to x_t");
+    }
+}
+
+#[test]
+fn guidance_by_a_worse_model_goes_away_from_it() {
+    let model = Gaussians::default();
+    let (good, bad) = (Conditioned::new(&model, vec![Some(2); 2]), Conditioned::new(&model, vec![Some(1); 2]));
+    let auto = |scale| drawn(&Autoguided::new(&good, &bad, Guidance::new(scale)), SamplerKind::DpmSolver2m, 2);
+    assert_eq!(largest_difference(&auto(1.0), &drawn(&good, SamplerKind::DpmSolver2m, 2)), 0.0);
+    assert!(largest_difference(&auto(0.0), &drawn(&bad, SamplerKind::DpmSolver2m, 2)) < 1e-5);
+    assert!(mean(&auto(2.0)) > mean(&auto(1.0)) + 0.1);
+}
+
+#[test]
+fn a_function_of_ones_own_steers() {
+    let model = Gaussians::default();
+    let plain = Conditioned::new(&model, vec![Some(1); 2]);
+    let steered = Steered::new(&plain, |x_t, level, said: &Prediction| {
+        assert_eq!(x_t.dims(), said.noise.dims());
+        assert!(level.noise > 0.0);
+        said.x0.affine(0.0, 0.25)
+    });
+    // It composes: guided by what a function says.
+    let guided = Autoguided::new(&steered, &plain, Guidance::new(1.0));
+    let images = drawn(&guided, SamplerKind::Ddim, 2);
+    assert!(largest_difference(&images, &images.affine(0.0, 0.25).unwrap()) < 1e-4);
+}
+
+#[test]
+fn images_have_the_large_shapes_of_their_reference() {
+    let model = Gaussians::default();
+    let plain = Conditioned::new(&model, vec![Some(1); 3]);
+    let reference = Tensor::from_iter((0..16).map(|i| if i % 4 < 2 { 0.8f32 } else { -0.6 }), &Device::Cpu);
+    let reference = reference.unwrap().reshape((1, 1, 4, 4)).unwrap();
+    let guided = AfterReference::new(&plain, &reference, 2.0, 0.0).unwrap();
+    let images = drawn(&guided, SamplerKind::DpmSolver2mSde, 3);
+    // The means of 2 × 2 pixels, which is what a factor of 2 leaves.
+    let low = |x: &Tensor| x.avg_pool2d(2).unwrap();
+    let free = drawn(&plain, SamplerKind::DpmSolver2mSde, 3);
+    let reference = low(&reference).broadcast_as((3, 1, 2, 2)).unwrap();
+    let near = largest_difference(&low(&images), &reference);
+    assert!(near < 0.2 && near < largest_difference(&low(&free), &reference) / 2.0, "{near}");
+    assert!(largest_difference(&images.narrow(0, 0, 1).unwrap(), &images.narrow(0, 1, 1).unwrap()) > 0.1);
+
+    let wrong = Tensor::zeros((1, 4, 4), DType::F32, &Device::Cpu).unwrap();
+    assert!(AfterReference::new(&plain, &wrong, 2.0, 0.0).is_err());
+    let image = Tensor::zeros((1, 1, 4, 4), DType::F32, &Device::Cpu).unwrap();
+    assert!(AfterReference::new(&plain, &image, 0.5, 0.0).is_err());
+}

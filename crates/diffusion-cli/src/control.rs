@@ -24,7 +24,7 @@ pub(crate) struct ControlArgs {
     #[arg(long, value_name = "CLASS", value_delimiter = ',')]
     pub(crate) class: Vec<String>,
     /// How far to push the images towards their class, away from what the model draws without one; 1: not at all [default:
-    /// 1.25, or 2 with --autoguide]
+    /// 1.1, or 2 with --autoguide]
     #[arg(long, value_name = "SCALE", value_parser = scale, allow_negative_numbers = true)]
     pub(crate) guidance: Option<f64>,
     /// Push at noise levels σ from A to B only; either may be left out, as in 0.3: (Kynkäänniemi et al. 2024)

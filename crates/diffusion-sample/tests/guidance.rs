@@ -6,8 +6,8 @@ use std::ops::ControlFlow;
 use candle_core::{DType, Device, Result, Tensor};
 use diffusion_process::{ConditionalDenoiser, Conditioned, Denoiser, Levels, NoiseLevel, Prediction};
 use diffusion_sample::{
-    AfterReference, Autoguided, ClassifierFree, Guidance, SampleRequest, SamplerKind, SamplerOptions, Steered,
-    sample,
+    AfterReference, Autoguided, ClassifierFree, Guidance, SampleRequest, SamplerKind, SamplerOptions,
+    Steered, sample,
 };
 use diffusion_schedule::{SamplingPlan, ScheduleConfig, SigmaSpacing, TimestepSpacing};
 
@@ -138,8 +138,10 @@ fn rescaling_brings_the_contrast_back() {
 #[test]
 fn guidance_by_a_worse_model_goes_away_from_it() {
     let model = Gaussians::default();
-    let (good, bad) = (Conditioned::new(&model, vec![Some(2); 2]), Conditioned::new(&model, vec![Some(1); 2]));
-    let auto = |scale| drawn(&Autoguided::new(&good, &bad, Guidance::new(scale)), SamplerKind::DpmSolver2m, 2);
+    let (good, bad) =
+        (Conditioned::new(&model, vec![Some(2); 2]), Conditioned::new(&model, vec![Some(1); 2]));
+    let auto =
+        |scale| drawn(&Autoguided::new(&good, &bad, Guidance::new(scale)), SamplerKind::DpmSolver2m, 2);
     assert_eq!(largest_difference(&auto(1.0), &drawn(&good, SamplerKind::DpmSolver2m, 2)), 0.0);
     assert!(largest_difference(&auto(0.0), &drawn(&bad, SamplerKind::DpmSolver2m, 2)) < 1e-5);
     assert!(mean(&auto(2.0)) > mean(&auto(1.0)) + 0.1);

@@ -55,7 +55,7 @@ impl ModelDescription {
     /// wrong and costs little of the variety (docs/recipe.md has the figures); not at all where there is nothing to push away from.
     pub fn guidance(&self) -> Guidance {
         let possible = !self.classes.is_empty() && self.network.takes_no_class();
-        Guidance::new(if possible { 1.25 } else { 1.0 })
+        Guidance::new(if possible { 1.1 } else { 1.0 })
     }
 
     /// Whether the second half of the network's output is a variance.

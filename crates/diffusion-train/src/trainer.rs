@@ -365,6 +365,12 @@ impl Trainer {
     /// A checkpoint of another network, configuration or data set; each says in what it differs.
     pub fn restore(&mut self, checkpoint: Checkpoint, path: &std::path::Path) -> Result<(), TrainError> {
         let state = checkpoint.state;
+        if state.data_fingerprint != self.data_fingerprint {
+            return Err(TrainError::unusable(
+                path,
+                "the run was trained on other data; give the same --data",
+            ));
+        }
         if state.model != self.description {
             let problem = "it holds another model than the run's configuration and data describe";
             return Err(TrainError::unusable(path, problem));
@@ -373,12 +379,6 @@ impl Trainer {
             let problem = "the run's config.toml was changed since; only steps, epochs, max_minutes, checkpoint and \
                            sample_grid may change in a run";
             return Err(TrainError::unusable(path, problem));
-        }
-        if state.data_fingerprint != self.data_fingerprint {
-            return Err(TrainError::unusable(
-                path,
-                "the run was trained on other data; give the same --data",
-            ));
         }
         let position = state.position;
         let batches = position.epoch.checked_mul(self.loader.batches_per_epoch());

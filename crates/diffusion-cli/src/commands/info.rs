@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use candle_core::Device;
 use diffusion_process::PredictionType;
 use diffusion_schedule::{NoiseSchedule, ScheduleConfig};
-use diffusion_train::{Checkpoint, EdmConfig, ModelDescription, Objective, TrainConfig};
+use diffusion_train::{Checkpoint, EdmConfig, ModelClass, ModelDescription, Objective, TrainConfig};
 use diffusion_unet::{NetworkConfig, count_parameters};
 
 use crate::runs::{self, ModelArgs};
@@ -37,8 +37,9 @@ pub(crate) fn run(args: &InfoArgs, device: &Device) -> anyhow::Result<ExitCode> 
             println!("trained          {} steps in {:.0} s", state.step, state.elapsed_seconds);
             let objective = state.model.objective()?;
             let learned_variance = state.model.learned_variance();
-            let ModelDescription { network, schedule, image_shape: [c, h, w], .. } = state.model;
+            let ModelDescription { network, schedule, classes, image_shape: [c, h, w], .. } = state.model;
             println!("images           {w}×{h}, {c} channel(s)");
+            describe_classes(&classes);
             describe_network(&network)?;
             describe_objective(&objective, &schedule, learned_variance)?;
         }
@@ -60,6 +61,20 @@ fn checkpoint(args: &InfoArgs) -> anyhow::Result<Option<PathBuf>> {
     match args.model.named()? {
         Some(path) => Ok(Some(path)),
         None => Ok(runs::latest()?.map(|run| run.latest_checkpoint()).transpose()?),
+    }
+}
+
+/// The first classes, with the pictures that each had in training where that is known.
+fn describe_classes(classes: &[ModelClass]) {
+    const SHOWN: usize = 20;
+    let described = classes.iter().take(SHOWN).map(|class| match class.pictures {
+        0 => class.name.clone(),
+        pictures => format!("{} ({pictures})", class.name),
+    });
+    let described: Vec<String> = described.collect();
+    if !described.is_empty() {
+        let more = if classes.len() > SHOWN { ", …" } else { "" };
+        println!("classes          {}: {}{more}", classes.len(), described.join(", "));
     }
 }
 

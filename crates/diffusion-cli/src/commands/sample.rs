@@ -74,7 +74,7 @@ pub(crate) struct SampleArgs {
     /// 2022)
     #[arg(long, value_name = "RATIO", conflicts_with = "no_clip", value_parser = unit_interval)]
     dynamic_threshold: Option<f64>,
-    /// The seed of the noise
+    /// The seed of the noise, and of the classes where none is named
     #[arg(long, value_name = "SEED", default_value = "0")]
     seed: u64,
     /// Images computed together
@@ -377,7 +377,7 @@ impl Order {
         let cells = rows.map(|row| Ok(vec![picture::grid_of(row, *each)?.enlarged(2).into()]));
         let names: Vec<String> = classes.iter().map(|class| class_name(*class, model)).collect();
         let cells: Vec<Vec<Cell>> = cells.collect::<anyhow::Result<_>>()?;
-        Ok(diffusion_report::sheet(&cells, &names, &[])?)
+        Ok(diffusion_report::sheet(&cells, &names, &[String::new()])?)
     }
 }
 

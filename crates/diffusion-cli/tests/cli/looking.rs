@@ -200,7 +200,7 @@ fn a_rehearsal_says_what_a_training_would_take_and_leaves_nothing() {
     for part in [
         "prediction_type = \"v_prediction\"",
         "mid_block",
-        "947777 parameters",
+        "949185 parameters",
         "s a step",
         "about 2000 steps in",
         "of checkpoints",

@@ -121,7 +121,8 @@ fn given_noise_takes_the_place_of_the_seeds() {
     let noise = candle_core::Tensor::randn(0f32, 1.0, (3, 1, 8, 8), &candle_core::Device::Cpu).unwrap();
     noise.write_npy(place.path("noise.npy")).unwrap();
     let sample = |line: &str| {
-        let answer = place.ok(&format!("sample --run run --init-noise noise.npy --format npy {line}"));
+        let answer =
+            place.ok(&format!("sample --run run --init-noise noise.npy --class 4 --format npy {line}"));
         assert!(answer.out.contains("3 images"), "{}", answer.out);
         let out = line.split("--out ").nth(1).unwrap();
         fs::read(place.path(out).join("samples.npy")).unwrap()

@@ -42,7 +42,7 @@ fn settings_are_read_and_saved() {
 fn a_run_of_before_these_settings_keeps_its_hash_and_each_of_them_changes_it() {
     // The preset as it was then.
     let mut old = layered(
-        "[schedule]\nbeta_schedule = \"linear\"\nbeta_start = 5e-4\nbeta_end = 0.1\n[optimizer]\nmuon = false\n",
+        "conditional = \"never\"\n[schedule]\nbeta_schedule = \"linear\"\nbeta_start = 5e-4\nbeta_end = 0.1\n[optimizer]\nmuon = false\n",
     );
     (old.size, old.batch_size) = (Some(8), 4);
     assert_eq!(old.hash(), "f2a7c57ae122af92970695fead365da98bbf346124f03a445c504a64bc4d8895");
@@ -53,15 +53,20 @@ fn a_run_of_before_these_settings_keeps_its_hash_and_each_of_them_changes_it() {
             line.to_owned()
         }
     });
-    let others =
-        ["[edm]", "[network]\nout_channels = 1", "loss.weighting = { kind = \"p2\", k = 1.0, gamma = 1.0 }"];
+    let others = [
+        "conditional = \"always\"",
+        "class_dropout = 0.2",
+        "[edm]",
+        "[network]\nout_channels = 1",
+        "loss.weighting = { kind = \"p2\", k = 1.0, gamma = 1.0 }",
+    ];
     let mut hashes: Vec<String> =
         changed.chain(others.map(str::to_owned)).map(|text| layered(&text).hash()).collect();
     hashes.push(layered("").hash());
     let count = hashes.len();
     hashes.sort();
     hashes.dedup();
-    assert_eq!((hashes.len(), count), (9, 9));
+    assert_eq!((hashes.len(), count), (11, 11));
 }
 
 #[test]

@@ -1,0 +1,93 @@
+//! Classes and what pushes images towards them.
+
+use std::fs;
+
+use crate::common::Workplace;
+
+/// Dark pictures in one folder of `data` and light ones in another, and a picture of no class beside them.
+fn two_classes(place: &Workplace) {
+    for (class, base) in [("night", 10u8), ("noon", 200)] {
+        fs::create_dir_all(place.path("data").join(class)).unwrap();
+        for i in 0..12u8 {
+            let pixels: Vec<u8> = (0..64u8).map(|pixel| base + i + pixel % 5).collect();
+            let name = place.path("data").join(class).join(format!("{i}.png"));
+            diffusion_data::picture::Picture { width: 8, height: 8, channels: 1, pixels }
+                .write_png(&name)
+                .unwrap();
+        }
+    }
+}
+
+const SMALL: &str =
+    "steps = 120\nbatch_size = 12\n[network]\nbase_channels = 16\ntime_dim = 16\n[ema]\ndecay = 0.9\n";
+
+/// The mean of all pixels.
+fn brightness(place: &Workplace, file: &str) -> f64 {
+    let picture = diffusion_data::picture::Picture::read_png(&place.path(file)).unwrap();
+    picture.pixels.iter().map(|pixel| f64::from(*pixel)).sum::<f64>() / picture.pixels.len() as f64
+}
+
+#[test]
+fn two_commands_train_classes_and_draw_each() {
+    let place = Workplace::new();
+    two_classes(&place);
+    place.write("small.toml", SMALL);
+    place.ok("train --data data --size 8 --conditional --config small.toml --run-dir run");
+    let answer =
+        place.ok("sample --run run --class all --per-class 3 --guidance 1.5 --grid all.png --out drawn");
+    assert!(answer.out.contains("6 images"), "{}", answer.out);
+    for i in 0..3 {
+        assert!(brightness(&place, &format!("drawn/night/00000{i}.png")) < 100.0);
+        assert!(brightness(&place, &format!("drawn/noon/00000{i}.png")) > 150.0);
+    }
+    assert!(place.path("all.png").is_file());
+
+    // By name or number, the same images; of another class, from the same noise.
+    place.ok("sample --run run --class noon --num 2 --guidance 1.5 --out named");
+    place.ok("sample --run run --class 1 --per-class 2 --guidance 1.5 --out numbered");
+    let file = |name: &str| fs::read(place.path(name)).unwrap();
+    assert!(file("named/000001.png") == file("numbered/000001.png"));
+    assert!(file("named/000001.png") == file("drawn/noon/000001.png"));
+    place.ok("sample --run run --class none --num 2 --out free");
+    place.ok(
+        "sample --run run --num 4 --guidance 2 --guidance-interval 0.2:4 --guidance-rescale 0.5 --out any",
+    );
+
+    // A worse model, and a picture whose large shapes are wanted.
+    place.ok("train --data data --size 8 --conditional --config small.toml --steps 3 --run-dir bad");
+    place.ok("sample --run run --autoguide bad --class night --num 1 --out away");
+    place.ok(
+        "sample --run run --class night --reference data/noon/1.png --reference-factor 8 --num 1 --out like",
+    );
+    assert!(brightness(&place, "like/000000.png") > 150.0, "the reference is light");
+
+    let about = place.ok("info --run run").out;
+    assert!(about.contains("classes          2: night (12), noon (12)"), "{about}");
+}
+
+#[test]
+fn what_cannot_be_steered_is_refused() {
+    let place = Workplace::new();
+    two_classes(&place);
+    place.write("small.toml", SMALL.replace("120", "1"));
+    place.ok("train --data data --size 8 --conditional --config small.toml --run-dir run");
+    place.ok("train --data data --size 8 --conditional=never --config small.toml --run-dir plain");
+    place.refuses("sample --run run --class nigth", 2, &["--class nigth", "`night`, `noon`"]);
+    place.refuses("sample --run run --class 2", 2, &["no class `2` among the model's 2"]);
+    place.refuses("sample --run run --class all --num 7", 2, &["--per-class"]);
+    place.refuses("sample --run run --per-class 7", 2, &["--class"]);
+    place.refuses("sample --run run --guidance-interval 5:1", 2, &["the smaller first"]);
+    place.refuses("sample --run run --guidance much", 2, &["a number is wanted"]);
+    place.refuses("sample --run run --reference nosuch.png", 1, &["--reference", "nosuch.png"]);
+    place.refuses("sample --run plain --class noon", 2, &["--class noon", "trained without classes"]);
+    place.refuses("sample --run plain --guidance 2", 2, &["--guidance", "without classes", "--conditional"]);
+    place.refuses("sample --run run --autoguide nosuch", 1, &["nosuch"]);
+    place.write("alone/1.txt", "no picture");
+    fs::create_dir_all(place.path("flat")).unwrap();
+    fs::copy(place.path("data/noon/1.png"), place.path("flat/1.png")).unwrap();
+    place.refuses(
+        "train --data flat --size 8 --conditional --config small.toml --run-dir none",
+        2,
+        &["conditional is always", "classes"],
+    );
+}

@@ -1,0 +1,152 @@
+//! Training that tells the network each picture's class.
+
+use std::ops::ControlFlow;
+
+use candle_core::{Device, Tensor};
+use diffusion_data::ImageDataset;
+use diffusion_sample::{Guidance, SamplerKind};
+use diffusion_train::{
+    ClassChoice, Conditional, ConfigSource, Generation, LoadedModel, ModelClass, TrainConfig, Trainer,
+    Weights, find_class,
+};
+use diffusion_unet::NetworkConfig;
+
+/// 48 dark pictures of class 0 and 16 light ones of class 1.
+fn pictures() -> ImageDataset {
+    let value = |picture: usize, pixel: usize| {
+        let wave = ((picture * 7 + pixel * 3) % 20) as u8;
+        if picture.is_multiple_of(4) { 215 + wave } else { 20 + wave }
+    };
+    let pixels = (0..64).flat_map(|picture| (0..64).map(move |pixel| value(picture, pixel))).collect();
+    let labels = (0..64).map(|picture: usize| u8::from(picture.is_multiple_of(4))).collect();
+    ImageDataset::new(pixels, Some(labels), [1, 8, 8]).unwrap()
+}
+
+fn unlabelled() -> ImageDataset {
+    ImageDataset::new((0..64 * 64).map(|i| (i % 251) as u8).collect(), None, [1, 8, 8]).unwrap()
+}
+
+fn config(network: &str, text: &str) -> TrainConfig {
+    let network = match network {
+        "simple_unet" => "base_channels = 16\ntime_dim = 16",
+        _ => {
+            "in_channels = 1\nout_channels = 1\nblock_out_channels = [8, 16]\nlayers_per_block = 1\nnorm_num_groups = 4\n\
+             down_block_types = [\"DownBlock2D\", \"DownBlock2D\"]\nup_block_types = [\"UpBlock2D\", \"UpBlock2D\"]\n\
+             kind = \"unet2d\""
+        }
+    };
+    let text = format!("steps = 150\nbatch_size = 16\n{text}\n[network]\n{network}\n[ema]\ndecay = 0.9\n");
+    TrainConfig::layered("mnist", Some(&ConfigSource { path: "test".into(), text })).unwrap()
+}
+
+fn trained(config: &TrainConfig) -> Trainer {
+    let mut trainer = Trainer::new(config, &pictures(), &Device::Cpu).unwrap();
+    while !trainer.is_finished() {
+        trainer.step().unwrap();
+    }
+    trainer
+}
+
+fn brightness(images: &Tensor) -> Vec<f32> {
+    images.mean((1, 2, 3)).unwrap().to_vec1().unwrap()
+}
+
+fn drawn(trainer: &Trainer, num: u64, classes: ClassChoice, guidance: f64) -> Tensor {
+    let guidance = Some(Guidance::new(guidance));
+    let generation = Generation { classes, guidance, ..Generation::new(SamplerKind::Ddim, 10, num) };
+    trainer.generate(&generation, &mut |_, _| ControlFlow::Continue(())).unwrap()
+}
+
+#[test]
+fn either_network_draws_what_it_is_told() {
+    for network in ["simple_unet", "unet2d"] {
+        let trainer = trained(&config(network, ""));
+        let description = trainer.description();
+        assert_eq!(description.classes.iter().map(|class| class.pictures).collect::<Vec<_>>(), [48, 16]);
+        assert_eq!(description.network.classes(), 2);
+        for guidance in [1.0, 1.5] {
+            let images = drawn(&trainer, 6, ClassChoice::Listed(vec![0, 1]), guidance);
+            for (i, light) in brightness(&images).into_iter().enumerate() {
+                assert_eq!(light > 0.0, i % 2 == 1, "{network}, {guidance}: image {i} has {light}");
+            }
+        }
+        let light = brightness(&drawn(&trainer, 64, ClassChoice::AsTrained, 1.0));
+        let share = light.iter().filter(|light| **light > 0.0).count();
+        assert!((6..30).contains(&share), "{network}: {share} of 64 are light, of 16 in training");
+
+        let folder = tempfile::tempdir().unwrap();
+        trainer.checkpoint().write(&folder.path().join("saved")).unwrap();
+        let model = LoadedModel::open(&folder.path().join("saved"), Weights::Ema, &Device::Cpu).unwrap();
+        assert_eq!(model.description, *trainer.description());
+        let packed = LoadedModel::packed(&folder.path().join("saved")).unwrap();
+        let packed = LoadedModel::unpacked(&packed, "packed", &Device::Cpu).unwrap();
+        assert_eq!(packed.description.classes, model.description.classes);
+    }
+}
+
+#[test]
+fn a_training_begun_without_classes_can_go_on_with_them() {
+    let plain = trained(&TrainConfig { steps: Some(5), ..config("simple_unet", "conditional = \"never\"") });
+    assert!(plain.description().classes.is_empty());
+    let folder = tempfile::tempdir().unwrap();
+    plain.checkpoint().write(&folder.path().join("plain")).unwrap();
+    let mut told =
+        Trainer::new(&config("simple_unet", "conditional = \"always\""), &pictures(), &Device::Cpu).unwrap();
+    told.start_from(&folder.path().join("plain")).unwrap();
+    // It begins by ignoring what it is told.
+    let choice = |class| drawn(&told, 2, ClassChoice::Listed(vec![class]), 1.0);
+    let before = drawn(&plain, 2, ClassChoice::AsTrained, 1.0);
+    for images in [choice(0), choice(1)] {
+        assert_eq!(
+            (images - &before).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap(),
+            0.0
+        );
+    }
+    told.step().unwrap();
+}
+
+#[test]
+fn a_training_with_classes_is_resumed_to_the_bit() {
+    let config = TrainConfig { steps: Some(8), ..config("simple_unet", "class_dropout = 0.4") };
+    let whole = trained(&config);
+    let mut first = Trainer::new(&config, &pictures(), &Device::Cpu).unwrap();
+    for _ in 0..3 {
+        first.step().unwrap();
+    }
+    let mut second = Trainer::new(&config, &pictures(), &Device::Cpu).unwrap();
+    second.restore(first.checkpoint(), "first".as_ref()).unwrap();
+    while !second.is_finished() {
+        second.step().unwrap();
+    }
+    for (name, tensor) in whole.parameters().tensors() {
+        let other = &second.parameters().tensors()[&name];
+        let difference = (tensor - other).unwrap().abs().unwrap().max_all().unwrap();
+        assert_eq!(difference.to_scalar::<f32>().unwrap(), 0.0, "{name}");
+    }
+}
+
+#[test]
+fn pictures_without_classes_are_trained_without_or_refused() {
+    let auto = Trainer::new(&config("simple_unet", ""), &unlabelled(), &Device::Cpu).unwrap();
+    assert!(auto.description().classes.is_empty());
+    let always = TrainConfig { conditional: Conditional::Always, ..config("simple_unet", "") };
+    let error = Trainer::new(&always, &unlabelled(), &Device::Cpu).err().unwrap().to_string();
+    assert!(error.contains("conditional is always; the pictures must have classes"), "{error}");
+    assert!(matches!(auto.description().network, NetworkConfig::SimpleUnet(_)));
+    let no_share = TrainConfig { class_dropout: 1.0, ..config("simple_unet", "") };
+    assert!(no_share.validate().unwrap_err().to_string().contains("class_dropout is 1"));
+}
+
+#[test]
+fn a_class_is_found_by_name_and_by_number_and_the_nearest_names_are_said() {
+    let names = ["cat", "dog", "7", "horse", "ship", "truck"];
+    let classes: Vec<ModelClass> =
+        names.iter().map(|name| ModelClass { name: (*name).to_owned(), pictures: 1 }).collect();
+    assert_eq!(find_class(&classes, "dog"), Ok(1));
+    assert_eq!(find_class(&classes, "3"), Ok(3));
+    assert_eq!(find_class(&classes, "7"), Ok(2), "a name comes before a number");
+    let error = find_class(&classes, "hors").unwrap_err();
+    assert!(error.contains("no class `hors` among the model's 6; the nearest names are `horse`"), "{error}");
+    assert!(find_class(&classes, "6").is_err());
+    assert!(find_class(&[], "cat").unwrap_err().contains("without classes"));
+}

@@ -13,7 +13,7 @@ use candle_core::{Device, Tensor};
 use diffusion_data::{ImageDataset, mnist};
 use diffusion_eval::{ClassShares, DigitJudge, Reference, SampleQuality};
 use diffusion_sample::{Guidance, SamplerKind};
-use diffusion_train::{ConfigSource, Generation, LoadedModel, RunDir, TrainConfig, Trainer};
+use diffusion_train::{ConfigSource, Generation, LoadedModel, RunDir, TrainConfig, TrainError, Trainer};
 use serde::{Deserialize, Serialize};
 use toml::Table;
 
@@ -141,7 +141,7 @@ fn shipped_digits() -> Result<ImageDataset> {
     Ok(mnist::from_bytes(&read("train-10k-images-idx3-ubyte.gz")?, &read("train-10k-labels-idx1-ubyte.gz")?)?)
 }
 
-/// Images drawn by a training as it is now, and what a judge says of them.
+/// Images that were drawn, and what a judge says of them.
 struct Judged {
     images: Tensor,
     sampling_seconds: f64,
@@ -149,14 +149,21 @@ struct Judged {
     classes: ClassShares,
 }
 
+/// What draws images.
+type Draw<'a> = &'a dyn Fn(&Generation) -> std::result::Result<Tensor, TrainError>;
+
+fn by(trainer: &Trainer) -> impl Fn(&Generation) -> std::result::Result<Tensor, TrainError> {
+    |generation| trainer.generate(generation, &mut |_, _| ControlFlow::Continue(()))
+}
+
 fn judged(
-    trainer: &Trainer,
+    draw: Draw<'_>,
     generation: &Generation,
     judge: &DigitJudge,
     reference: &Reference,
 ) -> Result<Judged> {
     let start = Instant::now();
-    let images = trainer.generate(generation, &mut |_, _| ControlFlow::Continue(()))?;
+    let images = draw(generation)?;
     // What an image file keeps of those that were not cut.
     let images = images.clamp(-1f32, 1f32)?;
     let sampling_seconds = start.elapsed().as_secs_f64();
@@ -236,7 +243,7 @@ impl Bench<'_> {
         for named in &row.samplers {
             let generation = generation(named, self.args.num)?;
             let Judged { sampling_seconds, quality, classes, .. } =
-                judged(&trainer, &generation, &self.judge, &self.reference)?;
+                judged(&by(&trainer), &generation, &self.judge, &self.reference)?;
             self.report(&Outcome {
                 row: row.name.clone(),
                 seed,

@@ -45,7 +45,7 @@ pub(crate) struct ControlArgs {
     reference_factor: f64,
 }
 
-fn scale(text: &str) -> Result<f64, String> {
+pub(crate) fn scale(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(number) if number.is_finite() && number.abs() <= 1000.0 => Ok(number),
         _ => Err("a number is wanted, 2 say".to_owned()),

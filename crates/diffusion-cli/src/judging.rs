@@ -6,7 +6,7 @@ mod pictures;
 use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Tensor};
-use diffusion_eval::{ClassShares, DigitJudge, Inception, Reference, TrainingImages};
+use diffusion_eval::{ClassShares, DigitJudge, Inception, Reference, TrainingImages, spread};
 
 pub(crate) use self::judgement::{Figure, Judgement, Likeness};
 pub(crate) use self::pictures::{Learnt, training_pictures};
@@ -209,17 +209,16 @@ impl Judge {
             }
             let real = critic.reference.compared();
             if most > Reference::COMPARED || real == Reference::COMPARED {
-                let first = if most > Reference::COMPARED { "the first " } else { "" };
                 let compared = most.min(Reference::COMPARED);
                 notes.push(format!(
-                    "precision, recall, density and coverage compare {first}{compared} images with {real} real ones"
+                    "precision, recall, density and coverage compare {compared} images with {real} real ones"
                 ));
             }
         }
         if let Some(training) = &self.training {
             let (looked_at, all) = (training.looked_at(), training.all);
             if most > CHECKED {
-                notes.push(format!("copies are looked for among the first {CHECKED} images"));
+                notes.push(format!("copies are looked for among {CHECKED} of the images"));
             }
             if looked_at < all {
                 notes.push(format!("copies are looked for of {looked_at} of the {all} training pictures"));
@@ -239,11 +238,11 @@ impl Judge {
         Ok(())
     }
 
-    /// What the judge says of `images` (N, C, H, W) in \[−1, 1\].
-    pub(crate) fn judge(&self, images: &Tensor) -> anyhow::Result<Judgement> {
+    /// What the judge says of `images` (N, C, H, W) in \[−1, 1\], which were to be of the classes with these `names`, if any.
+    pub(crate) fn judge(&self, images: &Tensor, names: &[Option<&str>]) -> anyhow::Result<Judgement> {
         let count = images.dim(0)?;
-        let likeness = self.critic.as_ref().map(|critic| critic.likeness(images)).transpose()?;
-        let checked = images.narrow(0, 0, count.min(CHECKED))?;
+        let likeness = self.critic.as_ref().map(|critic| critic.likeness(images, names)).transpose()?;
+        let checked = spread(images, CHECKED)?;
         let memorisation =
             self.training.as_ref().map(|training| training.known.memorisation(&checked)).transpose()?;
         Ok(Judgement { count, likeness, memorisation })
@@ -257,7 +256,7 @@ impl Judge {
         if critic.circular || count < Reference::SMALLEST {
             return Ok(None);
         }
-        let likeness = Some(critic.likeness(&training.pictures.narrow(0, 0, count)?)?);
+        let likeness = Some(critic.likeness(&spread(&training.pictures, count)?, &[])?);
         Ok(Some(Judgement { count, likeness, memorisation: None }))
     }
 }
@@ -333,10 +332,18 @@ impl Critic {
     }
 
     /// How near `images` (N, C, H, W) in \[−1, 1\] are to the real ones, and what classes are read in them.
-    pub(crate) fn likeness(&self, images: &Tensor) -> anyhow::Result<Likeness> {
+    /// `names` are those of the classes that they were to be of; a digit's name is the digit.
+    pub(crate) fn likeness(&self, images: &Tensor, names: &[Option<&str>]) -> anyhow::Result<Likeness> {
         let (features, logits) = self.eyes.look(images)?;
         let logits = logits.filter(|_| self.classifies);
-        let classes = logits.map(|logits| ClassShares::of(&logits)).transpose()?;
-        Ok(Likeness { distance: self.distance(), quality: self.reference.quality(&features)?, classes })
+        let asked: Vec<Option<u32>> = names.iter().map(|name| (*name)?.parse().ok()).collect();
+        let as_asked =
+            |logits| if asked.is_empty() { Ok(None) } else { ClassShares::as_asked(logits, &asked) };
+        Ok(Likeness {
+            distance: self.distance(),
+            quality: self.reference.quality(&features)?,
+            as_asked: logits.as_ref().map(as_asked).transpose()?.flatten(),
+            classes: logits.map(|logits| ClassShares::of(&logits)).transpose()?,
+        })
     }
 }

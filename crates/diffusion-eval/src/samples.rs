@@ -23,7 +23,7 @@ pub struct SampleQuality {
     pub count: usize,
     /// Between the Gaussians of the features of all images.
     pub frechet_distance: f64,
-    /// How good and how varied the first 3,000 are.
+    /// How good and how varied 3,000 of them are.
     pub agreement: Agreement,
 }
 
@@ -41,7 +41,7 @@ pub struct ClassShares {
 impl Reference {
     /// Images that a set must have at least, of real and of generated ones: each needs its neighbours.
     pub const SMALLEST: usize = NEIGHBOURS + 1;
-    /// Images of a set that precision, recall, density and coverage are told from at most: the first ones, since the work grows with
+    /// Images of a set that precision, recall, density and coverage are told from at most, since the work grows with
     /// the square.
     pub const COMPARED: usize = 3000;
 
@@ -58,7 +58,7 @@ impl Reference {
     /// # Errors
     /// Features of another number than the statistics', fewer than 6, or that are not finite.
     pub fn new(statistics: Statistics, features: &Tensor) -> Result<Self, EvalError> {
-        let manifold = Manifold::new(&first(features)?, NEIGHBOURS)?;
+        let manifold = Manifold::new(&compared(features)?, NEIGHBOURS)?;
         Ok(Self { statistics, manifold })
     }
 
@@ -75,19 +75,48 @@ impl Reference {
         Ok(SampleQuality {
             count: features.dim(0)?,
             frechet_distance: self.statistics.frechet_distance(&Statistics::of(features)?)?,
-            agreement: self.manifold.agreement(&Manifold::new(&first(features)?, NEIGHBOURS)?)?,
+            agreement: self.manifold.agreement(&Manifold::new(&compared(features)?, NEIGHBOURS)?)?,
         })
     }
 }
 
-fn first(features: &Tensor) -> candle_core::Result<Tensor> {
-    features.narrow(0, 0, features.dim(0)?.min(Reference::COMPARED))
+fn compared(features: &Tensor) -> candle_core::Result<Tensor> {
+    spread(features, Reference::COMPARED)
+}
+
+/// At most `most` of the rows of `tensor`, evenly spread over all: sets may be sorted by class.
+///
+/// # Errors
+/// A scalar; those of the device.
+pub fn spread(tensor: &Tensor, most: usize) -> candle_core::Result<Tensor> {
+    let count = tensor.dim(0)?;
+    if count <= most {
+        return Ok(tensor.clone());
+    }
+    let chosen: Vec<u32> = (0..most).map(|i| (i * count / most) as u32).collect();
+    tensor.index_select(&Tensor::new(chosen, tensor.device())?, 0)
 }
 
 impl ClassShares {
     /// The share of the rarest class.
     pub fn smallest(&self) -> f64 {
         self.shares.iter().copied().fold(f64::INFINITY, f64::min)
+    }
+
+    /// The share of images in which the class is read that they were to be, of those that were to be of some class; none where none
+    /// was. `logits` are (N, classes), and `asked` has N entries.
+    ///
+    /// # Errors
+    /// A tensor of another rank.
+    pub fn as_asked(logits: &Tensor, asked: &[Option<u32>]) -> candle_core::Result<Option<f64>> {
+        let read = logits.argmax(D::Minus1)?.to_vec1::<u32>()?;
+        let pairs = read.into_iter().zip(asked).filter_map(|(read, asked)| Some((read, (*asked)?)));
+        let [mut all, mut right] = [0usize; 2];
+        for (read, asked) in pairs {
+            all += 1;
+            right += usize::from(read == asked);
+        }
+        Ok((all > 0).then(|| right as f64 / all as f64))
     }
 
     /// Of `logits` (N, classes), N at least 1.

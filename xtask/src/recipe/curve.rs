@@ -1,18 +1,19 @@
 //! `cargo xtask recipe-curve`: how good digits are after so many minutes, by the default recipe and by the lesson's.
 
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
 use candle_core::Device;
 use diffusion_data::mnist;
-use diffusion_eval::{DigitJudge, Reference, TrainingImages};
+use diffusion_eval::{ClassShares, DigitJudge, Reference, SampleQuality, TrainingImages, spread};
 use diffusion_report::{Chart, Curve, Panel, Scale};
 use diffusion_sample::{SamplerKind, SamplerOptions, VarianceType};
-use diffusion_train::{Generation, TrainConfig, Trainer};
+use diffusion_train::{Generation, LoadedModel, RunDir, TrainConfig, Trainer, Weights};
 use serde_json::{Value, json};
 
-use super::{Judged, judged, shipped_digits};
+use super::{Draw, Judged, by, judged, shipped_digits};
 use crate::check::workspace_root;
 
 /// Draw the Fréchet distance from MNIST's test digits against minutes of training: assets/readme/curve.svg, and curve.json beside it.
@@ -41,6 +42,9 @@ pub(crate) struct RecipeCurveArgs {
     /// Digits to judge of the tutorial, whose 200 steps take long
     #[arg(long, value_name = "N", default_value = "2000")]
     tutorial_num: u64,
+    /// Checkpoints of the default preset that were trained before, each with its minutes
+    #[arg(long, value_name = "MINUTES=DIR", value_delimiter = ',', value_parser = made)]
+    made: Vec<(f64, PathBuf)>,
     /// Leave what was measured before in curve.json, and only add to it
     #[arg(long)]
     add: bool,
@@ -50,6 +54,13 @@ pub(crate) struct RecipeCurveArgs {
 }
 
 const STEPS: usize = 20;
+/// The curves are of so many digits each, since the distance depends on it.
+const COMPARED: usize = 1000;
+
+fn made(text: &str) -> Result<(f64, PathBuf), String> {
+    let parts = text.split_once('=').and_then(|(minutes, dir)| Some((minutes.parse().ok()?, dir.into())));
+    parts.ok_or_else(|| "MINUTES=DIR is wanted, as 30=runs/mnist-1".to_owned())
+}
 
 pub(crate) fn run(args: &RecipeCurveArgs) -> Result<()> {
     let folder = workspace_root().join("assets/readme");
@@ -83,10 +94,21 @@ pub(crate) fn run(args: &RecipeCurveArgs) -> Result<()> {
             trainer.set_elapsed(start.elapsed());
         }
         trainer.checkpoint().write(&args.out.join(format!("mnist-{minutes}")))?;
-        let options = SamplerOptions::default();
-        let sampler = SamplerKind::DpmSolver2mSde;
-        let generation = Generation { options, ..Generation::new(sampler, STEPS, args.num) };
-        save(bench.point("default", minutes, minutes, &trainer, &generation)?)?;
+        save(bench.point(
+            "default",
+            [minutes; 2],
+            trainer.steps_done(),
+            &by(&trainer),
+            &default(args.num),
+        )?)?;
+    }
+    for (minutes, path) in &args.made {
+        let checkpoint = RunDir::checkpoint_at(path)?;
+        let model = LoadedModel::open(&checkpoint, Weights::Ema, &Device::Cpu)?;
+        let draw = |generation: &Generation| {
+            model.generate(generation, &Device::Cpu, &mut |_, _| ControlFlow::Continue(()))
+        };
+        save(bench.point("default", [*minutes; 2], model.step, &draw, &default(args.num))?)?;
     }
 
     if args.epochs == 0 {
@@ -112,7 +134,8 @@ pub(crate) fn run(args: &RecipeCurveArgs) -> Result<()> {
         let steps = trainer.objective().default_steps(sampler);
         let generation =
             Generation { options, clip: false, ..Generation::new(sampler, steps, args.tutorial_num) };
-        save(bench.point("tutorial", minutes, minutes / args.torch_ratio, &trainer, &generation)?)?;
+        let minutes = [minutes, minutes / args.torch_ratio];
+        save(bench.point("tutorial", minutes, trainer.steps_done(), &by(&trainer), &generation)?)?;
     }
     Ok(())
 }
@@ -124,36 +147,52 @@ struct Curves {
 }
 
 impl Curves {
-    /// What the judge says of images drawn now.
+    /// What the judge says of images drawn after so many minutes, ours and PyTorch's.
     fn point(
         &self,
         recipe: &str,
-        minutes: f64,
-        torch_minutes: f64,
-        trainer: &Trainer,
+        [minutes, torch_minutes]: [f64; 2],
+        steps: u64,
+        draw: Draw<'_>,
         generation: &Generation,
     ) -> Result<Value> {
         let Judged { images, sampling_seconds, quality, classes } =
-            judged(trainer, generation, &self.judge, &self.reference)?;
-        let memorisation = self.known.memorisation(&images.narrow(0, 0, images.dim(0)?.min(2000))?)?;
+            judged(draw, generation, &self.judge, &self.reference)?;
+        let memorisation = self.known.memorisation(&spread(&images, 2000)?)?;
+        let compared = self.judge.judge(&spread(&images, COMPARED)?)?;
+        let of_compared = self.reference.quality(&compared.features)?;
         Ok(json!({
-            "recipe": recipe, "minutes": minutes, "torch_minutes": torch_minutes, "steps": trainer.steps_done(),
+            "recipe": recipe, "minutes": minutes, "torch_minutes": torch_minutes, "steps": steps,
             "sampler": generation.sampler.name(), "sampling_steps": generation.steps,
-            "sampling_seconds": sampling_seconds, "count": quality.count,
-            "frechet_distance": quality.frechet_distance, "sure": classes.sure, "confidence": classes.confidence,
-            "class_shares": classes.shares, "precision": quality.agreement.precision,
-            "recall": quality.agreement.recall, "density": quality.agreement.density,
-            "coverage": quality.agreement.coverage, "copies": memorisation.copies,
-            "nearest": memorisation.nearest, "training_nearest": memorisation.training_nearest,
+            "sampling_seconds": sampling_seconds,
+            "of_all": figures(&quality, &classes),
+            "of_1000": figures(&of_compared, &ClassShares::of(&compared.logits)?),
+            "copies": memorisation.copies, "nearest": memorisation.nearest,
+            "training_nearest": memorisation.training_nearest,
         }))
     }
+}
+
+fn figures(quality: &SampleQuality, classes: &ClassShares) -> Value {
+    json!({
+        "count": quality.count, "frechet_distance": quality.frechet_distance, "sure": classes.sure,
+        "confidence": classes.confidence, "class_shares": classes.shares, "precision": quality.agreement.precision,
+        "recall": quality.agreement.recall, "density": quality.agreement.density,
+        "coverage": quality.agreement.coverage,
+    })
+}
+
+/// `num` digits as `diffusion sample` draws them unasked.
+fn default(num: u64) -> Generation {
+    Generation::new(SamplerKind::DpmSolver2mSde, STEPS, num)
 }
 
 fn chart(points: &[Value]) -> Chart {
     let curve = |name: &str, recipe: &str, minutes: &str, value: &str| {
         let own = points.iter().filter(|point| point["recipe"] == recipe);
-        let mut points: Vec<_> =
-            own.filter_map(|point| Some((point[minutes].as_f64()?, point[value].as_f64()?))).collect();
+        let mut points: Vec<_> = own
+            .filter_map(|point| Some((point[minutes].as_f64()?, point["of_1000"][value].as_f64()?)))
+            .collect();
         points.sort_by(|a, b| a.0.total_cmp(&b.0));
         Curve::new(name, points)
     };

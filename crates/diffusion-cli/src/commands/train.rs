@@ -127,7 +127,7 @@ pub(crate) fn run(args: &TrainArgs, device: &Device, quiet: bool) -> anyhow::Res
         let judge =
             Judge::new(&args.judge, dataset.image_shape(), Some(&learnt), &args.cache, device, quiet)?;
         tracing::info!("every {every} steps {} images are {}", args.eval_num, judge.how());
-        let judge = Box::new(move |images: &Tensor| Ok(judge.judge(images)?.metrics()));
+        let judge = Box::new(move |images: &Tensor| Ok(judge.judge(images, &[])?.metrics()));
         trainer.judge_by(SampleJudge { every, num: args.eval_num, judge });
     }
     if args.dry_run {

@@ -24,6 +24,8 @@ pub(crate) struct Likeness {
     pub(crate) quality: SampleQuality,
     /// The classes that are read in them, where those of the judge are theirs.
     pub(crate) classes: Option<ClassShares>,
+    /// The share of images that are read as what they were to be, where something was asked for.
+    pub(crate) as_asked: Option<f64>,
 }
 
 /// A figure: its name for people, its name for programs, its value.
@@ -33,7 +35,7 @@ impl Judgement {
     /// Each figure.
     pub(crate) fn figures(&self) -> Vec<Figure> {
         let mut figures = Vec::new();
-        if let Some(Likeness { distance, quality, classes }) = &self.likeness {
+        if let Some(Likeness { distance, quality, classes, as_asked }) = &self.likeness {
             let agreement = &quality.agreement;
             figures.extend([
                 (*distance, "frechet_distance", quality.frechet_distance),
@@ -49,6 +51,7 @@ impl Judgement {
                     ("smallest class", "smallest_class", classes.smallest()),
                 ]);
             }
+            figures.extend(as_asked.map(|share| ("read as asked for", "as_asked", share)));
         }
         if let Some(memorisation) = &self.memorisation {
             figures.extend([

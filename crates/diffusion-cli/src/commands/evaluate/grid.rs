@@ -103,7 +103,8 @@ pub(super) fn run(args: &GridArgs, device: &Device, quiet: bool) -> anyhow::Resu
             seconds.push(format!("{:.2}", start.elapsed().as_secs_f64()));
             if let Some(critic) = critic {
                 let judged = images.narrow(0, 0, args.judged as usize)?;
-                row_of_distances.push(format!("{:.3}", critic.likeness(&judged)?.quality.frechet_distance));
+                row_of_distances
+                    .push(format!("{:.3}", critic.likeness(&judged, &[])?.quality.frechet_distance));
             }
             let shown = picture::from_tensor(&images.narrow(0, 0, args.num as usize)?)?;
             // Twice the size, to be seen.

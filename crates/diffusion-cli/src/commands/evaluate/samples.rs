@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use candle_core::{Device, Tensor};
 use diffusion_data::PictureConfig;
-use diffusion_sample::{SampleError, SamplerOptions};
+use diffusion_sample::{Guidance, SampleError, SamplerOptions};
 use diffusion_train::{Checkpoint, Generation, RunDir, TrainError, Weights};
 use serde_json::{Map, Value, json};
 
@@ -24,8 +24,8 @@ use crate::{data, interrupt};
 /// drawn from the model with --seeds different seeds, and the spread is that of the seeds. Beside them stand as many of the pictures
 /// that the model was trained on, where they are known and not themselves what is compared with: what a model without faults would get.
 ///
-/// The Fréchet distance is of all images. Precision, recall, density and coverage are of the first 3,000, beside 3,000 real ones; copies
-/// are looked for among the first 2,000, of up to 10,000 training pictures. All but the share of copies depend on the number of images;
+/// The Fréchet distance is of all images. Precision, recall, density and coverage are of 3,000, beside 3,000 real ones; copies
+/// are looked for among 2,000, of up to 10,000 training pictures. All but the share of copies depend on the number of images;
 /// compare equal numbers only. Without features of such images (the digit judge reads 28×28 grey ones, Inception any) copies are all
 /// that is looked for.
 #[derive(clap::Args)]
@@ -58,6 +58,9 @@ pub(crate) struct SamplesArgs {
     /// Sampling steps [default: as `sample`]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     steps: Option<u64>,
+    /// How far to push the images of a model with classes towards theirs [default: as `sample`]
+    #[arg(long, value_name = "SCALE", value_parser = crate::control::scale, allow_negative_numbers = true)]
+    guidance: Option<f64>,
     /// Also write everything as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -154,7 +157,8 @@ fn of_model(
     let mut sets = Vec::new();
     for seed in args.seed..args.seed + args.seeds {
         let options = SamplerOptions { variance: best_variance(model), ..SamplerOptions::default() };
-        let generation = Generation { options, seed, ..Generation::new(sampler, steps, args.num) };
+        let guidance = args.guidance.map(Guidance::new);
+        let generation = Generation { options, seed, guidance, ..Generation::new(sampler, steps, args.num) };
         let before = (seed - args.seed) * args.num;
         let images = model.generate(&generation, device, &mut |done, _| {
             let done = before + done;
@@ -166,7 +170,12 @@ fn of_model(
             Err(TrainError::Schedule(e)) => bail_usage!("--steps {steps}: {e}"),
             images => images?,
         };
-        sets.push((format!("seed {seed}"), judge.judge(&images)?));
+        let known = &model.description.classes;
+        let indices: Vec<u64> = (0..args.num).collect();
+        let asked = generation.classes.classes(seed, &indices, known);
+        let names: Vec<Option<&str>> =
+            asked.into_iter().map(|class| class.map(|class| known[class as usize].name.as_str())).collect();
+        sets.push((format!("seed {seed}"), judge.judge(&images, &names)?));
     }
     progress.finish();
     let seeds = args.seed..args.seed + args.seeds;
@@ -208,7 +217,10 @@ fn of_folders(args: &SamplesArgs, device: &Device, quiet: bool) -> anyhow::Resul
     for (name, set) in sets {
         let positions: Vec<usize> = (0..set.len()).collect();
         let images: Tensor = set.images(&positions, device)?;
-        judged.push((name, judge.judge(&images)?));
+        let classes = set.classes();
+        let names: Vec<Option<&str>> =
+            (0..set.len()).map(|i| set.label(i).map(|label| classes[label as usize].as_str())).collect();
+        judged.push((name, judge.judge(&images, &names)?));
     }
     let mut judged = Judged { what: counts.join(", "), drawn: None, sets: judged, training: None };
     judged.training = judge.judge_training(judged.counts().1)?;

@@ -3,10 +3,11 @@
 mod judgement;
 mod pictures;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Tensor};
-use diffusion_eval::{ClassShares, DigitJudge, Inception, Reference, TrainingImages, spread};
+use diffusion_eval::{ClassShares, DigitJudge, Inception, Reference, TrainingImages, diversity, spread};
 
 pub(crate) use self::judgement::{Figure, Judgement, Likeness};
 pub(crate) use self::pictures::{Learnt, training_pictures};
@@ -342,8 +343,19 @@ impl Critic {
         Ok(Likeness {
             distance: self.distance(),
             quality: self.reference.quality(&features)?,
+            diversity: diversity(&features, &numbered(names))?,
             as_asked: logits.as_ref().map(as_asked).transpose()?.flatten(),
             classes: logits.map(|logits| ClassShares::of(&logits)).transpose()?,
         })
     }
+}
+
+/// The same names as the same numbers.
+fn numbered(names: &[Option<&str>]) -> Vec<Option<u32>> {
+    let mut numbers = BTreeMap::new();
+    let mut number = |name| {
+        let next = numbers.len() as u32;
+        *numbers.entry(name).or_insert(next)
+    };
+    names.iter().map(|name| name.map(&mut number)).collect()
 }

@@ -22,6 +22,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod diversity;
 mod frechet;
 mod inception;
 mod judge;
@@ -34,6 +35,7 @@ mod points;
 mod predictors;
 mod samples;
 
+pub use diversity::diversity;
 pub use frechet::{EvalError, Statistics};
 pub use inception::Inception;
 pub use judge::{DigitJudge, Verdict};

@@ -117,3 +117,22 @@ fn each_image_is_judged_by_itself() {
     };
     assert_eq!(bits(&all.features.i(299..).unwrap()), bits(&one.features));
 }
+
+#[test]
+fn diversity_is_of_pairs_within_a_class() {
+    let features =
+        Tensor::new(&[[0f32, 0.0], [3.0, 4.0], [100.0, 0.0], [100.0, 1.0], [7.0, 7.0]], &Device::Cpu)
+            .unwrap();
+    let classes = [Some(1), Some(1), Some(0), Some(0), None];
+    let found = diffusion_eval::diversity(&features, &classes).unwrap().unwrap();
+    assert!((found - 3.0).abs() < 1e-6, "{found}");
+    assert_eq!(diffusion_eval::diversity(&features, &[Some(0), Some(1), None, None, None]).unwrap(), None);
+}
+
+#[test]
+fn images_read_as_asked_are_counted_among_those_that_were_asked_for() {
+    let logits = Tensor::new(&[[9f32, 0.0], [9.0, 0.0], [0.0, 9.0], [0.0, 9.0]], &Device::Cpu).unwrap();
+    let share = |asked: &[Option<u32>]| diffusion_eval::ClassShares::as_asked(&logits, asked).unwrap();
+    assert_eq!(share(&[Some(0), Some(1), Some(1), None]), Some(2.0 / 3.0));
+    assert_eq!(share(&[None; 4]), None);
+}

@@ -1,6 +1,7 @@
 //! `diffusion evaluate`.
 
 mod grid;
+mod guidance;
 mod model;
 mod pictures;
 mod predictors;
@@ -18,6 +19,7 @@ use serde_json::{Value, json};
 #[derive(clap::Subcommand)]
 pub(crate) enum EvaluateCommand {
     Grid(grid::GridArgs),
+    Guidance(guidance::GuidanceArgs),
     Model(model::ModelEvaluationArgs),
     Predictors(predictors::PredictorsArgs),
     Samples(samples::SamplesArgs),
@@ -26,6 +28,7 @@ pub(crate) enum EvaluateCommand {
 pub(crate) fn run(command: &EvaluateCommand, device: &Device, quiet: bool) -> anyhow::Result<ExitCode> {
     match command {
         EvaluateCommand::Grid(args) => grid::run(args, device, quiet),
+        EvaluateCommand::Guidance(args) => guidance::run(args, device, quiet),
         EvaluateCommand::Model(args) => model::run(args, device, quiet),
         EvaluateCommand::Predictors(args) => predictors::run(args, device, quiet),
         EvaluateCommand::Samples(args) => samples::run(args, device, quiet),

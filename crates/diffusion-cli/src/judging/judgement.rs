@@ -26,6 +26,8 @@ pub(crate) struct Likeness {
     pub(crate) classes: Option<ClassShares>,
     /// The share of images that are read as what they were to be, where something was asked for.
     pub(crate) as_asked: Option<f64>,
+    /// The mean distance between two images that were to be of one class.
+    pub(crate) diversity: Option<f64>,
 }
 
 /// A figure: its name for people, its name for programs, its value.
@@ -35,7 +37,7 @@ impl Judgement {
     /// Each figure.
     pub(crate) fn figures(&self) -> Vec<Figure> {
         let mut figures = Vec::new();
-        if let Some(Likeness { distance, quality, classes, as_asked }) = &self.likeness {
+        if let Some(Likeness { distance, quality, classes, as_asked, diversity }) = &self.likeness {
             let agreement = &quality.agreement;
             figures.extend([
                 (*distance, "frechet_distance", quality.frechet_distance),
@@ -52,6 +54,7 @@ impl Judgement {
                 ]);
             }
             figures.extend(as_asked.map(|share| ("read as asked for", "as_asked", share)));
+            figures.extend(diversity.map(|distance| ("distance within a class", "diversity", distance)));
         }
         if let Some(memorisation) = &self.memorisation {
             figures.extend([

@@ -1,0 +1,198 @@
+//! `diffusion evaluate guidance`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use candle_core::Device;
+use diffusion_data::picture;
+use diffusion_report::{Cell, Chart, Curve, Panel, Scale};
+use diffusion_sample::{Guidance, SampleError, SamplerOptions};
+use diffusion_train::{ClassChoice, Generation, TrainError, Weights};
+use serde_json::{Value, json};
+
+use crate::commands::progress::Progress;
+use crate::commands::sample::best_variance;
+use crate::judging::{Judge, JudgeArgs, Likeness};
+use crate::runs::ModelArgs;
+use crate::usage::{CHARTS, bail_usage, check_output, check_picture};
+use crate::{control, data, interrupt};
+
+/// Say what guidance gives and what it costs: the same images under each scale, judged
+///
+/// As many images of each class are drawn, from the same noise under every scale. Of each scale the table has the share of images
+/// that the judge reads as what was asked for, how near all are to real ones, and how varied: recall, and the mean distance between two
+/// images of a class in the judge's features.
+#[derive(clap::Args)]
+#[command(
+    after_help = "Example:\n  diffusion evaluate guidance --run runs/mnist-1 --per-class 100 --plot guidance.png --grid scales.png"
+)]
+pub(crate) struct GuidanceArgs {
+    #[command(flatten)]
+    model: ModelArgs,
+    #[command(flatten)]
+    judge: JudgeArgs,
+    /// The scales, 0 to 100
+    #[arg(long, value_name = "NUMBERS", value_delimiter = ',', default_value = "0,1,1.1,1.25,1.5,2,3,4,6", value_parser = control::scale)]
+    scales: Vec<f64>,
+    /// Images of each class
+    #[arg(long, value_name = "N", default_value = "100", value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    per_class: u64,
+    /// The seed of the noise
+    #[arg(long, value_name = "SEED", default_value = "0", value_parser = clap::value_parser!(u64).range(..1 << 62))]
+    seed: u64,
+    /// Draw the table as curves
+    #[arg(long, value_name = "FILE.png|FILE.svg")]
+    plot: Option<PathBuf>,
+    /// Also write an image of each class under each scale as one picture
+    #[arg(long, value_name = "FILE.png")]
+    grid: Option<PathBuf>,
+    /// Also write the table as JSON
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    #[command(flatten)]
+    cache: data::CacheArgs,
+}
+
+pub(super) fn run(args: &GuidanceArgs, device: &Device, quiet: bool) -> anyhow::Result<ExitCode> {
+    interrupt::listen()?;
+    for (flag, path, endings) in [("--plot", &args.plot, &CHARTS[..]), ("--grid", &args.grid, &["png"])] {
+        if let Some(path) = path {
+            check_picture(flag, path, endings)?;
+        }
+    }
+    if let Some(path) = &args.json {
+        check_output("--json", path)?;
+    }
+    let found = args.model.open(Weights::Ema, device)?;
+    let (model, description) = (&found.model, &found.model.description);
+    let classes = description.classes.len();
+    if classes == 0 || !description.network.takes_no_class() {
+        bail_usage!(
+            "the model was trained without classes, or without images of none: there is nothing to push towards"
+        );
+    }
+    let shape = description.image_shape;
+    let judge =
+        Judge::of_model(&args.judge, found.checkpoint.as_deref(), shape, None, &args.cache, device, quiet)?;
+    let Some(critic) = judge.critic() else {
+        bail_usage!(
+            "no network makes features of such images: give Inception's by --inception FILE.safetensors"
+        )
+    };
+    let sampler = model.objective.sampler(description.learned_variance());
+    let steps = model.objective.default_steps(sampler);
+    let num = args.per_class * classes as u64;
+    judge.check_number("--per-class", num as usize)?;
+    println!(
+        "{}, {} in {steps} steps, {} images of each of {classes} classes",
+        found.name(),
+        sampler.name(),
+        args.per_class
+    );
+    println!("{}", judge.how());
+    let names: Vec<Option<&str>> =
+        (0..num as usize).map(|i| Some(description.classes[i % classes].name.as_str())).collect();
+
+    let mut progress = Progress::new("drawing", args.scales.len() as u64 * num, quiet);
+    let (mut rows, mut cells) = (Vec::new(), Vec::new());
+    for (place, &scale) in (0u64..).zip(&args.scales) {
+        let generation = Generation {
+            options: SamplerOptions { variance: best_variance(model), ..SamplerOptions::default() },
+            seed: args.seed,
+            classes: ClassChoice::Listed((0..classes as u32).collect()),
+            guidance: Some(Guidance::new(scale)),
+            ..Generation::new(sampler, steps, num)
+        };
+        let images = model.generate(&generation, device, &mut |done, _| {
+            progress.set(place * num + done, || format!("scale {scale}, image {done} of {num}"));
+            interrupt::flow()
+        });
+        let images = match images {
+            Err(TrainError::Sample(SampleError::Cancelled { .. })) => {
+                progress.finish();
+                println!("stopped before all scales were judged");
+                return Ok(ExitCode::from(interrupt::EXIT_CODE));
+            }
+            images => images?.clamp(-1f32, 1f32)?,
+        };
+        let shown = picture::from_tensor(&images.narrow(0, 0, classes.min(num as usize))?)?;
+        let row: Cell = picture::grid_of(&shown, shown.len())?.enlarged(2).into();
+        cells.push(vec![row]);
+        rows.push((scale, critic.likeness(&images, &names)?));
+    }
+    progress.finish();
+    print_table(&rows, critic.distance());
+    if let Some(path) = &args.plot {
+        chart(&rows, critic.distance()).write(path)?;
+        println!("plot: {}", path.display());
+    }
+    if let Some(path) = &args.grid {
+        let names: Vec<String> = rows.iter().map(|(scale, _)| format!("scale {scale}")).collect();
+        diffusion_report::sheet(&cells, &names, &[String::new()])?.write_png(path)?;
+        println!("grid: {}", path.display());
+    }
+    if let Some(path) = &args.json {
+        let text = format!("{:#}\n", as_json(&rows));
+        std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The columns: for people, for programs, and the value.
+fn columns(likeness: &Likeness, distance: &'static str) -> [(&'static str, &'static str, Option<f64>); 6] {
+    let quality = &likeness.quality;
+    [
+        ("read as asked", "as_asked", likeness.as_asked),
+        (distance, "frechet_distance", Some(quality.frechet_distance)),
+        ("precision", "precision", Some(quality.agreement.precision)),
+        ("recall", "recall", Some(quality.agreement.recall)),
+        ("coverage", "coverage", Some(quality.agreement.coverage)),
+        ("diversity", "diversity", likeness.diversity),
+    ]
+}
+
+fn print_table(rows: &[(f64, Likeness)], distance: &'static str) {
+    for (i, (scale, likeness)) in rows.iter().enumerate() {
+        let columns = columns(likeness, distance);
+        if i == 0 {
+            let names = columns.map(|(name, ..)| format!("{name:>18}"));
+            println!("{:>6}{}", "scale", names.concat());
+        }
+        let values = columns.map(|(.., value)| {
+            let value = value.map_or_else(|| "-".to_owned(), |value| format!("{value:.4}"));
+            format!("{value:>18}")
+        });
+        println!("{scale:>6}{}", values.concat());
+    }
+}
+
+fn chart(rows: &[(f64, Likeness)], distance: &'static str) -> Chart {
+    let panels = rows.first().map(|(_, first)| columns(first, distance)).into_iter().flatten().enumerate();
+    let panels = panels.filter(|(_, (.., value))| value.is_some()).map(|(i, (name, key, _))| {
+        let points = rows.iter().filter_map(|(scale, row)| Some((*scale, columns(row, distance)[i].2?)));
+        let of_distance = key == "frechet_distance";
+        Panel {
+            y: name.to_owned(),
+            y_scale: if of_distance { Scale::Logarithmic } else { Scale::Linear },
+            y_range: None,
+            curves: vec![Curve::new(name, points)],
+        }
+    });
+    Chart {
+        title: "What guidance gives and what it costs".to_owned(),
+        x: "scale of guidance".to_owned(),
+        panels: panels.collect(),
+    }
+}
+
+fn as_json(rows: &[(f64, Likeness)]) -> Value {
+    let row = |(scale, likeness): &(f64, Likeness)| {
+        let mut json = json!({ "scale": scale, "count": likeness.quality.count });
+        for (_, key, value) in columns(likeness, "") {
+            json[key] = value.into();
+        }
+        json
+    };
+    rows.iter().map(row).collect()
+}

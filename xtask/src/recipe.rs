@@ -35,10 +35,10 @@ pub(crate) struct RecipeBenchArgs {
     #[arg(long, value_name = "SEEDS", value_delimiter = ',', default_value = "0")]
     seeds: Vec<u64>,
     /// The time of a training, as steps of the first row
-    #[arg(long, value_name = "N", default_value = "2500", value_parser = clap::value_parser!(u64).range(10..))]
+    #[arg(long, value_name = "N", default_value = "800", value_parser = clap::value_parser!(u64).range(10..))]
     base_steps: u64,
     /// Digits to judge
-    #[arg(long, value_name = "N", default_value = "2000", value_parser = clap::value_parser!(u64).range(64..))]
+    #[arg(long, value_name = "N", default_value = "1000", value_parser = clap::value_parser!(u64).range(64..))]
     num: u64,
     /// The recipes
     #[arg(long, value_name = "FILE")]

@@ -180,6 +180,17 @@ impl SamplingPlan {
         Self { steps: steps.collect() }
     }
 
+    /// The last `steps` steps alone, which lead from the middle of the way to the image.
+    ///
+    /// # Errors
+    /// No steps, or more than there are.
+    pub fn last(&self, steps: usize) -> Result<Self, ScheduleError> {
+        if steps == 0 || steps > self.steps.len() {
+            return Err(ScheduleError::LastSteps { requested: steps, available: self.steps.len() });
+        }
+        Ok(Self { steps: self.steps[self.steps.len() - steps..].to_vec() })
+    }
+
     /// The timestep at which the noise is `sigma`, between those of the plan's levels as ln σ lies between theirs; beyond
     /// the ends of the plan, that of the end.
     pub fn timestep_at(&self, sigma: f64) -> f64 {

@@ -104,20 +104,22 @@ fn both_branches_are_computed_only_where_both_count() {
     assert_eq!(looks(told, Guidance { interval: [0.5, 5.0], ..Guidance::new(3.0) }), 2 * (12 + inside));
 }
 
+/// A model whose classes differ in contrast.
+struct Contrasts;
+
+impl ConditionalDenoiser for Contrasts {
+    fn denoise_classes(&self, x: &Tensor, level: NoiseLevel, c: &[Option<u32>]) -> Result<Prediction> {
+        let factors: Vec<f32> = c.iter().map(|class| if class.is_some() { 0.5 } else { 0.2 }).collect();
+        let x0 = x.broadcast_mul(&Tensor::from_vec(factors, (c.len(), 1, 1, 1), x.device())?)?;
+        Prediction::from_x0(&x0, x, &Levels::new(&vec![level; c.len()], x)?)
+    }
+}
+
 #[test]
 fn rescaling_brings_the_contrast_back() {
     let x_t = Tensor::from_iter((0..32).map(|i| (i as f32 * 0.7).sin()), &Device::Cpu).unwrap();
     let x_t = x_t.reshape((2, 1, 4, 4)).unwrap();
     let level = NoiseLevel::variance_preserving(500.0, 0.4);
-    // One whose classes differ in contrast.
-    struct Contrasts;
-    impl ConditionalDenoiser for Contrasts {
-        fn denoise_classes(&self, x: &Tensor, level: NoiseLevel, c: &[Option<u32>]) -> Result<Prediction> {
-            let factors: Vec<f32> = c.iter().map(|class| if class.is_some() { 0.5 } else { 0.2 }).collect();
-            let x0 = x.broadcast_mul(&Tensor::from_vec(factors, (c.len(), 1, 1, 1), x.device())?)?;
-            Prediction::from_x0(&x0, x, &Levels::new(&vec![level; c.len()], x)?)
-        }
-    }
     let said = |rescale| {
         let guidance = Guidance { rescale, ..Guidance::new(3.0) };
         ClassifierFree::new(&Contrasts, vec![Some(0); 2], guidance).denoise(&x_t, level).unwrap()

@@ -33,7 +33,7 @@ pub enum Domain {
     HiddenLabel = 11,
     /// The class of a generated image whose class nobody named; the draw is 0.
     Class = 12,
-    /// The noise on the known part of a picture that is filled in; the draw is made of the step and of how often it was taken.
+    /// The noise on pictures that are known, in whole or in part; the draw is made of the step and of how often it was taken.
     Known = 13,
     /// The noise that leads back to a noisier level, so that a step is taken again; the draw is as there.
     Resampling = 14,

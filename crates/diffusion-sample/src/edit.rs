@@ -3,7 +3,7 @@
 //! - [`vary`]: noise on a picture, and from there another way back (SDEdit).
 //! - [`inpaint`]: a part of a picture made anew, to fit the rest (RePaint).
 //! - [`to_noise`] and [`from_noise`]: the noise that a picture comes from, and back; [`interpolate`] goes from one such noise to another,
-//!   [`reclass`] comes back as another class.
+//!   [`reclass`] comes back as another class, which [`with_grain`] makes easier.
 //!
 //! All of them take any [`Denoiser`](diffusion_process::Denoiser), guided or not, and plans of any path; the first two take any
 //! [`Sampler`](crate::Sampler).
@@ -16,7 +16,7 @@ use candle_core::Tensor;
 use thiserror::Error;
 
 pub use inpaint::{Inpainting, inpaint};
-pub use inverse::{from_noise, interpolate, reclass, slerp, to_noise};
+pub use inverse::{from_noise, interpolate, reclass, slerp, to_noise, with_grain};
 pub use vary::{steps_at, vary};
 
 use crate::{SampleError, SampleRequest};

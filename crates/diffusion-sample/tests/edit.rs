@@ -8,6 +8,7 @@ use diffusion_process::{
 };
 use diffusion_sample::edit::{
     EditError, Inpainting, from_noise, inpaint, interpolate, reclass, slerp, steps_at, to_noise, vary,
+    with_grain,
 };
 use diffusion_sample::{Progress, SampleError, SampleRequest, SamplerKind, SamplerOptions, sample};
 use diffusion_schedule::{NoiseLevel, SamplingPlan, ScheduleConfig, SigmaSpacing, TimestepSpacing};
@@ -202,6 +203,10 @@ fn fillings_that_cannot_be_are_refused_and_can_be_cancelled() {
     assert_eq!(seen, [(1, 17), (2, 17), (3, 17)]);
 }
 
+fn deviation(x: &Tensor) -> f32 {
+    x.sqr().unwrap().mean_all().unwrap().to_scalar::<f32>().unwrap().sqrt()
+}
+
 fn noise(n: u64, seed: u64) -> Tensor {
     NoiseSource::new(seed).normal(Domain::Initial, 0, 0..n, &SHAPE, &Device::Cpu).unwrap()
 }
@@ -254,9 +259,8 @@ fn pictures_come_back_from_their_noise_on_every_path() {
     for (name, plan) in paths() {
         let pictures = (noise(3, 8) * 0.4).unwrap();
         let start = to_noise(&pictures, &none(3), &plan, 4, &mut counted).unwrap();
-        let deviation = plan.start().to_variance_preserving()
-            * start.sqr().unwrap().mean_all().unwrap().sqrt().unwrap().to_scalar::<f32>().unwrap() as f64;
-        assert!((0.3..3.0).contains(&deviation), "{name}: it is noise, of deviation {deviation}");
+        let size = plan.start().to_variance_preserving() * f64::from(deviation(&start));
+        assert!((0.3..3.0).contains(&size), "{name}: it is noise, of deviation {size}");
         let error = mean_difference(&from_noise(&start, &none(3), &plan, &mut on).unwrap(), &pictures);
         println!("{name}: mean error {error:.1e}");
         assert!(error < 1e-3, "{name}: {error}");
@@ -311,6 +315,25 @@ fn another_class_has_its_mean_and_keeps_the_rest() {
     let mut second = |done| if done == 2 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
     let error = reclass(&noise(5, 3), [&class(0), &class(2)], &plan, 4, &mut second).unwrap_err();
     assert!(matches!(error, EditError::Sample(SampleError::Cancelled { done: 2, .. })), "{error}");
+}
+
+#[test]
+fn certain_pixels_have_noise_of_the_right_size_only_with_grain() {
+    // Every image is a quarter, everywhere.
+    let certain = |x: &Tensor, level: NoiseLevel| -> Result<Prediction> {
+        let x0 = x.affine(0.0, 0.25)?;
+        Prediction::from_x0(&x0, x, &Levels::new(&vec![level; x.dim(0)?], x)?)
+    };
+    let plan = plan(SamplerKind::Ddim, 50);
+    let picture = Tensor::full(0.25f32, (1, 1, 4, 4), &Device::Cpu).unwrap();
+    for (steps, range) in [(0, 0.0..0.3), (1, 0.9..1.1), (5, 0.9..1.1)] {
+        let (grained, front) = with_grain(&picture, steps, &plan, &request(64)).unwrap();
+        assert_eq!((grained.dims()[0], front.steps().len()), (64, 50 - steps));
+        let noise = to_noise(&grained, &certain, &front, 4, &mut counted).unwrap();
+        assert!(range.contains(&deviation(&noise)), "{steps}: {}", deviation(&noise));
+        assert!(mean_difference(&from_noise(&noise, &certain, &plan, &mut on).unwrap(), &picture) < 1e-6);
+    }
+    assert!(with_grain(&picture, 50, &plan, &request(1)).is_err());
 }
 
 /// A denoiser is anything that estimates; an edit is none of its business.

@@ -48,11 +48,9 @@ pub enum ScheduleError {
     /// A plan needs at least one step.
     #[error("a sampling plan needs at least 1 step")]
     NoSteps,
-    /// The end of a plan with no steps, or with more steps than the plan has.
-    #[error(
-        "the last {requested} steps were asked of a sampling plan with {available}; choose 1 to {available}"
-    )]
-    LastSteps {
+    /// A part of a plan with no steps, or with more steps than the plan has.
+    #[error("{requested} steps were asked of a sampling plan with {available}; choose 1 to {available}")]
+    PartOfPlan {
         /// The number asked for.
         requested: usize,
         /// The length of the plan.

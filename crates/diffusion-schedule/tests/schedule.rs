@@ -135,13 +135,13 @@ fn impossible_respacings_are_refused() {
 }
 
 #[test]
-fn the_end_of_a_plan_begins_in_the_middle_of_the_way() {
+fn a_plan_can_be_cut_in_the_middle_of_the_way() {
     let plan = SamplingPlan::new(&cosine(), 10, TimestepSpacing::Trailing, SigmaSpacing::Timesteps).unwrap();
     assert_eq!(plan.last(10).unwrap(), plan);
     assert_eq!(plan.last(3).unwrap().steps(), &plan.steps()[7..]);
-    for steps in [0, 11] {
-        let error = plan.last(steps).unwrap_err();
-        assert!(matches!(error, ScheduleError::LastSteps { available: 10, .. }), "{error}");
+    assert_eq!(plan.first(3).unwrap().steps(), &plan.steps()[..3]);
+    for part in [plan.last(0), plan.last(11), plan.first(0), plan.first(11)] {
+        assert!(matches!(part, Err(ScheduleError::PartOfPlan { available: 10, .. })), "{part:?}");
     }
 }
 

@@ -110,7 +110,7 @@ fn pictures_are_varied_filled_in_led_over_and_drawn_as_another_class() {
     // Another class: what was dark is light, and the folder's name says what the pictures are of.
     let answer = place.ok("edit reclass data/night --run run --to noon,night --out noon --grid noon.png");
     assert!(
-        answer.out.contains("12 pictures, taken for night, as noon, night in noon (50 steps"),
+        answer.out.contains("12 pictures, taken for night, as noon, night in noon (50 steps each way, the last 2 of them grain"),
         "{}",
         answer.out
     );
@@ -119,9 +119,12 @@ fn pictures_are_varied_filled_in_led_over_and_drawn_as_another_class() {
         assert!(brightness(&read(&place, format!("noon/{i}-noon.png"))) > 150.0);
         assert!(brightness(&read(&place, format!("noon/{i}-night.png"))) < 80.0);
     }
-    let named = place.ok("edit reclass moon.png --run run --from 0 --to 1 --guidance 1 --steps 20 --out one");
+    let named = place
+        .ok("edit reclass moon.png --run run --from 0 --to 1 --guidance 1 --steps 20 --grain 0 --out one");
     assert!(
-        named.out.contains("moon.png, taken for night, as noon in one (20 steps there and back"),
+        named.out.contains(
+            "moon.png, taken for night, as noon in one (20 steps each way, the last 0 of them grain"
+        ),
         "{}",
         named.out
     );
@@ -240,6 +243,10 @@ fn edits_that_cannot_be_are_refused_before_anything_is_computed() {
     fs::copy(place.path(picture), place.path("alone.png")).unwrap();
     place.refuses("edit reclass alone.png --run run --to noon", 2, &["--from", "alone.png"]);
     place.refuses("edit reclass alone.png --run run --from night", 2, &["--to"]);
+    for grain in ["1", "-0.1", "much"] {
+        let line = format!("edit reclass alone.png --run run --from noon --to night --grain {grain}");
+        place.refuses(&line, 2, &["--grain", "below 1"]);
+    }
     place.refuses("edit reclass alone.png --run run --from all --to noon", 2, &["--from all", "one class"]);
     place.refuses("edit reclass alone.png --run run --from night --to dusk", 2, &["--to dusk", "`noon`"]);
     place.refuses(

@@ -3,12 +3,13 @@
 use std::ops::ControlFlow;
 
 use candle_core::{DType, Device, Result, Tensor};
-use diffusion_process::Denoiser;
+use diffusion_process::{Denoiser, Domain};
 use diffusion_schedule::SamplingPlan;
 
-use super::EditError;
+use super::{EditError, for_each_image};
+use crate::arithmetic::combination;
 use crate::driver::is_finite;
-use crate::{Ddim, Progress, SampleError, invert, sample_from};
+use crate::{Ddim, Progress, SampleError, SampleRequest, invert, sample_from};
 
 /// The noise (N, C, H, W) at the start of `plan` from which [`from_noise`] makes `images`: [`invert`], whose `iterations` are meant, as
 /// a step of an edit that may be cancelled. `progress` is told how many steps are done.
@@ -33,6 +34,33 @@ pub fn to_noise(
         return Err(SampleError::NotFinite { done: steps, steps, timestep: plan.start().timestep }.into());
     }
     Ok(noise)
+}
+
+/// `pictures`, (N, C, H, W) or (1, C, H, W) for all images of `request`, with the little noise at which `plan` has `steps` steps to go, and
+/// the plan up to there: what to give [`to_noise`] in place of pictures and plan, if the noise is to become something else. With 0 steps,
+/// pictures and plan as they are.
+///
+/// Where a model knows a pixel for certain, the background of digits say, every noise leads to it, and inversion finds the one nearest to
+/// none: too little for any other picture, so that what is drawn from it stays what it was. A little noise on the picture is a question
+/// that has one answer, and leads to noise of the right size; the price is that the way back has to guess what it covered.
+///
+/// # Errors
+/// Pictures of another shape; as many steps as the plan has; those of the device.
+pub fn with_grain(
+    pictures: &Tensor,
+    steps: usize,
+    plan: &SamplingPlan,
+    request: &SampleRequest<'_>,
+) -> std::result::Result<(Tensor, SamplingPlan), EditError> {
+    let pictures = for_each_image(pictures, request)?;
+    if steps == 0 {
+        return Ok((pictures, plan.clone()));
+    }
+    let count = plan.steps().len();
+    let front = plan.first(count.saturating_sub(steps)).map_err(candle_core::Error::wrap)?;
+    let level = plan.steps()[count - steps].from;
+    let noise = request.normal(Domain::Known, steps as u64)?;
+    Ok((combination(&[(level.signal, &pictures), (level.noise, &noise)])?, front))
 }
 
 /// The images (N, C, H, W) that [`Ddim`] with η = 0 makes along `plan` of `noise` at its start.
@@ -74,6 +102,8 @@ pub fn interpolate(
 /// `pictures` (N, C, H, W), taken for what the denoiser `from` knows and drawn as what `to` knows: the noise that they come from as the
 /// one becomes images as the other (Su et al. 2022, with two classes in place of two models). What the class decides changes; what
 /// the noise decides, slant and stroke width of a digit say, stays. `progress` is told how many of twice the plan's steps are done.
+///
+/// Pictures with pixels that are certain change too little; for those [`with_grain`], [`to_noise`] and [`from_noise`] are the way.
 ///
 /// # Errors
 /// As [`to_noise`] and [`from_noise`].
@@ -134,8 +164,8 @@ const LEAST_SINE: f64 = 1e-6;
 fn on_circle(a: f64, b: f64, dot: f64, share: f64) -> [f64; 2] {
     let angle = (dot / (a * b)).clamp(-1.0, 1.0).acos();
     let sine = angle.sin();
-    // NaN, too: a vector of length 0 has no direction.
-    if !(sine > LEAST_SINE) {
+    // A vector of length 0 has no direction.
+    if sine.is_nan() || sine <= LEAST_SINE {
         return [1.0 - share, share];
     }
     let length = (1.0 - share) * a + share * b;

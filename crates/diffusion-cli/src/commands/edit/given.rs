@@ -55,8 +55,8 @@ impl Given {
 
     /// Where a picture's result is written: its own name, with what tells its results apart.
     pub(super) fn result(&self, out: &Path, picture: usize, marks: &[String]) -> PathBuf {
-        let marks: String = marks.iter().map(|mark| format!("-{mark}")).collect();
-        out.join(format!("{}{marks}.png", self.name(picture)))
+        let parts: Vec<String> = std::iter::once(self.name(picture)).chain(marks.iter().cloned()).collect();
+        out.join(parts.join("-") + ".png")
     }
 
     /// Refuses results that would take a picture's place, or each other's.

@@ -128,6 +128,17 @@ impl Task<'_> {
         }
     }
 
+    /// Both pictures (2, C, H, W), where the ends are not seeds.
+    fn pictures(&self) -> anyhow::Result<Option<Tensor>> {
+        if self.args.seeds.is_some() {
+            return Ok(None);
+        }
+        let shape = self.found.model.description.image_shape;
+        let read = |path: &PathBuf| picture::read_as(path, shape, Fit::default(), self.device);
+        let pictures = self.args.pictures.iter().map(read).collect::<Result<Vec<_>, _>>()?;
+        Ok(Some(Tensor::cat(&pictures, 0)?))
+    }
+
     /// The images, and how far the ends are from the pictures; none if interrupted.
     fn draw(&self, quiet: bool) -> anyhow::Result<Option<(Vec<Picture>, Option<WayBack>)>> {
         let (args, steps) = (self.args, self.plan.steps().len());
@@ -135,16 +146,8 @@ impl Task<'_> {
         let batches = shares.len().div_ceil(BATCH);
         let inversion = if args.seeds.is_some() { 0 } else { steps };
         let mut bar = Progress::new("editing", (inversion + batches * steps) as u64, quiet);
-        let shape = self.found.model.description.image_shape;
-        // Before anything is computed.
-        let pictures = match args.seeds {
-            Some(_) => None,
-            None => {
-                let read = |path: &PathBuf| picture::read_as(path, shape, Fit::default(), self.device);
-                let read = args.pictures.iter().map(read).collect::<Result<Vec<_>, _>>()?;
-                Some(Tensor::cat(&read, 0)?)
-            }
-        };
+        // What cannot be read is known before anything is computed.
+        let pictures = self.pictures()?;
         make_folder(&args.out)?;
         let Some(ends) = self.ends(pictures, &mut bar)? else { return Ok(None) };
         let mut frames = Vec::new();

@@ -6,7 +6,8 @@ use std::time::Instant;
 
 use candle_core::{Device, Tensor};
 use diffusion_data::picture::{self, Picture};
-use diffusion_sample::edit::{EditError, from_noise, to_noise};
+use diffusion_sample::SampleRequest;
+use diffusion_sample::edit::{EditError, from_noise, to_noise, with_grain};
 use diffusion_schedule::SamplingPlan;
 use diffusion_train::{LoadedModel, ModelDescription, Weights};
 
@@ -47,12 +48,26 @@ pub(crate) struct ReclassArgs {
     /// Steps there, and as many back [default: 50, or all that the model was trained with]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     steps: Option<u64>,
+    /// The noise on the pictures before the way to theirs begins, as a share of the steps that are then left out; 0 brings them back
+    /// exactly but changes little of them, 0.2 changes much
+    #[arg(long, value_name = "SHARE", default_value = "0.04", value_parser = grain, allow_negative_numbers = true)]
+    grain: f64,
+    /// The seed of that noise
+    #[arg(long, value_name = "SEED", default_value = "0")]
+    seed: u64,
     /// The folder for the results, PNGs that are named after the pictures and their new class
     #[arg(long, value_name = "DIR", default_value = "edited")]
     out: PathBuf,
     /// Also write the pictures and their results in rows, up to 16 pictures
     #[arg(long, value_name = "FILE.png")]
     grid: Option<PathBuf>,
+}
+
+fn grain(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(number) if (0.0..1.0).contains(&number) => Ok(number),
+        _ => Err("a number from 0 to 1, and below 1, is wanted".to_owned()),
+    }
 }
 
 /// What becomes of pictures.
@@ -63,6 +78,10 @@ struct Task<'a> {
     from: Option<u32>,
     to: Vec<Option<u32>>,
     guided: Control,
+    /// Steps that noise on the pictures stands for.
+    grain: usize,
+    seed: u64,
+    device: &'a Device,
 }
 
 pub(super) fn run(args: &ReclassArgs, device: &Device, quiet: bool) -> anyhow::Result<ExitCode> {
@@ -76,7 +95,9 @@ pub(super) fn run(args: &ReclassArgs, device: &Device, quiet: bool) -> anyhow::R
     let guided = ControlArgs::of_guidance(args.guidance).open(model, device)?;
     let plan = plan(args.steps, &found.model)?;
     let given = Given::open(&args.picture, model.image_shape, device)?;
-    let task = Task { model: &found.model, plan, given, from, to, guided };
+    let steps = plan.steps().len();
+    let grain = ((args.grain * steps as f64).round() as usize).min(steps - 1);
+    let task = Task { model: &found.model, plan, given, from, to, guided, grain, seed: args.seed, device };
     let files: Vec<(usize, PathBuf)> = task.files(&args.out).collect();
     task.given.check_results(&args.out, files.iter().map(|(picture, file)| (*picture, file.as_path())))?;
     make_folder(&args.out)?;
@@ -90,12 +111,12 @@ pub(super) fn run(args: &ReclassArgs, device: &Device, quiet: bool) -> anyhow::R
         write_grid(path, rows, &columns.into_iter().chain(targets.iter().cloned()).collect::<Vec<_>>())?;
     }
     println!(
-        "{}, taken for {}, as {} in {} ({} steps there and back, {}){}",
+        "{}, taken for {}, as {} in {} ({steps} steps each way, the last {} of them grain, {}){}",
         task.given.names(),
         named(from),
         targets.join(", "),
         args.out.display(),
-        task.plan.steps().len(),
+        task.grain,
         clock(start.elapsed().as_secs_f64()),
         by(&found)
     );
@@ -163,8 +184,15 @@ impl Task<'_> {
                 way += 1;
                 Ok(result)
             };
+            let request = SampleRequest {
+                seed: self.seed,
+                indices: (first as u64..(first + n) as u64).collect(),
+                image_shape: self.model.description.image_shape,
+                device: self.device,
+            };
+            let (grained, front) = with_grain(&pictures, self.grain, &self.plan, &request)?;
             let Some(noise) = on_way(&plain, self.from, &|denoiser, observe| {
-                to_noise(&pictures, denoiser, &self.plan, ITERATIONS, observe)
+                to_noise(&grained, denoiser, &front, ITERATIONS, observe)
             })?
             else {
                 return Ok(None);

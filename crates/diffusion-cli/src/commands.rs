@@ -1,6 +1,7 @@
 //! One file a command.
 
 pub(crate) mod data;
+pub(crate) mod edit;
 pub(crate) mod evaluate;
 pub(crate) mod export;
 pub(crate) mod import;

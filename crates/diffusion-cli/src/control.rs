@@ -17,10 +17,11 @@ const ALL: &str = "all";
 const NONE: &str = "none";
 
 /// What the images are to be, and how strictly.
-#[derive(clap::Args, Clone)]
+#[derive(clap::Args, Clone, Default)]
 #[command(next_help_heading = "Control")]
 pub(crate) struct ControlArgs {
-    /// The classes to draw, by name or number, `all`, or `none` for no class in particular [default: as often as each came in training]
+    /// The classes to draw, by name or number, `all`, or `none` for no class in particular [default: as often as each came in training; where
+    /// pictures are edited, no class in particular]
     #[arg(long, value_name = "CLASS", value_delimiter = ',')]
     pub(crate) class: Vec<String>,
     /// How far to push the images towards their class, away from what the model draws without one; 1: not at all [default:
@@ -97,19 +98,21 @@ impl ControlArgs {
         if self.class.is_empty() {
             return Ok(Asked::Nothing);
         }
-        let mut classes = Vec::new();
-        for name in &self.class {
-            match name.as_str() {
-                ALL if !model.classes.is_empty() => classes.extend((0..model.classes.len() as u32).map(Some)),
-                NONE if model.network.takes_no_class() => classes.push(None),
-                NONE => bail_usage!("--class none: this model must be told a class of each image"),
-                name => match find_class(&model.classes, name) {
-                    Ok(class) => classes.push(Some(class)),
-                    Err(e) => bail_usage!("--class {name}: {e}"),
-                },
-            }
+        Ok(Asked::Classes(find_classes("--class", &self.class, model)?))
+    }
+
+    /// The classes asked for, or if none was, no class in particular.
+    pub(crate) fn classes_or_none(&self, model: &ModelDescription) -> anyhow::Result<Vec<Option<u32>>> {
+        match self.classes(model)? {
+            Asked::Classes(classes) => Ok(classes),
+            Asked::Nothing if model.network.takes_no_class() => Ok(vec![None]),
+            Asked::Nothing => bail_usage!("--class: this model must be told a class of each image; name one"),
         }
-        Ok(Asked::Classes(classes))
+    }
+
+    /// What pushes towards classes and nothing else.
+    pub(crate) fn of_guidance(guidance: Option<f64>) -> Self {
+        Self { guidance, ..Self::default() }
     }
 
     /// What steers the images of `model`.
@@ -153,6 +156,27 @@ impl ControlArgs {
     }
 }
 
+/// The classes that `names` after `flag` are to `model`; `None` is no class in particular.
+pub(crate) fn find_classes(
+    flag: &str,
+    names: &[String],
+    model: &ModelDescription,
+) -> anyhow::Result<Vec<Option<u32>>> {
+    let mut classes = Vec::new();
+    for name in names {
+        match name.as_str() {
+            ALL if !model.classes.is_empty() => classes.extend((0..model.classes.len() as u32).map(Some)),
+            NONE if model.network.takes_no_class() => classes.push(None),
+            NONE => bail_usage!("{flag} none: this model must be told a class of each image"),
+            name => match find_class(&model.classes, name) {
+                Ok(class) => classes.push(Some(class)),
+                Err(e) => bail_usage!("{flag} {name}: {e}"),
+            },
+        }
+    }
+    Ok(classes)
+}
+
 /// The model that is to be done better than.
 fn worse_model(path: &Path, model: &ModelDescription, device: &Device) -> anyhow::Result<LoadedModel> {
     let worse = LoadedModel::open(&RunDir::checkpoint_at(path)?, Weights::Ema, device)?;
@@ -174,6 +198,11 @@ fn worse_model(path: &Path, model: &ModelDescription, device: &Device) -> anyhow
 }
 
 impl Control {
+    /// Nothing but classes.
+    pub(crate) fn unguided() -> Self {
+        Self { guidance: Guidance::default(), worse: None, reference: None }
+    }
+
     /// Has `work` done with the denoiser of `model` for images of these classes, whose estimates are kept in range by `threshold`.
     pub(crate) fn with_denoiser<T>(
         &self,

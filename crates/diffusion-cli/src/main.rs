@@ -38,6 +38,8 @@ enum Command {
     Train(commands::train::TrainArgs),
     Sample(commands::sample::SampleArgs),
     #[command(subcommand)]
+    Edit(commands::edit::EditCommand),
+    #[command(subcommand)]
     Evaluate(commands::evaluate::EvaluateCommand),
     #[command(subcommand)]
     Schedule(commands::schedule::ScheduleCommand),
@@ -109,6 +111,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     match cli.command {
         Command::Train(args) => commands::train::run(&args, &device, cli.global.quiet),
         Command::Sample(args) => commands::sample::run(&args, &device, cli.global.quiet),
+        Command::Edit(command) => commands::edit::run(&command, &device, cli.global.quiet),
         Command::Evaluate(command) => commands::evaluate::run(&command, &device, cli.global.quiet),
         Command::Schedule(command) => commands::schedule::run(&command, cli.global.quiet),
         Command::Model(command) => commands::model::run(&command),

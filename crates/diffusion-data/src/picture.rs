@@ -9,7 +9,7 @@ use std::path::Path;
 use candle_core::{DType, Device, Tensor};
 
 use crate::DataError;
-pub use file::read_as;
+pub use file::{dimensions, read_as};
 pub use npy::read_npy;
 
 /// An 8-bit picture, grey or RGB, rows from the top, channels interleaved.

@@ -33,6 +33,10 @@ pub enum Domain {
     HiddenLabel = 11,
     /// The class of a generated image whose class nobody named; the draw is 0.
     Class = 12,
+    /// The noise on pictures that are known, in whole or in part; the draw is made of the step and of how often it was taken.
+    Known = 13,
+    /// The noise that leads back to a noisier level, so that a step is taken again; the draw is as there.
+    Resampling = 14,
 }
 
 /// A seed. Every random number of the project is a pure function of it and of what the number is for, so there is

@@ -31,9 +31,13 @@ impl Sampler for Ddim {
 
 /// The noise from which [`Ddim`] with η = 0 makes `images` (N, C, H, W) along `plan`: its steps backwards.
 ///
-/// A step forward depends on ε̂ at the point that a step backward is looking for. The point is found by fixed-point
-/// iteration, `iterations` times, from the image brought to the noisier level's scale; with 1, ε̂ is taken there, about as
-/// good as the usual approximation, which takes it at the cleaner level (Dhariwal & Nichol 2021, appendix F).
+/// A step forward depends on what the model says at the point that a step backward is looking for. The point is found by
+/// fixed-point iteration, `iterations` times, from the image brought to the noisier level's scale; with 1, the model is
+/// asked there, about as good as the usual approximation, which asks at the cleaner level (Dhariwal & Nichol 2021, appendix
+/// F). Where there is more noise than signal x̂₀ is held from one iteration to the next, elsewhere ε̂: each is the one that
+/// depends less on x there, and x̂₀ leads to levels without any signal, too.
+///
+/// `progress` is told how many steps are done; if it breaks off, there is no noise.
 ///
 /// # Errors
 /// Those of the denoiser and the device.
@@ -47,9 +51,16 @@ pub fn invert(
     let mut x = images.clone();
     for (done, step) in plan.steps().iter().rev().enumerate() {
         let mut noisier = rescaled(&x, &step.to, &step.from)?;
+        // Of data of variance v, x̂₀ converges faster where the product of both σ is above v, and ε̂ below.
+        let hold_x0 = step.from.sigma() * step.to.sigma() > 1.0;
         for _ in 0..iterations {
-            let noise = denoiser.denoise(&noisier, step.from)?.noise;
-            noisier = transfer(&x, &noise, &step.to, &step.from)?;
+            let said = denoiser.denoise(&noisier, step.from)?;
+            noisier = if hold_x0 {
+                let ratio = step.from.noise / step.to.noise;
+                combination(&[(ratio, &x), (step.from.signal - step.to.signal * ratio, &said.x0)])?
+            } else {
+                transfer(&x, &said.noise, &step.to, &step.from)?
+            };
         }
         x = noisier;
         if progress(done + 1).is_break() {

@@ -22,7 +22,7 @@ pub struct SampleRequest<'a> {
 }
 
 impl SampleRequest<'_> {
-    fn normal(&self, domain: Domain, draw: u64) -> candle_core::Result<Tensor> {
+    pub(crate) fn normal(&self, domain: Domain, draw: u64) -> candle_core::Result<Tensor> {
         let Self { seed, indices, image_shape, device } = self;
         NoiseSource::new(*seed).normal(domain, draw, indices.iter().copied(), image_shape, device)
     }
@@ -180,7 +180,7 @@ pub fn sample_from(
         let step = Step { plan, number, from: step.from, to: step.to, noisy: step.noisy, noise };
         x = sampler.step(&step, &x, &watched)?;
         let done = number + 1;
-        if !x.sum_all()?.to_dtype(DType::F32)?.to_scalar::<f32>()?.is_finite() {
+        if !is_finite(&x)? {
             return Err(SampleError::NotFinite { done, steps, timestep: step.from.timestep });
         }
         let seen = Progress { done, steps, level: step.to, x: &x, x0: &watched.x0.borrow() };
@@ -189,6 +189,29 @@ pub fn sample_from(
         }
     }
     Ok(x)
+}
+
+/// The step `number` of `plan` alone, by a sampler that remembers nothing of the steps before it: x (N, C, H, W) after the step, and
+/// the clean images as they were last estimated on the way.
+pub(crate) fn lone_step(
+    number: usize,
+    x: &Tensor,
+    denoiser: &dyn Denoiser,
+    sampler: &mut dyn Sampler,
+    plan: &SamplingPlan,
+    noise: StepNoise<'_>,
+) -> candle_core::Result<(Tensor, Tensor)> {
+    let watched = Watched { denoiser, x0: RefCell::new(x.clone()) };
+    let step = plan.steps()[number];
+    sampler.begin();
+    let step = Step { plan, number, from: step.from, to: step.to, noisy: step.noisy, noise };
+    let x = sampler.step(&step, x, &watched)?;
+    Ok((x, watched.x0.into_inner()))
+}
+
+/// Whether all numbers are numbers.
+pub(crate) fn is_finite(x: &Tensor) -> candle_core::Result<bool> {
+    Ok(x.sum_all()?.to_dtype(DType::F32)?.to_scalar::<f32>()?.is_finite())
 }
 
 /// A denoiser whose last estimate can be looked at.

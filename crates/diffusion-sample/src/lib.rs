@@ -5,6 +5,8 @@
 //! each: [`Ddpm`], [`Ddim`], [`DpmSolver`], [`Euler`], [`EulerAncestral`], [`Heun`], [`UniPc`], [`Lms`], [`Pndm`],
 //! [`FlowEuler`] and [`FlowHeun`]; [`SamplerKind`] names them all. They take levels of any scale but for the last two.
 //!
+//! Pictures that exist are changed by [`edit`]: varied, filled in, led from one to another, or drawn as another class.
+//!
 //! This crate names no network, reads no files and draws no random numbers but those of a
 //! [`NoiseSource`](diffusion_process::NoiseSource): image i depends on (seed, i) only, not on its batch.
 //!
@@ -35,6 +37,7 @@ mod ddim;
 mod ddpm;
 mod dpm_solver;
 mod driver;
+pub mod edit;
 mod euler;
 mod euler_ancestral;
 mod flow;

@@ -69,7 +69,7 @@ impl Sampler for Pndm {
 
     fn step(&mut self, step: &Step<'_>, x: &Tensor, denoiser: &dyn Denoiser) -> Result<Tensor> {
         let (from, to) = (&step.from, &step.to);
-        if to.signal > MOST_GAIN * from.signal || to.is_clean() && step.number == 0 {
+        if to.signal > MOST_GAIN * from.signal || to.is_clean() && self.history.is_empty() {
             // Nothing can be transferred from noise alone, and there is no second look at the image itself.
             let Prediction { x0, noise, .. } = denoiser.denoise(x, *from)?;
             return combination(&[(to.signal, &x0), (to.noise, &noise)]);

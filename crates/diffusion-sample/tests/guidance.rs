@@ -106,6 +106,7 @@ fn both_branches_are_computed_only_where_both_count() {
 
 /// A model whose classes differ in contrast.
 struct Contrasts;
+
 impl ConditionalDenoiser for Contrasts {
     fn denoise_classes(&self, x: &Tensor, level: NoiseLevel, c: &[Option<u32>]) -> Result<Prediction> {
         let factors: Vec<f32> = c.iter().map(|class| if class.is_some() { 0.5 } else { 0.2 }).collect();

@@ -48,6 +48,14 @@ pub enum ScheduleError {
     /// A plan needs at least one step.
     #[error("a sampling plan needs at least 1 step")]
     NoSteps,
+    /// A part of a plan with no steps, or with more steps than the plan has.
+    #[error("{requested} steps were asked of a sampling plan with {available}; choose 1 to {available}")]
+    PartOfPlan {
+        /// The number asked for.
+        requested: usize,
+        /// The length of the plan.
+        available: usize,
+    },
     /// Each step of a plan must lead to less noise.
     #[error("step {number} of the plan leads from sigma {from} to {to}; sigma must be a number and fall")]
     Step {

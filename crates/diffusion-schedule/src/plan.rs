@@ -180,6 +180,29 @@ impl SamplingPlan {
         Self { steps: steps.collect() }
     }
 
+    /// The first `steps` steps alone, which stop in the middle of the way.
+    ///
+    /// # Errors
+    /// No steps, or more than there are.
+    pub fn first(&self, steps: usize) -> Result<Self, ScheduleError> {
+        self.part(steps, |all| &all[..steps])
+    }
+
+    /// The last `steps` steps alone, which lead from the middle of the way to the image.
+    ///
+    /// # Errors
+    /// No steps, or more than there are.
+    pub fn last(&self, steps: usize) -> Result<Self, ScheduleError> {
+        self.part(steps, |all| &all[all.len() - steps..])
+    }
+
+    fn part(&self, steps: usize, of: impl Fn(&[PlanStep]) -> &[PlanStep]) -> Result<Self, ScheduleError> {
+        if steps == 0 || steps > self.steps.len() {
+            return Err(ScheduleError::PartOfPlan { requested: steps, available: self.steps.len() });
+        }
+        Ok(Self { steps: of(&self.steps).to_vec() })
+    }
+
     /// The timestep at which the noise is `sigma`, between those of the plan's levels as ln σ lies between theirs; beyond
     /// the ends of the plan, that of the end.
     pub fn timestep_at(&self, sigma: f64) -> f64 {

@@ -1,7 +1,8 @@
 //! The schedules against the numbers of the papers and of SPEC's reference table.
 
 use diffusion_schedule::{
-    BetaSchedule, NoiseSchedule, ScheduleComparison, ScheduleConfig, ScheduleError, TimestepSpacing,
+    BetaSchedule, NoiseSchedule, SamplingPlan, ScheduleComparison, ScheduleConfig, ScheduleError,
+    SigmaSpacing, TimestepSpacing,
 };
 
 fn linear(num_train_timesteps: usize) -> NoiseSchedule {
@@ -131,6 +132,17 @@ fn impossible_respacings_are_refused() {
     assert!(s.respace_to(&[3, 3]).unwrap_err().to_string().contains("number 1 is 3"));
     assert!(s.respace_to(&[3, 10]).unwrap_err().to_string().contains("number 1 is 10"));
     assert!(s.respace_to(&[]).is_err());
+}
+
+#[test]
+fn a_plan_can_be_cut_in_the_middle_of_the_way() {
+    let plan = SamplingPlan::new(&cosine(), 10, TimestepSpacing::Trailing, SigmaSpacing::Timesteps).unwrap();
+    assert_eq!(plan.last(10).unwrap(), plan);
+    assert_eq!(plan.last(3).unwrap().steps(), &plan.steps()[7..]);
+    assert_eq!(plan.first(3).unwrap().steps(), &plan.steps()[..3]);
+    for part in [plan.last(0), plan.last(11), plan.first(0), plan.first(11)] {
+        assert!(matches!(part, Err(ScheduleError::PartOfPlan { available: 10, .. })), "{part:?}");
+    }
 }
 
 #[test]

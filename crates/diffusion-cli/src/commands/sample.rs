@@ -1,6 +1,6 @@
 //! `diffusion sample`.
 
-mod trajectory;
+pub(super) mod trajectory;
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -381,12 +381,13 @@ impl Order {
     }
 }
 
-fn class_name(class: Option<u32>, model: &ModelDescription) -> String {
+/// A class's name, for people.
+pub(super) fn class_name(class: Option<u32>, model: &ModelDescription) -> String {
     class.map_or_else(|| "none".to_owned(), |class| model.classes[class as usize].name.clone())
 }
 
-/// A class's name as that of a folder on any system.
-fn folder_name(name: &str) -> String {
+/// A class's name as that of a file or folder on any system.
+pub(super) fn folder_name(name: &str) -> String {
     let plain: String =
         name.chars().map(|c| if c.is_alphanumeric() || "-_. ".contains(c) { c } else { '-' }).collect();
     match plain.trim_matches(['.', ' ']) {

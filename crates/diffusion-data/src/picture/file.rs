@@ -8,6 +8,15 @@ use crate::config::{Fit, PictureConfig};
 use crate::resize::{Target, luma};
 use crate::{DataError, decode};
 
+/// Width and height of the picture in the file at `path`, in pixels, turned as it is read.
+///
+/// # Errors
+/// A file that cannot be read or is no picture.
+pub fn dimensions(path: &Path) -> Result<(usize, usize), DataError> {
+    decode::dimensions_of_file(path)
+        .map_err(|problem| DataError::Invalid(format!("{}: {problem}", path.display())))
+}
+
 /// The picture in the file at `path`, of any size and any mode, as an image (1, C, H, W) in \[−1, 1\] of the given [C, H, W], C being 1
 /// or 3.
 ///

@@ -1,0 +1,253 @@
+//! `diffusion edit interpolate`.
+
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use candle_core::{Device, Tensor};
+use diffusion_data::Fit;
+use diffusion_data::picture::{self, Picture};
+use diffusion_report::animation;
+use diffusion_sample::SampleRequest;
+use diffusion_sample::edit::{interpolate, to_noise};
+use diffusion_schedule::SamplingPlan;
+use diffusion_train::Weights;
+
+use super::given::{name_of, write_grid};
+use super::inversion::{ITERATIONS, WayBack, plan};
+use super::{BATCH, IN_RANGE, by, counted, make_folder, stopped, unless_cancelled};
+use crate::commands::progress::{Progress, clock};
+use crate::control::{Control, ControlArgs};
+use crate::interrupt;
+use crate::runs::{Found, ModelArgs};
+use crate::usage::{bail_usage, check_picture};
+
+/// Hundredths of a second for a frame.
+const DELAY: u16 = 12;
+/// Frames that a grid has room for.
+const SHOWN: usize = 12;
+
+/// Draw what lies between two pictures, or between the images of two seeds
+///
+/// The way is a great circle between the noises of which DDIM makes both (Song et al. 2021); those of pictures are found by running
+/// it backwards.
+#[derive(clap::Args)]
+#[command(
+    after_help = "Examples:\n  diffusion edit interpolate seven.png one.png --grid between.png --gif between.gif\n  \
+                        diffusion edit interpolate --seeds 1,2 --frames 30 --gif between.gif"
+)]
+pub(crate) struct InterpolateArgs {
+    /// Two pictures, of any size and kind
+    #[arg(value_names = ["A", "B"], num_args = 2, required_unless_present = "seeds", conflicts_with = "seeds")]
+    pictures: Vec<PathBuf>,
+    /// Two seeds, whose first images by `diffusion sample --sampler ddim` are the ends
+    #[arg(long, value_name = "A,B", value_parser = two_seeds)]
+    seeds: Option<[u64; 2]>,
+    #[command(flatten)]
+    model: ModelArgs,
+    /// Images to draw, the ends included
+    #[arg(long, value_name = "N", default_value = "10", value_parser = clap::value_parser!(u64).range(2..=10_000))]
+    frames: u64,
+    /// Steps, and as many backwards [default: 50, or all that the model was trained with]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    steps: Option<u64>,
+    /// The folder for the images: 000000.png, 000001.png, …
+    #[arg(long, value_name = "DIR", default_value = "edited")]
+    out: PathBuf,
+    /// Also write the pictures and what lies between them in a row, up to 12 images of it
+    #[arg(long, value_name = "FILE.png")]
+    grid: Option<PathBuf>,
+    /// Also write the images as an animation
+    #[arg(long, value_name = "FILE.gif")]
+    gif: Option<PathBuf>,
+    #[command(flatten)]
+    control: ControlArgs,
+}
+
+fn two_seeds(text: &str) -> Result<[u64; 2], String> {
+    let wrong = || "two seeds are wanted, as 1,2".to_owned();
+    let (a, b) = text.split_once(',').ok_or_else(wrong)?;
+    Ok([a.parse().map_err(|_| wrong())?, b.parse().map_err(|_| wrong())?])
+}
+
+/// What the way leads through.
+struct Task<'a> {
+    args: &'a InterpolateArgs,
+    found: Found,
+    plan: SamplingPlan,
+    control: Control,
+    class: Option<u32>,
+    device: &'a Device,
+}
+
+/// The two ends of the way: their noises, and the pictures they are of.
+struct Ends {
+    noises: [Tensor; 2],
+    pictures: Option<Tensor>,
+}
+
+pub(super) fn run(args: &InterpolateArgs, device: &Device, quiet: bool) -> anyhow::Result<ExitCode> {
+    for (flag, path, ending) in [("--grid", &args.grid, "png"), ("--gif", &args.gif, "gif")] {
+        if let Some(path) = path {
+            check_picture(flag, path, &[ending])?;
+        }
+    }
+    let found = args.model.open(Weights::Ema, device)?;
+    let plan = plan(args.steps, &found.model)?;
+    let control = args.control.open(&found.model.description, device)?;
+    let class = match args.control.classes_or_none(&found.model.description)?.as_slice() {
+        &[class] => class,
+        classes => bail_usage!("--class names {} classes; all of an interpolation is of one", classes.len()),
+    };
+    let task = Task { args, found, plan, control, class, device };
+    let start = Instant::now();
+    let Some((frames, error)) = task.draw(quiet)? else { return Ok(stopped(&args.out)) };
+    println!(
+        "{} from {} to {} in {} ({} steps each, {}){}",
+        counted(frames.len(), "image", "images"),
+        task.end(0),
+        task.end(1),
+        args.out.display(),
+        task.plan.steps().len(),
+        clock(start.elapsed().as_secs_f64()),
+        by(&task.found)
+    );
+    if let Some(error) = error {
+        println!("{}", error.describe());
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+impl Task<'_> {
+    /// What an end is called.
+    fn end(&self, number: usize) -> String {
+        match self.args.seeds {
+            Some(seeds) => format!("seed {}", seeds[number]),
+            None => self.args.pictures[number].display().to_string(),
+        }
+    }
+
+    /// Both pictures (2, C, H, W), where the ends are not seeds.
+    fn pictures(&self) -> anyhow::Result<Option<Tensor>> {
+        if self.args.seeds.is_some() {
+            return Ok(None);
+        }
+        let shape = self.found.model.description.image_shape;
+        let read = |path: &PathBuf| picture::read_as(path, shape, Fit::default(), self.device);
+        let pictures = self.args.pictures.iter().map(read).collect::<Result<Vec<_>, _>>()?;
+        Ok(Some(Tensor::cat(&pictures, 0)?))
+    }
+
+    /// The images, and how far the ends are from the pictures; none if interrupted.
+    fn draw(&self, quiet: bool) -> anyhow::Result<Option<(Vec<Picture>, Option<WayBack>)>> {
+        let (args, steps) = (self.args, self.plan.steps().len());
+        let shares: Vec<f64> = (0..args.frames).map(|i| i as f64 / (args.frames - 1) as f64).collect();
+        let batches = shares.len().div_ceil(BATCH);
+        let inversion = if args.seeds.is_some() { 0 } else { steps };
+        let mut bar = Progress::new("editing", (inversion + batches * steps) as u64, quiet);
+        // What cannot be read is known before anything is computed.
+        let pictures = self.pictures()?;
+        make_folder(&args.out)?;
+        let Some(ends) = self.ends(pictures, &mut bar)? else { return Ok(None) };
+        let mut frames = Vec::new();
+        let (mut first, mut last) = (None, None);
+        for (batch, shares) in shares.chunks(BATCH).enumerate() {
+            let mut observe = |p: diffusion_sample::Progress<'_>| -> ControlFlow<()> {
+                bar.set((inversion + batch * steps + p.done) as u64, || {
+                    format!(
+                        "images {}-{}, step {}/{steps}",
+                        frames.len() + 1,
+                        frames.len() + shares.len(),
+                        p.done
+                    )
+                });
+                interrupt::flow()
+            };
+            let [from, to] = &ends.noises;
+            let classes = vec![self.class; shares.len()];
+            let images = self.control.with_denoiser(&self.found.model, &classes, IN_RANGE, |denoiser| {
+                unless_cancelled(interpolate([from, to], shares, denoiser, &self.plan, &mut observe))
+            })?;
+            let Some(images) = images else {
+                bar.finish();
+                return Ok(None);
+            };
+            let images = images.clamp(-1f32, 1f32)?;
+            for picture in picture::from_tensor(&images)? {
+                picture.write_png(&args.out.join(format!("{:06}.png", frames.len())))?;
+                frames.push(picture);
+            }
+            if first.is_none() {
+                first = Some(images.narrow(0, 0, 1)?);
+            }
+            last = Some(images.narrow(0, shares.len() - 1, 1)?);
+        }
+        bar.finish();
+        let error = match (&ends.pictures, first, last) {
+            (Some(pictures), Some(first), Some(last)) => {
+                let mut error = WayBack::default();
+                error.add(pictures, &Tensor::cat(&[first, last], 0)?)?;
+                Some(error)
+            }
+            _ => None,
+        };
+        self.show(&shares, &frames, ends.pictures.as_ref())?;
+        Ok(Some((frames, error)))
+    }
+
+    /// The noises of both ends; none if interrupted.
+    fn ends(&self, pictures: Option<Tensor>, bar: &mut Progress) -> anyhow::Result<Option<Ends>> {
+        let Some(pictures) = pictures else {
+            let noise = |seed| {
+                let image_shape = self.found.model.description.image_shape;
+                SampleRequest { seed, indices: vec![0], image_shape, device: self.device }.initial(&self.plan)
+            };
+            let [a, b] = self.args.seeds.unwrap_or_default();
+            return Ok(Some(Ends { noises: [noise(a)?, noise(b)?], pictures: None }));
+        };
+        let steps = self.plan.steps().len();
+        let mut observe = |done: usize| {
+            bar.set(done as u64, || format!("the pictures' noise, step {done}/{steps}"));
+            interrupt::flow()
+        };
+        let noise =
+            self.control.with_denoiser(&self.found.model, &[self.class; 2], IN_RANGE, |denoiser| {
+                unless_cancelled(to_noise(&pictures, denoiser, &self.plan, ITERATIONS, &mut observe))
+            })?;
+        let Some(noise) = noise else {
+            bar.finish();
+            return Ok(None);
+        };
+        let noises = [noise.narrow(0, 0, 1)?, noise.narrow(0, 1, 1)?];
+        Ok(Some(Ends { noises, pictures: Some(pictures) }))
+    }
+
+    /// Writes the row and the animation, where they are wanted.
+    fn show(&self, shares: &[f64], frames: &[Picture], given: Option<&Tensor>) -> anyhow::Result<()> {
+        if let Some(path) = &self.args.gif {
+            let named = shares.iter().zip(frames);
+            let named = named.map(|(share, frame)| (format!("{share:.2}"), frame.enlarged_for_viewing()));
+            animation(&named.collect::<Vec<_>>(), DELAY, path)?;
+        }
+        let Some(path) = &self.args.grid else { return Ok(()) };
+        let count = frames.len().min(SHOWN);
+        let last = frames.len() - 1;
+        let chosen = (0..count).map(|i| i * last / (count - 1).max(1));
+        let mut row: Vec<(String, Picture)> =
+            chosen.map(|i| (format!("{:.2}", shares[i]), frames[i].clone())).collect();
+        if let Some(given) = given {
+            let mut given = picture::from_tensor(given)?.into_iter();
+            let name = |number: usize| name_of(&self.args.pictures[number]);
+            if let (Some(a), Some(b)) = (given.next(), given.next()) {
+                row.insert(0, (name(0), a));
+                row.push((name(1), b));
+            }
+        } else {
+            row[0].0 = self.end(0);
+            row[count - 1].0 = self.end(1);
+        }
+        let (names, row): (Vec<String>, Vec<Picture>) = row.into_iter().unzip();
+        write_grid(path, vec![(String::new(), row)], &names)
+    }
+}

@@ -1,0 +1,48 @@
+//! What edits by way of a picture's noise have in common.
+
+use candle_core::{DType, Tensor};
+use diffusion_schedule::{SamplingPlan, SigmaSpacing, TimestepSpacing};
+use diffusion_train::LoadedModel;
+
+use crate::usage::bail_usage;
+
+/// Fixed-point iterations of each step backwards.
+pub(super) const ITERATIONS: usize = 4;
+/// Steps where none are named.
+const STEPS: usize = 50;
+
+/// The plan that is followed there and back.
+pub(super) fn plan(steps: Option<u64>, model: &LoadedModel) -> anyhow::Result<SamplingPlan> {
+    let most = model.objective.schedule().map_or(STEPS, diffusion_schedule::NoiseSchedule::len);
+    let steps = steps.map_or(STEPS.min(most), |steps| steps as usize);
+    match model.objective.plan(steps, TimestepSpacing::Trailing, SigmaSpacing::Timesteps) {
+        Ok(plan) => Ok(plan),
+        Err(e) => bail_usage!("--steps {steps}: {e}"),
+    }
+}
+
+/// How far pictures are from those that came back.
+#[derive(Default)]
+pub(super) struct WayBack {
+    sum: f64,
+    numbers: usize,
+}
+
+impl WayBack {
+    /// Compares `back` with `pictures` (N, C, H, W) in [−1, 1].
+    pub(super) fn add(&mut self, pictures: &Tensor, back: &Tensor) -> anyhow::Result<()> {
+        let difference = (pictures - back)?.abs()?.to_dtype(DType::F64)?.sum_all()?;
+        self.sum += difference.to_scalar::<f64>()?;
+        self.numbers += pictures.elem_count();
+        Ok(())
+    }
+
+    /// For people.
+    pub(super) fn describe(&self) -> String {
+        let mean = self.sum / self.numbers as f64;
+        format!(
+            "to its noise and back a picture comes with a mean absolute error of {:.2} of 255 ({mean:.4} in [−1, 1])",
+            mean * 127.5
+        )
+    }
+}

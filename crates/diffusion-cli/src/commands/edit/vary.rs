@@ -1,0 +1,65 @@
+//! `diffusion edit vary`.
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+use candle_core::Device;
+use diffusion_sample::edit::{steps_at, vary};
+
+use super::drawing::{Batch, Drawing, DrawingArgs};
+use super::{by, counted, stopped};
+use crate::commands::progress::clock;
+
+/// Draw variations of a picture: noise on it, and the model's way back (Meng et al. 2022)
+///
+/// Result i depends on the seed, the picture and on i only.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:\n  diffusion edit vary seven.png --strength 0.4 --grid varied.png\n  \
+                        diffusion edit vary seven.png --class 3 --strength 0.7")]
+pub(crate) struct VaryArgs {
+    /// How far from the picture: the share of the steps that are run, above 0; 1 leaves nothing of it
+    #[arg(
+        long,
+        value_name = "SHARE",
+        default_value = "0.5",
+        value_parser = strength,
+        allow_negative_numbers = true)]
+    strength: f64,
+    /// Variations of each picture and class [default: 8, of each picture of a folder 1]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    num: Option<u64>,
+    #[command(flatten)]
+    drawing: DrawingArgs,
+}
+
+fn strength(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(number) if number > 0.0 && number <= 1.0 => Ok(number),
+        _ => Err("a number above 0, and at most 1, is wanted".to_owned()),
+    }
+}
+
+pub(super) fn run(args: &VaryArgs, device: &Device, quiet: bool) -> anyhow::Result<ExitCode> {
+    let num = |folder: bool| args.num.unwrap_or(if folder { 1 } else { 8 });
+    let drawing = Drawing::open(&args.drawing, |given| num(given.folder), device)?;
+    let (steps, all) = (steps_at(args.strength, &drawing.plan)?, drawing.plan.steps().len());
+    if steps == all {
+        tracing::warn!("at this strength all steps are run, so that nothing of the picture is left");
+    }
+    let start = Instant::now();
+    let edit = |Batch { pictures, denoiser, sampler, plan, request, progress }: Batch<'_>| {
+        vary(&pictures, args.strength, denoiser, sampler, plan, request, progress)
+    };
+    let Some(results) = drawing.run(steps, quiet, &edit)? else { return Ok(stopped(&args.drawing.out)) };
+    drawing.write_grid(&[("given", &drawing.given.images)], &results)?;
+    println!(
+        "{} of {} in {} ({steps} of {all} steps of {}, {}){}",
+        counted(drawing.count(), "variation", "variations"),
+        drawing.given.names(),
+        args.drawing.out.display(),
+        drawing.kind.name(),
+        clock(start.elapsed().as_secs_f64()),
+        by(&drawing.found)
+    );
+    Ok(ExitCode::SUCCESS)
+}

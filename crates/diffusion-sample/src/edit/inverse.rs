@@ -1,0 +1,173 @@
+//! From a picture to the noise it comes from, and another way back (Song et al. 2021, section 5.3; Dhariwal & Nichol 2021, appendix F).
+
+use std::ops::ControlFlow;
+
+use candle_core::{DType, Device, Result, Tensor};
+use diffusion_process::{Denoiser, Domain};
+use diffusion_schedule::SamplingPlan;
+
+use super::{EditError, for_each_image};
+use crate::arithmetic::combination;
+use crate::driver::is_finite;
+use crate::{Ddim, Progress, SampleError, SampleRequest, invert, sample_from};
+
+/// The noise (N, C, H, W) at the start of `plan` from which [`from_noise`] makes `images`: [`invert`], whose `iterations` are meant, as
+/// a step of an edit that may be cancelled. `progress` is told how many steps are done.
+///
+/// # Errors
+/// Cancelling; noise that is not finite; those of the denoiser and the device.
+pub fn to_noise(
+    images: &Tensor,
+    denoiser: &dyn Denoiser,
+    plan: &SamplingPlan,
+    iterations: usize,
+    progress: &mut dyn FnMut(usize) -> ControlFlow<()>,
+) -> std::result::Result<Tensor, EditError> {
+    let (steps, mut reached) = (plan.steps().len(), 0);
+    let mut watch = |done| {
+        reached = done;
+        progress(done)
+    };
+    let noise = invert(denoiser, images, plan, iterations, &mut watch)?;
+    let noise = noise.ok_or(SampleError::Cancelled { done: reached, steps })?;
+    if !is_finite(&noise)? {
+        return Err(SampleError::NotFinite { done: steps, steps, timestep: plan.start().timestep }.into());
+    }
+    Ok(noise)
+}
+
+/// `pictures`, (N, C, H, W) or (1, C, H, W) for all images of `request`, with the little noise at which `plan` has `steps` steps to go, and
+/// the plan up to there: what to give [`to_noise`] in place of pictures and plan, if the noise is to become something else. With 0 steps,
+/// pictures and plan as they are.
+///
+/// Where a model knows a pixel for certain, the background of digits say, every noise leads to it, and inversion finds the one nearest to
+/// none: too little for any other picture, so that what is drawn from it stays what it was. A little noise on the picture is a question
+/// that has one answer, and leads to noise of the right size; the price is that the way back has to guess what it covered.
+///
+/// # Errors
+/// Pictures of another shape; as many steps as the plan has; those of the device.
+pub fn with_grain(
+    pictures: &Tensor,
+    steps: usize,
+    plan: &SamplingPlan,
+    request: &SampleRequest<'_>,
+) -> std::result::Result<(Tensor, SamplingPlan), EditError> {
+    let pictures = for_each_image(pictures, request)?;
+    if steps == 0 {
+        return Ok((pictures, plan.clone()));
+    }
+    let count = plan.steps().len();
+    let front = plan.first(count.saturating_sub(steps)).map_err(candle_core::Error::wrap)?;
+    let level = plan.steps()[count - steps].from;
+    let noise = request.normal(Domain::Known, steps as u64)?;
+    Ok((combination(&[(level.signal, &pictures), (level.noise, &noise)])?, front))
+}
+
+/// The images (N, C, H, W) that [`Ddim`] with η = 0 makes along `plan` of `noise` at its start.
+///
+/// # Errors
+/// As [`sample`](crate::sample).
+pub fn from_noise(
+    noise: &Tensor,
+    denoiser: &dyn Denoiser,
+    plan: &SamplingPlan,
+    progress: &mut dyn FnMut(Progress<'_>) -> ControlFlow<()>,
+) -> std::result::Result<Tensor, EditError> {
+    let none = |_: usize| -> Result<Tensor> { candle_core::bail!("a step without noise asked for some") };
+    Ok(sample_from(noise.clone(), denoiser, &mut Ddim::default(), plan, &none, progress)?)
+}
+
+/// The images between two: one (1, C, H, W) for each of `shares`, 0 being that of the noise `ends[0]` (1, C, H, W), 1 that of `ends[1]`,
+/// by [`slerp`] and [`from_noise`] (Song et al. 2021, section 5.3). Between pictures, the ends are the noise that [`to_noise`] finds;
+/// between seeds, [`SampleRequest::initial`](crate::SampleRequest::initial).
+///
+/// # Errors
+/// Ends that are not one image each, of one shape; no shares; as [`from_noise`].
+pub fn interpolate(
+    ends: [&Tensor; 2],
+    shares: &[f64],
+    denoiser: &dyn Denoiser,
+    plan: &SamplingPlan,
+    progress: &mut dyn FnMut(Progress<'_>) -> ControlFlow<()>,
+) -> std::result::Result<Tensor, EditError> {
+    let [from, to] = ends;
+    if from.dims().first() != Some(&1) || from.dims() != to.dims() {
+        let wanted = format!("one image, as the other end of shape {:?},", from.dims());
+        return Err(EditError::Shape { what: "an end", found: to.dims().to_vec(), wanted });
+    }
+    let between = shares.iter().map(|share| slerp(from, to, *share)).collect::<Result<Vec<_>>>()?;
+    from_noise(&Tensor::cat(&between, 0)?, denoiser, plan, progress)
+}
+
+/// `pictures` (N, C, H, W), taken for what the denoiser `from` knows and drawn as what `to` knows: the noise that they come from as the
+/// one becomes images as the other (Su et al. 2022, with two classes in place of two models). What the class decides changes; what
+/// the noise decides, slant and stroke width of a digit say, stays. `progress` is told how many of twice the plan's steps are done.
+///
+/// Pictures with pixels that are certain change too little; for those [`with_grain`], [`to_noise`] and [`from_noise`] are the way.
+///
+/// # Errors
+/// As [`to_noise`] and [`from_noise`].
+pub fn reclass(
+    pictures: &Tensor,
+    [from, to]: [&dyn Denoiser; 2],
+    plan: &SamplingPlan,
+    iterations: usize,
+    progress: &mut dyn FnMut(usize) -> ControlFlow<()>,
+) -> std::result::Result<Tensor, EditError> {
+    let noise = to_noise(pictures, from, plan, iterations, progress)?;
+    from_noise(&noise, to, plan, &mut |p| progress(plan.steps().len() + p.done))
+}
+
+/// The point a share `share` in [0, 1] of the way from `from` to `to` (N, C, H, W), along the great circle on which both lie, image by
+/// image: sin((1 − s)θ)/sin θ of one direction and sin(sθ)/sin θ of the other (Shoemake 1985), at a length that goes evenly from the one's
+/// to the other's. Shares of 0 and 1 give the ends, bit for bit. Directions that are all but the same or opposite have no such circle, and
+/// the way is straight.
+///
+/// Angles and lengths are computed in f64.
+///
+/// # Errors
+/// Different shapes; a share outside [0, 1].
+pub fn slerp(from: &Tensor, to: &Tensor, share: f64) -> Result<Tensor> {
+    if from.dims() != to.dims() {
+        candle_core::bail!("no way leads from noise of shape {:?} to noise of {:?}", from.dims(), to.dims());
+    }
+    if !(0.0..=1.0).contains(&share) {
+        candle_core::bail!("the share of the way is {share}; it must lie in [0, 1]");
+    }
+    if share == 0.0 {
+        return Ok(from.clone());
+    }
+    if share == 1.0 {
+        return Ok(to.clone());
+    }
+    let n = from.dim(0)?;
+    let dot = |a: &Tensor, b: &Tensor| -> Result<Vec<f64>> {
+        let rows = |x: &Tensor| x.to_device(&Device::Cpu)?.to_dtype(DType::F64)?.reshape((n, ()));
+        (rows(a)? * rows(b)?)?.sum(1)?.to_vec1()
+    };
+    let (ff, tt, ft) = (dot(from, from)?, dot(to, to)?, dot(from, to)?);
+    let weights: Vec<[f64; 2]> =
+        (0..n).map(|i| on_circle(ff[i].sqrt(), tt[i].sqrt(), ft[i], share)).collect();
+    let column = |of: usize| {
+        let values: Vec<f64> = weights.iter().map(|pair| pair[of]).collect();
+        let mut shape = vec![1; from.rank()];
+        shape[0] = n;
+        Tensor::from_vec(values, shape, from.device())?.to_dtype(from.dtype())
+    };
+    from.broadcast_mul(&column(0)?)? + to.broadcast_mul(&column(1)?)?
+}
+
+/// Sines of angles below this are lost in rounding.
+const LEAST_SINE: f64 = 1e-6;
+
+/// The weights of two vectors of the lengths `a` and `b` and the inner product `dot`.
+fn on_circle(a: f64, b: f64, dot: f64, share: f64) -> [f64; 2] {
+    let angle = (dot / (a * b)).clamp(-1.0, 1.0).acos();
+    let sine = angle.sin();
+    // A vector of length 0 has no direction.
+    if sine.is_nan() || sine <= LEAST_SINE {
+        return [1.0 - share, share];
+    }
+    let length = (1.0 - share) * a + share * b;
+    [((1.0 - share) * angle).sin() / sine * length / a, (share * angle).sin() / sine * length / b]
+}

@@ -20,8 +20,8 @@ use crate::check::workspace_root;
 /// Train the digit classifier that `diffusion evaluate samples` judges by: assets/digit-judge.safetensors.
 ///
 /// It learns from all 60,000 training digits of MNIST, and its accuracy and the reference are those of the test digits. With
-/// --for-search another one is made, which learns from five sixths of the training digits only and whose reference is the
-/// last sixth: recipes are chosen by it, so that the shipped judge and the test digits have no part in the choice.
+/// --for-search another one is made, which learns from five sixths of the training digits only, chosen by a hash, and whose reference is the
+/// other sixth: recipes are chosen by it, so that the shipped judge and the test digits have no part in the choice.
 #[derive(clap::Args)]
 pub(crate) struct TrainJudgeArgs {
     /// The folder with MNIST's files, as `cargo xtask download mnist` makes it

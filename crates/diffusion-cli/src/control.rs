@@ -49,7 +49,7 @@ pub(crate) struct ControlArgs {
 pub(crate) fn scale(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(number) if number.is_finite() && number.abs() <= 1000.0 => Ok(number),
-        _ => Err("a number is wanted, 2 say".to_owned()),
+        _ => Err("a number from -1000 to 1000 is wanted, 2 say".to_owned()),
     }
 }
 
@@ -138,6 +138,15 @@ impl ControlArgs {
                      --autoguide"
                 );
             }
+        }
+        if let Some((flag, _)) = given.iter().find(|(_, given)| *given)
+            && worse.is_none()
+            && !self.class.is_empty()
+            && self.class.iter().all(|class| class == NONE)
+        {
+            bail_usage!(
+                "{flag}: images of no class in particular cannot be pushed towards one; name a class"
+            );
         }
         let guidance = Guidance {
             scale: self.guidance.unwrap_or(if worse.is_some() { 2.0 } else { model.guidance().scale }),

@@ -28,7 +28,7 @@ const MNIST: &str = "mnist";
 #[derive(clap::Args, Clone)]
 pub(crate) struct JudgeArgs {
     /// The real pictures: mnist, for its 10,000 test digits, or whatever --data of train understands, up to 10,000 of them [default:
-    /// mnist for a model of the digits that come with the program, else what the run kept out of training by --validation, or if
+    /// mnist for a model of the digits that come with the program and for folders of grey 28×28 images, else what the run kept out of training by --validation, or if
     /// that is nothing, what it was trained on]
     #[arg(long, value_name = "mnist|PATH", help_heading = "Judging")]
     pub(crate) against: Option<PathBuf>,

@@ -8,8 +8,8 @@
 //! [`PredictorEvaluation`] asks what a model, or one that knows nothing, makes of noisy images at each timestep. [`ModelEvaluation`] gives the
 //! losses of a trained one by level, and the [`VariationalBound`] on its likelihood in bits a dimension.
 //!
-//! This crate adds up in f64. It knows one network, [`Inception`], whose weights are the only file that it reads; it downloads
-//! none.
+//! This crate adds up in f64. It knows two networks that make features: [`DigitJudge`], whose weights it holds, and [`Inception`], whose weights
+//! are the only file that it reads; it downloads none.
 //!
 //! ```
 //! use candle_core::{Device, Tensor};

@@ -4,10 +4,13 @@ use candle_core::Tensor;
 
 use crate::EvalError;
 use crate::points::Points;
+use crate::samples::spread;
 
 /// An image is a copy if its nearest training image is at less than this share of the distance of the second nearest (Yoon et
 /// al. 2023, "Diffusion probabilistic models generalize when they fail to memorize").
 const COPY: f64 = 1.0 / 3.0;
+/// Images this much nearer than a training image has its nearest other are the same image, whatever else is near.
+const SAME: f64 = 0.05;
 /// Training images whose own neighbours are looked for.
 const OWN: usize = 1000;
 
@@ -81,7 +84,7 @@ impl TrainingImages {
         }
         let points = Points::new(training)?;
         // The nearest of all is the image itself.
-        let own = nearest_points(&Points::new(&training.narrow(0, 0, known.min(OWN))?)?, &points)?;
+        let own = nearest_points(&Points::new(&spread(training, OWN)?)?, &points)?;
         let nearest = own.iter().map(|found| found.second).sum::<f64>() / own.len() as f64;
         Ok(Self { points, nearest })
     }
@@ -97,7 +100,9 @@ impl TrainingImages {
             return Err(EvalError::TooFew(count));
         }
         let found = nearest_points(&Points::new(images)?, &self.points)?;
-        let copies = found.iter().filter(|found| found.distance < COPY * found.second).count();
+        // A training image that is there twice is its copy's second neighbour too.
+        let same = SAME * self.nearest;
+        let copies = found.iter().filter(|found| found.distance < (COPY * found.second).max(same)).count();
         Ok(Memorisation {
             copies: copies as f64 / count as f64,
             nearest: found.iter().map(|found| found.distance).sum::<f64>() / count as f64,

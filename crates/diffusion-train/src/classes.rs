@@ -61,7 +61,9 @@ pub fn find_class(classes: &[ModelClass], name: &str) -> Result<u32, String> {
     let likeness =
         |class: &ModelClass| strsim::jaro_winkler(&name.to_lowercase(), &class.name.to_lowercase());
     let mut nearest: Vec<&ModelClass> = classes.iter().collect();
-    nearest.sort_by(|a, b| likeness(b).total_cmp(&likeness(a)));
+    if classes.len() > NAMED {
+        nearest.sort_by(|a, b| likeness(b).total_cmp(&likeness(a)));
+    }
     let names: Vec<String> = nearest.iter().take(NAMED).map(|class| format!("`{}`", class.name)).collect();
     let (count, names) = (classes.len(), names.join(", "));
     let which = if count <= NAMED { "they are" } else { "the nearest names are" };
@@ -69,7 +71,7 @@ pub fn find_class(classes: &[ModelClass], name: &str) -> Result<u32, String> {
 }
 
 /// Classes that an error names.
-const NAMED: usize = 5;
+const NAMED: usize = 10;
 
 /// Which class each generated image is of.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

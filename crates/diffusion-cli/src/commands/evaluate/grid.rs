@@ -88,6 +88,7 @@ pub(super) fn run(args: &GridArgs, device: &Device, quiet: bool) -> anyhow::Resu
         println!("{name:longest$}  {}", numbers.concat());
     };
     let steps: Vec<String> = args.steps.iter().map(u64::to_string).collect();
+    println!("seconds for {drawn} images");
     line("seconds", &steps);
     let mut cells = Vec::new();
     let mut distances = Vec::new();
@@ -130,7 +131,7 @@ pub(super) fn run(args: &GridArgs, device: &Device, quiet: bool) -> anyhow::Resu
     let names: Vec<String> = kinds.iter().map(|kind| kind.name().to_owned()).collect();
     let columns: Vec<String> = steps.iter().map(|steps| format!("{steps} steps")).collect();
     diffusion_report::sheet(&cells, &names, &columns)?.write_png(&args.out)?;
-    println!("{} images a cell: {}", args.num, args.out.display());
+    println!("the first {} images of each cell: {}", args.num, args.out.display());
     Ok(ExitCode::SUCCESS)
 }
 

@@ -83,6 +83,7 @@ struct Drawn {
     checkpoint: Option<PathBuf>,
     sampler: &'static str,
     steps: usize,
+    guidance: f64,
     seeds: Range<u64>,
 }
 
@@ -183,9 +184,12 @@ fn of_model(
         1 => format!("from seed {}", seeds.start),
         _ => format!("from each of the seeds {} to {}", seeds.start, seeds.end - 1),
     };
-    let what = format!("{}, {} in {steps} steps, {} images {from}", found.name(), sampler.name(), args.num);
+    let guidance = args.guidance.unwrap_or(model.description.guidance().scale);
+    let guided = if guidance == 1.0 { String::new() } else { format!(" with guidance of {guidance}") };
+    let what =
+        format!("{}, {} in {steps} steps{guided}, {} images {from}", found.name(), sampler.name(), args.num);
     let checkpoint = found.checkpoint.clone();
-    let drawn = Some(Drawn { checkpoint, sampler: sampler.name(), steps, seeds });
+    let drawn = Some(Drawn { checkpoint, sampler: sampler.name(), steps, guidance, seeds });
     let training = judge.judge_training(args.num as usize)?;
     Ok(Some((judge, Judged { what, drawn, sets, training })))
 }
@@ -330,6 +334,7 @@ fn as_json(judge: &Judge, judged: &Judged) -> Value {
         "checkpoint": drawn.and_then(|drawn| drawn.checkpoint.as_deref()).map(|path| path.display().to_string()),
         "sampler": drawn.map(|drawn| drawn.sampler),
         "steps": drawn.map(|drawn| drawn.steps),
+        "guidance": drawn.map(|drawn| drawn.guidance),
         "seeds": drawn.map(|drawn| drawn.seeds.clone().collect::<Vec<_>>()),
         "judge": judge.critic().map(Critic::features),
         "against": judge.critic().map(|critic| critic.against.as_str()),

@@ -48,8 +48,8 @@ pub(crate) struct ReclassArgs {
     /// Steps there, and as many back [default: 50, or all that the model was trained with]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     steps: Option<u64>,
-    /// The noise on the pictures before the way to theirs begins, as a share of the steps that are then left out; 0 brings them back
-    /// exactly but changes little of them, 0.2 changes much
+    /// Noise on the pictures before the way to their own begins, as a share of the steps, which are then not gone backwards: the more, the
+    /// more is changed; with 0, little is, and the way back is the most exact
     #[arg(long, value_name = "SHARE", default_value = "0.04", value_parser = grain, allow_negative_numbers = true)]
     grain: f64,
     /// The seed of that noise

@@ -77,7 +77,7 @@ fn what_cannot_be_steered_is_refused() {
     place.refuses("sample --run run --class all --num 7", 2, &["--per-class"]);
     place.refuses("sample --run run --per-class 7", 2, &["--class"]);
     place.refuses("sample --run run --guidance-interval 5:1", 2, &["the smaller first"]);
-    place.refuses("sample --run run --guidance much", 2, &["a number is wanted"]);
+    place.refuses("sample --run run --guidance much", 2, &["a number from -1000 to 1000 is wanted"]);
     place.refuses("sample --run run --reference nosuch.png", 1, &["--reference", "nosuch.png"]);
     place.refuses("sample --run plain --class noon", 2, &["--class noon", "trained without classes"]);
     place.refuses("sample --run plain --guidance 2", 2, &["--guidance", "without classes", "--conditional"]);

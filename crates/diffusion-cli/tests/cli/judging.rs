@@ -40,7 +40,10 @@ fn digits_are_drawn_and_judged_before_anything_was_trained() {
     // The same images, drawn once more, but for what eight bits a pixel leave out.
     place.ok("evaluate samples --num 70 --seeds 1 --sampler dpmpp-2m --steps 4 --json model.json");
     let of_model = json(&place, "model.json");
-    assert!(of_model["what"].as_str().unwrap().ends_with("4 steps, 70 images from seed 0"), "{of_model}");
+    assert!(
+        of_model["what"].as_str().unwrap().ends_with("4 steps with guidance of 1.1, 70 images from seed 0"),
+        "{of_model}"
+    );
     assert!(of_model["what"].as_str().unwrap().contains("comes with the program"));
     assert_eq!(
         (&of_model["checkpoint"], of_model["sampler"].as_str(), &of_model["steps"]),

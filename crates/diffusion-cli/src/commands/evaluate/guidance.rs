@@ -124,7 +124,7 @@ pub(super) fn run(args: &GuidanceArgs, device: &Device, quiet: bool) -> anyhow::
     progress.finish();
     print_table(&rows, critic.distance());
     if let Some(path) = &args.plot {
-        chart(&rows, critic.distance()).write(path)?;
+        chart(&rows).write(path)?;
         println!("plot: {}", path.display());
     }
     if let Some(path) = &args.grid {
@@ -167,22 +167,27 @@ fn print_table(rows: &[(f64, Likeness)], distance: &'static str) {
     }
 }
 
-fn chart(rows: &[(f64, Likeness)], distance: &'static str) -> Chart {
-    let panels = rows.first().map(|(_, first)| columns(first, distance)).into_iter().flatten().enumerate();
-    let panels = panels.filter(|(_, (.., value))| value.is_some()).map(|(i, (name, key, _))| {
-        let points = rows.iter().filter_map(|(scale, row)| Some((*scale, columns(row, distance)[i].2?)));
-        let of_distance = key == "frechet_distance";
-        Panel {
-            y: name.to_owned(),
-            y_scale: if of_distance { Scale::Logarithmic } else { Scale::Linear },
-            y_range: None,
-            curves: vec![Curve::new(name, points)],
-        }
-    });
+/// What is to be weighed: obedience and nearness against variety.
+fn chart(rows: &[(f64, Likeness)]) -> Chart {
+    let value_of = |row: &Likeness, key: &str| columns(row, "").into_iter().find(|(_, k, _)| *k == key)?.2;
+    let panels = [
+        ("read as asked", "as_asked", Scale::Linear),
+        ("distance from real images", "frechet_distance", Scale::Logarithmic),
+        ("recall", "recall", Scale::Linear),
+        ("distance within a class", "diversity", Scale::Linear),
+    ];
+    let panel = |(name, key, y_scale): (&str, &str, Scale)| {
+        let points: Vec<(f64, f64)> =
+            rows.iter().filter_map(|(scale, row)| Some((*scale, value_of(row, key)?))).collect();
+        let curves = vec![Curve::new("the model, by scale of guidance", points)];
+        Panel { y: name.to_owned(), y_scale, y_range: None, curves }
+    };
+    let known =
+        panels.into_iter().filter(|(_, key, _)| rows.iter().any(|(_, row)| value_of(row, key).is_some()));
     Chart {
         title: "What guidance gives and what it costs".to_owned(),
         x: "scale of guidance".to_owned(),
-        panels: panels.collect(),
+        panels: known.map(panel).collect(),
     }
 }
 

@@ -138,15 +138,11 @@ impl ControlArgs {
                      --autoguide"
                 );
             }
-        }
-        if let Some((flag, _)) = given.iter().find(|(_, given)| *given)
-            && worse.is_none()
-            && !self.class.is_empty()
-            && self.class.iter().all(|class| class == NONE)
-        {
-            bail_usage!(
-                "{flag}: images of no class in particular cannot be pushed towards one; name a class"
-            );
+            if !self.class.is_empty() && self.class.iter().all(|class| class == NONE) {
+                bail_usage!(
+                    "{flag}: images of no class in particular cannot be pushed towards one; name a class"
+                );
+            }
         }
         let guidance = Guidance {
             scale: self.guidance.unwrap_or(if worse.is_some() { 2.0 } else { model.guidance().scale }),

@@ -107,4 +107,17 @@ impl Prediction {
         let noise = (x_t - x0.broadcast_mul(levels.signal())?)?.broadcast_div(levels.noise())?;
         Ok(Self { x0: x0.clone(), noise, variance: None })
     }
+
+    /// The same estimate of `x_t` (N, C, H, W), all of it at `level`, with another x̂₀; the noise is what is left of x_t, or as it was
+    /// where there is none.
+    ///
+    /// # Errors
+    /// Shapes that differ.
+    pub fn with_x0(self, x0: Tensor, x_t: &Tensor, level: NoiseLevel) -> Result<Self> {
+        if level.is_clean() {
+            return Ok(Self { x0, ..self });
+        }
+        let levels = Levels::new(&vec![level; x_t.dim(0)?], x_t)?;
+        Ok(Self { variance: self.variance, ..Self::from_x0(&x0, x_t, &levels)? })
+    }
 }

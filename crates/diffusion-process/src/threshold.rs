@@ -3,7 +3,7 @@
 use candle_core::{DType, Device, Result, Tensor, bail};
 use diffusion_schedule::NoiseLevel;
 
-use crate::{Denoiser, Levels, Prediction};
+use crate::{Denoiser, Prediction};
 
 /// What is done to x̂₀.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -86,10 +86,6 @@ impl Denoiser for Thresholded<'_> {
     fn denoise(&self, x_t: &Tensor, level: NoiseLevel) -> Result<Prediction> {
         let said = self.denoiser.denoise(x_t, level)?;
         let x0 = self.threshold.apply(&said.x0)?;
-        if self.keep_noise || level.is_clean() {
-            return Ok(Prediction { x0, ..said });
-        }
-        let levels = Levels::new(&vec![level; x_t.dim(0)?], x_t)?;
-        Ok(Prediction { variance: said.variance, ..Prediction::from_x0(&x0, x_t, &levels)? })
+        if self.keep_noise { Ok(Prediction { x0, ..said }) } else { said.with_x0(x0, x_t, level) }
     }
 }

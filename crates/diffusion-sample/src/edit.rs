@@ -13,12 +13,14 @@ mod inverse;
 mod vary;
 
 use candle_core::Tensor;
+use diffusion_process::NoiseLevel;
 use thiserror::Error;
 
 pub use inpaint::{Inpainting, inpaint};
 pub use inverse::{from_noise, interpolate, reclass, slerp, to_noise, with_grain};
 pub use vary::{steps_at, vary};
 
+use crate::arithmetic::combination;
 use crate::{SampleError, SampleRequest};
 
 /// Why a picture was not changed.
@@ -52,6 +54,11 @@ impl From<candle_core::Error> for EditError {
     fn from(error: candle_core::Error) -> Self {
         Self::Sample(error.into())
     }
+}
+
+/// `pictures` with `noise` on them, at `level`.
+fn noised(pictures: &Tensor, noise: &Tensor, level: &NoiseLevel) -> candle_core::Result<Tensor> {
+    combination(&[(level.signal, pictures), (level.noise, noise)])
 }
 
 /// `pictures` (N, C, H, W) for the N images of `request`, or one (1, C, H, W) for all of them.

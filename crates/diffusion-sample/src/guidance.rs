@@ -1,7 +1,7 @@
 //! Denoisers around denoisers, which push each step towards what is wanted.
 
 use candle_core::{Result, Tensor};
-use diffusion_process::{ConditionalDenoiser, Denoiser, Levels, NoiseLevel, Prediction};
+use diffusion_process::{ConditionalDenoiser, Denoiser, NoiseLevel, Prediction};
 
 /// How strongly the better of two estimates is preferred.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -123,17 +123,8 @@ impl<F: Fn(&Tensor, NoiseLevel, &Prediction) -> Result<Tensor>> Denoiser for Ste
     fn denoise(&self, x_t: &Tensor, level: NoiseLevel) -> Result<Prediction> {
         let said = self.denoiser.denoise(x_t, level)?;
         let x0 = (self.steer)(x_t, level, &said)?;
-        with_x0(&x0, said, x_t, level)
+        said.with_x0(x0, x_t, level)
     }
-}
-
-/// What `said` says of x_t at `level`, with another x̂₀.
-fn with_x0(x0: &Tensor, said: Prediction, x_t: &Tensor, level: NoiseLevel) -> Result<Prediction> {
-    if level.is_clean() {
-        return Ok(Prediction { x0: x0.clone(), ..said });
-    }
-    let levels = Levels::new(&vec![level; x_t.dim(0)?], x_t)?;
-    Ok(Prediction { variance: said.variance, ..Prediction::from_x0(x0, x_t, &levels)? })
 }
 
 /// D₀ + `scale`·(D₁ − D₀), of `better` D₁ and `worse` D₀, with a share `rescale` of x̂₀'s standard deviation brought back.
@@ -153,7 +144,7 @@ fn preferred(
     }
     let ratio = (deviation(&better.x0)? / deviation(&x0)?.maximum(f64::from(f32::MIN_POSITIVE))?)?;
     let x0 = x0.broadcast_mul(&ratio.affine(rescale, 1.0 - rescale)?)?;
-    with_x0(&x0, better, x_t, level)
+    better.with_x0(x0, x_t, level)
 }
 
 /// Each image's standard deviation (N, 1, 1, 1).

@@ -1,7 +1,7 @@
 //! Images after a picture's large shapes.
 
 use candle_core::{Result, Tensor};
-use diffusion_process::{Denoiser, Levels, NoiseLevel, Prediction};
+use diffusion_process::{Denoiser, NoiseLevel, Prediction};
 
 /// A denoiser whose estimates have the low frequencies of a reference picture: x̂₀ + φ(y) − φ(x̂₀), where φ brings an image to a
 /// `factor`-th of its size and back. It is the iterative latent variable refinement of Choi et al. 2021, done to the estimate in place
@@ -36,8 +36,7 @@ impl Denoiser for AfterReference<'_> {
             return Ok(said);
         }
         let x0 = (&said.x0 - self.filter.apply(&said.x0)?)?.broadcast_add(&self.low)?;
-        let levels = Levels::new(&vec![level; x_t.dim(0)?], x_t)?;
-        Ok(Prediction { variance: said.variance, ..Prediction::from_x0(&x0, x_t, &levels)? })
+        said.with_x0(x0, x_t, level)
     }
 }
 

@@ -6,7 +6,7 @@ use candle_core::{DType, Tensor};
 use diffusion_process::{Denoiser, Domain};
 use diffusion_schedule::{NoiseLevel, PlanStep, SamplingPlan};
 
-use super::{EditError, for_each_image};
+use super::{EditError, for_each_image, noised};
 use crate::arithmetic::combination;
 use crate::driver::{is_finite, lone_step};
 use crate::{Progress, SampleError, SampleRequest, Sampler};
@@ -58,8 +58,7 @@ pub fn inpaint(
     let pictures = for_each_image(inpainting.pictures, request)?;
     let wanted = hidden(inpainting.mask, &pictures)?;
     let known = |level: NoiseLevel, draw: u64| -> candle_core::Result<Tensor> {
-        let noise = request.normal(Domain::Known, draw)?;
-        combination(&[(level.signal, &pictures), (level.noise, &noise)])
+        noised(&pictures, &request.normal(Domain::Known, draw)?, &level)
     };
     let (count, steps) = (plan.steps().len(), inpainting.steps(plan));
     let mut x = wanted.where_cond(&request.initial(plan)?, &known(plan.start(), draw(count, 0))?)?;

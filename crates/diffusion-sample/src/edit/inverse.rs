@@ -6,8 +6,7 @@ use candle_core::{DType, Device, Result, Tensor};
 use diffusion_process::{Denoiser, Domain};
 use diffusion_schedule::SamplingPlan;
 
-use super::{EditError, for_each_image};
-use crate::arithmetic::combination;
+use super::{EditError, for_each_image, noised};
 use crate::driver::is_finite;
 use crate::{Ddim, Progress, SampleError, SampleRequest, invert, sample_from};
 
@@ -60,7 +59,7 @@ pub fn with_grain(
     let front = plan.first(count.saturating_sub(steps)).map_err(candle_core::Error::wrap)?;
     let level = plan.steps()[count - steps].from;
     let noise = request.normal(Domain::Known, steps as u64)?;
-    Ok((combination(&[(level.signal, &pictures), (level.noise, &noise)])?, front))
+    Ok((noised(&pictures, &noise, &level)?, front))
 }
 
 /// The images (N, C, H, W) that [`Ddim`] with η = 0 makes along `plan` of `noise` at its start.

@@ -6,8 +6,7 @@ use candle_core::Tensor;
 use diffusion_process::{Denoiser, Domain};
 use diffusion_schedule::SamplingPlan;
 
-use super::{EditError, for_each_image};
-use crate::arithmetic::combination;
+use super::{EditError, for_each_image, noised};
 use crate::{Progress, SampleRequest, Sampler, sample_from};
 
 /// How many of the steps of `plan` a strength in (0, 1] is: its share, to the nearest whole number, and at least one.
@@ -46,7 +45,7 @@ pub fn vary(
     } else {
         let level = plan.steps()[plan.steps().len() - steps].from;
         let noise = request.normal(Domain::Initial, 0)?;
-        combination(&[(level.signal, &pictures), (level.noise, &noise)])?
+        noised(&pictures, &noise, &level)?
     };
     let rest = plan.last(steps).map_err(candle_core::Error::wrap)?;
     Ok(sample_from(x, denoiser, sampler, &rest, &request.step_noise(&rest), progress)?)

@@ -2,6 +2,7 @@
 
 mod bench;
 mod check;
+mod control;
 mod digits;
 mod docs;
 mod download;
@@ -38,6 +39,7 @@ enum Command {
     /// Make assets/mnist from a folder with the four files of MNIST
     Digits(digits::DigitsArgs),
     TrainJudge(judge::TrainJudgeArgs),
+    ControlBench(control::ControlBenchArgs),
     RecipeBench(recipe::RecipeBenchArgs),
     RecipeCurve(recipe::RecipeCurveArgs),
     ShipModel(recipe::ShipModelArgs),
@@ -55,6 +57,7 @@ fn main() -> ExitCode {
         Command::Download(args) => download::run(&args),
         Command::Digits(args) => digits::run(&args).map(done),
         Command::TrainJudge(args) => judge::run(&args).map(done),
+        Command::ControlBench(args) => control::run(&args).map(done),
         Command::RecipeBench(args) => recipe::run(&args).map(done),
         Command::RecipeCurve(args) => recipe::curve(&args).map(done),
         Command::ShipModel(args) => recipe::ship(&args).map(done),

@@ -133,7 +133,7 @@ pub(crate) fn run(args: &RecipeBenchArgs) -> Result<()> {
     Ok(())
 }
 
-fn shipped_digits() -> Result<ImageDataset> {
+pub(crate) fn shipped_digits() -> Result<ImageDataset> {
     let read = |name: &str| {
         let path = workspace_root().join("assets/mnist").join(name);
         std::fs::read(&path).with_context(|| path.display().to_string())

@@ -11,7 +11,11 @@ pub(crate) mod progress;
 pub(crate) mod sample;
 pub(crate) mod schedule;
 pub(crate) mod train;
+pub(crate) mod train_classifier;
 
+use std::path::Path;
+
+use anyhow::Context;
 use diffusion_schedule::NoiseSchedule;
 
 /// Sampling starts from pure noise, so the last step of training should be nearly that.
@@ -39,4 +43,8 @@ fn bytes(count: usize) -> String {
         b if b < KIB * KIB * KIB => format!("{:.2} MiB", b / KIB / KIB),
         b => format!("{:.2} GiB", b / KIB / KIB / KIB),
     }
+}
+
+fn make_folder(path: &Path) -> anyhow::Result<()> {
+    std::fs::create_dir_all(path).with_context(|| format!("cannot make the folder {}", path.display()))
 }

@@ -6,8 +6,10 @@ use anyhow::Context;
 use candle_core::{Device, Tensor};
 use diffusion_data::{Fit, picture};
 use diffusion_process::{Conditioned, Denoiser, Threshold, Thresholded};
-use diffusion_sample::{AfterReference, Autoguided, ClassifierFree, Guidance};
-use diffusion_train::{LoadedModel, ModelDescription, RunDir, Weights, find_class};
+use diffusion_sample::{AfterReference, Autoguided, ClassifierFree, ClassifierGuided, Guidance};
+use diffusion_train::{
+    LoadedClassifier, LoadedModel, ModelClass, ModelDescription, RunDir, Weights, find_class,
+};
 
 use crate::usage::bail_usage;
 
@@ -24,8 +26,8 @@ pub(crate) struct ControlArgs {
     /// pictures are edited, no class in particular]
     #[arg(long, value_name = "CLASS", value_delimiter = ',')]
     pub(crate) class: Vec<String>,
-    /// How far to push the images towards their class, away from what the model draws without one; 1: not at all [default:
-    /// 1.1, or 2 with --autoguide]
+    /// How far to push the images towards their class, away from what the model draws without one; 1: not at all, or with --classifier as
+    /// far as it is sure [default: 1.1, or 2 with --autoguide or --classifier]
     #[arg(long, value_name = "SCALE", value_parser = scale, allow_negative_numbers = true)]
     pub(crate) guidance: Option<f64>,
     /// Push at noise levels σ from A to B only; either may be left out, as in 0.3: (Kynkäänniemi et al. 2024)
@@ -38,6 +40,10 @@ pub(crate) struct ControlArgs {
     /// 2024)
     #[arg(long, value_name = "RUN")]
     autoguide: Option<PathBuf>,
+    /// Push towards what this classifier takes for the class, a file of `diffusion train-classifier`; the model need not know of classes
+    /// (Dhariwal & Nichol 2021)
+    #[arg(long, value_name = "FILE", conflicts_with = "autoguide")]
+    classifier: Option<PathBuf>,
     /// Give the images the large shapes of this picture (Choi et al. 2021)
     #[arg(long, value_name = "PICTURE")]
     reference: Option<PathBuf>,
@@ -77,39 +83,28 @@ fn interval(text: &str) -> Result<[f64; 2], String> {
     if low >= 0.0 && low < high { Ok([low, high]) } else { Err(wrong()) }
 }
 
-/// The classes that are asked for.
-pub(crate) enum Asked {
-    /// None was.
-    Nothing,
-    /// These, by number; `None` is no class in particular.
-    Classes(Vec<Option<u32>>),
-}
-
 /// What steers the images of a model.
 pub(crate) struct Control {
     pub(crate) guidance: Guidance,
-    worse: Option<LoadedModel>,
+    /// The classes that can be asked for.
+    pub(crate) classes: Vec<ModelClass>,
+    /// Those that are, where any is named; `None` among them is no class in particular.
+    pub(crate) asked: Option<Vec<Option<u32>>>,
+    guide: Guide,
     reference: Option<(Tensor, f64)>,
 }
 
+/// What the images are pushed by.
+enum Guide {
+    /// What the model itself draws without a class.
+    Free,
+    /// A worse model.
+    Worse(Box<LoadedModel>),
+    /// A classifier of noisy images.
+    Classifier(Box<LoadedClassifier>),
+}
+
 impl ControlArgs {
-    /// The classes asked for, as `model` knows them.
-    pub(crate) fn classes(&self, model: &ModelDescription) -> anyhow::Result<Asked> {
-        if self.class.is_empty() {
-            return Ok(Asked::Nothing);
-        }
-        Ok(Asked::Classes(find_classes("--class", &self.class, model)?))
-    }
-
-    /// The classes asked for, or if none was, no class in particular.
-    pub(crate) fn classes_or_none(&self, model: &ModelDescription) -> anyhow::Result<Vec<Option<u32>>> {
-        match self.classes(model)? {
-            Asked::Classes(classes) => Ok(classes),
-            Asked::Nothing if model.network.takes_no_class() => Ok(vec![None]),
-            Asked::Nothing => bail_usage!("--class: this model must be told a class of each image; name one"),
-        }
-    }
-
     /// What pushes towards classes and nothing else.
     pub(crate) fn of_guidance(guidance: Option<f64>) -> Self {
         Self { guidance, ..Self::default() }
@@ -117,35 +112,24 @@ impl ControlArgs {
 
     /// What steers the images of `model`.
     pub(crate) fn open(&self, model: &ModelDescription, device: &Device) -> anyhow::Result<Control> {
-        let worse = self.autoguide.as_deref().map(|path| worse_model(path, model, device)).transpose()?;
-        let given = [
-            ("--guidance", self.guidance.is_some()),
-            ("--guidance-interval", self.guidance_interval.is_some()),
-            ("--guidance-rescale", self.guidance_rescale.is_some()),
-        ];
-        if let Some((flag, _)) = given.iter().find(|(_, given)| *given)
-            && worse.is_none()
-        {
-            if model.classes.is_empty() {
-                bail_usage!(
-                    "{flag}: the model was trained without classes, so that there is nothing to push towards; train one by \
-                     `train --conditional`, or guide by a worse model with --autoguide"
-                );
+        let guide = match (&self.autoguide, &self.classifier) {
+            (Some(path), _) => Guide::Worse(Box::new(worse_model(path, model, device)?)),
+            (None, Some(path)) => Guide::Classifier(Box::new(classifier(path, model, device)?)),
+            (None, None) => {
+                self.check_guidance(model)?;
+                Guide::Free
             }
-            if !model.network.takes_no_class() {
-                bail_usage!(
-                    "{flag}: the model never learned what images of no class in particular are; guide by a worse model with \
-                     --autoguide"
-                );
-            }
-            if !self.class.is_empty() && self.class.iter().all(|class| class == NONE) {
-                bail_usage!(
-                    "{flag}: images of no class in particular cannot be pushed towards one; name a class"
-                );
-            }
-        }
+        };
+        let (classes, takes_none) = match &guide {
+            Guide::Classifier(classifier) => (&classifier.description.classes, true),
+            Guide::Free | Guide::Worse(_) => (&model.classes, model.network.takes_no_class()),
+        };
+        let asked = find_classes("--class", &self.class, classes, takes_none)?;
         let guidance = Guidance {
-            scale: self.guidance.unwrap_or(if worse.is_some() { 2.0 } else { model.guidance().scale }),
+            scale: self.guidance.unwrap_or(match guide {
+                Guide::Free => model.guidance().scale,
+                Guide::Worse(_) | Guide::Classifier(_) => 2.0,
+            }),
             rescale: self.guidance_rescale.unwrap_or(0.0),
             interval: self.guidance_interval.unwrap_or(Guidance::default().interval),
         };
@@ -157,29 +141,79 @@ impl ControlArgs {
             }
             None => None,
         };
-        Ok(Control { guidance, worse, reference })
+        let asked = (!asked.is_empty()).then_some(asked);
+        Ok(Control { guidance, classes: classes.clone(), asked, guide, reference })
+    }
+
+    /// Refuses flags that say how to push where `model` itself has nothing to push away from.
+    fn check_guidance(&self, model: &ModelDescription) -> anyhow::Result<()> {
+        let given = [
+            ("--guidance", self.guidance.is_some()),
+            ("--guidance-interval", self.guidance_interval.is_some()),
+            ("--guidance-rescale", self.guidance_rescale.is_some()),
+        ];
+        let Some((flag, _)) = given.into_iter().find(|(_, given)| *given) else { return Ok(()) };
+        if model.classes.is_empty() {
+            bail_usage!(
+                "{flag}: the model was trained without classes, so that there is nothing to push towards; train one by \
+                 `train --conditional`, or guide by a classifier with --classifier or by a worse model with --autoguide"
+            );
+        }
+        if !model.network.takes_no_class() {
+            bail_usage!(
+                "{flag}: the model never learned what images of no class in particular are; guide by a worse model with \
+                 --autoguide"
+            );
+        }
+        if !self.class.is_empty() && self.class.iter().all(|class| class == NONE) {
+            bail_usage!(
+                "{flag}: images of no class in particular cannot be pushed towards one; name a class"
+            );
+        }
+        Ok(())
     }
 }
 
-/// The classes that `names` after `flag` are to `model`; `None` is no class in particular.
+/// What `names` after `flag` are among `classes`; `None` is no class in particular, which can be had if `takes_none`.
 pub(crate) fn find_classes(
     flag: &str,
     names: &[String],
-    model: &ModelDescription,
+    classes: &[ModelClass],
+    takes_none: bool,
 ) -> anyhow::Result<Vec<Option<u32>>> {
-    let mut classes = Vec::new();
+    let mut found = Vec::new();
     for name in names {
         match name.as_str() {
-            ALL if !model.classes.is_empty() => classes.extend((0..model.classes.len() as u32).map(Some)),
-            NONE if model.network.takes_no_class() => classes.push(None),
+            ALL if !classes.is_empty() => found.extend((0..classes.len() as u32).map(Some)),
+            NONE if takes_none => found.push(None),
             NONE => bail_usage!("{flag} none: this model must be told a class of each image"),
-            name => match find_class(&model.classes, name) {
-                Ok(class) => classes.push(Some(class)),
+            name => match find_class(classes, name) {
+                Ok(class) => found.push(Some(class)),
                 Err(e) => bail_usage!("{flag} {name}: {e}"),
             },
         }
     }
-    Ok(classes)
+    Ok(found)
+}
+
+/// The classifier that images are pushed by.
+fn classifier(path: &Path, model: &ModelDescription, device: &Device) -> anyhow::Result<LoadedClassifier> {
+    let classifier = LoadedClassifier::open(path, device).context("--classifier")?;
+    let (path, shape) = (path.display(), classifier.description.image_shape);
+    if shape != model.image_shape {
+        bail_usage!(
+            "--classifier {path}: it reads images of {shape:?}, the model makes them of {:?} (channels, height, width)",
+            model.image_shape
+        );
+    }
+    if !model.network.takes_no_class() && names(&classifier.description.classes) != names(&model.classes) {
+        bail_usage!("--classifier {path}: its classes are others than the model's, which must be told one");
+    }
+    Ok(classifier)
+}
+
+fn names(classes: &[ModelClass]) -> Vec<&str> {
+    classes.iter().map(|class| class.name.as_str()).collect()
 }
 
 /// The model that is to be done better than.
@@ -193,19 +227,38 @@ fn worse_model(path: &Path, model: &ModelDescription, device: &Device) -> anyhow
             model.image_shape
         );
     }
-    let names = |model: &ModelDescription| -> Vec<String> {
-        model.classes.iter().map(|class| class.name.clone()).collect()
-    };
-    if !worse.description.classes.is_empty() && names(&worse.description) != names(model) {
+    let classes = &worse.description.classes;
+    if !classes.is_empty() && names(classes) != names(&model.classes) {
         bail_usage!("--autoguide {path}: its classes are others than the model's");
     }
     Ok(worse)
 }
 
 impl Control {
-    /// Nothing but classes.
-    pub(crate) fn unguided() -> Self {
-        Self { guidance: Guidance::default(), worse: None, reference: None }
+    /// Nothing but the classes of `model`.
+    pub(crate) fn unguided(model: &ModelDescription) -> Self {
+        Self {
+            guidance: Guidance::default(),
+            classes: model.classes.clone(),
+            asked: None,
+            guide: Guide::Free,
+            reference: None,
+        }
+    }
+
+    /// The classes asked for, or if none was, no class in particular.
+    pub(crate) fn asked_or_none(&self, model: &ModelDescription) -> anyhow::Result<Vec<Option<u32>>> {
+        match (&self.asked, &self.guide) {
+            (Some(classes), _) => Ok(classes.clone()),
+            (None, Guide::Classifier(_)) => bail_usage!("--classifier: say by --class what to push towards"),
+            (None, _) if model.network.takes_no_class() => Ok(vec![None]),
+            (None, _) => bail_usage!("--class: this model must be told a class of each image; name one"),
+        }
+    }
+
+    /// A class's name, for people.
+    pub(crate) fn class_name(&self, class: Option<u32>) -> &str {
+        class.map_or(NONE, |class| &self.classes[class as usize].name)
     }
 
     /// Has `work` done with the denoiser of `model` for images of these classes, whose estimates are kept in range by `threshold`.
@@ -216,17 +269,27 @@ impl Control {
         threshold: Option<Threshold>,
         work: impl FnOnce(&dyn Denoiser) -> anyhow::Result<T>,
     ) -> anyhow::Result<T> {
-        let free = ClassifierFree::new(&model.denoiser, classes.to_vec(), self.guidance);
         let in_range = |guided: &dyn Denoiser| match threshold {
             Some(threshold) => self.after_reference(&Thresholded::new(guided, threshold), work),
             None => self.after_reference(guided, work),
         };
-        let Some(worse) = &self.worse else { return in_range(&free) };
-        let told =
-            if worse.description.classes.is_empty() { vec![None; classes.len()] } else { classes.to_vec() };
-        let plain = Conditioned::new(&model.denoiser, classes.to_vec());
-        let worse = Conditioned::new(&worse.denoiser, told);
-        in_range(&Autoguided::new(&plain, &worse, self.guidance))
+        let untold = vec![None; classes.len()];
+        match &self.guide {
+            Guide::Free => in_range(&ClassifierFree::new(&model.denoiser, classes.to_vec(), self.guidance)),
+            Guide::Worse(worse) => {
+                let plain = Conditioned::new(&model.denoiser, classes.to_vec());
+                let of_worse = if worse.description.classes.is_empty() { untold.as_slice() } else { classes };
+                let worse = Conditioned::new(&worse.denoiser, of_worse.to_vec());
+                in_range(&Autoguided::new(&plain, &worse, self.guidance))
+            }
+            Guide::Classifier(classifier) => {
+                let of_model =
+                    if model.description.network.takes_no_class() { untold.as_slice() } else { classes };
+                let plain = Conditioned::new(&model.denoiser, of_model.to_vec());
+                let network = &classifier.network;
+                in_range(&ClassifierGuided::new(&plain, network, classes.to_vec(), self.guidance))
+            }
+        }
     }
 
     fn after_reference<T>(

@@ -36,6 +36,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Train(commands::train::TrainArgs),
+    TrainClassifier(commands::train_classifier::TrainClassifierArgs),
     Sample(commands::sample::SampleArgs),
     #[command(subcommand)]
     Edit(commands::edit::EditCommand),
@@ -110,6 +111,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let device = cli.global.device.open()?;
     match cli.command {
         Command::Train(args) => commands::train::run(&args, &device, cli.global.quiet),
+        Command::TrainClassifier(args) => commands::train_classifier::run(&args, &device, cli.global.quiet),
         Command::Sample(args) => commands::sample::run(&args, &device, cli.global.quiet),
         Command::Edit(command) => commands::edit::run(&command, &device, cli.global.quiet),
         Command::Evaluate(command) => commands::evaluate::run(&command, &device, cli.global.quiet),

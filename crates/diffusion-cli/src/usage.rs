@@ -5,6 +5,7 @@ use std::fmt;
 use std::fs::{self, OpenOptions};
 use std::path::Path;
 
+use diffusion_schedule::ScheduleError;
 use diffusion_train::{ConfigError, TrainError};
 
 /// A wrong argument that clap cannot see.
@@ -34,6 +35,11 @@ pub(crate) fn is_usage(error: &anyhow::Error) -> bool {
             || cause.is::<ConfigError>()
             || matches!(cause.downcast_ref(), Some(TrainError::Config(_)))
     })
+}
+
+/// A plan, of which --steps asked for `steps` steps.
+pub(crate) fn planned<T>(steps: usize, plan: Result<T, ScheduleError>) -> anyhow::Result<T> {
+    plan.or_else(|e| bail_usage!("--steps {steps}: {e}"))
 }
 
 /// Refuses a picture's name that says it is of another kind, or where no file can be written, before anything is computed.

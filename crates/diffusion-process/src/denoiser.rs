@@ -18,11 +18,20 @@ pub trait Network {
     /// # Errors
     /// As there; a class that the network does not know, or none where it must be told one.
     fn forward_classes(&self, x_t: &Tensor, timesteps: &Tensor, classes: &[Option<u32>]) -> Result<Tensor> {
-        if classes.iter().any(Option::is_some) {
-            return Err(Error::Msg("the network knows no classes; it cannot be told any".to_owned()));
-        }
+        refuse_classes(classes)?;
         self.forward(x_t, timesteps)
     }
+}
+
+/// For networks without classes.
+///
+/// # Errors
+/// Any class.
+pub fn refuse_classes(classes: &[Option<u32>]) -> Result<()> {
+    if classes.iter().all(Option::is_none) {
+        return Ok(());
+    }
+    Err(Error::Msg("the network knows no classes; it cannot be told any".to_owned()))
 }
 
 /// Estimates the clean image and the noise in a noisy one. A sampler sees a model as this and nothing else; guidance

@@ -5,7 +5,8 @@
 //! - [`PredictionType`]: what a network predicts (ε, x₀, v or a flow), and every conversion between them; [`Edm`] for
 //!   networks that are preconditioned instead.
 //! - [`Thresholded`]: a denoiser whose x̂₀ is kept in range.
-//! - [`Denoiser`] and [`Network`]: what samplers and trainers see of a model; [`ConditionalDenoiser`] can be told classes.
+//! - [`Denoiser`] and [`Network`]: what samplers and trainers see of a model; [`ConditionalDenoiser`] can be told classes,
+//!   and a [`Classifier`] tells them.
 //!
 //! This crate holds no network, no sampling loop and no files; it never uses the device's random generator.
 //!
@@ -24,6 +25,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod classifier;
 mod denoiser;
 mod edm;
 mod level;
@@ -31,7 +33,8 @@ mod noise;
 mod prediction;
 mod threshold;
 
-pub use denoiser::{ConditionalDenoiser, Conditioned, Denoiser, Network, NetworkDenoiser};
+pub use classifier::{Classifier, class_gradient, log_likelihood};
+pub use denoiser::{ConditionalDenoiser, Conditioned, Denoiser, Network, NetworkDenoiser, refuse_classes};
 pub use diffusion_schedule::NoiseLevel;
 pub use edm::{Edm, EdmDenoiser, EdmFactors};
 pub use level::Levels;

@@ -1,7 +1,7 @@
 //! Denoisers around denoisers, which push each step towards what is wanted.
 
 use candle_core::{Result, Tensor};
-use diffusion_process::{ConditionalDenoiser, Denoiser, NoiseLevel, Prediction};
+use diffusion_process::{Classifier, ConditionalDenoiser, Denoiser, NoiseLevel, Prediction};
 
 /// How strongly the better of two estimates is preferred.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -101,6 +101,45 @@ impl Denoiser for Autoguided<'_> {
         }
         let worse = self.worse.denoise(x_t, level)?;
         preferred(better, &worse, scale, self.guidance.rescale, x_t, level)
+    }
+}
+
+/// Classifier guidance (Dhariwal & Nichol 2021, algorithm 2): towards what a classifier of noisy images takes for the class. By Bayes'
+/// rule a scale of 1 makes a model without classes one of that class, as far as the classifier is right.
+#[derive(Clone)]
+pub struct ClassifierGuided<'a> {
+    denoiser: &'a dyn Denoiser,
+    classifier: &'a dyn Classifier,
+    classes: Vec<Option<u32>>,
+    guidance: Guidance,
+}
+
+impl<'a> ClassifierGuided<'a> {
+    /// `denoiser` for as many images as `classes` has. Images of no class in particular are not guided.
+    pub fn new(
+        denoiser: &'a dyn Denoiser,
+        classifier: &'a dyn Classifier,
+        classes: Vec<Option<u32>>,
+        guidance: Guidance,
+    ) -> Self {
+        Self { denoiser, classifier, classes, guidance }
+    }
+}
+
+impl Denoiser for ClassifierGuided<'_> {
+    fn denoise(&self, x_t: &Tensor, level: NoiseLevel) -> Result<Prediction> {
+        let scale = self.guidance.scale_at(&level);
+        let plain = self.denoiser.denoise(x_t, level)?;
+        // Noise alone has no class, and a clean image is what it is.
+        let nothing_to_say = level.signal == 0.0 || level.is_clean();
+        if scale == 0.0 || nothing_to_say || self.classes.iter().all(Option::is_none) {
+            return Ok(plain);
+        }
+        // E[x₀ | x_t, class] = E[x₀ | x_t] + noise²/signal · ∇ ln p(class | x_t).
+        let gradient = self.classifier.gradient(x_t, level, &self.classes)?;
+        let x0 = (&plain.x0 + (gradient * (level.noise * level.noise / level.signal))?)?;
+        let of_class = plain.clone().with_x0(x0, x_t, level)?;
+        preferred(of_class, &plain, scale, self.guidance.rescale, x_t, level)
     }
 }
 

@@ -57,7 +57,7 @@ pub use driver::{Progress, SampleError, SampleRequest, Sampler, Step, StepNoise,
 pub use euler::Euler;
 pub use euler_ancestral::EulerAncestral;
 pub use flow::{FlowEuler, FlowHeun};
-pub use guidance::{Autoguided, ClassifierFree, Guidance, Steered};
+pub use guidance::{Autoguided, ClassifierFree, ClassifierGuided, Guidance, Steered};
 pub use heun::Heun;
 pub use kind::{SamplerKind, SamplerOptions};
 pub use lms::Lms;

@@ -4,10 +4,12 @@ use std::cell::Cell;
 use std::ops::ControlFlow;
 
 use candle_core::{DType, Device, Result, Tensor};
-use diffusion_process::{ConditionalDenoiser, Conditioned, Denoiser, Levels, NoiseLevel, Prediction};
+use diffusion_process::{
+    Classifier, ConditionalDenoiser, Conditioned, Denoiser, Levels, NoiseLevel, Prediction,
+};
 use diffusion_sample::{
-    AfterReference, Autoguided, ClassifierFree, Guidance, SampleRequest, SamplerKind, SamplerOptions,
-    Steered, sample,
+    AfterReference, Autoguided, ClassifierFree, ClassifierGuided, Guidance, SampleRequest, SamplerKind,
+    SamplerOptions, Steered, sample,
 };
 use diffusion_schedule::{SamplingPlan, ScheduleConfig, SigmaSpacing, TimestepSpacing};
 
@@ -102,6 +104,61 @@ fn both_branches_are_computed_only_where_both_count() {
     let inside = steps.steps().iter().filter(|step| (0.5..=5.0).contains(&step.from.sigma())).count();
     assert!((1..12).contains(&inside));
     assert_eq!(looks(told, Guidance { interval: [0.5, 5.0], ..Guidance::new(3.0) }), 2 * (12 + inside));
+}
+
+/// What tells the classes of [`Gaussians`] apart, which it does exactly.
+struct Likelihoods;
+
+impl Classifier for Likelihoods {
+    fn logits(&self, x_t: &Tensor, level: NoiseLevel) -> Result<Tensor> {
+        let (a, b) = (level.signal, level.noise);
+        let of_class = |class: u32| {
+            let mean = a * (f64::from(class) / 2.0 - 0.5);
+            let square = x_t.affine(1.0, -mean)?.sqr()?.flatten_from(1)?.sum(1)?;
+            square.affine(-0.5 / (a * a * VARIANCE + b * b), 0.0)
+        };
+        Tensor::stack(&[of_class(0)?, of_class(1)?, of_class(2)?], 1)
+    }
+}
+
+/// The three classes of [`Gaussians`] together, which knows nothing of classes.
+fn mixture(x_t: &Tensor, level: NoiseLevel) -> Result<Prediction> {
+    let n = x_t.dim(0)?;
+    let shares = Likelihoods.logits(x_t, level)?;
+    let shares = shares.broadcast_sub(&shares.log_sum_exp(1)?.unsqueeze(1)?)?.exp()?;
+    let mut x0 = x_t.zeros_like()?;
+    for class in 0..3 {
+        let of_class = Gaussians::default().denoise_classes(x_t, level, &vec![Some(class); n])?.x0;
+        let share = shares.narrow(1, class as usize, 1)?.reshape((n, 1, 1, 1))?;
+        x0 = (x0 + of_class.broadcast_mul(&share)?)?;
+    }
+    Prediction::from_x0(&x0, x_t, &Levels::new(&vec![level; n], x_t)?)
+}
+
+#[test]
+fn a_classifier_makes_a_model_without_classes_one_of_a_class() {
+    let (model, classes) = (Gaussians::default(), vec![Some(0), Some(1), Some(2)]);
+    let guided = |classes: &[Option<u32>], scale, kind| {
+        let guided = ClassifierGuided::new(&mixture, &Likelihoods, classes.to_vec(), Guidance::new(scale));
+        drawn(&guided, kind, 3)
+    };
+    for kind in SamplerKind::ALL {
+        let plain = drawn(&mixture, kind, 3);
+        assert_eq!(largest_difference(&guided(&classes, 0.0, kind), &plain), 0.0, "{kind:?}");
+        assert_eq!(largest_difference(&guided(&[None; 3], 4.0, kind), &plain), 0.0, "{kind:?}");
+        // Bayes' rule.
+        let told = drawn(&Conditioned::new(&model, classes.clone()), kind, 3);
+        let difference = largest_difference(&guided(&classes, 1.0, kind), &told);
+        // A flow begins where no signal is, and there the classifier has nothing to say yet.
+        let most = if kind.follows_flow() { 2e-2 } else { 2e-3 };
+        assert!(difference < most, "{kind:?}: {difference}");
+    }
+    let of_last = |scale| mean(&guided(&classes, scale, SamplerKind::Ddim).narrow(0, 2, 1).unwrap());
+    assert!(of_last(4.0) > of_last(1.0) + 0.01, "{} {}", of_last(4.0), of_last(1.0));
+    let unknown = ClassifierGuided::new(&mixture, &Likelihoods, vec![Some(3)], Guidance::new(1.0));
+    let x_t = Tensor::zeros((1, 1, 4, 4), DType::F32, &Device::Cpu).unwrap();
+    let error = unknown.denoise(&x_t, NoiseLevel::variance_exploding(0.0, 1.0)).unwrap_err();
+    assert!(error.to_string().contains("class 3 is not among the 3"), "{error}");
 }
 
 /// A model whose classes differ in contrast.

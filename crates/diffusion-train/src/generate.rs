@@ -9,7 +9,6 @@ use diffusion_process::{ConditionalDenoiser, Denoiser, Threshold, Thresholded};
 use diffusion_sample::{
     ClassifierFree, Guidance, Progress, SampleRequest, SamplerKind, SamplerOptions, sample,
 };
-use diffusion_schedule::{SigmaSpacing, TimestepSpacing};
 
 use crate::{ClassChoice, LoadedModel, ModelDescription, Objective, TrainError, Trainer};
 
@@ -107,7 +106,7 @@ fn generate(
     device: &Device,
     observer: &mut dyn FnMut(u64, &Progress<'_>) -> ControlFlow<()>,
 ) -> Result<Tensor, TrainError> {
-    let plan = objective.plan(generation.steps, TimestepSpacing::Trailing, SigmaSpacing::Timesteps)?;
+    let plan = objective.usual_plan(generation.steps)?;
     let guidance = generation.guidance.unwrap_or_else(|| description.guidance());
     let mut images = Vec::new();
     for first in (0..generation.num).step_by(BATCH as usize) {

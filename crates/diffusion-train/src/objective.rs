@@ -214,6 +214,14 @@ impl Objective {
         }
     }
 
+    /// A plan of `steps` steps as they are laid out where nobody says how: trailing, at the noise levels of the timesteps.
+    ///
+    /// # Errors
+    /// No steps, or more than a schedule has.
+    pub fn usual_plan(&self, steps: usize) -> std::result::Result<SamplingPlan, ScheduleError> {
+        self.plan(steps, TimestepSpacing::Trailing, SigmaSpacing::Timesteps)
+    }
+
     /// A plan of `steps` steps on the way that the model knows. `spacing` and `sigmas` lay them over the steps of a
     /// schedule; flows go evenly in s, and EDM as its paper has it, from σ = 80 to 0.002 with ρ = 7.
     ///

@@ -124,14 +124,3 @@ impl ClassEmbedding {
         self.table.index_select(&Tensor::new(rows, self.table.device())?, 0)
     }
 }
-
-/// For networks without classes.
-///
-/// # Errors
-/// Any class.
-pub(crate) fn refuse_classes(classes: &[Option<u32>]) -> Result<()> {
-    if classes.iter().all(Option::is_none) {
-        return Ok(());
-    }
-    Err(Error::Msg("the network knows no classes; it cannot be told any".to_owned()))
-}

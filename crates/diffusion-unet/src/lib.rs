@@ -2,7 +2,8 @@
 //!
 //! A network here is a [`diffusion_process::Network`]: noisy images and timesteps in, an output of the images' shape
 //! out. [`SimpleUNet`] is the small teaching network, [`UNet2D`] the configurable one with attention and classes;
-//! [`NetworkConfig`] is the data that describes any network of this crate, the form in which checkpoints carry it.
+//! [`NetworkConfig`] is the data that describes either, the form in which checkpoints carry it. [`NoisyClassifier`] is half a U-Net that tells
+//! classes apart.
 //!
 //! This crate knows no schedule, no loss and no sampler, and it does not decide what its output means.
 //!
@@ -21,6 +22,7 @@
 //! ```
 
 mod analysis;
+mod classifier;
 mod config;
 mod dropout;
 mod embedding;
@@ -31,6 +33,7 @@ mod simple;
 mod unet2d;
 
 pub use analysis::{NetworkAnalysis, NetworkPart, SketchLevel, UNetSketch};
+pub use classifier::{NoisyClassifier, NoisyClassifierConfig};
 pub use config::{NetworkConfig, TrainingNetwork};
 pub use dropout::DropoutNoise;
 pub use embedding::{TimeEmbedding, TimestepEmbedding};

@@ -7,9 +7,9 @@ use diffusion_kernels::{self as kernels, FeatureMap, TimeConditioning};
 use crate::layers::{Conv2d, GroupNorm, Linear, conv2d, group_norm, linear};
 
 /// Groups of every normalisation in the block.
-const GROUPS: usize = 8;
+pub(crate) const GROUPS: usize = 8;
 /// PyTorch's default ε.
-const EPS: f64 = 1e-5;
+pub(crate) const EPS: f64 = 1e-5;
 
 /// Twice (GroupNorm → SiLU → 3×3 convolution), with the time embedding added in between and a skip around
 /// (Ho et al. 2020, appendix B): (N, Cin, H, W) and (N, time_dim) to (N, Cout, H, W).

@@ -3,10 +3,10 @@
 use candle_core::{Error, Result, Tensor};
 use candle_nn::{Module, VarBuilder};
 use diffusion_kernels::{FeatureMap, in_pool};
-use diffusion_process::Network;
+use diffusion_process::{Network, refuse_classes};
 use serde::{Deserialize, Serialize};
 
-use crate::embedding::{ClassEmbedding, TimeEmbedding, refuse_classes};
+use crate::embedding::{ClassEmbedding, TimeEmbedding};
 use crate::layers::{Conv2d, ConvTranspose2d, conv_transpose2d, conv2d};
 use crate::residual::ResidualBlock;
 use crate::unet2d::check_classes;

@@ -10,7 +10,7 @@ use diffusion_data::mnist;
 use diffusion_eval::{ClassShares, DigitJudge, Reference, SampleQuality, TrainingImages, spread};
 use diffusion_report::{Chart, Curve, Panel, Scale};
 use diffusion_sample::{SamplerKind, SamplerOptions, VarianceType};
-use diffusion_train::{Generation, LoadedModel, RunDir, TrainConfig, Trainer, Weights};
+use diffusion_train::{ClassChoice, Generation, LoadedModel, RunDir, TrainConfig, Trainer, Weights};
 use serde_json::{Value, json};
 
 use super::{Draw, Judged, by, judged, shipped_digits};
@@ -24,7 +24,7 @@ use crate::check::workspace_root;
 /// number of steps, its time is theirs by the lower quartile of a step's, to which other work on the machine adds little.
 #[derive(clap::Args)]
 pub(crate) struct RecipeCurveArgs {
-    /// The folder with MNIST's files, as `cargo xtask download mnist` makes it
+    /// The folder with MNIST's files, as `cargo xtask download mnist` makes it: what the tutorial learns from, and how frequent each digit is
     #[arg(long, value_name = "DIR", default_value = "data/mnist")]
     from: PathBuf,
     /// Trainings of the default preset; without a value: none
@@ -75,7 +75,9 @@ pub(crate) fn run(args: &RecipeCurveArgs) -> Result<()> {
     let digits = shipped_digits()?;
     let all: Vec<usize> = (0..digits.len()).collect();
     let known = TrainingImages::new(&digits.images(&all, &Device::Cpu)?)?;
-    let bench = Curves { judge, reference, known };
+    let train = mnist::load_train(&args.from).with_context(|| args.from.display().to_string())?;
+    let usual = (0..train.len()).filter_map(|i| train.label(i)).collect();
+    let bench = Curves { judge, reference, known, usual };
     let mut save = |point: Value| -> Result<()> {
         println!("{point}");
         points.push(point);
@@ -114,10 +116,9 @@ pub(crate) fn run(args: &RecipeCurveArgs) -> Result<()> {
     if args.epochs == 0 {
         return Ok(());
     }
-    let all = mnist::load_train(&args.from)?;
     let mut config = TrainConfig::preset("tutorial")?;
     (config.steps, config.epochs, config.max_minutes) = (None, Some(args.epochs), None);
-    let mut trainer = Trainer::new(&config, &all, &Device::Cpu)?;
+    let mut trainer = Trainer::new(&config, &train, &Device::Cpu)?;
     let mut seconds = Vec::new();
     for epoch in 1..=args.epochs {
         for _ in 0..trainer.steps_per_epoch() {
@@ -144,6 +145,8 @@ struct Curves {
     judge: DigitJudge,
     reference: Reference,
     known: TrainingImages,
+    /// The labels of MNIST's training digits, in which some classes are more frequent than others.
+    usual: Vec<u32>,
 }
 
 impl Curves {
@@ -161,7 +164,7 @@ impl Curves {
         let memorisation = self.known.memorisation(&spread(&images, 2000)?)?;
         let compared = self.judge.judge(&spread(&images, COMPARED)?)?;
         let of_compared = self.reference.quality(&compared.features)?;
-        Ok(json!({
+        let mut point = json!({
             "recipe": recipe, "minutes": minutes, "torch_minutes": torch_minutes, "steps": steps,
             "sampler": generation.sampler.name(), "sampling_steps": generation.steps,
             "sampling_seconds": sampling_seconds,
@@ -169,7 +172,15 @@ impl Curves {
             "of_1000": figures(&of_compared, &ClassShares::of(&compared.logits)?),
             "copies": memorisation.copies, "nearest": memorisation.nearest,
             "training_nearest": memorisation.training_nearest,
-        }))
+        });
+        // The shipped digits are as many of each class, and the test digits are not.
+        if recipe == "default" {
+            let usual = ClassChoice::Listed(self.usual.clone());
+            let generation = Generation { classes: usual, ..generation.clone() };
+            let Judged { quality, classes, .. } = judged(draw, &generation, &self.judge, &self.reference)?;
+            point["in_the_proportions_of_mnist"] = figures(&quality, &classes);
+        }
+        Ok(point)
     }
 }
 

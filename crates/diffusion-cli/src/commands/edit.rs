@@ -11,7 +11,6 @@ mod vary;
 use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::Context;
 use candle_core::Device;
 use diffusion_process::Threshold;
 use diffusion_sample::SampleError;
@@ -58,10 +57,6 @@ fn unless_cancelled<T>(result: Result<T, EditError>) -> anyhow::Result<Option<T>
 fn stopped(out: &Path) -> ExitCode {
     println!("stopped before the last picture; those that were done are in {}", out.display());
     ExitCode::from(interrupt::EXIT_CODE)
-}
-
-fn make_folder(out: &Path) -> anyhow::Result<()> {
-    std::fs::create_dir_all(out).with_context(|| format!("cannot make the folder {}", out.display()))
 }
 
 /// Whose work it was, where that is not what the user trained.

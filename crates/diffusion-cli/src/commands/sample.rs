@@ -1,5 +1,6 @@
 //! `diffusion sample`.
 
+mod order;
 pub(super) mod trajectory;
 
 use std::ops::ControlFlow;
@@ -12,19 +13,21 @@ use candle_core::{Device, Tensor};
 use clap::builder::PossibleValuesParser;
 use diffusion_data::picture::{self, Picture};
 use diffusion_process::Threshold;
-use diffusion_report::Cell;
 use diffusion_sample::{
     Churn, SampleError, SampleRequest, SamplerKind, SamplerOptions, VarianceType, sample_from,
 };
 use diffusion_schedule::{SamplingPlan, SigmaSpacing, TimestepSpacing};
-use diffusion_train::{ClassChoice, LoadedModel, ModelDescription, Objective, Weights};
+use diffusion_train::{LoadedModel, Objective, Weights};
 
+use self::order::Order;
+pub(super) use self::order::folder_name;
 use self::trajectory::Trajectory;
+use super::make_folder;
 use super::progress::{Progress, clock};
-use crate::control::{Asked, Control, ControlArgs};
+use crate::control::{Control, ControlArgs};
 use crate::interrupt;
 use crate::runs::ModelArgs;
-use crate::usage::{bail_usage, check_picture};
+use crate::usage::{bail_usage, check_picture, planned};
 
 /// Generate images with a trained model
 ///
@@ -176,20 +179,15 @@ pub(crate) fn run(args: &SampleArgs, device: &Device, quiet: bool) -> anyhow::Re
     let plan = plan(args, &model.objective, kind)?;
     let noise = args.init_noise.as_deref().map(|path| read_noise(path, model, device)).transpose()?;
     let control = args.control.open(&model.description, device)?;
-    let order = Order::new(args, model, noise.as_ref())?;
+    let order = Order::new(args, &control, noise.as_ref())?;
     let num = order.items.len();
     if let Some(path) = &args.grid {
         check_picture("--grid", path, &["png"])?;
     }
-    std::fs::create_dir_all(&args.out)
-        .with_context(|| format!("cannot make the folder {}", args.out.display()))?;
-
-    if let Some((classes, _)) = &order.by_class {
-        for class in classes {
-            let folder = args.out.join(folder_name(&class_name(*class, &model.description)));
-            std::fs::create_dir_all(&folder)
-                .with_context(|| format!("cannot make the folder {}", folder.display()))?;
-        }
+    if args.format == Format::Png {
+        order.make_folders(&args.out, &control)?;
+    } else {
+        make_folder(&args.out)?;
     }
 
     let start = Instant::now();
@@ -202,7 +200,7 @@ pub(crate) fn run(args: &SampleArgs, device: &Device, quiet: bool) -> anyhow::Re
         picture::write_npy(&Tensor::cat(&images.tensors, 0)?, &args.out.join("samples.npy"))?;
     }
     if let Some(path) = &args.grid {
-        task.order.grid(&images.pictures, &model.description)?.write_png(path)?;
+        task.order.grid(&images.pictures, &task.control)?.write_png(path)?;
     }
     println!(
         "{num} images in {} ({} steps each, {}){}",
@@ -289,10 +287,7 @@ fn plan(args: &SampleArgs, objective: &Objective, kind: SamplerKind) -> anyhow::
         Sigmas::Karras => SigmaSpacing::Karras,
         Sigmas::Exponential => SigmaSpacing::Exponential,
     };
-    match objective.plan(steps, spacing, sigmas) {
-        Ok(plan) => Ok(plan),
-        Err(e) => bail_usage!("--steps {steps}: {e}"),
-    }
+    planned(steps, objective.plan(steps, spacing, sigmas))
 }
 
 /// The noise to begin with, which must be of the model's size.
@@ -307,93 +302,6 @@ fn read_noise(path: &Path, model: &LoadedModel, device: &Device) -> anyhow::Resu
         );
     }
     Ok(noise.to_device(device)?)
-}
-
-/// An image to be made.
-#[derive(Clone, Copy)]
-struct Item {
-    /// Of its noise.
-    index: u64,
-    class: Option<u32>,
-}
-
-/// The images to be made, in their order.
-struct Order {
-    items: Vec<Item>,
-    /// The classes that were asked for, one after the other, and the images of each.
-    by_class: Option<(Vec<Option<u32>>, usize)>,
-}
-
-impl Order {
-    /// The same noise for each class, so that one sees what the class changes.
-    fn new(args: &SampleArgs, model: &LoadedModel, noise: Option<&Tensor>) -> anyhow::Result<Self> {
-        let given = noise.map(|noise| noise.dim(0)).transpose()?.map(|n| n as u64);
-        let description = &model.description;
-        let indexed = |class, num| (0..num).map(move |index| Item { index, class });
-        let classes = match args.control.classes(description)? {
-            Asked::Classes(classes) => classes,
-            Asked::Nothing => {
-                let indices: Vec<u64> = (0..given.or(args.num).unwrap_or(16)).collect();
-                let classes = ClassChoice::AsTrained.classes(args.seed, &indices, &description.classes);
-                let items = indices.into_iter().zip(classes).map(|(index, class)| Item { index, class });
-                return Ok(Self { items: items.collect(), by_class: None });
-            }
-        };
-        match (classes.as_slice(), args.num.or(given)) {
-            (&[class], num) => {
-                let num = num.or(args.per_class).unwrap_or(16);
-                Ok(Self { items: indexed(class, num).collect(), by_class: None })
-            }
-            (_, Some(_)) => bail_usage!(
-                "--class names {} classes: say by --per-class how many images of each",
-                classes.len()
-            ),
-            (_, None) => {
-                let num = args.per_class.unwrap_or(8);
-                let items = classes.iter().flat_map(|class| indexed(*class, num)).collect();
-                Ok(Self { items, by_class: Some((classes, num as usize)) })
-            }
-        }
-    }
-
-    /// The name of an image's file: in a folder of its class, where several were asked for.
-    fn file(&self, number: usize, model: &ModelDescription) -> PathBuf {
-        match &self.by_class {
-            Some((_, each)) => {
-                let class = folder_name(&class_name(self.items[number].class, model));
-                Path::new(&class).join(format!("{:06}.png", number % each))
-            }
-            None => PathBuf::from(format!("{number:06}.png")),
-        }
-    }
-
-    /// All images as one picture: a line with a name for each class, where several were asked for.
-    fn grid(&self, pictures: &[Picture], model: &ModelDescription) -> anyhow::Result<Picture> {
-        let Some((classes, each)) = &self.by_class else {
-            return Ok(picture::grid(pictures)?.enlarged_for_viewing());
-        };
-        let rows = pictures.chunks(*each);
-        // Twice the size, to be seen.
-        let cells = rows.map(|row| Ok(vec![picture::grid_of(row, *each)?.enlarged(2).into()]));
-        let names: Vec<String> = classes.iter().map(|class| class_name(*class, model)).collect();
-        let cells: Vec<Vec<Cell>> = cells.collect::<anyhow::Result<_>>()?;
-        Ok(diffusion_report::sheet(&cells, &names, &[String::new()])?)
-    }
-}
-
-/// A class's name, for people.
-pub(super) fn class_name(class: Option<u32>, model: &ModelDescription) -> String {
-    class.map_or_else(|| "none".to_owned(), |class| model.classes[class as usize].name.clone())
-}
-
-/// A class's name as that of a file or folder on any system.
-pub(super) fn folder_name(name: &str) -> String {
-    let plain: String =
-        name.chars().map(|c| if c.is_alphanumeric() || "-_. ".contains(c) { c } else { '-' }).collect();
-    match plain.trim_matches(['.', ' ']) {
-        "" => "-".to_owned(),
-        plain => plain.to_owned(),
-    }
 }
 
 /// What is to be sampled.
@@ -489,7 +397,7 @@ fn sample_all(args: &SampleArgs, task: &Task<'_>, quiet: bool) -> anyhow::Result
         match args.format {
             Format::Png => {
                 for (number, picture) in (first..).zip(&pictures) {
-                    picture.write_png(&args.out.join(order.file(number, &model.description)))?;
+                    picture.write_png(&args.out.join(order.file(number, control)))?;
                 }
             }
             Format::Npy => images.tensors.push(tensor),

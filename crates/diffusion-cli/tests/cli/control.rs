@@ -6,16 +6,18 @@ use crate::common::Workplace;
 
 /// Dark pictures in one folder of `data` and light ones in another, and a picture of no class beside them.
 fn two_classes(place: &Workplace) {
+    let write = |name: std::path::PathBuf, light: u8| {
+        let pixels: Vec<u8> = (0..64u8).map(|pixel| light + pixel % 5).collect();
+        let picture = diffusion_data::picture::Picture { width: 8, height: 8, channels: 1, pixels };
+        picture.write_png(&name).unwrap();
+    };
     for (class, base) in [("night", 10u8), ("noon", 200)] {
         fs::create_dir_all(place.path("data").join(class)).unwrap();
         for i in 0..12u8 {
-            let pixels: Vec<u8> = (0..64u8).map(|pixel| base + i + pixel % 5).collect();
-            let name = place.path("data").join(class).join(format!("{i}.png"));
-            diffusion_data::picture::Picture { width: 8, height: 8, channels: 1, pixels }
-                .write_png(&name)
-                .unwrap();
+            write(place.path("data").join(class).join(format!("{i}.png")), base + i);
         }
     }
+    write(place.path("data/noon-without-a-class.png"), 205);
 }
 
 const SMALL: &str =
@@ -63,6 +65,52 @@ fn two_commands_train_classes_and_draw_each() {
 
     let about = place.ok("info --run run").out;
     assert!(about.contains("classes          2: night (12), noon (12)"), "{about}");
+}
+
+#[test]
+fn a_classifier_steers_a_model_that_knows_no_classes() {
+    let place = Workplace::new();
+    two_classes(&place);
+    place.write("small.toml", SMALL);
+    place.ok("train --data data --size 8 --conditional=never --config small.toml --run-dir plain");
+    let answer =
+        place.ok("train-classifier --data data --size 8 --steps 60 --batch-size 12 --out day.safetensors");
+    assert!(answer.out.contains("60 steps in"), "{}", answer.out);
+    assert!(answer.out.contains("--classifier day.safetensors --class \"night\""), "{}", answer.out);
+    place.ok(
+        "sample --run plain --classifier day.safetensors --class all --per-class 3 --guidance 3 --grid all.png --out drawn",
+    );
+    for i in 0..3 {
+        assert!(brightness(&place, &format!("drawn/night/00000{i}.png")) < 100.0);
+        assert!(brightness(&place, &format!("drawn/noon/00000{i}.png")) > 150.0);
+    }
+    place.ok("sample --run plain --classifier day.safetensors --num 3 --out any");
+    place.ok("edit vary data/noon/1.png --run plain --classifier day.safetensors --class night --num 2");
+
+    let steered = |more: &str| format!("sample --run plain --classifier day.safetensors {more}");
+    place.refuses(&steered("--class dusk"), 2, &["--class dusk", "`night`, `noon`"]);
+    place.refuses(&steered("--autoguide plain"), 2, &["--autoguide"]);
+    place.refuses("sample --run plain --classifier nosuch", 1, &["--classifier", "nosuch"]);
+    place.refuses(
+        "edit vary data/noon/1.png --run plain --classifier day.safetensors",
+        2,
+        &["--classifier", "--class"],
+    );
+    place.refuses("sample --classifier day.safetensors --class noon", 2, &["[1, 8, 8]", "[1, 28, 28]"]);
+    place.refuses(
+        "sample --run plain --classifier plain/config.toml",
+        1,
+        &["config.toml", "not a whole safetensors file"],
+    );
+    place.write("flat/1.txt", "no picture");
+    fs::copy(place.path("data/noon/1.png"), place.path("flat/1.png")).unwrap();
+    fs::copy(place.path("data/noon/2.png"), place.path("flat/2.png")).unwrap();
+    place.refuses("train-classifier --data flat --size 8 --validation 0 --steps 2", 2, &["two or more"]);
+    place.refuses(
+        "train-classifier --data data --size 8 --out no/where.safetensors",
+        2,
+        &["--out", "no folder"],
+    );
 }
 
 #[test]

@@ -120,7 +120,7 @@ fn pictures_are_varied_filled_in_led_over_and_drawn_as_another_class() {
         assert!(brightness(&read(&place, format!("noon/{i}-night.png"))) < 80.0);
     }
     let named = place
-        .ok("edit reclass moon.png --run run --from 0 --to 1 --guidance 1 --steps 20 --grain 0 --out one");
+        .ok("edit reclass moon.png --run run --from 0 --to 1 --guidance 1 --steps 20 --grain 0 --gif one.gif --out one");
     assert!(
         named.out.contains(
             "moon.png, taken for night, as noon in one (20 steps each way, the last 0 of them grain"
@@ -129,6 +129,7 @@ fn pictures_are_varied_filled_in_led_over_and_drawn_as_another_class() {
         named.out
     );
     assert_eq!(names(&place.path("one")), ["moon-noon.png"]);
+    assert!(fs::read(place.path("one.gif")).unwrap().starts_with(b"GIF89a"));
 
     // Between two pictures, from the one to the other.
     let answer = place.ok(

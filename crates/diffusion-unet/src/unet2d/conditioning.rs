@@ -5,8 +5,9 @@ use std::f64::consts::TAU;
 use candle_core::{DType, Device, Result, Tensor};
 use candle_nn::{Init, Module, VarBuilder};
 use diffusion_kernels as kernels;
+use diffusion_process::refuse_classes;
 
-use crate::embedding::{ClassEmbedding, TimestepEmbedding, refuse_classes};
+use crate::embedding::{ClassEmbedding, TimestepEmbedding};
 use crate::layers::{Linear, linear};
 use crate::unet2d::config::{TimeEmbeddingType, UNet2DConfig, refuse};
 

@@ -8,19 +8,20 @@ use diffusion_data::picture::{self, Picture};
 use diffusion_process::Denoiser;
 use diffusion_sample::edit::EditError;
 use diffusion_sample::{SampleRequest, Sampler, SamplerKind, SamplerOptions};
-use diffusion_schedule::{SamplingPlan, SigmaSpacing, TimestepSpacing};
+use diffusion_schedule::SamplingPlan;
 use diffusion_train::Weights;
 
-use super::given::{Given, class_mark, write_grid};
-use super::{BATCH, GRID, IN_RANGE, make_folder, unless_cancelled};
+use super::given::{Given, write_grid};
+use super::{BATCH, GRID, IN_RANGE, unless_cancelled};
+use crate::commands::make_folder;
 use crate::commands::progress::Progress;
 use crate::commands::sample::trajectory::Trajectory;
-use crate::commands::sample::{best_variance, class_name, sampler_kind, sampler_names};
+use crate::commands::sample::{best_variance, folder_name, sampler_kind, sampler_names};
 use crate::commands::warn_of_terminal_snr;
 use crate::control::{Control, ControlArgs};
 use crate::interrupt;
 use crate::runs::{Found, ModelArgs};
-use crate::usage::{bail_usage, check_picture};
+use crate::usage::{check_picture, planned};
 
 /// Which pictures are changed, and how they are drawn.
 #[derive(clap::Args)]
@@ -106,12 +107,9 @@ impl<'a> Drawing<'a> {
         let kind = sampler_kind(args.sampler.as_deref(), false, model)?;
         let options = SamplerOptions { variance: best_variance(model), ..SamplerOptions::default() };
         let steps = args.steps.map_or(model.objective.default_steps(kind), |steps| steps as usize);
-        let plan = match model.objective.plan(steps, TimestepSpacing::Trailing, SigmaSpacing::Timesteps) {
-            Ok(plan) => plan,
-            Err(e) => bail_usage!("--steps {steps}: {e}"),
-        };
+        let plan = planned(steps, model.objective.usual_plan(steps))?;
         let control = args.control.open(&model.description, device)?;
-        let classes = args.control.classes_or_none(&model.description)?;
+        let classes = control.asked_or_none(&model.description)?;
         let given = Given::open(&args.picture, model.description.image_shape, device)?;
         let num = num(&given) as usize;
         let mut items = Vec::new();
@@ -120,7 +118,7 @@ impl<'a> Drawing<'a> {
                 for number in 0..num {
                     // The same noise for each class, so that one sees what the class changes.
                     let index = (picture * num + number) as u64;
-                    let class_mark = (classes.len() > 1).then(|| class_mark(*class, &model.description));
+                    let class_mark = (classes.len() > 1).then(|| folder_name(control.class_name(*class)));
                     let number_mark = (num > 1).then(|| number.to_string());
                     let marks: Vec<String> = class_mark.into_iter().chain(number_mark).collect();
                     let file = given.result(&args.out, picture, &marks);
@@ -222,7 +220,7 @@ impl<'a> Drawing<'a> {
             let (picture, class) = (row / self.classes.len(), self.classes[row % self.classes.len()]);
             let mut name = self.given.name(picture);
             if self.classes.len() > 1 {
-                name = format!("{name} as {}", class_name(class, &self.found.model.description));
+                name = format!("{name} as {}", self.control.class_name(class));
             }
             let before = shown.iter().map(|pictures| pictures[picture].clone());
             rows.push((name, before.chain(results[..columns].iter().cloned()).collect()));

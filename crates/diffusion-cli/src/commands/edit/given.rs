@@ -9,9 +9,7 @@ use candle_core::{Device, Tensor};
 use diffusion_data::Fit;
 use diffusion_data::picture::{self, Picture};
 use diffusion_report::{Cell, sheet};
-use diffusion_train::ModelDescription;
 
-use crate::commands::sample::{class_name, folder_name};
 use crate::usage::bail_usage;
 
 /// Endings of files that are taken for pictures where a folder is named.
@@ -116,11 +114,6 @@ fn pictures_in(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
         );
     }
     Ok(paths)
-}
-
-/// A class as a part of a file's name.
-pub(super) fn class_mark(class: Option<u32>, model: &ModelDescription) -> String {
-    folder_name(&class_name(class, model))
 }
 
 /// Rows of pictures with names, enlarged to be seen.

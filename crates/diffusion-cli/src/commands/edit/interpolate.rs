@@ -16,7 +16,8 @@ use diffusion_train::Weights;
 
 use super::given::{name_of, write_grid};
 use super::inversion::{ITERATIONS, WayBack, plan};
-use super::{BATCH, IN_RANGE, by, counted, make_folder, stopped, unless_cancelled};
+use super::{BATCH, IN_RANGE, by, counted, stopped, unless_cancelled};
+use crate::commands::make_folder;
 use crate::commands::progress::{Progress, clock};
 use crate::control::{Control, ControlArgs};
 use crate::interrupt;
@@ -96,7 +97,7 @@ pub(super) fn run(args: &InterpolateArgs, device: &Device, quiet: bool) -> anyho
     let found = args.model.open(Weights::Ema, device)?;
     let plan = plan(args.steps, &found.model)?;
     let control = args.control.open(&found.model.description, device)?;
-    let class = match args.control.classes_or_none(&found.model.description)?.as_slice() {
+    let class = match control.asked_or_none(&found.model.description)?.as_slice() {
         &[class] => class,
         classes => bail_usage!("--class names {} classes; all of an interpolation is of one", classes.len()),
     };

@@ -1,10 +1,10 @@
 //! What edits by way of a picture's noise have in common.
 
 use candle_core::{DType, Tensor};
-use diffusion_schedule::{SamplingPlan, SigmaSpacing, TimestepSpacing};
+use diffusion_schedule::SamplingPlan;
 use diffusion_train::LoadedModel;
 
-use crate::usage::bail_usage;
+use crate::usage::planned;
 
 /// Fixed-point iterations of each step backwards.
 pub(super) const ITERATIONS: usize = 4;
@@ -15,10 +15,7 @@ const STEPS: usize = 50;
 pub(super) fn plan(steps: Option<u64>, model: &LoadedModel) -> anyhow::Result<SamplingPlan> {
     let most = model.objective.schedule().map_or(STEPS, diffusion_schedule::NoiseSchedule::len);
     let steps = steps.map_or(STEPS.min(most), |steps| steps as usize);
-    match model.objective.plan(steps, TimestepSpacing::Trailing, SigmaSpacing::Timesteps) {
-        Ok(plan) => Ok(plan),
-        Err(e) => bail_usage!("--steps {steps}: {e}"),
-    }
+    planned(steps, model.objective.usual_plan(steps))
 }
 
 /// How far pictures are from those that came back.

@@ -1,5 +1,7 @@
 //! `diffusion edit reclass`.
 
+use std::cell::{Cell, RefCell};
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
@@ -11,11 +13,13 @@ use diffusion_sample::edit::{EditError, from_noise, to_noise, with_grain};
 use diffusion_schedule::SamplingPlan;
 use diffusion_train::{LoadedModel, ModelDescription, Weights};
 
-use super::given::{Given, class_mark, write_grid};
+use super::given::{Given, write_grid};
 use super::inversion::{ITERATIONS, WayBack, plan};
-use super::{BATCH, GRID, IN_RANGE, by, make_folder, stopped, unless_cancelled};
+use super::{BATCH, GRID, IN_RANGE, by, stopped, unless_cancelled};
+use crate::commands::make_folder;
 use crate::commands::progress::{Progress, clock};
-use crate::commands::sample::class_name;
+use crate::commands::sample::folder_name;
+use crate::commands::sample::trajectory::Trajectory;
 use crate::control::{Control, ControlArgs, find_classes, scale};
 use crate::interrupt;
 use crate::runs::ModelArgs;
@@ -61,6 +65,9 @@ pub(crate) struct ReclassArgs {
     /// Also write the pictures and their results in rows, up to 16 pictures
     #[arg(long, value_name = "FILE.png")]
     grid: Option<PathBuf>,
+    /// Also write how the first results came to be as the first class of --to, beside what the model took them for at each step: animated
+    #[arg(long, value_name = "FILE.gif")]
+    gif: Option<PathBuf>,
 }
 
 fn grain(text: &str) -> Result<f64, String> {
@@ -88,9 +95,10 @@ pub(super) fn run(args: &ReclassArgs, device: &Device, quiet: bool) -> anyhow::R
     if let Some(path) = &args.grid {
         check_picture("--grid", path, &["png"])?;
     }
+    let trajectory = Trajectory::new(None, args.gif.as_deref(), None)?;
     let found = args.model.open(Weights::Ema, device)?;
     let model = &found.model.description;
-    let to = find_classes("--to", &args.to, model)?;
+    let to = find_classes("--to", &args.to, &model.classes, model.network.takes_no_class())?;
     let from = class_before(args, model)?;
     let guided = ControlArgs::of_guidance(args.guidance).open(model, device)?;
     let plan = plan(args.steps, &found.model)?;
@@ -103,8 +111,8 @@ pub(super) fn run(args: &ReclassArgs, device: &Device, quiet: bool) -> anyhow::R
     make_folder(&args.out)?;
 
     let start = Instant::now();
-    let Some((rows, error)) = task.draw(&args.out, quiet)? else { return Ok(stopped(&args.out)) };
-    let named = |class: Option<u32>| class_name(class, model);
+    let Some((rows, error)) = task.draw(&args.out, trajectory, quiet)? else { return Ok(stopped(&args.out)) };
+    let named = |class: Option<u32>| task.guided.class_name(class).to_owned();
     let targets: Vec<String> = task.to.iter().map(|class| named(*class)).collect();
     if let Some(path) = &args.grid {
         let columns = [format!("given: {}", named(from)), "and back".to_owned()];
@@ -127,7 +135,10 @@ pub(super) fn run(args: &ReclassArgs, device: &Device, quiet: bool) -> anyhow::R
 /// The class that the pictures are of.
 fn class_before(args: &ReclassArgs, model: &ModelDescription) -> anyhow::Result<Option<u32>> {
     if let Some(name) = &args.from {
-        return match find_classes("--from", std::slice::from_ref(name), model)?.as_slice() {
+        let takes_none = model.network.takes_no_class();
+        return match find_classes("--from", std::slice::from_ref(name), &model.classes, takes_none)?
+            .as_slice()
+        {
             &[class] => Ok(class),
             _ => bail_usage!("--from {name}: a picture is of one class"),
         };
@@ -156,21 +167,23 @@ impl Task<'_> {
     }
 
     fn file(&self, out: &Path, picture: usize, class: Option<u32>) -> PathBuf {
-        self.given.result(out, picture, &[class_mark(class, &self.model.description)])
+        self.given.result(out, picture, &[folder_name(self.guided.class_name(class))])
     }
 
-    /// All results, batch by batch; PNGs are written as they come. None if interrupted.
-    fn draw(&self, out: &Path, quiet: bool) -> anyhow::Result<Option<Drawn>> {
+    /// All results, batch by batch; PNGs are written as they come, and `trajectory` follows the first. None if interrupted.
+    fn draw(&self, out: &Path, trajectory: Trajectory, quiet: bool) -> anyhow::Result<Option<Drawn>> {
         let (steps, count) = (self.plan.steps().len(), self.given.paths.len());
         // There, back, and to each class.
         let ways = 2 + self.to.len();
         let mut bar = Progress::new("editing", (count.div_ceil(BATCH) * ways * steps) as u64, quiet);
         let (mut rows, mut error) = (Vec::new(), WayBack::default());
+        let (trajectory, followed) = (RefCell::new(trajectory), Cell::new(false));
+        let failed = RefCell::new(None);
         for (batch, first) in (0..count).step_by(BATCH).enumerate() {
             let pictures = self.given.images.narrow(0, first, BATCH.min(count - first))?;
             let n = pictures.dim(0)?;
             let mut way = batch * ways;
-            let plain = Control::unguided();
+            let plain = Control::unguided(&self.model.description);
             let mut on_way = |control: &Control, class, work: &Way<'_>| -> anyhow::Result<Option<Tensor>> {
                 let mut observe = |done: usize| {
                     bar.set((way * steps + done) as u64, || {
@@ -197,14 +210,28 @@ impl Task<'_> {
             else {
                 return Ok(None);
             };
-            let drawn: &Way<'_> =
-                &|denoiser, observe| from_noise(&noise, denoiser, &self.plan, &mut |p| observe(p.done));
+            let drawn: &Way<'_> = &|denoiser, observe| {
+                from_noise(&noise, denoiser, &self.plan, &mut |p| {
+                    if followed.get()
+                        && let Err(e) = trajectory.borrow_mut().add(&p)
+                    {
+                        failed.replace(Some(e));
+                        return ControlFlow::Break(());
+                    }
+                    observe(p.done)
+                })
+            };
             let Some(back) = on_way(&plain, self.from, drawn)? else { return Ok(None) };
             let back = back.clamp(-1f32, 1f32)?;
             error.add(&pictures, &back)?;
             let mut columns = vec![picture::from_tensor(&pictures)?, picture::from_tensor(&back)?];
-            for class in &self.to {
-                let Some(result) = on_way(&self.guided, *class, drawn)? else { return Ok(None) };
+            for (place, class) in self.to.iter().enumerate() {
+                followed.set(batch == 0 && place == 0);
+                let result = on_way(&self.guided, *class, drawn)?;
+                if let Some(e) = failed.take() {
+                    return Err(e);
+                }
+                let Some(result) = result else { return Ok(None) };
                 let results = picture::from_tensor(&result.clamp(-1f32, 1f32)?)?;
                 for (number, result) in (first..).zip(&results) {
                     result.write_png(&self.file(out, number, *class))?;
@@ -217,6 +244,7 @@ impl Task<'_> {
             }
         }
         bar.finish();
+        trajectory.into_inner().finish()?;
         Ok(Some((rows, error)))
     }
 }
@@ -224,6 +252,6 @@ impl Task<'_> {
 /// From pictures to noise or from noise to pictures, by a denoiser; told how many steps are done.
 type Way<'a> = dyn Fn(
         &dyn diffusion_process::Denoiser,
-        &mut dyn FnMut(usize) -> std::ops::ControlFlow<()>,
+        &mut dyn FnMut(usize) -> ControlFlow<()>,
     ) -> Result<Tensor, EditError>
     + 'a;

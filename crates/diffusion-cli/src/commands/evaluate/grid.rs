@@ -7,13 +7,12 @@ use std::time::Instant;
 use candle_core::{Device, Tensor};
 use diffusion_data::picture;
 use diffusion_sample::{SampleError, SamplerKind, SamplerOptions};
-use diffusion_schedule::{SigmaSpacing, TimestepSpacing};
 use diffusion_train::{Generation, LoadedModel, TrainError, Weights};
 
 use crate::commands::sample::{best_variance, check_fit, sampler_names};
 use crate::judging::{Judge, JudgeArgs};
 use crate::runs::{Found, ModelArgs};
-use crate::usage::{bail_usage, check_picture};
+use crate::usage::{check_picture, planned};
 use crate::{data, interrupt};
 
 /// Draw the same images by several samplers with several numbers of steps, in one labelled picture
@@ -72,11 +71,7 @@ pub(super) fn run(args: &GridArgs, device: &Device, quiet: bool) -> anyhow::Resu
     }
     // What cannot be planned or written is said before anything is computed.
     for &steps in &args.steps {
-        if let Err(e) =
-            model.objective.plan(steps as usize, TimestepSpacing::Trailing, SigmaSpacing::Timesteps)
-        {
-            bail_usage!("--steps {steps}: {e}");
-        }
+        planned(steps as usize, model.objective.usual_plan(steps as usize))?;
     }
     check_picture("--out", &args.out, &["png"])?;
     let judge = judge(args, checkpoint.as_deref(), &model, device, quiet)?;

@@ -1,0 +1,123 @@
+//! Which images are to be made, and what their files are called.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use candle_core::Tensor;
+use diffusion_data::picture::{self, Picture};
+use diffusion_report::Cell;
+use diffusion_train::ClassChoice;
+
+use super::SampleArgs;
+use crate::commands::make_folder;
+use crate::control::Control;
+use crate::usage::bail_usage;
+
+/// An image to be made.
+#[derive(Clone, Copy)]
+pub(super) struct Item {
+    /// Of its noise.
+    pub(super) index: u64,
+    pub(super) class: Option<u32>,
+}
+
+/// The images to be made, in their order.
+pub(super) struct Order {
+    pub(super) items: Vec<Item>,
+    /// The classes that were asked for, one after the other, and the images of each.
+    by_class: Option<(Vec<Option<u32>>, usize)>,
+}
+
+impl Order {
+    /// The same noise for each class, so that one sees what the class changes.
+    pub(super) fn new(args: &SampleArgs, control: &Control, noise: Option<&Tensor>) -> anyhow::Result<Self> {
+        let given = noise.map(|noise| noise.dim(0)).transpose()?.map(|n| n as u64);
+        let indexed = |class, num| (0..num).map(move |index| Item { index, class });
+        let Some(classes) = control.asked.clone() else {
+            let indices: Vec<u64> = (0..given.or(args.num).unwrap_or(16)).collect();
+            let classes = ClassChoice::AsTrained.classes(args.seed, &indices, &control.classes);
+            let items = indices.into_iter().zip(classes).map(|(index, class)| Item { index, class });
+            return Ok(Self { items: items.collect(), by_class: None });
+        };
+        match (classes.as_slice(), args.num.or(given)) {
+            (&[class], num) => {
+                let num = num.or(args.per_class).unwrap_or(16);
+                Ok(Self { items: indexed(class, num).collect(), by_class: None })
+            }
+            (_, Some(_)) => bail_usage!(
+                "--class names {} classes: say by --per-class how many images of each",
+                classes.len()
+            ),
+            (_, None) => {
+                let num = args.per_class.unwrap_or(8);
+                let items = classes.iter().flat_map(|class| indexed(*class, num)).collect();
+                Ok(Self { items, by_class: Some((classes, num as usize)) })
+            }
+        }
+    }
+
+    /// Makes the folder `out`, and in it those of the classes; says so where images of an earlier call lie there that these do not replace.
+    pub(super) fn make_folders(&self, out: &Path, control: &Control) -> anyhow::Result<()> {
+        let folders: Vec<(PathBuf, usize)> = match &self.by_class {
+            Some((classes, each)) => {
+                let of_class = |class: &Option<u32>| out.join(folder_name(control.class_name(*class)));
+                std::iter::once((out.to_owned(), 0))
+                    .chain(classes.iter().map(|class| (of_class(class), *each)))
+                    .collect()
+            }
+            None => vec![(out.to_owned(), self.items.len())],
+        };
+        let mut others = 0;
+        for (folder, images) in folders {
+            make_folder(&folder)?;
+            let entries = fs::read_dir(&folder).with_context(|| folder.display().to_string())?;
+            let numbers = entries.filter_map(|entry| image_number(&entry.ok()?.path()));
+            others += numbers.filter(|number| *number >= images).count();
+        }
+        if others > 0 {
+            tracing::warn!("{} holds {others} other images from before, which stay there", out.display());
+        }
+        Ok(())
+    }
+
+    /// The name of an image's file: in a folder of its class, where several were asked for.
+    pub(super) fn file(&self, number: usize, control: &Control) -> PathBuf {
+        match &self.by_class {
+            Some((_, each)) => {
+                let class = folder_name(control.class_name(self.items[number].class));
+                Path::new(&class).join(format!("{:06}.png", number % each))
+            }
+            None => PathBuf::from(format!("{number:06}.png")),
+        }
+    }
+
+    /// All images as one picture: a line with a name for each class, where several were asked for.
+    pub(super) fn grid(&self, pictures: &[Picture], control: &Control) -> anyhow::Result<Picture> {
+        let Some((classes, each)) = &self.by_class else {
+            return Ok(picture::grid(pictures)?.enlarged_for_viewing());
+        };
+        let rows = pictures.chunks(*each);
+        // Twice the size, to be seen.
+        let cells = rows.map(|row| Ok(vec![picture::grid_of(row, *each)?.enlarged(2).into()]));
+        let names: Vec<String> = classes.iter().map(|class| control.class_name(*class).to_owned()).collect();
+        let cells: Vec<Vec<Cell>> = cells.collect::<anyhow::Result<_>>()?;
+        Ok(diffusion_report::sheet(&cells, &names, &[String::new()])?)
+    }
+}
+
+/// The number of an image by its file's name, as 7 of 000007.png.
+fn image_number(path: &Path) -> Option<usize> {
+    let number = path.file_name()?.to_str()?.strip_suffix(".png")?;
+    (number.len() >= 6).then(|| number.parse().ok())?
+}
+
+/// A class's name as that of a file or folder on any system.
+pub(crate) fn folder_name(name: &str) -> String {
+    let plain: String =
+        name.chars().map(|c| if c.is_alphanumeric() || "-_. ".contains(c) { c } else { '-' }).collect();
+    match plain.trim_matches(['.', ' ']) {
+        "" => "-".to_owned(),
+        plain => plain.to_owned(),
+    }
+}

@@ -1,0 +1,135 @@
+//! `diffusion train-classifier`.
+
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::Context;
+use candle_core::Device;
+use diffusion_data::{ImageDataset, PictureConfig};
+use diffusion_train::{ClassifierConfig, ClassifierStep, LoadedClassifier};
+
+use super::progress::{Progress, clock};
+use super::train::positive;
+use crate::usage::check_output;
+use crate::{data, interrupt, runs};
+
+/// Train a small classifier of noisy pictures, by which `sample --classifier` steers a model
+///
+/// The model itself need not know of classes: the classifier says of each noisy image on the way what would make it more of one class
+/// (Dhariwal & Nichol 2021). One picture in ten is kept out of the training, and the classifier is tried on them in the end.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:\n  diffusion train-classifier --out digits.safetensors\n  \
+                        diffusion sample --classifier digits.safetensors --class 7 --guidance 2\n  \
+                        diffusion train-classifier --data pictures --size 32 --max-minutes 5")]
+pub(crate) struct TrainClassifierArgs {
+    /// The pictures, in class folders or with labels, as of `train` [default: 10,000 embedded digits]
+    #[arg(long, value_name = "PATH")]
+    data: Option<PathBuf>,
+    #[command(flatten)]
+    pictures: data::PictureArgs,
+    #[command(flatten)]
+    cache: data::CacheArgs,
+    /// The file to write
+    #[arg(long, value_name = "FILE", default_value = "classifier.safetensors")]
+    out: PathBuf,
+    /// Stop after M minutes, with the learning rate planned to end there [default: 2]
+    #[arg(long, value_name = "M", value_parser = positive, allow_negative_numbers = true)]
+    max_minutes: Option<f64>,
+    /// Stop after N updates
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    steps: Option<u64>,
+    /// Pictures in an update
+    #[arg(long, value_name = "N", default_value = "128", value_parser = clap::value_parser!(u64).range(1..=65_536))]
+    batch_size: u64,
+    /// The base learning rate
+    #[arg(long, value_name = "RATE", default_value = "0.002", value_parser = positive, allow_negative_numbers = true)]
+    lr: f64,
+    /// The seed of weights, order, noise and noise levels
+    #[arg(long, value_name = "SEED", default_value = "0", value_parser = clap::value_parser!(u64).range(..1 << 63))]
+    seed: u64,
+}
+
+/// The share of the pictures that the classifier is tried on.
+const KEPT: f64 = 0.1;
+/// What a noise of σ beside pictures in \[−1, 1\] is: none, little, some, much.
+const SIGMAS: [f64; 5] = [0.0, 0.3, 1.0, 3.0, 10.0];
+
+pub(crate) fn run(args: &TrainClassifierArgs, device: &Device, quiet: bool) -> anyhow::Result<ExitCode> {
+    interrupt::listen()?;
+    check_output("--out", &args.out)?;
+    let mut pictures = PictureConfig { validation: KEPT, ..PictureConfig::default() };
+    let mut size = None;
+    args.pictures.apply(&mut size, &mut pictures);
+    let (training, kept) =
+        data::chosen(args.data.as_deref(), &args.pictures, (size, pictures.clone()), &args.cache, quiet)?;
+    let config = ClassifierConfig {
+        batch_size: args.batch_size as usize,
+        flip: pictures.flip,
+        steps: args.steps,
+        max_minutes: args.max_minutes.or(args.steps.is_none().then_some(2.0)),
+        lr: args.lr,
+        seed: args.seed,
+        ..ClassifierConfig::default()
+    };
+    tracing::info!(
+        "{} pictures to learn from, {} to try the classifier on, {} on {} threads",
+        training.len(),
+        kept.as_ref().map_or(0, ImageDataset::len),
+        crate::device::name(device),
+        rayon::current_num_threads()
+    );
+    let start = Instant::now();
+    let mut bar = Progress::new("training", PARTS, quiet);
+    let mut interrupted = false;
+    let classifier = LoadedClassifier::train(&config, &training, device, &mut |step: &ClassifierStep| {
+        bar.set((step.progress * PARTS as f64) as u64, || {
+            let elapsed = start.elapsed().as_secs_f64();
+            let left = elapsed / step.progress.max(1e-9) * (1.0 - step.progress);
+            let images_per_second = (step.step * args.batch_size) as f64 / elapsed;
+            format!(
+                "step {}, loss {:.3}, {images_per_second:.0} images/s, {} left",
+                step.step,
+                step.loss,
+                clock(left)
+            )
+        });
+        interrupted = interrupt::flow().is_break();
+        if interrupted { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    })?;
+    bar.finish();
+    classifier.write(&args.out).context("--out")?;
+    let path = runs::typed(&args.out);
+    println!(
+        "{} steps in {}; {}",
+        classifier.description.step,
+        clock(start.elapsed().as_secs_f64()),
+        if interrupted { format!("what was learnt so far is in {path}") } else { path.clone() }
+    );
+    if interrupted {
+        return Ok(ExitCode::from(interrupt::EXIT_CODE));
+    }
+    if let Some(kept) = &kept {
+        say_accuracy(&classifier, kept, device)?;
+    }
+    let class = &classifier.description.classes[0].name;
+    println!("next: {} --classifier {path} --class \"{class}\"", runs::program("sample"));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What the bar counts up to.
+const PARTS: u64 = 1000;
+
+fn say_accuracy(classifier: &LoadedClassifier, kept: &ImageDataset, device: &Device) -> anyhow::Result<()> {
+    let mut told = Vec::new();
+    for sigma in SIGMAS {
+        if let Some(share) = classifier.accuracy(kept, sigma, device)? {
+            told.push(format!("{:.1} % with noise of {sigma}", share * 100.0));
+        }
+    }
+    if !told.is_empty() {
+        println!("of {} other pictures it tells {}", kept.len(), told.join(", "));
+    }
+    Ok(())
+}

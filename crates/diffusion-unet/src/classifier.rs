@@ -1,0 +1,116 @@
+//! A classifier of noisy images.
+
+use candle_core::{Error, Result, Tensor};
+use candle_nn::{Module, VarBuilder};
+use diffusion_kernels::{Activation, FeatureMap, in_pool};
+use diffusion_process::{Classifier, NoiseLevel};
+use serde::{Deserialize, Serialize};
+
+use crate::embedding::TimeEmbedding;
+use crate::layers::{Conv2d, GroupNorm, Linear, conv2d, group_norm, linear};
+use crate::residual::{EPS, GROUPS, ResidualBlock};
+
+/// The numbers of a [`NoisyClassifier`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NoisyClassifierConfig {
+    /// Channels of the images: 1 for grey, 3 for RGB.
+    pub in_channels: usize,
+    /// Width of the first level, a multiple of 8; the second and third are twice and three times as wide.
+    pub base_channels: usize,
+    /// Classes that are told apart, at least 2.
+    pub classes: usize,
+}
+
+/// Width of the embedding of the noise level.
+const TIME_DIM: usize = 64;
+/// Levels, each at half the sides of the one above.
+const LEVELS: usize = 3;
+
+/// The first half of a U-Net with a mean over the pixels at its end (Dhariwal & Nichol 2021, section 4.1), small.
+///
+/// ```text
+/// image ─ 3 × (stride-2 convolution ─ residual block) ─ norm ─ mean over the pixels ─ linear ─ logits
+/// ```
+///
+/// Each block is told the angle arctan(σ) of the noise level, and images are brought to a variance of about 1, so that the classifier
+/// serves models of any schedule, of flows and of exploding noise alike.
+#[derive(Clone, Debug)]
+pub struct NoisyClassifier {
+    time_embed: TimeEmbedding,
+    levels: Vec<(Conv2d, ResidualBlock)>,
+    norm: GroupNorm,
+    out: Linear,
+}
+
+impl NoisyClassifier {
+    /// The network with parameters from `vb`.
+    ///
+    /// # Errors
+    /// A width that is not a multiple of 8, no channels, fewer than 2 classes; parameters that `vb` does not have or has in another
+    /// shape.
+    pub fn new(config: &NoisyClassifierConfig, vb: VarBuilder<'_>) -> Result<Self> {
+        let NoisyClassifierConfig { in_channels, base_channels, classes } = *config;
+        if in_channels == 0 || base_channels == 0 || classes < 2 {
+            return Err(Error::Msg(format!(
+                "a classifier of {classes} classes in images of {in_channels} channels, {base_channels} wide, tells nothing apart"
+            )));
+        }
+        let mut levels = Vec::new();
+        let mut inputs = in_channels;
+        for level in 0..LEVELS {
+            let vb = vb.pp(format!("levels.{level}"));
+            let outputs = (level + 1) * base_channels;
+            levels.push((
+                conv2d(inputs, outputs, 3, 2, 1, vb.pp("down"))?,
+                ResidualBlock::new(outputs, outputs, TIME_DIM, vb.pp("block"))?,
+            ));
+            inputs = outputs;
+        }
+        Ok(Self {
+            time_embed: TimeEmbedding::new(TIME_DIM, vb.pp("time_embed"))?,
+            levels,
+            norm: group_norm(GROUPS, inputs, EPS, vb.pp("norm"))?,
+            out: linear(inputs, classes, vb.pp("out"))?,
+        })
+    }
+
+    /// Logits (N, classes) of `x_t` (N, C, H, W), each image at its level; differentiable in images and parameters.
+    ///
+    /// # Errors
+    /// Another number of channels; a number of levels other than N.
+    pub fn forward(&self, x_t: &Tensor, levels: &[NoiseLevel]) -> Result<Tensor> {
+        let n = x_t.dim(0)?;
+        if levels.len() != n {
+            return Err(Error::Msg(format!("{} noise levels for a batch of {n} images", levels.len())));
+        }
+        in_pool(|| {
+            let angles = Tensor::from_iter(levels.iter().map(|level| angle(level) as f32), x_t.device())?;
+            let time = self.time_embed.forward(&angles)?;
+            let scales = levels.iter().map(|level| level.to_variance_preserving() as f32);
+            let scales = Tensor::from_iter(scales, x_t.device())?.reshape((n, 1, 1, 1))?;
+            let mut h = FeatureMap::from_images(&x_t.broadcast_mul(&scales)?)?;
+            for (down, block) in &self.levels {
+                h = block.forward(&down.forward(&h)?, &time)?;
+            }
+            let pooled = self.norm.forward(&h, Activation::Silu)?.to_images()?.flatten_from(2)?.mean(2)?;
+            self.out.forward(&pooled)
+        })
+    }
+}
+
+/// 0 for a clean image, 1000 for noise alone: the range that time embeddings are made for.
+fn angle(level: &NoiseLevel) -> f64 {
+    1000.0 * level.noise.atan2(level.signal) / std::f64::consts::FRAC_PI_2
+}
+
+impl Classifier for NoisyClassifier {
+    fn logits(&self, x_t: &Tensor, level: NoiseLevel) -> Result<Tensor> {
+        self.forward(x_t, &vec![level; x_t.dim(0)?])
+    }
+
+    /// There and back in one go.
+    fn gradient(&self, x_t: &Tensor, level: NoiseLevel, classes: &[Option<u32>]) -> Result<Tensor> {
+        in_pool(|| diffusion_process::class_gradient(self, x_t, level, classes))
+    }
+}

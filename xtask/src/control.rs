@@ -1,0 +1,375 @@
+//! `cargo xtask control-bench`: the figures of docs/7-control.md about guidance and editing.
+
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use anyhow::{Context, Result, ensure};
+use candle_core::{Device, Tensor};
+use diffusion_data::{ImageDataset, mnist, picture};
+use diffusion_eval::{ClassShares, DigitJudge, Reference};
+use diffusion_process::{Conditioned, Denoiser, Threshold, Thresholded};
+use diffusion_report::{Cell, sheet};
+use diffusion_sample::edit::{Inpainting, from_noise, inpaint, to_noise, with_grain};
+use diffusion_sample::{ClassifierFree, ClassifierGuided, Guidance, SampleRequest, SamplerOptions, sample};
+use diffusion_schedule::SamplingPlan;
+use diffusion_train::{LoadedClassifier, LoadedModel, RunDir, Weights};
+use serde_json::{Value, json};
+
+use crate::recipe::shipped_digits;
+
+/// Say in figures what guidance and edits do to handwritten digits: how many filled-in halves, changed classes and guided images are read
+/// as what they should be, and what a guided step costs.
+///
+/// Test digits are edited, and read by the shipped judge; none of them served the model's training. The table over scales of guidance is
+/// that of `diffusion evaluate guidance`.
+#[derive(clap::Args)]
+pub(crate) struct ControlBenchArgs {
+    /// The run, or the checkpoint, of a model that was told the digits
+    #[arg(long, value_name = "DIR")]
+    run: PathBuf,
+    /// A classifier by `diffusion train-classifier`, to guide by as well
+    #[arg(long, value_name = "FILE")]
+    classifier: Option<PathBuf>,
+    /// The folder with MNIST's files, as `cargo xtask download mnist` makes it
+    #[arg(long, value_name = "DIR", default_value = "data/mnist")]
+    from: PathBuf,
+    /// Test digits to edit
+    #[arg(long, value_name = "N", default_value = "200", value_parser = clap::value_parser!(u64).range(10..=10_000))]
+    num: u64,
+    /// The folder for figures and pictures
+    #[arg(long, value_name = "DIR", default_value = "target/control")]
+    out: PathBuf,
+}
+
+/// Images computed together.
+const BATCH: usize = 64;
+/// Steps to a picture's noise and back, and iterations of each step there, as of `diffusion edit`.
+const INVERSION_STEPS: usize = 50;
+const ITERATIONS: usize = 4;
+/// The steps of those that noise on the picture stands for, as of `diffusion edit`, and none.
+const GRAINS: [usize; 2] = [0, 2];
+const RESAMPLES: usize = 5;
+const CLASSES: usize = 10;
+/// Turns that the contenders of the cost take.
+const ROUNDS: usize = 9;
+const CLIP: Threshold = Threshold::Clip { range: 1.0 };
+
+pub(crate) fn run(args: &ControlBenchArgs) -> Result<()> {
+    let device = Device::Cpu;
+    let model = LoadedModel::open(&RunDir::checkpoint_at(&args.run)?, Weights::Ema, &device)?;
+    let known = model.description.classes.len();
+    ensure!(known == CLASSES, "{}: the model knows {known} classes, not {CLASSES}", args.run.display());
+    let classifier =
+        args.classifier.as_ref().map(|path| LoadedClassifier::open(path, &device)).transpose()?;
+    let (judge, reference) = DigitJudge::shipped(&device)?;
+    let test = mnist::load_test(&args.from).with_context(|| args.from.display().to_string())?;
+    let num = args.num as usize;
+    let chosen: Vec<usize> = (0..num).map(|i| i * test.len() / num).collect();
+    let labels: Option<Vec<u32>> = chosen.iter().map(|i| test.label(*i)).collect();
+    let bench = Bench {
+        digits: test.images(&chosen, &device)?,
+        labels: labels.context("the test digits have no labels")?,
+        model,
+        judge,
+        reference,
+        out: args.out.clone(),
+    };
+    std::fs::create_dir_all(&args.out).with_context(|| args.out.display().to_string())?;
+    let mut figures = json!({
+        "steps_trained": bench.model.step,
+        "inpainting": bench.inpainting(&shipped_digits()?)?,
+        "inversion": bench.inversions()?,
+    });
+    if let Some(classifier) = &classifier {
+        figures["classifier_guidance"] = bench.by_classifier(classifier)?;
+    }
+    figures["cost"] = bench.cost(classifier.as_ref())?;
+    let path = args.out.join("control.json");
+    std::fs::write(&path, format!("{figures:#}\n")).with_context(|| path.display().to_string())?;
+    println!("all figures: {}", path.display());
+    Ok(())
+}
+
+struct Bench {
+    model: LoadedModel,
+    judge: DigitJudge,
+    reference: Reference,
+    /// Test digits (N, 1, 28, 28), and what they are.
+    digits: Tensor,
+    labels: Vec<u32>,
+    out: PathBuf,
+}
+
+impl Bench {
+    /// What an edit of the given digits begins from.
+    fn request(&self, first: usize, count: usize) -> SampleRequest<'static> {
+        SampleRequest {
+            seed: 0,
+            indices: (first as u64..(first + count) as u64).collect(),
+            image_shape: self.model.description.image_shape,
+            device: &Device::Cpu,
+        }
+    }
+
+    /// As `diffusion sample` and `diffusion edit` lay out their steps.
+    fn plan(&self, steps: usize) -> Result<SamplingPlan> {
+        Ok(self.model.objective.usual_plan(steps)?)
+    }
+
+    /// The share of `images` (N, C, H, W) that the judge reads as `wanted`.
+    fn read_as(&self, images: &Tensor, wanted: &[u32]) -> Result<f64> {
+        let wanted: Vec<Option<u32>> = wanted.iter().copied().map(Some).collect();
+        let share = ClassShares::as_asked(&self.judge.judge(images)?.logits, &wanted)?;
+        share.context("no images to read")
+    }
+
+    /// The lower half of each digit made anew by a model that is told no class, and filled in by what knows nothing.
+    fn inpainting(&self, training: &ImageDataset) -> Result<Value> {
+        let (_, _, height, width) = self.digits.dims4()?;
+        let lower = (0..height * width).map(|i| f32::from(u8::from(i / width >= height / 2)));
+        let mask = Tensor::from_iter(lower, &Device::Cpu)?.reshape((1, 1, height, width))?;
+        let hidden = mask.broadcast_as(self.digits.shape())?.contiguous()?.ne(0f32)?;
+        let filled = |by: &Tensor| -> Result<Tensor> {
+            Ok(hidden.where_cond(&by.broadcast_as(self.digits.shape())?.contiguous()?, &self.digits)?)
+        };
+        let all: Vec<usize> = (0..training.len()).collect();
+        let mean = training.images(&all, &Device::Cpu)?.mean_keepdim(0)?;
+        let background = filled(&mean.ones_like()?.neg()?)?;
+        let mean = filled(&mean)?;
+
+        let objective = &self.model.objective;
+        let kind = objective.sampler(false);
+        let plan = self.plan(objective.default_steps(kind))?;
+        let mut made = Vec::new();
+        for first in (0..self.labels.len()).step_by(BATCH) {
+            let count = BATCH.min(self.labels.len() - first);
+            let pictures = self.digits.narrow(0, first, count)?;
+            let inpainting = Inpainting { pictures: &pictures, mask: &mask, resamples: RESAMPLES };
+            let told_nothing = Conditioned::new(&self.model.denoiser, vec![None; count]);
+            let denoiser = Thresholded::new(&told_nothing, CLIP);
+            let mut sampler = kind.build(&SamplerOptions::default());
+            let request = self.request(first, count);
+            let go_on = &mut |_: diffusion_sample::Progress<'_>| ControlFlow::Continue(());
+            made.push(inpaint(&inpainting, &denoiser, &mut *sampler, &plan, &request, go_on)?);
+        }
+        let made = Tensor::cat(&made, 0)?;
+        let known = (&made - &self.digits)?.abs()?.broadcast_mul(&mask.affine(-1.0, 1.0)?)?;
+        let known_error = known.max_all()?.to_scalar::<f32>()?;
+
+        let rows = [("given", &self.digits), ("background", &background), ("mean", &mean), ("model", &made)];
+        let mut shares = json!({ "largest_change_of_a_known_pixel": known_error });
+        println!("the lower half of {} test digits, read as what they are:", self.labels.len());
+        for (name, images) in rows {
+            let share = self.read_as(images, &self.labels)?;
+            println!("  {name:<12} {:5.1} %", share * 100.0);
+            shares[name] = share.into();
+        }
+        println!("  known pixels differ by {known_error} at most");
+        self.draw("inpainting.png", &rows)?;
+        Ok(shares)
+    }
+
+    /// Rows with names, of the first images of each.
+    fn draw(&self, name: &str, rows: &[(&str, &Tensor)]) -> Result<()> {
+        const SHOWN: usize = 16;
+        let mut cells: Vec<Vec<Cell>> = Vec::new();
+        for (_, images) in rows {
+            // Evenly over all, so that neighbours in the file are not all of one writer.
+            let shown = diffusion_eval::spread(&images.clamp(-1f32, 1f32)?, SHOWN)?;
+            cells.push(picture::from_tensor(&shown)?.into_iter().map(|p| p.enlarged(2).into()).collect());
+        }
+        let names: Vec<String> = rows.iter().map(|(name, _)| (*name).to_owned()).collect();
+        let columns = vec![String::new(); cells[0].len()];
+        let path = self.out.join(name);
+        sheet(&cells, &names, &columns)?.write_png(&path)?;
+        println!("  picture: {}", path.display());
+        Ok(())
+    }
+
+    /// Each digit to its noise and back, and from there to another digit.
+    fn inversions(&self) -> Result<Value> {
+        // Each digit another one, and all others equally often.
+        let targets: Vec<u32> =
+            (0u32..).zip(&self.labels).map(|(i, label)| (label + 1 + i % 9) % CLASSES as u32).collect();
+        let mut figures = Vec::new();
+        for grain in GRAINS {
+            let inverted = |from: &[u32], to: &[u32], scale: f64| self.by_noise(grain, from, to, scale);
+            let back = inverted(&self.labels, &self.labels, 1.0)?;
+            let error = (&back - &self.digits)?.abs()?.mean_all()?.to_scalar::<f32>()?;
+            let error = f64::from(error) * 127.5;
+            println!(
+                "to the noise and back, {grain} of {INVERSION_STEPS} steps grain: mean absolute error {error:.2} of 255"
+            );
+            let mut figure = json!({ "grain_steps": grain, "mean_error_of_255": error });
+            let usual = self.model.description.guidance().scale;
+            for scale in [1.0, usual, 2.0] {
+                let changed = inverted(&self.labels, &targets, scale)?;
+                let share = self.read_as(&changed, &targets)?;
+                let [slant, ink] = [slants, inks].map(|of: fn(&Tensor) -> Result<Vec<f64>>| -> Result<f64> {
+                    Ok(correlation(&of(&self.digits)?, &of(&changed)?))
+                });
+                let [slant, ink] = [slant?, ink?];
+                println!(
+                    "  as another digit, guidance {scale}: {:.1} % read as that; slants correlate by {slant:.2}, ink by {ink:.2}",
+                    share * 100.0
+                );
+                figure[format!("guidance_{scale}")] =
+                    json!({ "read_as_asked": share, "slant_correlation": slant, "ink_correlation": ink });
+                if grain > 0 && scale == usual {
+                    let rows = [("given", &self.digits), ("and back", &back), ("changed", &changed)];
+                    self.draw("changed.png", &rows)?;
+                }
+            }
+            figures.push(figure);
+        }
+        Ok(figures.into())
+    }
+
+    /// The digits, taken for `from`, drawn as `to`.
+    fn by_noise(&self, grain: usize, from: &[u32], to: &[u32], scale: f64) -> Result<Tensor> {
+        let plan = self.plan(INVERSION_STEPS)?;
+        let mut drawn = Vec::new();
+        for first in (0..from.len()).step_by(BATCH) {
+            let part = first..from.len().min(first + BATCH);
+            let told = |classes: &[u32]| classes[part.clone()].iter().copied().map(Some).collect::<Vec<_>>();
+            let request = self.request(first, part.len());
+            let pictures = self.digits.narrow(0, first, part.len())?;
+            let (grained, front) = with_grain(&pictures, grain, &plan, &request)?;
+            let plain = Conditioned::new(&self.model.denoiser, told(from));
+            let clipped = Thresholded::new(&plain, CLIP);
+            let go_on = &mut |_| ControlFlow::Continue(());
+            let noise = to_noise(&grained, &clipped, &front, ITERATIONS, go_on)?;
+            let guided = ClassifierFree::new(&self.model.denoiser, told(to), Guidance::new(scale));
+            let clipped = Thresholded::new(&guided, CLIP);
+            let go_on = &mut |_: diffusion_sample::Progress<'_>| ControlFlow::Continue(());
+            drawn.push(from_noise(&noise, &clipped, &plan, go_on)?.clamp(-1f32, 1f32)?);
+        }
+        Ok(Tensor::cat(&drawn, 0)?)
+    }
+
+    /// A hundred digits of each class by a model that is told none of them, and a classifier.
+    fn by_classifier(&self, classifier: &LoadedClassifier) -> Result<Value> {
+        let each = 100;
+        let asked: Vec<u32> = (0..CLASSES as u32 * each).map(|i| i % CLASSES as u32).collect();
+        let mut figures = Vec::new();
+        println!("told nothing, guided by a classifier, {each} digits of each class:");
+        for scale in [0.0, 1.0, 2.0, 4.0, 8.0] {
+            let mut images = Vec::new();
+            for (batch, part) in asked.chunks(BATCH).enumerate() {
+                let told_nothing = Conditioned::new(&self.model.denoiser, vec![None; part.len()]);
+                let classes = part.iter().copied().map(Some).collect();
+                let guidance = Guidance::new(scale);
+                let guided = ClassifierGuided::new(&told_nothing, &classifier.network, classes, guidance);
+                images.push(self.drawn(&guided, &self.request(batch * BATCH, part.len()))?);
+            }
+            let images = Tensor::cat(&images, 0)?;
+            let share = self.read_as(&images, &asked)?;
+            let quality = self.reference.quality(&self.judge.judge(&images)?.features)?;
+            let (distance, recall) = (quality.frechet_distance, quality.agreement.recall);
+            println!(
+                "  scale {scale}: {:.1} % read as asked, Fréchet distance {distance:.2}, recall {recall:.3}",
+                share * 100.0
+            );
+            figures.push(json!({
+                "scale": scale, "read_as_asked": share, "frechet_distance": distance, "recall": recall,
+            }));
+        }
+        Ok(figures.into())
+    }
+
+    /// Images as `diffusion sample` draws them.
+    fn drawn(&self, denoiser: &dyn Denoiser, request: &SampleRequest<'_>) -> Result<Tensor> {
+        let objective = &self.model.objective;
+        let kind = objective.sampler(false);
+        let plan = self.plan(objective.default_steps(kind))?;
+        let clipped = Thresholded::new(denoiser, CLIP);
+        let mut sampler = kind.build(&SamplerOptions::default());
+        let go_on = &mut |_: diffusion_sample::Progress<'_>| ControlFlow::Continue(());
+        Ok(sample(&clipped, &mut *sampler, &plan, request, go_on)?.clamp(-1f32, 1f32)?)
+    }
+
+    /// What guided images cost beside unguided ones: the contenders take turns, and medians are compared.
+    fn cost(&self, classifier: Option<&LoadedClassifier>) -> Result<Value> {
+        let classes: Vec<Option<u32>> = (0..BATCH as u32).map(|i| Some(i % CLASSES as u32)).collect();
+        let plain = Conditioned::new(&self.model.denoiser, classes.clone());
+        let told_nothing = Conditioned::new(&self.model.denoiser, vec![None; BATCH]);
+        let free = ClassifierFree::new(&self.model.denoiser, classes.clone(), Guidance::new(2.0));
+        let mut contenders: Vec<(&str, Box<dyn Denoiser + '_>)> =
+            vec![("unguided", Box::new(plain)), ("classifier-free", Box::new(free))];
+        if let Some(classifier) = classifier {
+            let network = &classifier.network;
+            let guided = ClassifierGuided::new(&told_nothing, network, classes, Guidance::new(2.0));
+            contenders.push(("classifier", Box::new(guided)));
+        }
+        let request = self.request(0, BATCH);
+        let mut seconds = vec![Vec::new(); contenders.len()];
+        for round in 0..=ROUNDS {
+            for ((_, denoiser), seconds) in contenders.iter().zip(&mut seconds) {
+                let start = Instant::now();
+                self.drawn(&**denoiser, &request)?;
+                // The first round fills the caches.
+                if round > 0 {
+                    seconds.push(start.elapsed().as_secs_f64());
+                }
+            }
+        }
+        let threads = rayon::current_num_threads();
+        println!("{BATCH} digits on {threads} threads, medians of {ROUNDS} rounds:");
+        let mut figures = json!({ "threads": threads });
+        let mut unguided = None;
+        for ((name, _), mut seconds) in contenders.iter().zip(seconds) {
+            seconds.sort_by(f64::total_cmp);
+            let median = seconds[seconds.len() / 2];
+            let ratio = median / *unguided.get_or_insert(median);
+            println!("  {name:<16} {median:.2} s, {ratio:.2} times the unguided ones");
+            figures[*name] = json!({ "seconds": median, "ratio": ratio });
+        }
+        Ok(figures)
+    }
+}
+
+/// The slant of each of `digits` (N, 1, H, W): how far its ink moves to the left, in pixels, for a pixel downwards.
+fn slants(digits: &Tensor) -> Result<Vec<f64>> {
+    let (_, _, height, width) = digits.dims4()?;
+    let ink = |pixel: f32| f64::from(f32::midpoint(pixel, 1.0));
+    let of = |pixels: &[f32]| {
+        let places = |i: usize| [(i / width) as f64, (i % width) as f64];
+        let mut sums = [0.0; 3];
+        for (i, pixel) in pixels.iter().enumerate() {
+            let [y, x] = places(i);
+            for (sum, part) in sums.iter_mut().zip([1.0, y, x]) {
+                *sum += ink(*pixel) * part;
+            }
+        }
+        let [all, y_mean, x_mean] = [sums[0], sums[1] / sums[0], sums[2] / sums[0]];
+        let [mut across, mut down] = [0.0; 2];
+        for (i, pixel) in pixels.iter().enumerate() {
+            let [y, x] = places(i);
+            across += ink(*pixel) * (y - y_mean) * (x - x_mean) / all;
+            down += ink(*pixel) * (y - y_mean) * (y - y_mean) / all;
+        }
+        -across / down
+    };
+    let pixels = digits.flatten_all()?.to_vec1::<f32>()?;
+    Ok(pixels.chunks_exact(height * width).map(of).collect())
+}
+
+/// The ink of each of `digits` (N, 1, H, W), which grows with the width of the strokes: the share of white.
+fn inks(digits: &Tensor) -> Result<Vec<f64>> {
+    let shares = digits.affine(0.5, 0.5)?.mean((1, 2, 3))?.to_vec1::<f32>()?;
+    Ok(shares.into_iter().map(f64::from).collect())
+}
+
+/// Pearson's.
+fn correlation(a: &[f64], b: &[f64]) -> f64 {
+    let mean = |x: &[f64]| x.iter().sum::<f64>() / x.len() as f64;
+    let [of_a, of_b] = [mean(a), mean(b)];
+    let [mut ab, mut aa, mut bb] = [0.0; 3];
+    for (a, b) in a.iter().zip(b) {
+        ab += (a - of_a) * (b - of_b);
+        aa += (a - of_a).powi(2);
+        bb += (b - of_b).powi(2);
+    }
+    ab / (aa * bb).sqrt()
+}

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use super::{Draw, Judged, by, judged, shipped_digits};
 use crate::check::workspace_root;
 
-/// Draw the Fréchet distance from MNIST's test digits against minutes of training: assets/readme/curve.svg, and curve.json beside it.
+/// Draw the Fréchet distance from MNIST's test digits against minutes of training: assets/figures/curve.svg, and curve.json beside it.
 ///
 /// The default preset is trained anew for each of --minutes on the shipped digits, since its learning rate is planned to end there; the
 /// tutorial preset once, on all of MNIST, and looked at after each epoch. The minutes are those of training alone. Beside the
@@ -63,7 +63,7 @@ fn made(text: &str) -> Result<(f64, PathBuf), String> {
 }
 
 pub(crate) fn run(args: &RecipeCurveArgs) -> Result<()> {
-    let folder = workspace_root().join("assets/readme");
+    let folder = workspace_root().join("assets/figures");
     let path = folder.join("curve.json");
     let mut points: Vec<Value> = match std::fs::read(&path) {
         Ok(bytes) if args.add => {

@@ -1,4 +1,4 @@
-//! `cargo xtask control-bench`: the figures of docs/7-control.md about guidance and editing.
+//! `cargo xtask control-bench`: the figures of docs/control.md.
 
 use std::ops::ControlFlow;
 use std::path::PathBuf;

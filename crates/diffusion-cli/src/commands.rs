@@ -13,7 +13,7 @@ pub(crate) mod schedule;
 pub(crate) mod train;
 pub(crate) mod train_classifier;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use diffusion_schedule::NoiseSchedule;
@@ -47,4 +47,23 @@ fn bytes(count: usize) -> String {
 
 fn make_folder(path: &Path) -> anyhow::Result<()> {
     std::fs::create_dir_all(path).with_context(|| format!("cannot make the folder {}", path.display()))
+}
+
+/// Says where images of an earlier call lie in `out` that those of this one do not replace: in each of `folders`, those with a number of as
+/// many as come there or more.
+fn warn_of_images_beyond(out: &Path, folders: &[(PathBuf, usize)]) -> anyhow::Result<()> {
+    let number = |path: &Path| -> Option<usize> {
+        let number = path.file_name()?.to_str()?.strip_suffix(".png")?;
+        (number.len() >= 6).then(|| number.parse().ok())?
+    };
+    let mut others = 0;
+    for (folder, images) in folders.iter().filter(|(folder, _)| folder.is_dir()) {
+        let entries = std::fs::read_dir(folder).with_context(|| folder.display().to_string())?;
+        let numbers = entries.filter_map(|entry| number(&entry.ok()?.path()));
+        others += numbers.filter(|number| number >= images).count();
+    }
+    if others > 0 {
+        tracing::warn!("{} holds {others} other images from before, which stay there", out.display());
+    }
+    Ok(())
 }

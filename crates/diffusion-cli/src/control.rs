@@ -4,13 +4,14 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use candle_core::{Device, Tensor};
-use diffusion_data::{Fit, picture};
+use diffusion_data::picture;
 use diffusion_process::{Conditioned, Denoiser, Threshold, Thresholded};
 use diffusion_sample::{AfterReference, Autoguided, ClassifierFree, ClassifierGuided, Guidance};
 use diffusion_train::{
     LoadedClassifier, LoadedModel, ModelClass, ModelDescription, RunDir, Weights, find_class,
 };
 
+use crate::runs::Found;
 use crate::usage::bail_usage;
 
 /// Every class of the model.
@@ -59,7 +60,7 @@ pub(crate) fn scale(text: &str) -> Result<f64, String> {
     }
 }
 
-fn share(text: &str) -> Result<f64, String> {
+pub(crate) fn share(text: &str) -> Result<f64, String> {
     match text.parse() {
         Ok(number) if (0.0..=1.0).contains(&number) => Ok(number),
         _ => Err("a number from 0 to 1 is wanted".to_owned()),
@@ -90,6 +91,8 @@ pub(crate) struct Control {
     pub(crate) classes: Vec<ModelClass>,
     /// Those that are, where any is named; `None` among them is no class in particular.
     pub(crate) asked: Option<Vec<Option<u32>>>,
+    /// The flag that says how to push, if one does.
+    pushed: Option<&'static str>,
     guide: Guide,
     reference: Option<(Tensor, f64)>,
 }
@@ -110,21 +113,25 @@ impl ControlArgs {
         Self { guidance, ..Self::default() }
     }
 
-    /// What steers the images of `model`.
-    pub(crate) fn open(&self, model: &ModelDescription, device: &Device) -> anyhow::Result<Control> {
+    /// The pictures that are read.
+    pub(crate) fn inputs(&self) -> &[PathBuf] {
+        self.reference.as_slice()
+    }
+
+    /// What steers the images of the model `found`.
+    pub(crate) fn open(&self, found: &Found, device: &Device) -> anyhow::Result<Control> {
+        let model = &found.model.description;
         let guide = match (&self.autoguide, &self.classifier) {
             (Some(path), _) => Guide::Worse(Box::new(worse_model(path, model, device)?)),
             (None, Some(path)) => Guide::Classifier(Box::new(classifier(path, model, device)?)),
-            (None, None) => {
-                self.check_guidance(model)?;
-                Guide::Free
-            }
+            (None, None) => Guide::Free,
         };
         let (classes, takes_none) = match &guide {
             Guide::Classifier(classifier) => (&classifier.description.classes, true),
             Guide::Free | Guide::Worse(_) => (&model.classes, model.network.takes_no_class()),
         };
         let asked = find_classes("--class", &self.class, classes, takes_none)?;
+        let pushed = self.check_guidance(model, &guide, &asked)?;
         let guidance = Guidance {
             scale: self.guidance.unwrap_or(match guide {
                 Guide::Free => model.guidance().scale,
@@ -135,42 +142,49 @@ impl ControlArgs {
         };
         let reference = match &self.reference {
             Some(path) => {
-                let picture = picture::read_as(path, model.image_shape, Fit::default(), device)
+                let picture = picture::read_as(path, model.image_shape, &found.prepared(), device)
                     .context("--reference")?;
                 Some((picture, self.reference_factor))
             }
             None => None,
         };
         let asked = (!asked.is_empty()).then_some(asked);
-        Ok(Control { guidance, classes: classes.clone(), asked, guide, reference })
+        Ok(Control { guidance, classes: classes.clone(), asked, pushed, guide, reference })
     }
 
-    /// Refuses flags that say how to push where `model` itself has nothing to push away from.
-    fn check_guidance(&self, model: &ModelDescription) -> anyhow::Result<()> {
+    /// Refuses flags that say how to push where there is nothing to push towards or away from. Gives the first such flag.
+    fn check_guidance(
+        &self,
+        model: &ModelDescription,
+        guide: &Guide,
+        asked: &[Option<u32>],
+    ) -> anyhow::Result<Option<&'static str>> {
         let given = [
             ("--guidance", self.guidance.is_some()),
             ("--guidance-interval", self.guidance_interval.is_some()),
             ("--guidance-rescale", self.guidance_rescale.is_some()),
+            ("--classifier", self.classifier.is_some()),
         ];
-        let Some((flag, _)) = given.into_iter().find(|(_, given)| *given) else { return Ok(()) };
-        if model.classes.is_empty() {
+        let given = given.into_iter().find(|(_, given)| *given);
+        let (Some((flag, _)), false) = (given, matches!(guide, Guide::Worse(_))) else { return Ok(None) };
+        if matches!(guide, Guide::Free) && model.classes.is_empty() {
             bail_usage!(
                 "{flag}: the model was trained without classes, so that there is nothing to push towards; train one by \
                  `train --conditional`, or guide by a classifier with --classifier or by a worse model with --autoguide"
             );
         }
-        if !model.network.takes_no_class() {
+        if matches!(guide, Guide::Free) && !model.network.takes_no_class() {
             bail_usage!(
                 "{flag}: the model never learned what images of no class in particular are; guide by a worse model with \
                  --autoguide"
             );
         }
-        if !self.class.is_empty() && self.class.iter().all(|class| class == NONE) {
+        if !asked.is_empty() && asked.iter().all(Option::is_none) {
             bail_usage!(
                 "{flag}: images of no class in particular cannot be pushed towards one; name a class"
             );
         }
-        Ok(())
+        Ok(Some(flag))
     }
 }
 
@@ -183,17 +197,32 @@ pub(crate) fn find_classes(
 ) -> anyhow::Result<Vec<Option<u32>>> {
     let mut found = Vec::new();
     for name in names {
-        match name.as_str() {
-            ALL if !classes.is_empty() => found.extend((0..classes.len() as u32).map(Some)),
-            NONE if takes_none => found.push(None),
+        let these: Vec<Option<u32>> = match name.as_str() {
+            ALL if !classes.is_empty() => (0..classes.len() as u32).map(Some).collect(),
+            NONE if takes_none => vec![None],
             NONE => bail_usage!("{flag} none: this model must be told a class of each image"),
             name => match find_class(classes, name) {
-                Ok(class) => found.push(Some(class)),
+                Ok(class) => vec![Some(class)],
                 Err(e) => bail_usage!("{flag} {name}: {e}"),
             },
+        };
+        for class in these {
+            if !found.contains(&class) {
+                found.push(class);
+            }
         }
     }
     Ok(found)
+}
+
+/// A class's name as that of a file or folder on any system.
+fn folder_name(name: &str) -> String {
+    let plain: String =
+        name.chars().map(|c| if c.is_alphanumeric() || "-_. ".contains(c) { c } else { '-' }).collect();
+    match plain.trim_matches(['.', ' ']) {
+        "" => "-".to_owned(),
+        plain => plain.to_owned(),
+    }
 }
 
 /// The classifier that images are pushed by.
@@ -218,7 +247,9 @@ fn names(classes: &[ModelClass]) -> Vec<&str> {
 
 /// The model that is to be done better than.
 fn worse_model(path: &Path, model: &ModelDescription, device: &Device) -> anyhow::Result<LoadedModel> {
-    let worse = LoadedModel::open(&RunDir::checkpoint_at(path)?, Weights::Ema, device)?;
+    let worse = RunDir::checkpoint_at(path)
+        .and_then(|checkpoint| LoadedModel::open(&checkpoint, Weights::Ema, device))
+        .context("--autoguide")?;
     let path = path.display();
     if worse.description.image_shape != model.image_shape {
         bail_usage!(
@@ -241,6 +272,7 @@ impl Control {
             guidance: Guidance::default(),
             classes: model.classes.clone(),
             asked: None,
+            pushed: None,
             guide: Guide::Free,
             reference: None,
         }
@@ -248,11 +280,22 @@ impl Control {
 
     /// The classes asked for, or if none was, no class in particular.
     pub(crate) fn asked_or_none(&self, model: &ModelDescription) -> anyhow::Result<Vec<Option<u32>>> {
-        match (&self.asked, &self.guide) {
+        match (&self.asked, self.pushed) {
             (Some(classes), _) => Ok(classes.clone()),
-            (None, Guide::Classifier(_)) => bail_usage!("--classifier: say by --class what to push towards"),
-            (None, _) if model.network.takes_no_class() => Ok(vec![None]),
-            (None, _) => bail_usage!("--class: this model must be told a class of each image; name one"),
+            (None, Some(flag)) => bail_usage!("{flag}: say by --class what to push towards"),
+            (None, None) if model.network.takes_no_class() => Ok(vec![None]),
+            (None, None) => bail_usage!("--class: this model must be told a class of each image; name one"),
+        }
+    }
+
+    /// A class's name as that of a folder or a part of a file's, another one for each class.
+    pub(crate) fn class_folder(&self, class: Option<u32>) -> String {
+        let folder = |name: &str| folder_name(name).to_lowercase();
+        let own = folder_name(self.class_name(class));
+        let like = |other: &&ModelClass| folder(&other.name) == own.to_lowercase();
+        match class {
+            Some(number) if self.classes.iter().filter(like).count() > 1 => format!("{own}-{number}"),
+            _ => own,
         }
     }
 

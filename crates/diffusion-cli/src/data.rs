@@ -25,7 +25,7 @@ const HUB: &str = "hf:";
 const SHOWN: usize = 10;
 
 /// What is done to the pictures.
-#[derive(clap::Args)]
+#[derive(clap::Args, Clone)]
 #[command(next_help_heading = "Pictures")]
 pub(crate) struct PictureArgs {
     /// Bring the pictures to SIZE×SIZE pixels [default: as they are if the first 64 have one size up to 64×64,

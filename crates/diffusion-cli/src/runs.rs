@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use candle_core::Device;
+use diffusion_data::PictureConfig;
 use diffusion_train::{LoadedModel, RunDir, TrainConfig, Weights};
 
 use crate::usage::{UsageError, bail_usage};
@@ -41,6 +42,15 @@ impl Found {
             Some(path) => format!("{} (step {step})", path.display()),
             None => format!("the small model of digits that comes with the program ({step} steps)"),
         }
+    }
+}
+
+impl Found {
+    /// How the pictures that the model learnt from were fitted, and what was laid behind them; as is usual where its run does not say.
+    pub(crate) fn prepared(&self) -> PictureConfig {
+        let run = self.checkpoint.as_deref().and_then(run_of);
+        run.and_then(|run| run.read_config().ok())
+            .map_or_else(PictureConfig::default, |config| config.pictures)
     }
 }
 

@@ -1,9 +1,10 @@
 //! Telling the user's mistakes from the world's.
 
+use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fmt;
 use std::fs::{self, OpenOptions};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use diffusion_schedule::ScheduleError;
 use diffusion_train::{ConfigError, TrainError};
@@ -72,6 +73,26 @@ pub(crate) fn check_output(flag: &str, path: &Path) -> anyhow::Result<()> {
         Ok(_) => Ok(()),
         Err(e) => bail_usage!("{flag} {}: it cannot be written: {e}", path.display()),
     }
+}
+
+/// Refuses `files` after `flag` that are one of the pictures in `inputs`, whose place they would take.
+pub(crate) fn check_spares(
+    inputs: &[PathBuf],
+    flag: &str,
+    files: impl Iterator<Item = PathBuf>,
+) -> anyhow::Result<()> {
+    let known: HashMap<PathBuf, &PathBuf> =
+        inputs.iter().filter_map(|path| Some((path.canonicalize().ok()?, path))).collect();
+    for file in files {
+        if let Some(input) = file.canonicalize().ok().and_then(|file| known.get(&file)) {
+            bail_usage!(
+                "{flag}: {} would take the place of {}; name another file or folder",
+                file.display(),
+                input.display()
+            );
+        }
+    }
+    Ok(())
 }
 
 /// What charts are written as.

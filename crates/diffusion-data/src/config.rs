@@ -134,6 +134,8 @@ pub struct Background(pub [u8; 3]);
 impl Background {
     /// #ffffff
     pub const WHITE: Self = Self([255; 3]);
+    /// #000000
+    pub const BLACK: Self = Self([0; 3]);
 }
 
 impl FromStr for Background {
@@ -143,7 +145,7 @@ impl FromStr for Background {
         let wrong = || format!("{text:?} is no colour; expected white, black, grey or #rrggbb");
         match text {
             "white" => return Ok(Self::WHITE),
-            "black" => return Ok(Self([0; 3])),
+            "black" => return Ok(Self::BLACK),
             "grey" => return Ok(Self([128; 3])),
             _ => {}
         }

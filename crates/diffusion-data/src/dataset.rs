@@ -197,6 +197,16 @@ impl ImageDataset {
         self.part(|i| self.label(i).is_some_and(|label| wanted.contains(&label)))
     }
 
+    /// The pictures that have a class.
+    ///
+    /// # Errors
+    /// No picture has one.
+    pub fn labelled(&self) -> Result<Self, DataError> {
+        let none =
+            |_| DataError::Invalid("none of the pictures has a class, by folders or labels".to_owned());
+        self.part(|i| self.label(i).is_some()).map_err(none)
+    }
+
     /// `count` of the pictures, chosen by a hash of their names; all if there are no more.
     ///
     /// # Errors

@@ -12,8 +12,8 @@ pub struct Guidance {
     /// φ, how much of x̂₀'s standard deviation is brought back to that of the better estimate, in \[0, 1\]; large scales
     /// otherwise exaggerate the contrast too (Lin et al. 2023, section 3.4).
     pub rescale: f64,
-    /// The σ = noise / signal between which guidance works, both included; elsewhere the better estimate stands alone
-    /// (Kynkäänniemi et al. 2024).
+    /// The σ = noise / signal between which guidance works, both included; elsewhere the unguided estimate stands alone, which is the
+    /// better one, or with [`ClassifierGuided`] the one that knows no class (Kynkäänniemi et al. 2024).
     pub interval: [f64; 2],
 }
 
@@ -29,10 +29,10 @@ impl Guidance {
         Self { scale, ..Self::default() }
     }
 
-    /// w at `level`.
-    fn scale_at(&self, level: &NoiseLevel) -> f64 {
+    /// w at `level`, which is `unguided` outside of the interval.
+    fn scale_at(&self, level: &NoiseLevel, unguided: f64) -> f64 {
         let [low, high] = self.interval;
-        if (low..=high).contains(&level.sigma()) { self.scale } else { 1.0 }
+        if (low..=high).contains(&level.sigma()) { self.scale } else { unguided }
     }
 }
 
@@ -54,7 +54,7 @@ impl<'a> ClassifierFree<'a> {
 
 impl Denoiser for ClassifierFree<'_> {
     fn denoise(&self, x_t: &Tensor, level: NoiseLevel) -> Result<Prediction> {
-        let scale = self.guidance.scale_at(&level);
+        let scale = self.guidance.scale_at(&level, 1.0);
         let none = || vec![None; self.classes.len()];
         if scale == 1.0 || self.classes.iter().all(Option::is_none) {
             return self.denoiser.denoise_classes(x_t, level, &self.classes);
@@ -94,7 +94,7 @@ impl<'a> Autoguided<'a> {
 
 impl Denoiser for Autoguided<'_> {
     fn denoise(&self, x_t: &Tensor, level: NoiseLevel) -> Result<Prediction> {
-        let scale = self.guidance.scale_at(&level);
+        let scale = self.guidance.scale_at(&level, 1.0);
         let better = self.denoiser.denoise(x_t, level)?;
         if scale == 1.0 {
             return Ok(better);
@@ -128,7 +128,7 @@ impl<'a> ClassifierGuided<'a> {
 
 impl Denoiser for ClassifierGuided<'_> {
     fn denoise(&self, x_t: &Tensor, level: NoiseLevel) -> Result<Prediction> {
-        let scale = self.guidance.scale_at(&level);
+        let scale = self.guidance.scale_at(&level, 0.0);
         let plain = self.denoiser.denoise(x_t, level)?;
         // Noise alone has no class, and a clean image is what it is.
         let nothing_to_say = level.signal == 0.0 || level.is_clean();

@@ -155,6 +155,16 @@ fn a_classifier_makes_a_model_without_classes_one_of_a_class() {
     }
     let of_last = |scale| mean(&guided(&classes, scale, SamplerKind::Ddim).narrow(0, 2, 1).unwrap());
     assert!(of_last(4.0) > of_last(1.0) + 0.01, "{} {}", of_last(4.0), of_last(1.0));
+    // Outside of the interval the classifier is not asked.
+    let x_t = drawn(&mixture, SamplerKind::Euler, 3);
+    let level = NoiseLevel::variance_exploding(0.0, 1.0);
+    let at = |interval| {
+        let guidance = Guidance { interval, ..Guidance::new(3.0) };
+        let guided = ClassifierGuided::new(&mixture, &Likelihoods, classes.clone(), guidance);
+        largest_difference(&guided.denoise(&x_t, level).unwrap().x0, &mixture(&x_t, level).unwrap().x0)
+    };
+    assert_eq!(at([1.5, 9.0]), 0.0);
+    assert!(at([0.5, 9.0]) > 0.1);
     let unknown = ClassifierGuided::new(&mixture, &Likelihoods, vec![Some(3)], Guidance::new(1.0));
     let x_t = Tensor::zeros((1, 1, 4, 4), DType::F32, &Device::Cpu).unwrap();
     let error = unknown.denoise(&x_t, NoiseLevel::variance_exploding(0.0, 1.0)).unwrap_err();
@@ -215,10 +225,13 @@ fn a_function_of_ones_own_steers() {
         assert!(level.noise > 0.0);
         said.x0.affine(0.0, 0.25)
     });
-    // It composes: guided by what a function says.
-    let guided = Autoguided::new(&steered, &plain, Guidance::new(1.0));
-    let images = drawn(&guided, SamplerKind::Ddim, 2);
+    let images = drawn(&steered, SamplerKind::Ddim, 2);
     assert!(largest_difference(&images, &images.affine(0.0, 0.25).unwrap()) < 1e-4);
+    // It composes: away from what the model says, as far again as the function is.
+    let guided = Autoguided::new(&steered, &plain, Guidance::new(2.0));
+    let (x_t, level) = (images, NoiseLevel::variance_exploding(0.0, 1.0));
+    let [guided, plain] = [&guided as &dyn Denoiser, &plain].map(|d| d.denoise(&x_t, level).unwrap().x0);
+    assert!(largest_difference(&guided, &plain.affine(-1.0, 0.5).unwrap()) < 1e-5);
 }
 
 #[test]

@@ -106,7 +106,7 @@ fn write_run(
 
 /// The network as a configuration has it, which says beside it that it learns a variance too, and is told classes.
 fn network_alone(model: &ModelDescription) -> NetworkConfig {
-    let network = model.network.with_classes(0);
+    let network = model.network.with_classes(0, false);
     if model.learned_variance() { network.with_output_channels(model.image_shape[0]) } else { network }
 }
 

@@ -67,7 +67,7 @@ pub fn find_class(classes: &[ModelClass], name: &str) -> Result<u32, String> {
     let names: Vec<String> = nearest.iter().take(NAMED).map(|class| format!("`{}`", class.name)).collect();
     let (count, names) = (classes.len(), names.join(", "));
     let which = if count <= NAMED { "they are" } else { "the nearest names are" };
-    Err(format!("there is no class `{name}` among the model's {count}; {which} {names}"))
+    Err(format!("there is no class `{name}` among the {count} there are; {which} {names}"))
 }
 
 /// Classes that an error names.

@@ -7,10 +7,10 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::Instant;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{Device, Tensor};
 use diffusion_data::{ImageDataset, Loader, LoaderConfig};
 use diffusion_kernels::in_pool;
-use diffusion_process::{Domain, Levels, NoiseLevel, NoiseSource};
+use diffusion_process::{Domain, Levels, NoiseLevel, NoiseSource, log_likelihood};
 use diffusion_unet::{NoisyClassifier, NoisyClassifierConfig, Parameters};
 use rand::RngExt;
 use safetensors::SafeTensors;
@@ -58,6 +58,8 @@ const WEIGHT_DECAY: f64 = 0.05;
 const LR_SCHEDULE: LrSchedule = LrSchedule { warmup_steps: 0, decay: LrDecay::Cosine };
 /// The share of the training in which the rate rises to its base value.
 const WARMUP: f64 = 0.05;
+/// The share of the base rate that even the first update has.
+const LEAST: f64 = 0.02;
 const EMA_DECAY: f64 = 0.995;
 /// Pictures at once, where nothing is learnt.
 const BATCH: usize = 256;
@@ -105,21 +107,19 @@ impl LoadedClassifier {
     /// was learnt so far.
     ///
     /// # Errors
-    /// Pictures of fewer than two classes; a configuration without an end; a loss that is not finite.
+    /// Pictures of fewer than two classes; a configuration without an end; a learning rate at which the loss is no longer a number.
     pub fn train(
         config: &ClassifierConfig,
         dataset: &ImageDataset,
         device: &Device,
         observer: &mut dyn FnMut(&ClassifierStep) -> ControlFlow<()>,
     ) -> Result<Self, TrainError> {
+        let dataset = &dataset.labelled()?;
         let classes = ModelClass::of(dataset);
         let seen = classes.iter().filter(|class| class.pictures > 0).count();
         if seen < 2 {
-            return Err(refuse(
-                "the pictures",
-                format!("of {seen} classes"),
-                "a classifier needs two or more, by folders or labels",
-            ));
+            let expected = "a classifier needs two or more, by folders or labels";
+            return Err(refuse("the number of classes", seen.to_string(), expected));
         }
         if config.steps.is_none() && config.max_minutes.is_none() {
             return Err(refuse("the length", "none".to_owned(), "a number of steps or of minutes is wanted"));
@@ -142,13 +142,13 @@ impl LoadedClassifier {
         let start = Instant::now();
         let (mut step, mut progress) = (0, 0.0);
         while progress < 1.0 {
-            let lr = LR_SCHEDULE.lr(config.lr, step, progress) * (progress / WARMUP).min(1.0);
+            let lr = LR_SCHEDULE.lr(config.lr, step, progress) * (progress / WARMUP).clamp(LEAST, 1.0);
             let batch = loader.next_batch(device)?;
             let loss = in_pool(|| cross_entropy(&network, &batch.images, &batch.labels, source, step))?;
             let value = f64::from(loss.to_scalar::<f32>()?);
             if !value.is_finite() {
-                let what = "the classifier's loss".to_owned();
-                return Err(TrainError::NotFinite { what, step, lr, last_checkpoint: None });
+                let expected = "the loss is no longer a number with it; try a smaller one";
+                return Err(refuse("the learning rate", config.lr.to_string(), expected));
             }
             let mut gradients = Gradients::default();
             gradients.accumulate(&parameters, in_pool(|| loss.backward())?)?;
@@ -221,35 +221,24 @@ impl LoadedClassifier {
         Ok(Self { description, network, weights })
     }
 
-    /// The share of `pictures` with a class that is told rightly with noise of σ on them; none if no picture has a class.
+    /// The share of `pictures`, which all have a class, that is told rightly with noise of σ on them.
     ///
     /// # Errors
     /// Pictures of another shape.
-    pub fn accuracy(
-        &self,
-        pictures: &ImageDataset,
-        sigma: f64,
-        device: &Device,
-    ) -> Result<Option<f64>, TrainError> {
-        let labelled: Vec<usize> = (0..pictures.len()).filter(|i| pictures.label(*i).is_some()).collect();
+    pub fn accuracy(&self, pictures: &ImageDataset, sigma: f64, device: &Device) -> Result<f64, TrainError> {
         let level = NoiseLevel::variance_exploding(0.0, sigma);
         let mut right = 0;
-        for (batch, chosen) in labelled.chunks(BATCH).enumerate() {
-            let x0 = pictures.images(chosen, device)?;
-            let first = (batch * BATCH) as u64;
-            let noise = NoiseSource::new(0).normal(
-                Domain::Validation,
-                0,
-                first..first + chosen.len() as u64,
-                &pictures.image_shape(),
-                device,
-            )?;
+        for first in (0..pictures.len()).step_by(BATCH) {
+            let chosen: Vec<usize> = (first..pictures.len().min(first + BATCH)).collect();
+            let x0 = pictures.images(&chosen, device)?;
+            let (indices, shape) = (first as u64..(first + chosen.len()) as u64, pictures.image_shape());
+            let noise = NoiseSource::new(0).normal(Domain::Validation, 0, indices, &shape, device)?;
             let levels = vec![level; chosen.len()];
             let x_t = Levels::new(&levels, &x0)?.add_noise(&x0, &noise)?;
             let told = self.network.forward(&x_t, &levels)?.argmax(1)?.to_vec1::<u32>()?;
             right += chosen.iter().zip(told).filter(|(i, told)| pictures.label(**i) == Some(*told)).count();
         }
-        Ok((!labelled.is_empty()).then(|| right as f64 / labelled.len() as f64))
+        Ok(right as f64 / pictures.len() as f64)
     }
 }
 
@@ -257,7 +246,7 @@ fn refuse(field: &'static str, value: String, expected: &str) -> TrainError {
     ConfigError::Field { field, value, expected: expected.to_owned() }.into()
 }
 
-/// The mean cross entropy of those of `images` (N, C, H, W) that have a class, each at a noise level of its own.
+/// The mean cross entropy of `images` (N, C, H, W), which all have a class, each at a noise level of its own.
 fn cross_entropy(
     network: &NoisyClassifier,
     images: &Tensor,
@@ -277,7 +266,5 @@ fn cross_entropy(
         source.normal(Domain::Training, step, 0..n as u64, &[channels, height, width], images.device())?;
     let x_t = Levels::new(&levels, images)?.add_noise(images, &noise)?;
     let logits = network.forward(&x_t, &levels)?;
-    let logits = diffusion_process::log_likelihood(&logits, labels)?;
-    let told = labels.iter().flatten().count().max(1);
-    (logits.sum_all()?.to_dtype(DType::F32)? / -(told as f64))?.contiguous()
+    log_likelihood(&logits, labels)?.mean_all()?.neg()
 }

@@ -7,7 +7,7 @@ use std::ops::ControlFlow;
 use candle_core::{Device, Tensor};
 use diffusion_process::{ConditionalDenoiser, Denoiser, Threshold, Thresholded};
 use diffusion_sample::{
-    ClassifierFree, Guidance, Progress, SampleRequest, SamplerKind, SamplerOptions, sample,
+    ClassifierFree, Guidance, Progress, SampleError, SampleRequest, SamplerKind, SamplerOptions, sample,
 };
 
 use crate::{ClassChoice, LoadedModel, ModelDescription, Objective, TrainError, Trainer};
@@ -109,7 +109,11 @@ fn generate(
     let plan = objective.usual_plan(generation.steps)?;
     let guidance = generation.guidance.unwrap_or_else(|| description.guidance());
     let mut images = Vec::new();
+    let (mut stopped, steps) = (false, plan.steps().len());
     for first in (0..generation.num).step_by(BATCH as usize) {
+        if stopped {
+            return Err(SampleError::Cancelled { done: 0, steps }.into());
+        }
         let indices: Vec<u64> = (first..generation.num.min(first + BATCH)).collect();
         let classes = generation.classes.classes(generation.seed, &indices, &description.classes);
         let guided = ClassifierFree::new(denoiser, classes, guidance);
@@ -118,8 +122,12 @@ fn generate(
             SampleRequest { seed: generation.seed, indices, image_shape: description.image_shape, device };
         let chosen: &dyn Denoiser = if generation.clip { &clipped } else { &guided };
         let mut sampler = generation.sampler.build(&generation.options);
-        let batch =
-            sample(chosen, &mut *sampler, &plan, &request, &mut |progress| observer(first, &progress))?;
+        let batch = sample(chosen, &mut *sampler, &plan, &request, &mut |progress| {
+            let flow = observer(first, &progress);
+            // In the last step of a batch it is the next one that is not begun.
+            stopped = flow.is_break();
+            flow
+        })?;
         // A formula of several steps may lead a little beyond what each was kept in.
         images.push(if generation.clip { batch.clamp(-1f32, 1f32)? } else { batch });
     }

@@ -51,7 +51,8 @@ impl Trainer {
         config.validate()?;
         let image_shape = dataset.image_shape();
         let classes = classes_for(config, dataset)?;
-        let network_config = network_for(config, image_shape, classes.len())?;
+        let untold = config.class_dropout > 0.0 || (0..dataset.len()).any(|i| dataset.label(i).is_none());
+        let network_config = network_for(config, image_shape, classes.len(), untold)?;
         let objective = config.objective()?;
         let (network, parameters) =
             Parameters::initialise(config.seed, device, |vb| network_config.build_for_training(vb))
@@ -418,13 +419,45 @@ impl Trainer {
     pub fn start_from(&mut self, path: &std::path::Path) -> Result<(), TrainError> {
         let file = path.join(Checkpoint::EMA_FILE);
         let mut weights = Checkpoint::read_tensors(&file, &self.device)?;
-        // A network that is told classes for the first time begins by ignoring them.
+        let origin = Checkpoint::read_state(path)?.model;
+        if self.description.classes.is_empty() && !origin.classes.is_empty() {
+            let problem = "its network is told classes, and this training's is not; leave out --conditional=never, or give it pictures \
+                           with classes";
+            return Err(TrainError::unusable(path, problem));
+        }
         if let Some(table) = self.parameters.tensors().get(CLASS_TABLE) {
-            weights.entry(CLASS_TABLE.to_owned()).or_insert(table.zeros_like()?);
+            let table = match weights.get(CLASS_TABLE) {
+                Some(known) => self.table_by_name(known, &origin)?,
+                // A network that is told classes for the first time begins by ignoring them.
+                None => table.zeros_like()?,
+            };
+            weights.insert(CLASS_TABLE.to_owned(), table);
         }
         self.parameters.load(&weights).map_err(|source| TrainError::Parameters { path: file, source })?;
         self.ema = Ema::new(self.config.ema, &self.parameters)?;
         Ok(())
+    }
+}
+
+impl Trainer {
+    /// The vectors that `known`, the table of the model `origin`, has for classes of this training's names; others begin as none in
+    /// particular does, or with zeros.
+    fn table_by_name(&self, known: &Tensor, origin: &ModelDescription) -> candle_core::Result<Tensor> {
+        let none = if origin.network.takes_no_class() {
+            known.narrow(0, origin.classes.len(), 1)?
+        } else {
+            known.narrow(0, 0, 1)?.zeros_like()?
+        };
+        let row = |class: &ModelClass| match origin.classes.iter().position(|other| other.name == class.name)
+        {
+            Some(row) => known.narrow(0, row, 1),
+            None => Ok(none.clone()),
+        };
+        let mut rows = self.description.classes.iter().map(row).collect::<candle_core::Result<Vec<_>>>()?;
+        if self.description.network.takes_no_class() {
+            rows.push(none.clone());
+        }
+        Tensor::cat(&rows, 0)
     }
 }
 
@@ -448,11 +481,12 @@ fn classes_for(config: &TrainConfig, dataset: &ImageDataset) -> Result<Vec<Model
     }
 }
 
-/// The configured network for pictures of this shape (C, H, W) and so many classes.
+/// The configured network for pictures of this shape (C, H, W) and so many classes, and for none in particular if it sees some of it.
 fn network_for(
     config: &TrainConfig,
     [channels, height, width]: [usize; 3],
     classes: usize,
+    with_none: bool,
 ) -> Result<NetworkConfig, ConfigError> {
     let refuse = |field, value, expected: &str| {
         Err(ConfigError::Field { field, value, expected: expected.to_owned() })
@@ -473,7 +507,7 @@ fn network_for(
         let expected = "leave it out: it follows from the pictures' classes and `conditional`";
         return refuse("network.num_class_embeds", network.classes().to_string(), expected);
     }
-    let network = network.with_classes(classes);
+    let network = network.with_classes(classes, with_none);
     let NetworkConfig::Unet2d(config) = &network else { return Ok(network) };
     if config.time_embedding_type == TimeEmbeddingType::Fourier {
         let expected = "it must be positional: fourier takes ln(t), and t = 0 is trained too";

@@ -146,13 +146,16 @@ fn a_class_is_found_by_name_and_by_number_and_the_nearest_names_are_said() {
     assert_eq!(find_class(&classes, "3"), Ok(3));
     assert_eq!(find_class(&classes, "7"), Ok(2), "a name comes before a number");
     let error = find_class(&classes, "hors").unwrap_err();
-    assert!(error.contains("no class `hors` among the model's 6; they are `cat`, `dog`"), "{error}");
+    assert!(error.contains("no class `hors` among the 6 there are; they are `cat`, `dog`"), "{error}");
     let many: Vec<ModelClass> = (0..40)
         .map(|number| ModelClass { name: format!("class {number}"), pictures: 1 })
         .chain(classes.clone())
         .collect();
     let error = find_class(&many, "Hors").unwrap_err();
-    assert!(error.contains("no class `Hors` among the model's 46; the nearest names are `horse`"), "{error}");
+    assert!(
+        error.contains("no class `Hors` among the 46 there are; the nearest names are `horse`"),
+        "{error}"
+    );
     assert!(find_class(&classes, "6").is_err());
     assert!(find_class(&[], "cat").unwrap_err().contains("without classes"));
 }

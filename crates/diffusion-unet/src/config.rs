@@ -151,10 +151,11 @@ impl NetworkConfig {
         null_class || self.classes() == 0
     }
 
-    /// The same network for `classes` classes and "none"; with 0 classes, for none at all.
+    /// The same network for `classes` classes, and for none in particular besides if `null_class`; with 0 classes, for none at all.
     #[must_use]
-    pub fn with_classes(&self, classes: usize) -> Self {
-        let (num_class_embeds, null_class) = ((classes > 0).then_some(classes + 1), classes > 0);
+    pub fn with_classes(&self, classes: usize, null_class: bool) -> Self {
+        let null_class = null_class && classes > 0;
+        let num_class_embeds = (classes > 0).then_some(classes + usize::from(null_class));
         match self {
             Self::SimpleUnet(config) => {
                 Self::SimpleUnet(SimpleUNetConfig { num_class_embeds, null_class, ..config.clone() })

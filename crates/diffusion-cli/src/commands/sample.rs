@@ -20,14 +20,13 @@ use diffusion_schedule::{SamplingPlan, SigmaSpacing, TimestepSpacing};
 use diffusion_train::{LoadedModel, Objective, Weights};
 
 use self::order::Order;
-pub(super) use self::order::folder_name;
 use self::trajectory::Trajectory;
 use super::make_folder;
 use super::progress::{Progress, clock};
-use crate::control::{Control, ControlArgs};
+use crate::control::{Control, ControlArgs, share};
 use crate::interrupt;
 use crate::runs::ModelArgs;
-use crate::usage::{bail_usage, check_picture, planned};
+use crate::usage::{bail_usage, check_picture, check_spares, planned};
 
 /// Generate images with a trained model
 ///
@@ -65,7 +64,7 @@ pub(crate) struct SampleArgs {
     #[arg(long, value_name = "VARIANCE")]
     variance: Option<Variance>,
     /// How much noise DDIM adds: from 0, none, to 1, as much as DDPM [default: 0]
-    #[arg(long, value_name = "ETA", value_parser = unit_interval)]
+    #[arg(long, value_name = "ETA", value_parser = share)]
     eta: Option<f64>,
     /// How much noise Euler's and Heun's steps add and take away again, for all steps together [default: 0]
     #[arg(long, value_name = "AMOUNT", value_parser = amount)]
@@ -75,7 +74,7 @@ pub(crate) struct SampleArgs {
     no_clip: bool,
     /// Bring the predicted image into [−1, 1] by this quantile of its absolute values instead, 0.995 say (Saharia et al.
     /// 2022)
-    #[arg(long, value_name = "RATIO", conflicts_with = "no_clip", value_parser = unit_interval)]
+    #[arg(long, value_name = "RATIO", conflicts_with = "no_clip", value_parser = share)]
     dynamic_threshold: Option<f64>,
     /// The seed of the noise, and of the classes where none is named
     #[arg(long, value_name = "SEED", default_value = "0")]
@@ -111,13 +110,6 @@ pub(crate) struct SampleArgs {
 
 pub(crate) fn sampler_names() -> PossibleValuesParser {
     PossibleValuesParser::new(SamplerKind::ALL.map(SamplerKind::name))
-}
-
-fn unit_interval(text: &str) -> Result<f64, String> {
-    match text.parse() {
-        Ok(number) if (0.0..=1.0).contains(&number) => Ok(number),
-        _ => Err("a number from 0 to 1 is wanted".to_owned()),
-    }
 }
 
 fn amount(text: &str) -> Result<f64, String> {
@@ -178,11 +170,12 @@ pub(crate) fn run(args: &SampleArgs, device: &Device, quiet: bool) -> anyhow::Re
         SamplerOptions { variance: variance(args.variance, model)?, eta: args.eta.unwrap_or(0.0), churn };
     let plan = plan(args, &model.objective, kind)?;
     let noise = args.init_noise.as_deref().map(|path| read_noise(path, model, device)).transpose()?;
-    let control = args.control.open(&model.description, device)?;
+    let control = args.control.open(&found, device)?;
     let order = Order::new(args, &control, noise.as_ref())?;
     let num = order.items.len();
     if let Some(path) = &args.grid {
         check_picture("--grid", path, &["png"])?;
+        check_spares(args.control.inputs(), "--grid", std::iter::once(path.clone()))?;
     }
     if args.format == Format::Png {
         order.make_folders(&args.out, &control)?;
@@ -342,6 +335,10 @@ fn sample_all(args: &SampleArgs, task: &Task<'_>, quiet: bool) -> anyhow::Result
     let mut progress = Progress::new("sampling", batches * steps, quiet);
     let mut images = Images::default();
     for (batch, items) in order.items.chunks(batch_size).enumerate() {
+        if interrupt::flow().is_break() {
+            progress.finish();
+            return Ok(None);
+        }
         let (first, batch) = (batch * batch_size, batch as u64);
         let x = noise.as_ref().map(|noise| {
             let scale = 1.0 / plan.start().to_variance_preserving();

@@ -121,6 +121,9 @@ pub(crate) fn run(args: &TrainArgs, device: &Device, quiet: bool) -> anyhow::Res
     let (dataset, validation) = data::select(prepared.dataset, &config.pictures)?;
     let mut trainer = Trainer::new(&config, &dataset, device)?;
     say_repeats(&config, dataset.len());
+    for class in trainer.description().classes.iter().filter(|class| class.pictures == 0) {
+        tracing::warn!("there is no picture of the class {} to learn from", class.name);
+    }
     if let Some(every) = args.eval_every {
         let learnt =
             Learnt { training: dataset.clone(), held_out: validation.clone(), path: config.data.clone() };

@@ -1,5 +1,6 @@
 //! `diffusion train-classifier`.
 
+use std::collections::HashSet;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -59,11 +60,14 @@ const SIGMAS: [f64; 5] = [0.0, 0.3, 1.0, 3.0, 10.0];
 pub(crate) fn run(args: &TrainClassifierArgs, device: &Device, quiet: bool) -> anyhow::Result<ExitCode> {
     interrupt::listen()?;
     check_output("--out", &args.out)?;
-    let mut pictures = PictureConfig { validation: KEPT, ..PictureConfig::default() };
-    let mut size = None;
+    let (mut size, mut pictures) = (None, PictureConfig::default());
     args.pictures.apply(&mut size, &mut pictures);
-    let (training, kept) =
-        data::chosen(args.data.as_deref(), &args.pictures, (size, pictures.clone()), &args.cache, quiet)?;
+    // What is kept is a part of the labelled pictures.
+    let mut flags = args.pictures.clone();
+    flags.validation = None;
+    let (all, _) =
+        data::chosen(args.data.as_deref(), &flags, (None, PictureConfig::default()), &args.cache, quiet)?;
+    let (training, kept) = divided(all.labelled()?, args.pictures.validation)?;
     let config = ClassifierConfig {
         batch_size: args.batch_size as usize,
         flip: pictures.flip,
@@ -99,8 +103,10 @@ pub(crate) fn run(args: &TrainClassifierArgs, device: &Device, quiet: bool) -> a
         if interrupted { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     })?;
     bar.finish();
-    classifier.write(&args.out).context("--out")?;
-    let path = runs::typed(&args.out);
+    // What was there before is better than half a classifier.
+    let out = if interrupted { args.out.with_extension("partial.safetensors") } else { args.out.clone() };
+    classifier.write(&out).context("--out")?;
+    let path = runs::typed(&out);
     println!(
         "{} steps in {}; {}",
         classifier.description.step,
@@ -111,25 +117,40 @@ pub(crate) fn run(args: &TrainClassifierArgs, device: &Device, quiet: bool) -> a
         return Ok(ExitCode::from(interrupt::EXIT_CODE));
     }
     if let Some(kept) = &kept {
-        say_accuracy(&classifier, kept, device)?;
+        let told = SIGMAS.map(|sigma| -> anyhow::Result<String> {
+            let share = classifier.accuracy(kept, sigma, device)?;
+            Ok(format!("{:.1} % with noise of {sigma}", share * 100.0))
+        });
+        let told = told.into_iter().collect::<anyhow::Result<Vec<_>>>()?;
+        println!("of {} other pictures it tells {}", kept.len(), told.join(", "));
     }
-    let class = &classifier.description.classes[0].name;
-    println!("next: {} --classifier {path} --class \"{class}\"", runs::program("sample"));
+    let most = classifier.description.classes.iter().max_by_key(|class| class.pictures);
+    let class = most.map_or("all", |class| &class.name);
+    let run = if args.data.is_some() { " --run RUN" } else { "" };
+    println!("next: {}{run} --classifier {path} --class \"{class}\"", runs::program("sample"));
     Ok(ExitCode::SUCCESS)
+}
+
+/// The pictures to learn from, and the share of them that is kept for trying: where nobody said how many, none of a few.
+fn divided(all: ImageDataset, share: Option<f64>) -> anyhow::Result<(ImageDataset, Option<ImageDataset>)> {
+    if share == Some(0.0) {
+        return Ok((all, None));
+    }
+    let (training, kept) = match (all.split(share.unwrap_or(KEPT)), share) {
+        (Err(_), None) => {
+            tracing::warn!("{} pictures are too few to keep some for trying the classifier on", all.len());
+            return Ok((all, None));
+        }
+        (divided, _) => divided?,
+    };
+    let of = |set: &ImageDataset| (0..set.len()).filter_map(|i| set.label(i)).collect::<HashSet<u32>>();
+    let (learnt, known) = (of(&training), of(&all));
+    for class in known.difference(&learnt) {
+        let name = &all.classes()[*class as usize];
+        tracing::warn!("all pictures of {name} are kept for trying; --validation 0 keeps none");
+    }
+    Ok((training, Some(kept)))
 }
 
 /// What the bar counts up to.
 const PARTS: u64 = 1000;
-
-fn say_accuracy(classifier: &LoadedClassifier, kept: &ImageDataset, device: &Device) -> anyhow::Result<()> {
-    let mut told = Vec::new();
-    for sigma in SIGMAS {
-        if let Some(share) = classifier.accuracy(kept, sigma, device)? {
-            told.push(format!("{:.1} % with noise of {sigma}", share * 100.0));
-        }
-    }
-    if !told.is_empty() {
-        println!("of {} other pictures it tells {}", kept.len(), told.join(", "));
-    }
-    Ok(())
-}

@@ -68,6 +68,66 @@ fn two_commands_train_classes_and_draw_each() {
 }
 
 #[test]
+fn every_image_has_a_file_of_its_own() {
+    let place = Workplace::new();
+    two_classes(&place);
+    for (from, to) in [("night", "a+b"), ("noon", "A-B")] {
+        fs::rename(place.path("data").join(from), place.path("data").join(to)).unwrap();
+    }
+    place.write("small.toml", SMALL.replace("120", "1"));
+    place.ok("train --data data --size 8 --conditional --config small.toml --run-dir run");
+    place.ok("sample --run run --class all,0,a+b --per-class 2 --steps 2 --out drawn");
+    let images = |folder: &str| fs::read_dir(place.path("drawn").join(folder)).unwrap().count();
+    assert_eq!(images(""), 2);
+    assert_eq!([images("A-B-0"), images("a-b-1")], [2, 2]);
+    // What is left of an earlier call is named, and what is replaced is not.
+    let warning = "other images from before";
+    let again = place.ok("sample --run run --class all --per-class 2 --steps 2 --out drawn");
+    assert!(!again.err.contains(warning), "{}", again.err);
+    for line in ["--class 0 --num 1", "--class all --per-class 1"] {
+        let fewer = place.ok(&format!("sample --run run {line} --steps 2 --out drawn"));
+        assert!(fewer.err.contains(warning), "{line}: {}", fewer.err);
+    }
+}
+
+#[test]
+fn classes_keep_their_vectors_by_name_in_another_training() {
+    let place = Workplace::new();
+    two_classes(&place);
+    place.write("small.toml", SMALL);
+    place.ok("train --data data --size 8 --conditional --config small.toml --run-dir run");
+    fs::create_dir_all(place.path("more/dusk")).unwrap();
+    for class in ["night", "noon"] {
+        fs::rename(place.path("data").join(class), place.path("more").join(format!("{class}"))).unwrap();
+    }
+    fs::copy(place.path("more/night/1.png"), place.path("more/dusk/1.png")).unwrap();
+    // A class comes in before both, and one step of training changes nothing that one could see.
+    place.write("one.toml", "steps = 1\nbatch_size = 12\n[optimizer]\nlr = 1e-9\n");
+    place.ok("train --data more --size 8 --conditional --config one.toml --init-from run --run-dir next");
+    place.ok("sample --run next --class all --per-class 2 --guidance 1.5 --out drawn");
+    assert!(brightness(&place, "drawn/night/000000.png") < 100.0);
+    assert!(brightness(&place, "drawn/noon/000000.png") > 150.0);
+    place.refuses(
+        "train --data more --size 8 --conditional=never --config one.toml --init-from run --run-dir none",
+        1,
+        &["is told classes", "--conditional=never"],
+    );
+
+    // Where no picture came without a class, none can be had.
+    place.write("told.toml", format!("class_dropout = 0.0\n{}", SMALL.replace("120", "1")));
+    place.ok(
+        "train --data more --classes night,noon --size 8 --conditional --config told.toml --run-dir told",
+    );
+    place.refuses("sample --run told --class none --num 1", 2, &["must be told a class"]);
+    place.refuses(
+        "sample --run told --class noon --guidance 2",
+        2,
+        &["never learned what images of no class"],
+    );
+    place.ok("sample --run told --class noon --num 1 --out noon");
+}
+
+#[test]
 fn a_classifier_steers_a_model_that_knows_no_classes() {
     let place = Workplace::new();
     two_classes(&place);
@@ -76,7 +136,7 @@ fn a_classifier_steers_a_model_that_knows_no_classes() {
     let answer =
         place.ok("train-classifier --data data --size 8 --steps 60 --batch-size 12 --out day.safetensors");
     assert!(answer.out.contains("60 steps in"), "{}", answer.out);
-    assert!(answer.out.contains("--classifier day.safetensors --class \"night\""), "{}", answer.out);
+    assert!(answer.out.contains("--run RUN --classifier day.safetensors --class \"noon\""), "{}", answer.out);
     place.ok(
         "sample --run plain --classifier day.safetensors --class all --per-class 3 --guidance 3 --grid all.png --out drawn",
     );
@@ -105,7 +165,13 @@ fn a_classifier_steers_a_model_that_knows_no_classes() {
     place.write("flat/1.txt", "no picture");
     fs::copy(place.path("data/noon/1.png"), place.path("flat/1.png")).unwrap();
     fs::copy(place.path("data/noon/2.png"), place.path("flat/2.png")).unwrap();
-    place.refuses("train-classifier --data flat --size 8 --validation 0 --steps 2", 2, &["two or more"]);
+    place.refuses(
+        "train-classifier --data flat --size 8 --steps 2",
+        1,
+        &["none of the pictures has a class"],
+    );
+    place.refuses("train-classifier --data data --size 8 --classes noon --steps 2", 2, &["two or more"]);
+    place.refuses(&steered("--class none --guidance 2"), 2, &["--guidance", "name a class"]);
     place.refuses(
         "train-classifier --data data --size 8 --out no/where.safetensors",
         2,
@@ -121,7 +187,7 @@ fn what_cannot_be_steered_is_refused() {
     place.ok("train --data data --size 8 --conditional --config small.toml --run-dir run");
     place.ok("train --data data --size 8 --conditional=never --config small.toml --run-dir plain");
     place.refuses("sample --run run --class nigth", 2, &["--class nigth", "`night`, `noon`"]);
-    place.refuses("sample --run run --class 2", 2, &["no class `2` among the model's 2"]);
+    place.refuses("sample --run run --class 2", 2, &["no class `2` among the 2 there are"]);
     place.refuses("sample --run run --class all --num 7", 2, &["--per-class"]);
     place.refuses("sample --run run --per-class 7", 2, &["--class"]);
     place.refuses("sample --run run --guidance-interval 5:1", 2, &["the smaller first"]);
@@ -130,7 +196,6 @@ fn what_cannot_be_steered_is_refused() {
     place.refuses("sample --run plain --class noon", 2, &["--class noon", "trained without classes"]);
     place.refuses("sample --run plain --guidance 2", 2, &["--guidance", "without classes", "--conditional"]);
     place.refuses("sample --run run --autoguide nosuch", 1, &["nosuch"]);
-    place.write("alone/1.txt", "no picture");
     fs::create_dir_all(place.path("flat")).unwrap();
     fs::copy(place.path("data/noon/1.png"), place.path("flat/1.png")).unwrap();
     place.refuses(

@@ -228,7 +228,7 @@ fn edits_that_cannot_be_are_refused_before_anything_is_computed() {
     place.refuses(
         &format!("edit inpaint {picture} --run run --hide top --num 1 --out data/noon"),
         2,
-        &["--out data/noon", "take the place of", "1.png"],
+        &["--out: data/noon/1.png", "take the place of"],
     );
     write(&place, "twice/a.png", [8, 8], |_, _| 9);
     fs::copy(place.path("twice/a.png"), place.path("twice/a.gif")).unwrap();
@@ -242,6 +242,22 @@ fn edits_that_cannot_be_are_refused_before_anything_is_computed() {
     place.refuses("edit interpolate --seeds 1,2 --run run --frames 1", 2, &["--frames"]);
 
     fs::copy(place.path(picture), place.path("alone.png")).unwrap();
+    for (flag, line) in [
+        ("--grid", "edit vary alone.png --run run --steps 3 --num 1 --grid alone.png"),
+        ("--grid", "edit interpolate alone.png other.png --run run --steps 3 --grid other.png"),
+        ("--out", "edit interpolate 000000.png other.png --run run --steps 3 --frames 3 --out ."),
+        ("--guidance", "edit vary alone.png --run run --guidance 2"),
+        ("--grid", "sample --run run --class noon --reference alone.png --grid alone.png"),
+    ] {
+        for name in ["other.png", "000000.png"] {
+            fs::copy(place.path("alone.png"), place.path(name)).unwrap();
+        }
+        let before = fs::read(place.path("alone.png")).unwrap();
+        place.refuses(line, 2, &[flag]);
+        for name in ["alone.png", "other.png", "000000.png"] {
+            assert!(fs::read(place.path(name)).unwrap() == before, "{line}: {name}");
+        }
+    }
     place.refuses("edit reclass alone.png --run run --to noon", 2, &["--from", "alone.png"]);
     place.refuses("edit reclass alone.png --run run --from night", 2, &["--to"]);
     for grain in ["1", "-0.1", "much"] {

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use candle_core::{Device, Tensor};
 
-use crate::config::{Fit, PictureConfig};
+use crate::config::PictureConfig;
 use crate::resize::{Target, luma};
 use crate::{DataError, decode};
 
@@ -18,18 +18,19 @@ pub fn dimensions(path: &Path) -> Result<(usize, usize), DataError> {
 }
 
 /// The picture in the file at `path`, of any size and any mode, as an image (1, C, H, W) in \[−1, 1\] of the given [C, H, W], C being 1
-/// or 3.
+/// or 3, with the `fit` and the `background` of `prepared`.
 ///
 /// # Errors
 /// A file that cannot be read or is no picture; one that is too small; another number of channels.
 pub fn read_as(
     path: &Path,
     [channels, height, width]: [usize; 3],
-    fit: Fit,
+    prepared: &PictureConfig,
     device: &Device,
 ) -> Result<Tensor, DataError> {
     let invalid = |problem: String| DataError::Invalid(format!("{}: {problem}", path.display()));
-    let target = Target { width, height, fit, background: PictureConfig::default().background };
+    let &PictureConfig { fit, background, .. } = prepared;
+    let target = Target { width, height, fit, background };
     let raster = decode::read_file(path).and_then(|bytes| decode::decode(&bytes)).map_err(invalid)?;
     let planes = target.apply(raster).map_err(invalid)?;
     let pixels = match (planes.coloured, channels) {

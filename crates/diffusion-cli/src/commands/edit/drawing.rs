@@ -16,12 +16,12 @@ use super::{BATCH, GRID, IN_RANGE, unless_cancelled};
 use crate::commands::make_folder;
 use crate::commands::progress::Progress;
 use crate::commands::sample::trajectory::Trajectory;
-use crate::commands::sample::{best_variance, folder_name, sampler_kind, sampler_names};
+use crate::commands::sample::{best_variance, sampler_kind, sampler_names};
 use crate::commands::warn_of_terminal_snr;
 use crate::control::{Control, ControlArgs};
 use crate::interrupt;
 use crate::runs::{Found, ModelArgs};
-use crate::usage::{check_picture, planned};
+use crate::usage::{check_picture, check_spares, planned};
 
 /// Which pictures are changed, and how they are drawn.
 #[derive(clap::Args)]
@@ -108,9 +108,9 @@ impl<'a> Drawing<'a> {
         let options = SamplerOptions { variance: best_variance(model), ..SamplerOptions::default() };
         let steps = args.steps.map_or(model.objective.default_steps(kind), |steps| steps as usize);
         let plan = planned(steps, model.objective.usual_plan(steps))?;
-        let control = args.control.open(&model.description, device)?;
+        let control = args.control.open(&found, device)?;
         let classes = control.asked_or_none(&model.description)?;
-        let given = Given::open(&args.picture, model.description.image_shape, device)?;
+        let given = Given::open(&args.picture, model.description.image_shape, &found.prepared(), device)?;
         let num = num(&given) as usize;
         let mut items = Vec::new();
         for picture in 0..given.paths.len() {
@@ -118,7 +118,7 @@ impl<'a> Drawing<'a> {
                 for number in 0..num {
                     // The same noise for each class, so that one sees what the class changes.
                     let index = (picture * num + number) as u64;
-                    let class_mark = (classes.len() > 1).then(|| folder_name(control.class_name(*class)));
+                    let class_mark = (classes.len() > 1).then(|| control.class_folder(*class));
                     let number_mark = (num > 1).then(|| number.to_string());
                     let marks: Vec<String> = class_mark.into_iter().chain(number_mark).collect();
                     let file = given.result(&args.out, picture, &marks);
@@ -126,7 +126,10 @@ impl<'a> Drawing<'a> {
                 }
             }
         }
-        given.check_results(&args.out, items.iter().map(|item| (item.picture, item.file.as_path())))?;
+        given.check_results(items.iter().map(|item| (item.picture, item.file.as_path())))?;
+        for (flag, file) in [("--grid", &args.grid), ("--gif", &args.gif)] {
+            check_spares(&given.paths, flag, file.iter().cloned())?;
+        }
         Ok(Self { args, found, given, kind, plan, options, control, classes, num, items, device })
     }
 
@@ -150,6 +153,10 @@ impl<'a> Drawing<'a> {
         let mut bar = Progress::new("editing", batches * steps as u64, quiet);
         let (mut failed, mut results) = (None, Vec::new());
         for (batch, items) in self.items.chunks(BATCH).enumerate() {
+            if interrupt::flow().is_break() {
+                bar.finish();
+                return Ok(None);
+            }
             let chosen = Tensor::from_iter(items.iter().map(|item| item.picture as u32), self.device)?;
             let request = SampleRequest {
                 seed: self.args.seed,

@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use candle_core::{Device, Tensor};
-use diffusion_data::Fit;
+use diffusion_data::PictureConfig;
 use diffusion_data::picture::{self, Picture};
 use diffusion_report::{Cell, sheet};
 
-use crate::usage::bail_usage;
+use crate::usage::{bail_usage, check_spares};
 
 /// Endings of files that are taken for pictures where a folder is named.
 const ENDINGS: [&str; 6] = ["png", "jpg", "jpeg", "webp", "bmp", "gif"];
@@ -29,11 +29,17 @@ pub(super) struct Given {
 }
 
 impl Given {
-    /// The picture at `path`, or all pictures of the folder there, in the order of their names.
-    pub(super) fn open(path: &Path, shape: [usize; 3], device: &Device) -> anyhow::Result<Self> {
+    /// The picture at `path`, or all pictures of the folder there, in the order of their names; fitted and laid over a background as
+    /// `prepared` says.
+    pub(super) fn open(
+        path: &Path,
+        shape: [usize; 3],
+        prepared: &PictureConfig,
+        device: &Device,
+    ) -> anyhow::Result<Self> {
         let folder = path.is_dir();
         let paths = if folder { pictures_in(path)? } else { vec![path.to_owned()] };
-        let read = |path: &PathBuf| picture::read_as(path, shape, Fit::default(), device);
+        let read = |path: &PathBuf| picture::read_as(path, shape, prepared, device);
         let images = paths.iter().map(read).collect::<Result<Vec<_>, _>>()?;
         Ok(Self { paths, images: Tensor::cat(&images, 0)?, folder })
     }
@@ -57,10 +63,9 @@ impl Given {
         out.join(parts.join("-") + ".png")
     }
 
-    /// Refuses results that would take a picture's place, or each other's.
+    /// Refuses results that would take each other's place, or a picture's.
     pub(super) fn check_results<'a>(
         &self,
-        out: &Path,
         results: impl Iterator<Item = (usize, &'a Path)>,
     ) -> anyhow::Result<()> {
         let mut taken: HashMap<&Path, usize> = HashMap::new();
@@ -73,18 +78,8 @@ impl Given {
                     result.display()
                 );
             }
-            let same = |path: &PathBuf| matches!((path.canonicalize(), result.canonicalize()), (Ok(a), Ok(b)) if a == b);
-            if result.exists()
-                && let Some(path) = self.paths.iter().find(|path| same(path))
-            {
-                bail_usage!(
-                    "--out {}: the result would take the place of {}; name another folder",
-                    out.display(),
-                    path.display()
-                );
-            }
         }
-        Ok(())
+        check_spares(&self.paths, "--out", taken.into_keys().map(Path::to_owned))
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use anyhow::Context;
 use candle_core::{Device, Tensor};
-use diffusion_data::{Fit, picture};
+use diffusion_data::{Background, PictureConfig, picture};
 use diffusion_sample::edit::{Inpainting, inpaint};
 
 use super::drawing::{Batch, Drawing, DrawingArgs};
@@ -71,13 +71,14 @@ impl Part {
 
 impl HoleArgs {
     /// (1, 1, H, W): 1 where something is to be made.
-    fn mask(&self, given: &Given, device: &Device) -> anyhow::Result<Tensor> {
+    fn mask(&self, given: &Given, prepared: PictureConfig, device: &Device) -> anyhow::Result<Tensor> {
         let (_, _, height, width) = given.images.dims4()?;
         let values: Vec<f32> = match (&self.mask, self.hide) {
             (Some(path), _) => {
                 check_size(path, given)?;
-                let mask =
-                    picture::read_as(path, [1, height, width], Fit::default(), device).context("--mask")?;
+                // What is laid beside a picture is known.
+                let prepared = PictureConfig { background: Background::BLACK, ..prepared };
+                let mask = picture::read_as(path, [1, height, width], &prepared, device).context("--mask")?;
                 // White from 128 of 255 on, which is just above 0 in [−1, 1].
                 mask.flatten_all()?
                     .to_vec1::<f32>()?
@@ -93,7 +94,9 @@ impl HoleArgs {
         if let Some(path) = &self.mask {
             let path = path.display();
             if values.iter().all(|value| *value == 0.0) {
-                bail_usage!("--mask {path}: nothing in it is white, and what is white is made");
+                bail_usage!(
+                    "--mask {path}: nothing is white in the part of it that the model sees, and what is white is made"
+                );
             }
             if values.iter().all(|value| *value == 1.0) {
                 tracing::warn!("--mask {path}: all of it is white, so that nothing of the picture is left");
@@ -123,7 +126,7 @@ fn check_size(mask: &Path, given: &Given) -> anyhow::Result<()> {
 pub(super) fn run(args: &InpaintArgs, device: &Device, quiet: bool) -> anyhow::Result<ExitCode> {
     let num = |folder: bool| args.num.unwrap_or(if folder { 1 } else { 4 });
     let drawing = Drawing::open(&args.drawing, |given| num(given.folder), device)?;
-    let mask = args.hole.mask(&drawing.given, device)?;
+    let mask = args.hole.mask(&drawing.given, drawing.found.prepared(), device)?;
     let resamples = args.resamples as usize;
     let pictures = &drawing.given.images;
     let steps = Inpainting { pictures, mask: &mask, resamples }.steps(&drawing.plan);

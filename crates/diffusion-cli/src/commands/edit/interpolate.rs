@@ -6,7 +6,6 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use candle_core::{Device, Tensor};
-use diffusion_data::Fit;
 use diffusion_data::picture::{self, Picture};
 use diffusion_report::animation;
 use diffusion_sample::SampleRequest;
@@ -17,12 +16,12 @@ use diffusion_train::Weights;
 use super::given::{name_of, write_grid};
 use super::inversion::{ITERATIONS, WayBack, plan};
 use super::{BATCH, IN_RANGE, by, counted, stopped, unless_cancelled};
-use crate::commands::make_folder;
 use crate::commands::progress::{Progress, clock};
+use crate::commands::{make_folder, warn_of_images_beyond};
 use crate::control::{Control, ControlArgs};
 use crate::interrupt;
 use crate::runs::{Found, ModelArgs};
-use crate::usage::{bail_usage, check_picture};
+use crate::usage::{bail_usage, check_picture, check_spares};
 
 /// Hundredths of a second for a frame.
 const DELAY: u16 = 12;
@@ -66,6 +65,12 @@ pub(crate) struct InterpolateArgs {
     control: ControlArgs,
 }
 
+impl InterpolateArgs {
+    fn frame(&self, number: usize) -> PathBuf {
+        self.out.join(format!("{number:06}.png"))
+    }
+}
+
 fn two_seeds(text: &str) -> Result<[u64; 2], String> {
     let wrong = || "two seeds are wanted, as 1,2".to_owned();
     let (a, b) = text.split_once(',').ok_or_else(wrong)?;
@@ -92,11 +97,13 @@ pub(super) fn run(args: &InterpolateArgs, device: &Device, quiet: bool) -> anyho
     for (flag, path, ending) in [("--grid", &args.grid, "png"), ("--gif", &args.gif, "gif")] {
         if let Some(path) = path {
             check_picture(flag, path, &[ending])?;
+            check_spares(&args.pictures, flag, std::iter::once(path.clone()))?;
         }
     }
+    check_spares(&args.pictures, "--out", (0..args.frames as usize).map(|frame| args.frame(frame)))?;
     let found = args.model.open(Weights::Ema, device)?;
     let plan = plan(args.steps, &found.model)?;
-    let control = args.control.open(&found.model.description, device)?;
+    let control = args.control.open(&found, device)?;
     let class = match control.asked_or_none(&found.model.description)?.as_slice() {
         &[class] => class,
         classes => bail_usage!("--class names {} classes; all of an interpolation is of one", classes.len()),
@@ -135,7 +142,8 @@ impl Task<'_> {
             return Ok(None);
         }
         let shape = self.found.model.description.image_shape;
-        let read = |path: &PathBuf| picture::read_as(path, shape, Fit::default(), self.device);
+        let prepared = self.found.prepared();
+        let read = |path: &PathBuf| picture::read_as(path, shape, &prepared, self.device);
         let pictures = self.args.pictures.iter().map(read).collect::<Result<Vec<_>, _>>()?;
         Ok(Some(Tensor::cat(&pictures, 0)?))
     }
@@ -150,10 +158,15 @@ impl Task<'_> {
         // What cannot be read is known before anything is computed.
         let pictures = self.pictures()?;
         make_folder(&args.out)?;
+        warn_of_images_beyond(&args.out, &[(args.out.clone(), args.frames as usize)])?;
         let Some(ends) = self.ends(pictures, &mut bar)? else { return Ok(None) };
         let mut frames = Vec::new();
         let (mut first, mut last) = (None, None);
         for (batch, shares) in shares.chunks(BATCH).enumerate() {
+            if interrupt::flow().is_break() {
+                bar.finish();
+                return Ok(None);
+            }
             let mut observe = |p: diffusion_sample::Progress<'_>| -> ControlFlow<()> {
                 bar.set((inversion + batch * steps + p.done) as u64, || {
                     format!(
@@ -176,7 +189,7 @@ impl Task<'_> {
             };
             let images = images.clamp(-1f32, 1f32)?;
             for picture in picture::from_tensor(&images)? {
-                picture.write_png(&args.out.join(format!("{:06}.png", frames.len())))?;
+                picture.write_png(&args.frame(frames.len()))?;
                 frames.push(picture);
             }
             if first.is_none() {

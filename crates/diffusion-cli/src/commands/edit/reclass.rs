@@ -18,12 +18,11 @@ use super::inversion::{ITERATIONS, WayBack, plan};
 use super::{BATCH, GRID, IN_RANGE, by, stopped, unless_cancelled};
 use crate::commands::make_folder;
 use crate::commands::progress::{Progress, clock};
-use crate::commands::sample::folder_name;
 use crate::commands::sample::trajectory::Trajectory;
 use crate::control::{Control, ControlArgs, find_classes, scale};
 use crate::interrupt;
 use crate::runs::ModelArgs;
-use crate::usage::{bail_usage, check_picture};
+use crate::usage::{bail_usage, check_picture, check_spares};
 
 /// Draw a picture as one of another class
 ///
@@ -100,14 +99,19 @@ pub(super) fn run(args: &ReclassArgs, device: &Device, quiet: bool) -> anyhow::R
     let model = &found.model.description;
     let to = find_classes("--to", &args.to, &model.classes, model.network.takes_no_class())?;
     let from = class_before(args, model)?;
-    let guided = ControlArgs::of_guidance(args.guidance).open(model, device)?;
+    let guided = ControlArgs::of_guidance(args.guidance).open(&found, device)?;
     let plan = plan(args.steps, &found.model)?;
-    let given = Given::open(&args.picture, model.image_shape, device)?;
+    let given = Given::open(&args.picture, model.image_shape, &found.prepared(), device)?;
     let steps = plan.steps().len();
-    let grain = ((args.grain * steps as f64).round() as usize).min(steps - 1);
+    let grain = (args.grain * steps as f64).round() as usize;
+    // Few steps are no reason to leave out what was asked for.
+    let grain = grain.max(usize::from(args.grain > 0.0)).min(steps - 1);
     let task = Task { model: &found.model, plan, given, from, to, guided, grain, seed: args.seed, device };
     let files: Vec<(usize, PathBuf)> = task.files(&args.out).collect();
-    task.given.check_results(&args.out, files.iter().map(|(picture, file)| (*picture, file.as_path())))?;
+    task.given.check_results(files.iter().map(|(picture, file)| (*picture, file.as_path())))?;
+    for (flag, file) in [("--grid", &args.grid), ("--gif", &args.gif)] {
+        check_spares(&task.given.paths, flag, file.iter().cloned())?;
+    }
     make_folder(&args.out)?;
 
     let start = Instant::now();
@@ -167,7 +171,7 @@ impl Task<'_> {
     }
 
     fn file(&self, out: &Path, picture: usize, class: Option<u32>) -> PathBuf {
-        self.given.result(out, picture, &[folder_name(self.guided.class_name(class))])
+        self.given.result(out, picture, &[self.guided.class_folder(class)])
     }
 
     /// All results, batch by batch; PNGs are written as they come, and `trajectory` follows the first. None if interrupted.
@@ -180,6 +184,9 @@ impl Task<'_> {
         let (trajectory, followed) = (RefCell::new(trajectory), Cell::new(false));
         let failed = RefCell::new(None);
         for (batch, first) in (0..count).step_by(BATCH).enumerate() {
+            if interrupt::flow().is_break() {
+                return Ok(None);
+            }
             let pictures = self.given.images.narrow(0, first, BATCH.min(count - first))?;
             let n = pictures.dim(0)?;
             let mut way = batch * ways;

@@ -32,7 +32,7 @@ pub(crate) struct GuidanceArgs {
     model: ModelArgs,
     #[command(flatten)]
     judge: JudgeArgs,
-    /// The scales, 0 to 100
+    /// The scales
     #[arg(long, value_name = "NUMBERS", value_delimiter = ',', default_value = "0,1,1.1,1.25,1.5,2,3,4,6", value_parser = control::scale)]
     scales: Vec<f64>,
     /// Images of each class

@@ -1,16 +1,14 @@
 //! Which images are to be made, and what their files are called.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
 use candle_core::Tensor;
 use diffusion_data::picture::{self, Picture};
 use diffusion_report::Cell;
 use diffusion_train::ClassChoice;
 
 use super::SampleArgs;
-use crate::commands::make_folder;
+use crate::commands::{make_folder, warn_of_images_beyond};
 use crate::control::Control;
 use crate::usage::bail_usage;
 
@@ -59,33 +57,25 @@ impl Order {
 
     /// Makes the folder `out`, and in it those of the classes; says so where images of an earlier call lie there that these do not replace.
     pub(super) fn make_folders(&self, out: &Path, control: &Control) -> anyhow::Result<()> {
-        let folders: Vec<(PathBuf, usize)> = match &self.by_class {
-            Some((classes, each)) => {
-                let of_class = |class: &Option<u32>| out.join(folder_name(control.class_name(*class)));
-                std::iter::once((out.to_owned(), 0))
-                    .chain(classes.iter().map(|class| (of_class(class), *each)))
-                    .collect()
-            }
-            None => vec![(out.to_owned(), self.items.len())],
+        let (asked, each) = self.by_class.clone().unwrap_or_default();
+        let known = (0..control.classes.len() as u32).map(Some).chain([None]);
+        let of_class = |class: Option<u32>| {
+            (out.join(control.class_folder(class)), if asked.contains(&class) { each } else { 0 })
         };
-        let mut others = 0;
-        for (folder, images) in folders {
-            make_folder(&folder)?;
-            let entries = fs::read_dir(&folder).with_context(|| folder.display().to_string())?;
-            let numbers = entries.filter_map(|entry| image_number(&entry.ok()?.path()));
-            others += numbers.filter(|number| *number >= images).count();
+        let mut folders: Vec<(PathBuf, usize)> = known.map(of_class).collect();
+        folders.push((out.to_owned(), if self.by_class.is_some() { 0 } else { self.items.len() }));
+        make_folder(out)?;
+        for class in &asked {
+            make_folder(&out.join(control.class_folder(*class)))?;
         }
-        if others > 0 {
-            tracing::warn!("{} holds {others} other images from before, which stay there", out.display());
-        }
-        Ok(())
+        warn_of_images_beyond(out, &folders)
     }
 
     /// The name of an image's file: in a folder of its class, where several were asked for.
     pub(super) fn file(&self, number: usize, control: &Control) -> PathBuf {
         match &self.by_class {
             Some((_, each)) => {
-                let class = folder_name(control.class_name(self.items[number].class));
+                let class = control.class_folder(self.items[number].class);
                 Path::new(&class).join(format!("{:06}.png", number % each))
             }
             None => PathBuf::from(format!("{number:06}.png")),
@@ -103,21 +93,5 @@ impl Order {
         let names: Vec<String> = classes.iter().map(|class| control.class_name(*class).to_owned()).collect();
         let cells: Vec<Vec<Cell>> = cells.collect::<anyhow::Result<_>>()?;
         Ok(diffusion_report::sheet(&cells, &names, &[String::new()])?)
-    }
-}
-
-/// The number of an image by its file's name, as 7 of 000007.png.
-fn image_number(path: &Path) -> Option<usize> {
-    let number = path.file_name()?.to_str()?.strip_suffix(".png")?;
-    (number.len() >= 6).then(|| number.parse().ok())?
-}
-
-/// A class's name as that of a file or folder on any system.
-pub(crate) fn folder_name(name: &str) -> String {
-    let plain: String =
-        name.chars().map(|c| if c.is_alphanumeric() || "-_. ".contains(c) { c } else { '-' }).collect();
-    match plain.trim_matches(['.', ' ']) {
-        "" => "-".to_owned(),
-        plain => plain.to_owned(),
     }
 }

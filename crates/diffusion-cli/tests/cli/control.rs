@@ -98,7 +98,7 @@ fn classes_keep_their_vectors_by_name_in_another_training() {
     place.ok("train --data data --size 8 --conditional --config small.toml --run-dir run");
     fs::create_dir_all(place.path("more/dusk")).unwrap();
     for class in ["night", "noon"] {
-        fs::rename(place.path("data").join(class), place.path("more").join(format!("{class}"))).unwrap();
+        fs::rename(place.path("data").join(class), place.path("more").join(class)).unwrap();
     }
     fs::copy(place.path("more/night/1.png"), place.path("more/dusk/1.png")).unwrap();
     // A class comes in before both, and one step of training changes nothing that one could see.

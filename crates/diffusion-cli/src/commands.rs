@@ -49,17 +49,19 @@ fn make_folder(path: &Path) -> anyhow::Result<()> {
     std::fs::create_dir_all(path).with_context(|| format!("cannot make the folder {}", path.display()))
 }
 
+/// The number of a generated image by its file's name, as 7 of 000007.png.
+fn image_number(path: &Path) -> Option<usize> {
+    let number = path.file_name()?.to_str()?.strip_suffix(".png")?;
+    (number.len() >= 6).then(|| number.parse().ok())?
+}
+
 /// Says where images of an earlier call lie in `out` that those of this one do not replace: in each of `folders`, those with a number of as
 /// many as come there or more.
 fn warn_of_images_beyond(out: &Path, folders: &[(PathBuf, usize)]) -> anyhow::Result<()> {
-    let number = |path: &Path| -> Option<usize> {
-        let number = path.file_name()?.to_str()?.strip_suffix(".png")?;
-        (number.len() >= 6).then(|| number.parse().ok())?
-    };
     let mut others = 0;
     for (folder, images) in folders.iter().filter(|(folder, _)| folder.is_dir()) {
         let entries = std::fs::read_dir(folder).with_context(|| folder.display().to_string())?;
-        let numbers = entries.filter_map(|entry| number(&entry.ok()?.path()));
+        let numbers = entries.filter_map(|entry| image_number(&entry.ok()?.path()));
         others += numbers.filter(|number| number >= images).count();
     }
     if others > 0 {

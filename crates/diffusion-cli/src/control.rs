@@ -1,5 +1,6 @@
 //! What steers a sampling: classes, guidance, a reference picture.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
@@ -95,6 +96,8 @@ pub(crate) struct Control {
     pushed: Option<&'static str>,
     guide: Guide,
     reference: Option<(Tensor, f64)>,
+    /// A folder's name for each class.
+    folders: Vec<String>,
 }
 
 /// What the images are pushed by.
@@ -149,7 +152,8 @@ impl ControlArgs {
             None => None,
         };
         let asked = (!asked.is_empty()).then_some(asked);
-        Ok(Control { guidance, classes: classes.clone(), asked, pushed, guide, reference })
+        let (classes, folders) = (classes.clone(), folders(classes));
+        Ok(Control { guidance, classes, asked, pushed, guide, reference, folders })
     }
 
     /// Refuses flags that say how to push where there is nothing to push towards or away from. Gives the first such flag.
@@ -215,6 +219,27 @@ pub(crate) fn find_classes(
     Ok(found)
 }
 
+/// A folder's name for each of `classes`: its own, with its number where others' are the same or differ in case only.
+fn folders(classes: &[ModelClass]) -> Vec<String> {
+    let plain: Vec<String> = classes.iter().map(|class| folder_name(&class.name)).collect();
+    let mut count = HashMap::from([(NONE.to_owned(), 1)]);
+    for name in &plain {
+        *count.entry(name.to_lowercase()).or_insert(0) += 1;
+    }
+    let numbered = |(number, name): (usize, String)| {
+        if count[&name.to_lowercase()] == 1 {
+            return name;
+        }
+        let mut own = format!("{name}-{number}");
+        while count.contains_key(&own.to_lowercase()) {
+            own.push('_');
+        }
+        count.insert(own.to_lowercase(), 1);
+        own
+    };
+    plain.into_iter().enumerate().map(numbered).collect()
+}
+
 /// A class's name as that of a file or folder on any system.
 fn folder_name(name: &str) -> String {
     let plain: String =
@@ -275,6 +300,7 @@ impl Control {
             pushed: None,
             guide: Guide::Free,
             reference: None,
+            folders: folders(&model.classes),
         }
     }
 
@@ -288,20 +314,14 @@ impl Control {
         }
     }
 
-    /// A class's name as that of a folder or a part of a file's, another one for each class.
-    pub(crate) fn class_folder(&self, class: Option<u32>) -> String {
-        let folder = |name: &str| folder_name(name).to_lowercase();
-        let own = folder_name(self.class_name(class));
-        let like = |other: &&ModelClass| folder(&other.name) == own.to_lowercase();
-        match class {
-            Some(number) if self.classes.iter().filter(like).count() > 1 => format!("{own}-{number}"),
-            _ => own,
-        }
-    }
-
     /// A class's name, for people.
     pub(crate) fn class_name(&self, class: Option<u32>) -> &str {
         class.map_or(NONE, |class| &self.classes[class as usize].name)
+    }
+
+    /// A class's name as that of a folder or a part of a file's, another one for each class on any system.
+    pub(crate) fn class_folder(&self, class: Option<u32>) -> &str {
+        class.map_or(NONE, |class| &self.folders[class as usize])
     }
 
     /// Has `work` done with the denoiser of `model` for images of these classes, whose estimates are kept in range by `threshold`.

@@ -107,7 +107,7 @@ impl ModelArgs {
 
 /// The run in which a checkpoint lies.
 pub(crate) fn run_of(checkpoint: &Path) -> Option<RunDir> {
-    RunDir::open(checkpoint.ancestors().nth(2)?).ok()
+    RunDir::open(checkpoint.canonicalize().ok()?.ancestors().nth(2)?).ok()
 }
 
 /// The run in `runs/` that saved a checkpoint last.

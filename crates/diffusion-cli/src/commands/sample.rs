@@ -21,8 +21,8 @@ use diffusion_train::{LoadedModel, Objective, Weights};
 
 use self::order::Order;
 use self::trajectory::Trajectory;
-use super::make_folder;
 use super::progress::{Progress, clock};
+use super::{image_number, make_folder};
 use crate::control::{Control, ControlArgs, share};
 use crate::interrupt;
 use crate::runs::ModelArgs;
@@ -175,8 +175,8 @@ pub(crate) fn run(args: &SampleArgs, device: &Device, quiet: bool) -> anyhow::Re
     let num = order.items.len();
     if let Some(path) = &args.grid {
         check_picture("--grid", path, &["png"])?;
-        check_spares(args.control.inputs(), "--grid", std::iter::once(path.clone()))?;
     }
+    spare_inputs(args)?;
     if args.format == Format::Png {
         order.make_folders(&args.out, &control)?;
     } else {
@@ -185,12 +185,14 @@ pub(crate) fn run(args: &SampleArgs, device: &Device, quiet: bool) -> anyhow::Re
 
     let start = Instant::now();
     let task = Task { model, plan: &plan, kind, options, control, noise, order, device };
-    let Some(images) = sample_all(args, &task, quiet)? else {
-        println!("stopped before the last image; the images that were done are in {}", args.out.display());
+    let images = sample_all(args, &task, quiet)?;
+    if !images.tensors.is_empty() {
+        picture::write_npy(&Tensor::cat(&images.tensors, 0)?, &args.out.join(SAMPLES))?;
+    }
+    if images.count < num {
+        let (count, out) = (images.count, args.out.display());
+        println!("stopped before the last image; the {count} images that were done are in {out}");
         return Ok(ExitCode::from(interrupt::EXIT_CODE));
-    };
-    if args.format == Format::Npy {
-        picture::write_npy(&Tensor::cat(&images.tensors, 0)?, &args.out.join("samples.npy"))?;
     }
     if let Some(path) = &args.grid {
         task.order.grid(&images.pictures, &task.control)?.write_png(path)?;
@@ -204,6 +206,34 @@ pub(crate) fn run(args: &SampleArgs, device: &Device, quiet: bool) -> anyhow::Re
     );
     Ok(ExitCode::SUCCESS)
 }
+
+/// Refuses outputs in the place of what is read.
+fn spare_inputs(args: &SampleArgs) -> anyhow::Result<()> {
+    let inputs: Vec<PathBuf> = args.control.inputs().iter().chain(&args.init_noise).cloned().collect();
+    for (flag, file) in [("--grid", &args.grid), ("--gif", &args.gif), ("--strip", &args.strip)] {
+        check_spares(&inputs, flag, file.iter().cloned())?;
+    }
+    let image = |path: &Path| path.ends_with(SAMPLES) || image_number(path).is_some();
+    for input in &inputs {
+        let within = |folder: &Path| match (input.canonicalize(), folder.canonicalize()) {
+            (Ok(input), Ok(folder)) => input.starts_with(folder),
+            _ => false,
+        };
+        let folders = [("--out", Some(&args.out)), ("--trajectory", args.trajectory.as_ref())];
+        for (flag, folder) in folders.into_iter().filter_map(|(flag, folder)| Some((flag, folder?))) {
+            if within(folder) && (flag == "--trajectory" || image(input)) {
+                let (folder, input) = (folder.display(), input.display());
+                bail_usage!(
+                    "{flag} {folder}: {input} lies there, whose place would be taken; name another folder"
+                );
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The array of all images.
+const SAMPLES: &str = "samples.npy";
 
 /// The sampler called `name`, or without a name that of the model, which may be asked for one that heeds the variance.
 pub(crate) fn sampler_kind(
@@ -312,12 +342,13 @@ struct Task<'a> {
 /// What later steps need of the images: tensors for npy, pictures for the grid.
 #[derive(Default)]
 struct Images {
+    count: usize,
     tensors: Vec<Tensor>,
     pictures: Vec<Picture>,
 }
 
-/// All images, batch by batch; PNGs are written as they come. `None` when interrupted.
-fn sample_all(args: &SampleArgs, task: &Task<'_>, quiet: bool) -> anyhow::Result<Option<Images>> {
+/// All images, batch by batch, or fewer if interrupted; PNGs are written as they come.
+fn sample_all(args: &SampleArgs, task: &Task<'_>, quiet: bool) -> anyhow::Result<Images> {
     let &Task { model, plan, kind, options, ref control, ref noise, ref order, device } = task;
     let num = order.items.len();
     let mut trajectory =
@@ -336,8 +367,7 @@ fn sample_all(args: &SampleArgs, task: &Task<'_>, quiet: bool) -> anyhow::Result
     let mut images = Images::default();
     for (batch, items) in order.items.chunks(batch_size).enumerate() {
         if interrupt::flow().is_break() {
-            progress.finish();
-            return Ok(None);
+            break;
         }
         let (first, batch) = (batch * batch_size, batch as u64);
         let x = noise.as_ref().map(|noise| {
@@ -379,10 +409,7 @@ fn sample_all(args: &SampleArgs, task: &Task<'_>, quiet: bool) -> anyhow::Result
             return Err(e);
         }
         let tensor = match result {
-            Err(SampleError::Cancelled { .. }) => {
-                progress.finish();
-                return Ok(None);
-            }
+            Err(SampleError::Cancelled { .. }) => break,
             result => result?,
         };
         // A formula of several steps may lead a little beyond what each was kept in.
@@ -390,6 +417,7 @@ fn sample_all(args: &SampleArgs, task: &Task<'_>, quiet: bool) -> anyhow::Result
         if batch == 0 {
             trajectory.finish()?;
         }
+        images.count += items.len();
         let pictures = picture::from_tensor(&tensor)?;
         match args.format {
             Format::Png => {
@@ -404,5 +432,5 @@ fn sample_all(args: &SampleArgs, task: &Task<'_>, quiet: bool) -> anyhow::Result
         }
     }
     progress.finish();
-    Ok(Some(images))
+    Ok(images)
 }

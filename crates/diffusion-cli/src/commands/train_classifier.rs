@@ -131,25 +131,30 @@ pub(crate) fn run(args: &TrainClassifierArgs, device: &Device, quiet: bool) -> a
     Ok(ExitCode::SUCCESS)
 }
 
-/// The pictures to learn from, and the share of them that is kept for trying: where nobody said how many, none of a few.
+/// The pictures to learn from, and the share of them that is kept for trying: where nobody said how many, none if that would leave a class
+/// without pictures to learn from.
 fn divided(all: ImageDataset, share: Option<f64>) -> anyhow::Result<(ImageDataset, Option<ImageDataset>)> {
     if share == Some(0.0) {
         return Ok((all, None));
     }
-    let (training, kept) = match (all.split(share.unwrap_or(KEPT)), share) {
-        (Err(_), None) => {
-            tracing::warn!("{} pictures are too few to keep some for trying the classifier on", all.len());
-            return Ok((all, None));
-        }
-        (divided, _) => divided?,
-    };
     let of = |set: &ImageDataset| (0..set.len()).filter_map(|i| set.label(i)).collect::<HashSet<u32>>();
-    let (learnt, known) = (of(&training), of(&all));
-    for class in known.difference(&learnt) {
-        let name = &all.classes()[*class as usize];
-        tracing::warn!("all pictures of {name} are kept for trying; --validation 0 keeps none");
+    match (all.split(share.unwrap_or(KEPT)), share) {
+        (Ok((training, kept)), None) if of(&training) == of(&all) => Ok((training, Some(kept))),
+        (_, None) => {
+            tracing::warn!(
+                "some class has too few pictures to keep one for trying the classifier on; all are learnt from"
+            );
+            Ok((all, None))
+        }
+        (divided, Some(_)) => {
+            let (training, kept) = divided?;
+            for class in of(&all).difference(&of(&training)) {
+                let name = &all.classes()[*class as usize];
+                tracing::warn!("all pictures of {name} are kept for trying, and none is learnt from");
+            }
+            Ok((training, Some(kept)))
+        }
     }
-    Ok((training, Some(kept)))
 }
 
 /// What the bar counts up to.

@@ -247,6 +247,9 @@ fn edits_that_cannot_be_are_refused_before_anything_is_computed() {
         ("--grid", "edit interpolate alone.png other.png --run run --steps 3 --grid other.png"),
         ("--out", "edit interpolate 000000.png other.png --run run --steps 3 --frames 3 --out ."),
         ("--guidance", "edit vary alone.png --run run --guidance 2"),
+        ("--grid", "edit inpaint alone.png --mask other.png --run run --num 1 --grid other.png"),
+        ("--grid", "edit vary alone.png --reference other.png --run run --num 1 --grid other.png"),
+        ("--out", "sample --run run --reference 000000.png --out ."),
         ("--grid", "sample --run run --class noon --reference alone.png --grid alone.png"),
     ] {
         for name in ["other.png", "000000.png"] {

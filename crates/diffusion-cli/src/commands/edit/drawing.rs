@@ -90,9 +90,11 @@ pub(super) struct Batch<'a> {
 }
 
 impl<'a> Drawing<'a> {
-    /// Reads the model and the pictures; of each of them and each class, `num` results are wanted.
+    /// Reads the model and the pictures; of each of them and each class, `num` results are wanted. None of these takes the place of a
+    /// picture or of one of `others`.
     pub(super) fn open(
         args: &'a DrawingArgs,
+        others: &[PathBuf],
         num: impl FnOnce(&Given) -> u64,
         device: &'a Device,
     ) -> anyhow::Result<Self> {
@@ -118,7 +120,7 @@ impl<'a> Drawing<'a> {
                 for number in 0..num {
                     // The same noise for each class, so that one sees what the class changes.
                     let index = (picture * num + number) as u64;
-                    let class_mark = (classes.len() > 1).then(|| control.class_folder(*class));
+                    let class_mark = (classes.len() > 1).then(|| control.class_folder(*class).to_owned());
                     let number_mark = (num > 1).then(|| number.to_string());
                     let marks: Vec<String> = class_mark.into_iter().chain(number_mark).collect();
                     let file = given.result(&args.out, picture, &marks);
@@ -127,9 +129,12 @@ impl<'a> Drawing<'a> {
             }
         }
         given.check_results(items.iter().map(|item| (item.picture, item.file.as_path())))?;
+        let inputs: Vec<PathBuf> =
+            given.paths.iter().chain(args.control.inputs()).chain(others).cloned().collect();
         for (flag, file) in [("--grid", &args.grid), ("--gif", &args.gif)] {
-            check_spares(&given.paths, flag, file.iter().cloned())?;
+            check_spares(&inputs, flag, file.iter().cloned())?;
         }
+        check_spares(&inputs, "--out", items.iter().map(|item| item.file.clone()))?;
         Ok(Self { args, found, given, kind, plan, options, control, classes, num, items, device })
     }
 

@@ -1,6 +1,5 @@
 //! `diffusion edit reclass`.
 
-use std::cell::{Cell, RefCell};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -109,6 +108,7 @@ pub(super) fn run(args: &ReclassArgs, device: &Device, quiet: bool) -> anyhow::R
     let task = Task { model: &found.model, plan, given, from, to, guided, grain, seed: args.seed, device };
     let files: Vec<(usize, PathBuf)> = task.files(&args.out).collect();
     task.given.check_results(files.iter().map(|(picture, file)| (*picture, file.as_path())))?;
+    check_spares(&task.given.paths, "--out", files.into_iter().map(|(_, file)| file))?;
     for (flag, file) in [("--grid", &args.grid), ("--gif", &args.gif)] {
         check_spares(&task.given.paths, flag, file.iter().cloned())?;
     }
@@ -171,18 +171,16 @@ impl Task<'_> {
     }
 
     fn file(&self, out: &Path, picture: usize, class: Option<u32>) -> PathBuf {
-        self.given.result(out, picture, &[self.guided.class_folder(class)])
+        self.given.result(out, picture, &[self.guided.class_folder(class).to_owned()])
     }
 
     /// All results, batch by batch; PNGs are written as they come, and `trajectory` follows the first. None if interrupted.
-    fn draw(&self, out: &Path, trajectory: Trajectory, quiet: bool) -> anyhow::Result<Option<Drawn>> {
+    fn draw(&self, out: &Path, mut trajectory: Trajectory, quiet: bool) -> anyhow::Result<Option<Drawn>> {
         let (steps, count) = (self.plan.steps().len(), self.given.paths.len());
         // There, back, and to each class.
         let ways = 2 + self.to.len();
         let mut bar = Progress::new("editing", (count.div_ceil(BATCH) * ways * steps) as u64, quiet);
         let (mut rows, mut error) = (Vec::new(), WayBack::default());
-        let (trajectory, followed) = (RefCell::new(trajectory), Cell::new(false));
-        let failed = RefCell::new(None);
         for (batch, first) in (0..count).step_by(BATCH).enumerate() {
             if interrupt::flow().is_break() {
                 return Ok(None);
@@ -191,18 +189,29 @@ impl Task<'_> {
             let n = pictures.dim(0)?;
             let mut way = batch * ways;
             let plain = Control::unguided(&self.model.description);
-            let mut on_way = |control: &Control, class, work: &Way<'_>| -> anyhow::Result<Option<Tensor>> {
-                let mut observe = |done: usize| {
+            let mut on_way = |control: &Control,
+                              class,
+                              mut follow: Option<&mut Trajectory>,
+                              work: &Way<'_>|
+             -> anyhow::Result<Option<Tensor>> {
+                let mut failed = None;
+                let mut observe = |done: usize, seen: Option<&diffusion_sample::Progress<'_>>| {
                     bar.set((way * steps + done) as u64, || {
                         format!("pictures {}-{} of {count}, step {done}/{steps}", first + 1, first + n)
                     });
+                    if let (Some(trajectory), Some(seen)) = (&mut follow, seen)
+                        && let Err(e) = trajectory.add(seen)
+                    {
+                        failed = Some(e);
+                        return ControlFlow::Break(());
+                    }
                     interrupt::flow()
                 };
                 let result = control.with_denoiser(self.model, &vec![class; n], IN_RANGE, |denoiser| {
                     unless_cancelled(work(denoiser, &mut observe))
                 })?;
                 way += 1;
-                Ok(result)
+                failed.map_or(Ok(result), Err)
             };
             let request = SampleRequest {
                 seed: self.seed,
@@ -211,34 +220,22 @@ impl Task<'_> {
                 device: self.device,
             };
             let (grained, front) = with_grain(&pictures, self.grain, &self.plan, &request)?;
-            let Some(noise) = on_way(&plain, self.from, &|denoiser, observe| {
-                to_noise(&grained, denoiser, &front, ITERATIONS, observe)
+            let Some(noise) = on_way(&plain, self.from, None, &|denoiser, observe| {
+                to_noise(&grained, denoiser, &front, ITERATIONS, &mut |done| observe(done, None))
             })?
             else {
                 return Ok(None);
             };
             let drawn: &Way<'_> = &|denoiser, observe| {
-                from_noise(&noise, denoiser, &self.plan, &mut |p| {
-                    if followed.get()
-                        && let Err(e) = trajectory.borrow_mut().add(&p)
-                    {
-                        failed.replace(Some(e));
-                        return ControlFlow::Break(());
-                    }
-                    observe(p.done)
-                })
+                from_noise(&noise, denoiser, &self.plan, &mut |p| observe(p.done, Some(&p)))
             };
-            let Some(back) = on_way(&plain, self.from, drawn)? else { return Ok(None) };
+            let Some(back) = on_way(&plain, self.from, None, drawn)? else { return Ok(None) };
             let back = back.clamp(-1f32, 1f32)?;
             error.add(&pictures, &back)?;
             let mut columns = vec![picture::from_tensor(&pictures)?, picture::from_tensor(&back)?];
             for (place, class) in self.to.iter().enumerate() {
-                followed.set(batch == 0 && place == 0);
-                let result = on_way(&self.guided, *class, drawn)?;
-                if let Some(e) = failed.take() {
-                    return Err(e);
-                }
-                let Some(result) = result else { return Ok(None) };
+                let follow = (batch == 0 && place == 0).then_some(&mut trajectory);
+                let Some(result) = on_way(&self.guided, *class, follow, drawn)? else { return Ok(None) };
                 let results = picture::from_tensor(&result.clamp(-1f32, 1f32)?)?;
                 for (number, result) in (first..).zip(&results) {
                     result.write_png(&self.file(out, number, *class))?;
@@ -251,14 +248,14 @@ impl Task<'_> {
             }
         }
         bar.finish();
-        trajectory.into_inner().finish()?;
+        trajectory.finish()?;
         Ok(Some((rows, error)))
     }
 }
 
-/// From pictures to noise or from noise to pictures, by a denoiser; told how many steps are done.
+/// From pictures to noise or from noise to pictures, by a denoiser; told how many steps are done, and what a step towards pictures saw.
 type Way<'a> = dyn Fn(
         &dyn diffusion_process::Denoiser,
-        &mut dyn FnMut(usize) -> ControlFlow<()>,
+        &mut dyn FnMut(usize, Option<&diffusion_sample::Progress<'_>>) -> ControlFlow<()>,
     ) -> Result<Tensor, EditError>
     + 'a;

@@ -41,7 +41,7 @@ fn strength(text: &str) -> Result<f64, String> {
 
 pub(super) fn run(args: &VaryArgs, device: &Device, quiet: bool) -> anyhow::Result<ExitCode> {
     let num = |folder: bool| args.num.unwrap_or(if folder { 1 } else { 8 });
-    let drawing = Drawing::open(&args.drawing, |given| num(given.folder), device)?;
+    let drawing = Drawing::open(&args.drawing, &[], |given| num(given.folder), device)?;
     let (steps, all) = (steps_at(args.strength, &drawing.plan)?, drawing.plan.steps().len());
     if steps == all {
         tracing::warn!("at this strength all steps are run, so that nothing of the picture is left");

@@ -76,7 +76,7 @@ impl Order {
         match &self.by_class {
             Some((_, each)) => {
                 let class = control.class_folder(self.items[number].class);
-                Path::new(&class).join(format!("{:06}.png", number % each))
+                Path::new(class).join(format!("{:06}.png", number % each))
             }
             None => PathBuf::from(format!("{number:06}.png")),
         }

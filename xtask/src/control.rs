@@ -202,8 +202,7 @@ impl Bench {
                 "to the noise and back, {grain} of {INVERSION_STEPS} steps grain: mean absolute error {error:.2} of 255"
             );
             let mut figure = json!({ "grain_steps": grain, "mean_error_of_255": error });
-            let usual = self.model.description.guidance().scale;
-            for scale in [1.0, usual, 2.0] {
+            for scale in [1.0, self.model.description.guidance().scale, 2.0] {
                 let changed = inverted(&self.labels, &targets, scale)?;
                 let share = self.read_as(&changed, &targets)?;
                 let [slant, ink] = [slants, inks].map(|of: fn(&Tensor) -> Result<Vec<f64>>| -> Result<f64> {
@@ -216,7 +215,7 @@ impl Bench {
                 );
                 figure[format!("guidance_{scale}")] =
                     json!({ "read_as_asked": share, "slant_correlation": slant, "ink_correlation": ink });
-                if grain > 0 && scale == usual {
+                if grain > 0 && scale == 2.0 {
                     let rows = [("given", &self.digits), ("and back", &back), ("changed", &changed)];
                     self.draw("changed.png", &rows)?;
                 }

@@ -136,7 +136,7 @@ fn measure_times(rounds: u32, threads: u32, python: &PathBuf) -> Result<(Vec<Tim
 }
 
 /// The middle of `numbers`, of which there is one at least.
-fn median(mut numbers: Vec<f64>) -> f64 {
+pub(crate) fn median(mut numbers: Vec<f64>) -> f64 {
     numbers.sort_by(f64::total_cmp);
     numbers[numbers.len() / 2]
 }

@@ -12,10 +12,10 @@ use diffusion_process::{Conditioned, Denoiser, Threshold, Thresholded};
 use diffusion_report::{Cell, sheet};
 use diffusion_sample::edit::{Inpainting, from_noise, inpaint, to_noise, with_grain};
 use diffusion_sample::{ClassifierFree, ClassifierGuided, Guidance, SampleRequest, SamplerOptions, sample};
-use diffusion_schedule::SamplingPlan;
 use diffusion_train::{LoadedClassifier, LoadedModel, RunDir, Weights};
 use serde_json::{Value, json};
 
+use crate::bench::median;
 use crate::recipe::shipped_digits;
 
 /// Say in figures what guidance and edits do to handwritten digits: how many filled-in halves, changed classes and guided images are read
@@ -112,11 +112,6 @@ impl Bench {
         }
     }
 
-    /// As `diffusion sample` and `diffusion edit` lay out their steps.
-    fn plan(&self, steps: usize) -> Result<SamplingPlan> {
-        Ok(self.model.objective.usual_plan(steps)?)
-    }
-
     /// The share of `images` (N, C, H, W) that the judge reads as `wanted`.
     fn read_as(&self, images: &Tensor, wanted: &[u32]) -> Result<f64> {
         let wanted: Vec<Option<u32>> = wanted.iter().copied().map(Some).collect();
@@ -140,7 +135,7 @@ impl Bench {
 
         let objective = &self.model.objective;
         let kind = objective.sampler(false);
-        let plan = self.plan(objective.default_steps(kind))?;
+        let plan = objective.usual_plan(objective.default_steps(kind))?;
         let mut made = Vec::new();
         for first in (0..self.labels.len()).step_by(BATCH) {
             let count = BATCH.min(self.labels.len() - first);
@@ -227,7 +222,7 @@ impl Bench {
 
     /// The digits, taken for `from`, drawn as `to`.
     fn by_noise(&self, grain: usize, from: &[u32], to: &[u32], scale: f64) -> Result<Tensor> {
-        let plan = self.plan(INVERSION_STEPS)?;
+        let plan = self.model.objective.usual_plan(INVERSION_STEPS)?;
         let mut drawn = Vec::new();
         for first in (0..from.len()).step_by(BATCH) {
             let part = first..from.len().min(first + BATCH);
@@ -281,7 +276,7 @@ impl Bench {
     fn drawn(&self, denoiser: &dyn Denoiser, request: &SampleRequest<'_>) -> Result<Tensor> {
         let objective = &self.model.objective;
         let kind = objective.sampler(false);
-        let plan = self.plan(objective.default_steps(kind))?;
+        let plan = objective.usual_plan(objective.default_steps(kind))?;
         let clipped = Thresholded::new(denoiser, CLIP);
         let mut sampler = kind.build(&SamplerOptions::default());
         let go_on = &mut |_: diffusion_sample::Progress<'_>| ControlFlow::Continue(());
@@ -317,9 +312,8 @@ impl Bench {
         println!("{BATCH} digits on {threads} threads, medians of {ROUNDS} rounds:");
         let mut figures = json!({ "threads": threads });
         let mut unguided = None;
-        for ((name, _), mut seconds) in contenders.iter().zip(seconds) {
-            seconds.sort_by(f64::total_cmp);
-            let median = seconds[seconds.len() / 2];
+        for ((name, _), seconds) in contenders.iter().zip(seconds) {
+            let median = median(seconds);
             let ratio = median / *unguided.get_or_insert(median);
             println!("  {name:<16} {median:.2} s, {ratio:.2} times the unguided ones");
             figures[*name] = json!({ "seconds": median, "ratio": ratio });

@@ -75,15 +75,16 @@ pub(crate) fn check_output(flag: &str, path: &Path) -> anyhow::Result<()> {
     }
 }
 
-/// Refuses `files` after `flag` that are one of the pictures in `inputs`, whose place they would take.
+/// Refuses outputs that are one of `inputs`, whose place they would take: the `files` after their flags, and the `results` of --out.
 pub(crate) fn check_spares(
     inputs: &[PathBuf],
-    flag: &str,
-    files: impl Iterator<Item = PathBuf>,
+    files: &[(&str, &Option<PathBuf>)],
+    results: impl Iterator<Item = PathBuf>,
 ) -> anyhow::Result<()> {
     let known: HashMap<PathBuf, &PathBuf> =
         inputs.iter().filter_map(|path| Some((path.canonicalize().ok()?, path))).collect();
-    for file in files {
+    let files = files.iter().filter_map(|(flag, file)| Some((*flag, (*file).clone()?)));
+    for (flag, file) in files.chain(results.map(|file| ("--out", file))) {
         if let Some(input) = file.canonicalize().ok().and_then(|file| known.get(&file)) {
             bail_usage!(
                 "{flag}: {} would take the place of {}; name another file or folder",

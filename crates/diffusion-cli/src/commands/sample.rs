@@ -210,9 +210,8 @@ pub(crate) fn run(args: &SampleArgs, device: &Device, quiet: bool) -> anyhow::Re
 /// Refuses outputs in the place of what is read.
 fn spare_inputs(args: &SampleArgs) -> anyhow::Result<()> {
     let inputs: Vec<PathBuf> = args.control.inputs().iter().chain(&args.init_noise).cloned().collect();
-    for (flag, file) in [("--grid", &args.grid), ("--gif", &args.gif), ("--strip", &args.strip)] {
-        check_spares(&inputs, flag, file.iter().cloned())?;
-    }
+    let files = [("--grid", &args.grid), ("--gif", &args.gif), ("--strip", &args.strip)];
+    check_spares(&inputs, &files, std::iter::empty())?;
     let image = |path: &Path| path.ends_with(SAMPLES) || image_number(path).is_some();
     for input in &inputs {
         let within = |folder: &Path| match (input.canonicalize(), folder.canonicalize()) {

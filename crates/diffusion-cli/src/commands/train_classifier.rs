@@ -1,7 +1,6 @@
 //! `diffusion train-classifier`.
 
 use std::collections::HashSet;
-use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
@@ -68,14 +67,19 @@ pub(crate) fn run(args: &TrainClassifierArgs, device: &Device, quiet: bool) -> a
     let (all, _) =
         data::chosen(args.data.as_deref(), &flags, (None, PictureConfig::default()), &args.cache, quiet)?;
     let (training, kept) = divided(all.labelled()?, args.pictures.validation)?;
+    let usual = ClassifierConfig::default();
     let config = ClassifierConfig {
         batch_size: args.batch_size as usize,
         flip: pictures.flip,
         steps: args.steps,
-        max_minutes: args.max_minutes.or(args.steps.is_none().then_some(2.0)),
+        max_minutes: if args.steps.is_some() {
+            args.max_minutes
+        } else {
+            args.max_minutes.or(usual.max_minutes)
+        },
         lr: args.lr,
         seed: args.seed,
-        ..ClassifierConfig::default()
+        ..usual
     };
     tracing::info!(
         "{} pictures to learn from, {} to try the classifier on, {} on {} threads",
@@ -99,8 +103,9 @@ pub(crate) fn run(args: &TrainClassifierArgs, device: &Device, quiet: bool) -> a
                 clock(left)
             )
         });
-        interrupted = interrupt::flow().is_break();
-        if interrupted { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        let flow = interrupt::flow();
+        interrupted = flow.is_break();
+        flow
     })?;
     bar.finish();
     // What was there before is better than half a classifier.

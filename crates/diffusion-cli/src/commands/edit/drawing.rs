@@ -131,10 +131,8 @@ impl<'a> Drawing<'a> {
         given.check_results(items.iter().map(|item| (item.picture, item.file.as_path())))?;
         let inputs: Vec<PathBuf> =
             given.paths.iter().chain(args.control.inputs()).chain(others).cloned().collect();
-        for (flag, file) in [("--grid", &args.grid), ("--gif", &args.gif)] {
-            check_spares(&inputs, flag, file.iter().cloned())?;
-        }
-        check_spares(&inputs, "--out", items.iter().map(|item| item.file.clone()))?;
+        let files = [("--grid", &args.grid), ("--gif", &args.gif)];
+        check_spares(&inputs, &files, items.iter().map(|item| item.file.clone()))?;
         Ok(Self { args, found, given, kind, plan, options, control, classes, num, items, device })
     }
 

@@ -94,14 +94,14 @@ struct Ends {
 }
 
 pub(super) fn run(args: &InterpolateArgs, device: &Device, quiet: bool) -> anyhow::Result<ExitCode> {
-    let inputs: Vec<PathBuf> = args.pictures.iter().chain(args.control.inputs()).cloned().collect();
     for (flag, path, ending) in [("--grid", &args.grid, "png"), ("--gif", &args.gif, "gif")] {
         if let Some(path) = path {
             check_picture(flag, path, &[ending])?;
-            check_spares(&inputs, flag, std::iter::once(path.clone()))?;
         }
     }
-    check_spares(&inputs, "--out", (0..args.frames as usize).map(|frame| args.frame(frame)))?;
+    let inputs: Vec<PathBuf> = args.pictures.iter().chain(args.control.inputs()).cloned().collect();
+    let drawn = [("--grid", &args.grid), ("--gif", &args.gif)];
+    check_spares(&inputs, &drawn, (0..args.frames as usize).map(|frame| args.frame(frame)))?;
     let found = args.model.open(Weights::Ema, device)?;
     let plan = plan(args.steps, &found.model)?;
     let control = args.control.open(&found, device)?;

@@ -108,10 +108,8 @@ pub(super) fn run(args: &ReclassArgs, device: &Device, quiet: bool) -> anyhow::R
     let task = Task { model: &found.model, plan, given, from, to, guided, grain, seed: args.seed, device };
     let files: Vec<(usize, PathBuf)> = task.files(&args.out).collect();
     task.given.check_results(files.iter().map(|(picture, file)| (*picture, file.as_path())))?;
-    check_spares(&task.given.paths, "--out", files.into_iter().map(|(_, file)| file))?;
-    for (flag, file) in [("--grid", &args.grid), ("--gif", &args.gif)] {
-        check_spares(&task.given.paths, flag, file.iter().cloned())?;
-    }
+    let drawn = [("--grid", &args.grid), ("--gif", &args.gif)];
+    check_spares(&task.given.paths, &drawn, files.into_iter().map(|(_, file)| file))?;
     make_folder(&args.out)?;
 
     let start = Instant::now();

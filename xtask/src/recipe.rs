@@ -2,16 +2,20 @@
 
 mod curve;
 
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::Write as _;
 use std::ops::ControlFlow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use candle_core::{Device, Tensor};
 use diffusion_data::{ImageDataset, mnist};
-use diffusion_eval::{ClassShares, DigitJudge, Reference, SampleQuality};
+use diffusion_eval::{ClassShares, DigitJudge, Reference, SampleQuality, mean_and_deviation};
 use diffusion_sample::{Guidance, SamplerKind};
 use diffusion_train::{ConfigSource, Generation, LoadedModel, RunDir, TrainConfig, TrainError, Trainer};
 use serde::{Deserialize, Serialize};
@@ -24,8 +28,13 @@ pub(crate) use curve::{RecipeCurveArgs, run as curve};
 
 /// Train digits by many recipes, each for the same time on this machine, and judge what they draw.
 ///
-/// The rows are in xtask/recipes.toml. Each is given as many steps as take the time of --base-steps steps of the first row; the two are
-/// timed in turns, so that a machine's load does not favour any. The judge is that of `cargo xtask train-judge --for-search`.
+/// The rows are in xtask/recipes.toml. Each is given as many steps as take the time of --base-steps steps of the file's first row. All are
+/// timed in turns before the first training, on all threads, so that what else the machine does favours none. As the steps are known
+/// then, the trainings can go on side by side, one on each thread, and it does not matter how long they take. The judge is that of
+/// `cargo xtask train-judge --for-search`. Last comes the mean of each row with the standard deviation over its seeds.
+///
+/// The record keeps what each training came to. What it has is not trained again, so that seeds can be added later and a search goes on
+/// where it stopped; a row that it knows keeps its steps. Without the file the search begins anew.
 #[derive(clap::Args)]
 pub(crate) struct RecipeBenchArgs {
     /// The rows to train [default: all]
@@ -43,7 +52,10 @@ pub(crate) struct RecipeBenchArgs {
     /// The recipes
     #[arg(long, value_name = "FILE")]
     recipes: Option<PathBuf>,
-    /// The folder for results and checkpoints
+    /// What was found, a line of JSON for each training and sampler [default: assets/figures/recipe.jsonl]
+    #[arg(long, value_name = "FILE")]
+    record: Option<PathBuf>,
+    /// The folder for checkpoints
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
 }
@@ -80,6 +92,8 @@ struct Row {
     /// As `ddim:20`, or `ddim:20@1.5` with guidance.
     #[serde(default = "samplers")]
     samplers: Vec<String>,
+    /// Another row, above, whose steps do the same arithmetic and take the same time.
+    paced_as: Option<String>,
     #[serde(default)]
     change: Table,
 }
@@ -88,17 +102,16 @@ fn samplers() -> Vec<String> {
     vec!["dpmpp-2m-sde:15".to_owned()]
 }
 
-/// A line of results.jsonl.
-#[derive(Serialize)]
+/// A line of the record.
+#[derive(Clone, Serialize, Deserialize)]
 struct Outcome {
     row: String,
     seed: u64,
+    base_steps: u64,
     steps: u64,
     seconds_per_step: f64,
-    relative_step: f64,
     loss: f64,
     sampler: String,
-    sampling_seconds: f64,
     count: usize,
     frechet_distance: f64,
     sure: f64,
@@ -119,18 +132,32 @@ pub(crate) fn run(args: &RecipeBenchArgs) -> Result<()> {
     let digits = shipped_digits()?;
     let out = args.out.clone().unwrap_or_else(|| workspace_root().join("target/recipe"));
     std::fs::create_dir_all(&out)?;
-    let bench = Bench { args, recipes: &recipes, judge, reference, digits, out };
+    let record = args.record.clone().unwrap_or_else(|| workspace_root().join("assets/figures/recipe.jsonl"));
+    let known = recorded(&record)?;
+    let bench = Bench { args, recipes: &recipes, judge, reference, digits, out, record };
     let chosen = bench.chosen()?;
-    println!(
-        "| row | seed | steps | s/step | loss | sampler | s | Fréchet | sure | least class | precision | recall | coverage |"
-    );
-    println!("|---|---|---|---|---|---|---|---|---|---|---|---|---|");
-    for row in chosen {
-        for &seed in &args.seeds {
-            bench.train(row, seed)?;
+    let mut outcomes: Vec<Outcome> =
+        known.into_iter().filter(|o| o.base_steps == args.base_steps && o.count as u64 == args.num).collect();
+    let paces = bench.paces(&chosen, &outcomes)?;
+    outcomes.retain(|o| chosen.iter().any(|row| row.name == o.row));
+    // Every row once before any row twice: what is stopped early has compared them all.
+    let mut trainings = Vec::new();
+    for &seed in &args.seeds {
+        for row in chosen.iter().filter(|row| !outcomes.iter().any(|o| o.row == row.name && o.seed == seed)) {
+            let pace = paces.get(row.timed());
+            let pace = pace.with_context(|| format!("row {}: there is no row {}", row.name, row.timed()))?;
+            trainings.push(Training { row, seed, pace });
         }
     }
-    Ok(())
+    let mut failed = Ok(());
+    for (outcome, Training { row, seed, .. }) in bench.train_all(&trainings).into_iter().zip(&trainings) {
+        match outcome {
+            Ok(of_samplers) => outcomes.extend(of_samplers),
+            Err(error) => failed = Err(error.context(format!("row {}, seed {seed}", row.name))),
+        }
+    }
+    print_means(&outcomes);
+    failed
 }
 
 pub(crate) fn shipped_digits() -> Result<ImageDataset> {
@@ -172,6 +199,28 @@ fn judged(
     Ok(Judged { images, sampling_seconds, quality, classes: ClassShares::of(&verdict.logits)? })
 }
 
+/// Steps of each row that are timed.
+const TURNS: u64 = 25;
+
+impl Row {
+    /// The row whose steps are timed for this one.
+    fn timed(&self) -> &str {
+        self.paced_as.as_deref().unwrap_or(&self.name)
+    }
+}
+
+/// What a step of a row takes on this machine, and the steps of its trainings.
+struct Pace {
+    steps: u64,
+    seconds_per_step: f64,
+}
+
+struct Training<'a> {
+    row: &'a Row,
+    seed: u64,
+    pace: &'a Pace,
+}
+
 struct Bench<'a> {
     args: &'a RecipeBenchArgs,
     recipes: &'a Recipes,
@@ -179,6 +228,7 @@ struct Bench<'a> {
     reference: Reference,
     digits: ImageDataset,
     out: PathBuf,
+    record: PathBuf,
 }
 
 impl Bench<'_> {
@@ -206,33 +256,68 @@ impl Bench<'_> {
         Ok(Trainer::new(&self.config(row, seed, steps)?, &self.digits, &Device::Cpu)?)
     }
 
-    /// Seconds of a step of `row` and of the first row, timed in turns.
-    fn pace(&self, row: &Row) -> Result<(f64, f64)> {
-        let mut contenders = [self.trainer(row, 0, 100)?, self.trainer(&self.recipes.row[0], 0, 100)?];
-        let mut seconds = [const { Vec::new() }; 2];
-        for round in 0..8 {
-            for (contender, seconds) in contenders.iter_mut().zip(&mut seconds) {
-                for step in 0..3 {
-                    let start = Instant::now();
-                    contender.step()?;
-                    // The first steps of a turn find the caches full of the other's numbers.
-                    if round > 0 && step > 0 {
-                        seconds.push(start.elapsed().as_secs_f64());
-                    }
-                }
+    /// What a step of each of the rows takes that `rows` are paced as, and how many of them the time allows: as in the `known` outcomes, or else measured.
+    fn paces(&self, rows: &[&Row], known: &[Outcome]) -> Result<HashMap<String, Pace>> {
+        let pace = |o: &Outcome| Pace { steps: o.steps, seconds_per_step: o.seconds_per_step };
+        let mut paces: HashMap<String, Pace> = known.iter().map(|o| (o.row.clone(), pace(o))).collect();
+        let all = &self.recipes.row;
+        let wanted = all.iter().filter(|row| rows.iter().any(|chosen| chosen.timed() == row.name));
+        let unknown = wanted.filter(|row| !paces.contains_key(&row.name));
+        let contenders: Vec<&Row> = all.first().into_iter().chain(unknown).collect();
+        if contenders.len() > 1 {
+            let steps = self.seconds_per_step(&contenders)?;
+            let time = self.args.base_steps as f64 * steps[0];
+            for (row, seconds_per_step) in contenders.into_iter().zip(steps).skip(1) {
+                let steps = ((time / seconds_per_step) as u64).max(1);
+                paces.insert(row.name.clone(), Pace { steps, seconds_per_step });
             }
         }
-        let [own, base] = seconds.map(|mut seconds| {
-            seconds.sort_by(f64::total_cmp);
-            seconds[seconds.len() / 4]
-        });
-        Ok((own, base))
+        Ok(paces)
     }
 
-    fn train(&self, row: &Row, seed: u64) -> Result<()> {
-        let (own, base) = self.pace(row)?;
-        let steps = ((self.args.base_steps as f64 * base / own) as u64).max(1);
-        let mut trainer = self.trainer(row, seed, steps)?;
+    /// What a step of each row takes.
+    fn seconds_per_step(&self, rows: &[&Row]) -> Result<Vec<f64>> {
+        let contenders = rows.iter().map(|row| self.trainer(row, 0, 2 * TURNS));
+        let mut contenders = contenders.collect::<Result<Vec<_>>>()?;
+        // What else the machine does only adds to the time: the shortest is the nearest to that of the step itself.
+        let mut shortest = vec![f64::INFINITY; contenders.len()];
+        for _ in 0..TURNS {
+            for (contender, shortest) in contenders.iter_mut().zip(&mut shortest) {
+                // The first step of a turn finds the caches full of the others' numbers.
+                contender.step()?;
+                let start = Instant::now();
+                contender.step()?;
+                *shortest = shortest.min(start.elapsed().as_secs_f64());
+            }
+        }
+        Ok(shortest)
+    }
+
+    /// What becomes of all trainings, in their order. Small ones on a thread each end sooner than one after the other on all.
+    fn train_all(&self, trainings: &[Training<'_>]) -> Vec<Result<Vec<Outcome>>> {
+        let outcomes: Vec<OnceLock<_>> = trainings.iter().map(|_| OnceLock::new()).collect();
+        let next = AtomicUsize::new(0);
+        let work = || {
+            while let Some((training, outcome)) = {
+                let i = next.fetch_add(1, Ordering::Relaxed);
+                trainings.get(i).zip(outcomes.get(i))
+            } {
+                let alone = rayon::ThreadPoolBuilder::new().num_threads(1).build();
+                let result = alone.map_err(Into::into).and_then(|pool| pool.install(|| self.train(training)));
+                outcome.get_or_init(|| result);
+            }
+        };
+        thread::scope(|scope| {
+            for _ in 0..rayon::current_num_threads() {
+                scope.spawn(work);
+            }
+        });
+        let not_reached = || Err(anyhow!("it was not begun"));
+        outcomes.into_iter().map(|outcome| outcome.into_inner().unwrap_or_else(not_reached)).collect()
+    }
+
+    fn train(&self, &Training { row, seed, pace }: &Training<'_>) -> Result<Vec<Outcome>> {
+        let mut trainer = self.trainer(row, seed, pace.steps)?;
         let mut losses = Vec::new();
         while !trainer.is_finished() {
             losses.push(trainer.step()?.loss);
@@ -240,19 +325,19 @@ impl Bench<'_> {
         let last = &losses[losses.len() - losses.len().div_ceil(10)..];
         let loss = last.iter().sum::<f64>() / last.len() as f64;
         trainer.checkpoint().write(&self.out.join(format!("{}-{seed}", row.name)))?;
+        let mut outcomes = Vec::new();
         for named in &row.samplers {
             let generation = generation(named, self.args.num)?;
-            let Judged { sampling_seconds, quality, classes, .. } =
+            let Judged { quality, classes, .. } =
                 judged(&by(&trainer), &generation, &self.judge, &self.reference)?;
-            self.report(&Outcome {
+            outcomes.push(Outcome {
                 row: row.name.clone(),
                 seed,
-                steps,
-                seconds_per_step: own,
-                relative_step: own / base,
+                base_steps: self.args.base_steps,
+                steps: pace.steps,
+                seconds_per_step: pace.seconds_per_step,
                 loss,
                 sampler: named.clone(),
-                sampling_seconds,
                 count: quality.count,
                 frechet_distance: quality.frechet_distance,
                 sure: classes.sure,
@@ -260,32 +345,65 @@ impl Bench<'_> {
                 precision: quality.agreement.precision,
                 recall: quality.agreement.recall,
                 coverage: quality.agreement.coverage,
-            })?;
+            });
         }
-        Ok(())
+        self.report(&outcomes)?;
+        Ok(outcomes)
     }
 
-    fn report(&self, o: &Outcome) -> Result<()> {
+    /// Writes the outcomes of a training, all or none, so that what is in the record need not be done again.
+    fn report(&self, outcomes: &[Outcome]) -> Result<()> {
+        let mut lines = String::new();
+        for o in outcomes {
+            println!("{}, seed {}, {}: Fréchet distance {:.2}", o.row, o.seed, o.sampler, o.frechet_distance);
+            lines += &serde_json::to_string(o)?;
+            lines.push('\n');
+        }
+        let mut file = File::options().create(true).append(true).open(&self.record)?;
+        Ok(file.write_all(lines.as_bytes())?)
+    }
+}
+
+/// What a record says; nothing where there is none.
+fn recorded(path: &Path) -> Result<Vec<Outcome>> {
+    let text = match std::fs::read_to_string(path) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => String::new(),
+        text => text.with_context(|| path.display().to_string())?,
+    };
+    let lines = text.lines().map(serde_json::from_str);
+    lines.collect::<Result<_, _>>().with_context(|| path.display().to_string())
+}
+
+/// The rows of docs/recipe.md: means over the seeds, in the order in which the rows came.
+fn print_means(outcomes: &[Outcome]) {
+    println!(
+        "\n| row | sampler | seeds | steps | s/step | loss | Fréchet | sure | least class | recall | coverage |"
+    );
+    println!("|---|---|---|---|---|---|---|---|---|---|---|");
+    let of = |o: &Outcome| (o.row.clone(), o.sampler.clone());
+    let mut told = HashSet::new();
+    for first in outcomes.iter().filter(|o| told.insert(of(o))) {
+        let same: Vec<&Outcome> = outcomes.iter().filter(|o| of(o) == of(first)).collect();
+        let mean = |figure: fn(&Outcome) -> f64, scale: f64, digits: usize| {
+            let values: Vec<f64> = same.iter().map(|o| figure(o) * scale).collect();
+            let (mean, deviation) = mean_and_deviation(&values);
+            let deviation = deviation.map(|deviation| format!(" ± {deviation:.digits$}"));
+            format!("{mean:.digits$}{}", deviation.unwrap_or_default())
+        };
         println!(
-            "| {} | {} | {} | {:.4} | {:.4} | {} | {:.1} | {:.3} | {:.1} % | {:.1} % | {:.3} | {:.3} | {:.3} |",
-            o.row,
-            o.seed,
-            o.steps,
-            o.seconds_per_step,
-            o.loss,
-            o.sampler,
-            o.sampling_seconds,
-            o.frechet_distance,
-            o.sure * 100.0,
-            o.smallest_class * 100.0,
-            o.precision,
-            o.recall,
-            o.coverage
+            "| {} | {} | {} | {} | {:.4} | {} | {} | {} % | {} % | {} | {} |",
+            first.row,
+            first.sampler,
+            same.len(),
+            first.steps,
+            first.seconds_per_step,
+            mean(|o| o.loss, 1.0, 4),
+            mean(|o| o.frechet_distance, 1.0, 2),
+            mean(|o| o.sure, 100.0, 1),
+            mean(|o| o.smallest_class, 100.0, 1),
+            mean(|o| o.recall, 1.0, 3),
+            mean(|o| o.coverage, 1.0, 3),
         );
-        let path = self.out.join("results.jsonl");
-        let mut file = File::options().create(true).append(true).open(&path)?;
-        writeln!(file, "{}", serde_json::to_string(o)?)?;
-        Ok(())
     }
 }
 

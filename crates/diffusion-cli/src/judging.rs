@@ -7,16 +7,21 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Tensor};
+use diffusion_data::ImageDataset;
 use diffusion_eval::{ClassShares, DigitJudge, Inception, Reference, TrainingImages, diversity, spread};
 
 pub(crate) use self::judgement::{Figure, Judgement, Likeness};
 pub(crate) use self::pictures::{Learnt, training_pictures};
 use self::pictures::{Real, learnt_in_run};
-use crate::usage::bail_usage;
+use crate::usage::{bail_usage, check_input};
 use crate::{data, runs};
 
 /// Real pictures that features are computed of, and those of training that copies are looked for in: at most.
 const REAL: usize = 10_000;
+/// Numbers in the training pictures that copies are looked for in, at most: they are kept in memory, twice.
+const KNOWN: usize = 1 << 27;
+/// Pictures that are in memory at once to compute their features.
+const LOOKED_AT: usize = 256;
 /// Images that copies are looked for among.
 const CHECKED: usize = 2000;
 /// Images that Inception looks at together: each takes 25 MB.
@@ -60,6 +65,16 @@ impl Eyes {
                 Ok((Tensor::cat(&parts.collect::<anyhow::Result<Vec<_>>>()?, 0)?, None))
             }
         }
+    }
+}
+
+impl Eyes {
+    /// Features of up to `most` of `pictures`, spread over all of them.
+    fn look_over(&self, pictures: &ImageDataset, most: usize, device: &Device) -> anyhow::Result<Tensor> {
+        let chosen = pictures.limited(most.min(pictures.len()))?;
+        let positions: Vec<usize> = (0..chosen.len()).collect();
+        let parts = positions.chunks(LOOKED_AT).map(|some| Ok(self.look(&chosen.images(some, device)?)?.0));
+        Ok(Tensor::cat(&parts.collect::<anyhow::Result<Vec<_>>>()?, 0)?)
     }
 }
 
@@ -127,16 +142,18 @@ impl Judge {
                 None => {}
             }
         }
+        let most = REAL.min(KNOWN / shape.iter().product::<usize>()).max(2);
         let pictures =
-            known.map(|learnt| pictures::first_images(&learnt.training, REAL, device)).transpose()?;
+            known.map(|learnt| pictures::first_images(&learnt.training, most, device)).transpose()?;
         let critic = if Self::sees(args, shape) {
-            Some(Critic::new(args, shape, learnt, pictures.as_ref(), cache, device, quiet)?)
+            Some(Critic::new(args, shape, learnt, cache, device, quiet)?)
         } else {
             None
         };
         let training = match (known, pictures) {
-            (Some(Learnt { training, .. }), Some(pictures)) => {
-                Some(Training { known: TrainingImages::new(&pictures)?, pictures, all: training.len() })
+            (Some(Learnt { training, mirrored, .. }), Some(pictures)) => {
+                let known = TrainingImages::new(&pictures, *mirrored)?;
+                Some(Training { known, pictures, all: training.len() })
             }
             _ => None,
         };
@@ -187,10 +204,16 @@ impl Judge {
         self.critic.as_ref()
     }
 
-    /// What there is to know of the figures of up to `most` images, a line each.
-    pub(crate) fn notes(&self, most: usize) -> Vec<String> {
+    /// What there is to know of the figures of `fewest` to `most` images, a line each.
+    pub(crate) fn notes(&self, fewest: usize, most: usize) -> Vec<String> {
         let mut notes = Vec::new();
         if let Some(critic) = &self.critic {
+            let features = critic.reference.features();
+            if fewest < features {
+                notes.push(format!(
+                    "{fewest} images are fewer than the {features} features that are compared: the distance says little"
+                ));
+            }
             if critic.circular && self.training.is_some() {
                 notes.push(format!(
                     "no column of training pictures: they are what the images are compared with; `{}` keeps others for that",
@@ -220,6 +243,12 @@ impl Judge {
             let (looked_at, all) = (training.looked_at(), training.all);
             if most > CHECKED {
                 notes.push(format!("copies are looked for among {CHECKED} of the images"));
+            }
+            if training.known.mirrored() {
+                notes.push(
+                    "mirror images of training pictures are copies too, as the run trained on them"
+                        .to_owned(),
+                );
             }
             if looked_at < all {
                 notes.push(format!("copies are looked for of {looked_at} of the {all} training pictures"));
@@ -263,12 +292,10 @@ impl Judge {
 }
 
 impl Critic {
-    /// `known` are pictures of `learnt`.
     fn new(
         args: &JudgeArgs,
         shape: [usize; 3],
         learnt: Option<&Learnt>,
-        known: Option<&Tensor>,
         cache: &data::CacheArgs,
         device: &Device,
         quiet: bool,
@@ -282,7 +309,10 @@ impl Critic {
             Some(_) if mnist => bail_usage!(
                 "--against mnist: only what the digit judge makes of these digits is known; name the pictures for Inception"
             ),
-            Some(path) => Eyes::Inception(Box::new(Inception::open(path, device)?)),
+            Some(path) => {
+                check_input("--inception", path)?;
+                Eyes::Inception(Box::new(Inception::open(path, device)?))
+            }
             None => {
                 let (judge, reference) = DigitJudge::shipped(device)?;
                 let eyes = Eyes::Digits(Box::new(judge));
@@ -307,11 +337,9 @@ impl Critic {
                  --inception FILE.safetensors judges by Inception-v3"
             );
         }
-        let own = known.filter(|_| circular && args.against.is_none());
-        let real =
-            own.map_or_else(|| pictures::first_images(&real, REAL, device), |known| Ok(known.clone()))?;
-        let reference = Reference::of(&eyes.look(&real)?.0)?;
-        let count = real.dim(0)?;
+        let features = eyes.look_over(&real, REAL, device)?;
+        let reference = Reference::of(&features)?;
+        let count = features.dim(0)?;
         let of = if count < all { format!(" of {all}") } else { String::new() };
         Ok(Self { eyes, reference, against: format!("{name} ({count}{of})"), classifies: false, circular })
     }

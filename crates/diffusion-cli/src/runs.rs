@@ -8,7 +8,7 @@ use candle_core::Device;
 use diffusion_data::PictureConfig;
 use diffusion_train::{LoadedModel, RunDir, TrainConfig, Weights};
 
-use crate::usage::{UsageError, bail_usage};
+use crate::usage::{UsageError, bail_usage, check_input};
 
 /// A small model of digits; `assets/README.md` says how it was made.
 const SHIPPED: &[u8] = include_bytes!("../../../assets/digits.safetensors");
@@ -58,8 +58,14 @@ impl ModelArgs {
     /// The checkpoint meant, if any was named.
     pub(crate) fn named(&self) -> anyhow::Result<Option<PathBuf>> {
         match (&self.checkpoint, &self.run) {
-            (Some(checkpoint), _) => Ok(Some(checkpoint.clone())),
-            (None, Some(run)) => Ok(Some(RunDir::open(run)?.latest_checkpoint()?)),
+            (Some(checkpoint), _) => {
+                check_input("--checkpoint", checkpoint)?;
+                Ok(Some(checkpoint.clone()))
+            }
+            (None, Some(run)) => {
+                check_input("--run", run)?;
+                Ok(Some(RunDir::open(run)?.latest_checkpoint()?))
+            }
             (None, None) => Ok(None),
         }
     }

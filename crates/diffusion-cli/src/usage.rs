@@ -43,6 +43,14 @@ pub(crate) fn planned<T>(steps: usize, plan: Result<T, ScheduleError>) -> anyhow
     plan.or_else(|e| bail_usage!("--steps {steps}: {e}"))
 }
 
+/// Refuses a file or a folder to read that is not there.
+pub(crate) fn check_input(flag: &str, path: &Path) -> anyhow::Result<()> {
+    if !path.exists() {
+        bail_usage!("{flag} {}: there is no such file or folder", path.display());
+    }
+    Ok(())
+}
+
 /// Refuses a picture's name that says it is of another kind, or where no file can be written, before anything is computed.
 pub(crate) fn check_picture(flag: &str, path: &Path, endings: &[&str]) -> anyhow::Result<()> {
     let fits = |found: &OsStr| endings.iter().any(|ending| found.eq_ignore_ascii_case(ending));

@@ -246,8 +246,12 @@ impl Source {
         })
     }
 
-    /// The one size of the first pictures, if they have one and its sides are at most `most`.
-    pub(crate) fn common_size(&self, most: usize) -> Result<Option<(usize, usize)>, DataError> {
+    /// The one size (width, height) of the first pictures, if they have one and its sides are at most `most`. Nothing but their headers is
+    /// read; pictures without a readable one do not count.
+    ///
+    /// # Errors
+    /// A source that breaks off.
+    pub fn common_size(&self, most: usize) -> Result<Option<(usize, usize)>, DataError> {
         let mut common = None;
         for record in self.records()?.take(SAMPLE) {
             let Ok(size) = record?.content.and_then(|content| content.dimensions()) else { continue };

@@ -46,4 +46,4 @@ pub use model::{Bound, ModelBin, ModelErrors, ModelEvaluation, ModelLoss};
 pub use predictors::{
     ErrorBin, Estimate, PredictionError, Predictor, PredictorErrors, PredictorEvaluation, lesson_images,
 };
-pub use samples::{ClassShares, Reference, SampleQuality, spread};
+pub use samples::{ClassShares, Reference, SampleQuality, mean_and_deviation, spread};

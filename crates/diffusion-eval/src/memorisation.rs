@@ -30,17 +30,27 @@ pub struct Neighbour {
 /// # Errors
 /// Rows of different sizes; no rows to be found; a number that is not finite.
 pub fn nearest(points: &Tensor, among: &Tensor) -> Result<Vec<Neighbour>, EvalError> {
-    nearest_points(&Points::new(points)?, &Points::new(among)?)
+    nearest_points(&Points::new(points)?, 1, &Points::new(among)?)
 }
 
-fn nearest_points(points: &Points, among: &Points) -> Result<Vec<Neighbour>, EvalError> {
+/// The nearest of `among` to each point, of which `points` has as many views as `views` says, one after the other: near is what any of them
+/// is near.
+fn nearest_points(points: &Points, views: usize, among: &Points) -> Result<Vec<Neighbour>, EvalError> {
     if among.len() == 0 {
         return Err(EvalError::TooFew(0));
     }
-    let mut found = Vec::with_capacity(points.len());
-    points.each_row_of_distances(among, |_, squares| {
+    let mut found = Vec::with_capacity(points.len() / views);
+    let mut nearest_view = vec![f64::INFINITY; among.len()];
+    points.each_row_of_distances(among, |i, squares| {
+        for (nearest, &square) in nearest_view.iter_mut().zip(squares) {
+            *nearest = nearest.min(square);
+        }
+        if (i + 1) % views > 0 {
+            return;
+        }
         let mut best = Neighbour { index: 0, distance: f64::INFINITY, second: f64::INFINITY };
-        for (index, &square) in squares.iter().enumerate() {
+        for (index, square) in nearest_view.iter_mut().enumerate() {
+            let square = std::mem::replace(square, f64::INFINITY);
             if square < best.distance {
                 best = Neighbour { index, distance: square, second: best.distance };
             } else if square < best.second {
@@ -68,25 +78,40 @@ pub struct Memorisation {
 #[derive(Clone, Debug)]
 pub struct TrainingImages {
     points: Points,
+    mirrored: bool,
     /// The mean distance of one to the nearest other one.
     nearest: f64,
 }
 
 impl TrainingImages {
-    /// The images of `training` (M, C, H, W), M at least 2.
+    /// The images of `training` (M, C, H, W), M at least 2; of a training that mirrored them, their mirror images (`mirrored`) as well.
     ///
     /// # Errors
     /// Fewer; a pixel that is not finite.
-    pub fn new(training: &Tensor) -> Result<Self, EvalError> {
+    pub fn new(training: &Tensor, mirrored: bool) -> Result<Self, EvalError> {
         let known = training.dim(0)?;
         if known < 2 {
             return Err(EvalError::TooFew(known));
         }
-        let points = Points::new(training)?;
+        let mut new = Self { points: Points::new(training)?, mirrored, nearest: f64::NAN };
         // The nearest of all is the image itself.
-        let own = nearest_points(&Points::new(&spread(training, OWN)?)?, &points)?;
-        let nearest = own.iter().map(|found| found.second).sum::<f64>() / own.len() as f64;
-        Ok(Self { points, nearest })
+        let own = new.nearest(&spread(training, OWN)?)?;
+        new.nearest = own.iter().map(|found| found.second).sum::<f64>() / own.len() as f64;
+        Ok(new)
+    }
+
+    /// Whether mirror images are looked for as well.
+    pub fn mirrored(&self) -> bool {
+        self.mirrored
+    }
+
+    /// The nearest of these to each of `images`.
+    fn nearest(&self, images: &Tensor) -> Result<Vec<Neighbour>, EvalError> {
+        if !self.mirrored {
+            return nearest_points(&Points::new(images)?, 1, &self.points);
+        }
+        let views = Tensor::stack(&[images, &images.flip(&[3])?], 1)?;
+        nearest_points(&Points::new(&views.flatten(0, 1)?)?, 2, &self.points)
     }
 
     /// How near generated `images` (N, C, H, W) come to these, N at least 1. The work grows with N·M: a few thousand of each are
@@ -99,7 +124,7 @@ impl TrainingImages {
         if count == 0 {
             return Err(EvalError::TooFew(count));
         }
-        let found = nearest_points(&Points::new(images)?, &self.points)?;
+        let found = self.nearest(images)?;
         // A training image that is there twice is its copy's second neighbour too.
         let same = SAME * self.nearest;
         let copies = found.iter().filter(|found| found.distance < (COPY * found.second).max(same)).count();
@@ -117,6 +142,6 @@ impl Memorisation {
     /// # Errors
     /// Those of [`TrainingImages::new`] and [`TrainingImages::memorisation`].
     pub fn of(images: &Tensor, training: &Tensor) -> Result<Self, EvalError> {
-        TrainingImages::new(training)?.memorisation(images)
+        TrainingImages::new(training, false)?.memorisation(images)
     }
 }

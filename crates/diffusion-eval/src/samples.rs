@@ -67,6 +67,11 @@ impl Reference {
         self.manifold.len()
     }
 
+    /// D, the number of features. From fewer images than that, the distance says little.
+    pub fn features(&self) -> usize {
+        self.statistics.width()
+    }
+
     /// What generated images with these `features` (N, D) are worth; N at least 6.
     ///
     /// # Errors
@@ -139,4 +144,15 @@ impl ClassShares {
             confidence: likeliest.iter().sum::<f64>() / count as f64,
         })
     }
+}
+
+/// The mean of `values` and the standard deviation that they let one guess (over n - 1); none from a single value.
+///
+/// The mean of no values is NaN.
+pub fn mean_and_deviation(values: &[f64]) -> (f64, Option<f64>) {
+    let n = values.len() as f64;
+    let mean = values.iter().sum::<f64>() / n;
+    let deviation = (values.len() > 1)
+        .then(|| (values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / (n - 1.0)).sqrt());
+    (mean, deviation)
 }

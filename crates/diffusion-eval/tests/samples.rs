@@ -1,7 +1,9 @@
 //! What is said of sets of images, where the answer is known.
 
 use candle_core::{Device, IndexOp, Tensor};
-use diffusion_eval::{ClassShares, DigitJudge, Memorisation, Reference, nearest};
+use diffusion_eval::{
+    ClassShares, DigitJudge, Memorisation, Reference, TrainingImages, mean_and_deviation, nearest,
+};
 use diffusion_process::{Domain, NoiseSource};
 
 fn points(seed: u64, count: u64, width: usize) -> Tensor {
@@ -39,6 +41,26 @@ fn copies_are_told_from_new_images() {
     assert!(found.nearest < 0.8 * fresh.nearest);
     assert_eq!(found.training_nearest, fresh.training_nearest);
     assert!(Memorisation::of(&new, &training.i(..1).unwrap()).is_err());
+}
+
+#[test]
+fn mirror_images_are_copies_where_training_mirrored() {
+    let training = points(1, 300, 16).reshape((300, 1, 4, 4)).unwrap();
+    let new = points(2, 90, 16).reshape((90, 1, 4, 4)).unwrap();
+    let images = Tensor::cat(&[new, training.i(..10).unwrap().flip(&[3]).unwrap()], 0).unwrap();
+    let known = |mirrored| TrainingImages::new(&training, mirrored).unwrap();
+    let found = known(true).memorisation(&images).unwrap();
+    assert_eq!(found.copies, 0.1);
+    assert!(found.training_nearest > 0.5, "an image is not its own neighbour: {found:?}");
+    assert_eq!(known(false).memorisation(&images).unwrap().copies, 0.0);
+    // Neither hides the images as they are.
+    assert_eq!(known(true).memorisation(&training.i(..20).unwrap()).unwrap().copies, 1.0);
+}
+
+#[test]
+fn the_mean_of_values_comes_with_their_deviation() {
+    assert_eq!(mean_and_deviation(&[1.0, 3.0]), (2.0, Some(2f64.sqrt())));
+    assert_eq!(mean_and_deviation(&[5.0]), (5.0, None));
 }
 
 #[test]

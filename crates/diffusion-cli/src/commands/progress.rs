@@ -6,12 +6,14 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressStyle};
 
 /// Plain lines come this far apart, so that a log stays short.
-const LINE_INTERVAL: Duration = Duration::from_secs(10);
+pub(crate) const LINE_INTERVAL: Duration = Duration::from_secs(10);
 
 /// A counter with a message.
 pub(crate) struct Progress {
     bar: Option<ProgressBar>,
     what: &'static str,
+    length: u64,
+    start: Instant,
     last_line: Option<Instant>,
 }
 
@@ -27,7 +29,7 @@ impl Progress {
             bar.set_prefix(what);
             bar
         });
-        Self { bar, what, last_line: None }
+        Self { bar, what, length, start: Instant::now(), last_line: None }
     }
 
     /// Moves to `position` of the length; `message` says the rest.
@@ -39,6 +41,13 @@ impl Progress {
             self.last_line = Some(Instant::now());
             tracing::info!("{} {}", self.what, message());
         }
+    }
+
+    /// The same of work that goes on evenly, with the time that is left of it.
+    pub(crate) fn advance(&mut self, position: u64, message: impl FnOnce() -> String) {
+        let per_unit = self.start.elapsed().as_secs_f64() / position.max(1) as f64;
+        let left = clock(per_unit * self.length.saturating_sub(position) as f64);
+        self.set(position, || format!("{}, {left} left", message()));
     }
 
     /// Says something beside the bar.

@@ -380,7 +380,7 @@ fn sample_all(args: &SampleArgs, task: &Task<'_>, quiet: bool) -> anyhow::Result
             device,
         };
         let mut observe = |p: diffusion_sample::Progress<'_>| -> ControlFlow<()> {
-            progress.set(batch * steps + p.done as u64, || {
+            progress.advance(batch * steps + p.done as u64, || {
                 format!(
                     "images {}-{} of {}, step {}/{}",
                     first + 1,

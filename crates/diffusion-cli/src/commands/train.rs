@@ -125,8 +125,12 @@ pub(crate) fn run(args: &TrainArgs, device: &Device, quiet: bool) -> anyhow::Res
         tracing::warn!("there is no picture of the class {} to learn from", class.name);
     }
     if let Some(every) = args.eval_every {
-        let learnt =
-            Learnt { training: dataset.clone(), held_out: validation.clone(), path: config.data.clone() };
+        let learnt = Learnt {
+            training: dataset.clone(),
+            held_out: validation.clone(),
+            path: config.data.clone(),
+            mirrored: config.pictures.flip,
+        };
         let judge =
             Judge::new(&args.judge, dataset.image_shape(), Some(&learnt), &args.cache, device, quiet)?;
         tracing::info!("every {every} steps {} images are {}", args.eval_num, judge.how());

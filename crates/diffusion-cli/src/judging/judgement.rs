@@ -66,10 +66,13 @@ impl Judgement {
         figures
     }
 
-    /// The figures by their names, and the number of images.
+    /// The figures by their names, the share of each class, and the number of images.
     pub(crate) fn metrics(&self) -> BTreeMap<String, f64> {
         let figures = self.figures().into_iter().map(|(_, name, value)| (name.to_owned(), value));
-        figures.chain([("count".to_owned(), self.count as f64)]).collect()
+        let classes = self.likeness.iter().filter_map(|likeness| likeness.classes.as_ref());
+        let shares = classes.flat_map(|classes| classes.shares.iter().enumerate());
+        let shares = shares.map(|(class, share)| (format!("share_of_class_{class}"), *share));
+        figures.chain(shares).chain([("count".to_owned(), self.count as f64)]).collect()
     }
 
     pub(crate) fn as_json(&self) -> Value {

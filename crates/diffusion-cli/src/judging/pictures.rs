@@ -19,6 +19,8 @@ pub(crate) struct Learnt {
     pub(crate) held_out: Option<ImageDataset>,
     /// Where they come from; none: they are the digits that come with the program.
     pub(crate) path: Option<PathBuf>,
+    /// Whether it learnt from their mirror images as well.
+    pub(crate) mirrored: bool,
 }
 
 /// Real pictures that images are compared with.
@@ -80,7 +82,7 @@ pub(super) fn learnt_in_run(
     let source = data::open(config.data.as_deref())?;
     let prepared = data::prepared(&source, config.size, &config.pictures, cache, quiet)?;
     let (training, held_out) = data::select(prepared.dataset, &config.pictures)?;
-    Ok(Some(Learnt { training, held_out, path: config.data }))
+    Ok(Some(Learnt { training, held_out, path: config.data, mirrored: config.pictures.flip }))
 }
 
 /// The pictures of `path`, brought to `shape`; `mnist` stands for the digits that come with the program.
@@ -98,7 +100,7 @@ pub(crate) fn training_pictures(
             training.image_shape()
         );
     }
-    Ok(Learnt { training, held_out: None, path })
+    Ok(Learnt { training, held_out: None, path, mirrored: false })
 }
 
 /// All pictures of `path`, or of the digits that come with the program, at the height of `shape`.

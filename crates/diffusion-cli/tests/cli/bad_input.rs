@@ -128,7 +128,9 @@ fn a_checkpoint_of_another_shape_is_refused_by_the_name_of_a_tensor() {
 fn runs_that_do_not_fit_the_request_are_refused() {
     let place = Workplace::new();
     place.refuses("export --out model", 2, &["there is no run in runs/ yet"]);
-    place.refuses("sample --run nowhere", 1, &["nowhere: this folder holds no run"]);
+    place.refuses("sample --run nowhere", 2, &["--run nowhere: there is no such"]);
+    std::fs::create_dir(place.path("empty")).unwrap();
+    place.refuses("sample --run empty", 1, &["empty: this folder holds no run"]);
     place.refuses("sample --checkpoint .", 1, &["this is not a checkpoint"]);
     place.refuses("train --run-dir nowhere --resume", 1, &["this folder holds no run"]);
     place.train_small("run", 1);

@@ -132,6 +132,46 @@ fn sets_of_different_numbers_are_told_apart() {
 }
 
 #[test]
+fn images_are_judged_as_they_are() {
+    let place = Workplace::new();
+    let grey = |name: &str, width: u32, height: u32| {
+        let mut bytes = Vec::new();
+        let mut encoder = png::Encoder::new(&mut bytes, width, height);
+        encoder.set_color(png::ColorType::Grayscale);
+        let pixels = vec![128; (width * height) as usize];
+        encoder.write_header().unwrap().write_image_data(&pixels).unwrap();
+        place.write(name, bytes);
+    };
+    for i in 0..8 {
+        grey(&format!("large/{i}.png"), 80, 80);
+        grey(&format!("mixed/{i}.png"), 28 + i % 2, 28 + i % 2);
+        grey(&format!("wide/{i}.png"), 40, 28);
+    }
+    place.refuses("evaluate samples large --against large", 2, &["1×80×80"]);
+    place.refuses("evaluate samples mixed", 2, &["mixed: its images have different sizes"]);
+    place.refuses("evaluate samples wide", 2, &["wide: its images are 40×28"]);
+    // What is there already is not drawn.
+    own_pictures(&place, "own", 6);
+    place.refuses("evaluate samples own --steps 3", 2, &["--steps is for drawing", "own has images"]);
+    let out = place.ok("evaluate samples own").out;
+    assert!(out.contains("6 images are fewer than the 64 features"), "{out}");
+    place.refuses("evaluate samples --run nowhere", 2, &["--run nowhere: there is no such"]);
+    place.refuses("evaluate samples own --inception nowhere", 2, &["--inception nowhere: there is no such"]);
+}
+
+#[test]
+fn copies_are_looked_for_in_mirrors_where_training_had_them() {
+    let place = Workplace::new();
+    place.write("digits.toml", DIGITS);
+    let line = "evaluate samples run --num 64 --seeds 1 --sampler ddim --steps 2";
+    place.ok("train --config digits.toml --flip=true --run-dir run");
+    assert!(place.ok(line).out.contains("mirror images of training pictures are copies too"));
+    fs::remove_dir_all(place.path("run")).unwrap();
+    place.ok("train --config digits.toml --run-dir run");
+    assert!(!place.ok(line).out.contains("mirror"));
+}
+
+#[test]
 fn without_features_copies_are_still_looked_for() {
     let place = Workplace::new();
     place.train_small("run", 1);
@@ -192,8 +232,14 @@ fn a_training_is_judged_on_its_way() {
         let distance = line["samples"]["frechet_distance"].as_f64();
         assert_eq!(distance.is_some_and(|distance| distance > 0.0), i % 2 == 1, "{line}");
     }
+    let last = &lines[lines.len() - 1]["samples"];
+    let shares = (0..10).map(|class| last[format!("share_of_class_{class}")].as_f64().unwrap());
+    assert!((shares.sum::<f64>() - 1.0).abs() < 1e-9, "{last}");
     let page = fs::read_to_string(place.path("run/index.html")).unwrap();
-    assert!(page.contains("Judged samples") && page.contains("coverage"));
+    for part in ["Judged samples", "coverage", "(64 images)", "share of class 9", "nearest training distance"]
+    {
+        assert!(page.contains(part), "{part}");
+    }
 }
 
 #[test]
@@ -222,7 +268,7 @@ fn what_cannot_be_judged_is_refused() {
     place.refuses("evaluate samples --against nowhere", 2, &["--against nowhere", "--against mnist"]);
     place.refuses("evaluate samples --training nowhere", 2, &["--training nowhere"]);
     place.refuses("evaluate grid --judged 10", 2, &["--judged", "0, or 64"]);
-    place.refuses("evaluate samples --inception nowhere.safetensors", 1, &["nowhere.safetensors"]);
+    place.refuses("evaluate samples --inception nowhere.safetensors", 2, &["nowhere.safetensors"]);
     place.refuses("evaluate samples --inception x --against mnist", 2, &["--against mnist"]);
     place.refuses("train --config small.toml --eval-every 2 --against mnist", 2, &["1×8×8", "--inception"]);
     place.refuses("evaluate samples --sampler flow-heun", 2, &["flow-heun"]);

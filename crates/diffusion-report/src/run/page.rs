@@ -58,6 +58,14 @@ pub(super) fn html(
     }
     if let Some(chart) = quality {
         push(&mut html, format_args!("<h2>Judged samples</h2>\n{}\n", chart.to_svg()?));
+        if let Some(last) = metrics.iter().rfind(|m| !m.samples.is_empty()) {
+            html.push_str("<table>\n");
+            write_row(&mut html, "step", &last.step.to_string());
+            for (name, value) in &last.samples {
+                write_row(&mut html, &name.replace('_', " "), &format!("{}", (value * 1e4).round() / 1e4));
+            }
+            html.push_str("</table>\n");
+        }
     }
     let grids = page.run.grids()?;
     if !grids.is_empty() {
@@ -96,8 +104,11 @@ fn summary(metrics: &[StepMetrics]) -> Vec<(&'static str, String)> {
     if let Some(held_out) = metrics.iter().rev().find_map(|m| m.validation_loss) {
         lines.push(("loss on held-out pictures", format!("{held_out:.4}")));
     }
-    if let Some(distance) = metrics.iter().rev().find_map(|m| m.samples.get("frechet_distance")) {
-        lines.push(("Fréchet distance of samples", format!("{distance:.3}")));
+    let judged = metrics.iter().rev().map(|m| &m.samples);
+    if let Some((distance, count)) =
+        judged.filter_map(|m| m.get("frechet_distance").zip(m.get("count"))).next()
+    {
+        lines.push(("Fréchet distance of samples", format!("{distance:.3} ({count} images)")));
     }
     if let Some(rate) = rates.get(rates.len() / 2) {
         lines.push(("speed", format!("{rate:.0} images a second (median)")));

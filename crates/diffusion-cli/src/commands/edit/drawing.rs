@@ -168,7 +168,7 @@ impl<'a> Drawing<'a> {
                 device: self.device,
             };
             let mut observe = |p: diffusion_sample::Progress<'_>| {
-                bar.set((batch * steps + p.done) as u64, || {
+                bar.advance((batch * steps + p.done) as u64, || {
                     let first = batch * BATCH + 1;
                     let last = first + items.len() - 1;
                     format!("{first}-{last} of {}, step {}/{}", self.items.len(), p.done, p.steps)

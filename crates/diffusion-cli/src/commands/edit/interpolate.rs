@@ -169,7 +169,7 @@ impl Task<'_> {
                 return Ok(None);
             }
             let mut observe = |p: diffusion_sample::Progress<'_>| -> ControlFlow<()> {
-                bar.set((inversion + batch * steps + p.done) as u64, || {
+                bar.advance((inversion + batch * steps + p.done) as u64, || {
                     format!(
                         "images {}-{}, step {}/{steps}",
                         frames.len() + 1,
@@ -223,7 +223,7 @@ impl Task<'_> {
         };
         let steps = self.plan.steps().len();
         let mut observe = |done: usize| {
-            bar.set(done as u64, || format!("the pictures' noise, step {done}/{steps}"));
+            bar.advance(done as u64, || format!("the pictures' noise, step {done}/{steps}"));
             interrupt::flow()
         };
         let noise =

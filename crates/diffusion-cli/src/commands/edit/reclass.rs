@@ -194,7 +194,7 @@ impl Task<'_> {
              -> anyhow::Result<Option<Tensor>> {
                 let mut failed = None;
                 let mut observe = |done: usize, seen: Option<&diffusion_sample::Progress<'_>>| {
-                    bar.set((way * steps + done) as u64, || {
+                    bar.advance((way * steps + done) as u64, || {
                         format!("pictures {}-{} of {count}, step {done}/{steps}", first + 1, first + n)
                     });
                     if let (Some(trajectory), Some(seen)) = (&mut follow, seen)

@@ -105,7 +105,7 @@ pub(super) fn run(args: &GuidanceArgs, device: &Device, quiet: bool) -> anyhow::
             ..Generation::new(sampler, steps, num)
         };
         let images = model.generate(&generation, device, &mut |done, _| {
-            progress.set(place * num + done, || format!("scale {scale}, image {done} of {num}"));
+            progress.advance(place * num + done, || format!("scale {scale}, image {done} of {num}"));
             interrupt::flow()
         });
         let images = match images {

@@ -89,7 +89,7 @@ pub(super) fn run(args: &ModelEvaluationArgs, device: &Device, quiet: bool) -> a
     let mut progress = Progress::new("looking", 100, quiet);
     let errors = evaluation.errors(&model.denoiser, &mut |done, all| {
         let percent = 100 * done / all;
-        progress.set(percent as u64, || format!("{percent} %"));
+        progress.advance(percent as u64, || format!("{percent} %"));
         interrupt::flow()
     });
     progress.finish();

@@ -6,7 +6,8 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use candle_core::{Device, Tensor};
-use diffusion_data::PictureConfig;
+use diffusion_data::{PictureConfig, Source};
+use diffusion_eval::mean_and_deviation;
 use diffusion_sample::{Guidance, SampleError, SamplerOptions};
 use diffusion_train::{Checkpoint, Generation, RunDir, TrainError, Weights};
 use serde_json::{Map, Value, json};
@@ -43,15 +44,15 @@ pub(crate) struct SamplesArgs {
     /// The pictures that a model was trained on, to look for copies of [default: those that its run names]
     #[arg(long, value_name = "mnist|PATH")]
     training: Option<PathBuf>,
-    /// Images to draw for each seed
-    #[arg(long, value_name = "N", default_value = "2000", value_parser = clap::value_parser!(u64).range(64..=100_000))]
-    num: u64,
-    /// Seeds to draw with
-    #[arg(long, value_name = "N", default_value = "3", value_parser = clap::value_parser!(u64).range(1..=100))]
-    seeds: u64,
-    /// The first seed; the others follow it
-    #[arg(long, value_name = "SEED", default_value = "0", value_parser = clap::value_parser!(u64).range(..1 << 62))]
-    seed: u64,
+    /// Images to draw for each seed [default: 2000]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(64..=100_000))]
+    num: Option<u64>,
+    /// Seeds to draw with [default: 3]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=100))]
+    seeds: Option<u64>,
+    /// The first seed; the others follow it [default: 0]
+    #[arg(long, value_name = "SEED", value_parser = clap::value_parser!(u64).range(..1 << 62))]
+    seed: Option<u64>,
     /// The sampler [default: as `sample`]
     #[arg(long, value_name = "NAME", value_parser = sampler_names())]
     sampler: Option<String>,
@@ -113,6 +114,20 @@ pub(super) fn run(args: &SamplesArgs, device: &Device, quiet: bool) -> anyhow::R
         };
         of_model(args, &model.open(Weights::Ema, device)?, device, quiet)?
     } else {
+        let of_drawing = [
+            ("--num", args.num.is_some()),
+            ("--seeds", args.seeds.is_some()),
+            ("--seed", args.seed.is_some()),
+            ("--sampler", args.sampler.is_some()),
+            ("--steps", args.steps.is_some()),
+            ("--guidance", args.guidance.is_some()),
+        ];
+        if let Some((flag, _)) = of_drawing.iter().find(|(_, given)| *given) {
+            bail_usage!(
+                "{flag} is for drawing images from a model; {} has images already",
+                args.folders[0].display()
+            );
+        }
         Some(of_folders(args, device, quiet)?)
     };
     let Some((judge, judged)) = judged else {
@@ -154,16 +169,20 @@ fn of_model(
         quiet,
     )?;
 
-    let mut progress = Progress::new("drawing", args.seeds * args.num, quiet);
+    let num = args.num.unwrap_or(2000);
+    let first = args.seed.unwrap_or(0);
+    let seeds = first..first + args.seeds.unwrap_or(3);
+    let all = num * (seeds.end - seeds.start);
+    let mut progress = Progress::new("drawing", all, quiet);
     let mut sets = Vec::new();
-    for seed in args.seed..args.seed + args.seeds {
+    for seed in seeds.clone() {
         let options = SamplerOptions { variance: best_variance(model), ..SamplerOptions::default() };
         let guidance = args.guidance.map(Guidance::new);
-        let generation = Generation { options, seed, guidance, ..Generation::new(sampler, steps, args.num) };
-        let before = (seed - args.seed) * args.num;
+        let generation = Generation { options, seed, guidance, ..Generation::new(sampler, steps, num) };
+        let before = (seed - first) * num;
         let images = model.generate(&generation, device, &mut |done, _| {
             let done = before + done;
-            progress.set(done, || format!("image {done} of {}", args.seeds * args.num));
+            progress.advance(done, || format!("image {done} of {all}"));
             interrupt::flow()
         });
         let images = match images {
@@ -172,26 +191,36 @@ fn of_model(
             images => images?,
         };
         let known = &model.description.classes;
-        let indices: Vec<u64> = (0..args.num).collect();
+        let indices: Vec<u64> = (0..num).collect();
         let asked = generation.classes.classes(seed, &indices, known);
         let names: Vec<Option<&str>> =
             asked.into_iter().map(|class| class.map(|class| known[class as usize].name.as_str())).collect();
         sets.push((format!("seed {seed}"), judge.judge(&images, &names)?));
     }
     progress.finish();
-    let seeds = args.seed..args.seed + args.seeds;
-    let from = match args.seeds {
+    let from = match seeds.end - seeds.start {
         1 => format!("from seed {}", seeds.start),
         _ => format!("from each of the seeds {} to {}", seeds.start, seeds.end - 1),
     };
     let guidance = args.guidance.unwrap_or(model.description.guidance().scale);
     let guided = if guidance == 1.0 { String::new() } else { format!(" with guidance of {guidance}") };
-    let what =
-        format!("{}, {} in {steps} steps{guided}, {} images {from}", found.name(), sampler.name(), args.num);
+    let what = format!("{}, {} in {steps} steps{guided}, {num} images {from}", found.name(), sampler.name());
     let checkpoint = found.checkpoint.clone();
     let drawn = Some(Drawn { checkpoint, sampler: sampler.name(), steps, guidance, seeds });
-    let training = judge.judge_training(args.num as usize)?;
+    let training = judge.judge_training(num as usize)?;
     Ok(Some((judge, Judged { what, drawn, sets, training })))
+}
+
+/// The side of the images in `folder`, which are judged as they are.
+fn own_size(source: &Source, folder: &Path) -> anyhow::Result<usize> {
+    let folder = folder.display();
+    match source.common_size(usize::MAX)? {
+        Some((width, height)) if width == height => Ok(width),
+        Some((width, height)) => {
+            bail_usage!("{folder}: its images are {width}×{height}; only square ones can be judged")
+        }
+        None => bail_usage!("{folder}: its images have different sizes; bring them to one first"),
+    }
 }
 
 fn of_folders(args: &SamplesArgs, device: &Device, quiet: bool) -> anyhow::Result<(Judge, Judged)> {
@@ -199,7 +228,8 @@ fn of_folders(args: &SamplesArgs, device: &Device, quiet: bool) -> anyhow::Resul
     for folder in &args.folders {
         let path = std::path::absolute(folder)?;
         let source = data::open(Some(&path))?;
-        let prepared = data::prepared(&source, None, &PictureConfig::default(), &args.cache, quiet)?;
+        let size = own_size(&source, folder)?;
+        let prepared = data::prepared(&source, Some(size), &PictureConfig::default(), &args.cache, quiet)?;
         data::report_damaged(&prepared.report.damaged);
         sets.push((folder.display().to_string(), prepared.dataset));
     }
@@ -231,15 +261,6 @@ fn of_folders(args: &SamplesArgs, device: &Device, quiet: bool) -> anyhow::Resul
     Ok((judge, judged))
 }
 
-/// Mean and standard deviation; none of a single value.
-fn spread(values: &[f64]) -> (f64, Option<f64>) {
-    let n = values.len() as f64;
-    let mean = values.iter().sum::<f64>() / n;
-    let deviation = (values.len() > 1)
-        .then(|| (values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / (n - 1.0)).sqrt());
-    (mean, deviation)
-}
-
 /// A figure of all sets: its names, the values' mean and deviation.
 struct Row {
     title: &'static str,
@@ -259,7 +280,7 @@ impl Judged {
         let all: Vec<Vec<Figure>> = self.sets.iter().map(|(_, judgement)| judgement.figures()).collect();
         let row = |(i, &(title, name, _)): (usize, &Figure)| {
             let values: Vec<f64> = all.iter().map(|figures| figures[i].2).collect();
-            let (mean, deviation) = spread(&values);
+            let (mean, deviation) = mean_and_deviation(&values);
             Row { title, name, mean, deviation }
         };
         all[0].iter().enumerate().map(row).collect()
@@ -268,7 +289,7 @@ impl Judged {
     /// What there is to know of the figures, a line each.
     fn notes(&self, judge: &Judge) -> Vec<String> {
         let (fewest, most) = self.counts();
-        let mut notes = judge.notes(most);
+        let mut notes = judge.notes(fewest, most);
         if fewest < most && judge.critic().is_some() {
             notes.push(format!(
                 "the sets have {fewest} to {most} images, and all figures but the copies depend on the number: their means are of unequal things"

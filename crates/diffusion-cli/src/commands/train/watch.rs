@@ -7,7 +7,7 @@ use diffusion_report::{EventWriter, RunPage};
 use diffusion_train::{Outcome, RunDir, StepMetrics, TrainEvent, Trainer};
 
 use super::outlook::Outlook;
-use crate::commands::progress::{Progress, clock};
+use crate::commands::progress::{LINE_INTERVAL, Progress, clock};
 use crate::{interrupt, runs};
 
 /// What is shown and written while a training goes on.
@@ -58,6 +58,7 @@ impl<'a> Watch<'a> {
         let length = total_steps.unwrap_or(1000);
         let mut progress = Progress::new("training", length, self.quiet);
         let mut smooth_loss = None;
+        let mut last_epoch = None;
         let mut failed = None;
         let run_dir = self.run_dir;
         let observer = &mut |event: TrainEvent<'_>| -> ControlFlow<()> {
@@ -102,7 +103,11 @@ impl<'a> Watch<'a> {
                 }
                 TrainEvent::Pace(pace) => progress.note(&outlook.at(pace).to_string()),
                 TrainEvent::Epoch { epoch, mean_loss } => {
-                    progress.note(&format!("epoch {epoch}: mean loss {mean_loss:.4}"));
+                    // Passes over a few pictures would drown everything else.
+                    if last_epoch.is_none_or(|last: Instant| last.elapsed() >= LINE_INTERVAL) {
+                        last_epoch = Some(Instant::now());
+                        progress.note(&format!("epoch {epoch}: mean loss {mean_loss:.4}"));
+                    }
                 }
                 TrainEvent::Grid(path) => {
                     progress.note(&format!("samples: {}", path.display()));

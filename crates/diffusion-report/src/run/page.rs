@@ -104,10 +104,8 @@ fn summary(metrics: &[StepMetrics]) -> Vec<(&'static str, String)> {
     if let Some(held_out) = metrics.iter().rev().find_map(|m| m.validation_loss) {
         lines.push(("loss on held-out pictures", format!("{held_out:.4}")));
     }
-    let judged = metrics.iter().rev().map(|m| &m.samples);
-    if let Some((distance, count)) =
-        judged.filter_map(|m| m.get("frechet_distance").zip(m.get("count"))).next()
-    {
+    let judged = |m: &StepMetrics| Some((*m.samples.get("frechet_distance")?, *m.samples.get("count")?));
+    if let Some((distance, count)) = metrics.iter().rev().find_map(judged) {
         lines.push(("Fréchet distance of samples", format!("{distance:.3} ({count} images)")));
     }
     if let Some(rate) = rates.get(rates.len() / 2) {

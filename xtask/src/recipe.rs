@@ -7,12 +7,12 @@ use std::fs::File;
 use std::io::Write as _;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Instant;
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use candle_core::{Device, Tensor};
 use diffusion_data::{ImageDataset, mnist};
 use diffusion_eval::{ClassShares, DigitJudge, Reference, SampleQuality, mean_and_deviation};
@@ -103,7 +103,7 @@ fn samplers() -> Vec<String> {
 }
 
 /// A line of the record.
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Serialize, Deserialize)]
 struct Outcome {
     row: String,
     seed: u64,
@@ -150,10 +150,10 @@ pub(crate) fn run(args: &RecipeBenchArgs) -> Result<()> {
         }
     }
     let mut failed = Ok(());
-    for (outcome, Training { row, seed, .. }) in bench.train_all(&trainings).into_iter().zip(&trainings) {
+    for outcome in bench.train_all(&trainings) {
         match outcome {
             Ok(of_samplers) => outcomes.extend(of_samplers),
-            Err(error) => failed = Err(error.context(format!("row {}, seed {seed}", row.name))),
+            Err(error) => failed = Err(error),
         }
     }
     print_means(&outcomes);
@@ -256,7 +256,8 @@ impl Bench<'_> {
         Ok(Trainer::new(&self.config(row, seed, steps)?, &self.digits, &Device::Cpu)?)
     }
 
-    /// What a step of each of the rows takes that `rows` are paced as, and how many of them the time allows: as in the `known` outcomes, or else measured.
+    /// What a step of each of the rows takes that `rows` are paced as, and how many of them the time allows: as in the `known` outcomes,
+    /// or else measured.
     fn paces(&self, rows: &[&Row], known: &[Outcome]) -> Result<HashMap<String, Pace>> {
         let pace = |o: &Outcome| Pace { steps: o.steps, seconds_per_step: o.seconds_per_step };
         let mut paces: HashMap<String, Pace> = known.iter().map(|o| (o.row.clone(), pace(o))).collect();
@@ -293,18 +294,17 @@ impl Bench<'_> {
         Ok(shortest)
     }
 
-    /// What becomes of all trainings, in their order. Small ones on a thread each end sooner than one after the other on all.
+    /// What becomes of all trainings. Small ones on a thread each end sooner than one after the other on all.
     fn train_all(&self, trainings: &[Training<'_>]) -> Vec<Result<Vec<Outcome>>> {
-        let outcomes: Vec<OnceLock<_>> = trainings.iter().map(|_| OnceLock::new()).collect();
-        let next = AtomicUsize::new(0);
+        let (next, outcomes) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
         let work = || {
-            while let Some((training, outcome)) = {
-                let i = next.fetch_add(1, Ordering::Relaxed);
-                trainings.get(i).zip(outcomes.get(i))
-            } {
+            while let Some(training) = trainings.get(next.fetch_add(1, Ordering::Relaxed)) {
                 let alone = rayon::ThreadPoolBuilder::new().num_threads(1).build();
-                let result = alone.map_err(Into::into).and_then(|pool| pool.install(|| self.train(training)));
-                outcome.get_or_init(|| result);
+                let outcome =
+                    alone.map_err(Into::into).and_then(|pool| pool.install(|| self.train(training)));
+                let Training { row, seed, .. } = training;
+                let outcome = outcome.with_context(|| format!("row {}, seed {seed}", row.name));
+                outcomes.lock().unwrap_or_else(PoisonError::into_inner).push(outcome);
             }
         };
         thread::scope(|scope| {
@@ -312,8 +312,7 @@ impl Bench<'_> {
                 scope.spawn(work);
             }
         });
-        let not_reached = || Err(anyhow!("it was not begun"));
-        outcomes.into_iter().map(|outcome| outcome.into_inner().unwrap_or_else(not_reached)).collect()
+        outcomes.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn train(&self, &Training { row, seed, pace }: &Training<'_>) -> Result<Vec<Outcome>> {

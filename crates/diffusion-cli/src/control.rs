@@ -13,7 +13,7 @@ use diffusion_train::{
 };
 
 use crate::runs::Found;
-use crate::usage::bail_usage;
+use crate::usage::{bail_usage, first_given};
 
 /// Every class of the model.
 const ALL: &str = "all";
@@ -169,8 +169,9 @@ impl ControlArgs {
             ("--guidance-rescale", self.guidance_rescale.is_some()),
             ("--classifier", self.classifier.is_some()),
         ];
-        let given = given.into_iter().find(|(_, given)| *given);
-        let (Some((flag, _)), false) = (given, matches!(guide, Guide::Worse(_))) else { return Ok(None) };
+        let (Some(flag), false) = (first_given(&given), matches!(guide, Guide::Worse(_))) else {
+            return Ok(None);
+        };
         if matches!(guide, Guide::Free) && model.classes.is_empty() {
             bail_usage!(
                 "{flag}: the model was trained without classes, so that there is nothing to push towards; train one by \

@@ -43,6 +43,11 @@ pub(crate) fn planned<T>(steps: usize, plan: Result<T, ScheduleError>) -> anyhow
     plan.or_else(|e| bail_usage!("--steps {steps}: {e}"))
 }
 
+/// The first of `flags` that was given.
+pub(crate) fn first_given<'a>(flags: &[(&'a str, bool)]) -> Option<&'a str> {
+    flags.iter().find(|(_, given)| *given).map(|(flag, _)| *flag)
+}
+
 /// Refuses a file or a folder to read that is not there.
 pub(crate) fn check_input(flag: &str, path: &Path) -> anyhow::Result<()> {
     if !path.exists() {

@@ -45,9 +45,11 @@ impl Progress {
 
     /// The same of work that goes on evenly, with the time that is left of it.
     pub(crate) fn advance(&mut self, position: u64, message: impl FnOnce() -> String) {
-        let per_unit = self.start.elapsed().as_secs_f64() / position.max(1) as f64;
-        let left = clock(per_unit * self.length.saturating_sub(position) as f64);
-        self.set(position, || format!("{}, {left} left", message()));
+        let (start, after) = (self.start, self.length.saturating_sub(position));
+        self.set(position, || {
+            let left = start.elapsed().as_secs_f64() / position.max(1) as f64 * after as f64;
+            format!("{}, {} left", message(), clock(left))
+        });
     }
 
     /// Says something beside the bar.

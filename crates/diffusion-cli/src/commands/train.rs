@@ -17,7 +17,7 @@ use self::outlook::Outlook;
 use self::watch::Watch;
 use super::progress::clock;
 use crate::judging::{Judge, JudgeArgs, Learnt};
-use crate::usage::bail_usage;
+use crate::usage::{bail_usage, first_given};
 use crate::{data, interrupt, runs};
 
 /// Train a model; without arguments on handwritten digits for five minutes
@@ -271,8 +271,8 @@ fn resumed_config(args: &TrainArgs, run_dir: &RunDir) -> anyhow::Result<TrainCon
         ("--seed", args.seed.is_some()),
         ("--conditional", args.conditional.is_some()),
     ];
-    let given = flags.into_iter().find(|(_, given)| *given).map(|(flag, _)| flag);
-    if let Some(flag) = args.pictures.apply(&mut config.size, &mut config.pictures).or(given) {
+    let pictures = args.pictures.apply(&mut config.size, &mut config.pictures);
+    if let Some(flag) = pictures.or(first_given(&flags)) {
         bail_usage!("{flag} cannot change in a run that is resumed; start a new run for it");
     }
     set_length(&mut config, args);

@@ -16,7 +16,7 @@ use crate::commands::progress::Progress;
 use crate::commands::sample::{best_variance, sampler_kind, sampler_names};
 use crate::judging::{Critic, Figure, Judge, JudgeArgs, Judgement, training_pictures};
 use crate::runs::{Found, ModelArgs};
-use crate::usage::{bail_usage, check_output};
+use crate::usage::{bail_usage, check_output, first_given};
 use crate::{data, interrupt};
 
 /// Judge generated images: how near they are to real ones, how varied, how many are copies of training pictures
@@ -122,7 +122,7 @@ pub(super) fn run(args: &SamplesArgs, device: &Device, quiet: bool) -> anyhow::R
             ("--steps", args.steps.is_some()),
             ("--guidance", args.guidance.is_some()),
         ];
-        if let Some((flag, _)) = of_drawing.iter().find(|(_, given)| *given) {
+        if let Some(flag) = first_given(&of_drawing) {
             bail_usage!(
                 "{flag} is for drawing images from a model; {} has images already",
                 args.folders[0].display()

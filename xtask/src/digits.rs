@@ -1,9 +1,9 @@
 //! The digits that ship with the program.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use anyhow::Context;
-use diffusion_data::{idx, mnist};
+use anyhow::{Context, ensure};
+use diffusion_data::{ImageDataset, idx, mnist};
 
 /// Digits of each class.
 const PER_CLASS: usize = 1000;
@@ -15,10 +15,20 @@ pub(crate) struct DigitsArgs {
     from: PathBuf,
 }
 
+/// All of MNIST's training digits, in the folder `from`.
+pub(crate) fn training_digits(from: &Path) -> anyhow::Result<ImageDataset> {
+    ensure!(
+        from.is_dir(),
+        "--from {}: there is no such folder; `cargo xtask download mnist` makes data/mnist",
+        from.display()
+    );
+    Ok(mnist::load_train(from)?)
+}
+
 /// Writes the first [`PER_CLASS`] training digits of each class, in the order of the file.
 pub(crate) fn run(args: &DigitsArgs) -> anyhow::Result<()> {
     let out = crate::check::workspace_root().join("assets/mnist");
-    let dataset = mnist::load_train(&args.from)?;
+    let dataset = training_digits(&args.from)?;
     let (images, labels) = mnist::class_balanced_subset(&dataset, PER_CLASS)?;
     for (name, array) in
         [("train-10k-images-idx3-ubyte.gz", images), ("train-10k-labels-idx1-ubyte.gz", labels)]

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use candle_core::{DType, Device, Tensor};
-use diffusion_data::{DataError, ImageDataset, mnist};
+use diffusion_data::{ImageDataset, mnist};
 use diffusion_eval::{DigitJudge, Statistics};
 use diffusion_kernels::in_pool;
 use diffusion_process::{Domain, NoiseSource};
@@ -16,6 +16,7 @@ use rand::RngExt;
 use rand::seq::SliceRandom;
 
 use crate::check::workspace_root;
+use crate::digits::training_digits;
 
 /// Train the digit classifier that `diffusion evaluate samples` judges by: assets/digit-judge.safetensors.
 ///
@@ -58,10 +59,10 @@ pub(crate) fn run(args: &TrainJudgeArgs) -> Result<()> {
 }
 
 /// The digits that are learnt from, and those of the reference.
-fn digits(from: &Path, for_search: bool) -> Result<(ImageDataset, ImageDataset), DataError> {
-    let train = mnist::load_train(from)?;
+fn digits(from: &Path, for_search: bool) -> Result<(ImageDataset, ImageDataset)> {
+    let train = training_digits(from)?;
     // A sixth, chosen by a hash, is about 10,000.
-    if for_search { train.split(1.0 / 6.0) } else { Ok((train, mnist::load_test(from)?)) }
+    if for_search { Ok(train.split(1.0 / 6.0)?) } else { Ok((train, mnist::load_test(from)?)) }
 }
 
 fn train(from: &Path, for_search: bool, epochs: u64, out: &Path) -> Result<()> {

@@ -34,7 +34,7 @@ pub(crate) use curve::{RecipeCurveArgs, run as curve};
 /// `cargo xtask train-judge --for-search`. Last comes the mean of each row with the standard deviation over its seeds.
 ///
 /// The record keeps what each training came to. What it has is not trained again, so that seeds can be added later and a search goes on
-/// where it stopped; a row that it knows keeps its steps. Without the file the search begins anew.
+/// where it stopped; a row that it knows keeps its steps, and one that is changed wants another name. Without the file the search begins anew.
 #[derive(clap::Args)]
 pub(crate) struct RecipeBenchArgs {
     /// The rows to train [default: all]
@@ -49,7 +49,7 @@ pub(crate) struct RecipeBenchArgs {
     /// Digits to judge
     #[arg(long, value_name = "N", default_value = "1000", value_parser = clap::value_parser!(u64).range(64..))]
     num: u64,
-    /// The recipes
+    /// The recipes [default: xtask/recipes.toml]
     #[arg(long, value_name = "FILE")]
     recipes: Option<PathBuf>,
     /// What was found, a line of JSON for each training and sampler [default: assets/figures/recipe.jsonl]
@@ -132,8 +132,10 @@ pub(crate) fn run(args: &RecipeBenchArgs) -> Result<()> {
     let digits = shipped_digits()?;
     let out = args.out.clone().unwrap_or_else(|| workspace_root().join("target/recipe"));
     std::fs::create_dir_all(&out)?;
-    let record = args.record.clone().unwrap_or_else(|| workspace_root().join("assets/figures/recipe.jsonl"));
-    let known = recorded(&record)?;
+    let path = args.record.clone().unwrap_or_else(|| workspace_root().join("assets/figures/recipe.jsonl"));
+    let known = recorded(&path)?;
+    let record = File::options().create(true).append(true).open(&path);
+    let record = record.with_context(|| format!("--record {}", path.display()))?;
     let bench = Bench { args, recipes: &recipes, judge, reference, digits, out, record };
     let chosen = bench.chosen()?;
     let mut outcomes: Vec<Outcome> =
@@ -143,10 +145,17 @@ pub(crate) fn run(args: &RecipeBenchArgs) -> Result<()> {
     // Every row once before any row twice: what is stopped early has compared them all.
     let mut trainings = Vec::new();
     for &seed in &args.seeds {
-        for row in chosen.iter().filter(|row| !outcomes.iter().any(|o| o.row == row.name && o.seed == seed)) {
+        for row in &chosen {
+            let is_known = |sampler: &&String| {
+                outcomes.iter().any(|o| o.row == row.name && o.seed == seed && o.sampler == **sampler)
+            };
+            let samplers: Vec<&String> = row.samplers.iter().filter(|sampler| !is_known(sampler)).collect();
+            if samplers.is_empty() {
+                continue;
+            }
             let pace = paces.get(row.timed());
             let pace = pace.with_context(|| format!("row {}: there is no row {}", row.name, row.timed()))?;
-            trainings.push(Training { row, seed, pace });
+            trainings.push(Training { row, seed, pace, samplers });
         }
     }
     let mut failed = Ok(());
@@ -219,6 +228,8 @@ struct Training<'a> {
     row: &'a Row,
     seed: u64,
     pace: &'a Pace,
+    /// Those of the row's that the record lacks.
+    samplers: Vec<&'a String>,
 }
 
 struct Bench<'a> {
@@ -228,7 +239,7 @@ struct Bench<'a> {
     reference: Reference,
     digits: ImageDataset,
     out: PathBuf,
-    record: PathBuf,
+    record: File,
 }
 
 impl Bench<'_> {
@@ -259,18 +270,24 @@ impl Bench<'_> {
     /// What a step of each of the rows takes that `rows` are paced as, and how many of them the time allows: as in the `known` outcomes,
     /// or else measured.
     fn paces(&self, rows: &[&Row], known: &[Outcome]) -> Result<HashMap<String, Pace>> {
-        let pace = |o: &Outcome| Pace { steps: o.steps, seconds_per_step: o.seconds_per_step };
-        let mut paces: HashMap<String, Pace> = known.iter().map(|o| (o.row.clone(), pace(o))).collect();
         let all = &self.recipes.row;
-        let wanted = all.iter().filter(|row| rows.iter().any(|chosen| chosen.timed() == row.name));
-        let unknown = wanted.filter(|row| !paces.contains_key(&row.name));
-        let contenders: Vec<&Row> = all.first().into_iter().chain(unknown).collect();
-        if contenders.len() > 1 {
-            let steps = self.seconds_per_step(&contenders)?;
-            let time = self.args.base_steps as f64 * steps[0];
-            for (row, seconds_per_step) in contenders.into_iter().zip(steps).skip(1) {
-                let steps = ((time / seconds_per_step) as u64).max(1);
-                paces.insert(row.name.clone(), Pace { steps, seconds_per_step });
+        let mut paces = HashMap::new();
+        for &Outcome { ref row, steps, seconds_per_step, .. } in known {
+            let timed = all.iter().find(|other| other.name == *row).map_or(row.as_str(), Row::timed);
+            paces.insert(timed.to_owned(), Pace { steps, seconds_per_step });
+        }
+        let unknown = |row: &Row| {
+            !paces.contains_key(&row.name) && rows.iter().any(|chosen| chosen.timed() == row.name)
+        };
+        if all.iter().any(unknown) {
+            // The first row says how much time there is.
+            let contenders = all.iter().enumerate().filter(|(i, row)| *i == 0 || unknown(row));
+            let contenders: Vec<&Row> = contenders.map(|(_, row)| row).collect();
+            let seconds = self.seconds_per_step(&contenders)?;
+            let time = self.args.base_steps as f64 * seconds[0];
+            for (row, seconds_per_step) in contenders.into_iter().zip(seconds) {
+                let steps = ((time / seconds_per_step).round() as u64).max(1);
+                paces.entry(row.name.clone()).or_insert(Pace { steps, seconds_per_step });
             }
         }
         Ok(paces)
@@ -315,7 +332,7 @@ impl Bench<'_> {
         outcomes.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn train(&self, &Training { row, seed, pace }: &Training<'_>) -> Result<Vec<Outcome>> {
+    fn train(&self, &Training { row, seed, pace, ref samplers }: &Training<'_>) -> Result<Vec<Outcome>> {
         let mut trainer = self.trainer(row, seed, pace.steps)?;
         let mut losses = Vec::new();
         while !trainer.is_finished() {
@@ -325,7 +342,7 @@ impl Bench<'_> {
         let loss = last.iter().sum::<f64>() / last.len() as f64;
         trainer.checkpoint().write(&self.out.join(format!("{}-{seed}", row.name)))?;
         let mut outcomes = Vec::new();
-        for named in &row.samplers {
+        for &named in samplers {
             let generation = generation(named, self.args.num)?;
             let Judged { quality, classes, .. } =
                 judged(&by(&trainer), &generation, &self.judge, &self.reference)?;
@@ -358,8 +375,7 @@ impl Bench<'_> {
             lines += &serde_json::to_string(o)?;
             lines.push('\n');
         }
-        let mut file = File::options().create(true).append(true).open(&self.record)?;
-        Ok(file.write_all(lines.as_bytes())?)
+        Ok((&self.record).write_all(lines.as_bytes())?)
     }
 }
 

@@ -175,6 +175,19 @@ pub(crate) fn resolve_for(flag: Flag, argument: &Path) -> anyhow::Result<PathBuf
     }
 }
 
+/// Refuses pictures that a run was trained on and that have gone since; `flag` names others.
+pub(crate) fn check_there(path: Option<&Path>, flag: &str) -> anyhow::Result<()> {
+    match path {
+        Some(path) if !path.to_str().is_some_and(|text| text.starts_with(HUB)) && !path.exists() => {
+            bail_usage!(
+                "{}: the pictures that the run was trained on are not there any more; {flag} names others",
+                path.display()
+            )
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Opens what `path` of --data means, or the embedded digits.
 pub(crate) fn open(path: Option<&Path>) -> anyhow::Result<Source> {
     open_for(Flag::Data, path)

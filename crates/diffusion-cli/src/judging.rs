@@ -13,7 +13,7 @@ use diffusion_eval::{ClassShares, DigitJudge, Inception, Reference, TrainingImag
 pub(crate) use self::judgement::{Figure, Judgement, Likeness};
 pub(crate) use self::pictures::{Learnt, training_pictures};
 use self::pictures::{Real, learnt_in_run};
-use crate::usage::{bail_usage, check_input};
+use crate::usage::{bail_usage, check_input, first_given};
 use crate::{data, runs};
 
 /// Real pictures that features are computed of, and those of training that copies are looked for in: at most.
@@ -33,13 +33,20 @@ const MNIST: &str = "mnist";
 #[derive(clap::Args, Clone)]
 pub(crate) struct JudgeArgs {
     /// The real pictures: mnist, for its 10,000 test digits, or whatever --data of train understands, up to 10,000 of them [default:
-    /// mnist for a model of the digits that come with the program and for folders of grey 28×28 images, else what the run kept out of training by --validation, or if
-    /// that is nothing, what it was trained on]
+    /// mnist for a model of the digits that come with the program and for folders of grey 28×28 images without --training, else what the run kept out of training by
+    /// --validation, or if that is nothing, what was trained on]
     #[arg(long, value_name = "mnist|PATH", help_heading = "Judging")]
     pub(crate) against: Option<PathBuf>,
     /// Judge by the features of Inception-v3, so that the distance is the FID: its standard weights as a safetensors file
     #[arg(long, value_name = "FILE.safetensors", help_heading = "Judging")]
     pub(crate) inception: Option<PathBuf>,
+}
+
+impl JudgeArgs {
+    /// The first of the flags that is given.
+    pub(crate) fn given(&self) -> Option<&'static str> {
+        first_given(&[("--against", self.against.is_some()), ("--inception", self.inception.is_some())])
+    }
 }
 
 /// The network whose features are compared.
@@ -260,10 +267,8 @@ impl Judge {
     /// Refuses the images called `name` where they are too few to be judged.
     pub(crate) fn check_number(&self, name: &str, count: usize) -> anyhow::Result<()> {
         if self.critic.is_some() && count < Reference::SMALLEST {
-            bail_usage!(
-                "{name}: {count} images are too few to be judged; {} are needed",
-                Reference::SMALLEST
-            );
+            let images = if count == 1 { "image is" } else { "images are" };
+            bail_usage!("{name}: {count} {images} too few to be judged; {} are needed", Reference::SMALLEST);
         }
         Ok(())
     }

@@ -6,7 +6,6 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use candle_core::Device;
-use diffusion_data::mnist;
 use diffusion_eval::{ClassShares, DigitJudge, Reference, SampleQuality, TrainingImages, spread};
 use diffusion_report::{Chart, Curve, Panel, Scale};
 use diffusion_sample::{SamplerKind, SamplerOptions, VarianceType};
@@ -15,6 +14,7 @@ use serde_json::{Value, json};
 
 use super::{Draw, Judged, by, judged, shipped_digits};
 use crate::check::workspace_root;
+use crate::digits::training_digits;
 
 /// Draw the Fréchet distance from MNIST's test digits against minutes of training: assets/figures/curve.svg, and curve.json beside it.
 ///
@@ -75,7 +75,7 @@ pub(crate) fn run(args: &RecipeCurveArgs) -> Result<()> {
     let digits = shipped_digits()?;
     let all: Vec<usize> = (0..digits.len()).collect();
     let known = TrainingImages::new(&digits.images(&all, &Device::Cpu)?, false)?;
-    let train = mnist::load_train(&args.from).with_context(|| args.from.display().to_string())?;
+    let train = training_digits(&args.from)?;
     let usual = (0..train.len()).filter_map(|i| train.label(i)).collect();
     let bench = Curves { judge, reference, known, usual };
     let mut save = |point: Value| -> Result<()> {

@@ -74,7 +74,8 @@ pub(crate) struct TrainArgs {
     /// The base learning rate
     #[arg(long, value_name = "RATE", value_parser = positive, allow_negative_numbers = true)]
     lr: Option<f64>,
-    /// Draw images every N steps and at the end, and judge them as `evaluate samples` does: into the metrics and the run's page
+    /// Draw images every N steps and at the end, and judge them as `evaluate samples` does: into the metrics and the run's page. The time
+    /// counts for --max-minutes
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     eval_every: Option<u64>,
     /// Images that --eval-every draws: more make surer figures and take longer
@@ -91,6 +92,25 @@ pub(crate) struct TrainArgs {
     /// The seed of weights, order, noise and timesteps
     #[arg(long, value_name = "SEED", value_parser = clap::value_parser!(u64).range(..1 << 63))]
     seed: Option<u64>,
+}
+
+impl TrainArgs {
+    /// The flags that a run does not keep, as they are typed after others.
+    fn beside(&self) -> String {
+        let every =
+            self.eval_every.map(|every| format!(" --eval-every {every} --eval-num {}", self.eval_num));
+        let path = |flag, path: &Option<PathBuf>| {
+            path.as_deref().map(|path| format!(" {flag} {}", runs::typed(path)))
+        };
+        let tensorboard = self.tensorboard.then(|| " --tensorboard".to_owned());
+        let flags = [
+            every,
+            path("--against", &self.judge.against),
+            path("--inception", &self.judge.inception),
+            tensorboard,
+        ];
+        flags.into_iter().flatten().collect()
+    }
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
@@ -123,6 +143,11 @@ pub(crate) fn run(args: &TrainArgs, device: &Device, quiet: bool) -> anyhow::Res
     say_repeats(&config, dataset.len());
     for class in trainer.description().classes.iter().filter(|class| class.pictures == 0) {
         tracing::warn!("there is no picture of the class {} to learn from", class.name);
+    }
+    if args.eval_every.is_none()
+        && let Some(flag) = args.judge.given()
+    {
+        bail_usage!("{flag} says how images are judged; --eval-every says when");
     }
     if let Some(every) = args.eval_every {
         let learnt = Learnt {
@@ -169,7 +194,7 @@ pub(crate) fn run(args: &TrainArgs, device: &Device, quiet: bool) -> anyhow::Res
         super::warn_of_terminal_snr(schedule);
     }
     let outcome = Watch::new(&trainer, &run_dir, args.tensorboard, quiet)?.train(&mut trainer)?;
-    Ok(conclude(outcome, &trainer, &run_dir))
+    Ok(conclude(outcome, &trainer, &run_dir, args))
 }
 
 /// Says where a pass gives each of the pictures more often than was asked for.
@@ -330,7 +355,7 @@ fn restore(trainer: &mut Trainer, run_dir: &RunDir, device: &Device) -> anyhow::
     Ok(())
 }
 
-fn conclude(outcome: Outcome, trainer: &Trainer, run_dir: &RunDir) -> ExitCode {
+fn conclude(outcome: Outcome, trainer: &Trainer, run_dir: &RunDir, args: &TrainArgs) -> ExitCode {
     let (path, step) = (runs::typed(run_dir.path()), trainer.steps_done());
     match outcome {
         Outcome::Finished => {
@@ -343,7 +368,7 @@ fn conclude(outcome: Outcome, trainer: &Trainer, run_dir: &RunDir) -> ExitCode {
         }
         Outcome::Interrupted => {
             println!("stopped at step {step}; everything is saved in {path}");
-            println!("go on: {} --run-dir {path} --resume", runs::program("train"));
+            println!("go on: {} --run-dir {path} --resume{}", runs::program("train"), args.beside());
             ExitCode::from(interrupt::EXIT_CODE)
         }
     }

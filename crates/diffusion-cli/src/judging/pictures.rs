@@ -63,7 +63,10 @@ impl Real {
                 pictures.image_shape()
             );
         }
-        let circular = learnt.is_some_and(|learnt| learnt.path.as_ref() == Some(&path));
+        // One folder may have several names.
+        let place = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
+        let own = learnt.and_then(|learnt| learnt.path.as_deref());
+        let circular = own.is_some_and(|own| place(own) == place(&path));
         Ok(Self { pictures, name: format!("the pictures of {}", path.display()), circular })
     }
 }
@@ -79,6 +82,7 @@ pub(super) fn learnt_in_run(
         return Ok(None);
     }
     let config = run.read_config()?;
+    data::check_there(config.data.as_deref(), "--training of `evaluate samples`")?;
     let source = data::open(config.data.as_deref())?;
     let prepared = data::prepared(&source, config.size, &config.pictures, cache, quiet)?;
     let (training, held_out) = data::select(prepared.dataset, &config.pictures)?;

@@ -109,6 +109,14 @@ fn a_run_on_other_pictures_is_compared_with_those_that_it_kept() {
     let circular = json(&place, "out.json");
     assert!(circular["training_pictures"].is_null() && circular["sets"][0]["copies"].is_f64(), "{circular}");
     assert!(answer.out.contains("no column of training pictures"), "{}", answer.out);
+
+    fs::rename(place.path("own"), place.path("elsewhere")).unwrap();
+    place.refuses(line, 2, &["own: the pictures that the run was trained on", "--training"]);
+    place.refuses(
+        "evaluate model --run run",
+        2,
+        &["own: the pictures that the run was trained on", "--data"],
+    );
 }
 
 #[test]
@@ -148,11 +156,15 @@ fn images_are_judged_as_they_are() {
         grey(&format!("wide/{i}.png"), 40, 28);
     }
     place.refuses("evaluate samples large --against large", 2, &["1×80×80"]);
-    place.refuses("evaluate samples mixed", 2, &["mixed: its images have different sizes"]);
+    place.refuses("evaluate samples mixed", 2, &["mixed: its images differ in size"]);
     place.refuses("evaluate samples wide", 2, &["wide: its images are 40×28"]);
     // What is there already is not drawn.
     own_pictures(&place, "own", 6);
-    place.refuses("evaluate samples own --steps 3", 2, &["--steps is for drawing", "own has images"]);
+    place.refuses(
+        "evaluate samples own --steps 3",
+        2,
+        &["--steps is for drawing", "own is not the folder of a run"],
+    );
     let out = place.ok("evaluate samples own").out;
     assert!(out.contains("6 images are fewer than the 64 features"), "{out}");
     place.refuses("evaluate samples --run nowhere", 2, &["--run nowhere: there is no such"]);
@@ -246,8 +258,10 @@ fn a_training_is_judged_on_its_way() {
 fn samplers_are_judged_beside_their_seconds() {
     let place = Workplace::new();
     let answer = place.ok("evaluate grid --samplers ddim,dpmpp-2m --steps 2,6 --num 4 --judged 64");
-    let distances = answer.out.lines().skip_while(|line| !line.starts_with("distance")).skip(1);
-    for line in distances.take(2) {
+    let lines = answer.out.lines().skip_while(|line| !line.starts_with("distance")).skip(1);
+    let distances: Vec<&str> = lines.take(2).collect();
+    assert!(distances[0].starts_with("ddim ") && distances[1].starts_with("dpmpp-2m "), "{distances:?}");
+    for line in distances {
         let numbers: Vec<f64> =
             line.split_whitespace().skip(1).map(|number| number.parse().unwrap()).collect();
         assert!(numbers.len() == 2 && numbers[1] < numbers[0], "{line}");
@@ -272,4 +286,6 @@ fn what_cannot_be_judged_is_refused() {
     place.refuses("evaluate samples --inception x --against mnist", 2, &["--against mnist"]);
     place.refuses("train --config small.toml --eval-every 2 --against mnist", 2, &["1×8×8", "--inception"]);
     place.refuses("evaluate samples --sampler flow-heun", 2, &["flow-heun"]);
+    place.refuses("train --against mnist", 2, &["--against", "--eval-every"]);
+    place.refuses("evaluate grid --judged 0 --inception x", 2, &["--inception", "--judged 0"]);
 }

@@ -12,7 +12,7 @@ use diffusion_train::{Generation, LoadedModel, TrainError, Weights};
 use crate::commands::sample::{best_variance, check_fit, sampler_names};
 use crate::judging::{Judge, JudgeArgs};
 use crate::runs::{Found, ModelArgs};
-use crate::usage::{check_picture, planned};
+use crate::usage::{bail_usage, check_picture, planned};
 use crate::{data, interrupt};
 
 /// Draw the same images by several samplers with several numbers of steps, in one labelled picture
@@ -110,6 +110,9 @@ pub(super) fn run(args: &GridArgs, device: &Device, quiet: bool) -> anyhow::Resu
         cells.push(row);
         distances.push(row_of_distances);
     }
+    let names: Vec<String> = kinds.iter().map(|kind| kind.name().to_owned()).collect();
+    let columns: Vec<String> = steps.iter().map(|steps| format!("{steps} steps")).collect();
+    diffusion_report::sheet(&cells, &names, &columns)?.write_png(&args.out)?;
     if let Some(critic) = critic {
         println!(
             "{} of {} images, {}, beside {}",
@@ -123,9 +126,6 @@ pub(super) fn run(args: &GridArgs, device: &Device, quiet: bool) -> anyhow::Resu
             line(kind.name(), distances);
         }
     }
-    let names: Vec<String> = kinds.iter().map(|kind| kind.name().to_owned()).collect();
-    let columns: Vec<String> = steps.iter().map(|steps| format!("{steps} steps")).collect();
-    diffusion_report::sheet(&cells, &names, &columns)?.write_png(&args.out)?;
     println!("the first {} images of each cell: {}", args.num, args.out.display());
     Ok(ExitCode::SUCCESS)
 }
@@ -147,6 +147,9 @@ fn judge(
     quiet: bool,
 ) -> anyhow::Result<Option<Judge>> {
     if args.judged == 0 {
+        if let Some(flag) = args.judge.given() {
+            bail_usage!("{flag} says how images are judged, and --judged 0 that they are not");
+        }
         return Ok(None);
     }
     let shape = model.description.image_shape;

@@ -57,5 +57,6 @@ fn of_training(checkpoint: &Path) -> anyhow::Result<(Option<PathBuf>, Option<usi
         bail_usage!("the checkpoint lies in no run that would say what it was trained on; say --data");
     };
     let config = run.read_config()?;
+    data::check_there(config.data.as_deref(), "--data")?;
     Ok((config.data, config.size, config.pictures))
 }

@@ -41,7 +41,8 @@ pub(crate) struct SamplesArgs {
     model: ModelArgs,
     #[command(flatten)]
     judge: JudgeArgs,
-    /// The pictures that a model was trained on, to look for copies of [default: those that its run names]
+    /// The pictures that a model was trained on, to look for copies of; mnist: the 10,000 that come with the program [default: those
+    /// that its run names]
     #[arg(long, value_name = "mnist|PATH")]
     training: Option<PathBuf>,
     /// Images to draw for each seed [default: 2000]
@@ -67,6 +68,13 @@ pub(crate) struct SamplesArgs {
     json: Option<PathBuf>,
     #[command(flatten)]
     cache: data::CacheArgs,
+}
+
+impl SamplesArgs {
+    /// The number of seeds to draw with.
+    fn seeds(&self) -> u64 {
+        self.seeds.unwrap_or(3)
+    }
 }
 
 /// Sets of images that are judged, each with its name.
@@ -124,7 +132,7 @@ pub(super) fn run(args: &SamplesArgs, device: &Device, quiet: bool) -> anyhow::R
         ];
         if let Some(flag) = first_given(&of_drawing) {
             bail_usage!(
-                "{flag} is for drawing images from a model; {} has images already",
+                "{flag} is for drawing images from a model, and {} is not the folder of a run or of a checkpoint",
                 args.folders[0].display()
             );
         }
@@ -134,10 +142,15 @@ pub(super) fn run(args: &SamplesArgs, device: &Device, quiet: bool) -> anyhow::R
         println!("stopped before the images were judged");
         return Ok(ExitCode::from(interrupt::EXIT_CODE));
     };
-    print_table(&judge, &judged);
+    // First what stays, should nobody read the table.
     if let Some(path) = &args.json {
         let text = format!("{:#}\n", as_json(&judge, &judged));
         std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    print_table(&judge, &judged);
+    if judged.drawn.is_some() && judged.sets.len() < args.seeds() as usize {
+        println!("stopped after {} of {} seeds", judged.sets.len(), args.seeds());
+        return Ok(ExitCode::from(interrupt::EXIT_CODE));
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -171,11 +184,10 @@ fn of_model(
 
     let num = args.num.unwrap_or(2000);
     let first = args.seed.unwrap_or(0);
-    let seeds = first..first + args.seeds.unwrap_or(3);
-    let all = num * (seeds.end - seeds.start);
+    let all = num * args.seeds();
     let mut progress = Progress::new("drawing", all, quiet);
     let mut sets = Vec::new();
-    for seed in seeds.clone() {
+    for seed in first..first + args.seeds() {
         let options = SamplerOptions { variance: best_variance(model), ..SamplerOptions::default() };
         let guidance = args.guidance.map(Guidance::new);
         let generation = Generation { options, seed, guidance, ..Generation::new(sampler, steps, num) };
@@ -186,7 +198,8 @@ fn of_model(
             interrupt::flow()
         });
         let images = match images {
-            Err(TrainError::Sample(SampleError::Cancelled { .. })) => return Ok(None),
+            // What earlier seeds gave is not lost.
+            Err(TrainError::Sample(SampleError::Cancelled { .. })) => break,
             Err(TrainError::Schedule(e)) => bail_usage!("--steps {steps}: {e}"),
             images => images?,
         };
@@ -198,6 +211,10 @@ fn of_model(
         sets.push((format!("seed {seed}"), judge.judge(&images, &names)?));
     }
     progress.finish();
+    if sets.is_empty() {
+        return Ok(None);
+    }
+    let seeds = first..first + sets.len() as u64;
     let from = match seeds.end - seeds.start {
         1 => format!("from seed {}", seeds.start),
         _ => format!("from each of the seeds {} to {}", seeds.start, seeds.end - 1),
@@ -219,7 +236,9 @@ fn own_size(source: &Source, folder: &Path) -> anyhow::Result<usize> {
         Some((width, height)) => {
             bail_usage!("{folder}: its images are {width}×{height}; only square ones can be judged")
         }
-        None => bail_usage!("{folder}: its images have different sizes; bring them to one first"),
+        None => bail_usage!(
+            "{folder}: its images differ in size, or none can be read; images of one size are judged"
+        ),
     }
 }
 

@@ -85,6 +85,22 @@ struct Recipes {
     row: Vec<Row>,
 }
 
+impl Recipes {
+    fn read(file: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(file).with_context(|| file.display().to_string())?;
+        toml::from_str(&text).with_context(|| file.display().to_string())
+    }
+
+    fn config(&self, row: &Row, seed: u64, steps: u64) -> Result<TrainConfig> {
+        let mut table = self.base.clone();
+        table.extend(row.change.clone());
+        table.insert("seed".to_owned(), i64::try_from(seed)?.into());
+        table.insert("steps".to_owned(), i64::try_from(steps)?.into());
+        let source = ConfigSource { path: PathBuf::from(&row.name), text: table.to_string() };
+        Ok(TrainConfig::layered("tutorial", Some(&source))?)
+    }
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Row {
@@ -123,8 +139,7 @@ struct Outcome {
 
 pub(crate) fn run(args: &RecipeBenchArgs) -> Result<()> {
     let file = args.recipes.clone().unwrap_or_else(|| workspace_root().join("xtask/recipes.toml"));
-    let text = std::fs::read_to_string(&file).with_context(|| file.display().to_string())?;
-    let recipes: Recipes = toml::from_str(&text).with_context(|| file.display().to_string())?;
+    let recipes = Recipes::read(&file)?;
     let judge = workspace_root().join(SEARCH_JUDGE);
     let bytes = std::fs::read(&judge)
         .with_context(|| format!("{}: make it by cargo xtask train-judge --for-search", judge.display()))?;
@@ -254,17 +269,8 @@ impl Bench<'_> {
         self.args.rows.iter().map(find).collect()
     }
 
-    fn config(&self, row: &Row, seed: u64, steps: u64) -> Result<TrainConfig> {
-        let mut table = self.recipes.base.clone();
-        table.extend(row.change.clone());
-        table.insert("seed".to_owned(), i64::try_from(seed)?.into());
-        table.insert("steps".to_owned(), i64::try_from(steps)?.into());
-        let source = ConfigSource { path: PathBuf::from(&row.name), text: table.to_string() };
-        Ok(TrainConfig::layered("tutorial", Some(&source))?)
-    }
-
     fn trainer(&self, row: &Row, seed: u64, steps: u64) -> Result<Trainer> {
-        Ok(Trainer::new(&self.config(row, seed, steps)?, &self.digits, &Device::Cpu)?)
+        Ok(Trainer::new(&self.recipes.config(row, seed, steps)?, &self.digits, &Device::Cpu)?)
     }
 
     /// What a step of each of the rows takes that `rows` are paced as, and how many of them the time allows: as in the `known` outcomes,
@@ -431,4 +437,62 @@ fn generation(named: &str, num: u64) -> Result<Generation> {
     let steps = steps.parse()?;
     ensure!(steps > 0, "`{named}` has no steps");
     Ok(Generation { seed: 1000, guidance: Some(guidance), ..Generation::new(sampler, steps, num) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn files() -> [Recipes; 2] {
+        let read = |name| Recipes::read(&workspace_root().join("xtask").join(name)).unwrap();
+        [read("recipes.toml"), read("five-minutes.toml")]
+    }
+
+    #[test]
+    fn every_row_can_be_trained_and_drawn() {
+        for recipes in files() {
+            for row in &recipes.row {
+                let config = recipes.config(row, 1, 10).unwrap();
+                assert_eq!((config.seed, config.steps), (1, Some(10)), "{}", row.name);
+                assert!(recipes.row.iter().any(|other| other.name == row.timed()), "{}", row.name);
+                for sampler in &row.samplers {
+                    generation(sampler, 64).unwrap();
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_row_that_won_is_the_default() {
+        let preset = TrainConfig::preset("mnist").unwrap();
+        for recipes in files() {
+            let row = recipes.row.iter().find(|row| row.name == "conditional").unwrap();
+            let found = recipes.config(row, preset.seed, 10).unwrap();
+            // How long it is trained and what is kept of it are no part of a recipe.
+            let found = TrainConfig {
+                steps: preset.steps,
+                epochs: preset.epochs,
+                max_minutes: preset.max_minutes,
+                checkpoint: preset.checkpoint.clone(),
+                sample_grid: preset.sample_grid.clone(),
+                ..found
+            };
+            assert_eq!(found, preset);
+        }
+    }
+
+    #[test]
+    fn the_record_is_of_these_rows() {
+        let [short, long] = files();
+        let record = recorded(&workspace_root().join("assets/figures/recipe.jsonl")).unwrap();
+        let mut told = HashSet::new();
+        for outcome in &record {
+            let recipes = if outcome.base_steps == 400 { &short } else { &long };
+            let row = recipes.row.iter().find(|row| row.name == outcome.row);
+            let row = row.unwrap_or_else(|| panic!("there is no row {}", outcome.row));
+            assert!(row.samplers.contains(&outcome.sampler), "{}: {}", row.name, outcome.sampler);
+            let key = (outcome.row.clone(), outcome.sampler.clone(), outcome.seed, outcome.base_steps);
+            assert!(told.insert(key), "{}, seed {}: told twice", outcome.row, outcome.seed);
+        }
+    }
 }

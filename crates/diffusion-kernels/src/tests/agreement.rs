@@ -92,7 +92,9 @@ fn convolution_agrees(c: Case) -> Result<(), TestCaseError> {
     }
     let slow = || slow::conv2d(&x, &weight, b, c.stride, c.padding);
     close(&[slow().unwrap()], &direct, 2e-5)?;
-    if c.h == c.w {
+    // candle has no gradient for oblong images, nor where windows end within the padding: there it subtracts below zero.
+    let past_the_padding = (side(c.h) - 1) * c.stride + c.kernel >= 2 * c.padding;
+    if c.h == c.w && past_the_padding {
         close(&with_gradients(slow, vars), &direct, 2e-5)?;
     }
     Ok(())

@@ -157,7 +157,7 @@ pub(crate) fn resolve(argument: &Path) -> anyhow::Result<PathBuf> {
 /// The same, of another flag.
 pub(crate) fn resolve_for(flag: Flag, argument: &Path) -> anyhow::Result<PathBuf> {
     let downloaded = Path::new(DOWNLOADS).join(argument);
-    if argument.to_str().is_some_and(|text| text.starts_with(HUB)) {
+    if hub_reference(argument).is_some() {
         Ok(argument.to_owned())
     } else if argument.exists() {
         Ok(std::path::absolute(argument)?)
@@ -175,10 +175,15 @@ pub(crate) fn resolve_for(flag: Flag, argument: &Path) -> anyhow::Result<PathBuf
     }
 }
 
+/// What `path` names on the hub, if it does.
+fn hub_reference(path: &Path) -> Option<&str> {
+    path.to_str()?.strip_prefix(HUB)
+}
+
 /// Refuses pictures that a run was trained on and that have gone since; `flag` names others.
 pub(crate) fn check_there(path: Option<&Path>, flag: &str) -> anyhow::Result<()> {
     match path {
-        Some(path) if !path.to_str().is_some_and(|text| text.starts_with(HUB)) && !path.exists() => {
+        Some(path) if hub_reference(path).is_none() && !path.exists() => {
             bail_usage!(
                 "{}: the pictures that the run was trained on are not there any more; {flag} names others",
                 path.display()
@@ -198,7 +203,7 @@ pub(crate) fn open_for(flag: Flag, path: Option<&Path>) -> anyhow::Result<Source
     let Some(path) = path else {
         return Ok(Source::from_dataset(mnist::from_bytes(IMAGES, LABELS)?, "the embedded digits"));
     };
-    match path.to_str().and_then(|text| text.strip_prefix(HUB)) {
+    match hub_reference(path) {
         Some(reference) => on_hub(flag, reference),
         None => Ok(Source::open(path, Split::Train)?),
     }

@@ -129,6 +129,11 @@ pub(super) fn positive(text: &str) -> Result<f64, String> {
 
 pub(crate) fn run(args: &TrainArgs, device: &Device, quiet: bool) -> anyhow::Result<ExitCode> {
     interrupt::listen()?;
+    if args.eval_every.is_none()
+        && let Some(flag) = args.judge.given()
+    {
+        bail_usage!("{flag} says how images are judged; --eval-every says when");
+    }
     let existing = if args.resume { Some(open_run(args)?) } else { None };
     let origin = args.init_from.as_deref().map(RunDir::checkpoint_at).transpose()?;
     let config = match &existing {
@@ -143,11 +148,6 @@ pub(crate) fn run(args: &TrainArgs, device: &Device, quiet: bool) -> anyhow::Res
     say_repeats(&config, dataset.len());
     for class in trainer.description().classes.iter().filter(|class| class.pictures == 0) {
         tracing::warn!("there is no picture of the class {} to learn from", class.name);
-    }
-    if args.eval_every.is_none()
-        && let Some(flag) = args.judge.given()
-    {
-        bail_usage!("{flag} says how images are judged; --eval-every says when");
     }
     if let Some(every) = args.eval_every {
         let learnt = Learnt {

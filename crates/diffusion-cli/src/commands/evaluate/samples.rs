@@ -215,7 +215,7 @@ fn of_model(
         return Ok(None);
     }
     let seeds = first..first + sets.len() as u64;
-    let from = match seeds.end - seeds.start {
+    let from = match sets.len() {
         1 => format!("from seed {}", seeds.start),
         _ => format!("from each of the seeds {} to {}", seeds.start, seeds.end - 1),
     };

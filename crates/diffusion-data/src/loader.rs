@@ -4,7 +4,7 @@ use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::sync::{Mutex, PoisonError};
 
 use candle_core::{Device, Tensor};
-use diffusion_process::{Domain, NoiseSource};
+use diffusion_random::{Domain, NoiseSource};
 use rand::RngExt;
 use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};

@@ -29,15 +29,14 @@ mod classifier;
 mod denoiser;
 mod edm;
 mod level;
-mod noise;
 mod prediction;
 mod threshold;
 
 pub use classifier::{Classifier, class_gradient, log_likelihood};
 pub use denoiser::{ConditionalDenoiser, Conditioned, Denoiser, Network, NetworkDenoiser, refuse_classes};
+pub use diffusion_random::{Domain, NoiseSource};
 pub use diffusion_schedule::NoiseLevel;
 pub use edm::{Edm, EdmDenoiser, EdmFactors};
 pub use level::Levels;
-pub use noise::{Domain, NoiseSource};
 pub use prediction::{Prediction, PredictionType};
 pub use threshold::{Threshold, Thresholded};

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 
 use candle_core::{DType, Device, Error, Result, Tensor, TensorId};
 use diffusion_kernels::{Operation, in_pool, peak_bytes, traced};
-use diffusion_process::NoiseSource;
+use diffusion_random::NoiseSource;
 
 use crate::parameters::part_of;
 use crate::{DropoutNoise, NetworkConfig, Parameters};

@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor};
 use diffusion_kernels::FeatureMap;
-use diffusion_process::{Domain, NoiseSource};
+use diffusion_random::{Domain, NoiseSource};
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 

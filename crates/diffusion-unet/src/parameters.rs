@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use candle_core::{DType, Device, Error, Result, Shape, Tensor, Var};
 use candle_nn::var_builder::SimpleBackend;
 use candle_nn::{Init, VarBuilder};
-use diffusion_process::{Domain, NoiseSource};
+use diffusion_random::{Domain, NoiseSource};
 use rand::RngExt;
 use rand_distr::{Distribution, StandardNormal};
 use thiserror::Error;

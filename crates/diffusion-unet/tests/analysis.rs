@@ -144,7 +144,7 @@ fn memory_is_what_the_allocator_gave() {
         let t = Tensor::ones(batch, DType::F32, &Device::Cpu).unwrap();
         let classes = vec![matches!(config, NetworkConfig::Unet2d(_)).then_some(0); batch];
         let noise = diffusion_unet::DropoutNoise {
-            source: diffusion_process::NoiseSource::new(0),
+            source: diffusion_random::NoiseSource::new(0),
             draw: 0,
             first_index: 0,
         };

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use diffusion_data::{PictureConfig, pack};
-use diffusion_process::{Domain, NoiseSource};
+use diffusion_random::{Domain, NoiseSource};
 use rand::{Rng, RngExt};
 
 use crate::common::{Folder, open, png, prepared_as};

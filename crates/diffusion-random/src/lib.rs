@@ -1,4 +1,20 @@
-//! Gaussian noise as a pure function of (seed, domain, draw, index).
+//! Seeded randomness as a pure function of (seed, domain, draw, index).
+//!
+//! A [`NoiseSource`] has no state: the noise of image 7 is the same alone, in a batch, on any number of threads and after a
+//! restart. [`Domain`] keeps the numbers of different purposes apart.
+//!
+//! This crate does not use a device's random generator, and it does not read the clock.
+//!
+//! ```
+//! use candle_core::Device;
+//! use diffusion_random::{Domain, NoiseSource};
+//!
+//! let source = NoiseSource::new(7);
+//! let pair = source.normal(Domain::Initial, 0, [3, 9], &[1, 8, 8], &Device::Cpu)?;
+//! let alone = source.normal(Domain::Initial, 0, [9], &[1, 8, 8], &Device::Cpu)?;
+//! assert_eq!(pair.get(1)?.flatten_all()?.to_vec1::<f32>()?, alone.flatten_all()?.to_vec1::<f32>()?);
+//! # Ok::<(), candle_core::Error>(())
+//! ```
 
 use candle_core::{Device, Result, Tensor};
 use rand::SeedableRng;

@@ -71,7 +71,7 @@ impl Bench<'_> {
     fn train(&mut self, batch: usize) -> Result<f64> {
         if !self.trainers.contains_key(&batch) {
             let config = TrainConfig { batch_size: batch, ..self.config.clone() };
-            self.trainers.insert(batch, Trainer::new(&config, self.dataset, &Device::Cpu)?);
+            self.trainers.insert(batch, config.trainer(self.dataset, &Device::Cpu)?);
         }
         let trainer = self.trainers.get_mut(&batch).context("a trainer for each batch size")?;
         let begin = Instant::now();
@@ -95,7 +95,7 @@ impl Bench<'_> {
 
     fn network(&mut self) -> Result<&(dyn Network + Send + Sync)> {
         if self.frozen.is_none() {
-            let trainer = Trainer::new(&self.config, self.dataset, &Device::Cpu)?;
+            let trainer = self.config.trainer(self.dataset, &Device::Cpu)?;
             let tensors = trainer.parameters().tensors();
             let network = &trainer.description().network;
             self.frozen = Some(load_frozen(tensors, &Device::Cpu, |vb| network.build(vb))?);

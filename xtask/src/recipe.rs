@@ -270,7 +270,7 @@ impl Bench<'_> {
     }
 
     fn trainer(&self, row: &Row, seed: u64, steps: u64) -> Result<Trainer> {
-        Ok(Trainer::new(&self.recipes.config(row, seed, steps)?, &self.digits, &Device::Cpu)?)
+        Ok(self.recipes.config(row, seed, steps)?.trainer(&self.digits, &Device::Cpu)?)
     }
 
     /// What a step of each of the rows takes that `rows` are paced as, and how many of them the time allows: as in the `known` outcomes,

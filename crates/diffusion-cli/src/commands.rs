@@ -7,7 +7,6 @@ pub(crate) mod export;
 pub(crate) mod import;
 pub(crate) mod info;
 pub(crate) mod model;
-pub(crate) mod progress;
 pub(crate) mod sample;
 pub(crate) mod schedule;
 pub(crate) mod train;

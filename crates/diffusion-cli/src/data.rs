@@ -9,9 +9,9 @@ use diffusion_data::{
     mnist, prepare,
 };
 
-use crate::commands::progress::Progress;
-use crate::interrupt;
-use crate::usage::bail_usage;
+use crate::session::interrupt;
+use crate::session::progress::Progress;
+use crate::session::usage::bail_usage;
 
 /// 10,000 digits of MNIST's training set; `assets/mnist/README.md` says which, and under what licence.
 const IMAGES: &[u8] = include_bytes!("../../../assets/mnist/train-10k-images-idx3-ubyte.gz");
@@ -170,7 +170,7 @@ pub(crate) fn resolve_for(flag: Flag, argument: &Path) -> anyhow::Result<PathBuf
              data set of the Hugging Face hub as hf:OWNER/NAME",
             flag.name(),
             flag.digits(),
-            crate::runs::program("data download")
+            crate::args::runs::program("data download")
         )
     }
 }
@@ -294,7 +294,7 @@ pub(crate) fn report_damaged(damaged: &[diffusion_data::Damaged]) {
         tracing::warn!(
             "left out {} more; `{} PATH` names them all",
             damaged.len() - SHOWN,
-            crate::runs::program("data inspect")
+            crate::args::runs::program("data inspect")
         );
     }
 }

@@ -13,8 +13,9 @@ use diffusion_eval::{ClassShares, DigitJudge, Inception, Reference, TrainingImag
 pub(crate) use self::judgement::{Figure, Judgement, Likeness};
 pub(crate) use self::pictures::{Learnt, training_pictures};
 use self::pictures::{Real, learnt_in_run};
-use crate::usage::{bail_usage, check_input, first_given};
-use crate::{data, runs};
+use crate::args::runs;
+use crate::data;
+use crate::session::usage::{bail_usage, check_input, first_given};
 
 /// Real pictures that features are computed of, and those of training that copies are looked for in: at most.
 const REAL: usize = 10_000;

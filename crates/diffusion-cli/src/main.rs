@@ -3,20 +3,17 @@
 //! Exit codes: 0 done, 1 failure, 2 usage (a wrong argument or configuration), 130 interrupted, 141
 //! nobody reads what is printed.
 
+mod args;
 mod commands;
-mod control;
 mod data;
-mod device;
-mod interrupt;
 mod judging;
-mod logging;
-mod runs;
-mod schedules;
-mod usage;
+mod session;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+
+use self::session::{device, interrupt, logging, usage};
 
 /// Training gives back and asks for the same large buffers at each step; the system's allocator hands them to the kernel
 /// and back every time.

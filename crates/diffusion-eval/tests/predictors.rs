@@ -2,7 +2,7 @@
 
 use candle_core::{Device, Result, Tensor};
 use diffusion_eval::{Predictor, PredictorEvaluation, lesson_images};
-use diffusion_process::{Levels, NoiseLevel, Prediction, PredictionType};
+use diffusion_process::{Levels, NoiseLevel, Parametrisation, Prediction};
 use diffusion_schedule::ScheduleConfig;
 
 fn levels(steps: usize) -> Vec<NoiseLevel> {
@@ -49,7 +49,7 @@ fn standard_errors_are_those_of_means() {
 }
 
 /// A model that takes every image for black, whatever its output means.
-fn sees_black(prediction_type: PredictionType) -> impl Fn(&Tensor, NoiseLevel) -> Result<Prediction> {
+fn sees_black(prediction_type: Parametrisation) -> impl Fn(&Tensor, NoiseLevel) -> Result<Prediction> {
     move |x_t, level| {
         let levels = Levels::new(&vec![level; x_t.dim(0)?], x_t)?;
         let black = Prediction::from_x0(&x_t.zeros_like()?.affine(0.0, -1.0)?, x_t, &levels)?;
@@ -63,7 +63,7 @@ fn a_models_error_is_that_of_its_picture_whatever_it_predicts() {
     let images = Tensor::zeros((5, 1, 4, 4), candle_core::DType::F32, &Device::Cpu).unwrap();
     let levels: Vec<NoiseLevel> = levels(1000)[100..108].to_vec();
     let evaluation = PredictorEvaluation::new(&images, levels.clone(), 8, 0).unwrap();
-    for prediction_type in [PredictionType::Epsilon, PredictionType::VPrediction, PredictionType::Sample] {
+    for prediction_type in [Parametrisation::Epsilon, Parametrisation::VPrediction, Parametrisation::Sample] {
         let model = sees_black(prediction_type);
         let errors = evaluation.errors(&Predictor::Model(&model)).unwrap();
         for (bin, level) in errors.bins.iter().zip(&levels) {

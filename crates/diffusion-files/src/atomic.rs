@@ -9,12 +9,9 @@ use crate::FileError;
 const PARTIAL: &str = ".partial-";
 const REMOVED: &str = ".removed-";
 
-/// How the names of unfinished files and folders begin. A process that is killed may leave them behind.
-pub const LEFTOVER_PREFIXES: [&str; 2] = [PARTIAL, REMOVED];
-
 /// Whether a file name is that of something unfinished, left behind by a process that was killed.
 pub fn is_leftover(name: &str) -> bool {
-    LEFTOVER_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+    name.starts_with(PARTIAL) || name.starts_with(REMOVED)
 }
 
 /// The whole content of the file at `path`.
@@ -60,11 +57,20 @@ pub fn write_folder<E: From<FileError>>(
     path: &Path,
     write: impl FnOnce(&Path) -> Result<(), E>,
 ) -> Result<(), E> {
+    write_folder_over(path, write, remove_folder)
+}
+
+/// Writes a folder at `path`, which `clear` removes if it exists.
+fn write_folder_over<E: From<FileError>>(
+    path: &Path,
+    write: impl FnOnce(&Path) -> Result<(), E>,
+    clear: fn(&Path) -> Result<(), FileError>,
+) -> Result<(), E> {
     let partial = beside(path, PARTIAL);
     let written = empty_folder(&partial)
         .map_err(E::from)
         .and_then(|()| write(&partial))
-        .and_then(|()| Ok(rename_folder(&partial, path)?));
+        .and_then(|()| Ok(rename_folder(&partial, path, clear)?));
     if written.is_err() {
         // Best effort: the error that matters is the one being returned.
         let _ = fs::remove_dir_all(&partial);
@@ -87,7 +93,8 @@ pub fn new_folder<E: From<FileError>>(
     if path.file_name().is_none() {
         return Err(FileError::unusable(path, "this is not the name of a new folder").into());
     }
-    write_folder(path, write)
+    // Only an empty folder can be removed so.
+    write_folder_over(path, write, |path| fs::remove_dir(path).map_err(FileError::io(path)))
 }
 
 /// Removes a folder so that it is never seen half empty under its own name.
@@ -123,10 +130,14 @@ fn empty_folder(path: &Path) -> Result<(), FileError> {
     fs::create_dir_all(path).map_err(FileError::io(path))
 }
 
-fn rename_folder(partial: &Path, path: &Path) -> Result<(), FileError> {
+fn rename_folder(
+    partial: &Path,
+    path: &Path,
+    clear: fn(&Path) -> Result<(), FileError>,
+) -> Result<(), FileError> {
     sync_folder(Some(partial))?;
     if path.exists() {
-        remove_folder(path)?;
+        clear(path)?;
     }
     fs::rename(partial, path).map_err(FileError::io(path))?;
     sync_folder(path.parent())

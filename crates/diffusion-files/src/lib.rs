@@ -22,8 +22,8 @@ mod described;
 mod error;
 
 pub use atomic::{
-    LEFTOVER_PREFIXES, is_leftover, new_folder, read_file, remove_folder, write_file, write_file_with,
-    write_folder, write_synced,
+    is_leftover, new_folder, read_file, remove_folder, write_file, write_file_with, write_folder,
+    write_synced,
 };
 pub use described::{Described, read_tensors, serialize_tensors};
 pub use error::FileError;

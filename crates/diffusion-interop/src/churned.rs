@@ -1,26 +1,14 @@
 //! Euler steps with noise as the library makes them: it asks the network before it adds the noise, not after.
 
 use candle_core::{Result, Tensor};
-use diffusion_process::{Denoiser, Edm};
+use diffusion_process::{Denoiser, NoiseLevel, Parametrisation};
 use diffusion_sample::{Churn, Sampler, Step};
-
-/// How x̂₀ follows when noise has been added to x and the network's output is kept.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) enum Kept {
-    /// The output is ε̂: x̂₀ = x − σ̂·ε̂ with the raised σ̂.
-    Noise,
-    /// The output is x̂₀.
-    Image,
-    /// The output is v: x̂₀ = x/(σ² + 1) − … with the σ before noise was added.
-    Velocity,
-    /// The output is preconditioned, with the raised σ̂.
-    Edm(Edm),
-}
 
 /// [`diffusion_sample::Euler`] with the network's look before the noise.
 pub(crate) struct ChurnedEuler {
     pub(crate) churn: Churn,
-    pub(crate) kept: Kept,
+    /// The meaning of the network's output, which is kept while x and σ change.
+    pub(crate) parametrisation: Parametrisation,
 }
 
 impl Sampler for ChurnedEuler {
@@ -28,14 +16,22 @@ impl Sampler for ChurnedEuler {
         let said = denoiser.denoise(x, step.from)?;
         let (noisier, level) = self.churn.apply(step, x)?;
         let (sigma, raised) = (step.from.sigma(), level.sigma());
-        let x0 = match self.kept {
-            Kept::Noise => (&noisier - said.noise.affine(raised, 0.0)?)?,
-            Kept::Image => said.x0,
-            Kept::Velocity => (said.x0 + (&noisier - x)?.affine(1.0 / (sigma * sigma + 1.0), 0.0)?)?,
-            Kept::Edm(edm) => {
-                let (before, after) = (edm.factors(sigma), edm.factors(raised));
-                let output = (said.x0 - x.affine(before.skip, 0.0)?)?.affine(after.out / before.out, 0.0)?;
-                (output + noisier.affine(after.skip, 0.0)?)?
+        let x0 = match self.parametrisation {
+            // x̂₀ = x − σ̂·ε̂ with the raised σ̂.
+            Parametrisation::Epsilon => (&noisier - said.noise.affine(raised, 0.0)?)?,
+            Parametrisation::Sample => said.x0,
+            // x̂₀ = x/(σ² + 1) − … with the σ before noise was added.
+            Parametrisation::VPrediction | Parametrisation::Flow => {
+                (said.x0 + (&noisier - x)?.affine(1.0 / (sigma * sigma + 1.0), 0.0)?)?
+            }
+            // Preconditioned with the raised σ̂.
+            Parametrisation::Edm { .. } => {
+                let at =
+                    |sigma| self.parametrisation.preconditioning(&NoiseLevel::variance_exploding(0.0, sigma));
+                let (before, after) = (at(sigma), at(raised));
+                let output =
+                    (said.x0 - x.affine(before.c_skip, 0.0)?)?.affine(after.c_out / before.c_out, 0.0)?;
+                (output + noisier.affine(after.c_skip, 0.0)?)?
             }
         };
         let slope = (&noisier - x0)?.affine(1.0 / raised, 0.0)?;

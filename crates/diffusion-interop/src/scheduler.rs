@@ -1,7 +1,7 @@
 //! A scheduler of the library, taken apart: plan, sampler and denoiser.
 
 use diffusion_process::{
-    Denoiser, Edm, EdmDenoiser, Network, NetworkDenoiser, NoiseLevel, PredictionType, Threshold,
+    Denoiser, Network, NetworkDenoiser, NoiseLevel, Parametrisation, PredictionType, Threshold,
 };
 use diffusion_sample::{
     Churn, Ddim, Ddpm, DpmSolver, Euler, EulerAncestral, Heun, Lms, Pndm, Sampler, SolverType, UniPc,
@@ -12,7 +12,7 @@ use diffusion_schedule::{
 };
 
 use crate::churned::{ChurnedEuler, Kept};
-use crate::denoisers::{Negated, Understood};
+use crate::denoisers::Signed;
 use crate::levels::{Spaced, Table, spaced, timesteps};
 use crate::{InteropError, SchedulerClass, SchedulerConfig};
 
@@ -177,8 +177,13 @@ impl Scheduler {
         }
     }
 
-    fn edm(&self) -> Edm {
-        Edm { sigma_data: self.config.sigma_data.unwrap_or(0.5) }
+    /// The meaning of the network's output, but for its sign.
+    fn parametrisation(&self) -> Parametrisation {
+        if self.class.is_edm() {
+            Parametrisation::Edm { sigma_data: self.config.sigma_data.unwrap_or(0.5) }
+        } else {
+            self.prediction_type().into()
+        }
     }
 
     fn ends_at_smallest(&self) -> bool {
@@ -187,13 +192,8 @@ impl Scheduler {
 
     /// `network` as this scheduler understands it.
     pub fn denoiser<'a>(&self, network: impl Network + 'a) -> Box<dyn Denoiser + 'a> {
-        Box::new(match (self.class.is_edm(), self.prediction_type()) {
-            (true, PredictionType::VPrediction) => {
-                Understood::NegatedEdm(EdmDenoiser::new(Negated(network), self.edm()))
-            }
-            (true, _) => Understood::Edm(EdmDenoiser::new(network, self.edm())),
-            (false, prediction_type) => Understood::Plain(NetworkDenoiser::new(network, prediction_type)),
-        })
+        let negated = self.class.is_edm() && self.prediction_type() == PredictionType::VPrediction;
+        Box::new(NetworkDenoiser::new(Signed { network, negated }, self.parametrisation()))
     }
 
     /// How x̂₀ is kept in range, and whether ε̂ stays what it was.
@@ -244,13 +244,7 @@ impl Scheduler {
                 Box::new(solver)
             }
             SchedulerClass::Euler | SchedulerClass::EdmEuler if arguments.churn.amount > 0.0 => {
-                let kept = match (self.class, self.prediction_type()) {
-                    (SchedulerClass::EdmEuler, _) => Kept::Edm(self.edm()),
-                    (_, PredictionType::Epsilon) => Kept::Noise,
-                    (_, PredictionType::Sample) => Kept::Image,
-                    _ => Kept::Velocity,
-                };
-                Box::new(ChurnedEuler { churn: arguments.churn, kept })
+                Box::new(ChurnedEuler { churn: arguments.churn, parametrisation: self.parametrisation() })
             }
             SchedulerClass::Euler | SchedulerClass::EdmEuler => Box::new(Euler::default()),
             SchedulerClass::EulerAncestral => Box::new(EulerAncestral),

@@ -3,7 +3,7 @@
 use candle_core::{Error, Result, Tensor};
 use diffusion_schedule::NoiseLevel;
 
-use crate::{Levels, Prediction, PredictionType};
+use crate::{Levels, Parametrisation, Preconditioning, Prediction};
 
 /// A network: noisy images and timesteps in, an output of the images' shape out.
 pub trait Network {
@@ -81,18 +81,18 @@ impl<F: Fn(&Tensor, NoiseLevel) -> Result<Prediction>> Denoiser for F {
     }
 }
 
-/// A network and the meaning of its output: the plain, unguided denoiser. Images at another scale than the network's are
-/// brought to it. If the output has twice the image's channels, the second half is a learned variance.
+/// A network and the meaning of its output: the plain, unguided denoiser, for images at any scale. If the output has twice
+/// the image's channels, the second half is a learned variance.
 #[derive(Clone, Debug)]
 pub struct NetworkDenoiser<N> {
     network: N,
-    prediction_type: PredictionType,
+    parametrisation: Parametrisation,
 }
 
 impl<N: Network> NetworkDenoiser<N> {
-    /// `network`, whose output is of type `prediction_type`.
-    pub fn new(network: N, prediction_type: PredictionType) -> Self {
-        Self { network, prediction_type }
+    /// `network`, whose output is to be read as `parametrisation`.
+    pub fn new(network: N, parametrisation: impl Into<Parametrisation>) -> Self {
+        Self { network, parametrisation: parametrisation.into() }
     }
 }
 
@@ -109,19 +109,18 @@ impl<N: Network> ConditionalDenoiser for NetworkDenoiser<N> {
         level: NoiseLevel,
         classes: &[Option<u32>],
     ) -> Result<Prediction> {
-        let n = x_t.dim(0)?;
-        let scale = self.prediction_type.input_scale(&level);
-        let x_t = if (scale - 1.0).abs() > 1e-12 { x_t.affine(scale, 0.0)? } else { x_t.clone() };
-        let timesteps = Tensor::full(level.timestep as f32, n, x_t.device())?;
-        let output = self.network.forward_classes(&x_t, &timesteps, classes)?;
-        let levels = Levels::new(&vec![level.scaled(scale); n], &x_t)?;
-        let channels = x_t.dim(1)?;
+        let (n, channels) = (x_t.dim(0)?, x_t.dim(1)?);
+        let Preconditioning { c_in, c_noise, .. } = self.parametrisation.preconditioning(&level);
+        let input = if c_in == 1.0 { x_t.clone() } else { x_t.affine(c_in, 0.0)? };
+        let timesteps = Tensor::full(c_noise as f32, n, x_t.device())?;
+        let output = self.network.forward_classes(&input, &timesteps, classes)?;
+        let levels = Levels::new(&vec![level; n], x_t)?;
         if output.dim(1)? != 2 * channels {
-            return self.prediction_type.to_prediction(&output, &x_t, &levels);
+            return self.parametrisation.to_prediction(&output, x_t, &levels);
         }
         // The second half of the channels is a variance (Nichol & Dhariwal 2021).
         let half = |first| output.narrow(1, first, channels);
-        let prediction = self.prediction_type.to_prediction(&half(0)?, &x_t, &levels)?;
+        let prediction = self.parametrisation.to_prediction(&half(0)?, x_t, &levels)?;
         Ok(Prediction { variance: Some(half(channels)?), ..prediction })
     }
 }

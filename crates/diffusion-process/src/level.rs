@@ -8,9 +8,10 @@ use diffusion_schedule::{NoiseLevel, NoiseSchedule};
 /// Rounded from f64 once, here, to the float type of the images.
 #[derive(Clone, Debug)]
 pub struct Levels {
+    levels: Vec<NoiseLevel>,
+    like: Tensor,
     signal: Tensor,
     noise: Tensor,
-    least_signal: f64,
 }
 
 impl Levels {
@@ -28,30 +29,27 @@ impl Levels {
     /// One level per image of `like` (N, C, H, W).
     ///
     /// # Errors
-    /// A count other than N; a signal outside [0, 1]; noise that is negative or not a number.
+    /// A count other than N; a factor that is negative or not finite.
     pub fn new(levels: &[NoiseLevel], like: &Tensor) -> Result<Self> {
         let n = like.dim(0)?;
         if levels.len() != n {
             bail!("{} noise levels for a batch of {n} images", levels.len());
         }
-        let sound = |l: &NoiseLevel| (0.0..=1.0).contains(&l.signal) && l.noise >= 0.0 && l.noise.is_finite();
+        let valid = |factor: f64| factor >= 0.0 && factor.is_finite();
+        let sound = |l: &NoiseLevel| valid(l.signal) && valid(l.noise);
         if let Some(bad) = levels.iter().find(|level| !sound(level)) {
             bail!(
-                "a level of signal {} and noise {}; signal must lie in [0, 1], noise must not be negative",
+                "a noise level has signal {} and noise {}; both must be finite and not negative",
                 bad.signal,
                 bad.noise
             );
         }
-        let column = |f: fn(&NoiseLevel) -> f64| {
-            let values: Vec<f64> = levels.iter().map(f).collect();
-            let mut shape = vec![1; like.rank()];
-            shape[0] = n;
-            Tensor::from_vec(values, shape, like.device())?.to_dtype(like.dtype())
-        };
+        let column = |factor: fn(&NoiseLevel) -> f64| per_image(levels.iter().map(factor), like);
         Ok(Self {
             signal: column(|level| level.signal)?,
             noise: column(|level| level.noise)?,
-            least_signal: levels.iter().map(|level| level.signal).fold(1.0, f64::min),
+            levels: levels.to_vec(),
+            like: like.clone(),
         })
     }
 
@@ -65,9 +63,22 @@ impl Levels {
         &self.noise
     }
 
+    /// The level of each image.
+    pub fn iter(&self) -> impl Iterator<Item = &NoiseLevel> {
+        self.levels.iter()
+    }
+
+    /// A number of each image's level: (N, 1, 1, 1).
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub fn column(&self, number: impl Fn(&NoiseLevel) -> f64) -> Result<Tensor> {
+        per_image(self.levels.iter().map(number), &self.like)
+    }
+
     /// Whether some image of the batch has no signal left.
     pub(crate) fn any_without_signal(&self) -> bool {
-        self.least_signal == 0.0
+        self.levels.iter().any(|level| level.signal == 0.0)
     }
 
     /// x_t = signal·x₀ + noise·ε (Ho et al. 2020, eq. 4, with √ᾱ and √(1 − ᾱ)). `x0` and `noise` are (N, C, H, W).
@@ -77,4 +88,15 @@ impl Levels {
     pub fn add_noise(&self, x0: &Tensor, noise: &Tensor) -> Result<Tensor> {
         x0.broadcast_mul(&self.signal)? + noise.broadcast_mul(&self.noise)?
     }
+}
+
+/// One number an image, shaped to broadcast over `like` (N, …): (N, 1, …), rounded to its float type.
+///
+/// # Errors
+/// A count other than N; those of the device.
+pub fn per_image(values: impl IntoIterator<Item = f64>, like: &Tensor) -> Result<Tensor> {
+    let mut shape = vec![1; like.rank()];
+    shape[0] = like.dim(0)?;
+    let values: Vec<f64> = values.into_iter().collect();
+    Tensor::from_vec(values, shape, like.device())?.to_dtype(like.dtype())
 }

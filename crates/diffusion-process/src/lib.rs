@@ -2,8 +2,8 @@
 //!
 //! - [`NoiseSource`]: seeded Gaussian noise in which the noise of image i depends on (seed, i) only.
 //! - [`Levels`] and [`Levels::add_noise`]: x_t = √ᾱ_t·x₀ + √(1 − ᾱ_t)·ε, with a timestep per image.
-//! - [`PredictionType`]: what a network predicts (ε, x₀, v or a flow), and every conversion between them; [`Edm`] for
-//!   networks that are preconditioned instead.
+//! - [`Parametrisation`]: what a network's output means (ε, x₀, v, a flow or EDM), and every conversion between them;
+//!   [`PredictionType`] is how files name it.
 //! - [`Thresholded`]: a denoiser whose x̂₀ is kept in range.
 //! - [`Denoiser`] and [`Network`]: what samplers and trainers see of a model; [`ConditionalDenoiser`] can be told classes,
 //!   and a [`Classifier`] tells them.
@@ -12,7 +12,7 @@
 //!
 //! ```
 //! use candle_core::{DType, Device, Tensor};
-//! use diffusion_process::{Domain, Levels, NoiseSource, PredictionType};
+//! use diffusion_process::{Domain, Levels, NoiseSource, Parametrisation};
 //! use diffusion_schedule::ScheduleConfig;
 //!
 //! let schedule = ScheduleConfig::default().build()?;
@@ -20,23 +20,21 @@
 //! let noise = NoiseSource::new(7).normal(Domain::Initial, 0, 0..2, &[1, 28, 28], &Device::Cpu)?;
 //! let levels = Levels::at(&schedule, &[10, 990], &x0)?;
 //! let x_t = levels.add_noise(&x0, &noise)?;
-//! let prediction = PredictionType::Epsilon.to_prediction(&noise, &x_t, &levels)?;
+//! let prediction = Parametrisation::Epsilon.to_prediction(&noise, &x_t, &levels)?;
 //! assert!(prediction.x0.abs()?.max_all()?.to_scalar::<f32>()? < 1e-2);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
 mod classifier;
 mod denoiser;
-mod edm;
 mod level;
-mod prediction;
+mod parametrisation;
 mod threshold;
 
 pub use classifier::{Classifier, class_gradient, log_likelihood};
 pub use denoiser::{ConditionalDenoiser, Conditioned, Denoiser, Network, NetworkDenoiser, refuse_classes};
 pub use diffusion_random::{Domain, NoiseSource};
 pub use diffusion_schedule::NoiseLevel;
-pub use edm::{Edm, EdmDenoiser, EdmFactors};
-pub use level::Levels;
-pub use prediction::{Prediction, PredictionType};
+pub use level::{Levels, per_image};
+pub use parametrisation::{Parametrisation, Preconditioning, Prediction, PredictionType};
 pub use threshold::{Threshold, Thresholded};

@@ -3,7 +3,7 @@
 use candle_core::{DType, Device, Result, Tensor, bail};
 use diffusion_schedule::NoiseLevel;
 
-use crate::{Denoiser, Prediction};
+use crate::{Denoiser, Prediction, per_image};
 
 /// What is done to x̂₀.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -63,11 +63,8 @@ impl Threshold {
                     .to_device(&Device::Cpu)?
                     .to_dtype(DType::F64)?
                     .to_vec2::<f64>()?;
-                let limits: Vec<f64> =
-                    rows.into_iter().map(|row| quantile(row, ratio).clamp(1.0, max)).collect();
-                let mut shape = vec![1; x0.rank()];
-                shape[0] = limits.len();
-                let limits = Tensor::from_vec(limits, shape, x0.device())?.to_dtype(x0.dtype())?;
+                let limits = rows.into_iter().map(|row| quantile(row, ratio).clamp(1.0, max));
+                let limits = per_image(limits, x0)?;
                 x0.broadcast_minimum(&limits)?.broadcast_maximum(&limits.neg()?)?.broadcast_div(&limits)
             }
         }

@@ -2,13 +2,13 @@
 
 use candle_core::{Device, Result, Tensor};
 use diffusion_process::{
-    Denoiser, Domain, Edm, Levels, Network, NetworkDenoiser, NoiseLevel, NoiseSource, Prediction,
-    PredictionType, Threshold, Thresholded,
+    Denoiser, Domain, Levels, Network, NetworkDenoiser, NoiseLevel, NoiseSource, Parametrisation, Prediction,
+    Threshold, Thresholded,
 };
 use diffusion_schedule::{BetaSchedule, NoiseSchedule, Posterior, ScheduleConfig};
 
-const TYPES: [PredictionType; 3] =
-    [PredictionType::Epsilon, PredictionType::Sample, PredictionType::VPrediction];
+const TYPES: [Parametrisation; 3] =
+    [Parametrisation::Epsilon, Parametrisation::Sample, Parametrisation::VPrediction];
 
 fn schedule() -> NoiseSchedule {
     ScheduleConfig::default().build().unwrap()
@@ -57,11 +57,11 @@ fn no_signal_left_is_fine_for_v_and_x0_and_an_error_for_epsilon() {
     let levels = Levels::at(&config.build().unwrap(), &[999], &x0).unwrap();
     let x_t = levels.add_noise(&x0, &noise).unwrap();
     assert_eq!(max_difference(&x_t, &noise), 0.0);
-    for kind in [PredictionType::Sample, PredictionType::VPrediction] {
+    for kind in [Parametrisation::Sample, Parametrisation::VPrediction] {
         let p = kind.to_prediction(&kind.target(&x0, &noise, &levels).unwrap(), &x_t, &levels).unwrap();
         assert!(max_difference(&p.x0, &x0) < 1e-6 && max_difference(&p.noise, &noise) < 1e-6, "{kind:?}");
     }
-    let error = PredictionType::Epsilon.to_prediction(&noise, &x_t, &levels).unwrap_err();
+    let error = Parametrisation::Epsilon.to_prediction(&noise, &x_t, &levels).unwrap_err();
     assert!(error.to_string().contains("alpha_cumprod is 0"), "{error}");
 }
 
@@ -108,7 +108,7 @@ fn the_posterior_mean_is_the_mean_of_ddpm_algorithm_2() {
     let (x_t, noise) = (normal(Domain::Initial, 1), normal(Domain::Training, 1));
     for i in [0, 1, 300, 900] {
         let levels = Levels::at(&schedule, &[i], &x_t).unwrap();
-        let x0 = PredictionType::Epsilon.to_prediction(&noise, &x_t, &levels).unwrap().x0;
+        let x0 = Parametrisation::Epsilon.to_prediction(&noise, &x_t, &levels).unwrap().x0;
         let to = if i == 0 { NoiseLevel::CLEAN } else { schedule.level(i - 1) };
         let posterior = Posterior::between(&schedule.level(i), &to);
         let mean = (x0.affine(posterior.coef_x0, 0.0).unwrap() + x_t.affine(posterior.coef_xt, 0.0).unwrap())
@@ -134,7 +134,7 @@ fn a_network_is_told_the_timestep_once_per_image() {
     let x_t = normal(Domain::Initial, 2);
     let level = NoiseLevel::variance_preserving(17.5, 0.25);
     let Prediction { x0, .. } =
-        NetworkDenoiser::new(&Echo, PredictionType::Epsilon).denoise(&x_t, level).unwrap();
+        NetworkDenoiser::new(&Echo, Parametrisation::Epsilon).denoise(&x_t, level).unwrap();
     assert!(max_difference(&x0, &(x_t * 2.0).unwrap()) < 1e-6);
 }
 
@@ -144,8 +144,8 @@ fn a_flows_prediction_gives_back_image_and_noise() {
     let levels = [0.0, 0.3, 1.0].map(|s| NoiseLevel::flow(1000.0 * s, s));
     let levels = Levels::new(&levels, &x0).unwrap();
     let x_t = levels.add_noise(&x0, &noise).unwrap();
-    let output = PredictionType::Flow.target(&x0, &noise, &levels).unwrap();
-    let p = PredictionType::Flow.to_prediction(&output, &x_t, &levels).unwrap();
+    let output = Parametrisation::Flow.target(&x0, &noise, &levels).unwrap();
+    let p = Parametrisation::Flow.to_prediction(&output, &x_t, &levels).unwrap();
     assert!(max_difference(&p.x0, &x0) < 1e-6 && max_difference(&p.noise, &noise) < 1e-6);
 }
 
@@ -160,7 +160,7 @@ fn images_at_another_scale_are_brought_to_the_networks() {
     }
     let level = schedule().level(400);
     let x_t = normal(Domain::Initial, 2);
-    for kind in [TYPES.as_slice(), &[PredictionType::Flow]].concat() {
+    for kind in [TYPES.as_slice(), &[Parametrisation::Flow]].concat() {
         let denoiser = NetworkDenoiser::new(Tanh, kind);
         let here = denoiser.denoise(&x_t, level).unwrap();
         let there = denoiser.denoise(&(&x_t * 3.0).unwrap(), level.scaled(3.0)).unwrap();
@@ -178,7 +178,7 @@ fn a_second_half_of_channels_is_a_learned_variance() {
         }
     }
     let x_t = normal(Domain::Initial, 2);
-    let p = NetworkDenoiser::new(Two, PredictionType::Sample).denoise(&x_t, schedule().level(9)).unwrap();
+    let p = NetworkDenoiser::new(Two, Parametrisation::Sample).denoise(&x_t, schedule().level(9)).unwrap();
     assert_eq!(max_difference(&p.x0, &x_t), 0.0);
     assert_eq!(max_difference(&p.variance.unwrap(), &x_t.ones_like().unwrap()), 0.0);
 }
@@ -200,16 +200,46 @@ fn thresholds_keep_the_image_in_range_and_image_and_noise_consistent() {
     assert!(bad.denoise(&x_t, level).unwrap_err().to_string().contains("ratio in [0, 1]"));
 }
 
+/// c_in, c_skip, c_out of Karras et al. 2022, written out, give the same image as the conversion of each parametrisation.
+#[test]
+fn every_parametrisation_is_a_choice_of_four_factors() {
+    let scale = 2.5;
+    let level = schedule().level(300);
+    let cases = [
+        (Parametrisation::Epsilon, level),
+        (Parametrisation::Sample, level),
+        (Parametrisation::VPrediction, level),
+        (Parametrisation::VPrediction, level.scaled(scale)),
+        (Parametrisation::Flow, NoiseLevel::flow(400.0, 0.4)),
+        (Parametrisation::Flow, NoiseLevel::flow(400.0, 0.4).scaled(scale)),
+        (Parametrisation::Edm { sigma_data: 0.5 }, NoiseLevel::variance_exploding(0.0, 1.7)),
+        (Parametrisation::Edm { sigma_data: 0.5 }, NoiseLevel::variance_exploding(0.0, 1.7).scaled(0.3)),
+    ];
+    let (x0, noise) = (normal(Domain::Initial, 2), normal(Domain::Training, 2));
+    for (kind, level) in cases {
+        let levels = Levels::new(&[level; 2], &x0).unwrap();
+        let x = levels.add_noise(&x0, &noise).unwrap();
+        let output = kind.target(&x0, &noise, &levels).unwrap();
+        let c = kind.preconditioning(&level);
+        let sum = ((&x * c.c_skip).unwrap() + (&output * c.c_out).unwrap()).unwrap();
+        assert!(max_difference(&(sum / c.c_div).unwrap(), &x0) < 1e-5, "{kind:?} at {level:?}");
+        let p = kind.to_prediction(&output, &x, &levels).unwrap();
+        assert!(max_difference(&p.x0, &x0) < 1e-5, "{kind:?} at {level:?}");
+        assert!(max_difference(&p.noise, &noise) < 1e-5, "{kind:?} at {level:?}");
+    }
+}
+
 #[test]
 fn edm_preconditioning_has_unit_variance_inside_and_out() {
     // Karras et al. 2022, appendix B.6: c_in and c_out keep input and target at variance 1, whatever sigma is.
-    let edm = Edm::default();
+    let sigma_data = 0.5;
     for sigma in [0.002, 0.1, 0.5, 3.0, 80.0] {
-        let f = edm.factors(sigma);
-        let (s2, d2) = (sigma * sigma, edm.sigma_data.powi(2));
-        assert!((f.input.powi(2) * (s2 + d2) - 1.0).abs() < 1e-12);
-        let target = ((1.0 - f.skip).powi(2) * d2 + f.skip.powi(2) * s2) / f.out.powi(2);
+        let c =
+            Parametrisation::Edm { sigma_data }.preconditioning(&NoiseLevel::variance_exploding(0.0, sigma));
+        let (s2, d2) = (sigma * sigma, sigma_data * sigma_data);
+        assert!((c.c_in.powi(2) * (s2 + d2) - 1.0).abs() < 1e-12);
+        let target = ((1.0 - c.c_skip).powi(2) * d2 + c.c_skip.powi(2) * s2) / c.c_out.powi(2);
         assert!((target - 1.0).abs() < 1e-9, "{target} at {sigma}");
-        assert!((edm.loss_weight(sigma) * f.out.powi(2) - 1.0).abs() < 1e-12);
+        assert!((c.c_noise - sigma.ln() / 4.0).abs() < 1e-12);
     }
 }

@@ -14,7 +14,7 @@
 //! use std::ops::ControlFlow;
 //!
 //! use candle_core::{Device, Tensor};
-//! use diffusion_process::{Levels, NoiseLevel, PredictionType};
+//! use diffusion_process::{Levels, NoiseLevel, Parametrisation};
 //! use diffusion_sample::{Ddpm, SampleRequest, sample};
 //! use diffusion_schedule::{SamplingPlan, ScheduleConfig, SigmaSpacing, TimestepSpacing};
 //!
@@ -23,7 +23,7 @@
 //! // A model that takes everything for noise: the images it gives are black.
 //! let denoiser = |x_t: &Tensor, level: NoiseLevel| {
 //!     let levels = Levels::new(&[level; 2], x_t)?;
-//!     PredictionType::Sample.to_prediction(&x_t.zeros_like()?, x_t, &levels)
+//!     Parametrisation::Sample.to_prediction(&x_t.zeros_like()?, x_t, &levels)
 //! };
 //! let request = SampleRequest { seed: 1, indices: vec![0, 1], image_shape: [1, 8, 8], device: &Device::Cpu };
 //! let images = sample(&denoiser, &mut Ddpm::default(), &plan, &request, &mut |_| ControlFlow::Continue(()))?;

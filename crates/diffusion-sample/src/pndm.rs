@@ -1,7 +1,7 @@
 //! Pseudo-numerical methods (Liu et al. 2022): multistep and Runge-Kutta formulas for ε̂, with DDIM's transfer as their step.
 
 use candle_core::{Result, Tensor};
-use diffusion_process::{Denoiser, Levels, NoiseLevel, Prediction, PredictionType};
+use diffusion_process::{Denoiser, Levels, NoiseLevel, Parametrisation, Prediction};
 
 use crate::arithmetic::{MOST_GAIN, combination, transfer};
 use crate::{Sampler, Step};
@@ -13,14 +13,14 @@ pub struct Pndm {
     /// two looks and shorter multistep formulas.
     pub runge_kutta: bool,
     /// As what predictions are averaged.
-    pub average: PredictionType,
+    pub average: Parametrisation,
     /// The last predictions, the latest first.
     history: Vec<Tensor>,
 }
 
 impl Default for Pndm {
     fn default() -> Self {
-        Self::new(false, PredictionType::Epsilon)
+        Self::new(false, Parametrisation::Epsilon)
     }
 }
 
@@ -29,8 +29,8 @@ const RUNGE_KUTTA_STEPS: usize = 3;
 
 impl Pndm {
     /// The method that begins with Runge-Kutta steps or without, averaging predictions of the given type.
-    pub fn new(runge_kutta: bool, average: PredictionType) -> Self {
-        Self { runge_kutta, average, history: Vec::new() }
+    pub fn new(runge_kutta: bool, average: impl Into<Parametrisation>) -> Self {
+        Self { runge_kutta, average: average.into(), history: Vec::new() }
     }
 
     fn look(&self, denoiser: &dyn Denoiser, x: &Tensor, level: NoiseLevel) -> Result<Tensor> {

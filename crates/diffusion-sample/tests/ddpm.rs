@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::ops::{ControlFlow, Range};
 
 use candle_core::{Device, Result, Tensor};
-use diffusion_process::{Denoiser, Levels, NoiseLevel, Prediction, PredictionType, Threshold, Thresholded};
+use diffusion_process::{Denoiser, Levels, NoiseLevel, Parametrisation, Prediction, Threshold, Thresholded};
 use diffusion_sample::{Ddpm, Progress, SampleError, SampleRequest, VarianceType, sample};
 use diffusion_schedule::{SamplingPlan, ScheduleConfig, SigmaSpacing, TimestepSpacing};
 
@@ -102,7 +102,7 @@ fn the_denoiser_hears_training_timesteps_from_noisy_to_clean() {
     let denoiser = |x_t: &Tensor, level: NoiseLevel| {
         heard.borrow_mut().push(level.timestep as usize);
         let levels = Levels::new(&[level], x_t)?;
-        PredictionType::Epsilon.to_prediction(x_t, x_t, &levels)
+        Parametrisation::Epsilon.to_prediction(x_t, x_t, &levels)
     };
     sample(&denoiser, &mut Ddpm::default(), &plan(5), &request(0, 0..1), &mut keep_going).unwrap();
     assert_eq!(*heard.borrow(), [999, 799, 599, 399, 199]);

@@ -1,8 +1,10 @@
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
+use diffusion_files::FileError;
+use diffusion_model::ModelError;
 use thiserror::Error;
 
-use crate::config::ConfigError;
+use crate::ConfigError;
 
 /// Why training, or the use of a checkpoint, stopped.
 #[derive(Debug, Error)]
@@ -10,22 +12,9 @@ pub enum TrainError {
     /// The configuration cannot be trained.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// The operating system's refusal.
-    #[error("{path}: {source}", path = .path.display())]
-    Io {
-        /// The file or folder.
-        path: PathBuf,
-        /// What the system said.
-        source: std::io::Error,
-    },
-    /// A checkpoint or run folder that cannot be used.
-    #[error("{path}: {problem}", path = .path.display())]
-    Unusable {
-        /// The file or folder.
-        path: PathBuf,
-        /// One sentence: what is wrong, and what would be right.
-        problem: String,
-    },
+    /// A file or folder that cannot be read, written or used.
+    #[error(transparent)]
+    File(#[from] FileError),
     /// A loss, a gradient or a weight is no longer a finite number.
     #[error(
         "training diverged at step {step}: {what} is not finite (learning rate {lr:.3e}); {}; \
@@ -62,9 +51,9 @@ pub enum TrainError {
         /// Which tensor, and why.
         source: diffusion_unet::ParameterError,
     },
-    /// The sampler's error.
-    #[error("sampling: {0}")]
-    Sample(#[from] diffusion_sample::SampleError),
+    /// A model that cannot be loaded or sampled.
+    #[error(transparent)]
+    Model(#[from] ModelError),
     /// A judge of the images drawn on the way could not judge.
     #[error("the images drawn at step {step} cannot be judged: {source}")]
     Judge {
@@ -76,15 +65,4 @@ pub enum TrainError {
     /// The device's own error.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),
-}
-
-impl TrainError {
-    pub(crate) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Self {
-        let path = path.to_owned();
-        move |source| Self::Io { path, source }
-    }
-
-    pub(crate) fn unusable(path: &Path, problem: impl Into<String>) -> Self {
-        Self::Unusable { path: path.to_owned(), problem: problem.into() }
-    }
 }

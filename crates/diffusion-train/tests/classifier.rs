@@ -4,8 +4,9 @@ use std::ops::ControlFlow;
 
 use candle_core::{Device, Tensor};
 use diffusion_data::ImageDataset;
+use diffusion_model::LoadedClassifier;
 use diffusion_process::{Classifier, Domain, NoiseLevel, NoiseSource, log_likelihood};
-use diffusion_train::{ClassifierConfig, LoadedClassifier};
+use diffusion_train::{ClassifierConfig, classifier_accuracy, train_classifier};
 
 /// Pictures of three classes: dark, striped from side to side, and striped from top to bottom.
 fn pictures(count: usize) -> ImageDataset {
@@ -41,7 +42,7 @@ fn config(steps: u64) -> ClassifierConfig {
 
 fn trained(steps: u64) -> LoadedClassifier {
     let go_on = &mut |_: &_| ControlFlow::Continue(());
-    LoadedClassifier::train(&config(steps), &pictures(60), &Device::Cpu, go_on).unwrap()
+    train_classifier(&config(steps), &pictures(60), &Device::Cpu, go_on).unwrap()
 }
 
 fn noise() -> Tensor {
@@ -53,7 +54,7 @@ fn classes_are_told_apart_until_noise_hides_them() {
     let classifier = trained(300);
     // None of them was learnt from.
     let others = pictures_from(61, 90);
-    let accuracy = |sigma| classifier.accuracy(&others, sigma, &Device::Cpu).unwrap();
+    let accuracy = |sigma| classifier_accuracy(&classifier, &others, sigma, &Device::Cpu).unwrap();
     assert!(accuracy(0.0) > 0.99, "{}", accuracy(0.0));
     assert!(accuracy(0.5) > 0.9, "{}", accuracy(0.5));
     assert!(accuracy(100.0) < 0.7, "{}", accuracy(100.0));
@@ -116,7 +117,7 @@ fn a_file_brings_it_back() {
 #[test]
 fn a_training_can_be_refused_and_broken_off() {
     let train = |config: &ClassifierConfig, pictures: &ImageDataset, until: u64| {
-        LoadedClassifier::train(config, pictures, &Device::Cpu, &mut |step| {
+        train_classifier(config, pictures, &Device::Cpu, &mut |step| {
             if step.step == until { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         })
     };

@@ -8,10 +8,11 @@ use std::time::Duration;
 
 use candle_core::{Device, Tensor};
 use diffusion_data::ImageDataset;
+use diffusion_model::{LoadedModel, Weights};
 use diffusion_process::PredictionType;
 use diffusion_train::{
-    Checkpoint, ConfigSource, LoadedModel, LrDecay, Outcome, RunDir, TrainConfig, TrainError, TrainEvent,
-    Trainer, Weights, run,
+    Checkpoint, Checks, ConfigSource, LrDecay, Outcome, RunDir, TrainConfig, TrainError, TrainEvent, Trainer,
+    run,
 };
 use diffusion_unet::{NetworkConfig, SimpleUNetConfig};
 
@@ -38,7 +39,7 @@ fn config(steps: u64) -> TrainConfig {
 }
 
 fn train(config: &TrainConfig, data: &ImageDataset) -> (Trainer, Vec<f64>) {
-    let mut trainer = Trainer::new(config, data, &Device::Cpu).unwrap();
+    let mut trainer = config.trainer(data, &Device::Cpu).unwrap();
     let mut losses = vec![];
     while !trainer.is_finished() {
         losses.push(trainer.step().unwrap().loss);
@@ -54,7 +55,7 @@ fn bytes(tensors: &BTreeMap<String, Tensor>) -> BTreeMap<String, Vec<u32>> {
 }
 
 fn all_bytes(trainer: &Trainer) -> [BTreeMap<String, Vec<u32>>; 3] {
-    let checkpoint = trainer.checkpoint();
+    let checkpoint = trainer.checkpoint().unwrap();
     [bytes(&checkpoint.model), bytes(&checkpoint.ema), bytes(&checkpoint.optimizer)]
 }
 
@@ -93,24 +94,27 @@ fn resumed_training_equals_uninterrupted_training() {
     let (whole, _) = train(&config, &data);
 
     let half_dir = RunDir::create(&folder.path().join("half"), &config).unwrap();
-    let mut half = Trainer::new(&config, &data, &Device::Cpu).unwrap();
+    let mut half = config.trainer(&data, &Device::Cpu).unwrap();
     let mut stop_at_10 = |event: TrainEvent<'_>| match event {
         TrainEvent::Step(metrics) if metrics.step == 10 => ControlFlow::Break(()),
         _ => ControlFlow::Continue(()),
     };
-    assert_eq!(run(&mut half, &half_dir, &mut stop_at_10).unwrap(), Outcome::Interrupted);
+    assert_eq!(run(&mut half, &half_dir, &Checks::default(), &mut stop_at_10).unwrap(), Outcome::Interrupted);
     assert_eq!(half.steps_done(), 10);
     drop(half);
 
-    let path = half_dir.latest_checkpoint().unwrap();
-    let mut resumed = Trainer::new(&half_dir.read_config().unwrap(), &data, &Device::Cpu).unwrap();
-    resumed.restore(Checkpoint::read(&path, &Device::Cpu).unwrap(), &path).unwrap();
-    assert_eq!(run(&mut resumed, &half_dir, &mut |_| ControlFlow::Continue(())).unwrap(), Outcome::Finished);
+    let path = half_dir.layout().latest_checkpoint().unwrap();
+    let mut resumed = half_dir.read_config().unwrap().trainer(&data, &Device::Cpu).unwrap();
+    Checkpoint::read(&path, &Device::Cpu).unwrap().restore_into(&mut resumed, &path).unwrap();
+    assert_eq!(
+        run(&mut resumed, &half_dir, &Checks::default(), &mut |_| ControlFlow::Continue(())).unwrap(),
+        Outcome::Finished
+    );
     assert!(all_bytes(&resumed) == all_bytes(&whole));
 
     let whole_path = folder.path().join("whole");
-    whole.checkpoint().write(&whole_path).unwrap();
-    let (mut a, mut b) = (files(&whole_path), files(&half_dir.latest_checkpoint().unwrap()));
+    whole.checkpoint().unwrap().write(&whole_path).unwrap();
+    let (mut a, mut b) = (files(&whole_path), files(&half_dir.layout().latest_checkpoint().unwrap()));
     // The state also says how long training took, which no two runs share.
     let state = |files: &mut BTreeMap<String, Vec<u8>>| {
         let mut json: serde_json::Value =
@@ -135,7 +139,7 @@ fn accumulated_parts_equal_the_big_batch_within_rounding() {
     let data = pictures();
     let tensors = |accumulate| {
         let config = TrainConfig { accumulate, ..config(3) };
-        train(&config, &data).0.checkpoint().model
+        train(&config, &data).0.checkpoint().unwrap().model
     };
     let (whole, parts) = (tensors(1), tensors(4));
     for (name, tensor) in &whole {
@@ -145,7 +149,7 @@ fn accumulated_parts_equal_the_big_batch_within_rounding() {
         assert!(difference < 2e-4, "{name}: {difference}");
     }
     let bad = TrainConfig { accumulate: 3, ..config(1) };
-    let error = Trainer::new(&bad, &data, &Device::Cpu).err().unwrap().to_string();
+    let error = bad.trainer(&data, &Device::Cpu).err().unwrap().to_string();
     assert!(error.contains("accumulate is 3; it must divide batch_size, which is 8"), "{error}");
 }
 
@@ -156,16 +160,17 @@ fn a_diverged_training_names_the_tensor_the_step_the_rate_and_the_checkpoint() {
     let mut config = config(50);
     config.checkpoint.every = 2;
     let run_dir = RunDir::create(&folder.path().join("run"), &config).unwrap();
-    let mut trainer = Trainer::new(&config, &data, &Device::Cpu).unwrap();
+    let mut trainer = config.trainer(&data, &Device::Cpu).unwrap();
     for _ in 0..4 {
         trainer.step().unwrap();
     }
-    let before = trainer.checkpoint();
-    before.write(&run_dir.checkpoint_path(4)).unwrap();
+    let before = trainer.checkpoint().unwrap();
+    before.write(&run_dir.layout().checkpoint(4)).unwrap();
     fs::write(run_dir.path().join("latest"), "step-0000004\n").unwrap();
     let (_, var) = trainer.parameters().iter().find(|(name, _)| *name == "mid.conv1.2.bias").unwrap();
     var.set(&var.affine(0.0, f64::NAN).unwrap()).unwrap();
-    let error = run(&mut trainer, &run_dir, &mut |_| ControlFlow::Continue(())).unwrap_err();
+    let error =
+        run(&mut trainer, &run_dir, &Checks::default(), &mut |_| ControlFlow::Continue(())).unwrap_err();
     assert!(matches!(&error, TrainError::NotFinite { step: 4, .. }));
     let text = error.to_string();
     for part in ["step 4", "`mid.conv1.2.bias`", "learning rate", "step-0000004"] {
@@ -179,10 +184,14 @@ fn checkpoints_of_another_model_configuration_or_data_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("c");
     let base = config(2);
-    train(&base, &data).0.checkpoint().write(&path).unwrap();
+    train(&base, &data).0.checkpoint().unwrap().write(&path).unwrap();
     let refuse = |config: &TrainConfig, data: &ImageDataset| {
-        let mut trainer = Trainer::new(config, data, &Device::Cpu).unwrap();
-        trainer.restore(Checkpoint::read(&path, &Device::Cpu).unwrap(), &path).unwrap_err().to_string()
+        let mut trainer = config.trainer(data, &Device::Cpu).unwrap();
+        Checkpoint::read(&path, &Device::Cpu)
+            .unwrap()
+            .restore_into(&mut trainer, &path)
+            .unwrap_err()
+            .to_string()
     };
     let mut wider = base.clone();
     wider.network = NetworkConfig::SimpleUnet(SimpleUNetConfig {
@@ -213,8 +222,8 @@ fn checkpoints_of_another_model_configuration_or_data_are_refused() {
     // Longer training, other checkpoints and grids are no other training.
     let mut longer = base;
     (longer.steps, longer.checkpoint.every, longer.sample_grid.every) = (Some(9), 7, 3);
-    let mut trainer = Trainer::new(&longer, &data, &Device::Cpu).unwrap();
-    trainer.restore(Checkpoint::read(&path, &Device::Cpu).unwrap(), &path).unwrap();
+    let mut trainer = longer.trainer(&data, &Device::Cpu).unwrap();
+    Checkpoint::read(&path, &Device::Cpu).unwrap().restore_into(&mut trainer, &path).unwrap();
     assert_eq!(trainer.steps_done(), 2);
 }
 
@@ -223,7 +232,7 @@ fn damaged_checkpoints_are_named() {
     let data = pictures();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("c");
-    train(&config(1), &data).0.checkpoint().write(&path).unwrap();
+    train(&config(1), &data).0.checkpoint().unwrap().write(&path).unwrap();
     let message = || match LoadedModel::open(&path, Weights::Ema, &Device::Cpu) {
         Ok(_) => panic!("a damaged checkpoint was accepted"),
         Err(e) => e.to_string(),
@@ -281,15 +290,15 @@ fn a_run_folder_keeps_the_newest_checkpoints_and_clears_leftovers() {
     let path = run_dir.path().to_owned();
     drop(run_dir);
     let run_dir = RunDir::resume(&path).unwrap();
-    let mut trainer = Trainer::new(&config, &data, &Device::Cpu).unwrap();
-    run(&mut trainer, &run_dir, &mut |_| ControlFlow::Continue(())).unwrap();
+    let mut trainer = config.trainer(&data, &Device::Cpu).unwrap();
+    run(&mut trainer, &run_dir, &Checks::default(), &mut |_| ControlFlow::Continue(())).unwrap();
     let mut left: Vec<String> = fs::read_dir(run_dir.path().join("checkpoints"))
         .unwrap()
         .map(|e| e.unwrap().file_name().into_string().unwrap())
         .collect();
     left.sort();
     assert_eq!(left, ["step-0000008", "step-0000009"]);
-    assert!(run_dir.latest_checkpoint().unwrap().ends_with("step-0000009"));
+    assert!(run_dir.layout().latest_checkpoint().unwrap().ends_with("step-0000009"));
     drop(run_dir);
     assert!(RunDir::create(&path, &config).unwrap_err().to_string().contains("already holds a run"));
 }
@@ -305,16 +314,19 @@ fn two_processes_cannot_train_in_one_folder() {
     }
     // Looking is allowed, training after a look is not.
     let look = RunDir::open(&path).unwrap();
-    let mut trainer = Trainer::new(&config(1), &data, &Device::Cpu).unwrap();
+    let mut trainer = config(1).trainer(&data, &Device::Cpu).unwrap();
     assert!(
-        run(&mut trainer, &look, &mut |_| ControlFlow::Continue(()))
+        run(&mut trainer, &look, &Checks::default(), &mut |_| ControlFlow::Continue(()))
             .unwrap_err()
             .to_string()
             .contains("to look at it")
     );
     drop(first);
     let resumed = RunDir::resume(&path).unwrap();
-    assert_eq!(run(&mut trainer, &resumed, &mut |_| ControlFlow::Continue(())).unwrap(), Outcome::Finished);
+    assert_eq!(
+        run(&mut trainer, &resumed, &Checks::default(), &mut |_| ControlFlow::Continue(())).unwrap(),
+        Outcome::Finished
+    );
 }
 
 #[test]
@@ -323,7 +335,7 @@ fn a_time_limit_ends_the_training_and_the_learning_rate() {
     let mut config = config(1);
     (config.steps, config.max_minutes, config.lr_schedule.decay) = (None, Some(2.0), LrDecay::Linear);
     config.lr_schedule.warmup_steps = 0;
-    let mut trainer = Trainer::new(&config, &data, &Device::Cpu).unwrap();
+    let mut trainer = config.trainer(&data, &Device::Cpu).unwrap();
     for (seconds, share) in [(0, 1.0), (30, 0.75), (90, 0.25), (119, 1.0 / 120.0)] {
         trainer.set_elapsed(Duration::from_secs(seconds));
         assert!(!trainer.is_finished());

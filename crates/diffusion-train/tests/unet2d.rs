@@ -2,7 +2,7 @@
 
 use candle_core::Device;
 use diffusion_data::ImageDataset;
-use diffusion_train::{ConfigSource, TrainConfig, Trainer};
+use diffusion_train::{ConfigSource, TrainConfig};
 use diffusion_unet::{
     DownBlockType, NetworkConfig, TimeEmbeddingType, UNet2DConfig, UpBlockType, count_parameters,
 };
@@ -65,7 +65,7 @@ fn a_network_for_other_channels_keeps_its_ratio() {
 /// The loss of each step, and the weights at the end.
 fn train(config: &TrainConfig) -> (Vec<f64>, Vec<f32>) {
     let data = pictures();
-    let mut trainer = Trainer::new(config, &data, &Device::Cpu).unwrap();
+    let mut trainer = config.trainer(&data, &Device::Cpu).unwrap();
     let losses = (0..4).map(|_| trainer.step().unwrap().loss).collect();
     let weights = trainer.parameters().iter().flat_map(|(_, var)| {
         let values = var.as_detached_tensor().flatten_all().unwrap();
@@ -103,7 +103,7 @@ fn what_training_cannot_do_with_a_network_is_refused_by_field() {
     ];
     let data = pictures();
     for (expected, network) in cases {
-        let error = Trainer::new(&config(network), &data, &Device::Cpu).err().unwrap().to_string();
+        let error = config(network).trainer(&data, &Device::Cpu).err().unwrap().to_string();
         assert!(error.contains(expected), "{expected}: {error}");
     }
 }

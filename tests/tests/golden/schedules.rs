@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 
 use candle_core::Tensor;
 use diffusion_interop::{Scheduler, SchedulerClass, Steps};
-use diffusion_process::{Levels, NoiseLevel, PredictionType};
+use diffusion_process::{Levels, NoiseLevel, Parametrisation};
 use diffusion_schedule::{NoiseSchedule, Posterior, ScheduleConfig};
 use diffusion_tests::{assert_close, cases, flat, golden_json, golden_tensors, number, numbers, text};
 use serde_json::{Value, json};
@@ -89,7 +89,7 @@ pub(crate) fn forward_process() {
             assert_close(&format!("{id} {what}"), &flat(found), &expected, 1e-5);
         };
         close("add_noise", &levels.add_noise(x0, noise).unwrap());
-        close("velocity", &PredictionType::VPrediction.target(x0, noise, &levels).unwrap());
+        close("velocity", &Parametrisation::VPrediction.target(x0, noise, &levels).unwrap());
         for (&t, expected) in timesteps.iter().zip(numbers(&case["snr_f64"])) {
             let snr = schedule.snr(t);
             assert!((snr - expected).abs() <= 1e-10 * expected, "{id} snr at {t}: {snr}, not {expected}");

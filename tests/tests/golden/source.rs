@@ -2,7 +2,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::ops::ControlFlow;
 
 use candle_core::{DType, Device, Tensor, Var};
-use diffusion_process::{Levels, Network, NetworkDenoiser, PredictionType};
+use diffusion_process::{Levels, Network, NetworkDenoiser, Parametrisation};
 use diffusion_sample::{Ddpm, Progress, VarianceType, sample_from};
 use diffusion_schedule::{SamplingPlan, ScheduleConfig};
 use diffusion_tests::{assert_close, cases, flat, golden_json, golden_tensors, number, numbers, text};
@@ -152,7 +152,7 @@ fn train(case: &Case<'_>) {
         let indices: Vec<usize> = flat(&t).iter().map(|&t| t as usize).collect();
         let levels = Levels::at(&schedule, &indices, &x0).unwrap();
         let output = case.unet.forward(&levels.add_noise(&x0, &noise).unwrap(), &as_f32(&t)).unwrap();
-        let target = PredictionType::Epsilon.target(&x0, &noise, &levels).unwrap();
+        let target = Parametrisation::Epsilon.target(&x0, &noise, &levels).unwrap();
         let loss = (output - target).unwrap().sqr().unwrap().mean_all().unwrap();
         let what = format!("{} loss of step {step}", case.name());
         assert_close(&what, &flat(&loss), &[expected_loss], number(&case.json["atol_losses"]));
@@ -175,7 +175,7 @@ fn sample(case: &Case<'_>) {
     let noise = case.tensor("sample/noise");
     let (plan, last) = (SamplingPlan::of(&schedule), schedule.len() - 1);
     let mut sampler = Ddpm { variance: VarianceType::FixedLarge };
-    let denoiser = NetworkDenoiser::new(&case.unet, PredictionType::Epsilon);
+    let denoiser = NetworkDenoiser::new(&case.unet, Parametrisation::Epsilon);
     let mut states = HashMap::new();
     let mut keep = |progress: Progress<'_>| {
         states.insert(progress.steps - progress.done, progress.x.clone());

@@ -91,7 +91,7 @@ pub(crate) fn run(args: &RecipeCurveArgs) -> Result<()> {
     for &minutes in &args.minutes {
         let mut config = TrainConfig::preset("mnist")?;
         (config.steps, config.epochs, config.max_minutes) = (None, None, Some(minutes));
-        let mut trainer = Trainer::new(&config, &digits, &Device::Cpu)?;
+        let mut trainer = config.trainer(&digits, &Device::Cpu)?;
         let start = Instant::now();
         while !trainer.is_finished() {
             trainer.step()?;
@@ -120,7 +120,7 @@ pub(crate) fn run(args: &RecipeCurveArgs) -> Result<()> {
     }
     let mut config = TrainConfig::preset("tutorial")?;
     (config.steps, config.epochs, config.max_minutes) = (None, Some(args.epochs), None);
-    let mut trainer = Trainer::new(&config, &train, &Device::Cpu)?;
+    let mut trainer = config.trainer(&train, &Device::Cpu)?;
     let mut seconds = Vec::new();
     for epoch in 1..=args.epochs {
         for _ in 0..trainer.steps_per_epoch() {

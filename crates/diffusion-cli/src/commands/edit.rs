@@ -12,12 +12,9 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use candle_core::Device;
-use diffusion_process::Threshold;
-use diffusion_sample::SampleError;
-use diffusion_sample::edit::EditError;
 
-use crate::interrupt;
-use crate::runs::Found;
+use crate::args::runs::Found;
+use crate::session::interrupt;
 
 /// Change pictures by a model as it is, without further training
 #[derive(clap::Subcommand)]
@@ -38,20 +35,8 @@ pub(crate) fn run(command: &EditCommand, device: &Device, quiet: bool) -> anyhow
     }
 }
 
-/// Images computed together: more are not faster.
-const BATCH: usize = 64;
 /// Pictures that a grid has a row for, and columns that it has for results.
 const GRID: usize = 16;
-/// Estimates are kept in the range of pictures.
-const IN_RANGE: Option<Threshold> = Some(Threshold::Clip { range: 1.0 });
-
-/// The result of an edit, or none if it was interrupted.
-fn unless_cancelled<T>(result: Result<T, EditError>) -> anyhow::Result<Option<T>> {
-    match result {
-        Err(EditError::Sample(SampleError::Cancelled { .. })) => Ok(None),
-        result => Ok(Some(result?)),
-    }
-}
 
 /// Says that an edit was interrupted.
 fn stopped(out: &Path) -> ExitCode {

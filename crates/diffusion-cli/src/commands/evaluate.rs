@@ -11,8 +11,8 @@ use std::process::ExitCode;
 
 use candle_core::Device;
 use diffusion_eval::Estimate;
+use diffusion_model::{LoadedModel, Objective};
 use diffusion_process::NoiseLevel;
-use diffusion_train::{LoadedModel, Objective};
 use serde_json::{Value, json};
 
 /// Look at what a model does

@@ -5,11 +5,12 @@ use std::process::ExitCode;
 
 use anyhow::bail;
 use candle_core::Device;
+use diffusion_files::read_tensors;
 use diffusion_interop::ExportedModel;
-use diffusion_train::Checkpoint;
+use diffusion_model::{ModelState, Weights};
 
-use super::sample::WeightsName;
-use crate::runs::ModelArgs;
+use crate::args::one_of;
+use crate::args::runs::ModelArgs;
 
 /// Write a model as a folder that Python's diffusers loads by DDPMPipeline.from_pretrained
 ///
@@ -20,8 +21,8 @@ pub(crate) struct ExportArgs {
     #[command(flatten)]
     model: ModelArgs,
     /// The weights: their moving average or those of the last step
-    #[arg(long, value_name = "WEIGHTS", default_value = "ema")]
-    weights: WeightsName,
+    #[arg(long, value_name = "WEIGHTS", default_value = "ema", value_parser = one_of(&Weights::ALL, Weights::name))]
+    weights: Weights,
     /// The new folder
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
@@ -29,18 +30,14 @@ pub(crate) struct ExportArgs {
 
 pub(crate) fn run(args: &ExportArgs) -> anyhow::Result<ExitCode> {
     let checkpoint = args.model.checkpoint()?;
-    let model = Checkpoint::read_state(&checkpoint)?.model;
+    let model = ModelState::read(&checkpoint)?.model;
     if model.edm.is_some() {
         bail!(
             "{}: it was trained with EDM's preconditioning, which DDPMPipeline does not know; nothing was written",
             checkpoint.display()
         );
     }
-    let file = match args.weights {
-        WeightsName::Ema => Checkpoint::EMA_FILE,
-        WeightsName::Raw => Checkpoint::MODEL_FILE,
-    };
-    let weights = Checkpoint::read_tensors(&checkpoint.join(file), &Device::Cpu)?;
+    let weights = read_tensors(&checkpoint.join(args.weights.file()), &Device::Cpu)?;
     let class_names: Vec<String> = model.classes.into_iter().map(|class| class.name).collect();
     let exported = ExportedModel {
         network: &model.network,

@@ -4,13 +4,14 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use diffusion_interop::{ImportedModel, OpenAiOptions, Scheduler, SchedulerClass, StepArguments};
+use diffusion_model::{DATA_RANGE, ModelClass, ModelDescription};
 use diffusion_process::Threshold;
 use diffusion_schedule::TimestepSpacing;
-use diffusion_train::{DATA_RANGE, ModelClass, ModelDescription, RunDir};
+use diffusion_train::RunDir;
 use diffusion_unet::{NetworkConfig, TimeEmbeddingType};
 
 use crate::runs;
-use crate::usage::bail_usage;
+use crate::session::usage::bail_usage;
 
 /// Make a run of a model that Python's diffusers saved: a UNet2DModel, alone or in a pipeline
 ///

@@ -4,12 +4,13 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use candle_core::Device;
+use diffusion_model::{EdmConfig, ModelClass, ModelDescription, Objective};
 use diffusion_process::PredictionType;
 use diffusion_schedule::{NoiseSchedule, ScheduleConfig};
-use diffusion_train::{Checkpoint, EdmConfig, ModelClass, ModelDescription, Objective, TrainConfig};
+use diffusion_train::{Checkpoint, TrainConfig};
 use diffusion_unet::{NetworkConfig, count_parameters};
 
-use crate::runs::{self, ModelArgs};
+use crate::args::runs::{self, ModelArgs};
 
 /// Describe this program and a model: the newest one, or the one named
 #[derive(clap::Args)]
@@ -27,7 +28,7 @@ pub(crate) fn run(args: &InfoArgs, device: &Device) -> anyhow::Result<ExitCode> 
     println!(
         "diffusion {}, {} with {} threads",
         env!("CARGO_PKG_VERSION"),
-        crate::device::name(device),
+        crate::session::device::name(device),
         rayon::current_num_threads()
     );
     match (&args.preset, checkpoint(args)?) {
@@ -60,7 +61,7 @@ fn checkpoint(args: &InfoArgs) -> anyhow::Result<Option<PathBuf>> {
     }
     match args.model.named()? {
         Some(path) => Ok(Some(path)),
-        None => Ok(runs::latest()?.map(|run| run.latest_checkpoint()).transpose()?),
+        None => Ok(runs::latest().map(|run| run.latest_checkpoint()).transpose()?),
     }
 }
 

@@ -1,32 +1,30 @@
 //! `diffusion sample`.
 
 mod order;
-pub(super) mod trajectory;
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
-use anyhow::Context;
 use candle_core::{Device, Tensor};
-use clap::builder::PossibleValuesParser;
 use diffusion_data::picture::{self, Picture};
+use diffusion_model::{Generator, LoadedModel, SamplingConfig, Weights};
 use diffusion_process::Threshold;
-use diffusion_sample::{
-    Churn, SampleError, SampleRequest, SamplerKind, SamplerOptions, VarianceType, sample_from,
-};
-use diffusion_schedule::{SamplingPlan, SigmaSpacing, TimestepSpacing};
-use diffusion_train::{LoadedModel, Objective, Weights};
+use diffusion_sample::{Churn, SamplerKind, SamplerOptions, VarianceType};
+use diffusion_schedule::{SigmaSpacing, TimestepSpacing};
 
 use self::order::Order;
-use self::trajectory::Trajectory;
-use super::progress::{Progress, clock};
 use super::{image_number, make_folder};
-use crate::control::{Control, ControlArgs, share};
-use crate::interrupt;
-use crate::runs::ModelArgs;
-use crate::usage::{bail_usage, check_picture, check_spares, planned};
+use crate::args::control::{ControlArgs, share};
+use crate::args::one_of;
+use crate::args::runs::ModelArgs;
+use crate::args::sampling::{sampler_kind, variance};
+use crate::session::generation::{GenerationDisplay, each_batch};
+use crate::session::interrupt;
+use crate::session::progress::clock;
+use crate::session::trajectory::Trajectory;
+use crate::session::usage::{bail_usage, check_picture, check_spares, planned};
 
 /// Generate images with a trained model
 ///
@@ -47,22 +45,22 @@ pub(crate) struct SampleArgs {
     #[command(flatten)]
     control: ControlArgs,
     /// The sampler [default: dpmpp-2m-sde; ddpm with --variance or a learned one; flow-heun for a flow, heun for an EDM]
-    #[arg(long, value_name = "NAME", value_parser = sampler_names())]
-    sampler: Option<String>,
+    #[arg(long, value_name = "NAME", value_parser = one_of(&SamplerKind::ALL, SamplerKind::name))]
+    sampler: Option<SamplerKind>,
     /// Sampling steps [default: 20; all that the model was trained with for ddpm, 25 for a flow, 18 for an EDM]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     steps: Option<u64>,
     /// How the steps are laid over those of training, where the model has a schedule
-    #[arg(long, value_name = "SPACING", default_value = "trailing")]
-    spacing: Spacing,
+    #[arg(long, value_name = "SPACING", default_value = "trailing", value_parser = one_of(TimestepSpacing::ALL, TimestepSpacing::name))]
+    spacing: TimestepSpacing,
     /// The noise levels of the steps, where the model has a schedule: those of the timesteps, or σ spaced as by Karras et
     /// al. 2022 or evenly in ln σ
-    #[arg(long, value_name = "SPACING", default_value = "timesteps")]
-    sigmas: Sigmas,
+    #[arg(long, value_name = "SPACING", default_value = "timesteps", value_parser = one_of(SigmaSpacing::ALL, SigmaSpacing::name))]
+    sigmas: SigmaSpacing,
     /// The variance of DDPM's steps: the posterior's (small), β (large) or what the model has learned (range) [default:
     /// learned-range if it has, else fixed-small]
-    #[arg(long, value_name = "VARIANCE")]
-    variance: Option<Variance>,
+    #[arg(long, value_name = "VARIANCE", value_parser = one_of(VarianceType::ALL, VarianceType::name))]
+    variance: Option<VarianceType>,
     /// How much noise DDIM adds: from 0, none, to 1, as much as DDPM [default: 0]
     #[arg(long, value_name = "ETA", value_parser = share)]
     eta: Option<f64>,
@@ -83,8 +81,8 @@ pub(crate) struct SampleArgs {
     #[arg(long, value_name = "N", default_value = "64", value_parser = clap::value_parser!(u64).range(1..=65_536))]
     batch_size: u64,
     /// The weights: their moving average or those of the last step
-    #[arg(long, value_name = "WEIGHTS", default_value = "ema")]
-    weights: WeightsName,
+    #[arg(long, value_name = "WEIGHTS", default_value = "ema", value_parser = one_of(&Weights::ALL, Weights::name))]
+    weights: Weights,
     /// Begin with the noise in this file: float32 (N, C, H, W) of variance 1; --num is N then
     #[arg(long, value_name = "FILE.npy", conflicts_with = "num")]
     init_noise: Option<PathBuf>,
@@ -108,42 +106,11 @@ pub(crate) struct SampleArgs {
     grid: Option<PathBuf>,
 }
 
-pub(crate) fn sampler_names() -> PossibleValuesParser {
-    PossibleValuesParser::new(SamplerKind::ALL.map(SamplerKind::name))
-}
-
 fn amount(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(number) if number >= 0.0 && number.is_finite() => Ok(number),
         _ => Err("a number of 0 or more is wanted".to_owned()),
     }
-}
-
-#[derive(Clone, Copy, clap::ValueEnum)]
-enum Spacing {
-    Leading,
-    Linspace,
-    Trailing,
-}
-
-#[derive(Clone, Copy, clap::ValueEnum)]
-enum Sigmas {
-    Timesteps,
-    Karras,
-    Exponential,
-}
-
-#[derive(Clone, Copy, clap::ValueEnum)]
-pub(crate) enum Variance {
-    FixedSmall,
-    FixedLarge,
-    LearnedRange,
-}
-
-#[derive(Clone, Copy, clap::ValueEnum)]
-pub(crate) enum WeightsName {
-    Ema,
-    Raw,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -154,25 +121,16 @@ enum Format {
 
 pub(crate) fn run(args: &SampleArgs, device: &Device, quiet: bool) -> anyhow::Result<ExitCode> {
     interrupt::listen()?;
-    let weights = match args.weights {
-        WeightsName::Ema => Weights::Ema,
-        WeightsName::Raw => Weights::Raw,
-    };
-    let found = args.model.open(weights, device)?;
+    let found = args.model.open(args.weights, device)?;
     let model = &found.model;
     if let Some(schedule) = model.objective.schedule() {
         super::warn_of_terminal_snr(schedule);
     }
-    let kind = sampler_kind(args.sampler.as_deref(), args.variance.is_some(), model)?;
-    check_options(args, kind)?;
-    let churn = Churn { amount: args.churn.unwrap_or(0.0), ..Churn::default() };
-    let options =
-        SamplerOptions { variance: variance(args.variance, model)?, eta: args.eta.unwrap_or(0.0), churn };
-    let plan = plan(args, &model.objective, kind)?;
+    let config = config(args, model)?;
     let noise = args.init_noise.as_deref().map(|path| read_noise(path, model, device)).transpose()?;
     let control = args.control.open(&found, device)?;
     let order = Order::new(args, &control, noise.as_ref())?;
-    let num = order.items.len();
+    let (num, steps) = (order.specs.len(), config.plan.steps().len());
     if let Some(path) = &args.grid {
         check_picture("--grid", path, &["png"])?;
     }
@@ -184,23 +142,41 @@ pub(crate) fn run(args: &SampleArgs, device: &Device, quiet: bool) -> anyhow::Re
     }
 
     let start = Instant::now();
-    let task = Task { model, plan: &plan, kind, options, control, noise, order, device };
-    let images = sample_all(args, &task, quiet)?;
-    if !images.tensors.is_empty() {
-        picture::write_npy(&Tensor::cat(&images.tensors, 0)?, &args.out.join(SAMPLES))?;
+    let mut display = GenerationDisplay::new("sampling", num.div_ceil(config.batch_size) * steps, quiet);
+    display.follow(Trajectory::new(args.trajectory.as_deref(), args.gif.as_deref(), args.strip.as_deref())?);
+    let generator = Generator { model, config, guidance: &control.guidance };
+    let (mut count, mut tensors, mut pictures) = (0, Vec::new(), Vec::<Picture>::new());
+    let mut observer = |progress: &_| display.observe(progress);
+    let flow = each_batch(generator.sample(&order.specs, noise.as_ref(), &mut observer), |batch| {
+        count = batch.range.end;
+        let new = picture::from_tensor(&batch.images)?;
+        match args.format {
+            Format::Png => {
+                for (number, picture) in batch.range.zip(&new) {
+                    picture.write_png(&args.out.join(order.file(number, &control)))?;
+                }
+            }
+            Format::Npy => tensors.push(batch.images),
+        }
+        if args.grid.is_some() {
+            pictures.extend(new);
+        }
+        Ok(())
+    })?;
+    display.close()?;
+    if !tensors.is_empty() {
+        picture::write_npy(&Tensor::cat(&tensors, 0)?, &args.out.join(SAMPLES))?;
     }
-    if images.count < num {
-        let (count, out) = (images.count, args.out.display());
+    let out = args.out.display();
+    if flow == ControlFlow::Break(()) {
         println!("stopped before the last image; the {count} images that were done are in {out}");
         return Ok(ExitCode::from(interrupt::EXIT_CODE));
     }
     if let Some(path) = &args.grid {
-        task.order.grid(&images.pictures, &task.control)?.write_png(path)?;
+        order.grid(&pictures, &control)?.write_png(path)?;
     }
     println!(
-        "{num} images in {} ({} steps each, {}){}",
-        args.out.display(),
-        plan.steps().len(),
+        "{num} images in {out} ({steps} steps each, {}){}",
         clock(start.elapsed().as_secs_f64()),
         if found.checkpoint.is_none() { ", by the model that comes with the program" } else { "" }
     );
@@ -234,33 +210,6 @@ fn spare_inputs(args: &SampleArgs) -> anyhow::Result<()> {
 /// The array of all images.
 const SAMPLES: &str = "samples.npy";
 
-/// The sampler called `name`, or without a name that of the model, which may be asked for one that heeds the variance.
-pub(crate) fn sampler_kind(
-    name: Option<&str>,
-    with_variance: bool,
-    model: &LoadedModel,
-) -> anyhow::Result<SamplerKind> {
-    let Some(name) = name else {
-        return Ok(model.objective.sampler(model.description.learned_variance() || with_variance));
-    };
-    let kind = SamplerKind::from_name(name).context("clap lets only the names of samplers through")?;
-    check_fit(kind, model)?;
-    Ok(kind)
-}
-
-/// Whether a sampler suits what the model was trained on.
-pub(crate) fn check_fit(kind: SamplerKind, model: &LoadedModel) -> anyhow::Result<()> {
-    let (name, process) = (kind.name(), model.objective.name());
-    if kind.follows_flow() && !matches!(model.objective, Objective::Flow) {
-        bail_usage!("{name} follows the path of a flow; this model is one of {process}");
-    }
-    if kind == SamplerKind::Ddpm && model.objective.schedule().is_none() {
-        let own = model.objective.sampler(model.description.learned_variance()).name();
-        bail_usage!("{name} needs a schedule; this model is one of {process}: use {own}");
-    }
-    Ok(())
-}
-
 /// Refuses what the sampler would not obey.
 fn check_options(args: &SampleArgs, kind: SamplerKind) -> anyhow::Result<()> {
     use SamplerKind::{Ddim, Ddpm, Euler, Heun};
@@ -278,38 +227,25 @@ fn check_options(args: &SampleArgs, kind: SamplerKind) -> anyhow::Result<()> {
     }
 }
 
-/// The variance of DDPM's steps that is asked for.
-pub(crate) fn variance(asked: Option<Variance>, model: &LoadedModel) -> anyhow::Result<VarianceType> {
-    let learned = model.description.learned_variance();
-    match asked {
-        Some(Variance::FixedSmall) => Ok(VarianceType::FixedSmall),
-        Some(Variance::FixedLarge) => Ok(VarianceType::FixedLarge),
-        Some(Variance::LearnedRange) if !learned => {
-            bail_usage!("--variance learned-range: this model has not learned a variance")
-        }
-        Some(Variance::LearnedRange) => Ok(VarianceType::LearnedRange),
-        None => Ok(best_variance(model)),
-    }
-}
-
-/// The variance of DDPM's steps for those who name none.
-pub(crate) fn best_variance(model: &LoadedModel) -> VarianceType {
-    if model.description.learned_variance() { VarianceType::LearnedRange } else { VarianceType::FixedSmall }
-}
-
-fn plan(args: &SampleArgs, objective: &Objective, kind: SamplerKind) -> anyhow::Result<SamplingPlan> {
-    let steps = args.steps.map_or(objective.default_steps(kind), |steps| steps as usize);
-    let spacing = match args.spacing {
-        Spacing::Leading => TimestepSpacing::Leading,
-        Spacing::Linspace => TimestepSpacing::Linspace,
-        Spacing::Trailing => TimestepSpacing::Trailing,
+/// How the images of `model` are made.
+fn config(args: &SampleArgs, model: &LoadedModel) -> anyhow::Result<SamplingConfig> {
+    let kind = sampler_kind(args.sampler, args.variance.is_some(), model)?;
+    check_options(args, kind)?;
+    let churn = Churn { amount: args.churn.unwrap_or(0.0), ..Churn::default() };
+    let variance = variance(args.variance, model)?;
+    let steps = args.steps.map_or(model.objective.default_steps(kind), |steps| steps as usize);
+    let plan = planned(steps, model.objective.plan(steps, args.spacing, args.sigmas))?;
+    let threshold = match args.dynamic_threshold {
+        Some(ratio) => Threshold::Dynamic { ratio, max: f64::INFINITY },
+        None => SamplingConfig::CLIP,
     };
-    let sigmas = match args.sigmas {
-        Sigmas::Timesteps => SigmaSpacing::Timesteps,
-        Sigmas::Karras => SigmaSpacing::Karras,
-        Sigmas::Exponential => SigmaSpacing::Exponential,
-    };
-    planned(steps, objective.plan(steps, spacing, sigmas))
+    Ok(SamplingConfig {
+        options: SamplerOptions { variance, eta: args.eta.unwrap_or(0.0), churn },
+        threshold: (!args.no_clip).then_some(threshold),
+        seed: args.seed,
+        batch_size: args.batch_size as usize,
+        ..SamplingConfig::along(model, plan, kind)
+    })
 }
 
 /// The noise to begin with, which must be of the model's size.
@@ -324,112 +260,4 @@ fn read_noise(path: &Path, model: &LoadedModel, device: &Device) -> anyhow::Resu
         );
     }
     Ok(noise.to_device(device)?)
-}
-
-/// What is to be sampled.
-struct Task<'a> {
-    model: &'a LoadedModel,
-    plan: &'a SamplingPlan,
-    kind: SamplerKind,
-    options: SamplerOptions,
-    control: Control,
-    noise: Option<Tensor>,
-    order: Order,
-    device: &'a Device,
-}
-
-/// What later steps need of the images: tensors for npy, pictures for the grid.
-#[derive(Default)]
-struct Images {
-    count: usize,
-    tensors: Vec<Tensor>,
-    pictures: Vec<Picture>,
-}
-
-/// All images, batch by batch, or fewer if interrupted; PNGs are written as they come.
-fn sample_all(args: &SampleArgs, task: &Task<'_>, quiet: bool) -> anyhow::Result<Images> {
-    let &Task { model, plan, kind, options, ref control, ref noise, ref order, device } = task;
-    let num = order.items.len();
-    let mut trajectory =
-        Trajectory::new(args.trajectory.as_deref(), args.gif.as_deref(), args.strip.as_deref())?;
-    let mut failed = None;
-    let mut sampler = kind.build(&options);
-    let threshold = match args.dynamic_threshold {
-        Some(ratio) => Threshold::Dynamic { ratio, max: f64::INFINITY },
-        None => Threshold::Clip { range: 1.0 },
-    };
-    let threshold = (!args.no_clip).then_some(threshold);
-    let batch_size = args.batch_size as usize;
-    let batches = num.div_ceil(batch_size) as u64;
-    let steps = plan.steps().len() as u64;
-    let mut progress = Progress::new("sampling", batches * steps, quiet);
-    let mut images = Images::default();
-    for (batch, items) in order.items.chunks(batch_size).enumerate() {
-        if interrupt::flow().is_break() {
-            break;
-        }
-        let (first, batch) = (batch * batch_size, batch as u64);
-        let x = noise.as_ref().map(|noise| {
-            let scale = 1.0 / plan.start().to_variance_preserving();
-            noise.narrow(0, first, items.len())?.affine(scale, 0.0)
-        });
-        let request = SampleRequest {
-            seed: args.seed,
-            indices: items.iter().map(|item| item.index).collect(),
-            image_shape: model.description.image_shape,
-            device,
-        };
-        let mut observe = |p: diffusion_sample::Progress<'_>| -> ControlFlow<()> {
-            progress.advance(batch * steps + p.done as u64, || {
-                format!(
-                    "images {}-{} of {}, step {}/{}",
-                    first + 1,
-                    first + items.len(),
-                    num,
-                    p.done,
-                    p.steps
-                )
-            });
-            if batch == 0
-                && let Err(e) = trajectory.add(&p)
-            {
-                failed = Some(e);
-                return ControlFlow::Break(());
-            }
-            interrupt::flow()
-        };
-        let x = x.unwrap_or_else(|| request.initial(plan))?;
-        let noise = request.step_noise(plan);
-        let classes: Vec<Option<u32>> = items.iter().map(|item| item.class).collect();
-        let result = control.with_denoiser(model, &classes, threshold, |denoiser| {
-            Ok(sample_from(x, denoiser, &mut *sampler, plan, &noise, &mut observe))
-        })?;
-        if let Some(e) = failed.take() {
-            return Err(e);
-        }
-        let tensor = match result {
-            Err(SampleError::Cancelled { .. }) => break,
-            result => result?,
-        };
-        // A formula of several steps may lead a little beyond what each was kept in.
-        let tensor = if args.no_clip { tensor } else { tensor.clamp(-1f32, 1f32)? };
-        if batch == 0 {
-            trajectory.finish()?;
-        }
-        images.count += items.len();
-        let pictures = picture::from_tensor(&tensor)?;
-        match args.format {
-            Format::Png => {
-                for (number, picture) in (first..).zip(&pictures) {
-                    picture.write_png(&args.out.join(order.file(number, control)))?;
-                }
-            }
-            Format::Npy => images.tensors.push(tensor),
-        }
-        if args.grid.is_some() {
-            images.pictures.extend(pictures);
-        }
-    }
-    progress.finish();
-    Ok(images)
 }

@@ -7,8 +7,8 @@ use std::process::ExitCode;
 
 use diffusion_schedule::ScheduleComparison;
 
-use crate::schedules;
-use crate::usage::bail_usage;
+use crate::args::schedules;
+use crate::session::usage::bail_usage;
 
 /// See what noise schedules do
 #[derive(clap::Subcommand)]

@@ -9,16 +9,20 @@ use std::process::ExitCode;
 use anyhow::Context;
 use candle_core::{Device, Tensor};
 use diffusion_data::LoaderConfig;
+use diffusion_model::{ModelState, RunLayout};
 use diffusion_train::{
-    Checkpoint, Conditional, ConfigSource, Outcome, RunDir, SampleJudge, TrainConfig, Trainer,
+    Checkpoint, Checks, Conditional, ConfigSource, HeldOut, Outcome, RunDir, SampleJudge, TrainConfig,
+    Trainer, start_from,
 };
 
 use self::outlook::Outlook;
 use self::watch::Watch;
-use super::progress::clock;
+use crate::args::runs;
+use crate::data;
 use crate::judging::{Judge, JudgeArgs, Learnt};
-use crate::usage::{bail_usage, first_given};
-use crate::{data, interrupt, runs};
+use crate::session::interrupt;
+use crate::session::progress::clock;
+use crate::session::usage::{bail_usage, first_given};
 
 /// Train a model; without arguments on handwritten digits for five minutes
 ///
@@ -135,7 +139,7 @@ pub(crate) fn run(args: &TrainArgs, device: &Device, quiet: bool) -> anyhow::Res
         bail_usage!("{flag} says how images are judged; --eval-every says when");
     }
     let existing = if args.resume { Some(open_run(args)?) } else { None };
-    let origin = args.init_from.as_deref().map(RunDir::checkpoint_at).transpose()?;
+    let origin = args.init_from.as_deref().map(RunLayout::checkpoint_at).transpose()?;
     let config = match &existing {
         Some(run_dir) => resumed_config(args, run_dir)?,
         None => fresh_config(args, origin.as_deref())?,
@@ -144,11 +148,12 @@ pub(crate) fn run(args: &TrainArgs, device: &Device, quiet: bool) -> anyhow::Res
     let prepared = data::prepared(&source, config.size, &config.pictures, &args.cache, quiet)?;
     data::report_damaged(&prepared.report.damaged);
     let (dataset, validation) = data::select(prepared.dataset, &config.pictures)?;
-    let mut trainer = Trainer::new(&config, &dataset, device)?;
+    let mut trainer = config.trainer(&dataset, device)?;
     say_repeats(&config, dataset.len());
     for class in trainer.description().classes.iter().filter(|class| class.pictures == 0) {
         tracing::warn!("there is no picture of the class {} to learn from", class.name);
     }
+    let mut checks = Checks::default();
     if let Some(every) = args.eval_every {
         let learnt = Learnt {
             training: dataset.clone(),
@@ -160,7 +165,7 @@ pub(crate) fn run(args: &TrainArgs, device: &Device, quiet: bool) -> anyhow::Res
             Judge::new(&args.judge, dataset.image_shape(), Some(&learnt), &args.cache, device, quiet)?;
         tracing::info!("every {every} steps {} images are {}", args.eval_num, judge.how());
         let judge = Box::new(move |images: &Tensor| Ok(judge.judge(images, &[])?.metrics()));
-        trainer.judge_by(SampleJudge { every, num: args.eval_num, judge });
+        checks.judge = Some(SampleJudge { every, num: args.eval_num, judge });
     }
     if args.dry_run {
         return rehearse(args, &config, &mut trainer, device);
@@ -170,7 +175,7 @@ pub(crate) fn run(args: &TrainArgs, device: &Device, quiet: bool) -> anyhow::Res
         run_dir
     } else {
         if let Some(origin) = &origin {
-            trainer.start_from(origin)?;
+            start_from(&mut trainer, origin)?;
             tracing::info!("starting from the weights of {}", origin.display());
         }
         create_run(args, &config)?
@@ -181,19 +186,19 @@ pub(crate) fn run(args: &TrainArgs, device: &Device, quiet: bool) -> anyhow::Res
     );
     if let Some(validation) = validation {
         tracing::info!("{} other pictures are kept for validation", validation.len());
-        trainer.validate_on(&validation)?;
+        checks.validation = Some(HeldOut::new(&validation, &trainer)?);
     }
     tracing::info!(
         "{} parameters, {} on {} threads, run folder {}",
         trainer.parameters().count(),
-        crate::device::name(device),
+        crate::session::device::name(device),
         rayon::current_num_threads(),
         run_dir.path().display()
     );
     if let Some(schedule) = trainer.objective().schedule() {
         super::warn_of_terminal_snr(schedule);
     }
-    let outcome = Watch::new(&trainer, &run_dir, args.tensorboard, quiet)?.train(&mut trainer)?;
+    let outcome = Watch::new(&trainer, &run_dir, args.tensorboard, quiet)?.train(&mut trainer, &checks)?;
     Ok(conclude(outcome, &trainer, &run_dir, args))
 }
 
@@ -234,7 +239,7 @@ fn rehearse(
     }
     let outlook = Outlook::of(trainer);
     let outlook = outlook.at(diffusion_train::rehearse(trainer)?);
-    println!("\n{} on {} threads", crate::device::name(device), rayon::current_num_threads());
+    println!("\n{} on {} threads", crate::session::device::name(device), rayon::current_num_threads());
     println!("{outlook}");
     Ok(ExitCode::SUCCESS)
 }
@@ -333,11 +338,11 @@ fn run_name(args: &TrainArgs, config: &TrainConfig) -> String {
 }
 
 fn restore(trainer: &mut Trainer, run_dir: &RunDir, device: &Device) -> anyhow::Result<()> {
-    if !run_dir.has_checkpoint() {
+    if !run_dir.layout().has_checkpoint() {
         tracing::warn!("{} has no checkpoint yet; starting from step 0", run_dir.path().display());
         return Ok(());
     }
-    let path = run_dir.latest_checkpoint()?;
+    let path = run_dir.layout().latest_checkpoint()?;
     let checkpoint = Checkpoint::read(&path, device)?;
     if checkpoint.state.is_adopted() {
         let name = run_dir.path().display();
@@ -345,7 +350,7 @@ fn restore(trainer: &mut Trainer, run_dir: &RunDir, device: &Device) -> anyhow::
             "{name} holds an imported model, not a training to go on with; start one by --init-from {name}"
         );
     }
-    trainer.restore(checkpoint, &path)?;
+    checkpoint.restore_into(trainer, &path)?;
     tracing::info!("resuming from {} (step {})", path.display(), trainer.steps_done());
     if trainer.is_finished() {
         tracing::warn!(
@@ -360,7 +365,7 @@ fn conclude(outcome: Outcome, trainer: &Trainer, run_dir: &RunDir, args: &TrainA
     match outcome {
         Outcome::Finished => {
             println!("trained {step} steps in {}", clock(trainer.elapsed().as_secs_f64()));
-            println!("pictures: {}", run_dir.grid_path(step).display());
+            println!("pictures: {}", run_dir.layout().grid(step).display());
             println!("all of it: {}", run_dir.path().join("index.html").display());
             let out = runs::pictures_of(trainer.config());
             println!("next: {} --run {path} --num 64 --out {out}", runs::program("sample"));

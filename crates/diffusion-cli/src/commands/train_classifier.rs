@@ -8,12 +8,14 @@ use std::time::Instant;
 use anyhow::Context;
 use candle_core::Device;
 use diffusion_data::{ImageDataset, PictureConfig};
-use diffusion_train::{ClassifierConfig, ClassifierStep, LoadedClassifier};
+use diffusion_train::{ClassifierConfig, ClassifierStep, classifier_accuracy, train_classifier};
 
-use super::progress::{Progress, clock};
 use super::train::positive;
-use crate::usage::check_output;
-use crate::{data, interrupt, runs};
+use crate::args::runs;
+use crate::data;
+use crate::session::interrupt;
+use crate::session::progress::{Progress, clock};
+use crate::session::usage::check_output;
 
 /// Train a small classifier of noisy pictures, by which `sample --classifier` steers a model
 ///
@@ -85,13 +87,13 @@ pub(crate) fn run(args: &TrainClassifierArgs, device: &Device, quiet: bool) -> a
         "{} pictures to learn from, {} to try the classifier on, {} on {} threads",
         training.len(),
         kept.as_ref().map_or(0, ImageDataset::len),
-        crate::device::name(device),
+        crate::session::device::name(device),
         rayon::current_num_threads()
     );
     let start = Instant::now();
     let mut bar = Progress::new("training", PARTS, quiet);
     let mut interrupted = false;
-    let classifier = LoadedClassifier::train(&config, &training, device, &mut |step: &ClassifierStep| {
+    let classifier = train_classifier(&config, &training, device, &mut |step: &ClassifierStep| {
         bar.set((step.progress * PARTS as f64) as u64, || {
             let elapsed = start.elapsed().as_secs_f64();
             let left = elapsed / step.progress.max(1e-9) * (1.0 - step.progress);
@@ -123,7 +125,7 @@ pub(crate) fn run(args: &TrainClassifierArgs, device: &Device, quiet: bool) -> a
     }
     if let Some(kept) = &kept {
         let told = SIGMAS.map(|sigma| -> anyhow::Result<String> {
-            let share = classifier.accuracy(kept, sigma, device)?;
+            let share = classifier_accuracy(&classifier, kept, sigma, device)?;
             Ok(format!("{:.1} % with noise of {sigma}", share * 100.0))
         });
         let told = told.into_iter().collect::<anyhow::Result<Vec<_>>>()?;

@@ -8,9 +8,10 @@ use diffusion_eval::Reference;
 use diffusion_train::Checkpoint;
 
 use super::{JudgeArgs, MNIST};
+use crate::args::runs;
+use crate::data;
 use crate::data::Flag;
-use crate::usage::bail_usage;
-use crate::{data, runs};
+use crate::session::usage::bail_usage;
 
 /// Pictures that a model learnt from, and others of their kind.
 pub(crate) struct Learnt {

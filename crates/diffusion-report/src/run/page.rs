@@ -39,7 +39,7 @@ pub(super) fn html(
     for (what, value) in summary(metrics) {
         write_row(&mut html, what, &value);
     }
-    if let Ok(state) = page.run.latest_checkpoint().and_then(|path| Checkpoint::read_state(&path)) {
+    if let Ok(state) = page.run.layout().latest_checkpoint().and_then(|path| Checkpoint::read_state(&path)) {
         let per_step = state.elapsed_seconds / state.step.max(1) as f64;
         let time =
             format!("{:.1} min at step {}, {per_step:.3} s a step", state.elapsed_seconds / 60.0, state.step);

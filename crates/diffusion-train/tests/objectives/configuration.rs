@@ -1,7 +1,6 @@
+use diffusion_model::{EdmConfig, Objective};
 use diffusion_process::PredictionType;
-use diffusion_train::{
-    ConfigSource, EdmConfig, LossWeighting, Objective, PixelError, TimestepSampling, TrainConfig,
-};
+use diffusion_train::{ConfigSource, LossWeighting, PixelError, TimestepSampling, TrainConfig};
 
 fn layered(text: &str) -> TrainConfig {
     TrainConfig::layered("mnist", Some(&ConfigSource { path: "my.toml".into(), text: text.to_owned() }))
@@ -45,7 +44,7 @@ fn a_run_of_before_these_settings_keeps_its_hash_and_each_of_them_changes_it() {
         "conditional = \"never\"\n[schedule]\nbeta_schedule = \"linear\"\nbeta_start = 5e-4\nbeta_end = 0.1\n[optimizer]\nmuon = false\n",
     );
     (old.size, old.batch_size) = (Some(8), 4);
-    assert_eq!(old.hash(), "f2a7c57ae122af92970695fead365da98bbf346124f03a445c504a64bc4d8895");
+    assert!(old.has_hash("f2a7c57ae122af92970695fead365da98bbf346124f03a445c504a64bc4d8895").unwrap());
     let changed = EVERYTHING.lines().filter(|line| line.contains('=')).map(|line| {
         if line.starts_with("error") || line.starts_with("weighting") {
             format!("[loss]\n{line}")
@@ -61,8 +60,8 @@ fn a_run_of_before_these_settings_keeps_its_hash_and_each_of_them_changes_it() {
         "loss.weighting = { kind = \"p2\", k = 1.0, gamma = 1.0 }",
     ];
     let mut hashes: Vec<String> =
-        changed.chain(others.map(str::to_owned)).map(|text| layered(&text).hash()).collect();
-    hashes.push(layered("").hash());
+        changed.chain(others.map(str::to_owned)).map(|text| layered(&text).hash().unwrap()).collect();
+    hashes.push(layered("").hash().unwrap());
     let count = hashes.len();
     hashes.sort();
     hashes.dedup();

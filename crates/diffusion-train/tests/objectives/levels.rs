@@ -1,5 +1,6 @@
+use diffusion_model::{EdmConfig, Objective};
 use diffusion_process::{Domain, NoiseSource, PredictionType};
-use diffusion_train::{EdmConfig, LevelSampler, LossHistory, Objective, TimestepSampling};
+use diffusion_train::{LevelSampler, LossHistory, TimestepSampling};
 use rand::RngExt;
 
 use crate::diffusion;

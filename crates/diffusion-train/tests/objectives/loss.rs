@@ -1,8 +1,8 @@
 use candle_core::{DType, Device, Tensor, Var};
-use diffusion_process::{Edm, NoiseLevel, PredictionType};
+use diffusion_model::{EdmConfig, Objective};
+use diffusion_process::{NoiseLevel, PredictionType};
 use diffusion_train::{
-    EdmConfig, LossConfig, LossWeighting, Objective, PixelError, ReverseStep, TrainingLoss,
-    discretized_log_likelihood, gaussian_kl,
+    LossConfig, LossWeighting, PixelError, ReverseStep, TrainingLoss, discretized_log_likelihood, gaussian_kl,
 };
 
 use crate::{diffusion, flat, normal};
@@ -152,13 +152,15 @@ fn edm_minimises_the_denoisers_error_weighted_by_lambda() {
     let found = flat(&losses(&objective, LossConfig::default(), false, &output));
     let (x0, noise) = (normal(1, 3).tanh().unwrap(), normal(2, 3));
     for (i, share) in [0.0, 0.4, 0.9].into_iter().enumerate() {
-        let sigma = objective.level_at(share).sigma();
-        let factors = Edm::default().factors(sigma);
+        let level = objective.level_at(share);
+        let (sigma, c) = (level.sigma(), objective.parametrisation().preconditioning(&level));
         let row = |x: &Tensor| x.narrow(0, i, 1).unwrap();
         let x = (row(&x0) + (row(&noise) * sigma).unwrap()).unwrap();
-        let denoised = ((x * factors.skip).unwrap() + (row(&output) * factors.out).unwrap()).unwrap();
+        let denoised = ((x * c.c_skip).unwrap() + (row(&output) * c.c_out).unwrap()).unwrap();
         let error = (denoised - row(&x0)).unwrap().sqr().unwrap().mean_all().unwrap();
-        let expected = Edm::default().loss_weight(sigma) * flat(&error)[0];
+        // λ(σ) = (σ² + σ_data²)/(σ·σ_data)² (Karras et al. 2022, eq. 8).
+        let lambda = (sigma * sigma + 0.25) / (sigma * 0.5).powi(2);
+        let expected = lambda * flat(&error)[0];
         assert!((found[i] / expected - 1.0).abs() < 1e-6, "σ {sigma}: {}, not {expected}", found[i]);
     }
 }

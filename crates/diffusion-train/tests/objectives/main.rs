@@ -6,9 +6,9 @@ mod loss;
 mod training;
 
 use candle_core::{DType, Device, Tensor};
+use diffusion_model::Objective;
 use diffusion_process::{Domain, NoiseSource, PredictionType};
 use diffusion_schedule::{BetaSchedule, ScheduleConfig};
-use diffusion_train::Objective;
 
 /// Standard normal numbers (n, 1, 4, 4) in f64.
 fn normal(seed: u64, n: u64) -> Tensor {

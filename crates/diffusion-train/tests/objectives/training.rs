@@ -5,12 +5,13 @@ use std::path::Path;
 
 use candle_core::Device;
 use diffusion_data::ImageDataset;
+use diffusion_model::{EdmConfig, LoadedModel, Weights};
 use diffusion_process::{PredictionType, Threshold, Thresholded};
 use diffusion_sample::{SampleRequest, SamplerOptions, VarianceType, sample};
 use diffusion_schedule::{ScheduleConfig, SigmaSpacing, TimestepSpacing};
 use diffusion_train::{
-    Checkpoint, EdmConfig, LoadedModel, LossConfig, LossWeighting, LrSchedule, PixelError, RunDir,
-    TimestepSampling, TrainConfig, Trainer, Weights, run,
+    Checkpoint, Checks, LossConfig, LossWeighting, LrSchedule, PixelError, RunDir, TimestepSampling,
+    TrainConfig, Trainer, run,
 };
 use diffusion_unet::{DownBlockType, NetworkConfig, SimpleUNetConfig, UNet2DConfig, UpBlockType};
 
@@ -106,20 +107,20 @@ fn every_kind_of_training_learns_and_resumes_byte_for_byte_and_samples() {
     let folder = tempfile::tempdir().unwrap();
     let [whole_path, half_path, resumed_path] = ["whole", "half", "resumed"].map(|n| folder.path().join(n));
     for (name, config) in kinds() {
-        let new = || Trainer::new(&config, &data, &Device::Cpu).unwrap();
+        let new = || config.trainer(&data, &Device::Cpu).unwrap();
         let mut whole = new();
         let losses = advance(&mut whole, 60);
         let mean = |losses: &[f64]| losses.iter().sum::<f64>() / losses.len() as f64;
         assert!(mean(&losses[45..]) < 0.75 * mean(&losses[..5]), "{name}: {losses:?}");
-        whole.checkpoint().write(&whole_path).unwrap();
+        whole.checkpoint().unwrap().write(&whole_path).unwrap();
 
         let mut half = new();
         advance(&mut half, 40);
-        half.checkpoint().write(&half_path).unwrap();
+        half.checkpoint().unwrap().write(&half_path).unwrap();
         let mut resumed = new();
-        resumed.restore(Checkpoint::read(&half_path, &Device::Cpu).unwrap(), &half_path).unwrap();
+        Checkpoint::read(&half_path, &Device::Cpu).unwrap().restore_into(&mut resumed, &half_path).unwrap();
         advance(&mut resumed, 60);
-        resumed.checkpoint().write(&resumed_path).unwrap();
+        resumed.checkpoint().unwrap().write(&resumed_path).unwrap();
         assert!(files(&whole_path) == files(&resumed_path), "{name}: resuming changed the training");
         let remembers = whole_path.join("loss_history.safetensors").exists();
         assert_eq!(remembers, config.timestep_sampling == TimestepSampling::Importance, "{name}");
@@ -156,9 +157,9 @@ fn every_process_draws_its_grid() {
     for (name, mut config) in kinds() {
         (config.steps, config.sample_grid.num, config.sample_grid.steps) = (Some(1), 4, Some(3));
         let run_dir = RunDir::create(&folder.path().join(name), &config).unwrap();
-        let mut trainer = Trainer::new(&config, &data, &Device::Cpu).unwrap();
-        run(&mut trainer, &run_dir, &mut |_| ControlFlow::Continue(())).unwrap();
-        assert!(run_dir.grid_path(1).exists(), "{name}");
+        let mut trainer = config.trainer(&data, &Device::Cpu).unwrap();
+        run(&mut trainer, &run_dir, &Checks::default(), &mut |_| ControlFlow::Continue(())).unwrap();
+        assert!(run_dir.layout().grid(1).exists(), "{name}");
     }
 }
 
@@ -166,7 +167,7 @@ fn every_process_draws_its_grid() {
 fn a_learned_variance_doubles_the_output_and_both_halves_get_gradients() {
     let data = pictures();
     let config = TrainConfig { learned_variance: true, ..config() };
-    let mut trainer = Trainer::new(&config, &data, &Device::Cpu).unwrap();
+    let mut trainer = config.trainer(&data, &Device::Cpu).unwrap();
     assert_eq!(trainer.description().network.output_channels(), 2);
     let weights = |trainer: &Trainer| {
         let tensor = &trainer.parameters().tensors()["out.weight"];
@@ -185,7 +186,7 @@ fn a_learned_variance_doubles_the_output_and_both_halves_get_gradients() {
         out_channels: Some(3),
         ..SimpleUNetConfig::default()
     });
-    let error = Trainer::new(&other, &data, &Device::Cpu).err().unwrap().to_string();
+    let error = other.trainer(&data, &Device::Cpu).err().unwrap().to_string();
     assert!(error.contains("network.out_channels is 3; it must equal in_channels"), "{error}");
 }
 
@@ -195,11 +196,14 @@ fn a_run_without_its_loss_history_is_not_resumed() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("c");
     let config = TrainConfig { timestep_sampling: TimestepSampling::Importance, ..config() };
-    let mut trainer = Trainer::new(&config, &data, &Device::Cpu).unwrap();
-    trainer.checkpoint().write(&path).unwrap();
+    let mut trainer = config.trainer(&data, &Device::Cpu).unwrap();
+    trainer.checkpoint().unwrap().write(&path).unwrap();
     fs::remove_file(path.join("loss_history.safetensors")).unwrap();
-    let error =
-        trainer.restore(Checkpoint::read(&path, &Device::Cpu).unwrap(), &path).unwrap_err().to_string();
+    let error = Checkpoint::read(&path, &Device::Cpu)
+        .unwrap()
+        .restore_into(&mut trainer, &path)
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("loss_history.safetensors") && error.contains("of 0 timesteps"), "{error}");
 }
 
@@ -209,7 +213,7 @@ fn impossible_descriptions_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("c");
     let config = TrainConfig { edm: Some(EdmConfig::default()), learned_variance: false, ..config() };
-    Trainer::new(&config, &data, &Device::Cpu).unwrap().checkpoint().write(&path).unwrap();
+    config.trainer(&data, &Device::Cpu).unwrap().checkpoint().unwrap().write(&path).unwrap();
     let file = path.join("checkpoint.json");
     let text = fs::read_to_string(&file).unwrap();
     for (from, to, expected) in [

@@ -12,7 +12,7 @@ use diffusion_data::hub::{
 };
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::usage::bail_usage;
+use crate::session::usage::bail_usage;
 
 /// Download a complete data set and verify it
 #[derive(clap::Args)]

@@ -7,7 +7,8 @@ use diffusion_data::picture::{self, Picture};
 use diffusion_data::{ImageDataset, PictureConfig, Report, Source};
 use serde_json::json;
 
-use crate::{data, interrupt};
+use crate::data;
+use crate::session::interrupt;
 
 /// Classes in a contact sheet; more would not be looked at.
 const SHEET_ROWS: usize = 20;
@@ -45,7 +46,7 @@ pub(super) fn run(args: &InspectArgs, quiet: bool) -> anyhow::Result<ExitCode> {
     let (mut size, mut config) = (None, PictureConfig { max_bad: usize::MAX, ..PictureConfig::default() });
     args.pictures.apply(&mut size, &mut config);
     if let Some((field, value, expected)) = config.problem() {
-        crate::usage::bail_usage!("{field}: {value}: {expected}");
+        crate::session::usage::bail_usage!("{field}: {value}: {expected}");
     }
     let source = data::open(Some(&data::resolve(&args.path)?))?;
     let prepared = data::prepared(&source, size, &config, &args.cache, quiet)?;

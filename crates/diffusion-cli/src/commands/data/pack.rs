@@ -5,7 +5,8 @@ use std::process::ExitCode;
 
 use diffusion_data::pack;
 
-use crate::{data, interrupt};
+use crate::data;
+use crate::session::interrupt;
 
 /// Write the pictures of a folder, an archive or another source to one portable file
 ///

@@ -5,23 +5,20 @@ use std::path::PathBuf;
 
 use candle_core::{Device, Tensor};
 use diffusion_data::picture::{self, Picture};
-use diffusion_process::Denoiser;
+use diffusion_model::{Batch, Generator, ImageSpec, SamplingConfig, Weights};
+use diffusion_sample::SamplerKind;
 use diffusion_sample::edit::EditError;
-use diffusion_sample::{SampleRequest, Sampler, SamplerKind, SamplerOptions};
-use diffusion_schedule::SamplingPlan;
-use diffusion_train::Weights;
 
+use super::GRID;
 use super::given::{Given, write_grid};
-use super::{BATCH, GRID, IN_RANGE, unless_cancelled};
-use crate::commands::make_folder;
-use crate::commands::progress::Progress;
-use crate::commands::sample::trajectory::Trajectory;
-use crate::commands::sample::{best_variance, sampler_kind, sampler_names};
-use crate::commands::warn_of_terminal_snr;
-use crate::control::{Control, ControlArgs};
-use crate::interrupt;
-use crate::runs::{Found, ModelArgs};
-use crate::usage::{check_picture, check_spares, planned};
+use crate::args::control::{Control, ControlArgs};
+use crate::args::one_of;
+use crate::args::runs::{Found, ModelArgs};
+use crate::args::sampling::sampler_kind;
+use crate::commands::{make_folder, warn_of_terminal_snr};
+use crate::session::generation::{GenerationDisplay, each_batch};
+use crate::session::trajectory::Trajectory;
+use crate::session::usage::{check_picture, check_spares, planned};
 
 /// Which pictures are changed, and how they are drawn.
 #[derive(clap::Args)]
@@ -32,8 +29,8 @@ pub(super) struct DrawingArgs {
     #[command(flatten)]
     model: ModelArgs,
     /// The sampler [default: as `diffusion sample`]
-    #[arg(long, value_name = "NAME", value_parser = sampler_names())]
-    sampler: Option<String>,
+    #[arg(long, value_name = "NAME", value_parser = one_of(&SamplerKind::ALL, SamplerKind::name))]
+    sampler: Option<SamplerKind>,
     /// The steps of a whole way from noise to image [default: as `diffusion sample`]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     steps: Option<u64>,
@@ -53,12 +50,9 @@ pub(super) struct DrawingArgs {
     control: ControlArgs,
 }
 
-/// A result to be made.
+/// A result to be made: of which picture, and where it is written.
 struct Item {
     picture: usize,
-    class: Option<u32>,
-    /// Of its noise.
-    index: u64,
     file: PathBuf,
 }
 
@@ -67,26 +61,13 @@ pub(super) struct Drawing<'a> {
     args: &'a DrawingArgs,
     pub(super) found: Found,
     pub(super) given: Given,
-    pub(super) kind: SamplerKind,
-    pub(super) plan: SamplingPlan,
-    options: SamplerOptions,
+    pub(super) config: SamplingConfig,
     control: Control,
     classes: Vec<Option<u32>>,
     /// Results of each picture and class.
     num: usize,
     items: Vec<Item>,
-    device: &'a Device,
-}
-
-/// Pictures that are changed together.
-pub(super) struct Batch<'a> {
-    /// (N, C, H, W).
-    pub(super) pictures: Tensor,
-    pub(super) denoiser: &'a dyn Denoiser,
-    pub(super) sampler: &'a mut dyn Sampler,
-    pub(super) plan: &'a SamplingPlan,
-    pub(super) request: &'a SampleRequest<'a>,
-    pub(super) progress: &'a mut dyn FnMut(diffusion_sample::Progress<'_>) -> ControlFlow<()>,
+    specs: Vec<ImageSpec>,
 }
 
 impl<'a> Drawing<'a> {
@@ -96,7 +77,7 @@ impl<'a> Drawing<'a> {
         args: &'a DrawingArgs,
         others: &[PathBuf],
         num: impl FnOnce(&Given) -> u64,
-        device: &'a Device,
+        device: &Device,
     ) -> anyhow::Result<Self> {
         if let Some(path) = &args.grid {
             check_picture("--grid", path, &["png"])?;
@@ -106,15 +87,15 @@ impl<'a> Drawing<'a> {
         if let Some(schedule) = model.objective.schedule() {
             warn_of_terminal_snr(schedule);
         }
-        let kind = sampler_kind(args.sampler.as_deref(), false, model)?;
-        let options = SamplerOptions { variance: best_variance(model), ..SamplerOptions::default() };
+        let kind = sampler_kind(args.sampler, false, model)?;
         let steps = args.steps.map_or(model.objective.default_steps(kind), |steps| steps as usize);
-        let plan = planned(steps, model.objective.usual_plan(steps))?;
+        let config = planned(steps, SamplingConfig::new(model, kind, steps))?;
+        let config = SamplingConfig { seed: args.seed, ..config };
         let control = args.control.open(&found, device)?;
-        let classes = control.asked_or_none(&model.description)?;
+        let classes = control.requested_or_unconditional(&model.description)?;
         let given = Given::open(&args.picture, model.description.image_shape, &found.prepared(), device)?;
         let num = num(&given) as usize;
-        let mut items = Vec::new();
+        let (mut items, mut specs) = (Vec::new(), Vec::new());
         for picture in 0..given.paths.len() {
             for class in &classes {
                 for number in 0..num {
@@ -124,7 +105,8 @@ impl<'a> Drawing<'a> {
                     let number_mark = (num > 1).then(|| number.to_string());
                     let marks: Vec<String> = class_mark.into_iter().chain(number_mark).collect();
                     let file = given.result(&args.out, picture, &marks);
-                    items.push(Item { picture, class: *class, index, file });
+                    items.push(Item { picture, file });
+                    specs.push(ImageSpec { index, class: *class });
                 }
             }
         }
@@ -133,7 +115,7 @@ impl<'a> Drawing<'a> {
             given.paths.iter().chain(args.control.inputs()).chain(others).cloned().collect();
         let files = [("--grid", &args.grid), ("--gif", &args.gif)];
         check_spares(&inputs, &files, items.iter().map(|item| item.file.clone()))?;
-        Ok(Self { args, found, given, kind, plan, options, control, classes, num, items, device })
+        Ok(Self { args, found, given, config, control, classes, num, items, specs })
     }
 
     /// Results in all.
@@ -147,74 +129,36 @@ impl<'a> Drawing<'a> {
         &self,
         steps: usize,
         quiet: bool,
-        edit: &dyn Fn(Batch<'_>) -> Result<Tensor, EditError>,
+        edit: &dyn Fn(&Tensor, &mut Batch<'_>) -> Result<Tensor, EditError>,
     ) -> anyhow::Result<Option<Vec<Picture>>> {
-        let mut trajectory = Trajectory::new(None, self.args.gif.as_deref(), None)?;
         make_folder(&self.args.out)?;
-        let mut sampler = self.kind.build(&self.options);
-        let batches = self.items.len().div_ceil(BATCH) as u64;
-        let mut bar = Progress::new("editing", batches * steps as u64, quiet);
-        let (mut failed, mut results) = (None, Vec::new());
-        for (batch, items) in self.items.chunks(BATCH).enumerate() {
-            if interrupt::flow().is_break() {
-                bar.finish();
-                return Ok(None);
-            }
-            let chosen = Tensor::from_iter(items.iter().map(|item| item.picture as u32), self.device)?;
-            let request = SampleRequest {
-                seed: self.args.seed,
-                indices: items.iter().map(|item| item.index).collect(),
-                image_shape: self.found.model.description.image_shape,
-                device: self.device,
-            };
-            let mut observe = |p: diffusion_sample::Progress<'_>| {
-                bar.advance((batch * steps + p.done) as u64, || {
-                    let first = batch * BATCH + 1;
-                    let last = first + items.len() - 1;
-                    format!("{first}-{last} of {}, step {}/{}", self.items.len(), p.done, p.steps)
-                });
-                if batch == 0
-                    && let Err(e) = trajectory.add(&p)
-                {
-                    failed = Some(e);
-                    return ControlFlow::Break(());
-                }
-                interrupt::flow()
-            };
+        let batches = self.items.len().div_ceil(self.config.batch_size);
+        let mut display = GenerationDisplay::new("editing", batches * steps, quiet);
+        display.follow(Trajectory::new(None, self.args.gif.as_deref(), None)?);
+        let model = &self.found.model;
+        let generator = Generator { model, config: self.config.clone(), guidance: &self.control.guidance };
+        let operation = |batch: &mut Batch<'_>| {
+            let items = &self.items[batch.range.clone()];
+            let chosen = Tensor::from_iter(items.iter().map(|item| item.picture as u32), &model.device)?;
             let pictures = self.given.images.index_select(&chosen, 0)?;
-            let classes: Vec<Option<u32>> = items.iter().map(|item| item.class).collect();
-            let changed = self.control.with_denoiser(&self.found.model, &classes, IN_RANGE, |denoiser| {
-                Ok(edit(Batch {
-                    pictures,
-                    denoiser,
-                    sampler: &mut *sampler,
-                    plan: &self.plan,
-                    request: &request,
-                    progress: &mut observe,
-                }))
-            })?;
-            if let Some(e) = failed.take() {
-                return Err(e);
-            }
-            let Some(changed) = unless_cancelled(changed)? else {
-                bar.finish();
-                return Ok(None);
-            };
-            if batch == 0 {
-                trajectory.finish()?;
-            }
             // A formula of several steps may lead a little beyond what each was kept in.
-            let pictures = picture::from_tensor(&changed.clamp(-1f32, 1f32)?)?;
-            for (item, picture) in items.iter().zip(&pictures) {
+            Ok(edit(&pictures, batch)?.clamp(-1f32, 1f32)?)
+        };
+        let mut observer = |progress: &_| display.observe(progress);
+        let mut results = Vec::new();
+        let all = generator.apply(&self.specs, steps, Box::new(operation), &mut observer);
+        let flow = each_batch(all, |batch| {
+            let pictures = picture::from_tensor(&batch.images)?;
+            for (item, picture) in self.items[batch.range].iter().zip(pictures) {
                 picture.write_png(&item.file)?;
+                if self.args.grid.is_some() && item.picture < GRID {
+                    results.push(picture);
+                }
             }
-            if self.args.grid.is_some() {
-                let shown = items.iter().zip(pictures).filter(|(item, _)| item.picture < GRID);
-                results.extend(shown.map(|(_, picture)| picture));
-            }
-        }
-        bar.finish();
-        Ok(Some(results))
+            Ok(())
+        })?;
+        display.close()?;
+        Ok((flow == ControlFlow::Continue(())).then_some(results))
     }
 
     /// Writes the grid, if one is wanted: in each row what is `shown` of a picture, by name, and then its results.

@@ -10,7 +10,7 @@ use diffusion_data::PictureConfig;
 use diffusion_data::picture::{self, Picture};
 use diffusion_report::{Cell, sheet};
 
-use crate::usage::bail_usage;
+use crate::session::usage::bail_usage;
 
 /// Endings of files that are taken for pictures where a folder is named.
 const ENDINGS: [&str; 6] = ["png", "jpg", "jpeg", "webp", "bmp", "gif"];

@@ -7,13 +7,14 @@ use std::time::Instant;
 use anyhow::Context;
 use candle_core::{Device, Tensor};
 use diffusion_data::{Background, PictureConfig, picture};
+use diffusion_model::Batch;
 use diffusion_sample::edit::{Inpainting, inpaint};
 
-use super::drawing::{Batch, Drawing, DrawingArgs};
+use super::drawing::{Drawing, DrawingArgs};
 use super::given::Given;
 use super::{by, counted, stopped};
-use crate::commands::progress::clock;
-use crate::usage::bail_usage;
+use crate::session::progress::clock;
+use crate::session::usage::bail_usage;
 
 /// Make a part of a picture anew, to fit the rest (Lugmayr et al. 2022)
 ///
@@ -129,11 +130,13 @@ pub(super) fn run(args: &InpaintArgs, device: &Device, quiet: bool) -> anyhow::R
     let mask = args.hole.mask(&drawing.given, drawing.found.prepared(), device)?;
     let resamples = args.resamples as usize;
     let pictures = &drawing.given.images;
-    let steps = Inpainting { pictures, mask: &mask, resamples }.steps(&drawing.plan);
+    let steps = Inpainting { pictures, mask: &mask, resamples }.steps(&drawing.config.plan);
     let start = Instant::now();
-    let edit = |Batch { pictures, denoiser, sampler, plan, request, progress }: Batch<'_>| {
-        let inpainting = Inpainting { pictures: &pictures, mask: &mask, resamples };
-        inpaint(&inpainting, denoiser, sampler, plan, request, progress)
+    let edit = |pictures: &Tensor, batch: &mut Batch<'_>| {
+        let Batch { denoiser, sampler, plan, request, observer, .. } = batch;
+        let observer = &mut |p: diffusion_sample::Progress<'_>| observer(p.done, Some(&p));
+        let inpainting = Inpainting { pictures, mask: &mask, resamples };
+        inpaint(&inpainting, *denoiser, *sampler, plan, request, observer)
     };
     let Some(results) = drawing.run(steps, quiet, &edit)? else { return Ok(stopped(&args.drawing.out)) };
     let hidden = mask.ne(0f32)?.broadcast_as(pictures.shape())?;
@@ -147,8 +150,8 @@ pub(super) fn run(args: &InpaintArgs, device: &Device, quiet: bool) -> anyhow::R
         drawing.given.names(),
         args.drawing.out.display(),
         mask.elem_count(),
-        drawing.plan.steps().len(),
-        drawing.kind.name(),
+        drawing.config.plan.steps().len(),
+        drawing.config.sampler.name(),
         counted(resamples, "time", "times"),
         clock(start.elapsed().as_secs_f64()),
         by(&drawing.found)

@@ -7,21 +7,20 @@ use std::time::Instant;
 
 use candle_core::{Device, Tensor};
 use diffusion_data::picture::{self, Picture};
+use diffusion_model::{Batch, Generator, ImageSpec, SamplingConfig, Weights};
 use diffusion_report::animation;
 use diffusion_sample::SampleRequest;
 use diffusion_sample::edit::{interpolate, to_noise};
-use diffusion_schedule::SamplingPlan;
-use diffusion_train::Weights;
 
 use super::given::{name_of, write_grid};
-use super::inversion::{ITERATIONS, WayBack, plan};
-use super::{BATCH, IN_RANGE, by, counted, stopped, unless_cancelled};
-use crate::commands::progress::{Progress, clock};
+use super::inversion::{ITERATIONS, WayBack, config};
+use super::{by, counted, stopped};
+use crate::args::control::{Control, ControlArgs};
+use crate::args::runs::{Found, ModelArgs};
 use crate::commands::{make_folder, warn_of_images_beyond};
-use crate::control::{Control, ControlArgs};
-use crate::interrupt;
-use crate::runs::{Found, ModelArgs};
-use crate::usage::{bail_usage, check_picture, check_spares};
+use crate::session::generation::{GenerationDisplay, each_batch};
+use crate::session::progress::clock;
+use crate::session::usage::{bail_usage, check_picture, check_spares};
 
 /// Hundredths of a second for a frame.
 const DELAY: u16 = 12;
@@ -81,16 +80,9 @@ fn two_seeds(text: &str) -> Result<[u64; 2], String> {
 struct Task<'a> {
     args: &'a InterpolateArgs,
     found: Found,
-    plan: SamplingPlan,
+    config: SamplingConfig,
     control: Control,
     class: Option<u32>,
-    device: &'a Device,
-}
-
-/// The two ends of the way: their noises, and the pictures they are of.
-struct Ends {
-    noises: [Tensor; 2],
-    pictures: Option<Tensor>,
 }
 
 pub(super) fn run(args: &InterpolateArgs, device: &Device, quiet: bool) -> anyhow::Result<ExitCode> {
@@ -103,13 +95,13 @@ pub(super) fn run(args: &InterpolateArgs, device: &Device, quiet: bool) -> anyho
     let drawn = [("--grid", &args.grid), ("--gif", &args.gif)];
     check_spares(&inputs, &drawn, (0..args.frames as usize).map(|frame| args.frame(frame)))?;
     let found = args.model.open(Weights::Ema, device)?;
-    let plan = plan(args.steps, &found.model)?;
+    let config = config(args.steps, &found.model)?;
     let control = args.control.open(&found, device)?;
-    let class = match control.asked_or_none(&found.model.description)?.as_slice() {
+    let class = match control.requested_or_unconditional(&found.model.description)?.as_slice() {
         &[class] => class,
         classes => bail_usage!("--class names {} classes; all of an interpolation is of one", classes.len()),
     };
-    let task = Task { args, found, plan, control, class, device };
+    let task = Task { args, found, config, control, class };
     let start = Instant::now();
     let Some((frames, error)) = task.draw(quiet)? else { return Ok(stopped(&args.out)) };
     println!(
@@ -118,7 +110,7 @@ pub(super) fn run(args: &InterpolateArgs, device: &Device, quiet: bool) -> anyho
         task.end(0),
         task.end(1),
         args.out.display(),
-        task.plan.steps().len(),
+        task.config.plan.steps().len(),
         clock(start.elapsed().as_secs_f64()),
         by(&task.found)
     );
@@ -144,98 +136,98 @@ impl Task<'_> {
         }
         let shape = self.found.model.description.image_shape;
         let prepared = self.found.prepared();
-        let read = |path: &PathBuf| picture::read_as(path, shape, &prepared, self.device);
+        let read = |path: &PathBuf| picture::read_as(path, shape, &prepared, &self.found.model.device);
         let pictures = self.args.pictures.iter().map(read).collect::<Result<Vec<_>, _>>()?;
         Ok(Some(Tensor::cat(&pictures, 0)?))
     }
 
     /// The images, and how far the ends are from the pictures; none if interrupted.
     fn draw(&self, quiet: bool) -> anyhow::Result<Option<(Vec<Picture>, Option<WayBack>)>> {
-        let (args, steps) = (self.args, self.plan.steps().len());
+        let (args, steps) = (self.args, self.config.plan.steps().len());
         let shares: Vec<f64> = (0..args.frames).map(|i| i as f64 / (args.frames - 1) as f64).collect();
-        let batches = shares.len().div_ceil(BATCH);
-        let inversion = if args.seeds.is_some() { 0 } else { steps };
-        let mut bar = Progress::new("editing", (inversion + batches * steps) as u64, quiet);
+        let batches = shares.len().div_ceil(self.config.batch_size);
+        let inversion = usize::from(args.seeds.is_none());
+        let mut display = GenerationDisplay::new("editing", (inversion + batches) * steps, quiet);
         // What cannot be read is known before anything is computed.
         let pictures = self.pictures()?;
         make_folder(&args.out)?;
         warn_of_images_beyond(&args.out, &[(args.out.clone(), args.frames as usize)])?;
-        let Some(ends) = self.ends(pictures, &mut bar)? else { return Ok(None) };
-        let mut frames = Vec::new();
-        let (mut first, mut last) = (None, None);
-        for (batch, shares) in shares.chunks(BATCH).enumerate() {
-            if interrupt::flow().is_break() {
-                bar.finish();
-                return Ok(None);
-            }
-            let mut observe = |p: diffusion_sample::Progress<'_>| -> ControlFlow<()> {
-                bar.advance((inversion + batch * steps + p.done) as u64, || {
-                    format!(
-                        "images {}-{}, step {}/{steps}",
-                        frames.len() + 1,
-                        frames.len() + shares.len(),
-                        p.done
-                    )
-                });
-                interrupt::flow()
-            };
-            let [from, to] = &ends.noises;
-            let classes = vec![self.class; shares.len()];
-            let images = self.control.with_denoiser(&self.found.model, &classes, IN_RANGE, |denoiser| {
-                unless_cancelled(interpolate([from, to], shares, denoiser, &self.plan, &mut observe))
-            })?;
-            let Some(images) = images else {
-                bar.finish();
-                return Ok(None);
-            };
-            let images = images.clamp(-1f32, 1f32)?;
-            for picture in picture::from_tensor(&images)? {
+        let Some([from, to]) = self.ends(pictures.as_ref(), &mut display)? else { return Ok(None) };
+
+        let model = &self.found.model;
+        let generator = Generator { model, config: self.config.clone(), guidance: &self.control.guidance };
+        let specs: Vec<ImageSpec> =
+            (0..args.frames).map(|index| ImageSpec { index, class: self.class }).collect();
+        let operation = |batch: &mut Batch<'_>| {
+            let Batch { range, denoiser, plan, observer, .. } = batch;
+            let observer = &mut |p: diffusion_sample::Progress<'_>| observer(p.done, Some(&p));
+            let images = interpolate([&from, &to], &shares[range.clone()], *denoiser, plan, observer)?;
+            Ok(images.clamp(-1f32, 1f32)?)
+        };
+        let mut observer = |progress: &_| display.observe(progress);
+        let (mut frames, mut ends) = (Vec::new(), Vec::new());
+        let all = generator.apply(&specs, steps, Box::new(operation), &mut observer);
+        let flow = each_batch(all, |batch| {
+            for picture in picture::from_tensor(&batch.images)? {
                 picture.write_png(&args.frame(frames.len()))?;
                 frames.push(picture);
             }
-            if first.is_none() {
-                first = Some(images.narrow(0, 0, 1)?);
+            if batch.range.start == 0 {
+                ends.push(batch.images.narrow(0, 0, 1)?);
             }
-            last = Some(images.narrow(0, shares.len() - 1, 1)?);
+            if batch.range.end == shares.len() {
+                ends.push(batch.images.narrow(0, batch.range.len() - 1, 1)?);
+            }
+            Ok(())
+        })?;
+        display.close()?;
+        if flow == ControlFlow::Break(()) {
+            return Ok(None);
         }
-        bar.finish();
-        let error = match (&ends.pictures, first, last) {
-            (Some(pictures), Some(first), Some(last)) => {
+        let error = match (&pictures, ends.as_slice()) {
+            (Some(pictures), [first, last]) => {
                 let mut error = WayBack::default();
                 error.add(pictures, &Tensor::cat(&[first, last], 0)?)?;
                 Some(error)
             }
             _ => None,
         };
-        self.show(&shares, &frames, ends.pictures.as_ref())?;
+        self.show(&shares, &frames, pictures.as_ref())?;
         Ok(Some((frames, error)))
     }
 
-    /// The noises of both ends; none if interrupted.
-    fn ends(&self, pictures: Option<Tensor>, bar: &mut Progress) -> anyhow::Result<Option<Ends>> {
+    /// The noises of both ends (1, C, H, W), found by inversion where the ends are pictures (2, C, H, W); none if interrupted.
+    fn ends(
+        &self,
+        pictures: Option<&Tensor>,
+        display: &mut GenerationDisplay,
+    ) -> anyhow::Result<Option<[Tensor; 2]>> {
+        let model = &self.found.model;
         let Some(pictures) = pictures else {
             let noise = |seed| {
-                let image_shape = self.found.model.description.image_shape;
-                SampleRequest { seed, indices: vec![0], image_shape, device: self.device }.initial(&self.plan)
+                let image_shape = model.description.image_shape;
+                let request = SampleRequest { seed, indices: vec![0], image_shape, device: &model.device };
+                request.initial(&self.config.plan)
             };
             let [a, b] = self.args.seeds.unwrap_or_default();
-            return Ok(Some(Ends { noises: [noise(a)?, noise(b)?], pictures: None }));
+            return Ok(Some([noise(a)?, noise(b)?]));
         };
-        let steps = self.plan.steps().len();
-        let mut observe = |done: usize| {
-            bar.advance(done as u64, || format!("the pictures' noise, step {done}/{steps}"));
-            interrupt::flow()
+        let generator = Generator { model, config: self.config.clone(), guidance: &self.control.guidance };
+        let specs = [0, 1].map(|index| ImageSpec { index, class: self.class });
+        let operation = |batch: &mut Batch<'_>| {
+            let Batch { denoiser, plan, observer, .. } = batch;
+            to_noise(pictures, *denoiser, plan, ITERATIONS, &mut |done| observer(done, None))
         };
-        let noise =
-            self.control.with_denoiser(&self.found.model, &[self.class; 2], IN_RANGE, |denoiser| {
-                unless_cancelled(to_noise(&pictures, denoiser, &self.plan, ITERATIONS, &mut observe))
-            })?;
-        let Some(noise) = noise else {
-            bar.finish();
-            return Ok(None);
-        };
-        let noises = [noise.narrow(0, 0, 1)?, noise.narrow(0, 1, 1)?];
-        Ok(Some(Ends { noises, pictures: Some(pictures) }))
+        let mut observer = |progress: &_| display.observe(progress);
+        let steps = self.config.plan.steps().len();
+        let noise = generator.apply(&specs, steps, Box::new(operation), &mut observer).all();
+        match noise {
+            Err(e) if e.is_cancelled() => Ok(None),
+            noise => {
+                let noise = noise?;
+                Ok(Some([noise.narrow(0, 0, 1)?, noise.narrow(0, 1, 1)?]))
+            }
+        }
     }
 
     /// Writes the row and the animation, where they are wanted.

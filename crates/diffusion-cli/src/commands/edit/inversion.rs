@@ -1,21 +1,21 @@
 //! What edits by way of a picture's noise have in common.
 
 use candle_core::{DType, Tensor};
-use diffusion_schedule::SamplingPlan;
-use diffusion_train::LoadedModel;
+use diffusion_model::{LoadedModel, SamplingConfig};
+use diffusion_sample::SamplerKind;
 
-use crate::usage::planned;
+use crate::session::usage::planned;
 
 /// Fixed-point iterations of each step backwards.
 pub(super) const ITERATIONS: usize = 4;
 /// Steps where none are named.
 const STEPS: usize = 50;
 
-/// The plan that is followed there and back.
-pub(super) fn plan(steps: Option<u64>, model: &LoadedModel) -> anyhow::Result<SamplingPlan> {
+/// How the way there and back is gone: DDIM without noise.
+pub(super) fn config(steps: Option<u64>, model: &LoadedModel) -> anyhow::Result<SamplingConfig> {
     let most = model.objective.schedule().map_or(STEPS, diffusion_schedule::NoiseSchedule::len);
     let steps = steps.map_or(STEPS.min(most), |steps| steps as usize);
-    planned(steps, model.objective.usual_plan(steps))
+    planned(steps, SamplingConfig::new(model, SamplerKind::Ddim, steps))
 }
 
 /// How far pictures are from those that came back.

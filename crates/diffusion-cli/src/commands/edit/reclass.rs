@@ -7,21 +7,22 @@ use std::time::Instant;
 
 use candle_core::{Device, Tensor};
 use diffusion_data::picture::{self, Picture};
-use diffusion_sample::SampleRequest;
-use diffusion_sample::edit::{EditError, from_noise, to_noise, with_grain};
-use diffusion_schedule::SamplingPlan;
-use diffusion_train::{LoadedModel, ModelDescription, Weights};
+use diffusion_model::{
+    Batch, GeneratedBatch, Generator, GuidanceConfig, ImageSpec, LoadedModel, ModelDescription, Operation,
+    SamplingConfig, Weights,
+};
+use diffusion_sample::edit::{from_noise, to_noise, with_grain};
 
 use super::given::{Given, write_grid};
-use super::inversion::{ITERATIONS, WayBack, plan};
-use super::{BATCH, GRID, IN_RANGE, by, stopped, unless_cancelled};
+use super::inversion::{ITERATIONS, WayBack, config};
+use super::{GRID, by, stopped};
+use crate::args::control::{Control, ControlArgs, find_classes, scale};
+use crate::args::runs::ModelArgs;
 use crate::commands::make_folder;
-use crate::commands::progress::{Progress, clock};
-use crate::commands::sample::trajectory::Trajectory;
-use crate::control::{Control, ControlArgs, find_classes, scale};
-use crate::interrupt;
-use crate::runs::ModelArgs;
-use crate::usage::{bail_usage, check_picture, check_spares};
+use crate::session::generation::{GenerationDisplay, each_batch};
+use crate::session::progress::clock;
+use crate::session::trajectory::Trajectory;
+use crate::session::usage::{bail_usage, check_picture, check_spares};
 
 /// Draw a picture as one of another class
 ///
@@ -78,15 +79,13 @@ fn grain(text: &str) -> Result<f64, String> {
 /// What becomes of pictures.
 struct Task<'a> {
     model: &'a LoadedModel,
-    plan: SamplingPlan,
+    config: SamplingConfig,
     given: Given,
     from: Option<u32>,
     to: Vec<Option<u32>>,
     guided: Control,
     /// Steps that noise on the pictures stands for.
     grain: usize,
-    seed: u64,
-    device: &'a Device,
 }
 
 pub(super) fn run(args: &ReclassArgs, device: &Device, quiet: bool) -> anyhow::Result<ExitCode> {
@@ -99,13 +98,13 @@ pub(super) fn run(args: &ReclassArgs, device: &Device, quiet: bool) -> anyhow::R
     let to = find_classes("--to", &args.to, &model.classes, model.network.takes_no_class())?;
     let from = class_before(args, model)?;
     let guided = ControlArgs::of_guidance(args.guidance).open(&found, device)?;
-    let plan = plan(args.steps, &found.model)?;
+    let config = SamplingConfig { seed: args.seed, ..config(args.steps, &found.model)? };
     let given = Given::open(&args.picture, model.image_shape, &found.prepared(), device)?;
-    let steps = plan.steps().len();
+    let steps = config.plan.steps().len();
     let grain = (args.grain * steps as f64).round() as usize;
     // Few steps are no reason to leave out what was asked for.
     let grain = grain.max(usize::from(args.grain > 0.0)).min(steps - 1);
-    let task = Task { model: &found.model, plan, given, from, to, guided, grain, seed: args.seed, device };
+    let task = Task { model: &found.model, config, given, from, to, guided, grain };
     let files: Vec<(usize, PathBuf)> = task.files(&args.out).collect();
     task.given.check_results(files.iter().map(|(picture, file)| (*picture, file.as_path())))?;
     let drawn = [("--grid", &args.grid), ("--gif", &args.gif)];
@@ -172,88 +171,89 @@ impl Task<'_> {
         self.given.result(out, picture, &[self.guided.class_folder(class).to_owned()])
     }
 
-    /// All results, batch by batch; PNGs are written as they come, and `trajectory` follows the first. None if interrupted.
-    fn draw(&self, out: &Path, mut trajectory: Trajectory, quiet: bool) -> anyhow::Result<Option<Drawn>> {
-        let (steps, count) = (self.plan.steps().len(), self.given.paths.len());
+    /// All results; PNGs are written as they come, and `trajectory` follows the first. None if interrupted.
+    fn draw(&self, out: &Path, trajectory: Trajectory, quiet: bool) -> anyhow::Result<Option<Drawn>> {
+        let (steps, count) = (self.config.plan.steps().len(), self.given.paths.len());
         // There, back, and to each class.
         let ways = 2 + self.to.len();
-        let mut bar = Progress::new("editing", (count.div_ceil(BATCH) * ways * steps) as u64, quiet);
-        let (mut rows, mut error) = (Vec::new(), WayBack::default());
-        for (batch, first) in (0..count).step_by(BATCH).enumerate() {
-            if interrupt::flow().is_break() {
-                return Ok(None);
-            }
-            let pictures = self.given.images.narrow(0, first, BATCH.min(count - first))?;
-            let n = pictures.dim(0)?;
-            let mut way = batch * ways;
-            let plain = Control::unguided(&self.model.description);
-            let mut on_way = |control: &Control,
-                              class,
-                              mut follow: Option<&mut Trajectory>,
-                              work: &Way<'_>|
-             -> anyhow::Result<Option<Tensor>> {
-                let mut failed = None;
-                let mut observe = |done: usize, seen: Option<&diffusion_sample::Progress<'_>>| {
-                    bar.advance((way * steps + done) as u64, || {
-                        format!("pictures {}-{} of {count}, step {done}/{steps}", first + 1, first + n)
-                    });
-                    if let (Some(trajectory), Some(seen)) = (&mut follow, seen)
-                        && let Err(e) = trajectory.add(seen)
-                    {
-                        failed = Some(e);
-                        return ControlFlow::Break(());
-                    }
-                    interrupt::flow()
-                };
-                let result = control.with_denoiser(self.model, &vec![class; n], IN_RANGE, |denoiser| {
-                    unless_cancelled(work(denoiser, &mut observe))
-                })?;
-                way += 1;
-                failed.map_or(Ok(result), Err)
-            };
-            let request = SampleRequest {
-                seed: self.seed,
-                indices: (first as u64..(first + n) as u64).collect(),
-                image_shape: self.model.description.image_shape,
-                device: self.device,
-            };
-            let (grained, front) = with_grain(&pictures, self.grain, &self.plan, &request)?;
-            let Some(noise) = on_way(&plain, self.from, None, &|denoiser, observe| {
-                to_noise(&grained, denoiser, &front, ITERATIONS, &mut |done| observe(done, None))
-            })?
-            else {
-                return Ok(None);
-            };
-            let drawn: &Way<'_> = &|denoiser, observe| {
-                from_noise(&noise, denoiser, &self.plan, &mut |p| observe(p.done, Some(&p)))
-            };
-            let Some(back) = on_way(&plain, self.from, None, drawn)? else { return Ok(None) };
-            let back = back.clamp(-1f32, 1f32)?;
-            error.add(&pictures, &back)?;
-            let mut columns = vec![picture::from_tensor(&pictures)?, picture::from_tensor(&back)?];
-            for (place, class) in self.to.iter().enumerate() {
-                let follow = (batch == 0 && place == 0).then_some(&mut trajectory);
-                let Some(result) = on_way(&self.guided, *class, follow, drawn)? else { return Ok(None) };
-                let results = picture::from_tensor(&result.clamp(-1f32, 1f32)?)?;
-                for (number, result) in (first..).zip(&results) {
+        let batches = count.div_ceil(self.config.batch_size);
+        let mut display = GenerationDisplay::new("editing", batches * ways * steps, quiet);
+        let pictures = &self.given.images;
+        let plain = GuidanceConfig::default();
+        let inversion = Box::new(|batch: &mut Batch<'_>| {
+            let Batch { range, denoiser, plan, request, observer, .. } = batch;
+            let (grained, front) =
+                with_grain(&pictures.narrow(0, range.start, range.len())?, self.grain, plan, request)?;
+            to_noise(&grained, *denoiser, &front, ITERATIONS, &mut |done| observer(done, None))
+        });
+        let Some(noise) = self.tensor(&plain, self.from, inversion, &mut display)? else { return Ok(None) };
+        let way = || {
+            let noise = &noise;
+            Box::new(move |batch: &mut Batch<'_>| {
+                let Batch { range, denoiser, plan, observer, .. } = batch;
+                let observer = &mut |p: diffusion_sample::Progress<'_>| observer(p.done, Some(&p));
+                let own = noise.narrow(0, range.start, range.len())?;
+                Ok(from_noise(&own, *denoiser, plan, observer)?.clamp(-1f32, 1f32)?)
+            })
+        };
+        let Some(back) = self.tensor(&plain, self.from, way(), &mut display)? else { return Ok(None) };
+        let mut error = WayBack::default();
+        error.add(pictures, &back)?;
+        let shown = count.min(GRID);
+        let first = |images: &Tensor| picture::from_tensor(&images.narrow(0, 0, shown)?);
+        let mut columns = vec![first(pictures)?, first(&back)?];
+        display.follow(trajectory);
+        for class in &self.to {
+            let mut column = Vec::new();
+            let flow = self.each(&self.guided.guidance, *class, way(), &mut display, |batch| {
+                for (number, result) in batch.range.zip(picture::from_tensor(&batch.images)?) {
                     result.write_png(&self.file(out, number, *class))?;
+                    if number < GRID {
+                        column.push(result);
+                    }
                 }
-                columns.push(results);
+                Ok(())
+            })?;
+            if flow.is_break() {
+                return Ok(None);
             }
-            for number in (first..first + n).take_while(|number| *number < GRID) {
-                let row = columns.iter().map(|column| column[number - first].clone()).collect();
-                rows.push((self.given.name(number), row));
-            }
+            columns.push(column);
         }
-        bar.finish();
-        trajectory.finish()?;
+        display.close()?;
+        let row = |number: usize| columns.iter().map(|column| column[number].clone()).collect();
+        let rows = (0..shown).map(|number| (self.given.name(number), row(number))).collect();
         Ok(Some((rows, error)))
     }
-}
 
-/// From pictures to noise or from noise to pictures, by a denoiser; told how many steps are done, and what a step towards pictures saw.
-type Way<'a> = dyn Fn(
-        &dyn diffusion_process::Denoiser,
-        &mut dyn FnMut(usize, Option<&diffusion_sample::Progress<'_>>) -> ControlFlow<()>,
-    ) -> Result<Tensor, EditError>
-    + 'a;
+    /// What `operation` makes of all pictures as ones of `class`: (N, C, H, W); none if interrupted.
+    fn tensor(
+        &self,
+        guidance: &GuidanceConfig,
+        class: Option<u32>,
+        operation: Box<Operation<'_>>,
+        display: &mut GenerationDisplay,
+    ) -> anyhow::Result<Option<Tensor>> {
+        let mut parts = Vec::new();
+        let flow = self.each(guidance, class, operation, display, |batch| {
+            parts.push(batch.images);
+            Ok(())
+        })?;
+        Ok((flow == ControlFlow::Continue(())).then(|| Tensor::cat(&parts, 0)).transpose()?)
+    }
+
+    /// Hands `take` what `operation` makes of each batch of pictures as ones of `class`.
+    fn each(
+        &self,
+        guidance: &GuidanceConfig,
+        class: Option<u32>,
+        operation: Box<Operation<'_>>,
+        display: &mut GenerationDisplay,
+        take: impl FnMut(GeneratedBatch) -> anyhow::Result<()>,
+    ) -> anyhow::Result<ControlFlow<()>> {
+        let generator = Generator { model: self.model, config: self.config.clone(), guidance };
+        let specs: Vec<ImageSpec> =
+            (0..self.given.paths.len() as u64).map(|index| ImageSpec { index, class }).collect();
+        let mut observer = |progress: &_| display.observe(progress);
+        each_batch(generator.apply(&specs, self.config.plan.steps().len(), operation, &mut observer), take)
+    }
+}

@@ -3,12 +3,13 @@
 use std::process::ExitCode;
 use std::time::Instant;
 
-use candle_core::Device;
+use candle_core::{Device, Tensor};
+use diffusion_model::Batch;
 use diffusion_sample::edit::{steps_at, vary};
 
-use super::drawing::{Batch, Drawing, DrawingArgs};
+use super::drawing::{Drawing, DrawingArgs};
 use super::{by, counted, stopped};
-use crate::commands::progress::clock;
+use crate::session::progress::clock;
 
 /// Draw variations of a picture: noise on it, and the model's way back (Meng et al. 2022)
 ///
@@ -42,13 +43,15 @@ fn strength(text: &str) -> Result<f64, String> {
 pub(super) fn run(args: &VaryArgs, device: &Device, quiet: bool) -> anyhow::Result<ExitCode> {
     let num = |folder: bool| args.num.unwrap_or(if folder { 1 } else { 8 });
     let drawing = Drawing::open(&args.drawing, &[], |given| num(given.folder), device)?;
-    let (steps, all) = (steps_at(args.strength, &drawing.plan)?, drawing.plan.steps().len());
+    let (steps, all) = (steps_at(args.strength, &drawing.config.plan)?, drawing.config.plan.steps().len());
     if steps == all {
         tracing::warn!("at this strength all steps are run, so that nothing of the picture is left");
     }
     let start = Instant::now();
-    let edit = |Batch { pictures, denoiser, sampler, plan, request, progress }: Batch<'_>| {
-        vary(&pictures, args.strength, denoiser, sampler, plan, request, progress)
+    let edit = |pictures: &Tensor, batch: &mut Batch<'_>| {
+        let Batch { denoiser, sampler, plan, request, observer, .. } = batch;
+        let observer = &mut |p: diffusion_sample::Progress<'_>| observer(p.done, Some(&p));
+        vary(pictures, args.strength, *denoiser, *sampler, plan, request, observer)
     };
     let Some(results) = drawing.run(steps, quiet, &edit)? else { return Ok(stopped(&args.drawing.out)) };
     drawing.write_grid(&[("given", &drawing.given.images)], &results)?;
@@ -57,7 +60,7 @@ pub(super) fn run(args: &VaryArgs, device: &Device, quiet: bool) -> anyhow::Resu
         counted(drawing.count(), "variation", "variations"),
         drawing.given.names(),
         args.drawing.out.display(),
-        drawing.kind.name(),
+        drawing.config.sampler.name(),
         clock(start.elapsed().as_secs_f64()),
         by(&drawing.found)
     );

@@ -9,11 +9,12 @@ use diffusion_data::picture;
 use diffusion_sample::{SampleError, SamplerKind, SamplerOptions};
 use diffusion_train::{Generation, LoadedModel, TrainError, Weights};
 
+use crate::args::runs::{Found, ModelArgs};
 use crate::commands::sample::{best_variance, check_fit, sampler_names};
+use crate::data;
 use crate::judging::{Judge, JudgeArgs};
-use crate::runs::{Found, ModelArgs};
-use crate::usage::{bail_usage, check_picture, planned};
-use crate::{data, interrupt};
+use crate::session::interrupt;
+use crate::session::usage::{bail_usage, check_picture, planned};
 
 /// Draw the same images by several samplers with several numbers of steps, in one labelled picture
 ///

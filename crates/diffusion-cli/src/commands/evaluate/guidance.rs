@@ -11,12 +11,14 @@ use diffusion_sample::{Guidance, SampleError, SamplerOptions};
 use diffusion_train::{ClassChoice, Generation, TrainError, Weights};
 use serde_json::{Value, json};
 
-use crate::commands::progress::Progress;
+use crate::args::control;
+use crate::args::runs::ModelArgs;
 use crate::commands::sample::best_variance;
+use crate::data;
 use crate::judging::{Judge, JudgeArgs, Likeness};
-use crate::runs::ModelArgs;
-use crate::usage::{CHARTS, bail_usage, check_output, check_picture};
-use crate::{control, data, interrupt};
+use crate::session::interrupt;
+use crate::session::progress::Progress;
+use crate::session::usage::{CHARTS, bail_usage, check_output, check_picture};
 
 /// Say what guidance gives and what it costs: the same images under each scale, judged
 ///

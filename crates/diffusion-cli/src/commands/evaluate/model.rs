@@ -8,18 +8,19 @@ use diffusion_data::ImageDataset;
 use diffusion_eval::{
     Bound, Estimate, ModelErrors, ModelEvaluation, ModelLoss, ReverseVariance, VariationalBound,
 };
+use diffusion_model::{LoadedModel, Weights};
 use diffusion_report::model_chart;
 use diffusion_sample::VarianceType;
-use diffusion_train::{LoadedModel, Weights};
 use serde_json::{Value, json};
 
 use super::pictures::Asked;
 use super::{CONTINUOUS, as_object, axis, continuous_levels, with_error};
-use crate::commands::progress::Progress;
+use crate::args::runs::{Found, ModelArgs, program};
 use crate::commands::sample::{Variance, variance};
-use crate::runs::{Found, ModelArgs, program};
-use crate::usage::{CHARTS, bail_usage, check_picture};
-use crate::{data, interrupt};
+use crate::data;
+use crate::session::interrupt;
+use crate::session::progress::Progress;
+use crate::session::usage::{CHARTS, bail_usage, check_picture};
 
 /// Measure a model on pictures: its losses by noise level, and the bits a dimension that its variational bound gives
 ///

@@ -3,11 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use diffusion_data::{ImageDataset, PictureConfig};
-use diffusion_train::{Checkpoint, LoadedModel};
+use diffusion_model::LoadedModel;
+use diffusion_train::Checkpoint;
 
 use crate::data::{self, CacheArgs, PictureArgs};
 use crate::runs;
-use crate::usage::bail_usage;
+use crate::session::usage::bail_usage;
 
 /// What the command line says of the pictures.
 pub(super) struct Asked<'a> {

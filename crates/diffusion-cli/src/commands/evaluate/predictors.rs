@@ -6,16 +6,18 @@ use std::process::ExitCode;
 use candle_core::{Device, Tensor};
 use diffusion_data::PictureConfig;
 use diffusion_eval::{Estimate, Predictor, PredictorErrors, PredictorEvaluation, lesson_images};
+use diffusion_model::{LoadedModel, Objective, Weights};
 use diffusion_process::NoiseLevel;
 use diffusion_report::predictor_chart;
-use diffusion_train::{LoadedModel, Objective, Weights};
 use serde_json::{Value, json};
 
 use super::pictures::Asked;
 use super::{TIMESTEP, as_object, axis, continuous_levels, with_error};
-use crate::runs::ModelArgs;
-use crate::usage::{CHARTS, bail_usage, check_picture};
-use crate::{data, interrupt, schedules};
+use crate::args::runs::ModelArgs;
+use crate::args::schedules;
+use crate::data;
+use crate::session::interrupt;
+use crate::session::usage::{CHARTS, bail_usage, check_picture};
 
 /// Pictures of a set that are looked at, unless --limit says otherwise.
 const PICTURES: usize = 200;

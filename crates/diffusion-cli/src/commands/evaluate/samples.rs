@@ -12,12 +12,13 @@ use diffusion_sample::{Guidance, SampleError, SamplerOptions};
 use diffusion_train::{Checkpoint, Generation, RunDir, TrainError, Weights};
 use serde_json::{Map, Value, json};
 
-use crate::commands::progress::Progress;
+use crate::args::runs::{Found, ModelArgs};
 use crate::commands::sample::{best_variance, sampler_kind, sampler_names};
+use crate::data;
 use crate::judging::{Critic, Figure, Judge, JudgeArgs, Judgement, training_pictures};
-use crate::runs::{Found, ModelArgs};
-use crate::usage::{bail_usage, check_output, first_given};
-use crate::{data, interrupt};
+use crate::session::interrupt;
+use crate::session::progress::Progress;
+use crate::session::usage::{bail_usage, check_output, first_given};
 
 /// Judge generated images: how near they are to real ones, how varied, how many are copies of training pictures
 ///
@@ -61,7 +62,7 @@ pub(crate) struct SamplesArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     steps: Option<u64>,
     /// How far to push the images of a model with classes towards theirs [default: as `sample`]
-    #[arg(long, value_name = "SCALE", value_parser = crate::control::scale, allow_negative_numbers = true)]
+    #[arg(long, value_name = "SCALE", value_parser = crate::args::control::scale, allow_negative_numbers = true)]
     guidance: Option<f64>,
     /// Also write everything as JSON
     #[arg(long, value_name = "FILE")]

@@ -5,14 +5,15 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use diffusion_interop::ImportedModel;
+use diffusion_model::ModelState;
 use diffusion_report::{NetworkBox, NetworkPicture};
-use diffusion_train::{Checkpoint, TrainConfig};
+use diffusion_train::TrainConfig;
 use diffusion_unet::{NetworkAnalysis, NetworkConfig, UNetSketch};
 use serde_json::{Value, json};
 
+use crate::args::runs::ModelArgs;
 use crate::commands::bytes;
-use crate::runs::ModelArgs;
-use crate::usage::{CHARTS, bail_usage, check_picture};
+use crate::session::usage::{CHARTS, bail_usage, check_picture};
 
 /// The two configurations of the lesson's exercise.
 const LESSON: [&str; 2] = ["64,128,256", "32,64,128,256"];
@@ -94,7 +95,7 @@ fn real_network(args: &AnalyzeArgs) -> anyhow::Result<Option<(String, NetworkCon
         let [_, height, width] = imported.image_shape;
         (folder.display().to_string(), NetworkConfig::Unet2d(imported.network), [height, width])
     } else if let Some(path) = args.model.named()? {
-        let model = Checkpoint::read_state(&path)?.model;
+        let model = ModelState::read(&path)?.model;
         let [_, height, width] = model.image_shape;
         (path.display().to_string(), model.network, [height, width])
     } else {

@@ -4,25 +4,17 @@ use std::path::{Path, PathBuf};
 
 use candle_core::Tensor;
 use diffusion_data::picture::{self, Picture};
+use diffusion_model::{ClassChoice, ImageSpec};
 use diffusion_report::Cell;
-use diffusion_train::ClassChoice;
 
 use super::SampleArgs;
+use crate::args::control::Control;
 use crate::commands::{make_folder, warn_of_images_beyond};
-use crate::control::Control;
-use crate::usage::bail_usage;
-
-/// An image to be made.
-#[derive(Clone, Copy)]
-pub(super) struct Item {
-    /// Of its noise.
-    pub(super) index: u64,
-    pub(super) class: Option<u32>,
-}
+use crate::session::usage::bail_usage;
 
 /// The images to be made, in their order.
 pub(super) struct Order {
-    pub(super) items: Vec<Item>,
+    pub(super) specs: Vec<ImageSpec>,
     /// The classes that were asked for, one after the other, and the images of each.
     by_class: Option<(Vec<Option<u32>>, usize)>,
 }
@@ -31,17 +23,16 @@ impl Order {
     /// The same noise for each class, so that one sees what the class changes.
     pub(super) fn new(args: &SampleArgs, control: &Control, noise: Option<&Tensor>) -> anyhow::Result<Self> {
         let given = noise.map(|noise| noise.dim(0)).transpose()?.map(|n| n as u64);
-        let indexed = |class, num| (0..num).map(move |index| Item { index, class });
-        let Some(classes) = control.asked.clone() else {
-            let indices: Vec<u64> = (0..given.or(args.num).unwrap_or(16)).collect();
-            let classes = ClassChoice::AsTrained.classes(args.seed, &indices, &control.classes);
-            let items = indices.into_iter().zip(classes).map(|(index, class)| Item { index, class });
-            return Ok(Self { items: items.collect(), by_class: None });
+        let indexed = |class, num| (0..num).map(move |index| ImageSpec { index, class });
+        let Some(classes) = control.requested.clone() else {
+            let indices = 0..given.or(args.num).unwrap_or(16);
+            let specs = ClassChoice::AsTrained.specs(args.seed, indices, &control.classes);
+            return Ok(Self { specs, by_class: None });
         };
         match (classes.as_slice(), args.num.or(given)) {
             (&[class], num) => {
                 let num = num.or(args.per_class).unwrap_or(16);
-                Ok(Self { items: indexed(class, num).collect(), by_class: None })
+                Ok(Self { specs: indexed(class, num).collect(), by_class: None })
             }
             (_, Some(_)) => bail_usage!(
                 "--class names {} classes: say by --per-class how many images of each",
@@ -49,8 +40,8 @@ impl Order {
             ),
             (_, None) => {
                 let num = args.per_class.unwrap_or(8);
-                let items = classes.iter().flat_map(|class| indexed(*class, num)).collect();
-                Ok(Self { items, by_class: Some((classes, num as usize)) })
+                let specs = classes.iter().flat_map(|class| indexed(*class, num)).collect();
+                Ok(Self { specs, by_class: Some((classes, num as usize)) })
             }
         }
     }
@@ -63,7 +54,7 @@ impl Order {
             (out.join(control.class_folder(class)), if asked.contains(&class) { each } else { 0 })
         };
         let mut folders: Vec<(PathBuf, usize)> = known.map(of_class).collect();
-        folders.push((out.to_owned(), if self.by_class.is_some() { 0 } else { self.items.len() }));
+        folders.push((out.to_owned(), if self.by_class.is_some() { 0 } else { self.specs.len() }));
         make_folder(out)?;
         for class in &asked {
             make_folder(&out.join(control.class_folder(*class)))?;
@@ -75,7 +66,7 @@ impl Order {
     pub(super) fn file(&self, number: usize, control: &Control) -> PathBuf {
         match &self.by_class {
             Some((_, each)) => {
-                let class = control.class_folder(self.items[number].class);
+                let class = control.class_folder(self.specs[number].class);
                 Path::new(class).join(format!("{:06}.png", number % each))
             }
             None => PathBuf::from(format!("{number:06}.png")),

@@ -8,8 +8,8 @@ use diffusion_schedule::ScheduleComparison;
 use serde_json::{Value, json};
 
 use super::SchedulesArgs;
-use crate::schedules::{alpha_text, db_text};
-use crate::usage::{CHARTS, check_picture};
+use crate::args::schedules::{alpha_text, db_text};
+use crate::session::usage::{CHARTS, check_picture};
 
 /// Compare noise schedules: how much signal is left at each timestep, and where noise takes over
 ///

@@ -10,9 +10,10 @@ use diffusion_process::{Domain, Levels, NoiseSource};
 use diffusion_report::{Cell, sheet};
 
 use super::SchedulesArgs;
-use crate::schedules::db_text;
-use crate::usage::{bail_usage, check_picture};
-use crate::{data, interrupt};
+use crate::args::schedules::db_text;
+use crate::data;
+use crate::session::interrupt;
+use crate::session::usage::{bail_usage, check_picture};
 
 /// Pixels that a picture's side has in the sheet, at least.
 const SIDE: usize = 84;

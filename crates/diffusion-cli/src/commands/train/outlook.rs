@@ -5,7 +5,7 @@ use std::fmt;
 use diffusion_train::{Pace, Trainer};
 
 use crate::commands::bytes;
-use crate::commands::progress::clock;
+use crate::session::progress::clock;
 
 /// Sets of numbers in a checkpoint for each weight: itself, AdamW's two moments and its moving average.
 const SAVED_COPIES: usize = 4;

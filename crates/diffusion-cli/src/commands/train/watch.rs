@@ -4,11 +4,12 @@ use std::ops::ControlFlow;
 use std::time::Instant;
 
 use diffusion_report::{EventWriter, RunPage};
-use diffusion_train::{Outcome, RunDir, StepMetrics, TrainEvent, Trainer};
+use diffusion_train::{Checks, Outcome, RunDir, StepMetrics, TrainEvent, Trainer};
 
 use super::outlook::Outlook;
-use crate::commands::progress::{LINE_INTERVAL, Progress, clock};
-use crate::{interrupt, runs};
+use crate::args::runs;
+use crate::session::interrupt;
+use crate::session::progress::{LINE_INTERVAL, Progress, clock};
 
 /// What is shown and written while a training goes on.
 pub(super) struct Watch<'a> {
@@ -48,7 +49,7 @@ impl<'a> Watch<'a> {
     }
 
     /// Trains to the end, or to where the user says.
-    pub(super) fn train(&mut self, trainer: &mut Trainer) -> anyhow::Result<Outcome> {
+    pub(super) fn train(&mut self, trainer: &mut Trainer, checks: &Checks) -> anyhow::Result<Outcome> {
         // A run limited by time has no known number of steps; its bar counts seconds.
         let total_steps = trainer.total_steps();
         let limit_seconds = trainer.config().max_minutes.map(|minutes| minutes * 60.0);
@@ -118,7 +119,7 @@ impl<'a> Watch<'a> {
             }
             interrupt::flow()
         };
-        let outcome = diffusion_train::run(trainer, run_dir, observer);
+        let outcome = diffusion_train::run(trainer, run_dir, checks, observer);
         progress.finish();
         if let Some(error) = failed {
             return Err(error.into());

@@ -1,0 +1,116 @@
+//! Schedules by the names that one gives on the command line.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use diffusion_interop::{Scheduler, SchedulerClass};
+use diffusion_schedule::{BetaSchedule, NoiseSchedule, ScheduleConfig};
+
+use crate::session::usage::bail_usage;
+
+/// What has a name; the names in files are understood too.
+const NAMED: [(&str, &str, BetaSchedule); 4] = [
+    ("linear", "linear", BetaSchedule::Linear),
+    ("cosine", "squaredcos_cap_v2", BetaSchedule::Cosine),
+    ("sigmoid", "sigmoid", BetaSchedule::Sigmoid),
+    ("scaled-linear", "scaled_linear", BetaSchedule::ScaledLinear),
+];
+
+/// The default of a comparison: the two of the lesson.
+pub(crate) const LESSON: &str = "linear,cosine";
+
+/// A schedule of `timesteps` steps if `argument` is a name, else the one that the file or run of that name has, with the
+/// steps that it has there. Returned with what to call it.
+pub(crate) fn named(argument: &str, timesteps: usize) -> anyhow::Result<(String, NoiseSchedule)> {
+    if let Some((name, _, beta_schedule)) =
+        NAMED.iter().find(|(name, other, _)| argument == *name || argument == *other)
+    {
+        let config = ScheduleConfig {
+            num_train_timesteps: timesteps,
+            beta_schedule: *beta_schedule,
+            ..Default::default()
+        };
+        return Ok(((*name).to_owned(), config.build()?));
+    }
+    let path = Path::new(argument);
+    let file = file_of(path);
+    if !file.is_file() {
+        let names: Vec<&str> = NAMED.iter().map(|(name, ..)| *name).collect();
+        bail_usage!(
+            "`{argument}` is no schedule: it is none of {} and no file; a TOML file with a table [schedule], the folder of a \
+             run or of a model, or a scheduler_config.json is understood",
+            names.join(", ")
+        );
+    }
+    let text = std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
+    let schedule = if file.extension().is_some_and(|ending| ending == "json") {
+        in_json(&text).with_context(|| file.display().to_string())?
+    } else {
+        in_toml(&text).with_context(|| file.display().to_string())?
+    };
+    Ok((called(path), schedule))
+}
+
+/// The file that a run's or a model's folder keeps its schedule in; a file itself.
+fn file_of(path: &Path) -> PathBuf {
+    const IN_FOLDERS: [&str; 3] = ["config.toml", "scheduler/scheduler_config.json", "scheduler_config.json"];
+    let inside = IN_FOLDERS.iter().map(|name| path.join(name)).find(|file| file.is_file());
+    inside.unwrap_or_else(|| path.to_owned())
+}
+
+/// The schedule in a configuration, under `[schedule]`, or in a file of nothing else.
+fn in_toml(text: &str) -> anyhow::Result<NoiseSchedule> {
+    let mut table: toml::Table = text.parse()?;
+    let flow = table.get("prediction_type").and_then(toml::Value::as_str) == Some("flow_prediction");
+    if flow || table.contains_key("edm") {
+        bail_usage!("{} has no schedule of β", if flow { "a flow" } else { "an EDM" });
+    }
+    let config: ScheduleConfig = match table.remove("schedule") {
+        Some(schedule) => schedule.try_into()?,
+        None if table.is_empty() => bail_usage!("it is empty; a table [schedule] is wanted"),
+        None => table.try_into().context("it has no table [schedule], and is no such table itself")?,
+    };
+    Ok(config.build()?)
+}
+
+/// The schedule of a scheduler of Python's diffusers.
+fn in_json(text: &str) -> anyhow::Result<NoiseSchedule> {
+    let scheduler = Scheduler::from_json(text)?;
+    if matches!(scheduler.class(), SchedulerClass::EdmEuler | SchedulerClass::EdmDpmSolverMultistep) {
+        bail_usage!("{} has no schedule of β", scheduler.class().name());
+    }
+    Ok(scheduler.schedule()?)
+}
+
+/// The last part of a path that says more than what kind of file it is.
+fn called(path: &Path) -> String {
+    const SAY_NOTHING: [&str; 3] = ["config", "scheduler_config", "scheduler"];
+    let name =
+        |part: &Path| if part.is_dir() { part.file_name() } else { part.file_stem() }.map(OsStr::to_owned);
+    let stems = path.ancestors().filter_map(|part| Some(name(part)?.to_string_lossy().into_owned()));
+    let own = path.display().to_string();
+    stems.into_iter().find(|stem| !SAY_NOTHING.contains(&stem.as_str())).unwrap_or(own)
+}
+
+/// ᾱ for people: six digits after the point, or the power of ten where those would say little.
+pub(crate) fn alpha_text(alpha_cumprod: f64) -> String {
+    if alpha_cumprod >= 1e-3 || alpha_cumprod == 0.0 {
+        format!("{alpha_cumprod:.6}")
+    } else {
+        format!("{alpha_cumprod:.2e}")
+    }
+}
+
+/// Decibels for people.
+pub(crate) fn db_text(snr_db: f64) -> String {
+    if snr_db.is_finite() { format!("{snr_db:.2}") } else { "none".to_owned() }
+}
+
+/// The timesteps of the lesson's table, as far along a schedule of `timesteps` steps as they are in one of 1000.
+pub(crate) fn lesson_timesteps(timesteps: usize) -> Vec<usize> {
+    let mut chosen: Vec<usize> = [0, 100, 250, 500, 750, 900].map(|t| t * timesteps / 1000).to_vec();
+    chosen.push(timesteps.saturating_sub(1));
+    chosen.dedup();
+    chosen
+}

@@ -1,0 +1,64 @@
+use std::path::PathBuf;
+
+use diffusion_files::FileError;
+use diffusion_sample::SampleError;
+use diffusion_sample::edit::EditError;
+use diffusion_schedule::ScheduleError;
+use diffusion_unet::ParameterError;
+use thiserror::Error;
+
+use crate::{ClassError, GuidanceError, SamplerError};
+
+/// Why a model cannot be loaded or used.
+#[derive(Debug, Error)]
+pub enum ModelError {
+    /// A file or folder that cannot be read, written or used.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// A schedule that cannot be built, or steps that it does not have.
+    #[error(transparent)]
+    Schedule(#[from] ScheduleError),
+    /// Tensors that are not the parameters of the network.
+    #[error("{path}: {source}", path = .path.display())]
+    Parameters {
+        /// The file.
+        path: PathBuf,
+        /// Which tensor, and why.
+        source: ParameterError,
+    },
+    /// A class that the model does not have.
+    #[error(transparent)]
+    Class(#[from] ClassError),
+    /// A sampler that does not suit the model.
+    #[error(transparent)]
+    Sampler(#[from] SamplerError),
+    /// Guidance that does not suit the model.
+    #[error(transparent)]
+    Guidance(#[from] GuidanceError),
+    /// Sampling stopped: it was cancelled, or a number is not finite.
+    #[error("sampling: {0}")]
+    Sample(#[from] SampleError),
+    /// An edit that does not fit its pictures.
+    #[error(transparent)]
+    Edit(EditError),
+    /// An error of the device or the network.
+    #[error(transparent)]
+    Candle(#[from] candle_core::Error),
+}
+
+impl ModelError {
+    /// Whether the observer of a generation asked to stop.
+    pub fn is_cancelled(&self) -> bool {
+        matches!(self, Self::Sample(SampleError::Cancelled { .. }))
+    }
+}
+
+impl From<EditError> for ModelError {
+    fn from(error: EditError) -> Self {
+        match error {
+            EditError::Sample(SampleError::Candle(error)) => Self::Candle(error),
+            EditError::Sample(error) => Self::Sample(error),
+            error => Self::Edit(error),
+        }
+    }
+}

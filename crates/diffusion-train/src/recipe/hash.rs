@@ -1,0 +1,168 @@
+//! A hash by which a checkpoint knows the configuration that it was trained with.
+
+use diffusion_data::PictureConfig;
+use serde_json::{Map, Value};
+use sha2::{Digest, Sha256};
+
+use super::{CheckpointConfig, ConfigError, SampleGridConfig, TrainConfig};
+use crate::{LossConfig, TimestepSampling};
+
+/// The version of the canonical form, at the beginning of a hash. Hashes of the first version have no such beginning.
+const VERSION: &str = "2:";
+
+impl TrainConfig {
+    /// A hash of every field that determines the numbers of the training: all but when it ends, what it saves and draws,
+    /// and where the data is (whose own fingerprint is kept beside this hash).
+    ///
+    /// The canonical form is JSON with sorted keys, without fields that have the default's value: a field that comes later
+    /// leaves the hashes of earlier runs as they are.
+    ///
+    /// # Errors
+    /// None in practice: every configuration has a form in JSON.
+    pub fn hash(&self) -> Result<String, ConfigError> {
+        let json = |config: &Self| {
+            serde_json::to_value(config).map_err(|e| ConfigError::Text {
+                place: "configuration".to_owned(),
+                problem: format!("cannot be written as JSON: {e}"),
+            })
+        };
+        let canonical = difference(json(&self.numbers())?, &json(&Self::default())?);
+        Ok(format!("{VERSION}{}", sha256(&canonical.map_or_else(String::new, |value| sorted(&value)))))
+    }
+
+    /// Whether `hash`, of this version or the first, is that of this configuration.
+    ///
+    /// # Errors
+    /// Those of [`hash`](Self::hash).
+    pub fn has_hash(&self, hash: &str) -> Result<bool, ConfigError> {
+        Ok(if hash.starts_with(VERSION) { self.hash()? == hash } else { self.first_hash() == hash })
+    }
+
+    /// The configuration with defaults for what changes no number of the training.
+    fn numbers(&self) -> Self {
+        let mut numbers = self.clone();
+        numbers.data = None;
+        numbers.steps = None;
+        numbers.epochs = None;
+        numbers.max_minutes = None;
+        numbers.checkpoint = CheckpointConfig::default();
+        numbers.sample_grid = SampleGridConfig::default();
+        // How much damage is put up with changes no number.
+        numbers.pictures.max_bad = PictureConfig::default().max_bad;
+        numbers
+    }
+
+    /// The hash of the first version: of the debug text of the structures, from which fields that came later are cut while
+    /// they have the value they had before they came.
+    fn first_hash(&self) -> String {
+        let numbers = self.numbers();
+        let later = [
+            ("learned_variance", format!("{:?}", false)),
+            ("timestep_sampling", format!("{:?}", TimestepSampling::default())),
+            ("offset_noise", format!("{:?}", 0.0)),
+            ("edm", "None".to_owned()),
+            ("loss", format!("{:?}", LossConfig::default())),
+            ("out_channels", "None".to_owned()),
+            ("patch_size", "1".to_owned()),
+            ("muon", "false".to_owned()),
+            ("sampler", "None".to_owned()),
+            ("conditional", "Never".to_owned()),
+            ("class_dropout", "0.1".to_owned()),
+            ("num_class_embeds: None, null_class", "false".to_owned()),
+            ("null_class", "false".to_owned()),
+            ("pictures", format!("{:?}", PictureConfig::default())),
+        ];
+        let text = later.iter().fold(format!("{numbers:?}"), |text, (field, unset)| {
+            text.replace(&format!(", {field}: {unset}"), "")
+        });
+        sha256(&text)
+    }
+}
+
+/// What of `value` differs from `default`; none: nothing. Objects of another `kind` are another thing and stay whole.
+fn difference(value: Value, default: &Value) -> Option<Value> {
+    match (value, default) {
+        (Value::Object(fields), Value::Object(defaults)) if fields.get("kind") == defaults.get("kind") => {
+            let kept: Map<String, Value> = fields
+                .into_iter()
+                .filter_map(|(key, value)| {
+                    let kept = difference(value, defaults.get(&key).unwrap_or(&Value::Null))?;
+                    Some((key, kept))
+                })
+                .collect();
+            (!kept.is_empty()).then_some(Value::Object(kept))
+        }
+        (value, default) => (value != *default).then_some(value),
+    }
+}
+
+/// JSON with sorted keys.
+fn sorted(value: &Value) -> String {
+    match value {
+        Value::Object(fields) => {
+            let mut fields: Vec<_> = fields.iter().collect();
+            fields.sort_by_key(|(key, _)| key.as_str());
+            let fields: Vec<String> = fields
+                .into_iter()
+                .map(|(key, value)| format!("{}:{}", Value::from(key.as_str()), sorted(value)))
+                .collect();
+            format!("{{{}}}", fields.join(","))
+        }
+        other => other.to_string(),
+    }
+}
+
+fn sha256(text: &str) -> String {
+    Sha256::digest(text).iter().fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The hashes in checkpoints of the first version, trained by each preset on 128 digits.
+    #[test]
+    fn hashes_of_the_first_version_are_recognised() {
+        for (preset, first) in FIRST {
+            let mut config = TrainConfig::preset(preset).unwrap();
+            assert!(!config.has_hash(first).unwrap(), "{preset}");
+            config.pictures.limit = Some(128);
+            assert!(config.has_hash(first).unwrap(), "{preset}");
+        }
+    }
+
+    #[test]
+    fn only_what_changes_numbers_changes_the_hash() {
+        let config = TrainConfig::preset("mnist").unwrap();
+        let hash = config.hash().unwrap();
+        assert!(config.has_hash(&hash).unwrap());
+        let longer = TrainConfig { steps: Some(9), data: Some("elsewhere".into()), ..config.clone() };
+        assert_eq!(longer.hash().unwrap(), hash);
+        for other in [
+            TrainConfig { batch_size: 33, ..config.clone() },
+            TrainConfig { network: TrainConfig::default().network, class_dropout: 0.2, ..config.clone() },
+            TrainConfig::preset("digits-attn").unwrap(),
+            TrainConfig::default(),
+        ] {
+            assert_ne!(other.hash().unwrap(), hash);
+        }
+    }
+
+    #[test]
+    fn defaults_leave_no_trace_and_keys_are_sorted() {
+        let json = |text: &str| serde_json::from_str::<Value>(text).unwrap();
+        let default = json(r#"{"b": 1, "a": {"kind": "x", "c": 2.5}, "d": null}"#);
+        let value = json(r#"{"b": 2, "a": {"kind": "x", "c": 2.5}, "d": null, "new": null}"#);
+        assert_eq!(sorted(&difference(value, &default).unwrap()), r#"{"b":2}"#);
+        let value = json(r#"{"b": 1, "a": {"kind": "y", "c": 2.5}, "d": [1]}"#);
+        let expected = r#"{"a":{"c":2.5,"kind":"y"},"d":[1]}"#;
+        assert_eq!(sorted(&difference(value, &default).unwrap()), expected);
+    }
+
+    const FIRST: [(&str, &str); 4] = [
+        ("mnist", "1afe0ac5d726b5101ca7f562f79a839dd57896e6d1a1cf10082de0919580866e"),
+        ("digits-attn", "e045d3f2c7e7ed82c95e91586aa3923e2f43bdd87324e0597777023c8e61d704"),
+        ("cifar10", "c4a015ec09118d8f177c9afd6ba793099912a49ef6f24d33cfb719823a59f8ba"),
+        ("tutorial", "5f4a45951432832e17d87832f819c696d423be4899619e2a7a397dd9deda37d2"),
+    ];
+}

@@ -1,0 +1,183 @@
+//! Presets, files and flags laid over each other.
+
+use std::path::PathBuf;
+
+use diffusion_model::{ModelDescription, Objective};
+use toml::Table;
+
+use super::description::fields_of;
+use super::{ConfigError, TrainConfig};
+
+/// A text that overrides fields of a preset.
+#[derive(Clone, Debug)]
+pub struct ConfigSource {
+    /// The file it came from, for errors.
+    pub path: PathBuf,
+    /// TOML.
+    pub text: String,
+}
+
+/// The names of the presets.
+pub const PRESET_NAMES: [&str; 4] = ["mnist", "digits-attn", "cifar10", "tutorial"];
+
+const PRESETS: [(&str, &str); 4] = [
+    (PRESET_NAMES[0], include_str!("presets/mnist.toml")),
+    (PRESET_NAMES[1], include_str!("presets/digits-attn.toml")),
+    (PRESET_NAMES[2], include_str!("presets/cifar10.toml")),
+    (PRESET_NAMES[3], include_str!("presets/tutorial.toml")),
+];
+
+/// The fields that say when to stop. A source that sets one of them replaces them all.
+const LENGTH_FIELDS: [&str; 3] = ["steps", "epochs", "max_minutes"];
+
+impl TrainConfig {
+    /// A preset by name: `mnist`, `digits-attn`, `cifar10` or `tutorial`.
+    ///
+    /// # Errors
+    /// Another name.
+    pub fn preset(name: &str) -> Result<Self, ConfigError> {
+        Self::layered(name, None)
+    }
+
+    /// A preset with the fields of `file` over it.
+    ///
+    /// # Errors
+    /// An unknown preset; a text that is not TOML; an unknown field, with its line and the nearest known name.
+    pub fn layered(preset: &str, file: Option<&ConfigSource>) -> Result<Self, ConfigError> {
+        Self::layered_on(preset, None, file)
+    }
+
+    /// As [`layered`](Self::layered), with what `model` says between the preset and the file.
+    ///
+    /// # Errors
+    /// Those of [`layered`](Self::layered); a model that has no form in TOML.
+    pub fn layered_on(
+        preset: &str,
+        model: Option<&ModelDescription>,
+        file: Option<&ConfigSource>,
+    ) -> Result<Self, ConfigError> {
+        let Some((_, text)) = PRESETS.iter().find(|(name, _)| *name == preset) else {
+            return Err(ConfigError::UnknownPreset { name: preset.to_owned() });
+        };
+        let preset_name = PathBuf::from(format!("preset {preset}"));
+        let mut table = parse(&ConfigSource { path: preset_name, text: (*text).to_owned() })?;
+        if let Some(model) = model {
+            // Whole fields: nothing of the preset's network may shine through.
+            table.extend(fields_of(model)?);
+        }
+        if let Some(file) = file {
+            let over = parse(file)?;
+            if LENGTH_FIELDS.iter().any(|field| over.contains_key(*field)) {
+                table.retain(|key, _| !LENGTH_FIELDS.contains(&key));
+            }
+            check_betas(&table, &over, file)?;
+            merge(&mut table, over);
+        }
+        table.try_into().map_err(|e: toml::de::Error| match file {
+            Some(file) => explain(&e, file),
+            None => ConfigError::Text { place: format!("preset {preset}"), problem: e.message().to_owned() },
+        })
+    }
+
+    /// A complete configuration, as saved with a run.
+    ///
+    /// # Errors
+    /// A text that is not TOML or not a configuration.
+    pub fn from_source(source: &ConfigSource) -> Result<Self, ConfigError> {
+        toml::from_str(&source.text).map_err(|e| explain(&e, source))
+    }
+
+    /// The text that [`from_source`](Self::from_source) reads back.
+    ///
+    /// # Errors
+    /// None for a configuration whose numbers fit TOML (a seed up to 2⁶³ − 1).
+    pub fn to_toml(&self) -> Result<String, ConfigError> {
+        toml::to_string_pretty(self).map_err(|e| ConfigError::Text {
+            place: "configuration".to_owned(),
+            problem: format!("cannot be written as TOML: {e}"),
+        })
+    }
+
+    /// The process that is trained.
+    ///
+    /// # Errors
+    /// A schedule that cannot be built.
+    pub fn objective(&self) -> Result<Objective, ConfigError> {
+        Ok(Objective::new(&self.schedule, self.prediction_type, self.edm)?)
+    }
+}
+
+fn parse(source: &ConfigSource) -> Result<Table, ConfigError> {
+    source.text.parse().map_err(|e: toml::de::Error| explain(&e, source))
+}
+
+/// Refuses ends of β over a schedule that has none.
+fn check_betas(base: &Table, over: &Table, file: &ConfigSource) -> Result<(), ConfigError> {
+    fn field<'a>(table: &'a Table, name: &str) -> Option<&'a toml::Value> {
+        table.get("schedule")?.get(name)
+    }
+    let kind = field(over, "beta_schedule").or(field(base, "beta_schedule")).and_then(toml::Value::as_str);
+    let end = ["beta_start", "beta_end"].into_iter().find(|end| field(over, end).is_some());
+    match (end, kind) {
+        (Some(end), Some("squaredcos_cap_v2")) => Err(ConfigError::Text {
+            place: file.path.display().to_string(),
+            problem: format!(
+                "schedule.{end} means nothing to the cosine schedule; say beta_schedule = \"linear\" too"
+            ),
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// Puts `over` on `base`, table by table.
+fn merge(base: &mut Table, over: Table) {
+    for (key, value) in over {
+        match (base.get_mut(&key), value) {
+            // A table with another `kind` is another thing: nothing of the old one may shine through.
+            (Some(toml::Value::Table(base)), toml::Value::Table(over)) if same_kind(base, &over) => {
+                merge(base, over);
+            }
+            (_, value) => {
+                base.insert(key, value);
+            }
+        }
+    }
+}
+
+fn same_kind(base: &Table, over: &Table) -> bool {
+    over.get("kind").is_none_or(|kind| base.get("kind") == Some(kind))
+}
+
+/// Says where in the file the error is, and what a misspelt name was meant to be.
+fn explain(error: &toml::de::Error, source: &ConfigSource) -> ConfigError {
+    let message = error.message();
+    let mut quoted = message.split('`').skip(1).step_by(2);
+    let unknown = message.starts_with("unknown ").then(|| quoted.next()).flatten();
+    let line = match (error.span(), unknown) {
+        (Some(span), _) => Some(source.text[..span.start.min(source.text.len())].matches('\n').count() + 1),
+        // A name from the merged tables has no place of its own; look for it.
+        (None, Some(name)) => source.text.lines().position(|line| line.contains(name)).map(|i| i + 1),
+        (None, None) => None,
+    };
+    let problem = match unknown {
+        Some(name) => {
+            let known: Vec<&str> = quoted.collect();
+            let nearest = known
+                .iter()
+                .map(|candidate| (strsim::jaro_winkler(name, candidate), *candidate))
+                .max_by(|a, b| a.0.total_cmp(&b.0));
+            match nearest {
+                Some((likeness, candidate)) if likeness > 0.75 => {
+                    format!("unknown key or value `{name}`; did you mean `{candidate}`?")
+                }
+                _ => format!("unknown key or value `{name}`; known here are {}", known.join(", ")),
+            }
+        }
+        None => message.to_owned(),
+    };
+    let path = source.path.display();
+    ConfigError::Text {
+        place: line.map_or_else(|| path.to_string(), |line| format!("{path}:{line}")),
+        problem,
+    }
+}

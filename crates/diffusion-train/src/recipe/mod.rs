@@ -1,0 +1,17 @@
+//! What a training is, as data: a configuration, how presets, files and flags become one, what it must fulfil, and the model
+//! that it describes. Nothing here computes with tensors or knows the folder of a run.
+
+mod config;
+mod description;
+mod error;
+mod hash;
+mod layers;
+mod lr;
+mod validate;
+
+pub use config::{CheckpointConfig, SampleGridConfig, TrainConfig};
+pub use description::Conditional;
+pub(crate) use description::{classes_of, conditional, network_alone};
+pub use error::ConfigError;
+pub use layers::{ConfigSource, PRESET_NAMES};
+pub use lr::{LrDecay, LrSchedule};

@@ -1,0 +1,80 @@
+//! Runs from models that were trained elsewhere.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use candle_core::Tensor;
+use diffusion_data::LoaderPosition;
+use diffusion_files::{FileError, new_folder};
+use diffusion_model::{FORMAT_VERSION, ModelDescription};
+
+use super::RunDir;
+use crate::recipe::{conditional, network_alone};
+use crate::{Checkpoint, CheckpointState, TrainConfig, TrainError};
+
+/// What stands in place of the hash of a configuration that nobody knows.
+const UNKNOWN_CONFIG: &str = "unknown";
+
+impl CheckpointState {
+    /// Whether the model was trained elsewhere, so that there is no training to go on with.
+    pub fn is_adopted(&self) -> bool {
+        self.config_hash == UNKNOWN_CONFIG
+    }
+}
+
+impl RunDir {
+    /// Makes a run of a model that was trained elsewhere: one checkpoint of `weights`, after no steps. The folder is
+    /// written beside its final name and renamed when it is whole.
+    ///
+    /// # Errors
+    /// A description that is impossible; a folder that holds something already; what the system refuses. Nothing is left
+    /// behind then.
+    pub fn adopt(
+        path: &Path,
+        model: ModelDescription,
+        weights: BTreeMap<String, Tensor>,
+    ) -> Result<(), TrainError> {
+        if let Some(problem) = model.problem() {
+            return Err(FileError::unusable(path, problem).into());
+        }
+        new_folder(path, |partial| write_run(partial, model, weights))
+    }
+}
+
+fn write_run(
+    dir: &Path,
+    model: ModelDescription,
+    weights: BTreeMap<String, Tensor>,
+) -> Result<(), TrainError> {
+    let [_, height, width] = model.image_shape;
+    let config = TrainConfig {
+        size: (height == width).then_some(height),
+        prediction_type: model.prediction_type,
+        network: network_alone(&model),
+        learned_variance: model.learned_variance(),
+        conditional: conditional(&model),
+        schedule: model.schedule.clone(),
+        edm: model.edm,
+        ..TrainConfig::default()
+    };
+    let run = RunDir::create(dir, &config)?;
+    let state = CheckpointState {
+        format_version: FORMAT_VERSION,
+        step: 0,
+        elapsed_seconds: 0.0,
+        seed: config.seed,
+        position: LoaderPosition::default(),
+        config_hash: UNKNOWN_CONFIG.to_owned(),
+        data_fingerprint: 0,
+        model,
+    };
+    let checkpoint = Checkpoint {
+        state,
+        model: weights.clone(),
+        ema: weights,
+        optimizer: BTreeMap::new(),
+        loss_history: None,
+    };
+    checkpoint.write(&run.layout().checkpoint(0))?;
+    run.set_latest(0)
+}

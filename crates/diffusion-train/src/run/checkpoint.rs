@@ -1,0 +1,81 @@
+//! The folder of a checkpoint.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use candle_core::{Device, Tensor};
+use diffusion_files::{FileError, read_file, read_tensors, serialize_tensors, write_folder, write_synced};
+use diffusion_model::ModelState;
+
+use crate::{Checkpoint, CheckpointFile, CheckpointState, LossHistory, TrainError, Trainer};
+
+impl Checkpoint {
+    /// Writes a folder at `path`. It is written beside its final name, synced, and renamed when it is whole, so a
+    /// folder under its final name is always complete.
+    ///
+    /// # Errors
+    /// What the system reports, a full disk for one; then nothing is left under the final name.
+    pub fn write(&self, path: &Path) -> Result<(), TrainError> {
+        write_folder(path, |folder| self.write_files(folder))
+    }
+
+    fn write_files(&self, folder: &Path) -> Result<(), TrainError> {
+        let write = |file: CheckpointFile, tensors: &BTreeMap<String, Tensor>| {
+            let path = folder.join(file.name());
+            write_synced(&path, &serialize_tensors(tensors, &path)?)
+        };
+        write(CheckpointFile::Model, &self.model)?;
+        write(CheckpointFile::Ema, &self.ema)?;
+        write(CheckpointFile::Optimizer, &self.optimizer)?;
+        if let Some(history) = &self.loss_history {
+            write(CheckpointFile::LossHistory, &history.to_tensors()?)?;
+        }
+        let path = folder.join(CheckpointFile::State.name());
+        let json = serde_json::to_vec_pretty(&self.state)
+            .map_err(|e| FileError::unusable(&path, format!("cannot be written: {e}")))?;
+        Ok(write_synced(&path, &json)?)
+    }
+
+    /// Reads the folder at `path`.
+    ///
+    /// # Errors
+    /// A folder that is no checkpoint of this format, or that is damaged; the file is named.
+    pub fn read(path: &Path, device: &Device) -> Result<Self, TrainError> {
+        let tensors = |file: CheckpointFile| read_tensors(&path.join(file.name()), device);
+        let history = path.join(CheckpointFile::LossHistory.name());
+        let read_history = || {
+            LossHistory::from_tensors(read_tensors(&history, &Device::Cpu)?)
+                .map_err(|problem| FileError::unusable(&history, problem))
+        };
+        Ok(Self {
+            loss_history: history.exists().then(read_history).transpose()?,
+            state: Self::read_state(path)?,
+            model: tensors(CheckpointFile::Model)?,
+            ema: tensors(CheckpointFile::Ema)?,
+            optimizer: tensors(CheckpointFile::Optimizer)?,
+        })
+    }
+
+    /// Reads the description in the folder at `path` and nothing else.
+    ///
+    /// # Errors
+    /// A folder without one; another format version; fields that are missing, unknown or impossible.
+    pub fn read_state(path: &Path) -> Result<CheckpointState, FileError> {
+        ModelState::read(path)?;
+        let file = path.join(CheckpointFile::State.name());
+        serde_json::from_slice(&read_file(&file)?)
+            .map_err(|e| FileError::unusable(&file, format!("not a checkpoint's state: {e}")))
+    }
+
+    /// Has `trainer` go on from this checkpoint, which was read from the folder at `path`.
+    ///
+    /// # Errors
+    /// A checkpoint of another network, configuration or data set; each says in what it differs.
+    pub fn restore_into(self, trainer: &mut Trainer, path: &Path) -> Result<(), TrainError> {
+        let in_file = |file: Option<CheckpointFile>| match file {
+            Some(file) => path.join(file.name()),
+            None => path.to_owned(),
+        };
+        Ok(trainer.restore(self).map_err(|e| FileError::unusable(&in_file(e.file), e))?)
+    }
+}

@@ -1,0 +1,23 @@
+//! One step of training: noise levels, loss, gradients, optimizer, moving average. Mathematics without files: what a step
+//! needs is given to it, and what it leaves is written by `run`.
+
+mod bound;
+mod ema;
+mod gradients;
+mod guard;
+mod loss;
+mod metrics;
+mod optimizer;
+mod state;
+mod timesteps;
+mod trainer;
+
+pub use bound::{ReverseStep, discretized_log_likelihood, gaussian_kl};
+pub use ema::{Ema, EmaConfig};
+pub use gradients::Gradients;
+pub use loss::{LossConfig, LossWeighting, PixelError, TrainingLoss};
+pub use metrics::StepMetrics;
+pub use optimizer::{AdamW, AdamWConfig};
+pub use state::{Checkpoint, CheckpointFile, CheckpointState, RestoreError};
+pub use timesteps::{DrawnLevels, LevelSampler, LossHistory, TimestepSampling};
+pub use trainer::{Trainer, TrainingModel};

@@ -1,0 +1,153 @@
+//! AdamW with its moments in the open, so that a checkpoint can hold them.
+
+use std::collections::BTreeMap;
+
+use candle_core::{Result, Tensor, Var};
+use diffusion_kernels::{self as kernels, Muon, Trained};
+use diffusion_unet::Parameters;
+use serde::{Deserialize, Serialize};
+
+use super::ema::Ema;
+use super::gradients::Gradients;
+
+/// The constants of AdamW. With `weight_decay` 0 it is Adam.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AdamWConfig {
+    /// The base learning rate, above 0.
+    pub lr: f64,
+    /// Decay of the first moment, in [0, 1).
+    pub beta1: f64,
+    /// Decay of the second moment, in [0, 1).
+    pub beta2: f64,
+    /// Added to the root of the second moment, above 0.
+    pub eps: f64,
+    /// Decoupled weight decay (Loshchilov & Hutter 2019), at least 0.
+    pub weight_decay: f64,
+    /// Update the matrices between hidden layers by Muon instead, momentum with orthogonalised directions (Jordan et al. 2024); AdamW
+    /// is left with what meets pixels and with vectors.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub muon: bool,
+}
+
+impl Default for AdamWConfig {
+    fn default() -> Self {
+        Self { lr: 1e-3, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.0, muon: false }
+    }
+}
+
+/// Muon's constants; the others are those of the training.
+const MUON: Muon = Muon { lr: 0.0, momentum: 0.95, weight_decay: 0.0, update_rms: 0.2, gradient_scale: 1.0 };
+
+/// Layers that meet pixels or classes.
+const OUTER: [&str; 5] = ["stem.", "out.", "conv_in.", "conv_out.", "class_embedding."];
+
+/// Whether the parameter is a matrix between hidden layers.
+fn is_hidden_matrix(name: &str, weight: &Tensor) -> bool {
+    weight.rank() >= 2 && !OUTER.iter().any(|outer| name.starts_with(outer))
+}
+
+/// AdamW (Loshchilov & Hutter 2019, algorithm 2) in PyTorch's order of operations.
+#[derive(Clone, Debug)]
+pub struct AdamW {
+    config: AdamWConfig,
+    step: u64,
+    /// First and second moment by the name of the parameter.
+    moments: BTreeMap<String, (Var, Var)>,
+}
+
+impl AdamW {
+    /// Moments at zero.
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub fn new(config: AdamWConfig, parameters: &Parameters) -> Result<Self> {
+        let zeros = |var: &Var| Var::zeros(var.shape(), var.dtype(), var.device());
+        let moments = parameters
+            .iter()
+            .map(|(name, var)| Ok((name.to_owned(), (zeros(var)?, zeros(var)?))))
+            .collect::<Result<_>>()?;
+        Ok(Self { config, step: 0, moments })
+    }
+
+    /// One update with the learning rate `lr`, after which `average` takes the new weights in. A parameter without a
+    /// gradient stays as it is.
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub fn update(
+        &mut self,
+        parameters: &Parameters,
+        gradients: &Gradients,
+        lr: f64,
+        average: Option<&Ema>,
+    ) -> Result<()> {
+        let AdamWConfig { beta1, beta2, eps, weight_decay, .. } = self.config;
+        self.step += 1;
+        let gradient_scale = gradients.scale();
+        let constants =
+            kernels::AdamW { lr, beta1, beta2, eps, weight_decay, step: self.step, gradient_scale };
+        let mut matrices = Vec::new();
+        for (name, weight) in parameters.iter() {
+            let average = average.and_then(|ema| ema.share(name, self.step));
+            match (gradients.get(name), self.moments.get(name), average) {
+                (Some(gradient), Some((first, second)), average) => {
+                    let trained = Trained { weight, first, second, average };
+                    if self.config.muon && is_hidden_matrix(name, weight) {
+                        matrices.push((gradient, trained));
+                        continue;
+                    }
+                    kernels::adamw(gradient, &trained, &constants)?;
+                }
+                (_, _, Some((average, share))) => kernels::slow::mix(average, weight, share)?,
+                _ => {}
+            }
+        }
+        kernels::muon(&matrices, &Muon { lr, weight_decay, gradient_scale, ..MUON })
+    }
+
+    /// The moments as named tensors, `first/NAME` and `second/NAME`.
+    pub fn tensors(&self) -> BTreeMap<String, Tensor> {
+        self.moments
+            .iter()
+            .flat_map(|(name, (m, v))| {
+                [
+                    (format!("first/{name}"), m.as_detached_tensor()),
+                    (format!("second/{name}"), v.as_detached_tensor()),
+                ]
+            })
+            .collect()
+    }
+
+    /// Goes on after `step` updates from saved moments. `Err` names the tensor that is missing or does not fit; then
+    /// nothing has changed.
+    ///
+    /// # Errors
+    /// A tensor that is missing, unknown or of another shape.
+    pub fn restore(
+        &mut self,
+        step: u64,
+        mut tensors: BTreeMap<String, Tensor>,
+    ) -> std::result::Result<(), String> {
+        let mut take = |key: String, like: &Tensor| match tensors.remove(&key) {
+            Some(t) if t.dims() == like.dims() => Var::from_tensor(&t).map_err(|e| e.to_string()),
+            Some(t) => {
+                Err(format!("tensor `{key}` has shape {:?}, the network needs {:?}", t.dims(), like.dims()))
+            }
+            None => Err(format!("tensor `{key}` is missing")),
+        };
+        let moments = self
+            .moments
+            .iter()
+            .map(|(name, (m, v))| {
+                Ok((name.clone(), (take(format!("first/{name}"), m)?, take(format!("second/{name}"), v)?)))
+            })
+            .collect::<std::result::Result<_, String>>()?;
+        if let Some(name) = tensors.keys().next() {
+            return Err(format!("tensor `{name}` belongs to no parameter"));
+        }
+        self.moments = moments;
+        self.step = step;
+        Ok(())
+    }
+}

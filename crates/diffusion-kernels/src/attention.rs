@@ -12,7 +12,7 @@ use crate::fresh::Fresh;
 use crate::isa::{Isa, vectorised};
 use crate::map::{Map, Node, token};
 use crate::pixels::padded_len;
-use crate::product::{self, Factor, product};
+use crate::product::{Factor, Target, product};
 use crate::scratch::Scratch;
 use crate::transpose::to_channels_last;
 use crate::vector::{exp, map_sum, map_sum2};
@@ -84,7 +84,7 @@ impl Sizes {
         let (count, padded) = (queries.len() / self.channels, padded_len(self.pixels));
         let mut weights = Scratch::new(count * padded);
         let by_query = Factor::matrix(&queries[h * self.width()..], self.channels, self.width());
-        let scores = product::Result { data: &mut weights, row: padded, onto: false };
+        let scores = Target::new(&mut weights, padded);
         product(isa, by_query, keys, [count, padded], scores);
         for row in weights.chunks_exact_mut(padded) {
             row[self.pixels..].fill(0.0);
@@ -146,16 +146,11 @@ fn forward(isa: Isa, sizes: Sizes, [q, k, v]: [&[f32]; 3], y: &mut [f32]) {
         for (h, (keys, values)) in heads.iter().enumerate() {
             let weights = sizes.weights(isa, q, keys, h);
             let by_query = Factor::matrix(&weights, padded_len(sizes.pixels), sizes.pixels);
-            let sums = product::Result { data: &mut result, row: padded, onto: false };
+            let sums = Target::new(&mut result, padded);
             product(isa, by_query, values, [count, padded], sums);
             put(&result, padded, [sizes.channels, h * width, width], y);
         }
     });
-}
-
-/// Adds a product to what is there.
-fn onto(data: &mut [f32], row: usize) -> product::Result<'_> {
-    product::Result { data, row, onto: true }
 }
 
 /// Copies `[row][width, padded]` to the `width` channels of pixels from `first` on.
@@ -180,11 +175,11 @@ fn backward(isa: Isa, sizes: Sizes, [q, k, v]: [&[f32]; 3], dy: &[f32], [dq, dk,
             let (query_rows, dy_rows) = (sizes.rows(q, h), sizes.rows(dy, h));
             // dv = wᵀ·dy
             let by_pixel = Factor::transposed(&weights, padded_pixels, count);
-            product(isa, by_pixel, &dy_rows, [sizes.pixels, padded], onto(&mut value_sums, padded));
+            product(isa, by_pixel, &dy_rows, [sizes.pixels, padded], Target::onto(&mut value_sums, padded));
             // dw = dy·vᵀ, and ds of it
             let mut scores = Scratch::new(count * padded_pixels);
             let by_query = Factor::matrix(&dy_rows, padded, width);
-            let result = product::Result { data: &mut scores, row: padded_pixels, onto: false };
+            let result = Target::new(&mut scores, padded_pixels);
             product(isa, by_query, &values, [count, padded_pixels], result);
             let rows = scores.chunks_exact_mut(padded_pixels).zip(weights.chunks_exact(padded_pixels));
             for (scores, weights) in rows {
@@ -193,11 +188,11 @@ fn backward(isa: Isa, sizes: Sizes, [q, k, v]: [&[f32]; 3], dy: &[f32], [dq, dk,
             // dq = ds·k
             let mut query_sums = Scratch::zeroed(count * padded);
             let by_query = Factor::matrix(&scores, padded_pixels, sizes.pixels);
-            product(isa, by_query, &key_rows, [count, padded], onto(&mut query_sums, padded));
+            product(isa, by_query, &key_rows, [count, padded], Target::onto(&mut query_sums, padded));
             put(&query_sums, padded, place, dq);
             // dk = dsᵀ·q
             let by_pixel = Factor::transposed(&scores, padded_pixels, count);
-            product(isa, by_pixel, &query_rows, [sizes.pixels, padded], onto(&mut key_sums, padded));
+            product(isa, by_pixel, &query_rows, [sizes.pixels, padded], Target::onto(&mut key_sums, padded));
         }
         put(&key_sums, padded, place, dk);
         put(&value_sums, padded, place, dv);

@@ -4,7 +4,7 @@
 use crate::fresh::Unwritten;
 use crate::isa::Isa;
 use crate::pixels::{padded_len, write_pixels};
-use crate::product::{Factor, Result, product};
+use crate::product::{Factor, Target, product};
 use crate::scratch::Scratch;
 use crate::transpose::{channels_last, to_channels_last};
 use crate::vector::padded;
@@ -203,7 +203,7 @@ impl Phase {
                 term: 1,
             };
             let to = (self.first.0 + oy * self.stride) * width + self.first.1;
-            let c = Result { data: &mut y[to * pitch..], row: self.stride * pitch, onto: true };
+            let c = Target::onto(&mut y[to * pitch..], self.stride * pitch);
             product(isa, a, &self.weights, [w.output, pitch], c);
         }
     }

@@ -2,64 +2,77 @@
 
 use std::sync::OnceLock;
 
-/// The instruction set a kernel runs with.
+/// The instruction set a kernel runs with. Special instructions come with the proof that this machine has them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Isa {
     /// 16 lanes, 32 registers.
     #[cfg(target_arch = "x86_64")]
-    Avx512,
+    Avx512(Avx512),
     /// 8 lanes, 16 registers, fused multiply-add.
     #[cfg(target_arch = "x86_64")]
-    Avx2,
+    Avx2(Avx2),
     /// Plain Rust; what the compiler makes of it for the target.
     Portable,
 }
 
-/// What the calls of this process use.
+/// Proof that this machine has AVX-512F, AVX2 and FMA: only their detection makes one.
+#[cfg(target_arch = "x86_64")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Choice {
-    /// The kernels, with these instructions.
-    Kernels(Isa),
-    /// The definitions in [`crate::slow`].
-    Slow,
+pub(crate) struct Avx512(());
+
+/// Proof that this machine has AVX2 and FMA: only their detection makes one.
+#[cfg(target_arch = "x86_64")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Avx2(());
+
+#[cfg(target_arch = "x86_64")]
+impl Avx512 {
+    fn new() -> Option<Self> {
+        (Avx2::new().is_some() && is_x86_feature_detected!("avx512f")).then_some(Self(()))
+    }
 }
 
-/// The choice for this process, made at the first call: the best instructions found, unless the environment
-/// variable `DIFFUSION_KERNELS` says `avx2`, `portable` or `slow`. Of anything else but `best` a warning tells.
-pub(crate) fn choice() -> Choice {
-    static CHOICE: OnceLock<Choice> = OnceLock::new();
-    *CHOICE.get_or_init(|| match std::env::var("DIFFUSION_KERNELS").as_deref() {
-        Ok("slow") => Choice::Slow,
-        Ok("portable") => Choice::Kernels(Isa::Portable),
-        #[cfg(target_arch = "x86_64")]
-        Ok("avx2") if available().contains(&Isa::Avx2) => Choice::Kernels(Isa::Avx2),
-        other => {
-            if let Some(unknown) = other.ok().filter(|value| !["", "best"].contains(value)) {
-                tracing::warn!(
-                    "DIFFUSION_KERNELS is `{unknown}`, which is not to be had here; using the best kernels instead \
-                     (known: best, avx2, portable, slow)"
-                );
-            }
-            Choice::Kernels(available()[0])
-        }
-    })
+#[cfg(target_arch = "x86_64")]
+impl Avx2 {
+    fn new() -> Option<Self> {
+        (is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")).then_some(Self(()))
+    }
 }
 
 /// Every instruction set this machine can run, the best first; never empty.
 pub(crate) fn available() -> Vec<Isa> {
-    let mut found = Vec::new();
     #[cfg(target_arch = "x86_64")]
-    {
-        let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
-        if avx2 && is_x86_feature_detected!("avx512f") {
-            found.push(Isa::Avx512);
+    let special = [Avx512::new().map(Isa::Avx512), Avx2::new().map(Isa::Avx2)];
+    #[cfg(not(target_arch = "x86_64"))]
+    let special = [None];
+    special.into_iter().flatten().chain([Isa::Portable]).collect()
+}
+
+/// The instructions that the kernels of this process use; none if [`crate::slow`] is to do everything.
+///
+/// They are chosen at the first call: the best available, unless the environment variable `DIFFUSION_KERNELS` says
+/// `avx2`, `portable` or `slow`. Any other value but `best` gives a warning.
+pub(crate) fn chosen() -> Option<Isa> {
+    static CHOSEN: OnceLock<Option<Isa>> = OnceLock::new();
+    *CHOSEN.get_or_init(|| {
+        let wanted = std::env::var("DIFFUSION_KERNELS").unwrap_or_default();
+        let best = available()[0];
+        let found = match wanted.as_str() {
+            "" | "best" => Some(best),
+            "slow" => return None,
+            "portable" => Some(Isa::Portable),
+            #[cfg(target_arch = "x86_64")]
+            "avx2" => Avx2::new().map(Isa::Avx2),
+            _ => None,
+        };
+        if found.is_none() {
+            tracing::warn!(
+                "DIFFUSION_KERNELS is `{wanted}`, which is not available on this CPU; using the best kernels instead \
+                 (known: best, avx2, portable, slow)"
+            );
         }
-        if avx2 {
-            found.push(Isa::Avx2);
-        }
-    }
-    found.push(Isa::Portable);
-    found
+        found.or(Some(best))
+    })
 }
 
 /// Defines a function that is compiled once per instruction set from one text.
@@ -87,13 +100,12 @@ macro_rules! vectorised {
             }
 
             match isa {
-                // SAFETY: values other than `Portable` come from `available` only, which has found the
-                // instructions on this machine; tests go through them likewise.
+                // SAFETY: the token proves that this machine has the instructions.
                 #[cfg(target_arch = "x86_64")]
-                $crate::isa::Isa::Avx512 => unsafe { avx512($($arg),*) },
+                $crate::isa::Isa::Avx512(_) => unsafe { avx512($($arg),*) },
                 // SAFETY: as above.
                 #[cfg(target_arch = "x86_64")]
-                $crate::isa::Isa::Avx2 => unsafe { avx2($($arg),*) },
+                $crate::isa::Isa::Avx2(_) => unsafe { avx2($($arg),*) },
                 $crate::isa::Isa::Portable => body::<{ cfg!(target_arch = "aarch64") }>($($arg),*),
             }
         }

@@ -5,7 +5,7 @@ use rayon::prelude::*;
 use tracing::trace_span;
 
 use crate::isa::Isa;
-use crate::product::{self, Factor};
+use crate::product::{self, Factor, Target};
 use crate::scratch::Scratch;
 use crate::storage::{elements, output, with_elements};
 use crate::transpose::channels_last;
@@ -31,7 +31,7 @@ fn product<'a>(
         if let Some(start) = start {
             wide.chunks_exact_mut(padded).for_each(|row| row[..columns].copy_from_slice(start));
         }
-        let result = product::Result { data: &mut wide, row: padded, onto: true };
+        let result = Target::onto(&mut wide, padded);
         product::product(isa, a(block * ROWS), b, [rows, padded], result);
         for (row, wide) in c.chunks_exact_mut(columns).zip(wide.chunks_exact(padded)) {
             row.copy_from_slice(&wide[..columns]);

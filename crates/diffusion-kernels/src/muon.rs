@@ -6,7 +6,7 @@ use rayon::prelude::*;
 use crate::Trained;
 use crate::isa::Isa;
 use crate::optimize::check_apart;
-use crate::product::{self, Factor, product};
+use crate::product::{Factor, Target, product};
 use crate::scratch::Scratch;
 use crate::storage::{with_elements, with_elements_mut};
 use crate::vector::LANES;
@@ -114,13 +114,15 @@ fn orthogonalise(isa: Isa, matrix: &mut [f32], rows: usize, columns: usize) {
             }
         }
         let size = [short, short_row];
-        product(isa, Factor::matrix(&x, long_row, long), &transposed, size, fresh(&mut square, short_row));
-        product(isa, Factor::matrix(&square, short_row, short), &square, size, fresh(&mut fourth, short_row));
+        let factor = Factor::matrix(&x, long_row, long);
+        product(isa, factor, &transposed, size, Target::new(&mut square, short_row));
+        let factor = Factor::matrix(&square, short_row, short);
+        product(isa, factor, &square, size, Target::new(&mut fourth, short_row));
         for (fourth, square) in fourth.iter_mut().zip(square.iter()) {
             *fourth = b * square + c * *fourth;
         }
         let factor = Factor::matrix(&fourth, short_row, short);
-        product(isa, factor, &x, [short, long_row], fresh(&mut next, long_row));
+        product(isa, factor, &x, [short, long_row], Target::new(&mut next, long_row));
         for (x, next) in x.iter_mut().zip(next.iter()) {
             *x = a * *x + next;
         }
@@ -130,8 +132,4 @@ fn orthogonalise(isa: Isa, matrix: &mut [f32], rows: usize, columns: usize) {
             matrix[at(i, j)] = x[i * long_row + j];
         }
     }
-}
-
-fn fresh(data: &mut [f32], row: usize) -> product::Result<'_> {
-    product::Result { data, row, onto: false }
 }

@@ -34,19 +34,31 @@ impl<'a> Factor<'a> {
     }
 }
 
-/// The result: its rows are `row` apart.
-pub(crate) struct Result<'a> {
-    pub data: &'a mut [f32],
-    pub row: usize,
-    /// Add to what is there.
-    pub onto: bool,
+/// Where a product goes: to rows that are `row` apart.
+pub(crate) struct Target<'a> {
+    data: &'a mut [f32],
+    row: usize,
+    /// Whether the product is added to what is there.
+    onto: bool,
+}
+
+impl<'a> Target<'a> {
+    /// A target that the product replaces.
+    pub(crate) fn new(data: &'a mut [f32], row: usize) -> Self {
+        Self { data, row, onto: false }
+    }
+
+    /// A target that the product is added to.
+    pub(crate) fn onto(data: &'a mut [f32], row: usize) -> Self {
+        Self { data, row, onto: true }
+    }
 }
 
 /// `c = a · b`, or `c += a · b`: `b` (terms, columns) is dense, and there are whole vectors of columns.
 ///
 /// # Panics
 /// If a slice is too short.
-pub(crate) fn product(isa: Isa, a: Factor<'_>, b: &[f32], [rows, columns]: [usize; 2], c: Result<'_>) {
+pub(crate) fn product(isa: Isa, a: Factor<'_>, b: &[f32], [rows, columns]: [usize; 2], c: Target<'_>) {
     assert!(rows > 0 && columns > 0 && columns % LANES == 0);
     let terms = a.blocks.len() * a.terms;
     if let Some(reach) = a.blocks.iter().max().filter(|_| terms > 0) {
@@ -56,9 +68,9 @@ pub(crate) fn product(isa: Isa, a: Factor<'_>, b: &[f32], [rows, columns]: [usiz
     let vectors = columns / LANES;
     let (most_rows, most_vectors) = match isa {
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 => (14, 2),
+        Isa::Avx512(_) => (14, 2),
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => (6, 1),
+        Isa::Avx2(_) => (6, 1),
         Isa::Portable => (4, 1),
     };
     // As even groups as possible.
@@ -76,8 +88,7 @@ pub(crate) fn product(isa: Isa, a: Factor<'_>, b: &[f32], [rows, columns]: [usiz
                 c_row: c.row,
                 onto: c.onto,
             };
-            // SAFETY: the rows, terms and columns of the tile lie within the sizes asserted above; `Isa` says that
-            // the instructions are there.
+            // SAFETY: the rows, terms and columns of the tile lie within the sizes asserted above.
             unsafe { tile.run(isa, (rows - row).min(at_once), (vectors - first).min(group)) };
         }
     }
@@ -97,8 +108,7 @@ struct Tile<'a> {
 
 impl Tile<'_> {
     /// # Safety
-    /// The pointers must be good for `rows` rows, all terms and `vectors` vectors at their strides, and the
-    /// instructions must be there.
+    /// The pointers must be good for `rows` rows, all terms and `vectors` vectors at their strides.
     unsafe fn run(&self, isa: Isa, rows: usize, vectors: usize) {
         macro_rules! choose {
             ($f:ident: $([$r:literal $($v:literal)+])+) => {
@@ -108,14 +118,14 @@ impl Tile<'_> {
                 }
             };
         }
-        // SAFETY of each arm: handed on.
+        // SAFETY of each arm: the caller's promise, and the token's that this machine has the instructions.
         match isa {
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => {
+            Isa::Avx512(_) => {
                 choose!(avx512: [1 1 2][2 1 2][3 1 2][4 1 2][5 1 2][6 1 2][7 1 2][8 1 2][9 1 2][10 1 2][11 1 2][12 1 2][13 1 2][14 1 2]);
             }
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => choose!(avx2: [1 1][2 1][3 1][4 1][5 1][6 1]),
+            Isa::Avx2(_) => choose!(avx2: [1 1][2 1][3 1][4 1][5 1][6 1]),
             Isa::Portable => choose!(portable: [1 1][2 1][3 1][4 1]),
         }
     }

@@ -4,15 +4,12 @@ use std::cell::RefCell;
 
 use candle_core::{CpuStorage, DType, InplaceOp1, Layout, Result, Storage, Tensor, bail};
 
-use crate::isa::{Choice, Isa, choice};
+use crate::isa::{Isa, chosen};
 
 /// The instructions to use if all of `tensors` are what the kernels take: `f32` on the CPU.
 pub(crate) fn kernels_for(tensors: &[&Tensor]) -> Option<Isa> {
     let fits = tensors.iter().all(|t| t.dtype() == DType::F32 && t.device().is_cpu());
-    match choice() {
-        Choice::Kernels(isa) if fits => Some(isa),
-        _ => None,
-    }
+    chosen().filter(|_| fits)
 }
 
 /// The elements of a contiguous `f32` argument of a custom operation.

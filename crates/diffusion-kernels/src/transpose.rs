@@ -33,8 +33,8 @@ pub(crate) fn to_channels_last(
         for p in (0..pixels).step_by(BLOCK) {
             let count = (pixels - p).min(BLOCK);
             let (from, to) = (&from[c * plane + p..], &mut to[p * pitch + c..]);
-            // SAFETY: 8 channels of `count` pixels lie within both slices, by the assertion above; the
-            // instructions are there, since `Isa` says so.
+            // SAFETY: 8 channels of `count` pixels lie within both slices, by the assertion above; all values of
+            // `Isa` but `Portable` prove that there is AVX2.
             unsafe {
                 x86::to_channels_last(from.as_ptr(), plane, count, to.as_mut_ptr(), pitch);
             }
@@ -78,8 +78,8 @@ pub(crate) fn to_channels_first(
     for c in (0..blocks).step_by(BLOCK) {
         for p in (0..pixels).step_by(BLOCK) {
             let count = (pixels - p).min(BLOCK);
-            // SAFETY: 8 channels of `count` pixels lie within the slices, by the assertions above; the instructions
-            // are there, since `Isa` says so.
+            // SAFETY: 8 channels of `count` pixels lie within the slices, by the assertions above; all values of
+            // `Isa` but `Portable` prove that there is AVX2.
             unsafe {
                 let from = from[p * pitch + c..].as_ptr();
                 x86::to_channels_first(from, pitch, count, out.add(c * pixels + p), pixels);

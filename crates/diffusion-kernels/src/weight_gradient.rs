@@ -4,7 +4,7 @@ use crate::buffer::{Buffer, room};
 use crate::engine::Geometry;
 use crate::isa::Isa;
 use crate::pixels::{Pixels, padded_len};
-use crate::product::{Factor, Result, product};
+use crate::product::{Factor, Target, product};
 use crate::vector::add_up;
 use crate::window::{Frame, Window};
 use crate::winograd::{self, Canvas, Tiles, WinogradSums};
@@ -87,7 +87,7 @@ impl Running<'_> {
                 terms: window.w.output,
                 term: window.w.stride * large_channels,
             };
-            product(isa, a, &small, [rows, pitch], Result { data: sums, row: pitch, onto: true });
+            product(isa, a, &small, [rows, pitch], Target::onto(sums, pitch));
         }
     }
 

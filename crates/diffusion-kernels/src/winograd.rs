@@ -24,7 +24,7 @@ use transforms::{
 use crate::buffer::Buffer;
 use crate::fresh::Fresh;
 use crate::isa::Isa;
-use crate::product::{Factor, Result, product};
+use crate::product::{Factor, Target, product};
 use crate::scratch::Scratch;
 use crate::transpose::{to_channels_first, to_channels_last};
 use crate::vector::LANES;
@@ -123,7 +123,7 @@ impl Winograd {
             let places = inputs.chunks_exact(pitch_in).zip(sums.chunks_exact_mut(pitch));
             for ((a, c), b) in places.zip(weights) {
                 let a = Factor::matrix(a, padded_in, channels);
-                product(isa, a, b, [count, padded], Result { data: c, row: padded, onto: false });
+                product(isa, a, b, [count, padded], Target::new(c, padded));
             }
             let products = Products { places: &sums, pitch, channels: padded };
             transform_outputs(isa, products, start, canvas.tiles, first, count, y);
@@ -167,7 +167,8 @@ impl WinogradSums {
             let sums = self.sums.chunks_exact_mut(place_pitch(channels * padded));
             for ((a, b), c) in places.zip(sums) {
                 let a = Factor::transposed(a, padded_in, count);
-                product(isa, a, b, [channels, padded], Result { data: c, row: padded, onto: self.begun });
+                let c = if self.begun { Target::onto(c, padded) } else { Target::new(c, padded) };
+                product(isa, a, b, [channels, padded], c);
             }
             self.begun = true;
         }

@@ -7,7 +7,7 @@ use crate::buffer::{Buffer, room};
 use crate::fresh::Unwritten;
 use crate::norm::Norm;
 use crate::pixels::{Pixels, padded_len, write_stacked};
-use crate::product::{Factor, Result, product};
+use crate::product::{Factor, Target, product};
 use crate::scratch::Scratch;
 use crate::vector::{add, add_up};
 use crate::winograd::{Canvas, SUM_STRIP};
@@ -185,9 +185,9 @@ impl<'a> BackwardPass<'a> {
             }
             let Some(skip) = &self.skip else { return add(isa, &dy, dx) };
             let by_weight = Factor::transposed(x, pitch_in, images * pixels);
-            let dw = Result { data: &mut sums.skip, row: pitch, onto: true };
+            let dw = Target::onto(&mut sums.skip, pitch);
             product(isa, by_weight, &dy, [inputs, pitch], dw);
-            let dx = Result { data: dx, row: pitch_in, onto: true };
+            let dx = Target::onto(dx, pitch_in);
             product(isa, Factor::matrix(&dy, pitch, outputs), skip, [images * pixels, pitch_in], dx);
         });
     }

@@ -4,7 +4,7 @@ use crate::buffer::Buffer;
 use crate::fresh::Fresh;
 use crate::isa::Isa;
 use crate::pixels::padded_len;
-use crate::product::{Factor, Result, product};
+use crate::product::{Factor, Target, product};
 use crate::scratch::Scratch;
 use crate::transpose::{channels_last, to_channels_first};
 use crate::winograd::{Canvas, Winograd, WinogradSums};
@@ -76,7 +76,7 @@ impl Conv {
                 terms: KERNEL * canvas.pitch(),
                 term: 1,
             };
-            product(isa, a, weights, [width, padded], Result { data: y, row: padded, onto: true });
+            product(isa, a, weights, [width, padded], Target::onto(y, padded));
         }
     }
 }
@@ -109,7 +109,7 @@ impl ConvSums {
             for (ky, sums) in sums.chunks_exact_mut(KERNEL * pitch * padded).enumerate() {
                 let around = &inputs.around(image, line)[ky * inputs.row_pitch()..];
                 let a = Factor::transposed(around, pitch, width);
-                let c = Result { data: sums, row: padded, onto: true };
+                let c = Target::onto(sums, padded);
                 product(isa, a, gradients.row(image, line), [KERNEL * pitch, padded], c);
             }
         }

@@ -6,7 +6,7 @@ use crate::TimeConditioning;
 use crate::fresh::Unwritten;
 use crate::norm::Norm;
 use crate::pixels::{padded_len, write_pixels};
-use crate::product::{Factor, Result, product};
+use crate::product::{Factor, Target, product};
 use crate::scratch::Scratch;
 use crate::transpose::channels_last;
 use crate::vector::{add, padded};
@@ -81,7 +81,7 @@ impl<'a> ForwardPass<'a> {
             self.conv2.run(&canvas, &self.bias2, y);
             if let Some(skip) = &self.skip {
                 let x = Factor::matrix(&x, padded_len(inputs), inputs);
-                product(isa, x, skip, [images * pixels, pitch], Result { data: y, row: pitch, onto: true });
+                product(isa, x, skip, [images * pixels, pitch], Target::onto(y, pitch));
             } else {
                 add(isa, &x, y);
             }

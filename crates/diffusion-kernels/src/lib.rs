@@ -34,74 +34,28 @@
 // registers are numbered, and counts pixels outside the image with signed numbers.
 #![allow(clippy::inline_always, clippy::needless_range_loop, clippy::cast_possible_wrap)]
 
-mod attention;
-mod block;
-mod buffer;
-mod convolution;
-mod elementwise;
-mod engine;
-mod feature_map;
-mod fresh;
-mod group_norm;
-mod isa;
-mod linear;
-mod map;
-mod muon;
-mod norm;
-mod optimize;
-mod pixels;
-mod product;
-mod resample;
-mod scratch;
-mod silu;
+mod arguments;
+mod arith;
+mod graph;
+mod image;
+mod memory;
+mod optim;
 pub mod slow;
-mod stack;
-mod storage;
-mod tasks;
-mod trace;
-mod transpose;
-mod turn;
-mod vector;
-mod weight_gradient;
-mod window;
-mod winograd;
 
 #[cfg(test)]
 mod tests;
 
 use candle_core::{Result, Tensor, bail};
 
-pub use feature_map::FeatureMap;
-pub use muon::{Muon, Update};
-pub use optimize::{AdamW, Trained};
-use storage::kernels_for;
-pub use tasks::in_pool;
-pub use trace::{Operation, peak_bytes, traced};
+pub use arguments::{Activation, GroupNorm, Padding, ResidualBlock, TimeConditioning};
+pub use graph::feature_map::FeatureMap;
+pub use graph::tasks::in_pool;
+pub use graph::trace::{Operation, peak_bytes, traced};
+pub use optim::Trained;
+pub use optim::adamw::AdamW;
+pub use optim::muon::{Muon, Update};
 
-/// What is applied to the output of a normalisation, in the same pass.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Activation {
-    /// Nothing.
-    #[default]
-    Identity,
-    /// `x · sigmoid(x)`.
-    Silu,
-}
-
-/// Zeros around images: `before` the first row and column, `after` the last ones. A number means as many on all sides.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Padding {
-    /// Above and to the left.
-    pub before: usize,
-    /// Below and to the right.
-    pub after: usize,
-}
-
-impl From<usize> for Padding {
-    fn from(padding: usize) -> Self {
-        Self { before: padding, after: padding }
-    }
-}
+use memory::storage::kernels_for;
 
 /// 2-D cross-correlation: `x` (N, Cin, H, W), `weight` (Cout, Cin, K, K), `bias` (Cout) to (N, Cout, H', W').
 ///
@@ -115,39 +69,6 @@ pub fn conv2d(
     padding: impl Into<Padding>,
 ) -> Result<Tensor> {
     FeatureMap::from_images(x)?.conv2d(weight, bias, stride, padding)?.to_images()
-}
-
-/// Transposed 2-D convolution: `x` (N, Cin, H, W), `weight` (Cin, Cout, K, K), `bias` (Cout) to
-/// (N, Cout, (H−1)·stride − 2·padding + K, …).
-///
-/// # Errors
-/// Shapes that do not fit together.
-pub fn conv_transpose2d(
-    x: &Tensor,
-    weight: &Tensor,
-    bias: Option<&Tensor>,
-    stride: usize,
-    padding: usize,
-) -> Result<Tensor> {
-    FeatureMap::from_images(x)?.conv_transpose2d(weight, bias, stride, padding)?.to_images()
-}
-
-/// A group normalisation (Wu & He 2018), and what is done to its result in the same pass:
-/// `activation(norm(x) · (1 + scale) + shift)`.
-#[derive(Clone, Copy, Debug)]
-pub struct GroupNorm<'a> {
-    /// Groups of channels; must divide their number.
-    pub groups: usize,
-    /// What is added to the variance.
-    pub eps: f64,
-    /// (C).
-    pub weight: &'a Tensor,
-    /// (C).
-    pub bias: &'a Tensor,
-    /// Each image's scales and then its shifts, (N, 2·C) (Dhariwal & Nichol 2021, section 3.1).
-    pub modulation: Option<&'a Tensor>,
-    /// Comes last.
-    pub activation: Activation,
 }
 
 /// Group normalisation of `x` (N, C, …).
@@ -167,10 +88,10 @@ pub fn group_norm(x: &Tensor, norm: &GroupNorm<'_>) -> Result<Tensor> {
 /// Shapes that do not fit together.
 pub fn linear(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
     let rows = || match kernels_for(&[x, weight, bias]) {
-        Some(isa) => linear::linear(isa, x, weight, bias),
+        Some(isa) => graph::linear::linear(isa, x, weight, bias),
         None => slow::linear(x, weight, bias),
     };
-    trace::linear(rows, x, weight)
+    graph::trace::linear(rows, x, weight)
 }
 
 /// `x · sigmoid(x)`, elementwise.
@@ -179,50 +100,9 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
 /// None of its own; whatever the device reports.
 pub fn silu(x: &Tensor) -> Result<Tensor> {
     match kernels_for(&[x]) {
-        Some(isa) => silu::silu(isa, x),
+        Some(isa) => graph::silu::silu(isa, x),
         None => slow::silu(x),
     }
-}
-
-/// How a block is told the time.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum TimeConditioning {
-    /// The embedding (N, C) is added to the first convolution's output (Ho et al. 2020).
-    #[default]
-    Add,
-    /// The embedding (N, 2·C) scales and shifts the second normalisation's output (Dhariwal & Nichol 2021).
-    ScaleShift,
-}
-
-impl TimeConditioning {
-    /// The width of the embedding for a block of `channels`.
-    pub fn width(self, channels: usize) -> usize {
-        match self {
-            Self::Add => channels,
-            Self::ScaleShift => 2 * channels,
-        }
-    }
-}
-
-/// The parameters of [`residual_block`], each pair a weight and a bias.
-#[derive(Clone, Copy, Debug)]
-pub struct ResidualBlock<'a> {
-    /// Groups of both normalisations.
-    pub groups: usize,
-    /// What both normalisations add to the variance.
-    pub eps: f64,
-    /// What the embedding does.
-    pub conditioning: TimeConditioning,
-    /// (Cin), (Cin).
-    pub norm1: (&'a Tensor, &'a Tensor),
-    /// (Cout, Cin, K, K), (Cout), with an odd K; the padding is K / 2.
-    pub conv1: (&'a Tensor, &'a Tensor),
-    /// (Cout), (Cout).
-    pub norm2: (&'a Tensor, &'a Tensor),
-    /// (Cout, Cout, K, K), (Cout).
-    pub conv2: (&'a Tensor, &'a Tensor),
-    /// (Cout, Cin, 1, 1), (Cout); without it x itself is added.
-    pub skip: Option<(&'a Tensor, &'a Tensor)>,
 }
 
 /// A residual block with a time embedding (Ho et al. 2020, appendix B): `x` (N, Cin, H, W) and `embedding`
@@ -241,7 +121,7 @@ pub fn residual_block(x: &Tensor, embedding: &Tensor, block: &ResidualBlock<'_>)
 /// None of its own; whatever the device reports.
 pub fn square_sum(x: &Tensor) -> Result<f64> {
     match kernels_for(&[x]) {
-        Some(isa) => optimize::square_sum(isa, x),
+        Some(isa) => optim::square_sum(isa, x),
         None => slow::square_sum(x),
     }
 }
@@ -262,7 +142,9 @@ pub fn adamw(gradient: &Tensor, trained: &Trained<'_>, constants: &AdamW) -> Res
     let Trained { weight, first, second, average } = trained;
     let kept: [&Tensor; 4] = [weight, first, second, average.map_or(*weight, |(average, _)| average)];
     match kernels_for(&kept).filter(|_| kept.iter().all(|t| t.is_contiguous())) {
-        Some(isa) if kernels_for(&[gradient]).is_some() => optimize::adamw(isa, gradient, trained, constants),
+        Some(isa) if kernels_for(&[gradient]).is_some() => {
+            optim::adamw::adamw(isa, gradient, trained, constants)
+        }
         _ => slow::adamw(gradient, trained, constants),
     }
 }
@@ -286,7 +168,7 @@ pub fn muon(updates: &[Update<'_>], constants: &Muon) -> Result<()> {
         let average = average.map_or(*weight, |(average, _)| average);
         let kept: [&Tensor; 4] = [weight, first, average, gradient];
         if kept.iter().any(|t| t.dims() != weight.dims()) {
-            candle_core::bail!(
+            bail!(
                 "muon: gradient, momentum and average must have the shape {:?} of the weight",
                 weight.dims()
             );
@@ -294,7 +176,7 @@ pub fn muon(updates: &[Update<'_>], constants: &Muon) -> Result<()> {
         all.extend(kept);
     }
     match kernels_for(&all).filter(|_| all.iter().all(|t| t.is_contiguous())) {
-        Some(isa) => muon::muon(isa, updates, constants),
+        Some(isa) => optim::muon::muon(isa, updates, constants),
         None => slow::muon(updates, constants),
     }
 }

@@ -2,13 +2,12 @@
 
 use candle_core::{DType, Result, Tensor, Var, bail};
 
-use crate::muon::{Muon, POLYNOMIAL, ROUNDS, TINY, Update, matrix_of};
-use crate::optimize::{AdamW, Trained};
-use crate::resample::Resample;
-use crate::{
-    Activation, FeatureMap, GroupNorm, Padding, ResidualBlock, attention as kernel, elementwise,
-    group_norm as norm, resample,
-};
+use crate::graph::resample::Resample;
+use crate::graph::{attention as kernel, elementwise, group_norm as norm, resample};
+use crate::optim::Trained;
+use crate::optim::adamw::AdamW;
+use crate::optim::muon::{Muon, POLYNOMIAL, ROUNDS, TINY, Update, matrix_of};
+use crate::{Activation, GroupNorm, Padding};
 
 fn add_channel_bias(y: Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     match bias {
@@ -18,10 +17,7 @@ fn add_channel_bias(y: Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
 }
 
 /// See [`crate::conv2d`].
-///
-/// # Errors
-/// As there.
-pub fn conv2d(
+pub(crate) fn conv2d(
     x: &Tensor,
     weight: &Tensor,
     bias: Option<&Tensor>,
@@ -36,11 +32,8 @@ pub fn conv2d(
     add_channel_bias(padded.conv2d(weight, 0, stride, 1, 1)?, bias)
 }
 
-/// See [`crate::conv_transpose2d`].
-///
-/// # Errors
-/// As there.
-pub fn conv_transpose2d(
+/// See [`crate::FeatureMap::conv_transpose2d`].
+pub(crate) fn conv_transpose2d(
     x: &Tensor,
     weight: &Tensor,
     bias: Option<&Tensor>,
@@ -51,10 +44,7 @@ pub fn conv_transpose2d(
 }
 
 /// See [`crate::group_norm`].
-///
-/// # Errors
-/// As there.
-pub fn group_norm(x: &Tensor, definition: &GroupNorm<'_>) -> Result<Tensor> {
+pub(crate) fn group_norm(x: &Tensor, definition: &GroupNorm<'_>) -> Result<Tensor> {
     let &GroupNorm { groups, eps, weight, bias, modulation, activation } = definition;
     let dims = x.dims();
     let [n, channels, ..] = *dims else { bail!("group_norm wants (N, C, …), got {dims:?}") };
@@ -79,11 +69,8 @@ pub fn group_norm(x: &Tensor, definition: &GroupNorm<'_>) -> Result<Tensor> {
     }
 }
 
-/// See [`FeatureMap::attention`]: all (N, C, H, W).
-///
-/// # Errors
-/// As there.
-pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize) -> Result<Tensor> {
+/// See [`crate::FeatureMap::attention`]: all (N, C, H, W).
+pub(crate) fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize) -> Result<Tensor> {
     let (n, channels, h, w) = q.dims4()?;
     let dims = |x: &Tensor| x.dims4().map(|(n, c, h, w)| [n, h, w, c]);
     kernel::check([dims(q)?, dims(k)?, dims(v)?], heads)?;
@@ -97,72 +84,43 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize) -> Result<Ten
     weights.matmul(&v)?.transpose(1, 2)?.reshape((n, channels, h, w))
 }
 
-/// See [`FeatureMap::upsample_nearest2`].
-///
-/// # Errors
-/// As there.
-pub fn upsample_nearest2(x: &Tensor) -> Result<Tensor> {
+/// See [`crate::FeatureMap::upsample_nearest2`].
+pub(crate) fn upsample_nearest2(x: &Tensor) -> Result<Tensor> {
     let (_, _, h, w) = x.dims4()?;
     x.upsample_nearest2d(2 * h, 2 * w)
 }
 
-/// See [`FeatureMap::avg_pool2`].
-///
-/// # Errors
-/// As there.
-pub fn avg_pool2(x: &Tensor) -> Result<Tensor> {
+/// See [`crate::FeatureMap::avg_pool2`].
+pub(crate) fn avg_pool2(x: &Tensor) -> Result<Tensor> {
     let (_, _, h, w) = x.dims4()?;
     resample::check(Resample::Average, [h, w])?;
     x.avg_pool2d(2)
 }
 
 /// See [`crate::linear`].
-///
-/// # Errors
-/// As there.
-pub fn linear(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
+pub(crate) fn linear(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
     x.matmul(&weight.t()?)?.broadcast_add(bias)
 }
 
 /// See [`crate::silu`].
-///
-/// # Errors
-/// As there.
-pub fn silu(x: &Tensor) -> Result<Tensor> {
+pub(crate) fn silu(x: &Tensor) -> Result<Tensor> {
     x.silu()
 }
 
-/// See [`FeatureMap::add_channel_embedding`]: `x` (N, C, H, W).
-///
-/// # Errors
-/// As there.
-pub fn add_channel_embedding(x: &Tensor, embedding: &Tensor) -> Result<Tensor> {
+/// See [`crate::FeatureMap::add_channel_embedding`]: `x` (N, C, H, W).
+pub(crate) fn add_channel_embedding(x: &Tensor, embedding: &Tensor) -> Result<Tensor> {
     let (n, channels, _, _) = x.dims4()?;
     elementwise::check_embedding([n, channels], embedding)?;
     x.broadcast_add(&embedding.reshape((n, channels, 1, 1))?)
 }
 
-/// See [`crate::residual_block`]: of these definitions.
-///
-/// # Errors
-/// As there.
-pub fn residual_block(x: &Tensor, embedding: &Tensor, block: &ResidualBlock<'_>) -> Result<Tensor> {
-    FeatureMap::from_images_slow(x).residual_block(embedding, block)?.to_images()
-}
-
 /// See [`crate::square_sum`].
-///
-/// # Errors
-/// As there.
-pub fn square_sum(x: &Tensor) -> Result<f64> {
+pub(crate) fn square_sum(x: &Tensor) -> Result<f64> {
     x.sqr()?.sum_all()?.to_dtype(DType::F64)?.to_scalar()
 }
 
 /// See [`crate::adamw`].
-///
-/// # Errors
-/// As there.
-pub fn adamw(gradient: &Tensor, trained: &Trained<'_>, adamw: &AdamW) -> Result<()> {
+pub(crate) fn adamw(gradient: &Tensor, trained: &Trained<'_>, adamw: &AdamW) -> Result<()> {
     trained.check(gradient, adamw)?;
     let Trained { weight, first, second, average } = *trained;
     let &AdamW { lr, beta1, beta2, eps, weight_decay, gradient_scale, .. } = adamw;
@@ -186,10 +144,7 @@ pub fn mix(average: &Var, weight: &Tensor, share: f64) -> Result<()> {
 }
 
 /// See [`crate::muon`].
-///
-/// # Errors
-/// As there.
-pub fn muon(updates: &[Update<'_>], muon: &Muon) -> Result<()> {
+pub(crate) fn muon(updates: &[Update<'_>], muon: &Muon) -> Result<()> {
     for (gradient, Trained { weight, first, average, .. }) in updates {
         let (rows, columns) = matrix_of(weight)?;
         let g = gradient.detach().affine(muon.gradient_scale, 0.0)?;

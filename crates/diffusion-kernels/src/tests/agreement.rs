@@ -1,145 +1,16 @@
+//! Every other operation against its definition.
+
 use candle_core::Tensor;
 use proptest::prelude::*;
 
-use super::{conv_transpose2d, conv2d, direct, norm_of, random, residual_block, with_gradients};
-use crate::isa::available;
-use crate::{
-    Activation, AdamW, FeatureMap, GroupNorm, Muon, Padding, TimeConditioning, Trained, Update, linear, muon,
-    optimize, silu, slow,
-};
-
-/// Whether each tensor of `fast` is within `tolerance` of `slow`'s, in proportion to the largest element.
-fn close(fast: &[Tensor], slow: &[Tensor], tolerance: f32) -> Result<(), TestCaseError> {
-    for (i, (fast, slow)) in fast.iter().zip(slow).enumerate() {
-        prop_assert_eq!(fast.dims(), slow.dims());
-        let numbers = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
-        let (fast, slow) = (numbers(fast), numbers(slow));
-        let scale = slow.iter().fold(1f32, |m, x| m.max(x.abs()));
-        for (j, (a, b)) in fast.iter().zip(&slow).enumerate() {
-            prop_assert!((a - b).abs() <= tolerance * scale, "tensor {i}, element {j}: {a} against {b}");
-        }
-    }
-    Ok(())
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Case {
-    n: usize,
-    cin: usize,
-    cout: usize,
-    h: usize,
-    w: usize,
-    kernel: usize,
-    stride: usize,
-    padding: usize,
-    bias: bool,
-}
-
-fn case() -> impl Strategy<Value = Case> {
-    let channels = || prop_oneof![1..5usize, 1..40usize, Just(16), Just(32)];
-    let sizes = (1..7usize, channels(), channels(), 1..12usize, 1..20usize);
-    let kernel = prop_oneof![
-        Just((3, 1, 1)),
-        Just((3, 2, 1)),
-        Just((1, 1, 0)),
-        Just((4, 2, 1)),
-        (1..6usize, 1..4usize, 0..4usize)
-    ];
-    (sizes, kernel, any::<bool>()).prop_map(|((n, cin, cout, h, w), (kernel, stride, padding), bias)| Case {
-        n,
-        cin,
-        cout,
-        h,
-        w,
-        kernel,
-        stride,
-        padding,
-        bias,
-    })
-}
-
-/// Convolutions that go by Winograd's method, with every kind of ragged edge.
-fn winograd_case() -> impl Strategy<Value = Case> {
-    (1..4usize, 32..70usize, 32..70usize, 6..21usize, 6..21usize, any::<bool>())
-        .prop_filter("enough work", |(_, cin, cout, h, w, _)| crate::winograd::pays(*cin, *cout, h * w))
-        .prop_map(|(n, cin, cout, h, w, bias)| Case {
-            n,
-            cin,
-            cout,
-            h,
-            w,
-            kernel: 3,
-            stride: 1,
-            padding: 1,
-            bias,
-        })
-}
-
-fn convolution_agrees(c: Case) -> Result<(), TestCaseError> {
-    let x = random(1, &[c.n, c.cin, c.h, c.w]);
-    let weight = random(2, &[c.cout, c.cin, c.kernel, c.kernel]);
-    let bias = random(3, &[c.cout]);
-    let vars = &[&x, &weight, &bias][..if c.bias { 3 } else { 2 }];
-    let b = c.bias.then_some(bias.as_tensor());
-    let side = |large: usize| (large + 2 * c.padding - c.kernel) / c.stride + 1;
-    let sides = [[c.cout, side(c.h), side(c.w)], [c.cin, c.h, c.w]];
-    let zeros = bias.zeros_like().unwrap();
-    let arguments = [&x, &weight, b.unwrap_or(&zeros)];
-    let direct = direct::convolution(arguments, false, c.n, sides, [c.kernel, c.stride, c.padding]);
-    for isa in available() {
-        let fast = with_gradients(|| conv2d(isa, &x, &weight, b, c.stride, c.padding), vars);
-        close(&fast, &direct, 5e-5)?;
-    }
-    let slow = || slow::conv2d(&x, &weight, b, c.stride, c.padding);
-    close(&[slow().unwrap()], &direct, 2e-5)?;
-    // candle has no gradient for oblong images, nor where windows end within the padding: there it subtracts below zero.
-    let past_the_padding = (side(c.h) - 1) * c.stride + c.kernel >= 2 * c.padding;
-    if c.h == c.w && past_the_padding {
-        close(&with_gradients(slow, vars), &direct, 2e-5)?;
-    }
-    Ok(())
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(12))]
-
-    #[test]
-    fn convolution_by_winograds_method_agrees_with_the_definition(c in winograd_case()) {
-        convolution_agrees(c)?;
-    }
-}
+use super::{block_of, close, norm_of, random, residual_block, with_gradients};
+use crate::arith::isa::available;
+use crate::graph::{linear, silu};
+use crate::optim::{adamw, muon, square_sum};
+use crate::{Activation, AdamW, FeatureMap, GroupNorm, Muon, TimeConditioning, Trained, Update, slow};
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(96))]
-
-    #[test]
-    fn convolution_and_its_gradients_agree_with_the_definition(c in case()) {
-        prop_assume!(c.h.min(c.w) + 2 * c.padding >= c.kernel);
-        convolution_agrees(c)?;
-    }
-
-    #[test]
-    fn transposed_convolution_and_its_gradients_agree_with_the_definition(c in case()) {
-        prop_assume!((c.h.min(c.w) - 1) * c.stride + c.kernel > 2 * c.padding);
-        let x = random(1, &[c.n, c.cin, c.h, c.w]);
-        let weight = random(2, &[c.cin, c.cout, c.kernel, c.kernel]);
-        let bias = random(3, &[c.cout]);
-        let vars = &[&x, &weight, &bias][..if c.bias { 3 } else { 2 }];
-        let b = c.bias.then_some(bias.as_tensor());
-        let side = |small: usize| (small - 1) * c.stride + c.kernel - 2 * c.padding;
-        let sides = [[c.cin, c.h, c.w], [c.cout, side(c.h), side(c.w)]];
-        let zeros = bias.zeros_like().unwrap();
-        let arguments = [&x, &weight, b.unwrap_or(&zeros)];
-        let direct = direct::convolution(arguments, true, c.n, sides, [c.kernel, c.stride, c.padding]);
-        for isa in available() {
-            let fast =
-                with_gradients(|| conv_transpose2d(isa, &x, &weight, b, c.stride, c.padding), vars);
-            close(&fast, &direct, 5e-5)?;
-        }
-        let slow = || slow::conv_transpose2d(&x, &weight, b, c.stride, c.padding);
-        close(&[slow().unwrap()], &direct, 2e-5)?;
-        close(&with_gradients(slow, vars), &direct, 2e-5)?;
-    }
 
     #[test]
     fn group_norm_and_its_gradients_agree_with_the_definition(
@@ -207,9 +78,9 @@ proptest! {
         };
         let expected = run(&|trained| slow::adamw(&gradient, trained, &constants));
         for isa in available() {
-            let fast = run(&|trained| optimize::adamw(isa, &gradient, trained, &constants));
+            let fast = run(&|trained| adamw::adamw(isa, &gradient, trained, &constants));
             close(&fast, &expected, 2e-6)?;
-            let (fast, expected) = (optimize::square_sum(isa, &gradient).unwrap(), slow::square_sum(&gradient).unwrap());
+            let (fast, expected) = (square_sum(isa, &gradient).unwrap(), slow::square_sum(&gradient).unwrap());
             prop_assert!((fast - expected).abs() <= 1e-5 * expected);
         }
     }
@@ -250,19 +121,11 @@ proptest! {
             &[cout, cout, kernel, kernel], &[cout], &[cout, cin, 1, 1], &[cout],
         ];
         let p: Vec<_> = (3..).zip(shapes).map(|(seed, shape)| random(seed, shape)).collect();
-        let block = crate::ResidualBlock {
-            groups,
-            eps: 1e-2,
-            conditioning,
-            norm1: (&p[0], &p[1]),
-            conv1: (&p[2], &p[3]),
-            norm2: (&p[4], &p[5]),
-            conv2: (&p[6], &p[7]),
-            skip: skip.then_some((&p[8], &p[9])),
-        };
+        let p = &p[..if skip { 10 } else { 8 }];
+        let block = block_of(groups, conditioning, p);
         let mut vars = vec![&x, &e];
-        vars.extend(&p[..if skip { 10 } else { 8 }]);
-        let expected = with_gradients(|| slow::residual_block(&x, &e, &block), &vars);
+        vars.extend(p);
+        let expected = with_gradients(|| FeatureMap::from_images_slow(&x).residual_block(&e, &block)?.to_images(), &vars);
         for isa in available() {
             let fast = with_gradients(|| {
                 let parts = x.chunk(stacked, 1)?;
@@ -330,18 +193,6 @@ fn normalisations_of_large_numbers_keep_their_digits() {
 }
 
 #[test]
-fn images_may_be_padded_on_two_sides_only() {
-    let (x, weight) = (random(1, &[3, 5, 8, 8]), random(2, &[4, 5, 3, 3]));
-    let padding = Padding { before: 0, after: 1 };
-    let expected = with_gradients(|| slow::conv2d(&x, &weight, None, 2, padding), &[&x, &weight]);
-    assert_eq!(expected[0].dims(), [3, 4, 4, 4]);
-    for isa in available() {
-        let fast = with_gradients(|| conv2d(isa, &x, &weight, None, 2, padding), &[&x, &weight]);
-        close(&fast, &expected, 1e-5).unwrap();
-    }
-}
-
-#[test]
 fn stacked_maps_and_their_gradients_are_those_of_the_definition() {
     let (a, b, c) = (random(1, &[3, 5, 4, 6]), random(2, &[3, 2, 4, 6]), random(3, &[3, 1, 4, 6]));
     let expected = with_gradients(|| Tensor::cat(&[&*a, &*b, &*c], 1), &[&a, &b, &c]);
@@ -355,25 +206,6 @@ fn stacked_maps_and_their_gradients_are_those_of_the_definition() {
             &[&a, &b, &c],
         );
         close(&fast, &expected, 0.0).unwrap();
-    }
-}
-
-/// Sums of 576 products of numbers in (−1, 1), by Winograd's method; `--nocapture` shows the errors, in proportion to the
-/// largest result.
-#[test]
-fn three_by_three_convolutions_err_by_less_than_3e_6_of_the_largest_result() {
-    let (x, weight, bias) = (random(1, &[2, 64, 14, 14]), random(2, &[64, 64, 3, 3]), random(3, &[64]));
-    let direct = direct::convolution([&x, &weight, &bias], false, 2, [[64, 14, 14]; 2], [3, 1, 1]);
-    let worst = |run: &dyn Fn() -> candle_core::Result<Tensor>| -> Vec<f32> {
-        let found = with_gradients(run, &[&x, &weight, &bias]);
-        let largest = |t: &Tensor| t.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
-        found.iter().zip(&direct).map(|(a, b)| largest(&(a - b).unwrap()) / largest(b)).collect()
-    };
-    println!("plain sums: {:?}", worst(&|| slow::conv2d(&x, &weight, Some(&bias), 1, 1)));
-    for isa in available() {
-        let errors = worst(&|| conv2d(isa, &x, &weight, Some(&bias), 1, 1));
-        println!("{isa:?}: {errors:?}");
-        assert!(errors.iter().all(|error| *error < 3e-6), "{isa:?}: {errors:?}");
     }
 }
 
@@ -402,7 +234,8 @@ fn other_types_take_the_definition() {
     let ones = random(3, &[4]).to_dtype(candle_core::DType::F64).unwrap();
     assert!(crate::group_norm(&x, &norm_of(2, &ones, &ones)).is_ok());
     assert!(
-        crate::conv_transpose2d(&x, &weight.transpose(0, 1).unwrap().contiguous().unwrap(), None, 2, 1)
+        FeatureMap::from_images(&x)
+            .and_then(|x| x.conv_transpose2d(&weight.transpose(0, 1)?.contiguous()?, None, 2, 1))
             .is_ok()
     );
     assert!(

@@ -3,8 +3,8 @@
 
 use candle_core::{DType, Device, Result, Tensor, Var};
 
-use super::random;
-use crate::{Activation, FeatureMap, GroupNorm, Padding, ResidualBlock, TimeConditioning, slow};
+use super::{block_of, random};
+use crate::{Activation, FeatureMap, GroupNorm, Padding, TimeConditioning, slow};
 
 fn random_f64(seed: u64, shape: &[usize]) -> Var {
     Var::from_tensor(&random(seed, shape).to_dtype(DType::F64).unwrap()).unwrap()
@@ -92,16 +92,7 @@ fn gradients_of_residual_blocks_are_those_of_finite_differences() {
         let shapes: [&[usize]; 10] =
             [&[2], &[2], &[4, 2, 3, 3], &[4], &[4], &[4], &[4, 4, 3, 3], &[4], &[4, 2, 1, 1], &[4]];
         let p: Vec<Var> = (3..).zip(shapes).map(|(seed, shape)| random_f64(seed, shape)).collect();
-        let block = ResidualBlock {
-            groups: 2,
-            eps: 1e-2,
-            conditioning,
-            norm1: (&p[0], &p[1]),
-            conv1: (&p[2], &p[3]),
-            norm2: (&p[4], &p[5]),
-            conv2: (&p[6], &p[7]),
-            skip: Some((&p[8], &p[9])),
-        };
+        let block = block_of(2, conditioning, &p);
         let mut vars = vec![&x, &e];
         vars.extend(&p);
         check("residual_block", &vars, &|| {

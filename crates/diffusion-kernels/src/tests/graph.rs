@@ -3,7 +3,7 @@
 use candle_core::{Result, Tensor, Var};
 
 use super::{bits, random, with_gradients};
-use crate::isa::available;
+use crate::arith::isa::available;
 use crate::{FeatureMap, slow};
 
 /// A map that is used three times, once beside itself.

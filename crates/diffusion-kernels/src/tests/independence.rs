@@ -2,9 +2,10 @@
 
 use candle_core::{Result, Tensor, Var};
 
-use super::{bits, conv_transpose2d, conv2d, norm_of, random, residual_block, with_gradients};
-use crate::isa::{Isa, available};
-use crate::{Activation, FeatureMap, GroupNorm, ResidualBlock, TimeConditioning, linear, silu};
+use super::{bits, block_of, conv_transpose2d, conv2d, norm_of, random, residual_block, with_gradients};
+use crate::arith::isa::{Isa, available};
+use crate::graph::{linear, silu};
+use crate::{Activation, FeatureMap, GroupNorm, TimeConditioning};
 
 type Op = (&'static str, Var, Vec<Var>, Box<dyn Fn(&Tensor, &[Var]) -> Result<Tensor> + Sync>);
 
@@ -72,16 +73,7 @@ fn operations() -> Vec<Op> {
                 // The batch is cut before: an image's embedding is found by its place in the cut.
                 let first = x.layout().start_offset() / (16 * 63);
                 let embedding = p[0].narrow(0, first, x.dims()[0])?;
-                let block = ResidualBlock {
-                    groups: 8,
-                    eps: 1e-5,
-                    conditioning: TimeConditioning::Add,
-                    norm1: (&p[1], &p[2]),
-                    conv1: (&p[3], &p[4]),
-                    norm2: (&p[5], &p[6]),
-                    conv2: (&p[7], &p[8]),
-                    skip: Some((&p[9], &p[10])),
-                };
+                let block = block_of(8, TimeConditioning::Add, &p[1..]);
                 residual_block(isa, &[x.narrow(1, 0, 7)?, x.narrow(1, 7, 9)?], &embedding, &block)
             }),
         ));
@@ -158,9 +150,8 @@ fn an_input_that_needs_no_gradient_costs_none() {
     let grads = y.sum_all().unwrap().backward().unwrap();
     assert!(grads.get(&weight).is_some() && grads.get(&x).is_none());
     let weight = random(2, &[3, 4, 3, 3]);
-    let grads = crate::conv_transpose2d(&x.detach(), &weight, None, 1, 1)
-        .unwrap()
-        .sum_all()
+    let grads = FeatureMap::from_images(&x.detach())
+        .and_then(|x| x.conv_transpose2d(&weight, None, 1, 1)?.to_images()?.sum_all())
         .unwrap()
         .backward()
         .unwrap();

@@ -1,6 +1,7 @@
 //! The kernels against their definitions, on every instruction set of the machine.
 
 mod agreement;
+mod convolutions;
 mod differences;
 mod direct;
 mod graph;
@@ -8,13 +9,22 @@ mod independence;
 mod refusals;
 
 use candle_core::{Device, Result, Tensor, Var};
+use proptest::prelude::*;
 
-use crate::isa::Isa;
-use crate::{Activation, FeatureMap, GroupNorm, Padding, ResidualBlock};
+use crate::arith::isa::Isa;
+use crate::{Activation, FeatureMap, GroupNorm, Padding, ResidualBlock, TimeConditioning};
 
 /// A plain normalisation.
 fn norm_of<'a>(groups: usize, weight: &'a Tensor, bias: &'a Tensor) -> GroupNorm<'a> {
     GroupNorm { groups, eps: 1e-3, weight, bias, modulation: None, activation: Activation::Identity }
+}
+
+/// A block with the parameters `p`, each a weight and then its bias; with a skip if there are ten.
+fn block_of(groups: usize, conditioning: TimeConditioning, p: &[Var]) -> ResidualBlock<'_> {
+    let pair = |i: usize| (p[i].as_tensor(), p[i + 1].as_tensor());
+    let skip = (p.len() > 8).then(|| pair(8));
+    let [norm1, conv1, norm2, conv2] = [0, 2, 4, 6].map(pair);
+    ResidualBlock { groups, eps: 1e-2, conditioning, norm1, conv1, norm2, conv2, skip }
 }
 
 /// A variable of pseudo-random numbers in (−1, 1), the same for the same seed.
@@ -36,6 +46,20 @@ fn with_gradients(f: impl Fn() -> Result<Tensor>, vars: &[&Var]) -> Vec<Tensor> 
     let mut all = vec![y.detach()];
     all.extend(vars.iter().map(|var| grads.get(var).expect("every variable has a gradient").clone()));
     all
+}
+
+/// Whether each tensor of `fast` is within `tolerance` of `slow`'s, in proportion to the largest element.
+fn close(fast: &[Tensor], slow: &[Tensor], tolerance: f32) -> std::result::Result<(), TestCaseError> {
+    for (i, (fast, slow)) in fast.iter().zip(slow).enumerate() {
+        prop_assert_eq!(fast.dims(), slow.dims());
+        let numbers = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        let (fast, slow) = (numbers(fast), numbers(slow));
+        let scale = slow.iter().fold(1f32, |m, x| m.max(x.abs()));
+        for (j, (a, b)) in fast.iter().zip(&slow).enumerate() {
+            prop_assert!((a - b).abs() <= tolerance * scale, "tensor {i}, element {j}: {a} against {b}");
+        }
+    }
+    Ok(())
 }
 
 fn bits(t: &Tensor) -> Vec<u32> {

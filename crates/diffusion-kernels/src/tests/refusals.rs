@@ -1,13 +1,18 @@
-use super::norm_of;
-use super::random;
-use crate::{AdamW, FeatureMap, GroupNorm, Muon, Trained, conv_transpose2d, conv2d, group_norm, linear};
+use candle_core::{Result, Tensor};
 
-fn message<T: std::fmt::Debug>(result: candle_core::Result<T>) -> String {
+use super::{norm_of, random};
+use crate::arith::isa::available;
+use crate::{AdamW, FeatureMap, GroupNorm, Muon, Trained, conv2d, group_norm, linear};
+
+fn message<T: std::fmt::Debug>(result: Result<T>) -> String {
     result.unwrap_err().to_string()
 }
 
 #[test]
 fn shapes_that_do_not_fit_are_refused_in_words() {
+    let conv_transpose2d = |x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, stride, padding| {
+        super::conv_transpose2d(available()[0], x, weight, bias, stride, padding)
+    };
     let x = random(1, &[2, 3, 5, 5]);
     let weight = random(2, &[4, 3, 3, 3]);
     let wrong = random(3, &[4, 2, 3, 3]);
@@ -35,7 +40,7 @@ fn shapes_that_do_not_fit_are_refused_in_words() {
     let modulation = random(8, &[2, 3]);
     let modulated = GroupNorm { modulation: Some(&modulation), ..norm_of(3, &bias, &bias) };
     assert!(message(group_norm(&x, &modulated)).contains("modulation (N, 2·C) = [2, 6]"));
-    let map = |x: &candle_core::Tensor| FeatureMap::from_images(x).unwrap();
+    let map = |x: &Tensor| FeatureMap::from_images(x).unwrap();
     assert!(message(map(&x).add_channel_embedding(&random(8, &[2, 4]))).contains("want an embedding (N, C)"));
     assert!(message(map(&x).avg_pool2()).contains("must be even"));
     assert!(message(map(&x).attention(&map(&x), &map(&x), 2)).contains("do not divide into 2 heads"));

@@ -1,0 +1,175 @@
+//! The residual block as one candle operation.
+//!
+//! Candle's backward pass has one gradient to add where the separate operations give it seven.
+
+use std::sync::Arc;
+
+use candle_core::{Device, Result, Tensor, bail};
+use rayon::prelude::*;
+use tracing::trace_span;
+
+use crate::ResidualBlock;
+use crate::arith::isa::Isa;
+use crate::graph::map::{Map, Node};
+use crate::graph::op::MapOp;
+use crate::graph::tasks::{CHUNK, sum_in_order};
+use crate::image::block::{BackwardPass, ForwardPass, Pass, Sizes, Stack};
+use crate::image::winograd::{STRIP, Tiles};
+use crate::memory::buffer::Buffer;
+use crate::memory::fresh::{Fresh, Unwritten};
+use crate::memory::scratch::Scratch;
+use crate::memory::storage::with_elements;
+
+/// Checks every shape; `parts` have Cin channels in all, and are of one size otherwise.
+pub(crate) fn sizes_of(parts: &[Node], embedding: &Tensor, block: &ResidualBlock<'_>) -> Result<Sizes> {
+    let [images, height, width, _] = parts[0].map.dims;
+    let parts: Vec<usize> = parts.iter().map(|part| part.map.dims[3]).collect();
+    let inputs = parts.iter().sum();
+    let &[outputs, _, kernel, _] = block.conv1.0.dims() else {
+        bail!("residual_block wants weights (Cout, Cin, K, K), got {:?}", block.conv1.0.shape());
+    };
+    if images * inputs * height * width * outputs == 0 || kernel % 2 == 0 {
+        bail!(
+            "residual_block wants an odd kernel and something to do, got a kernel of {kernel} and {images} images \
+             of {height}×{width} that go from {inputs} to {outputs} channels"
+        );
+    }
+    let groups = block.groups;
+    if groups == 0 || inputs % groups != 0 || outputs % groups != 0 {
+        bail!("residual_block: {inputs} or {outputs} channels do not divide into {groups} groups");
+    }
+    if block.skip.is_none() && inputs != outputs {
+        bail!("residual_block: {inputs} channels become {outputs}, which wants a skip convolution");
+    }
+    let check = |name: &str, tensor: &Tensor, wanted: &[usize]| {
+        if tensor.dims() == wanted {
+            Ok(())
+        } else {
+            bail!("residual_block: {name} should have the shape {wanted:?}, not {:?}", tensor.dims())
+        }
+    };
+    check("the embedding", embedding, &[images, block.conditioning.width(outputs)])?;
+    let mut pairs = vec![
+        ("the first normalisation's", block.norm1, vec![inputs]),
+        ("the first convolution's", block.conv1, vec![outputs, inputs, kernel, kernel]),
+        ("the second normalisation's", block.norm2, vec![outputs]),
+        ("the second convolution's", block.conv2, vec![outputs, outputs, kernel, kernel]),
+    ];
+    pairs.extend(block.skip.map(|skip| ("the skip's", skip, vec![outputs, inputs, 1, 1])));
+    for (name, (weight, bias), shape) in pairs {
+        check(&format!("{name} weight"), weight, &shape)?;
+        check(&format!("{name} bias"), bias, &shape[..1])?;
+    }
+    let tiles = Tiles::new((height, width));
+    let (conditioning, skip) = (block.conditioning, block.skip.is_some());
+    Ok(Sizes { images, parts, inputs, outputs, kernel, tiles, groups, conditioning, skip })
+}
+
+/// The parameters and the embedding in one vector: a candle operation takes three tensors at most.
+fn packed(embedding: &Tensor, block: &ResidualBlock<'_>) -> Result<Tensor> {
+    let mut all = vec![block.norm1, block.conv1, block.norm2, block.conv2];
+    all.extend(block.skip);
+    let parameters = all.iter().flat_map(|(weight, bias)| [*weight, *bias]).chain([embedding]);
+    Tensor::cat(&parameters.map(Tensor::flatten_all).collect::<Result<Vec<_>>>()?, 0)
+}
+
+/// Leads the gradient of `y` back to the parts of x and to what is [`packed`].
+struct Op {
+    pass: Pass,
+    parts: Vec<Arc<Map>>,
+    y: Arc<Map>,
+    /// The first convolution's output.
+    hidden: Buffer,
+}
+
+/// [`crate::FeatureMap::residual_block`] of a map in one part or two, by the kernels.
+///
+/// # Panics
+/// If the sizes do not [fit](Sizes::fit).
+pub(crate) fn residual_block(
+    isa: Isa,
+    sizes: Sizes,
+    parts: &[Node],
+    embedding: &Tensor,
+    block: &ResidualBlock<'_>,
+) -> Result<Node> {
+    assert!(sizes.fit());
+    let _span = trace_span!("residual block, forward", shape = %sizes).entered();
+    let packed = packed(embedding, block)?;
+    let tracked = packed.track_op() || parts.iter().any(Node::is_tracked);
+    let pass = Pass { isa, sizes, eps: block.eps as f32 };
+    let maps: Vec<Arc<Map>> = parts.iter().map(|part| part.map.clone()).collect();
+    let (y, hidden) = with_elements([&packed], |[packed]| Ok(forward(&pass, &maps, packed, tracked)))?;
+    let sources: Vec<&Node> = parts.iter().collect();
+    Node::new(y, &sources, &[&packed], |y| Op { pass, parts: maps, y, hidden })
+}
+
+fn stack<'a>(pass: &Pass, parts: &'a [Arc<Map>]) -> Stack<'a> {
+    let parts = parts.iter().map(|part| (&*part.values, part.dims[3]));
+    Stack { parts: parts.collect(), pixels: pass.sizes.pixels() }
+}
+
+/// The result and, if they are to be kept for a backward pass, the first convolution's outputs.
+fn forward(pass: &Pass, parts: &[Arc<Map>], packed: &[f32], keep: bool) -> (Arc<Map>, Buffer) {
+    let Sizes { images, outputs, tiles: Tiles { side: (height, width), .. }, .. } = pass.sizes;
+    let pixels = pass.sizes.pixels();
+    let kernel = ForwardPass::new(pass, pass.sizes.parameters(packed));
+    let x = stack(pass, parts);
+    let group = pass.sizes.group(STRIP).min(CHUNK);
+    let mut y = Fresh::recycled(images * outputs * pixels);
+    let results = y.par_chunks(group * outputs * pixels).enumerate();
+    let last = pass.sizes.padded_outputs() * pixels;
+    let mut hidden = Fresh::recycled(if keep { images * last } else { 0 });
+    if keep {
+        results
+            .zip(hidden.par_chunks_mut(group * last))
+            .for_each(|((i, y), hidden)| kernel.images(&x, i * group, hidden, y));
+    } else {
+        results.for_each(|(i, y)| {
+            let mut hidden = Scratch::new(y.len() / outputs * pass.sizes.padded_outputs());
+            kernel.images(&x, i * group, &mut hidden, y);
+        });
+    }
+    (Map::new(y.keep(), [images, height, width, outputs]), hidden.keep())
+}
+
+impl MapOp for Op {
+    const NAME: &'static str = "diffusion-residual-block";
+
+    fn backward(&self, arguments: &[&Tensor], dtoken: &Tensor) -> Result<Vec<Option<Tensor>>> {
+        let (tokens, packed) = (arguments, arguments[self.parts.len()]);
+        let Sizes { images, outputs, .. } = self.pass.sizes;
+        let (isa, sizes, pixels) = (self.pass.isa, &self.pass.sizes, self.pass.sizes.pixels());
+        let _span = trace_span!("residual block, backward", shape = %sizes).entered();
+        let dy = self.y.take_gradient(dtoken)?;
+        let x = stack(&self.pass, &self.parts);
+        let mut dx: Vec<Fresh> =
+            sizes.parts.iter().map(|part| Fresh::recycled(images * part * pixels)).collect();
+        let mut tasks: Vec<Vec<(Unwritten<'_>, usize)>> = Vec::new();
+        tasks.resize_with(images.div_ceil(CHUNK), Vec::new);
+        for (dx, &channels) in dx.iter_mut().zip(&sizes.parts) {
+            let chunks = dx.chunks(CHUNK * channels * pixels);
+            tasks.iter_mut().zip(chunks).for_each(|(task, chunk)| task.push((chunk, channels)));
+        }
+        let (last, size) = (sizes.padded_outputs() * pixels, outputs * pixels);
+        let width = sizes.embedding();
+        let mut de = vec![0.0; images * width];
+        let partials: Vec<Buffer> = with_elements([packed], |[packed]| {
+            let pass = BackwardPass::new(&self.pass, sizes.parameters(packed));
+            Ok(tasks
+                .into_par_iter()
+                .zip(de.par_chunks_mut(CHUNK * width))
+                .zip(self.hidden.par_chunks(CHUNK * last).zip(dy.par_chunks(CHUNK * size)))
+                .enumerate()
+                .map(|(i, ((dx, de), (hidden, dy)))| pass.chunk(&x, i * CHUNK, [hidden, dy], dx, de))
+                .collect())
+        })?;
+        let parts = self.parts.iter().zip(dx).zip(tokens);
+        let parts = parts.map(|((part, dx), token)| part.lead_back(isa, token, || dx.keep()));
+        let mut gradients = parts.collect::<Result<Vec<_>>>()?;
+        let mut gradient = sum_in_order(isa, &partials, packed.elem_count() - de.len());
+        gradient.extend(de);
+        gradients.push(Some(Tensor::from_vec(gradient, packed.shape(), &Device::Cpu)?));
+        Ok(gradients)
+    }
+}

@@ -1,0 +1,217 @@
+//! The block's backward pass.
+
+use super::conv::{Conv, ConvSums};
+use super::{Parameters, Pass, Sizes, Stack};
+use crate::TimeConditioning;
+use crate::arith::product::{Factor, Target, product};
+use crate::arith::vector::{add, add_up};
+use crate::image::norm::Norm;
+use crate::image::pixels::{Pixels, padded_len, write_stacked};
+use crate::image::winograd::{Canvas, SUM_STRIP};
+use crate::memory::buffer::{Buffer, room};
+use crate::memory::fresh::Unwritten;
+use crate::memory::scratch::Scratch;
+
+/// What the backward pass of every image uses.
+pub(crate) struct BackwardPass<'a> {
+    pass: &'a Pass,
+    norm1: Norm<'a>,
+    norm2: [&'a [f32]; 2],
+    /// The images' embeddings, one after the other.
+    embedding: &'a [f32],
+    conv1: Conv,
+    conv2: Conv,
+    /// `[output][input padded]`.
+    skip: Option<Scratch>,
+}
+
+/// The gradients of one task's parameters, which it sums over its images.
+struct Sums {
+    conv1: ConvSums,
+    /// The first convolution's bias, padded.
+    bias1: Vec<f32>,
+    conv2: ConvSums,
+    /// `[input][output padded]`.
+    skip: Vec<f32>,
+    /// Pairs of weight and bias, a channel each.
+    norm1: Vec<[f32; 2]>,
+    norm2: Vec<[f32; 2]>,
+    /// Sums of dy, padded: the gradient of the second convolution's bias and of the skip's.
+    dy: Vec<f32>,
+}
+
+impl<'a> BackwardPass<'a> {
+    pub(crate) fn new(pass: &'a Pass, parameters: Parameters<'a>) -> Self {
+        let Sizes { inputs, outputs, .. } = pass.sizes;
+        let Parameters { norm1, conv1, norm2, conv2, skip, embedding } = parameters;
+        let padded_in = padded_len(inputs);
+        let conv = |weight, inputs| {
+            Conv::transposed(pass.isa, pass.sizes.winograd(inputs), weight, [outputs, inputs])
+        };
+        let skip = pass.sizes.skip.then(|| {
+            let mut padded = Scratch::zeroed(outputs * padded_in);
+            let rows = padded.chunks_exact_mut(padded_in).zip(skip[0].chunks_exact(inputs));
+            rows.for_each(|(to, from)| to[..inputs].copy_from_slice(from));
+            padded
+        });
+        Self {
+            pass,
+            norm1: pass.norm(norm1),
+            norm2,
+            embedding,
+            conv1: conv(conv1[0], inputs),
+            conv2: conv(conv2[0], outputs),
+            skip,
+        }
+    }
+
+    /// A task's images of `x`, from the one numbered `first` on: the gradients of its parts go to `dx`, those of the
+    /// embedding to `de`, those of the parameters, summed and packed, are returned.
+    pub(crate) fn chunk(
+        &self,
+        x: &Stack<'_>,
+        first: usize,
+        [hidden, dy]: [&[f32]; 2],
+        dx: Vec<(Unwritten<'_>, usize)>,
+        de: &mut [f32],
+    ) -> Buffer {
+        let sizes = &self.pass.sizes;
+        let (pixels, group) = (sizes.pixels(), sizes.group(SUM_STRIP));
+        let mut sums = self.begin();
+        let mut dx: Vec<_> =
+            dx.into_iter().map(|(dx, channels)| (dx.chunks(group * pixels * channels), channels)).collect();
+        let given = hidden.chunks(group * pixels * sizes.padded_outputs());
+        let given = given.zip(dy.chunks(group * pixels * sizes.outputs));
+        for (i, (de, given)) in de.chunks_mut(group * sizes.embedding()).zip(given).enumerate() {
+            let images = de.len() / sizes.embedding();
+            let dx =
+                dx.iter_mut().filter_map(|(chunks, channels)| Some((chunks.next()?, *channels))).collect();
+            self.images(x, (first + i * group, images), given, dx, de, &mut sums);
+        }
+        self.finish(&sums)
+    }
+
+    /// Nothing summed yet.
+    fn begin(&self) -> Sums {
+        let Sizes { inputs, outputs, skip, .. } = self.pass.sizes;
+        let pitch = self.pass.sizes.padded_outputs();
+        let sums = |inputs| ConvSums::new(self.pass.isa, self.pass.sizes.winograd(inputs), [outputs, inputs]);
+        Sums {
+            conv1: sums(inputs),
+            bias1: vec![0.0; pitch],
+            conv2: sums(outputs),
+            skip: vec![0.0; if skip { inputs * pitch } else { 0 }],
+            norm1: vec![[0.0; 2]; inputs],
+            norm2: vec![[0.0; 2]; outputs],
+            dy: vec![0.0; pitch],
+        }
+    }
+
+    /// Some images of `x`, given by their first and number, which stay in the cache: from the last layer to the first.
+    /// `hidden` is padded.
+    fn images(
+        &self,
+        x: &Stack<'_>,
+        (first, images): (usize, usize),
+        (hidden, dy): (&[f32], &[f32]),
+        dx: Vec<(Unwritten<'_>, usize)>,
+        de: &mut [f32],
+        sums: &mut Sums,
+    ) {
+        let (pass, isa) = (self.pass, self.pass.isa);
+        let &Sizes { inputs, outputs, tiles, .. } = &pass.sizes;
+        let (pixels, pitch_in, pitch) = (tiles.pixels(), padded_len(inputs), pass.sizes.padded_outputs());
+        let x = &x.images(first, images);
+        let zeros = Scratch::zeroed(pitch_in.max(pitch));
+        let mut back = Scratch::new(images * pixels * pitch_in.max(pitch));
+        let mut slopes = Scratch::new(images * pixels * pitch_in.max(pitch));
+
+        let dy = Pixels::new(dy, outputs);
+        add_up(isa, &dy, &mut sums.dy);
+        let mut canvas = Canvas::new(tiles, images, outputs);
+        canvas.fill(&dy, pitch);
+        let mut normed = Canvas::new(tiles, images, outputs);
+        let size = pixels * pitch;
+        let modulated = |i| pass.modulated(self.norm2, self.embedding, first + i);
+        let effective: Vec<_> = (0..images).map(|i| modulated(i).effective()).collect();
+        let norm2 = |i: usize| pass.norm([&effective[i][0], &effective[i][1]]);
+        let statistics: Vec<_> = (0..images)
+            .map(|i| {
+                let range = i * size..(i + 1) * size;
+                let hidden = &hidden[range.clone()];
+                norm2(i).activate_with_slopes(hidden, normed.rows_mut(i), &mut slopes[range])
+            })
+            .collect();
+        sums.conv2.add(images, &normed, &canvas);
+        self.conv2.run(&canvas, &zeros[..pitch], &mut back[..images * size]);
+        let mut d_hidden = Canvas::new(tiles, images, outputs);
+        for (i, (statistics, de)) in
+            statistics.iter().zip(de.chunks_exact_mut(pass.sizes.embedding())).enumerate()
+        {
+            let range = i * size..(i + 1) * size;
+            let (hidden, dz) = (&hidden[range.clone()], &mut back[range.clone()]);
+            let mut by_channel = vec![[0.0; 2]; outputs];
+            let combination = norm2(i).backward(hidden, statistics, &slopes[range], dz, &mut by_channel);
+            modulated(i).backward(&by_channel, &mut sums.norm2, de);
+            let mut totals = Scratch::zeroed(pitch);
+            let row = tiles.side.1 * pitch;
+            let rows = hidden.chunks_exact(row).zip(dz.chunks_exact(row));
+            for ((hidden, dz), dx) in rows.zip(d_hidden.rows_mut(i)) {
+                combination.write(dz, hidden, dx, &mut totals);
+            }
+            add(isa, &totals, &mut sums.bias1);
+            if pass.sizes.conditioning == TimeConditioning::Add {
+                de.copy_from_slice(&totals[..outputs]);
+            }
+        }
+
+        let mut normed = Canvas::new(tiles, images, inputs);
+        let size = pixels * pitch_in;
+        let statistics: Vec<_> = (0..images)
+            .map(|i| {
+                let range = i * size..(i + 1) * size;
+                self.norm1.activate_with_slopes(&x[range.clone()], normed.rows_mut(i), &mut slopes[range])
+            })
+            .collect();
+        sums.conv1.add(images, &normed, &d_hidden);
+        self.conv1.run(&d_hidden, &zeros[..pitch_in], &mut back[..images * size]);
+        write_stacked(dx, &zeros[..pitch_in], |dx| {
+            for (i, statistics) in statistics.iter().enumerate() {
+                let range = i * size..(i + 1) * size;
+                let (x, dz) = (&x[range.clone()], &mut back[range.clone()]);
+                let combination =
+                    self.norm1.backward(x, statistics, &slopes[range.clone()], dz, &mut sums.norm1);
+                combination.write(dz, x, &mut dx[range], &mut Scratch::zeroed(pitch_in));
+            }
+            let Some(skip) = &self.skip else { return add(isa, &dy, dx) };
+            let by_weight = Factor::transposed(x, pitch_in, images * pixels);
+            let dw = Target::onto(&mut sums.skip, pitch);
+            product(isa, by_weight, &dy, [inputs, pitch], dw);
+            let dx = Target::onto(dx, pitch_in);
+            product(isa, Factor::matrix(&dy, pitch, outputs), skip, [images * pixels, pitch_in], dx);
+        });
+    }
+
+    /// The sums as gradients of the packed parameters.
+    fn finish(&self, sums: &Sums) -> Buffer {
+        let Sizes { inputs, outputs, .. } = self.pass.sizes;
+        let (conv1, conv2) = (sums.conv1.weights(), sums.conv2.weights());
+        let pitch = self.pass.sizes.padded_outputs();
+        let mut packed = room(conv1.len() + conv2.len() + sums.skip.len() + 2 * inputs + 5 * outputs);
+        let pairs = |packed: &mut Vec<f32>, sums: &[[f32; 2]]| {
+            (0..2).for_each(|which| packed.extend(sums.iter().map(|pair| pair[which])));
+        };
+        pairs(&mut packed, &sums.norm1);
+        packed.extend(&*conv1);
+        packed.extend(&sums.bias1[..outputs]);
+        pairs(&mut packed, &sums.norm2);
+        packed.extend(&*conv2);
+        packed.extend(&sums.dy[..outputs]);
+        if self.skip.is_some() {
+            let skip = &sums.skip;
+            packed.extend((0..outputs).flat_map(|o| (0..inputs).map(move |c| skip[c * pitch + o])));
+            packed.extend(&sums.dy[..outputs]);
+        }
+        packed.into()
+    }
+}

@@ -1,0 +1,210 @@
+//! The two directions of a convolution, for one image at a time: a window of inputs gathered into each output
+//! pixel, and its transpose, scattered by phases. All images have their channels last.
+
+use crate::arith::isa::Isa;
+use crate::arith::product::{Factor, Target, product};
+use crate::arith::vector::padded;
+use crate::image::pixels::{padded_len, write_pixels};
+use crate::image::transpose::{channels_last, to_channels_last};
+use crate::image::window::{Axis, Frame, Window};
+use crate::image::winograd::{self, Tiles, Winograd};
+use crate::memory::fresh::Unwritten;
+use crate::memory::scratch::Scratch;
+
+/// Sizes of a square kernel's convolution.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Geometry {
+    pub kernel: usize,
+    pub stride: usize,
+    pub padding: usize,
+    /// Height and width on the side of the window: a convolution's input, a transposed one's output.
+    pub large: (usize, usize),
+    /// Height and width on the side of one element a window: a convolution's output.
+    pub small: (usize, usize),
+}
+
+impl Geometry {
+    /// The window through which a pixel of the small side sees the large one.
+    pub(crate) fn window(&self, channels: usize) -> Window {
+        let axis = |input, output| Axis {
+            input,
+            output,
+            taps: self.kernel,
+            first: -(self.padding as isize),
+            stride: self.stride,
+        };
+        Window { channels, h: axis(self.large.0, self.small.0), w: axis(self.large.1, self.small.1) }
+    }
+
+    pub(crate) fn large_len(&self) -> usize {
+        self.large.0 * self.large.1
+    }
+
+    pub(crate) fn small_len(&self) -> usize {
+        self.small.0 * self.small.1
+    }
+}
+
+/// A convolution in one of its directions, its weights laid out for it.
+pub(crate) struct Convolution {
+    isa: Isa,
+    outputs: usize,
+    /// The output's pixels across.
+    width: usize,
+    /// What the outputs start from: the bias, padded.
+    start: Vec<f32>,
+    means: Means,
+}
+
+/// The two ways to convolve.
+enum Means {
+    Winograd(Winograd, Tiles),
+    Direct(Frame, Vec<Phase>),
+}
+
+/// A window that gathers some of the output's pixels.
+struct Phase {
+    window: Window,
+    /// `[vertical tap][horizontal tap][channel][output padded]`.
+    weights: Vec<f32>,
+    /// The first output pixel's row and column.
+    first: (usize, usize),
+    /// From one output pixel to the next, downwards and across.
+    stride: usize,
+}
+
+impl Convolution {
+    /// From the large side to the small one: `weight` is (outputs, channels, K, K).
+    pub(crate) fn gathering(
+        isa: Isa,
+        geometry: Geometry,
+        [outputs, channels]: [usize; 2],
+        weight: &[f32],
+        bias: Option<&[f32]>,
+    ) -> Self {
+        let (window, size) = (geometry.window(channels), geometry.small);
+        let (width, start) = (size.1, start_of(bias, outputs));
+        if winograd::applies(&window, outputs) {
+            let winograd = Winograd::new(isa, weight, outputs, channels);
+            return Self { isa, outputs, width, start, means: Means::Winograd(winograd, Tiles::new(size)) };
+        }
+        let taps = geometry.kernel * geometry.kernel;
+        // `[channel][tap][output padded]`
+        let last = channels_last(isa, weight, [outputs, channels * taps]);
+        let rows = last.chunks_exact(start.len()).collect::<Vec<_>>();
+        let phase = Phase::new(window, start.len(), (0, 0), 1, |c, ty, tx| {
+            rows[c * taps + ty * geometry.kernel + tx]
+        });
+        Self { isa, outputs, width, start, means: Means::Direct(Frame::around(&[window]), vec![phase]) }
+    }
+
+    /// From the small side to the large one, with the same weights: `weight` is (channels, outputs, K, K).
+    ///
+    /// Large pixels that are congruent modulo the stride see the same taps of the kernel: each such phase gathers by a
+    /// window of its own (with stride 1, there is one).
+    pub(crate) fn scattering(
+        isa: Isa,
+        geometry: Geometry,
+        [channels, outputs]: [usize; 2],
+        weight: &[f32],
+        bias: Option<&[f32]>,
+    ) -> Self {
+        let Geometry { kernel, stride, padding, large, small } = geometry;
+        // y = q·stride + residue sees the small pixel q + reach − j through the kernel's tap k0 + j·stride.
+        // Counted from the smallest pixel on, tap t is j = taps − 1 − t.
+        let axis = |residue: usize, input: usize, output: usize| {
+            let k0 = (residue + padding) % stride;
+            let taps = kernel.saturating_sub(k0).div_ceil(stride);
+            let reach = ((residue + padding) / stride) as isize;
+            let first = reach + 1 - taps as isize;
+            let output = output.saturating_sub(residue).div_ceil(stride);
+            (k0, Axis { input, output, taps, first, stride: 1 })
+        };
+        let (width, start, taps) = (large.1, start_of(bias, outputs), kernel * kernel);
+        // `[channel][tap][output padded]`
+        let mut last = Scratch::zeroed(channels * taps * start.len());
+        let by_channel = weight.chunks_exact(outputs * taps).zip(last.chunks_exact_mut(taps * start.len()));
+        for (weight, last) in by_channel {
+            to_channels_last(isa, weight, taps, [outputs, taps], last, start.len());
+        }
+        let rows = last.chunks_exact(start.len()).collect::<Vec<_>>();
+        let mut phases = Vec::new();
+        for ry in 0..stride.min(large.0) {
+            for rx in 0..stride.min(large.1) {
+                let (ky0, h) = axis(ry, small.0, large.0);
+                let (kx0, w) = axis(rx, small.1, large.1);
+                if h.output == 0 || w.output == 0 {
+                    continue;
+                }
+                let window = Window { channels, h, w };
+                if winograd::applies(&window, outputs) {
+                    let winograd = Winograd::transposed(isa, weight, channels, outputs);
+                    let means = Means::Winograd(winograd, Tiles::new(large));
+                    return Self { isa, outputs, width, start, means };
+                }
+                phases.push(Phase::new(window, start.len(), (ry, rx), stride, |c, ty, tx| {
+                    let k = |k0: usize, axis: Axis, t: usize| k0 + (axis.taps - 1 - t) * stride;
+                    rows[c * taps + k(ky0, h, ty) * kernel + k(kx0, w, tx)]
+                }));
+            }
+        }
+        let windows: Vec<Window> = phases.iter().map(|phase| phase.window).collect();
+        Self { isa, outputs, width, start, means: Means::Direct(Frame::around(&windows), phases) }
+    }
+
+    /// Convolves the image `x` into `y`, both with their channels last.
+    pub(crate) fn run(&self, x: &[f32], y: Unwritten<'_>) {
+        write_pixels(y, self.outputs, &self.start, |y| match &self.means {
+            Means::Winograd(winograd, tiles) => winograd.run_image(*tiles, x, &self.start, y),
+            Means::Direct(frame, phases) => {
+                let framed = frame.fill(x);
+                for phase in phases {
+                    phase.run(self.isa, frame, &framed, self.width, y, self.start.len());
+                }
+            }
+        });
+    }
+}
+
+/// The bias, or zeros, padded.
+fn start_of(bias: Option<&[f32]>, outputs: usize) -> Vec<f32> {
+    bias.map_or_else(|| vec![0.0; padded_len(outputs)], padded)
+}
+
+impl Phase {
+    /// `row(channel, vertical tap, horizontal tap)` gives the weights of all outputs, `pitch` of them with the padding.
+    fn new<'a>(
+        window: Window,
+        pitch: usize,
+        first: (usize, usize),
+        stride: usize,
+        row: impl Fn(usize, usize, usize) -> &'a [f32],
+    ) -> Self {
+        let mut weights = Vec::with_capacity(window.h.taps * window.w.taps * window.channels * pitch);
+        for ty in 0..window.h.taps {
+            for tx in 0..window.w.taps {
+                (0..window.channels).for_each(|c| weights.extend_from_slice(row(c, ty, tx)));
+            }
+        }
+        Self { window, weights, first, stride }
+    }
+
+    /// Gathers from a framed image onto one with padded channels, `width` pixels wide.
+    fn run(&self, isa: Isa, frame: &Frame, framed: &[f32], width: usize, y: &mut [f32], pitch: usize) {
+        let Window { channels, h, w } = self.window;
+        let blocks: Vec<usize> = (0..h.taps).map(|ty| ty * frame.row()).collect();
+        for oy in 0..h.output {
+            let begin = frame.first(&self.window) + oy * h.stride * frame.row();
+            let a = Factor {
+                data: &framed[begin.min(framed.len())..],
+                row: w.stride * channels,
+                blocks: &blocks,
+                terms: w.taps * channels,
+                term: 1,
+            };
+            let to = (self.first.0 + oy * self.stride) * width + self.first.1;
+            let c = Target::onto(&mut y[to * pitch..], self.stride * pitch);
+            product(isa, a, &self.weights, [w.output, pitch], c);
+        }
+    }
+}

@@ -1,0 +1,281 @@
+//! Group normalisation and what is fused with it, one image at a time: channels last, a pixel's padded to whole vectors.
+
+use crate::arith::isa::{Isa, vectorised};
+use crate::arith::vector::{LANES, add_up, at, over_pixels, sigmoid, silu_slope_at};
+use crate::memory::scratch::Scratch;
+
+/// A normalisation with its parameters.
+pub(crate) struct Norm<'a> {
+    pub isa: Isa,
+    pub groups: usize,
+    pub eps: f32,
+    pub weight: &'a [f32],
+    pub bias: &'a [f32],
+}
+
+/// The weight and bias of a normalisation after which an image's channels are multiplied by 1 + scale and shifted
+/// (Dhariwal & Nichol 2021, adaptive group normalisation).
+#[derive(Clone, Copy)]
+pub(crate) struct Modulated<'a> {
+    pub weight: &'a [f32],
+    pub bias: &'a [f32],
+    /// The channels' scales and then their shifts; empty for none.
+    pub modulation: &'a [f32],
+}
+
+impl Modulated<'_> {
+    /// Weight and bias with the modulation in them.
+    pub(crate) fn effective(&self) -> [Vec<f32>; 2] {
+        if self.modulation.is_empty() {
+            return [self.weight.to_vec(), self.bias.to_vec()];
+        }
+        let (scale, shift) = self.modulation.split_at(self.weight.len());
+        let weight = self.weight.iter().zip(scale).map(|(w, scale)| w * (1.0 + scale));
+        let bias =
+            self.bias.iter().zip(scale).zip(shift).map(|((b, scale), shift)| b * (1.0 + scale) + shift);
+        [weight.collect(), bias.collect()]
+    }
+
+    /// Leads the gradients of one image's effective weight and bias back: adds those of weight and bias to `sums`, and
+    /// writes those of the modulation.
+    pub(crate) fn backward(&self, effective: &[[f32; 2]], sums: &mut [[f32; 2]], modulation: &mut [f32]) {
+        let channels = self.weight.len();
+        for (c, (&[dw, db], sum)) in effective.iter().zip(sums).enumerate() {
+            let factor = self.modulation.get(c).map_or(1.0, |scale| 1.0 + scale);
+            sum[0] += dw * factor;
+            sum[1] += db * factor;
+            if !self.modulation.is_empty() {
+                modulation[c] = dw * self.weight[c] + db * self.bias[c];
+                modulation[channels + c] = db;
+            }
+        }
+    }
+}
+
+/// What the backward pass of one image needs, each a number a channel.
+pub(crate) struct Statistics {
+    mean: Scratch,
+    /// 1 / √(variance + eps).
+    scale: Scratch,
+}
+
+impl Norm<'_> {
+    fn pitch(&self) -> usize {
+        self.weight.len().next_multiple_of(LANES)
+    }
+
+    /// Replaces each group's numbers by their sum divided by `by`.
+    fn over_groups(&self, channels: &mut [f32], by: f32) {
+        for group in channels[..self.weight.len()].chunks_exact_mut(self.weight.len() / self.groups) {
+            let mean = group.iter().sum::<f32>() / by;
+            group.fill(mean);
+        }
+    }
+
+    fn statistics(&self, x: &[f32]) -> Statistics {
+        let pitch = self.pitch();
+        let count = (x.len() / pitch * (self.weight.len() / self.groups)) as f32;
+        let (mut mean, mut scale) = (Scratch::zeroed(pitch), Scratch::zeroed(pitch));
+        add_up(self.isa, x, &mut mean);
+        self.over_groups(&mut mean, count);
+        squares(self.isa, x, &mean, &mut scale);
+        self.over_groups(&mut scale, count);
+        for scale in &mut scale[..self.weight.len()] {
+            *scale = 1.0 / (*scale + self.eps).sqrt();
+        }
+        Statistics { mean, scale }
+    }
+
+    /// What turns x into the normalised x: a factor and a summand a channel, 0 for the padding.
+    fn affine(&self, statistics: &Statistics) -> [Scratch; 2] {
+        let (mut factor, mut summand) = (Scratch::zeroed(self.pitch()), Scratch::zeroed(self.pitch()));
+        for c in 0..self.weight.len() {
+            factor[c] = statistics.scale[c] * self.weight[c];
+            summand[c] = self.bias[c] - statistics.mean[c] * factor[c];
+        }
+        [factor, summand]
+    }
+
+    /// Normalises the image `x`, without activation.
+    pub(crate) fn normalise(&self, x: &[f32], y: &mut [f32]) -> Statistics {
+        let statistics = self.statistics(x);
+        let [factor, summand] = self.affine(&statistics);
+        affine(self.isa, x, &factor, &summand, y);
+        statistics
+    }
+
+    /// Normalises and activates the image `x`; `rows` are the result's, however many.
+    pub(crate) fn activate<'r>(&self, mut x: &[f32], rows: impl IntoIterator<Item = &'r mut [f32]>) {
+        let [factor, summand] = self.affine(&self.statistics(x));
+        for y in rows {
+            let row;
+            (row, x) = x.split_at(y.len());
+            activate(self.isa, row, &factor, &summand, y);
+        }
+    }
+
+    /// As [`Self::activate`], and the activation's slopes for [`Self::backward`].
+    pub(crate) fn activate_with_slopes<'r>(
+        &self,
+        mut x: &[f32],
+        rows: impl IntoIterator<Item = &'r mut [f32]>,
+        mut slopes: &mut [f32],
+    ) -> Statistics {
+        let statistics = self.statistics(x);
+        let [factor, summand] = self.affine(&statistics);
+        for y in rows {
+            let (row, own);
+            (row, x) = x.split_at(y.len());
+            (own, slopes) = slopes.split_at_mut(y.len());
+            activate_with_slopes(self.isa, row, &factor, &summand, y, own);
+        }
+        statistics
+    }
+
+    /// The gradient of the image `x`, from that of the result in `dy`, which becomes dz: what is left to do, pixel by pixel.
+    /// Weight's and bias' gradients are added to `sums` as pairs.
+    ///
+    /// With x̂ = (x − μ)/σ, z = w·x̂ + b and dz = dy · silu'(z), averages over the group's elements:
+    /// dx = (w·dz − mean(w·dz) − x̂·mean(w·dz·x̂)) / σ.
+    pub(crate) fn backward(
+        &self,
+        x: &[f32],
+        statistics: &Statistics,
+        slopes: &[f32],
+        dy: &mut [f32],
+        sums: &mut [[f32; 2]],
+    ) -> Combination {
+        let (pitch, channels) = (self.pitch(), self.weight.len());
+        let Statistics { mean, scale } = statistics;
+        let (mut alone, mut with_x) = (Scratch::zeroed(pitch), Scratch::zeroed(pitch));
+        slope_sums(self.isa, x, mean, slopes, dy, &mut alone, &mut with_x);
+        let count = (x.len() / pitch * (channels / self.groups)) as f32;
+        for c in 0..channels {
+            with_x[c] *= scale[c];
+            sums[c][0] += with_x[c];
+            sums[c][1] += alone[c];
+            with_x[c] *= self.weight[c];
+            alone[c] *= self.weight[c];
+        }
+        self.over_groups(&mut alone, count);
+        self.over_groups(&mut with_x, count);
+        let mut factors = [(); 3].map(|()| Scratch::zeroed(pitch));
+        for c in 0..channels {
+            // dx = scale·w·dz − scale·alone − scale²·with_x·(x − mean)
+            let slope = -scale[c] * scale[c] * with_x[c];
+            factors[0][c] = scale[c] * self.weight[c];
+            factors[1][c] = slope;
+            factors[2][c] = -scale[c] * alone[c] - slope * mean[c];
+        }
+        Combination { isa: self.isa, factors }
+    }
+}
+
+/// The last step of a backward pass: dx = a·dz + b·x + c, each a number a channel.
+pub(crate) struct Combination {
+    isa: Isa,
+    factors: [Scratch; 3],
+}
+
+impl Combination {
+    /// Writes some pixels' gradients to `dx` and adds them up, channel by channel, onto `totals`.
+    pub(crate) fn write(&self, dz: &[f32], x: &[f32], dx: &mut [f32], totals: &mut [f32]) {
+        let [a, b, c] = &self.factors;
+        combine(self.isa, dz, x, [a, b, c], dx, totals);
+    }
+}
+
+vectorised! {
+    fn squares(x: &[f32], mean: &[f32], totals: &mut [f32]) {
+        over_pixels(x.len(), totals, |i, c| {
+            let (mut x, mean) = (*at(x, i), at(mean, c));
+            for l in 0..LANES {
+                let d = x[l] - mean[l];
+                x[l] = d * d;
+            }
+            x
+        });
+    }
+}
+
+vectorised! {
+    fn affine(x: &[f32], factor: &[f32], summand: &[f32], y: &mut [f32]) {
+        let pitch = factor.len();
+        for (x, y) in x.chunks_exact(pitch).zip(y.chunks_exact_mut(pitch)) {
+            for c in (0..pitch).step_by(LANES) {
+                let (x, factor, summand) = (at(x, c), at(factor, c), at(summand, c));
+                for l in 0..LANES {
+                    y[c + l] = x[l] * factor[l] + summand[l];
+                }
+            }
+        }
+    }
+}
+
+vectorised! {
+    fn activate(x: &[f32], factor: &[f32], summand: &[f32], y: &mut [f32]) {
+        let pitch = factor.len();
+        for (x, y) in x.chunks_exact(pitch).zip(y.chunks_exact_mut(pitch)) {
+            for c in (0..pitch).step_by(LANES) {
+                let (x, factor, summand) = (at(x, c), at(factor, c), at(summand, c));
+                for l in 0..LANES {
+                    let z = x[l] * factor[l] + summand[l];
+                    y[c + l] = z * sigmoid::<FMA>(z);
+                }
+            }
+        }
+    }
+}
+
+vectorised! {
+    fn activate_with_slopes(x: &[f32], factor: &[f32], summand: &[f32], y: &mut [f32], slopes: &mut [f32]) {
+        let pitch = factor.len();
+        let pixels = x.chunks_exact(pitch).zip(y.chunks_exact_mut(pitch)).zip(slopes.chunks_exact_mut(pitch));
+        for ((x, y), slopes) in pixels {
+            for c in (0..pitch).step_by(LANES) {
+                let (x, factor, summand) = (at(x, c), at(factor, c), at(summand, c));
+                for l in 0..LANES {
+                    let z = x[l] * factor[l] + summand[l];
+                    let s = sigmoid::<FMA>(z);
+                    y[c + l] = z * s;
+                    slopes[c + l] = silu_slope_at::<FMA>(z, s);
+                }
+            }
+        }
+    }
+}
+
+vectorised! {
+    /// Multiplies `dy` by the slopes; adds it up, and its product with x − mean.
+    fn slope_sums(
+        x: &[f32], mean: &[f32], slopes: &[f32], dy: &mut [f32], alone: &mut [f32], with_x: &mut [f32],
+    ) {
+        for (dz, slope) in dy.iter_mut().zip(slopes) {
+            *dz *= slope;
+        }
+        over_pixels(x.len(), alone, |i, _| *at(dy, i));
+        over_pixels(x.len(), with_x, |i, c| {
+            let (mut x, mean, dz) = (*at(x, i), at(mean, c), at(dy, i));
+            for l in 0..LANES {
+                x[l] = dz[l] * (x[l] - mean[l]);
+            }
+            x
+        });
+    }
+}
+
+vectorised! {
+    fn combine(dz: &[f32], x: &[f32], factors: [&[f32]; 3], dx: &mut [f32], totals: &mut [f32]) {
+        let [a, b, c] = factors;
+        over_pixels(x.len(), totals, |i, channel| {
+            let (dz, x) = (at(dz, i), at(x, i));
+            let (a, b, c) = (at(a, channel), at(b, channel), at(c, channel));
+            let mut result = [0.0; LANES];
+            for l in 0..LANES {
+                result[l] = dz[l] * a[l] + (x[l] * b[l] + c[l]);
+            }
+            dx[i..i + LANES].copy_from_slice(&result);
+            result
+        });
+    }
+}

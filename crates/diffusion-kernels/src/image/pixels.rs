@@ -1,0 +1,87 @@
+//! Pixels with their channels last: (…, C), where the kernels want channels that fill whole vectors.
+
+use std::ops::Deref;
+
+use crate::arith::vector::LANES;
+use crate::memory::fresh::Unwritten;
+use crate::memory::scratch::Scratch;
+
+/// `channels` filled up to whole vectors.
+pub(crate) fn padded_len(channels: usize) -> usize {
+    channels.next_multiple_of(LANES)
+}
+
+/// Pixels whose channels fill whole vectors: lent where they do so by themselves, else copied and filled up with
+/// zeros.
+pub(crate) enum Pixels<'a> {
+    Lent(&'a [f32]),
+    Copied(Scratch),
+}
+
+impl<'a> Pixels<'a> {
+    /// The pixels `x` of `channels` channels.
+    pub(crate) fn new(x: &'a [f32], channels: usize) -> Self {
+        Self::stacked(&[(x, channels)])
+    }
+
+    /// Pixels with the channels of all `parts`, each given with its number of channels, one after the other.
+    pub(crate) fn stacked(parts: &[(&'a [f32], usize)]) -> Self {
+        let &[(x, channels), ..] = parts else { unreachable!("there is a part at least") };
+        if parts.len() == 1 && channels.is_multiple_of(LANES) {
+            return Self::Lent(x);
+        }
+        let all: usize = parts.iter().map(|(_, channels)| channels).sum();
+        let pitch = padded_len(all);
+        let mut copy = Scratch::new(x.len() / channels * pitch);
+        let mut first = 0;
+        for &(x, channels) in parts {
+            for (to, from) in copy.chunks_exact_mut(pitch).zip(x.chunks_exact(channels)) {
+                to[first..first + channels].copy_from_slice(from);
+            }
+            first += channels;
+        }
+        if first < pitch {
+            copy.chunks_exact_mut(pitch).for_each(|pixel| pixel[first..].fill(0.0));
+        }
+        Self::Copied(copy)
+    }
+}
+
+impl Deref for Pixels<'_> {
+    type Target = [f32];
+    fn deref(&self) -> &[f32] {
+        match self {
+            Self::Lent(x) => x,
+            Self::Copied(x) => x,
+        }
+    }
+}
+
+/// Writes pixels whose channels are divided among `parts`, each given with its number of channels, by way of pixels
+/// that fill whole vectors. `write` finds `start` in each.
+pub(crate) fn write_stacked(
+    mut parts: Vec<(Unwritten<'_>, usize)>,
+    start: &[f32],
+    write: impl FnOnce(&mut [f32]),
+) {
+    let pitch = start.len();
+    if parts.len() == 1 && parts[0].1 == pitch {
+        return write(parts.swap_remove(0).0.repeat(start));
+    }
+    let Some((first, channels)) = parts.first() else { return };
+    let mut pixels = Scratch::new(first.len() / channels * pitch);
+    pixels.chunks_exact_mut(pitch).for_each(|pixel| pixel.copy_from_slice(start));
+    write(&mut pixels);
+    let mut first = 0;
+    for (part, channels) in parts {
+        for (to, from) in part.zeros().chunks_exact_mut(channels).zip(pixels.chunks_exact(pitch)) {
+            to.copy_from_slice(&from[first..first + channels]);
+        }
+        first += channels;
+    }
+}
+
+/// As [`write_stacked`], for a single part.
+pub(crate) fn write_pixels(y: Unwritten<'_>, channels: usize, start: &[f32], write: impl FnOnce(&mut [f32])) {
+    write_stacked(vec![(y, channels)], start, write);
+}

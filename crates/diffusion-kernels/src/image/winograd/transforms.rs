@@ -1,0 +1,300 @@
+//! The five linear maps of F(4 × 4, 3 × 3), 16 channels at a time.
+//!
+//! The polynomials are evaluated at 0, ±1/√2, ±√2 and ∞. With a = 1/√2 and b = √2, b = 2a and ab = 1, which keeps the
+//! factors short; and as no power of a point is far from 1, the rounding errors are two to three times smaller than
+//! at the usual points 0, ±1, ±2, ∞.
+
+use std::f32::consts::{FRAC_1_SQRT_2 as A, SQRT_2 as B};
+use std::ops::{Add, Sub};
+
+use super::canvas::{Canvas, OUT, Tiles};
+use crate::arith::isa::vectorised;
+use crate::arith::vector::LANES;
+
+/// Side of a tile of inputs, and of transformed ones.
+const IN: usize = 6;
+/// Side of the kernel.
+pub(super) const K: usize = 3;
+/// Places in a transformed tile.
+pub(super) const PLACES: usize = IN * IN;
+
+/// 16 channels.
+#[derive(Clone, Copy)]
+struct Lanes([f32; LANES]);
+
+impl Lanes {
+    const ZERO: Self = Self([0.0; LANES]);
+
+    #[inline(always)]
+    fn load(from: &[f32]) -> Self {
+        let mut lanes = Self::ZERO;
+        lanes.0.copy_from_slice(&from[..LANES]);
+        lanes
+    }
+
+    #[inline(always)]
+    fn store(self, to: &mut [f32]) {
+        to[..LANES].copy_from_slice(&self.0);
+    }
+
+    #[inline(always)]
+    fn zip(self, other: Self, f: impl Fn(f32, f32) -> f32) -> Self {
+        let mut lanes = self;
+        for i in 0..LANES {
+            lanes.0[i] = f(self.0[i], other.0[i]);
+        }
+        lanes
+    }
+
+    /// `self + factor · other`.
+    #[inline(always)]
+    fn plus<const FMA: bool>(self, factor: f32, other: Self) -> Self {
+        self.zip(other, |a, b| if FMA { b.mul_add(factor, a) } else { a + b * factor })
+    }
+
+    #[inline(always)]
+    fn times(self, factor: f32) -> Self {
+        self.zip(self, |a, _| a * factor)
+    }
+}
+
+impl Add for Lanes {
+    type Output = Self;
+    #[inline(always)]
+    fn add(self, other: Self) -> Self {
+        self.zip(other, |a, b| a + b)
+    }
+}
+
+impl Sub for Lanes {
+    type Output = Self;
+    #[inline(always)]
+    fn sub(self, other: Self) -> Self {
+        self.zip(other, |a, b| a - b)
+    }
+}
+
+/// A linear map of M numbers to N, for 16 channels at a time.
+///
+/// A type and no function value, so that it is inlined where the wide instructions may be used.
+trait Transform<const M: usize, const N: usize> {
+    fn apply<const FMA: bool>(x: [Lanes; M]) -> [Lanes; N];
+}
+
+/// Bᵀ: inputs.
+struct Inputs;
+
+impl Transform<IN, IN> for Inputs {
+    #[inline(always)]
+    fn apply<const FMA: bool>([d0, d1, d2, d3, d4, d5]: [Lanes; IN]) -> [Lanes; IN] {
+        let (s, u) = (d4.plus::<FMA>(-2.0, d2), d3.plus::<FMA>(-2.0, d1));
+        let (t, v) = (d4.plus::<FMA>(-0.5, d2), d3.plus::<FMA>(-0.5, d1));
+        [
+            (d0 + d4).plus::<FMA>(-2.5, d2),
+            s.plus::<FMA>(A, u),
+            s.plus::<FMA>(-A, u),
+            t.plus::<FMA>(B, v),
+            t.plus::<FMA>(-B, v),
+            (d1 + d5).plus::<FMA>(-2.5, d3),
+        ]
+    }
+}
+
+/// Aᵀ: products to outputs.
+struct Outputs;
+
+impl Transform<IN, OUT> for Outputs {
+    #[inline(always)]
+    fn apply<const FMA: bool>([m0, m1, m2, m3, m4, m5]: [Lanes; IN]) -> [Lanes; OUT] {
+        let (p, q, r, s) = (m1 + m2, m1 - m2, m3 + m4, m3 - m4);
+        [
+            m0 + p + r,
+            q.times(A).plus::<FMA>(B, s),
+            p.times(0.5).plus::<FMA>(2.0, r),
+            m5.plus::<FMA>(0.5 * A, q).plus::<FMA>(2.0 * B, s),
+        ]
+    }
+}
+
+/// A: gradients of outputs.
+struct OutputGradients;
+
+impl Transform<OUT, IN> for OutputGradients {
+    #[inline(always)]
+    fn apply<const FMA: bool>([y0, y1, y2, y3]: [Lanes; OUT]) -> [Lanes; IN] {
+        let (p, q) = (y0.plus::<FMA>(0.5, y2), y1.plus::<FMA>(0.5, y3));
+        let (r, s) = (y0.plus::<FMA>(2.0, y2), y1.plus::<FMA>(2.0, y3));
+        [y0, p.plus::<FMA>(A, q), p.plus::<FMA>(-A, q), r.plus::<FMA>(B, s), r.plus::<FMA>(-B, s), y3]
+    }
+}
+
+/// G: weights.
+struct Weights;
+
+impl Transform<K, IN> for Weights {
+    #[inline(always)]
+    fn apply<const FMA: bool>([g0, g1, g2]: [Lanes; K]) -> [Lanes; IN] {
+        let (p, q) = (g0.plus::<FMA>(0.5, g2).times(-2.0 / 3.0), g1.times(-2.0 / 3.0 * A));
+        let (r, s) = (g0.plus::<FMA>(2.0, g2).times(1.0 / 6.0), g1.times(1.0 / 6.0 * B));
+        [g0, p + q, p - q, r + s, r - s, g2]
+    }
+}
+
+/// Gᵀ: gradients of transformed weights.
+struct WeightGradients;
+
+impl Transform<IN, K> for WeightGradients {
+    #[inline(always)]
+    fn apply<const FMA: bool>([u0, u1, u2, u3, u4, u5]: [Lanes; IN]) -> [Lanes; K] {
+        let (p, q, r, s) = (u1 + u2, u1 - u2, u3 + u4, u3 - u4);
+        [
+            u0.plus::<FMA>(-2.0 / 3.0, p).plus::<FMA>(1.0 / 6.0, r),
+            q.times(-2.0 / 3.0 * A).plus::<FMA>(1.0 / 6.0 * B, s),
+            u5.plus::<FMA>(1.0 / 3.0, r - p),
+        ]
+    }
+}
+
+/// Applies a transform to the columns, then to the rows.
+#[inline(always)]
+fn two_dimensional<T: Transform<M, N>, const FMA: bool, const M: usize, const N: usize>(
+    _: T,
+    load: impl Fn(usize, usize) -> Lanes,
+    mut store: impl FnMut(usize, usize, Lanes),
+) {
+    let mut half = [[Lanes::ZERO; M]; N];
+    for j in 0..M {
+        let mut column = [Lanes::ZERO; M];
+        for i in 0..M {
+            column[i] = load(i, j);
+        }
+        let column = T::apply::<FMA>(column);
+        for i in 0..N {
+            half[i][j] = column[i];
+        }
+    }
+    for i in 0..N {
+        let row = T::apply::<FMA>(half[i]);
+        for j in 0..N {
+            store(i, j, row[j]);
+        }
+    }
+}
+
+/// Floats from one place's matrix of `len` numbers to the next one's; not a multiple of a page, so that the 36 stores
+/// of a tile do not compete for the same lines of the cache.
+pub(super) fn place_pitch(len: usize) -> usize {
+    len + LANES
+}
+
+vectorised! {
+    /// The tiles `first..first + count` of `canvas` to `places[place][tile][channel]`, the places `pitch` apart.
+    pub(super) fn transform_inputs(canvas: &Canvas, first: usize, count: usize, places: &mut [f32], pitch: usize) {
+        let (channels, width) = (canvas.pitch(), canvas.width());
+        for t in 0..count {
+            let from = canvas.tile(first + t, 0);
+            let to = &mut places[t * channels..];
+            for c in (0..channels).step_by(LANES) {
+                let (from, to) = (&from[c..], &mut to[c..]);
+                two_dimensional::<_, FMA, IN, IN>(
+                    Inputs,
+                    |i, j| Lanes::load(&from[(i * width + j) * channels..]),
+                    |i, j, x| x.store(&mut to[(i * IN + j) * pitch..]),
+                );
+            }
+        }
+    }
+}
+
+vectorised! {
+    /// As [`transform_inputs`] for gradients of outputs, which lie within the canvas' border.
+    pub(super) fn transform_output_gradients(canvas: &Canvas, first: usize, count: usize, places: &mut [f32], pitch: usize) {
+        let (channels, width) = (canvas.pitch(), canvas.width());
+        for t in 0..count {
+            let from = canvas.tile(first + t, 1);
+            let to = &mut places[t * channels..];
+            for c in (0..channels).step_by(LANES) {
+                let (from, to) = (&from[c..], &mut to[c..]);
+                two_dimensional::<_, FMA, OUT, IN>(
+                    OutputGradients,
+                    |i, j| Lanes::load(&from[(i * width + j) * channels..]),
+                    |i, j, x| x.store(&mut to[(i * IN + j) * pitch..]),
+                );
+            }
+        }
+    }
+}
+
+/// Sums of products, `places[place][tile][channel]`, the places `pitch` apart.
+#[derive(Clone, Copy)]
+pub(super) struct Products<'a> {
+    pub places: &'a [f32],
+    pub pitch: usize,
+    pub channels: usize,
+}
+
+vectorised! {
+    /// Products to the tiles `first..first + count` of channels-last images `y`, whose pixels are
+    /// `channels` apart; `start` holds the channels' bias, for each image or for all.
+    pub(super) fn transform_outputs(
+        products: Products<'_>, start: &[f32], tiles: Tiles, first: usize, count: usize, y: &mut [f32],
+    ) {
+        let Products { places, pitch, channels } = products;
+        let (height, width) = tiles.side;
+        for t in 0..count {
+            let (image, top, left) = tiles.position(first + t);
+            let (rows, columns) = ((height - top).min(OUT), (width - left).min(OUT));
+            let begin = ((image * height + top) * width + left) * channels;
+            for c in (0..channels).step_by(LANES) {
+                let from = &places[t * channels + c..];
+                let to = &mut y[begin + c..];
+                let start = Lanes::load(&start[image * channels % start.len() + c..]);
+                two_dimensional::<_, FMA, IN, OUT>(
+                    Outputs,
+                    |i, j| Lanes::load(&from[(i * IN + j) * pitch..]),
+                    |i, j, x| if i < rows && j < columns {
+                        (start + x).store(&mut to[(i * width + j) * channels..]);
+                    },
+                );
+            }
+        }
+    }
+}
+
+vectorised! {
+    /// `[term][3·3][outputs]` to `[36][term][outputs]`, the places at [`place_pitch`]; with `turned`, the kernels by half a turn.
+    pub(super) fn transform_weights(weights: &[f32], outputs: usize, turned: bool, places: &mut [f32]) {
+        let pitch = place_pitch(weights.len() / (K * K));
+        for (term, weights) in weights.chunks_exact(K * K * outputs).enumerate() {
+            for o in (0..outputs).step_by(LANES) {
+                let to = &mut places[term * outputs + o..];
+                two_dimensional::<_, FMA, K, IN>(
+                    Weights,
+                    |ky, kx| {
+                        let tap = ky * K + kx;
+                        let tap = if turned { K * K - 1 - tap } else { tap };
+                        Lanes::load(&weights[tap * outputs + o..])
+                    },
+                    |y, x, u| u.store(&mut to[(y * IN + x) * pitch..]),
+                );
+            }
+        }
+    }
+}
+
+vectorised! {
+    /// `[36][term][outputs]`, the places at [`place_pitch`], to `[term][3·3][outputs]`.
+    pub(super) fn transform_weight_gradients(places: &[f32], outputs: usize, weights: &mut [f32]) {
+        let pitch = place_pitch(weights.len() / (K * K));
+        for (term, weights) in weights.chunks_exact_mut(K * K * outputs).enumerate() {
+            for o in (0..outputs).step_by(LANES) {
+                let from = &places[term * outputs + o..];
+                two_dimensional::<_, FMA, IN, K>(
+                    WeightGradients,
+                    |y, x| Lanes::load(&from[(y * IN + x) * pitch..]),
+                    |ky, kx, g| g.store(&mut weights[(ky * K + kx) * outputs + o..]),
+                );
+            }
+        }
+    }
+}

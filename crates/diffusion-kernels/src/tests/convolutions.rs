@@ -1,0 +1,160 @@
+//! Convolutions against sums term by term, and against their definition.
+
+use candle_core::Tensor;
+use proptest::prelude::*;
+
+use super::{close, conv_transpose2d, conv2d, direct, random, with_gradients};
+use crate::arith::isa::available;
+use crate::image::winograd;
+use crate::{Padding, slow};
+
+#[derive(Clone, Copy, Debug)]
+struct Case {
+    n: usize,
+    cin: usize,
+    cout: usize,
+    h: usize,
+    w: usize,
+    kernel: usize,
+    stride: usize,
+    padding: usize,
+    bias: bool,
+}
+
+fn case() -> impl Strategy<Value = Case> {
+    let channels = || prop_oneof![1..5usize, 1..40usize, Just(16), Just(32)];
+    let sizes = (1..7usize, channels(), channels(), 1..12usize, 1..20usize);
+    let kernel = prop_oneof![
+        Just((3, 1, 1)),
+        Just((3, 2, 1)),
+        Just((1, 1, 0)),
+        Just((4, 2, 1)),
+        (1..6usize, 1..4usize, 0..4usize)
+    ];
+    (sizes, kernel, any::<bool>()).prop_map(|((n, cin, cout, h, w), (kernel, stride, padding), bias)| Case {
+        n,
+        cin,
+        cout,
+        h,
+        w,
+        kernel,
+        stride,
+        padding,
+        bias,
+    })
+}
+
+/// Convolutions that go by Winograd's method, with every kind of ragged edge.
+fn winograd_case() -> impl Strategy<Value = Case> {
+    (1..4usize, 32..70usize, 32..70usize, 6..21usize, 6..21usize, any::<bool>())
+        .prop_filter("enough work", |(_, cin, cout, h, w, _)| winograd::pays(*cin, *cout, h * w))
+        .prop_map(|(n, cin, cout, h, w, bias)| Case {
+            n,
+            cin,
+            cout,
+            h,
+            w,
+            kernel: 3,
+            stride: 1,
+            padding: 1,
+            bias,
+        })
+}
+
+fn convolution_agrees(c: Case) -> Result<(), TestCaseError> {
+    let x = random(1, &[c.n, c.cin, c.h, c.w]);
+    let weight = random(2, &[c.cout, c.cin, c.kernel, c.kernel]);
+    let bias = random(3, &[c.cout]);
+    let vars = &[&x, &weight, &bias][..if c.bias { 3 } else { 2 }];
+    let b = c.bias.then_some(bias.as_tensor());
+    let side = |large: usize| (large + 2 * c.padding - c.kernel) / c.stride + 1;
+    let sides = [[c.cout, side(c.h), side(c.w)], [c.cin, c.h, c.w]];
+    let zeros = bias.zeros_like().unwrap();
+    let arguments = [&x, &weight, b.unwrap_or(&zeros)];
+    let direct = direct::convolution(arguments, false, c.n, sides, [c.kernel, c.stride, c.padding]);
+    for isa in available() {
+        let fast = with_gradients(|| conv2d(isa, &x, &weight, b, c.stride, c.padding), vars);
+        close(&fast, &direct, 5e-5)?;
+    }
+    let slow = || slow::conv2d(&x, &weight, b, c.stride, c.padding);
+    close(&[slow().unwrap()], &direct, 2e-5)?;
+    // candle has no gradient for oblong images, nor where windows end within the padding: there it subtracts below zero.
+    let past_the_padding = (side(c.h) - 1) * c.stride + c.kernel >= 2 * c.padding;
+    if c.h == c.w && past_the_padding {
+        close(&with_gradients(slow, vars), &direct, 2e-5)?;
+    }
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(12))]
+
+    #[test]
+    fn convolution_by_winograds_method_agrees_with_the_definition(c in winograd_case()) {
+        convolution_agrees(c)?;
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+
+    #[test]
+    fn convolution_and_its_gradients_agree_with_the_definition(c in case()) {
+        prop_assume!(c.h.min(c.w) + 2 * c.padding >= c.kernel);
+        convolution_agrees(c)?;
+    }
+
+    #[test]
+    fn transposed_convolution_and_its_gradients_agree_with_the_definition(c in case()) {
+        prop_assume!((c.h.min(c.w) - 1) * c.stride + c.kernel > 2 * c.padding);
+        let x = random(1, &[c.n, c.cin, c.h, c.w]);
+        let weight = random(2, &[c.cin, c.cout, c.kernel, c.kernel]);
+        let bias = random(3, &[c.cout]);
+        let vars = &[&x, &weight, &bias][..if c.bias { 3 } else { 2 }];
+        let b = c.bias.then_some(bias.as_tensor());
+        let side = |small: usize| (small - 1) * c.stride + c.kernel - 2 * c.padding;
+        let sides = [[c.cin, c.h, c.w], [c.cout, side(c.h), side(c.w)]];
+        let zeros = bias.zeros_like().unwrap();
+        let arguments = [&x, &weight, b.unwrap_or(&zeros)];
+        let direct = direct::convolution(arguments, true, c.n, sides, [c.kernel, c.stride, c.padding]);
+        for isa in available() {
+            let fast =
+                with_gradients(|| conv_transpose2d(isa, &x, &weight, b, c.stride, c.padding), vars);
+            close(&fast, &direct, 5e-5)?;
+        }
+        let slow = || slow::conv_transpose2d(&x, &weight, b, c.stride, c.padding);
+        close(&[slow().unwrap()], &direct, 2e-5)?;
+        close(&with_gradients(slow, vars), &direct, 2e-5)?;
+    }
+}
+
+#[test]
+fn images_may_be_padded_on_two_sides_only() {
+    let (x, weight) = (random(1, &[3, 5, 8, 8]), random(2, &[4, 5, 3, 3]));
+    let padding = Padding { before: 0, after: 1 };
+    let expected = with_gradients(|| slow::conv2d(&x, &weight, None, 2, padding), &[&x, &weight]);
+    assert_eq!(expected[0].dims(), [3, 4, 4, 4]);
+    for isa in available() {
+        let fast = with_gradients(|| conv2d(isa, &x, &weight, None, 2, padding), &[&x, &weight]);
+        close(&fast, &expected, 1e-5).unwrap();
+    }
+}
+
+/// Sums of 576 products of numbers in (−1, 1), by Winograd's method; `--nocapture` shows the errors, in proportion to the
+/// largest result.
+#[test]
+fn three_by_three_convolutions_err_by_less_than_3e_6_of_the_largest_result() {
+    let (x, weight, bias) = (random(1, &[2, 64, 14, 14]), random(2, &[64, 64, 3, 3]), random(3, &[64]));
+    let direct = direct::convolution([&x, &weight, &bias], false, 2, [[64, 14, 14]; 2], [3, 1, 1]);
+    let worst = |run: &dyn Fn() -> candle_core::Result<Tensor>| -> Vec<f32> {
+        let found = with_gradients(run, &[&x, &weight, &bias]);
+        let largest = |t: &Tensor| t.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+        found.iter().zip(&direct).map(|(a, b)| largest(&(a - b).unwrap()) / largest(b)).collect()
+    };
+    println!("plain sums: {:?}", worst(&|| slow::conv2d(&x, &weight, Some(&bias), 1, 1)));
+    for isa in available() {
+        let errors = worst(&|| conv2d(isa, &x, &weight, Some(&bias), 1, 1));
+        println!("{isa:?}: {errors:?}");
+        assert!(errors.iter().all(|error| *error < 3e-6), "{isa:?}: {errors:?}");
+    }
+}

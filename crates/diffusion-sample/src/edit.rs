@@ -1,4 +1,4 @@
-//! Changing pictures by a model that was trained for nothing but to make some.
+//! Editing pictures with a model that was trained to generate some.
 //!
 //! - [`vary`]: noise on a picture, and from there another way back (SDEdit).
 //! - [`inpaint`]: a part of a picture made anew, to fit the rest (RePaint).
@@ -23,29 +23,29 @@ pub use vary::{steps_at, vary};
 use crate::arithmetic::combination;
 use crate::{SampleError, SampleRequest};
 
-/// Why a picture was not changed.
+/// Why a picture could not be edited.
 #[derive(Debug, Error)]
 pub enum EditError {
     /// A strength outside (0, 1].
-    #[error("the strength is {0}; it must be above 0 and at most 1")]
+    #[error("strength must be above 0 and at most 1, got {0}")]
     Strength(f64),
-    /// A tensor that does not fit what is asked for.
-    #[error("{what}: the shape is {found:?}; {wanted} is wanted")]
+    /// A tensor of the wrong shape.
+    #[error("{what}: expected the shape {expected}, got {found:?}")]
     Shape {
         /// Whose shape.
         what: &'static str,
-        /// What it was.
+        /// The shape it had.
         found: Vec<usize>,
         /// What would be right.
-        wanted: String,
+        expected: String,
     },
-    /// A mask that says neither yes nor no.
-    #[error("the mask holds {0}; 1 is to be made, 0 is known, and there is nothing between")]
+    /// A mask value other than 0 and 1.
+    #[error("mask values must be 0 (known) or 1 (to be filled in), got {0}")]
     Mask(f32),
-    /// Steps that are never taken.
-    #[error("resamples is 0; each step is taken once at least")]
+    /// A number of resamples below 1.
+    #[error("resamples must be at least 1, got 0")]
     Resamples,
-    /// What sampling itself met with.
+    /// An error of sampling.
     #[error(transparent)]
     Sample(#[from] SampleError),
 }
@@ -71,6 +71,6 @@ fn for_each_image(pictures: &Tensor, request: &SampleRequest<'_>) -> Result<Tens
     if pictures.dims() == [1, channels, height, width] {
         return Ok(pictures.broadcast_as(&wanted)?.contiguous()?);
     }
-    let wanted = format!("{wanted:?}, or one picture for all");
-    Err(EditError::Shape { what: "the pictures", found: pictures.dims().to_vec(), wanted })
+    let expected = format!("{wanted:?}, or one picture for all,");
+    Err(EditError::Shape { what: "the pictures", found: pictures.dims().to_vec(), expected })
 }

@@ -1,7 +1,11 @@
 //! Denoisers around denoisers, which push each step towards what is wanted.
 
+mod reference;
+
 use candle_core::{Result, Tensor};
 use diffusion_process::{Classifier, ConditionalDenoiser, Denoiser, NoiseLevel, Prediction};
+
+pub use reference::AfterReference;
 
 /// How strongly the better of two estimates is preferred.
 #[derive(Clone, Copy, Debug, PartialEq)]

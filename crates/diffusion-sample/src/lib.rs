@@ -32,38 +32,19 @@
 //! ```
 
 mod arithmetic;
-mod churn;
-mod ddim;
-mod ddpm;
-mod dpm_solver;
 mod driver;
 pub mod edit;
-mod euler;
-mod euler_ancestral;
-mod flow;
 mod guidance;
-mod heun;
 mod kind;
-mod lms;
-mod pndm;
-mod reference;
-mod unipc;
+mod samplers;
 
-pub use churn::Churn;
-pub use ddim::{Ddim, invert};
-pub use ddpm::{Ddpm, VarianceType};
-pub use dpm_solver::{DpmSolver, SolverType};
 pub use driver::{Progress, SampleError, SampleRequest, Sampler, Step, StepNoise, sample, sample_from};
-pub use euler::Euler;
-pub use euler_ancestral::EulerAncestral;
-pub use flow::{FlowEuler, FlowHeun};
-pub use guidance::{Autoguided, ClassifierFree, ClassifierGuided, Guidance, Steered};
-pub use heun::Heun;
+pub use guidance::{AfterReference, Autoguided, ClassifierFree, ClassifierGuided, Guidance, Steered};
 pub use kind::{SamplerKind, SamplerOptions};
-pub use lms::Lms;
-pub use pndm::Pndm;
-pub use reference::AfterReference;
-pub use unipc::{UniPc, Weighting};
+pub use samplers::{
+    Churn, Ddim, Ddpm, DpmSolver, Euler, EulerAncestral, FlowEuler, FlowHeun, Heun, Lms, Pndm, SolverType,
+    UniPc, VarianceType, Weighting,
+};
 
 #[cfg(doc)]
 use diffusion_process::Denoiser;

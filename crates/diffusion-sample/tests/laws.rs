@@ -8,8 +8,9 @@ use std::ops::ControlFlow;
 
 use candle_core::{DType, Device, Result, Tensor};
 use diffusion_process::{Denoiser, NoiseLevel, NoiseSource, Prediction, Threshold, Thresholded};
+use diffusion_sample::edit::to_noise;
 use diffusion_sample::{
-    Churn, Ddim, Progress, SampleRequest, SamplerKind, SamplerOptions, invert, sample, sample_from,
+    Churn, Ddim, Progress, SampleRequest, SamplerKind, SamplerOptions, sample, sample_from,
 };
 use diffusion_schedule::{BetaSchedule, SamplingPlan, ScheduleConfig, SigmaSpacing, TimestepSpacing};
 use law::{cases, gaussian, slope};
@@ -110,7 +111,7 @@ fn inversion_leads_to_noise_from_which_the_image_returns() {
     let mut errors = vec![];
     for iterations in [1, 5, 20] {
         let mut on = |_: usize| ControlFlow::Continue(());
-        let start = invert(&bent, &images, &plan, iterations, &mut on).unwrap().unwrap();
+        let start = to_noise(&images, &bent, &plan, iterations, &mut on).unwrap();
         let back = sample_from(start, &bent, &mut Ddim::default(), &plan, &noise, &mut keep_going).unwrap();
         errors.push((back - &images).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f64>().unwrap());
     }

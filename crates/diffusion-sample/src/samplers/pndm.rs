@@ -3,6 +3,7 @@
 use candle_core::{Result, Tensor};
 use diffusion_process::{Denoiser, Levels, NoiseLevel, Parametrisation, Prediction};
 
+use super::History;
 use crate::arithmetic::{MOST_GAIN, combination, transfer};
 use crate::{Sampler, Step};
 
@@ -14,8 +15,7 @@ pub struct Pndm {
     pub runge_kutta: bool,
     /// As what predictions are averaged.
     pub average: Parametrisation,
-    /// The last predictions, the latest first.
-    history: Vec<Tensor>,
+    history: History,
 }
 
 impl Default for Pndm {
@@ -24,13 +24,13 @@ impl Default for Pndm {
     }
 }
 
-/// Steps that the Runge-Kutta formula makes.
+/// Steps of the Runge-Kutta formula, and earlier predictions that the multistep formula needs.
 const RUNGE_KUTTA_STEPS: usize = 3;
 
 impl Pndm {
     /// The method that begins with Runge-Kutta steps or without, averaging predictions of the given type.
     pub fn new(runge_kutta: bool, average: impl Into<Parametrisation>) -> Self {
-        Self { runge_kutta, average: average.into(), history: Vec::new() }
+        Self { runge_kutta, average: average.into(), history: History::default() }
     }
 
     fn look(&self, denoiser: &dyn Denoiser, x: &Tensor, level: NoiseLevel) -> Result<Tensor> {
@@ -53,7 +53,7 @@ impl Pndm {
         let fourth = self.look(denoiser, &self.to(&third, x, from, to)?, *to)?;
         let (outer, inner) = (1.0 / 6.0, 1.0 / 3.0);
         let average = combination(&[(outer, &first), (inner, &second), (inner, &third), (outer, &fourth)])?;
-        self.history.insert(0, first);
+        self.history.push(*from, first, RUNGE_KUTTA_STEPS);
         self.to(&average, x, from, to)
     }
 }
@@ -69,7 +69,7 @@ impl Sampler for Pndm {
 
     fn step(&mut self, step: &Step<'_>, x: &Tensor, denoiser: &dyn Denoiser) -> Result<Tensor> {
         let (from, to) = (&step.from, &step.to);
-        if to.signal > MOST_GAIN * from.signal || to.is_clean() && self.history.is_empty() {
+        if to.signal > MOST_GAIN * from.signal || to.is_clean() && self.history.all().is_empty() {
             // Nothing can be transferred from noise alone, and there is no second look at the image itself.
             let Prediction { x0, noise, .. } = denoiser.denoise(x, *from)?;
             return combination(&[(to.signal, &x0), (to.noise, &noise)]);
@@ -78,20 +78,19 @@ impl Sampler for Pndm {
             return self.runge_kutta_step(step, x, denoiser);
         }
         let latest = self.look(denoiser, x, *from)?;
-        let average = match &self.history[..] {
+        let average = match self.history.all() {
             [] => {
                 let ahead = self.look(denoiser, &self.to(&latest, x, from, to)?, *to)?;
                 combination(&[(0.5, &latest), (0.5, &ahead)])?
             }
             // Eq. 10 and its shorter forms.
-            [a] => combination(&[(1.5, &latest), (-0.5, a)])?,
-            [a, b] => combination(&[(23.0 / 12.0, &latest), (-16.0 / 12.0, a), (5.0 / 12.0, b)])?,
-            [a, b, c, ..] => {
+            [(_, a)] => combination(&[(1.5, &latest), (-0.5, a)])?,
+            [(_, a), (_, b)] => combination(&[(23.0 / 12.0, &latest), (-16.0 / 12.0, a), (5.0 / 12.0, b)])?,
+            [(_, a), (_, b), (_, c), ..] => {
                 combination(&[(55.0 / 24.0, &latest), (-59.0 / 24.0, a), (37.0 / 24.0, b), (-9.0 / 24.0, c)])?
             }
         };
-        self.history.insert(0, latest);
-        self.history.truncate(RUNGE_KUTTA_STEPS);
+        self.history.push(*from, latest, RUNGE_KUTTA_STEPS);
         self.to(&average, x, from, to)
     }
 }

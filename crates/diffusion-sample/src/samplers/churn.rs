@@ -26,7 +26,7 @@ impl Default for Churn {
 
 impl Churn {
     /// γ of a step from `sigma`, of `count`.
-    pub fn gamma(&self, sigma: f64, count: usize) -> f64 {
+    fn gamma(&self, sigma: f64, count: usize) -> f64 {
         if (self.min..=self.max).contains(&sigma) && sigma.is_finite() {
             (self.amount / count as f64).min(std::f64::consts::SQRT_2 - 1.0)
         } else {

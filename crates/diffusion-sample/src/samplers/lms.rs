@@ -3,6 +3,7 @@
 use candle_core::{Result, Tensor};
 use diffusion_process::Denoiser;
 
+use super::History;
 use crate::arithmetic::combination;
 use crate::{Sampler, Step};
 
@@ -10,8 +11,7 @@ use crate::{Sampler, Step};
 #[derive(Clone, Debug)]
 pub struct Lms {
     order: usize,
-    /// σ and ε̂ of the last steps, the latest first.
-    history: Vec<(f64, Tensor)>,
+    history: History,
 }
 
 impl Default for Lms {
@@ -21,9 +21,9 @@ impl Default for Lms {
 }
 
 impl Lms {
-    /// A method that looks at `order` steps, 1 to 4.
+    /// A method of the given order, which is brought into 1 to 4.
     pub fn new(order: usize) -> Self {
-        Self { order: order.clamp(1, 4), history: Vec::new() }
+        Self { order: order.clamp(1, 4), history: History::default() }
     }
 }
 
@@ -39,12 +39,13 @@ impl Sampler for Lms {
             // From noise alone σ is infinite, and no polynomial goes through it.
             return combination(&[(to.signal, &prediction.x0), (to.noise, &prediction.noise)]);
         }
-        self.history.insert(0, (from.sigma(), prediction.noise));
-        self.history.truncate(self.order);
-        let nodes: Vec<f64> = self.history.iter().map(|(sigma, _)| *sigma).collect();
-        let integrals = (0..nodes.len()).map(|k| to.signal * integral(&nodes, k, from.sigma(), to.sigma()));
+        self.history.push(from, prediction.noise, self.order);
+        let known = self.history.usable();
+        let nodes: Vec<f64> = known.iter().map(|(level, _)| level.sigma()).collect();
         let mut terms = vec![(to.signal / from.signal, x)];
-        terms.extend(integrals.zip(self.history.iter().map(|(_, noise)| noise)));
+        for (k, (_, noise)) in known.iter().enumerate() {
+            terms.push((to.signal * integral(&nodes, k, from.sigma(), to.sigma()), noise));
+        }
         combination(&terms)
     }
 }

@@ -39,7 +39,7 @@ pub use diversity::diversity;
 pub use frechet::{EvalError, Statistics};
 pub use inception::Inception;
 pub use judge::{DigitJudge, Verdict};
-pub use likelihood::{ReverseVariance, VariationalBound, grey_log_probability};
+pub use likelihood::VariationalBound;
 pub use manifold::{Agreement, Manifold};
 pub use memorisation::{Memorisation, Neighbour, TrainingImages, nearest};
 pub use model::{Bound, ModelBin, ModelErrors, ModelEvaluation, ModelLoss};

@@ -68,12 +68,12 @@ pub struct ModelErrors {
 /// use std::ops::ControlFlow;
 ///
 /// use candle_core::{Device, Tensor};
-/// use diffusion_eval::{ModelEvaluation, ReverseVariance, VariationalBound};
+/// use diffusion_eval::{ModelEvaluation, VariationalBound};
 /// use diffusion_process::{Levels, NoiseLevel, Prediction};
-/// use diffusion_schedule::ScheduleConfig;
+/// use diffusion_schedule::{ScheduleConfig, VarianceType};
 ///
 /// let schedule = ScheduleConfig::default().build()?;
-/// let bound = VariationalBound::new(&schedule, ReverseVariance::FixedSmall);
+/// let bound = VariationalBound::new(&schedule, VarianceType::FixedSmall);
 /// let images = Tensor::zeros((4, 1, 8, 8), candle_core::DType::F32, &Device::Cpu)?;
 /// // It says that all pixels are 0.01, and they are 0.
 /// let model = |x_t: &Tensor, level: NoiseLevel| {
@@ -237,33 +237,33 @@ impl<'a> ModelEvaluation<'a> {
         let said = model.denoise(&noisy.x_t, level)?;
         let (x0, noise) = (rows(&noisy.x0)?, rows(&noisy.noise)?);
         let (said_x0, said_noise) = (rows(&said.x0)?, rows(&said.noise)?);
-        let variance = said.variance.as_ref().map(rows).transpose()?;
+        let bits = match self.bound {
+            Some(bound) => bound.term(index, &noisy.x0, &said.x0, said.variance.as_ref())?,
+            None => vec![0.0; chosen.len()],
+        };
         let scale = level.to_variance_preserving();
         let (signal, sigma) = (level.signal * scale, level.noise * scale);
-        (0..chosen.len())
-            .map(|i| {
-                let mut squares = [0.0; 3];
-                let differences = |said: &[f32], true_: &[f32]| -> Vec<f64> {
-                    said.iter().zip(true_).map(|(&a, &b)| f64::from(a) - f64::from(b)).collect()
-                };
-                let of_noise = differences(&said_noise[i], &noise[i]);
-                let of_x0 = differences(&said_x0[i], &x0[i]);
-                for (e, x) in of_noise.iter().zip(&of_x0) {
-                    squares[0] += e * e;
-                    squares[1] += x * x;
-                    squares[2] += (signal * e - sigma * x).powi(2);
-                }
-                let [noise, x, velocity] = squares.map(|sum| sum / of_x0.len() as f64);
-                let variance = variance.as_ref().map(|rows| rows[i].as_slice());
-                let term = |bound: VariationalBound<'_>| bound.term(index, &x0[i], &said_x0[i], variance);
-                Ok([noise, x, velocity, self.bound.map_or(Ok(0.0), term)?])
-            })
-            .collect()
+        let differences = |said: &[f32], true_: &[f32]| -> Vec<f64> {
+            said.iter().zip(true_).map(|(&a, &b)| f64::from(a) - f64::from(b)).collect()
+        };
+        let seen = bits.into_iter().enumerate().map(|(i, bits)| {
+            let mut squares = [0.0; 3];
+            let of_noise = differences(&said_noise[i], &noise[i]);
+            let of_x0 = differences(&said_x0[i], &x0[i]);
+            for (e, x) in of_noise.iter().zip(&of_x0) {
+                squares[0] += e * e;
+                squares[1] += x * x;
+                squares[2] += (signal * e - sigma * x).powi(2);
+            }
+            let [noise, x, velocity] = squares.map(|sum| sum / of_x0.len() as f64);
+            [noise, x, velocity, bits]
+        });
+        Ok(seen.collect())
     }
 
     /// The bound from each image's terms: the decoder's, and the sum of it and those of all steps.
     fn sum_up(&self, bound: VariationalBound<'_>, decoder: &[f64], all: &[f64]) -> Result<Bound> {
-        let prior: Vec<f64> = rows(self.images.images())?.iter().map(|x0| bound.prior(x0)).collect();
+        let prior = bound.prior(self.images.images())?;
         let steps: Vec<f64> = all.iter().zip(decoder).map(|(all, decoder)| all - decoder).collect();
         let total: Vec<f64> = all.iter().zip(&prior).map(|(all, prior)| all + prior).collect();
         Ok(Bound {

@@ -1,6 +1,6 @@
 //! The timesteps and σ that the library's schedulers visit.
 
-use diffusion_schedule::{SigmaSpacing, TimestepSpacing};
+use diffusion_schedule::{KARRAS_RHO, SigmaSpacing, TimestepSpacing};
 
 use crate::beta_distribution::symmetric_quantile;
 
@@ -14,10 +14,10 @@ const BETA: f64 = 0.6;
 
 /// How σ are spaced.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) enum Spaced {
-    ByTimestep,
-    Karras,
-    Exponential,
+pub(crate) enum Sigmas {
+    /// As in this project.
+    Of(SigmaSpacing),
+    /// By quantiles of a beta distribution (Lee et al. 2024).
     Beta,
 }
 
@@ -58,11 +58,10 @@ impl Table {
 }
 
 /// `n` values of σ, the largest first.
-pub(crate) fn spaced(how: Spaced, n: usize, min: f64, max: f64) -> Vec<f64> {
+pub(crate) fn spaced(how: Sigmas, n: usize, min: f64, max: f64) -> Vec<f64> {
     match how {
-        Spaced::Karras => SigmaSpacing::Karras.sigmas(n, min, max),
-        Spaced::ByTimestep | Spaced::Exponential => SigmaSpacing::Exponential.sigmas(n, min, max),
-        Spaced::Beta => (0..n)
+        Sigmas::Of(spacing) => spacing.sigmas(n, min, max, KARRAS_RHO),
+        Sigmas::Beta => (0..n)
             .map(|i| {
                 let p = if n > 1 { 1.0 - i as f64 / (n - 1) as f64 } else { 1.0 };
                 let share = if p >= 1.0 {
@@ -88,16 +87,12 @@ pub(crate) fn timesteps(
     points: usize,
     offset: usize,
 ) -> Vec<f64> {
-    let mut ascending: Vec<f64> = match spacing {
-        TimestepSpacing::Linspace => {
-            let step = if points > 1 { (total - 1) as f64 / (points - 1) as f64 } else { 0.0 };
-            (0..points).map(|i| i as f64 * step).collect()
+    let mut ascending = match spacing {
+        TimestepSpacing::Linspace => spacing.points(total, points),
+        TimestepSpacing::Leading => {
+            spacing.points(total, points).into_iter().map(|t| t + offset as f64).collect()
         }
-        TimestepSpacing::Leading => (0..points).map(|i| (i * (total / points) + offset) as f64).collect(),
-        TimestepSpacing::Trailing => {
-            let step = total as f64 / n as f64;
-            (0..n).rev().map(|i| (total as f64 - i as f64 * step).round_ties_even() - 1.0).collect()
-        }
+        TimestepSpacing::Trailing => spacing.points(total, n),
     };
     ascending.reverse();
     ascending.truncate(n);

@@ -8,12 +8,13 @@ use diffusion_sample::{
     VarianceType, Weighting,
 };
 use diffusion_schedule::{
-    BetaSchedule, NoiseSchedule, PlanStep, SamplingPlan, ScheduleConfig, SigmaSpacing, TimestepSpacing,
+    BetaSchedule, KARRAS_RHO, KARRAS_SIGMAS, NoiseSchedule, PlanStep, SamplingPlan, ScheduleConfig,
+    SigmaSpacing, TimestepSpacing,
 };
 
 use crate::churned::{ChurnedEuler, Kept};
 use crate::denoisers::Signed;
-use crate::levels::{Spaced, Table, spaced, timesteps};
+use crate::levels::{Sigmas, Table, spaced, timesteps};
 use crate::{InteropError, SchedulerClass, SchedulerConfig};
 
 /// A scheduler's configuration, checked.
@@ -121,7 +122,7 @@ impl Scheduler {
             ));
         }
         let cut_off = matches!(self.class, SchedulerClass::DpmSolverMultistep | SchedulerClass::UniPc);
-        if cut_off && !matches!(self.spaced(), Spaced::ByTimestep | Spaced::Karras) {
+        if cut_off && !matches!(self.spaced(), Sigmas::Of(SigmaSpacing::Timesteps | SigmaSpacing::Karras)) {
             return Err(self.unsupported(
                 "use_exponential_sigmas",
                 true,
@@ -134,13 +135,13 @@ impl Scheduler {
         Ok(())
     }
 
-    fn spaced(&self) -> Spaced {
+    fn spaced(&self) -> Sigmas {
         let c = &self.config;
         match (c.use_karras_sigmas, c.use_exponential_sigmas, c.use_beta_sigmas) {
-            (Some(true), _, _) => Spaced::Karras,
-            (_, Some(true), _) => Spaced::Exponential,
-            (_, _, Some(true)) => Spaced::Beta,
-            _ => Spaced::ByTimestep,
+            (Some(true), _, _) => Sigmas::Of(SigmaSpacing::Karras),
+            (_, Some(true), _) => Sigmas::Of(SigmaSpacing::Exponential),
+            (_, _, Some(true)) => Sigmas::Beta,
+            _ => Sigmas::Of(SigmaSpacing::Timesteps),
         }
     }
 
@@ -370,7 +371,7 @@ impl Scheduler {
         let by_timestep = self.timesteps(total, n, points).into_iter().map(round);
         let by_timestep: Vec<(f64, f64)> = by_timestep.map(|t| (t, table.at(t))).collect();
         let visited = match self.spaced() {
-            Spaced::ByTimestep => by_timestep,
+            Sigmas::Of(SigmaSpacing::Timesteps) => by_timestep,
             how => {
                 // Those in σ space it between the ends of the timesteps, the others between those of the table.
                 let (largest, smallest) = match by_timestep.as_slice() {
@@ -407,15 +408,15 @@ impl Scheduler {
             return Err(diffusion_schedule::ScheduleError::NoSteps.into());
         }
         let c = &self.config;
-        let (min, max) = (c.sigma_min.unwrap_or(0.002), c.sigma_max.unwrap_or(80.0));
+        let [min, max] = KARRAS_SIGMAS;
+        let (min, max) = (c.sigma_min.unwrap_or(min), c.sigma_max.unwrap_or(max));
         let spacing = match c.sigma_schedule.as_deref() {
             Some("exponential") => SigmaSpacing::Exponential,
             _ => SigmaSpacing::Karras,
         };
-        let level = |sigma: f64| NoiseLevel::variance_exploding(sigma.ln() / 4.0, sigma);
-        let sigmas = spacing.sigmas_with_rho(n, min, max, c.rho.unwrap_or(7.0));
-        let mut levels: Vec<NoiseLevel> = sigmas.into_iter().map(level).collect();
-        levels.push(if self.ends_at_smallest() { level(min) } else { NoiseLevel::CLEAN });
+        let sigmas = spacing.sigmas(n, min, max, c.rho.unwrap_or(KARRAS_RHO));
+        let mut levels: Vec<NoiseLevel> = sigmas.into_iter().map(NoiseLevel::edm).collect();
+        levels.push(if self.ends_at_smallest() { NoiseLevel::edm(min) } else { NoiseLevel::CLEAN });
         Self::through(&levels)
     }
 

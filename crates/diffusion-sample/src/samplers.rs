@@ -15,7 +15,7 @@ mod unipc;
 
 pub use churn::Churn;
 pub use ddim::Ddim;
-pub use ddpm::{Ddpm, VarianceType};
+pub use ddpm::Ddpm;
 pub use dpm_solver::{DpmSolver, SolverType};
 pub use euler::Euler;
 pub use euler_ancestral::EulerAncestral;

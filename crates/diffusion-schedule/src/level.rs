@@ -30,6 +30,11 @@ impl NoiseLevel {
         Self { timestep, signal: 1.0, noise: sigma }
     }
 
+    /// 1 and σ, of a network that is given ¼·ln σ in place of a timestep (Karras et al. 2022, table 1). `sigma` is above 0.
+    pub fn edm(sigma: f64) -> Self {
+        Self::variance_exploding(edm_noise_conditioning(sigma.ln()), sigma)
+    }
+
     /// 1 − s and s, for s in [0, 1] (Lipman et al. 2023).
     pub fn flow(timestep: f64, s: f64) -> Self {
         Self { timestep, signal: 1.0 - s, noise: s }
@@ -68,30 +73,7 @@ impl NoiseLevel {
     }
 }
 
-/// q(x_prev | x_t, x₀) = N(coef_x0·x₀ + coef_xt·x_t, variance·I) between two variance-preserving levels (Ho et al. 2020,
-/// eq. 7).
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Posterior {
-    /// √ᾱ_prev·β/(1 − ᾱ_t).
-    pub coef_x0: f64,
-    /// √α·(1 − ᾱ_prev)/(1 − ᾱ_t).
-    pub coef_xt: f64,
-    /// β̃ = β·(1 − ᾱ_prev)/(1 − ᾱ_t).
-    pub variance: f64,
-    /// β = 1 − ᾱ_t/ᾱ_prev, the variance of the step forward.
-    pub beta: f64,
-}
-
-impl Posterior {
-    /// The step from `from` to the cleaner `to`.
-    pub fn between(from: &NoiseLevel, to: &NoiseLevel) -> Self {
-        let (kept, noise) = (from.alpha_cumprod() / to.alpha_cumprod(), from.noise * from.noise);
-        let (beta, noise_prev) = (1.0 - kept, to.noise * to.noise);
-        Self {
-            coef_x0: to.signal * beta / noise,
-            coef_xt: kept.sqrt() * noise_prev / noise,
-            variance: beta * noise_prev / noise,
-            beta,
-        }
-    }
+/// c_noise = ¼·ln σ, what a preconditioned network is given in place of a timestep (Karras et al. 2022, table 1).
+pub fn edm_noise_conditioning(log_sigma: f64) -> f64 {
+    log_sigma / 4.0
 }

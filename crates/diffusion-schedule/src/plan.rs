@@ -1,8 +1,6 @@
 //! The steps that a sampler takes.
 
-use serde::{Deserialize, Serialize};
-
-use crate::{NoiseLevel, NoiseSchedule, ScheduleError, TimestepSpacing};
+use crate::{KARRAS_RHO, NoiseLevel, NoiseSchedule, ScheduleError, SigmaSpacing, TimestepSpacing};
 
 /// One step, from a level to a cleaner one.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -23,44 +21,6 @@ pub struct PlanStep {
 pub struct SamplingPlan {
     steps: Vec<PlanStep>,
 }
-
-/// Which noise levels are visited, where not the schedule's own.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum SigmaSpacing {
-    /// Those of evenly spaced timesteps.
-    #[default]
-    Timesteps,
-    /// σ^(1/ρ) evenly spaced, with ρ = 7 (Karras et al. 2022, eq. 5): most steps where there is little noise.
-    Karras,
-    /// ln σ evenly spaced.
-    Exponential,
-}
-
-impl SigmaSpacing {
-    /// `n` values of σ from `max` down to `min`, both included; for [`SigmaSpacing::Timesteps`], ln σ evenly spaced.
-    pub fn sigmas(self, n: usize, min: f64, max: f64) -> Vec<f64> {
-        self.sigmas_with_rho(n, min, max, KARRAS_RHO)
-    }
-
-    /// As [`Self::sigmas`], with another ρ.
-    pub fn sigmas_with_rho(self, n: usize, min: f64, max: f64, rho: f64) -> Vec<f64> {
-        let at = |i: usize| if n > 1 { i as f64 / (n - 1) as f64 } else { 0.0 };
-        let between = |max: f64, min: f64, i| max + at(i) * (min - max);
-        match self {
-            Self::Karras => {
-                let root = |sigma: f64| sigma.powf(1.0 / rho);
-                (0..n).map(|i| between(root(max), root(min), i).powf(rho)).collect()
-            }
-            Self::Timesteps | Self::Exponential => {
-                (0..n).map(|i| between(max.ln(), min.ln(), i).exp()).collect()
-            }
-        }
-    }
-}
-
-/// ρ of the paper's sampling (Karras et al. 2022, table 1).
-const KARRAS_RHO: f64 = 7.0;
 
 /// The largest σ of a plan: at a level without any signal, where σ is infinite, the method of most samplers breaks off.
 const MAX_SIGMA: f64 = 4096.0;
@@ -135,8 +95,8 @@ impl SamplingPlan {
         }
         let max = respaced.level(steps - 1).sigma().min(MAX_SIGMA);
         let min = schedule.level(0).sigma();
-        let mut levels: Vec<NoiseLevel> =
-            sigmas.sigmas(steps, min, max).into_iter().map(|sigma| schedule.level_at_sigma(sigma)).collect();
+        let sigmas = sigmas.sigmas(steps, min, max, KARRAS_RHO).into_iter();
+        let mut levels: Vec<NoiseLevel> = sigmas.map(|sigma| schedule.level_at_sigma(sigma)).collect();
         levels.push(NoiseLevel::CLEAN);
         Self::through(&levels)
     }
@@ -160,9 +120,9 @@ impl SamplingPlan {
     /// # Errors
     /// No steps; σ that do not fall.
     pub fn edm(steps: usize, min: f64, max: f64, rho: f64) -> Result<Self, ScheduleError> {
-        let sigmas = SigmaSpacing::Karras.sigmas_with_rho(steps, min, max, rho);
-        let level = |sigma: f64| NoiseLevel::variance_exploding(sigma.ln() / 4.0, sigma);
-        let levels: Vec<NoiseLevel> = sigmas.into_iter().map(level).chain([NoiseLevel::CLEAN]).collect();
+        let sigmas = SigmaSpacing::Karras.sigmas(steps, min, max, rho);
+        let levels: Vec<NoiseLevel> =
+            sigmas.into_iter().map(NoiseLevel::edm).chain([NoiseLevel::CLEAN]).collect();
         Self::through(&levels)
     }
 

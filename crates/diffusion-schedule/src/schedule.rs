@@ -1,6 +1,6 @@
 //! The tables and what follows from them.
 
-use crate::{NoiseLevel, ScheduleError, TimestepSpacing};
+use crate::{NoiseLevel, Posterior, ScheduleError, TimestepSpacing};
 
 /// The tables of a forward process with [`len`](Self::len) steps; index i is 0-based, larger is noisier.
 ///
@@ -113,29 +113,14 @@ impl NoiseSchedule {
         &self.betas
     }
 
-    /// α = 1 − β.
-    pub fn alphas(&self) -> impl ExactSizeIterator<Item = f64> {
-        self.betas.iter().map(|beta| 1.0 - beta)
-    }
-
     /// ᾱ, the running product of α: the share of the signal's variance that is left.
     pub fn alphas_cumprod(&self) -> &[f64] {
         &self.alphas_cumprod
     }
 
     /// ᾱ one step cleaner than index `i`; 1 below the first.
-    pub fn alpha_cumprod_prev(&self, i: usize) -> f64 {
+    pub(crate) fn alpha_cumprod_prev(&self, i: usize) -> f64 {
         if i == 0 { 1.0 } else { self.alphas_cumprod[i - 1] }
-    }
-
-    /// √ᾱ, the factor of x₀ in x_t.
-    pub fn sqrt_alphas_cumprod(&self) -> impl ExactSizeIterator<Item = f64> {
-        self.alphas_cumprod.iter().map(|a| a.sqrt())
-    }
-
-    /// √(1 − ᾱ), the factor of ε in x_t.
-    pub fn sqrt_one_minus_alphas_cumprod(&self) -> impl ExactSizeIterator<Item = f64> {
-        self.alphas_cumprod.iter().map(|a| (1.0 - a).sqrt())
     }
 
     /// The level of index `i`.
@@ -145,7 +130,7 @@ impl NoiseSchedule {
 
     /// The level with the given σ, whose timestep lies between those of the neighbouring levels as its ln σ lies between
     /// theirs; beyond the ends of the schedule, the timestep is that of the end.
-    pub fn level_at_sigma(&self, sigma: f64) -> NoiseLevel {
+    pub(crate) fn level_at_sigma(&self, sigma: f64) -> NoiseLevel {
         let log = |i: usize| self.level(i).sigma().ln();
         let above = (0..self.len()).position(|i| log(i) >= sigma.ln());
         let index = match above {
@@ -183,24 +168,14 @@ impl NoiseSchedule {
         (0..self.len()).find(|&i| self.snr_db(i) < 0.0)
     }
 
-    /// The factor of x₀ in the mean of q(x_{t−1} | x_t, x₀): √ᾱ_{t−1}·β_t/(1 − ᾱ_t) (Ho et al. 2020, eq. 7).
-    pub fn posterior_mean_coef_x0(&self, i: usize) -> f64 {
-        self.betas[i] * self.alpha_cumprod_prev(i).sqrt() / (1.0 - self.alphas_cumprod[i])
-    }
-
-    /// The factor of x_t in the mean of q(x_{t−1} | x_t, x₀): √α_t·(1 − ᾱ_{t−1})/(1 − ᾱ_t) (Ho et al. 2020, eq. 7).
-    pub fn posterior_mean_coef_xt(&self, i: usize) -> f64 {
-        (1.0 - self.alpha_cumprod_prev(i)) * (1.0 - self.betas[i]).sqrt() / (1.0 - self.alphas_cumprod[i])
-    }
-
-    /// β̃, the variance of q(x_{t−1} | x_t, x₀): β_t·(1 − ᾱ_{t−1})/(1 − ᾱ_t) (Ho et al. 2020, eq. 7); 0 at index 0.
-    pub fn posterior_variance(&self, i: usize) -> f64 {
-        self.betas[i] * (1.0 - self.alpha_cumprod_prev(i)) / (1.0 - self.alphas_cumprod[i])
+    /// q(x_{t−1} | x_t, x₀) of the step from index `i` to the index before it (Ho et al. 2020, eq. 7); its variance is 0 at index 0.
+    pub fn posterior(&self, i: usize) -> Posterior {
+        Posterior::at(self, i)
     }
 
     /// ln β̃, with the −∞ of index 0 replaced by the value at index 1 (improved-diffusion's convention);
     /// a schedule of one step gives ln β.
     pub fn posterior_log_variance_clipped(&self, i: usize) -> f64 {
-        if self.len() == 1 { self.betas[0].ln() } else { self.posterior_variance(i.max(1)).ln() }
+        if self.len() == 1 { self.betas[0].ln() } else { self.posterior(i.max(1)).variance.ln() }
     }
 }

@@ -2,8 +2,10 @@
 
 use diffusion_schedule::{
     BetaSchedule, NoiseSchedule, SamplingPlan, ScheduleComparison, ScheduleConfig, ScheduleError,
-    SigmaSpacing, TimestepSpacing,
+    SigmaSpacing, TimestepSpacing, VarianceType,
 };
+use serde::de::IntoDeserializer;
+use serde::de::value::{Error as ValueError, StrDeserializer};
 
 fn linear(num_train_timesteps: usize) -> NoiseSchedule {
     ScheduleConfig { num_train_timesteps, ..Default::default() }.build().unwrap()
@@ -105,7 +107,7 @@ fn a_respaced_schedule_keeps_alphas_cumprod_and_can_be_respaced_again() {
         (0..10).map(|i| ten.timestep(i)).collect::<Vec<_>>(),
         (0..10).map(|i| i * 100).collect::<Vec<_>>()
     );
-    let product: f64 = ten.alphas().product();
+    let product: f64 = ten.betas().iter().map(|beta| 1.0 - beta).product();
     assert!((product / s.alphas_cumprod()[900] - 1.0).abs() < 1e-12);
     let five = ten.respace(5, TimestepSpacing::Leading).unwrap();
     assert_eq!((0..5).map(|i| five.timestep(i)).collect::<Vec<_>>(), [0, 200, 400, 600, 800]);
@@ -145,17 +147,43 @@ fn a_plan_can_be_cut_in_the_middle_of_the_way() {
     }
 }
 
+/// The value that serde reads under this name.
+fn in_files<T: for<'de> serde::Deserialize<'de>>(name: &str) -> Option<T> {
+    let reader: StrDeserializer<'_, ValueError> = name.into_deserializer();
+    T::deserialize(reader).ok()
+}
+
+#[test]
+fn every_spacing_and_variance_is_found_by_its_name() {
+    for &spacing in TimestepSpacing::ALL {
+        assert_eq!(TimestepSpacing::from_name(spacing.name()), Some(spacing));
+        assert_eq!(in_files(spacing.name()), Some(spacing));
+    }
+    for &spacing in SigmaSpacing::ALL {
+        assert_eq!(SigmaSpacing::from_name(spacing.name()), Some(spacing));
+        assert_eq!(in_files(spacing.name()), Some(spacing));
+    }
+    // On the command line words are joined by hyphens, in files by underscores.
+    for &variance in VarianceType::ALL {
+        assert_eq!(VarianceType::from_name(variance.name()), Some(variance));
+        assert_eq!(in_files(&variance.to_string().replace('-', "_")), Some(variance));
+    }
+    assert_eq!(VarianceType::from_name("fixed"), None);
+}
+
 #[test]
 fn the_posterior_weighs_to_the_exact_previous_mean() {
     // Put x₀ and the noiseless x_t = √ᾱ_t·x₀ in: the mean must be √ᾱ_{t−1}·x₀.
     let s = cosine();
     for i in 0..s.len() {
-        let mean = s.posterior_mean_coef_x0(i) + s.posterior_mean_coef_xt(i) * s.alphas_cumprod()[i].sqrt();
-        assert!((mean - s.alpha_cumprod_prev(i).sqrt()).abs() < 1e-9, "at {i}: {mean}");
-        assert!(s.posterior_variance(i) <= s.betas()[i]);
+        let posterior = s.posterior(i);
+        let mean = posterior.coef_x0 + posterior.coef_xt * s.alphas_cumprod()[i].sqrt();
+        let before = if i == 0 { 1.0 } else { s.alphas_cumprod()[i - 1] };
+        assert!((mean - before.sqrt()).abs() < 1e-9, "at {i}: {mean}");
+        assert!(posterior.variance <= s.betas()[i]);
     }
-    assert_eq!(s.posterior_variance(0), 0.0);
-    assert_eq!(s.posterior_log_variance_clipped(0), s.posterior_variance(1).ln());
+    assert_eq!(s.posterior(0).variance, 0.0);
+    assert_eq!(s.posterior_log_variance_clipped(0), s.posterior(1).variance.ln());
 }
 
 /// ᾱ of the linear schedule, by logarithms and without a running product.

@@ -43,5 +43,5 @@ pub use start::start_from;
 pub use step::{
     AdamW, AdamWConfig, Checkpoint, CheckpointFile, CheckpointState, DrawnLevels, Ema, EmaConfig, Gradients,
     LevelSampler, LossConfig, LossHistory, LossWeighting, PixelError, RestoreError, ReverseStep, StepMetrics,
-    TimestepSampling, Trainer, TrainingLoss, TrainingModel, discretized_log_likelihood, gaussian_kl,
+    TimestepSampling, Trainer, TrainingLoss, TrainingModel,
 };

@@ -111,10 +111,10 @@ pub(crate) fn posterior() {
                 assert!((found - wanted).abs() <= allowed, "{id} {what}[{i}]: {found}, not {wanted}");
             }
         };
-        close("posterior_variance", &|i| schedule.posterior_variance(i));
+        close("posterior_variance", &|i| schedule.posterior(i).variance);
         close("posterior_log_variance_clipped", &|i| schedule.posterior_log_variance_clipped(i));
-        close("posterior_mean_coef_x0", &|i| schedule.posterior_mean_coef_x0(i));
-        close("posterior_mean_coef_xt", &|i| schedule.posterior_mean_coef_xt(i));
+        close("posterior_mean_coef_x0", &|i| schedule.posterior(i).coef_x0);
+        close("posterior_mean_coef_xt", &|i| schedule.posterior(i).coef_xt);
         let [x0, x_t, expected] =
             ["x0_f64", "x_t_f64", &format!("{id}/mean")].map(|name| &tensors[&format!("posterior/{name}")]);
         for (row, t) in numbers(&case["timesteps"]).into_iter().enumerate() {

@@ -12,7 +12,7 @@ mod state;
 mod timesteps;
 mod trainer;
 
-pub use bound::{ReverseStep, discretized_log_likelihood, gaussian_kl};
+pub use bound::ReverseStep;
 pub use ema::{Ema, EmaConfig};
 pub use gradients::Gradients;
 pub use loss::{LossConfig, LossWeighting, PixelError, TrainingLoss};

@@ -5,9 +5,7 @@ use std::process::ExitCode;
 
 use candle_core::Device;
 use diffusion_data::ImageDataset;
-use diffusion_eval::{
-    Bound, Estimate, ModelErrors, ModelEvaluation, ModelLoss, ReverseVariance, VariationalBound,
-};
+use diffusion_eval::{Bound, Estimate, ModelErrors, ModelEvaluation, ModelLoss, VariationalBound};
 use diffusion_model::{LoadedModel, Weights};
 use diffusion_report::model_chart;
 use diffusion_sample::VarianceType;
@@ -135,12 +133,7 @@ fn bound<'a>(
         }
         return Ok(None);
     };
-    let variance = match variance(args.variance, model)? {
-        VarianceType::FixedSmall => ReverseVariance::FixedSmall,
-        VarianceType::FixedLarge => ReverseVariance::FixedLarge,
-        VarianceType::LearnedRange => ReverseVariance::LearnedRange,
-    };
-    Ok(Some(VariationalBound::new(schedule, variance)))
+    Ok(Some(VariationalBound::new(schedule, variance(args.variance, model)?)))
 }
 
 /// The pictures, and which they are in words.

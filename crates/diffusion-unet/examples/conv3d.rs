@@ -62,7 +62,7 @@ fn main() {
 mod tests {
     use super::LAYERS;
     use candle_core::Device;
-    use diffusion_unet::Parameters;
+    use diffusion_nn::Parameters;
 
     /// The variables of the layer itself, counted.
     fn real(inputs: usize, outputs: usize, kernel: [usize; 3]) -> usize {

@@ -6,10 +6,10 @@ use std::collections::HashMap;
 
 use candle_core::{DType, Device, Error, Result, Tensor, TensorId};
 use diffusion_kernels::{Operation, in_pool, peak_bytes, traced};
+use diffusion_nn::{DropoutNoise, Parameters, load_frozen, part_of};
 use diffusion_random::NoiseSource;
 
-use crate::parameters::part_of;
-use crate::{DropoutNoise, NetworkConfig, Parameters};
+use crate::NetworkConfig;
 
 pub use sketch::{SketchLevel, UNetSketch};
 
@@ -64,7 +64,7 @@ impl NetworkAnalysis {
     /// A configuration that describes no network; a size that it cannot take.
     pub fn new(network: &NetworkConfig, [height, width]: [usize; 2], batch_size: usize) -> Result<Self> {
         let device = Device::Cpu;
-        let (trained, parameters) = Parameters::initialise(0, &device, |vb| network.build_for_training(vb))?;
+        let (trained, parameters) = network.initialise(0, &device)?;
         let shape = (batch_size, network.image_channels(), height, width);
         let x_t = Tensor::zeros(shape, DType::F32, &device)?;
         let timesteps = Tensor::ones(batch_size, DType::F32, &device)?;
@@ -82,7 +82,7 @@ impl NetworkAnalysis {
         })?;
 
         let tensors = parameters.tensors();
-        let frozen = crate::load_frozen(tensors, &device, |vb| network.build_for_training(vb))
+        let frozen = load_frozen(tensors, &device, |vb| network.build_for_training(vb))
             .map_err(|e| Error::Msg(e.to_string()))?;
         let (output, inference_peak_bytes) =
             peak_bytes(|| frozen.forward_training(&x_t, &timesteps, &classes, noise));

@@ -3,12 +3,13 @@
 use candle_core::{Error, Result, Tensor};
 use candle_nn::{Module, VarBuilder};
 use diffusion_kernels::{Activation, FeatureMap, in_pool};
+use diffusion_nn::{
+    Conv2d, Conv2dConfig, GroupNorm, Linear, ResidualBlock, TimeEmbedding, conv2d, group_norm, linear,
+};
 use diffusion_process::{Classifier, NoiseLevel};
 use serde::{Deserialize, Serialize};
 
-use crate::embedding::TimeEmbedding;
-use crate::layers::{Conv2d, GroupNorm, Linear, conv2d, group_norm, linear};
-use crate::residual::{EPS, GROUPS, ResidualBlock};
+use crate::simple::blocks::{EPS, GROUPS, residual_block, time_embedding};
 
 /// The numbers of a [`NoisyClassifier`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,7 +19,7 @@ pub struct NoisyClassifierConfig {
     pub in_channels: usize,
     /// Width of the first level, a multiple of 8; the second and third are twice and three times as wide.
     pub base_channels: usize,
-    /// Classes that are told apart, at least 2.
+    /// The number of classes, at least 2.
     pub classes: usize,
 }
 
@@ -33,7 +34,7 @@ const LEVELS: usize = 3;
 /// image ─ 3 × (stride-2 convolution ─ residual block) ─ norm ─ mean over the pixels ─ linear ─ logits
 /// ```
 ///
-/// Each block is told the angle arctan(σ) of the noise level, and images are brought to a variance of about 1, so that the classifier
+/// Each block sees the angle arctan(σ) of the noise level, and images are brought to a variance of about 1. So the classifier
 /// serves models of any schedule, of flows and of exploding noise alike.
 #[derive(Clone, Debug)]
 pub struct NoisyClassifier {
@@ -53,22 +54,24 @@ impl NoisyClassifier {
         let NoisyClassifierConfig { in_channels, base_channels, classes } = *config;
         if in_channels == 0 || base_channels == 0 || classes < 2 {
             return Err(Error::Msg(format!(
-                "a classifier of {classes} classes in images of {in_channels} channels, {base_channels} wide, tells nothing apart"
+                "a classifier needs at least 2 classes and non-zero channels, got {classes} classes, in_channels \
+                 {in_channels} and base_channels {base_channels}"
             )));
         }
+        let halving = Conv2dConfig { stride: 2, ..Conv2dConfig::default() };
         let mut levels = Vec::new();
         let mut inputs = in_channels;
         for level in 0..LEVELS {
             let vb = vb.pp(format!("levels.{level}"));
             let outputs = (level + 1) * base_channels;
             levels.push((
-                conv2d(inputs, outputs, 3, 2, 1, vb.pp("down"))?,
-                ResidualBlock::new(outputs, outputs, TIME_DIM, vb.pp("block"))?,
+                conv2d(inputs, outputs, halving, vb.pp("down"))?,
+                residual_block(outputs, outputs, TIME_DIM, vb.pp("block"))?,
             ));
             inputs = outputs;
         }
         Ok(Self {
-            time_embed: TimeEmbedding::new(TIME_DIM, vb.pp("time_embed"))?,
+            time_embed: time_embedding(TIME_DIM, vb.pp("time_embed"))?,
             levels,
             norm: group_norm(GROUPS, inputs, EPS, vb.pp("norm"))?,
             out: linear(inputs, classes, vb.pp("out"))?,
@@ -82,7 +85,10 @@ impl NoisyClassifier {
     pub fn forward(&self, x_t: &Tensor, levels: &[NoiseLevel]) -> Result<Tensor> {
         let n = x_t.dim(0)?;
         if levels.len() != n {
-            return Err(Error::Msg(format!("{} noise levels for a batch of {n} images", levels.len())));
+            return Err(Error::Msg(format!(
+                "expected {n} noise levels (one per image), got {}",
+                levels.len()
+            )));
         }
         in_pool(|| {
             let angles = Tensor::from_iter(levels.iter().map(|level| angle(level) as f32), x_t.device())?;
@@ -91,7 +97,7 @@ impl NoisyClassifier {
             let scales = Tensor::from_iter(scales, x_t.device())?.reshape((n, 1, 1, 1))?;
             let mut h = FeatureMap::from_images(&x_t.broadcast_mul(&scales)?)?;
             for (down, block) in &self.levels {
-                h = block.forward(&down.forward(&h)?, &time)?;
+                h = block.forward(&down.forward(&h)?, &time, None)?;
             }
             let pooled = self.norm.forward(&h, Activation::Silu)?.to_images()?.flatten_from(2)?.mean(2)?;
             self.out.forward(&pooled)

@@ -1,11 +1,11 @@
 //! The description of a network that a checkpoint carries.
 
-use candle_core::{Result, Tensor};
+use candle_core::{Device, Result, Tensor};
 use candle_nn::VarBuilder;
+use diffusion_nn::{DropoutNoise, Parameters};
 use diffusion_process::Network;
 use serde::{Deserialize, Serialize};
 
-use crate::dropout::DropoutNoise;
 use crate::simple::{SimpleUNet, SimpleUNetConfig};
 use crate::unet2d::{UNet2D, UNet2DConfig};
 
@@ -21,10 +21,10 @@ pub enum NetworkConfig {
 
 /// A network as training sees it.
 pub trait TrainingNetwork: Network {
-    /// As [`Network::forward_classes`], with the dropout that the network was configured with, by `noise`.
+    /// [`Network::forward_classes`] with the configured dropout, whose choices come from `noise`.
     ///
     /// # Errors
-    /// As there.
+    /// Those of [`Network::forward_classes`].
     fn forward_training(
         &self,
         x_t: &Tensor,
@@ -34,52 +34,42 @@ pub trait TrainingNetwork: Network {
     ) -> Result<Tensor>;
 }
 
-impl TrainingNetwork for UNet2D {
-    fn forward_training(
-        &self,
-        x_t: &Tensor,
-        timesteps: &Tensor,
-        classes: &[Option<u32>],
-        noise: DropoutNoise,
-    ) -> Result<Tensor> {
-        UNet2D::forward_training(self, x_t, timesteps, classes, noise)
-    }
-}
-
-impl TrainingNetwork for SimpleUNet {
-    /// Has no dropout.
-    fn forward_training(
-        &self,
-        x_t: &Tensor,
-        timesteps: &Tensor,
-        classes: &[Option<u32>],
-        _: DropoutNoise,
-    ) -> Result<Tensor> {
-        self.forward_classes(x_t, timesteps, classes)
-    }
-}
-
 impl NetworkConfig {
     /// The network with parameters from `vb`.
     ///
     /// # Errors
     /// A configuration that describes no network; parameters that `vb` does not have or has in another shape.
     pub fn build(&self, vb: VarBuilder<'_>) -> Result<Box<dyn Network + Send + Sync>> {
+        Ok(self.build_for_training(vb)?)
+    }
+
+    /// [`build`](Self::build) for training.
+    ///
+    /// # Errors
+    /// Those of [`build`](Self::build).
+    pub fn build_for_training(&self, vb: VarBuilder<'_>) -> Result<Box<dyn TrainingNetwork + Send + Sync>> {
         match self {
             Self::SimpleUnet(config) => Ok(Box::new(SimpleUNet::new(config, vb)?)),
             Self::Unet2d(config) => Ok(Box::new(UNet2D::new(config, vb)?)),
         }
     }
 
-    /// As [`build`](Self::build), for training.
+    /// The network with fresh trainable parameters on `device`, each drawn from (`seed`, name). They know which of them
+    /// are [hidden matrices](Parameters::is_hidden_matrix).
     ///
     /// # Errors
-    /// As there.
-    pub fn build_for_training(&self, vb: VarBuilder<'_>) -> Result<Box<dyn TrainingNetwork + Send + Sync>> {
-        match self {
-            Self::SimpleUnet(config) => Ok(Box::new(SimpleUNet::new(config, vb)?)),
-            Self::Unet2d(config) => Ok(Box::new(UNet2D::new(config, vb)?)),
-        }
+    /// A configuration that describes no network.
+    pub fn initialise(
+        &self,
+        seed: u64,
+        device: &Device,
+    ) -> Result<(Box<dyn TrainingNetwork + Send + Sync>, Parameters)> {
+        let (network, parameters) = Parameters::initialise(seed, device, |vb| self.build_for_training(vb))?;
+        let outer_layers = match self {
+            Self::SimpleUnet(_) => SimpleUNet::OUTER_LAYERS,
+            Self::Unet2d(_) => UNet2D::OUTER_LAYERS,
+        };
+        Ok((network, parameters.with_outer_layers(outer_layers)))
     }
 
     /// Whether the output begins with zeros, so that the other layers get no gradient before it has learned something.
@@ -95,7 +85,7 @@ impl NetworkConfig {
         }
     }
 
-    /// The same network for images of `channels` channels. What it gives stays as many times as wide as what it takes.
+    /// The same network for images of `channels` channels. The ratio of output channels to image channels stays.
     #[must_use]
     pub fn with_image_channels(&self, channels: usize) -> Self {
         let before = self.image_channels();
@@ -114,7 +104,7 @@ impl NetworkConfig {
         }
     }
 
-    /// Channels of what the network gives.
+    /// Channels of the network's output.
     pub fn output_channels(&self) -> usize {
         match self {
             Self::SimpleUnet(config) => config.out_channels.unwrap_or(config.in_channels),
@@ -122,7 +112,7 @@ impl NetworkConfig {
         }
     }
 
-    /// The same network with an output of `channels` channels: twice the images' where it is to learn a variance.
+    /// The same network with an output of `channels` channels: twice the images' channels if it learns a variance.
     #[must_use]
     pub fn with_output_channels(&self, channels: usize) -> Self {
         match self {
@@ -133,7 +123,7 @@ impl NetworkConfig {
         }
     }
 
-    /// The number of classes that the network knows, "none" not counted; 0 if it knows no classes.
+    /// The number of classes, the row for "no class" not counted; 0 if the network is unconditional.
     pub fn classes(&self) -> usize {
         let (rows, null_class) = match self {
             Self::SimpleUnet(config) => (config.num_class_embeds, config.null_class),
@@ -142,7 +132,7 @@ impl NetworkConfig {
         rows.unwrap_or(0).saturating_sub(usize::from(null_class))
     }
 
-    /// Whether the network can be told no class in particular: it knows no classes, or "none" besides.
+    /// Whether images without a class are possible: the network is unconditional, or has a row for "no class".
     pub fn takes_no_class(&self) -> bool {
         let null_class = match self {
             Self::SimpleUnet(config) => config.null_class,
@@ -151,7 +141,7 @@ impl NetworkConfig {
         null_class || self.classes() == 0
     }
 
-    /// The same network for `classes` classes, and for none in particular besides if `null_class`; with 0 classes, for none at all.
+    /// The same network for `classes` classes, with a row for "no class" if `null_class`; with 0 classes, an unconditional one.
     #[must_use]
     pub fn with_classes(&self, classes: usize, null_class: bool) -> Self {
         let null_class = null_class && classes > 0;

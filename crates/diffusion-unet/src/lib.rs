@@ -1,16 +1,17 @@
-//! Noise-prediction U-Nets: layers, initialisation and named parameters.
+//! Noise-prediction U-Nets, as networks and as data.
 //!
 //! A network here is a [`diffusion_process::Network`]: noisy images and timesteps in, an output of the images' shape
 //! out. [`SimpleUNet`] is the small teaching network, [`UNet2D`] the configurable one with attention and classes;
-//! [`NetworkConfig`] is the data that describes either, the form in which checkpoints carry it. [`NoisyClassifier`] is half a U-Net that tells
-//! classes apart.
+//! [`NetworkConfig`] is the data that describes either, the form in which checkpoints carry it. [`NoisyClassifier`] is half a U-Net that
+//! predicts classes. Layers and parameters are those of `diffusion-nn`.
 //!
 //! This crate knows no schedule, no loss and no sampler, and it does not decide what its output means.
 //!
 //! ```
 //! use candle_core::{DType, Device, Tensor};
+//! use diffusion_nn::Parameters;
 //! use diffusion_process::Network;
-//! use diffusion_unet::{Parameters, SimpleUNet, SimpleUNetConfig};
+//! use diffusion_unet::{SimpleUNet, SimpleUNetConfig};
 //!
 //! let config = SimpleUNetConfig { in_channels: 1, base_channels: 16, time_dim: 32, ..Default::default() };
 //! let (unet, parameters) = Parameters::initialise(0, &Device::Cpu, |vb| SimpleUNet::new(&config, vb))?;
@@ -23,23 +24,17 @@
 
 mod analysis;
 mod classifier;
+mod conditioning;
 mod config;
-mod dropout;
-mod embedding;
-mod layers;
-mod parameters;
-mod residual;
 mod simple;
 mod unet2d;
 
 pub use analysis::{NetworkAnalysis, NetworkPart, SketchLevel, UNetSketch};
 pub use classifier::{NoisyClassifier, NoisyClassifierConfig};
 pub use config::{NetworkConfig, TrainingNetwork};
-pub use dropout::DropoutNoise;
-pub use embedding::{TimeEmbedding, TimestepEmbedding};
-pub use layers::{Conv2d, ConvTranspose2d, GroupNorm, Linear, conv_transpose2d, conv2d, group_norm, linear};
-pub use parameters::{ParameterError, Parameters, count_parameters, load_frozen};
-pub use residual::ResidualBlock;
+pub use diffusion_nn::{
+    DropoutNoise, ParameterError, Parameters, TimestepEmbedding, count_parameters, load_frozen,
+};
 pub use simple::{SimpleUNet, SimpleUNetConfig};
 pub use unet2d::{
     DownBlockType, ResampleType, TimeEmbeddingType, TimeScaleShift, UNet2D, UNet2DConfig, UpBlockType,

@@ -1,15 +1,21 @@
 //! The small teaching network.
 
+pub(crate) mod blocks;
+
 use candle_core::{Error, Result, Tensor};
 use candle_nn::{Module, VarBuilder};
 use diffusion_kernels::{FeatureMap, in_pool};
-use diffusion_process::{Network, refuse_classes};
+use diffusion_nn::{
+    ClassEmbedding, Conv2d, Conv2dConfig, ConvTranspose2d, DropoutNoise, ResidualBlock, conv_transpose2d,
+    conv2d,
+};
+use diffusion_process::Network;
 use serde::{Deserialize, Serialize};
 
-use crate::embedding::{ClassEmbedding, TimeEmbedding};
-use crate::layers::{Conv2d, ConvTranspose2d, conv_transpose2d, conv2d};
-use crate::residual::ResidualBlock;
+use crate::TrainingNetwork;
+use crate::conditioning::{Conditioning, check_counts};
 use crate::unet2d::check_classes;
+use blocks::{residual_block, time_embedding};
 
 /// The numbers of a [`SimpleUNet`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,10 +30,10 @@ pub struct SimpleUNetConfig {
     /// Channels of the output. None: `in_channels`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub out_channels: Option<usize>,
-    /// Rows of the table of classes that the network is told of. None: it knows no classes.
+    /// Rows of the table of classes. None: the network is unconditional.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub num_class_embeds: Option<usize>,
-    /// The last row of that table stands for "none in particular".
+    /// The last row of that table stands for "no class".
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub null_class: bool,
 }
@@ -45,7 +51,7 @@ impl Default for SimpleUNetConfig {
     }
 }
 
-/// A wider layer would not fit into any machine's memory, and is a slip of the finger.
+/// A wider layer would not fit into the memory of a machine.
 const MAX_WIDTH: usize = 4096;
 
 /// Two levels down, a middle, two levels up, with skip connections.
@@ -60,8 +66,7 @@ const MAX_WIDTH: usize = 4096;
 /// 1 or 3 channels.
 #[derive(Clone, Debug)]
 pub struct SimpleUNet {
-    time_embed: TimeEmbedding,
-    class_embedding: Option<ClassEmbedding>,
+    conditioning: Conditioning,
     stem: Conv2d,
     enc1: ResidualBlock,
     down1: Conv2d,
@@ -77,7 +82,10 @@ pub struct SimpleUNet {
 
 impl SimpleUNet {
     /// Height and width must be multiples of this: two levels halve them twice.
-    pub const SIZE_MULTIPLE: usize = 4;
+    pub(crate) const SIZE_MULTIPLE: usize = 4;
+
+    /// The layers that take in images or classes or give the output. The others are hidden.
+    pub(crate) const OUTER_LAYERS: &'static [&'static str] = &["stem", "class_embedding", "out"];
 
     /// The network with parameters from `vb`.
     ///
@@ -106,21 +114,24 @@ impl SimpleUNet {
         }
         check_classes(num_class_embeds, null_class)?;
         let classes = |rows| ClassEmbedding::new(rows, null_class, time_dim, vb.pp("class_embedding"));
-        let block = |cin, cout, name| ResidualBlock::new(cin, cout, time_dim, vb.pp(name));
+        let block = |cin, cout, name| residual_block(cin, cout, time_dim, vb.pp(name));
+        let halving = Conv2dConfig { stride: 2, ..Conv2dConfig::default() };
         Ok(Self {
-            time_embed: TimeEmbedding::new(time_dim, vb.pp("time_embed"))?,
-            class_embedding: num_class_embeds.map(classes).transpose()?,
-            stem: conv2d(in_channels, b, 3, 1, 1, vb.pp("stem"))?,
+            conditioning: Conditioning {
+                time: time_embedding(time_dim, vb.pp("time_embed"))?,
+                classes: num_class_embeds.map(classes).transpose()?,
+            },
+            stem: conv2d(in_channels, b, Conv2dConfig::default(), vb.pp("stem"))?,
             enc1: block(b, b, "enc1")?,
-            down1: conv2d(b, b, 3, 2, 1, vb.pp("down1"))?,
+            down1: conv2d(b, b, halving, vb.pp("down1"))?,
             enc2: block(b, 2 * b, "enc2")?,
-            down2: conv2d(2 * b, 2 * b, 3, 2, 1, vb.pp("down2"))?,
+            down2: conv2d(2 * b, 2 * b, halving, vb.pp("down2"))?,
             mid: block(2 * b, 2 * b, "mid")?,
             up2: conv_transpose2d(2 * b, 2 * b, 4, 2, 1, vb.pp("up2"))?,
             dec2: block(4 * b, b, "dec2")?,
             up1: conv_transpose2d(b, b, 4, 2, 1, vb.pp("up1"))?,
             dec1: block(2 * b, b, "dec1")?,
-            out: conv2d(b, out_channels, 1, 1, 0, vb.pp("out"))?,
+            out: conv2d(b, out_channels, Conv2dConfig::pointwise(), vb.pp("out"))?,
         })
     }
 
@@ -129,21 +140,19 @@ impl SimpleUNet {
     /// # Errors
     /// Those of the device.
     pub fn embed_time(&self, timesteps: &Tensor) -> Result<Tensor> {
-        self.time_embed.forward(timesteps)
+        self.conditioning.time.forward(timesteps)
     }
 }
 
 impl Network for SimpleUNet {
-    /// Refuses heights and widths that are not multiples of [`SimpleUNet::SIZE_MULTIPLE`].
+    /// Heights and widths must be multiples of 4.
     fn forward(&self, x_t: &Tensor, timesteps: &Tensor) -> Result<Tensor> {
         self.forward_classes(x_t, timesteps, &vec![None; x_t.dims().first().copied().unwrap_or(0)])
     }
 
     fn forward_classes(&self, x_t: &Tensor, timesteps: &Tensor, classes: &[Option<u32>]) -> Result<Tensor> {
         let (images, _, height, width) = x_t.dims4()?;
-        if classes.len() != images {
-            return Err(Error::Msg(format!("{images} images want as many classes, not {}", classes.len())));
-        }
+        check_counts(images, timesteps, classes)?;
         let multiple = Self::SIZE_MULTIPLE;
         if !height.is_multiple_of(multiple) || !width.is_multiple_of(multiple) {
             return Err(Error::Msg(format!(
@@ -154,19 +163,28 @@ impl Network for SimpleUNet {
     }
 }
 
+impl TrainingNetwork for SimpleUNet {
+    /// This network has no dropout.
+    fn forward_training(
+        &self,
+        x_t: &Tensor,
+        timesteps: &Tensor,
+        classes: &[Option<u32>],
+        _: DropoutNoise,
+    ) -> Result<Tensor> {
+        self.forward_classes(x_t, timesteps, classes)
+    }
+}
+
 impl SimpleUNet {
     fn forward_images(&self, x_t: &Tensor, timesteps: &Tensor, classes: &[Option<u32>]) -> Result<Tensor> {
-        let time = self.embed_time(timesteps)?;
-        let time = match &self.class_embedding {
-            Some(embedding) => (time + embedding.forward(classes)?)?,
-            None => refuse_classes(classes).map(|()| time)?,
-        };
-        let enc1 = self.enc1.forward(&self.stem.forward(&FeatureMap::from_images(x_t)?)?, &time)?;
-        let enc2 = self.enc2.forward(&self.down1.forward(&enc1)?, &time)?;
-        let mid = self.mid.forward(&self.down2.forward(&enc2)?, &time)?;
-        let up2 = self.up2.forward(&mid)?.cat(&enc2)?;
-        let dec2 = self.dec2.forward(&up2, &time)?;
-        let up1 = self.up1.forward(&dec2)?.cat(&enc1)?;
-        self.out.forward(&self.dec1.forward(&up1, &time)?)?.to_images()
+        let time = self.conditioning.forward(timesteps, classes)?;
+        let block = |block: &ResidualBlock, x: &FeatureMap| block.forward(x, &time, None);
+        let enc1 = block(&self.enc1, &self.stem.forward(&FeatureMap::from_images(x_t)?)?)?;
+        let enc2 = block(&self.enc2, &self.down1.forward(&enc1)?)?;
+        let mid = block(&self.mid, &self.down2.forward(&enc2)?)?;
+        let dec2 = block(&self.dec2, &self.up2.forward(&mid)?.cat(&enc2)?)?;
+        let dec1 = block(&self.dec1, &self.up1.forward(&dec2)?.cat(&enc1)?)?;
+        self.out.forward(&dec1)?.to_images()
     }
 }

@@ -1,31 +1,29 @@
 //! The configurable network: attention, classes, several embeddings of time.
 
-mod attention;
 mod blocks;
-mod conditioning;
 mod config;
-mod resnet;
 
 use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
 use diffusion_kernels::{self as kernels, Activation, FeatureMap, in_pool};
+use diffusion_nn::{
+    ClassEmbedding, Conv2d, Conv2dConfig, Dropout, DropoutNoise, FourierEmbedding, GroupNorm, Initialisation,
+    TimeEmbedding, TimeFeatures, TimestepEmbedding, conv2d, count_parameters, group_norm,
+};
 use diffusion_process::Network;
 
-use crate::dropout::{Dropout, DropoutNoise};
-use crate::layers::{Conv2d, GroupNorm, conv2d, group_norm, zero_conv2d};
-use crate::parameters::count_parameters;
-use blocks::{DownBlock, MidBlock, UpBlock};
-use conditioning::Conditioning;
+use crate::TrainingNetwork;
+use crate::conditioning::{Conditioning, check_counts};
+use blocks::{DownBlock, MidBlock, Pass, UpBlock};
 use config::refuse;
-use resnet::Pass;
 
 pub(crate) use config::check_classes;
 pub use config::{DownBlockType, ResampleType, TimeEmbeddingType, TimeScaleShift, UNet2DConfig, UpBlockType};
 
-/// More parameters would be a slip of the finger: 8 GiB of weights alone.
+/// The weights alone of a larger network would take more than 8 GiB.
 const MAX_PARAMETERS: usize = 1 << 31;
 
-/// A U-Net of any depth with attention where it is wanted, the network of Ho et al. 2020 and of `UNet2DModel` in
+/// A U-Net of any depth with attention at any level, the network of Ho et al. 2020 and of `UNet2DModel` in
 /// diffusers, whose parameter names it has.
 ///
 /// ```text
@@ -37,8 +35,9 @@ const MAX_PARAMETERS: usize = 1 << 31;
 ///
 /// ```
 /// use candle_core::{DType, Device, Tensor};
+/// use diffusion_nn::Parameters;
 /// use diffusion_process::Network;
-/// use diffusion_unet::{DownBlockType, Parameters, UNet2D, UNet2DConfig, UpBlockType};
+/// use diffusion_unet::{DownBlockType, UNet2D, UNet2DConfig, UpBlockType};
 ///
 /// let config = UNet2DConfig {
 ///     block_out_channels: vec![8, 16],
@@ -67,6 +66,9 @@ pub struct UNet2D {
 }
 
 impl UNet2D {
+    /// The layers that take in images or classes or give the output. The others are hidden.
+    pub(crate) const OUTER_LAYERS: &'static [&'static str] = &["conv_in", "class_embedding", "conv_out"];
+
     /// The network with parameters from `vb`.
     ///
     /// Where a level has as many groups as channels and time is added, its normalisation removes what was added, and the
@@ -101,11 +103,12 @@ impl UNet2D {
         let (first, levels) = (config.block_out_channels[0], config.block_out_channels.len());
         let pixels_of_patch = config.patch_size * config.patch_size;
         let (inputs, outputs) = (config.in_channels * pixels_of_patch, config.out_channels * pixels_of_patch);
+        let init = if config.zero_init_output { Initialisation::Zeros } else { Initialisation::PyTorch };
         let down = |level| DownBlock::new(config, level, vb.pp(format!("down_blocks.{level}")));
         let up = |level| UpBlock::new(config, level, vb.pp(format!("up_blocks.{level}")));
         Ok(Self {
-            conditioning: Conditioning::new(config, vb.clone())?,
-            conv_in: conv2d(inputs, first, 3, 1, 1, vb.pp("conv_in"))?,
+            conditioning: conditioning(config, &vb)?,
+            conv_in: conv2d(inputs, first, Conv2dConfig::default(), vb.pp("conv_in"))?,
             down_blocks: (0..levels).map(down).collect::<Result<_>>()?,
             mid_block: MidBlock::new(config, vb.pp("mid_block"))?,
             up_blocks: (0..levels).map(up).collect::<Result<_>>()?,
@@ -115,36 +118,14 @@ impl UNet2D {
                 config.norm_eps,
                 vb.pp("conv_norm_out"),
             )?,
-            conv_out: if config.zero_init_output {
-                zero_conv2d(first, outputs, 3, 1, 1, vb.pp("conv_out"))?
-            } else {
-                conv2d(first, outputs, 3, 1, 1, vb.pp("conv_out"))?
-            },
+            conv_out: conv2d(
+                first,
+                outputs,
+                Conv2dConfig { init, ..Conv2dConfig::default() },
+                vb.pp("conv_out"),
+            )?,
             config: config.clone(),
         })
-    }
-
-    /// What the network was made from.
-    pub fn config(&self) -> &UNet2DConfig {
-        &self.config
-    }
-
-    /// As [`Network::forward_classes`], with the configured share of activations dropped by `noise`.
-    ///
-    /// # Errors
-    /// Sides that are not multiples of [`UNet2DConfig::size_multiple`]; classes that are missing or unknown, or that a network
-    /// without classes is told; timesteps of 0 or less where they are embedded by their logarithm.
-    pub fn forward_training(
-        &self,
-        x_t: &Tensor,
-        timesteps: &Tensor,
-        classes: &[Option<u32>],
-        noise: DropoutNoise,
-    ) -> Result<Tensor> {
-        let rate = self.config.dropout;
-        let dropout =
-            (rate > 0.0).then(|| Dropout::new(rate, noise, x_t.dims().first().copied().unwrap_or(0)));
-        self.forward_with(x_t, timesteps, classes, dropout)
     }
 
     fn forward_with(
@@ -163,12 +144,7 @@ impl UNet2D {
                 self.config.patch_size
             ));
         }
-        if timesteps.dims() != [images] {
-            return refuse(format!("{images} images want as many timesteps, not {:?}", timesteps.shape()));
-        }
-        if classes.len() != images {
-            return refuse(format!("{images} images want as many classes, not {}", classes.len()));
-        }
+        check_counts(images, timesteps, classes)?;
         in_pool(|| {
             let time = kernels::silu(&self.conditioning.forward(timesteps, classes)?)?;
             let output = self.forward_images(x_t, &mut Pass { time, dropout })?;
@@ -198,6 +174,27 @@ impl UNet2D {
     }
 }
 
+/// Parameters `time_embedding`, and `time_proj` and `class_embedding` where the network has them.
+fn conditioning(config: &UNet2DConfig, vb: &VarBuilder<'_>) -> Result<Conditioning> {
+    let (first, width) = (config.block_out_channels[0], config.time_width());
+    let features = match config.time_embedding_type {
+        TimeEmbeddingType::Positional => TimeFeatures::Positional(TimestepEmbedding::new(
+            first,
+            config.flip_sin_to_cos,
+            config.freq_shift as f64,
+        )?),
+        TimeEmbeddingType::Fourier => {
+            TimeFeatures::Fourier(FourierEmbedding::new(first, vb.pp("time_proj"))?)
+        }
+    };
+    let layers = [vb.pp("time_embedding.linear_1"), vb.pp("time_embedding.linear_2")];
+    let classes = |rows| ClassEmbedding::new(rows, config.null_class, width, vb.pp("class_embedding"));
+    Ok(Conditioning {
+        time: TimeEmbedding::new(features, width, width, layers)?,
+        classes: config.num_class_embeds.map(classes).transpose()?,
+    })
+}
+
 /// (N, C, H, W) to (N, C·side², H/side, W/side): the pixels of each square become channels.
 fn to_patches(x: &Tensor, side: usize) -> Result<Tensor> {
     if side == 1 {
@@ -220,12 +217,26 @@ fn from_patches(x: &Tensor, side: usize) -> Result<Tensor> {
 }
 
 impl Network for UNet2D {
-    /// See [`UNet2D::forward_training`] for what is refused.
     fn forward(&self, x_t: &Tensor, timesteps: &Tensor) -> Result<Tensor> {
         self.forward_classes(x_t, timesteps, &vec![None; x_t.dims().first().copied().unwrap_or(0)])
     }
 
     fn forward_classes(&self, x_t: &Tensor, timesteps: &Tensor, classes: &[Option<u32>]) -> Result<Tensor> {
         self.forward_with(x_t, timesteps, classes, None)
+    }
+}
+
+impl TrainingNetwork for UNet2D {
+    fn forward_training(
+        &self,
+        x_t: &Tensor,
+        timesteps: &Tensor,
+        classes: &[Option<u32>],
+        noise: DropoutNoise,
+    ) -> Result<Tensor> {
+        let rate = self.config.dropout;
+        let dropout =
+            (rate > 0.0).then(|| Dropout::new(rate, noise, x_t.dims().first().copied().unwrap_or(0)));
+        self.forward_with(x_t, timesteps, classes, dropout)
     }
 }

@@ -5,9 +5,9 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use candle_core::{DType, Device, Tensor};
+use diffusion_nn::{Conv2dConfig, DropoutNoise, Parameters, conv_transpose2d, conv2d, load_frozen};
 use diffusion_unet::{
-    DownBlockType, NetworkAnalysis, NetworkConfig, Parameters, SimpleUNetConfig, UNet2DConfig, UNetSketch,
-    UpBlockType, load_frozen,
+    DownBlockType, NetworkAnalysis, NetworkConfig, SimpleUNetConfig, UNet2DConfig, UNetSketch, UpBlockType,
 };
 
 /// Counts what is asked for and given back.
@@ -137,17 +137,12 @@ fn memory_is_what_the_allocator_gave() {
     let _alone = alone();
     for (config, size, batch) in [(digits(), 28, 16), (with_attention(), 16, 32)] {
         let analysis = NetworkAnalysis::new(&config, [size, size], batch).unwrap();
-        let (network, parameters) =
-            Parameters::initialise(0, &Device::Cpu, |vb| config.build_for_training(vb)).unwrap();
+        let (network, parameters) = config.initialise(0, &Device::Cpu).unwrap();
         let x =
             Tensor::zeros((batch, config.image_channels(), size, size), DType::F32, &Device::Cpu).unwrap();
         let t = Tensor::ones(batch, DType::F32, &Device::Cpu).unwrap();
         let classes = vec![matches!(config, NetworkConfig::Unet2d(_)).then_some(0); batch];
-        let noise = diffusion_unet::DropoutNoise {
-            source: diffusion_random::NoiseSource::new(0),
-            draw: 0,
-            first_index: 0,
-        };
+        let noise = DropoutNoise { source: diffusion_random::NoiseSource::new(0), draw: 0, first_index: 0 };
         let forward = || network.forward_training(&x, &t, &classes, noise).unwrap();
         // Buffers of passes that have gone wait to be used again; while three passes live, there are none left of them.
         let held = [forward(), forward(), forward()];
@@ -204,16 +199,16 @@ fn the_lessons_sketches_have_the_parameters_of_real_convolutions() {
     for widths in [[64, 128, 256].as_slice(), &[32, 64, 128, 256]] {
         let sketch = UNetSketch::new(widths, 3, 64).unwrap();
         let ((), parameters) = Parameters::initialise(0, &Device::Cpu, |vb| {
-            let mut inputs = 3;
+            let (three, mut inputs) = (Conv2dConfig::default(), 3);
             for (i, &width) in widths.iter().enumerate() {
-                diffusion_unet::conv2d(inputs, width, 3, 1, 1, vb.pp(format!("encoder {}", i + 1)))?;
+                conv2d(inputs, width, three, vb.pp(format!("encoder {}", i + 1)))?;
                 inputs = width;
             }
-            diffusion_unet::conv2d(inputs, inputs, 3, 1, 1, vb.pp("bottleneck"))?;
+            conv2d(inputs, inputs, three, vb.pp("bottleneck"))?;
             for (i, &width) in widths.iter().enumerate().rev() {
                 let vb = vb.pp(format!("decoder {}", i + 1));
-                diffusion_unet::conv_transpose2d(inputs, width, 4, 2, 1, vb.pp("up"))?;
-                diffusion_unet::conv2d(2 * width, width, 3, 1, 1, vb.pp("conv"))?;
+                conv_transpose2d(inputs, width, 4, 2, 1, vb.pp("up"))?;
+                conv2d(2 * width, width, three, vb.pp("conv"))?;
                 inputs = width;
             }
             Ok(())

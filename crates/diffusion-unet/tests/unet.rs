@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use candle_core::{Device, Tensor};
+use diffusion_nn::{ParameterError, Parameters, load_frozen};
 use diffusion_process::{Domain, Network, NoiseSource};
-use diffusion_unet::{ParameterError, Parameters, SimpleUNet, SimpleUNetConfig, load_frozen};
+use diffusion_unet::{SimpleUNet, SimpleUNetConfig};
 
 const MNIST: SimpleUNetConfig = SimpleUNetConfig {
     in_channels: 1,

@@ -1,12 +1,12 @@
 //! The configurable U-Net: sizes, gradients, refusals, classes and dropout.
 
 use candle_core::{Device, Tensor};
+use diffusion_nn::{DropoutNoise, Parameters, count_parameters};
 use diffusion_process::{Domain, Network, NoiseSource};
 use diffusion_unet::{
     DownBlockType::{AttnDownBlock2D, DownBlock2D},
-    DropoutNoise, Parameters, ResampleType, TimeEmbeddingType, TimeScaleShift, UNet2D, UNet2DConfig,
+    ResampleType, TimeEmbeddingType, TimeScaleShift, TrainingNetwork, UNet2D, UNet2DConfig,
     UpBlockType::{AttnUpBlock2D, UpBlock2D},
-    count_parameters,
 };
 
 /// Three levels with everything in them, as small as the groups allow.
@@ -152,6 +152,15 @@ fn classes_are_told_apart_and_must_be_known() {
 }
 
 #[test]
+fn there_must_be_one_timestep_and_one_class_per_image() {
+    let (unet, _) = build(&tiny());
+    let error = unet.forward_classes(&images(3, 8), &timesteps(3), &[None; 2]).unwrap_err().to_string();
+    assert!(error.contains("expected 3 classes (one per image), got 2"), "{error}");
+    let error = unet.forward(&images(3, 8), &timesteps(2)).unwrap_err().to_string();
+    assert!(error.contains("expected 3 timesteps (one per image), got a tensor of shape [2]"), "{error}");
+}
+
+#[test]
 fn a_timestep_without_a_logarithm_is_refused() {
     let config = UNet2DConfig { time_embedding_type: TimeEmbeddingType::Fourier, ..tiny() };
     let zero = Tensor::new(&[0f32], &Device::Cpu).unwrap();
@@ -162,7 +171,7 @@ fn a_timestep_without_a_logarithm_is_refused() {
 #[test]
 fn sides_must_be_multiples_of_what_the_levels_halve() {
     let (unet, _) = build(&tiny());
-    assert_eq!(unet.config().size_multiple(), 4);
+    assert_eq!(tiny().size_multiple(), 4);
     assert_eq!(unet.forward(&images(1, 12), &timesteps(1)).unwrap().dims(), [1, 1, 12, 12]);
     let error = unet.forward(&images(1, 14), &timesteps(1)).unwrap_err().to_string();
     assert!(error.contains("14×14") && error.contains("multiples of 4"), "{error}");

@@ -1,18 +1,59 @@
 //! The levels of the configurable U-Net.
 
-use candle_core::Result;
+use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
 use diffusion_kernels::{FeatureMap, Padding};
+use diffusion_nn::{
+    Attention, AttentionConfig, Conv2d, Conv2dConfig, Dropout, Resample, ResidualBlock, ResidualBlockConfig,
+    ResidualBlockNames, conv2d,
+};
 
-use crate::layers::{Conv2d, conv2d};
-use crate::unet2d::attention::Attention;
 use crate::unet2d::config::{DownBlockType, ResampleType, UNet2DConfig, UpBlockType};
-use crate::unet2d::resnet::{Pass, Resample, ResnetBlock};
+
+/// The inputs that all blocks of one forward pass share.
+pub(crate) struct Pass {
+    /// The time embedding after its activation, (N, time width).
+    pub(crate) time: Tensor,
+    /// The dropout of a training pass.
+    pub(crate) dropout: Option<Dropout>,
+}
+
+fn residual_block(
+    config: &UNet2DConfig,
+    inputs: usize,
+    outputs: usize,
+    resample: Option<Resample>,
+    vb: VarBuilder<'_>,
+) -> Result<ResidualBlock> {
+    let config = ResidualBlockConfig {
+        groups: config.norm_num_groups,
+        eps: config.norm_eps,
+        time_dim: config.time_width(),
+        conditioning: config.resnet_time_scale_shift.conditioning(),
+        resample,
+        names: ResidualBlockNames::DIFFUSERS,
+    };
+    ResidualBlock::new(inputs, outputs, &config, vb)
+}
+
+fn run(block: &ResidualBlock, x: &FeatureMap, pass: &mut Pass) -> Result<FeatureMap> {
+    block.forward(x, &pass.time, pass.dropout.as_mut())
+}
+
+fn attention(
+    config: &UNet2DConfig,
+    channels: usize,
+    groups: Option<usize>,
+    vb: VarBuilder<'_>,
+) -> Result<Attention> {
+    let (head_channels, eps) = (config.attention_head_dim, config.norm_eps);
+    Attention::new(&AttentionConfig { channels, head_channels, groups, eps }, vb)
+}
 
 /// A residual block, followed by attention if its level has any.
 #[derive(Clone, Debug)]
 struct Layer {
-    resnet: ResnetBlock,
+    resnet: ResidualBlock,
     attention: Option<Attention>,
 }
 
@@ -26,16 +67,16 @@ impl Layer {
         vb: &VarBuilder<'_>,
     ) -> Result<Vec<Self>> {
         let layer = |(i, inputs)| {
-            let resnet = ResnetBlock::new(config, inputs, outputs, None, vb.pp(format!("resnets.{i}")))?;
+            let resnet = residual_block(config, inputs, outputs, None, vb.pp(format!("resnets.{i}")))?;
             let groups = Some(config.norm_num_groups);
-            let attention = || Attention::new(config, outputs, groups, vb.pp(format!("attentions.{i}")));
+            let attention = || attention(config, outputs, groups, vb.pp(format!("attentions.{i}")));
             Ok(Self { resnet, attention: attends.then(attention).transpose()? })
         };
         inputs.enumerate().map(layer).collect()
     }
 
     fn forward(&self, x: &FeatureMap, pass: &mut Pass) -> Result<FeatureMap> {
-        let x = self.resnet.forward(x, pass)?;
+        let x = run(&self.resnet, x, pass)?;
         match &self.attention {
             Some(attention) => attention.forward(&x),
             None => Ok(x),
@@ -51,7 +92,7 @@ enum Resampler {
     /// A convolution after each pixel is repeated.
     Doubling(Conv2d),
     /// A residual block that resamples.
-    Resnet(Box<ResnetBlock>),
+    Resnet(Box<ResidualBlock>),
 }
 
 impl Resampler {
@@ -60,7 +101,8 @@ impl Resampler {
             return Self::resnet(config, channels, Resample::Halve, vb);
         }
         let padding = Padding { before: config.downsample_padding, after: 1 };
-        Ok(Self::Halving(conv2d(channels, channels, 3, 2, padding, vb.pp("conv"))?))
+        let conv = Conv2dConfig { stride: 2, padding, ..Conv2dConfig::default() };
+        Ok(Self::Halving(conv2d(channels, channels, conv, vb.pp("conv"))?))
     }
 
     fn doubling(
@@ -72,18 +114,18 @@ impl Resampler {
         if by == ResampleType::Resnet {
             return Self::resnet(config, channels, Resample::Double, vb);
         }
-        Ok(Self::Doubling(conv2d(channels, channels, 3, 1, 1, vb.pp("conv"))?))
+        Ok(Self::Doubling(conv2d(channels, channels, Conv2dConfig::default(), vb.pp("conv"))?))
     }
 
     fn resnet(config: &UNet2DConfig, channels: usize, how: Resample, vb: VarBuilder<'_>) -> Result<Self> {
-        Ok(Self::Resnet(Box::new(ResnetBlock::new(config, channels, channels, Some(how), vb)?)))
+        Ok(Self::Resnet(Box::new(residual_block(config, channels, channels, Some(how), vb)?)))
     }
 
     fn forward(&self, x: &FeatureMap, pass: &mut Pass) -> Result<FeatureMap> {
         match self {
             Self::Halving(conv) => conv.forward(x),
             Self::Doubling(conv) => conv.forward(&x.upsample_nearest2()?),
-            Self::Resnet(block) => block.forward(x, pass),
+            Self::Resnet(block) => run(block, x, pass),
         }
     }
 }
@@ -140,9 +182,9 @@ impl DownBlock {
 /// The middle: a residual block, attention if any, a residual block; (N, C, H, W) to the same.
 #[derive(Clone, Debug)]
 pub(crate) struct MidBlock {
-    first: ResnetBlock,
+    first: ResidualBlock,
     attention: Option<Attention>,
-    second: ResnetBlock,
+    second: ResidualBlock,
 }
 
 impl MidBlock {
@@ -152,9 +194,9 @@ impl MidBlock {
     /// Parameters that `vb` does not have.
     pub(crate) fn new(config: &UNet2DConfig, vb: VarBuilder<'_>) -> Result<Self> {
         let channels = config.block_out_channels[config.block_out_channels.len() - 1];
-        let resnet = |i| ResnetBlock::new(config, channels, channels, None, vb.pp(format!("resnets.{i}")));
+        let resnet = |i| residual_block(config, channels, channels, None, vb.pp(format!("resnets.{i}")));
         let groups = config.middle_attention_groups();
-        let attention = || Attention::new(config, channels, groups, vb.pp("attentions.0"));
+        let attention = || attention(config, channels, groups, vb.pp("attentions.0"));
         Ok(Self {
             first: resnet(0)?,
             attention: config.add_attention.then(attention).transpose()?,
@@ -167,11 +209,11 @@ impl MidBlock {
     /// # Errors
     /// Shapes that do not fit.
     pub(crate) fn forward(&self, x: &FeatureMap, pass: &mut Pass) -> Result<FeatureMap> {
-        let mut x = self.first.forward(x, pass)?;
+        let mut x = run(&self.first, x, pass)?;
         if let Some(attention) = &self.attention {
             x = attention.forward(&x)?;
         }
-        self.second.forward(&x, pass)
+        run(&self.second, &x, pass)
     }
 }
 

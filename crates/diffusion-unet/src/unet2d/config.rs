@@ -187,7 +187,7 @@ impl UNet2DConfig {
     }
 
     /// The width of the time embedding.
-    pub fn time_width(&self) -> usize {
+    pub(crate) fn time_width(&self) -> usize {
         let first = self.block_out_channels.first().copied().unwrap_or_default();
         self.time_embedding_dim.unwrap_or(first.saturating_mul(4))
     }

@@ -18,23 +18,27 @@ pub struct DropoutNoise {
     pub first_index: u64,
 }
 
-/// The dropout of one pass (Srivastava et al. 2014), scaled so that expectations stay: each image's generator goes on
-/// from layer to layer, in the order in which the network asks.
-pub(crate) struct Dropout {
+/// The dropout of one training pass (Srivastava et al. 2014), scaled so that expectations stay. Each image has one
+/// generator, which goes on from layer to layer in the order of the calls.
+#[derive(Debug)]
+pub struct Dropout {
     rate: f32,
     generators: Vec<ChaCha8Rng>,
 }
 
 impl Dropout {
     /// The dropout of `images` images, each activation removed with the probability `rate` in [0, 1).
-    pub(crate) fn new(rate: f64, noise: DropoutNoise, images: usize) -> Self {
+    pub fn new(rate: f64, noise: DropoutNoise, images: usize) -> Self {
         let DropoutNoise { source, draw, first_index } = noise;
         let generator = |i| source.rng(Domain::Dropout, draw, first_index.wrapping_add(i));
         Self { rate: rate as f32, generators: (0..images as u64).map(generator).collect() }
     }
 
     /// `x` (N, C, H, W) with some activations at 0 and the others divided by 1 − rate.
-    pub(crate) fn forward(&mut self, x: &FeatureMap) -> Result<FeatureMap> {
+    ///
+    /// # Errors
+    /// Another number of images.
+    pub fn forward(&mut self, x: &FeatureMap) -> Result<FeatureMap> {
         let dims @ [_, channels, height, width] = x.dims();
         let (per_image, kept, rate) = (channels * height * width, 1.0 / (1.0 - self.rate), self.rate);
         let mut mask = Vec::with_capacity(dims.iter().product());

@@ -12,13 +12,13 @@ use rand::RngExt;
 use rand_distr::{Distribution, StandardNormal};
 use thiserror::Error;
 
-/// Why a set of tensors is not the parameters of a network. Each variant names the tensor.
+/// Tensors that are not the parameters of a network. Each variant names the tensor.
 #[derive(Debug, Error)]
 pub enum ParameterError {
     /// The network needs it and the file does not have it.
     #[error("tensor `{0}` is missing")]
     Missing(String),
-    /// The file has it and the network does not know it.
+    /// The file has it and the network has no such parameter.
     #[error("tensor `{0}` is not a parameter of this network")]
     Unexpected(String),
     /// Both have it, in different shapes.
@@ -40,6 +40,7 @@ pub enum ParameterError {
 #[derive(Clone, Debug)]
 pub struct Parameters {
     vars: BTreeMap<String, Var>,
+    outer_layers: &'static [&'static str],
 }
 
 impl Parameters {
@@ -57,12 +58,26 @@ impl Parameters {
         let backend = Seeded { source: NoiseSource::new(seed), vars: Arc::clone(&vars) };
         let network = build(VarBuilder::from_backend(Box::new(backend), DType::F32, device.clone()))?;
         let vars = std::mem::take(&mut *lock(&vars));
-        Ok((network, Self { vars }))
+        Ok((network, Self { vars, outer_layers: &[] }))
     }
 
     /// Variables that were made elsewhere.
     pub fn from_vars(vars: impl IntoIterator<Item = (String, Var)>) -> Self {
-        Self { vars: vars.into_iter().collect() }
+        Self { vars: vars.into_iter().collect(), outer_layers: &[] }
+    }
+
+    /// The same parameters, with the names of the layers that take in images or classes or give the output.
+    #[must_use]
+    pub fn with_outer_layers(self, outer_layers: &'static [&'static str]) -> Self {
+        Self { outer_layers, ..self }
+    }
+
+    /// Whether the parameter `name` is a matrix, or a kernel of a convolution, of a layer that is not one of the outer
+    /// ones. Such parameters are what Muon is made for (Jordan et al. 2024).
+    pub fn is_hidden_matrix(&self, name: &str) -> bool {
+        let layer = name.split('.').next();
+        let is_outer = self.outer_layers.iter().any(|outer| Some(*outer) == layer);
+        !is_outer && self.vars.get(name).is_some_and(|var| var.rank() >= 2)
     }
 
     /// Names and variables, sorted by name.
@@ -75,7 +90,7 @@ impl Parameters {
         self.vars.values().map(|var| var.elem_count()).sum()
     }
 
-    /// The trainable numbers of each part of the network, sorted by its name: `enc1` or `down_blocks.0`, say.
+    /// The trainable numbers of each part of the network ([`part_of`]), sorted by its name.
     pub fn count_by_part(&self) -> BTreeMap<String, usize> {
         let mut counts = BTreeMap::new();
         for (name, var) in &self.vars {
@@ -84,8 +99,7 @@ impl Parameters {
         counts
     }
 
-    /// The current values. The tensors share memory with the parameters: write them out or copy them before training
-    /// goes on.
+    /// The current values. The tensors share memory with the parameters: write or copy them before the next update.
     pub fn tensors(&self) -> BTreeMap<String, Tensor> {
         self.vars.iter().map(|(name, var)| (name.clone(), var.as_detached_tensor())).collect()
     }
@@ -135,8 +149,9 @@ pub fn count_parameters<M>(build: impl FnOnce(VarBuilder<'_>) -> Result<M>) -> R
     Ok(count.load(Ordering::Relaxed))
 }
 
-/// The name of the part that a parameter belongs to: its first component, and the second one if that is the number of a block.
-pub(crate) fn part_of(parameter: &str) -> String {
+/// The name of the part of the network that a parameter belongs to: its first component, and the second one if that is
+/// the number of a block. For example, `enc1` or `down_blocks.0`.
+pub fn part_of(parameter: &str) -> String {
     let components: Vec<&str> = parameter.split('.').collect();
     match components.as_slice() {
         [first, number, _, _, ..] if number.parse::<usize>().is_ok() => format!("{first}.{number}"),

@@ -4,13 +4,25 @@ use candle_core::Result;
 use candle_nn::VarBuilder;
 use diffusion_kernels::{Activation, FeatureMap};
 
-use crate::layers::{GroupNorm, Linear, group_norm, linear};
-use crate::unet2d::config::UNet2DConfig;
+use crate::{GroupNorm, Linear, group_norm, linear};
+
+/// The settings of an [`Attention`].
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AttentionConfig {
+    /// Channels of the images.
+    pub channels: usize,
+    /// Channels of a head, between 1 and `channels`; there are as many heads as fit into `channels`. None: one head.
+    pub head_channels: Option<usize>,
+    /// Groups of the normalisation before it. None: no normalisation.
+    pub groups: Option<usize>,
+    /// What that normalisation adds to the variance.
+    pub eps: f64,
+}
 
 /// GroupNorm, attention of every pixel to every other (Vaswani et al. 2017, eq. 1; Ho et al. 2020, appendix B), and
 /// the input added: (N, C, H, W) to the same.
 #[derive(Clone, Debug)]
-pub(crate) struct Attention {
+pub struct Attention {
     heads: usize,
     group_norm: Option<GroupNorm>,
     to_q: Linear,
@@ -20,21 +32,17 @@ pub(crate) struct Attention {
 }
 
 impl Attention {
-    /// Attention over `channels` channels that are normalised in `groups` groups, or not at all.
+    /// Parameters are named as in diffusers: `group_norm`, `to_q`, `to_k`, `to_v`, `to_out.0`.
     ///
     /// # Errors
-    /// Parameters that `vb` does not have.
-    pub(crate) fn new(
-        config: &UNet2DConfig,
-        channels: usize,
-        groups: Option<usize>,
-        vb: VarBuilder<'_>,
-    ) -> Result<Self> {
-        let head = config.attention_head_dim.unwrap_or(channels);
+    /// Groups that do not divide the channels; parameters that `vb` does not have or has in another shape.
+    pub fn new(config: &AttentionConfig, vb: VarBuilder<'_>) -> Result<Self> {
+        let &AttentionConfig { channels, head_channels, groups, eps } = config;
+        let head = head_channels.unwrap_or(channels);
         let heads = channels / head;
         // Below `channels` where the heads do not fill them.
         let inner = heads * head;
-        let norm = |groups| group_norm(groups, channels, config.norm_eps, vb.pp("group_norm"));
+        let norm = |groups| group_norm(groups, channels, eps, vb.pp("group_norm"));
         Ok(Self {
             heads,
             group_norm: groups.map(norm).transpose()?,
@@ -48,8 +56,8 @@ impl Attention {
     /// `x` (N, C, H, W).
     ///
     /// # Errors
-    /// Shapes that do not fit.
-    pub(crate) fn forward(&self, x: &FeatureMap) -> Result<FeatureMap> {
+    /// Another number of channels.
+    pub fn forward(&self, x: &FeatureMap) -> Result<FeatureMap> {
         let normed = match &self.group_norm {
             Some(norm) => norm.forward(x, Activation::Identity)?,
             None => x.clone(),

@@ -1,0 +1,140 @@
+//! Convolutions.
+
+use candle_core::{Result, Tensor};
+use candle_nn::VarBuilder;
+use diffusion_kernels::{FeatureMap, Padding};
+
+use crate::Initialisation;
+
+/// The settings of a square convolution. Default: 3×3, stride 1, one zero around the images, with bias,
+/// [`Initialisation::PyTorch`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Conv2dConfig {
+    /// Height and width of the kernel.
+    pub kernel: usize,
+    /// Pixels from one output to the next.
+    pub stride: usize,
+    /// Zeros around the images.
+    pub padding: Padding,
+    /// Whether a number is added to each output channel.
+    pub bias: bool,
+    /// The first values.
+    pub init: Initialisation,
+}
+
+impl Default for Conv2dConfig {
+    fn default() -> Self {
+        Self { kernel: 3, stride: 1, padding: 1.into(), bias: true, init: Initialisation::default() }
+    }
+}
+
+impl Conv2dConfig {
+    /// A 1×1 convolution without padding, otherwise the default.
+    pub fn pointwise() -> Self {
+        Self { kernel: 1, padding: 0.into(), ..Self::default() }
+    }
+}
+
+/// 2-D convolution: (N, Cin, H, W) to (N, Cout, H', W').
+#[derive(Clone, Debug)]
+pub struct Conv2d {
+    weight: Tensor,
+    bias: Option<Tensor>,
+    stride: usize,
+    padding: Padding,
+}
+
+/// A convolution with the parameters `weight` (Cout, Cin, K, K) and, if configured, `bias` (Cout).
+///
+/// # Errors
+/// A parameter that `vb` does not have or has in another shape.
+pub fn conv2d(
+    in_channels: usize,
+    out_channels: usize,
+    config: Conv2dConfig,
+    vb: VarBuilder<'_>,
+) -> Result<Conv2d> {
+    let Conv2dConfig { kernel, stride, padding, bias, init } = config;
+    let fan_in = in_channels * kernel * kernel;
+    let bias = bias.then(|| vb.get_with_hints(out_channels, "bias", init.bias(fan_in)));
+    Ok(Conv2d {
+        weight: vb.get_with_hints(
+            (out_channels, in_channels, kernel, kernel),
+            "weight",
+            init.weight(fan_in),
+        )?,
+        bias: bias.transpose()?,
+        stride,
+        padding,
+    })
+}
+
+impl Conv2d {
+    /// A convolution with known numbers: `weight` (Cout, Cin, K, K), `bias` (Cout).
+    pub fn from_tensors(
+        weight: Tensor,
+        bias: Option<Tensor>,
+        stride: usize,
+        padding: impl Into<Padding>,
+    ) -> Self {
+        Self { weight, bias, stride, padding: padding.into() }
+    }
+
+    /// `x` (N, Cin, H, W).
+    ///
+    /// # Errors
+    /// Another number of channels; images smaller than the kernel.
+    pub fn forward(&self, x: &FeatureMap) -> Result<FeatureMap> {
+        x.conv2d(&self.weight, self.bias.as_ref(), self.stride, self.padding)
+    }
+
+    /// Weight and bias, for operations that compute more than this layer at once. None if there is no bias.
+    pub(crate) fn parameters(&self) -> Option<(&Tensor, &Tensor)> {
+        Some((&self.weight, self.bias.as_ref()?))
+    }
+}
+
+/// Transposed 2-D convolution: (N, Cin, H, W) to (N, Cout, (H−1)·stride − 2·padding + K, …).
+#[derive(Clone, Debug)]
+pub struct ConvTranspose2d {
+    weight: Tensor,
+    bias: Tensor,
+    stride: usize,
+    padding: usize,
+}
+
+/// A square transposed convolution with the parameters `weight` (Cin, Cout, K, K) and `bias` (Cout).
+///
+/// # Errors
+/// A parameter that `vb` does not have or has in another shape.
+pub fn conv_transpose2d(
+    in_channels: usize,
+    out_channels: usize,
+    kernel: usize,
+    stride: usize,
+    padding: usize,
+    vb: VarBuilder<'_>,
+) -> Result<ConvTranspose2d> {
+    // PyTorch takes the weight's second axis for the fan-in, which here is the output's.
+    let (init, fan_in) = (Initialisation::PyTorch, out_channels * kernel * kernel);
+    Ok(ConvTranspose2d {
+        weight: vb.get_with_hints(
+            (in_channels, out_channels, kernel, kernel),
+            "weight",
+            init.weight(fan_in),
+        )?,
+        bias: vb.get_with_hints(out_channels, "bias", init.bias(fan_in))?,
+        stride,
+        padding,
+    })
+}
+
+impl ConvTranspose2d {
+    /// `x` (N, Cin, H, W).
+    ///
+    /// # Errors
+    /// Another number of channels.
+    pub fn forward(&self, x: &FeatureMap) -> Result<FeatureMap> {
+        x.conv_transpose2d(&self.weight, Some(&self.bias), self.stride, self.padding)
+    }
+}

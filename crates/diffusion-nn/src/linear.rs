@@ -1,0 +1,55 @@
+//! The fully connected layer.
+
+use candle_core::{Result, Tensor};
+use candle_nn::{Module, VarBuilder};
+use diffusion_kernels::{self as kernels, FeatureMap};
+
+use crate::Initialisation;
+
+/// Fully connected: (N, Din) to (N, Dout).
+#[derive(Clone, Debug)]
+pub struct Linear {
+    weight: Tensor,
+    bias: Tensor,
+}
+
+/// A fully connected layer with the parameters `weight` (Dout, Din) and `bias` (Dout), which begin as PyTorch's.
+///
+/// # Errors
+/// A parameter that `vb` does not have or has in another shape.
+pub fn linear(in_features: usize, out_features: usize, vb: VarBuilder<'_>) -> Result<Linear> {
+    linear_with(in_features, out_features, Initialisation::PyTorch, vb)
+}
+
+/// As [`linear`], with other first values.
+///
+/// # Errors
+/// Those of [`linear`].
+pub fn linear_with(
+    in_features: usize,
+    out_features: usize,
+    init: Initialisation,
+    vb: VarBuilder<'_>,
+) -> Result<Linear> {
+    Ok(Linear {
+        weight: vb.get_with_hints((out_features, in_features), "weight", init.weight(in_features))?,
+        bias: vb.get_with_hints(out_features, "bias", init.bias(in_features))?,
+    })
+}
+
+impl Module for Linear {
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        kernels::linear(x, &self.weight, &self.bias)
+    }
+}
+
+impl Linear {
+    /// The layer on the channels of each pixel: (N, Din, H, W) to (N, Dout, H, W).
+    ///
+    /// # Errors
+    /// Another number of channels.
+    pub fn forward_pixels(&self, x: &FeatureMap) -> Result<FeatureMap> {
+        let (outputs, inputs) = self.weight.dims2()?;
+        x.conv2d(&self.weight.reshape((outputs, inputs, 1, 1))?, Some(&self.bias), 1, 0)
+    }
+}

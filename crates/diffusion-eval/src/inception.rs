@@ -7,7 +7,8 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor, bail};
-use diffusion_kernels::{conv2d, in_pool};
+use diffusion_kernels::{FeatureMap, in_pool};
+use diffusion_nn::Conv2d;
 
 use crate::EvalError;
 use plan::{Plan, Pool, Step};
@@ -73,36 +74,33 @@ impl Inception {
 /// A convolution with what its normalisation does to it: the factors in the weight, the shifts as bias.
 #[derive(Clone, Debug)]
 struct Convolution {
-    /// (Cout, Cin, K, K); with `line`, (Cout, K·Cin, 1, 1), position after position.
-    weight: Tensor,
-    /// (Cout).
-    bias: Tensor,
-    stride: usize,
+    /// With `line`, a 1 × 1 convolution of K·Cin channels, position after position.
+    conv: Conv2d,
+    line: Option<Line>,
+}
+
+/// Where a kernel 1 × K or K × 1 lies.
+#[derive(Clone, Copy, Debug)]
+struct Line {
+    /// The dimension of the images along it.
+    dim: usize,
+    /// Zeros at both ends of that dimension, (K − 1)/2.
     padding: usize,
-    /// For kernels 1 × K and K × 1: the dimension of the images along which they lie.
-    line: Option<usize>,
 }
 
 impl Convolution {
     fn forward(&self, x: &Tensor) -> candle_core::Result<Tensor> {
-        let &Self { ref weight, ref bias, stride, padding, line } = self;
-        match line {
-            None => conv2d(x, weight, Some(bias), stride, padding),
+        let x = match self.line {
+            None => x.clone(),
             // The kernels are square: the neighbours along the line become channels of a pixel.
-            Some(dim) => {
+            Some(Line { dim, padding }) => {
                 let size = x.dim(dim)?;
                 let padded = x.pad_with_zeros(dim, padding, padding)?;
                 let neighbours = (0..=2 * padding).map(|i| padded.narrow(dim, i, size));
-                conv2d(
-                    &Tensor::cat(&neighbours.collect::<candle_core::Result<Vec<_>>>()?, 1)?,
-                    weight,
-                    Some(bias),
-                    1,
-                    0,
-                )
+                Tensor::cat(&neighbours.collect::<candle_core::Result<Vec<_>>>()?, 1)?
             }
-        }?
-        .relu()
+        };
+        self.conv.forward(&FeatureMap::from_images(&x)?)?.to_images()?.relu()
     }
 }
 
@@ -183,14 +181,15 @@ impl Weights<'_> {
         if !sum.is_finite() {
             return Err(EvalError::Convolution(name.clone()));
         }
-        let line = (h != w).then_some(if h == 1 { 3 } else { 2 });
-        let weight = match line {
-            None => weight,
-            Some(_) => weight.flatten_from(2)?.transpose(1, 2)?.reshape((outputs, (), 1, 1))?,
+        let padding = if padded { h.max(w) / 2 } else { 0 };
+        let line = (h != w).then(|| Line { dim: if h == 1 { 3 } else { 2 }, padding });
+        let (weight, stride, padding) = match line {
+            None => (weight, stride, padding),
+            Some(_) => (weight.flatten_from(2)?.transpose(1, 2)?.reshape((outputs, (), 1, 1))?, 1, 0),
         };
         let placed = |tensor: &Tensor| tensor.to_dtype(DType::F32)?.to_device(self.device);
-        let padding = if padded { h.max(w) / 2 } else { 0 };
-        Ok(Convolution { weight: placed(&weight)?, bias: placed(&bias)?, stride, padding, line })
+        let conv = Conv2d::from_tensors(placed(&weight)?, Some(placed(&bias)?), stride, padding);
+        Ok(Convolution { conv, line })
     }
 
     /// In f64, so that what is folded is rounded once.

@@ -1,8 +1,11 @@
 //! A small classifier of handwritten digits, whose features stand in for Inception's where pictures are 28 × 28 and grey.
 
 use candle_core::{DType, Device, Result, Tensor, bail};
-use candle_nn::{Init, VarBuilder};
-use diffusion_kernels::{Activation, FeatureMap, GroupNorm, in_pool, linear, silu};
+use candle_nn::{Module, VarBuilder};
+use diffusion_kernels::{Activation, FeatureMap, in_pool, silu};
+use diffusion_nn::{
+    Conv2d, Conv2dConfig, GroupNorm, Initialisation, Linear, conv2d, group_norm, linear_with,
+};
 
 use crate::{EvalError, Reference, Statistics};
 
@@ -16,6 +19,7 @@ const CONVOLUTIONS: [(&str, usize, usize, usize); 6] = [
     ("conv6", 96, 96, 1),
 ];
 const GROUPS: usize = 8;
+const EPS: f64 = 1e-5;
 /// Images at once: more would need more memory without being faster.
 const BATCH: usize = 256;
 
@@ -26,16 +30,9 @@ const BATCH: usize = 256;
 /// ```
 #[derive(Clone, Debug)]
 pub struct DigitJudge {
-    convolutions: Vec<Convolution>,
-    hidden: (Tensor, Tensor),
-    out: (Tensor, Tensor),
-}
-
-#[derive(Clone, Debug)]
-struct Convolution {
-    stride: usize,
-    weight: Tensor,
-    norm: (Tensor, Tensor),
+    convolutions: Vec<(Conv2d, GroupNorm)>,
+    hidden: Linear,
+    out: Linear,
 }
 
 /// What the judge makes of N images.
@@ -60,22 +57,14 @@ impl DigitJudge {
     /// # Errors
     /// Parameters that `vb` does not have or has in another shape.
     pub fn new(vb: VarBuilder<'_>) -> Result<Self> {
-        let (ones, zeros) = (Init::Const(1.0), Init::Const(0.0));
-        let normal = |inputs: usize| Init::Randn { mean: 0.0, stdev: (2.0 / inputs as f64).sqrt() };
+        let init = Initialisation::KaimingNormal;
         let convolution = |&(name, inputs, outputs, stride): &(&str, usize, usize, usize)| {
-            let vb = vb.pp(name);
-            let weight = vb.get_with_hints((outputs, inputs, 3, 3), "weight", normal(9 * inputs))?;
-            let norm = (
-                vb.get_with_hints(outputs, "norm.weight", ones)?,
-                vb.get_with_hints(outputs, "norm.bias", zeros)?,
-            );
-            Ok(Convolution { stride, weight, norm })
+            let (vb, config) =
+                (vb.pp(name), Conv2dConfig { stride, bias: false, init, ..Default::default() });
+            let norm = group_norm(GROUPS, outputs, EPS, vb.pp("norm"))?;
+            Ok((conv2d(inputs, outputs, config, vb)?, norm))
         };
-        let linear = |name: &str, inputs: usize, outputs: usize| -> Result<(Tensor, Tensor)> {
-            let vb = vb.pp(name);
-            let weight = vb.get_with_hints((outputs, inputs), "weight", normal(inputs))?;
-            Ok((weight, vb.get_with_hints(outputs, "bias", zeros)?))
-        };
+        let linear = |name: &str, inputs, outputs| linear_with(inputs, outputs, init, vb.pp(name));
         let [.., (_, _, channels, _)] = CONVOLUTIONS;
         Ok(Self {
             convolutions: CONVOLUTIONS.iter().map(convolution).collect::<Result<_>>()?,
@@ -93,20 +82,12 @@ impl DigitJudge {
             bail!("the digit judge reads images (N, 1, 28, 28), not {:?}", images.shape());
         }
         let mut h = FeatureMap::from_images(images)?;
-        for Convolution { stride, weight, norm: (weight_of_norm, bias) } in &self.convolutions {
-            let norm = GroupNorm {
-                groups: GROUPS,
-                eps: 1e-5,
-                weight: weight_of_norm,
-                bias,
-                modulation: None,
-                activation: Activation::Silu,
-            };
-            h = h.conv2d(weight, None, *stride, 1)?.group_norm(&norm)?;
+        for (convolution, norm) in &self.convolutions {
+            h = norm.forward(&convolution.forward(&h)?, Activation::Silu)?;
         }
         let pooled = h.to_images()?.flatten_from(2)?.mean(2)?;
-        let features = silu(&linear(&pooled, &self.hidden.0, &self.hidden.1)?)?;
-        let logits = linear(&features, &self.out.0, &self.out.1)?;
+        let features = silu(&self.hidden.forward(&pooled)?)?;
+        let logits = self.out.forward(&features)?;
         Ok(Verdict { features, logits })
     }
 

@@ -6,7 +6,6 @@ use candle_core::{Device, Tensor};
 use diffusion_data::ImageDataset;
 use diffusion_files::{FileError, read_tensors};
 use diffusion_model::{ModelClass, ModelDescription, ModelState, Weights};
-use diffusion_unet::Parameters;
 
 use crate::{ConfigError, TrainConfig, TrainError, Trainer, TrainingModel};
 
@@ -18,9 +17,10 @@ impl TrainConfig {
     pub fn trainer(&self, dataset: &ImageDataset, device: &Device) -> Result<Trainer, TrainError> {
         self.validate()?;
         let description = self.describe(dataset)?;
-        let (network, parameters) =
-            Parameters::initialise(self.seed, device, |vb| description.network.build_for_training(vb))
-                .map_err(|e| ConfigError::Text { place: "network".to_owned(), problem: e.to_string() })?;
+        let (network, parameters) = description
+            .network
+            .initialise(self.seed, device)
+            .map_err(|e| ConfigError::Text { place: "network".to_owned(), problem: e.to_string() })?;
         Trainer::new(self, TrainingModel { description, network, parameters }, dataset, device)
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use candle_core::{Result, Tensor, Var};
 use diffusion_kernels::{self as kernels, Muon, Trained};
-use diffusion_unet::Parameters;
+use diffusion_nn::{ParameterError, Parameters};
 use serde::{Deserialize, Serialize};
 
 use super::ema::Ema;
@@ -24,8 +24,8 @@ pub struct AdamWConfig {
     pub eps: f64,
     /// Decoupled weight decay (Loshchilov & Hutter 2019), at least 0.
     pub weight_decay: f64,
-    /// Update the matrices between hidden layers by Muon instead, momentum with orthogonalised directions (Jordan et al. 2024); AdamW
-    /// is left with what meets pixels and with vectors.
+    /// Update the [hidden matrices](Parameters::is_hidden_matrix) by Muon instead, momentum with orthogonalised
+    /// directions (Jordan et al. 2024). AdamW updates the other parameters.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub muon: bool,
 }
@@ -38,14 +38,6 @@ impl Default for AdamWConfig {
 
 /// Muon's constants; the others are those of the training.
 const MUON: Muon = Muon { lr: 0.0, momentum: 0.95, weight_decay: 0.0, update_rms: 0.2, gradient_scale: 1.0 };
-
-/// Layers that meet pixels or classes.
-const OUTER: [&str; 5] = ["stem.", "out.", "conv_in.", "conv_out.", "class_embedding."];
-
-/// Whether the parameter is a matrix between hidden layers.
-fn is_hidden_matrix(name: &str, weight: &Tensor) -> bool {
-    weight.rank() >= 2 && !OUTER.iter().any(|outer| name.starts_with(outer))
-}
 
 /// AdamW (Loshchilov & Hutter 2019, algorithm 2) in PyTorch's order of operations.
 #[derive(Clone, Debug)]
@@ -93,7 +85,7 @@ impl AdamW {
             match (gradients.get(name), self.moments.get(name), average) {
                 (Some(gradient), Some((first, second)), average) => {
                     let trained = Trained { weight, first, second, average };
-                    if self.config.muon && is_hidden_matrix(name, weight) {
+                    if self.config.muon && parameters.is_hidden_matrix(name) {
                         matrices.push((gradient, trained));
                         continue;
                     }
@@ -119,22 +111,22 @@ impl AdamW {
             .collect()
     }
 
-    /// Goes on after `step` updates from saved moments. `Err` names the tensor that is missing or does not fit; then
-    /// nothing has changed.
+    /// Goes on after `step` updates from saved moments. Nothing is changed if any tensor does not fit.
     ///
     /// # Errors
-    /// A tensor that is missing, unknown or of another shape.
+    /// A tensor that is missing, unknown or of another shape, named.
     pub fn restore(
         &mut self,
         step: u64,
         mut tensors: BTreeMap<String, Tensor>,
-    ) -> std::result::Result<(), String> {
+    ) -> std::result::Result<(), ParameterError> {
         let mut take = |key: String, like: &Tensor| match tensors.remove(&key) {
-            Some(t) if t.dims() == like.dims() => Var::from_tensor(&t).map_err(|e| e.to_string()),
+            Some(t) if t.dims() == like.dims() => Ok(Var::from_tensor(&t)?),
             Some(t) => {
-                Err(format!("tensor `{key}` has shape {:?}, the network needs {:?}", t.dims(), like.dims()))
+                let (expected, found) = (like.dims().to_vec(), t.dims().to_vec());
+                Err(ParameterError::Shape { name: key, expected, found })
             }
-            None => Err(format!("tensor `{key}` is missing")),
+            None => Err(ParameterError::Missing(key)),
         };
         let moments = self
             .moments
@@ -142,9 +134,9 @@ impl AdamW {
             .map(|(name, (m, v))| {
                 Ok((name.clone(), (take(format!("first/{name}"), m)?, take(format!("second/{name}"), v)?)))
             })
-            .collect::<std::result::Result<_, String>>()?;
+            .collect::<std::result::Result<_, ParameterError>>()?;
         if let Some(name) = tensors.keys().next() {
-            return Err(format!("tensor `{name}` belongs to no parameter"));
+            return Err(ParameterError::Unexpected(name.clone()));
         }
         self.moments = moments;
         self.step = step;

@@ -10,6 +10,8 @@ use rand::RngExt;
 use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
 
+use super::state::{CheckpointFile, RestoreError};
+
 /// How the levels of a batch are drawn.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -118,16 +120,17 @@ impl LevelSampler {
         self.history.as_ref()
     }
 
-    /// Goes on from what was remembered. `Err` says what does not fit; then nothing has changed.
+    /// Goes on from what was remembered. Nothing is changed if it does not fit.
     ///
     /// # Errors
     /// A memory where none is used, none where one is, or one of another number of timesteps.
-    pub fn restore(&mut self, history: Option<LossHistory>) -> std::result::Result<(), String> {
+    pub fn restore(&mut self, history: Option<LossHistory>) -> std::result::Result<(), RestoreError> {
         let steps =
             |history: &Option<LossHistory>| history.as_ref().map_or(0, |history| history.losses.len());
         let (found, expected) = (steps(&history), steps(&self.history));
         if found != expected {
-            return Err(format!("it remembers the losses of {found} timesteps, the run needs {expected}"));
+            let problem = format!("it remembers the losses of {found} timesteps, the run needs {expected}");
+            return Err(history_error(problem));
         }
         self.history = history;
         Ok(())
@@ -190,26 +193,30 @@ impl LossHistory {
         Ok(BTreeMap::from([(Self::TENSOR.to_owned(), Tensor::new(rows, &Device::Cpu)?)]))
     }
 
-    /// The inverse of [`to_tensors`](Self::to_tensors). `Err` says what does not fit.
+    /// The inverse of [`to_tensors`](Self::to_tensors).
     ///
     /// # Errors
     /// A tensor that is missing, unknown, or of another width or type.
-    pub fn from_tensors(mut tensors: BTreeMap<String, Tensor>) -> std::result::Result<Self, String> {
+    pub fn from_tensors(mut tensors: BTreeMap<String, Tensor>) -> std::result::Result<Self, RestoreError> {
         let name = Self::TENSOR;
-        let tensor = tensors.remove(name).ok_or_else(|| format!("tensor `{name}` is missing"))?;
+        let tensor = tensors.remove(name).ok_or_else(|| history_error(format!("tensor `{name}` is missing")))?;
         if let Some(name) = tensors.keys().next() {
-            return Err(format!("tensor `{name}` is not known here"));
+            return Err(history_error(format!("tensor `{name}` is not known here")));
         }
-        let rows = tensor.to_vec2::<f32>().map_err(|e| format!("tensor `{name}`: {e}"))?;
+        let rows = tensor.to_vec2::<f32>().map_err(|e| history_error(format!("tensor `{name}`: {e}")))?;
         if rows.iter().any(|row| row.len() != HISTORY) {
-            return Err(format!(
+            return Err(history_error(format!(
                 "tensor `{name}` has shape {:?}; each row must be {HISTORY} wide",
                 tensor.dims()
-            ));
+            )));
         }
         let kept = |row: Vec<f32>| row.into_iter().filter(|loss| !loss.is_nan()).collect();
         Ok(Self { losses: rows.into_iter().map(kept).collect() })
     }
+}
+
+fn history_error(problem: String) -> RestoreError {
+    RestoreError::new(Some(CheckpointFile::LossHistory), problem)
 }
 
 /// The index at which the running sum of `probabilities` passes `share`, in [0, 1).

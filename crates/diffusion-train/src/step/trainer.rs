@@ -311,7 +311,6 @@ impl Trainer {
                 "its seed, step and position do not belong together; it was changed by hand or damaged";
             return Err(RestoreError::new(Some(CheckpointFile::State), problem));
         }
-        let in_file = |file| move |problem: String| RestoreError::new(Some(file), problem);
         let parameters = &self.model.parameters;
         for (tensors, file) in
             [(&checkpoint.ema, CheckpointFile::Ema), (&checkpoint.model, CheckpointFile::Model)]
@@ -322,8 +321,8 @@ impl Trainer {
         self.ema.restore(checkpoint.ema).map_err(device_error)?;
         self.optimizer
             .restore(state.step, checkpoint.optimizer)
-            .map_err(in_file(CheckpointFile::Optimizer))?;
-        self.levels.restore(checkpoint.loss_history).map_err(in_file(CheckpointFile::LossHistory))?;
+            .map_err(|e| RestoreError::new(Some(CheckpointFile::Optimizer), e))?;
+        self.levels.restore(checkpoint.loss_history)?;
         self.loader.seek(position).map_err(|e| RestoreError::new(None, e))?;
         self.step = state.step;
         self.elapsed = Duration::try_from_secs_f64(state.elapsed_seconds)

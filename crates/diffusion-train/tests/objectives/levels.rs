@@ -153,8 +153,8 @@ fn a_history_that_does_not_fit_is_refused() {
     let objective = diffusion(20, PredictionType::Epsilon);
     let mut importance = LevelSampler::new(TimestepSampling::Importance, &objective);
     let mut uniform = LevelSampler::new(TimestepSampling::Uniform, &objective);
-    assert!(importance.restore(None).unwrap_err().contains("of 0 timesteps, the run needs 20"));
-    assert!(uniform.restore(Some(LossHistory::new(20))).unwrap_err().contains("the run needs 0"));
+    assert!(importance.restore(None).unwrap_err().to_string().contains("of 0 timesteps, the run needs 20"));
+    assert!(uniform.restore(Some(LossHistory::new(20))).unwrap_err().to_string().contains("the run needs 0"));
     importance.restore(Some(LossHistory::new(20))).unwrap();
     uniform.restore(None).unwrap();
     let none = LossHistory::from_tensors(std::collections::BTreeMap::new()).unwrap_err();

@@ -19,11 +19,11 @@ const SIDE: usize = 299;
 /// Added to variances before their root.
 const EPS: f64 = 1e-3;
 
-/// Inception-v3 up to its last pooling, with the weights and the arithmetic of FID (Heusel et al. 2017) as the package
-/// `pytorch-fid` has them, which the published numbers are compared by.
+/// Inception-v3 up to its last pooling, with the weights and the arithmetic of FID (Heusel et al. 2017)
+/// as the package `pytorch-fid` has them, which the published numbers are compared by.
 ///
-/// The weights are those of `pt_inception-2015-12-05-6726825d.pth`, saved as safetensors under their names; what else
-/// the file has, the classifier among it, is not looked at.
+/// The weights are those of `pt_inception-2015-12-05-6726825d.pth`, saved as safetensors under their
+/// names; what else the file has, the classifier among it, is not looked at.
 #[derive(Clone, Debug)]
 pub struct Inception {
     steps: Vec<Step<Convolution>>,
@@ -44,7 +44,8 @@ impl Inception {
             .map_err(|reason| EvalError::Weights { path: path.to_owned(), reason: Box::new(reason) })
     }
 
-    /// Of `tensors` on the CPU, in any float type, and by their names, such as `Mixed_5b.branch1x1.bn.running_var`.
+    /// Of `tensors` on the CPU, in any float type, and by their names, such as
+    /// `Mixed_5b.branch1x1.bn.running_var`.
     ///
     /// # Errors
     /// A tensor that is missing, of another shape, or makes a convolution that is not finite.
@@ -54,10 +55,11 @@ impl Inception {
         Ok(Self { steps })
     }
 
-    /// `images` (N, 1 or 3, H, W) in \[−1, 1\] and of any size, on the network's device, to (N, 2048) in f32.
+    /// `images` (N, 1 or 3, H, W) in \[−1, 1\] and of any size, on the network's device, to (N, 2048) in
+    /// f32.
     ///
-    /// Grey becomes three channels. The way to 299 × 299 is bilinear without any smoothing, which is a poor way to make
-    /// images smaller, but the one of FID. It takes about 25 MB an image.
+    /// Grey becomes three channels. The way to 299 × 299 is bilinear without any smoothing, which is a
+    /// poor way to make images smaller, but the one of FID. It takes about 25 MB an image.
     ///
     /// # Errors
     /// A tensor of another shape or nothing in it; whatever the device reports.
@@ -135,7 +137,7 @@ impl Pool {
     }
 }
 
-/// What is read, and where it goes.
+/// The tensors of the file, and the device of the network.
 struct Weights<'a> {
     tensors: &'a HashMap<String, Tensor>,
     device: &'a Device,
@@ -176,13 +178,13 @@ impl Weights<'_> {
         let factors = (norm("weight")? / (norm("running_var")? + EPS)?.sqrt()?)?;
         let bias = (norm("bias")? - norm("running_mean")?.mul(&factors)?)?;
         let weight = weight.broadcast_mul(&factors.reshape((outputs, 1, 1, 1))?)?;
-        // A ReLU would make zeros of what is not a number, and features of them.
+        // A ReLU turns NaN into zeros, and features would come of them.
         let sum = (weight.sum_all()? + bias.sum_all()?)?.to_scalar::<f64>()?;
         if !sum.is_finite() {
             return Err(EvalError::Convolution(name.clone()));
         }
         let padding = if padded { h.max(w) / 2 } else { 0 };
-        let line = (h != w).then(|| Line { dim: if h == 1 { 3 } else { 2 }, padding });
+        let line = (h != w).then_some(Line { dim: if h == 1 { 3 } else { 2 }, padding });
         let (weight, stride, padding) = match line {
             None => (weight, stride, padding),
             Some(_) => (weight.flatten_from(2)?.transpose(1, 2)?.reshape((outputs, (), 1, 1))?, 1, 0),
@@ -192,7 +194,7 @@ impl Weights<'_> {
         Ok(Convolution { conv, line })
     }
 
-    /// In f64, so that what is folded is rounded once.
+    /// In f64, so that folding rounds once.
     fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor, EvalError> {
         let Some(tensor) = self.tensors.get(name) else {
             return Err(EvalError::MissingTensor(name.to_owned()));

@@ -1,4 +1,5 @@
-//! A small classifier of handwritten digits, whose features stand in for Inception's where pictures are 28 × 28 and grey.
+//! A small classifier of handwritten digits, whose features stand in for Inception's where pictures are
+//! 28 × 28 and grey.
 
 use candle_core::{DType, Device, Result, Tensor, bail};
 use candle_nn::{Module, VarBuilder};
@@ -9,7 +10,8 @@ use diffusion_nn::{
 
 use crate::{EvalError, Reference, Statistics};
 
-/// The 3 × 3 convolutions, each followed by a group normalisation and SiLU: name, channels in and out, stride.
+/// The 3 × 3 convolutions, each followed by a group normalisation and SiLU: name, channels in and out,
+/// stride.
 const CONVOLUTIONS: [(&str, usize, usize, usize); 6] = [
     ("conv1", 1, 32, 1),
     ("conv2", 32, 32, 1),
@@ -108,12 +110,13 @@ impl DigitJudge {
     }
 }
 
-/// The shipped judge and what it makes of real digits; its accuracy and how it came to be are in `assets/README.md`.
+/// The shipped judge and what it makes of real digits; its accuracy and how it came to be are in
+/// `assets/README.md`.
 const SHIPPED: &[u8] = include_bytes!("../../../assets/digit-judge.safetensors");
 
 impl DigitJudge {
-    /// The judge that ships with this crate, and MNIST's 10,000 test digits as it sees them (3,000 of them, where single digits are
-    /// compared).
+    /// The judge that ships with this crate, and MNIST's 10,000 test digits as it sees them (3,000 of
+    /// them, where single digits are compared).
     ///
     /// # Errors
     /// Those of the device.

@@ -11,7 +11,8 @@ use crate::{GroupNorm, Linear, group_norm, linear};
 pub struct AttentionConfig {
     /// Channels of the images.
     pub channels: usize,
-    /// Channels of a head, between 1 and `channels`; there are as many heads as fit into `channels`. None: one head.
+    /// Channels of a head, between 1 and `channels`; there are as many heads as fit into `channels`.
+    /// None: one head.
     pub head_channels: Option<usize>,
     /// Groups of the normalisation before it. None: no normalisation.
     pub groups: Option<usize>,
@@ -19,8 +20,8 @@ pub struct AttentionConfig {
     pub eps: f64,
 }
 
-/// GroupNorm, attention of every pixel to every other (Vaswani et al. 2017, eq. 1; Ho et al. 2020, appendix B), and
-/// the input added: (N, C, H, W) to the same.
+/// GroupNorm, attention of every pixel to every other (Vaswani et al. 2017, eq. 1; Ho et al. 2020,
+/// appendix B), and the input added: (N, C, H, W) to the same.
 #[derive(Clone, Debug)]
 pub struct Attention {
     heads: usize,

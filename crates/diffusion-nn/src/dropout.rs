@@ -18,8 +18,8 @@ pub struct DropoutNoise {
     pub first_index: u64,
 }
 
-/// The dropout of one training pass (Srivastava et al. 2014), scaled so that expectations stay. Each image has one
-/// generator, which goes on from layer to layer in the order of the calls.
+/// The dropout of one training pass (Srivastava et al. 2014), scaled so that expectations stay. Each
+/// image has one generator, which goes on from layer to layer in the order of the calls.
 #[derive(Debug)]
 pub struct Dropout {
     rate: f32,

@@ -8,8 +8,8 @@ use diffusion_kernels as kernels;
 
 use crate::Linear;
 
-/// Sinusoidal features of the timestep: sin(t·f_k) and cos(t·f_k) with f_k = exp(−ln(10000)·k/(half − shift)),
-/// k = 0..half (Vaswani et al. 2017; Ho et al. 2020).
+/// Sinusoidal features of the timestep: sin(t·f_k) and cos(t·f_k) with f_k = exp(−ln(10000)·k/(half −
+/// shift)), k = 0..half (Vaswani et al. 2017; Ho et al. 2020).
 #[derive(Clone, Debug)]
 pub struct TimestepEmbedding {
     frequencies: Vec<f64>,
@@ -18,8 +18,8 @@ pub struct TimestepEmbedding {
 }
 
 impl TimestepEmbedding {
-    /// Features of width `dim`: sines first (or cosines, if `cosine_first`), one zero at the end when `dim` is odd.
-    /// `frequency_shift` is 1 in DDPM, 0 in later models.
+    /// Features of width `dim`: sines first (or cosines, if `cosine_first`), one zero at the end when
+    /// `dim` is odd. `frequency_shift` is 1 in DDPM, 0 in later models.
     ///
     /// # Errors
     /// A width too small for the shift: `dim / 2` must exceed it.
@@ -57,8 +57,8 @@ impl TimestepEmbedding {
     }
 }
 
-/// Sinusoidal features of a timestep's logarithm: sin(2π·w·ln t), then cos(2π·w·ln t), for frequencies w that begin at
-/// random and are never trained (Song et al. 2021, appendix C).
+/// Sinusoidal features of a timestep's logarithm: sin(2π·w·ln t), then cos(2π·w·ln t), for frequencies w
+/// that begin at random and are never trained (Song et al. 2021, appendix C).
 #[derive(Clone, Debug)]
 pub struct FourierEmbedding {
     /// (frequencies).
@@ -137,7 +137,8 @@ pub struct TimeEmbedding {
 }
 
 impl TimeEmbedding {
-    /// An embedding of `width` numbers with `hidden` ones between the layers, whose parameters are those of `layers`.
+    /// An embedding of `width` numbers with `hidden` ones between the layers, whose parameters are those
+    /// of `layers`.
     ///
     /// # Errors
     /// Parameters that `layers` do not have or have in another shape.
@@ -164,7 +165,8 @@ impl Module for TimeEmbedding {
     }
 }
 
-/// A learned vector for each class, and, in the last row, one for images without a class, if the table has such a row.
+/// A learned vector for each class, and, in the last row, one for images without a class, if the table
+/// has such a row.
 #[derive(Clone, Debug)]
 pub struct ClassEmbedding {
     /// (rows, width).
@@ -173,8 +175,8 @@ pub struct ClassEmbedding {
 }
 
 impl ClassEmbedding {
-    /// `rows` vectors of `width` numbers, the last of them for images without a class if `null_class`. Parameter
-    /// `weight`, which begins as normal numbers of variance 1.
+    /// `rows` vectors of `width` numbers, the last of them for images without a class if `null_class`.
+    /// Parameter `weight`, which begins as normal numbers of variance 1.
     ///
     /// # Errors
     /// A parameter that `vb` does not have or has in another shape.

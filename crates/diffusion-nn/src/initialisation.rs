@@ -2,8 +2,8 @@
 
 use candle_nn::Init;
 
-/// The first values of a convolution or of a fully connected layer. The fan-in is the number of inputs that one output
-/// is a sum over.
+/// The first values of a convolution or of a fully connected layer. The fan-in is the number of inputs
+/// that one output is a sum over.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Initialisation {
     /// PyTorch's default, Kaiming-uniform with a = √5: weight and bias are uniform in ±1/√fan-in.

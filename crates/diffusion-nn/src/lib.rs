@@ -1,9 +1,10 @@
 //! The layers of diffusion networks, their named parameters and how these begin.
 //!
-//! A layer owns its parameters, asks a [`VarBuilder`](candle_nn::VarBuilder) for them by name, and leaves the arithmetic
-//! to `diffusion-kernels`. It takes and gives a [`FeatureMap`](diffusion_kernels::FeatureMap) where images pass through
-//! it, a tensor where vectors do. [`Parameters`] are the trainable variables of a network, [`load_frozen`] builds a
-//! network that is only used, and [`count_parameters`] one without numbers.
+//! A layer owns its parameters, asks a [`VarBuilder`](candle_nn::VarBuilder) for them by name, and
+//! leaves the arithmetic to `diffusion-kernels`. It takes and gives a
+//! [`FeatureMap`](diffusion_kernels::FeatureMap) where images pass through it, a tensor where vectors
+//! do. [`Parameters`] are the trainable variables of a network, [`load_frozen`] builds a network that is
+//! only used, and [`count_parameters`] one without numbers.
 //!
 //! This crate knows no whole network, no schedule, no loss and no sampler.
 //!

@@ -13,7 +13,8 @@ pub struct Linear {
     bias: Tensor,
 }
 
-/// A fully connected layer with the parameters `weight` (Dout, Din) and `bias` (Dout), which begin as PyTorch's.
+/// A fully connected layer with the parameters `weight` (Dout, Din) and `bias` (Dout), which begin as
+/// PyTorch's.
 ///
 /// # Errors
 /// A parameter that `vb` does not have or has in another shape.
@@ -48,7 +49,7 @@ impl Linear {
     ///
     /// # Errors
     /// Another number of channels.
-    pub fn forward_pixels(&self, x: &FeatureMap) -> Result<FeatureMap> {
+    pub(crate) fn forward_pixels(&self, x: &FeatureMap) -> Result<FeatureMap> {
         let (outputs, inputs) = self.weight.dims2()?;
         x.conv2d(&self.weight.reshape((outputs, inputs, 1, 1))?, Some(&self.bias), 1, 0)
     }

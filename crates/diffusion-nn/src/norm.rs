@@ -13,11 +13,12 @@ pub struct GroupNorm {
     bias: Tensor,
 }
 
-/// Normalisation of `channels` channels in `groups` groups, with `eps` added to the variance. Parameters `weight` (C),
-/// which begins with ones, and `bias` (C), which begins with zeros.
+/// Normalisation of `channels` channels in `groups` groups, with `eps` added to the variance. Parameters
+/// `weight` (C), which begins with ones, and `bias` (C), which begins with zeros.
 ///
 /// # Errors
-/// `groups` that do not divide `channels`, both named; a parameter that `vb` does not have or has in another shape.
+/// `groups` that do not divide `channels`, both named; a parameter that `vb` does not have or has in
+/// another shape.
 pub fn group_norm(groups: usize, channels: usize, eps: f64, vb: VarBuilder<'_>) -> Result<GroupNorm> {
     if groups == 0 || !channels.is_multiple_of(groups) {
         return Err(Error::Msg(format!(
@@ -46,7 +47,7 @@ impl GroupNorm {
     ///
     /// # Errors
     /// Another number of channels.
-    pub fn forward_modulated(
+    pub(crate) fn forward_modulated(
         &self,
         x: &FeatureMap,
         modulation: Option<&Tensor>,

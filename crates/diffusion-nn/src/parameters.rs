@@ -44,8 +44,8 @@ pub struct Parameters {
 }
 
 impl Parameters {
-    /// Builds a network with fresh trainable parameters on `device`. Each is drawn from (seed, name), so the order in
-    /// which a network asks for them does not matter.
+    /// Builds a network with fresh trainable parameters on `device`. Each is drawn from (seed, name), so
+    /// the order in which a network asks for them does not matter.
     ///
     /// # Errors
     /// Those of `build`.
@@ -72,8 +72,8 @@ impl Parameters {
         Self { outer_layers, ..self }
     }
 
-    /// Whether the parameter `name` is a matrix, or a kernel of a convolution, of a layer that is not one of the outer
-    /// ones. Such parameters are what Muon is made for (Jordan et al. 2024).
+    /// Whether the parameter `name` is a matrix, or a kernel of a convolution, of a layer that is not
+    /// one of the outer ones. Such parameters are what Muon is made for (Jordan et al. 2024).
     pub fn is_hidden_matrix(&self, name: &str) -> bool {
         let layer = name.split('.').next();
         let is_outer = self.outer_layers.iter().any(|outer| Some(*outer) == layer);
@@ -99,7 +99,8 @@ impl Parameters {
         counts
     }
 
-    /// The current values. The tensors share memory with the parameters: write or copy them before the next update.
+    /// The current values. The tensors share memory with the parameters: write or copy them before the
+    /// next update.
     pub fn tensors(&self) -> BTreeMap<String, Tensor> {
         self.vars.iter().map(|(name, var)| (name.clone(), var.as_detached_tensor())).collect()
     }
@@ -149,8 +150,8 @@ pub fn count_parameters<M>(build: impl FnOnce(VarBuilder<'_>) -> Result<M>) -> R
     Ok(count.load(Ordering::Relaxed))
 }
 
-/// The name of the part of the network that a parameter belongs to: its first component, and the second one if that is
-/// the number of a block. For example, `enc1` or `down_blocks.0`.
+/// The name of the part of the network that a parameter belongs to: its first component, and the second
+/// one if that is the number of a block. For example, `enc1` or `down_blocks.0`.
 pub fn part_of(parameter: &str) -> String {
     let components: Vec<&str> = parameter.split('.').collect();
     match components.as_slice() {

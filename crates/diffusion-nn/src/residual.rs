@@ -80,8 +80,8 @@ pub struct ResidualBlockConfig {
     pub names: ResidualBlockNames,
 }
 
-/// Twice (GroupNorm → SiLU → 3×3 convolution) with the time embedding in between and a skip around (Ho et al. 2020,
-/// appendix B): (N, Cin, H, W) and (N, time_dim) to (N, Cout, H', W').
+/// Twice (GroupNorm → SiLU → 3×3 convolution) with the time embedding in between and a skip around (Ho
+/// et al. 2020, appendix B): (N, Cin, H, W) and (N, time_dim) to (N, Cout, H', W').
 #[derive(Clone, Debug)]
 pub struct ResidualBlock {
     conditioning: TimeConditioning,
@@ -98,11 +98,12 @@ pub struct ResidualBlock {
 impl ResidualBlock {
     /// A block from `in_channels` to `out_channels` channels.
     ///
-    /// With as many groups as output channels, the second normalisation removes what [`TimeConditioning::Add`] added,
-    /// and the block cannot see the time.
+    /// With as many groups as output channels, the second normalisation removes what
+    /// [`TimeConditioning::Add`] added, and the block cannot see the time.
     ///
     /// # Errors
-    /// Channel counts that the groups do not divide; parameters that `vb` does not have or has in another shape.
+    /// Channel counts that the groups do not divide; parameters that `vb` does not have or has in
+    /// another shape.
     pub fn new(
         in_channels: usize,
         out_channels: usize,
@@ -124,7 +125,8 @@ impl ResidualBlock {
         })
     }
 
-    /// `x` (N, Cin, H, W), `time` (N, time_dim), to (N, Cout, H', W'); `dropout` acts before the second convolution.
+    /// `x` (N, Cin, H, W), `time` (N, time_dim), to (N, Cout, H', W'); `dropout` acts before the second
+    /// convolution.
     ///
     /// # Errors
     /// Another number of channels or images; with [`Resample::Halve`], sides that are not even.

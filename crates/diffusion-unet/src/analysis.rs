@@ -13,7 +13,7 @@ use crate::NetworkConfig;
 
 pub use sketch::{SketchLevel, UNetSketch};
 
-/// A part of a network: what has one name below the root, `enc1` or `down_blocks.0` say.
+/// A part of a network: the layers under one name below the root. For example, `enc1` or `down_blocks.0`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NetworkPart {
     /// The name.
@@ -55,7 +55,8 @@ pub struct NetworkAnalysis {
 }
 
 impl NetworkAnalysis {
-    /// Builds the network with random weights and leads `batch_size` images of `size` [H, W] through it, there and back.
+    /// Builds the network with random weights, and runs one forward and one backward pass on `batch_size` images of
+    /// `[height, width]`.
     ///
     /// Bytes of feature maps are those of the whole process: nothing else should compute at the same time. Where
     /// the kernels are switched off, there are none to be counted.

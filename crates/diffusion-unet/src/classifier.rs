@@ -28,14 +28,15 @@ const TIME_DIM: usize = 64;
 /// Levels, each at half the sides of the one above.
 const LEVELS: usize = 3;
 
-/// The first half of a U-Net with a mean over the pixels at its end (Dhariwal & Nichol 2021, section 4.1), small.
+/// The first half of a U-Net with a mean over the pixels at its end (Dhariwal & Nichol 2021, section
+/// 4.1), small.
 ///
 /// ```text
 /// image ─ 3 × (stride-2 convolution ─ residual block) ─ norm ─ mean over the pixels ─ linear ─ logits
 /// ```
 ///
-/// Each block sees the angle arctan(σ) of the noise level, and images are brought to a variance of about 1. So the classifier
-/// serves models of any schedule, of flows and of exploding noise alike.
+/// Each block sees the angle arctan(σ) of the noise level, and images are brought to a variance of about
+/// 1. So the classifier serves models of any schedule, of flows and of exploding noise alike.
 #[derive(Clone, Debug)]
 pub struct NoisyClassifier {
     time_embed: TimeEmbedding,
@@ -48,8 +49,8 @@ impl NoisyClassifier {
     /// The network with parameters from `vb`.
     ///
     /// # Errors
-    /// A width that is not a multiple of 8, no channels, fewer than 2 classes; parameters that `vb` does not have or has in another
-    /// shape.
+    /// A width that is not a multiple of 8, no channels, fewer than 2 classes; parameters that `vb` does
+    /// not have or has in another shape.
     pub fn new(config: &NoisyClassifierConfig, vb: VarBuilder<'_>) -> Result<Self> {
         let NoisyClassifierConfig { in_channels, base_channels, classes } = *config;
         if in_channels == 0 || base_channels == 0 || classes < 2 {
@@ -78,7 +79,8 @@ impl NoisyClassifier {
         })
     }
 
-    /// Logits (N, classes) of `x_t` (N, C, H, W), each image at its level; differentiable in images and parameters.
+    /// Logits (N, classes) of `x_t` (N, C, H, W), each image at its level; differentiable in images and
+    /// parameters.
     ///
     /// # Errors
     /// Another number of channels; a number of levels other than N.

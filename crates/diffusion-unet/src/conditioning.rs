@@ -1,4 +1,5 @@
-//! The vector that every residual block sees beside its images: of the timestep, and of the class if there are classes.
+//! The vector that every residual block sees beside its images: of the timestep, and of the class if
+//! there are classes.
 
 use candle_core::{Error, Result, Tensor};
 use candle_nn::Module;

@@ -38,7 +38,8 @@ impl NetworkConfig {
     /// The network with parameters from `vb`.
     ///
     /// # Errors
-    /// A configuration that describes no network; parameters that `vb` does not have or has in another shape.
+    /// A configuration that describes no network; parameters that `vb` does not have or has in another
+    /// shape.
     pub fn build(&self, vb: VarBuilder<'_>) -> Result<Box<dyn Network + Send + Sync>> {
         Ok(self.build_for_training(vb)?)
     }
@@ -54,8 +55,8 @@ impl NetworkConfig {
         }
     }
 
-    /// The network with fresh trainable parameters on `device`, each drawn from (`seed`, name). They know which of them
-    /// are [hidden matrices](Parameters::is_hidden_matrix).
+    /// The network with fresh trainable parameters on `device`, each drawn from (`seed`, name). They
+    /// know which of them are [hidden matrices](Parameters::is_hidden_matrix).
     ///
     /// # Errors
     /// A configuration that describes no network.
@@ -72,7 +73,8 @@ impl NetworkConfig {
         Ok((network, parameters.with_outer_layers(outer_layers)))
     }
 
-    /// Whether the output begins with zeros, so that the other layers get no gradient before it has learned something.
+    /// Whether the output begins with zeros, so that the other layers get no gradient before it has
+    /// learned something.
     pub fn begins_with_zeros(&self) -> bool {
         matches!(self, Self::Unet2d(config) if config.zero_init_output)
     }
@@ -85,7 +87,8 @@ impl NetworkConfig {
         }
     }
 
-    /// The same network for images of `channels` channels. The ratio of output channels to image channels stays.
+    /// The same network for images of `channels` channels. The ratio of output channels to image
+    /// channels stays.
     #[must_use]
     pub fn with_image_channels(&self, channels: usize) -> Self {
         let before = self.image_channels();
@@ -112,7 +115,8 @@ impl NetworkConfig {
         }
     }
 
-    /// The same network with an output of `channels` channels: twice the images' channels if it learns a variance.
+    /// The same network with an output of `channels` channels: twice the images' channels if it learns a
+    /// variance.
     #[must_use]
     pub fn with_output_channels(&self, channels: usize) -> Self {
         match self {
@@ -132,7 +136,8 @@ impl NetworkConfig {
         rows.unwrap_or(0).saturating_sub(usize::from(null_class))
     }
 
-    /// Whether images without a class are possible: the network is unconditional, or has a row for "no class".
+    /// Whether images without a class are possible: the network is unconditional, or has a row for "no
+    /// class".
     pub fn takes_no_class(&self) -> bool {
         let null_class = match self {
             Self::SimpleUnet(config) => config.null_class,
@@ -141,7 +146,8 @@ impl NetworkConfig {
         null_class || self.classes() == 0
     }
 
-    /// The same network for `classes` classes, with a row for "no class" if `null_class`; with 0 classes, an unconditional one.
+    /// The same network for `classes` classes, with a row for "no class" if `null_class`; with 0
+    /// classes, an unconditional one.
     #[must_use]
     pub fn with_classes(&self, classes: usize, null_class: bool) -> Self {
         let null_class = null_class && classes > 0;

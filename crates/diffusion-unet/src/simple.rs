@@ -62,8 +62,8 @@ const MAX_WIDTH: usize = 4096;
 ///                        └ down2 ─ mid ─ up2 ┘
 /// ```
 ///
-/// A 3×3 `stem` brings the image to `base_channels` before the first normalisation, since 8 groups do not divide
-/// 1 or 3 channels.
+/// A 3×3 `stem` brings the image to `base_channels` before the first normalisation, since 8 groups do
+/// not divide 1 or 3 channels.
 #[derive(Clone, Debug)]
 pub struct SimpleUNet {
     conditioning: Conditioning,
@@ -90,8 +90,8 @@ impl SimpleUNet {
     /// The network with parameters from `vb`.
     ///
     /// # Errors
-    /// `base_channels` that is not a multiple of 8, a `time_dim` below 4, widths of 0 or above 4096; parameters that `vb` does not
-    /// have or has in another shape.
+    /// `base_channels` that is not a multiple of 8, a `time_dim` below 4, widths of 0 or above 4096;
+    /// parameters that `vb` does not have or has in another shape.
     pub fn new(config: &SimpleUNetConfig, vb: VarBuilder<'_>) -> Result<Self> {
         let SimpleUNetConfig {
             in_channels,

@@ -71,12 +71,12 @@ impl UNet2D {
 
     /// The network with parameters from `vb`.
     ///
-    /// Where a level has as many groups as channels and time is added, its normalisation removes what was added, and the
-    /// level cannot see t. Construction warns.
+    /// Where a level has as many groups as channels and time is added, its normalisation removes what
+    /// was added, and the level cannot see t. Construction warns.
     ///
     /// # Errors
-    /// A configuration that describes no network, or one of more than 2³¹ parameters, naming the field and its value;
-    /// parameters that `vb` does not have or has in another shape.
+    /// A configuration that describes no network, or one of more than 2³¹ parameters, naming the field
+    /// and its value; parameters that `vb` does not have or has in another shape.
     pub fn new(config: &UNet2DConfig, vb: VarBuilder<'_>) -> Result<Self> {
         config.validate()?;
         let parameters = count_parameters(|vb| Self::with_parameters(config, vb))?;
@@ -205,7 +205,7 @@ fn to_patches(x: &Tensor, side: usize) -> Result<Tensor> {
     parted.permute(vec![0, 1, 3, 5, 2, 4])?.reshape((n, c * side * side, h / side, w / side))
 }
 
-/// The way back.
+/// The inverse of [`to_patches`].
 fn from_patches(x: &Tensor, side: usize) -> Result<Tensor> {
     if side == 1 {
         return Ok(x.clone());
@@ -221,6 +221,10 @@ impl Network for UNet2D {
         self.forward_classes(x_t, timesteps, &vec![None; x_t.dims().first().copied().unwrap_or(0)])
     }
 
+    /// # Errors
+    /// Sides that are not multiples of [`UNet2DConfig::size_multiple`]; classes that are missing or
+    /// unknown, or that a network without classes gets; timesteps of 0 or less where they are embedded
+    /// by their logarithm.
     fn forward_classes(&self, x_t: &Tensor, timesteps: &Tensor, classes: &[Option<u32>]) -> Result<Tensor> {
         self.forward_with(x_t, timesteps, classes, None)
     }

@@ -1,4 +1,5 @@
-//! The residual block and the time embedding of the small networks, with the parameter names of the PyTorch text.
+//! The residual block and the time embedding of the small networks, with the parameter names of the
+//! PyTorch text.
 
 use candle_core::Result;
 use candle_nn::VarBuilder;

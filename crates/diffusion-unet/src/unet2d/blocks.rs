@@ -260,7 +260,8 @@ impl UpBlock {
     ) -> Result<FeatureMap> {
         let mut x = x;
         for layer in &self.layers {
-            // The first convolution and each level's layers and downsampler gave one each: as many as there are here.
+            // The first convolution and each level's layers and downsampler gave one each: as many as
+            // there are here.
             let skip = skips.pop().expect("there is a skip for each layer on the way up");
             x = layer.forward(&x.cat(&skip)?, pass)?;
         }

@@ -1,4 +1,4 @@
-//! The description of a configurable U-Net, and what is wrong with one.
+//! The description of a configurable U-Net, and its validation.
 
 use candle_core::{Error, Result};
 use diffusion_kernels::TimeConditioning;
@@ -60,14 +60,14 @@ pub enum TimeEmbeddingType {
     /// Sinusoids of fixed frequencies (Ho et al. 2020).
     #[default]
     Positional,
-    /// Sinusoids of ln(t) with random frequencies, for timesteps that are noise levels (Song et al. 2021). The output is
-    /// divided by t.
+    /// Sinusoids of ln(t) with random frequencies, for timesteps that are noise levels (Song et al.
+    /// 2021). The output is divided by t.
     Fourier,
 }
 
 /// A [`crate::UNet2D`]. Names, values and defaults are those of `UNet2DModel` in diffusers, but for
-/// `attention_head_dim`, whose default there is 8; what is missing here, this network does not vary: SiLU, a middle
-/// block, no scaling of outputs.
+/// `attention_head_dim`, whose default there is 8; what is missing here, this network does not vary:
+/// SiLU, a middle block, no scaling of outputs.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 #[allow(clippy::struct_excessive_bools)] // The library's settings, which are independent of each other.
@@ -86,14 +86,15 @@ pub struct UNet2DConfig {
     pub up_block_types: Vec<UpBlockType>,
     /// Whether there is attention between the middle's two residual blocks.
     pub add_attention: bool,
-    /// Channels of an attention head; there are as many heads as fit into the level's width. None: one head.
+    /// Channels of an attention head; there are as many heads as fit into the level's width. None: one
+    /// head.
     pub attention_head_dim: Option<usize>,
     /// Groups of every normalisation; must divide all of `block_out_channels`.
     pub norm_num_groups: usize,
     /// Added to the variance in every normalisation, above 0.
     pub norm_eps: f64,
-    /// Groups of the normalisation in the middle's attention. None: `norm_num_groups`, but with `scale_shift` no
-    /// normalisation.
+    /// Groups of the normalisation in the middle's attention. None: `norm_num_groups`, but with
+    /// `scale_shift` no normalisation.
     pub attn_norm_num_groups: Option<usize>,
     /// What the time embedding does in a residual block.
     pub resnet_time_scale_shift: TimeScaleShift,
@@ -101,7 +102,8 @@ pub struct UNet2DConfig {
     pub downsample_type: ResampleType,
     /// How levels with attention double them.
     pub upsample_type: ResampleType,
-    /// Zeros around the images that a convolution halves: 1 on all sides, or with 0 one below and to the right.
+    /// Zeros around the images that a convolution halves: 1 on all sides, or with 0 one below and to the
+    /// right.
     pub downsample_padding: usize,
     /// The features of the timestep.
     pub time_embedding_type: TimeEmbeddingType,
@@ -111,22 +113,23 @@ pub struct UNet2DConfig {
     pub flip_sin_to_cos: bool,
     /// The last positional frequency is 1/10000 with 1, a little higher with 0.
     pub freq_shift: usize,
-    /// Rows of the table of classes that the network is told of. None: it knows no classes.
+    /// Rows of the table of classes. None: the network is unconditional.
     pub num_class_embeds: Option<usize>,
     /// The share of a residual block's activations that training removes, in [0, 1).
     pub dropout: f64,
     /// Images come in [0, 1] and are brought to [−1, 1] first.
     pub center_input_sample: bool,
-    /// Begin with an output of zeros, as Ho et al. 2020 do: the first updates then reach the last layer only. Not a setting
-    /// of the library's, since it leaves no trace in a trained network.
+    /// Begin with an output of zeros, as Ho et al. 2020 do: the first updates then reach the last layer
+    /// only. Not a setting of the library's, since it leaves no trace in a trained network.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub zero_init_output: bool,
-    /// The side of the squares of pixels that the network takes as one, their values as channels (Hoogeboom et al. 2023, section
-    /// 3.2): 2 spares the level with the most pixels. Not a setting of the library's: such a network cannot be exported.
+    /// The side of the squares of pixels that the network takes as one, their values as channels
+    /// (Hoogeboom et al. 2023, section 3.2): 2 spares the level with the most pixels. Not a setting of
+    /// the library's: such a network cannot be exported.
     #[serde(skip_serializing_if = "is_one")]
     pub patch_size: usize,
-    /// The last row of that table stands for "none in particular", as classifier-free guidance needs it. Not a setting of the
-    /// library's, where it is up to the user what a row stands for.
+    /// The last row of that table stands for "no class", as classifier-free guidance needs it.
+    /// Not a setting of the library's, where it is up to the user what a row stands for.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub null_class: bool,
 }
@@ -170,7 +173,7 @@ impl Default for UNet2DConfig {
     }
 }
 
-/// Wider layers, more levels, layers or classes would be a slip of the finger or a damaged file.
+/// Larger values are mistakes or come from a damaged file.
 const MAX_WIDTH: usize = 4096;
 const MAX_PATCH: usize = 16;
 const MAX_TIME_WIDTH: usize = 4 * MAX_WIDTH;
@@ -179,8 +182,8 @@ const MAX_LAYERS: usize = 32;
 const MAX_CLASSES: usize = 1_000_000;
 
 impl UNet2DConfig {
-    /// Height and width of the images must be multiples of this: they are divided by the patches, and halved by each level but the
-    /// last.
+    /// Height and width of the images must be multiples of this: they are divided by the patches, and
+    /// halved by each level but the last.
     pub fn size_multiple(&self) -> usize {
         let halvings = self.block_out_channels.len().saturating_sub(1);
         self.patch_size << halvings.min(MAX_LEVELS)
@@ -211,7 +214,7 @@ impl UNet2DConfig {
         levels.chain(middle.map(|width| (width, self.add_attention))).filter_map(with_attention)
     }
 
-    /// Refuses what is not a network, naming the field and its value.
+    /// An error that names the field and its value, if this describes no network.
     pub(crate) fn validate(&self) -> Result<()> {
         self.check_levels()?;
         self.check_widths()?;

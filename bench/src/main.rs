@@ -27,7 +27,7 @@ use diffusion_process::{Network, NetworkDenoiser, Threshold, Thresholded};
 use diffusion_sample::{Ddim, SampleRequest, sample};
 use diffusion_schedule::{SamplingPlan, SigmaSpacing, TimestepSpacing};
 use diffusion_train::{TrainConfig, Trainer};
-use diffusion_unet::load_frozen;
+use diffusion_nn::load_frozen;
 
 /// As in the program.
 #[global_allocator]

@@ -11,7 +11,7 @@ use diffusion_eval::{DigitJudge, Statistics};
 use diffusion_kernels::in_pool;
 use diffusion_process::{Domain, NoiseSource};
 use diffusion_train::{AdamW, AdamWConfig, Ema, EmaConfig, Gradients, LrDecay, LrSchedule};
-use diffusion_unet::Parameters;
+use diffusion_nn::Parameters;
 use rand::RngExt;
 use rand::seq::SliceRandom;
 
@@ -144,7 +144,7 @@ fn save(weights: &BTreeMap<String, Tensor>, reference: &ImageDataset, out: &Path
     }
     let rounded = file.iter().map(|(name, weight)| Ok((name.clone(), weight.to_dtype(DType::F32)?)));
     let rounded = rounded.collect::<candle_core::Result<BTreeMap<_, _>>>()?;
-    let judge = diffusion_unet::load_frozen(rounded, &Device::Cpu, |vb| DigitJudge::new(vb))?;
+    let judge = diffusion_nn::load_frozen(rounded, &Device::Cpu, |vb| DigitJudge::new(vb))?;
 
     let all: Vec<usize> = (0..reference.len()).collect();
     let verdict = judge.judge(&reference.images(&all, &Device::Cpu)?)?;

@@ -1,7 +1,7 @@
 use std::path::{Path, PathBuf};
 
 use diffusion_schedule::ScheduleError;
-use diffusion_unet::ParameterError;
+use diffusion_nn::ParameterError;
 use thiserror::Error;
 
 /// Why something of another library could not be taken over, or given to it.

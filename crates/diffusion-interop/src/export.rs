@@ -5,7 +5,8 @@ use std::path::Path;
 use candle_core::Device;
 use diffusion_process::PredictionType;
 use diffusion_schedule::{ScheduleConfig, TimestepSpacing};
-use diffusion_unet::{NetworkConfig, UNet2D, UNet2DConfig, load_frozen};
+use diffusion_nn::load_frozen;
+use diffusion_unet::{NetworkConfig, UNet2D, UNet2DConfig};
 use serde_json::{Value, json};
 
 use crate::folder::{write_synced, write_whole};

@@ -5,7 +5,8 @@ use std::path::Path;
 
 use candle_core::{Device, Tensor};
 use diffusion_files::{Described, FileError};
-use diffusion_unet::{NoisyClassifier, NoisyClassifierConfig, load_frozen};
+use diffusion_nn::load_frozen;
+use diffusion_unet::{NoisyClassifier, NoisyClassifierConfig};
 use serde::{Deserialize, Serialize};
 
 use crate::{ModelClass, ModelError};

@@ -4,7 +4,7 @@ use diffusion_files::FileError;
 use diffusion_sample::SampleError;
 use diffusion_sample::edit::EditError;
 use diffusion_schedule::ScheduleError;
-use diffusion_unet::ParameterError;
+use diffusion_nn::ParameterError;
 use thiserror::Error;
 
 use crate::{ClassError, GuidanceError, SamplerError};

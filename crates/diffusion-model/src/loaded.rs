@@ -148,7 +148,7 @@ impl LoadedModel {
         device: &Device,
     ) -> Result<Self, ModelError> {
         let objective = description.objective()?;
-        let network = diffusion_unet::load_frozen(tensors, device, |vb| description.network.build(vb))
+        let network = diffusion_nn::load_frozen(tensors, device, |vb| description.network.build(vb))
             .map_err(|source| ModelError::Parameters { path: file.to_owned(), source })?;
         let denoiser = objective.denoiser(network);
         Ok(Self { description, objective, denoiser, step, device: device.clone() })

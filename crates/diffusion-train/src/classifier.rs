@@ -11,7 +11,8 @@ use diffusion_kernels::in_pool;
 use diffusion_model::{ClassifierDescription, LoadedClassifier};
 use diffusion_process::{Levels, NoiseLevel, log_likelihood};
 use diffusion_random::{Domain, NoiseSource};
-use diffusion_unet::{NoisyClassifier, NoisyClassifierConfig, Parameters};
+use diffusion_nn::Parameters;
+use diffusion_unet::{NoisyClassifier, NoisyClassifierConfig};
 use rand::RngExt;
 
 use crate::recipe::classes_of;

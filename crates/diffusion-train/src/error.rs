@@ -49,7 +49,7 @@ pub enum TrainError {
         /// The file.
         path: PathBuf,
         /// Which tensor, and why.
-        source: diffusion_unet::ParameterError,
+        source: diffusion_nn::ParameterError,
     },
     /// A model that cannot be loaded or sampled.
     #[error(transparent)]

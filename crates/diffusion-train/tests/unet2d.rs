@@ -3,9 +3,8 @@
 use candle_core::Device;
 use diffusion_data::ImageDataset;
 use diffusion_train::{ConfigSource, TrainConfig};
-use diffusion_unet::{
-    DownBlockType, NetworkConfig, TimeEmbeddingType, UNet2DConfig, UpBlockType, count_parameters,
-};
+use diffusion_nn::count_parameters;
+use diffusion_unet::{DownBlockType, NetworkConfig, TimeEmbeddingType, UNet2DConfig, UpBlockType};
 
 fn pictures() -> ImageDataset {
     let pixels = (0..40).flat_map(|i: usize| (0..64).map(move |p| if (p / 8 + i) % 5 < 2 { 255 } else { 0 }));

@@ -32,9 +32,6 @@ mod unet2d;
 pub use analysis::{NetworkAnalysis, NetworkPart, SketchLevel, UNetSketch};
 pub use classifier::{NoisyClassifier, NoisyClassifierConfig};
 pub use config::{NetworkConfig, TrainingNetwork};
-pub use diffusion_nn::{
-    DropoutNoise, ParameterError, Parameters, TimestepEmbedding, count_parameters, load_frozen,
-};
 pub use simple::{SimpleUNet, SimpleUNetConfig};
 pub use unet2d::{
     DownBlockType, ResampleType, TimeEmbeddingType, TimeScaleShift, UNet2D, UNet2DConfig, UpBlockType,

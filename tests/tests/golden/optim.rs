@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use candle_core::{DType, Device, Tensor, Var};
 use diffusion_tests::{assert_close, cases, flat, golden_json, golden_tensors, number, numbers, text};
 use diffusion_train::{AdamW, AdamWConfig, Ema, EmaConfig, Gradients, LrDecay, LrSchedule};
-use diffusion_unet::Parameters;
+use diffusion_nn::Parameters;
 use serde_json::Value;
 
 pub(crate) fn adamw() {

@@ -7,7 +7,8 @@ use diffusion_sample::{Ddpm, Progress, VarianceType, sample_from};
 use diffusion_schedule::{SamplingPlan, ScheduleConfig};
 use diffusion_tests::{assert_close, cases, flat, golden_json, golden_tensors, number, numbers, text};
 use diffusion_train::{AdamW, AdamWConfig, Gradients};
-use diffusion_unet::{Parameters, SimpleUNet, SimpleUNetConfig, TimestepEmbedding};
+use diffusion_nn::{Parameters, TimestepEmbedding};
+use diffusion_unet::{SimpleUNet, SimpleUNetConfig};
 use serde_json::Value;
 
 pub(crate) fn timestep_embedding() {

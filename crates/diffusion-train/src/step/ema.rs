@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use candle_core::{Result, Tensor, Var};
 use diffusion_kernels::slow::mix;
-use diffusion_unet::Parameters;
+use diffusion_nn::Parameters;
 use serde::{Deserialize, Serialize};
 
 /// How fast the average forgets. The default is what `diffusers` trains with.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use candle_core::backprop::GradStore;
 use candle_core::{Result, Tensor};
 use diffusion_kernels::square_sum;
-use diffusion_unet::Parameters;
+use diffusion_nn::Parameters;
 
 /// Gradients by the name of their parameter.
 #[derive(Clone, Debug)]

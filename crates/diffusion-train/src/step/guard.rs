@@ -1,7 +1,8 @@
 //! What must hold of the gradients of a step.
 
 use candle_core::{DType, Result};
-use diffusion_unet::{NetworkConfig, Parameters};
+use diffusion_nn::Parameters;
+use diffusion_unet::NetworkConfig;
 
 use crate::{Gradients, PixelError, TrainError};
 

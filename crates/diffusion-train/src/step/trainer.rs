@@ -8,7 +8,8 @@ use diffusion_data::{ImageDataset, Loader, LoaderConfig};
 use diffusion_kernels::in_pool;
 use diffusion_model::{FORMAT_VERSION, ModelDescription, Objective};
 use diffusion_random::{Domain, NoiseSource};
-use diffusion_unet::{DropoutNoise, ParameterError, Parameters, TrainingNetwork};
+use diffusion_nn::{DropoutNoise, ParameterError, Parameters};
+use diffusion_unet::TrainingNetwork;
 use rand::RngExt;
 use tracing::trace_span;
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::FileError;
 
-const PARTIAL: &str = ".partial-";
+pub(crate) const PARTIAL: &str = ".partial-";
 const REMOVED: &str = ".removed-";
 
 /// Whether a file name is that of something unfinished, left behind by a process that was killed.
@@ -57,20 +57,11 @@ pub fn write_folder<E: From<FileError>>(
     path: &Path,
     write: impl FnOnce(&Path) -> Result<(), E>,
 ) -> Result<(), E> {
-    write_folder_over(path, write, remove_folder)
-}
-
-/// Writes a folder at `path`, which `clear` removes if it exists.
-fn write_folder_over<E: From<FileError>>(
-    path: &Path,
-    write: impl FnOnce(&Path) -> Result<(), E>,
-    clear: fn(&Path) -> Result<(), FileError>,
-) -> Result<(), E> {
     let partial = beside(path, PARTIAL);
     let written = empty_folder(&partial)
         .map_err(E::from)
         .and_then(|()| write(&partial))
-        .and_then(|()| Ok(rename_folder(&partial, path, clear)?));
+        .and_then(|()| Ok(rename_folder(&partial, path)?));
     if written.is_err() {
         // Best effort: the error that matters is the one being returned.
         let _ = fs::remove_dir_all(&partial);
@@ -93,8 +84,14 @@ pub fn new_folder<E: From<FileError>>(
     if path.file_name().is_none() {
         return Err(FileError::unusable(path, "this is not the name of a new folder").into());
     }
-    // Only an empty folder can be removed so.
-    write_folder_over(path, write, |path| fs::remove_dir(path).map_err(FileError::io(path)))
+    write_folder(path, |partial| {
+        write(partial)?;
+        if path.exists() {
+            // Fails for a folder that is no longer empty.
+            fs::remove_dir(path).map_err(FileError::io(path))?;
+        }
+        Ok(())
+    })
 }
 
 /// Removes a folder so that it is never seen half empty under its own name.
@@ -117,6 +114,15 @@ pub fn write_synced(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
     file.write_all(bytes).and_then(|()| file.sync_all()).map_err(FileError::io(path))
 }
 
+/// Renames a whole file or folder to `path`, in the same folder, so that the new name lasts through a power cut.
+///
+/// # Errors
+/// Something that cannot be renamed; a folder that cannot be synced.
+pub fn rename_synced(whole: &Path, path: &Path) -> Result<(), FileError> {
+    fs::rename(whole, path).map_err(FileError::io(path))?;
+    sync_folder(path.parent())
+}
+
 /// The name for something unfinished that will be renamed to `path`, or was.
 fn beside(path: &Path, prefix: &str) -> PathBuf {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
@@ -130,21 +136,16 @@ fn empty_folder(path: &Path) -> Result<(), FileError> {
     fs::create_dir_all(path).map_err(FileError::io(path))
 }
 
-fn rename_folder(
-    partial: &Path,
-    path: &Path,
-    clear: fn(&Path) -> Result<(), FileError>,
-) -> Result<(), FileError> {
+fn rename_folder(partial: &Path, path: &Path) -> Result<(), FileError> {
     sync_folder(Some(partial))?;
     if path.exists() {
-        clear(path)?;
+        remove_folder(path)?;
     }
-    fs::rename(partial, path).map_err(FileError::io(path))?;
-    sync_folder(path.parent())
+    rename_synced(partial, path)
 }
 
 /// Makes a rename inside `dir` last through a power cut, on systems where a folder can be synced.
-fn sync_folder(dir: Option<&Path>) -> Result<(), FileError> {
+pub(crate) fn sync_folder(dir: Option<&Path>) -> Result<(), FileError> {
     #[cfg(unix)]
     if let Some(dir) = dir {
         let dir = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };

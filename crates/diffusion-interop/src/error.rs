@@ -1,5 +1,6 @@
 use std::path::{Path, PathBuf};
 
+use diffusion_files::FileError;
 use diffusion_schedule::ScheduleError;
 use diffusion_nn::ParameterError;
 use thiserror::Error;
@@ -28,22 +29,9 @@ pub enum InteropError {
     /// The schedule's own error.
     #[error(transparent)]
     Schedule(#[from] ScheduleError),
-    /// The operating system's refusal.
-    #[error("{path}: {source}", path = .path.display())]
-    Io {
-        /// The file or folder.
-        path: PathBuf,
-        /// What the system said.
-        source: std::io::Error,
-    },
-    /// A file or folder that cannot be used.
-    #[error("{path}: {problem}", path = .path.display())]
-    Unusable {
-        /// The file or folder.
-        path: PathBuf,
-        /// One sentence: what is wrong, and what would be right.
-        problem: String,
-    },
+    /// A file or folder that cannot be read, written or used.
+    #[error(transparent)]
+    File(#[from] FileError),
     /// Tensors that are not the parameters of the network.
     #[error("{path}: {source}", path = .path.display())]
     Parameters {
@@ -58,12 +46,7 @@ pub enum InteropError {
 }
 
 impl InteropError {
-    pub(crate) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Self {
-        let path = path.to_owned();
-        move |source| Self::Io { path, source }
-    }
-
     pub(crate) fn unusable(path: &Path, problem: impl ToString) -> Self {
-        Self::Unusable { path: path.to_owned(), problem: problem.to_string() }
+        FileError::unusable(path, problem).into()
     }
 }

@@ -3,13 +3,13 @@
 use std::path::Path;
 
 use candle_core::Device;
+use diffusion_files::{FileError, new_folder, write_synced};
 use diffusion_process::PredictionType;
 use diffusion_schedule::{ScheduleConfig, TimestepSpacing};
 use diffusion_nn::load_frozen;
 use diffusion_unet::{NetworkConfig, UNet2D, UNet2DConfig};
 use serde_json::{Value, json};
 
-use crate::folder::{write_synced, write_whole};
 use crate::import::LABELS;
 use crate::weights::{self, Tensors};
 use crate::{InteropError, SchedulerClass, model_config};
@@ -44,7 +44,7 @@ impl ExportedModel<'_> {
         let network = self.expressible()?;
         load_frozen(self.weights.clone(), &Device::Cpu, |vb| UNet2D::new(network, vb))
             .map_err(|source| InteropError::Parameters { path: out.to_owned(), source })?;
-        write_whole(out, |dir| self.write_files(dir, network))
+        new_folder(out, |dir| self.write_files(dir, network))
     }
 
     fn expressible(&self) -> Result<&UNet2DConfig, InteropError> {
@@ -83,7 +83,7 @@ impl ExportedModel<'_> {
         write_json(&dir.join("model_index.json"), &index)?;
 
         let unet = dir.join("unet");
-        std::fs::create_dir(&unet).map_err(InteropError::io(&unet))?;
+        std::fs::create_dir(&unet).map_err(FileError::io(&unet))?;
         write_json(
             &unet.join("config.json"),
             &model_config::write(network, [height, width], VERSION).into(),
@@ -96,7 +96,7 @@ impl ExportedModel<'_> {
         write_synced(&path, &bytes)?;
 
         let folder = dir.join("scheduler");
-        std::fs::create_dir(&folder).map_err(InteropError::io(&folder))?;
+        std::fs::create_dir(&folder).map_err(FileError::io(&folder))?;
         write_json(&folder.join("scheduler_config.json"), &self.scheduler(network))
     }
 
@@ -127,5 +127,5 @@ impl ExportedModel<'_> {
 
 fn write_json(path: &Path, value: &Value) -> Result<(), InteropError> {
     let text = format!("{value:#}\n");
-    write_synced(path, text.as_bytes())
+    Ok(write_synced(path, text.as_bytes())?)
 }

@@ -158,7 +158,7 @@ fn head_dim(widths: &[usize], options: &OpenAiOptions) -> Result<usize, String> 
         }
         (None, None) => {
             return Err(
-                "its tensors do not show how many heads attention has: say --heads or --head-channels"
+                "its tensors do not show how many heads attention has: their number or the channels of one must be given"
                     .to_owned(),
             );
         }

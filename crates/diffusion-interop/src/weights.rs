@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor, pickle};
+use diffusion_files::FileError;
 use safetensors::SafeTensors;
 
 use crate::InteropError;
@@ -108,7 +109,7 @@ fn read_pickle(path: &Path) -> Result<Tensors, InteropError> {
     // thread of its own, a panic ends there, and the stack is deep.
     let own = path.to_owned();
     let reader = std::thread::Builder::new().stack_size(PICKLE_STACK);
-    let reader = reader.spawn(move || pickle::PthTensors::new(own, None)).map_err(InteropError::io(path))?;
+    let reader = reader.spawn(move || pickle::PthTensors::new(own, None)).map_err(FileError::io(path))?;
     let file = reader
         .join()
         .map_err(|_| damaged("it is damaged".to_owned()))?

@@ -128,7 +128,7 @@ fn what_is_missing_or_has_no_form_is_said() {
         assert!(error.contains(part), "{error}");
     };
     let nothing = |_: &mut StateDict| {};
-    refused(&nothing, &OpenAiOptions::default(), "--heads or --head-channels");
+    refused(&nothing, &OpenAiOptions::default(), "their number or the channels of one must be given");
     refused(&nothing, &OpenAiOptions { heads: Some(7), ..FOUR_HEADS }, "do not divide");
     let remove = |name: &'static str| move |dict: &mut StateDict| drop(dict.0.remove(name));
     refused(&remove("out.2.bias"), &FOUR_HEADS, "`conv_out.bias` is missing");

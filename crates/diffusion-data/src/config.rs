@@ -5,6 +5,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::DataError;
+
 /// Which part of a set that has parts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Split {
@@ -112,12 +114,15 @@ pub enum Fit {
 macro_rules! by_name {
     ($type:ident: $($name:literal => $value:ident),+) => {
         impl FromStr for $type {
-            type Err = String;
+            type Err = DataError;
 
-            fn from_str(text: &str) -> Result<Self, String> {
+            fn from_str(text: &str) -> Result<Self, DataError> {
                 match text {
                     $($name => Ok(Self::$value),)+
-                    _ => Err(format!("expected one of: {}", [$($name),+].join(", "))),
+                    _ => {
+                        let problem = format!("expected one of: {}", [$($name),+].join(", "));
+                        Err(DataError::Invalid(problem))
+                    }
                 }
             }
         }
@@ -139,10 +144,11 @@ impl Background {
 }
 
 impl FromStr for Background {
-    type Err = String;
+    type Err = DataError;
 
-    fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("{text:?} is no colour; expected white, black, grey or #rrggbb");
+    fn from_str(text: &str) -> Result<Self, DataError> {
+        let wrong =
+            || DataError::Invalid(format!("{text:?} is no colour; expected white, black, grey or #rrggbb"));
         match text {
             "white" => return Ok(Self::WHITE),
             "black" => return Ok(Self::BLACK),
@@ -166,9 +172,9 @@ impl fmt::Display for Background {
 }
 
 impl TryFrom<String> for Background {
-    type Error = String;
+    type Error = DataError;
 
-    fn try_from(text: String) -> Result<Self, String> {
+    fn try_from(text: String) -> Result<Self, DataError> {
         text.parse()
     }
 }

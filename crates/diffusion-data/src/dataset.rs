@@ -1,4 +1,13 @@
 //! Pictures of one size, in memory or in a mapped file.
+//!
+//! - `loader`: shuffled batches of them.
+//! - `candle`: data sets that candle-datasets has loaded, behind a feature.
+//! - `hash`: a hash that is the same everywhere, by which parts are chosen.
+
+#[cfg(feature = "candle-datasets")]
+mod candle;
+pub(crate) mod hash;
+pub(crate) mod loader;
 
 use std::hash::Hasher;
 use std::ops::Range;
@@ -8,7 +17,7 @@ use candle_core::{Device, Tensor};
 use memmap2::Mmap;
 
 use crate::DataError;
-use crate::hash::StableHasher;
+use crate::dataset::hash::StableHasher;
 
 /// 8-bit pictures of one size, with a class each if there are classes. Clones and parts share the pixels.
 #[derive(Clone, Debug)]

@@ -1,18 +1,14 @@
 use std::path::{Path, PathBuf};
 
+use diffusion_files::FileError;
 use thiserror::Error;
 
-/// Why data could not be read or written. Every variant about a file names it.
+/// Why data could not be read or written. Every error about a file names it.
 #[derive(Debug, Error)]
 pub enum DataError {
-    /// The operating system's refusal.
-    #[error("{path}: {source}", path = .path.display())]
-    Io {
-        /// The file or folder.
-        path: PathBuf,
-        /// What the system said.
-        source: std::io::Error,
-    },
+    /// A file or folder that cannot be read, written or used, or does not fit to what describes it.
+    #[error(transparent)]
+    File(#[from] FileError),
     /// A file's bytes are not what its format wants.
     #[error("{path}: at offset {offset}: expected {expected}, found {found}", path = .path.display())]
     Format {
@@ -24,14 +20,6 @@ pub enum DataError {
         expected: String,
         /// What is there.
         found: String,
-    },
-    /// Two files, or a file and a description of it, that do not belong together.
-    #[error("{path}: {problem}", path = .path.display())]
-    Mismatch {
-        /// The file or folder.
-        path: PathBuf,
-        /// One sentence.
-        problem: String,
     },
     /// A folder or an archive without any picture.
     #[error("{path}: no pictures found: expected {expected}, found {found}", path = .path.display())]
@@ -59,15 +47,19 @@ pub enum DataError {
     /// Numbers that describe no data set or no batch.
     #[error("{0}")]
     Invalid(String),
-    /// The device's own error.
+    /// The error of a device.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),
 }
 
 impl DataError {
     pub(crate) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Self {
-        let path = path.to_owned();
-        move |source| Self::Io { path, source }
+        let error = FileError::io(path);
+        move |source| error(source).into()
+    }
+
+    pub(crate) fn unusable(path: &Path, problem: impl ToString) -> Self {
+        FileError::unusable(path, problem).into()
     }
 }
 

@@ -1,15 +1,15 @@
-//! Pictures in and out: data sets from whatever holds pictures, the seeded loader, PNG grids.
+//! Data sets from whatever holds pictures, and the seeded loader.
 //!
 //! - [`Source`]: recognises what lies at a path: folders, archives, parquet, numpy's arrays, IDX and CIFAR files.
 //! - [`prepare`]: decodes, turns and scales all pictures of a source, names the damaged ones, and keeps the result in a cache.
 //! - [`ImageDataset`]: 8-bit pictures of one size with optional classes; parts of it by class, number or for validation.
 //! - [`Loader`]: shuffled batches in \[−1, 1\], with an exact position to resume from.
 //! - [`pack()`]: one portable file of a source's pictures.
-//! - [`picture`]: tensors back to pictures, singly or as a grid.
-//! - `hub`, behind a feature: complete data sets from the Hugging Face hub, when a program asks for them.
+//! - [`read_picture`]: one picture file as the image of a model.
 //!
-//! Nothing here trains, downloads unasked or prints. Files are read with distrust: whatever is wrong with one is an
-//! error that names the file, the place in it and what should have been there.
+//! Nothing here trains, downloads (`diffusion-hub`), writes single pictures (`diffusion-picture`) or prints. Files are read
+//! with distrust: whatever is wrong with one is an error that names the file, the place in it and what should have been
+//! there.
 //!
 //! ```
 //! use candle_core::Device;
@@ -23,30 +23,25 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
-mod cache;
 mod config;
 mod dataset;
-mod decode;
 mod error;
-mod hash;
-#[cfg(feature = "hub")]
-pub mod hub;
-pub mod idx;
-mod loader;
-pub mod mnist;
-mod npy;
 mod pack;
-pub mod picture;
+/// The former place of `diffusion_picture`.
+pub mod picture {
+    pub use diffusion_picture::*;
+
+    pub use crate::{picture_dimensions as dimensions, read_picture as read_as};
+}
 mod prepare;
-mod report;
-mod resize;
 mod source;
 
 pub use config::{Background, Channels, Fit, PictureConfig, Split};
 pub use dataset::ImageDataset;
+pub use dataset::loader::{Batch, Loader, LoaderConfig, LoaderPosition};
 pub use error::DataError;
-pub use loader::{Batch, Loader, LoaderConfig, LoaderPosition};
 pub use pack::{Packed, pack};
+pub use prepare::report::{Damaged, Report};
+pub use prepare::single::{picture_dimensions, read_picture};
 pub use prepare::{PrepareProgress, Prepared, prepare};
-pub use report::{Damaged, Report};
-pub use source::Source;
+pub use source::{Source, idx, mnist};

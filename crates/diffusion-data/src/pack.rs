@@ -6,11 +6,12 @@ use std::io::{BufWriter, Write};
 use std::ops::ControlFlow;
 use std::path::Path;
 
+use diffusion_files::PartialFile;
 use image::{ExtendedColorType, ImageEncoder};
 
-use crate::decode::{self, Raster};
 use crate::prepare::check;
-use crate::report::Damaged;
+use crate::prepare::decode::{self, Raster};
+use crate::prepare::report::Damaged;
 use crate::source::{Content, Record};
 use crate::{DataError, PrepareProgress, Source};
 
@@ -50,19 +51,15 @@ pub fn pack(
         _ => {
             let endings = if cfg!(feature = "parquet") { ".tar or .parquet" } else { ".tar" };
             let problem = format!("expected a name that ends in {endings}");
-            return Err(DataError::Mismatch { path: out.to_owned(), problem });
+            return Err(DataError::unusable(out, problem));
         }
     };
     if out.exists() {
-        let problem = "it exists already; remove it or choose another name".to_owned();
-        return Err(DataError::Mismatch { path: out.to_owned(), problem });
+        let problem = "it exists already; remove it or choose another name";
+        return Err(DataError::unusable(out, problem));
     }
     let folder = out.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut builder = tempfile::Builder::new();
-    // The crate's own default hides the file from everyone else; the umask decides as for any other file.
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    let mut temporary = builder.prefix(".partial-").tempfile_in(folder).map_err(DataError::io(folder))?;
+    let mut partial = PartialFile::new_in(folder, "")?;
     let mut damaged = Vec::new();
     let mut done = 0;
     let mut items = source.records()?.filter_map(|record| {
@@ -80,7 +77,7 @@ pub fn pack(
             }
         }
     });
-    let file = temporary.as_file_mut();
+    let file = partial.file();
     let count = if parquet {
         write_parquet(file, source.classes(), &mut items, out)?
     } else {
@@ -93,8 +90,7 @@ pub fn pack(
     if count == 0 {
         return Err(crate::prepare::nothing_usable(source, &damaged));
     }
-    temporary.as_file().sync_all().map_err(DataError::io(out))?;
-    temporary.persist_noclobber(out).map_err(|e| DataError::io(out)(e.error))?;
+    partial.finish_new(out)?;
     Ok(Packed { count, damaged })
 }
 

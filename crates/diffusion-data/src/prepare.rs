@@ -1,16 +1,29 @@
 //! From a source to a data set: every picture decoded, turned, brought to one size and checked before training begins.
+//!
+//! - `decode`: 8-bit pixels of any picture file, turned as its EXIF data say.
+//! - `resize`: pixels of one size, laid over a background.
+//! - `cache`: the result in a file that is mapped into memory.
+//! - `report`: what was found, good and bad.
+//! - `single`: one picture file as the image of a model, without a data set.
+
+pub(crate) mod cache;
+pub(crate) mod decode;
+pub(crate) mod report;
+pub(crate) mod resize;
+pub(crate) mod single;
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::ControlFlow;
 use std::path::Path;
 
+use diffusion_files::FileError;
 use rayon::prelude::*;
 
-use crate::cache::{Cache, Sink};
 use crate::config::{Channels, PictureConfig};
 use crate::dataset::About;
-use crate::report::{Damaged, Report};
-use crate::resize::{self, Planes, Target};
+use crate::prepare::cache::{Cache, Sink};
+use crate::prepare::report::{Damaged, Report};
+use crate::prepare::resize::{Planes, Target};
 use crate::source::{Content, Record};
 use crate::{DataError, ImageDataset, Source};
 
@@ -73,7 +86,7 @@ pub fn prepare(
     let mut cache_problem = None;
     let (dataset, report, from_cache) = match &cache {
         Some(cache) => match through_cache(cache, source, &target, config, progress) {
-            Err(DataError::Io { path, source: error }) if cache.is_mine(&path) => {
+            Err(DataError::File(FileError::Io { path, source: error })) if cache.is_mine(&path) => {
                 cache_problem = Some(format!("{}: {error}", path.display()));
                 in_memory(source, &target, config, progress)?
             }
@@ -267,7 +280,7 @@ pub(crate) fn check(source: &Source, damaged: &[Damaged], max_bad: usize) -> Res
     if damaged.len() <= max_bad {
         return Ok(());
     }
-    let problem = format!("more than {max_bad} pictures cannot be used; a larger --max-bad leaves them out");
+    let problem = format!("more than {max_bad} pictures cannot be used; a larger max_bad leaves them out");
     Err(damage(source, problem, damaged))
 }
 

@@ -16,7 +16,9 @@ mod archive;
 mod array;
 mod cifar;
 mod folder;
+pub mod idx;
 mod listing;
+pub mod mnist;
 #[cfg(feature = "parquet")]
 pub(crate) mod parquet;
 
@@ -26,8 +28,8 @@ use std::path::{Path, PathBuf};
 
 pub(crate) use listing::is_picture;
 
-use crate::decode::{self, Raster};
-use crate::{DataError, Split, mnist};
+use crate::prepare::decode::{self, Raster};
+use crate::{DataError, Split};
 
 /// So many pictures are looked at to say what a source is like.
 const SAMPLE: usize = 64;
@@ -130,10 +132,7 @@ impl Source {
         let files = [path.to_owned()];
         if !path.is_file() {
             // Reading a pipe would wait for its writer.
-            return Err(DataError::Mismatch {
-                path: path.to_owned(),
-                problem: "not a regular file".to_owned(),
-            });
+            return Err(DataError::unusable(path, "not a regular file"));
         }
         let mut head = Vec::new();
         // A tar file names itself behind the name of its first file.
@@ -165,12 +164,11 @@ impl Source {
             let fingerprint = found.kind.fingerprint();
             return Ok(Self { fingerprint, ..Self::new(path, found, &[], Kind::Files) });
         }
-        Err(DataError::Mismatch {
-            path: path.to_owned(),
-            problem: "not recognised; expected a picture, a tar or zip archive, a parquet, npy, npz or IDX file, or a \
-                      binary batch of CIFAR"
-                .to_owned(),
-        })
+        Err(DataError::unusable(
+            path,
+            "not recognised; expected a picture, a tar or zip archive, a parquet, npy, npz or IDX file, or a binary \
+             batch of CIFAR",
+        ))
     }
 
     fn open_idx(path: &Path, files: &[PathBuf], split: Split) -> Result<Self, DataError> {
@@ -186,9 +184,8 @@ impl Source {
 
     #[cfg(not(feature = "parquet"))]
     fn open_parquet(path: &Path, _: &[PathBuf]) -> Result<Self, DataError> {
-        let problem =
-            "this program was built without parquet; build it with the feature `parquet`".to_owned();
-        Err(DataError::Mismatch { path: path.to_owned(), problem })
+        let problem = "this program was built without parquet; build it with the feature `parquet`";
+        Err(DataError::unusable(path, problem))
     }
 
     /// The names of the classes; a picture's label is the index of one of them. None: the pictures have no classes.

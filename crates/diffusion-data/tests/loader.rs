@@ -1,10 +1,9 @@
-//! The loader and the pictures.
+//! The loader.
 
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
 use candle_core::{Device, Tensor};
-use diffusion_data::picture::{self, Picture};
 use diffusion_data::{
     ImageDataset, Loader, LoaderConfig, LoaderPosition, PictureConfig, Source, mnist, prepare,
 };
@@ -86,37 +85,9 @@ fn black_is_minus_one_and_white_is_one_there_and_back() {
     let images = set.images(&[0], &Device::Cpu).unwrap();
     assert_eq!(images.min_all().unwrap().to_scalar::<f32>().unwrap(), -1.0);
     assert_eq!(images.max_all().unwrap().to_scalar::<f32>().unwrap(), 1.0);
-    assert_eq!(picture::from_tensor(&images).unwrap()[0].pixels, (0..=255).collect::<Vec<u8>>());
+    assert_eq!(diffusion_picture::from_tensor(&images).unwrap()[0].pixels, (0..=255).collect::<Vec<u8>>());
     let beyond = Tensor::new(&[[[[-7f32, 7.0, f32::NAN]]]], &Device::Cpu).unwrap();
-    assert_eq!(picture::from_tensor(&beyond).unwrap()[0].pixels, [0, 255, 0]);
-}
-
-#[test]
-fn a_grid_is_near_square_and_a_png_reads_back() {
-    let one = |value: u8, channels: usize| Picture {
-        width: 4,
-        height: 3,
-        channels,
-        pixels: vec![value; 12 * channels],
-    };
-    let grid = picture::grid(&[one(1, 1), one(2, 1), one(3, 1), one(4, 1), one(5, 1)]).unwrap();
-    assert_eq!((grid.width, grid.height), (3 * 6 + 2, 2 * 5 + 2));
-    assert_eq!(grid.pixels[2 * grid.width + 2], 1);
-    assert_eq!(grid.pixels[7 * grid.width + 8], 5);
-    assert!(picture::grid(&[]).is_err());
-    assert!(picture::grid(&[one(1, 1), one(1, 3)]).is_err());
-
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("a.png");
-    let rgb = Picture { width: 2, height: 1, channels: 3, pixels: vec![1, 2, 3, 4, 5, 6] }.enlarged(2);
-    rgb.write_png(&path).unwrap();
-    let mut reader =
-        png::Decoder::new(std::io::BufReader::new(std::fs::File::open(&path).unwrap())).read_info().unwrap();
-    let mut pixels = vec![0; reader.output_buffer_size().unwrap()];
-    reader.next_frame(&mut pixels).unwrap();
-    assert_eq!(pixels, [1, 2, 3, 1, 2, 3, 4, 5, 6, 4, 5, 6, 1, 2, 3, 1, 2, 3, 4, 5, 6, 4, 5, 6]);
-    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
-    assert!(rgb.write_png(&dir.path().join("missing/a.png")).is_err());
+    assert_eq!(diffusion_picture::from_tensor(&beyond).unwrap()[0].pixels, [0, 255, 0]);
 }
 
 #[test]
@@ -149,7 +120,7 @@ fn windows_and_mirrors_follow_from_seed_and_pass() {
     assert_eq!(loader.batches_per_epoch(), 2);
     let pictures = |loader: &mut Loader| -> Vec<Vec<u8>> {
         let images = loader.next_batch(&Device::Cpu).unwrap().images;
-        picture::from_tensor(&images).unwrap().into_iter().map(|picture| picture.pixels).collect()
+        diffusion_picture::from_tensor(&images).unwrap().into_iter().map(|picture| picture.pixels).collect()
     };
     let mut seen = BTreeSet::new();
     let mut per_picture = [0; 4];

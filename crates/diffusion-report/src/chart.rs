@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Once;
 
 use diffusion_data::picture::Picture;
+use diffusion_files::write_file;
 use plotters::coord::Shift;
 use plotters::coord::ranged1d::{AsRangedCoord, Ranged, ValueFormatter};
 use plotters::prelude::*;
@@ -142,8 +143,7 @@ fn svg(canvas: &impl Canvas) -> Result<String, ReportError> {
 pub(crate) fn write_canvas(canvas: &impl Canvas, path: &Path) -> Result<(), ReportError> {
     match path.extension().unwrap_or_default().to_string_lossy().to_lowercase().as_str() {
         "png" => Ok(picture(canvas)?.write_png(path)?),
-        "svg" => std::fs::write(path, svg(canvas)?)
-            .map_err(|source| ReportError::Io { path: path.to_owned(), source }),
+        "svg" => Ok(write_file(path, svg(canvas)?.as_bytes())?),
         _ => Err(ReportError::Format(path.to_owned())),
     }
 }
@@ -161,7 +161,7 @@ impl Chart {
     ///
     /// # Errors
     /// A chart without points.
-    pub fn to_svg(&self) -> Result<String, ReportError> {
+    pub(crate) fn to_svg(&self) -> Result<String, ReportError> {
         svg(self)
     }
 }

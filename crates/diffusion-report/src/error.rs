@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use diffusion_data::DataError;
+use diffusion_files::FileError;
+use diffusion_picture::PictureError;
 use diffusion_train::TrainError;
 use thiserror::Error;
 
@@ -18,17 +19,12 @@ pub enum ReportError {
     /// The drawing library's own error.
     #[error("cannot draw: {0}")]
     Drawing(String),
-    /// What the system refuses.
-    #[error("{}: {source}", path.display())]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// A picture that cannot be read or written.
+    /// A file that cannot be read or written.
     #[error(transparent)]
-    Data(#[from] DataError),
+    File(#[from] FileError),
+    /// A picture that cannot be made, read or written.
+    #[error(transparent)]
+    Picture(#[from] PictureError),
     /// A run that cannot be read.
     #[error(transparent)]
     Train(#[from] TrainError),

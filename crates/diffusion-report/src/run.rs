@@ -8,10 +8,10 @@
 
 mod page;
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use diffusion_data::picture::{self, Picture};
+use diffusion_files::write_file;
 use diffusion_train::{RunDir, StepMetrics};
 
 use crate::{Chart, Curve, Panel, ReportError, Scale, sheet};
@@ -53,12 +53,7 @@ impl<'a> RunPage<'a> {
         }
         let quality = quality_chart(&metrics);
         let page = page::html(self, &metrics, chart.as_ref(), quality.as_ref())?;
-        let path = self.run.path().join("index.html");
-        // Beside its name and then renamed: a page that is being read is never half a page.
-        let partial = self.run.path().join(".partial-index.html");
-        let io = |source| ReportError::Io { path: path.clone(), source };
-        fs::write(&partial, page).map_err(io)?;
-        fs::rename(&partial, &path).map_err(io)
+        Ok(write_file(&self.run.path().join("index.html"), page.as_bytes())?)
     }
 
     /// Writes `samples.gif`, if there are grids.

@@ -9,6 +9,8 @@ use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use diffusion_files::FileError;
+
 use crate::ReportError;
 
 /// An event file, open for writing.
@@ -29,9 +31,8 @@ impl EventWriter {
         // TensorBoard reads the files of a folder in the order of their names.
         let name = format!("events.out.tfevents.{}.{:09}", now.as_secs(), now.subsec_nanos());
         let path = folder.join(name);
-        let io = |source| ReportError::Io { path: path.clone(), source };
-        fs::create_dir_all(folder).map_err(io)?;
-        let file = BufWriter::new(File::create(&path).map_err(io)?);
+        fs::create_dir_all(folder).map_err(FileError::io(&path))?;
+        let file = BufWriter::new(File::create(&path).map_err(FileError::io(&path))?);
         let mut writer = Self { file, path };
         writer.event(0, |event| bytes(event, 3, b"brain.Event:2"))?;
         // A session that starts (status 1) takes the place of what was after its step.
@@ -63,7 +64,7 @@ impl EventWriter {
             bytes(&mut summary, 1, &one);
         }
         self.event(step, |event| bytes(event, 5, &summary))?;
-        self.file.flush().map_err(|source| ReportError::Io { path: self.path.clone(), source })
+        Ok(self.file.flush().map_err(FileError::io(&self.path))?)
     }
 
     fn event(&mut self, step: u64, content: impl FnOnce(&mut Vec<u8>)) -> Result<(), ReportError> {
@@ -74,9 +75,7 @@ impl EventWriter {
         event.push(2 << 3);
         varint(&mut event, step);
         content(&mut event);
-        self.file
-            .write_all(&record(&event))
-            .map_err(|source| ReportError::Io { path: self.path.clone(), source })
+        Ok(self.file.write_all(&record(&event)).map_err(FileError::io(&self.path))?)
     }
 }
 

@@ -40,6 +40,9 @@ pub enum TrainError {
     /// The data's own error.
     #[error(transparent)]
     Data(#[from] diffusion_data::DataError),
+    /// A picture that cannot be written.
+    #[error(transparent)]
+    Picture(#[from] diffusion_picture::PictureError),
     /// The schedule's own error.
     #[error(transparent)]
     Schedule(#[from] diffusion_schedule::ScheduleError),

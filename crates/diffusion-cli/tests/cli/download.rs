@@ -1,8 +1,8 @@
 //! `diffusion data download` as a user meets it.
 
-// Shared with the tests of diffusion-data; each uses its own part of it.
+// Shared with the tests of diffusion-hub; each uses its own part of it.
 #[allow(dead_code)]
-#[path = "../../../diffusion-data/tests/hub/mirror.rs"]
+#[path = "../../../diffusion-hub/tests/hub/mirror.rs"]
 mod mirror;
 
 use mirror::{Mirror, Reply, dead_url};

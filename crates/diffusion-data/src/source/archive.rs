@@ -10,8 +10,8 @@ use super::listing::{self, TABLES};
 use super::{Content, Found, Record, Records};
 use crate::DataError;
 use crate::config::Split;
-use crate::decode::MAX_FILE_BYTES;
 use crate::error::listed;
+use crate::prepare::decode::MAX_FILE_BYTES;
 
 /// An archive and the label of each picture in it, in the archive's order.
 #[derive(Debug)]
@@ -121,7 +121,7 @@ impl Archive {
     }
 
     fn damaged(&self, problem: &str) -> DataError {
-        DataError::Mismatch { path: self.path.clone(), problem: format!("{}: {problem}", self.what()) }
+        DataError::unusable(&self.path, format!("{}: {problem}", self.what()))
     }
 
     fn file(&self) -> Result<BufReader<File>, DataError> {

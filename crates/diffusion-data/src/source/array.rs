@@ -4,13 +4,13 @@ use std::fs::File;
 use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
 
+use diffusion_picture::npy::{Header, Number};
+
 use super::{Content, Found, Record, Records, numbered};
 use crate::DataError;
 use crate::dataset::numbered_classes;
-use crate::decode::{MAX_PIXELS, Raster};
-use crate::npy::{Header, Number};
-
-pub(super) use crate::npy::MAGIC as NPY_MAGIC;
+use crate::prepare::decode::{MAX_PIXELS, Raster};
+pub(super) use diffusion_picture::npy::MAGIC as NPY_MAGIC;
 
 /// The names under which an npz file may keep its pictures and its labels; the first that is there is taken.
 const PICTURES: [&str; 6] = ["images", "x", "x_train", "data", "samples", "arr_0"];
@@ -152,7 +152,7 @@ pub(super) fn open_npz(path: &Path, head: &[u8]) -> Result<Option<Found<Arrays>>
     }
     let find =
         |wanted: &[&str]| wanted.iter().map(|name| format!("{name}.npy")).find(|name| names.contains(name));
-    let invalid = |problem: String| DataError::Mismatch { path: path.to_owned(), problem };
+    let invalid = |problem: String| DataError::unusable(path, problem);
     let member = find(&PICTURES).or_else(|| (names.len() == 1).then(|| names[0].clone()));
     let member = member.ok_or_else(|| {
         invalid(format!(
@@ -208,10 +208,8 @@ impl Arrays {
     /// Reads the header, and, of floats, everything once for its range.
     fn complete(mut self, labels: Option<Vec<u32>>) -> Result<Found<Self>, DataError> {
         let path = self.path.clone();
-        let invalid = |problem: String| DataError::Mismatch {
-            path: path.clone(),
-            problem: format!("no array of pictures: {problem}"),
-        };
+        let invalid =
+            |problem: String| DataError::unusable(&path, format!("no array of pictures: {problem}"));
         self.with_input(|input| {
             let header = Header::read(input)?;
             let layout = Layout::new(&header)?;
@@ -271,7 +269,7 @@ impl Arrays {
     }
 
     pub(super) fn records(&self) -> Records<'_> {
-        let failed = |problem: String| DataError::Mismatch { path: self.path.clone(), problem };
+        let failed = |problem: String| DataError::unusable(&self.path, problem);
         // An entry of an archive borrows it, which an iterator cannot hold beside it: a thread reads ahead.
         let (sender, receiver) = std::sync::mpsc::sync_channel(READ_AHEAD);
         let (path, member, layout) = (self.path.clone(), self.member.clone(), self.layout);

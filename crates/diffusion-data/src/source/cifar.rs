@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use super::{Content, Found, Record, Records, Split, numbered};
 use crate::DataError;
-use crate::decode::Raster;
+use crate::prepare::decode::Raster;
 
 const SIDE: usize = 32;
 const AREA: usize = SIDE * SIDE;

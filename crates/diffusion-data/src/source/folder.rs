@@ -9,8 +9,8 @@ use walkdir::WalkDir;
 use super::listing::{self, Labels, TABLES};
 use super::{Content, Found, Record, Records, Split};
 use crate::DataError;
+use crate::dataset::hash::StableHasher;
 use crate::error::listed;
-use crate::hash::StableHasher;
 
 const EXPECTED: &str = "files ending in .png, .jpg, .webp, .bmp or .gif, or IDX, CIFAR or parquet files";
 /// Folders are followed so deep.
@@ -174,7 +174,7 @@ pub(super) fn one(path: &Path) -> Found<Files> {
 }
 
 fn by_table(names: &[String], table: &Path) -> Result<Labels, DataError> {
-    let mismatch = |problem| DataError::Mismatch { path: table.to_owned(), problem };
+    let mismatch = |problem: String| DataError::unusable(table, problem);
     let length = fs::metadata(table).map_err(DataError::io(table))?.len();
     if length > listing::MAX_TABLE_BYTES {
         return Err(mismatch(format!("{length} bytes are too many for a table of labels")));

@@ -10,7 +10,7 @@ use std::time::UNIX_EPOCH;
 use serde_json::Value;
 
 use crate::config::Split;
-use crate::hash::StableHasher;
+use crate::dataset::hash::StableHasher;
 
 /// The tables that are looked for, in this order.
 pub(super) const TABLES: [&str; 3] = ["metadata.csv", "labels.csv", "metadata.jsonl"];

@@ -14,7 +14,7 @@ use serde_json::Value;
 use super::{Content, Found, Record, Records, numbered};
 use crate::DataError;
 use crate::dataset::numbered_classes;
-use crate::decode::MAX_FILE_BYTES;
+use crate::prepare::decode::MAX_FILE_BYTES;
 
 /// Names of the column of pictures, in the order in which they are looked for; else the only one that can be one.
 const PICTURES: [&str; 4] = ["image", "img", "picture", "photo"];
@@ -38,7 +38,7 @@ struct LabelColumn {
 pub(super) fn open(files: &[PathBuf]) -> Result<Found<Shards>, DataError> {
     let first = open_file(&files[0])?;
     let schema = first.metadata().file_metadata().schema().clone();
-    let wrong = |problem: String| DataError::Mismatch { path: files[0].clone(), problem };
+    let wrong = |problem: String| DataError::unusable(&files[0], problem);
     let names = || schema.get_fields().iter().map(|field| field.name()).collect::<Vec<_>>().join(", ");
     let pictures: Vec<&str> =
         schema.get_fields().iter().filter(|field| holds_bytes(field)).map(|field| field.name()).collect();
@@ -112,10 +112,7 @@ fn open_file(path: &Path) -> Result<SerializedFileReader<File>, DataError> {
 fn guarded<T>(path: &Path, call: impl FnOnce() -> Result<T, String>) -> Result<T, DataError> {
     let result =
         catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|_| Err("its encoding is damaged".to_owned()));
-    result.map_err(|problem| DataError::Mismatch {
-        path: path.to_owned(),
-        problem: format!("as parquet: {problem}"),
-    })
+    result.map_err(|problem| DataError::unusable(path, format!("as parquet: {problem}")))
 }
 
 impl Shards {

@@ -3,6 +3,7 @@
 use std::fs;
 
 use diffusion_data::{DataError, PictureConfig, Source, Split};
+use diffusion_files::FileError;
 
 use crate::common::{Folder, encoded, labelled, open, pair, png, prepared, prepared_as};
 
@@ -102,7 +103,7 @@ fn too_many_bad_pictures_are_an_error_that_names_the_first() {
         let error = prepared_as(&folder.path("set"), Some(8), &strict, cache.as_deref()).unwrap_err();
         assert!(matches!(error, DataError::Damaged { .. }));
         assert!(
-            error.to_string().contains("more than 1 pictures cannot be used; a larger --max-bad"),
+            error.to_string().contains("more than 1 pictures cannot be used; a larger max_bad"),
             "{error}"
         );
         // In the cache from now on, where the limit holds all the same.
@@ -117,7 +118,7 @@ fn folders_without_pictures_say_what_they_hold() {
     folder.write("set/set.csv", "");
     let error = open(&folder.path("set")).unwrap_err().to_string();
     assert!(error.contains("no pictures found") && error.contains("found readme.md, set.csv"), "{error}");
-    assert!(matches!(open(&folder.path("gone")).unwrap_err(), DataError::Io { .. }));
+    assert!(matches!(open(&folder.path("gone")).unwrap_err(), DataError::File(FileError::Io { .. })));
     let text = folder.write("a.bin", "nothing of the kind");
     assert!(open(&text).unwrap_err().to_string().contains("not recognised; expected a picture, a tar"));
 }

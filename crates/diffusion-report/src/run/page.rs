@@ -1,11 +1,11 @@
 //! `index.html`.
 
 use std::fmt::Write;
-use std::fs;
 use std::path::Path;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use diffusion_files::read_file;
 use diffusion_train::{Checkpoint, StepMetrics};
 
 use super::{RunPage, spread};
@@ -124,7 +124,7 @@ fn write_row(html: &mut String, what: &str, value: &str) {
 }
 
 fn figure(html: &mut String, caption: &str, kind: &str, path: &Path) -> Result<(), ReportError> {
-    let bytes = fs::read(path).map_err(|source| ReportError::Io { path: path.to_owned(), source })?;
+    let bytes = read_file(path)?;
     let data = STANDARD.encode(bytes);
     push(
         html,

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::anyhow;
 use clap::builder::PossibleValuesParser;
-use diffusion_data::hub::{
+use diffusion_hub::{
     HubConfig, HubError, HubReference, NamedDataset, Progress, Proof, Report, download, fetch_parquet,
 };
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};

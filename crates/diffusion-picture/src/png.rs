@@ -1,0 +1,49 @@
+//! PNG files.
+
+use std::path::Path;
+
+use diffusion_files::FileError;
+
+use crate::{Picture, PictureError, write_bytes};
+
+impl Picture {
+    /// The PNG at `path`, of 8 bits, grey or RGB: what [`write_png`](Self::write_png) wrote.
+    ///
+    /// # Errors
+    /// What the system reports; a file that is no such PNG.
+    pub fn read_png(path: &Path) -> Result<Self, PictureError> {
+        let invalid = |problem: String| FileError::unusable(path, problem);
+        let file = std::fs::File::open(path).map_err(FileError::io(path))?;
+        let mut reader = png::Decoder::new(std::io::BufReader::new(file))
+            .read_info()
+            .map_err(|e| invalid(format!("no PNG: {e}")))?;
+        let (width, height) = (reader.info().width as usize, reader.info().height as usize);
+        let channels = match reader.output_color_type() {
+            (png::ColorType::Grayscale, png::BitDepth::Eight) => 1,
+            (png::ColorType::Rgb, png::BitDepth::Eight) => 3,
+            (colour, depth) => return Err(invalid(format!("a PNG of {colour:?} and {depth:?} bits")).into()),
+        };
+        let Some(size) = reader.output_buffer_size() else {
+            return Err(invalid("it is too large".to_owned()).into());
+        };
+        let mut pixels = vec![0; size];
+        reader.next_frame(&mut pixels).map_err(|e| invalid(e.to_string()))?;
+        Ok(Self { width, height, channels, pixels })
+    }
+
+    /// Writes a PNG. The file appears under its name only when it is complete.
+    ///
+    /// # Errors
+    /// What the system reports.
+    pub fn write_png(&self, path: &Path) -> Result<(), PictureError> {
+        let mut bytes = Vec::new();
+        let mut encoder = png::Encoder::new(&mut bytes, self.width as u32, self.height as u32);
+        encoder.set_color(if self.channels == 1 { png::ColorType::Grayscale } else { png::ColorType::Rgb });
+        encoder.set_depth(png::BitDepth::Eight);
+        encoder
+            .write_header()
+            .and_then(|mut writer| writer.write_image_data(&self.pixels))
+            .map_err(|e| FileError::io(path)(e.into()))?;
+        Ok(write_bytes(path, &bytes)?)
+    }
+}

@@ -15,8 +15,8 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use candle_core::Device;
-use diffusion_data::picture::Picture;
 use diffusion_data::{Loader, LoaderConfig, PictureConfig, Prepared, Source, Split, prepare};
+use diffusion_picture::Picture;
 
 /// Side of the files' pictures, and of those that are trained on.
 const SIDE: usize = 64;

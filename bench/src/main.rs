@@ -23,11 +23,11 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use candle_core::{Device, Tensor};
 use diffusion_data::{ImageDataset, mnist};
+use diffusion_nn::load_frozen;
 use diffusion_process::{Network, NetworkDenoiser, Threshold, Thresholded};
 use diffusion_sample::{Ddim, SampleRequest, sample};
 use diffusion_schedule::{SamplingPlan, SigmaSpacing, TimestepSpacing};
 use diffusion_train::{TrainConfig, Trainer};
-use diffusion_nn::load_frozen;
 
 /// As in the program.
 #[global_allocator]

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use candle_core::{Device, Tensor};
-use diffusion_data::{ImageDataset, mnist, picture};
+use diffusion_data::{ImageDataset, mnist};
 use diffusion_eval::{ClassShares, DigitJudge, Reference};
 use diffusion_process::{Conditioned, Denoiser, Threshold, Thresholded};
 use diffusion_report::{Cell, sheet};
@@ -172,7 +172,9 @@ impl Bench {
         for (_, images) in rows {
             // Evenly over all, so that neighbours in the file are not all of one writer.
             let shown = diffusion_eval::spread(&images.clamp(-1f32, 1f32)?, SHOWN)?;
-            cells.push(picture::from_tensor(&shown)?.into_iter().map(|p| p.enlarged(2).into()).collect());
+            cells.push(
+                diffusion_picture::from_tensor(&shown)?.into_iter().map(|p| p.enlarged(2).into()).collect(),
+            );
         }
         let names: Vec<String> = rows.iter().map(|(name, _)| (*name).to_owned()).collect();
         let columns = vec![String::new(); cells[0].len()];

@@ -9,9 +9,9 @@ use candle_core::{DType, Device, Tensor};
 use diffusion_data::{ImageDataset, mnist};
 use diffusion_eval::{DigitJudge, Statistics};
 use diffusion_kernels::in_pool;
+use diffusion_nn::Parameters;
 use diffusion_process::{Domain, NoiseSource};
 use diffusion_train::{AdamW, AdamWConfig, Ema, EmaConfig, Gradients, LrDecay, LrSchedule};
-use diffusion_nn::Parameters;
 use rand::RngExt;
 use rand::seq::SliceRandom;
 

@@ -1,8 +1,8 @@
 use std::path::{Path, PathBuf};
 
 use diffusion_files::FileError;
-use diffusion_schedule::ScheduleError;
 use diffusion_nn::ParameterError;
+use diffusion_schedule::ScheduleError;
 use thiserror::Error;
 
 /// Why something of another library could not be taken over, or given to it.

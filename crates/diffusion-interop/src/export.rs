@@ -4,9 +4,9 @@ use std::path::Path;
 
 use candle_core::Device;
 use diffusion_files::{FileError, new_folder, write_synced};
+use diffusion_nn::load_frozen;
 use diffusion_process::PredictionType;
 use diffusion_schedule::{ScheduleConfig, TimestepSpacing};
-use diffusion_nn::load_frozen;
 use diffusion_unet::{NetworkConfig, UNet2D, UNet2DConfig};
 use serde_json::{Value, json};
 

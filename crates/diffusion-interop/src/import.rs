@@ -3,9 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use candle_core::Device;
+use diffusion_nn::load_frozen;
 use diffusion_process::PredictionType;
 use diffusion_schedule::{BetaSchedule, ScheduleConfig};
-use diffusion_nn::load_frozen;
 use diffusion_unet::{UNet2D, UNet2DConfig};
 use serde_json::Value;
 

@@ -1,10 +1,10 @@
 use std::path::PathBuf;
 
 use diffusion_files::FileError;
+use diffusion_nn::ParameterError;
 use diffusion_sample::SampleError;
 use diffusion_sample::edit::EditError;
 use diffusion_schedule::ScheduleError;
-use diffusion_nn::ParameterError;
 use thiserror::Error;
 
 use crate::{ClassError, GuidanceError, SamplerError};

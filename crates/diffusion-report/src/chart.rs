@@ -3,8 +3,8 @@
 use std::path::Path;
 use std::sync::Once;
 
-use diffusion_data::picture::Picture;
 use diffusion_files::write_file;
+use diffusion_picture::Picture;
 use plotters::coord::Shift;
 use plotters::coord::ranged1d::{AsRangedCoord, Ranged, ValueFormatter};
 use plotters::prelude::*;

@@ -10,8 +10,8 @@ mod page;
 
 use std::path::{Path, PathBuf};
 
-use diffusion_data::picture::{self, Picture};
 use diffusion_files::write_file;
+use diffusion_picture::Picture;
 use diffusion_train::{RunDir, StepMetrics};
 
 use crate::{Chart, Curve, Panel, ReportError, Scale, sheet};
@@ -85,7 +85,7 @@ pub fn animation(frames: &[(String, Picture)], hundredths: u16, path: &Path) -> 
         // A grey picture keeps its 256 greys, where colours would have to be chosen.
         Ok(if frame.channels == 1 { grey(&drawn) } else { drawn })
     });
-    Ok(picture::write_gif(&named.collect::<Result<Vec<_>, ReportError>>()?, hundredths, path)?)
+    Ok(diffusion_picture::write_gif(&named.collect::<Result<Vec<_>, ReportError>>()?, hundredths, path)?)
 }
 
 /// The red channel of a picture whose channels are the same.

@@ -1,6 +1,6 @@
 //! Pictures in rows and columns with names.
 
-use diffusion_data::picture::Picture;
+use diffusion_picture::Picture;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 

@@ -9,9 +9,9 @@ use candle_core::{Device, Tensor};
 use diffusion_data::{ImageDataset, Loader, LoaderConfig};
 use diffusion_kernels::in_pool;
 use diffusion_model::{ClassifierDescription, LoadedClassifier};
+use diffusion_nn::Parameters;
 use diffusion_process::{Levels, NoiseLevel, log_likelihood};
 use diffusion_random::{Domain, NoiseSource};
-use diffusion_nn::Parameters;
 use diffusion_unet::{NoisyClassifier, NoisyClassifierConfig};
 use rand::RngExt;
 

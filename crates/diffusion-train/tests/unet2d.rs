@@ -2,8 +2,8 @@
 
 use candle_core::Device;
 use diffusion_data::ImageDataset;
-use diffusion_train::{ConfigSource, TrainConfig};
 use diffusion_nn::count_parameters;
+use diffusion_train::{ConfigSource, TrainConfig};
 use diffusion_unet::{DownBlockType, NetworkConfig, TimeEmbeddingType, UNet2DConfig, UpBlockType};
 
 fn pictures() -> ImageDataset {

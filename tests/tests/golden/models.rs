@@ -2,9 +2,9 @@ use std::collections::HashMap;
 
 use candle_core::{DType, Device, Tensor, Var};
 use diffusion_interop::ImportedModel;
+use diffusion_nn::Parameters;
 use diffusion_process::Network;
 use diffusion_tests::{assert_close, flat, golden_dir, golden_json, golden_tensors, number};
-use diffusion_nn::Parameters;
 use diffusion_unet::UNet2D;
 use serde_json::Value;
 

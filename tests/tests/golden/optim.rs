@@ -1,9 +1,9 @@
 use std::collections::BTreeMap;
 
 use candle_core::{DType, Device, Tensor, Var};
+use diffusion_nn::Parameters;
 use diffusion_tests::{assert_close, cases, flat, golden_json, golden_tensors, number, numbers, text};
 use diffusion_train::{AdamW, AdamWConfig, Ema, EmaConfig, Gradients, LrDecay, LrSchedule};
-use diffusion_nn::Parameters;
 use serde_json::Value;
 
 pub(crate) fn adamw() {

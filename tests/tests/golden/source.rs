@@ -2,12 +2,12 @@ use std::collections::{BTreeMap, HashMap};
 use std::ops::ControlFlow;
 
 use candle_core::{DType, Device, Tensor, Var};
+use diffusion_nn::{Parameters, TimestepEmbedding};
 use diffusion_process::{Levels, Network, NetworkDenoiser, Parametrisation};
 use diffusion_sample::{Ddpm, Progress, VarianceType, sample_from};
 use diffusion_schedule::{SamplingPlan, ScheduleConfig};
 use diffusion_tests::{assert_close, cases, flat, golden_json, golden_tensors, number, numbers, text};
 use diffusion_train::{AdamW, AdamWConfig, Gradients};
-use diffusion_nn::{Parameters, TimestepEmbedding};
 use diffusion_unet::{SimpleUNet, SimpleUNetConfig};
 use serde_json::Value;
 

@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use candle_core::Device;
-use diffusion_data::picture;
 use diffusion_model::{
     GuidanceConfig, GuidanceMethod, LoadedClassifier, LoadedModel, ModelClass, ModelDescription, Reference,
     Weights, find_class,
@@ -127,8 +126,9 @@ impl ControlArgs {
         };
         let reference = match &self.reference {
             Some(path) => {
-                let picture = picture::read_as(path, model.image_shape, &found.prepared(), device)
-                    .context("--reference")?;
+                let picture =
+                    diffusion_data::read_picture(path, model.image_shape, &found.prepared(), device)
+                        .context("--reference")?;
                 Some(Reference { picture, factor: self.reference_factor })
             }
             None => None,

@@ -5,10 +5,10 @@ use std::process::ExitCode;
 
 use candle_core::Device;
 use diffusion_model::{EdmConfig, ModelClass, ModelDescription, Objective};
+use diffusion_nn::count_parameters;
 use diffusion_process::PredictionType;
 use diffusion_schedule::{NoiseSchedule, ScheduleConfig};
 use diffusion_train::{Checkpoint, TrainConfig};
-use diffusion_nn::count_parameters;
 use diffusion_unet::NetworkConfig;
 
 use crate::args::runs::{self, ModelArgs};

@@ -8,8 +8,8 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use candle_core::{Device, Tensor};
-use diffusion_data::picture::{self, Picture};
 use diffusion_model::{Generator, LoadedModel, SamplingConfig, Weights};
+use diffusion_picture::Picture;
 use diffusion_process::Threshold;
 use diffusion_sample::{Churn, SamplerKind, SamplerOptions, VarianceType};
 use diffusion_schedule::{SigmaSpacing, TimestepSpacing};
@@ -149,7 +149,7 @@ pub(crate) fn run(args: &SampleArgs, device: &Device, quiet: bool) -> anyhow::Re
     let mut observer = |progress: &_| display.observe(progress);
     let flow = each_batch(generator.sample(&order.specs, noise.as_ref(), &mut observer), |batch| {
         count = batch.range.end;
-        let new = picture::from_tensor(&batch.images)?;
+        let new = diffusion_picture::from_tensor(&batch.images)?;
         match args.format {
             Format::Png => {
                 for (number, picture) in batch.range.zip(&new) {
@@ -165,7 +165,7 @@ pub(crate) fn run(args: &SampleArgs, device: &Device, quiet: bool) -> anyhow::Re
     })?;
     display.close()?;
     if !tensors.is_empty() {
-        picture::write_npy(&Tensor::cat(&tensors, 0)?, &args.out.join(SAMPLES))?;
+        diffusion_picture::write_npy(&Tensor::cat(&tensors, 0)?, &args.out.join(SAMPLES))?;
     }
     let out = args.out.display();
     if flow == ControlFlow::Break(()) {
@@ -250,7 +250,7 @@ fn config(args: &SampleArgs, model: &LoadedModel) -> anyhow::Result<SamplingConf
 
 /// The noise to begin with, which must be of the model's size.
 fn read_noise(path: &Path, model: &LoadedModel, device: &Device) -> anyhow::Result<Tensor> {
-    let noise = picture::read_npy(path)?;
+    let noise = diffusion_picture::read_npy(path)?;
     if noise.dims()[1..] != model.description.image_shape {
         bail_usage!(
             "--init-noise {}: the model makes images of shape {:?}, the noise is for {:?}",

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use diffusion_data::picture::{self, Picture};
+use diffusion_picture::Picture;
 use diffusion_report::{Cell, animation, sheet};
 use diffusion_sample::Progress;
 
@@ -59,13 +59,14 @@ impl Trajectory {
             return Ok(());
         }
         let count = progress.x.dim(0)?.min(IMAGES);
-        let pictures = |images: &candle_core::Tensor| picture::from_tensor(&images.narrow(0, 0, count)?);
+        let pictures =
+            |images: &candle_core::Tensor| diffusion_picture::from_tensor(&images.narrow(0, 0, count)?);
         // At a scale where noise is seen as noise, whatever that of the plan is.
         let x = progress.x.affine(progress.level.to_variance_preserving(), 0.0)?;
         let [x, x0] = [pictures(&x)?, pictures(progress.x0)?];
         if let Some(folder) = &self.folder {
             let name = format!("step-{:04}.png", progress.done);
-            picture::grid(&x)?.enlarged_for_viewing().write_png(&folder.join(name))?;
+            diffusion_picture::grid(&x)?.enlarged_for_viewing().write_png(&folder.join(name))?;
         }
         self.steps.push([x, x0]);
         Ok(())
@@ -105,9 +106,9 @@ impl Trajectory {
     /// All images, x on the left and x̂₀ on the right.
     fn write_gif(&self, path: &Path) -> anyhow::Result<()> {
         let frames = self.steps.iter().enumerate().map(|(i, [x, x0])| {
-            let side_by_side = [picture::grid(x)?, picture::grid(x0)?];
+            let side_by_side = [diffusion_picture::grid(x)?, diffusion_picture::grid(x0)?];
             let name = format!("step {} of {}: x_t, and predicted x0", i + 1, self.steps.len());
-            Ok((name, picture::grid_of(&side_by_side, 2)?.enlarged_for_viewing()))
+            Ok((name, diffusion_picture::grid_of(&side_by_side, 2)?.enlarged_for_viewing()))
         });
         Ok(animation(&frames.collect::<anyhow::Result<Vec<_>>>()?, DELAY, path)?)
     }

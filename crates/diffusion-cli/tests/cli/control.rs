@@ -8,7 +8,7 @@ use crate::common::Workplace;
 fn two_classes(place: &Workplace) {
     let write = |name: std::path::PathBuf, light: u8| {
         let pixels: Vec<u8> = (0..64u8).map(|pixel| light + pixel % 5).collect();
-        let picture = diffusion_data::picture::Picture { width: 8, height: 8, channels: 1, pixels };
+        let picture = diffusion_picture::Picture { width: 8, height: 8, channels: 1, pixels };
         picture.write_png(&name).unwrap();
     };
     for (class, base) in [("night", 10u8), ("noon", 200)] {
@@ -25,7 +25,7 @@ const SMALL: &str =
 
 /// The mean of all pixels.
 fn brightness(place: &Workplace, file: &str) -> f64 {
-    let picture = diffusion_data::picture::Picture::read_png(&place.path(file)).unwrap();
+    let picture = diffusion_picture::Picture::read_png(&place.path(file)).unwrap();
     picture.pixels.iter().map(|pixel| f64::from(*pixel)).sum::<f64>() / picture.pixels.len() as f64
 }
 

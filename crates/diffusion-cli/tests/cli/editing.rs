@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use diffusion_data::picture::Picture;
+use diffusion_picture::Picture;
 
 use crate::common::{Workplace, names};
 

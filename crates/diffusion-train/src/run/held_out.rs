@@ -2,9 +2,9 @@
 
 use diffusion_data::{DataError, ImageDataset};
 use diffusion_kernels::in_pool;
+use diffusion_nn::load_frozen;
 use diffusion_process::Network;
 use diffusion_random::{Domain, NoiseSource};
-use diffusion_nn::load_frozen;
 
 use crate::{CheckpointFile, TrainError, Trainer};
 

@@ -5,7 +5,6 @@ use std::error::Error;
 use std::ops::ControlFlow;
 
 use candle_core::Tensor;
-use diffusion_data::picture;
 use diffusion_model::{Generation, LoadedModel, Weights};
 use diffusion_sample::{SamplerOptions, VarianceType};
 use diffusion_schedule::NoiseSchedule;
@@ -71,7 +70,9 @@ pub(super) fn draw_grid(
     }
     let Some(images) = generate(trainer, &generation, observer)? else { return Ok(ControlFlow::Break(())) };
     let path = run_dir.layout().grid(trainer.steps_done());
-    picture::grid(&picture::from_tensor(&images)?)?.enlarged_for_viewing().write_png(&path)?;
+    diffusion_picture::grid(&diffusion_picture::from_tensor(&images)?)?
+        .enlarged_for_viewing()
+        .write_png(&path)?;
     Ok(observer(TrainEvent::Grid(path)))
 }
 

@@ -199,7 +199,8 @@ impl LossHistory {
     /// A tensor that is missing, unknown, or of another width or type.
     pub fn from_tensors(mut tensors: BTreeMap<String, Tensor>) -> std::result::Result<Self, RestoreError> {
         let name = Self::TENSOR;
-        let tensor = tensors.remove(name).ok_or_else(|| history_error(format!("tensor `{name}` is missing")))?;
+        let tensor =
+            tensors.remove(name).ok_or_else(|| history_error(format!("tensor `{name}` is missing")))?;
         if let Some(name) = tensors.keys().next() {
             return Err(history_error(format!("tensor `{name}` is not known here")));
         }

@@ -1,9 +1,7 @@
 use candle_core::{DType, Device, Tensor, Var};
 use diffusion_model::{EdmConfig, Objective};
 use diffusion_process::{NoiseLevel, PredictionType, discretized_log_likelihood, gaussian_kl};
-use diffusion_train::{
-    LossConfig, LossWeighting, PixelError, ReverseStep, TrainingLoss,
-};
+use diffusion_train::{LossConfig, LossWeighting, PixelError, ReverseStep, TrainingLoss};
 
 use crate::{diffusion, flat, normal};
 

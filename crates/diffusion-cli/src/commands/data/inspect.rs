@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use diffusion_data::picture::{self, Picture};
 use diffusion_data::{ImageDataset, PictureConfig, Report, Source};
+use diffusion_picture::Picture;
 use serde_json::json;
 
 use crate::data;
@@ -211,7 +211,7 @@ fn contact_sheet(dataset: &ImageDataset) -> anyhow::Result<Picture> {
     let factor = 48usize.div_ceil(width.max(1)).max(1);
     let mut cells = Vec::new();
     for (_, chosen) in &rows {
-        let mut row = picture::from_tensor(&dataset.images(chosen, &candle_core::Device::Cpu)?)?;
+        let mut row = diffusion_picture::from_tensor(&dataset.images(chosen, &candle_core::Device::Cpu)?)?;
         row.resize(SHEET_COLUMNS, blank.clone());
         cells.push(row.iter().map(|picture| picture.enlarged(factor).into()).collect());
     }

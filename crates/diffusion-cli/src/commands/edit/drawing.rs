@@ -4,8 +4,8 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use candle_core::{Device, Tensor};
-use diffusion_data::picture::{self, Picture};
 use diffusion_model::{Batch, Generator, ImageSpec, SamplingConfig, Weights};
+use diffusion_picture::Picture;
 use diffusion_sample::SamplerKind;
 use diffusion_sample::edit::EditError;
 
@@ -148,7 +148,7 @@ impl<'a> Drawing<'a> {
         let mut results = Vec::new();
         let all = generator.apply(&self.specs, steps, Box::new(operation), &mut observer);
         let flow = each_batch(all, |batch| {
-            let pictures = picture::from_tensor(&batch.images)?;
+            let pictures = diffusion_picture::from_tensor(&batch.images)?;
             for (item, picture) in self.items[batch.range].iter().zip(pictures) {
                 picture.write_png(&item.file)?;
                 if self.args.grid.is_some() && item.picture < GRID {
@@ -167,7 +167,7 @@ impl<'a> Drawing<'a> {
         let columns = self.num.min(GRID);
         let mut names: Vec<String> = shown.iter().map(|(name, _)| (*name).to_owned()).collect();
         names.extend((0..columns).map(|number| number.to_string()));
-        let shown = shown.iter().map(|(_, images)| picture::from_tensor(images));
+        let shown = shown.iter().map(|(_, images)| diffusion_picture::from_tensor(images));
         let shown = shown.collect::<Result<Vec<_>, _>>()?;
         let mut rows = Vec::new();
         for (row, results) in results.chunks(self.num).enumerate() {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use candle_core::{Device, Tensor};
 use diffusion_data::PictureConfig;
-use diffusion_data::picture::{self, Picture};
+use diffusion_picture::Picture;
 use diffusion_report::{Cell, sheet};
 
 use crate::session::usage::bail_usage;
@@ -39,7 +39,7 @@ impl Given {
     ) -> anyhow::Result<Self> {
         let folder = path.is_dir();
         let paths = if folder { pictures_in(path)? } else { vec![path.to_owned()] };
-        let read = |path: &PathBuf| picture::read_as(path, shape, prepared, device);
+        let read = |path: &PathBuf| diffusion_data::read_picture(path, shape, prepared, device);
         let images = paths.iter().map(read).collect::<Result<Vec<_>, _>>()?;
         Ok(Self { paths, images: Tensor::cat(&images, 0)?, folder })
     }

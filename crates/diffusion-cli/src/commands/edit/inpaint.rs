@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use anyhow::Context;
 use candle_core::{Device, Tensor};
-use diffusion_data::{Background, PictureConfig, picture};
+use diffusion_data::{Background, PictureConfig};
 use diffusion_model::Batch;
 use diffusion_sample::edit::{Inpainting, inpaint};
 
@@ -79,7 +79,8 @@ impl HoleArgs {
                 check_size(path, given)?;
                 // What is laid beside a picture is known.
                 let prepared = PictureConfig { background: Background::BLACK, ..prepared };
-                let mask = picture::read_as(path, [1, height, width], &prepared, device).context("--mask")?;
+                let mask = diffusion_data::read_picture(path, [1, height, width], &prepared, device)
+                    .context("--mask")?;
                 // White from 128 of 255 on, which is just above 0 in [−1, 1].
                 mask.flatten_all()?
                     .to_vec1::<f32>()?
@@ -109,9 +110,9 @@ impl HoleArgs {
 
 /// Refuses a mask that does not lie on all pictures as it is.
 fn check_size(mask: &Path, given: &Given) -> anyhow::Result<()> {
-    let (width, height) = picture::dimensions(mask).context("--mask")?;
+    let (width, height) = diffusion_data::picture_dimensions(mask).context("--mask")?;
     for path in &given.paths {
-        let (of_width, of_height) = picture::dimensions(path)?;
+        let (of_width, of_height) = diffusion_data::picture_dimensions(path)?;
         if (width, height) != (of_width, of_height) {
             bail_usage!(
                 "--mask {}: it has {width}×{height} pixels, and the picture {} {of_width}×{of_height}; a mask must have the size of \

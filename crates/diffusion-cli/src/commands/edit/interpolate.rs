@@ -6,8 +6,8 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use candle_core::{Device, Tensor};
-use diffusion_data::picture::{self, Picture};
 use diffusion_model::{Batch, Generator, ImageSpec, SamplingConfig, Weights};
+use diffusion_picture::Picture;
 use diffusion_report::animation;
 use diffusion_sample::SampleRequest;
 use diffusion_sample::edit::{interpolate, to_noise};
@@ -136,7 +136,8 @@ impl Task<'_> {
         }
         let shape = self.found.model.description.image_shape;
         let prepared = self.found.prepared();
-        let read = |path: &PathBuf| picture::read_as(path, shape, &prepared, &self.found.model.device);
+        let read =
+            |path: &PathBuf| diffusion_data::read_picture(path, shape, &prepared, &self.found.model.device);
         let pictures = self.args.pictures.iter().map(read).collect::<Result<Vec<_>, _>>()?;
         Ok(Some(Tensor::cat(&pictures, 0)?))
     }
@@ -168,7 +169,7 @@ impl Task<'_> {
         let (mut frames, mut ends) = (Vec::new(), Vec::new());
         let all = generator.apply(&specs, steps, Box::new(operation), &mut observer);
         let flow = each_batch(all, |batch| {
-            for picture in picture::from_tensor(&batch.images)? {
+            for picture in diffusion_picture::from_tensor(&batch.images)? {
                 picture.write_png(&args.frame(frames.len()))?;
                 frames.push(picture);
             }
@@ -244,7 +245,7 @@ impl Task<'_> {
         let mut row: Vec<(String, Picture)> =
             chosen.map(|i| (format!("{:.2}", shares[i]), frames[i].clone())).collect();
         if let Some(given) = given {
-            let mut given = picture::from_tensor(given)?.into_iter();
+            let mut given = diffusion_picture::from_tensor(given)?.into_iter();
             let name = |number: usize| name_of(&self.args.pictures[number]);
             if let (Some(a), Some(b)) = (given.next(), given.next()) {
                 row.insert(0, (name(0), a));

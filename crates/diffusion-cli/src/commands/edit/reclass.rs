@@ -6,11 +6,11 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use candle_core::{Device, Tensor};
-use diffusion_data::picture::{self, Picture};
 use diffusion_model::{
     Batch, GeneratedBatch, Generator, GuidanceConfig, ImageSpec, LoadedModel, ModelDescription, Operation,
     SamplingConfig, Weights,
 };
+use diffusion_picture::Picture;
 use diffusion_sample::edit::{from_noise, to_noise, with_grain};
 
 use super::given::{Given, write_grid};
@@ -200,13 +200,13 @@ impl Task<'_> {
         let mut error = WayBack::default();
         error.add(pictures, &back)?;
         let shown = count.min(GRID);
-        let first = |images: &Tensor| picture::from_tensor(&images.narrow(0, 0, shown)?);
+        let first = |images: &Tensor| diffusion_picture::from_tensor(&images.narrow(0, 0, shown)?);
         let mut columns = vec![first(pictures)?, first(&back)?];
         display.follow(trajectory);
         for class in &self.to {
             let mut column = Vec::new();
             let flow = self.each(&self.guided.guidance, *class, way(), &mut display, |batch| {
-                for (number, result) in batch.range.zip(picture::from_tensor(&batch.images)?) {
+                for (number, result) in batch.range.zip(diffusion_picture::from_tensor(&batch.images)?) {
                     result.write_png(&self.file(out, number, *class))?;
                     if number < GRID {
                         column.push(result);

@@ -5,7 +5,6 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use candle_core::{Device, Tensor};
-use diffusion_data::picture;
 use diffusion_sample::{SampleError, SamplerKind, SamplerOptions};
 use diffusion_train::{Generation, LoadedModel, TrainError, Weights};
 
@@ -103,9 +102,9 @@ pub(super) fn run(args: &GridArgs, device: &Device, quiet: bool) -> anyhow::Resu
                 row_of_distances
                     .push(format!("{:.3}", critic.likeness(&judged, &[])?.quality.frechet_distance));
             }
-            let shown = picture::from_tensor(&images.narrow(0, 0, args.num as usize)?)?;
+            let shown = diffusion_picture::from_tensor(&images.narrow(0, 0, args.num as usize)?)?;
             // Twice the size, to be seen.
-            row.push(picture::grid(&shown)?.enlarged(2).into());
+            row.push(diffusion_picture::grid(&shown)?.enlarged(2).into());
         }
         line(kind.name(), &seconds);
         cells.push(row);

@@ -5,7 +5,6 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use candle_core::Device;
-use diffusion_data::picture;
 use diffusion_report::{Cell, Chart, Curve, Panel, Scale};
 use diffusion_sample::{Guidance, SampleError, SamplerOptions};
 use diffusion_train::{ClassChoice, Generation, TrainError, Weights};
@@ -118,8 +117,8 @@ pub(super) fn run(args: &GuidanceArgs, device: &Device, quiet: bool) -> anyhow::
             }
             images => images?.clamp(-1f32, 1f32)?,
         };
-        let shown = picture::from_tensor(&images.narrow(0, 0, classes.min(num as usize))?)?;
-        let row: Cell = picture::grid_of(&shown, shown.len())?.enlarged(2).into();
+        let shown = diffusion_picture::from_tensor(&images.narrow(0, 0, classes.min(num as usize))?)?;
+        let row: Cell = diffusion_picture::grid_of(&shown, shown.len())?.enlarged(2).into();
         cells.push(vec![row]);
         rows.push((scale, critic.likeness(&images, &names)?));
     }

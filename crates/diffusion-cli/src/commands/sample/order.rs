@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use candle_core::Tensor;
-use diffusion_data::picture::{self, Picture};
 use diffusion_model::{ClassChoice, ImageSpec};
+use diffusion_picture::Picture;
 use diffusion_report::Cell;
 
 use super::SampleArgs;
@@ -76,11 +76,11 @@ impl Order {
     /// All images as one picture: a line with a name for each class, where several were asked for.
     pub(super) fn grid(&self, pictures: &[Picture], control: &Control) -> anyhow::Result<Picture> {
         let Some((classes, each)) = &self.by_class else {
-            return Ok(picture::grid(pictures)?.enlarged_for_viewing());
+            return Ok(diffusion_picture::grid(pictures)?.enlarged_for_viewing());
         };
         let rows = pictures.chunks(*each);
         // Twice the size, to be seen.
-        let cells = rows.map(|row| Ok(vec![picture::grid_of(row, *each)?.enlarged(2).into()]));
+        let cells = rows.map(|row| Ok(vec![diffusion_picture::grid_of(row, *each)?.enlarged(2).into()]));
         let names: Vec<String> = classes.iter().map(|class| control.class_name(*class).to_owned()).collect();
         let cells: Vec<Vec<Cell>> = cells.collect::<anyhow::Result<_>>()?;
         Ok(diffusion_report::sheet(&cells, &names, &[String::new()])?)

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use candle_core::Device;
 use diffusion_data::PictureConfig;
-use diffusion_data::picture::{self, Picture};
+use diffusion_picture::Picture;
 use diffusion_process::{Domain, Levels, NoiseSource};
 use diffusion_report::{Cell, sheet};
 
@@ -76,7 +76,7 @@ pub(super) fn run(args: &ShowNoiseArgs, quiet: bool) -> anyhow::Result<ExitCode>
         for &t in &timesteps {
             row.push(if t < schedule.len() {
                 let x_t = Levels::at(schedule, &[t], &x0)?.add_noise(&x0, &noise)?;
-                let picture = picture::from_tensor(&x_t)?.remove(0).enlarged(factor);
+                let picture = diffusion_picture::from_tensor(&x_t)?.remove(0).enlarged(factor);
                 Cell { picture, caption: Some(format!("{} dB", db_text(schedule.snr_db(t)))) }
             } else {
                 blank(width * factor, height * factor, dataset.image_shape()[0])

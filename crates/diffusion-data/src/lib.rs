@@ -27,12 +27,6 @@ mod config;
 mod dataset;
 mod error;
 mod pack;
-/// The former place of `diffusion_picture`.
-pub mod picture {
-    pub use diffusion_picture::*;
-
-    pub use crate::{picture_dimensions as dimensions, read_picture as read_as};
-}
 mod prepare;
 mod source;
 

@@ -109,8 +109,3 @@ pub(crate) fn write_whole(
     write(partial.file()).map_err(|error| HubError::io("write", path, error))?;
     partial.finish(path).map_err(failed)
 }
-
-/// Makes a renaming itself survive a power cut, where the system lets a folder be opened.
-pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
-    if cfg!(unix) { File::open(folder)?.sync_all() } else { Ok(()) }
-}

@@ -5,8 +5,8 @@
 //! with the originals' where these are known, and only then writes them. [`fetch_parquet`] brings the parquet files
 //! of any dataset into the hub's cache, for a reader of parquet.
 //!
-//! This crate does not print, does not read the environment ([`HubConfig::from_variables`] is given what it may know) and
-//! does not load the files it wrote.
+//! This crate does not print, does not read the environment ([`HubConfig::from_variables`] is given what it may know; only
+//! the TLS library underneath looks at `SSL_CERT_FILE` and `SSL_CERT_DIR`) and does not load the files it wrote.
 //!
 //! # What an interruption costs
 //!

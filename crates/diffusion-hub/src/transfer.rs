@@ -4,6 +4,8 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
+use diffusion_files::rename_synced;
+
 use crate::cache::{self, Shelf};
 use crate::client::{Body, Client, Description};
 use crate::failure::Failure;
@@ -59,9 +61,7 @@ fn attempt(
         let incomplete = shelf.incomplete(&about.etag);
         let mut transfer = Transfer { client, file, about: &about, received, on_progress };
         transfer.complete(&incomplete)?;
-        let failed = |error| HubError::io("write", &blob, error);
-        fs::rename(&incomplete, &blob).map_err(failed)?;
-        files::sync_folder(blob.parent().unwrap_or(&blob)).map_err(failed)?;
+        rename_synced(&incomplete, &blob).map_err(|error| HubError::File { action: "write", error })?;
     }
     let path = shelf.publish(file, &about.commit, &about.etag)?;
     Ok(Fetched { path, commit: about.commit, verified: cache::is_sha256(&about.etag) })

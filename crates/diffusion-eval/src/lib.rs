@@ -5,11 +5,14 @@
 //!
 //! [`Manifold`] tells how good images are from how varied they are: precision and recall, density and coverage.
 //!
+//! [`SampleEvaluator`] judges sets of generated images beside reference images and training images; [`ReferenceChoice`] says which
+//! those are, and [`SampleReport`] sums several sets up.
+//!
 //! [`PredictorEvaluation`] asks what a model, or one that knows nothing, makes of noisy images at each timestep. [`ModelEvaluation`] gives the
 //! losses of a trained one by level, and the [`VariationalBound`] on its likelihood in bits a dimension.
 //!
 //! This crate adds up in f64. It knows two networks that make features: [`DigitJudge`], whose weights it holds, and [`Inception`], whose weights
-//! are the only file that it reads; it downloads none.
+//! are the only file that it reads; it downloads none. Images come to it as tensors or as an [`ImageSet`].
 //!
 //! ```
 //! use candle_core::{Device, Tensor};
@@ -22,28 +25,32 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
-mod diversity;
-mod frechet;
+mod error;
+mod features;
 mod inception;
 mod judge;
 mod likelihood;
-mod manifold;
-mod memorisation;
+mod metrics;
 mod model;
 mod noisy;
-mod points;
 mod predictors;
 mod samples;
 
-pub use diversity::diversity;
-pub use frechet::{EvalError, Statistics};
+pub use error::EvalError;
+pub use features::{FeatureExtractor, FeatureNetwork};
 pub use inception::Inception;
 pub use judge::{DigitJudge, Verdict};
 pub use likelihood::VariationalBound;
-pub use manifold::{Agreement, Manifold};
-pub use memorisation::{Memorisation, Neighbour, TrainingImages, nearest};
+pub use metrics::{
+    Agreement, ClassShares, Manifold, Memorisation, Reference, SampleQuality, Statistics, TrainingImages,
+    diversity, mean_and_deviation, spread,
+};
 pub use model::{Bound, ModelBin, ModelErrors, ModelEvaluation, ModelLoss};
 pub use predictors::{
-    ErrorBin, Estimate, PredictionError, Predictor, PredictorErrors, PredictorEvaluation, lesson_images,
+    BaselineCheck, ErrorBin, Estimate, PredictionError, Predictor, PredictorErrors, PredictorEvaluation,
+    lesson_images,
 };
-pub use samples::{ClassShares, Reference, SampleQuality, mean_and_deviation, spread};
+pub use samples::{
+    FeatureJudge, FeatureMetrics, ImageSet, Metric, MetricSpread, Note, ReferenceChoice, ReferenceSet,
+    RequestedReference, SampleEvaluator, SampleMetrics, SampleReport, TrainingSet,
+};

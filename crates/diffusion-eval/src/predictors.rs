@@ -1,8 +1,11 @@
 //! How far a prediction of the noise is from the noise, by timestep.
 
+mod check;
+
 use candle_core::{Result, Tensor, bail};
 use diffusion_process::{Denoiser, Domain, NoiseLevel, NoiseSource};
 
+pub use self::check::BaselineCheck;
 use crate::noisy::NoisyImages;
 
 /// Who predicts the noise.

@@ -1,7 +1,7 @@
 //! The lesson's second exercise, against what theory says of it.
 
 use candle_core::{Device, Result, Tensor};
-use diffusion_eval::{Predictor, PredictorEvaluation, lesson_images};
+use diffusion_eval::{BaselineCheck, Predictor, PredictorEvaluation, lesson_images};
 use diffusion_process::{Levels, NoiseLevel, Parametrisation, Prediction};
 use diffusion_schedule::ScheduleConfig;
 
@@ -96,4 +96,33 @@ fn bins_divide_any_number_of_levels_and_impossible_ones_are_refused() {
     };
     let error = evaluation.errors(&Predictor::Model(&broken)).unwrap_err().to_string();
     assert!(error.contains("not finite"), "{error}");
+}
+
+#[test]
+fn a_check_tells_right_predictors_from_wrong_ones() {
+    let images = lesson_images(3, &Device::Cpu).unwrap();
+    let evaluation = PredictorEvaluation::new(&images, levels(200), 4, 3).unwrap();
+    let check = |predictor: &Predictor<'_>, expected| {
+        BaselineCheck::new(&evaluation.errors(predictor).unwrap(), expected)
+    };
+    for predictor in [Predictor::Zero, Predictor::Random] {
+        let right = check(&predictor, predictor.expected_error().unwrap());
+        assert!(right.deviation.unwrap() < 4.0 && right.largest_deviation.unwrap() < 4.0, "{right:?}");
+        assert!(!right.is_exact() && right.largest_difference < 0.02, "{right:?}");
+    }
+    let perfect = check(&Predictor::Perfect, 0.0);
+    assert!(perfect.is_exact() && perfect.deviation.is_none(), "{perfect:?}");
+
+    // It takes a fiftieth of what it sees for noise, so that its error is off by some hundredths.
+    let nearly_zero = |x_t: &Tensor, level: NoiseLevel| -> Result<Prediction> {
+        let levels = Levels::new(&vec![level; x_t.dim(0)?], x_t)?;
+        PredictionType::Epsilon.to_prediction(&x_t.affine(0.02, 0.0)?, x_t, &levels)
+    };
+    let model = Predictor::Model(&nearly_zero);
+    assert_eq!(model.expected_error(), None);
+    let wrong = check(&model, 1.0);
+    assert!(wrong.deviation.unwrap() > 10.0 && wrong.largest_deviation.unwrap() > 5.0, "{wrong:?}");
+    let wrong = check(&model, 0.0);
+    assert!(!wrong.is_exact() && wrong.largest_difference > 0.9, "{wrong:?}");
+    assert!(check(&Predictor::Zero, 2.0).deviation.unwrap() > 100.0);
 }

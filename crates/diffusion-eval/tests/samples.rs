@@ -1,9 +1,7 @@
 //! What is said of sets of images, where the answer is known.
 
 use candle_core::{Device, IndexOp, Tensor};
-use diffusion_eval::{
-    ClassShares, DigitJudge, Memorisation, Reference, TrainingImages, mean_and_deviation, nearest,
-};
+use diffusion_eval::{ClassShares, DigitJudge, Reference, TrainingImages, mean_and_deviation};
 use diffusion_process::{Domain, NoiseSource};
 
 fn points(seed: u64, count: u64, width: usize) -> Tensor {
@@ -11,36 +9,23 @@ fn points(seed: u64, count: u64, width: usize) -> Tensor {
 }
 
 #[test]
-fn the_nearest_of_copies_are_the_originals() {
-    let training = points(1, 50, 6);
-    let order = Tensor::new(&[7u32, 3, 49], &Device::Cpu).unwrap();
-    let found = nearest(&training.index_select(&order, 0).unwrap(), &training).unwrap();
-    assert_eq!(found.iter().map(|found| found.index).collect::<Vec<_>>(), [7, 3, 49]);
-    assert!(found.iter().all(|found| found.distance < 1e-6 && found.second > 0.1));
-    let (a, b) = (
-        Tensor::new(&[[0f32, 0.0]], &Device::Cpu).unwrap(),
-        Tensor::new(&[[3f32, 4.0]], &Device::Cpu).unwrap(),
-    );
-    let found = nearest(&a, &b).unwrap()[0];
-    assert_eq!((found.distance, found.second), (5.0, f64::INFINITY));
-    assert!(nearest(&a, &points(1, 3, 3)).unwrap_err().to_string().contains("2 features, the other 3"));
-}
-
-#[test]
 fn copies_are_told_from_new_images() {
     let training = points(1, 400, 16).reshape((400, 1, 4, 4)).unwrap();
     let new = points(2, 100, 16).reshape((100, 1, 4, 4)).unwrap();
-    let fresh = Memorisation::of(&new, &training).unwrap();
+    let known = TrainingImages::new(&training, false).unwrap();
+    let fresh = known.memorisation(&new).unwrap();
     assert_eq!(fresh.copies, 0.0);
     assert!((fresh.nearest / fresh.training_nearest - 1.0).abs() < 0.1, "{fresh:?}");
     // A quarter of them are training's, each with a little noise.
     let copied = (training.i(..25).unwrap() + new.i(..25).unwrap().affine(0.02, 0.0).unwrap()).unwrap();
     let mixed = Tensor::cat(&[new.i(25..).unwrap(), copied], 0).unwrap();
-    let found = Memorisation::of(&mixed, &training).unwrap();
+    let found = known.memorisation(&mixed).unwrap();
     assert_eq!(found.copies, 0.25);
     assert!(found.nearest < 0.8 * fresh.nearest);
     assert_eq!(found.training_nearest, fresh.training_nearest);
-    assert!(Memorisation::of(&new, &training.i(..1).unwrap()).is_err());
+    assert!(TrainingImages::new(&training.i(..1).unwrap(), false).is_err());
+    let other = points(1, 3, 9).reshape((3, 1, 3, 3)).unwrap();
+    assert!(known.memorisation(&other).unwrap_err().to_string().contains("9 features, the other 16"));
 }
 
 #[test]

@@ -2,8 +2,8 @@
 
 use candle_core::Tensor;
 
+use super::points::Points;
 use crate::EvalError;
-use crate::points::Points;
 
 /// Points and around each a ball that reaches to its k-th nearest neighbour: where the data lie, roughly.
 ///

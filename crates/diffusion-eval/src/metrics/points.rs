@@ -2,8 +2,8 @@
 
 use candle_core::{Device, Tensor};
 
+use super::frechet::finite_values;
 use crate::EvalError;
-use crate::frechet::finite_values;
 
 /// Rows compared at once: a block of distances stays small however many rows there are.
 const BLOCK: usize = 1024;

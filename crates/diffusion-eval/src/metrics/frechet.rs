@@ -1,72 +1,9 @@
 //! The Fréchet distance between Gaussians (Dowson & Landau 1982).
 
-use std::path::PathBuf;
-
 use candle_core::{DType, Device, Tensor};
 use nalgebra::{DMatrix, DVector};
-use thiserror::Error;
 
-/// Why there is no answer.
-#[derive(Debug, Error)]
-pub enum EvalError {
-    /// A covariance needs two points.
-    #[error("{0} rows of features; at least 2 are needed")]
-    TooFew(usize),
-    /// Neighbours are other points.
-    #[error(
-        "{rows} rows of features; {neighbours} neighbours of each want at least one more, and there must be one"
-    )]
-    TooFewNeighbours {
-        /// Points.
-        rows: usize,
-        /// The neighbours wanted of each.
-        neighbours: usize,
-    },
-    /// A feature that is not a number, or infinite.
-    #[error("feature {column} of row {row} is {value}")]
-    NotFinite {
-        /// Which row.
-        row: usize,
-        /// Which of its features.
-        column: usize,
-        /// What it is.
-        value: f64,
-    },
-    /// Sets of different features.
-    #[error("one set has {0} features, the other {1}")]
-    Width(usize, usize),
-    /// A tensor that a network needs.
-    #[error("there is no tensor {0}")]
-    MissingTensor(String),
-    /// A tensor that the network has no place for.
-    #[error("tensor {name} has the shape {found:?}, not {wanted:?}")]
-    TensorShape {
-        /// Its name.
-        name: String,
-        /// Its shape.
-        found: Vec<usize>,
-        /// The network's.
-        wanted: Vec<usize>,
-    },
-    /// Weights or statistics that are not finite, or a variance below 0.
-    #[error("the tensors of {0} make numbers that are not finite")]
-    Convolution(String),
-    /// A file that does not hold Inception's weights.
-    #[error(
-        "{} is no file of Inception's weights: {reason}; it should be pytorch-fid's \
-         pt_inception-2015-12-05-6726825d.pth, saved as safetensors under the same names",
-        path.display()
-    )]
-    Weights {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        reason: Box<EvalError>,
-    },
-    /// The tensor's own error.
-    #[error(transparent)]
-    Candle(#[from] candle_core::Error),
-}
+use crate::EvalError;
 
 /// Mean and covariance of a set of features.
 #[derive(Clone, Debug, PartialEq)]

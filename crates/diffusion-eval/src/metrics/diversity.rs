@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use candle_core::Tensor;
 
+use super::points::Points;
 use crate::EvalError;
-use crate::points::Points;
 
 /// The mean distance between two images of the same class in `features` (N, D), over all such pairs; `classes` has N entries. None
 /// where no class has two images. Guidance makes it smaller.

@@ -2,9 +2,9 @@
 
 use candle_core::Tensor;
 
+use super::points::Points;
+use super::quality::spread;
 use crate::EvalError;
-use crate::points::Points;
-use crate::samples::spread;
 
 /// An image is a copy if its nearest training image is at less than this share of the distance of the second nearest (Yoon et
 /// al. 2023, "Diffusion probabilistic models generalize when they fail to memorize").
@@ -15,30 +15,16 @@ const SAME: f64 = 0.05;
 const OWN: usize = 1000;
 
 /// The nearest of many points.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Neighbour {
-    /// Its position.
-    pub index: usize,
+struct Neighbour {
     /// Its Euclidean distance.
-    pub distance: f64,
+    distance: f64,
     /// The distance of the second nearest; infinite where there is none.
-    pub second: f64,
-}
-
-/// The nearest of `among` (M, …) to each row of `points` (N, …), M at least 1.
-///
-/// # Errors
-/// Rows of different sizes; no rows to be found; a number that is not finite.
-pub fn nearest(points: &Tensor, among: &Tensor) -> Result<Vec<Neighbour>, EvalError> {
-    nearest_points(&Points::new(points)?, 1, &Points::new(among)?)
+    second: f64,
 }
 
 /// The nearest of `among` to each point, of which `points` has as many views as `views` says, one after the other: near is what any of them
 /// is near.
-fn nearest_points(points: &Points, views: usize, among: &Points) -> Result<Vec<Neighbour>, EvalError> {
-    if among.len() == 0 {
-        return Err(EvalError::TooFew(0));
-    }
+fn nearest(points: &Points, views: usize, among: &Points) -> Result<Vec<Neighbour>, EvalError> {
     let mut found = Vec::with_capacity(points.len() / views);
     let mut nearest_view = vec![f64::INFINITY; among.len()];
     points.each_row_of_distances(among, |i, squares| {
@@ -48,16 +34,16 @@ fn nearest_points(points: &Points, views: usize, among: &Points) -> Result<Vec<N
         if (i + 1) % views > 0 {
             return;
         }
-        let mut best = Neighbour { index: 0, distance: f64::INFINITY, second: f64::INFINITY };
-        for (index, square) in nearest_view.iter_mut().enumerate() {
+        let mut best = Neighbour { distance: f64::INFINITY, second: f64::INFINITY };
+        for square in &mut nearest_view {
             let square = std::mem::replace(square, f64::INFINITY);
             if square < best.distance {
-                best = Neighbour { index, distance: square, second: best.distance };
+                best = Neighbour { distance: square, second: best.distance };
             } else if square < best.second {
                 best.second = square;
             }
         }
-        found.push(Neighbour { distance: best.distance.sqrt(), second: best.second.sqrt(), ..best });
+        found.push(Neighbour { distance: best.distance.sqrt(), second: best.second.sqrt() });
     })?;
     Ok(found)
 }
@@ -108,10 +94,10 @@ impl TrainingImages {
     /// The nearest of these to each of `images`.
     fn nearest(&self, images: &Tensor) -> Result<Vec<Neighbour>, EvalError> {
         if !self.mirrored {
-            return nearest_points(&Points::new(images)?, 1, &self.points);
+            return nearest(&Points::new(images)?, 1, &self.points);
         }
         let views = Tensor::stack(&[images, &images.flip(&[3])?], 1)?;
-        nearest_points(&Points::new(&views.flatten(0, 1)?)?, 2, &self.points)
+        nearest(&Points::new(&views.flatten(0, 1)?)?, 2, &self.points)
     }
 
     /// How near generated `images` (N, C, H, W) come to these, N at least 1. The work grows with N·M: a few thousand of each are
@@ -136,12 +122,29 @@ impl TrainingImages {
     }
 }
 
-impl Memorisation {
-    /// Of generated `images` beside those of `training`; [`TrainingImages`] spares the work where several sets are looked at.
-    ///
-    /// # Errors
-    /// Those of [`TrainingImages::new`] and [`TrainingImages::memorisation`].
-    pub fn of(images: &Tensor, training: &Tensor) -> Result<Self, EvalError> {
-        TrainingImages::new(training, false)?.memorisation(images)
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::Device;
+
+    fn points(rows: &[[f32; 2]]) -> Points {
+        Points::new(&Tensor::from_slice(rows.as_flattened(), (rows.len(), 2), &Device::Cpu).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn the_nearest_comes_with_the_second_nearest() {
+        let among = points(&[[3.0, 4.0], [0.0, 1.0], [6.0, 8.0]]);
+        let found = nearest(&points(&[[0.0, 0.0], [6.0, 8.0]]), 1, &among).unwrap();
+        assert_eq!((found[0].distance, found[0].second), (1.0, 5.0));
+        assert_eq!((found[1].distance, found[1].second), (0.0, 5.0));
+        let alone = &nearest(&points(&[[0.0, 0.0]]), 1, &points(&[[3.0, 4.0]])).unwrap()[0];
+        assert_eq!((alone.distance, alone.second), (5.0, f64::INFINITY));
+    }
+
+    #[test]
+    fn the_nearest_of_several_views_is_that_of_any() {
+        let found =
+            nearest(&points(&[[9.0, 9.0], [3.0, 4.0]]), 2, &points(&[[0.0, 0.0], [9.0, 8.0]])).unwrap();
+        assert_eq!((found.len(), found[0].distance, found[0].second), (1, 1.0, 5.0));
     }
 }

@@ -1,0 +1,98 @@
+//! The metrics of several sets of images, and their spread.
+
+use serde_json::{Map, Value, json};
+
+use super::{FeatureJudge, Note, SampleEvaluator, SampleMetrics};
+use crate::mean_and_deviation;
+
+/// Sets of images, such as one for each seed, with training images beside them.
+#[derive(Clone, Debug)]
+pub struct SampleReport {
+    /// Each set's name and metrics, all with the same metrics; at least one.
+    pub sets: Vec<(String, SampleMetrics)>,
+    /// The metrics of training images; `None` where there is nothing to show.
+    pub training: Option<SampleMetrics>,
+}
+
+/// A metric over all sets.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct MetricSpread {
+    /// Its name in a table.
+    pub title: &'static str,
+    /// Its name in JSON.
+    pub key: &'static str,
+    /// The mean over the sets.
+    pub mean: f64,
+    /// The standard deviation between sets; `None` for one set.
+    pub deviation: Option<f64>,
+}
+
+impl SampleReport {
+    /// The smallest and the largest number of images in a set.
+    pub fn counts(&self) -> (usize, usize) {
+        let counts = || self.sets.iter().map(|(_, metrics)| metrics.count);
+        (counts().min().unwrap_or(0), counts().max().unwrap_or(0))
+    }
+
+    /// Each metric over the sets, in the order of a table.
+    pub fn spreads(&self) -> Vec<MetricSpread> {
+        let all: Vec<_> = self.sets.iter().map(|(_, metrics)| metrics.metrics()).collect();
+        let Some(first) = all.first() else { return Vec::new() };
+        let spread = |(i, metric): (usize, &super::Metric)| {
+            let values: Vec<f64> = all.iter().filter_map(|metrics| Some(metrics.get(i)?.value)).collect();
+            let (mean, deviation) = mean_and_deviation(&values);
+            MetricSpread { title: metric.title, key: metric.key, mean, deviation }
+        };
+        first.iter().enumerate().map(spread).collect()
+    }
+
+    /// The value of the metric `key` of the training images.
+    pub fn of_training(&self, key: &str) -> Option<f64> {
+        let metrics = self.training.as_ref()?.metrics();
+        metrics.into_iter().find(|metric| metric.key == key).map(|metric| metric.value)
+    }
+
+    /// The mean share of each class over the sets; none where no classes are read.
+    pub fn class_shares(&self) -> Vec<f64> {
+        let sets: Vec<_> = self.sets.iter().filter_map(|(_, metrics)| metrics.classes()).collect();
+        let Some(first) = sets.first() else { return Vec::new() };
+        let mean =
+            |class: usize| sets.iter().map(|classes| classes.shares[class]).sum::<f64>() / sets.len() as f64;
+        (0..first.shares.len()).map(mean).collect()
+    }
+
+    /// What a reader has to know of the metrics, which are those of `evaluator`.
+    pub fn notes(&self, evaluator: &SampleEvaluator) -> Vec<Note> {
+        let (fewest, most) = self.counts();
+        let mut notes = evaluator.notes(fewest, most);
+        if fewest < most && evaluator.judge().is_some() {
+            notes.push(Note::UnequalSets { fewest, most });
+        }
+        notes
+    }
+
+    /// A JSON object of all metrics, which are those of `evaluator`: the sets, mean and deviation, and the training images.
+    pub fn as_json(&self, evaluator: &SampleEvaluator) -> Value {
+        let sets: Vec<Value> = self
+            .sets
+            .iter()
+            .map(|(name, metrics)| {
+                let mut json = metrics.as_json();
+                json["name"] = name.clone().into();
+                json
+            })
+            .collect();
+        let spreads = self.spreads();
+        let of_each = |value: fn(&MetricSpread) -> Value| -> Value {
+            spreads.iter().map(|spread| (spread.key.to_owned(), value(spread))).collect::<Map<_, _>>().into()
+        };
+        json!({
+            "judge": evaluator.judge().map(|judge| judge.network().name()),
+            "against": evaluator.judge().map(FeatureJudge::reference_name),
+            "sets": sets,
+            "mean": of_each(|spread| spread.mean.into()),
+            "standard_deviation": of_each(|spread| spread.deviation.into()),
+            "training_pictures": self.training.as_ref().map(SampleMetrics::as_json),
+        })
+    }
+}

@@ -1,0 +1,212 @@
+//! Which images generated ones are compared with, and what is said of the metrics.
+
+use std::path::Path;
+
+use candle_core::{Device, Tensor};
+use diffusion_eval::{
+    EvalError, FeatureExtractor, FeatureJudge, FeatureNetwork, Note, ReferenceChoice, ReferenceSet,
+    RequestedReference, SampleEvaluator, SampleReport, TrainingSet,
+};
+use diffusion_process::{Domain, NoiseSource};
+
+const GREY: [usize; 3] = [1, 28, 28];
+
+/// `count` images of noise.
+fn images(seed: u64, count: u64, shape: [usize; 3]) -> Tensor {
+    let noise = NoiseSource::new(seed).normal(Domain::Initial, 0, 0..count, &shape, &Device::Cpu).unwrap();
+    noise.clamp(-1f32, 1f32).unwrap()
+}
+
+/// `count` training images of a folder, and `held_out` others.
+fn training(count: u64, held_out: u64) -> TrainingSet<Tensor> {
+    TrainingSet {
+        images: images(1, count, GREY),
+        held_out: (held_out > 0).then(|| images(2, held_out, GREY)),
+        path: Some("photos".into()),
+        mirrored: false,
+    }
+}
+
+fn judge(references: &ReferenceSet<Tensor>) -> Result<FeatureJudge, EvalError> {
+    let judge = diffusion_eval::DigitJudge::shipped(&Device::Cpu).unwrap().0;
+    FeatureJudge::new(FeatureExtractor::DigitJudge(Box::new(judge)), references, &Device::Cpu)
+}
+
+/// Images of the model of `training`, compared with what its run has.
+fn evaluator(training: &TrainingSet<Tensor>) -> SampleEvaluator {
+    let judge = judge(&ReferenceSet::of_run(Some(training)).unwrap()).unwrap();
+    SampleEvaluator::new(GREY, Some(judge), Some(training), &Device::Cpu).unwrap()
+}
+
+#[test]
+fn the_test_digits_are_the_reference_of_models_of_digits_only() {
+    let photos = training(2, 0);
+    let digits = TrainingSet { path: None, ..photos.clone() };
+    let default = |network, training| ReferenceChoice::new(None, network, GREY, training).unwrap();
+    let (judge, inception) = (FeatureNetwork::DigitJudge, FeatureNetwork::Inception);
+    assert_eq!(default(judge, Some(&digits)), Some(ReferenceChoice::Mnist));
+    assert_eq!(default(judge, None), Some(ReferenceChoice::Mnist));
+    assert_eq!(default(judge, Some(&photos)), Some(ReferenceChoice::Run));
+    assert_eq!(default(inception, Some(&digits)), Some(ReferenceChoice::Run));
+    let requested = |what, network| ReferenceChoice::new(Some(what), network, GREY, Some(&photos));
+    assert_eq!(requested(RequestedReference::Mnist, judge).unwrap(), Some(ReferenceChoice::Mnist));
+    assert_eq!(requested(RequestedReference::Images, judge).unwrap(), Some(ReferenceChoice::Requested));
+    assert!(matches!(requested(RequestedReference::Mnist, inception), Err(EvalError::NoImagesOfMnist)));
+    assert!(matches!(ReferenceSet::<Tensor>::of_run(None), Err(EvalError::NoReference)));
+}
+
+#[test]
+fn images_that_no_network_reads_are_compared_with_training_images_only() {
+    let colour = [3, 28, 28];
+    let choice = |requested, network, training: &TrainingSet<Tensor>| {
+        ReferenceChoice::new(requested, network, colour, Some(training))
+    };
+    let judge = FeatureNetwork::DigitJudge;
+    assert_eq!(choice(None, judge, &training(2, 0)).unwrap(), None);
+    let inception = choice(None, FeatureNetwork::Inception, &training(2, 0)).unwrap();
+    assert_eq!(inception, Some(ReferenceChoice::Run));
+    let asked = choice(Some(RequestedReference::Images), judge, &training(2, 0)).unwrap_err();
+    assert_eq!(asked.to_string(), "the images are 3×28×28, and the digit judge reads 1×28×28");
+    // A single image has no second nearest one, which copies are told by.
+    assert!(
+        matches!(choice(None, judge, &training(1, 0)), Err(EvalError::NoFeatures { shape }) if shape == colour)
+    );
+
+    let known = TrainingSet { images: images(1, 20, colour), ..training(0, 0) };
+    let evaluator = SampleEvaluator::new(colour, None, Some(&known), &Device::Cpu).unwrap();
+    assert_eq!(
+        evaluator.description(),
+        "looked at for copies of the 20 training pictures only: the digit judge makes features of 1×28×28, not of 3×28×28"
+    );
+    let metrics = evaluator.evaluate(&known.images, &[]).unwrap();
+    assert_eq!(metrics.memorisation.unwrap().copies, 1.0);
+    assert!(metrics.features.is_none() && evaluator.evaluate_training(20).unwrap().is_none());
+}
+
+#[test]
+fn held_out_images_are_the_reference_unless_they_are_too_few() {
+    let of_run = |held_out| ReferenceSet::of_run(Some(&training(9, held_out))).unwrap();
+    assert_eq!(of_run(6).name(), "the pictures that the run kept out of training");
+    assert!(!of_run(6).is_circular());
+    assert_eq!(of_run(5).name(), "the pictures that the model was trained on");
+    assert!(of_run(5).is_circular() && of_run(0).is_circular());
+}
+
+#[test]
+fn reference_images_from_the_place_of_the_training_images_are_circular() {
+    let folder = tempfile::tempdir().unwrap();
+    let own = folder.path().join("own");
+    std::fs::create_dir(&own).unwrap();
+    let known = TrainingSet { path: Some(own.clone()), ..training(9, 0) };
+    let reference = |path: &Path, training| ReferenceSet::new(images(3, 7, GREY), path, GREY, training);
+    let circular = |path: &Path, training| reference(path, training).unwrap().is_circular();
+    assert!(circular(&own, Some(&known)));
+    assert!(circular(&own.join("../own/."), Some(&known)), "one folder by another name");
+    assert!(!circular(folder.path(), Some(&known)));
+    assert!(!circular(&own, None));
+    let digits = TrainingSet { path: None, ..known.clone() };
+    assert!(!circular(&own, Some(&digits)));
+    let error = ReferenceSet::new(images(3, 7, [1, 8, 8]), &own, GREY, Some(&known)).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "its pictures are [1, 8, 8], the images [1, 28, 28] (channels, height, width)"
+    );
+}
+
+#[test]
+fn too_few_images_are_refused_by_name() {
+    let few = ReferenceSet::new(images(3, 5, GREY), Path::new("few"), GREY, None).unwrap();
+    let error = judge(&few).unwrap_err().to_string();
+    assert_eq!(error, "the pictures of few: 5 pictures are too few to compare images with; 6 are needed");
+    let evaluator = evaluator(&training(9, 0));
+    let refused = |count| evaluator.check_number("generated", count).unwrap_err().to_string();
+    assert_eq!(refused(5), "generated: 5 images are too few to be judged; 6 are needed");
+    assert_eq!(refused(1), "generated: 1 image is too few to be judged; 6 are needed");
+    assert!(evaluator.check_number("generated", 6).is_ok());
+}
+
+#[test]
+fn training_images_stand_beside_generated_ones_unless_they_are_the_reference() {
+    let known = training(12, 8);
+    let of_held_out = evaluator(&known);
+    assert_eq!(
+        of_held_out.description(),
+        "judged by the features of the digit judge, beside the pictures that the run kept out of training (8)"
+    );
+    assert_eq!(of_held_out.evaluate_training(10).unwrap().unwrap().count, 10);
+    assert_eq!(of_held_out.evaluate_training(50).unwrap().unwrap().count, 12);
+    assert!(of_held_out.evaluate_training(5).unwrap().is_none());
+    let notes = of_held_out.notes(20, 20);
+    assert_eq!(notes, [Note::FewerThanFeatures { images: 20, features: 64 }, Note::FewTraining(12)]);
+    assert_eq!(of_held_out.notes(64, 64), [Note::FewTraining(12)]);
+    assert!(of_held_out.notes(64, 12).is_empty());
+
+    let circular = evaluator(&training(12, 0));
+    assert!(circular.evaluate_training(12).unwrap().is_none());
+    assert_eq!(circular.notes(64, 64), [Note::CircularReference]);
+}
+
+#[test]
+fn notes_say_how_many_images_the_metrics_are_of() {
+    let known = TrainingSet { mirrored: true, ..training(5, 8) };
+    let notes = evaluator(&known).notes(64, 4000);
+    let compared = Note::Compared { images: 3000, references: 8 };
+    assert_eq!(notes, [Note::TooFewTraining(5), compared, Note::Checked(2000), Note::Mirrored]);
+    assert_eq!(
+        notes[1].to_string(),
+        "precision, recall, density and coverage compare 3000 images with 8 real ones"
+    );
+    let mnist = FeatureJudge::of_mnist(&Device::Cpu).unwrap();
+    let none: Option<&TrainingSet<Tensor>> = None;
+    let mnist = SampleEvaluator::new(GREY, Some(mnist), none, &Device::Cpu).unwrap();
+    assert_eq!(mnist.notes(64, 64), [Note::Compared { images: 64, references: 3000 }]);
+    // Copies of 10,000 images at most are looked for.
+    let large = TrainingSet { images: images(1, 10_001, [1, 2, 2]), ..training(0, 0) };
+    let large = SampleEvaluator::new([1, 2, 2], None, Some(&large), &Device::Cpu).unwrap();
+    assert_eq!(large.notes(64, 64), [Note::SomeTraining { known: 10_000, all: 10_001 }]);
+}
+
+#[test]
+fn a_report_has_the_spread_of_its_sets() {
+    let evaluator = evaluator(&training(12, 8));
+    let set = |seed, count| evaluator.evaluate(&images(seed, count, GREY), &[]).unwrap();
+    let sets = vec![("a".to_owned(), set(5, 7)), ("b".to_owned(), set(6, 9))];
+    let training = evaluator.evaluate_training(9).unwrap();
+    let report = SampleReport { sets, training };
+    assert_eq!(report.counts(), (7, 9));
+    let last = report.notes(&evaluator).pop();
+    assert_eq!(last, Some(Note::UnequalSets { fewest: 7, most: 9 }));
+
+    let json = report.as_json(&evaluator);
+    let number = |json: &serde_json::Value| json.as_f64().unwrap();
+    for spread in report.spreads() {
+        let values = [0, 1].map(|i| number(&json["sets"][i][spread.key]));
+        let mean = f64::midpoint(values[0], values[1]);
+        let deviation = (values[0] - values[1]).abs() / 2f64.sqrt();
+        assert!((spread.mean - mean).abs() <= 1e-9 * mean.abs(), "{spread:?}");
+        assert!((spread.deviation.unwrap() - deviation).abs() <= 1e-9 * (1.0 + mean.abs()), "{spread:?}");
+        assert_eq!(number(&json["mean"][spread.key]), spread.mean);
+        assert_eq!(number(&json["standard_deviation"][spread.key]), spread.deviation.unwrap());
+    }
+    let titles: Vec<&str> = report.spreads().iter().map(|spread| spread.title).collect();
+    assert_eq!(titles[0], "Fréchet distance");
+    assert_eq!(report.of_training("recall"), json["training_pictures"]["recall"].as_f64());
+    assert_eq!((report.of_training("copies"), json["sets"][1]["name"].as_str()), (None, Some("b")));
+    // The judge's digits are no classes of these images.
+    assert!(report.class_shares().is_empty() && report.sets[0].1.by_key().get("share_of_class_0").is_none());
+}
+
+#[test]
+fn digits_are_read_where_the_references_are_digits() {
+    let judge = FeatureJudge::of_mnist(&Device::Cpu).unwrap();
+    let none: Option<&TrainingSet<Tensor>> = None;
+    let evaluator = SampleEvaluator::new(GREY, Some(judge), none, &Device::Cpu).unwrap();
+    let names: Vec<Option<&str>> = (0..8).map(|i| Some(if i < 4 { "3" } else { "cat" })).collect();
+    let metrics = evaluator.evaluate(&images(7, 8, GREY), &names).unwrap();
+    let shares: f64 = (0..10).map(|class| metrics.by_key()[&format!("share_of_class_{class}")]).sum();
+    assert!((shares - 1.0).abs() < 1e-9);
+    let features = metrics.features.unwrap();
+    // Of the four that were to be a digit; the others have a class that the judge does not know, and are like each other only.
+    assert!((features.as_asked.unwrap() * 4.0).fract() == 0.0);
+    assert!(features.diversity.unwrap() > 0.0 && features.network == FeatureNetwork::DigitJudge);
+}

@@ -1,16 +1,21 @@
 //! What `--data` and the flags beside it mean.
 
+mod args;
+mod trained_on;
+
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use diffusion_data::{
-    Background, Channels, Fit, ImageDataset, PictureConfig, PrepareProgress, Prepared, Report, Source, Split,
-    mnist, prepare,
+    ImageDataset, PictureConfig, PrepareProgress, Prepared, Report, Source, Split, mnist, prepare,
 };
 
-use crate::session::interrupt;
+pub(crate) use self::args::{CacheArgs, DataArgs, PictureArgs};
+pub(crate) use self::trained_on::TrainedOn;
+
 use crate::session::progress::Progress;
+use crate::session::interrupt;
 use crate::session::usage::bail_usage;
 
 /// 10,000 digits of MNIST's training set; `assets/mnist/README.md` says which, and under what licence.
@@ -23,104 +28,6 @@ const DOWNLOADS: &str = "data";
 const HUB: &str = "hf:";
 /// So many damaged pictures are named in the log.
 const SHOWN: usize = 10;
-
-/// What is done to the pictures.
-#[derive(clap::Args, Clone)]
-#[command(next_help_heading = "Pictures")]
-pub(crate) struct PictureArgs {
-    /// Bring the pictures to SIZE×SIZE pixels [default: as they are if the first 64 have one size up to 64×64,
-    /// else 32]
-    #[arg(long, value_name = "SIZE", value_parser = clap::value_parser!(u64).range(1..=4096))]
-    size: Option<u64>,
-    /// auto (grey if no picture has colour), grey or rgb
-    #[arg(long, value_name = "CHANNELS")]
-    channels: Option<Channels>,
-    /// How a picture becomes square: crop (its middle), pad (all of it, on background) or stretch
-    #[arg(long, value_name = "FIT")]
-    fit: Option<Fit>,
-    /// The colour behind transparent pictures and beside padded ones: white, black, grey or #rrggbb
-    #[arg(long, value_name = "COLOUR")]
-    background: Option<Background>,
-    /// Keep the pictures an eighth larger and cut another window out of them in each pass
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
-    random_crop: Option<bool>,
-    /// Mirror pictures at random, left to right
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
-    flip: Option<bool>,
-    /// Give each picture N times in a pass [default: once, or as often as it takes to fill a batch]
-    #[arg(long, value_name = "N")]
-    repeat: Option<usize>,
-    /// Take these classes only
-    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
-    classes: Option<Vec<String>>,
-    /// Take N of the pictures, spread over all of them
-    #[arg(long, value_name = "N")]
-    limit: Option<usize>,
-    /// Keep this share of the pictures out of training and report the loss on them
-    #[arg(long, value_name = "SHARE", allow_negative_numbers = true)]
-    pub(crate) validation: Option<f64>,
-    /// Leave out up to N damaged pictures before giving up [default: 100]
-    #[arg(long, value_name = "N")]
-    max_bad: Option<usize>,
-}
-
-impl PictureArgs {
-    /// Lays the flags over a configuration. Returns the first one given that changes the numbers of a training.
-    pub(crate) fn apply(&self, size: &mut Option<usize>, config: &mut PictureConfig) -> Option<&'static str> {
-        fn set<T: Clone>(
-            field: &mut T,
-            flag: Option<&T>,
-            name: &'static str,
-            first: &mut Option<&'static str>,
-        ) {
-            if let Some(value) = flag {
-                field.clone_from(value);
-                first.get_or_insert(name);
-            }
-        }
-        let mut first = None;
-        let side = self.size.map(|side| Some(side as usize));
-        set(size, side.as_ref(), "--size", &mut first);
-        set(&mut config.channels, self.channels.as_ref(), "--channels", &mut first);
-        set(&mut config.fit, self.fit.as_ref(), "--fit", &mut first);
-        set(&mut config.background, self.background.as_ref(), "--background", &mut first);
-        set(&mut config.random_crop, self.random_crop.as_ref(), "--random-crop", &mut first);
-        set(&mut config.flip, self.flip.as_ref(), "--flip", &mut first);
-        set(&mut config.repeat, self.repeat.as_ref(), "--repeat", &mut first);
-        set(&mut config.classes, self.classes.as_ref(), "--classes", &mut first);
-        set(&mut config.limit, self.limit.map(Some).as_ref(), "--limit", &mut first);
-        set(&mut config.validation, self.validation.as_ref(), "--validation", &mut first);
-        config.max_bad = self.max_bad.unwrap_or(config.max_bad);
-        first
-    }
-}
-
-/// Where prepared pictures are kept.
-#[derive(clap::Args)]
-#[command(next_help_heading = "Pictures")]
-pub(crate) struct CacheArgs {
-    /// The folder for prepared pictures, shared by all runs [default: DIFFUSION_CACHE, else diffusion/ in the
-    /// user's cache folder]
-    #[arg(long, value_name = "DIR")]
-    cache: Option<PathBuf>,
-    /// Prepare the pictures anew, in memory
-    #[arg(long)]
-    no_cache: bool,
-}
-
-impl CacheArgs {
-    fn folder(&self) -> Option<PathBuf> {
-        if self.no_cache {
-            return None;
-        }
-        let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-        self.cache.clone().or_else(|| variable("DIFFUSION_CACHE")).or_else(|| {
-            let home = || variable("HOME").map(|home| home.join(".cache"));
-            let base = variable("XDG_CACHE_HOME").or_else(|| variable("LOCALAPPDATA")).or_else(home);
-            base.map(|base| base.join("diffusion"))
-        })
-    }
-}
 
 /// A flag that names pictures.
 #[derive(Clone, Copy)]
@@ -178,19 +85,6 @@ pub(crate) fn resolve_for(flag: Flag, argument: &Path) -> anyhow::Result<PathBuf
 /// What `path` names on the hub, if it does.
 fn hub_reference(path: &Path) -> Option<&str> {
     path.to_str()?.strip_prefix(HUB)
-}
-
-/// Refuses pictures that a run was trained on and that have gone since; `flag` names others.
-pub(crate) fn check_there(path: Option<&Path>, flag: &str) -> anyhow::Result<()> {
-    match path {
-        Some(path) if hub_reference(path).is_none() && !path.exists() => {
-            bail_usage!(
-                "{}: the pictures that the run was trained on are not there any more; {flag} names others",
-                path.display()
-            )
-        }
-        _ => Ok(()),
-    }
 }
 
 /// Opens what `path` of --data means, or the embedded digits.
@@ -316,25 +210,6 @@ pub(crate) fn select(
     }
     let (training, validation) = dataset.split(config.validation)?;
     Ok((training, Some(validation)))
-}
-
-/// The pictures of `path`, or the embedded digits, as the flags over `(size, config)` choose and [`select`] divides them; damaged ones
-/// are named.
-pub(crate) fn chosen(
-    path: Option<&Path>,
-    flags: &PictureArgs,
-    (mut size, mut config): (Option<usize>, PictureConfig),
-    cache: &CacheArgs,
-    quiet: bool,
-) -> anyhow::Result<(ImageDataset, Option<ImageDataset>)> {
-    flags.apply(&mut size, &mut config);
-    if let Some((field, value, expected)) = config.problem() {
-        bail_usage!("{field}: {value}: {expected}");
-    }
-    let path = path.map(resolve).transpose()?;
-    let prepared = prepared(&open(path.as_deref())?, size, &config, cache, quiet)?;
-    report_damaged(&prepared.report.damaged);
-    select(prepared.dataset, &config)
 }
 
 /// One line about a data set and the source that it was prepared from, which the user called `path`.

@@ -51,6 +51,14 @@ pub enum FeatureExtractor {
 }
 
 impl FeatureExtractor {
+    /// The digit judge that comes with this crate, on `device`.
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub fn shipped(device: &Device) -> Result<Self, EvalError> {
+        Ok(Self::DigitJudge(Box::new(DigitJudge::shipped(device)?.0)))
+    }
+
     /// Which network it is.
     pub fn network(&self) -> FeatureNetwork {
         match self {
@@ -59,7 +67,8 @@ impl FeatureExtractor {
         }
     }
 
-    /// The features (N, D) of `images` (N, C, H, W) in \[−1, 1\], and logits (N, 10) where the network classifies digits.
+    /// The features (N, D) of `images` (N, C, H, W) in \[−1, 1\], and logits (N, 10) where the network
+    /// classifies digits.
     ///
     /// # Errors
     /// Images of a shape that the network does not read; no images.

@@ -1,18 +1,22 @@
 //! How near generated images are to real ones, and predictions to the noise.
 //!
-//! [`Statistics`] sums a set of features up as a Gaussian, and [`Statistics::frechet_distance`] is the distance of two. What
-//! the features are is the caller's business: with those of [`Inception`] the distance is FID (Heusel et al. 2017).
+//! [`Statistics`] sums a set of features up as a Gaussian, and [`Statistics::frechet_distance`] is the
+//! distance of two. What the features are is the caller's business: with those of [`Inception`] the distance
+//! is FID (Heusel et al. 2017).
 //!
-//! [`Manifold`] tells how good images are from how varied they are: precision and recall, density and coverage.
+//! [`Manifold`] tells how good images are from how varied they are: precision and recall, density and
+//! coverage.
 //!
-//! [`SampleEvaluator`] judges sets of generated images beside reference images and training images; [`ReferenceChoice`] says which
-//! those are, and [`SampleReport`] sums several sets up.
+//! [`SampleEvaluator`] judges sets of generated images beside reference images and training images;
+//! [`ReferenceChoice`] says which those are, and [`SampleReport`] sums several sets up.
 //!
-//! [`PredictorEvaluation`] asks what a model, or one that knows nothing, makes of noisy images at each timestep. [`ModelEvaluation`] gives the
-//! losses of a trained one by level, and the [`VariationalBound`] on its likelihood in bits a dimension.
+//! [`PredictorEvaluation`] asks what a model, or one that knows nothing, makes of noisy images at each
+//! timestep. [`ModelEvaluation`] gives the losses of a trained one by level, and the [`VariationalBound`] on
+//! its likelihood in bits a dimension.
 //!
-//! This crate adds up in f64. It knows two networks that make features: [`DigitJudge`], whose weights it holds, and [`Inception`], whose weights
-//! are the only file that it reads; it downloads none. Images come to it as tensors or as an [`ImageSet`].
+//! This crate adds up in f64. It knows two networks that make features: [`DigitJudge`], whose weights it
+//! holds, and [`Inception`], whose weights are the only file that it reads; it downloads none. Images come to
+//! it as tensors or as an [`ImageSet`].
 //!
 //! ```
 //! use candle_core::{Device, Tensor};

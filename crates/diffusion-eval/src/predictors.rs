@@ -34,8 +34,8 @@ pub struct Estimate {
 pub struct PredictionError {
     /// The mean square of ε̂ − ε: what training minimises where ε is predicted.
     pub noise: Estimate,
-    /// The same in the image's own scale, (1 − ᾱ_t)·(ε̂ − ε)²: what is wrong with the image that is left when the predicted
-    /// noise is taken away.
+    /// The same in the image's own scale, (1 − ᾱ_t)·(ε̂ − ε)²: what is wrong with the image that is left when
+    /// the predicted noise is taken away.
     pub image: Estimate,
 }
 
@@ -59,8 +59,8 @@ pub struct PredictorErrors {
 
 /// The same images with the same noise on them, for every predictor that is asked.
 ///
-/// In each bin, every image is looked at with the noise of several levels, evenly spaced over the bin. The mean is over those
-/// levels and over images; the standard error says what other images would change.
+/// In each bin, every image is looked at with the noise of several levels, evenly spaced over the bin. The
+/// mean is over those levels and over images; the standard error says what other images would change.
 ///
 /// ```
 /// use candle_core::Device;
@@ -89,8 +89,8 @@ const LOOKS: usize = 8;
 /// Images at once, unless said otherwise.
 pub(crate) const BATCH: usize = 64;
 
-/// The 50 images (1, 32, 32) of the lesson's exercise: standard normal pixels, cut to \[−1, 1\]. What they show does not matter to
-/// predictors that know nothing.
+/// The 50 images (1, 32, 32) of the lesson's exercise: standard normal pixels, cut to \[−1, 1\]. What they
+/// show does not matter to predictors that know nothing.
 ///
 /// # Errors
 /// Those of the device.
@@ -99,8 +99,8 @@ pub fn lesson_images(seed: u64, device: &candle_core::Device) -> Result<Tensor> 
 }
 
 impl<'a> PredictorEvaluation<'a> {
-    /// `images` (N, C, H, W) in \[−1, 1\], all `levels` from the cleanest to the noisiest, to be divided into `bins` of one size or nearly
-    /// so; noise from `seed`.
+    /// `images` (N, C, H, W) in \[−1, 1\], all `levels` from the cleanest to the noisiest, to be divided into
+    /// `bins` of one size or nearly so; noise from `seed`.
     ///
     /// # Errors
     /// No images; no bins, or more than levels.

@@ -28,8 +28,7 @@ fn training(count: u64, held_out: u64) -> TrainingSet<Tensor> {
 }
 
 fn judge(references: &ReferenceSet<Tensor>) -> Result<FeatureJudge, EvalError> {
-    let judge = diffusion_eval::DigitJudge::shipped(&Device::Cpu).unwrap().0;
-    FeatureJudge::new(FeatureExtractor::DigitJudge(Box::new(judge)), references, &Device::Cpu)
+    FeatureJudge::new(FeatureExtractor::shipped(&Device::Cpu).unwrap(), references, &Device::Cpu)
 }
 
 /// Images of the model of `training`, compared with what its run has.
@@ -141,6 +140,7 @@ fn training_images_stand_beside_generated_ones_unless_they_are_the_reference() {
     assert_eq!(of_held_out.notes(64, 64), [Note::FewTraining(12)]);
     assert!(of_held_out.notes(64, 12).is_empty());
 
+    assert!(of_held_out.judge().unwrap().is_rough());
     let circular = evaluator(&training(12, 0));
     assert!(circular.evaluate_training(12).unwrap().is_none());
     assert_eq!(circular.notes(64, 64), [Note::CircularReference]);
@@ -199,6 +199,7 @@ fn a_report_has_the_spread_of_its_sets() {
 #[test]
 fn digits_are_read_where_the_references_are_digits() {
     let judge = FeatureJudge::of_mnist(&Device::Cpu).unwrap();
+    assert!(!judge.is_rough());
     let none: Option<&TrainingSet<Tensor>> = None;
     let evaluator = SampleEvaluator::new(GREY, Some(judge), none, &Device::Cpu).unwrap();
     let names: Vec<Option<&str>> = (0..8).map(|i| Some(if i < 4 { "3" } else { "cat" })).collect();

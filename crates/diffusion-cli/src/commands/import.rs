@@ -10,7 +10,7 @@ use diffusion_schedule::TimestepSpacing;
 use diffusion_train::RunDir;
 use diffusion_unet::{NetworkConfig, TimeEmbeddingType};
 
-use crate::runs;
+use crate::args::runs;
 use crate::session::usage::bail_usage;
 
 /// Make a run of a model that Python's diffusers saved: a UNet2DModel, alone or in a pipeline

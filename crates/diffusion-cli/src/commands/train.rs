@@ -9,17 +9,15 @@ use std::process::ExitCode;
 use anyhow::Context;
 use candle_core::{Device, Tensor};
 use diffusion_data::LoaderConfig;
-use diffusion_model::{ModelState, RunLayout};
-use diffusion_train::{
-    Checkpoint, Checks, Conditional, ConfigSource, HeldOut, Outcome, RunDir, SampleJudge, TrainConfig,
-    Trainer, start_from,
-};
+use diffusion_eval::TrainingSet;
+use diffusion_model::RunLayout;
+use diffusion_train::{Checkpoint, Checks, Conditional, ConfigSource, HeldOut, Outcome, RunDir, SampleJudge, TrainConfig, Trainer, start_from};
 
 use self::outlook::Outlook;
 use self::watch::Watch;
 use crate::args::runs;
 use crate::data;
-use crate::judging::{Judge, JudgeArgs, Learnt};
+use crate::judging::{self, JudgeArgs, Pictures};
 use crate::session::interrupt;
 use crate::session::progress::clock;
 use crate::session::usage::{bail_usage, first_given};
@@ -32,7 +30,11 @@ use crate::session::usage::{bail_usage, first_given};
     after_help = "Examples:\n  diffusion train\n  diffusion train --preset tutorial --data DIR --steps 300\n  \
                         diffusion train --run-dir runs/mnist-1 --resume --steps 2000\n  \
                         diffusion train --init-from runs/mnist-1 --data DIR --lr 1e-4\n  \
-                        diffusion train --preset digits-attn --dry-run"
+                        diffusion train --preset digits-attn --dry-run",
+    mut_arg("data", |arg| arg.help(
+        "The pictures: a folder, a tar or zip archive, a parquet, npy, npz or IDX file, CIFAR's batches, the name of a \
+         downloaded set, hf:OWNER/NAME or hf:OWNER/NAME:SPLIT [default: 10,000 embedded digits]"
+    ))
 )]
 pub(crate) struct TrainArgs {
     /// The recipe to start from: mnist (good digits soon), digits-attn (the same with attention), cifar10 (the DDPM
@@ -42,14 +44,8 @@ pub(crate) struct TrainArgs {
     /// A TOML file whose fields override the preset's
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// The pictures: a folder, a tar or zip archive, a parquet, npy, npz or IDX file, CIFAR's batches, the name of a
-    /// downloaded set, hf:OWNER/NAME or hf:OWNER/NAME:SPLIT [default: 10,000 embedded digits]
-    #[arg(long, value_name = "PATH")]
-    data: Option<PathBuf>,
     #[command(flatten)]
-    pictures: data::PictureArgs,
-    #[command(flatten)]
-    cache: data::CacheArgs,
+    data: data::DataArgs,
     /// The folder of the run [default: a new one in runs/]
     #[arg(long, value_name = "DIR")]
     run_dir: Option<PathBuf>,
@@ -145,7 +141,7 @@ pub(crate) fn run(args: &TrainArgs, device: &Device, quiet: bool) -> anyhow::Res
         None => fresh_config(args, origin.as_deref())?,
     };
     let source = data::open(config.data.as_deref())?;
-    let prepared = data::prepared(&source, config.size, &config.pictures, &args.cache, quiet)?;
+    let prepared = data::prepared(&source, config.size, &config.pictures, &args.data.cache, quiet)?;
     data::report_damaged(&prepared.report.damaged);
     let (dataset, validation) = data::select(prepared.dataset, &config.pictures)?;
     let mut trainer = config.trainer(&dataset, device)?;
@@ -155,16 +151,17 @@ pub(crate) fn run(args: &TrainArgs, device: &Device, quiet: bool) -> anyhow::Res
     }
     let mut checks = Checks::default();
     if let Some(every) = args.eval_every {
-        let learnt = Learnt {
-            training: dataset.clone(),
-            held_out: validation.clone(),
+        let training = TrainingSet {
+            images: Pictures(dataset.clone()),
+            held_out: validation.clone().map(Pictures),
             path: config.data.clone(),
             mirrored: config.pictures.flip,
         };
-        let judge =
-            Judge::new(&args.judge, dataset.image_shape(), Some(&learnt), &args.cache, device, quiet)?;
-        tracing::info!("every {every} steps {} images are {}", args.eval_num, judge.how());
-        let judge = Box::new(move |images: &Tensor| Ok(judge.judge(images, &[])?.metrics()));
+        let shape = dataset.image_shape();
+        let evaluator = args.judge.evaluator(shape, Some(&training), &args.data.cache, device, quiet)?;
+        let how = judging::description(&evaluator);
+        tracing::info!("every {every} steps {} images are {how}", args.eval_num);
+        let judge = Box::new(move |images: &Tensor| Ok(evaluator.evaluate(images, &[])?.by_key()));
         checks.judge = Some(SampleJudge { every, num: args.eval_num, judge });
     }
     if args.dry_run {
@@ -264,13 +261,13 @@ fn fresh_config(args: &TrainArgs, origin: Option<&Path>) -> anyhow::Result<Train
     let mut config = TrainConfig::layered_on(preset, model.as_ref(), file.as_ref())?;
     set_length(&mut config, args);
     let TrainArgs { data, batch_size, lr, seed, .. } = args;
-    if data.is_some() {
-        config.data.clone_from(data);
+    if data.path.is_some() {
+        config.data.clone_from(&data.path);
     }
     if let Some(path) = &config.data {
         config.data = Some(crate::data::resolve(path)?);
     }
-    args.pictures.apply(&mut config.size, &mut config.pictures);
+    data.pictures.apply(&mut config.size, &mut config.pictures);
     if let Some(batch_size) = batch_size {
         config.batch_size = *batch_size as usize;
     }
@@ -301,12 +298,12 @@ fn resumed_config(args: &TrainArgs, run_dir: &RunDir) -> anyhow::Result<TrainCon
         ("--seed", args.seed.is_some()),
         ("--conditional", args.conditional.is_some()),
     ];
-    let pictures = args.pictures.apply(&mut config.size, &mut config.pictures);
+    let pictures = args.data.pictures.apply(&mut config.size, &mut config.pictures);
     if let Some(flag) = pictures.or(first_given(&flags)) {
         bail_usage!("{flag} cannot change in a run that is resumed; start a new run for it");
     }
     set_length(&mut config, args);
-    if let Some(path) = &args.data {
+    if let Some(path) = &args.data.path {
         config.data = Some(data::resolve(path)?);
     }
     config.validate()?;

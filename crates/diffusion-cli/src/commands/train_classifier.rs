@@ -24,15 +24,11 @@ use crate::session::usage::check_output;
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  diffusion train-classifier --out digits.safetensors\n  \
                         diffusion sample --classifier digits.safetensors --class 7 --guidance 2\n  \
-                        diffusion train-classifier --data pictures --size 32 --max-minutes 5")]
+                        diffusion train-classifier --data pictures --size 32 --max-minutes 5",
+          mut_arg("data", |arg| arg.help("The pictures, in class folders or with labels, as of `train` [default: 10,000 embedded digits]")))]
 pub(crate) struct TrainClassifierArgs {
-    /// The pictures, in class folders or with labels, as of `train` [default: 10,000 embedded digits]
-    #[arg(long, value_name = "PATH")]
-    data: Option<PathBuf>,
     #[command(flatten)]
-    pictures: data::PictureArgs,
-    #[command(flatten)]
-    cache: data::CacheArgs,
+    data: data::DataArgs,
     /// The file to write
     #[arg(long, value_name = "FILE", default_value = "classifier.safetensors")]
     out: PathBuf,
@@ -62,13 +58,12 @@ pub(crate) fn run(args: &TrainClassifierArgs, device: &Device, quiet: bool) -> a
     interrupt::listen()?;
     check_output("--out", &args.out)?;
     let (mut size, mut pictures) = (None, PictureConfig::default());
-    args.pictures.apply(&mut size, &mut pictures);
+    args.data.pictures.apply(&mut size, &mut pictures);
     // What is kept is a part of the labelled pictures.
-    let mut flags = args.pictures.clone();
-    flags.validation = None;
-    let (all, _) =
-        data::chosen(args.data.as_deref(), &flags, (None, PictureConfig::default()), &args.cache, quiet)?;
-    let (training, kept) = divided(all.labelled()?, args.pictures.validation)?;
+    let mut whole = args.data.clone();
+    whole.pictures.validation = None;
+    let (all, _) = whole.chosen((None, PictureConfig::default()), quiet)?;
+    let (training, kept) = divided(all.labelled()?, args.data.pictures.validation)?;
     let usual = ClassifierConfig::default();
     let config = ClassifierConfig {
         batch_size: args.batch_size as usize,
@@ -133,7 +128,7 @@ pub(crate) fn run(args: &TrainClassifierArgs, device: &Device, quiet: bool) -> a
     }
     let most = classifier.description.classes.iter().max_by_key(|class| class.pictures);
     let class = most.map_or("all", |class| &class.name);
-    let run = if args.data.is_some() { " --run RUN" } else { "" };
+    let run = if args.data.path.is_some() { " --run RUN" } else { "" };
     println!("next: {}{run} --classifier {path} --class \"{class}\"", runs::program("sample"));
     Ok(ExitCode::SUCCESS)
 }

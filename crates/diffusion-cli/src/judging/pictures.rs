@@ -1,111 +1,92 @@
-//! Real pictures: those that images are compared with, and those that a model learnt from.
+//! Real pictures: those that images are compared with, and those that a model was trained on.
 
-use std::path::{Path, PathBuf};
+use std::ops::Range;
+use std::path::Path;
 
 use candle_core::{Device, Tensor};
-use diffusion_data::{ImageDataset, PictureConfig, Prepared};
-use diffusion_eval::Reference;
-use diffusion_train::Checkpoint;
+use diffusion_data::{DataError, ImageDataset, PictureConfig};
+use diffusion_eval::{EvalError, ImageSet, ReferenceSet, TrainingSet};
 
-use super::{JudgeArgs, MNIST};
-use crate::args::runs;
-use crate::data;
-use crate::data::Flag;
+use super::MNIST;
+use crate::data::{self, CacheArgs, Flag, TrainedOn};
 use crate::session::usage::bail_usage;
 
-/// Pictures that a model learnt from, and others of their kind.
-pub(crate) struct Learnt {
-    pub(crate) training: ImageDataset,
-    /// Those that the run kept out of training.
-    pub(crate) held_out: Option<ImageDataset>,
-    /// Where they come from; none: they are the digits that come with the program.
-    pub(crate) path: Option<PathBuf>,
-    /// Whether it learnt from their mirror images as well.
-    pub(crate) mirrored: bool,
-}
+/// Prepared pictures, as evaluation reads them.
+#[derive(Clone)]
+pub(crate) struct Pictures(pub(crate) ImageDataset);
 
-/// Real pictures that images are compared with.
-pub(super) struct Real {
-    pub(super) pictures: ImageDataset,
-    pub(super) name: String,
-    /// Whether those that the model learnt from are among them.
-    pub(super) circular: bool,
-}
+impl ImageSet for Pictures {
+    fn len(&self) -> usize {
+        self.0.len()
+    }
 
-impl Real {
-    /// Those of --against, or those that the run kept out of training, or those that the model learnt from.
-    pub(super) fn of(
-        args: &JudgeArgs,
-        shape: [usize; 3],
-        learnt: Option<&Learnt>,
-        cache: &data::CacheArgs,
-        quiet: bool,
-    ) -> anyhow::Result<Self> {
-        let Some(path) = &args.against else {
-            let Some(Learnt { training, held_out, .. }) = learnt else {
-                bail_usage!("--against: name the real pictures, or mnist");
-            };
-            let held_out = held_out.as_ref().filter(|pictures| pictures.len() >= Reference::SMALLEST);
-            let (pictures, name) = match held_out {
-                Some(held_out) => (held_out, "the pictures that the run kept out of training"),
-                None => (training, "the pictures that the model was trained on"),
-            };
-            let circular = held_out.is_none();
-            return Ok(Self { pictures: pictures.clone(), name: name.to_owned(), circular });
-        };
-        let path = data::resolve_for(Flag::Against, path)?;
-        let prepared = brought_to(Flag::Against, Some(&path), shape, cache, quiet)?;
-        data::report_damaged(&prepared.report.damaged);
-        let pictures = prepared.dataset;
-        if pictures.image_shape() != shape {
-            bail_usage!(
-                "--against {}: its pictures are {:?}, the images {shape:?} (channels, height, width)",
-                path.display(),
-                pictures.image_shape()
-            );
-        }
-        // One folder may have several names.
-        let place = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
-        let own = learnt.and_then(|learnt| learnt.path.as_deref());
-        let circular = own.is_some_and(|own| place(own) == place(&path));
-        Ok(Self { pictures, name: format!("the pictures of {}", path.display()), circular })
+    fn shape(&self) -> [usize; 3] {
+        self.0.image_shape()
+    }
+
+    fn limited(&self, most: usize) -> Result<Self, EvalError> {
+        Ok(Self(self.0.limited(most.min(self.0.len())).map_err(error)?))
+    }
+
+    fn images(&self, positions: Range<usize>, device: &Device) -> Result<Tensor, EvalError> {
+        self.0.images(&positions.collect::<Vec<_>>(), device).map_err(error)
     }
 }
 
-/// What the model in the folder `checkpoint` learnt from, if its run says so.
-pub(super) fn learnt_in_run(
-    checkpoint: &Path,
-    cache: &data::CacheArgs,
+fn error(error: DataError) -> EvalError {
+    EvalError::Images(Box::new(error))
+}
+
+/// The pictures of --against `path`, for images of `shape` by a model that was trained on `training`.
+pub(super) fn references(
+    path: &Path,
+    shape: [usize; 3],
+    training: Option<&TrainingSet<Pictures>>,
+    cache: &CacheArgs,
     quiet: bool,
-) -> anyhow::Result<Option<Learnt>> {
-    let Some(run) = runs::run_of(checkpoint) else { return Ok(None) };
-    if Checkpoint::read_state(checkpoint)?.is_adopted() {
-        return Ok(None);
+) -> anyhow::Result<ReferenceSet<Pictures>> {
+    let path = data::resolve_for(Flag::Against, path)?;
+    let prepared = brought_to(Flag::Against, Some(&path), shape, cache, quiet)?;
+    data::report_damaged(&prepared.report.damaged);
+    match ReferenceSet::new(Pictures(prepared.dataset), &path, shape, training) {
+        Err(error @ EvalError::ReferenceShape { .. }) => bail_usage!("--against {}: {error}", path.display()),
+        references => Ok(references?),
     }
-    let config = run.read_config()?;
-    data::check_there(config.data.as_deref(), "--training of `evaluate samples`")?;
-    let source = data::open(config.data.as_deref())?;
-    let prepared = data::prepared(&source, config.size, &config.pictures, cache, quiet)?;
-    let (training, held_out) = data::select(prepared.dataset, &config.pictures)?;
-    Ok(Some(Learnt { training, held_out, path: config.data, mirrored: config.pictures.flip }))
 }
 
-/// The pictures of `path`, brought to `shape`; `mnist` stands for the digits that come with the program.
+/// What the model in the folder `checkpoint`, or the one that comes with the program, was trained on, if its
+/// run says so.
+pub(super) fn of_run(
+    checkpoint: &Path,
+    cache: &CacheArgs,
+    quiet: bool,
+) -> anyhow::Result<Option<TrainingSet<Pictures>>> {
+    let trained_on = TrainedOn::of(Some(checkpoint), "--training of `evaluate samples`")?;
+    let Ok(TrainedOn { path, size, pictures }) = trained_on else { return Ok(None) };
+    let source = data::open(path.as_deref())?;
+    let prepared = data::prepared(&source, size, &pictures, cache, quiet)?;
+    let (images, held_out) = data::select(prepared.dataset, &pictures)?;
+    let (images, held_out) = (Pictures(images), held_out.map(Pictures));
+    Ok(Some(TrainingSet { images, held_out, path, mirrored: pictures.flip }))
+}
+
+/// The pictures of --training `path`, brought to `shape`; `mnist` stands for the digits that come with the
+/// program.
 pub(crate) fn training_pictures(
     path: &Path,
     shape: [usize; 3],
-    cache: &data::CacheArgs,
+    cache: &CacheArgs,
     quiet: bool,
-) -> anyhow::Result<Learnt> {
+) -> anyhow::Result<TrainingSet<Pictures>> {
     let path = (path.as_os_str() != MNIST).then(|| data::resolve_for(Flag::Training, path)).transpose()?;
-    let training = brought_to(Flag::Training, path.as_deref(), shape, cache, quiet)?.dataset;
-    if training.image_shape() != shape {
+    let images = Pictures(brought_to(Flag::Training, path.as_deref(), shape, cache, quiet)?.dataset);
+    if images.shape() != shape {
         bail_usage!(
             "--training: its pictures are {:?}, the images {shape:?} (channels, height, width)",
-            training.image_shape()
+            images.shape()
         );
     }
-    Ok(Learnt { training, held_out: None, path, mirrored: false })
+    Ok(TrainingSet { images, held_out: None, path, mirrored: false })
 }
 
 /// All pictures of `path`, or of the digits that come with the program, at the height of `shape`.
@@ -113,15 +94,8 @@ fn brought_to(
     flag: Flag,
     path: Option<&Path>,
     shape: [usize; 3],
-    cache: &data::CacheArgs,
+    cache: &CacheArgs,
     quiet: bool,
-) -> anyhow::Result<Prepared> {
+) -> anyhow::Result<diffusion_data::Prepared> {
     data::prepared(&data::open_for(flag, path)?, Some(shape[1]), &PictureConfig::default(), cache, quiet)
-}
-
-/// Up to `most` pictures, spread over all of them.
-pub(super) fn first_images(dataset: &ImageDataset, most: usize, device: &Device) -> anyhow::Result<Tensor> {
-    let chosen = dataset.limited(most.min(dataset.len()))?;
-    let positions: Vec<usize> = (0..chosen.len()).collect();
-    Ok(chosen.images(&positions, device)?)
 }

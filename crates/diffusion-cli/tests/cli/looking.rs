@@ -104,7 +104,19 @@ fn predictors_are_measured_with_a_model_beside_them() {
     let place = Workplace::new();
     let out = place.ok("evaluate predictors --plot errors.png").out;
     assert!(out.contains("50 images of 1×32×32") && out.contains("150-199"), "{out}");
-    assert!(out.contains("perfect is exactly 0 in all bins"), "{out}");
+    assert!(out.contains("check: perfect is exactly 0 in all bins"), "{out}");
+    // The check repeats what the tables have.
+    let rows: Vec<Vec<&str>> = out.lines().map(|line| line.split_whitespace().collect()).collect();
+    let table =
+        |name: &str, place: usize| rows.iter().filter(|row| row.first() == Some(&name)).nth(place).unwrap();
+    for (name, column, expected) in [("zero", 1, 1), ("random", 4, 2)] {
+        let [mean, error] = [0, 2].map(|i| table("all", 0)[column + i]);
+        let measured = format!("check: {name} in epsilon is {mean} ± {error}, expected {expected}: ");
+        assert!(out.contains(&measured), "{measured}\n{out}");
+    }
+    let image = |bin: &str| table(bin, 1)[1..4].join(" ");
+    let growth = format!("image's scale goes from {} to {}", image("0-49"), image("150-199"));
+    assert!(out.contains(&growth), "{growth}\n{out}");
     png_size(&place.path("errors.png"));
     place.train_small("run", 2);
     let of_checkpoint =

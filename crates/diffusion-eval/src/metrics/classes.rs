@@ -22,8 +22,8 @@ impl ClassShares {
         self.shares.iter().copied().fold(f64::INFINITY, f64::min)
     }
 
-    /// The share of images in which the class is read that they were to be, of those that were to be of some class; none where none
-    /// was. `logits` are (N, classes), and `asked` has N entries.
+    /// The share of images in which the class is read that they were to be, of those that were to be of some
+    /// class; none where none was. `logits` are (N, classes), and `asked` has N entries.
     ///
     /// # Errors
     /// A tensor of another rank.

@@ -7,8 +7,8 @@ use candle_core::Tensor;
 use super::points::Points;
 use crate::EvalError;
 
-/// The mean distance between two images of the same class in `features` (N, D), over all such pairs; `classes` has N entries. None
-/// where no class has two images. Guidance makes it smaller.
+/// The mean distance between two images of the same class in `features` (N, D), over all such pairs;
+/// `classes` has N entries. None where no class has two images. Guidance makes it smaller.
 ///
 /// # Errors
 /// A feature that is not finite.

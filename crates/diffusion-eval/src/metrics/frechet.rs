@@ -32,7 +32,8 @@ impl Statistics {
         Ok(Self { mean, covariance })
     }
 
-    /// From a `mean` (D) and a `covariance` (D, D), as [`mean`](Self::mean) and [`covariance`](Self::covariance) give them.
+    /// From a `mean` (D) and a `covariance` (D, D), as [`mean`](Self::mean) and
+    /// [`covariance`](Self::covariance) give them.
     ///
     /// # Errors
     /// Other shapes.
@@ -71,8 +72,9 @@ impl Statistics {
 
     /// |m₁ − m₂|² + tr(C₁ + C₂ − 2·(C₁·C₂)^½), at least 0.
     ///
-    /// The trace of the root is that of (C₁^½·C₂·C₁^½)^½, which is symmetric: its eigenvalues are real, and where there are
-    /// fewer points than features those that should be 0 are cut off there instead of spoiling the rest.
+    /// The trace of the root is that of (C₁^½·C₂·C₁^½)^½, which is symmetric: its eigenvalues are real, and
+    /// where there are fewer points than features those that should be 0 are cut off there instead of
+    /// spoiling the rest.
     ///
     /// # Errors
     /// Sets of different features.

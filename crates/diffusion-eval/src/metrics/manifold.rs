@@ -32,10 +32,11 @@ pub struct Agreement {
     pub precision: f64,
     /// Real points that lie in the ball of some generated one: how much of the data is reached (the same).
     pub recall: f64,
-    /// In how many balls of real points a generated one lies, on average, by k: 1 for the data themselves, and above for what lies
-    /// where they are dense (Naeem et al. 2020).
+    /// In how many balls of real points a generated one lies, on average, by k: 1 for the data themselves,
+    /// and above for what lies where they are dense (Naeem et al. 2020).
     pub density: f64,
-    /// Real points in whose ball some generated one lies; unlike the recall, outliers among the generated cannot raise it (the same).
+    /// Real points in whose ball some generated one lies; unlike the recall, outliers among the generated
+    /// cannot raise it (the same).
     pub coverage: f64,
 }
 

@@ -6,10 +6,11 @@ use super::points::Points;
 use super::quality::spread;
 use crate::EvalError;
 
-/// An image is a copy if its nearest training image is at less than this share of the distance of the second nearest (Yoon et
-/// al. 2023, "Diffusion probabilistic models generalize when they fail to memorize").
+/// An image is a copy if its nearest training image is at less than this share of the distance of the second
+/// nearest (Yoon et al. 2023, "Diffusion probabilistic models generalize when they fail to memorize").
 const COPY: f64 = 1.0 / 3.0;
-/// Images this much nearer than a training image has its nearest other are the same image, whatever else is near.
+/// Images this much nearer than a training image has its nearest other are the same image, whatever else is
+/// near.
 const SAME: f64 = 0.05;
 /// Training images whose own neighbours are looked for.
 const OWN: usize = 1000;
@@ -22,8 +23,8 @@ struct Neighbour {
     second: f64,
 }
 
-/// The nearest of `among` to each point, of which `points` has as many views as `views` says, one after the other: near is what any of them
-/// is near.
+/// The nearest of `among` to each point, of which `points` has as many views as `views` says, one after the
+/// other: near is what any of them is near.
 fn nearest(points: &Points, views: usize, among: &Points) -> Result<Vec<Neighbour>, EvalError> {
     let mut found = Vec::with_capacity(points.len() / views);
     let mut nearest_view = vec![f64::INFINITY; among.len()];
@@ -51,12 +52,13 @@ fn nearest(points: &Points, views: usize, among: &Points) -> Result<Vec<Neighbou
 /// How near images come to those of training, pixel by pixel.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Memorisation {
-    /// The share of copies: images at less than a third of the distance from the nearest training image that they are from the
-    /// second nearest.
+    /// The share of copies: images at less than a third of the distance from the nearest training image that
+    /// they are from the second nearest.
     pub copies: f64,
     /// The mean distance to the nearest training image.
     pub nearest: f64,
-    /// The same of training images to the nearest other one. Where images are learnt by heart, `nearest` is far below it.
+    /// The same of training images to the nearest other one. Where images are learnt by heart, `nearest` is
+    /// far below it.
     pub training_nearest: f64,
 }
 
@@ -70,7 +72,8 @@ pub struct TrainingImages {
 }
 
 impl TrainingImages {
-    /// The images of `training` (M, C, H, W), M at least 2; of a training that mirrored them, their mirror images (`mirrored`) as well.
+    /// The images of `training` (M, C, H, W), M at least 2; of a training that mirrored them, their mirror
+    /// images (`mirrored`) as well.
     ///
     /// # Errors
     /// Fewer; a pixel that is not finite.
@@ -100,8 +103,8 @@ impl TrainingImages {
         nearest(&Points::new(&views.flatten(0, 1)?)?, 2, &self.points)
     }
 
-    /// How near generated `images` (N, C, H, W) come to these, N at least 1. The work grows with N·M: a few thousand of each are
-    /// enough.
+    /// How near generated `images` (N, C, H, W) come to these, N at least 1. The work grows with N·M: a few
+    /// thousand of each are enough.
     ///
     /// # Errors
     /// No images, or of another size; a pixel that is not finite.

@@ -28,8 +28,8 @@ pub struct SampleQuality {
 impl Reference {
     /// Images that a set must have at least, of real and of generated ones: each needs its neighbours.
     pub const SMALLEST: usize = NEIGHBOURS + 1;
-    /// Images of a set that precision, recall, density and coverage are told from at most, since the work grows with
-    /// the square.
+    /// Images of a set that precision, recall, density and coverage are told from at most, since the work
+    /// grows with the square.
     pub const COMPARED: usize = 3000;
 
     /// Of the features (N, D) of real images, at least 6.
@@ -89,7 +89,8 @@ pub fn spread(tensor: &Tensor, most: usize) -> candle_core::Result<Tensor> {
     tensor.index_select(&Tensor::new(chosen, tensor.device())?, 0)
 }
 
-/// The mean of `values` and the standard deviation that they let one guess (over n - 1); none from a single value.
+/// The mean of `values` and the standard deviation that they let one guess (over n - 1); none from a single
+/// value.
 ///
 /// The mean of no values is NaN.
 pub fn mean_and_deviation(values: &[f64]) -> (f64, Option<f64>) {

@@ -10,8 +10,8 @@ pub struct BaselineCheck {
     pub expected: f64,
     /// The one over all levels.
     pub measured: Estimate,
-    /// How far the error over all levels is from the expected one, in standard errors. `None`: the standard error is 0, or unknown as
-    /// there is one image.
+    /// How far the error over all levels is from the expected one, in standard errors. `None`: the standard
+    /// error is 0, or unknown as there is one image.
     pub deviation: Option<f64>,
     /// The same of the bin that is furthest from it.
     pub largest_deviation: Option<f64>,
@@ -43,8 +43,8 @@ impl BaselineCheck {
 }
 
 impl Predictor<'_> {
-    /// The mean square of ε̂ − ε that theory expects at every level: the noise has variance 1, and other noise has it once more. `None` for
-    /// a model.
+    /// The mean square of ε̂ − ε that theory expects at every level: the noise has variance 1, and other
+    /// noise has it once more. `None` for a model.
     pub fn expected_error(&self) -> Option<f64> {
         match self {
             Self::Zero => Some(1.0),

@@ -72,13 +72,20 @@ impl FeatureJudge {
         self.extractor.network()
     }
 
+    /// Whether the digit judge judges images that are no digits, as far as is known: it orders sets of them
+    /// only roughly.
+    pub fn is_rough(&self) -> bool {
+        self.network() == FeatureNetwork::DigitJudge && !self.classifies
+    }
+
     /// What the reference images are.
     pub fn reference_name(&self) -> &str {
         &self.reference_name
     }
 
-    /// How near `images` (N, C, H, W) in \[−1, 1\] are to the reference images, and what classes are read in them; N at least 6.
-    /// `classes` are the names of those that they were to be of, one an image or none at all; a digit's name is the digit.
+    /// How near `images` (N, C, H, W) in \[−1, 1\] are to the reference images, and what classes are read in
+    /// them; N at least 6. `classes` are the names of those that they were to be of, one an image or none at
+    /// all; a digit's name is the digit.
     ///
     /// # Errors
     /// Fewer images; of a shape that the network does not read.
@@ -108,7 +115,8 @@ fn numbered(names: &[Option<&str>]) -> Vec<Option<u32>> {
     names.iter().map(|name| name.map(&mut number)).collect()
 }
 
-/// What generated images are compared with: reference images by their features, training images pixel by pixel.
+/// What generated images are compared with: reference images by their features, training images pixel by
+/// pixel.
 pub struct SampleEvaluator {
     /// `None` where no network makes features of such images.
     judge: Option<FeatureJudge>,
@@ -173,8 +181,8 @@ impl SampleEvaluator {
         Ok(())
     }
 
-    /// The metrics of `images` (N, C, H, W) in \[−1, 1\]. `classes` are the names of those that they were to be of, one an image or none
-    /// at all.
+    /// The metrics of `images` (N, C, H, W) in \[−1, 1\]. `classes` are the names of those that they were to
+    /// be of, one an image or none at all.
     ///
     /// # Errors
     /// Too few images, or of another shape.
@@ -185,8 +193,9 @@ impl SampleEvaluator {
         Ok(SampleMetrics { count: images.dim(0)?, features, memorisation })
     }
 
-    /// The metrics of `count` training images, or all there are, compared with the reference images as generated ones are: what a perfect
-    /// model would get. `None` where they are too few, not known, or among the reference images.
+    /// The metrics of `count` training images, or all there are, compared with the reference images as
+    /// generated ones are: what a perfect model would get. `None` where they are too few, not known, or among
+    /// the reference images.
     ///
     /// # Errors
     /// Those of the network.

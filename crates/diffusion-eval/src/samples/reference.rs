@@ -26,15 +26,16 @@ pub enum ReferenceChoice {
 }
 
 impl ReferenceChoice {
-    /// What images of `shape` are compared with by `network`, if they come from a model that was trained on `training`.
+    /// What images of `shape` are compared with by `network`, if they come from a model that was trained on
+    /// `training`.
     ///
-    /// Default: MNIST's test digits for the digit judge, if the training images are unknown or digits of MNIST; otherwise the images
-    /// of the run. `None`: the network makes no features of such images, and only copies of training images can be
-    /// looked for.
+    /// Default: MNIST's test digits for the digit judge, if the training images are unknown or digits of
+    /// MNIST; otherwise the images of the run. `None`: the network makes no features of such images, and only
+    /// copies of training images can be looked for.
     ///
     /// # Errors
-    /// [`EvalError::NoFeatures`]: a reference was asked for that nothing can be compared with, or no copies can be looked for either;
-    /// [`EvalError::NoImagesOfMnist`].
+    /// [`EvalError::NoFeatures`]: a reference was asked for that nothing can be compared with, or no copies
+    /// can be looked for either; [`EvalError::NoImagesOfMnist`].
     pub fn new<S: ImageSet>(
         requested: Option<RequestedReference>,
         network: FeatureNetwork,
@@ -63,7 +64,8 @@ impl ReferenceChoice {
 pub struct ReferenceSet<S> {
     pub(super) images: S,
     pub(super) name: String,
-    /// Whether images that the model was trained on are among them, so that those cannot be compared with them.
+    /// Whether images that the model was trained on are among them, so that those cannot be compared with
+    /// them.
     pub(super) circular: bool,
 }
 
@@ -85,7 +87,8 @@ impl<S: ImageSet> ReferenceSet<S> {
         Ok(Self { images, name: format!("the pictures of {}", path.display()), circular })
     }
 
-    /// The images that the run of a model kept out of training, or if they are fewer than 6, those that it was trained on.
+    /// The images that the run of a model kept out of training, or if they are fewer than 6, those that it
+    /// was trained on.
     ///
     /// # Errors
     /// [`EvalError::NoReference`]: they are not known.
@@ -106,7 +109,8 @@ impl<S: ImageSet> ReferenceSet<S> {
         &self.name
     }
 
-    /// Whether images that the model was trained on are among them. They are not shown beside the generated images then.
+    /// Whether images that the model was trained on are among them. They are not shown beside the generated
+    /// images then.
     pub fn is_circular(&self) -> bool {
         self.circular
     }

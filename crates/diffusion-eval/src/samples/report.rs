@@ -71,7 +71,8 @@ impl SampleReport {
         notes
     }
 
-    /// A JSON object of all metrics, which are those of `evaluator`: the sets, mean and deviation, and the training images.
+    /// A JSON object of all metrics, which are those of `evaluator`: the sets, mean and deviation, and the
+    /// training images.
     pub fn as_json(&self, evaluator: &SampleEvaluator) -> Value {
         let sets: Vec<Value> = self
             .sets

@@ -26,7 +26,8 @@ pub struct FeatureMetrics {
     pub quality: SampleQuality,
     /// The classes that are read in the images, where those of the network are theirs.
     pub classes: Option<ClassShares>,
-    /// The share of images in which the class is read that they were to be of, in \[0, 1\]; `None` where none was to be of any.
+    /// The share of images in which the class is read that they were to be of, in \[0, 1\]; `None` where none
+    /// was to be of any.
     pub as_asked: Option<f64>,
     /// The mean distance between two images that were to be of one class.
     pub diversity: Option<f64>,

@@ -28,7 +28,8 @@ pub struct TrainingSet<S> {
 }
 
 impl<S: ImageSet> TrainingSet<S> {
-    /// Whether copies of them can be looked for: an image is a copy if it is nearer to one of them than to any second one.
+    /// Whether copies of them can be looked for: an image is a copy if it is nearer to one of them than to
+    /// any second one.
     pub fn can_be_copied(&self) -> bool {
         self.images.len() > 1
     }

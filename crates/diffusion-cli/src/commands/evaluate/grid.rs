@@ -5,15 +5,18 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use candle_core::{Device, Tensor};
+use diffusion_eval::SampleEvaluator;
 use diffusion_sample::{SampleError, SamplerKind, SamplerOptions};
-use diffusion_train::{Generation, LoadedModel, TrainError, Weights};
+use diffusion_model::{Generation, LoadedModel, Weights};
+use diffusion_train::TrainError;
 
 use crate::args::runs::{Found, ModelArgs};
 use crate::commands::sample::{best_variance, check_fit, sampler_names};
-use crate::data;
-use crate::judging::{Judge, JudgeArgs};
-use crate::session::interrupt;
+use crate::judging::JudgeArgs;
+use crate::args::runs::{Found, ModelArgs};
 use crate::session::usage::{bail_usage, check_picture, planned};
+use crate::data;
+use crate::session::interrupt;
 
 /// Draw the same images by several samplers with several numbers of steps, in one labelled picture
 ///
@@ -74,9 +77,9 @@ pub(super) fn run(args: &GridArgs, device: &Device, quiet: bool) -> anyhow::Resu
         planned(steps as usize, model.objective.usual_plan(steps as usize))?;
     }
     check_picture("--out", &args.out, &["png"])?;
-    let judge = judge(args, checkpoint.as_deref(), &model, device, quiet)?;
-    let critic = judge.as_ref().and_then(Judge::critic);
-    let drawn = if critic.is_some() { args.num.max(args.judged) } else { args.num };
+    let evaluator = evaluator(args, checkpoint.as_deref(), &model, device, quiet)?;
+    let judge = evaluator.as_ref().and_then(SampleEvaluator::judge);
+    let drawn = if judge.is_some() { args.num.max(args.judged) } else { args.num };
     let longest = kinds.iter().map(|kind| kind.name().len()).max().unwrap_or(0).max("distance".len());
     let line = |name: &str, numbers: &[String]| {
         let numbers: Vec<String> = numbers.iter().map(|number| format!("{number:>8}")).collect();
@@ -97,10 +100,9 @@ pub(super) fn run(args: &GridArgs, device: &Device, quiet: bool) -> anyhow::Resu
                 return Ok(ExitCode::from(interrupt::EXIT_CODE));
             };
             seconds.push(format!("{:.2}", start.elapsed().as_secs_f64()));
-            if let Some(critic) = critic {
-                let judged = images.narrow(0, 0, args.judged as usize)?;
-                row_of_distances
-                    .push(format!("{:.3}", critic.likeness(&judged, &[])?.quality.frechet_distance));
+            if let Some(judge) = judge {
+                let metrics = judge.metrics(&images.narrow(0, 0, args.judged as usize)?, &[])?;
+                row_of_distances.push(format!("{:.3}", metrics.quality.frechet_distance));
             }
             let shown = diffusion_picture::from_tensor(&images.narrow(0, 0, args.num as usize)?)?;
             // Twice the size, to be seen.
@@ -113,13 +115,13 @@ pub(super) fn run(args: &GridArgs, device: &Device, quiet: bool) -> anyhow::Resu
     let names: Vec<String> = kinds.iter().map(|kind| kind.name().to_owned()).collect();
     let columns: Vec<String> = steps.iter().map(|steps| format!("{steps} steps")).collect();
     diffusion_report::sheet(&cells, &names, &columns)?.write_png(&args.out)?;
-    if let Some(critic) = critic {
+    if let Some(judge) = judge {
         println!(
             "{} of {} images, {}, beside {}",
-            critic.distance(),
+            judge.network().distance_name(),
             args.judged,
-            critic.features(),
-            critic.against
+            judge.network().name(),
+            judge.reference_name()
         );
         line("distance", &steps);
         for (kind, distances) in kinds.iter().zip(&distances) {
@@ -138,14 +140,14 @@ fn kinds(args: &GridArgs, model: &LoadedModel) -> anyhow::Result<Vec<SamplerKind
     named.map(|kind| check_fit(kind, model).map(|()| kind)).collect()
 }
 
-/// Who judges the cells, unless nobody is wanted or can.
-fn judge(
+/// What judges the cells; none where they are not to be judged, or nothing can.
+fn evaluator(
     args: &GridArgs,
     checkpoint: Option<&Path>,
     model: &LoadedModel,
     device: &Device,
     quiet: bool,
-) -> anyhow::Result<Option<Judge>> {
+) -> anyhow::Result<Option<SampleEvaluator>> {
     if args.judged == 0 {
         if let Some(flag) = args.judge.given() {
             bail_usage!("{flag} says how images are judged, and --judged 0 that they are not");
@@ -153,11 +155,11 @@ fn judge(
         return Ok(None);
     }
     let shape = model.description.image_shape;
-    if !Judge::sees(&args.judge, shape) {
+    if !args.judge.network().accepts(shape) {
         tracing::info!("no distances are given: the digit judge reads 28×28 grey images; see --inception");
         return Ok(None);
     }
-    Judge::of_model(&args.judge, checkpoint, shape, None, &args.cache, device, quiet).map(Some)
+    args.judge.evaluator_of_model(checkpoint, shape, None, &args.cache, device, quiet).map(Some)
 }
 
 /// The images of one cell; `None` when interrupted.

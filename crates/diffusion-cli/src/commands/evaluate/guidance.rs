@@ -5,19 +5,22 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use candle_core::Device;
+use diffusion_eval::FeatureMetrics;
 use diffusion_report::{Cell, Chart, Curve, Panel, Scale};
 use diffusion_sample::{Guidance, SampleError, SamplerOptions};
-use diffusion_train::{ClassChoice, Generation, TrainError, Weights};
+use diffusion_model::{ClassChoice, Generation, Weights};
+use diffusion_train::TrainError;
 use serde_json::{Value, json};
 
 use crate::args::control;
 use crate::args::runs::ModelArgs;
 use crate::commands::sample::best_variance;
-use crate::data;
-use crate::judging::{Judge, JudgeArgs, Likeness};
-use crate::session::interrupt;
-use crate::session::progress::Progress;
+use crate::judging::{self, JudgeArgs};
+use crate::args::runs::ModelArgs;
 use crate::session::usage::{CHARTS, bail_usage, check_output, check_picture};
+use crate::args::control;
+use crate::data;
+use crate::session::interrupt;
 
 /// Say what guidance gives and what it costs: the same images under each scale, judged
 ///
@@ -74,9 +77,9 @@ pub(super) fn run(args: &GuidanceArgs, device: &Device, quiet: bool) -> anyhow::
         );
     }
     let shape = description.image_shape;
-    let judge =
-        Judge::of_model(&args.judge, found.checkpoint.as_deref(), shape, None, &args.cache, device, quiet)?;
-    let Some(critic) = judge.critic() else {
+    let checkpoint = found.checkpoint.as_deref();
+    let evaluator = args.judge.evaluator_of_model(checkpoint, shape, None, &args.cache, device, quiet)?;
+    let Some(judge) = evaluator.judge() else {
         bail_usage!(
             "no network makes features of such images: give Inception's by --inception FILE.safetensors"
         )
@@ -84,14 +87,14 @@ pub(super) fn run(args: &GuidanceArgs, device: &Device, quiet: bool) -> anyhow::
     let sampler = model.objective.sampler(description.learned_variance());
     let steps = model.objective.default_steps(sampler);
     let num = args.per_class * classes as u64;
-    judge.check_number("--per-class", num as usize)?;
+    judging::check_number(&evaluator, "--per-class", num as usize)?;
     println!(
         "{}, {} in {steps} steps, {} images of each of {classes} classes",
         found.name(),
         sampler.name(),
         args.per_class
     );
-    println!("{}", judge.how());
+    println!("{}", judging::description(&evaluator));
     let names: Vec<Option<&str>> =
         (0..num as usize).map(|i| Some(description.classes[i % classes].name.as_str())).collect();
 
@@ -120,10 +123,10 @@ pub(super) fn run(args: &GuidanceArgs, device: &Device, quiet: bool) -> anyhow::
         let shown = diffusion_picture::from_tensor(&images.narrow(0, 0, classes.min(num as usize))?)?;
         let row: Cell = diffusion_picture::grid_of(&shown, shown.len())?.enlarged(2).into();
         cells.push(vec![row]);
-        rows.push((scale, critic.likeness(&images, &names)?));
+        rows.push((scale, judge.metrics(&images, &names)?));
     }
     progress.finish();
-    print_table(&rows, critic.distance());
+    print_table(&rows);
     if let Some(path) = &args.plot {
         chart(&rows).write(path)?;
         println!("plot: {}", path.display());
@@ -141,21 +144,21 @@ pub(super) fn run(args: &GuidanceArgs, device: &Device, quiet: bool) -> anyhow::
 }
 
 /// The columns: for people, for programs, and the value.
-fn columns(likeness: &Likeness, distance: &'static str) -> [(&'static str, &'static str, Option<f64>); 6] {
-    let quality = &likeness.quality;
+fn columns(metrics: &FeatureMetrics) -> [(&'static str, &'static str, Option<f64>); 6] {
+    let quality = &metrics.quality;
     [
-        ("read as asked", "as_asked", likeness.as_asked),
-        (distance, "frechet_distance", Some(quality.frechet_distance)),
+        ("read as asked", "as_asked", metrics.as_asked),
+        (metrics.network.distance_name(), "frechet_distance", Some(quality.frechet_distance)),
         ("precision", "precision", Some(quality.agreement.precision)),
         ("recall", "recall", Some(quality.agreement.recall)),
         ("coverage", "coverage", Some(quality.agreement.coverage)),
-        ("diversity", "diversity", likeness.diversity),
+        ("diversity", "diversity", metrics.diversity),
     ]
 }
 
-fn print_table(rows: &[(f64, Likeness)], distance: &'static str) {
-    for (i, (scale, likeness)) in rows.iter().enumerate() {
-        let columns = columns(likeness, distance);
+fn print_table(rows: &[(f64, FeatureMetrics)]) {
+    for (i, (scale, metrics)) in rows.iter().enumerate() {
+        let columns = columns(metrics);
         if i == 0 {
             let names = columns.map(|(name, ..)| format!("{name:>18}"));
             println!("{:>6}{}", "scale", names.concat());
@@ -169,8 +172,8 @@ fn print_table(rows: &[(f64, Likeness)], distance: &'static str) {
 }
 
 /// What is to be weighed: obedience and nearness against variety.
-fn chart(rows: &[(f64, Likeness)]) -> Chart {
-    let value_of = |row: &Likeness, key: &str| columns(row, "").into_iter().find(|(_, k, _)| *k == key)?.2;
+fn chart(rows: &[(f64, FeatureMetrics)]) -> Chart {
+    let value_of = |row: &FeatureMetrics, key: &str| columns(row).into_iter().find(|(_, k, _)| *k == key)?.2;
     let panels = [
         ("read as asked", "as_asked", Scale::Linear),
         ("distance from real images", "frechet_distance", Scale::Logarithmic),
@@ -192,10 +195,10 @@ fn chart(rows: &[(f64, Likeness)]) -> Chart {
     }
 }
 
-fn as_json(rows: &[(f64, Likeness)]) -> Value {
-    let row = |(scale, likeness): &(f64, Likeness)| {
-        let mut json = json!({ "scale": scale, "count": likeness.quality.count });
-        for (_, key, value) in columns(likeness, "") {
+fn as_json(rows: &[(f64, FeatureMetrics)]) -> Value {
+    let row = |(scale, metrics): &(f64, FeatureMetrics)| {
+        let mut json = json!({ "scale": scale, "count": metrics.quality.count });
+        for (_, key, value) in columns(metrics) {
             json[key] = value.into();
         }
         json

@@ -11,7 +11,7 @@ use diffusion_report::model_chart;
 use diffusion_sample::VarianceType;
 use serde_json::{Value, json};
 
-use super::pictures::Asked;
+use super::pictures::of_model;
 use super::{CONTINUOUS, as_object, axis, continuous_levels, with_error};
 use crate::args::runs::{Found, ModelArgs, program};
 use crate::commands::sample::{Variance, variance};
@@ -28,18 +28,16 @@ use crate::session::usage::{CHARTS, bail_usage, check_picture};
 /// picture, drawn so that sums are unbiased; the standard errors hold what that adds. Flows and EDM have losses only.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  diffusion evaluate model --run runs/mnist-1\n  \
-                        diffusion evaluate model --run runs/mnist-1 --num 1000 --bins 20 --plot model.png")]
+                        diffusion evaluate model --run runs/mnist-1 --num 1000 --bins 20 --plot model.png",
+          mut_arg("data", |arg| arg.help(
+              "The pictures: whatever --data of train understands [default: those that the run kept out of training, or if there are \
+               none, those that it was trained on; without a run, the digits that come with the program, as its model]"
+          )))]
 pub(crate) struct ModelEvaluationArgs {
     #[command(flatten)]
     model: ModelArgs,
-    /// The pictures: whatever --data of train understands [default: those that the run kept out of training, or if there are none,
-    /// those that it was trained on; without a run, the digits that come with the program, as its model]
-    #[arg(long, value_name = "PATH")]
-    data: Option<PathBuf>,
     #[command(flatten)]
-    pictures: data::PictureArgs,
-    #[command(flatten)]
-    cache: data::CacheArgs,
+    data: data::DataArgs,
     /// Take N of these pictures
     #[arg(long, value_name = "N", default_value = "256", value_parser = clap::value_parser!(u64).range(1..))]
     num: u64,
@@ -142,12 +140,11 @@ fn pictures(
     Found { model, checkpoint }: &Found,
     quiet: bool,
 ) -> anyhow::Result<(ImageDataset, String)> {
-    let data = args.data.as_ref();
-    let asked = Asked { data, flags: &args.pictures, cache: &args.cache, quiet };
-    if data.is_none() && args.pictures.validation.is_some() {
+    let data = args.data.path.as_ref();
+    if data.is_none() && args.data.pictures.validation.is_some() {
         bail_usage!("--validation divides the pictures of --data; the run has divided its own");
     }
-    let (training, held_out) = asked.of_model(checkpoint.as_deref(), model, |_| {})?;
+    let (training, held_out) = of_model(&args.data, checkpoint.as_deref(), model, |_| {}, quiet)?;
     let from = match (data, &held_out) {
         (None, Some(_)) => "pictures that the run kept out of training".to_owned(),
         (None, None) if checkpoint.is_none() => {

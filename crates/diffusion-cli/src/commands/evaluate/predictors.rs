@@ -5,13 +5,14 @@ use std::process::ExitCode;
 
 use candle_core::{Device, Tensor};
 use diffusion_data::PictureConfig;
-use diffusion_eval::{Estimate, Predictor, PredictorErrors, PredictorEvaluation, lesson_images};
-use diffusion_model::{LoadedModel, Objective, Weights};
+use diffusion_eval::{
+    BaselineCheck, Estimate, PredictionError, Predictor, PredictorErrors, PredictorEvaluation, lesson_images,
+};
 use diffusion_process::NoiseLevel;
 use diffusion_report::predictor_chart;
 use serde_json::{Value, json};
 
-use super::pictures::Asked;
+use super::pictures::of_model;
 use super::{TIMESTEP, as_object, axis, continuous_levels, with_error};
 use crate::args::runs::ModelArgs;
 use crate::args::schedules;
@@ -30,18 +31,16 @@ const PICTURES: usize = 200;
 /// noise of eight timesteps in each bin.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  diffusion evaluate predictors --plot predictors.png\n  \
-                        diffusion evaluate predictors --run runs/mnist-1 --bins 10")]
+                        diffusion evaluate predictors --run runs/mnist-1 --bins 10",
+          mut_arg("data", |arg| arg.help(
+              "The pictures: whatever --data of train understands [default: those that the model was trained on; without a model, 50 \
+               synthetic images of 1×32×32]"
+          )))]
 pub(crate) struct PredictorsArgs {
     #[command(flatten)]
     model: ModelArgs,
-    /// The pictures: whatever --data of train understands [default: those that the model was trained on; without a model, 50
-    /// synthetic images of 1×32×32]
-    #[arg(long, value_name = "PATH")]
-    data: Option<PathBuf>,
     #[command(flatten)]
-    pictures: data::PictureArgs,
-    #[command(flatten)]
-    cache: data::CacheArgs,
+    data: data::DataArgs,
     /// Without a model: linear, cosine, sigmoid, scaled-linear, or a file that `schedule compare` understands
     #[arg(long, value_name = "NAME", default_value = "linear", conflicts_with_all = ["run", "checkpoint"])]
     schedule: String,
@@ -86,12 +85,13 @@ pub(super) fn run(args: &PredictorsArgs, device: &Device, quiet: bool) -> anyhow
     if let Some((_, model)) = &model {
         predictors.push((format!("step {}", model.step), Predictor::Model(&model.denoiser)));
     }
-    let mut errors = Vec::new();
+    let (mut errors, mut expected) = (Vec::new(), Vec::new());
     for (name, predictor) in predictors {
         if interrupt::flow().is_break() {
             return Ok(ExitCode::from(interrupt::EXIT_CODE));
         }
         errors.push((name, evaluation.errors(&predictor)?));
+        expected.push(predictor.expected_error());
     }
     if let Some(path) = &args.plot {
         let x = model.as_ref().map_or(TIMESTEP, |(_, model)| axis(model));
@@ -104,6 +104,7 @@ pub(super) fn run(args: &PredictorsArgs, device: &Device, quiet: bool) -> anyhow
             println!("step {}: {}", model.step, path.display());
         }
         print_table(&errors, images.dims());
+        print_checks(&errors, &expected);
         if let Some(path) = &args.plot {
             println!("plot: {}", path.display());
         }
@@ -133,23 +134,20 @@ fn images(
     device: &Device,
     quiet: bool,
 ) -> anyhow::Result<Tensor> {
-    let (flags, cache) = (&args.pictures, &args.cache);
-    let (mut size, mut config) = (None, PictureConfig::default());
     let dataset = match model {
         Some((checkpoint, model)) => {
-            let asked = Asked { data: args.data.as_ref(), flags, cache, quiet };
             let adapt = |config: &mut PictureConfig| {
                 config.validation = 0.0;
                 config.limit = config.limit.or(Some(PICTURES));
             };
-            asked.of_model(Some(checkpoint), model, adapt)?.0
+            of_model(&args.data, Some(checkpoint), model, adapt, quiet)?.0
         }
-        None if args.data.is_some() => {
-            config.limit = Some(PICTURES);
-            data::chosen(args.data.as_deref(), flags, (size, config), cache, quiet)?.0
+        None if args.data.path.is_some() => {
+            let usual = PictureConfig { limit: Some(PICTURES), ..PictureConfig::default() };
+            args.data.chosen((None, usual), quiet)?.0
         }
         None => {
-            if let Some(flag) = flags.apply(&mut size, &mut config) {
+            if let Some(flag) = args.data.pictures.apply(&mut None, &mut PictureConfig::default()) {
                 bail_usage!("{flag} is for pictures of --data; the synthetic images are as they are");
             }
             return Ok(lesson_images(args.seed, device)?);
@@ -178,29 +176,48 @@ fn print_table(errors: &[(String, PredictorErrors)], shape: &[usize]) {
         } else {
             "in epsilon, MSE"
         });
-        let scale =
-            |error: &diffusion_eval::PredictionError| if image_scale { error.image } else { error.noise };
+        let scale = |error: &PredictionError| if image_scale { error.image } else { error.noise };
         for (i, bin) in first.bins.iter().enumerate() {
             let name = format!("{}-{}", bin.levels.0, bin.levels.1);
             row(&name, &|errors| scale(&errors.bins[i].error));
         }
         row("all", &|errors| scale(&errors.overall));
     }
-    let perfect = errors.iter().find(|(name, _)| name == "perfect").is_some_and(|(_, errors)| {
-        errors.bins.iter().all(|bin| bin.error.noise.mean == 0.0 && bin.error.image.mean == 0.0)
-    });
-    println!("\ncheck: perfect is {} in all bins", if perfect { "exactly 0" } else { "NOT 0" });
-    if let Some((_, zero)) = errors.iter().find(|(name, _)| name == "zero")
-        && let [first, .., last] = zero.bins.as_slice()
+}
+
+/// Where an error is expected, what was measured instead.
+fn print_checks(errors: &[(String, PredictorErrors)], expected: &[Option<f64>]) {
+    println!();
+    for ((name, errors), expected) in errors.iter().zip(expected) {
+        if let Some(expected) = expected {
+            println!("{}", check(name, &BaselineCheck::new(errors, *expected)));
+        }
+    }
+    if let Some((name, errors)) = errors.first()
+        && let [first, .., last] = errors.bins.as_slice()
     {
-        let (from, to) = (first.error.image.mean, last.error.image.mean);
-        println!("zero's error in epsilon is the noise's variance, 1 at every t");
-        println!("zero's error in the image's scale goes from {from:.4} to {to:.4}");
+        let [from, to] = [first, last].map(|bin| with_error(bin.error.image));
+        println!("{name}'s error in the image's scale goes from {from} to {to}");
     }
 }
 
+/// What was measured of the baseline `name`, beside what theory expects.
+fn check(name: &str, check: &BaselineCheck) -> String {
+    let expected = check.expected;
+    if check.is_exact() {
+        return format!("check: {name} is exactly {expected} in all bins");
+    }
+    let difference = match (check.deviation, check.largest_deviation) {
+        (Some(overall), Some(largest)) => {
+            format!("{overall:.1} standard errors away, at most {largest:.1} in a bin")
+        }
+        _ => format!("up to {:.4} away in a bin", check.largest_difference),
+    };
+    format!("check: {name} in epsilon is {}, expected {expected}: {difference}", with_error(check.measured))
+}
+
 fn as_json(errors: &[(String, PredictorErrors)], images: usize) -> Value {
-    let error = |e: &diffusion_eval::PredictionError| json!({ "epsilon": as_object(e.noise), "image": as_object(e.image) });
+    let error = |e: &PredictionError| json!({ "epsilon": as_object(e.noise), "image": as_object(e.image) });
     let predictors: Vec<Value> = errors
         .iter()
         .map(|(name, errors)| {
@@ -213,4 +230,37 @@ fn as_json(errors: &[(String, PredictorErrors)], images: usize) -> Value {
         })
         .collect();
     json!({ "images": images, "predictors": predictors })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_check_says_what_was_measured_of_right_and_wrong_predictors() {
+        let measured = |mean: f64, standard_error: f64| {
+            let error = Estimate { mean, standard_error };
+            let error = PredictionError { noise: error, image: error };
+            let bins = vec![diffusion_eval::ErrorBin { levels: (0, 9), error }];
+            PredictorErrors { overall: error, bins }
+        };
+        let line = |name, errors, expected| check(name, &BaselineCheck::new(&errors, expected));
+        assert_eq!(
+            line("zero", measured(0.999, 0.002), 1.0),
+            "check: zero in epsilon is 0.9990 ± 0.0020, expected 1: 0.5 standard errors away, at most 0.5 in a bin"
+        );
+        assert_eq!(
+            line("zero", measured(0.75, 0.005), 1.0),
+            "check: zero in epsilon is 0.7500 ± 0.0050, expected 1: 50.0 standard errors away, at most 50.0 in a bin"
+        );
+        assert_eq!(line("perfect", measured(0.0, 0.0), 0.0), "check: perfect is exactly 0 in all bins");
+        assert_eq!(
+            line("perfect", measured(0.25, 0.0), 0.0),
+            "check: perfect in epsilon is 0.2500 ± 0.0000, expected 0: up to 0.2500 away in a bin"
+        );
+        assert_eq!(
+            line("random", measured(1.5, f64::NAN), 2.0),
+            "check: random in epsilon is 1.5000 ± -, expected 2: up to 0.5000 away in a bin"
+        );
+    }
 }

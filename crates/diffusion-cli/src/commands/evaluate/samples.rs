@@ -7,18 +7,19 @@ use std::process::ExitCode;
 use anyhow::Context;
 use candle_core::{Device, Tensor};
 use diffusion_data::{PictureConfig, Source};
-use diffusion_eval::mean_and_deviation;
+use diffusion_eval::{MetricSpread, SampleEvaluator, SampleReport};
 use diffusion_sample::{Guidance, SampleError, SamplerOptions};
-use diffusion_train::{Checkpoint, Generation, RunDir, TrainError, Weights};
-use serde_json::{Map, Value, json};
+use diffusion_model::{Generation, Weights};
+use diffusion_train::{Checkpoint, RunDir, TrainError};
+use serde_json::Value;
 
 use crate::args::runs::{Found, ModelArgs};
 use crate::commands::sample::{best_variance, sampler_kind, sampler_names};
-use crate::data;
-use crate::judging::{Critic, Figure, Judge, JudgeArgs, Judgement, training_pictures};
-use crate::session::interrupt;
-use crate::session::progress::Progress;
+use crate::judging::{self, JudgeArgs, training_pictures};
+use crate::args::runs::{Found, ModelArgs};
 use crate::session::usage::{bail_usage, check_output, first_given};
+use crate::data;
+use crate::session::interrupt;
 
 /// Judge generated images: how near they are to real ones, how varied, how many are copies of training pictures
 ///
@@ -83,8 +84,7 @@ struct Judged {
     what: String,
     /// How they were drawn; none: they were there.
     drawn: Option<Drawn>,
-    sets: Vec<(String, Judgement)>,
-    training: Option<Judgement>,
+    report: SampleReport,
 }
 
 /// How sets of images were drawn from a model, one for each seed.
@@ -139,18 +139,18 @@ pub(super) fn run(args: &SamplesArgs, device: &Device, quiet: bool) -> anyhow::R
         }
         Some(of_folders(args, device, quiet)?)
     };
-    let Some((judge, judged)) = judged else {
+    let Some((evaluator, judged)) = judged else {
         println!("stopped before the images were judged");
         return Ok(ExitCode::from(interrupt::EXIT_CODE));
     };
     // First what stays, should nobody read the table.
     if let Some(path) = &args.json {
-        let text = format!("{:#}\n", as_json(&judge, &judged));
+        let text = format!("{:#}\n", as_json(&evaluator, &judged));
         std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
     }
-    print_table(&judge, &judged);
-    if judged.drawn.is_some() && judged.sets.len() < args.seeds() as usize {
-        println!("stopped after {} of {} seeds", judged.sets.len(), args.seeds());
+    print_table(&evaluator, &judged);
+    if judged.drawn.is_some() && judged.report.sets.len() < args.seeds() as usize {
+        println!("stopped after {} of {} seeds", judged.report.sets.len(), args.seeds());
         return Ok(ExitCode::from(interrupt::EXIT_CODE));
     }
     Ok(ExitCode::SUCCESS)
@@ -167,21 +167,14 @@ fn of_model(
     found: &Found,
     device: &Device,
     quiet: bool,
-) -> anyhow::Result<Option<(Judge, Judged)>> {
+) -> anyhow::Result<Option<(SampleEvaluator, Judged)>> {
     let model = &found.model;
     let shape = model.description.image_shape;
     let sampler = sampler_kind(args.sampler.as_deref(), false, model)?;
     let steps = args.steps.map_or(model.objective.default_steps(sampler), |steps| steps as usize);
     let training = args.training.as_deref();
-    let judge = Judge::of_model(
-        &args.judge,
-        found.checkpoint.as_deref(),
-        shape,
-        training,
-        &args.cache,
-        device,
-        quiet,
-    )?;
+    let checkpoint = found.checkpoint.as_deref();
+    let evaluator = args.judge.evaluator_of_model(checkpoint, shape, training, &args.cache, device, quiet)?;
 
     let num = args.num.unwrap_or(2000);
     let first = args.seed.unwrap_or(0);
@@ -209,7 +202,7 @@ fn of_model(
         let asked = generation.classes.classes(seed, &indices, known);
         let names: Vec<Option<&str>> =
             asked.into_iter().map(|class| class.map(|class| known[class as usize].name.as_str())).collect();
-        sets.push((format!("seed {seed}"), judge.judge(&images, &names)?));
+        sets.push((format!("seed {seed}"), evaluator.evaluate(&images, &names)?));
     }
     progress.finish();
     if sets.is_empty() {
@@ -225,8 +218,8 @@ fn of_model(
     let what = format!("{}, {} in {steps} steps{guided}, {num} images {from}", found.name(), sampler.name());
     let checkpoint = found.checkpoint.clone();
     let drawn = Some(Drawn { checkpoint, sampler: sampler.name(), steps, guidance, seeds });
-    let training = judge.judge_training(num as usize)?;
-    Ok(Some((judge, Judged { what, drawn, sets, training })))
+    let training = evaluator.evaluate_training(num as usize)?;
+    Ok(Some((evaluator, Judged { what, drawn, report: SampleReport { sets, training } })))
 }
 
 /// The side of the images in `folder`, which are judged as they are.
@@ -243,7 +236,7 @@ fn own_size(source: &Source, folder: &Path) -> anyhow::Result<usize> {
     }
 }
 
-fn of_folders(args: &SamplesArgs, device: &Device, quiet: bool) -> anyhow::Result<(Judge, Judged)> {
+fn of_folders(args: &SamplesArgs, device: &Device, quiet: bool) -> anyhow::Result<(SampleEvaluator, Judged)> {
     let mut sets = Vec::new();
     for folder in &args.folders {
         let path = std::path::absolute(folder)?;
@@ -261,9 +254,9 @@ fn of_folders(args: &SamplesArgs, device: &Device, quiet: bool) -> anyhow::Resul
         Some(path) => Some(training_pictures(path, shape, &args.cache, quiet)?),
         None => None,
     };
-    let judge = Judge::new(&args.judge, shape, training.as_ref(), &args.cache, device, quiet)?;
+    let evaluator = args.judge.evaluator(shape, training.as_ref(), &args.cache, device, quiet)?;
     for (name, set) in &sets {
-        judge.check_number(name, set.len())?;
+        judging::check_number(&evaluator, name, set.len())?;
     }
     let counts: Vec<String> =
         sets.iter().map(|(name, set)| format!("{name} ({} images)", set.len())).collect();
@@ -274,115 +267,54 @@ fn of_folders(args: &SamplesArgs, device: &Device, quiet: bool) -> anyhow::Resul
         let classes = set.classes();
         let names: Vec<Option<&str>> =
             (0..set.len()).map(|i| set.label(i).map(|label| classes[label as usize].as_str())).collect();
-        judged.push((name, judge.judge(&images, &names)?));
+        judged.push((name, evaluator.evaluate(&images, &names)?));
     }
-    let mut judged = Judged { what: counts.join(", "), drawn: None, sets: judged, training: None };
-    judged.training = judge.judge_training(judged.counts().1)?;
-    Ok((judge, judged))
+    let mut report = SampleReport { sets: judged, training: None };
+    report.training = evaluator.evaluate_training(report.counts().1)?;
+    Ok((evaluator, Judged { what: counts.join(", "), drawn: None, report }))
 }
 
-/// A figure of all sets: its names, the values' mean and deviation.
-struct Row {
-    title: &'static str,
-    name: &'static str,
-    mean: f64,
-    deviation: Option<f64>,
-}
-
-impl Judged {
-    /// The smallest and the largest number of images in a set.
-    fn counts(&self) -> (usize, usize) {
-        let counts = || self.sets.iter().map(|(_, judgement)| judgement.count);
-        (counts().min().unwrap_or(0), counts().max().unwrap_or(0))
+fn print_table(evaluator: &SampleEvaluator, Judged { what, report, .. }: &Judged) {
+    println!("{what}");
+    println!("{}", judging::description(evaluator));
+    for note in report.notes(evaluator) {
+        println!("{}", judging::note(&note));
     }
-
-    fn rows(&self) -> Vec<Row> {
-        let all: Vec<Vec<Figure>> = self.sets.iter().map(|(_, judgement)| judgement.figures()).collect();
-        let row = |(i, &(title, name, _)): (usize, &Figure)| {
-            let values: Vec<f64> = all.iter().map(|figures| figures[i].2).collect();
-            let (mean, deviation) = mean_and_deviation(&values);
-            Row { title, name, mean, deviation }
-        };
-        all[0].iter().enumerate().map(row).collect()
-    }
-
-    /// What there is to know of the figures, a line each.
-    fn notes(&self, judge: &Judge) -> Vec<String> {
-        let (fewest, most) = self.counts();
-        let mut notes = judge.notes(fewest, most);
-        if fewest < most && judge.critic().is_some() {
-            notes.push(format!(
-                "the sets have {fewest} to {most} images, and all figures but the copies depend on the number: their means are of unequal things"
-            ));
-        }
-        notes
-    }
-}
-
-fn print_table(judge: &Judge, judged: &Judged) {
-    println!("{}", judged.what);
-    println!("{}", judge.how());
-    for note in judged.notes(judge) {
-        println!("{note}");
-    }
-    let training = judged.training.as_ref();
+    let training = report.training.as_ref();
     let title = if training.is_some() { "training pictures" } else { "" };
     let line = |name: &str, cells: [String; 3]| {
         let [mean, deviation, training] = cells;
         println!("{}", format!("{name:<28} {mean:>10} {deviation:>10}  {training:>17}").trim_end());
     };
     line("", ["images", "± spread", title].map(str::to_owned));
-    let (fewest, most) = judged.counts();
+    let (fewest, most) = report.counts();
     let number = if fewest < most { format!("{fewest}-{most}") } else { most.to_string() };
     line("number", [number, String::new(), training.map_or_else(String::new, |t| t.count.to_string())]);
-    let of_training = training.map(Judgement::figures).unwrap_or_default();
-    for Row { title, name, mean, deviation } in judged.rows() {
-        let training = of_training.iter().find(|(_, other, _)| *other == name).map(|(.., value)| *value);
+    for MetricSpread { title, key, mean, deviation } in report.spreads() {
         let cell = |value: Option<f64>| value.map(|value| format!("{value:.4}")).unwrap_or_default();
-        line(title, [cell(Some(mean)), cell(deviation), cell(training)]);
+        line(title, [cell(Some(mean)), cell(deviation), cell(report.of_training(key))]);
     }
-    let of_classes = |judgement: &'_ Judgement| judgement.likeness.as_ref().and_then(|l| l.classes.clone());
-    let shares: Vec<_> = judged.sets.iter().filter_map(|(_, judgement)| of_classes(judgement)).collect();
-    if let Some(first) = shares.first() {
-        let mean = |class: usize| {
-            shares.iter().map(|classes| classes.shares[class]).sum::<f64>() / shares.len() as f64
-        };
-        let line: Vec<String> =
-            (0..first.shares.len()).map(|class| format!("{class}: {:.1} %", mean(class) * 100.0)).collect();
-        println!("classes as the judge reads them  {}", line.join("  "));
+    let shares = report.class_shares();
+    if !shares.is_empty() {
+        let share = |(class, share): (usize, f64)| format!("{class}: {:.1} %", share * 100.0);
+        let shares: Vec<String> = shares.into_iter().enumerate().map(share).collect();
+        println!("classes as the judge reads them  {}", shares.join("  "));
     }
 }
 
-fn as_json(judge: &Judge, judged: &Judged) -> Value {
-    let sets: Vec<Value> = judged
-        .sets
-        .iter()
-        .enumerate()
-        .map(|(i, (name, judgement))| {
-            let mut json = judgement.as_json();
-            json["name"] = name.clone().into();
-            json["seed"] = judged.drawn.as_ref().map(|drawn| drawn.seeds.start + i as u64).into();
-            json
-        })
-        .collect();
-    let rows = judged.rows();
-    let of_rows = |value: fn(&Row) -> Value| -> Value {
-        rows.iter().map(|row| (row.name.to_owned(), value(row))).collect::<Map<_, _>>().into()
-    };
-    let drawn = judged.drawn.as_ref();
-    json!({
-        "what": judged.what,
-        "checkpoint": drawn.and_then(|drawn| drawn.checkpoint.as_deref()).map(|path| path.display().to_string()),
-        "sampler": drawn.map(|drawn| drawn.sampler),
-        "steps": drawn.map(|drawn| drawn.steps),
-        "guidance": drawn.map(|drawn| drawn.guidance),
-        "seeds": drawn.map(|drawn| drawn.seeds.clone().collect::<Vec<_>>()),
-        "judge": judge.critic().map(Critic::features),
-        "against": judge.critic().map(|critic| critic.against.as_str()),
-        "notes": judged.notes(judge),
-        "sets": sets,
-        "mean": of_rows(|row| row.mean.into()),
-        "standard_deviation": of_rows(|row| row.deviation.into()),
-        "training_pictures": judged.training.as_ref().map(Judgement::as_json),
-    })
+fn as_json(evaluator: &SampleEvaluator, Judged { what, drawn, report }: &Judged) -> Value {
+    let mut json = report.as_json(evaluator);
+    let drawn = drawn.as_ref();
+    for i in 0..report.sets.len() {
+        json["sets"][i]["seed"] = drawn.map(|drawn| drawn.seeds.start + i as u64).into();
+    }
+    json["what"] = what.as_str().into();
+    let checkpoint = drawn.and_then(|drawn| drawn.checkpoint.as_deref());
+    json["checkpoint"] = checkpoint.map(|path| path.display().to_string()).into();
+    json["sampler"] = drawn.map(|drawn| drawn.sampler).into();
+    json["steps"] = drawn.map(|drawn| drawn.steps).into();
+    json["guidance"] = drawn.map(|drawn| drawn.guidance).into();
+    json["seeds"] = drawn.map(|drawn| drawn.seeds.clone().collect::<Vec<_>>()).into();
+    json["notes"] = report.notes(evaluator).iter().map(judging::note).collect();
+    json
 }

@@ -27,13 +27,8 @@ const SIDE: usize = 84;
 pub(crate) struct ShowNoiseArgs {
     #[command(flatten)]
     schedules: SchedulesArgs,
-    /// The pictures: whatever --data of train understands [default: the embedded digits]
-    #[arg(long, value_name = "PATH")]
-    data: Option<PathBuf>,
     #[command(flatten)]
-    pictures: data::PictureArgs,
-    #[command(flatten)]
-    cache: data::CacheArgs,
+    data: data::DataArgs,
     /// Which of the pictures
     #[arg(long, value_name = "N", default_value = "0")]
     index: usize,
@@ -50,13 +45,7 @@ pub(super) fn run(args: &ShowNoiseArgs, quiet: bool) -> anyhow::Result<ExitCode>
     check_picture("--out", &args.out, &["png"])?;
     let comparison = args.schedules.comparison()?;
     let timesteps = args.schedules.timesteps(&comparison)?;
-    let (dataset, _) = data::chosen(
-        args.data.as_deref(),
-        &args.pictures,
-        (None, PictureConfig::default()),
-        &args.cache,
-        quiet,
-    )?;
+    let (dataset, _) = args.data.chosen((None, PictureConfig::default()), quiet)?;
     if args.index >= dataset.len() {
         bail_usage!("--index {}: there are {} pictures", args.index, dataset.len());
     }

@@ -4,7 +4,7 @@
 #[doc = include_str!("../../README.md")]
 struct Readme;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 
 use candle_core::{DType, Device, Tensor};
@@ -97,4 +97,81 @@ pub fn max_difference(a: &[f64], b: &[f64]) -> f64 {
 pub fn assert_close(what: &str, found: &[f64], expected: &[f64], tolerance: f64) {
     let difference = max_difference(found, expected);
     assert!(difference <= tolerance, "{what}: differs by {difference:e}, allowed {tolerance:e}");
+}
+
+/// Which cases of a golden test were compared, and which ones the project does not support.
+#[derive(Debug, Default)]
+pub struct Coverage {
+    compared: usize,
+    unsupported: BTreeMap<String, String>,
+}
+
+impl Coverage {
+    /// Counts the case `id`: compared, or unsupported for the reason that is given.
+    pub fn count(&mut self, id: String, outcome: Result<(), String>) {
+        match outcome {
+            Ok(()) => self.compared += 1,
+            Err(reason) => {
+                self.unsupported.insert(id, reason);
+            }
+        }
+    }
+
+    /// Prints the counts and each unsupported case, and checks them: no case compared is a failure. In the golden numbers
+    /// kept here, exactly the cases `known` are unsupported; a folder of `DIFFUSION_GOLDEN_DIR` may have others.
+    ///
+    /// # Panics
+    /// When the counts are not as expected.
+    pub fn finish(&self, what: &str, known: &[&str]) {
+        println!("{what}: {} compared, {} unsupported", self.compared, self.unsupported.len());
+        for (id, reason) in &self.unsupported {
+            println!("unsupported: {id}: {reason}");
+        }
+        assert!(self.compared > 0, "{what}: no case was compared");
+        if std::env::var_os("DIFFUSION_GOLDEN_DIR").is_none() {
+            self.assert_unsupported(what, known);
+        }
+    }
+
+    fn assert_unsupported(&self, what: &str, known: &[&str]) {
+        let found: Vec<&str> = self.unsupported.keys().map(String::as_str).collect();
+        assert_eq!(found, known, "{what}: the unsupported cases have changed: {:?}", self.unsupported);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn coverage() -> Coverage {
+        let mut coverage = Coverage::default();
+        coverage.count("first".to_owned(), Ok(()));
+        coverage.count("second".to_owned(), Err("unknown class".to_owned()));
+        coverage
+    }
+
+    #[test]
+    fn a_refused_case_counts_as_unsupported_only() {
+        let coverage = coverage();
+        assert_eq!((coverage.compared, coverage.unsupported.len()), (1, 1));
+        coverage.assert_unsupported("cases", &["second"]);
+    }
+
+    #[test]
+    #[should_panic(expected = "the unsupported cases have changed")]
+    fn a_newly_refused_case_fails() {
+        coverage().assert_unsupported("cases", &[]);
+    }
+
+    #[test]
+    #[should_panic(expected = "the unsupported cases have changed")]
+    fn a_case_that_became_supported_must_leave_the_list() {
+        coverage().assert_unsupported("cases", &["other", "second"]);
+    }
+
+    #[test]
+    #[should_panic(expected = "no case was compared")]
+    fn comparing_nothing_fails() {
+        Coverage::default().finish("cases", &[]);
+    }
 }

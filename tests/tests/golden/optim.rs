@@ -135,11 +135,17 @@ pub(crate) fn ema() {
         let tensor = |name: &str| tensors[&format!("{id}/{name}")].to_device(&Device::Cpu).unwrap();
         let var = Var::from_tensor(&tensor("init")).unwrap();
         let parameters = Parameters::from_vars([("p".to_owned(), var.clone())]);
-        let mut ema = Ema::new(config, &parameters).unwrap();
+        let ema = Ema::new(config, &parameters).unwrap();
+        let mut optimizer = AdamW::new(AdamWConfig::default(), &parameters).unwrap();
         let (params, shadow) = (tensor("params"), tensor("shadow"));
         for update in 0..params.dim(0).unwrap() {
-            var.set(&params.get(update).unwrap()).unwrap();
-            ema.update(&parameters, update as u64 + 1).unwrap();
+            let weights = params.get(update).unwrap();
+            var.set(&weights).unwrap();
+            // The update that training uses, with a gradient; at a rate of 0 it leaves the weights as they are.
+            let mut gradients = Gradients::default();
+            gradients.accumulate(&parameters, var.sum_all().unwrap().backward().unwrap()).unwrap();
+            optimizer.update(&parameters, &gradients, 0.0, Some(&ema)).unwrap();
+            assert_eq!(flat(&var), flat(&weights), "{id} weights after update {update}");
             let expected = flat(&shadow.get(update).unwrap());
             let atol = number(&case["atol_shadow"]);
             assert_close(&format!("{id} after update {update}"), &flat(&ema.tensors()["p"]), &expected, atol);

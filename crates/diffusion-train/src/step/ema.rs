@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use candle_core::{Result, Tensor, Var};
-use diffusion_kernels::slow::mix;
 use diffusion_nn::Parameters;
 use serde::{Deserialize, Serialize};
 
@@ -54,7 +53,7 @@ impl EmaConfig {
     }
 }
 
-/// The averages.
+/// The averages, which [`AdamW::update`](crate::AdamW::update) takes on in its own pass over the weights.
 #[derive(Clone, Debug)]
 pub struct Ema {
     config: EmaConfig,
@@ -72,18 +71,6 @@ impl Ema {
             .map(|(name, var)| Ok((name.to_owned(), Var::from_tensor(&var.copy()?)?)))
             .collect::<Result<_>>()?;
         Ok(Self { config, shadow })
-    }
-
-    /// Takes the current weights in; `step` counts updates from 1. [`AdamW::update`](crate::AdamW::update) does the
-    /// same in its own pass over the weights.
-    ///
-    /// # Errors
-    /// Those of the device.
-    pub fn update(&mut self, parameters: &Parameters, step: u64) -> Result<()> {
-        parameters.iter().try_for_each(|(name, var)| match self.share(name, step) {
-            Some((shadow, share)) => mix(shadow, var, share),
-            None => Ok(()),
-        })
     }
 
     /// A parameter's average and the share of the new weights that update number `step` gives it.

@@ -1,9 +1,11 @@
 //! What CI checks, and the CUDA type check.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context, bail, ensure};
+
+use crate::structure::{self, StructureArgs};
 
 /// The folder of the workspace's Cargo.toml.
 pub(crate) fn workspace_root() -> PathBuf {
@@ -35,9 +37,23 @@ pub(crate) fn cargo(args: &[&str], variables: &[(&str, &str)]) -> anyhow::Result
     Ok(())
 }
 
-/// Format, lints, documentation, tests, and licences where cargo-deny is installed.
+/// What cargo prints in the workspace.
+pub(crate) fn cargo_output(args: &[&str]) -> anyhow::Result<String> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let output = Command::new(cargo)
+        .args(args)
+        .current_dir(workspace_root())
+        .stderr(Stdio::inherit())
+        .output()
+        .context("cannot start cargo")?;
+    ensure!(output.status.success(), "cargo {} failed", args.join(" "));
+    String::from_utf8(output.stdout).with_context(|| format!("the output of cargo {}", args.join(" ")))
+}
+
+/// Format, structure, lints, documentation, tests, and licences where cargo-deny is installed.
 pub(crate) fn run() -> anyhow::Result<()> {
     cargo(&["fmt", "--all", "--check"], &[])?;
+    structure::run(&StructureArgs::default())?;
     cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"], &[])?;
     cargo(&["doc", "--workspace", "--no-deps"], &[("RUSTDOCFLAGS", "-D warnings")])?;
     cargo(&["test", "--workspace"], &[])?;

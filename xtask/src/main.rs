@@ -11,6 +11,7 @@ mod golden;
 mod judge;
 mod python;
 mod recipe;
+mod structure;
 
 use std::process::ExitCode;
 
@@ -26,8 +27,9 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Everything that CI checks: format, lints, documentation, tests, licences
+    /// Everything that CI checks: format, structure, lints, documentation, tests, licences
     Check,
+    Structure(structure::StructureArgs),
     /// Type-check the workspace with --features cuda, on a machine without a card if need be
     CheckCuda,
     /// Train, kill, resume and sample with the real program, and print what passed
@@ -49,6 +51,7 @@ fn main() -> ExitCode {
     let done = |()| ExitCode::SUCCESS;
     let result = match Cli::parse().command {
         Command::Check => check::run().map(done),
+        Command::Structure(args) => structure::run(&args).map(done),
         Command::CheckCuda => check::run_cuda().map(done),
         Command::E2e => e2e::run().map(done),
         Command::Bench(args) => bench::run(&args).map(done),

@@ -1,0 +1,117 @@
+//! Dependencies that no source file names.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
+use super::sources::rust_files;
+use super::workspace::{Crate, Dependency, Kind};
+
+/// Dependencies that no path in the source names: the crate, the dependency, and what it is there for.
+const ALLOWED: [(&str, &str, &str); 0] = [];
+
+/// The unused dependencies of `crates`, a sentence each.
+pub(super) fn problems(crates: &[Crate]) -> Result<Vec<String>> {
+    let mut problems = Vec::new();
+    for one in crates {
+        let texts = rust_files(&one.folder)?
+            .into_iter()
+            .map(|path| {
+                fs::read_to_string(&path).with_context(|| path.display().to_string()).map(|text| (path, text))
+            })
+            .collect::<Result<Vec<_>>>()?;
+        for dependency in &one.dependencies {
+            let is_allowed = ALLOWED
+                .iter()
+                .any(|allowed| (allowed.0, allowed.1) == (one.name.as_str(), dependency.name.as_str()));
+            let mut served = texts.iter().filter(|(path, _)| serves(dependency.kind, &one.folder, path));
+            if !is_allowed && !served.any(|(_, text)| names(text, dependency)) {
+                problems.push(format!(
+                    "{} does not use {}: remove it from {}, or list it with a reason in xtask/src/structure/unused.rs",
+                    one.name,
+                    dependency.name,
+                    one.folder.join("Cargo.toml").display()
+                ));
+            }
+        }
+    }
+    Ok(problems)
+}
+
+/// Whether a dependency of this kind is there for the file at `path` in the crate's `folder`.
+fn serves(kind: Kind, folder: &Path, path: &Path) -> bool {
+    match kind {
+        Kind::Normal => path.starts_with(folder.join("src")),
+        Kind::Dev => path != folder.join("build.rs"),
+        Kind::Build => path == folder.join("build.rs"),
+    }
+}
+
+/// Whether the source names the dependency: at the beginning of a path, in a `use`, or in an example of a comment.
+fn names(text: &str, dependency: &Dependency) -> bool {
+    let name = dependency.identifier.as_str();
+    text.match_indices(name).any(|(at, _)| {
+        let (before, after) = (&text[..at], &text[at + name.len()..]);
+        let begins = !before.ends_with(|c: char| c.is_alphanumeric() || "_:.".contains(c));
+        let is_imported = ["use ", "extern crate "].iter().any(|keyword| before.ends_with(keyword));
+        let ends_import = after.starts_with([';', ' ']);
+        begins && (after.starts_with("::") || is_imported && ends_import)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn dependency(name: &str, kind: Kind) -> Dependency {
+        Dependency { name: name.to_owned(), identifier: name.replace('-', "_"), kind, in_workspace: false }
+    }
+
+    #[test]
+    fn a_name_counts_as_a_path_or_an_import_only() {
+        let is_named = |text| names(text, &dependency("some-zip", Kind::Normal));
+        for text in ["use some_zip::Zip;", "use some_zip;", "pub use some_zip as other;", "f(some_zip::g())"]
+        {
+            assert!(is_named(text), "{text}");
+        }
+        for text in [
+            "a.some_zip()",
+            "let some_zip = 1;",
+            "std::some_zip::f()",
+            "use awesome_zip::a;",
+            "some_zipper::a",
+        ] {
+            assert!(!is_named(text), "{text}");
+        }
+    }
+
+    #[test]
+    fn unused_dependencies_are_found_where_they_would_serve() {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, text) in
+            [("src", "use library::A;\n"), ("tests", "use library::A;\nuse only_tested::B;\n")]
+        {
+            fs::create_dir_all(folder.path().join(name)).unwrap();
+            fs::write(folder.path().join(name).join("a.rs"), text).unwrap();
+        }
+        let dependencies = [
+            dependency("library", Kind::Normal),
+            dependency("only-tested", Kind::Normal),
+            dependency("only-tested", Kind::Dev),
+            dependency("unused", Kind::Dev),
+            dependency("library", Kind::Build),
+        ];
+        let one = Crate {
+            name: "one".to_owned(),
+            folder: folder.path().to_owned(),
+            dependencies: dependencies.into(),
+        };
+        let problems = problems(&[one]).unwrap();
+        let named: Vec<&str> = problems
+            .iter()
+            .filter_map(|problem| problem.strip_prefix("one does not use ")?.split(':').next())
+            .collect();
+        assert_eq!(named, ["only-tested", "unused", "library"]);
+    }
+}

@@ -41,8 +41,8 @@ pub(crate) struct TrainJudgeArgs {
 
 /// Digits in an update.
 const BATCH: usize = 128;
-const OPTIMIZER: AdamWConfig =
-    AdamWConfig { lr: 3e-3, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.02, muon: false };
+/// The learning rate after its warm-up, before it falls.
+const LR: f64 = 3e-3;
 const LR_SCHEDULE: LrSchedule = LrSchedule { warmup_steps: 200, decay: LrDecay::Cosine };
 /// How far a digit is moved at most, in pixels.
 const SHIFT: i64 = 2;
@@ -78,7 +78,8 @@ fn train(from: &Path, for_search: bool, epochs: u64, out: &Path) -> Result<()> {
         reference.len()
     );
     let source = NoiseSource::new(seed);
-    let mut optimizer = AdamW::new(OPTIMIZER, &parameters)?;
+    let mut optimizer =
+        AdamW::new(AdamWConfig { lr: LR, weight_decay: 0.02, ..AdamWConfig::default() }, &parameters)?;
     let average = Ema::new(EmaConfig { decay: 0.998, ..EmaConfig::default() }, &parameters)?;
     let steps = learnt.len() / BATCH;
     let total = epochs * steps as u64;
@@ -93,7 +94,7 @@ fn train(from: &Path, for_search: bool, epochs: u64, out: &Path) -> Result<()> {
             let loss = in_pool(|| candle_nn::loss::cross_entropy(&judge.forward(&images)?.logits, &labels))?;
             let mut gradients = Gradients::default();
             gradients.accumulate(&parameters, loss.backward()?)?;
-            let lr = LR_SCHEDULE.lr(OPTIMIZER.lr, step, LR_SCHEDULE.progress(step, total));
+            let lr = LR_SCHEDULE.lr(LR, step, LR_SCHEDULE.progress(step, total));
             optimizer.update(&parameters, &gradients, lr, Some(&average))?;
             sum += f64::from(loss.to_scalar::<f32>()?);
         }

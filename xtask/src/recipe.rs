@@ -1,12 +1,14 @@
 //! `cargo xtask recipe-bench`: the ablation table of docs/recipe.md.
 
 mod curve;
+mod record;
+mod rows;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::Write as _;
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
@@ -15,14 +17,14 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::{Device, Tensor};
 use diffusion_data::{ImageDataset, mnist};
-use diffusion_eval::{ClassShares, DigitJudge, Reference, SampleQuality, mean_and_deviation};
+use diffusion_eval::{ClassShares, DigitJudge, Reference, SampleQuality};
 use diffusion_sample::{Guidance, SamplerKind};
-use diffusion_train::{ConfigSource, Generation, LoadedModel, RunDir, TrainConfig, TrainError, Trainer};
-use serde::{Deserialize, Serialize};
-use toml::Table;
+use diffusion_train::{Generation, LoadedModel, RunDir, TrainError, Trainer};
 
 use crate::check::workspace_root;
 use crate::judge::SEARCH_JUDGE;
+use record::{Outcome, print_means, recorded};
+use rows::{Recipes, Row};
 
 pub(crate) use curve::{RecipeCurveArgs, run as curve};
 
@@ -75,66 +77,6 @@ pub(crate) fn ship(args: &ShipModelArgs) -> Result<()> {
     std::fs::write(&path, &bytes).with_context(|| path.display().to_string())?;
     println!("{}: {} bytes", path.display(), bytes.len());
     Ok(())
-}
-
-/// The file of recipes: `base` and each row's changes to it, whole fields.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Recipes {
-    base: Table,
-    row: Vec<Row>,
-}
-
-impl Recipes {
-    fn read(file: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(file).with_context(|| file.display().to_string())?;
-        toml::from_str(&text).with_context(|| file.display().to_string())
-    }
-
-    fn config(&self, row: &Row, seed: u64, steps: u64) -> Result<TrainConfig> {
-        let mut table = self.base.clone();
-        table.extend(row.change.clone());
-        table.insert("seed".to_owned(), i64::try_from(seed)?.into());
-        table.insert("steps".to_owned(), i64::try_from(steps)?.into());
-        let source = ConfigSource { path: PathBuf::from(&row.name), text: table.to_string() };
-        Ok(TrainConfig::layered("tutorial", Some(&source))?)
-    }
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Row {
-    name: String,
-    /// As `ddim:20`, or `ddim:20@1.5` with guidance.
-    #[serde(default = "samplers")]
-    samplers: Vec<String>,
-    /// Another row, above, whose steps do the same arithmetic and take the same time.
-    paced_as: Option<String>,
-    #[serde(default)]
-    change: Table,
-}
-
-fn samplers() -> Vec<String> {
-    vec!["dpmpp-2m-sde:15".to_owned()]
-}
-
-/// A line of the record.
-#[derive(Serialize, Deserialize)]
-struct Outcome {
-    row: String,
-    seed: u64,
-    base_steps: u64,
-    steps: u64,
-    seconds_per_step: f64,
-    loss: f64,
-    sampler: String,
-    count: usize,
-    frechet_distance: f64,
-    sure: f64,
-    smallest_class: f64,
-    precision: f64,
-    recall: f64,
-    coverage: f64,
 }
 
 pub(crate) fn run(args: &RecipeBenchArgs) -> Result<()> {
@@ -225,13 +167,6 @@ fn judged(
 
 /// Steps of each row that are timed.
 const TURNS: u64 = 25;
-
-impl Row {
-    /// The row whose steps are timed for this one.
-    fn timed(&self) -> &str {
-        self.paced_as.as_deref().unwrap_or(&self.name)
-    }
-}
 
 /// What a step of a row takes on this machine, and the steps of its trainings.
 struct Pace {
@@ -385,49 +320,6 @@ impl Bench<'_> {
     }
 }
 
-/// What a record says; nothing where there is none.
-fn recorded(path: &Path) -> Result<Vec<Outcome>> {
-    let text = match std::fs::read_to_string(path) {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => String::new(),
-        text => text.with_context(|| path.display().to_string())?,
-    };
-    let lines = text.lines().map(serde_json::from_str);
-    lines.collect::<Result<_, _>>().with_context(|| path.display().to_string())
-}
-
-/// The rows of docs/recipe.md: means over the seeds, in the order in which the rows came.
-fn print_means(outcomes: &[Outcome]) {
-    println!(
-        "\n| row | sampler | seeds | steps | s/step | loss | Fréchet | sure | least class | recall | coverage |"
-    );
-    println!("|---|---|---|---|---|---|---|---|---|---|---|");
-    let of = |o: &Outcome| (o.row.clone(), o.sampler.clone());
-    let mut told = HashSet::new();
-    for first in outcomes.iter().filter(|o| told.insert(of(o))) {
-        let same: Vec<&Outcome> = outcomes.iter().filter(|o| of(o) == of(first)).collect();
-        let mean = |figure: fn(&Outcome) -> f64, scale: f64, digits: usize| {
-            let values: Vec<f64> = same.iter().map(|o| figure(o) * scale).collect();
-            let (mean, deviation) = mean_and_deviation(&values);
-            let deviation = deviation.map(|deviation| format!(" ± {deviation:.digits$}"));
-            format!("{mean:.digits$}{}", deviation.unwrap_or_default())
-        };
-        println!(
-            "| {} | {} | {} | {} | {:.4} | {} | {} | {} % | {} % | {} | {} |",
-            first.row,
-            first.sampler,
-            same.len(),
-            first.steps,
-            first.seconds_per_step,
-            mean(|o| o.loss, 1.0, 4),
-            mean(|o| o.frechet_distance, 1.0, 2),
-            mean(|o| o.sure, 100.0, 1),
-            mean(|o| o.smallest_class, 100.0, 1),
-            mean(|o| o.recall, 1.0, 3),
-            mean(|o| o.coverage, 1.0, 3),
-        );
-    }
-}
-
 /// As `ddim:20` says, or `ddim:20@1.5` with guidance of scale 1.5.
 fn generation(named: &str, num: u64) -> Result<Generation> {
     let (plain, scale) = named.split_once('@').unwrap_or((named, "1"));
@@ -437,62 +329,4 @@ fn generation(named: &str, num: u64) -> Result<Generation> {
     let steps = steps.parse()?;
     ensure!(steps > 0, "`{named}` has no steps");
     Ok(Generation { seed: 1000, guidance: Some(guidance), ..Generation::new(sampler, steps, num) })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn files() -> [Recipes; 2] {
-        let read = |name| Recipes::read(&workspace_root().join("xtask").join(name)).unwrap();
-        [read("recipes.toml"), read("five-minutes.toml")]
-    }
-
-    #[test]
-    fn every_row_can_be_trained_and_drawn() {
-        for recipes in files() {
-            for row in &recipes.row {
-                let config = recipes.config(row, 1, 10).unwrap();
-                assert_eq!((config.seed, config.steps), (1, Some(10)), "{}", row.name);
-                assert!(recipes.row.iter().any(|other| other.name == row.timed()), "{}", row.name);
-                for sampler in &row.samplers {
-                    generation(sampler, 64).unwrap();
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn the_row_that_won_is_the_default() {
-        let preset = TrainConfig::preset("mnist").unwrap();
-        for recipes in files() {
-            let row = recipes.row.iter().find(|row| row.name == "conditional").unwrap();
-            let found = recipes.config(row, preset.seed, 10).unwrap();
-            // How long it is trained and what is kept of it are no part of a recipe.
-            let found = TrainConfig {
-                steps: preset.steps,
-                epochs: preset.epochs,
-                max_minutes: preset.max_minutes,
-                checkpoint: preset.checkpoint.clone(),
-                sample_grid: preset.sample_grid.clone(),
-                ..found
-            };
-            assert_eq!(found, preset);
-        }
-    }
-
-    #[test]
-    fn the_record_is_of_these_rows() {
-        let [short, long] = files();
-        let record = recorded(&workspace_root().join("assets/figures/recipe.jsonl")).unwrap();
-        let mut told = HashSet::new();
-        for outcome in &record {
-            let recipes = if outcome.base_steps == 400 { &short } else { &long };
-            let row = recipes.row.iter().find(|row| row.name == outcome.row);
-            let row = row.unwrap_or_else(|| panic!("there is no row {}", outcome.row));
-            assert!(row.samplers.contains(&outcome.sampler), "{}: {}", row.name, outcome.sampler);
-            let key = (outcome.row.clone(), outcome.sampler.clone(), outcome.seed, outcome.base_steps);
-            assert!(told.insert(key), "{}, seed {}: told twice", outcome.row, outcome.seed);
-        }
-    }
 }

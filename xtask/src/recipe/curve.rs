@@ -9,9 +9,12 @@ use candle_core::Device;
 use diffusion_eval::{ClassShares, DigitJudge, Reference, SampleQuality, TrainingImages, spread};
 use diffusion_report::{Chart, Curve, Panel, Scale};
 use diffusion_sample::{SamplerKind, SamplerOptions, VarianceType};
-use diffusion_train::{ClassChoice, Generation, LoadedModel, RunDir, TrainConfig, Trainer, Weights};
+use diffusion_train::{
+    ClassChoice, Generation, LoadedModel, Objective, RunDir, TrainConfig, Trainer, Weights,
+};
 use serde_json::{Value, json};
 
+use super::rows::PRESET;
 use super::{Draw, Judged, by, judged, shipped_digits};
 use crate::check::workspace_root;
 use crate::digits::training_digits;
@@ -53,7 +56,6 @@ pub(crate) struct RecipeCurveArgs {
     out: PathBuf,
 }
 
-const STEPS: usize = 20;
 /// The curves are of so many digits each, since the distance depends on it.
 const COMPARED: usize = 1000;
 
@@ -89,7 +91,7 @@ pub(crate) fn run(args: &RecipeCurveArgs) -> Result<()> {
     };
 
     for &minutes in &args.minutes {
-        let mut config = TrainConfig::preset("mnist")?;
+        let mut config = TrainConfig::preset(PRESET)?;
         (config.steps, config.epochs, config.max_minutes) = (None, None, Some(minutes));
         let mut trainer = config.trainer(&digits, &Device::Cpu)?;
         let start = Instant::now();
@@ -103,7 +105,7 @@ pub(crate) fn run(args: &RecipeCurveArgs) -> Result<()> {
             [minutes; 2],
             trainer.steps_done(),
             &by(&trainer),
-            &default(args.num),
+            &default(trainer.objective(), args.num),
         )?)?;
     }
     for (minutes, path) in &args.made {
@@ -112,7 +114,13 @@ pub(crate) fn run(args: &RecipeCurveArgs) -> Result<()> {
         let draw = |generation: &Generation| {
             model.generate(generation, &Device::Cpu, &mut |_, _| ControlFlow::Continue(()))
         };
-        save(bench.point("default", [*minutes; 2], model.step, &draw, &default(args.num))?)?;
+        save(bench.point(
+            "default",
+            [*minutes; 2],
+            model.step,
+            &draw,
+            &default(&model.objective, args.num),
+        )?)?;
     }
 
     if args.epochs == 0 {
@@ -195,9 +203,10 @@ fn figures(quality: &SampleQuality, classes: &ClassShares) -> Value {
     })
 }
 
-/// `num` digits as `diffusion sample` draws them unasked.
-fn default(num: u64) -> Generation {
-    Generation::new(SamplerKind::DpmSolver2mSde, STEPS, num)
+/// `num` digits as `diffusion sample` draws them by default.
+fn default(objective: &Objective, num: u64) -> Generation {
+    let sampler = objective.sampler(false);
+    Generation::new(sampler, objective.default_steps(sampler), num)
 }
 
 fn chart(points: &[Value]) -> Chart {

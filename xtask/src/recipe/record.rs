@@ -1,0 +1,70 @@
+//! What the trainings of `cargo xtask recipe-bench` came to.
+
+use std::collections::HashSet;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use diffusion_eval::mean_and_deviation;
+use serde::{Deserialize, Serialize};
+
+/// A line of the record.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Outcome {
+    pub(super) row: String,
+    pub(super) seed: u64,
+    pub(super) base_steps: u64,
+    pub(super) steps: u64,
+    pub(super) seconds_per_step: f64,
+    pub(super) loss: f64,
+    pub(super) sampler: String,
+    pub(super) count: usize,
+    pub(super) frechet_distance: f64,
+    pub(super) sure: f64,
+    pub(super) smallest_class: f64,
+    pub(super) precision: f64,
+    pub(super) recall: f64,
+    pub(super) coverage: f64,
+}
+
+/// What a record says; nothing where there is none.
+pub(super) fn recorded(path: &Path) -> Result<Vec<Outcome>> {
+    let text = match std::fs::read_to_string(path) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => String::new(),
+        text => text.with_context(|| path.display().to_string())?,
+    };
+    let lines = text.lines().map(serde_json::from_str);
+    lines.collect::<Result<_, _>>().with_context(|| path.display().to_string())
+}
+
+/// The rows of docs/recipe.md: means over the seeds, in the order in which the rows came.
+pub(super) fn print_means(outcomes: &[Outcome]) {
+    println!(
+        "\n| row | sampler | seeds | steps | s/step | loss | Fréchet | sure | least class | recall | coverage |"
+    );
+    println!("|---|---|---|---|---|---|---|---|---|---|---|");
+    let of = |o: &Outcome| (o.row.clone(), o.sampler.clone());
+    let mut told = HashSet::new();
+    for first in outcomes.iter().filter(|o| told.insert(of(o))) {
+        let same: Vec<&Outcome> = outcomes.iter().filter(|o| of(o) == of(first)).collect();
+        let mean = |figure: fn(&Outcome) -> f64, scale: f64, digits: usize| {
+            let values: Vec<f64> = same.iter().map(|o| figure(o) * scale).collect();
+            let (mean, deviation) = mean_and_deviation(&values);
+            let deviation = deviation.map(|deviation| format!(" ± {deviation:.digits$}"));
+            format!("{mean:.digits$}{}", deviation.unwrap_or_default())
+        };
+        println!(
+            "| {} | {} | {} | {} | {:.4} | {} | {} | {} % | {} % | {} | {} |",
+            first.row,
+            first.sampler,
+            same.len(),
+            first.steps,
+            first.seconds_per_step,
+            mean(|o| o.loss, 1.0, 4),
+            mean(|o| o.frechet_distance, 1.0, 2),
+            mean(|o| o.sure, 100.0, 1),
+            mean(|o| o.smallest_class, 100.0, 1),
+            mean(|o| o.recall, 1.0, 3),
+            mean(|o| o.coverage, 1.0, 3),
+        );
+    }
+}

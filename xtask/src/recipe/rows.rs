@@ -1,0 +1,119 @@
+//! The recipes that `cargo xtask recipe-bench` compares.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use diffusion_train::{ConfigSource, TrainConfig};
+use serde::Deserialize;
+use toml::Table;
+
+/// The preset of `diffusion train` without arguments, which rows are changes of.
+pub(super) const PRESET: &str = "mnist";
+
+/// The file of recipes: what `base` changes of the preset, and each row of the base, whole fields.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Recipes {
+    #[serde(default)]
+    base: Table,
+    pub(super) row: Vec<Row>,
+}
+
+impl Recipes {
+    pub(super) fn read(file: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(file).with_context(|| file.display().to_string())?;
+        toml::from_str(&text).with_context(|| file.display().to_string())
+    }
+
+    pub(super) fn config(&self, row: &Row, seed: u64, steps: u64) -> Result<TrainConfig> {
+        let mut table: Table = TrainConfig::preset(PRESET)?.to_toml()?.parse()?;
+        table.extend(self.base.clone());
+        table.extend(row.change.clone());
+        let source = ConfigSource { path: PathBuf::from(&row.name), text: table.to_string() };
+        let config = TrainConfig::from_source(&source)?;
+        Ok(TrainConfig { seed, steps: Some(steps), epochs: None, max_minutes: None, ..config })
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Row {
+    pub(super) name: String,
+    /// As `ddim:20`, or `ddim:20@1.5` with guidance.
+    #[serde(default = "samplers")]
+    pub(super) samplers: Vec<String>,
+    /// Another row, above, whose steps do the same arithmetic and take the same time.
+    paced_as: Option<String>,
+    #[serde(default)]
+    change: Table,
+}
+
+impl Row {
+    /// The row whose steps are timed for this one.
+    pub(super) fn timed(&self) -> &str {
+        self.paced_as.as_deref().unwrap_or(&self.name)
+    }
+}
+
+fn samplers() -> Vec<String> {
+    vec!["dpmpp-2m-sde:15".to_owned()]
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::super::generation;
+    use super::super::record::recorded;
+    use super::*;
+    use crate::check::workspace_root;
+
+    fn files() -> [Recipes; 2] {
+        let read = |name| Recipes::read(&workspace_root().join("xtask").join(name)).unwrap();
+        [read("recipes.toml"), read("five-minutes.toml")]
+    }
+
+    #[test]
+    fn every_row_can_be_trained_and_drawn() {
+        for recipes in files() {
+            for row in &recipes.row {
+                let config = recipes.config(row, 1, 10).unwrap();
+                assert_eq!((config.seed, config.steps), (1, Some(10)), "{}", row.name);
+                assert!(recipes.row.iter().any(|other| other.name == row.timed()), "{}", row.name);
+                for sampler in &row.samplers {
+                    generation(sampler, 64).unwrap();
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_row_that_won_is_the_default() {
+        let preset = TrainConfig::preset(PRESET).unwrap();
+        for recipes in files() {
+            let row = recipes.row.iter().find(|row| row.name == "conditional").unwrap();
+            let found = recipes.config(row, preset.seed, 10).unwrap();
+            // How long it is trained is no part of a recipe.
+            let length = (preset.steps, preset.epochs, preset.max_minutes);
+            assert_eq!(
+                TrainConfig { steps: length.0, epochs: length.1, max_minutes: length.2, ..found },
+                preset
+            );
+        }
+    }
+
+    #[test]
+    fn the_record_is_of_these_rows() {
+        let [short, long] = files();
+        let record = recorded(&workspace_root().join("assets/figures/recipe.jsonl")).unwrap();
+        let mut told = HashSet::new();
+        for outcome in &record {
+            let recipes = if outcome.base_steps == 400 { &short } else { &long };
+            let row = recipes.row.iter().find(|row| row.name == outcome.row);
+            let row = row.unwrap_or_else(|| panic!("there is no row {}", outcome.row));
+            assert!(row.samplers.contains(&outcome.sampler), "{}: {}", row.name, outcome.sampler);
+            let key = (outcome.row.clone(), outcome.sampler.clone(), outcome.seed, outcome.base_steps);
+            assert!(told.insert(key), "{}, seed {}: told twice", outcome.row, outcome.seed);
+        }
+    }
+}

@@ -8,11 +8,13 @@ use anyhow::{Context, Result, ensure};
 use candle_core::{Device, Tensor};
 use diffusion_data::{ImageDataset, mnist};
 use diffusion_eval::{ClassShares, DigitJudge, Reference};
-use diffusion_process::{Conditioned, Denoiser, Threshold, Thresholded};
+use diffusion_model::{
+    Batch, GenerationProgress, Generator, GuidanceConfig, GuidanceMethod, ImageSpec, LoadedClassifier,
+    LoadedModel, Operation, SamplingConfig, Weights,
+};
 use diffusion_report::{Cell, sheet};
 use diffusion_sample::edit::{Inpainting, from_noise, inpaint, to_noise, with_grain};
-use diffusion_sample::{ClassifierFree, ClassifierGuided, Guidance, SampleRequest, SamplerOptions, sample};
-use diffusion_train::{LoadedClassifier, LoadedModel, RunDir, Weights};
+use diffusion_sample::{Guidance, Progress, SamplerKind};
 use serde_json::{Value, json};
 
 use crate::bench::median;
@@ -53,15 +55,16 @@ const RESAMPLES: usize = 5;
 const CLASSES: usize = 10;
 /// Turns that the contenders of the cost take.
 const ROUNDS: usize = 9;
-const CLIP: Threshold = Threshold::Clip { range: 1.0 };
 
 pub(crate) fn run(args: &ControlBenchArgs) -> Result<()> {
     let device = Device::Cpu;
-    let model = LoadedModel::open(&RunDir::checkpoint_at(&args.run)?, Weights::Ema, &device)?;
+    let model = LoadedModel::open(&args.run, Weights::Ema, &device)?;
     let known = model.description.classes.len();
     ensure!(known == CLASSES, "{}: the model knows {known} classes, not {CLASSES}", args.run.display());
-    let classifier =
-        args.classifier.as_ref().map(|path| LoadedClassifier::open(path, &device)).transpose()?;
+    let by_classifier = |path: &PathBuf| -> Result<GuidanceMethod> {
+        Ok(GuidanceMethod::by_classifier(LoadedClassifier::open(path, &device)?, &model.description)?)
+    };
+    let mut classifier = args.classifier.as_ref().map(by_classifier).transpose()?;
     let (judge, reference) = DigitJudge::shipped(&device)?;
     let test = mnist::load_test(&args.from).with_context(|| args.from.display().to_string())?;
     let num = args.num as usize;
@@ -81,10 +84,11 @@ pub(crate) fn run(args: &ControlBenchArgs) -> Result<()> {
         "inpainting": bench.inpainting(&shipped_digits()?)?,
         "inversion": bench.inversions()?,
     });
-    if let Some(classifier) = &classifier {
-        figures["classifier_guidance"] = bench.by_classifier(classifier)?;
+    let mut guided = classifier.take().map(|method| GuidanceConfig { method, ..GuidanceConfig::default() });
+    if let Some(guided) = &mut guided {
+        figures["classifier_guidance"] = bench.by_classifier(guided)?;
     }
-    figures["cost"] = bench.cost(classifier.as_ref())?;
+    figures["cost"] = bench.cost(guided)?;
     let path = args.out.join("control.json");
     std::fs::write(&path, format!("{figures:#}\n")).with_context(|| path.display().to_string())?;
     println!("all figures: {}", path.display());
@@ -102,14 +106,37 @@ struct Bench {
 }
 
 impl Bench {
-    /// What an edit of the given digits begins from.
-    fn request(&self, first: usize, count: usize) -> SampleRequest<'static> {
-        SampleRequest {
-            seed: 0,
-            indices: (first as u64..(first + count) as u64).collect(),
-            image_shape: self.model.description.image_shape,
-            device: &Device::Cpu,
-        }
+    /// Images as `diffusion sample` makes them.
+    fn sampling(&self) -> Result<SamplingConfig> {
+        let objective = &self.model.objective;
+        let kind = objective.sampler(false);
+        Ok(SamplingConfig::new(&self.model, kind, objective.default_steps(kind))?)
+    }
+
+    /// What `operation` makes of images of these classes, one for each digit.
+    fn apply(
+        &self,
+        config: SamplingConfig,
+        guidance: &GuidanceConfig,
+        classes: impl Iterator<Item = Option<u32>>,
+        operation: Box<Operation<'_>>,
+    ) -> Result<Tensor> {
+        let specs: Vec<ImageSpec> =
+            (0..).zip(classes).map(|(index, class)| ImageSpec { index, class }).collect();
+        let generator = Generator { model: &self.model, config, guidance };
+        let steps = generator.config.plan.steps().len();
+        let mut observer = |_: &GenerationProgress<'_>| ControlFlow::Continue(());
+        Ok(generator.apply(&specs, steps, operation, &mut observer).all()?)
+    }
+
+    /// Images of these classes as `diffusion sample` makes them.
+    fn images(
+        &self,
+        guidance: &GuidanceConfig,
+        classes: impl Iterator<Item = Option<u32>>,
+    ) -> Result<Tensor> {
+        let operation = |batch: &mut Batch<'_>| Ok(batch.sample(None)?.clamp(-1f32, 1f32)?);
+        self.apply(self.sampling()?, guidance, classes, Box::new(operation))
     }
 
     /// The share of `images` (N, C, H, W) that the judge reads as `wanted`.
@@ -133,22 +160,16 @@ impl Bench {
         let background = filled(&mean.ones_like()?.neg()?)?;
         let mean = filled(&mean)?;
 
-        let objective = &self.model.objective;
-        let kind = objective.sampler(false);
-        let plan = objective.usual_plan(objective.default_steps(kind))?;
-        let mut made = Vec::new();
-        for first in (0..self.labels.len()).step_by(BATCH) {
-            let count = BATCH.min(self.labels.len() - first);
-            let pictures = self.digits.narrow(0, first, count)?;
+        let operation = |batch: &mut Batch<'_>| {
+            let Batch { range, denoiser, sampler, plan, request, observer } = batch;
+            let pictures = self.digits.narrow(0, range.start, range.len())?;
             let inpainting = Inpainting { pictures: &pictures, mask: &mask, resamples: RESAMPLES };
-            let told_nothing = Conditioned::new(&self.model.denoiser, vec![None; count]);
-            let denoiser = Thresholded::new(&told_nothing, CLIP);
-            let mut sampler = kind.build(&SamplerOptions::default());
-            let request = self.request(first, count);
-            let go_on = &mut |_: diffusion_sample::Progress<'_>| ControlFlow::Continue(());
-            made.push(inpaint(&inpainting, &denoiser, &mut *sampler, &plan, &request, go_on)?);
-        }
-        let made = Tensor::cat(&made, 0)?;
+            let observer = &mut |p: Progress<'_>| observer(p.done, Some(&p));
+            inpaint(&inpainting, *denoiser, *sampler, plan, request, observer)
+        };
+        let unconditional = self.labels.iter().map(|_| None);
+        let made =
+            self.apply(self.sampling()?, &GuidanceConfig::default(), unconditional, Box::new(operation))?;
         let known = (&made - &self.digits)?.abs()?.broadcast_mul(&mask.affine(-1.0, 1.0)?)?;
         let known_error = known.max_all()?.to_scalar::<f32>()?;
 
@@ -222,44 +243,37 @@ impl Bench {
         Ok(figures.into())
     }
 
-    /// The digits, taken for `from`, drawn as `to`.
+    /// The digits, inverted as `from` and generated as `to`.
     fn by_noise(&self, grain: usize, from: &[u32], to: &[u32], scale: f64) -> Result<Tensor> {
-        let plan = self.model.objective.usual_plan(INVERSION_STEPS)?;
-        let mut drawn = Vec::new();
-        for first in (0..from.len()).step_by(BATCH) {
-            let part = first..from.len().min(first + BATCH);
-            let told = |classes: &[u32]| classes[part.clone()].iter().copied().map(Some).collect::<Vec<_>>();
-            let request = self.request(first, part.len());
-            let pictures = self.digits.narrow(0, first, part.len())?;
-            let (grained, front) = with_grain(&pictures, grain, &plan, &request)?;
-            let plain = Conditioned::new(&self.model.denoiser, told(from));
-            let clipped = Thresholded::new(&plain, CLIP);
-            let go_on = &mut |_| ControlFlow::Continue(());
-            let noise = to_noise(&grained, &clipped, &front, ITERATIONS, go_on)?;
-            let guided = ClassifierFree::new(&self.model.denoiser, told(to), Guidance::new(scale));
-            let clipped = Thresholded::new(&guided, CLIP);
-            let go_on = &mut |_: diffusion_sample::Progress<'_>| ControlFlow::Continue(());
-            drawn.push(from_noise(&noise, &clipped, &plan, go_on)?.clamp(-1f32, 1f32)?);
-        }
-        Ok(Tensor::cat(&drawn, 0)?)
+        let config = SamplingConfig::new(&self.model, SamplerKind::Ddim, INVERSION_STEPS)?;
+        let inversion = |batch: &mut Batch<'_>| {
+            let Batch { range, denoiser, plan, request, observer, .. } = batch;
+            let pictures = self.digits.narrow(0, range.start, range.len())?;
+            let (grained, front) = with_grain(&pictures, grain, plan, request)?;
+            to_noise(&grained, *denoiser, &front, ITERATIONS, &mut |done| observer(done, None))
+        };
+        let classes = |classes: &[u32]| classes.iter().copied().map(Some).collect::<Vec<_>>().into_iter();
+        let plain = GuidanceConfig::default();
+        let noise = self.apply(config.clone(), &plain, classes(from), Box::new(inversion))?;
+        let back = |batch: &mut Batch<'_>| {
+            let Batch { range, denoiser, plan, observer, .. } = batch;
+            let own = noise.narrow(0, range.start, range.len())?;
+            let observer = &mut |p: Progress<'_>| observer(p.done, Some(&p));
+            Ok(from_noise(&own, *denoiser, plan, observer)?.clamp(-1f32, 1f32)?)
+        };
+        let guided = GuidanceConfig::classifier_free(Guidance::new(scale));
+        self.apply(config, &guided, classes(to), Box::new(back))
     }
 
-    /// A hundred digits of each class by a model that is told none of them, and a classifier.
-    fn by_classifier(&self, classifier: &LoadedClassifier) -> Result<Value> {
+    /// A hundred digits of each class by the model without a class, and a classifier.
+    fn by_classifier(&self, guided: &mut GuidanceConfig) -> Result<Value> {
         let each = 100;
         let asked: Vec<u32> = (0..CLASSES as u32 * each).map(|i| i % CLASSES as u32).collect();
         let mut figures = Vec::new();
         println!("told nothing, guided by a classifier, {each} digits of each class:");
         for scale in [0.0, 1.0, 2.0, 4.0, 8.0] {
-            let mut images = Vec::new();
-            for (batch, part) in asked.chunks(BATCH).enumerate() {
-                let told_nothing = Conditioned::new(&self.model.denoiser, vec![None; part.len()]);
-                let classes = part.iter().copied().map(Some).collect();
-                let guidance = Guidance::new(scale);
-                let guided = ClassifierGuided::new(&told_nothing, &classifier.network, classes, guidance);
-                images.push(self.drawn(&guided, &self.request(batch * BATCH, part.len()))?);
-            }
-            let images = Tensor::cat(&images, 0)?;
+            guided.guidance = Guidance::new(scale);
+            let images = self.images(guided, asked.iter().copied().map(Some))?;
             let share = self.read_as(&images, &asked)?;
             let quality = self.reference.quality(&self.judge.judge(&images)?.features)?;
             let (distance, recall) = (quality.frechet_distance, quality.agreement.recall);
@@ -274,36 +288,19 @@ impl Bench {
         Ok(figures.into())
     }
 
-    /// Images as `diffusion sample` draws them.
-    fn drawn(&self, denoiser: &dyn Denoiser, request: &SampleRequest<'_>) -> Result<Tensor> {
-        let objective = &self.model.objective;
-        let kind = objective.sampler(false);
-        let plan = objective.usual_plan(objective.default_steps(kind))?;
-        let clipped = Thresholded::new(denoiser, CLIP);
-        let mut sampler = kind.build(&SamplerOptions::default());
-        let go_on = &mut |_: diffusion_sample::Progress<'_>| ControlFlow::Continue(());
-        Ok(sample(&clipped, &mut *sampler, &plan, request, go_on)?.clamp(-1f32, 1f32)?)
-    }
-
     /// What guided images cost beside unguided ones: the contenders take turns, and medians are compared.
-    fn cost(&self, classifier: Option<&LoadedClassifier>) -> Result<Value> {
-        let classes: Vec<Option<u32>> = (0..BATCH as u32).map(|i| Some(i % CLASSES as u32)).collect();
-        let plain = Conditioned::new(&self.model.denoiser, classes.clone());
-        let told_nothing = Conditioned::new(&self.model.denoiser, vec![None; BATCH]);
-        let free = ClassifierFree::new(&self.model.denoiser, classes.clone(), Guidance::new(2.0));
-        let mut contenders: Vec<(&str, Box<dyn Denoiser + '_>)> =
-            vec![("unguided", Box::new(plain)), ("classifier-free", Box::new(free))];
+    fn cost(&self, classifier: Option<GuidanceConfig>) -> Result<Value> {
+        let classes = || (0..BATCH as u32).map(|i| Some(i % CLASSES as u32));
+        let free = GuidanceConfig::classifier_free(Guidance::new(2.0));
+        let mut contenders = vec![("unguided", GuidanceConfig::default()), ("classifier-free", free)];
         if let Some(classifier) = classifier {
-            let network = &classifier.network;
-            let guided = ClassifierGuided::new(&told_nothing, network, classes, Guidance::new(2.0));
-            contenders.push(("classifier", Box::new(guided)));
+            contenders.push(("classifier", GuidanceConfig { guidance: Guidance::new(2.0), ..classifier }));
         }
-        let request = self.request(0, BATCH);
         let mut seconds = vec![Vec::new(); contenders.len()];
         for round in 0..=ROUNDS {
-            for ((_, denoiser), seconds) in contenders.iter().zip(&mut seconds) {
+            for ((_, guidance), seconds) in contenders.iter().zip(&mut seconds) {
                 let start = Instant::now();
-                self.drawn(&**denoiser, &request)?;
+                self.images(guidance, classes())?;
                 // The first round fills the caches.
                 if round > 0 {
                     seconds.push(start.elapsed().as_secs_f64());

@@ -18,8 +18,9 @@ use anyhow::{Context, Result, bail, ensure};
 use candle_core::{Device, Tensor};
 use diffusion_data::{ImageDataset, mnist};
 use diffusion_eval::{ClassShares, DigitJudge, Reference, SampleQuality};
+use diffusion_model::{Generation, LoadedModel, RunLayout};
 use diffusion_sample::{Guidance, SamplerKind};
-use diffusion_train::{Generation, LoadedModel, RunDir, TrainError, Trainer};
+use diffusion_train::{Trainer, averaged_model};
 
 use crate::check::workspace_root;
 use crate::judge::SEARCH_JUDGE;
@@ -71,9 +72,9 @@ pub(crate) struct ShipModelArgs {
 }
 
 pub(crate) fn ship(args: &ShipModelArgs) -> Result<()> {
-    let bytes = LoadedModel::packed(&RunDir::checkpoint_at(&args.from)?)?;
+    let bytes = LoadedModel::pack(&RunLayout::checkpoint_at(&args.from)?)?;
     let path = workspace_root().join("assets/digits.safetensors");
-    LoadedModel::unpacked(&bytes, "the packed model", &Device::Cpu)?;
+    LoadedModel::unpack(&bytes, "the packed model".as_ref(), &Device::Cpu)?;
     std::fs::write(&path, &bytes).with_context(|| path.display().to_string())?;
     println!("{}: {} bytes", path.display(), bytes.len());
     Ok(())
@@ -142,21 +143,14 @@ struct Judged {
     classes: ClassShares,
 }
 
-/// What draws images.
-type Draw<'a> = &'a dyn Fn(&Generation) -> std::result::Result<Tensor, TrainError>;
-
-fn by(trainer: &Trainer) -> impl Fn(&Generation) -> std::result::Result<Tensor, TrainError> {
-    |generation| trainer.generate(generation, &mut |_, _| ControlFlow::Continue(()))
-}
-
 fn judged(
-    draw: Draw<'_>,
+    model: &LoadedModel,
     generation: &Generation,
     judge: &DigitJudge,
     reference: &Reference,
 ) -> Result<Judged> {
     let start = Instant::now();
-    let images = draw(generation)?;
+    let images = model.generate(generation, &mut |_| ControlFlow::Continue(()))?;
     // What an image file keeps of those that were not cut.
     let images = images.clamp(-1f32, 1f32)?;
     let sampling_seconds = start.elapsed().as_secs_f64();
@@ -281,12 +275,11 @@ impl Bench<'_> {
         }
         let last = &losses[losses.len() - losses.len().div_ceil(10)..];
         let loss = last.iter().sum::<f64>() / last.len() as f64;
-        trainer.checkpoint().write(&self.out.join(format!("{}-{seed}", row.name)))?;
-        let mut outcomes = Vec::new();
+        trainer.checkpoint()?.write(&self.out.join(format!("{}-{seed}", row.name)))?;
+        let (model, mut outcomes) = (averaged_model(&trainer)?, Vec::new());
         for &named in samplers {
             let generation = generation(named, self.args.num)?;
-            let Judged { quality, classes, .. } =
-                judged(&by(&trainer), &generation, &self.judge, &self.reference)?;
+            let Judged { quality, classes, .. } = judged(&model, &generation, &self.judge, &self.reference)?;
             outcomes.push(Outcome {
                 row: row.name.clone(),
                 seed,
@@ -328,5 +321,11 @@ fn generation(named: &str, num: u64) -> Result<Generation> {
     let sampler = SamplerKind::from_name(name).with_context(|| format!("there is no sampler `{name}`"))?;
     let steps = steps.parse()?;
     ensure!(steps > 0, "`{named}` has no steps");
-    Ok(Generation { seed: 1000, guidance: Some(guidance), ..Generation::new(sampler, steps, num) })
+    Ok(Generation {
+        sampler: Some(sampler),
+        steps: Some(steps),
+        seed: 1000,
+        guidance: Some(guidance),
+        ..Generation::new(num)
+    })
 }

@@ -14,8 +14,8 @@ use diffusion_data::{
 pub(crate) use self::args::{CacheArgs, DataArgs, PictureArgs};
 pub(crate) use self::trained_on::TrainedOn;
 
-use crate::session::progress::Progress;
 use crate::session::interrupt;
+use crate::session::progress::Progress;
 use crate::session::usage::bail_usage;
 
 /// 10,000 digits of MNIST's training set; `assets/mnist/README.md` says which, and under what licence.

@@ -116,7 +116,7 @@ fn a_check_tells_right_predictors_from_wrong_ones() {
     // It takes a fiftieth of what it sees for noise, so that its error is off by some hundredths.
     let nearly_zero = |x_t: &Tensor, level: NoiseLevel| -> Result<Prediction> {
         let levels = Levels::new(&vec![level; x_t.dim(0)?], x_t)?;
-        PredictionType::Epsilon.to_prediction(&x_t.affine(0.02, 0.0)?, x_t, &levels)
+        Parametrisation::Epsilon.to_prediction(&x_t.affine(0.02, 0.0)?, x_t, &levels)
     };
     let model = Predictor::Model(&nearly_zero);
     assert_eq!(model.expected_error(), None);

@@ -24,8 +24,8 @@ mod error;
 mod partial;
 
 pub use atomic::{
-    is_leftover, new_folder, read_file, remove_folder, rename_synced, write_file,
-    write_file_with, write_folder, write_synced,
+    is_leftover, new_folder, read_file, remove_folder, rename_synced, write_file, write_file_with,
+    write_folder, write_synced,
 };
 pub use described::{Described, read_tensors, serialize_tensors};
 pub use error::FileError;

@@ -12,7 +12,7 @@ use diffusion_schedule::{
     SigmaSpacing, TimestepSpacing,
 };
 
-use crate::churned::{ChurnedEuler, Kept};
+use crate::churned::ChurnedEuler;
 use crate::denoisers::Signed;
 use crate::levels::{Sigmas, Table, spaced, timesteps};
 use crate::{InteropError, SchedulerClass, SchedulerConfig};

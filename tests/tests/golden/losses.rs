@@ -1,9 +1,10 @@
 use std::collections::HashMap;
 
 use candle_core::{DType, Tensor};
+use diffusion_model::Objective;
 use diffusion_process::PredictionType;
 use diffusion_tests::{assert_close, cases, flat, golden_json, golden_tensors, number, numbers, text};
-use diffusion_train::{LossConfig, LossWeighting, Objective, PixelError, TrainingLoss};
+use diffusion_train::{LossConfig, LossWeighting, PixelError, TrainingLoss};
 use serde_json::Value;
 
 use crate::schedules::schedule_of;

@@ -1,21 +1,19 @@
 //! `cargo xtask recipe-curve`: how good digits are after so many minutes, by the default recipe and by the lesson's.
 
-use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
 use candle_core::Device;
 use diffusion_eval::{ClassShares, DigitJudge, Reference, SampleQuality, TrainingImages, spread};
+use diffusion_model::{ClassChoice, Generation, LoadedModel, Objective, Weights};
 use diffusion_report::{Chart, Curve, Panel, Scale};
 use diffusion_sample::{SamplerKind, SamplerOptions, VarianceType};
-use diffusion_train::{
-    ClassChoice, Generation, LoadedModel, Objective, RunDir, TrainConfig, Trainer, Weights,
-};
+use diffusion_train::{TrainConfig, averaged_model};
 use serde_json::{Value, json};
 
 use super::rows::PRESET;
-use super::{Draw, Judged, by, judged, shipped_digits};
+use super::{Judged, judged, shipped_digits};
 use crate::check::workspace_root;
 use crate::digits::training_digits;
 
@@ -99,26 +97,22 @@ pub(crate) fn run(args: &RecipeCurveArgs) -> Result<()> {
             trainer.step()?;
             trainer.set_elapsed(start.elapsed());
         }
-        trainer.checkpoint().write(&args.out.join(format!("mnist-{minutes}")))?;
+        trainer.checkpoint()?.write(&args.out.join(format!("mnist-{minutes}")))?;
         save(bench.point(
             "default",
             [minutes; 2],
             trainer.steps_done(),
-            &by(&trainer),
+            &averaged_model(&trainer)?,
             &default(trainer.objective(), args.num),
         )?)?;
     }
     for (minutes, path) in &args.made {
-        let checkpoint = RunDir::checkpoint_at(path)?;
-        let model = LoadedModel::open(&checkpoint, Weights::Ema, &Device::Cpu)?;
-        let draw = |generation: &Generation| {
-            model.generate(generation, &Device::Cpu, &mut |_, _| ControlFlow::Continue(()))
-        };
+        let model = LoadedModel::open(path, Weights::Ema, &Device::Cpu)?;
         save(bench.point(
             "default",
             [*minutes; 2],
             model.step,
-            &draw,
+            &model,
             &default(&model.objective, args.num),
         )?)?;
     }
@@ -138,15 +132,21 @@ pub(crate) fn run(args: &RecipeCurveArgs) -> Result<()> {
         }
         seconds.sort_by(f64::total_cmp);
         let minutes = seconds[seconds.len() / 4] * seconds.len() as f64 / 60.0;
-        trainer.checkpoint().write(&args.out.join(format!("tutorial-{epoch}")))?;
+        trainer.checkpoint()?.write(&args.out.join(format!("tutorial-{epoch}")))?;
         // As the lesson samples.
         let options = SamplerOptions { variance: VarianceType::FixedLarge, ..SamplerOptions::default() };
         let sampler = SamplerKind::Ddpm;
         let steps = trainer.objective().default_steps(sampler);
-        let generation =
-            Generation { options, clip: false, ..Generation::new(sampler, steps, args.tutorial_num) };
+        let generation = Generation {
+            sampler: Some(sampler),
+            steps: Some(steps),
+            options: Some(options),
+            clip: false,
+            ..Generation::new(args.tutorial_num)
+        };
         let minutes = [minutes, minutes / args.torch_ratio];
-        save(bench.point("tutorial", minutes, trainer.steps_done(), &by(&trainer), &generation)?)?;
+        let model = averaged_model(&trainer)?;
+        save(bench.point("tutorial", minutes, trainer.steps_done(), &model, &generation)?)?;
     }
     Ok(())
 }
@@ -166,17 +166,17 @@ impl Curves {
         recipe: &str,
         [minutes, torch_minutes]: [f64; 2],
         steps: u64,
-        draw: Draw<'_>,
+        model: &LoadedModel,
         generation: &Generation,
     ) -> Result<Value> {
         let Judged { images, sampling_seconds, quality, classes } =
-            judged(draw, generation, &self.judge, &self.reference)?;
+            judged(model, generation, &self.judge, &self.reference)?;
         let memorisation = self.known.memorisation(&spread(&images, 2000)?)?;
         let compared = self.judge.judge(&spread(&images, COMPARED)?)?;
         let of_compared = self.reference.quality(&compared.features)?;
         let mut point = json!({
             "recipe": recipe, "minutes": minutes, "torch_minutes": torch_minutes, "steps": steps,
-            "sampler": generation.sampler.name(), "sampling_steps": generation.steps,
+            "sampler": generation.sampler.map(SamplerKind::name), "sampling_steps": generation.steps,
             "sampling_seconds": sampling_seconds,
             "of_all": figures(&quality, &classes),
             "of_1000": figures(&of_compared, &ClassShares::of(&compared.logits)?),
@@ -187,7 +187,7 @@ impl Curves {
         if recipe == "default" {
             let usual = ClassChoice::Listed(self.usual.clone());
             let generation = Generation { classes: usual, ..generation.clone() };
-            let Judged { quality, classes, .. } = judged(draw, &generation, &self.judge, &self.reference)?;
+            let Judged { quality, classes, .. } = judged(model, &generation, &self.judge, &self.reference)?;
             point["in_the_proportions_of_mnist"] = figures(&quality, &classes);
         }
         Ok(point)
@@ -206,7 +206,11 @@ fn figures(quality: &SampleQuality, classes: &ClassShares) -> Value {
 /// `num` digits as `diffusion sample` draws them by default.
 fn default(objective: &Objective, num: u64) -> Generation {
     let sampler = objective.sampler(false);
-    Generation::new(sampler, objective.default_steps(sampler), num)
+    Generation {
+        sampler: Some(sampler),
+        steps: Some(objective.default_steps(sampler)),
+        ..Generation::new(num)
+    }
 }
 
 fn chart(points: &[Value]) -> Chart {

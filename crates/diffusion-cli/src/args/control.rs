@@ -1,7 +1,7 @@
 //! What steers a sampling: classes, guidance, a reference picture.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::Context;
 use candle_core::Device;

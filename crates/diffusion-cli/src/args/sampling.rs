@@ -1,22 +1,17 @@
-//! Which sampler, variance and weights.
+//! Which sampler and which variance.
 
-use clap::builder::PossibleValuesParser;
-use diffusion_model::{LoadedModel, Weights};
+use diffusion_model::LoadedModel;
 use diffusion_sample::{SamplerKind, VarianceType};
 
 use crate::session::usage::bail_usage;
 
-pub(crate) fn sampler_names() -> PossibleValuesParser {
-    PossibleValuesParser::new(SamplerKind::ALL.map(SamplerKind::name))
-}
-
-/// The sampler called `name`, or without a name that of the model, which may be asked for one that heeds the variance.
+/// The sampler `kind`, or without one that of the model, which may be asked for one that heeds the variance.
 pub(crate) fn sampler_kind(
-    name: Option<SamplerKind>,
+    kind: Option<SamplerKind>,
     with_variance: bool,
     model: &LoadedModel,
 ) -> anyhow::Result<SamplerKind> {
-    let Some(kind) = name else {
+    let Some(kind) = kind else {
         return Ok(model.objective.sampler(model.description.learned_variance() || with_variance));
     };
     match model.objective.check_sampler(kind) {

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use candle_core::{Device, Tensor};
-use diffusion_model::{Generator, LoadedModel, SamplingConfig, Weights};
+use diffusion_model::{GenerationProgress, Generator, LoadedModel, SamplingConfig, Weights};
 use diffusion_picture::Picture;
 use diffusion_process::Threshold;
 use diffusion_sample::{Churn, SamplerKind, SamplerOptions, VarianceType};
@@ -146,7 +146,7 @@ pub(crate) fn run(args: &SampleArgs, device: &Device, quiet: bool) -> anyhow::Re
     display.follow(Trajectory::new(args.trajectory.as_deref(), args.gif.as_deref(), args.strip.as_deref())?);
     let generator = Generator { model, config, guidance: &control.guidance };
     let (mut count, mut tensors, mut pictures) = (0, Vec::new(), Vec::<Picture>::new());
-    let mut observer = |progress: &_| display.observe(progress);
+    let mut observer = |progress: &GenerationProgress<'_>| display.observe(progress);
     let flow = each_batch(generator.sample(&order.specs, noise.as_ref(), &mut observer), |batch| {
         count = batch.range.end;
         let new = diffusion_picture::from_tensor(&batch.images)?;

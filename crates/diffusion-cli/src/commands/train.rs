@@ -11,11 +11,14 @@ use candle_core::{Device, Tensor};
 use diffusion_data::LoaderConfig;
 use diffusion_eval::TrainingSet;
 use diffusion_model::RunLayout;
-use diffusion_train::{Checkpoint, Checks, Conditional, ConfigSource, HeldOut, Outcome, RunDir, SampleJudge, TrainConfig, Trainer, start_from};
+use diffusion_train::{
+    Checkpoint, Checks, Conditional, ConfigSource, HeldOut, Outcome, RunDir, SampleJudge, TrainConfig,
+    Trainer, start_from,
+};
 
 use self::outlook::Outlook;
 use self::watch::Watch;
-use crate::args::runs;
+use crate::args::{one_of, runs};
 use crate::data;
 use crate::judging::{self, JudgeArgs, Pictures};
 use crate::session::interrupt;
@@ -57,8 +60,8 @@ pub(crate) struct TrainArgs {
     init_from: Option<PathBuf>,
     /// Tell the network each picture's class, from folders or labels, so that `sample --class` can ask for one: always, never, or
     /// where there are two classes or more [default: auto in the presets mnist and digits-attn, else never]
-    #[arg(long, value_name = "WHEN", num_args = 0..=1, require_equals = true, default_missing_value = "always")]
-    conditional: Option<When>,
+    #[arg(long, value_name = "WHEN", num_args = 0..=1, require_equals = true, default_missing_value = "always", value_parser = one_of(&Conditional::ALL, Conditional::name))]
+    conditional: Option<Conditional>,
     /// Stop after N updates
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     steps: Option<u64>,
@@ -111,13 +114,6 @@ impl TrainArgs {
         ];
         flags.into_iter().flatten().collect()
     }
-}
-
-#[derive(Clone, Copy, clap::ValueEnum)]
-enum When {
-    Never,
-    Auto,
-    Always,
 }
 
 pub(super) fn positive(text: &str) -> Result<f64, String> {
@@ -277,13 +273,7 @@ fn fresh_config(args: &TrainArgs, origin: Option<&Path>) -> anyhow::Result<Train
     if let Some(seed) = seed {
         config.seed = *seed;
     }
-    if let Some(when) = args.conditional {
-        config.conditional = match when {
-            When::Never => Conditional::Never,
-            When::Auto => Conditional::Auto,
-            When::Always => Conditional::Always,
-        };
-    }
+    config.conditional = args.conditional.unwrap_or(config.conditional);
     config.validate()?;
     Ok(config)
 }

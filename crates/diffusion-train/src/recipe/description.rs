@@ -21,6 +21,20 @@ pub enum Conditional {
     Always,
 }
 
+impl Conditional {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Never, Self::Auto, Self::Always];
+
+    /// The name in configurations and on a command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Never => "never",
+            Self::Auto => "auto",
+            Self::Always => "always",
+        }
+    }
+}
+
 impl TrainConfig {
     /// The model that this configuration trains on `dataset`.
     ///

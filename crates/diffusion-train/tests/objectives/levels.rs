@@ -157,6 +157,6 @@ fn a_history_that_does_not_fit_is_refused() {
     assert!(uniform.restore(Some(LossHistory::new(20))).unwrap_err().to_string().contains("the run needs 0"));
     importance.restore(Some(LossHistory::new(20))).unwrap();
     uniform.restore(None).unwrap();
-    let none = LossHistory::from_tensors(std::collections::BTreeMap::new()).unwrap_err();
+    let none = LossHistory::from_tensors(std::collections::BTreeMap::new()).unwrap_err().to_string();
     assert!(none.contains("`loss_history` is missing"), "{none}");
 }

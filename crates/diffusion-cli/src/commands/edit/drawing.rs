@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use candle_core::{Device, Tensor};
-use diffusion_model::{Batch, Generator, ImageSpec, SamplingConfig, Weights};
+use diffusion_model::{Batch, GenerationProgress, Generator, ImageSpec, SamplingConfig, Weights};
 use diffusion_picture::Picture;
 use diffusion_sample::SamplerKind;
 use diffusion_sample::edit::EditError;
@@ -144,7 +144,7 @@ impl<'a> Drawing<'a> {
             // A formula of several steps may lead a little beyond what each was kept in.
             Ok(edit(&pictures, batch)?.clamp(-1f32, 1f32)?)
         };
-        let mut observer = |progress: &_| display.observe(progress);
+        let mut observer = |progress: &GenerationProgress<'_>| display.observe(progress);
         let mut results = Vec::new();
         let all = generator.apply(&self.specs, steps, Box::new(operation), &mut observer);
         let flow = each_batch(all, |batch| {

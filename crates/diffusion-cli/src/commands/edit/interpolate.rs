@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use candle_core::{Device, Tensor};
-use diffusion_model::{Batch, Generator, ImageSpec, SamplingConfig, Weights};
+use diffusion_model::{Batch, GenerationProgress, Generator, ImageSpec, SamplingConfig, Weights};
 use diffusion_picture::Picture;
 use diffusion_report::animation;
 use diffusion_sample::SampleRequest;
@@ -165,7 +165,7 @@ impl Task<'_> {
             let images = interpolate([&from, &to], &shares[range.clone()], *denoiser, plan, observer)?;
             Ok(images.clamp(-1f32, 1f32)?)
         };
-        let mut observer = |progress: &_| display.observe(progress);
+        let mut observer = |progress: &GenerationProgress<'_>| display.observe(progress);
         let (mut frames, mut ends) = (Vec::new(), Vec::new());
         let all = generator.apply(&specs, steps, Box::new(operation), &mut observer);
         let flow = each_batch(all, |batch| {
@@ -219,7 +219,7 @@ impl Task<'_> {
             let Batch { denoiser, plan, observer, .. } = batch;
             to_noise(pictures, *denoiser, plan, ITERATIONS, &mut |done| observer(done, None))
         };
-        let mut observer = |progress: &_| display.observe(progress);
+        let mut observer = |progress: &GenerationProgress<'_>| display.observe(progress);
         let steps = self.config.plan.steps().len();
         let noise = generator.apply(&specs, steps, Box::new(operation), &mut observer).all();
         match noise {

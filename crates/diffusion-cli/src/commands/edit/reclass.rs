@@ -7,8 +7,8 @@ use std::time::Instant;
 
 use candle_core::{Device, Tensor};
 use diffusion_model::{
-    Batch, GeneratedBatch, Generator, GuidanceConfig, ImageSpec, LoadedModel, ModelDescription, Operation,
-    SamplingConfig, Weights,
+    Batch, GeneratedBatch, GenerationProgress, Generator, GuidanceConfig, ImageSpec, LoadedModel,
+    ModelDescription, Operation, SamplingConfig, Weights,
 };
 use diffusion_picture::Picture;
 use diffusion_sample::edit::{from_noise, to_noise, with_grain};
@@ -253,7 +253,7 @@ impl Task<'_> {
         let generator = Generator { model: self.model, config: self.config.clone(), guidance };
         let specs: Vec<ImageSpec> =
             (0..self.given.paths.len() as u64).map(|index| ImageSpec { index, class }).collect();
-        let mut observer = |progress: &_| display.observe(progress);
+        let mut observer = |progress: &GenerationProgress<'_>| display.observe(progress);
         each_batch(generator.apply(&specs, self.config.plan.steps().len(), operation, &mut observer), take)
     }
 }

@@ -6,17 +6,16 @@ use std::time::Instant;
 
 use candle_core::{Device, Tensor};
 use diffusion_eval::SampleEvaluator;
-use diffusion_sample::{SampleError, SamplerKind, SamplerOptions};
-use diffusion_model::{Generation, LoadedModel, Weights};
-use diffusion_train::TrainError;
+use diffusion_model::{Generation, LoadedModel, ModelError, Weights};
+use diffusion_sample::{SampleError, SamplerKind};
 
+use crate::args::one_of;
 use crate::args::runs::{Found, ModelArgs};
-use crate::commands::sample::{best_variance, check_fit, sampler_names};
-use crate::judging::JudgeArgs;
-use crate::args::runs::{Found, ModelArgs};
-use crate::session::usage::{bail_usage, check_picture, planned};
+use crate::args::sampling::sampler_kind;
 use crate::data;
+use crate::judging::JudgeArgs;
 use crate::session::interrupt;
+use crate::session::usage::{bail_usage, check_picture, planned};
 
 /// Draw the same images by several samplers with several numbers of steps, in one labelled picture
 ///
@@ -31,8 +30,8 @@ pub(crate) struct GridArgs {
     #[command(flatten)]
     model: ModelArgs,
     /// The samplers, a row each [default: all that suit the model]
-    #[arg(long, value_name = "NAMES", value_delimiter = ',', value_parser = sampler_names())]
-    samplers: Vec<String>,
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', value_parser = one_of(&SamplerKind::ALL, SamplerKind::name))]
+    samplers: Vec<SamplerKind>,
     /// The numbers of steps, a column each
     #[arg(long, value_name = "NUMBERS", value_delimiter = ',', default_value = "5,10,20,50", value_parser = clap::value_parser!(u64).range(1..=100_000))]
     steps: Vec<u64>,
@@ -95,7 +94,7 @@ pub(super) fn run(args: &GridArgs, device: &Device, quiet: bool) -> anyhow::Resu
         let (mut seconds, mut row_of_distances) = (Vec::new(), Vec::new());
         for &steps in &args.steps {
             let start = Instant::now();
-            let Some(images) = images(args, &model, kind, steps as usize, drawn, device)? else {
+            let Some(images) = images(args, &model, kind, steps as usize, drawn)? else {
                 println!("stopped before the picture was done");
                 return Ok(ExitCode::from(interrupt::EXIT_CODE));
             };
@@ -134,10 +133,10 @@ pub(super) fn run(args: &GridArgs, device: &Device, quiet: bool) -> anyhow::Resu
 
 fn kinds(args: &GridArgs, model: &LoadedModel) -> anyhow::Result<Vec<SamplerKind>> {
     if args.samplers.is_empty() {
-        return Ok(SamplerKind::ALL.into_iter().filter(|kind| check_fit(*kind, model).is_ok()).collect());
+        let fits = |kind: &SamplerKind| model.objective.check_sampler(*kind).is_ok();
+        return Ok(SamplerKind::ALL.into_iter().filter(fits).collect());
     }
-    let named = args.samplers.iter().filter_map(|name| SamplerKind::from_name(name));
-    named.map(|kind| check_fit(kind, model).map(|()| kind)).collect()
+    args.samplers.iter().map(|kind| sampler_kind(Some(*kind), false, model)).collect()
 }
 
 /// What judges the cells; none where they are not to be judged, or nothing can.
@@ -169,17 +168,16 @@ fn images(
     sampler: SamplerKind,
     steps: usize,
     num: u64,
-    device: &Device,
 ) -> anyhow::Result<Option<Tensor>> {
-    let options = SamplerOptions { variance: best_variance(model), ..SamplerOptions::default() };
-    let generation = Generation { options, seed: args.seed, ..Generation::new(sampler, steps, num) };
-    match model.generate(&generation, device, &mut |_, _| interrupt::flow()) {
-        Err(TrainError::Sample(SampleError::Cancelled { .. })) => Ok(None),
+    let (kind, steps) = (Some(sampler), Some(steps));
+    let generation = Generation { sampler: kind, steps, seed: args.seed, ..Generation::new(num) };
+    match model.generate(&generation, &mut |_| interrupt::flow()) {
+        Err(e) if e.is_cancelled() => Ok(None),
         // Its place stays black: that a sampler fails with so few steps is a finding.
-        Err(TrainError::Sample(e @ SampleError::NotFinite { .. })) => {
+        Err(ModelError::Sample(e @ SampleError::NotFinite { .. })) => {
             tracing::warn!("{}: {e}", sampler.name());
             let [c, h, w] = model.description.image_shape;
-            Ok(Some(Tensor::full(-1f32, (num as usize, c, h, w), device)?))
+            Ok(Some(Tensor::full(-1f32, (num as usize, c, h, w), &model.device)?))
         }
         result => Ok(Some(result?)),
     }

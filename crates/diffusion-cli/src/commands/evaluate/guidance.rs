@@ -6,21 +6,18 @@ use std::process::ExitCode;
 use anyhow::Context;
 use candle_core::Device;
 use diffusion_eval::FeatureMetrics;
-use diffusion_report::{Cell, Chart, Curve, Panel, Scale};
-use diffusion_sample::{Guidance, SampleError, SamplerOptions};
 use diffusion_model::{ClassChoice, Generation, Weights};
-use diffusion_train::TrainError;
+use diffusion_report::{Cell, Chart, Curve, Panel, Scale};
+use diffusion_sample::Guidance;
 use serde_json::{Value, json};
 
 use crate::args::control;
 use crate::args::runs::ModelArgs;
-use crate::commands::sample::best_variance;
-use crate::judging::{self, JudgeArgs};
-use crate::args::runs::ModelArgs;
-use crate::session::usage::{CHARTS, bail_usage, check_output, check_picture};
-use crate::args::control;
 use crate::data;
+use crate::judging::{self, JudgeArgs};
 use crate::session::interrupt;
+use crate::session::progress::Progress;
+use crate::session::usage::{CHARTS, bail_usage, check_output, check_picture};
 
 /// Say what guidance gives and what it costs: the same images under each scale, judged
 ///
@@ -102,18 +99,18 @@ pub(super) fn run(args: &GuidanceArgs, device: &Device, quiet: bool) -> anyhow::
     let (mut rows, mut cells) = (Vec::new(), Vec::new());
     for (place, &scale) in (0u64..).zip(&args.scales) {
         let generation = Generation {
-            options: SamplerOptions { variance: best_variance(model), ..SamplerOptions::default() },
             seed: args.seed,
             classes: ClassChoice::Listed((0..classes as u32).collect()),
             guidance: Some(Guidance::new(scale)),
-            ..Generation::new(sampler, steps, num)
+            ..Generation::new(num)
         };
-        let images = model.generate(&generation, device, &mut |done, _| {
+        let images = model.generate(&generation, &mut |p| {
+            let done = p.range.start as u64;
             progress.advance(place * num + done, || format!("scale {scale}, image {done} of {num}"));
             interrupt::flow()
         });
         let images = match images {
-            Err(TrainError::Sample(SampleError::Cancelled { .. })) => {
+            Err(e) if e.is_cancelled() => {
                 progress.finish();
                 println!("stopped before all scales were judged");
                 return Ok(ExitCode::from(interrupt::EXIT_CODE));

@@ -13,8 +13,9 @@ use serde_json::{Value, json};
 
 use super::pictures::of_model;
 use super::{CONTINUOUS, as_object, axis, continuous_levels, with_error};
+use crate::args::one_of;
 use crate::args::runs::{Found, ModelArgs, program};
-use crate::commands::sample::{Variance, variance};
+use crate::args::sampling::variance;
 use crate::data;
 use crate::session::interrupt;
 use crate::session::progress::Progress;
@@ -48,8 +49,8 @@ pub(crate) struct ModelEvaluationArgs {
     #[arg(long, value_name = "N", default_value = "4", value_parser = clap::value_parser!(u64).range(1..))]
     looks: u64,
     /// The variance of the bound's steps [default: learned-range if the model has learned one, else fixed-small]
-    #[arg(long, value_name = "VARIANCE")]
-    variance: Option<Variance>,
+    #[arg(long, value_name = "VARIANCE", value_parser = one_of(VarianceType::ALL, VarianceType::name))]
+    variance: Option<VarianceType>,
     /// The seed of noise and timesteps
     #[arg(long, value_name = "SEED", default_value = "0")]
     seed: u64,

@@ -8,6 +8,7 @@ use diffusion_data::PictureConfig;
 use diffusion_eval::{
     BaselineCheck, Estimate, PredictionError, Predictor, PredictorErrors, PredictorEvaluation, lesson_images,
 };
+use diffusion_model::{LoadedModel, Objective, Weights};
 use diffusion_process::NoiseLevel;
 use diffusion_report::predictor_chart;
 use serde_json::{Value, json};

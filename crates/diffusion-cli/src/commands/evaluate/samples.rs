@@ -8,18 +8,18 @@ use anyhow::Context;
 use candle_core::{Device, Tensor};
 use diffusion_data::{PictureConfig, Source};
 use diffusion_eval::{MetricSpread, SampleEvaluator, SampleReport};
-use diffusion_sample::{Guidance, SampleError, SamplerOptions};
-use diffusion_model::{Generation, Weights};
-use diffusion_train::{Checkpoint, RunDir, TrainError};
+use diffusion_model::{Generation, ModelError, ModelState, RunLayout, Weights};
+use diffusion_sample::{Guidance, SamplerKind};
 use serde_json::Value;
 
+use crate::args::one_of;
 use crate::args::runs::{Found, ModelArgs};
-use crate::commands::sample::{best_variance, sampler_kind, sampler_names};
-use crate::judging::{self, JudgeArgs, training_pictures};
-use crate::args::runs::{Found, ModelArgs};
-use crate::session::usage::{bail_usage, check_output, first_given};
+use crate::args::sampling::sampler_kind;
 use crate::data;
+use crate::judging::{self, JudgeArgs, training_pictures};
 use crate::session::interrupt;
+use crate::session::progress::Progress;
+use crate::session::usage::{bail_usage, check_output, first_given};
 
 /// Judge generated images: how near they are to real ones, how varied, how many are copies of training pictures
 ///
@@ -57,8 +57,8 @@ pub(crate) struct SamplesArgs {
     #[arg(long, value_name = "SEED", value_parser = clap::value_parser!(u64).range(..1 << 62))]
     seed: Option<u64>,
     /// The sampler [default: as `sample`]
-    #[arg(long, value_name = "NAME", value_parser = sampler_names())]
-    sampler: Option<String>,
+    #[arg(long, value_name = "NAME", value_parser = one_of(&SamplerKind::ALL, SamplerKind::name))]
+    sampler: Option<SamplerKind>,
     /// Sampling steps [default: as `sample`]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     steps: Option<u64>,
@@ -158,8 +158,8 @@ pub(super) fn run(args: &SamplesArgs, device: &Device, quiet: bool) -> anyhow::R
 
 /// The checkpoint that the folder is or has, if it is that of a model.
 fn checkpoint_at(folder: &Path) -> anyhow::Result<Option<PathBuf>> {
-    let of_model = folder.join(Checkpoint::STATE_FILE).is_file() || RunDir::open(folder).is_ok();
-    Ok(of_model.then(|| RunDir::checkpoint_at(folder)).transpose()?)
+    let of_model = folder.join(ModelState::FILE).is_file() || RunLayout::new(folder).is_run();
+    Ok(of_model.then(|| RunLayout::checkpoint_at(folder)).transpose()?)
 }
 
 fn of_model(
@@ -170,7 +170,7 @@ fn of_model(
 ) -> anyhow::Result<Option<(SampleEvaluator, Judged)>> {
     let model = &found.model;
     let shape = model.description.image_shape;
-    let sampler = sampler_kind(args.sampler.as_deref(), false, model)?;
+    let sampler = sampler_kind(args.sampler, false, model)?;
     let steps = args.steps.map_or(model.objective.default_steps(sampler), |steps| steps as usize);
     let training = args.training.as_deref();
     let checkpoint = found.checkpoint.as_deref();
@@ -182,19 +182,23 @@ fn of_model(
     let mut progress = Progress::new("drawing", all, quiet);
     let mut sets = Vec::new();
     for seed in first..first + args.seeds() {
-        let options = SamplerOptions { variance: best_variance(model), ..SamplerOptions::default() };
-        let guidance = args.guidance.map(Guidance::new);
-        let generation = Generation { options, seed, guidance, ..Generation::new(sampler, steps, num) };
+        let generation = Generation {
+            sampler: Some(sampler),
+            steps: Some(steps),
+            seed,
+            guidance: args.guidance.map(Guidance::new),
+            ..Generation::new(num)
+        };
         let before = (seed - first) * num;
-        let images = model.generate(&generation, device, &mut |done, _| {
-            let done = before + done;
+        let images = model.generate(&generation, &mut |p| {
+            let done = before + p.range.start as u64;
             progress.advance(done, || format!("image {done} of {all}"));
             interrupt::flow()
         });
         let images = match images {
             // What earlier seeds gave is not lost.
-            Err(TrainError::Sample(SampleError::Cancelled { .. })) => break,
-            Err(TrainError::Schedule(e)) => bail_usage!("--steps {steps}: {e}"),
+            Err(e) if e.is_cancelled() => break,
+            Err(ModelError::Schedule(e)) => bail_usage!("--steps {steps}: {e}"),
             images => images?,
         };
         let known = &model.description.classes;

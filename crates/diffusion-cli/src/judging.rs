@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use candle_core::Device;
 use diffusion_eval::{
     EvalError, FeatureExtractor, FeatureJudge, FeatureNetwork, Inception, Note, ReferenceChoice,
-    ReferenceSet, RequestedReference, SampleEvaluator, TrainingSet,
+    ReferenceSet, SampleEvaluator, TrainingSet,
 };
 
 pub(crate) use self::pictures::{Pictures, training_pictures};
@@ -55,15 +55,15 @@ impl JudgeArgs {
         quiet: bool,
     ) -> anyhow::Result<SampleEvaluator> {
         let requested = self.against.as_deref().map(|path| match path.to_str() {
-            Some(MNIST) => RequestedReference::Mnist,
-            _ => RequestedReference::Images,
+            Some(MNIST) => ReferenceChoice::Mnist,
+            _ => ReferenceChoice::Named,
         });
         let choice = ReferenceChoice::new(requested, self.network(), shape, training)
             .map_err(|error| self.explained(error))?;
         let judge = match choice {
             None => None,
             Some(ReferenceChoice::Mnist) => Some(FeatureJudge::of_mnist(device)?),
-            Some(ReferenceChoice::Requested | ReferenceChoice::Run) => {
+            Some(ReferenceChoice::Named | ReferenceChoice::Run) => {
                 let extractor = self.extractor(device)?;
                 let references = match &self.against {
                     Some(path) => pictures::references(path, shape, training, cache, quiet)?,
@@ -144,7 +144,7 @@ pub(crate) fn description(evaluator: &SampleEvaluator) -> String {
 /// A note, with the command that would change what it says.
 pub(crate) fn note(note: &Note) -> String {
     match note {
-        Note::CircularReference => {
+        Note::Circular => {
             format!("{note}; `{}` keeps others for that", runs::program("train --validation SHARE"))
         }
         _ => note.to_string(),

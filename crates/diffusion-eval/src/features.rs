@@ -60,7 +60,7 @@ impl FeatureExtractor {
     }
 
     /// Which network it is.
-    pub fn network(&self) -> FeatureNetwork {
+    pub(crate) fn network(&self) -> FeatureNetwork {
         match self {
             Self::DigitJudge(_) => FeatureNetwork::DigitJudge,
             Self::Inception(_) => FeatureNetwork::Inception,
@@ -72,7 +72,7 @@ impl FeatureExtractor {
     ///
     /// # Errors
     /// Images of a shape that the network does not read; no images.
-    pub fn extract(&self, images: &Tensor) -> Result<(Tensor, Option<Tensor>), EvalError> {
+    pub(crate) fn extract(&self, images: &Tensor) -> Result<(Tensor, Option<Tensor>), EvalError> {
         match self {
             Self::DigitJudge(judge) => {
                 let verdict = judge.judge(images)?;

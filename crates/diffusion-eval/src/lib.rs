@@ -55,6 +55,6 @@ pub use predictors::{
     lesson_images,
 };
 pub use samples::{
-    FeatureJudge, FeatureMetrics, ImageSet, Metric, MetricSpread, Note, ReferenceChoice, ReferenceSet,
-    RequestedReference, SampleEvaluator, SampleMetrics, SampleReport, TrainingSet,
+    FeatureJudge, FeatureMetrics, ImageSet, MetricSpread, Note, ReferenceChoice, ReferenceSet,
+    SampleEvaluator, SampleMetrics, SampleReport, TrainingSet,
 };

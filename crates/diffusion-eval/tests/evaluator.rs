@@ -4,8 +4,8 @@ use std::path::Path;
 
 use candle_core::{Device, Tensor};
 use diffusion_eval::{
-    EvalError, FeatureExtractor, FeatureJudge, FeatureNetwork, Note, ReferenceChoice, ReferenceSet,
-    RequestedReference, SampleEvaluator, SampleReport, TrainingSet,
+    EvalError, FeatureExtractor, FeatureJudge, FeatureNetwork, ReferenceChoice, ReferenceSet,
+    SampleEvaluator, SampleMetrics, SampleReport, TrainingSet,
 };
 use diffusion_process::{Domain, NoiseSource};
 
@@ -48,9 +48,9 @@ fn the_test_digits_are_the_reference_of_models_of_digits_only() {
     assert_eq!(default(judge, Some(&photos)), Some(ReferenceChoice::Run));
     assert_eq!(default(inception, Some(&digits)), Some(ReferenceChoice::Run));
     let requested = |what, network| ReferenceChoice::new(Some(what), network, GREY, Some(&photos));
-    assert_eq!(requested(RequestedReference::Mnist, judge).unwrap(), Some(ReferenceChoice::Mnist));
-    assert_eq!(requested(RequestedReference::Images, judge).unwrap(), Some(ReferenceChoice::Requested));
-    assert!(matches!(requested(RequestedReference::Mnist, inception), Err(EvalError::NoImagesOfMnist)));
+    assert_eq!(requested(ReferenceChoice::Mnist, judge).unwrap(), Some(ReferenceChoice::Mnist));
+    assert_eq!(requested(ReferenceChoice::Named, judge).unwrap(), Some(ReferenceChoice::Named));
+    assert!(matches!(requested(ReferenceChoice::Mnist, inception), Err(EvalError::NoImagesOfMnist)));
     assert!(matches!(ReferenceSet::<Tensor>::of_run(None), Err(EvalError::NoReference)));
 }
 
@@ -64,7 +64,7 @@ fn images_that_no_network_reads_are_compared_with_training_images_only() {
     assert_eq!(choice(None, judge, &training(2, 0)).unwrap(), None);
     let inception = choice(None, FeatureNetwork::Inception, &training(2, 0)).unwrap();
     assert_eq!(inception, Some(ReferenceChoice::Run));
-    let asked = choice(Some(RequestedReference::Images), judge, &training(2, 0)).unwrap_err();
+    let asked = choice(Some(ReferenceChoice::Named), judge, &training(2, 0)).unwrap_err();
     assert_eq!(asked.to_string(), "the images are 3×28×28, and the digit judge reads 1×28×28");
     // A single image has no second nearest one, which copies are told by.
     assert!(
@@ -85,10 +85,10 @@ fn images_that_no_network_reads_are_compared_with_training_images_only() {
 #[test]
 fn held_out_images_are_the_reference_unless_they_are_too_few() {
     let of_run = |held_out| ReferenceSet::of_run(Some(&training(9, held_out))).unwrap();
-    assert_eq!(of_run(6).name(), "the pictures that the run kept out of training");
-    assert!(!of_run(6).is_circular());
-    assert_eq!(of_run(5).name(), "the pictures that the model was trained on");
-    assert!(of_run(5).is_circular() && of_run(0).is_circular());
+    assert_eq!(of_run(6).name, "the pictures that the run kept out of training");
+    assert!(!of_run(6).circular);
+    assert_eq!(of_run(5).name, "the pictures that the model was trained on");
+    assert!(of_run(5).circular && of_run(0).circular);
 }
 
 #[test]
@@ -98,7 +98,7 @@ fn reference_images_from_the_place_of_the_training_images_are_circular() {
     std::fs::create_dir(&own).unwrap();
     let known = TrainingSet { path: Some(own.clone()), ..training(9, 0) };
     let reference = |path: &Path, training| ReferenceSet::new(images(3, 7, GREY), path, GREY, training);
-    let circular = |path: &Path, training| reference(path, training).unwrap().is_circular();
+    let circular = |path: &Path, training| reference(path, training).unwrap().circular;
     assert!(circular(&own, Some(&known)));
     assert!(circular(&own.join("../own/."), Some(&known)), "one folder by another name");
     assert!(!circular(folder.path(), Some(&known)));
@@ -135,35 +135,60 @@ fn training_images_stand_beside_generated_ones_unless_they_are_the_reference() {
     assert_eq!(of_held_out.evaluate_training(10).unwrap().unwrap().count, 10);
     assert_eq!(of_held_out.evaluate_training(50).unwrap().unwrap().count, 12);
     assert!(of_held_out.evaluate_training(5).unwrap().is_none());
-    let notes = of_held_out.notes(20, 20);
-    assert_eq!(notes, [Note::FewerThanFeatures { images: 20, features: 64 }, Note::FewTraining(12)]);
-    assert_eq!(of_held_out.notes(64, 64), [Note::FewTraining(12)]);
-    assert!(of_held_out.notes(64, 12).is_empty());
-
+    assert_eq!(
+        notes(&of_held_out, &[20]),
+        [
+            "20 images are fewer than the 64 features that are compared: the distance says little",
+            "the training pictures are 12 only, and the figures depend on the number"
+        ]
+    );
+    assert!(notes(&of_held_out, &[64]).iter().all(|note| note.contains("12 only")));
     assert!(of_held_out.judge().unwrap().is_rough());
+
     let circular = evaluator(&training(12, 0));
     assert!(circular.evaluate_training(12).unwrap().is_none());
-    assert_eq!(circular.notes(64, 64), [Note::CircularReference]);
+    let beside = "no column of training pictures: they are what the images are compared with";
+    assert_eq!(notes(&circular, &[64]), [beside]);
+}
+
+/// The notes about sets of `counts` images.
+fn notes(evaluator: &SampleEvaluator, counts: &[usize]) -> Vec<String> {
+    let set =
+        |&count: &usize| ("set".to_owned(), SampleMetrics { count, features: None, memorisation: None });
+    let report = SampleReport { sets: counts.iter().map(set).collect(), training: None };
+    report.notes(evaluator).iter().map(ToString::to_string).collect()
 }
 
 #[test]
 fn notes_say_how_many_images_the_metrics_are_of() {
     let known = TrainingSet { mirrored: true, ..training(5, 8) };
-    let notes = evaluator(&known).notes(64, 4000);
-    let compared = Note::Compared { images: 3000, references: 8 };
-    assert_eq!(notes, [Note::TooFewTraining(5), compared, Note::Checked(2000), Note::Mirrored]);
     assert_eq!(
-        notes[1].to_string(),
-        "precision, recall, density and coverage compare 3000 images with 8 real ones"
+        notes(&evaluator(&known), &[4000]),
+        [
+            "no column of training pictures: there are 5, too few to be judged",
+            "precision, recall, density and coverage compare 3000 images with 8 real ones",
+            "copies are looked for among 2000 of the images",
+            "mirror images of training pictures are copies too, as the run trained on them"
+        ]
     );
     let mnist = FeatureJudge::of_mnist(&Device::Cpu).unwrap();
     let none: Option<&TrainingSet<Tensor>> = None;
     let mnist = SampleEvaluator::new(GREY, Some(mnist), none, &Device::Cpu).unwrap();
-    assert_eq!(mnist.notes(64, 64), [Note::Compared { images: 64, references: 3000 }]);
-    // Copies of 10,000 images at most are looked for.
+    assert_eq!(
+        notes(&mnist, &[64, 65]),
+        [
+            "precision, recall, density and coverage compare 65 images with 3000 real ones",
+            "the sets have 64 to 65 images, and all figures but the copies depend on the number: their means are of \
+             unequal things"
+        ]
+    );
     let large = TrainingSet { images: images(1, 10_001, [1, 2, 2]), ..training(0, 0) };
     let large = SampleEvaluator::new([1, 2, 2], None, Some(&large), &Device::Cpu).unwrap();
-    assert_eq!(large.notes(64, 64), [Note::SomeTraining { known: 10_000, all: 10_001 }]);
+    assert_eq!(
+        notes(&large, &[64, 65]),
+        ["copies are looked for of 10000 of the 10001 training pictures"],
+        "copies do not depend on the number of images"
+    );
 }
 
 #[test]
@@ -174,9 +199,6 @@ fn a_report_has_the_spread_of_its_sets() {
     let training = evaluator.evaluate_training(9).unwrap();
     let report = SampleReport { sets, training };
     assert_eq!(report.counts(), (7, 9));
-    let last = report.notes(&evaluator).pop();
-    assert_eq!(last, Some(Note::UnequalSets { fewest: 7, most: 9 }));
-
     let json = report.as_json(&evaluator);
     let number = |json: &serde_json::Value| json.as_f64().unwrap();
     for spread in report.spreads() {
@@ -187,13 +209,15 @@ fn a_report_has_the_spread_of_its_sets() {
         assert!((spread.deviation.unwrap() - deviation).abs() <= 1e-9 * (1.0 + mean.abs()), "{spread:?}");
         assert_eq!(number(&json["mean"][spread.key]), spread.mean);
         assert_eq!(number(&json["standard_deviation"][spread.key]), spread.deviation.unwrap());
+        assert_eq!(json["training_pictures"][spread.key].as_f64(), spread.training, "{spread:?}");
     }
     let titles: Vec<&str> = report.spreads().iter().map(|spread| spread.title).collect();
     assert_eq!(titles[0], "Fréchet distance");
-    assert_eq!(report.of_training("recall"), json["training_pictures"]["recall"].as_f64());
-    assert_eq!((report.of_training("copies"), json["sets"][1]["name"].as_str()), (None, Some("b")));
+    assert!(report.spreads()[0].training.is_some(), "the distance of training images");
+    let copies = report.spreads().into_iter().find(|spread| spread.key == "copies").unwrap();
+    assert_eq!((copies.training, json["sets"][1]["name"].as_str()), (None, Some("b")));
     // The judge's digits are no classes of these images.
-    assert!(report.class_shares().is_empty() && report.sets[0].1.by_key().get("share_of_class_0").is_none());
+    assert!(report.class_shares().is_empty() && !report.sets[0].1.by_key().contains_key("share_of_class_0"));
 }
 
 #[test]

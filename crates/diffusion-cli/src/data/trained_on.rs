@@ -1,6 +1,5 @@
 //! The pictures that a run was trained on.
 
-use std::fmt;
 use std::path::{Path, PathBuf};
 
 use diffusion_data::PictureConfig;
@@ -19,32 +18,18 @@ pub(crate) struct TrainedOn {
     pub(crate) pictures: PictureConfig,
 }
 
-/// Why the pictures that a model was trained on are not known.
-pub(crate) enum NotKnown {
-    /// The model was imported.
-    Imported,
-    /// The checkpoint lies in no run.
-    NoRun,
-}
-
-impl fmt::Display for NotKnown {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Imported => "the model was trained elsewhere, nobody here knows on which pictures",
-            Self::NoRun => "the checkpoint lies in no run that would say what it was trained on",
-        })
-    }
-}
-
 impl TrainedOn {
-    /// What the run says in which `checkpoint` lies; the default without one, for the model that comes with
-    /// the program. Pictures that are not there any more are an error, which names `flag` for others.
-    pub(crate) fn of(checkpoint: Option<&Path>, flag: &str) -> anyhow::Result<Result<Self, NotKnown>> {
+    /// What the run says in which `checkpoint` lies, or why nothing is known; the default without a checkpoint,
+    /// for the model that comes with the program. Pictures that are gone are an error, which names `flag` for
+    /// others.
+    pub(crate) fn of(checkpoint: Option<&Path>, flag: &str) -> anyhow::Result<Result<Self, &'static str>> {
         let Some(checkpoint) = checkpoint else { return Ok(Ok(Self::default())) };
         if Checkpoint::read_state(checkpoint)?.is_adopted() {
-            return Ok(Err(NotKnown::Imported));
+            return Ok(Err("the model was trained elsewhere, nobody here knows on which pictures"));
         }
-        let Some(run) = runs::run_of(checkpoint) else { return Ok(Err(NotKnown::NoRun)) };
+        let Some(run) = runs::run_of(checkpoint) else {
+            return Ok(Err("the checkpoint lies in no run that would say what it was trained on"));
+        };
         let config = run.read_config()?;
         if let Some(path) = &config.data
             && hub_reference(path).is_none()

@@ -165,7 +165,7 @@ impl SampleEvaluator {
     }
 
     /// What a reader of the metrics of sets of `fewest` to `most` images has to know.
-    pub fn notes(&self, fewest: usize, most: usize) -> Vec<Note> {
+    pub(super) fn notes(&self, fewest: usize, most: usize) -> Vec<Note> {
         notes::notes(self.judge.as_ref(), self.training.as_ref(), fewest, most)
     }
 

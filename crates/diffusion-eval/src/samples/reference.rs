@@ -5,22 +5,13 @@ use std::path::Path;
 use super::{ImageSet, TrainingSet};
 use crate::{EvalError, FeatureNetwork, Reference};
 
-/// Reference images that are asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RequestedReference {
-    /// MNIST's test digits.
-    Mnist,
-    /// A set of images.
-    Images,
-}
-
 /// Where reference images come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReferenceChoice {
     /// MNIST's 10,000 test digits, whose features come with the digit judge.
     Mnist,
-    /// The set that was asked for.
-    Requested,
+    /// A set that the caller names: see [`ReferenceSet::new`].
+    Named,
     /// The run of the model: see [`ReferenceSet::of_run`].
     Run,
 }
@@ -37,7 +28,7 @@ impl ReferenceChoice {
     /// [`EvalError::NoFeatures`]: a reference was asked for that nothing can be compared with, or no copies
     /// can be looked for either; [`EvalError::NoImagesOfMnist`].
     pub fn new<S: ImageSet>(
-        requested: Option<RequestedReference>,
+        requested: Option<Self>,
         network: FeatureNetwork,
         shape: [usize; 3],
         training: Option<&TrainingSet<S>>,
@@ -49,12 +40,13 @@ impl ReferenceChoice {
             return Err(EvalError::NoFeatures { shape });
         }
         let of_digits = training.is_none_or(|training| training.path.is_none());
-        match (requested, network) {
-            (Some(RequestedReference::Mnist), FeatureNetwork::Inception) => Err(EvalError::NoImagesOfMnist),
-            (Some(RequestedReference::Mnist), FeatureNetwork::DigitJudge) => Ok(Some(Self::Mnist)),
-            (Some(RequestedReference::Images), _) => Ok(Some(Self::Requested)),
-            (None, FeatureNetwork::DigitJudge) if of_digits => Ok(Some(Self::Mnist)),
-            (None, _) => Ok(Some(Self::Run)),
+        let default = match network {
+            FeatureNetwork::DigitJudge if of_digits => Self::Mnist,
+            _ => Self::Run,
+        };
+        match requested.unwrap_or(default) {
+            Self::Mnist if network == FeatureNetwork::Inception => Err(EvalError::NoImagesOfMnist),
+            choice => Ok(Some(choice)),
         }
     }
 }
@@ -62,11 +54,12 @@ impl ReferenceChoice {
 /// Images that generated ones are compared with.
 #[derive(Clone, Debug)]
 pub struct ReferenceSet<S> {
-    pub(super) images: S,
-    pub(super) name: String,
-    /// Whether images that the model was trained on are among them, so that those cannot be compared with
-    /// them.
-    pub(super) circular: bool,
+    /// The images.
+    pub images: S,
+    /// What they are.
+    pub name: String,
+    /// Whether images that the model was trained on are among them: those are not compared with them then.
+    pub circular: bool,
 }
 
 impl<S: ImageSet> ReferenceSet<S> {
@@ -102,16 +95,5 @@ impl<S: ImageSet> ReferenceSet<S> {
             None => (images, "the pictures that the model was trained on"),
         };
         Ok(Self { images: images.clone(), name: name.to_owned(), circular: held_out.is_none() })
-    }
-
-    /// What the images are.
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// Whether images that the model was trained on are among them. They are not shown beside the generated
-    /// images then.
-    pub fn is_circular(&self) -> bool {
-        self.circular
     }
 }

@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
+use super::sample_metrics::Metric;
 use super::{FeatureJudge, Note, SampleEvaluator, SampleMetrics};
 use crate::mean_and_deviation;
 
@@ -25,6 +26,8 @@ pub struct MetricSpread {
     pub mean: f64,
     /// The standard deviation between sets; `None` for one set.
     pub deviation: Option<f64>,
+    /// The same metric of the training images, if they have it.
+    pub training: Option<f64>,
 }
 
 impl SampleReport {
@@ -38,18 +41,15 @@ impl SampleReport {
     pub fn spreads(&self) -> Vec<MetricSpread> {
         let all: Vec<_> = self.sets.iter().map(|(_, metrics)| metrics.metrics()).collect();
         let Some(first) = all.first() else { return Vec::new() };
-        let spread = |(i, metric): (usize, &super::Metric)| {
+        let training = self.training.as_ref().map(SampleMetrics::metrics).unwrap_or_default();
+        let spread = |(i, metric): (usize, &Metric)| {
             let values: Vec<f64> = all.iter().filter_map(|metrics| Some(metrics.get(i)?.value)).collect();
             let (mean, deviation) = mean_and_deviation(&values);
-            MetricSpread { title: metric.title, key: metric.key, mean, deviation }
+            let &Metric { title, key, .. } = metric;
+            let training = training.iter().find(|other| other.key == key).map(|other| other.value);
+            MetricSpread { title, key, mean, deviation, training }
         };
         first.iter().enumerate().map(spread).collect()
-    }
-
-    /// The value of the metric `key` of the training images.
-    pub fn of_training(&self, key: &str) -> Option<f64> {
-        let metrics = self.training.as_ref()?.metrics();
-        metrics.into_iter().find(|metric| metric.key == key).map(|metric| metric.value)
     }
 
     /// The mean share of each class over the sets; none where no classes are read.
@@ -64,11 +64,7 @@ impl SampleReport {
     /// What a reader has to know of the metrics, which are those of `evaluator`.
     pub fn notes(&self, evaluator: &SampleEvaluator) -> Vec<Note> {
         let (fewest, most) = self.counts();
-        let mut notes = evaluator.notes(fewest, most);
-        if fewest < most && evaluator.judge().is_some() {
-            notes.push(Note::UnequalSets { fewest, most });
-        }
-        notes
+        evaluator.notes(fewest, most)
     }
 
     /// A JSON object of all metrics, which are those of `evaluator`: the sets, mean and deviation, and the

@@ -35,18 +35,18 @@ pub struct FeatureMetrics {
 
 /// A number about a set of images.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Metric {
+pub(super) struct Metric {
     /// Its name in a table.
-    pub title: &'static str,
+    pub(super) title: &'static str,
     /// Its name in JSON and in the metrics of a run.
-    pub key: &'static str,
+    pub(super) key: &'static str,
     /// The number.
-    pub value: f64,
+    pub(super) value: f64,
 }
 
 impl SampleMetrics {
     /// Each metric, in the order of a table.
-    pub fn metrics(&self) -> Vec<Metric> {
+    pub(super) fn metrics(&self) -> Vec<Metric> {
         let mut metrics = Vec::new();
         let mut add = |title, key, value| metrics.push(Metric { title, key, value });
         if let Some(FeatureMetrics { network, quality, classes, as_asked, diversity }) = &self.features {

@@ -30,12 +30,12 @@ pub struct TrainingSet<S> {
 impl<S: ImageSet> TrainingSet<S> {
     /// Whether copies of them can be looked for: an image is a copy if it is nearer to one of them than to
     /// any second one.
-    pub fn can_be_copied(&self) -> bool {
+    pub(super) fn can_be_copied(&self) -> bool {
         self.images.len() > 1
     }
 
     /// Whether they come from `path`. One folder may have several names, which are looked up.
-    pub fn comes_from(&self, path: &Path) -> bool {
+    pub(super) fn comes_from(&self, path: &Path) -> bool {
         let place = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
         self.path.as_deref().is_some_and(|own| place(own) == place(path))
     }

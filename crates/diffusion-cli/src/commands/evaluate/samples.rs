@@ -294,9 +294,9 @@ fn print_table(evaluator: &SampleEvaluator, Judged { what, report, .. }: &Judged
     let (fewest, most) = report.counts();
     let number = if fewest < most { format!("{fewest}-{most}") } else { most.to_string() };
     line("number", [number, String::new(), training.map_or_else(String::new, |t| t.count.to_string())]);
-    for MetricSpread { title, key, mean, deviation } in report.spreads() {
+    for MetricSpread { title, mean, deviation, training, .. } in report.spreads() {
         let cell = |value: Option<f64>| value.map(|value| format!("{value:.4}")).unwrap_or_default();
-        line(title, [cell(Some(mean)), cell(deviation), cell(report.of_training(key))]);
+        line(title, [cell(Some(mean)), cell(deviation), cell(training)]);
     }
     let shares = report.class_shares();
     if !shares.is_empty() {

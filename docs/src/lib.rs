@@ -6,10 +6,15 @@
 //! last digit; in a block `console 10%`, for what a trained model says, by a tenth. Decimals and large numbers of the prose must stand in an
 //! output or a command of their chapter. A link whose text is code and whose target ends in `#L12` leads to a line in which that
 //! code stands.
+//!
+//! Figures of the README, docs/recipe.md and docs/control.md, which no test makes anew, say when,
+//! where and by which command they were measured.
 
 mod links;
 mod page;
+mod record;
 mod tour;
 
 pub use links::check_links;
+pub use record::check_records;
 pub use tour::{Mode, Problem, follow};

@@ -3,6 +3,7 @@
 mod curve;
 mod record;
 mod rows;
+mod tables;
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -28,6 +29,7 @@ use record::{Outcome, print_means, recorded};
 use rows::{Recipes, Row};
 
 pub(crate) use curve::{RecipeCurveArgs, run as curve};
+pub(crate) use tables::compare_tables;
 
 /// Train digits by many recipes, each for the same time on this machine, and judge what they draw.
 ///

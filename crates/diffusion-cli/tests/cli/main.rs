@@ -7,6 +7,7 @@ mod data;
 mod docs;
 #[cfg(feature = "hub")]
 mod download;
+mod earlier;
 mod editing;
 mod exchange;
 mod judging;

@@ -71,6 +71,6 @@ fn for_each_image(pictures: &Tensor, request: &SampleRequest<'_>) -> Result<Tens
     if pictures.dims() == [1, channels, height, width] {
         return Ok(pictures.broadcast_as(&wanted)?.contiguous()?);
     }
-    let expected = format!("{wanted:?}, or one picture for all,");
+    let expected = format!("{wanted:?}, or one picture for all");
     Err(EditError::Shape { what: "the pictures", found: pictures.dims().to_vec(), expected })
 }

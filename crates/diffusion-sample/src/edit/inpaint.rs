@@ -106,7 +106,7 @@ fn back(x: &Tensor, step: &PlanStep, noise: &Tensor) -> candle_core::Result<Tens
 fn hidden(mask: &Tensor, pictures: &Tensor) -> Result<Tensor, EditError> {
     let fits = mask.rank() == 4 && mask.dims().iter().zip(pictures.dims()).all(|(m, p)| *m == 1 || m == p);
     if !fits {
-        let expected = format!("{:?}, or 1 in place of any of these,", pictures.dims());
+        let expected = format!("{:?}, or 1 in place of any of these", pictures.dims());
         return Err(EditError::Shape { what: "the mask", found: mask.dims().to_vec(), expected });
     }
     let values = mask.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;

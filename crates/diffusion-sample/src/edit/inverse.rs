@@ -118,7 +118,7 @@ pub fn interpolate(
 ) -> std::result::Result<Tensor, EditError> {
     let [from, to] = ends;
     if from.dims().first() != Some(&1) || from.dims() != to.dims() {
-        let expected = format!("of one image, as the other end's {:?},", from.dims());
+        let expected = format!("of one image, as the other end's {:?}", from.dims());
         return Err(EditError::Shape { what: "an end", found: to.dims().to_vec(), expected });
     }
     let between = shares.iter().map(|share| slerp(from, to, *share)).collect::<Result<Vec<_>>>()?;

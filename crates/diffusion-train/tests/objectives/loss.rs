@@ -1,40 +1,9 @@
 use candle_core::{DType, Device, Tensor, Var};
 use diffusion_model::{EdmConfig, Objective};
-use diffusion_process::{NoiseLevel, PredictionType, discretized_log_likelihood, gaussian_kl};
+use diffusion_process::{NoiseLevel, PredictionType};
 use diffusion_train::{LossConfig, LossWeighting, PixelError, ReverseStep, TrainingLoss};
 
 use crate::{diffusion, flat, normal};
-
-fn number(value: f64) -> Tensor {
-    Tensor::new(&[[[[value]]]], &Device::Cpu).unwrap()
-}
-
-#[test]
-fn the_divergence_of_gaussians_is_the_closed_form() {
-    let kl =
-        |m1, v1, m2, v2| flat(&gaussian_kl(&number(m1), &number(v1), &number(m2), &number(v2)).unwrap())[0];
-    assert_eq!(kl(0.3, -2.0, 0.3, -2.0), 0.0);
-    // By hand: ½·(1 − 0 + e⁻¹ + e⁻¹ − 1), and a pure shift.
-    assert!((kl(0.0, 0.0, 1.0, 1.0) - (-1f64).exp()).abs() < 1e-14);
-    assert!((kl(2.0, 0.0, 0.0, 0.0) - 2.0).abs() < 1e-14);
-}
-
-#[test]
-fn the_bins_of_all_256_values_share_a_probability_of_1() {
-    let bins: Vec<f64> = (0..256).map(|k| f64::from(k) / 127.5 - 1.0).collect();
-    let x = Tensor::from_vec(bins, (256, 1, 1, 1), &Device::Cpu).unwrap();
-    for (mean, deviation) in [(0.0, 0.1), (0.9, 0.3), (-1.0, 0.02), (0.3, 5.0)] {
-        let mean = Tensor::full(mean, x.shape(), &Device::Cpu).unwrap();
-        let log_deviation = number(f64::ln(deviation));
-        let log = discretized_log_likelihood(&x, &mean, &log_deviation).unwrap();
-        let total: f64 = flat(&log).iter().map(|log| log.exp()).sum();
-        assert!((total - 1.0).abs() < 1e-9, "deviation {deviation}: {total}");
-    }
-    // One bin of a wide normal: its density times the bin's width 2/255.
-    let log = discretized_log_likelihood(&number(0.0), &number(0.5), &number(0.0)).unwrap();
-    let density = (-0.125f64).exp() / (2.0 * std::f64::consts::PI).sqrt();
-    assert!((flat(&log)[0].exp() / (density * 2.0 / 255.0) - 1.0).abs() < 1e-4);
-}
 
 #[test]
 fn the_bound_of_a_perfect_model_is_that_of_its_variance() {

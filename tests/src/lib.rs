@@ -117,8 +117,9 @@ impl Coverage {
         }
     }
 
-    /// Prints the counts and each unsupported case, and checks them: no case compared is a failure. In the golden numbers
-    /// kept here, exactly the cases `known` are unsupported; a folder of `DIFFUSION_GOLDEN_DIR` may have others.
+    /// Prints the counts and each unsupported case, and checks them: no case compared is a failure.
+    /// In the golden numbers kept here, exactly the cases `known` are unsupported; a folder of
+    /// `DIFFUSION_GOLDEN_DIR` may have others.
     ///
     /// # Panics
     /// When the counts are not as expected.

@@ -17,13 +17,14 @@ use workspace::{Crate, Kind};
 
 /// Print what each crate measures, and check the dependencies between crates.
 ///
-/// Fails on a dependency that points upwards or closes a circle, on a crate without a floor, and on a dependency that
-/// no source file uses. The order of the floors is in xtask/src/structure/floors.rs. Long files and full folders are
-/// shown, not forbidden.
+/// Fails on a dependency that points upwards or closes a circle, on a crate without a floor, and on
+/// a dependency that no source file uses. The order of the floors is in
+/// xtask/src/structure/floors.rs. Long files and full folders are shown, not forbidden.
 ///
-/// "code" and "tests" are lines of Rust in src without and with test modules, and in tests, benches and examples.
-/// "direct" counts dependencies on other crates of the workspace, "all" every crate that a build of this one needs with
-/// its default features. "public" counts functions, types, traits, constants and macros declared `pub`.
+/// "code" and "tests" are lines of Rust in src without and with test modules, and in tests, benches
+/// and examples. "direct" counts dependencies on other crates of the workspace, "all" every crate
+/// that a build of this one needs with its default features. "public" counts functions, types,
+/// traits, constants and macros declared `pub`.
 #[derive(Debug, Default, clap::Args)]
 pub(crate) struct StructureArgs {
     /// Also write the figures to this file
@@ -109,15 +110,11 @@ fn print_figures(figures: &[Figures]) {
 /// Columns of equal width: the first to the left, numbers to the right.
 fn table<const N: usize>(rows: &[[String; N]]) -> String {
     let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or(0);
-    let mut text = String::new();
-    for row in rows {
-        text += &format!("{:<1$}", row[0], width(0));
-        for (column, cell) in row.iter().enumerate().skip(1) {
-            text += &format!("  {cell:>0$}", width(column));
-        }
-        text.push('\n');
-    }
-    text
+    let line = |row: &[String; N]| {
+        let numbers = (1..N).map(|column| format!("  {:>1$}", row[column], width(column)));
+        format!("{:<1$}{2}\n", row[0], width(0), numbers.collect::<String>())
+    };
+    rows.iter().map(line).collect()
 }
 
 #[cfg(test)]

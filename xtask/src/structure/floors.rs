@@ -2,8 +2,8 @@
 
 use super::workspace::{Crate, Kind};
 
-/// The crates from top to bottom. A crate may depend on crates below it only. Crates that are planned have their place
-/// already.
+/// The crates from top to bottom. A crate may depend on crates below it only. Crates that are
+/// planned have their place already.
 const FLOORS: [&str; 23] = [
     // Tools of the repository.
     "xtask",
@@ -50,7 +50,8 @@ pub(super) fn problems(crates: &[Crate]) -> Vec<String> {
     let edges = edges(crates);
     let unknown = crates.iter().filter(|one| !FLOORS.contains(&one.name.as_str())).map(|one| {
         format!(
-            "{} has no floor: add it to FLOORS in xtask/src/structure/floors.rs, above all that it depends on",
+            "{} has no floor: add it to FLOORS in xtask/src/structure/floors.rs, \
+             above all that it depends on",
             one.name
         )
     });
@@ -172,8 +173,8 @@ mod tests {
     #[test]
     fn a_crate_without_a_floor_is_an_error_that_says_where_to_add_it() {
         let crates = [one("diffusion-new", &[("diffusion-cli", Kind::Normal)])];
-        let expected = "diffusion-new has no floor: add it to FLOORS in xtask/src/structure/floors.rs, above all \
-                        that it depends on";
+        let expected = "diffusion-new has no floor: add it to FLOORS in \
+                        xtask/src/structure/floors.rs, above all that it depends on";
         assert_eq!(problems(&crates), [expected]);
     }
 }

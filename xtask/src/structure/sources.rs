@@ -25,15 +25,18 @@ pub(super) struct Sources {
 /// The folders in which a crate has Rust files.
 const FOLDERS: [&str; 4] = ["src", "tests", "benches", "examples"];
 
-/// The Rust files of the crate in `folder`, in the order of their names; and its build script, if it has one.
-pub(super) fn rust_files(folder: &Path) -> Result<Vec<PathBuf>> {
+/// The Rust files of the crate in `folder` with their texts, its build script among them.
+pub(super) fn rust_files(folder: &Path) -> Result<Vec<(PathBuf, String)>> {
     let mut files = Vec::new();
     for name in FOLDERS {
         collect(&folder.join(name), &mut files)?;
     }
     files.extend(Some(folder.join("build.rs")).filter(|script| script.is_file()));
-    files.sort();
-    Ok(files)
+    let read = |path: PathBuf| {
+        let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+        Ok((path, text))
+    };
+    files.into_iter().map(read).collect()
 }
 
 fn collect(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
@@ -57,8 +60,7 @@ impl Sources {
         let [mut code, mut tests, mut public] = [0; 3];
         let mut lengths = Vec::new();
         let mut counts = BTreeMap::<String, usize>::new();
-        for path in rust_files(folder)? {
-            let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+        for (path, text) in rust_files(folder)? {
             let within = path.strip_prefix(folder).unwrap_or(&path);
             let split = if within.starts_with("src") { code_lines(within, &text) } else { 0 };
             let length = text.lines().count();

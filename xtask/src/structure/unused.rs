@@ -1,9 +1,8 @@
 //! Dependencies that no source file names.
 
-use std::fs;
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use super::sources::rust_files;
 use super::workspace::{Crate, Dependency, Kind};
@@ -15,20 +14,16 @@ const ALLOWED: [(&str, &str, &str); 0] = [];
 pub(super) fn problems(crates: &[Crate]) -> Result<Vec<String>> {
     let mut problems = Vec::new();
     for one in crates {
-        let texts = rust_files(&one.folder)?
-            .into_iter()
-            .map(|path| {
-                fs::read_to_string(&path).with_context(|| path.display().to_string()).map(|text| (path, text))
-            })
-            .collect::<Result<Vec<_>>>()?;
+        let files = rust_files(&one.folder)?;
         for dependency in &one.dependencies {
             let is_allowed = ALLOWED
                 .iter()
                 .any(|allowed| (allowed.0, allowed.1) == (one.name.as_str(), dependency.name.as_str()));
-            let mut served = texts.iter().filter(|(path, _)| serves(dependency.kind, &one.folder, path));
+            let mut served = files.iter().filter(|(path, _)| serves(dependency.kind, &one.folder, path));
             if !is_allowed && !served.any(|(_, text)| names(text, dependency)) {
                 problems.push(format!(
-                    "{} does not use {}: remove it from {}, or list it with a reason in xtask/src/structure/unused.rs",
+                    "{} does not use {}: remove it from {}, \
+                     or list it with a reason in xtask/src/structure/unused.rs",
                     one.name,
                     dependency.name,
                     one.folder.join("Cargo.toml").display()
@@ -48,7 +43,8 @@ fn serves(kind: Kind, folder: &Path, path: &Path) -> bool {
     }
 }
 
-/// Whether the source names the dependency: at the beginning of a path, in a `use`, or in an example of a comment.
+/// Whether the source names the dependency: at the beginning of a path, in a `use`, or in an
+/// example of a comment.
 fn names(text: &str, dependency: &Dependency) -> bool {
     let name = dependency.identifier.as_str();
     text.match_indices(name).any(|(at, _)| {
@@ -62,6 +58,8 @@ fn names(text: &str, dependency: &Dependency) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn dependency(name: &str, kind: Kind) -> Dependency {

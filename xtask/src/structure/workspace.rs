@@ -93,7 +93,8 @@ mod tests {
     fn kinds_renames_and_paths_are_read() {
         let json = r#"{"packages": [{"name": "a", "manifest_path": "/w/a/Cargo.toml", "dependencies": [
             {"name": "b-c", "rename": null, "kind": null, "path": "/w/b-c"},
-            {"name": "d", "rename": "other-d", "kind": "dev"}, {"name": "e", "rename": null, "kind": "build"}]}]}"#;
+            {"name": "d", "rename": "other-d", "kind": "dev"},
+            {"name": "e", "rename": null, "kind": "build"}]}]}"#;
         let crates = parse(json).unwrap();
         assert_eq!((crates[0].name.as_str(), crates[0].folder.as_path()), ("a", Path::new("/w/a")));
         let dependency = |name: &str, identifier: &str, kind, in_workspace| {

@@ -5,8 +5,6 @@
 
 mod args;
 mod commands;
-mod data;
-mod judging;
 mod session;
 
 use std::process::ExitCode;

@@ -123,11 +123,6 @@ impl Batch<'_> {
         let observer = &mut |p: Progress<'_>| (self.observer)(p.done, Some(&p));
         Ok(sample_from(x, self.denoiser, self.sampler, self.plan, &noise, observer)?)
     }
-
-    /// Steps that were reported to the observer as leading towards images, for the functions of [`diffusion_sample::edit`].
-    pub fn toward_images(&mut self) -> impl FnMut(Progress<'_>) -> ControlFlow<()> {
-        |p| (self.observer)(p.done, Some(&p))
-    }
 }
 
 /// The images of one batch.

@@ -11,6 +11,7 @@ use diffusion_model::{
 };
 use diffusion_sample::Guidance;
 
+use crate::args::numbers::{at_least_1, interval, scale, share};
 use crate::args::runs::Found;
 use crate::session::usage::{bail_usage, first_given};
 
@@ -49,39 +50,8 @@ pub(crate) struct ControlArgs {
     #[arg(long, value_name = "PICTURE")]
     reference: Option<PathBuf>,
     /// How small the reference is made, as a divisor of its sides: 2 keeps much of it, 8 little
-    #[arg(long, value_name = "N", default_value = "4", requires = "reference", value_parser = factor)]
+    #[arg(long, value_name = "N", default_value = "4", requires = "reference", value_parser = at_least_1)]
     reference_factor: f64,
-}
-
-pub(crate) fn scale(text: &str) -> Result<f64, String> {
-    match text.parse::<f64>() {
-        Ok(number) if number.is_finite() && number.abs() <= 1000.0 => Ok(number),
-        _ => Err("a number from -1000 to 1000 is wanted, 2 say".to_owned()),
-    }
-}
-
-pub(crate) fn share(text: &str) -> Result<f64, String> {
-    match text.parse() {
-        Ok(number) if (0.0..=1.0).contains(&number) => Ok(number),
-        _ => Err("a number from 0 to 1 is wanted".to_owned()),
-    }
-}
-
-fn factor(text: &str) -> Result<f64, String> {
-    match text.parse::<f64>() {
-        Ok(number) if number >= 1.0 && number.is_finite() => Ok(number),
-        _ => Err("a number of 1 or more is wanted".to_owned()),
-    }
-}
-
-fn interval(text: &str) -> Result<[f64; 2], String> {
-    let wrong = || "two numbers are wanted, the smaller first, as 0.3:5".to_owned();
-    let (low, high) = text.split_once(':').ok_or_else(wrong)?;
-    let end = |text: &str, otherwise| {
-        if text.is_empty() { Ok(otherwise) } else { text.parse::<f64>().map_err(|_| wrong()) }
-    };
-    let [low, high] = [end(low, 0.0)?, end(high, f64::INFINITY)?];
-    if low >= 0.0 && low < high { Ok([low, high]) } else { Err(wrong()) }
 }
 
 /// What steers the images of a model.

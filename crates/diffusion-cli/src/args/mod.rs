@@ -1,7 +1,10 @@
-//! Arguments that several commands share, and what they mean: which model, which classes and guidance, which sampler, which
-//! schedule.
+//! Arguments that several commands share, and what they mean: which model, classes, guidance, sampler and schedule, which
+//! pictures, and what images are judged by.
 
 pub(crate) mod control;
+pub(crate) mod data;
+pub(crate) mod judging;
+pub(crate) mod numbers;
 pub(crate) mod runs;
 pub(crate) mod sampling;
 pub(crate) mod schedules;

@@ -16,7 +16,8 @@ use diffusion_schedule::{SigmaSpacing, TimestepSpacing};
 
 use self::order::Order;
 use super::{image_number, make_folder};
-use crate::args::control::{ControlArgs, share};
+use crate::args::control::ControlArgs;
+use crate::args::numbers::{at_least_0, share};
 use crate::args::one_of;
 use crate::args::runs::ModelArgs;
 use crate::args::sampling::{sampler_kind, variance};
@@ -65,7 +66,7 @@ pub(crate) struct SampleArgs {
     #[arg(long, value_name = "ETA", value_parser = share)]
     eta: Option<f64>,
     /// How much noise Euler's and Heun's steps add and take away again, for all steps together [default: 0]
-    #[arg(long, value_name = "AMOUNT", value_parser = amount)]
+    #[arg(long, value_name = "AMOUNT", value_parser = at_least_0)]
     churn: Option<f64>,
     /// Do not cut the predicted image to [−1, 1] at each step
     #[arg(long)]
@@ -104,13 +105,6 @@ pub(crate) struct SampleArgs {
     /// Also write all images as one picture
     #[arg(long, value_name = "FILE.png")]
     grid: Option<PathBuf>,
-}
-
-fn amount(text: &str) -> Result<f64, String> {
-    match text.parse::<f64>() {
-        Ok(number) if number >= 0.0 && number.is_finite() => Ok(number),
-        _ => Err("a number of 0 or more is wanted".to_owned()),
-    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]

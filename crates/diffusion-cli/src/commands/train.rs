@@ -18,9 +18,10 @@ use diffusion_train::{
 
 use self::outlook::Outlook;
 use self::watch::Watch;
+use crate::args::data;
+use crate::args::judging::{self, JudgeArgs, Pictures};
+use crate::args::numbers::positive;
 use crate::args::{one_of, runs};
-use crate::data;
-use crate::judging::{self, JudgeArgs, Pictures};
 use crate::session::interrupt;
 use crate::session::progress::clock;
 use crate::session::usage::{bail_usage, first_given};
@@ -113,13 +114,6 @@ impl TrainArgs {
             tensorboard,
         ];
         flags.into_iter().flatten().collect()
-    }
-}
-
-pub(super) fn positive(text: &str) -> Result<f64, String> {
-    match text.parse::<f64>() {
-        Ok(value) if value > 0.0 && value.is_finite() => Ok(value),
-        _ => Err("expected a number above 0".to_owned()),
     }
 }
 
@@ -261,7 +255,7 @@ fn fresh_config(args: &TrainArgs, origin: Option<&Path>) -> anyhow::Result<Train
         config.data.clone_from(&data.path);
     }
     if let Some(path) = &config.data {
-        config.data = Some(crate::data::resolve(path)?);
+        config.data = Some(crate::args::data::resolve(path)?);
     }
     data.pictures.apply(&mut config.size, &mut config.pictures);
     if let Some(batch_size) = batch_size {

@@ -10,9 +10,9 @@ use candle_core::Device;
 use diffusion_data::{ImageDataset, PictureConfig};
 use diffusion_train::{ClassifierConfig, ClassifierStep, classifier_accuracy, train_classifier};
 
-use super::train::positive;
+use crate::args::data;
+use crate::args::numbers::positive;
 use crate::args::runs;
-use crate::data;
 use crate::session::interrupt;
 use crate::session::progress::{Progress, clock};
 use crate::session::usage::check_output;

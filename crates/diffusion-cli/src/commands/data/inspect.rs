@@ -7,7 +7,7 @@ use diffusion_data::{ImageDataset, PictureConfig, Report, Source};
 use diffusion_picture::Picture;
 use serde_json::json;
 
-use crate::data;
+use crate::args::data;
 use crate::session::interrupt;
 
 /// Classes in a contact sheet; more would not be looked at.

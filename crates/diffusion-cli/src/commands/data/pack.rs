@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use diffusion_data::pack;
 
-use crate::data;
+use crate::args::data;
 use crate::session::interrupt;
 
 /// Write the pictures of a folder, an archive or another source to one portable file

@@ -16,7 +16,8 @@ use diffusion_sample::edit::{from_noise, to_noise, with_grain};
 use super::given::{Given, write_grid};
 use super::inversion::{ITERATIONS, WayBack, config};
 use super::{GRID, by, stopped};
-use crate::args::control::{Control, ControlArgs, find_classes, scale};
+use crate::args::control::{Control, ControlArgs, find_classes};
+use crate::args::numbers::{scale, share_below_1};
 use crate::args::runs::ModelArgs;
 use crate::commands::make_folder;
 use crate::session::generation::{GenerationDisplay, each_batch};
@@ -53,7 +54,7 @@ pub(crate) struct ReclassArgs {
     steps: Option<u64>,
     /// Noise on the pictures before the way to their own begins, as a share of the steps, which are then not gone backwards: the more, the
     /// more is changed; with 0, little is, and the way back is the most exact
-    #[arg(long, value_name = "SHARE", default_value = "0.04", value_parser = grain, allow_negative_numbers = true)]
+    #[arg(long, value_name = "SHARE", default_value = "0.04", value_parser = share_below_1, allow_negative_numbers = true)]
     grain: f64,
     /// The seed of that noise
     #[arg(long, value_name = "SEED", default_value = "0")]
@@ -67,13 +68,6 @@ pub(crate) struct ReclassArgs {
     /// Also write how the first results came to be as the first class of --to, beside what the model took them for at each step: animated
     #[arg(long, value_name = "FILE.gif")]
     gif: Option<PathBuf>,
-}
-
-fn grain(text: &str) -> Result<f64, String> {
-    match text.parse() {
-        Ok(number) if (0.0..1.0).contains(&number) => Ok(number),
-        _ => Err("a number from 0 to 1, and below 1, is wanted".to_owned()),
-    }
 }
 
 /// What becomes of pictures.

@@ -9,6 +9,7 @@ use diffusion_sample::edit::{steps_at, vary};
 
 use super::drawing::{Drawing, DrawingArgs};
 use super::{by, counted, stopped};
+use crate::args::numbers::share_above_0;
 use crate::session::progress::clock;
 
 /// Draw variations of a picture: noise on it, and the model's way back (Meng et al. 2022)
@@ -23,7 +24,7 @@ pub(crate) struct VaryArgs {
         long,
         value_name = "SHARE",
         default_value = "0.5",
-        value_parser = strength,
+        value_parser = share_above_0,
         allow_negative_numbers = true)]
     strength: f64,
     /// Variations of each picture and class [default: 8, of each picture of a folder 1]
@@ -31,13 +32,6 @@ pub(crate) struct VaryArgs {
     num: Option<u64>,
     #[command(flatten)]
     drawing: DrawingArgs,
-}
-
-fn strength(text: &str) -> Result<f64, String> {
-    match text.parse() {
-        Ok(number) if number > 0.0 && number <= 1.0 => Ok(number),
-        _ => Err("a number above 0, and at most 1, is wanted".to_owned()),
-    }
 }
 
 pub(super) fn run(args: &VaryArgs, device: &Device, quiet: bool) -> anyhow::Result<ExitCode> {

@@ -9,11 +9,11 @@ use diffusion_eval::SampleEvaluator;
 use diffusion_model::{Generation, LoadedModel, ModelError, Weights};
 use diffusion_sample::{SampleError, SamplerKind};
 
+use crate::args::data;
+use crate::args::judging::JudgeArgs;
 use crate::args::one_of;
 use crate::args::runs::{Found, ModelArgs};
 use crate::args::sampling::sampler_kind;
-use crate::data;
-use crate::judging::JudgeArgs;
 use crate::session::interrupt;
 use crate::session::usage::{bail_usage, check_picture, planned};
 

@@ -11,10 +11,10 @@ use diffusion_report::{Cell, Chart, Curve, Panel, Scale};
 use diffusion_sample::Guidance;
 use serde_json::{Value, json};
 
-use crate::args::control;
+use crate::args::data;
+use crate::args::judging::{self, JudgeArgs};
+use crate::args::numbers::scale;
 use crate::args::runs::ModelArgs;
-use crate::data;
-use crate::judging::{self, JudgeArgs};
 use crate::session::interrupt;
 use crate::session::progress::Progress;
 use crate::session::usage::{CHARTS, bail_usage, check_output, check_picture};
@@ -34,7 +34,7 @@ pub(crate) struct GuidanceArgs {
     #[command(flatten)]
     judge: JudgeArgs,
     /// The scales
-    #[arg(long, value_name = "NUMBERS", value_delimiter = ',', default_value = "0,1,1.1,1.25,1.5,2,3,4,6", value_parser = control::scale)]
+    #[arg(long, value_name = "NUMBERS", value_delimiter = ',', default_value = "0,1,1.1,1.25,1.5,2,3,4,6", value_parser = scale)]
     scales: Vec<f64>,
     /// Images of each class
     #[arg(long, value_name = "N", default_value = "100", value_parser = clap::value_parser!(u64).range(1..=10_000))]

@@ -13,10 +13,10 @@ use serde_json::{Value, json};
 
 use super::pictures::of_model;
 use super::{CONTINUOUS, as_object, axis, continuous_levels, with_error};
+use crate::args::data;
 use crate::args::one_of;
 use crate::args::runs::{Found, ModelArgs, program};
 use crate::args::sampling::variance;
-use crate::data;
 use crate::session::interrupt;
 use crate::session::progress::Progress;
 use crate::session::usage::{CHARTS, bail_usage, check_picture};

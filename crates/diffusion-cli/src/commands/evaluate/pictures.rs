@@ -5,7 +5,7 @@ use std::path::Path;
 use diffusion_data::{ImageDataset, PictureConfig};
 use diffusion_model::LoadedModel;
 
-use crate::data::{DataArgs, TrainedOn};
+use crate::args::data::{DataArgs, TrainedOn};
 use crate::session::usage::bail_usage;
 
 /// --data, or what the model in `checkpoint`, or the one that comes with the program, was trained on, as that

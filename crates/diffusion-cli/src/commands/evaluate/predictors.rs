@@ -15,9 +15,9 @@ use serde_json::{Value, json};
 
 use super::pictures::of_model;
 use super::{TIMESTEP, as_object, axis, continuous_levels, with_error};
+use crate::args::data;
 use crate::args::runs::ModelArgs;
 use crate::args::schedules;
-use crate::data;
 use crate::session::interrupt;
 use crate::session::usage::{CHARTS, bail_usage, check_picture};
 

@@ -12,11 +12,11 @@ use diffusion_model::{Generation, ModelError, ModelState, RunLayout, Weights};
 use diffusion_sample::{Guidance, SamplerKind};
 use serde_json::Value;
 
+use crate::args::data;
+use crate::args::judging::{self, JudgeArgs, training_pictures};
 use crate::args::one_of;
 use crate::args::runs::{Found, ModelArgs};
 use crate::args::sampling::sampler_kind;
-use crate::data;
-use crate::judging::{self, JudgeArgs, training_pictures};
 use crate::session::interrupt;
 use crate::session::progress::Progress;
 use crate::session::usage::{bail_usage, check_output, first_given};
@@ -63,7 +63,7 @@ pub(crate) struct SamplesArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     steps: Option<u64>,
     /// How far to push the images of a model with classes towards theirs [default: as `sample`]
-    #[arg(long, value_name = "SCALE", value_parser = crate::args::control::scale, allow_negative_numbers = true)]
+    #[arg(long, value_name = "SCALE", value_parser = crate::args::numbers::scale, allow_negative_numbers = true)]
     guidance: Option<f64>,
     /// Also write everything as JSON
     #[arg(long, value_name = "FILE")]

@@ -10,8 +10,8 @@ use diffusion_process::{Domain, Levels, NoiseSource};
 use diffusion_report::{Cell, sheet};
 
 use super::SchedulesArgs;
+use crate::args::data;
 use crate::args::schedules::db_text;
-use crate::data;
 use crate::session::interrupt;
 use crate::session::usage::{bail_usage, check_picture};
 

@@ -11,8 +11,8 @@ use diffusion_eval::{
 };
 
 pub(crate) use self::pictures::{Pictures, training_pictures};
+use crate::args::data::CacheArgs;
 use crate::args::runs;
-use crate::data::CacheArgs;
 use crate::session::usage::{UsageError, check_input, first_given};
 
 /// What `--against` calls the digits that the shipped judge knows.

@@ -8,7 +8,7 @@ use diffusion_data::{DataError, ImageDataset, PictureConfig};
 use diffusion_eval::{EvalError, ImageSet, ReferenceSet, TrainingSet};
 
 use super::MNIST;
-use crate::data::{self, CacheArgs, Flag, TrainedOn};
+use crate::args::data::{self, CacheArgs, Flag, TrainedOn};
 use crate::session::usage::bail_usage;
 
 /// Prepared pictures, as evaluation reads them.

@@ -19,8 +19,8 @@ use crate::session::progress::Progress;
 use crate::session::usage::bail_usage;
 
 /// 10,000 digits of MNIST's training set; `assets/mnist/README.md` says which, and under what licence.
-const IMAGES: &[u8] = include_bytes!("../../../assets/mnist/train-10k-images-idx3-ubyte.gz");
-const LABELS: &[u8] = include_bytes!("../../../assets/mnist/train-10k-labels-idx1-ubyte.gz");
+const IMAGES: &[u8] = include_bytes!("../../../../assets/mnist/train-10k-images-idx3-ubyte.gz");
+const LABELS: &[u8] = include_bytes!("../../../../assets/mnist/train-10k-labels-idx1-ubyte.gz");
 
 /// Where `diffusion data download NAME` puts things.
 const DOWNLOADS: &str = "data";

@@ -65,7 +65,7 @@ impl TimeConditioning {
     }
 }
 
-/// The parameters of [`residual_block`], each pair a weight and a bias.
+/// The parameters of [`crate::residual_block`], each pair a weight and a bias.
 #[derive(Clone, Copy, Debug)]
 pub struct ResidualBlock<'a> {
     /// Groups of both normalisations.

@@ -123,6 +123,7 @@ mod tests {
     #[test]
     fn every_figure_of_this_repository_has_its_record() {
         let problems = check_records(&Path::new(env!("CARGO_MANIFEST_DIR")).join("..")).unwrap();
-        assert!(problems.is_empty(), "{}", problems.iter().map(|p| format!("{p}\n")).collect::<String>());
+        let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        assert!(problems.is_empty(), "{}", problems.join("\n"));
     }
 }

@@ -13,7 +13,10 @@ use diffusion_model::{
     LoadedModel, Operation, SamplingConfig, Weights,
 };
 use diffusion_report::{Cell, sheet};
-use diffusion_sample::edit::{Inpainting, from_noise, inpaint, to_noise, with_grain};
+use diffusion_sample::edit::{
+    GRAIN, INVERSION_ITERATIONS, INVERSION_STEPS, Inpainting, RESAMPLES, from_noise, inpaint, to_noise,
+    with_grain,
+};
 use diffusion_sample::{Guidance, Progress, SamplerKind};
 use serde_json::{Value, json};
 
@@ -46,12 +49,8 @@ pub(crate) struct ControlBenchArgs {
 
 /// Images computed together.
 const BATCH: usize = 64;
-/// Steps to a picture's noise and back, and iterations of each step there, as of `diffusion edit`.
-const INVERSION_STEPS: usize = 50;
-const ITERATIONS: usize = 4;
-/// The steps of those that noise on the picture stands for, as of `diffusion edit`, and none.
-const GRAINS: [usize; 2] = [0, 2];
-const RESAMPLES: usize = 5;
+/// The steps of those to a picture's noise that noise on the picture stands for: those of `diffusion edit`, and none.
+const GRAINS: [usize; 2] = [0, (GRAIN * INVERSION_STEPS as f64) as usize];
 const CLASSES: usize = 10;
 /// Turns that the contenders of the cost take.
 const ROUNDS: usize = 9;
@@ -250,7 +249,7 @@ impl Bench {
             let Batch { range, denoiser, plan, request, observer, .. } = batch;
             let pictures = self.digits.narrow(0, range.start, range.len())?;
             let (grained, front) = with_grain(&pictures, grain, plan, request)?;
-            to_noise(&grained, *denoiser, &front, ITERATIONS, &mut |done| observer(done, None))
+            to_noise(&grained, *denoiser, &front, INVERSION_ITERATIONS, &mut |done| observer(done, None))
         };
         let classes = |classes: &[u32]| classes.iter().copied().map(Some).collect::<Vec<_>>().into_iter();
         let plain = GuidanceConfig::default();

@@ -7,7 +7,8 @@ use diffusion_process::{
 };
 use diffusion_sample::SamplerKind;
 use diffusion_schedule::{
-    NoiseSchedule, SamplingPlan, ScheduleConfig, ScheduleError, SigmaSpacing, TimestepSpacing,
+    KARRAS_RHO, KARRAS_SIGMAS, NoiseSchedule, SamplingPlan, ScheduleConfig, ScheduleError, SigmaSpacing,
+    TimestepSpacing, edm_noise_conditioning,
 };
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -53,10 +54,6 @@ const MAX_LOG_SIGMA: f64 = 10.0;
 
 /// What flow networks are told is 1000·s, so that the time embedding sees the range that it has in diffusion.
 const FLOW_TIME_SCALE: f64 = 1000.0;
-
-/// The ends of the paper's sampling plan and its ρ (Karras et al. 2022, table 1).
-const EDM_SIGMAS: [f64; 2] = [0.002, 80.0];
-const EDM_RHO: f64 = 7.0;
 
 /// Shares this close to 0 and 1 stand for the ends of a distribution without ends: 7 standard deviations.
 const LEAST_SHARE: f64 = 1e-12;
@@ -142,7 +139,7 @@ impl Objective {
                 let share = share.clamp(LEAST_SHARE, 1.0 - LEAST_SHARE);
                 let normal = std::f64::consts::SQRT_2 * erf_inv(2.0 * share - 1.0);
                 let log_sigma = edm.p_mean + edm.p_std * normal;
-                NoiseLevel::variance_exploding(log_sigma / 4.0, log_sigma.exp())
+                NoiseLevel::variance_exploding(edm_noise_conditioning(log_sigma), log_sigma.exp())
             }
         }
     }
@@ -252,7 +249,7 @@ impl Objective {
         match self {
             Self::Diffusion { schedule, .. } => SamplingPlan::new(schedule, steps, spacing, sigmas),
             Self::Flow => SamplingPlan::flow(steps, FLOW_TIME_SCALE),
-            Self::Edm(_) => SamplingPlan::edm(steps, EDM_SIGMAS[0], EDM_SIGMAS[1], EDM_RHO),
+            Self::Edm(_) => SamplingPlan::edm(steps, KARRAS_SIGMAS[0], KARRAS_SIGMAS[1], KARRAS_RHO),
         }
     }
 }

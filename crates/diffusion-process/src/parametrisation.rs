@@ -1,7 +1,7 @@
 //! What the output of a network means. Every conversion between ε, x₀, v, flows and EDM is in this file.
 
 use candle_core::{Result, Tensor, bail};
-use diffusion_schedule::NoiseLevel;
+use diffusion_schedule::{NoiseLevel, edm_noise_conditioning};
 use serde::{Deserialize, Serialize};
 
 use crate::Levels;
@@ -112,7 +112,7 @@ impl Parametrisation {
                     c_skip: sigma_data * sigma_data / (total * total) / signal,
                     c_out: sigma * sigma_data / total,
                     c_in,
-                    c_noise: sigma.ln() / 4.0,
+                    c_noise: edm_noise_conditioning(sigma.ln()),
                     c_div: 1.0,
                 }
             }

@@ -23,6 +23,18 @@ pub use vary::{steps_at, vary};
 use crate::arithmetic::combination;
 use crate::{SampleError, SampleRequest};
 
+/// Steps from a picture to its noise and back. Default of [`to_noise`] and [`from_noise`] on the command line.
+pub const INVERSION_STEPS: usize = 50;
+
+/// Fixed-point iterations of each step of [`to_noise`]. Default of the command line.
+pub const INVERSION_ITERATIONS: usize = 4;
+
+/// How often [`inpaint`] takes each step. Default of the command line.
+pub const RESAMPLES: usize = 5;
+
+/// The share of the inversion's steps that [`with_grain`] replaces by noise. Default of the command line.
+pub const GRAIN: f64 = 0.04;
+
 /// Why a picture could not be edited.
 #[derive(Debug, Error)]
 pub enum EditError {

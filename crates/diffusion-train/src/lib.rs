@@ -33,8 +33,8 @@ mod step;
 pub use classifier::{ClassifierConfig, ClassifierStep, classifier_accuracy, train_classifier};
 pub use error::TrainError;
 pub use recipe::{
-    CheckpointConfig, Conditional, ConfigError, ConfigSource, LrDecay, LrSchedule, PRESET_NAMES,
-    SampleGridConfig, TrainConfig,
+    CheckpointConfig, Conditional, ConfigError, ConfigSource, DEFAULT_PRESET, LrDecay, LrSchedule,
+    PRESET_NAMES, SampleGridConfig, TrainConfig,
 };
 pub use run::{
     Checks, HeldOut, Judge, Outcome, Pace, RunDir, SampleJudge, TrainEvent, averaged_model, rehearse, run,

@@ -2,7 +2,7 @@
 
 use diffusion::{Model, sample::SamplerKind};
 
-pub fn main() -> Result<(), diffusion::Error> {
+pub(crate) fn main() -> Result<(), diffusion::Error> {
     let model = Model::open("assets/digits.safetensors")?;
     model.images(16).class("7").sampler(SamplerKind::Ddim).steps(20).seed(1).save("sevens")?;
     Ok(())

@@ -3,7 +3,6 @@
 use std::fs;
 use std::path::Path;
 
-#[allow(unreachable_pub)]
 #[path = "../examples/digits.rs"]
 mod digits;
 
@@ -37,7 +36,7 @@ fn the_readme_shows_the_example() {
     };
     let example = include_str!("../examples/digits.rs")
         .replace("assets/digits.safetensors", "runs/mnist-1")
-        .replace("pub fn main", "fn main");
+        .replace("pub(crate) fn main", "fn main");
     let readme = fs::read_to_string(workspace().join("README.md")).unwrap();
     let block = readme.split("```rust,no_run\n").nth(1).unwrap().split("```").next().unwrap();
     assert_eq!(lines(block), lines(&example));

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use toml::Table;
 
 /// The preset of `diffusion train` without arguments, which rows are changes of.
-pub(super) const PRESET: &str = "mnist";
+pub(super) const PRESET: &str = diffusion_train::DEFAULT_PRESET;
 
 /// The file of recipes: what `base` changes of the preset, and each row of the base, whole fields.
 #[derive(Deserialize)]

@@ -147,6 +147,6 @@ pub(crate) fn note(note: &Note) -> String {
         Note::Circular => {
             format!("{note}; `{}` keeps others for that", runs::program("train --validation SHARE"))
         }
-        _ => note.to_string(),
+        Note::Other(text) => text.clone(),
     }
 }

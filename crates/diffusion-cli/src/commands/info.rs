@@ -8,7 +8,7 @@ use diffusion_model::{EdmConfig, ModelClass, ModelDescription, Objective};
 use diffusion_nn::count_parameters;
 use diffusion_process::PredictionType;
 use diffusion_schedule::{NoiseSchedule, ScheduleConfig};
-use diffusion_train::{Checkpoint, TrainConfig};
+use diffusion_train::{Checkpoint, DEFAULT_PRESET, TrainConfig};
 use diffusion_unet::NetworkConfig;
 
 use crate::args::runs::{self, ModelArgs};
@@ -46,7 +46,7 @@ pub(crate) fn run(args: &InfoArgs, device: &Device) -> anyhow::Result<ExitCode> 
             describe_objective(&objective, &schedule, learned_variance)?;
         }
         (preset, _) => {
-            let name = preset.as_deref().unwrap_or("mnist");
+            let name = preset.as_deref().unwrap_or(DEFAULT_PRESET);
             let config = TrainConfig::preset(name)?;
             println!("preset           {name}");
             describe_network(&config.network)?;

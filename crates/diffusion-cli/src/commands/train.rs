@@ -12,8 +12,8 @@ use diffusion_data::LoaderConfig;
 use diffusion_eval::TrainingSet;
 use diffusion_model::RunLayout;
 use diffusion_train::{
-    Checkpoint, Checks, Conditional, ConfigSource, HeldOut, Outcome, RunDir, SampleJudge, TrainConfig,
-    Trainer, start_from,
+    Checkpoint, Checks, Conditional, ConfigSource, DEFAULT_PRESET, HeldOut, Outcome, RunDir, SampleJudge,
+    TrainConfig, Trainer, start_from,
 };
 
 use self::outlook::Outlook;
@@ -247,7 +247,7 @@ fn fresh_config(args: &TrainArgs, origin: Option<&Path>) -> anyhow::Result<Train
         None => None,
     };
     let model = origin.map(Checkpoint::read_state).transpose()?.map(|state| state.model);
-    let preset = args.preset.as_deref().unwrap_or("mnist");
+    let preset = args.preset.as_deref().unwrap_or(DEFAULT_PRESET);
     let mut config = TrainConfig::layered_on(preset, model.as_ref(), file.as_ref())?;
     set_length(&mut config, args);
     let TrainArgs { data, batch_size, lr, seed, .. } = args;
@@ -314,7 +314,7 @@ fn create_run(args: &TrainArgs, config: &TrainConfig) -> anyhow::Result<RunDir> 
 fn run_name(args: &TrainArgs, config: &TrainConfig) -> String {
     let data =
         config.data.as_deref().and_then(Path::file_stem).map(|stem| stem.to_string_lossy().into_owned());
-    let name = args.preset.clone().or(data).unwrap_or_else(|| "mnist".to_owned());
+    let name = args.preset.clone().or(data).unwrap_or_else(|| DEFAULT_PRESET.to_owned());
     name.chars().map(|c| if c.is_alphanumeric() || "-_.".contains(c) { c } else { '-' }).collect()
 }
 

@@ -110,10 +110,10 @@ fn coefficients(r: &[f64], h: f64, b: f64) -> Vec<f64> {
     let (mut rows, mut right) = (Vec::new(), Vec::new());
     // h·φₖ₊₁(h) and k!.
     let (mut phi, mut factorial) = (h.exp_m1() / h - 1.0, 1.0);
-    for k in 1..=r.len() {
-        rows.push(r.iter().map(|r| r.powi(k as i32 - 1)).collect());
+    for (k, _) in (1..).zip(r) {
+        rows.push(r.iter().map(|r| r.powi(k - 1)).collect());
         right.push(phi * factorial / b);
-        factorial *= (k + 1) as f64;
+        factorial *= f64::from(k + 1);
         phi = phi / h - 1.0 / factorial;
     }
     solve(rows, right)

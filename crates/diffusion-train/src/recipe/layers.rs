@@ -20,6 +20,9 @@ pub struct ConfigSource {
 /// The names of the presets.
 pub const PRESET_NAMES: [&str; 4] = ["mnist", "digits-attn", "cifar10", "tutorial"];
 
+/// The preset of a training that names none.
+pub const DEFAULT_PRESET: &str = PRESET_NAMES[0];
+
 const PRESETS: [(&str, &str); 4] = [
     (PRESET_NAMES[0], include_str!("presets/mnist.toml")),
     (PRESET_NAMES[1], include_str!("presets/digits-attn.toml")),

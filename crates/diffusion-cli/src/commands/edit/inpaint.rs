@@ -8,7 +8,7 @@ use anyhow::Context;
 use candle_core::{Device, Tensor};
 use diffusion_data::{Background, PictureConfig};
 use diffusion_model::Batch;
-use diffusion_sample::edit::{Inpainting, inpaint};
+use diffusion_sample::edit::{Inpainting, RESAMPLES, inpaint};
 
 use super::drawing::{Drawing, DrawingArgs};
 use super::given::Given;
@@ -30,7 +30,7 @@ pub(crate) struct InpaintArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     num: Option<u64>,
     /// How often each step is taken: more make a better fit, in as many times the time
-    #[arg(long, value_name = "N", default_value = "5", value_parser = clap::value_parser!(u64).range(1..=1000))]
+    #[arg(long, value_name = "N", default_value_t = RESAMPLES as u64, value_parser = clap::value_parser!(u64).range(1..=1000))]
     resamples: u64,
     #[command(flatten)]
     drawing: DrawingArgs,

@@ -10,10 +10,10 @@ use diffusion_model::{Batch, GenerationProgress, Generator, ImageSpec, SamplingC
 use diffusion_picture::Picture;
 use diffusion_report::animation;
 use diffusion_sample::SampleRequest;
-use diffusion_sample::edit::{interpolate, to_noise};
+use diffusion_sample::edit::{INVERSION_ITERATIONS, interpolate, to_noise};
 
 use super::given::{name_of, write_grid};
-use super::inversion::{ITERATIONS, WayBack, config};
+use super::inversion::{WayBack, config};
 use super::{by, counted, stopped};
 use crate::args::control::{Control, ControlArgs};
 use crate::args::runs::{Found, ModelArgs};
@@ -217,7 +217,7 @@ impl Task<'_> {
         let specs = [0, 1].map(|index| ImageSpec { index, class: self.class });
         let operation = |batch: &mut Batch<'_>| {
             let Batch { denoiser, plan, observer, .. } = batch;
-            to_noise(pictures, *denoiser, plan, ITERATIONS, &mut |done| observer(done, None))
+            to_noise(pictures, *denoiser, plan, INVERSION_ITERATIONS, &mut |done| observer(done, None))
         };
         let mut observer = |progress: &GenerationProgress<'_>| display.observe(progress);
         let steps = self.config.plan.steps().len();

@@ -3,18 +3,14 @@
 use candle_core::{DType, Tensor};
 use diffusion_model::{LoadedModel, SamplingConfig};
 use diffusion_sample::SamplerKind;
+use diffusion_sample::edit::INVERSION_STEPS;
 
 use crate::session::usage::planned;
 
-/// Fixed-point iterations of each step backwards.
-pub(super) const ITERATIONS: usize = 4;
-/// Steps where none are named.
-const STEPS: usize = 50;
-
 /// How the way there and back is gone: DDIM without noise.
 pub(super) fn config(steps: Option<u64>, model: &LoadedModel) -> anyhow::Result<SamplingConfig> {
-    let most = model.objective.schedule().map_or(STEPS, diffusion_schedule::NoiseSchedule::len);
-    let steps = steps.map_or(STEPS.min(most), |steps| steps as usize);
+    let most = model.objective.schedule().map_or(INVERSION_STEPS, diffusion_schedule::NoiseSchedule::len);
+    let steps = steps.map_or(INVERSION_STEPS.min(most), |steps| steps as usize);
     planned(steps, SamplingConfig::new(model, SamplerKind::Ddim, steps))
 }
 

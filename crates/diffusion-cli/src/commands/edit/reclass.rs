@@ -11,10 +11,10 @@ use diffusion_model::{
     ModelDescription, Operation, SamplingConfig, Weights,
 };
 use diffusion_picture::Picture;
-use diffusion_sample::edit::{from_noise, to_noise, with_grain};
+use diffusion_sample::edit::{GRAIN, INVERSION_ITERATIONS, from_noise, to_noise, with_grain};
 
 use super::given::{Given, write_grid};
-use super::inversion::{ITERATIONS, WayBack, config};
+use super::inversion::{WayBack, config};
 use super::{GRID, by, stopped};
 use crate::args::control::{Control, ControlArgs, find_classes};
 use crate::args::numbers::{scale, share_below_1};
@@ -54,7 +54,7 @@ pub(crate) struct ReclassArgs {
     steps: Option<u64>,
     /// Noise on the pictures before the way to their own begins, as a share of the steps, which are then not gone backwards: the more, the
     /// more is changed; with 0, little is, and the way back is the most exact
-    #[arg(long, value_name = "SHARE", default_value = "0.04", value_parser = share_below_1, allow_negative_numbers = true)]
+    #[arg(long, value_name = "SHARE", default_value_t = GRAIN, value_parser = share_below_1, allow_negative_numbers = true)]
     grain: f64,
     /// The seed of that noise
     #[arg(long, value_name = "SEED", default_value = "0")]
@@ -178,7 +178,7 @@ impl Task<'_> {
             let Batch { range, denoiser, plan, request, observer, .. } = batch;
             let (grained, front) =
                 with_grain(&pictures.narrow(0, range.start, range.len())?, self.grain, plan, request)?;
-            to_noise(&grained, *denoiser, &front, ITERATIONS, &mut |done| observer(done, None))
+            to_noise(&grained, *denoiser, &front, INVERSION_ITERATIONS, &mut |done| observer(done, None))
         });
         let Some(noise) = self.tensor(&plain, self.from, inversion, &mut display)? else { return Ok(None) };
         let way = || {

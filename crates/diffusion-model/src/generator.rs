@@ -144,7 +144,7 @@ pub struct Generator<'a> {
     pub guidance: &'a GuidanceConfig,
 }
 
-impl<'a> Generator<'a> {
+impl Generator<'_> {
     /// The images `specs`, batch by batch, cut to \[−1, 1\] if the configuration keeps x̂₀ in range: a formula of several steps
     /// may lead a little beyond. `noise` (N, C, H, W) of variance 1 is what they begin with; none: that of their numbers.
     pub fn sample<'g>(

@@ -48,7 +48,7 @@ impl RunLayout {
         let run = Self::new(path);
         if !run.is_run() {
             let problem = format!(
-                "this is not a checkpoint: it holds no {}, and not a run: it has no config.toml",
+                "this folder holds no run: it has no config.toml; and this is not a checkpoint: it holds no {}",
                 ModelState::FILE
             );
             return Err(FileError::unusable(path, problem));

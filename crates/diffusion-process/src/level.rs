@@ -8,7 +8,7 @@ use diffusion_schedule::{NoiseLevel, NoiseSchedule};
 /// Rounded from f64 once, here, to the float type of the images.
 #[derive(Clone, Debug)]
 pub struct Levels {
-    levels: Vec<NoiseLevel>,
+    each: Vec<NoiseLevel>,
     like: Tensor,
     signal: Tensor,
     noise: Tensor,
@@ -48,7 +48,7 @@ impl Levels {
         Ok(Self {
             signal: column(|level| level.signal)?,
             noise: column(|level| level.noise)?,
-            levels: levels.to_vec(),
+            each: levels.to_vec(),
             like: like.clone(),
         })
     }
@@ -65,7 +65,7 @@ impl Levels {
 
     /// The level of each image.
     pub fn iter(&self) -> impl Iterator<Item = &NoiseLevel> {
-        self.levels.iter()
+        self.each.iter()
     }
 
     /// A number of each image's level: (N, 1, 1, 1).
@@ -73,12 +73,12 @@ impl Levels {
     /// # Errors
     /// Those of the device.
     pub fn column(&self, number: impl Fn(&NoiseLevel) -> f64) -> Result<Tensor> {
-        per_image(self.levels.iter().map(number), &self.like)
+        per_image(self.each.iter().map(number), &self.like)
     }
 
     /// Whether some image of the batch has no signal left.
     pub(crate) fn any_without_signal(&self) -> bool {
-        self.levels.iter().any(|level| level.signal == 0.0)
+        self.each.iter().any(|level| level.signal == 0.0)
     }
 
     /// x_t = signal·x₀ + noise·ε (Ho et al. 2020, eq. 4, with √ᾱ and √(1 − ᾱ)). `x0` and `noise` are (N, C, H, W).

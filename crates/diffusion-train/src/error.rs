@@ -56,7 +56,7 @@ pub enum TrainError {
     },
     /// A model that cannot be loaded or sampled.
     #[error(transparent)]
-    Model(#[from] ModelError),
+    Model(Box<ModelError>),
     /// A judge of the images drawn on the way could not judge.
     #[error("the images drawn at step {step} cannot be judged: {source}")]
     Judge {
@@ -68,4 +68,10 @@ pub enum TrainError {
     /// The device's own error.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),
+}
+
+impl From<ModelError> for TrainError {
+    fn from(error: ModelError) -> Self {
+        Self::Model(Box::new(error))
+    }
 }

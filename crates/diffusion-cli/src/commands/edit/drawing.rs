@@ -131,10 +131,11 @@ impl<'a> Drawing<'a> {
         quiet: bool,
         edit: &dyn Fn(&Tensor, &mut Batch<'_>) -> Result<Tensor, EditError>,
     ) -> anyhow::Result<Option<Vec<Picture>>> {
+        let trajectory = Trajectory::new(None, self.args.gif.as_deref(), None)?;
         make_folder(&self.args.out)?;
         let batches = self.items.len().div_ceil(self.config.batch_size);
         let mut display = GenerationDisplay::new("editing", batches * steps, quiet);
-        display.follow(Trajectory::new(None, self.args.gif.as_deref(), None)?);
+        display.follow(trajectory);
         let model = &self.found.model;
         let generator = Generator { model, config: self.config.clone(), guidance: &self.control.guidance };
         let operation = |batch: &mut Batch<'_>| {

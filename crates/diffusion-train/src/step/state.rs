@@ -15,7 +15,7 @@ use super::timesteps::LossHistory;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CheckpointState {
-    /// [`FORMAT_VERSION`] of the writer.
+    /// [`FORMAT_VERSION`](diffusion_model::FORMAT_VERSION) of the writer.
     pub format_version: u32,
     /// Updates made.
     pub step: u64,

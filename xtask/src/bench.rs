@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: this project against PyTorch and against candle's own operations, on one machine in one run.
 
 mod contender;
+mod earlier;
 mod loader;
 mod report;
 
@@ -29,7 +30,8 @@ Examples:
   cargo xtask bench
   cargo xtask bench --threads 2 --rounds 15
   cargo xtask bench --profile
-  cargo xtask bench --loader")]
+  cargo xtask bench --loader
+  cargo xtask bench --earlier ../before/target/debug/diffusion-bench")]
 pub(crate) struct BenchArgs {
     /// Rounds in which the contenders take turns.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
@@ -46,6 +48,9 @@ pub(crate) struct BenchArgs {
     /// Measure how pictures are read instead, against torchvision's DataLoader; figures go to loader.json beside --json.
     #[arg(long, conflicts_with = "profile")]
     loader: bool,
+    /// Measure against an earlier build of target/debug/diffusion-bench instead; figures go to earlier.json beside --json.
+    #[arg(long, value_name = "PROGRAM", conflicts_with_all = ["profile", "loader"])]
+    earlier: Option<PathBuf>,
 }
 
 /// What is measured: the line that a worker reads, what it means, and how often a turn does it.
@@ -77,6 +82,10 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
     }
     if args.loader {
         return loader::run(args.rounds, &workspace_root().join(&args.json).with_file_name("loader.json"));
+    }
+    if let Some(program) = &args.earlier {
+        let json = workspace_root().join(&args.json).with_file_name("earlier.json");
+        return earlier::run(program, args.rounds, &args.threads, &json);
     }
     let python = python()?;
     let mut report = Report::new(args.rounds);

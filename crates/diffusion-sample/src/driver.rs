@@ -174,16 +174,16 @@ pub fn sample_from(
     progress: &mut dyn FnMut(Progress<'_>) -> ControlFlow<()>,
 ) -> Result<Tensor, SampleError> {
     let (steps, mut x) = (plan.steps().len(), x);
-    let watched = Watched { denoiser, x0: RefCell::new(x.clone()) };
+    let observed = Observed { denoiser, x0: RefCell::new(x.clone()) };
     sampler.begin();
     for (number, &step) in plan.steps().iter().enumerate() {
         let step = Step { plan, number, from: step.from, to: step.to, noisy: step.noisy, noise };
-        x = sampler.step(&step, &x, &watched)?;
+        x = sampler.step(&step, &x, &observed)?;
         let done = number + 1;
         if !is_finite(&x)? {
             return Err(SampleError::NotFinite { done, steps, timestep: step.from.timestep });
         }
-        let seen = Progress { done, steps, level: step.to, x: &x, x0: &watched.x0.borrow() };
+        let seen = Progress { done, steps, level: step.to, x: &x, x0: &observed.x0.borrow() };
         if progress(seen).is_break() && done < steps {
             return Err(SampleError::Cancelled { done, steps });
         }
@@ -201,12 +201,12 @@ pub(crate) fn lone_step(
     plan: &SamplingPlan,
     noise: StepNoise<'_>,
 ) -> candle_core::Result<(Tensor, Tensor)> {
-    let watched = Watched { denoiser, x0: RefCell::new(x.clone()) };
+    let observed = Observed { denoiser, x0: RefCell::new(x.clone()) };
     let step = plan.steps()[number];
     sampler.begin();
     let step = Step { plan, number, from: step.from, to: step.to, noisy: step.noisy, noise };
-    let x = sampler.step(&step, x, &watched)?;
-    Ok((x, watched.x0.into_inner()))
+    let x = sampler.step(&step, x, &observed)?;
+    Ok((x, observed.x0.into_inner()))
 }
 
 /// Whether all numbers are numbers.
@@ -215,12 +215,12 @@ pub(crate) fn is_finite(x: &Tensor) -> candle_core::Result<bool> {
 }
 
 /// A denoiser whose last estimate can be looked at.
-struct Watched<'a> {
+struct Observed<'a> {
     denoiser: &'a dyn Denoiser,
     x0: RefCell<Tensor>,
 }
 
-impl Denoiser for Watched<'_> {
+impl Denoiser for Observed<'_> {
     fn denoise(&self, x_t: &Tensor, level: NoiseLevel) -> candle_core::Result<Prediction> {
         let prediction = self.denoiser.denoise(x_t, level)?;
         *self.x0.borrow_mut() = prediction.x0.clone();

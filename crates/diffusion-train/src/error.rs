@@ -15,6 +15,24 @@ pub enum TrainError {
     /// A file or folder that cannot be read, written or used.
     #[error(transparent)]
     File(#[from] FileError),
+    /// A new run in a folder that has one.
+    #[error("{path}: this folder already holds a run", path = .path.display())]
+    RunExists {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// A training that would go on with other pictures.
+    #[error("{path}: the run was trained on other data", path = .path.display())]
+    OtherData {
+        /// The folder of the checkpoint.
+        path: PathBuf,
+    },
+    /// A training without classes that would begin with a model that needs them.
+    #[error("{path}: its network is told classes, and this training's is not", path = .path.display())]
+    ClassesMissing {
+        /// The folder of the checkpoint.
+        path: PathBuf,
+    },
     /// A loss, a gradient or a weight is no longer a finite number.
     #[error(
         "training diverged at step {step}: {what} is not finite (learning rate {lr:.3e}); {}; \

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use candle_core::{Device, Tensor};
 use diffusion_data::ImageDataset;
-use diffusion_files::{FileError, read_tensors};
+use diffusion_files::read_tensors;
 use diffusion_model::{ModelClass, ModelDescription, ModelState, Weights};
 
 use crate::{ConfigError, TrainConfig, TrainError, Trainer, TrainingModel};
@@ -38,9 +38,7 @@ pub fn start_from(trainer: &mut Trainer, path: &Path) -> Result<(), TrainError> 
     let mut weights = read_tensors(&file, trainer.device())?;
     let (origin, target) = (ModelState::read(path)?.model, trainer.description());
     if target.classes.is_empty() && !origin.classes.is_empty() {
-        let problem = "its network is told classes, and this training's is not; leave out --conditional=never, or give it \
-                       pictures with classes";
-        return Err(FileError::unusable(path, problem).into());
+        return Err(TrainError::ClassesMissing { path: path.to_owned() });
     }
     if let Some(table) = trainer.parameters().tensors().get(CLASS_TABLE) {
         let table = match weights.get(CLASS_TABLE) {

@@ -6,7 +6,7 @@ use diffusion_kernels::{Activation, FeatureMap, in_pool};
 use diffusion_nn::{
     Conv2d, Conv2dConfig, GroupNorm, Linear, ResidualBlock, TimeEmbedding, conv2d, group_norm, linear,
 };
-use diffusion_process::{Classifier, NoiseLevel};
+use diffusion_process::{Classifier, NoiseLevel, per_image};
 use serde::{Deserialize, Serialize};
 
 use crate::simple::blocks::{EPS, GROUPS, residual_block, time_embedding};
@@ -95,8 +95,7 @@ impl NoisyClassifier {
         in_pool(|| {
             let angles = Tensor::from_iter(levels.iter().map(|level| angle(level) as f32), x_t.device())?;
             let time = self.time_embed.forward(&angles)?;
-            let scales = levels.iter().map(|level| level.to_variance_preserving() as f32);
-            let scales = Tensor::from_iter(scales, x_t.device())?.reshape((n, 1, 1, 1))?;
+            let scales = per_image(levels.iter().map(NoiseLevel::to_variance_preserving), x_t)?;
             let mut h = FeatureMap::from_images(&x_t.broadcast_mul(&scales)?)?;
             for (down, block) in &self.levels {
                 h = block.forward(&down.forward(&h)?, &time, None)?;

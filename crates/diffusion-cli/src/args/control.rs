@@ -12,7 +12,7 @@ use diffusion_model::{
 use diffusion_sample::Guidance;
 
 use crate::args::numbers::{at_least_1, interval, scale, share};
-use crate::args::runs::Found;
+use crate::args::runs::FoundModel;
 use crate::session::usage::{bail_usage, first_given};
 
 /// Every class of the model.
@@ -79,7 +79,7 @@ impl ControlArgs {
     }
 
     /// What steers the images of the model `found`.
-    pub(crate) fn open(&self, found: &Found, device: &Device) -> anyhow::Result<Control> {
+    pub(crate) fn open(&self, found: &FoundModel, device: &Device) -> anyhow::Result<Control> {
         let model = &found.model.description;
         let method = self.method(model, device)?;
         let (classes, takes_none) = method.classes(model);

@@ -29,13 +29,13 @@ pub(crate) struct ModelArgs {
 }
 
 /// A model, and where it was found.
-pub(crate) struct Found {
+pub(crate) struct FoundModel {
     pub(crate) model: LoadedModel,
     /// None: the one that comes with the program.
     pub(crate) checkpoint: Option<PathBuf>,
 }
 
-impl Found {
+impl FoundModel {
     /// What it is, for people.
     pub(crate) fn name(&self) -> String {
         let step = self.model.step;
@@ -46,7 +46,7 @@ impl Found {
     }
 }
 
-impl Found {
+impl FoundModel {
     /// How the pictures that the model learnt from were fitted, and what was laid behind them; as is usual where its run does not say.
     pub(crate) fn prepared(&self) -> PictureConfig {
         let run = self.checkpoint.as_deref().and_then(run_of);
@@ -74,17 +74,17 @@ impl ModelArgs {
     }
 
     /// The model meant; without arguments that of the latest run, and without a run the one that comes with the program.
-    pub(crate) fn open(&self, weights: Weights, device: &Device) -> anyhow::Result<Found> {
+    pub(crate) fn open(&self, weights: Weights, device: &Device) -> anyhow::Result<FoundModel> {
         let checkpoint = match self.named()? {
             Some(checkpoint) => Some(checkpoint),
             None => latest().map(|run| run.latest_checkpoint()).transpose()?,
         };
         let found = match checkpoint {
-            Some(checkpoint) => Found {
+            Some(checkpoint) => FoundModel {
                 model: LoadedModel::open(&checkpoint, weights, device)?,
                 checkpoint: Some(checkpoint),
             },
-            None => Found {
+            None => FoundModel {
                 model: LoadedModel::unpack(
                     SHIPPED,
                     "the model that comes with the program".as_ref(),

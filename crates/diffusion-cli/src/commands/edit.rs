@@ -1,10 +1,10 @@
 //! `diffusion edit`.
 
 mod drawing;
-mod given;
 mod inpaint;
 mod interpolate;
 mod inversion;
+mod pictures;
 mod reclass;
 mod vary;
 
@@ -13,7 +13,7 @@ use std::process::ExitCode;
 
 use candle_core::Device;
 
-use crate::args::runs::Found;
+use crate::args::runs::FoundModel;
 use crate::session::interrupt;
 
 /// Change pictures by a model as it is, without further training
@@ -45,7 +45,7 @@ fn stopped(out: &Path) -> ExitCode {
 }
 
 /// Whose work it was, where that is not what the user trained.
-fn by(found: &Found) -> &'static str {
+fn by(found: &FoundModel) -> &'static str {
     if found.checkpoint.is_none() { ", by the model that comes with the program" } else { "" }
 }
 

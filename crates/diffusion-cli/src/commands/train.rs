@@ -1,7 +1,7 @@
 //! `diffusion train`.
 
+mod display;
 mod outlook;
-mod watch;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -16,15 +16,15 @@ use diffusion_train::{
     TrainConfig, Trainer, start_from,
 };
 
+use self::display::TrainingDisplay;
 use self::outlook::Outlook;
-use self::watch::Watch;
 use crate::args::data;
 use crate::args::judging::{self, JudgeArgs, Pictures};
 use crate::args::numbers::positive;
 use crate::args::{one_of, runs};
 use crate::session::interrupt;
 use crate::session::progress::clock;
-use crate::session::usage::{bail_usage, first_given};
+use crate::session::usage::{bail_usage, first_given, with_advice};
 
 /// Train a model; without arguments on handwritten digits for five minutes
 ///
@@ -162,7 +162,7 @@ pub(crate) fn run(args: &TrainArgs, device: &Device, quiet: bool) -> anyhow::Res
         run_dir
     } else {
         if let Some(origin) = &origin {
-            start_from(&mut trainer, origin)?;
+            start_from(&mut trainer, origin).map_err(with_advice)?;
             tracing::info!("starting from the weights of {}", origin.display());
         }
         create_run(args, &config)?
@@ -185,7 +185,8 @@ pub(crate) fn run(args: &TrainArgs, device: &Device, quiet: bool) -> anyhow::Res
     if let Some(schedule) = trainer.objective().schedule() {
         super::warn_of_terminal_snr(schedule);
     }
-    let outcome = Watch::new(&trainer, &run_dir, args.tensorboard, quiet)?.train(&mut trainer, &checks)?;
+    let outcome =
+        TrainingDisplay::new(&trainer, &run_dir, args.tensorboard, quiet)?.train(&mut trainer, &checks)?;
     Ok(conclude(outcome, &trainer, &run_dir, args))
 }
 
@@ -307,7 +308,7 @@ fn create_run(args: &TrainArgs, config: &TrainConfig) -> anyhow::Result<RunDir> 
         Some(path) => path.clone(),
         None => runs::new_folder(&run_name(args, config))?,
     };
-    Ok(RunDir::create(&path, config)?)
+    RunDir::create(&path, config).map_err(with_advice)
 }
 
 /// The name of a run: its preset's if that was chosen, else its data's.
@@ -331,7 +332,7 @@ fn restore(trainer: &mut Trainer, run_dir: &RunDir, device: &Device) -> anyhow::
             "{name} holds an imported model, not a training to go on with; start one by --init-from {name}"
         );
     }
-    checkpoint.restore_into(trainer, &path)?;
+    checkpoint.restore_into(trainer, &path).map_err(with_advice)?;
     tracing::info!("resuming from {} (step {})", path.display(), trainer.steps_done());
     if trainer.is_finished() {
         tracing::warn!(

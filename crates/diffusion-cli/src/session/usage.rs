@@ -38,6 +38,19 @@ pub(crate) fn is_usage(error: &anyhow::Error) -> bool {
     })
 }
 
+/// An error of training, with the flags that help.
+pub(crate) fn with_advice(error: TrainError) -> anyhow::Error {
+    let advice = match &error {
+        TrainError::RunExists { .. } => "go on with it by --resume, or choose another folder",
+        TrainError::OtherData { .. } => "give the same --data",
+        TrainError::ClassesMissing { .. } => {
+            "leave out --conditional=never, or give it pictures with classes"
+        }
+        _ => return error.into(),
+    };
+    anyhow::anyhow!("{error}; {advice}")
+}
+
 /// A plan, of which --steps asked for `steps` steps.
 pub(crate) fn planned<T>(steps: usize, plan: Result<T, ScheduleError>) -> anyhow::Result<T> {
     plan.or_else(|e| bail_usage!("--steps {steps}: {e}"))

@@ -7,7 +7,7 @@ use candle_core::{Device, Tensor};
 use diffusion_files::{FileError, read_file, read_tensors, serialize_tensors, write_folder, write_synced};
 use diffusion_model::ModelState;
 
-use crate::{Checkpoint, CheckpointFile, CheckpointState, LossHistory, TrainError, Trainer};
+use crate::{Checkpoint, CheckpointFile, CheckpointState, LossHistory, RestoreError, TrainError, Trainer};
 
 impl Checkpoint {
     /// Writes a folder at `path`. It is written beside its final name, synced, and renamed when it is whole, so a
@@ -72,10 +72,12 @@ impl Checkpoint {
     /// # Errors
     /// A checkpoint of another network, configuration or data set; each says in what it differs.
     pub fn restore_into(self, trainer: &mut Trainer, path: &Path) -> Result<(), TrainError> {
-        let in_file = |file: Option<CheckpointFile>| match file {
-            Some(file) => path.join(file.name()),
-            None => path.to_owned(),
-        };
-        Ok(trainer.restore(self).map_err(|e| FileError::unusable(&in_file(e.file), e))?)
+        trainer.restore(self).map_err(|e| match e {
+            RestoreError::OtherData => TrainError::OtherData { path: path.to_owned() },
+            RestoreError::Unfit { file, problem } => {
+                let file = file.map_or_else(|| path.to_owned(), |file| path.join(file.name()));
+                FileError::unusable(&file, problem).into()
+            }
+        })
     }
 }

@@ -27,9 +27,7 @@ impl RunDir {
         let mut run = Self { layout: RunLayout::new(path), lock: None };
         run.lock = Some(run.take_lock()?);
         if run.layout.config().exists() || run.layout.has_checkpoint() {
-            let problem =
-                "this folder already holds a run; go on with it by --resume, or choose another folder";
-            return Err(FileError::unusable(path, problem).into());
+            return Err(TrainError::RunExists { path: path.to_owned() });
         }
         for dir in [run.layout.samples(), run.layout.checkpoints()] {
             fs::create_dir_all(&dir).map_err(FileError::io(&dir))?;

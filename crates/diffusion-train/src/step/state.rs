@@ -78,16 +78,22 @@ impl CheckpointFile {
 
 /// Why a training cannot go on from a checkpoint.
 #[derive(Debug, Error)]
-#[error("{problem}")]
-pub struct RestoreError {
-    /// The file that does not fit; none: the checkpoint as a whole.
-    pub file: Option<CheckpointFile>,
-    /// One sentence.
-    pub problem: String,
+pub enum RestoreError {
+    /// The pictures are not those of the training.
+    #[error("the run was trained on other data")]
+    OtherData,
+    /// A part of the checkpoint that does not fit the training.
+    #[error("{problem}")]
+    Unfit {
+        /// The file that does not fit; none: the checkpoint as a whole.
+        file: Option<CheckpointFile>,
+        /// One sentence.
+        problem: String,
+    },
 }
 
 impl RestoreError {
     pub(super) fn new(file: Option<CheckpointFile>, problem: impl fmt::Display) -> Self {
-        Self { file, problem: problem.to_string() }
+        Self::Unfit { file, problem: problem.to_string() }
     }
 }

@@ -292,7 +292,7 @@ impl Trainer {
         let state = checkpoint.state;
         let refuse = |problem: &str| Err(RestoreError::new(None, problem));
         if state.data_fingerprint != self.data_fingerprint {
-            return refuse("the run was trained on other data; give the same --data");
+            return Err(RestoreError::OtherData);
         }
         if state.model != self.model.description {
             return refuse("it holds another model than the run's configuration and data describe");

@@ -10,10 +10,10 @@ use diffusion_sample::SamplerKind;
 use diffusion_sample::edit::EditError;
 
 use super::GRID;
-use super::given::{Given, write_grid};
+use super::pictures::{InputPictures, write_grid};
 use crate::args::control::{Control, ControlArgs};
 use crate::args::one_of;
-use crate::args::runs::{Found, ModelArgs};
+use crate::args::runs::{FoundModel, ModelArgs};
 use crate::args::sampling::sampler_kind;
 use crate::commands::{make_folder, warn_of_terminal_snr};
 use crate::session::generation::{GenerationDisplay, each_batch};
@@ -59,8 +59,8 @@ struct Item {
 /// Pictures, and everything that changes them but the change itself.
 pub(super) struct Drawing<'a> {
     args: &'a DrawingArgs,
-    pub(super) found: Found,
-    pub(super) given: Given,
+    pub(super) found: FoundModel,
+    pub(super) given: InputPictures,
     pub(super) config: SamplingConfig,
     control: Control,
     classes: Vec<Option<u32>>,
@@ -76,7 +76,7 @@ impl<'a> Drawing<'a> {
     pub(super) fn open(
         args: &'a DrawingArgs,
         others: &[PathBuf],
-        num: impl FnOnce(&Given) -> u64,
+        num: impl FnOnce(&InputPictures) -> u64,
         device: &Device,
     ) -> anyhow::Result<Self> {
         if let Some(path) = &args.grid {
@@ -93,7 +93,8 @@ impl<'a> Drawing<'a> {
         let config = SamplingConfig { seed: args.seed, ..config };
         let control = args.control.open(&found, device)?;
         let classes = control.requested_or_unconditional(&model.description)?;
-        let given = Given::open(&args.picture, model.description.image_shape, &found.prepared(), device)?;
+        let given =
+            InputPictures::open(&args.picture, model.description.image_shape, &found.prepared(), device)?;
         let num = num(&given) as usize;
         let (mut items, mut specs) = (Vec::new(), Vec::new());
         for picture in 0..given.paths.len() {

@@ -11,7 +11,7 @@ use diffusion_model::Batch;
 use diffusion_sample::edit::{Inpainting, RESAMPLES, inpaint};
 
 use super::drawing::{Drawing, DrawingArgs};
-use super::given::Given;
+use super::pictures::InputPictures;
 use super::{by, counted, stopped};
 use crate::session::progress::clock;
 use crate::session::usage::bail_usage;
@@ -72,7 +72,12 @@ impl Part {
 
 impl HoleArgs {
     /// (1, 1, H, W): 1 where something is to be made.
-    fn mask(&self, given: &Given, prepared: PictureConfig, device: &Device) -> anyhow::Result<Tensor> {
+    fn mask(
+        &self,
+        given: &InputPictures,
+        prepared: PictureConfig,
+        device: &Device,
+    ) -> anyhow::Result<Tensor> {
         let (_, _, height, width) = given.images.dims4()?;
         let values: Vec<f32> = match (&self.mask, self.hide) {
             (Some(path), _) => {
@@ -109,7 +114,7 @@ impl HoleArgs {
 }
 
 /// Refuses a mask that does not lie on all pictures as it is.
-fn check_size(mask: &Path, given: &Given) -> anyhow::Result<()> {
+fn check_size(mask: &Path, given: &InputPictures) -> anyhow::Result<()> {
     let (width, height) = diffusion_data::picture_dimensions(mask).context("--mask")?;
     for path in &given.paths {
         let (of_width, of_height) = diffusion_data::picture_dimensions(path)?;

@@ -12,11 +12,11 @@ use diffusion_report::animation;
 use diffusion_sample::SampleRequest;
 use diffusion_sample::edit::{INVERSION_ITERATIONS, interpolate, to_noise};
 
-use super::given::{name_of, write_grid};
-use super::inversion::{WayBack, config};
+use super::inversion::{RoundTripError, config};
+use super::pictures::{name_of, write_grid};
 use super::{by, counted, stopped};
 use crate::args::control::{Control, ControlArgs};
-use crate::args::runs::{Found, ModelArgs};
+use crate::args::runs::{FoundModel, ModelArgs};
 use crate::commands::{make_folder, warn_of_images_beyond};
 use crate::session::generation::{GenerationDisplay, each_batch};
 use crate::session::progress::clock;
@@ -79,7 +79,7 @@ fn two_seeds(text: &str) -> Result<[u64; 2], String> {
 /// What the way leads through.
 struct Task<'a> {
     args: &'a InterpolateArgs,
-    found: Found,
+    found: FoundModel,
     config: SamplingConfig,
     control: Control,
     class: Option<u32>,
@@ -143,7 +143,7 @@ impl Task<'_> {
     }
 
     /// The images, and how far the ends are from the pictures; none if interrupted.
-    fn draw(&self, quiet: bool) -> anyhow::Result<Option<(Vec<Picture>, Option<WayBack>)>> {
+    fn draw(&self, quiet: bool) -> anyhow::Result<Option<(Vec<Picture>, Option<RoundTripError>)>> {
         let (args, steps) = (self.args, self.config.plan.steps().len());
         let shares: Vec<f64> = (0..args.frames).map(|i| i as f64 / (args.frames - 1) as f64).collect();
         let batches = shares.len().div_ceil(self.config.batch_size);
@@ -187,7 +187,7 @@ impl Task<'_> {
         }
         let error = match (&pictures, ends.as_slice()) {
             (Some(pictures), [first, last]) => {
-                let mut error = WayBack::default();
+                let mut error = RoundTripError::default();
                 error.add(pictures, &Tensor::cat(&[first, last], 0)?)?;
                 Some(error)
             }

@@ -16,12 +16,12 @@ pub(super) fn config(steps: Option<u64>, model: &LoadedModel) -> anyhow::Result<
 
 /// How far pictures are from those that came back.
 #[derive(Default)]
-pub(super) struct WayBack {
+pub(super) struct RoundTripError {
     sum: f64,
     numbers: usize,
 }
 
-impl WayBack {
+impl RoundTripError {
     /// Compares `back` with `pictures` (N, C, H, W) in [−1, 1].
     pub(super) fn add(&mut self, pictures: &Tensor, back: &Tensor) -> anyhow::Result<()> {
         let difference = (pictures - back)?.abs()?.to_dtype(DType::F64)?.sum_all()?;

@@ -13,8 +13,8 @@ use diffusion_model::{
 use diffusion_picture::Picture;
 use diffusion_sample::edit::{GRAIN, INVERSION_ITERATIONS, from_noise, to_noise, with_grain};
 
-use super::given::{Given, write_grid};
-use super::inversion::{WayBack, config};
+use super::inversion::{RoundTripError, config};
+use super::pictures::{InputPictures, write_grid};
 use super::{GRID, by, stopped};
 use crate::args::control::{Control, ControlArgs, find_classes};
 use crate::args::numbers::{scale, share_below_1};
@@ -74,7 +74,7 @@ pub(crate) struct ReclassArgs {
 struct Task<'a> {
     model: &'a LoadedModel,
     config: SamplingConfig,
-    given: Given,
+    given: InputPictures,
     from: Option<u32>,
     to: Vec<Option<u32>>,
     guided: Control,
@@ -93,7 +93,7 @@ pub(super) fn run(args: &ReclassArgs, device: &Device, quiet: bool) -> anyhow::R
     let from = class_before(args, model)?;
     let guided = ControlArgs::of_guidance(args.guidance).open(&found, device)?;
     let config = SamplingConfig { seed: args.seed, ..config(args.steps, &found.model)? };
-    let given = Given::open(&args.picture, model.image_shape, &found.prepared(), device)?;
+    let given = InputPictures::open(&args.picture, model.image_shape, &found.prepared(), device)?;
     let steps = config.plan.steps().len();
     let grain = (args.grain * steps as f64).round() as usize;
     // Few steps are no reason to leave out what was asked for.
@@ -151,7 +151,7 @@ fn class_before(args: &ReclassArgs, model: &ModelDescription) -> anyhow::Result<
 }
 
 /// The rows of a grid, and how far the pictures are from those that came back.
-type Drawn = (Vec<(String, Vec<Picture>)>, WayBack);
+type Drawn = (Vec<(String, Vec<Picture>)>, RoundTripError);
 
 impl Task<'_> {
     /// The file of each picture as each class.
@@ -191,7 +191,7 @@ impl Task<'_> {
             })
         };
         let Some(back) = self.tensor(&plain, self.from, way(), &mut display)? else { return Ok(None) };
-        let mut error = WayBack::default();
+        let mut error = RoundTripError::default();
         error.add(pictures, &back)?;
         let shown = count.min(GRID);
         let first = |images: &Tensor| diffusion_picture::from_tensor(&images.narrow(0, 0, shown)?);

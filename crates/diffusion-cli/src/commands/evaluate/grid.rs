@@ -12,7 +12,7 @@ use diffusion_sample::{SampleError, SamplerKind};
 use crate::args::data;
 use crate::args::judging::JudgeArgs;
 use crate::args::one_of;
-use crate::args::runs::{Found, ModelArgs};
+use crate::args::runs::{FoundModel, ModelArgs};
 use crate::args::sampling::sampler_kind;
 use crate::session::interrupt;
 use crate::session::usage::{bail_usage, check_picture, planned};
@@ -66,7 +66,7 @@ fn judged(text: &str) -> Result<u64, String> {
 
 pub(super) fn run(args: &GridArgs, device: &Device, quiet: bool) -> anyhow::Result<ExitCode> {
     interrupt::listen()?;
-    let Found { model, checkpoint } = args.model.open(Weights::Ema, device)?;
+    let FoundModel { model, checkpoint } = args.model.open(Weights::Ema, device)?;
     let kinds = kinds(args, &model)?;
     if let Some(schedule) = model.objective.schedule() {
         crate::commands::warn_of_terminal_snr(schedule);

@@ -15,7 +15,7 @@ use super::pictures::of_model;
 use super::{CONTINUOUS, as_object, axis, continuous_levels, with_error};
 use crate::args::data;
 use crate::args::one_of;
-use crate::args::runs::{Found, ModelArgs, program};
+use crate::args::runs::{FoundModel, ModelArgs, program};
 use crate::args::sampling::variance;
 use crate::session::interrupt;
 use crate::session::progress::Progress;
@@ -138,7 +138,7 @@ fn bound<'a>(
 /// The pictures, and which they are in words.
 fn pictures(
     args: &ModelEvaluationArgs,
-    Found { model, checkpoint }: &Found,
+    FoundModel { model, checkpoint }: &FoundModel,
     quiet: bool,
 ) -> anyhow::Result<(ImageDataset, String)> {
     let data = args.data.path.as_ref();

@@ -15,7 +15,7 @@ use serde_json::Value;
 use crate::args::data;
 use crate::args::judging::{self, JudgeArgs, training_pictures};
 use crate::args::one_of;
-use crate::args::runs::{Found, ModelArgs};
+use crate::args::runs::{FoundModel, ModelArgs};
 use crate::args::sampling::sampler_kind;
 use crate::session::interrupt;
 use crate::session::progress::Progress;
@@ -164,7 +164,7 @@ fn checkpoint_at(folder: &Path) -> anyhow::Result<Option<PathBuf>> {
 
 fn of_model(
     args: &SamplesArgs,
-    found: &Found,
+    found: &FoundModel,
     device: &Device,
     quiet: bool,
 ) -> anyhow::Result<Option<(SampleEvaluator, Judged)>> {

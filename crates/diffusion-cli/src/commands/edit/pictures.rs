@@ -20,7 +20,7 @@ const SIDE: usize = 84;
 const LETTERS: usize = 24;
 
 /// Pictures, brought to the size and the channels of a model's.
-pub(super) struct Given {
+pub(super) struct InputPictures {
     pub(super) paths: Vec<PathBuf>,
     /// (N, C, H, W).
     pub(super) images: Tensor,
@@ -28,7 +28,7 @@ pub(super) struct Given {
     pub(super) folder: bool,
 }
 
-impl Given {
+impl InputPictures {
     /// The picture at `path`, or all pictures of the folder there, in the order of their names; fitted and laid over a background as
     /// `prepared` says.
     pub(super) fn open(

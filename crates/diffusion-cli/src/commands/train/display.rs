@@ -12,7 +12,7 @@ use crate::session::interrupt;
 use crate::session::progress::{LINE_INTERVAL, Progress, clock};
 
 /// What is shown and written while a training goes on.
-pub(super) struct Watch<'a> {
+pub(super) struct TrainingDisplay<'a> {
     run_dir: &'a RunDir,
     page: RunPage<'a>,
     events: Option<EventWriter>,
@@ -21,7 +21,7 @@ pub(super) struct Watch<'a> {
     quiet: bool,
 }
 
-impl<'a> Watch<'a> {
+impl<'a> TrainingDisplay<'a> {
     /// Ready to watch `trainer` train in `run_dir`.
     pub(super) fn new(
         trainer: &Trainer,

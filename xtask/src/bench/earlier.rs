@@ -1,0 +1,61 @@
+//! This project against an earlier build of itself.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+
+use super::contender::Worker;
+use super::{JOBS, median};
+use crate::check::built_program;
+
+/// Each job by both programs in turns: medians of `rounds` rounds, and the peak memory of a training.
+pub(super) fn run(earlier: &Path, rounds: u32, threads: &[u32], json: &Path) -> Result<()> {
+    ensure!(earlier.is_file(), "{}: there is no such program", earlier.display());
+    let programs = [built_program("diffusion-bench")?, earlier.to_owned()];
+    let mut rows = Vec::new();
+    println!("{:>7}  {:<32} {:>10} {:>10} {:>7}", "threads", "work, ms", "now", "earlier", "ratio");
+    for &threads in threads {
+        let mut workers =
+            programs.iter().map(|program| start(program, threads)).collect::<Result<Vec<_>>>()?;
+        for (job, work, repeats) in JOBS {
+            let mut times = [Vec::new(), Vec::new()];
+            // The first round fills the caches.
+            for round in 0..=rounds {
+                for (worker, times) in workers.iter_mut().zip(&mut times) {
+                    let turn = (0..repeats).map(|_| worker.ask(job)).collect::<Result<Vec<_>>>()?;
+                    if round > 0 {
+                        times.push(median(turn));
+                    }
+                }
+            }
+            rows.push(row(threads, work, times.map(median)));
+        }
+        let mut memory = Vec::new();
+        for program in &programs {
+            let mut worker = start(program, threads)?;
+            (0..3).try_for_each(|_| worker.ask("train 64").map(drop))?;
+            memory.push(worker.ask("memory")? / 1024.0);
+        }
+        rows.push(row(threads, "peak memory of training, MiB", [memory[0], memory[1]]));
+    }
+    if let Some(folder) = json.parent() {
+        std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
+    }
+    std::fs::write(json, format!("{:#}\n", Value::from(rows))).with_context(|| json.display().to_string())?;
+    println!("all figures: {}", json.display());
+    Ok(())
+}
+
+fn start(program: &PathBuf, threads: u32) -> Result<Worker> {
+    let mut command = Command::new(program);
+    command.env_remove("DIFFUSION_KERNELS").env("RAYON_NUM_THREADS", threads.to_string());
+    Worker::start(&program.display().to_string(), &mut command)
+}
+
+fn row(threads: u32, work: &str, [now, earlier]: [f64; 2]) -> Value {
+    let ratio = now / earlier;
+    println!("{threads:>7}  {work:<32} {now:>10.2} {earlier:>10.2} {ratio:>7.3}");
+    json!({ "threads": threads, "work": work, "now": now, "earlier": earlier, "ratio": ratio })
+}

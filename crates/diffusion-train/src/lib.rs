@@ -1,8 +1,8 @@
 //! Training: the loss, AdamW, EMA, learning rates, checkpoints and the trainer.
 //!
 //! A [`TrainConfig`] is the recipe (folder `recipe`); [`Trainer`] is the mathematics, one [`step`](Trainer::step) at a time
-//! (folder `step`); [`run`] drives it over a [`RunDir`] and writes metrics, sample grids and checkpoints there (folder `run`). Everything random follows from (seed, step), so a resumed
-//! training equals an uninterrupted one bit for bit.
+//! (folder `step`); [`run`] drives it over a [`RunDir`] and writes metrics, sample grids and checkpoints there (folder `run`).
+//! Everything random follows from (seed, step), so a resumed training equals an uninterrupted one bit for bit.
 //!
 //! This crate does not parse a command line, print, or catch signals: it calls back, and the callback may stop it.
 //!
@@ -34,7 +34,7 @@ pub use classifier::{ClassifierConfig, ClassifierStep, classifier_accuracy, trai
 pub use error::TrainError;
 pub use recipe::{
     CheckpointConfig, Conditional, ConfigError, ConfigSource, DEFAULT_PRESET, LrDecay, LrSchedule,
-    PRESET_NAMES, SampleGridConfig, TrainConfig,
+    SampleGridConfig, TrainConfig,
 };
 pub use run::{
     Checks, HeldOut, Judge, Outcome, Pace, RunDir, SampleJudge, TrainEvent, averaged_model, rehearse, run,

@@ -4,7 +4,7 @@ use thiserror::Error;
 #[derive(Debug, Error)]
 pub enum ConfigError {
     /// No preset of that name.
-    #[error("there is no preset `{name}`; there are {}", super::PRESET_NAMES.join(", "))]
+    #[error("there is no preset `{name}`; there are {}", super::layers::PRESET_NAMES.join(", "))]
     UnknownPreset {
         /// The name asked for.
         name: String,

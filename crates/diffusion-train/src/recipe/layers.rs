@@ -18,7 +18,7 @@ pub struct ConfigSource {
 }
 
 /// The names of the presets.
-pub const PRESET_NAMES: [&str; 4] = ["mnist", "digits-attn", "cifar10", "tutorial"];
+pub(super) const PRESET_NAMES: [&str; 4] = ["mnist", "digits-attn", "cifar10", "tutorial"];
 
 /// The preset of a training that names none.
 pub const DEFAULT_PRESET: &str = PRESET_NAMES[0];

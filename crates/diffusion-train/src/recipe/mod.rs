@@ -13,5 +13,5 @@ pub use config::{CheckpointConfig, SampleGridConfig, TrainConfig};
 pub use description::Conditional;
 pub(crate) use description::{classes_of, conditional, network_alone};
 pub use error::ConfigError;
-pub use layers::{ConfigSource, DEFAULT_PRESET, PRESET_NAMES};
+pub use layers::{ConfigSource, DEFAULT_PRESET};
 pub use lr::{LrDecay, LrSchedule};

@@ -48,7 +48,7 @@ impl DrawnLevels {
     ///
     /// # Errors
     /// Those of the device.
-    pub fn weigh(&self, losses: &Tensor, first: usize) -> Result<Tensor> {
+    pub(crate) fn weigh(&self, losses: &Tensor, first: usize) -> Result<Tensor> {
         match &self.weights {
             None => Ok(losses.clone()),
             Some(weights) => {

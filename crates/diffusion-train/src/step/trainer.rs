@@ -335,7 +335,7 @@ impl Trainer {
     ///
     /// # Errors
     /// A tensor that is missing, unknown or of another shape than this training's network needs.
-    pub fn start_with(&mut self, weights: &BTreeMap<String, Tensor>) -> Result<(), ParameterError> {
+    pub(crate) fn start_with(&mut self, weights: &BTreeMap<String, Tensor>) -> Result<(), ParameterError> {
         self.model.parameters.load(weights)?;
         self.ema = Ema::new(self.config.ema, &self.model.parameters)?;
         Ok(())

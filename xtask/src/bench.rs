@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::Args;
 
-use crate::check::{cargo, workspace_root};
+use crate::cargo::{cargo, workspace_root};
 use contender::{Contender, Worker, python};
 use report::{Memory, Report, Times};
 

@@ -27,7 +27,7 @@ pub(crate) fn training_digits(from: &Path) -> anyhow::Result<ImageDataset> {
 
 /// Writes the first [`PER_CLASS`] training digits of each class, in the order of the file.
 pub(crate) fn run(args: &DigitsArgs) -> anyhow::Result<()> {
-    let out = crate::check::workspace_root().join("assets/mnist");
+    let out = crate::cargo::workspace_root().join("assets/mnist");
     let dataset = training_digits(&args.from)?;
     let (images, labels) = mnist::class_balanced_subset(&dataset, PER_CLASS)?;
     for (name, array) in

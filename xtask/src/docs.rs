@@ -4,7 +4,7 @@ use anyhow::{Result, ensure};
 use clap::Args;
 use diffusion_docs::{Mode, check_links, check_records, follow};
 
-use crate::check::{built_program, cargo, workspace_root};
+use crate::cargo::{built_program, cargo, workspace_root};
 use crate::recipe::compare_tables;
 
 /// Follow the guided tour: run its commands, draw its pictures anew, compare what it quotes, check every link

@@ -5,7 +5,7 @@ use std::process::{Command, ExitCode};
 
 use anyhow::Context;
 
-use crate::check::workspace_root;
+use crate::cargo::workspace_root;
 
 /// Download a complete data set with the program: `diffusion data download NAME`
 #[derive(Debug, clap::Args)]

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 
-use crate::check::{built_program, cargo};
+use crate::cargo::{built_program, cargo};
 
 /// Steps of the whole training.
 const STEPS: u64 = 24;

@@ -10,7 +10,7 @@ use candle_core::Device;
 use clap::Args;
 use diffusion_process::{Domain, NoiseSource};
 
-use crate::check::{built_program, cargo, workspace_root};
+use crate::cargo::{built_program, cargo, workspace_root};
 use crate::python::{TORCH, call, environment};
 
 /// Compare schedules, samplers, networks and model folders with Python's diffusers, on fresh random configurations.

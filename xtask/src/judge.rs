@@ -15,7 +15,7 @@ use diffusion_train::{AdamW, AdamWConfig, Ema, EmaConfig, Gradients, LrDecay, Lr
 use rand::RngExt;
 use rand::seq::SliceRandom;
 
-use crate::check::workspace_root;
+use crate::cargo::workspace_root;
 use crate::digits::training_digits;
 
 /// Train the digit classifier that `diffusion evaluate samples` judges by: assets/digit-judge.safetensors.

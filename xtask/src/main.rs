@@ -1,6 +1,7 @@
 //! The repository's chores, in Rust and without a shell: `cargo xtask --help` lists them.
 
 mod bench;
+mod cargo;
 mod check;
 mod control;
 mod digits;

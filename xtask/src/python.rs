@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 
-use crate::check::workspace_root;
+use crate::cargo::workspace_root;
 
 /// The PyTorch that this project is compared with.
 pub(crate) const TORCH: &str = "torch==2.15.0";

@@ -23,7 +23,7 @@ use diffusion_model::{Generation, LoadedModel, RunLayout};
 use diffusion_sample::{Guidance, SamplerKind};
 use diffusion_train::{Trainer, averaged_model};
 
-use crate::check::workspace_root;
+use crate::cargo::workspace_root;
 use crate::judge::SEARCH_JUDGE;
 use record::{Outcome, print_means, recorded};
 use rows::{Recipes, Row};

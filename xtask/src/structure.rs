@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 
-use crate::check::cargo_output;
+use crate::cargo::cargo_output;
 use sources::Sources;
 use workspace::{Crate, Kind};
 

@@ -7,7 +7,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use anyhow::{Context, Result};
 
-use crate::check::{built_program, workspace_root};
+use crate::cargo::{built_program, workspace_root};
 use crate::python::{TORCH, environment};
 
 /// One of those that are compared.

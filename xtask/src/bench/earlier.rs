@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::contender::Worker;
 use super::{JOBS, median};
-use crate::check::built_program;
+use crate::cargo::built_program;
 
 /// Each job by both programs in turns: medians of `rounds` rounds, and the peak memory of a training.
 pub(super) fn run(earlier: &Path, rounds: u32, threads: &[u32], json: &Path) -> Result<()> {

@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::contender::{Contender, Worker};
 use super::median;
-use crate::check::{built_program, workspace_root};
+use crate::cargo::{built_program, workspace_root};
 use crate::python::{TORCH, environment};
 
 /// Pictures that both read in turns.

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::rows::PRESET;
 use super::{Judged, judged, shipped_digits};
-use crate::check::workspace_root;
+use crate::cargo::workspace_root;
 use crate::digits::training_digits;
 
 /// Draw the Fréchet distance from MNIST's test digits against minutes of training: assets/figures/curve.svg, and curve.json beside it.

@@ -66,7 +66,7 @@ mod tests {
     use super::super::generation;
     use super::super::record::recorded;
     use super::*;
-    use crate::check::workspace_root;
+    use crate::cargo::workspace_root;
 
     fn files() -> [Recipes; 2] {
         let read = |name| Recipes::read(&workspace_root().join("xtask").join(name)).unwrap();

@@ -7,7 +7,7 @@ use diffusion_eval::mean_and_deviation;
 use serde_json::Value;
 
 use super::record::{Outcome, recorded};
-use crate::check::workspace_root;
+use crate::cargo::workspace_root;
 
 /// How far a printed number may be from the recorded one, in units of its last digit. A little more
 /// than half, for numbers that were rounded twice.

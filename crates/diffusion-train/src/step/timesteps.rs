@@ -10,7 +10,7 @@ use rand::RngExt;
 use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
 
-use super::state::{CheckpointFile, RestoreError};
+use super::restore::{CheckpointFile, RestoreError};
 
 /// How the levels of a batch are drawn.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -68,6 +68,7 @@ attention_head_dim = 8
 norm_num_groups = 4
 [schedule]
 num_train_timesteps = 100
+beta_schedule = "linear"
 beta_end = 0.2
 [sample_grid]
 num = 0

@@ -58,6 +58,7 @@ const CONFIG: &str = r#"
 size = 16
 batch_size = 8
 steps = 20
+conditional = "never"
 [network]
 kind = "unet2d"
 block_out_channels = [16, 24]

@@ -212,7 +212,7 @@ fn bad_input(place: &Place) -> anyhow::Result<String> {
         ("train --steps 0", 2),
         ("train --run-dir whole", 1),
         ("train --data nowhere", 2),
-        ("sample --run nowhere", 1),
+        ("sample --run nowhere", 2),
         ("sample --run whole --steps 201", 2),
     ];
     for (line, code) in cases {

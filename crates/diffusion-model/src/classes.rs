@@ -82,7 +82,7 @@ pub enum ClassChoice {
     AsTrained,
     /// None in particular.
     Unconditional,
-    /// Image i is of class `list[i mod length]`; the list is not empty.
+    /// Image i is of class `list[i mod length]`; an empty list is `Unconditional`.
     Listed(Vec<u32>),
 }
 
@@ -91,12 +91,14 @@ impl ClassChoice {
     pub fn classes(&self, seed: u64, indices: &[u64], classes: &[ModelClass]) -> Vec<Option<u32>> {
         let indices = indices.iter().copied();
         match self {
-            Self::Listed(list) => indices.map(|i| list.get(i as usize % list.len()).copied()).collect(),
+            Self::Listed(list) if !list.is_empty() => {
+                indices.map(|i| list.get(i as usize % list.len()).copied()).collect()
+            }
             Self::AsTrained if !classes.is_empty() => {
                 let source = NoiseSource::new(seed);
                 indices.map(|i| Some(drawn(classes, source.rng(Domain::Class, 0, i).random()))).collect()
             }
-            Self::AsTrained | Self::Unconditional => indices.map(|_| None).collect(),
+            Self::AsTrained | Self::Unconditional | Self::Listed(_) => indices.map(|_| None).collect(),
         }
     }
 

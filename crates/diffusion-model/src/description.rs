@@ -6,7 +6,7 @@ use diffusion_schedule::{ScheduleConfig, ScheduleError};
 use diffusion_unet::NetworkConfig;
 use serde::{Deserialize, Serialize};
 
-use crate::{EdmConfig, ModelClass, Objective};
+use crate::{EdmConfig, GuidanceError, ModelClass, Objective};
 
 /// Everything that sampling needs to know besides the weights.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -48,8 +48,21 @@ impl ModelDescription {
     /// How strongly images are pushed towards their class where nobody says: a little, which mends most of what a short training left
     /// wrong and costs little of the variety (docs/recipe.md has the figures); not at all where there is nothing to push away from.
     pub fn guidance(&self) -> Guidance {
-        let possible = !self.classes.is_empty() && self.network.takes_no_class();
-        Guidance::new(if possible { 1.1 } else { 1.0 })
+        Guidance::new(if self.check_classifier_free().is_ok() { 1.1 } else { 1.0 })
+    }
+
+    /// Whether classifier-free guidance is possible.
+    ///
+    /// # Errors
+    /// A network that knows no classes, or that cannot do without one.
+    pub fn check_classifier_free(&self) -> Result<(), GuidanceError> {
+        if self.classes.is_empty() {
+            return Err(GuidanceError::NoClasses);
+        }
+        if !self.network.takes_no_class() {
+            return Err(GuidanceError::NoUnconditional);
+        }
+        Ok(())
     }
 
     /// Whether the second half of the network's output is a variance.

@@ -21,7 +21,7 @@ pub struct Generation {
     pub options: Option<SamplerOptions>,
     /// The seed of the noise.
     pub seed: u64,
-    /// Images, at least 1.
+    /// Images.
     pub num: u64,
     /// Cut the predicted image to \[−1, 1\] at each step, and the result at the end.
     pub clip: bool,
@@ -53,7 +53,7 @@ impl LoadedModel {
     /// stop the generation, which is then an error, see [`ModelError::is_cancelled`].
     ///
     /// # Errors
-    /// A sampler that does not suit the model; steps that its schedule does not have; those of the model and the device.
+    /// A sampler or a guidance that does not suit the model; steps that its schedule does not have; those of the model and the device.
     pub fn generate(
         &self,
         generation: &Generation,
@@ -70,6 +70,9 @@ impl LoadedModel {
         }
         if !generation.clip {
             config.threshold = None;
+        }
+        if generation.guidance.is_some_and(|guidance| guidance.scale != 1.0) {
+            self.description.check_classifier_free()?;
         }
         let guidance = generation.guidance.unwrap_or_else(|| self.description.guidance());
         let guidance = GuidanceConfig::classifier_free(guidance);

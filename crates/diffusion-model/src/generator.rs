@@ -2,7 +2,7 @@
 
 use std::ops::{ControlFlow, Range};
 
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 use diffusion_process::{Denoiser, Threshold};
 use diffusion_sample::edit::EditError;
 use diffusion_sample::{
@@ -34,7 +34,7 @@ pub struct SamplingConfig {
     pub threshold: Option<Threshold>,
     /// The seed of all noise.
     pub seed: u64,
-    /// Images computed together, at least 1. Default: 64; more are not faster on a CPU.
+    /// Images computed together; 0 counts as 1. Default: 64; more are not faster on a CPU.
     pub batch_size: usize,
 }
 
@@ -201,7 +201,12 @@ impl Batches<'_> {
     /// # Errors
     /// The first error of a batch; no images.
     pub fn all(self) -> Result<Tensor, ModelError> {
+        let LoadedModel { description, device, .. } = self.generator.model;
         let batches = self.map(|batch| Ok(batch?.images)).collect::<Result<Vec<_>, ModelError>>()?;
+        if batches.is_empty() {
+            let [c, h, w] = description.image_shape;
+            return Ok(Tensor::zeros((0, c, h, w), DType::F32, device)?);
+        }
         Ok(Tensor::cat(&batches, 0)?)
     }
 
@@ -215,7 +220,7 @@ impl Batches<'_> {
             device: &model.device,
         };
         let classes: Vec<Option<u32>> = specs.iter().map(|spec| spec.class).collect();
-        let (batch, batches) = (self.next - 1, self.specs.len().div_ceil(config.batch_size));
+        let (batch, batches) = (self.next - 1, self.specs.len().div_ceil(config.batch_size.max(1)));
         let (images, steps, end, observer) =
             (self.specs.len(), self.steps, &mut self.end, &mut self.observer);
         let mut report = |done: usize, step: Option<&Progress<'_>>| {
@@ -246,7 +251,7 @@ impl Iterator for Batches<'_> {
     type Item = Result<GeneratedBatch, ModelError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let size = self.generator.config.batch_size;
+        let size = self.generator.config.batch_size.max(1);
         let first = self.next * size;
         if first >= self.specs.len() || matches!(self.end, End::Closed) {
             return None;

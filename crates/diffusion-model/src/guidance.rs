@@ -64,6 +64,12 @@ pub enum GuidanceError {
     /// A weaker model with other classes.
     #[error("its classes are others than the model's")]
     ModelClasses,
+    /// Classifier-free guidance of a model without classes.
+    #[error("the model was trained without classes: there is nothing to guide towards")]
+    NoClasses,
+    /// Classifier-free guidance of a model that always needs a class.
+    #[error("the model has learned no images without a class: there is nothing to guide away from")]
+    NoUnconditional,
 }
 
 impl GuidanceMethod {

@@ -97,6 +97,21 @@ impl RunLayout {
         self.root.join("lock")
     }
 
+    /// The page about the run.
+    pub fn page(&self) -> PathBuf {
+        self.root.join("index.html")
+    }
+
+    /// The chart of the losses.
+    pub fn loss_chart(&self) -> PathBuf {
+        self.root.join("loss.png")
+    }
+
+    /// The grids of samples, animated.
+    pub fn animation(&self) -> PathBuf {
+        self.root.join("samples.gif")
+    }
+
     /// The folder of the grids of samples.
     pub fn samples(&self) -> PathBuf {
         self.root.join("samples")

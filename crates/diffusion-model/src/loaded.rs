@@ -129,6 +129,9 @@ impl LoadedModel {
         if path.is_file() {
             return Self::unpack(&read_file(path)?, path, device);
         }
+        if !path.exists() {
+            return Err(FileError::unusable(path, "there is no such file or folder").into());
+        }
         let checkpoint = RunLayout::checkpoint_at(path)?;
         let state = ModelState::read(&checkpoint)?;
         let file = checkpoint.join(weights.file());

@@ -8,7 +8,7 @@
 
 mod page;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use diffusion_files::write_file;
 use diffusion_picture::Picture;
@@ -49,11 +49,11 @@ impl<'a> RunPage<'a> {
         let metrics = self.run.read_metrics()?;
         let chart = (!metrics.is_empty()).then(|| loss_chart(&metrics));
         if let Some(chart) = &chart {
-            chart.write(&self.run.path().join("loss.png"))?;
+            chart.write(&self.run.layout().loss_chart())?;
         }
         let quality = quality_chart(&metrics);
         let page = page::html(self, &metrics, chart.as_ref(), quality.as_ref())?;
-        Ok(write_file(&self.run.path().join("index.html"), page.as_bytes())?)
+        Ok(write_file(&self.run.layout().page(), page.as_bytes())?)
     }
 
     /// Writes `samples.gif`, if there are grids.
@@ -67,11 +67,7 @@ impl<'a> RunPage<'a> {
         }
         let frames =
             spread(&grids, FRAMES).map(|(step, path)| Ok((format!("step {step}"), Picture::read_png(path)?)));
-        animation(&frames.collect::<Result<Vec<_>, ReportError>>()?, DELAY, &self.animation_path())
-    }
-
-    fn animation_path(&self) -> PathBuf {
-        self.run.path().join("samples.gif")
+        animation(&frames.collect::<Result<Vec<_>, ReportError>>()?, DELAY, &self.run.layout().animation())
     }
 }
 

@@ -6,6 +6,7 @@ use candle_core::{Device, Tensor};
 use diffusion_data::ImageDataset;
 use diffusion_files::read_tensors;
 use diffusion_model::{ModelClass, ModelDescription, ModelState, Weights};
+use diffusion_unet::NetworkConfig;
 
 use crate::{ConfigError, TrainConfig, TrainError, Trainer, TrainingModel};
 
@@ -25,9 +26,6 @@ impl TrainConfig {
     }
 }
 
-/// The parameter in which a network keeps a vector for each class.
-const CLASS_TABLE: &str = "class_embedding.weight";
-
 /// Gives `trainer` the averaged weights of the checkpoint folder at `path` in place of random ones. Classes are matched by
 /// name; optimizer and moving average begin anew.
 ///
@@ -40,13 +38,13 @@ pub fn start_from(trainer: &mut Trainer, path: &Path) -> Result<(), TrainError> 
     if target.classes.is_empty() && !origin.classes.is_empty() {
         return Err(TrainError::ClassesMissing { path: path.to_owned() });
     }
-    if let Some(table) = trainer.parameters().tensors().get(CLASS_TABLE) {
-        let table = match weights.get(CLASS_TABLE) {
+    if let Some(table) = trainer.parameters().tensors().get(NetworkConfig::CLASS_TABLE) {
+        let table = match weights.get(NetworkConfig::CLASS_TABLE) {
             Some(known) => table_by_name(known, &origin, target)?,
             // A network that is told classes for the first time begins by ignoring them.
             None => table.zeros_like()?,
         };
-        weights.insert(CLASS_TABLE.to_owned(), table);
+        weights.insert(NetworkConfig::CLASS_TABLE.to_owned(), table);
     }
     trainer.start_with(&weights).map_err(|source| TrainError::Parameters { path: file, source })
 }

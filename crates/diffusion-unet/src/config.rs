@@ -35,6 +35,9 @@ pub trait TrainingNetwork: Network {
 }
 
 impl NetworkConfig {
+    /// The parameter in which a network that knows classes keeps a vector for each.
+    pub const CLASS_TABLE: &str = "class_embedding.weight";
+
     /// The network with parameters from `vb`.
     ///
     /// # Errors
@@ -84,6 +87,15 @@ impl NetworkConfig {
         match self {
             Self::SimpleUnet(config) => config.in_channels,
             Self::Unet2d(config) => config.in_channels,
+        }
+    }
+
+    /// The default network of the same kind.
+    #[must_use]
+    pub fn default_of_kind(&self) -> Self {
+        match self {
+            Self::SimpleUnet(_) => Self::SimpleUnet(SimpleUNetConfig::default()),
+            Self::Unet2d(_) => Self::Unet2d(UNet2DConfig::default()),
         }
     }
 

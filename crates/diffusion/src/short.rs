@@ -46,7 +46,7 @@ impl Model {
         Ok(Self(LoadedModel::open(path.as_ref(), Weights::Ema, device)?))
     }
 
-    /// A request for `num` images, at least 1. Defaults: the sampler, steps and guidance that suit the model, seed 0, and
+    /// A request for `num` images. Defaults: the sampler, steps and guidance that suit the model, seed 0, and
     /// classes as often as each came in training.
     pub fn images(&self, num: u64) -> Images<'_> {
         Images { model: self, generation: Generation::new(num), class: None }
@@ -77,7 +77,7 @@ impl Images<'_> {
         self
     }
 
-    /// The guidance scale, of a model with classes: 1 is none. Default: 1.1 where it is possible.
+    /// The scale of classifier-free guidance: 1 is none, and all that a model without classes takes. Default: 1.1 where it is possible.
     #[must_use]
     pub fn guidance(mut self, scale: f64) -> Self {
         self.generation.guidance = Some(Guidance::new(scale));
@@ -108,7 +108,7 @@ impl Images<'_> {
     /// The images (N, C, H, W) in \[−1, 1\].
     ///
     /// # Errors
-    /// A class that the model does not have; a sampler or steps that do not suit it; those of the device.
+    /// A class that the model does not have; a sampler, steps or guidance that do not suit it; those of the device.
     pub fn tensor(mut self) -> Result<Tensor, Error> {
         if let Some(name) = &self.class {
             let class = find_class(&self.model.description.classes, name).map_err(ModelError::from)?;

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use anyhow::Context;
 use candle_core::Device;
 use diffusion_model::{
-    GuidanceConfig, GuidanceMethod, LoadedClassifier, LoadedModel, ModelClass, ModelDescription, Reference,
-    Weights, find_class,
+    GuidanceConfig, GuidanceError, GuidanceMethod, LoadedClassifier, LoadedModel, ModelClass,
+    ModelDescription, Reference, Weights, find_class,
 };
 use diffusion_sample::Guidance;
 
@@ -97,7 +97,7 @@ impl ControlArgs {
         let reference = match &self.reference {
             Some(path) => {
                 let picture =
-                    diffusion_data::read_picture(path, model.image_shape, &found.prepared(), device)
+                    diffusion_data::read_picture(path, model.image_shape, &found.prepared()?, device)
                         .context("--reference")?;
                 Some(Reference { picture, factor: self.reference_factor })
             }
@@ -118,7 +118,7 @@ impl ControlArgs {
             }
             (None, Some(path)) => {
                 let classifier = LoadedClassifier::open(path, device)
-                    .context("--classifier, a file of `diffusion train-classifier`")?;
+                    .context("--classifier wants a file of `diffusion train-classifier`")?;
                 GuidanceMethod::by_classifier(classifier, model)
                     .or_else(|e| bail_usage!("--classifier {}: {e}", path.display()))
             }
@@ -143,13 +143,17 @@ impl ControlArgs {
         else {
             return Ok(None);
         };
-        if matches!(method, GuidanceMethod::ClassifierFree) && model.classes.is_empty() {
+        let impossible = match method {
+            GuidanceMethod::ClassifierFree => model.check_classifier_free().err(),
+            GuidanceMethod::Autoguidance(_) | GuidanceMethod::Classifier(_) => None,
+        };
+        if matches!(impossible, Some(GuidanceError::NoClasses)) {
             bail_usage!(
                 "{flag}: the model was trained without classes, so that there is nothing to push towards; train one by \
                  `train --conditional`, or guide by a classifier with --classifier or by a worse model with --autoguide"
             );
         }
-        if matches!(method, GuidanceMethod::ClassifierFree) && !model.network.takes_no_class() {
+        if impossible.is_some() {
             bail_usage!(
                 "{flag}: the model never learned what images of no class in particular are; guide by a worse model with \
                  --autoguide"

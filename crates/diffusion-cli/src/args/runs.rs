@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use candle_core::Device;
 use diffusion_data::PictureConfig;
-use diffusion_model::{LoadedModel, RunLayout, Weights};
+use diffusion_model::{LoadedModel, ModelState, RunLayout, Weights};
 use diffusion_train::{RunDir, TrainConfig};
 
 use crate::session::usage::{UsageError, bail_usage, check_input};
@@ -44,14 +44,13 @@ impl FoundModel {
             None => format!("the small model of digits that comes with the program ({step} steps)"),
         }
     }
-}
 
-impl FoundModel {
-    /// How the pictures that the model learnt from were fitted, and what was laid behind them; as is usual where its run does not say.
-    pub(crate) fn prepared(&self) -> PictureConfig {
-        let run = self.checkpoint.as_deref().and_then(run_of);
-        run.and_then(|run| run.read_config().ok())
-            .map_or_else(PictureConfig::default, |config| config.pictures)
+    /// How the pictures that the model learnt from were fitted, and what was laid behind them; the defaults where there is no run.
+    pub(crate) fn prepared(&self) -> anyhow::Result<PictureConfig> {
+        match self.checkpoint.as_deref().and_then(run_of) {
+            Some(run) => Ok(run.read_config()?.pictures),
+            None => Ok(PictureConfig::default()),
+        }
     }
 }
 
@@ -61,6 +60,7 @@ impl ModelArgs {
         match (&self.checkpoint, &self.run) {
             (Some(checkpoint), _) => {
                 check_input("--checkpoint", checkpoint)?;
+                ModelState::read(checkpoint)?;
                 Ok(Some(checkpoint.clone()))
             }
             (None, Some(run)) => {

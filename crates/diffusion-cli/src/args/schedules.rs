@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use diffusion_interop::{Scheduler, SchedulerClass};
+use diffusion_model::RunLayout;
 use diffusion_schedule::{BetaSchedule, NoiseSchedule, ScheduleConfig};
 
 use crate::session::usage::bail_usage;
@@ -54,9 +55,9 @@ pub(crate) fn named(argument: &str, timesteps: usize) -> anyhow::Result<(String,
 
 /// The file that a run's or a model's folder keeps its schedule in; a file itself.
 fn file_of(path: &Path) -> PathBuf {
-    const IN_FOLDERS: [&str; 3] = ["config.toml", "scheduler/scheduler_config.json", "scheduler_config.json"];
-    let inside = IN_FOLDERS.iter().map(|name| path.join(name)).find(|file| file.is_file());
-    inside.unwrap_or_else(|| path.to_owned())
+    let of_models = ["scheduler/scheduler_config.json", "scheduler_config.json"].map(|name| path.join(name));
+    let mut files = std::iter::once(RunLayout::new(path).config()).chain(of_models);
+    files.find(|file| file.is_file()).unwrap_or_else(|| path.to_owned())
 }
 
 /// The schedule in a configuration, under `[schedule]`, or in a file of nothing else.

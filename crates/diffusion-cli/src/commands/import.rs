@@ -10,7 +10,7 @@ use diffusion_schedule::TimestepSpacing;
 use diffusion_train::RunDir;
 use diffusion_unet::{NetworkConfig, TimeEmbeddingType};
 
-use crate::args::runs;
+use crate::args::{one_of, runs};
 use crate::session::usage::bail_usage;
 
 /// Make a run of a model that Python's diffusers saved: a UNet2DModel, alone or in a pipeline
@@ -35,8 +35,8 @@ pub(crate) struct ImportArgs {
     #[arg(long, value_name = "SIZE", value_parser = clap::value_parser!(u64).range(1..=4096))]
     size: Option<u64>,
     /// The schedule of an OpenAI model [default: linear]
-    #[arg(long, value_name = "SCHEDULE")]
-    schedule: Option<Schedule>,
+    #[arg(long, value_name = "SCHEDULE", value_parser = one_of(&["linear", "cosine"], |name| name))]
+    schedule: Option<&'static str>,
     /// The heads of an OpenAI model's attention
     #[arg(long, value_name = "N", conflicts_with = "head_channels", value_parser = clap::value_parser!(u64).range(1..=1024))]
     heads: Option<u64>,
@@ -46,12 +46,6 @@ pub(crate) struct ImportArgs {
     /// The OpenAI model was trained with use_new_attention_order
     #[arg(long)]
     new_attention_order: bool,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum Schedule {
-    Linear,
-    Cosine,
 }
 
 fn read(args: &ImportArgs) -> anyhow::Result<ImportedModel> {
@@ -76,7 +70,7 @@ fn read(args: &ImportArgs) -> anyhow::Result<ImportedModel> {
         head_channels: args.head_channels.map(|channels| channels as usize),
         new_attention_order: args.new_attention_order,
     };
-    Ok(ImportedModel::read_openai(&args.source, side, args.schedule == Some(Schedule::Cosine), &options)?)
+    Ok(ImportedModel::read_openai(&args.source, side, args.schedule == Some("cosine"), &options)?)
 }
 
 pub(crate) fn run(args: &ImportArgs) -> anyhow::Result<ExitCode> {

@@ -348,7 +348,7 @@ fn conclude(outcome: Outcome, trainer: &Trainer, run_dir: &RunDir, args: &TrainA
         Outcome::Finished => {
             println!("trained {step} steps in {}", clock(trainer.elapsed().as_secs_f64()));
             println!("pictures: {}", run_dir.layout().grid(step).display());
-            println!("all of it: {}", run_dir.path().join("index.html").display());
+            println!("all of it: {}", run_dir.layout().page().display());
             let out = runs::pictures_of(trainer.config());
             println!("next: {} --run {path} --num 64 --out {out}", runs::program("sample"));
             ExitCode::SUCCESS

@@ -134,6 +134,7 @@ fn runs_that_do_not_fit_the_request_are_refused() {
     place.refuses("sample --checkpoint .", 1, &["this is not a checkpoint"]);
     place.refuses("train --run-dir nowhere --resume", 1, &["this folder holds no run"]);
     place.train_small("run", 1);
+    place.refuses("sample --checkpoint run", 1, &["run: this is not a checkpoint"]);
     place.refuses("train --run-dir run", 1, &["already holds a run", "--resume"]);
     place.refuses("train --run-dir run --resume --lr 0.1", 2, &["--lr cannot change"]);
     place.refuses("sample --run run --steps 21", 2, &["21 inference steps", "choose 1 to 20"]);

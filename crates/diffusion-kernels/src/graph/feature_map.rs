@@ -33,11 +33,11 @@ use crate::{Activation, GroupNorm, Padding, ResidualBlock, TimeConditioning, slo
 /// # }
 /// ```
 #[derive(Clone, Debug)]
-pub struct FeatureMap(Kept);
+pub struct FeatureMap(Layout);
 
-/// How a map is kept.
+/// How a map lies in memory.
 #[derive(Clone, Debug)]
-enum Kept {
+enum Layout {
     /// (N, C, H, W), for candle's own operations.
     ChannelsFirst(Tensor),
     /// For the kernels; the channels of all parts, one after the other.
@@ -61,7 +61,7 @@ impl FeatureMap {
 
     /// As [`Self::from_images`], for candle's own operations.
     pub(crate) fn from_images_slow(images: &Tensor) -> Self {
-        Self(Kept::ChannelsFirst(images.clone()))
+        Self(Layout::ChannelsFirst(images.clone()))
     }
 
     /// As [`Self::from_images`], for the kernels of `isa`.
@@ -73,7 +73,7 @@ impl FeatureMap {
     }
 
     fn last(isa: Isa, map: Node) -> Self {
-        Self(Kept::ChannelsLast { isa, parts: vec![map] })
+        Self(Layout::ChannelsLast { isa, parts: vec![map] })
     }
 
     /// The images (N, C, H, W).
@@ -91,8 +91,8 @@ impl FeatureMap {
     #[must_use]
     pub fn dims(&self) -> [usize; 4] {
         match &self.0 {
-            Kept::ChannelsFirst(images) => std::array::from_fn(|i| images.dims()[i]),
-            Kept::ChannelsLast { parts, .. } => {
+            Layout::ChannelsFirst(images) => std::array::from_fn(|i| images.dims()[i]),
+            Layout::ChannelsLast { parts, .. } => {
                 let [n, h, w, _] = parts[0].map.dims;
                 [n, parts.iter().map(|part| part.map.dims[3]).sum(), h, w]
             }
@@ -113,11 +113,11 @@ impl FeatureMap {
             );
         }
         match (&self.0, &other.0) {
-            (Kept::ChannelsFirst(a), Kept::ChannelsFirst(b)) => {
-                Ok(Self(Kept::ChannelsFirst(Tensor::cat(&[a, b], 1)?)))
+            (Layout::ChannelsFirst(a), Layout::ChannelsFirst(b)) => {
+                Ok(Self(Layout::ChannelsFirst(Tensor::cat(&[a, b], 1)?)))
             }
-            (Kept::ChannelsLast { isa, parts: a }, Kept::ChannelsLast { parts: b, .. }) => {
-                Ok(Self(Kept::ChannelsLast { isa: *isa, parts: [a.as_slice(), b].concat() }))
+            (Layout::ChannelsLast { isa, parts: a }, Layout::ChannelsLast { parts: b, .. }) => {
+                Ok(Self(Layout::ChannelsLast { isa: *isa, parts: [a.as_slice(), b].concat() }))
             }
             _ => bail!("cat wants maps of one type on one device"),
         }
@@ -126,8 +126,8 @@ impl FeatureMap {
     /// This map in one part, as the kernels take it, or as images for candle's own operations.
     fn whole(&self) -> Result<Whole<'_>> {
         Ok(match &self.0 {
-            Kept::ChannelsFirst(images) => Whole::Images(images),
-            Kept::ChannelsLast { isa, parts } => Whole::Node(*isa, joined(*isa, parts)?),
+            Layout::ChannelsFirst(images) => Whole::Images(images),
+            Layout::ChannelsLast { isa, parts } => Whole::Node(*isa, joined(*isa, parts)?),
         })
     }
 
@@ -138,7 +138,7 @@ impl FeatureMap {
         slow: impl FnOnce(&Tensor) -> Result<Tensor>,
     ) -> Result<Self> {
         match self.whole()? {
-            Whole::Images(images) => Ok(Self(Kept::ChannelsFirst(slow(images)?))),
+            Whole::Images(images) => Ok(Self(Layout::ChannelsFirst(slow(images)?))),
             Whole::Node(isa, node) => Ok(Self::last(isa, kernel(isa, &node)?)),
         }
     }
@@ -207,7 +207,7 @@ impl FeatureMap {
     pub fn attention(&self, keys: &Self, values: &Self, heads: usize) -> Result<Self> {
         let attended = || match (self.whole()?, keys.whole()?, values.whole()?) {
             (Whole::Images(q), Whole::Images(k), Whole::Images(v)) => {
-                Ok(Self(Kept::ChannelsFirst(slow::attention(q, k, v, heads)?)))
+                Ok(Self(Layout::ChannelsFirst(slow::attention(q, k, v, heads)?)))
             }
             (Whole::Node(isa, q), Whole::Node(_, k), Whole::Node(_, v)) => {
                 Ok(Self::last(isa, attention::attention(isa, [&q, &k, &v], heads)?))
@@ -246,7 +246,7 @@ impl FeatureMap {
     /// Maps of different sizes, or on different devices.
     pub fn add(&self, other: &Self) -> Result<Self> {
         let sum = || match (self.whole()?, other.whole()?) {
-            (Whole::Images(a), Whole::Images(b)) => Ok(Self(Kept::ChannelsFirst((a + b)?))),
+            (Whole::Images(a), Whole::Images(b)) => Ok(Self(Layout::ChannelsFirst((a + b)?))),
             (Whole::Node(isa, a), Whole::Node(_, b)) => Ok(Self::last(isa, elementwise::add(isa, &a, &b)?)),
             _ => bail!("add wants maps of one type on one device"),
         };
@@ -284,8 +284,8 @@ impl FeatureMap {
 
     fn whole_block(&self, embedding: &Tensor, block: &ResidualBlock<'_>) -> Result<Self> {
         match &self.0 {
-            Kept::ChannelsFirst(_) => self.composed_block(embedding, block),
-            Kept::ChannelsLast { isa, parts } => {
+            Layout::ChannelsFirst(_) => self.composed_block(embedding, block),
+            Layout::ChannelsLast { isa, parts } => {
                 let first = parts.len().min(2) - 1;
                 let parts = [&parts[..first], &[joined(*isa, &parts[first..])?]].concat();
                 let sizes = block::sizes_of(&parts, embedding, block)?;

@@ -53,11 +53,11 @@ pub(crate) struct Convolution {
     width: usize,
     /// What the outputs start from: the bias, padded.
     start: Vec<f32>,
-    means: Means,
+    algorithm: Algorithm,
 }
 
 /// The two ways to convolve.
-enum Means {
+enum Algorithm {
     Winograd(Winograd, Tiles),
     Direct(Frame, Vec<Phase>),
 }
@@ -86,7 +86,13 @@ impl Convolution {
         let (width, start) = (size.1, start_of(bias, outputs));
         if winograd::applies(&window, outputs) {
             let winograd = Winograd::new(isa, weight, outputs, channels);
-            return Self { isa, outputs, width, start, means: Means::Winograd(winograd, Tiles::new(size)) };
+            return Self {
+                isa,
+                outputs,
+                width,
+                start,
+                algorithm: Algorithm::Winograd(winograd, Tiles::new(size)),
+            };
         }
         let taps = geometry.kernel * geometry.kernel;
         // `[channel][tap][output padded]`
@@ -95,7 +101,13 @@ impl Convolution {
         let phase = Phase::new(window, start.len(), (0, 0), 1, |c, ty, tx| {
             rows[c * taps + ty * geometry.kernel + tx]
         });
-        Self { isa, outputs, width, start, means: Means::Direct(Frame::around(&[window]), vec![phase]) }
+        Self {
+            isa,
+            outputs,
+            width,
+            start,
+            algorithm: Algorithm::Direct(Frame::around(&[window]), vec![phase]),
+        }
     }
 
     /// From the small side to the large one, with the same weights: `weight` is (channels, outputs, K, K).
@@ -139,8 +151,8 @@ impl Convolution {
                 let window = Window { channels, h, w };
                 if winograd::applies(&window, outputs) {
                     let winograd = Winograd::transposed(isa, weight, channels, outputs);
-                    let means = Means::Winograd(winograd, Tiles::new(large));
-                    return Self { isa, outputs, width, start, means };
+                    let algorithm = Algorithm::Winograd(winograd, Tiles::new(large));
+                    return Self { isa, outputs, width, start, algorithm };
                 }
                 phases.push(Phase::new(window, start.len(), (ry, rx), stride, |c, ty, tx| {
                     let k = |k0: usize, axis: Axis, t: usize| k0 + (axis.taps - 1 - t) * stride;
@@ -149,14 +161,14 @@ impl Convolution {
             }
         }
         let windows: Vec<Window> = phases.iter().map(|phase| phase.window).collect();
-        Self { isa, outputs, width, start, means: Means::Direct(Frame::around(&windows), phases) }
+        Self { isa, outputs, width, start, algorithm: Algorithm::Direct(Frame::around(&windows), phases) }
     }
 
     /// Convolves the image `x` into `y`, both with their channels last.
     pub(crate) fn run(&self, x: &[f32], y: Unwritten<'_>) {
-        write_pixels(y, self.outputs, &self.start, |y| match &self.means {
-            Means::Winograd(winograd, tiles) => winograd.run_image(*tiles, x, &self.start, y),
-            Means::Direct(frame, phases) => {
+        write_pixels(y, self.outputs, &self.start, |y| match &self.algorithm {
+            Algorithm::Winograd(winograd, tiles) => winograd.run_image(*tiles, x, &self.start, y),
+            Algorithm::Direct(frame, phases) => {
                 let framed = frame.fill(x);
                 for phase in phases {
                     phase.run(self.isa, frame, &framed, self.width, y, self.start.len());

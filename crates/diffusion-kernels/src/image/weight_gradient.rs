@@ -26,12 +26,12 @@ pub(crate) struct WeightGradient {
 /// Sums in the making.
 pub(crate) struct Running<'a> {
     gradient: &'a WeightGradient,
-    means: Means,
+    algorithm: Algorithm,
     /// Sums of the small side's channels, padded: a convolution's bias gradient.
     small: Vec<f32>,
 }
 
-enum Means {
+enum Algorithm {
     /// `[vertical tap][horizontal tap][large channel][small channel, padded]`.
     Direct(Vec<f32>),
     Winograd(WinogradSums),
@@ -47,12 +47,12 @@ impl WeightGradient {
     /// Nothing summed yet.
     pub(crate) fn begin(&self) -> Running<'_> {
         let pitch = padded_len(self.small);
-        let means = if self.winograd {
-            Means::Winograd(WinogradSums::new(self.isa, self.small, self.large))
+        let algorithm = if self.winograd {
+            Algorithm::Winograd(WinogradSums::new(self.isa, self.small, self.large))
         } else {
-            Means::Direct(vec![0.0; self.window.h.taps * self.window.w.taps * self.large * pitch])
+            Algorithm::Direct(vec![0.0; self.window.h.taps * self.window.w.taps * self.large * pitch])
         };
-        Running { gradient: self, means, small: vec![0.0; pitch] }
+        Running { gradient: self, algorithm, small: vec![0.0; pitch] }
     }
 }
 
@@ -64,9 +64,9 @@ impl Running<'_> {
         let pitch = self.small.len();
         let small = Pixels::new(small, small_channels);
         add_up(isa, &small, &mut self.small);
-        let sums = match &mut self.means {
-            Means::Direct(sums) => sums,
-            Means::Winograd(sums) => {
+        let sums = match &mut self.algorithm {
+            Algorithm::Direct(sums) => sums,
+            Algorithm::Winograd(sums) => {
                 let tiles = Tiles::new((window.h.input, window.w.input));
                 let canvas = |x, channels| {
                     let mut canvas = Canvas::new(tiles, 1, channels);
@@ -97,9 +97,9 @@ impl Running<'_> {
         let pitch = self.small.len();
         let mut bias = self.small;
         bias.truncate(*small);
-        let sums = match self.means {
-            Means::Winograd(sums) => return (sums.weights(), bias),
-            Means::Direct(sums) => sums,
+        let sums = match self.algorithm {
+            Algorithm::Winograd(sums) => return (sums.weights(), bias),
+            Algorithm::Direct(sums) => sums,
         };
         let taps = window.h.taps * window.w.taps;
         let mut weights = room(small * large * taps);

@@ -70,7 +70,7 @@ pub(super) fn html(
     let grids = page.run.grids()?;
     if !grids.is_empty() {
         html.push_str("<h2>Samples</h2>\n<p>The same noise at each step, with the averaged weights.</p>\n<div class=\"grid\">\n");
-        let animation = page.animation_path();
+        let animation = page.run.layout().animation();
         if animation.is_file() {
             figure(&mut html, "all steps", "gif", &animation)?;
         }

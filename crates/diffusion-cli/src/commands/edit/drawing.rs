@@ -94,7 +94,7 @@ impl<'a> Drawing<'a> {
         let control = args.control.open(&found, device)?;
         let classes = control.requested_or_unconditional(&model.description)?;
         let given =
-            InputPictures::open(&args.picture, model.description.image_shape, &found.prepared(), device)?;
+            InputPictures::open(&args.picture, model.description.image_shape, &found.prepared()?, device)?;
         let num = num(&given) as usize;
         let (mut items, mut specs) = (Vec::new(), Vec::new());
         for picture in 0..given.paths.len() {

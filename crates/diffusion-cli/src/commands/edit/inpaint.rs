@@ -133,7 +133,7 @@ fn check_size(mask: &Path, given: &InputPictures) -> anyhow::Result<()> {
 pub(super) fn run(args: &InpaintArgs, device: &Device, quiet: bool) -> anyhow::Result<ExitCode> {
     let num = |folder: bool| args.num.unwrap_or(if folder { 1 } else { 4 });
     let drawing = Drawing::open(&args.drawing, args.hole.mask.as_slice(), |given| num(given.folder), device)?;
-    let mask = args.hole.mask(&drawing.given, drawing.found.prepared(), device)?;
+    let mask = args.hole.mask(&drawing.given, drawing.found.prepared()?, device)?;
     let resamples = args.resamples as usize;
     let pictures = &drawing.given.images;
     let steps = Inpainting { pictures, mask: &mask, resamples }.steps(&drawing.config.plan);

@@ -135,7 +135,7 @@ impl Task<'_> {
             return Ok(None);
         }
         let shape = self.found.model.description.image_shape;
-        let prepared = self.found.prepared();
+        let prepared = self.found.prepared()?;
         let read =
             |path: &PathBuf| diffusion_data::read_picture(path, shape, &prepared, &self.found.model.device);
         let pictures = self.args.pictures.iter().map(read).collect::<Result<Vec<_>, _>>()?;

@@ -1,14 +1,14 @@
 //! `diffusion edit reclass`.
 
-use std::ops::ControlFlow;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
 use candle_core::{Device, Tensor};
 use diffusion_model::{
-    Batch, GeneratedBatch, GenerationProgress, Generator, GuidanceConfig, ImageSpec, LoadedModel,
-    ModelDescription, Operation, SamplingConfig, Weights,
+    Batch, GenerationProgress, Generator, GuidanceConfig, ImageSpec, LoadedModel, ModelDescription,
+    Operation, SamplingConfig, Weights,
 };
 use diffusion_picture::Picture;
 use diffusion_sample::edit::{GRAIN, INVERSION_ITERATIONS, from_noise, to_noise, with_grain};
@@ -93,7 +93,7 @@ pub(super) fn run(args: &ReclassArgs, device: &Device, quiet: bool) -> anyhow::R
     let from = class_before(args, model)?;
     let guided = ControlArgs::of_guidance(args.guidance).open(&found, device)?;
     let config = SamplingConfig { seed: args.seed, ..config(args.steps, &found.model)? };
-    let given = InputPictures::open(&args.picture, model.image_shape, &found.prepared(), device)?;
+    let given = InputPictures::open(&args.picture, model.image_shape, &found.prepared()?, device)?;
     let steps = config.plan.steps().len();
     let grain = (args.grain * steps as f64).round() as usize;
     // Few steps are no reason to leave out what was asked for.
@@ -165,89 +165,93 @@ impl Task<'_> {
         self.given.result(out, picture, &[self.guided.class_folder(class).to_owned()])
     }
 
-    /// All results; PNGs are written as they come, and `trajectory` follows the first. None if interrupted.
+    /// All results, batch by batch; `trajectory` follows the first. None if interrupted.
     fn draw(&self, out: &Path, trajectory: Trajectory, quiet: bool) -> anyhow::Result<Option<Drawn>> {
-        let (steps, count) = (self.config.plan.steps().len(), self.given.paths.len());
+        let (steps, count, size) =
+            (self.config.plan.steps().len(), self.given.paths.len(), self.config.batch_size);
         // There, back, and to each class.
         let ways = 2 + self.to.len();
-        let batches = count.div_ceil(self.config.batch_size);
-        let mut display = GenerationDisplay::new("editing", batches * ways * steps, quiet);
-        let pictures = &self.given.images;
-        let plain = GuidanceConfig::default();
-        let inversion = Box::new(|batch: &mut Batch<'_>| {
-            let Batch { range, denoiser, plan, request, observer, .. } = batch;
-            let (grained, front) =
-                with_grain(&pictures.narrow(0, range.start, range.len())?, self.grain, plan, request)?;
-            to_noise(&grained, *denoiser, &front, INVERSION_ITERATIONS, &mut |done| observer(done, None))
-        });
-        let Some(noise) = self.tensor(&plain, self.from, inversion, &mut display)? else { return Ok(None) };
-        let way = || {
-            let noise = &noise;
-            Box::new(move |batch: &mut Batch<'_>| {
-                let Batch { range, denoiser, plan, observer, .. } = batch;
-                let observer = &mut |p: diffusion_sample::Progress<'_>| observer(p.done, Some(&p));
-                let own = noise.narrow(0, range.start, range.len())?;
-                Ok(from_noise(&own, *denoiser, plan, observer)?.clamp(-1f32, 1f32)?)
-            })
-        };
-        let Some(back) = self.tensor(&plain, self.from, way(), &mut display)? else { return Ok(None) };
-        let mut error = RoundTripError::default();
-        error.add(pictures, &back)?;
-        let shown = count.min(GRID);
-        let first = |images: &Tensor| diffusion_picture::from_tensor(&images.narrow(0, 0, shown)?);
-        let mut columns = vec![first(pictures)?, first(&back)?];
-        display.follow(trajectory);
-        for class in &self.to {
-            let mut column = Vec::new();
-            let flow = self.each(&self.guided.guidance, *class, way(), &mut display, |batch| {
-                for (number, result) in batch.range.zip(diffusion_picture::from_tensor(&batch.images)?) {
-                    result.write_png(&self.file(out, number, *class))?;
-                    if number < GRID {
-                        column.push(result);
-                    }
-                }
-                Ok(())
-            })?;
-            if flow.is_break() {
+        let mut display = GenerationDisplay::new("editing", count.div_ceil(size) * ways * steps, quiet);
+        let mut trajectory = Some(trajectory);
+        let (mut rows, mut error) = (Vec::new(), RoundTripError::default());
+        for first in (0..count).step_by(size) {
+            let range = first..count.min(first + size);
+            let drawn = self.draw_batch(&range, out, &mut error, &mut trajectory, &mut display)?;
+            let Some(columns) = drawn else {
+                display.close()?;
                 return Ok(None);
+            };
+            for number in range.take_while(|number| *number < GRID) {
+                let row = columns.iter().map(|column| column[number - first].clone()).collect();
+                rows.push((self.given.name(number), row));
             }
-            columns.push(column);
         }
         display.close()?;
-        let row = |number: usize| columns.iter().map(|column| column[number].clone()).collect();
-        let rows = (0..shown).map(|number| (self.given.name(number), row(number))).collect();
         Ok(Some((rows, error)))
     }
 
-    /// What `operation` makes of all pictures as ones of `class`: (N, C, H, W); none if interrupted.
-    fn tensor(
+    /// The pictures at `range`, what comes back of them, and what they are as each class; PNGs are written as they come. None if
+    /// interrupted.
+    fn draw_batch(
         &self,
-        guidance: &GuidanceConfig,
-        class: Option<u32>,
-        operation: Box<Operation<'_>>,
+        range: &Range<usize>,
+        out: &Path,
+        error: &mut RoundTripError,
+        trajectory: &mut Option<Trajectory>,
         display: &mut GenerationDisplay,
-    ) -> anyhow::Result<Option<Tensor>> {
-        let mut parts = Vec::new();
-        let flow = self.each(guidance, class, operation, display, |batch| {
-            parts.push(batch.images);
-            Ok(())
-        })?;
-        Ok((flow == ControlFlow::Continue(())).then(|| Tensor::cat(&parts, 0)).transpose()?)
+    ) -> anyhow::Result<Option<Vec<Vec<Picture>>>> {
+        let pictures = self.given.images.narrow(0, range.start, range.len())?;
+        let plain = GuidanceConfig::default();
+        let inversion = |batch: &mut Batch<'_>| {
+            let Batch { denoiser, plan, request, observer, .. } = batch;
+            let (grained, front) = with_grain(&pictures, self.grain, plan, request)?;
+            to_noise(&grained, *denoiser, &front, INVERSION_ITERATIONS, &mut |done| observer(done, None))
+        };
+        let Some(noise) = self.apply(range, &plain, self.from, &inversion, display)? else { return Ok(None) };
+        let way = |batch: &mut Batch<'_>| {
+            let Batch { denoiser, plan, observer, .. } = batch;
+            let observer = &mut |p: diffusion_sample::Progress<'_>| observer(p.done, Some(&p));
+            Ok(from_noise(&noise, *denoiser, plan, observer)?.clamp(-1f32, 1f32)?)
+        };
+        let Some(back) = self.apply(range, &plain, self.from, &way, display)? else { return Ok(None) };
+        error.add(&pictures, &back)?;
+        let mut columns =
+            vec![diffusion_picture::from_tensor(&pictures)?, diffusion_picture::from_tensor(&back)?];
+        if let Some(trajectory) = trajectory.take() {
+            display.follow(trajectory);
+        }
+        for class in &self.to {
+            let result = self.apply(range, &self.guided.guidance, *class, &way, display)?;
+            let Some(result) = result else { return Ok(None) };
+            let results = diffusion_picture::from_tensor(&result)?;
+            for (number, result) in range.clone().zip(&results) {
+                result.write_png(&self.file(out, number, *class))?;
+            }
+            columns.push(results);
+        }
+        Ok(Some(columns))
     }
 
-    /// Hands `take` what `operation` makes of each batch of pictures as ones of `class`.
-    fn each(
+    /// What `operation` makes of the pictures at `range`, a batch, as ones of `class`. None if interrupted.
+    fn apply(
         &self,
+        range: &Range<usize>,
         guidance: &GuidanceConfig,
         class: Option<u32>,
-        operation: Box<Operation<'_>>,
+        operation: &Operation<'_>,
         display: &mut GenerationDisplay,
-        take: impl FnMut(GeneratedBatch) -> anyhow::Result<()>,
-    ) -> anyhow::Result<ControlFlow<()>> {
+    ) -> anyhow::Result<Option<Tensor>> {
         let generator = Generator { model: self.model, config: self.config.clone(), guidance };
         let specs: Vec<ImageSpec> =
-            (0..self.given.paths.len() as u64).map(|index| ImageSpec { index, class }).collect();
+            range.clone().map(|index| ImageSpec { index: index as u64, class }).collect();
         let mut observer = |progress: &GenerationProgress<'_>| display.observe(progress);
-        each_batch(generator.apply(&specs, self.config.plan.steps().len(), operation, &mut observer), take)
+        let mut images = None;
+        let batches =
+            generator.apply(&specs, self.config.plan.steps().len(), Box::new(operation), &mut observer);
+        let flow = each_batch(batches, |batch| {
+            images = Some(batch.images);
+            Ok(())
+        })?;
+        Ok(images.filter(|_| flow.is_continue()))
     }
 }

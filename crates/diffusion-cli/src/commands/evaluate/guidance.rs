@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Context;
 use candle_core::Device;
 use diffusion_eval::FeatureMetrics;
+use diffusion_files::write_file;
 use diffusion_model::{ClassChoice, Generation, Weights};
 use diffusion_report::{Cell, Chart, Curve, Panel, Scale};
 use diffusion_sample::Guidance;
@@ -135,7 +135,7 @@ pub(super) fn run(args: &GuidanceArgs, device: &Device, quiet: bool) -> anyhow::
     }
     if let Some(path) = &args.json {
         let text = format!("{:#}\n", as_json(&rows));
-        std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
+        write_file(path, text.as_bytes())?;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -4,10 +4,10 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::Context;
 use candle_core::{Device, Tensor};
 use diffusion_data::{PictureConfig, Source};
 use diffusion_eval::{MetricSpread, SampleEvaluator, SampleReport};
+use diffusion_files::write_file;
 use diffusion_model::{Generation, ModelError, ModelState, RunLayout, Weights};
 use diffusion_sample::{Guidance, SamplerKind};
 use serde_json::Value;
@@ -146,7 +146,7 @@ pub(super) fn run(args: &SamplesArgs, device: &Device, quiet: bool) -> anyhow::R
     // First what stays, should nobody read the table.
     if let Some(path) = &args.json {
         let text = format!("{:#}\n", as_json(&evaluator, &judged));
-        std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
+        write_file(path, text.as_bytes())?;
     }
     print_table(&evaluator, &judged);
     if judged.drawn.is_some() && judged.report.sets.len() < args.seeds() as usize {

@@ -150,6 +150,8 @@ fn a_classifier_steers_a_model_that_knows_no_classes() {
     let steered = |more: &str| format!("sample --run plain --classifier day.safetensors {more}");
     place.refuses(&steered("--class dusk"), 2, &["--class dusk", "`night`, `noon`"]);
     place.refuses(&steered("--autoguide plain"), 2, &["--autoguide"]);
+    let guided = "evaluate samples --run plain --num 64 --seeds 1 --guidance 2";
+    place.refuses(guided, 2, &["--guidance: the model was trained without classes"]);
     place.refuses("sample --run plain --classifier nosuch", 1, &["--classifier", "nosuch"]);
     place.refuses(
         "edit vary data/noon/1.png --run plain --classifier day.safetensors",

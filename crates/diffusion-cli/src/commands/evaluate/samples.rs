@@ -198,6 +198,7 @@ fn of_model(
         let images = match images {
             // What earlier seeds gave is not lost.
             Err(e) if e.is_cancelled() => break,
+            Err(ModelError::Guidance(e)) => bail_usage!("--guidance: {e}"),
             Err(ModelError::Schedule(e)) => bail_usage!("--steps {steps}: {e}"),
             images => images?,
         };

@@ -37,7 +37,7 @@ impl Statistics {
     ///
     /// # Errors
     /// Other shapes.
-    pub fn from_parts(mean: &Tensor, covariance: &Tensor) -> Result<Self, EvalError> {
+    pub(crate) fn from_parts(mean: &Tensor, covariance: &Tensor) -> Result<Self, EvalError> {
         let (rows, columns) = covariance.dims2()?;
         let width = mean.dims1()?;
         if let Some(other) = [rows, columns].into_iter().find(|side| *side != width) {

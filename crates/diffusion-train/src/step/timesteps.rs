@@ -106,7 +106,7 @@ impl LevelSampler {
         DrawnLevels { levels, weights: None }
     }
 
-    /// Takes in the losses of images at `levels`, before they were weighed by [`DrawnLevels::weigh`].
+    /// Takes in the losses of images at `levels`, before they are weighed for the gradient.
     pub fn record(&mut self, levels: &[NoiseLevel], losses: &[f32]) {
         if let Some(history) = &mut self.history {
             for (level, &loss) in levels.iter().zip(losses) {

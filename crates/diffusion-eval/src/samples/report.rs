@@ -31,6 +31,11 @@ pub struct MetricSpread {
 }
 
 impl SampleReport {
+    /// Images of a set by default: the distance falls with their number, so that sets are compared at the same one.
+    pub const IMAGES: u64 = 2000;
+    /// Sets by default, one for each seed: the fewest that show a spread.
+    pub const SEEDS: u64 = 3;
+
     /// The smallest and the largest number of images in a set.
     pub fn counts(&self) -> (usize, usize) {
         let counts = || self.sets.iter().map(|(_, metrics)| metrics.count);

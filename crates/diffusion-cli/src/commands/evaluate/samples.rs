@@ -75,7 +75,7 @@ pub(crate) struct SamplesArgs {
 impl SamplesArgs {
     /// The number of seeds to draw with.
     fn seeds(&self) -> u64 {
-        self.seeds.unwrap_or(3)
+        self.seeds.unwrap_or(SampleReport::SEEDS)
     }
 }
 
@@ -176,7 +176,7 @@ fn of_model(
     let checkpoint = found.checkpoint.as_deref();
     let evaluator = args.judge.evaluator_of_model(checkpoint, shape, training, &args.cache, device, quiet)?;
 
-    let num = args.num.unwrap_or(2000);
+    let num = args.num.unwrap_or(SampleReport::IMAGES);
     let first = args.seed.unwrap_or(0);
     let all = num * args.seeds();
     let mut progress = Progress::new("drawing", all, quiet);

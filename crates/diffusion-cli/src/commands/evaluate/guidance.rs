@@ -68,7 +68,7 @@ pub(super) fn run(args: &GuidanceArgs, device: &Device, quiet: bool) -> anyhow::
     let found = args.model.open(Weights::Ema, device)?;
     let (model, description) = (&found.model, &found.model.description);
     let classes = description.classes.len();
-    if classes == 0 || !description.network.takes_no_class() {
+    if description.check_classifier_free().is_err() {
         bail_usage!(
             "the model was trained without classes, or without images of none: there is nothing to push towards"
         );

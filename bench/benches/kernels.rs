@@ -9,8 +9,8 @@ use std::fmt;
 
 use candle_core::{Device, Result, Tensor, Var};
 use diffusion_kernels::{
-    Activation, AdamW, FeatureMap, GroupNorm, ResidualBlock, TimeConditioning, Trained, adamw, group_norm,
-    linear, residual_block, silu,
+    Activation, AdamW, FeatureMap, GroupNorm, ResidualBlock, TimeConditioning, Trained, adamw,
+    group_norm, linear, residual_block, silu,
 };
 use divan::counter::ItemsCount;
 use divan::{Bencher, black_box};
@@ -35,7 +35,13 @@ struct Convolution {
     stride: usize,
 }
 
-const fn convolution(cin: usize, cout: usize, side: usize, kernel: usize, stride: usize) -> Convolution {
+const fn convolution(
+    cin: usize,
+    cout: usize,
+    side: usize,
+    kernel: usize,
+    stride: usize,
+) -> Convolution {
     Convolution { transposed: false, channels: [cin, cout], side, kernel, stride }
 }
 
@@ -67,14 +73,16 @@ impl fmt::Display for Convolution {
 
 impl Convolution {
     fn flops(&self) -> usize {
-        let pixels = if self.transposed { self.side.pow(2) } else { self.side.div_ceil(self.stride).pow(2) };
+        let pixels =
+            if self.transposed { self.side.pow(2) } else { self.side.div_ceil(self.stride).pow(2) };
         2 * BATCH * pixels * self.channels.iter().product::<usize>() * self.kernel.pow(2)
     }
 
     /// The operation on given images and parameters, from map to map.
     fn parameters(&self) -> [Var; 3] {
         let Self { transposed, channels: [cin, cout], side, kernel, .. } = *self;
-        let order = if transposed { [cin, cout, kernel, kernel] } else { [cout, cin, kernel, kernel] };
+        let order =
+            if transposed { [cin, cout, kernel, kernel] } else { [cout, cin, kernel, kernel] };
         [randn(&[BATCH, cin, side, side]), randn(&order), randn(&[cout])]
     }
 
@@ -121,7 +129,8 @@ fn block(bencher: Bencher<'_, '_>, (channels, side): (usize, usize), backward: b
     let (v, w) = (randn(&[channels]), randn(&[channels, channels, 3, 3]));
     let flops = 4 * BATCH * channels * channels * 9 * side * side;
     let flops = ItemsCount::new(if backward { 3 * flops } else { flops });
-    let [x, e, v, w] = [x, e, v, w].map(|x| if backward { x.into_inner() } else { x.as_detached_tensor() });
+    let [x, e, v, w] =
+        [x, e, v, w].map(|x| if backward { x.into_inner() } else { x.as_detached_tensor() });
     let (norm, conv) = ((&v, &v), (&w, &v));
     let block = ResidualBlock {
         groups: 8,
@@ -155,7 +164,8 @@ fn residual_block_backward(bencher: Bencher<'_, '_>, case: (usize, usize)) {
 fn group_norm_and_silu_backward(bencher: Bencher<'_, '_>, (channels, side): (usize, usize)) {
     let (x, w, b) = (randn(&[BATCH, channels, side, side]), randn(&[channels]), randn(&[channels]));
     let activation = Activation::Silu;
-    let norm = GroupNorm { groups: 8, eps: 1e-5, weight: &w, bias: &b, modulation: None, activation };
+    let norm =
+        GroupNorm { groups: 8, eps: 1e-5, weight: &w, bias: &b, modulation: None, activation };
     bencher.bench(|| gradients(group_norm(&x, &norm)));
 }
 
@@ -186,8 +196,12 @@ fn linear_backward(bencher: Bencher<'_, '_>) {
 #[divan::bench]
 fn optimizer(bencher: Bencher<'_, '_>) {
     let [gradient, weight, first, second, average] = [(); 5].map(|()| randn(&[520_193]));
-    let trained =
-        Trained { weight: &weight, first: &first, second: &second, average: Some((&average, 0.01)) };
+    let trained = Trained {
+        weight: &weight,
+        first: &first,
+        second: &second,
+        average: Some((&average, 0.01)),
+    };
     let constants = AdamW {
         lr: 1e-6,
         beta1: 0.9,

@@ -87,7 +87,8 @@ impl Bench<'_> {
         let each = total? / times as f64;
         eprintln!("{:>8} {:>6} {:>6}  {job}: {each:.2} ms", "ms", "share", "calls");
         for (label, profile::Share { calls, time }) in shares {
-            let (time, calls) = (time.as_secs_f64() * 1e3 / times as f64, calls as f64 / times as f64);
+            let (time, calls) =
+                (time.as_secs_f64() * 1e3 / times as f64, calls as f64 / times as f64);
             eprintln!("{time:8.3} {:5.1}% {calls:6}  {label}", 100.0 * time / each);
         }
         Ok(each)
@@ -115,7 +116,8 @@ impl Bench<'_> {
 
     fn sample(&mut self, num: usize, steps: usize) -> Result<f64> {
         let schedule = self.config.schedule.build()?;
-        let plan = SamplingPlan::new(&schedule, steps, TimestepSpacing::Leading, SigmaSpacing::Timesteps)?;
+        let plan =
+            SamplingPlan::new(&schedule, steps, TimestepSpacing::Leading, SigmaSpacing::Timesteps)?;
         let prediction_type = self.config.prediction_type;
         let network = self.network()?;
         let denoiser = NetworkDenoiser::new(network, prediction_type);
@@ -127,8 +129,9 @@ impl Bench<'_> {
             device: &Device::Cpu,
         };
         let begin = Instant::now();
-        let images =
-            sample(&denoiser, &mut Ddim::default(), &plan, &request, &mut |_| ControlFlow::Continue(()))?;
+        let images = sample(&denoiser, &mut Ddim::default(), &plan, &request, &mut |_| {
+            ControlFlow::Continue(())
+        })?;
         black_box(images);
         Ok(milliseconds(begin))
     }

@@ -24,7 +24,8 @@ pub(crate) fn profile<R>(f: impl FnOnce() -> R) -> (R, Vec<(String, Share)>) {
     static TIMES: LazyLock<Times> = LazyLock::new(|| {
         let times = Times::default();
         // Only this program could have set another one.
-        subscriber::set_global_default(Registry::default().with(times.clone())).expect("the only subscriber");
+        subscriber::set_global_default(Registry::default().with(times.clone()))
+            .expect("the only subscriber");
         times
     });
     TIMES.lock().shares.clear();

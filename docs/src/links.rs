@@ -31,13 +31,16 @@ pub fn check_links(root: &Path, mend: bool) -> Result<Vec<Problem>> {
             match check_link(&path, folder, &name, &target)? {
                 Finding::Fine => {}
                 Finding::Elsewhere(right) if mend => {
-                    text = text.replace(&format!("[{name}]({target})"), &format!("[{name}]({right})"));
+                    text =
+                        text.replace(&format!("[{name}]({target})"), &format!("[{name}]({right})"));
                 }
                 Finding::Elsewhere(right) => {
                     let what = format!("{name} no longer stands at {target}; it is at {right}");
                     problems.push(Problem { page: path.clone(), line: line + 1, what });
                 }
-                Finding::Broken(what) => problems.push(Problem { page: path.clone(), line: line + 1, what }),
+                Finding::Broken(what) => {
+                    problems.push(Problem { page: path.clone(), line: line + 1, what })
+                }
             }
         }
         for (line, prose) in &page.prose {
@@ -82,7 +85,10 @@ fn check_link(page: &Path, folder: &Path, name: &str, target: &str) -> Result<Fi
     }
     let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
     let Some(line) = place.strip_prefix('L').and_then(|number| number.parse::<usize>().ok()) else {
-        let found = text.lines().filter(|line| line.starts_with('#')).any(|heading| anchor(heading) == place);
+        let found = text
+            .lines()
+            .filter(|line| line.starts_with('#'))
+            .any(|heading| anchor(heading) == place);
         return Ok(if found {
             Finding::Fine
         } else {

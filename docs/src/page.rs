@@ -49,7 +49,12 @@ impl Page {
                 (Some(Some(tolerance)), None) => match line.strip_prefix(PROMPT) {
                     Some(arguments) => {
                         let arguments = arguments.trim().to_owned();
-                        commands.push(Shown { line: number, arguments, output: Vec::new(), tolerance });
+                        commands.push(Shown {
+                            line: number,
+                            arguments,
+                            output: Vec::new(),
+                            tolerance,
+                        });
                     }
                     None => {
                         if let Some(shown) = commands.last_mut() {
@@ -91,11 +96,15 @@ impl Page {
         for (number, line) in self.prose.iter().filter(|(_, line)| !line.starts_with('>')) {
             let without_code: String = line.split('`').step_by(2).collect::<Vec<_>>().join(" ");
             let (links, rest) = around_links(&without_code);
-            let text: Vec<&str> = links.into_iter().map(|(before, _)| before).chain([rest]).collect();
+            let text: Vec<&str> =
+                links.into_iter().map(|(before, _)| before).chain([rest]).collect();
             let text = text.join(" ");
-            let words =
-                text.split(|c: char| !(c.is_ascii_digit() || c == '.')).map(|word| word.trim_matches('.'));
-            numbers.extend(words.filter(|word| is_quoted(word)).map(|word| (*number, word.to_owned())));
+            let words = text
+                .split(|c: char| !(c.is_ascii_digit() || c == '.'))
+                .map(|word| word.trim_matches('.'));
+            numbers.extend(
+                words.filter(|word| is_quoted(word)).map(|word| (*number, word.to_owned())),
+            );
         }
         numbers
     }
@@ -124,7 +133,10 @@ fn tolerance(kind: &str) -> Option<f64> {
 fn is_quoted(word: &str) -> bool {
     match word.split_once('.') {
         Some((_, decimals)) => !decimals.contains('.'),
-        None => word.len() > 2 && word.parse::<u32>().is_ok_and(|number| !(1900..2100).contains(&number)),
+        None => {
+            word.len() > 2
+                && word.parse::<u32>().is_ok_and(|number| !(1900..2100).contains(&number))
+        }
     }
 }
 
@@ -141,12 +153,15 @@ mod tests {
         let commands: Vec<_> =
             page.commands.iter().map(|c| (c.line, c.arguments.as_str(), c.output.len())).collect();
         assert_eq!(commands, [(5, "one --two", 1), (7, "three", 0)]);
-        let targets: Vec<_> = page.links().into_iter().map(|(_, text, target)| (text, target)).collect();
+        let targets: Vec<_> =
+            page.links().into_iter().map(|(_, text, target)| (text, target)).collect();
         let expected = [("`fn f`", "../a/b.rs#L2.5"), ("A picture", "p/x.png")];
         assert_eq!(targets, expected.map(|(a, b)| (a.to_owned(), b.to_owned())));
         assert_eq!(page.numbers(), [(2, "0.13".to_owned())]);
-        let other =
-            page.with_outputs(&[vec!["second".to_owned(), "third".to_owned()], vec!["fourth".to_owned()]]);
+        let other = page.with_outputs(&[
+            vec!["second".to_owned(), "third".to_owned()],
+            vec!["fourth".to_owned()],
+        ]);
         assert!(
             other.contains("$ diffusion one --two\nsecond\nthird\n$ diffusion three\nfourth\n```"),
             "{other}"

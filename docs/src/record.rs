@@ -30,7 +30,10 @@ fn unmarked(page: &Page) -> Vec<Problem> {
         let next = page.prose.get(at + 1).map_or("", |(_, text)| text);
         let what = if is_row(text) && !is_row(next) && has_figures(&table_to(&page.prose[..=at])) {
             "this table has figures"
-        } else if text.starts_with("![") && text.contains("assets/figures/") && text.ends_with(".svg)") {
+        } else if text.starts_with("![")
+            && text.contains("assets/figures/")
+            && text.ends_with(".svg)")
+        {
             "this chart shows figures"
         } else {
             continue;
@@ -100,9 +103,11 @@ mod tests {
         assert_eq!(lines_of_problems(&format!("{table}\nIt is fast.\n")), [5]);
         let chart = "![A curve](assets/figures/curve.svg)\n\nIt falls.\n";
         assert_eq!(lines_of_problems(chart), [1]);
-        let record = "Record of 2026-11-24, two cores of a Zen 4 machine,\n`cargo xtask bench`. More.\n";
+        let record =
+            "Record of 2026-11-24, two cores of a Zen 4 machine,\n`cargo xtask bench`. More.\n";
         assert!(
-            lines_of_problems(&format!("{table}\n{record}\n{chart}").replace("It falls.", record)).is_empty()
+            lines_of_problems(&format!("{table}\n{record}\n{chart}").replace("It falls.", record))
+                .is_empty()
         );
         for wrong in [
             "Record of November 2026, two cores, `cargo xtask bench`",
@@ -115,8 +120,7 @@ mod tests {
 
     #[test]
     fn tables_of_words_need_none() {
-        let words =
-            "| key | values |\n|---|---|\n| `a` | `0.1`, or the 35.7 M-parameter network |\n| 200 | many |\n";
+        let words = "| key | values |\n|---|---|\n| `a` | `0.1`, or the 35.7 M-parameter network |\n| 200 | many |\n";
         assert!(lines_of_problems(words).is_empty());
     }
 

@@ -66,8 +66,9 @@ pub fn follow(docs: &Path, program: &Path, mode: Mode) -> Result<Vec<Problem>> {
         for (line, _, target) in page.links() {
             if let Some(name) = target.strip_prefix("pictures/") {
                 let (drawn, kept) = (place.path().join(name), docs.join(PICTURES).join(name));
-                problems
-                    .extend(picture_problem(&drawn, &kept, mode)?.map(|what| problem_at(page, line, what)));
+                problems.extend(
+                    picture_problem(&drawn, &kept, mode)?.map(|what| problem_at(page, line, what)),
+                );
             }
         }
         if mode == Mode::Accept {
@@ -82,7 +83,9 @@ fn chapters(docs: &Path) -> Result<Vec<Page>> {
     let mut paths: Vec<PathBuf> = fs::read_dir(docs)?
         .filter_map(|entry| Some(entry.ok()?.path()))
         .filter(|path| path.extension().is_some_and(|ending| ending == "md"))
-        .filter(|path| path.file_name().is_some_and(|name| name.as_encoded_bytes()[0].is_ascii_digit()))
+        .filter(|path| {
+            path.file_name().is_some_and(|name| name.as_encoded_bytes()[0].is_ascii_digit())
+        })
         .collect();
     paths.sort();
     paths.iter().map(|path| Page::read(path)).collect()
@@ -111,7 +114,10 @@ fn run(program: &Path, shown: &Shown, page: &Page, place: &Path) -> Result<Vec<S
             String::from_utf8_lossy(&output.stderr)
         );
     }
-    Ok(String::from_utf8_lossy(&output.stdout).lines().map(|line| line.trim_end().to_owned()).collect())
+    Ok(String::from_utf8_lossy(&output.stdout)
+        .lines()
+        .map(|line| line.trim_end().to_owned())
+        .collect())
 }
 
 /// Whether output is what was printed, [`ANY`] standing for any lines.
@@ -121,9 +127,9 @@ fn agree(printed: &[String], actual: &[String], tolerance: f64) -> bool {
         Some((first, rest)) if first == ANY => {
             (0..=actual.len()).any(|skip| agree(rest, &actual[skip..], tolerance))
         }
-        Some((first, rest)) => actual
-            .split_first()
-            .is_some_and(|(line, others)| same(first, line, tolerance) && agree(rest, others, tolerance)),
+        Some((first, rest)) => actual.split_first().is_some_and(|(line, others)| {
+            same(first, line, tolerance) && agree(rest, others, tolerance)
+        }),
     }
 }
 
@@ -131,7 +137,8 @@ fn agree(printed: &[String], actual: &[String], tolerance: f64) -> bool {
 fn same(printed: &str, actual: &str, tolerance: f64) -> bool {
     let words = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
     let (printed, actual) = (words(printed), words(actual));
-    printed.len() == actual.len() && printed.iter().zip(&actual).all(|(a, b)| a == b || near(a, b, tolerance))
+    printed.len() == actual.len()
+        && printed.iter().zip(&actual).all(|(a, b)| a == b || near(a, b, tolerance))
 }
 
 /// The number that a word is, without what stands around it, and one unit of its last digit.
@@ -164,8 +171,9 @@ fn unsupported_numbers(page: &Page, outputs: &[Vec<String>]) -> Vec<Problem> {
         .filter_map(|word| number(word).map(|(value, _)| value.abs()))
         .collect();
     let supported = |text: &str| {
-        number(text)
-            .is_none_or(|(value, unit)| known.iter().any(|known| (known - value).abs() <= 0.501 * unit))
+        number(text).is_none_or(|(value, unit)| {
+            known.iter().any(|known| (known - value).abs() <= 0.501 * unit)
+        })
     };
     let unsupported = page.numbers().into_iter().filter(|(_, text)| !supported(text));
     unsupported
@@ -191,20 +199,27 @@ fn picture_problem(drawn: &Path, kept: &Path, mode: Mode) -> Result<Option<Strin
     let Ok(old) = fs::read(kept) else { return Ok(Some(format!("{name} is missing"))) };
     // Width and height stand at bytes 16 to 24 of a PNG and 6 to 10 of a GIF.
     let size = |bytes: &[u8]| {
-        if bytes.starts_with(b"GIF") { bytes.get(6..10) } else { bytes.get(16..24) }.map(<[u8]>::to_vec)
+        if bytes.starts_with(b"GIF") { bytes.get(6..10) } else { bytes.get(16..24) }
+            .map(<[u8]>::to_vec)
     };
     Ok((size(&old) != size(&new)).then(|| format!("{name} has another size now; draw it anew")))
 }
 
 /// Pictures that no chapter shows.
 fn strangers(docs: &Path, chapters: &[Page]) -> Result<Vec<Problem>> {
-    let shown: Vec<String> = chapters.iter().flat_map(Page::links).map(|(_, _, target)| target).collect();
+    let shown: Vec<String> =
+        chapters.iter().flat_map(Page::links).map(|(_, _, target)| target).collect();
     let mut strangers = Vec::new();
     for entry in fs::read_dir(docs.join(PICTURES))? {
         let path = entry?.path();
-        let target = format!("{PICTURES}/{}", path.file_name().unwrap_or_default().to_string_lossy());
+        let target =
+            format!("{PICTURES}/{}", path.file_name().unwrap_or_default().to_string_lossy());
         if !shown.contains(&target) {
-            strangers.push(Problem { page: path, line: 1, what: "no chapter shows this picture".to_owned() });
+            strangers.push(Problem {
+                page: path,
+                line: 1,
+                what: "no chapter shows this picture".to_owned(),
+            });
         }
     }
     Ok(strangers)

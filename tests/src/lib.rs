@@ -34,7 +34,8 @@ pub fn golden_json(name: &str) -> Value {
 /// A file that is not there or not safetensors.
 pub fn golden_tensors(name: &str) -> HashMap<String, Tensor> {
     let path = golden_dir().join(name);
-    candle_core::safetensors::load(&path, &Device::Cpu).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+    candle_core::safetensors::load(&path, &Device::Cpu)
+        .unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
 /// All elements as f64.
@@ -42,7 +43,8 @@ pub fn golden_tensors(name: &str) -> HashMap<String, Tensor> {
 /// # Panics
 /// A tensor that is not numeric.
 pub fn flat(tensor: &Tensor) -> Vec<f64> {
-    let tensor = tensor.to_dtype(DType::F64).and_then(|t| t.flatten_all()).and_then(|t| t.to_vec1());
+    let tensor =
+        tensor.to_dtype(DType::F64).and_then(|t| t.flatten_all()).and_then(|t| t.to_vec1());
     tensor.expect("a numeric tensor becomes a list of f64")
 }
 
@@ -87,7 +89,10 @@ pub fn text(value: &Value) -> &str {
 /// Lists of different lengths.
 pub fn max_difference(a: &[f64], b: &[f64]) -> f64 {
     assert_eq!(a.len(), b.len(), "lists of different lengths");
-    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, |m, d| if d.is_nan() { f64::NAN } else { m.max(d) })
+    a.iter()
+        .zip(b)
+        .map(|(a, b)| (a - b).abs())
+        .fold(0.0, |m, d| if d.is_nan() { f64::NAN } else { m.max(d) })
 }
 
 /// Fails unless all elements agree within `tolerance`, absolutely.
@@ -136,7 +141,11 @@ impl Coverage {
 
     fn assert_unsupported(&self, what: &str, known: &[&str]) {
         let found: Vec<&str> = self.unsupported.keys().map(String::as_str).collect();
-        assert_eq!(found, known, "{what}: the unsupported cases have changed: {:?}", self.unsupported);
+        assert_eq!(
+            found, known,
+            "{what}: the unsupported cases have changed: {:?}",
+            self.unsupported
+        );
     }
 }
 

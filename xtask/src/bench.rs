@@ -81,7 +81,10 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
         return Ok(());
     }
     if args.loader {
-        return loader::run(args.rounds, &workspace_root().join(&args.json).with_file_name("loader.json"));
+        return loader::run(
+            args.rounds,
+            &workspace_root().join(&args.json).with_file_name("loader.json"),
+        );
     }
     if let Some(program) = &args.earlier {
         let json = workspace_root().join(&args.json).with_file_name("earlier.json");

@@ -12,8 +12,8 @@ pub(crate) fn workspace_root() -> PathBuf {
 
 /// Where cargo has put a program of the workspace.
 pub(crate) fn built_program(name: &str) -> anyhow::Result<PathBuf> {
-    let target =
-        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace_root().join("target"), PathBuf::from);
+    let target = std::env::var_os("CARGO_TARGET_DIR")
+        .map_or_else(|| workspace_root().join("target"), PathBuf::from);
     let path = target.join("debug").join(format!("{name}{}", std::env::consts::EXE_SUFFIX));
     ensure!(path.is_file(), "cargo built no {}", path.display());
     Ok(path)
@@ -45,5 +45,6 @@ pub(crate) fn cargo_output(args: &[&str]) -> anyhow::Result<String> {
         .output()
         .context("cannot start cargo")?;
     ensure!(output.status.success(), "cargo {} failed", args.join(" "));
-    String::from_utf8(output.stdout).with_context(|| format!("the output of cargo {}", args.join(" ")))
+    String::from_utf8(output.stdout)
+        .with_context(|| format!("the output of cargo {}", args.join(" ")))
 }

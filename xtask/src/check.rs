@@ -44,7 +44,8 @@ pub(crate) fn run_cuda() -> anyhow::Result<()> {
         std::iter::once(home.join("bin"))
             .chain(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default())),
     )?;
-    let (home, nvcc, path) = (home.to_string_lossy(), nvcc.to_string_lossy(), path.to_string_lossy());
+    let (home, nvcc, path) =
+        (home.to_string_lossy(), nvcc.to_string_lossy(), path.to_string_lossy());
     let capability = std::env::var("CUDA_COMPUTE_CAP").unwrap_or_else(|_| "80".to_owned());
     let variables = [
         ("CUDA_HOME", home.as_ref()),

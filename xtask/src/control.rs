@@ -9,13 +9,13 @@ use candle_core::{Device, Tensor};
 use diffusion_data::{ImageDataset, mnist};
 use diffusion_eval::{ClassShares, DigitJudge, Reference};
 use diffusion_model::{
-    Batch, GenerationProgress, Generator, GuidanceConfig, GuidanceMethod, ImageSpec, LoadedClassifier,
-    LoadedModel, Operation, SamplingConfig, Weights,
+    Batch, GenerationProgress, Generator, GuidanceConfig, GuidanceMethod, ImageSpec,
+    LoadedClassifier, LoadedModel, Operation, SamplingConfig, Weights,
 };
 use diffusion_report::{Cell, sheet};
 use diffusion_sample::edit::{
-    GRAIN, INVERSION_ITERATIONS, INVERSION_STEPS, Inpainting, RESAMPLES, from_noise, inpaint, to_noise,
-    with_grain,
+    GRAIN, INVERSION_ITERATIONS, INVERSION_STEPS, Inpainting, RESAMPLES, from_noise, inpaint,
+    to_noise, with_grain,
 };
 use diffusion_sample::{Guidance, Progress, SamplerKind};
 use serde_json::{Value, json};
@@ -59,9 +59,16 @@ pub(crate) fn run(args: &ControlBenchArgs) -> Result<()> {
     let device = Device::Cpu;
     let model = LoadedModel::open(&args.run, Weights::Ema, &device)?;
     let known = model.description.classes.len();
-    ensure!(known == CLASSES, "{}: the model knows {known} classes, not {CLASSES}", args.run.display());
+    ensure!(
+        known == CLASSES,
+        "{}: the model knows {known} classes, not {CLASSES}",
+        args.run.display()
+    );
     let by_classifier = |path: &PathBuf| -> Result<GuidanceMethod> {
-        Ok(GuidanceMethod::by_classifier(LoadedClassifier::open(path, &device)?, &model.description)?)
+        Ok(GuidanceMethod::by_classifier(
+            LoadedClassifier::open(path, &device)?,
+            &model.description,
+        )?)
     };
     let mut classifier = args.classifier.as_ref().map(by_classifier).transpose()?;
     let (judge, reference) = DigitJudge::shipped(&device)?;
@@ -83,7 +90,8 @@ pub(crate) fn run(args: &ControlBenchArgs) -> Result<()> {
         "inpainting": bench.inpainting(&shipped_digits()?)?,
         "inversion": bench.inversions()?,
     });
-    let mut guided = classifier.take().map(|method| GuidanceConfig { method, ..GuidanceConfig::default() });
+    let mut guided =
+        classifier.take().map(|method| GuidanceConfig { method, ..GuidanceConfig::default() });
     if let Some(guided) = &mut guided {
         figures["classifier_guidance"] = bench.by_classifier(guided)?;
     }
@@ -152,7 +160,8 @@ impl Bench {
         let mask = Tensor::from_iter(lower, &Device::Cpu)?.reshape((1, 1, height, width))?;
         let hidden = mask.broadcast_as(self.digits.shape())?.contiguous()?.ne(0f32)?;
         let filled = |by: &Tensor| -> Result<Tensor> {
-            Ok(hidden.where_cond(&by.broadcast_as(self.digits.shape())?.contiguous()?, &self.digits)?)
+            Ok(hidden
+                .where_cond(&by.broadcast_as(self.digits.shape())?.contiguous()?, &self.digits)?)
         };
         let all: Vec<usize> = (0..training.len()).collect();
         let mean = training.images(&all, &Device::Cpu)?.mean_keepdim(0)?;
@@ -167,12 +176,21 @@ impl Bench {
             inpaint(&inpainting, *denoiser, *sampler, plan, request, observer)
         };
         let unconditional = self.labels.iter().map(|_| None);
-        let made =
-            self.apply(self.sampling()?, &GuidanceConfig::default(), unconditional, Box::new(operation))?;
+        let made = self.apply(
+            self.sampling()?,
+            &GuidanceConfig::default(),
+            unconditional,
+            Box::new(operation),
+        )?;
         let known = (&made - &self.digits)?.abs()?.broadcast_mul(&mask.affine(-1.0, 1.0)?)?;
         let known_error = known.max_all()?.to_scalar::<f32>()?;
 
-        let rows = [("given", &self.digits), ("background", &background), ("mean", &mean), ("model", &made)];
+        let rows = [
+            ("given", &self.digits),
+            ("background", &background),
+            ("mean", &mean),
+            ("model", &made),
+        ];
         let mut shares = json!({ "largest_change_of_a_known_pixel": known_error });
         println!("the lower half of {} test digits, read as what they are:", self.labels.len());
         for (name, images) in rows {
@@ -193,7 +211,10 @@ impl Bench {
             // Evenly over all, so that neighbours in the file are not all of one writer.
             let shown = diffusion_eval::spread(&images.clamp(-1f32, 1f32)?, SHOWN)?;
             cells.push(
-                diffusion_picture::from_tensor(&shown)?.into_iter().map(|p| p.enlarged(2).into()).collect(),
+                diffusion_picture::from_tensor(&shown)?
+                    .into_iter()
+                    .map(|p| p.enlarged(2).into())
+                    .collect(),
             );
         }
         let names: Vec<String> = rows.iter().map(|(name, _)| (*name).to_owned()).collect();
@@ -207,11 +228,14 @@ impl Bench {
     /// Each digit to its noise and back, and from there to another digit.
     fn inversions(&self) -> Result<Value> {
         // Each digit another one, and all others equally often.
-        let targets: Vec<u32> =
-            (0u32..).zip(&self.labels).map(|(i, label)| (label + 1 + i % 9) % CLASSES as u32).collect();
+        let targets: Vec<u32> = (0u32..)
+            .zip(&self.labels)
+            .map(|(i, label)| (label + 1 + i % 9) % CLASSES as u32)
+            .collect();
         let mut figures = Vec::new();
         for grain in GRAINS {
-            let inverted = |from: &[u32], to: &[u32], scale: f64| self.by_noise(grain, from, to, scale);
+            let inverted =
+                |from: &[u32], to: &[u32], scale: f64| self.by_noise(grain, from, to, scale);
             let back = inverted(&self.labels, &self.labels, 1.0)?;
             let error = (&back - &self.digits)?.abs()?.mean_all()?.to_scalar::<f32>()?;
             let error = f64::from(error) * 127.5;
@@ -222,18 +246,19 @@ impl Bench {
             for scale in [1.0, self.model.description.guidance().scale, 2.0] {
                 let changed = inverted(&self.labels, &targets, scale)?;
                 let share = self.read_as(&changed, &targets)?;
-                let [slant, ink] = [slants, inks].map(|of: fn(&Tensor) -> Result<Vec<f64>>| -> Result<f64> {
-                    Ok(correlation(&of(&self.digits)?, &of(&changed)?))
-                });
+                let [slant, ink] =
+                    [slants, inks].map(|of: fn(&Tensor) -> Result<Vec<f64>>| -> Result<f64> {
+                        Ok(correlation(&of(&self.digits)?, &of(&changed)?))
+                    });
                 let [slant, ink] = [slant?, ink?];
                 println!(
                     "  as another digit, guidance {scale}: {:.1} % read as that; slants correlate by {slant:.2}, ink by {ink:.2}",
                     share * 100.0
                 );
-                figure[format!("guidance_{scale}")] =
-                    json!({ "read_as_asked": share, "slant_correlation": slant, "ink_correlation": ink });
+                figure[format!("guidance_{scale}")] = json!({ "read_as_asked": share, "slant_correlation": slant, "ink_correlation": ink });
                 if grain > 0 && scale == 2.0 {
-                    let rows = [("given", &self.digits), ("and back", &back), ("changed", &changed)];
+                    let rows =
+                        [("given", &self.digits), ("and back", &back), ("changed", &changed)];
                     self.draw("changed.png", &rows)?;
                 }
             }
@@ -249,9 +274,12 @@ impl Bench {
             let Batch { range, denoiser, plan, request, observer, .. } = batch;
             let pictures = self.digits.narrow(0, range.start, range.len())?;
             let (grained, front) = with_grain(&pictures, grain, plan, request)?;
-            to_noise(&grained, *denoiser, &front, INVERSION_ITERATIONS, &mut |done| observer(done, None))
+            to_noise(&grained, *denoiser, &front, INVERSION_ITERATIONS, &mut |done| {
+                observer(done, None)
+            })
         };
-        let classes = |classes: &[u32]| classes.iter().copied().map(Some).collect::<Vec<_>>().into_iter();
+        let classes =
+            |classes: &[u32]| classes.iter().copied().map(Some).collect::<Vec<_>>().into_iter();
         let plain = GuidanceConfig::default();
         let noise = self.apply(config.clone(), &plain, classes(from), Box::new(inversion))?;
         let back = |batch: &mut Batch<'_>| {
@@ -291,9 +319,13 @@ impl Bench {
     fn cost(&self, classifier: Option<GuidanceConfig>) -> Result<Value> {
         let classes = || (0..BATCH as u32).map(|i| Some(i % CLASSES as u32));
         let free = GuidanceConfig::classifier_free(Guidance::new(2.0));
-        let mut contenders = vec![("unguided", GuidanceConfig::default()), ("classifier-free", free)];
+        let mut contenders =
+            vec![("unguided", GuidanceConfig::default()), ("classifier-free", free)];
         if let Some(classifier) = classifier {
-            contenders.push(("classifier", GuidanceConfig { guidance: Guidance::new(2.0), ..classifier }));
+            contenders.push((
+                "classifier",
+                GuidanceConfig { guidance: Guidance::new(2.0), ..classifier },
+            ));
         }
         let mut seconds = vec![Vec::new(); contenders.len()];
         for round in 0..=ROUNDS {

@@ -34,7 +34,8 @@ pub(crate) fn run(args: &DigitsArgs) -> anyhow::Result<()> {
         [("train-10k-images-idx3-ubyte.gz", images), ("train-10k-labels-idx1-ubyte.gz", labels)]
     {
         let path = out.join(name);
-        std::fs::write(&path, idx::to_gzipped_bytes(&array)).with_context(|| path.display().to_string())?;
+        std::fs::write(&path, idx::to_gzipped_bytes(&array))
+            .with_context(|| path.display().to_string())?;
         println!("{}: {:?}", path.display(), array.dims);
     }
     Ok(())

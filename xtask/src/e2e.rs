@@ -91,7 +91,10 @@ fn config(place: &Place) -> anyhow::Result<()> {
 fn train_whole(place: &Place) -> anyhow::Result<String> {
     config(place)?;
     let text = place.ok(&format!("train --config e2e.toml --run-dir whole --steps {STEPS}"))?;
-    ensure!(text.contains(&format!("trained {STEPS} steps")), "it does not say that it ended: {text}");
+    ensure!(
+        text.contains(&format!("trained {STEPS} steps")),
+        "it does not say that it ended: {text}"
+    );
     Ok(format!("{STEPS} steps"))
 }
 
@@ -133,7 +136,10 @@ fn run_folder(place: &Place) -> anyhow::Result<String> {
         .lines()
         .map(|line| Ok(serde_json::from_str::<serde_json::Value>(line)?["step"].as_u64()))
         .collect::<anyhow::Result<Vec<_>>>()?;
-    ensure!(steps == (1..=STEPS).map(Some).collect::<Vec<_>>(), "metrics.jsonl does not hold each step once");
+    ensure!(
+        steps == (1..=STEPS).map(Some).collect::<Vec<_>>(),
+        "metrics.jsonl does not hold each step once"
+    );
     for step in [STEPS / 2, STEPS] {
         decode_png(&place.read(format!("whole/samples/step-{step:07}.png"))?)?;
     }
@@ -183,8 +189,10 @@ fn sample_npy(place: &Place) -> anyhow::Result<String> {
     for i in 0..NUM {
         let (_, _, pixels) = decode_png(&place.read(format!("png/{i:06}.png"))?)?;
         let per_image = pixels.len();
-        let same =
-            values[i * per_image..].iter().zip(&pixels).all(|(v, p)| ((v + 1.0) * 127.5).round() as u8 == *p);
+        let same = values[i * per_image..]
+            .iter()
+            .zip(&pixels)
+            .all(|(v, p)| ((v + 1.0) * 127.5).round() as u8 == *p);
         ensure!(same, "image {i} differs between PNG and npy");
     }
     Ok(format!("float32 ({NUM}, 1, {SIZE}, {SIZE}), equal to the PNGs"))
@@ -199,10 +207,14 @@ fn determinism(place: &Place) -> anyhow::Result<String> {
         ("one", NUM, "--threads 1"),
         ("two", NUM, "--threads 2"),
     ] {
-        place
-            .ok(&format!("sample --run whole --num {num} --steps 10 --format npy --out {name} {options}"))?;
+        place.ok(&format!(
+            "sample --run whole --num {num} --steps 10 --format npy --out {name} {options}"
+        ))?;
         let values = npy(place, &format!("{name}/samples.npy"), num)?;
-        ensure!(values == reference[..num * per_image], "the images differ with --num {num} {options}");
+        ensure!(
+            values == reference[..num * per_image],
+            "the images differ with --num {num} {options}"
+        );
     }
     Ok("--num, --batch-size and --threads change nothing".to_owned())
 }
@@ -220,7 +232,10 @@ fn bad_input(place: &Place) -> anyhow::Result<String> {
         if output.status.code() != Some(code) {
             bail!("`diffusion {line}` exits with {:?}, not {code}", output.status.code());
         }
-        ensure!(!String::from_utf8_lossy(&output.stderr).contains("panicked"), "`diffusion {line}` panics");
+        ensure!(
+            !String::from_utf8_lossy(&output.stderr).contains("panicked"),
+            "`diffusion {line}` panics"
+        );
     }
     Ok(format!("{} ways", cases.len()))
 }

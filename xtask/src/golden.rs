@@ -47,8 +47,11 @@ const READERS: [&str; 2] = ["tensorboard==2.21.0", "setuptools<81"];
 const FID: [&str; 3] = ["pytorch-fid==0.3.0", TORCH, "torchvision"];
 
 /// The golden tests that take whatever cases a folder has.
-const TESTS: [&str; 3] =
-    ["golden_schedule_tables_agree", "golden_sampler_trajectories_agree", "golden_unet2d_models_agree"];
+const TESTS: [&str; 3] = [
+    "golden_schedule_tables_agree",
+    "golden_sampler_trajectories_agree",
+    "golden_unet2d_models_agree",
+];
 
 /// Images to sample in both languages; the steps are `STEPS` of the scripts.
 const SAMPLE: &str = "--num 2 --sampler ddim --steps 5 --format npy";
@@ -77,7 +80,9 @@ num = 0
 
 /// Runs the chore.
 pub(crate) fn run(args: &GoldenArgs) -> Result<()> {
-    let now = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs() % (1 << 32));
+    let now = || {
+        SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs() % (1 << 32))
+    };
     let seed = args.seed.unwrap_or_else(now);
     println!("seed {seed}; repeat by --seed {seed}");
     let folder = tempfile::tempdir()?;
@@ -146,7 +151,9 @@ impl Place {
     fn event_files(&self) -> Result<()> {
         println!("event files, read by TensorBoard:");
         fs::write(self.path("events.toml"), CONFIG)?;
-        self.diffusion("train --config events.toml --tensorboard --validation 0.1 --run-dir events")?;
+        self.diffusion(
+            "train --config events.toml --tensorboard --validation 0.1 --run-dir events",
+        )?;
         self.diffusion("train --run-dir events --resume --tensorboard --steps 30")?;
         self.python("events.py", &[&self.path("events")])
     }
@@ -157,7 +164,9 @@ impl Place {
         let golden = self.path("golden");
         self.python("reference.py", &[Path::new(&self.seed.to_string()), &golden])?;
         let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-        command.args(["test", "--quiet", "--workspace", "--test", "golden", "--", "--nocapture"]).args(TESTS);
+        command
+            .args(["test", "--quiet", "--workspace", "--test", "golden", "--", "--nocapture"])
+            .args(TESTS);
         command.current_dir(workspace_root()).env("DIFFUSION_GOLDEN_DIR", golden);
         let output = command.stderr(Stdio::inherit()).output().context("cannot start cargo")?;
         let said = String::from_utf8_lossy(&output.stdout);
@@ -174,7 +183,10 @@ impl Place {
     fn ours_in_python(&self) -> Result<()> {
         println!("ours, exported and sampled by the library:");
         for prediction in ["epsilon", "v_prediction", "sample"] {
-            fs::write(self.path("small.toml"), format!("prediction_type = \"{prediction}\"\n{CONFIG}"))?;
+            fs::write(
+                self.path("small.toml"),
+                format!("prediction_type = \"{prediction}\"\n{CONFIG}"),
+            )?;
             self.diffusion(&format!(
                 "train --config small.toml --seed {} --run-dir {prediction}",
                 self.seed
@@ -216,7 +228,10 @@ impl Place {
 
     /// Samples `run` here and `model` in Python by `script`, from the same noise.
     fn compare(&self, script: &str, run: &str, model: &str, image_shape: [usize; 3]) -> Result<()> {
-        self.diffusion(&format!("sample --run {run} {SAMPLE} --seed {} --out {run}-samples", self.seed))?;
+        self.diffusion(&format!(
+            "sample --run {run} {SAMPLE} --seed {} --out {run}-samples",
+            self.seed
+        ))?;
         let source = NoiseSource::new(self.seed);
         let noise = source.normal(Domain::Initial, 0, 0..2, &image_shape, &Device::Cpu)?;
         let file = self.path(&format!("{run}-noise.safetensors"));
@@ -230,7 +245,8 @@ impl Place {
 /// The numbers of unsupported cases in the output of golden tests, one for each line "WHAT: N compared, M unsupported".
 fn unsupported_counts(output: &str) -> Vec<u64> {
     let count = |line: &str| {
-        let (compared, unsupported) = line.strip_suffix(" unsupported")?.split_once(" compared, ")?;
+        let (compared, unsupported) =
+            line.strip_suffix(" unsupported")?.split_once(" compared, ")?;
         // Without cases there is nothing to rely on; the test's dots may stand before the line.
         compared.rsplit(' ').next()?.parse::<u64>().ok().filter(|compared| *compared > 0)?;
         unsupported.parse().ok()
@@ -249,7 +265,8 @@ mod tests {
                       unsupported: fresh/case3: class Other\nunsupported: fresh/case9: class Other\n..\n";
         assert_eq!(unsupported_counts(output), [0, 2]);
         assert!(
-            unsupported_counts("models: 0 compared, 0 unsupported\ntest result: ok. 3 passed").is_empty()
+            unsupported_counts("models: 0 compared, 0 unsupported\ntest result: ok. 3 passed")
+                .is_empty()
         );
     }
 }

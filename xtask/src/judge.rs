@@ -67,7 +67,11 @@ fn digits(from: &Path, for_search: bool) -> Result<(ImageDataset, ImageDataset)>
 
 fn train(from: &Path, for_search: bool, epochs: u64, out: &Path) -> Result<()> {
     let (learnt, reference) = digits(from, for_search)?;
-    ensure!(learnt.image_shape() == DigitJudge::IMAGE_SHAPE, "{}: not 28×28 and grey", from.display());
+    ensure!(
+        learnt.image_shape() == DigitJudge::IMAGE_SHAPE,
+        "{}: not 28×28 and grey",
+        from.display()
+    );
     let device = Device::Cpu;
     let seed = u64::from(for_search);
     let (judge, parameters) = Parameters::initialise(seed, &device, |vb| DigitJudge::new(vb))?;
@@ -78,8 +82,10 @@ fn train(from: &Path, for_search: bool, epochs: u64, out: &Path) -> Result<()> {
         reference.len()
     );
     let source = NoiseSource::new(seed);
-    let mut optimizer =
-        AdamW::new(AdamWConfig { lr: LR, weight_decay: 0.02, ..AdamWConfig::default() }, &parameters)?;
+    let mut optimizer = AdamW::new(
+        AdamWConfig { lr: LR, weight_decay: 0.02, ..AdamWConfig::default() },
+        &parameters,
+    )?;
     let average = Ema::new(EmaConfig { decay: 0.998, ..EmaConfig::default() }, &parameters)?;
     let steps = learnt.len() / BATCH;
     let total = epochs * steps as u64;
@@ -91,7 +97,9 @@ fn train(from: &Path, for_search: bool, epochs: u64, out: &Path) -> Result<()> {
         for (i, batch) in order.chunks_exact(BATCH).enumerate() {
             let step = epoch * steps as u64 + i as u64;
             let (images, labels) = shifted(&learnt, batch, source, step, &device)?;
-            let loss = in_pool(|| candle_nn::loss::cross_entropy(&judge.forward(&images)?.logits, &labels))?;
+            let loss = in_pool(|| {
+                candle_nn::loss::cross_entropy(&judge.forward(&images)?.logits, &labels)
+            })?;
             let mut gradients = Gradients::default();
             gradients.accumulate(&parameters, loss.backward()?)?;
             let lr = LR_SCHEDULE.lr(LR, step, LR_SCHEDULE.progress(step, total));
@@ -124,10 +132,13 @@ fn shifted(
         let mut from_corner = || usize::try_from(SHIFT + rng.random_range(-SHIFT..=SHIFT));
         let (down, right) = (from_corner()?, from_corner()?);
         let digit = digits.image(position);
-        let moved =
-            |at: usize, by: usize, most: usize| (at + SHIFT as usize).checked_sub(by).filter(|at| *at < most);
+        let moved = |at: usize, by: usize, most: usize| {
+            (at + SHIFT as usize).checked_sub(by).filter(|at| *at < most)
+        };
         for (i, pixel) in pixels.iter_mut().enumerate() {
-            if let (Some(y), Some(x)) = (moved(i / width, down, height), moved(i % width, right, width)) {
+            if let (Some(y), Some(x)) =
+                (moved(i / width, down, height), moved(i % width, right, width))
+            {
                 *pixel = f32::from(digit[y * width + x]) / 127.5 - 1.0;
             }
         }
@@ -143,14 +154,16 @@ fn save(weights: &BTreeMap<String, Tensor>, reference: &ImageDataset, out: &Path
     for (name, weight) in weights {
         file.insert(name.clone(), weight.to_dtype(DType::F16)?);
     }
-    let rounded = file.iter().map(|(name, weight)| Ok((name.clone(), weight.to_dtype(DType::F32)?)));
+    let rounded =
+        file.iter().map(|(name, weight)| Ok((name.clone(), weight.to_dtype(DType::F32)?)));
     let rounded = rounded.collect::<candle_core::Result<BTreeMap<_, _>>>()?;
     let judge = diffusion_nn::load_frozen(rounded, &Device::Cpu, |vb| DigitJudge::new(vb))?;
 
     let all: Vec<usize> = (0..reference.len()).collect();
     let verdict = judge.judge(&reference.images(&all, &Device::Cpu)?)?;
     let read = verdict.logits.argmax(1)?.to_vec1::<u32>()?;
-    let right = read.iter().enumerate().filter(|(i, class)| reference.label(*i) == Some(**class)).count();
+    let right =
+        read.iter().enumerate().filter(|(i, class)| reference.label(*i) == Some(**class)).count();
     println!(
         "{right} of {} reference digits read rightly: {:.2} %",
         all.len(),

@@ -28,10 +28,11 @@ pub(crate) fn environment(folder: &str, packages: &[&str]) -> Result<PathBuf> {
 
 /// Whether the packages that have a version are there in that version.
 fn has(python: &Path, packages: &[&str]) -> bool {
-    let checks = packages.iter().filter_map(|package| package.split_once("==")).map(|(name, version)| {
-        let name = name.replace('-', "_");
-        format!("import {name}; assert {name}.__version__.split('+')[0] == '{version}'\n")
-    });
+    let checks =
+        packages.iter().filter_map(|package| package.split_once("==")).map(|(name, version)| {
+            let name = name.replace('-', "_");
+            format!("import {name}; assert {name}.__version__.split('+')[0] == '{version}'\n")
+        });
     Command::new(python)
         .args(["-c", &checks.collect::<String>()])
         .stderr(Stdio::null())

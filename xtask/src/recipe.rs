@@ -86,20 +86,24 @@ pub(crate) fn run(args: &RecipeBenchArgs) -> Result<()> {
     let file = args.recipes.clone().unwrap_or_else(|| workspace_root().join("xtask/recipes.toml"));
     let recipes = Recipes::read(&file)?;
     let judge = workspace_root().join(SEARCH_JUDGE);
-    let bytes = std::fs::read(&judge)
-        .with_context(|| format!("{}: make it by cargo xtask train-judge --for-search", judge.display()))?;
+    let bytes = std::fs::read(&judge).with_context(|| {
+        format!("{}: make it by cargo xtask train-judge --for-search", judge.display())
+    })?;
     let (judge, reference) = DigitJudge::from_bytes(&bytes, &Device::Cpu)?;
     let digits = shipped_digits()?;
     let out = args.out.clone().unwrap_or_else(|| workspace_root().join("target/recipe"));
     std::fs::create_dir_all(&out)?;
-    let path = args.record.clone().unwrap_or_else(|| workspace_root().join("assets/figures/recipe.jsonl"));
+    let path =
+        args.record.clone().unwrap_or_else(|| workspace_root().join("assets/figures/recipe.jsonl"));
     let known = recorded(&path)?;
     let record = File::options().create(true).append(true).open(&path);
     let record = record.with_context(|| format!("--record {}", path.display()))?;
     let bench = Bench { args, recipes: &recipes, judge, reference, digits, out, record };
     let chosen = bench.chosen()?;
-    let mut outcomes: Vec<Outcome> =
-        known.into_iter().filter(|o| o.base_steps == args.base_steps && o.count as u64 == args.num).collect();
+    let mut outcomes: Vec<Outcome> = known
+        .into_iter()
+        .filter(|o| o.base_steps == args.base_steps && o.count as u64 == args.num)
+        .collect();
     let paces = bench.paces(&chosen, &outcomes)?;
     outcomes.retain(|o| chosen.iter().any(|row| row.name == o.row));
     // Every row once before any row twice: what is stopped early has compared them all.
@@ -107,14 +111,18 @@ pub(crate) fn run(args: &RecipeBenchArgs) -> Result<()> {
     for &seed in &args.seeds {
         for row in &chosen {
             let is_known = |sampler: &&String| {
-                outcomes.iter().any(|o| o.row == row.name && o.seed == seed && o.sampler == **sampler)
+                outcomes
+                    .iter()
+                    .any(|o| o.row == row.name && o.seed == seed && o.sampler == **sampler)
             };
-            let samplers: Vec<&String> = row.samplers.iter().filter(|sampler| !is_known(sampler)).collect();
+            let samplers: Vec<&String> =
+                row.samplers.iter().filter(|sampler| !is_known(sampler)).collect();
             if samplers.is_empty() {
                 continue;
             }
             let pace = paces.get(row.timed());
-            let pace = pace.with_context(|| format!("row {}: there is no row {}", row.name, row.timed()))?;
+            let pace =
+                pace.with_context(|| format!("row {}: there is no row {}", row.name, row.timed()))?;
             trainings.push(Training { row, seed, pace, samplers });
         }
     }
@@ -134,7 +142,10 @@ pub(crate) fn shipped_digits() -> Result<ImageDataset> {
         let path = workspace_root().join("assets/mnist").join(name);
         std::fs::read(&path).with_context(|| path.display().to_string())
     };
-    Ok(mnist::from_bytes(&read("train-10k-images-idx3-ubyte.gz")?, &read("train-10k-labels-idx1-ubyte.gz")?)?)
+    Ok(mnist::from_bytes(
+        &read("train-10k-images-idx3-ubyte.gz")?,
+        &read("train-10k-labels-idx1-ubyte.gz")?,
+    )?)
 }
 
 /// Images that were drawn, and what a judge says of them.
@@ -210,7 +221,8 @@ impl Bench<'_> {
         let all = &self.recipes.row;
         let mut paces = HashMap::new();
         for &Outcome { ref row, steps, seconds_per_step, .. } in known {
-            let timed = all.iter().find(|other| other.name == *row).map_or(row.as_str(), Row::timed);
+            let timed =
+                all.iter().find(|other| other.name == *row).map_or(row.as_str(), Row::timed);
             paces.insert(timed.to_owned(), Pace { steps, seconds_per_step });
         }
         let unknown = |row: &Row| {
@@ -254,8 +266,9 @@ impl Bench<'_> {
         let work = || {
             while let Some(training) = trainings.get(next.fetch_add(1, Ordering::Relaxed)) {
                 let alone = rayon::ThreadPoolBuilder::new().num_threads(1).build();
-                let outcome =
-                    alone.map_err(Into::into).and_then(|pool| pool.install(|| self.train(training)));
+                let outcome = alone
+                    .map_err(Into::into)
+                    .and_then(|pool| pool.install(|| self.train(training)));
                 let Training { row, seed, .. } = training;
                 let outcome = outcome.with_context(|| format!("row {}, seed {seed}", row.name));
                 outcomes.lock().unwrap_or_else(PoisonError::into_inner).push(outcome);
@@ -269,7 +282,10 @@ impl Bench<'_> {
         outcomes.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn train(&self, &Training { row, seed, pace, ref samplers }: &Training<'_>) -> Result<Vec<Outcome>> {
+    fn train(
+        &self,
+        &Training { row, seed, pace, ref samplers }: &Training<'_>,
+    ) -> Result<Vec<Outcome>> {
         let mut trainer = self.trainer(row, seed, pace.steps)?;
         let mut losses = Vec::new();
         while !trainer.is_finished() {
@@ -281,7 +297,8 @@ impl Bench<'_> {
         let (model, mut outcomes) = (averaged_model(&trainer)?, Vec::new());
         for &named in samplers {
             let generation = generation(named, self.args.num)?;
-            let Judged { quality, classes, .. } = judged(&model, &generation, &self.judge, &self.reference)?;
+            let Judged { quality, classes, .. } =
+                judged(&model, &generation, &self.judge, &self.reference)?;
             outcomes.push(Outcome {
                 row: row.name.clone(),
                 seed,
@@ -307,7 +324,10 @@ impl Bench<'_> {
     fn report(&self, outcomes: &[Outcome]) -> Result<()> {
         let mut lines = String::new();
         for o in outcomes {
-            println!("{}, seed {}, {}: Fréchet distance {:.2}", o.row, o.seed, o.sampler, o.frechet_distance);
+            println!(
+                "{}, seed {}, {}: Fréchet distance {:.2}",
+                o.row, o.seed, o.sampler, o.frechet_distance
+            );
             lines += &serde_json::to_string(o)?;
             lines.push('\n');
         }
@@ -318,9 +338,12 @@ impl Bench<'_> {
 /// As `ddim:20` says, or `ddim:20@1.5` with guidance of scale 1.5.
 fn generation(named: &str, num: u64) -> Result<Generation> {
     let (plain, scale) = named.split_once('@').unwrap_or((named, "1"));
-    let Some((name, steps)) = plain.split_once(':') else { bail!("`{named}` is not of the form ddim:20") };
+    let Some((name, steps)) = plain.split_once(':') else {
+        bail!("`{named}` is not of the form ddim:20")
+    };
     let guidance = Guidance::new(scale.parse()?);
-    let sampler = SamplerKind::from_name(name).with_context(|| format!("there is no sampler `{name}`"))?;
+    let sampler =
+        SamplerKind::from_name(name).with_context(|| format!("there is no sampler `{name}`"))?;
     let steps = steps.parse()?;
     ensure!(steps > 0, "`{named}` has no steps");
     Ok(Generation {

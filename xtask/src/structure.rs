@@ -76,7 +76,8 @@ fn figures(one: &Crate) -> Result<Figures> {
 
 /// How many crates a build of the crate `name` needs on this machine, with its default features.
 fn all_dependencies(name: &str) -> Result<usize> {
-    let tree = cargo_output(&["tree", "-p", name, "-e", "normal", "--prefix", "none", "--format", "{p}"])?;
+    let tree =
+        cargo_output(&["tree", "-p", name, "-e", "normal", "--prefix", "none", "--format", "{p}"])?;
     let crates: BTreeSet<&str> = tree.lines().map(|line| line.trim_end_matches(" (*)")).collect();
     Ok(crates.len().saturating_sub(1))
 }
@@ -85,10 +86,18 @@ fn print_figures(figures: &[Figures]) {
     let mut rows = vec![["crate", "code", "tests", "direct", "all", "public"].map(str::to_owned)];
     let row = |name: &str, sources: [usize; 2], dependencies: [String; 2], public: usize| {
         let [direct, all] = dependencies;
-        [name.to_owned(), sources[0].to_string(), sources[1].to_string(), direct, all, public.to_string()]
+        [
+            name.to_owned(),
+            sources[0].to_string(),
+            sources[1].to_string(),
+            direct,
+            all,
+            public.to_string(),
+        ]
     };
     rows.extend(figures.iter().map(|f| {
-        let dependencies = [f.direct_dependencies, f.all_dependencies].map(|count| count.to_string());
+        let dependencies =
+            [f.direct_dependencies, f.all_dependencies].map(|count| count.to_string());
         row(&f.name, [f.sources.code, f.sources.tests], dependencies, f.sources.public)
     }));
     let sum = |of: fn(&Sources) -> usize| figures.iter().map(|f| of(&f.sources)).sum::<usize>();
@@ -97,12 +106,17 @@ fn print_figures(figures: &[Figures]) {
     print!("{}", table(&rows));
 
     let listed = |entries: &[(String, usize)]| {
-        let entries: Vec<String> = entries.iter().map(|(name, count)| format!("{name} {count}")).collect();
+        let entries: Vec<String> =
+            entries.iter().map(|(name, count)| format!("{name} {count}")).collect();
         entries.join(", ")
     };
     println!("\nlongest files, in lines, and fullest folders, in files");
     for Figures { name, sources, .. } in figures {
-        println!("{name}\n  {}\n  {}", listed(&sources.longest_files), listed(&sources.fullest_folders));
+        println!(
+            "{name}\n  {}\n  {}",
+            listed(&sources.longest_files),
+            listed(&sources.fullest_folders)
+        );
     }
     println!();
 }

@@ -45,7 +45,8 @@ fn bytes(count: usize) -> String {
 }
 
 fn make_folder(path: &Path) -> anyhow::Result<()> {
-    std::fs::create_dir_all(path).with_context(|| format!("cannot make the folder {}", path.display()))
+    std::fs::create_dir_all(path)
+        .with_context(|| format!("cannot make the folder {}", path.display()))
 }
 
 /// The number of a generated image by its file's name, as 7 of 000007.png.
@@ -64,7 +65,10 @@ fn warn_of_images_beyond(out: &Path, folders: &[(PathBuf, usize)]) -> anyhow::Re
         others += numbers.filter(|number| number >= images).count();
     }
     if others > 0 {
-        tracing::warn!("{} holds {others} other images from before, which stay there", out.display());
+        tracing::warn!(
+            "{} holds {others} other images from before, which stay there",
+            out.display()
+        );
     }
     Ok(())
 }

@@ -75,7 +75,10 @@ const CLOSED_PIPE: i32 = 141;
 fn end_quietly_on_closed_pipes() {
     let report = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
-        if panic.payload_as_str().is_some_and(|message| message.starts_with("failed printing to stdout")) {
+        if panic
+            .payload_as_str()
+            .is_some_and(|message| message.starts_with("failed printing to stdout"))
+        {
             std::process::exit(CLOSED_PIPE);
         }
         report(panic);
@@ -88,7 +91,9 @@ fn main() -> ExitCode {
     logging::init(cli.global.verbose, cli.global.quiet, cli.global.log_format);
     match run(cli) {
         Ok(code) => code,
-        Err(error) if matches!(error.downcast_ref(), Some(diffusion_data::DataError::Cancelled)) => {
+        Err(error)
+            if matches!(error.downcast_ref(), Some(diffusion_data::DataError::Cancelled)) =>
+        {
             tracing::warn!("{error}");
             ExitCode::from(interrupt::EXIT_CODE)
         }
@@ -106,7 +111,9 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let device = cli.global.device.open()?;
     match cli.command {
         Command::Train(args) => commands::train::run(&args, &device, cli.global.quiet),
-        Command::TrainClassifier(args) => commands::train_classifier::run(&args, &device, cli.global.quiet),
+        Command::TrainClassifier(args) => {
+            commands::train_classifier::run(&args, &device, cli.global.quiet)
+        }
         Command::Sample(args) => commands::sample::run(&args, &device, cli.global.quiet),
         Command::Edit(command) => commands::edit::run(&command, &device, cli.global.quiet),
         Command::Evaluate(command) => commands::evaluate::run(&command, &device, cli.global.quiet),

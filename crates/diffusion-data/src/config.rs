@@ -74,7 +74,11 @@ impl PictureConfig {
             return Some(("pictures.limit", "0".to_owned(), "it must be at least 1"));
         }
         if !(0.0..1.0).contains(&self.validation) {
-            return Some(("pictures.validation", self.validation.to_string(), "it must lie in [0, 1)"));
+            return Some((
+                "pictures.validation",
+                self.validation.to_string(),
+                "it must lie in [0, 1)",
+            ));
         }
         None
     }
@@ -147,8 +151,11 @@ impl FromStr for Background {
     type Err = DataError;
 
     fn from_str(text: &str) -> Result<Self, DataError> {
-        let wrong =
-            || DataError::Invalid(format!("{text:?} is no colour; expected white, black, grey or #rrggbb"));
+        let wrong = || {
+            DataError::Invalid(format!(
+                "{text:?} is no colour; expected white, black, grey or #rrggbb"
+            ))
+        };
         match text {
             "white" => return Ok(Self::WHITE),
             "black" => return Ok(Self::BLACK),
@@ -157,9 +164,12 @@ impl FromStr for Background {
         }
         let digits = text
             .strip_prefix('#')
-            .filter(|digits| digits.len() == 6 && digits.bytes().all(|digit| digit.is_ascii_hexdigit()))
+            .filter(|digits| {
+                digits.len() == 6 && digits.bytes().all(|digit| digit.is_ascii_hexdigit())
+            })
             .ok_or_else(wrong)?;
-        let [_, red, green, blue] = u32::from_str_radix(digits, 16).map_err(|_| wrong())?.to_be_bytes();
+        let [_, red, green, blue] =
+            u32::from_str_radix(digits, 16).map_err(|_| wrong())?.to_be_bytes();
         Ok(Self([red, green, blue]))
     }
 }

@@ -66,13 +66,26 @@ impl ImageDataset {
     ///
     /// # Errors
     /// No pictures; a length that is not a multiple of the picture's; a count of labels other than N.
-    pub fn new(pixels: Vec<u8>, labels: Option<Vec<u8>>, image_shape: [usize; 3]) -> Result<Self, DataError> {
-        let labels: Vec<_> = labels.into_iter().flatten().map(|label| Some(u32::from(label))).collect();
+    pub fn new(
+        pixels: Vec<u8>,
+        labels: Option<Vec<u8>>,
+        image_shape: [usize; 3],
+    ) -> Result<Self, DataError> {
+        let labels: Vec<_> =
+            labels.into_iter().flatten().map(|label| Some(u32::from(label))).collect();
         let classes = numbered_classes(labels.iter().flatten().max());
-        Self::assemble(Pixels::Memory(pixels), About { labels, classes, names: Vec::new() }, image_shape)
+        Self::assemble(
+            Pixels::Memory(pixels),
+            About { labels, classes, names: Vec::new() },
+            image_shape,
+        )
     }
 
-    pub(crate) fn assemble(pixels: Pixels, about: About, image_shape: [usize; 3]) -> Result<Self, DataError> {
+    pub(crate) fn assemble(
+        pixels: Pixels,
+        about: About,
+        image_shape: [usize; 3],
+    ) -> Result<Self, DataError> {
         let bytes = pixels.bytes().len();
         let per_image: usize = image_shape.iter().product();
         if bytes == 0 || per_image == 0 {
@@ -84,8 +97,9 @@ impl ImageDataset {
             )));
         }
         let count = bytes / per_image;
-        let most = u32::try_from(count)
-            .map_err(|_| DataError::Invalid(format!("{count} pictures are more than a set may have")))?;
+        let most = u32::try_from(count).map_err(|_| {
+            DataError::Invalid(format!("{count} pictures are more than a set may have"))
+        })?;
         for (what, length) in [("labels", about.labels.len()), ("names", about.names.len())] {
             if length != 0 && length != count {
                 return Err(DataError::Invalid(format!("{length} {what} for {count} pictures")));
@@ -146,7 +160,13 @@ impl ImageDataset {
 
     /// Picture `i` as it is trained on, with the corner of the window at (`top`, `left`), mirrored if `flip`: C·H·W numbers
     /// are written to `values`, black −1 and white 1.
-    pub(crate) fn write_window(&self, i: usize, (top, left): (usize, usize), flip: bool, values: &mut [f32]) {
+    pub(crate) fn write_window(
+        &self,
+        i: usize,
+        (top, left): (usize, usize),
+        flip: bool,
+        values: &mut [f32],
+    ) {
         let [_, height, width] = self.image_shape;
         let [_, rows, columns] = self.image_shape();
         let image = self.image(i);
@@ -211,8 +231,9 @@ impl ImageDataset {
     /// # Errors
     /// No picture has one.
     pub fn labelled(&self) -> Result<Self, DataError> {
-        let none =
-            |_| DataError::Invalid("none of the pictures has a class, by folders or labels".to_owned());
+        let none = |_| {
+            DataError::Invalid("none of the pictures has a class, by folders or labels".to_owned())
+        };
         self.part(|i| self.label(i).is_some()).map_err(none)
     }
 
@@ -238,7 +259,8 @@ impl ImageDataset {
     /// # Errors
     /// A share that leaves no pictures on one side.
     pub fn split(&self, validation: f64) -> Result<(Self, Self), DataError> {
-        let held_back = |i| (self.name_hash(i, b"validation") as f64 / u64::MAX as f64) < validation;
+        let held_back =
+            |i| (self.name_hash(i, b"validation") as f64 / u64::MAX as f64) < validation;
         let none = |_| {
             let count = self.len();
             DataError::Invalid(format!(
@@ -249,7 +271,8 @@ impl ImageDataset {
     }
 
     fn part(&self, belongs: impl Fn(usize) -> bool) -> Result<Self, DataError> {
-        let chosen: Arc<[u32]> = (0..self.len()).filter(|i| belongs(*i)).map(|i| self.chosen[i]).collect();
+        let chosen: Arc<[u32]> =
+            (0..self.len()).filter(|i| belongs(*i)).map(|i| self.chosen[i]).collect();
         if chosen.is_empty() {
             return Err(DataError::Invalid("no picture is left of the data set".to_owned()));
         }

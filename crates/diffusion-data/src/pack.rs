@@ -58,13 +58,16 @@ pub fn pack(
         let problem = "it exists already; remove it or choose another name";
         return Err(DataError::unusable(out, problem));
     }
-    let folder = out.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder =
+        out.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut partial = PartialFile::new_in(folder, "")?;
     let mut damaged = Vec::new();
     let mut done = 0;
     let mut items = source.records()?.filter_map(|record| {
         done += 1;
-        if done % 100 == 0 && progress(PrepareProgress::Done(done, source.count().max(done))).is_break() {
+        if done % 100 == 0
+            && progress(PrepareProgress::Done(done, source.count().max(done))).is_break()
+        {
             return Some(Err(DataError::Cancelled));
         }
         let name = record.as_ref().map(|record| record.name.clone()).unwrap_or_default();
@@ -137,11 +140,16 @@ impl From<std::io::Error> for Broken {
 
 /// The name of a picture below the folder of its class, with an ending that tells its format, unlike all of `taken`.
 fn file_name(item: &Item, classes: &[String], taken: &mut HashSet<String>) -> String {
-    let ending = image::guess_format(&item.bytes).ok().and_then(|format| format.extensions_str().first());
+    let ending =
+        image::guess_format(&item.bytes).ok().and_then(|format| format.extensions_str().first());
     let ending = ending.map_or_else(|| ".png".to_owned(), |ending| format!(".{ending}"));
-    let name =
-        if crate::source::is_picture(&item.name) { item.name.clone() } else { item.name.clone() + &ending };
-    let class = item.label.and_then(|label| classes.get(label as usize)).map(|class| folder_name(class));
+    let name = if crate::source::is_picture(&item.name) {
+        item.name.clone()
+    } else {
+        item.name.clone() + &ending
+    };
+    let class =
+        item.label.and_then(|label| classes.get(label as usize)).map(|class| folder_name(class));
     let name = match class {
         Some(class) if !name.starts_with(&format!("{class}/")) => format!("{class}/{name}"),
         Some(_) => name,
@@ -180,7 +188,12 @@ fn write_tar(file: &mut File, classes: &[String], items: &mut Items<'_>) -> Resu
 }
 
 #[cfg(not(feature = "parquet"))]
-fn write_parquet(_: &mut File, _: &[String], _: &mut Items<'_>, _: &Path) -> Result<usize, DataError> {
+fn write_parquet(
+    _: &mut File,
+    _: &[String],
+    _: &mut Items<'_>,
+    _: &Path,
+) -> Result<usize, DataError> {
     unreachable!("refused by its ending")
 }
 
@@ -215,8 +228,9 @@ fn write_parquet(
         .set_dictionary_enabled(false)
         .set_key_value_metadata(Some(vec![KeyValue::new("huggingface".to_owned(), about)]))
         .build();
-    let mut writer = SerializedFileWriter::new(BufWriter::new(file), schema, std::sync::Arc::new(properties))
-        .map_err(failed)?;
+    let mut writer =
+        SerializedFileWriter::new(BufWriter::new(file), schema, std::sync::Arc::new(properties))
+            .map_err(failed)?;
     let mut taken = HashSet::new();
     loop {
         let group: Vec<Item> = items.take(GROUP).collect::<Result<_, _>>()?;
@@ -230,16 +244,23 @@ fn write_parquet(
         let present = vec![2; group.len()];
         let labelled: Vec<i16> = group.iter().map(|item| i16::from(item.label.is_some())).collect();
         let labels: Vec<i64> = group.iter().filter_map(|item| item.label).map(i64::from).collect();
-        let pictures: Vec<ByteArray> = group.into_iter().map(|item| ByteArray::from(item.bytes)).collect();
+        let pictures: Vec<ByteArray> =
+            group.into_iter().map(|item| ByteArray::from(item.bytes)).collect();
         let mut columns = writer.next_row_group().map_err(failed)?;
         for values in [&pictures, &paths] {
             if let Some(mut column) = columns.next_column().map_err(failed)? {
-                column.typed::<ByteArrayType>().write_batch(values, Some(&present), None).map_err(failed)?;
+                column
+                    .typed::<ByteArrayType>()
+                    .write_batch(values, Some(&present), None)
+                    .map_err(failed)?;
                 column.close().map_err(failed)?;
             }
         }
         if let Some(mut column) = columns.next_column().map_err(failed)? {
-            column.typed::<Int64Type>().write_batch(&labels, Some(&labelled), None).map_err(failed)?;
+            column
+                .typed::<Int64Type>()
+                .write_batch(&labels, Some(&labelled), None)
+                .map_err(failed)?;
             column.close().map_err(failed)?;
         }
         columns.close().map_err(failed)?;

@@ -80,9 +80,10 @@ pub fn prepare(
     progress: &mut dyn FnMut(PrepareProgress) -> ControlFlow<()>,
 ) -> Result<Prepared, DataError> {
     let (target, window) = target(source, size, config)?;
-    let raw =
-        source.is_raw() && source.count().saturating_mul(3 * target.width * target.height) < RAW_IN_MEMORY;
-    let cache = cache.filter(|_| !raw).map(|folder| Cache::new(folder, source, &target, config.channels));
+    let raw = source.is_raw()
+        && source.count().saturating_mul(3 * target.width * target.height) < RAW_IN_MEMORY;
+    let cache =
+        cache.filter(|_| !raw).map(|folder| Cache::new(folder, source, &target, config.channels));
     let mut cache_problem = None;
     let (dataset, report, from_cache) = match &cache {
         Some(cache) => match through_cache(cache, source, &target, config, progress) {
@@ -144,7 +145,8 @@ fn target(
     const MOST: usize = 4096;
     let most = if source.is_raw() { usize::MAX } else { SMALL };
     let natural = if size.is_none() { source.common_size(most)? } else { None };
-    let (width, height) = natural.unwrap_or((size.unwrap_or(DEFAULT_SIZE), size.unwrap_or(DEFAULT_SIZE)));
+    let (width, height) =
+        natural.unwrap_or((size.unwrap_or(DEFAULT_SIZE), size.unwrap_or(DEFAULT_SIZE)));
     if width.min(height) == 0 || width.max(height) > MOST {
         return Err(DataError::Invalid(format!(
             "images of {width}×{height} pixels cannot be trained on; choose a size from 1 to {MOST}"
@@ -184,7 +186,8 @@ fn fill(
         }
         done += chunk.len();
         let classes = about.classes.len();
-        let results: Vec<_> = chunk.into_par_iter().map(|record| image(record, target, classes)).collect();
+        let results: Vec<_> =
+            chunk.into_par_iter().map(|record| image(record, target, classes)).collect();
         let mut pixels = Vec::new();
         for result in results {
             let Image { name, label, size, form, planes } = match result {
@@ -214,7 +217,8 @@ fn fill(
         check(source, &report.damaged, config.max_bad)?;
         cancelled(progress(PrepareProgress::Done(done, source.count().max(done))))?;
     }
-    report.sizes = sizes.into_iter().map(|((width, height), count)| (width, height, count)).collect();
+    report.sizes =
+        sizes.into_iter().map(|((width, height), count)| (width, height, count)).collect();
     if about.names.is_empty() {
         return Err(nothing_usable(source, &report.damaged));
     }
@@ -256,7 +260,10 @@ struct Image {
 fn image(record: Record, target: &Target, classes: usize) -> Result<Image, Damaged> {
     let Record { name, label, content } = record;
     if let Some(label) = label.filter(|label| *label as usize >= classes) {
-        return Err(Damaged { name, reason: format!("its class is {label}, but there are only {classes}") });
+        return Err(Damaged {
+            name,
+            reason: format!("its class is {label}, but there are only {classes}"),
+        });
     }
     let ready = content.and_then(Content::decode).and_then(|raster| {
         let (size, form) = ((raster.width, raster.height), raster.form);
@@ -280,7 +287,8 @@ pub(crate) fn check(source: &Source, damaged: &[Damaged], max_bad: usize) -> Res
     if damaged.len() <= max_bad {
         return Ok(());
     }
-    let problem = format!("more than {max_bad} pictures cannot be used; a larger max_bad leaves them out");
+    let problem =
+        format!("more than {max_bad} pictures cannot be used; a larger max_bad leaves them out");
     Err(damage(source, problem, damaged))
 }
 

@@ -95,12 +95,17 @@ impl Source {
     /// container.
     pub fn open(path: &Path, split: Split) -> Result<Self, DataError> {
         let metadata = fs::metadata(path).map_err(DataError::io(path))?;
-        if metadata.is_dir() { Self::open_folder(path, split) } else { Self::open_file(path, split) }
+        if metadata.is_dir() {
+            Self::open_folder(path, split)
+        } else {
+            Self::open_file(path, split)
+        }
     }
 
     /// A set that is in memory already; `name` stands for a path.
     pub fn from_dataset(dataset: crate::ImageDataset, name: &str) -> Self {
-        let found = Found { classes: dataset.classes().to_vec(), count: dataset.len(), kind: dataset };
+        let found =
+            Found { classes: dataset.classes().to_vec(), count: dataset.len(), kind: dataset };
         Self::new(Path::new(name), found, &[], Kind::Memory)
     }
 
@@ -139,8 +144,11 @@ impl Source {
         File::open(path)
             .and_then(|file| file.take(512).read_to_end(&mut head))
             .map_err(DataError::io(path))?;
-        let unpacked =
-            if head.starts_with(&[0x1f, 0x8b]) { archive::gunzipped_head(path)? } else { Vec::new() };
+        let unpacked = if head.starts_with(&[0x1f, 0x8b]) {
+            archive::gunzipped_head(path)?
+        } else {
+            Vec::new()
+        };
         if archive::is_tar(&head) || archive::is_tar(&unpacked) || head.starts_with(b"PK\x03\x04") {
             if let Some(found) = array::open_npz(path, &head)? {
                 return Ok(Self::new(path, found, &files, Kind::Array));
@@ -173,7 +181,8 @@ impl Source {
 
     fn open_idx(path: &Path, files: &[PathBuf], split: Split) -> Result<Self, DataError> {
         let dataset = mnist::load(path, split)?;
-        let found = Found { classes: dataset.classes().to_vec(), count: dataset.len(), kind: dataset };
+        let found =
+            Found { classes: dataset.classes().to_vec(), count: dataset.len(), kind: dataset };
         Ok(Self::new(path, found, files, Kind::Idx))
     }
 
@@ -251,7 +260,9 @@ impl Source {
     pub fn common_size(&self, most: usize) -> Result<Option<(usize, usize)>, DataError> {
         let mut common = None;
         for record in self.records()?.take(SAMPLE) {
-            let Ok(size) = record?.content.and_then(|content| content.dimensions()) else { continue };
+            let Ok(size) = record?.content.and_then(|content| content.dimensions()) else {
+                continue;
+            };
             if size.0.max(size.1) > most || common.is_some_and(|common| common != size) {
                 return Ok(None);
             }
@@ -264,7 +275,8 @@ impl Source {
 fn dataset_record(dataset: &crate::ImageDataset, i: usize) -> Record {
     let [channels, height, width] = dataset.image_shape();
     let (planes, area) = (dataset.image(i), height * width);
-    let pixels = (0..area).flat_map(|at| (0..channels).map(move |c| planes[c * area + at])).collect();
+    let pixels =
+        (0..area).flat_map(|at| (0..channels).map(move |c| planes[c * area + at])).collect();
     let form = if channels == 1 { "grey" } else { "RGB" };
     let raster = Raster { width, height, channels, pixels, form };
     Record { name: dataset.name(i), label: dataset.label(i), content: Ok(Content::Raw(raster)) }

@@ -64,8 +64,9 @@ fn cifar_as_candle_loads_it_is_the_same_data_set() {
     let loaded = cifar::load_dir(folder.path()).unwrap();
     let source = Source::open(folder.path(), Split::Test).unwrap();
     let config = PictureConfig::default();
-    let ours =
-        prepare(&source, None, &config, None, &mut |_| std::ops::ControlFlow::Continue(())).unwrap().dataset;
+    let ours = prepare(&source, None, &config, None, &mut |_| std::ops::ControlFlow::Continue(()))
+        .unwrap()
+        .dataset;
     same(&ours, &ImageDataset::from_candle(&loaded, Split::Test).unwrap());
     assert_eq!(ImageDataset::from_candle(&loaded, Split::Train).unwrap().len(), 5 * RECORDS);
 

@@ -62,18 +62,26 @@ fn a_truncated_file_is_named_with_the_offset_where_it_ends() {
         "some-file: at offset 26: expected 18 bytes of data (2×3×3), found the end of the file after 10 of them"
     );
     assert!(message(&raw(&[2, 3, 3], &[])[..9], 3).contains("at offset 9: expected 3 dimensions"));
-    let gzipped = idx::to_gzipped_bytes(&IdxArray { dims: vec![4, 8, 8], data: (0..=255).collect() });
+    let gzipped =
+        idx::to_gzipped_bytes(&IdxArray { dims: vec![4, 8, 8], data: (0..=255).collect() });
     let error = message(&gzipped[..gzipped.len() / 2], 3);
-    assert!(error.contains("expected 256 bytes of data (4×8×8), found the end of the file"), "{error}");
+    assert!(
+        error.contains("expected 256 bytes of data (4×8×8), found the end of the file"),
+        "{error}"
+    );
 }
 
 #[test]
 fn damaged_gzip_and_trailing_bytes_are_noticed() {
-    let mut gzipped = idx::to_gzipped_bytes(&IdxArray { dims: vec![4, 8, 8], data: (0..=255).collect() });
+    let mut gzipped =
+        idx::to_gzipped_bytes(&IdxArray { dims: vec![4, 8, 8], data: (0..=255).collect() });
     let checksum = gzipped.len() - 8;
     gzipped[checksum] ^= 1;
     assert!(message(&gzipped, 3).contains("some-file"));
-    assert!(message(&raw(&[1, 2, 2], &[0; 5]), 3).contains("at offset 20: expected the end of the file"));
+    assert!(
+        message(&raw(&[1, 2, 2], &[0; 5]), 3)
+            .contains("at offset 20: expected the end of the file")
+    );
 }
 
 #[test]
@@ -103,10 +111,14 @@ fn a_folder_may_mix_plain_and_gzipped_files() {
 fn a_folder_that_does_not_fit_says_why() {
     let dir = tempfile::tempdir().unwrap();
     let error = || mnist::load_train(dir.path()).unwrap_err().to_string();
-    assert!(error().contains("expected train-images-idx3-ubyte") && error().contains("found no files"));
+    assert!(
+        error().contains("expected train-images-idx3-ubyte") && error().contains("found no files")
+    );
     fs::write(dir.path().join("cat.jpg"), b"").unwrap();
     assert!(error().contains("found cat.jpg"));
     write_set(dir.path(), 2);
     assert!(error().contains("2 labels for 3 pictures"), "{}", error());
-    assert!(mnist::load_train(&dir.path().join("nowhere")).unwrap_err().to_string().contains("nowhere"));
+    assert!(
+        mnist::load_train(&dir.path().join("nowhere")).unwrap_err().to_string().contains("nowhere")
+    );
 }

@@ -63,7 +63,9 @@ fn a_loader_continues_exactly_from_any_position() {
 #[test]
 fn impossible_sets_and_batches_are_refused() {
     assert!(Loader::new(&counted(3), LoaderConfig::new(0, 0)).is_err());
-    assert!(Loader::new(&counted(3), LoaderConfig { repeat: 0, ..LoaderConfig::new(2, 0) }).is_err());
+    assert!(
+        Loader::new(&counted(3), LoaderConfig { repeat: 0, ..LoaderConfig::new(2, 0) }).is_err()
+    );
     let error = Loader::new(&counted(3), LoaderConfig::new(1 << 33, 0)).unwrap_err().to_string();
     assert!(error.contains("a pass of 8589934593 pictures is too long"), "{error}");
     assert!(ImageDataset::new(vec![], None, [1, 2, 2]).is_err());
@@ -85,7 +87,10 @@ fn black_is_minus_one_and_white_is_one_there_and_back() {
     let images = set.images(&[0], &Device::Cpu).unwrap();
     assert_eq!(images.min_all().unwrap().to_scalar::<f32>().unwrap(), -1.0);
     assert_eq!(images.max_all().unwrap().to_scalar::<f32>().unwrap(), 1.0);
-    assert_eq!(diffusion_picture::from_tensor(&images).unwrap()[0].pixels, (0..=255).collect::<Vec<u8>>());
+    assert_eq!(
+        diffusion_picture::from_tensor(&images).unwrap()[0].pixels,
+        (0..=255).collect::<Vec<u8>>()
+    );
     let beyond = Tensor::new(&[[[[-7f32, 7.0, f32::NAN]]]], &Device::Cpu).unwrap();
     assert_eq!(diffusion_picture::from_tensor(&beyond).unwrap()[0].pixels, [0, 255, 0]);
 }
@@ -97,7 +102,10 @@ fn a_class_balanced_subset_takes_the_first_of_each_class_in_order() {
     assert_eq!(labels.data, (0..20).map(|i| i % 10).collect::<Vec<u8>>());
     assert_eq!(images.dims, [20, 1, 1]);
     assert!(
-        mnist::class_balanced_subset(&counted(15), 2).unwrap_err().to_string().contains("class 5 has only 1")
+        mnist::class_balanced_subset(&counted(15), 2)
+            .unwrap_err()
+            .to_string()
+            .contains("class 5 has only 1")
     );
 }
 
@@ -120,7 +128,11 @@ fn windows_and_mirrors_follow_from_seed_and_pass() {
     assert_eq!(loader.batches_per_epoch(), 2);
     let pictures = |loader: &mut Loader| -> Vec<Vec<u8>> {
         let images = loader.next_batch(&Device::Cpu).unwrap().images;
-        diffusion_picture::from_tensor(&images).unwrap().into_iter().map(|picture| picture.pixels).collect()
+        diffusion_picture::from_tensor(&images)
+            .unwrap()
+            .into_iter()
+            .map(|picture| picture.pixels)
+            .collect()
     };
     let mut seen = BTreeSet::new();
     let mut per_picture = [0; 4];

@@ -47,8 +47,9 @@ fn softmax(scores: &Tensor) -> Result<Tensor> {
 
 /// The cosine of the angle between two vectors, in [−1, 1].
 fn cosine(a: &Tensor, b: &Tensor) -> Result<f64> {
-    let dot =
-        |a: &Tensor, b: &Tensor| -> Result<f64> { Ok(f64::from((a * b)?.sum_all()?.to_scalar::<f32>()?)) };
+    let dot = |a: &Tensor, b: &Tensor| -> Result<f64> {
+        Ok(f64::from((a * b)?.sum_all()?.to_scalar::<f32>()?))
+    };
     Ok(dot(a, b)? / (dot(a, a)? * dot(b, b)?).sqrt())
 }
 
@@ -93,9 +94,15 @@ mod tests {
         // A vector and itself with a tenth of noise: 1/√(1 + 0.01), whatever average is taken.
         let expected = 1.0 / (1.0 + NOISE * NOISE).sqrt();
         let [similar, different] = similarities(Pooling::Average).unwrap();
-        assert!((similar - expected).abs() < 1e-3 && different.abs() < 0.03, "{similar} {different}");
+        assert!(
+            (similar - expected).abs() < 1e-3 && different.abs() < 0.03,
+            "{similar} {different}"
+        );
         let [similar, different] = similarities(Pooling::Attention).unwrap();
-        assert!((similar - expected).abs() < 0.02 && different.abs() < 0.05, "{similar} {different}");
+        assert!(
+            (similar - expected).abs() < 0.02 && different.abs() < 0.05,
+            "{similar} {different}"
+        );
         // The maximum of 8 normal numbers is 1.42 on average and varies by 0.37: two of them share 1.42²/(1.42² + 0.37).
         let [similar, different] = similarities(Pooling::Maximum).unwrap();
         assert!((different - 0.844).abs() < 0.02 && similar > 0.98, "{similar} {different}");

@@ -66,7 +66,8 @@ fn suppress(mut segments: Vec<Segment>) -> Vec<Segment> {
 
 /// 200 frames: actions at 20–40, 80–110 and 150–170, spikes at 55–57 and 130–132, quiet between them.
 fn lesson_scores() -> Vec<f64> {
-    let mut scores: Vec<f64> = (0..200).map(|frame| 0.15 + 0.05 * (f64::from(frame) * 1.7).sin()).collect();
+    let mut scores: Vec<f64> =
+        (0..200).map(|frame| 0.15 + 0.05 * (f64::from(frame) * 1.7).sin()).collect();
     for (start, end, height) in
         [(20, 40, 0.85), (80, 110, 0.9), (150, 170, 0.75), (55, 57, 0.7), (130, 132, 0.65)]
     {
@@ -99,14 +100,18 @@ mod tests {
         for segment in &found {
             let frames = &lesson_scores()[segment.start..segment.end];
             assert!((segment.mean * frames.len() as f64 - frames.iter().sum::<f64>()).abs() < 1e-9);
-            assert!(frames.iter().all(|score| *score <= segment.peak) && frames.contains(&segment.peak));
+            assert!(
+                frames.iter().all(|score| *score <= segment.peak) && frames.contains(&segment.peak)
+            );
         }
     }
 
     #[test]
     fn one_quiet_frame_is_bridged_two_are_not_and_short_segments_go() {
-        let scores = |text: &str| text.chars().map(|c| if c == '#' { 0.9 } else { 0.1 }).collect::<Vec<_>>();
-        let bounds = |text| proposals(&scores(text)).iter().map(|s| (s.start, s.end)).collect::<Vec<_>>();
+        let scores =
+            |text: &str| text.chars().map(|c| if c == '#' { 0.9 } else { 0.1 }).collect::<Vec<_>>();
+        let bounds =
+            |text| proposals(&scores(text)).iter().map(|s| (s.start, s.end)).collect::<Vec<_>>();
         assert_eq!(bounds(".##.##..###."), [(1, 6), (8, 11)]);
         assert_eq!(bounds("##..##"), []);
         assert_eq!(proposals(&[0.5, 0.5, 0.5]).len(), 1, "the threshold itself counts");

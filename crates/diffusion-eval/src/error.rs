@@ -68,7 +68,9 @@ pub enum EvalError {
         shape: [usize; 3],
     },
     /// MNIST's test digits come with this crate as the digit judge's features, not as images.
-    #[error("only what the digit judge makes of these digits is known; name the pictures for Inception")]
+    #[error(
+        "only what the digit judge makes of these digits is known; name the pictures for Inception"
+    )]
     NoImagesOfMnist,
     /// No reference images were named, and the images that the model was trained on are not known.
     #[error("name the real pictures, or mnist")]

@@ -41,7 +41,10 @@ impl Inception {
         candle_core::safetensors::load(path, &Device::Cpu)
             .map_err(EvalError::from)
             .and_then(|tensors| Self::new(&tensors, device))
-            .map_err(|reason| EvalError::Weights { path: path.to_owned(), reason: Box::new(reason) })
+            .map_err(|reason| EvalError::Weights {
+                path: path.to_owned(),
+                reason: Box::new(reason),
+            })
     }
 
     /// Of `tensors` on the CPU, in any float type, and by their names, such as
@@ -187,7 +190,9 @@ impl Weights<'_> {
         let line = (h != w).then_some(Line { dim: if h == 1 { 3 } else { 2 }, padding });
         let (weight, stride, padding) = match line {
             None => (weight, stride, padding),
-            Some(_) => (weight.flatten_from(2)?.transpose(1, 2)?.reshape((outputs, (), 1, 1))?, 1, 0),
+            Some(_) => {
+                (weight.flatten_from(2)?.transpose(1, 2)?.reshape((outputs, (), 1, 1))?, 1, 0)
+            }
         };
         let placed = |tensor: &Tensor| tensor.to_dtype(DType::F32)?.to_device(self.device);
         let conv = Conv2d::from_tensors(placed(&weight)?, Some(placed(&bias)?), stride, padding);

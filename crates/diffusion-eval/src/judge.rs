@@ -128,7 +128,10 @@ impl DigitJudge {
     ///
     /// # Errors
     /// Bytes that are no such file.
-    pub fn from_bytes(bytes: &[u8], device: &Device) -> std::result::Result<(Self, Reference), EvalError> {
+    pub fn from_bytes(
+        bytes: &[u8],
+        device: &Device,
+    ) -> std::result::Result<(Self, Reference), EvalError> {
         let judge = Self::new(VarBuilder::from_slice_safetensors(bytes, DType::F32, device)?)?;
         let tensors = candle_core::safetensors::SliceSafetensors::new(bytes)?;
         let load = |name: &str| tensors.load(&format!("reference.{name}"), &Device::Cpu);

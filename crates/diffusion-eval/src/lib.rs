@@ -46,13 +46,13 @@ pub use inception::Inception;
 pub use judge::{DigitJudge, Verdict};
 pub use likelihood::VariationalBound;
 pub use metrics::{
-    Agreement, ClassShares, Manifold, Memorisation, Reference, SampleQuality, Statistics, TrainingImages,
-    diversity, mean_and_deviation, spread,
+    Agreement, ClassShares, Manifold, Memorisation, Reference, SampleQuality, Statistics,
+    TrainingImages, diversity, mean_and_deviation, spread,
 };
 pub use model::{Bound, ModelBin, ModelErrors, ModelEvaluation, ModelLoss};
 pub use predictors::{
-    BaselineCheck, ErrorBin, Estimate, PredictionError, Predictor, PredictorErrors, PredictorEvaluation,
-    lesson_images,
+    BaselineCheck, ErrorBin, Estimate, PredictionError, Predictor, PredictorErrors,
+    PredictorEvaluation, lesson_images,
 };
 pub use samples::{
     FeatureJudge, FeatureMetrics, ImageSet, MetricSpread, Note, ReferenceChoice, ReferenceSet,

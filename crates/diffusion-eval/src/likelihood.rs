@@ -99,12 +99,12 @@ impl<'a> VariationalBound<'a> {
 
 /// −ln p(x₀ | x₁) of each element, in nats.
 fn decoder(x0: &Tensor, mean: &Tensor, log_variance: &Tensor) -> Result<Tensor> {
-    let elements = |tensor: &Tensor| tensor.broadcast_as(x0.shape())?.flatten_all()?.to_vec1::<f64>();
+    let elements =
+        |tensor: &Tensor| tensor.broadcast_as(x0.shape())?.flatten_all()?.to_vec1::<f64>();
     let parameters = elements(mean)?.into_iter().zip(elements(log_variance)?);
-    let nats = elements(x0)?
-        .into_iter()
-        .zip(parameters)
-        .map(|(x0, (mean, log_variance))| -discretized_log_probability(x0, mean, (log_variance / 2.0).exp()));
+    let nats = elements(x0)?.into_iter().zip(parameters).map(|(x0, (mean, log_variance))| {
+        -discretized_log_probability(x0, mean, (log_variance / 2.0).exp())
+    });
     Tensor::from_vec(nats.collect(), x0.shape(), x0.device())
 }
 

@@ -118,7 +118,14 @@ impl<'a> ModelEvaluation<'a> {
         if looks == 0 {
             bail!("a model must be looked at once in each bin at least");
         }
-        Ok(Self { images: NoisyImages::new(images, seed)?, levels, bins, looks, batch: BATCH, bound: None })
+        Ok(Self {
+            images: NoisyImages::new(images, seed)?,
+            levels,
+            bins,
+            looks,
+            batch: BATCH,
+            bound: None,
+        })
     }
 
     /// The same at all levels of the schedule of `bound`, and the bound. `images` have 256 grey levels.
@@ -178,10 +185,16 @@ impl<'a> ModelEvaluation<'a> {
                 overall.iter_mut().zip(sums).for_each(|(overall, sum)| *overall += sum);
             }
             let bits = self.bound.map(|_| estimate(&column(&sums, BITS)));
-            of_bins.push(ModelBin { levels: (first, end - 1), loss: loss(&sums, end - first), bits });
+            of_bins.push(ModelBin {
+                levels: (first, end - 1),
+                loss: loss(&sums, end - first),
+                bits,
+            });
         }
         let bound = match (self.bound, decoder) {
-            (Some(bound), Some(decoder)) => Some(self.sum_up(bound, &decoder, &column(&overall, BITS))?),
+            (Some(bound), Some(decoder)) => {
+                Some(self.sum_up(bound, &decoder, &column(&overall, BITS))?)
+            }
             _ => None,
         };
         Ok(Some(ModelErrors { overall: loss(&overall, self.levels.len()), bins: of_bins, bound }))
@@ -195,7 +208,8 @@ impl<'a> ModelEvaluation<'a> {
     fn strata(&self, bin: usize) -> Vec<Range<usize>> {
         let (first, end) = bounds(bin, self.bins, self.levels.len());
         let alone = (self.bound.is_some() && first == 0).then_some(0..1);
-        let (first, looks) = if alone.is_some() { (1, self.looks.max(2) - 1) } else { (first, self.looks) };
+        let (first, looks) =
+            if alone.is_some() { (1, self.looks.max(2) - 1) } else { (first, self.looks) };
         let weight = |t| self.bound.map_or(1.0, |bound| bound.expected_weight(t));
         let weights: Vec<f64> = (first..end).map(weight).collect();
         alone.into_iter().chain(divided(first, &weights, looks)).collect()
@@ -210,7 +224,8 @@ impl<'a> ModelEvaluation<'a> {
     ) -> Result<Option<Vec<Seen>>> {
         let mut by_level = BTreeMap::<usize, Vec<usize>>::new();
         for image in 0..self.images.count() {
-            let mut rng = self.images.source().rng(Domain::Timestep, stratum.start as u64, image as u64);
+            let mut rng =
+                self.images.source().rng(Domain::Timestep, stratum.start as u64, image as u64);
             by_level.entry(rng.random_range(stratum.clone())).or_default().push(image);
         }
         let mut seen = self.nothing();
@@ -286,7 +301,8 @@ fn column(seen: &[Seen], which: usize) -> Vec<f64> {
 
 /// The mean losses, from sums over `levels` levels.
 fn loss(sums: &[Seen], levels: usize) -> ModelLoss {
-    let of = |which| estimate(&sums.iter().map(|sums| sums[which] / levels as f64).collect::<Vec<_>>());
+    let of =
+        |which| estimate(&sums.iter().map(|sums| sums[which] / levels as f64).collect::<Vec<_>>());
     ModelLoss { noise: of(0), x0: of(1), velocity: of(2) }
 }
 

@@ -52,7 +52,8 @@ impl<'a> NoisyImages<'a> {
     /// The noise of each of the images `chosen` at the level at `index`.
     pub(crate) fn normal(&self, domain: Domain, index: usize, chosen: &[usize]) -> Result<Tensor> {
         let (shape, device) = (&self.images.dims()[1..], self.images.device());
-        let of_image = |&i: &usize| self.source.normal(domain, index as u64, [i as u64], shape, device);
+        let of_image =
+            |&i: &usize| self.source.normal(domain, index as u64, [i as u64], shape, device);
         Tensor::cat(&chosen.iter().map(of_image).collect::<Result<Vec<_>>>()?, 0)
     }
 }

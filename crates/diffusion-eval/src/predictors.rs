@@ -95,7 +95,9 @@ pub(crate) const BATCH: usize = 64;
 /// # Errors
 /// Those of the device.
 pub fn lesson_images(seed: u64, device: &candle_core::Device) -> Result<Tensor> {
-    NoiseSource::new(seed).normal(Domain::Initial, 0, 0..50, &[1, 32, 32], device)?.clamp(-1f32, 1f32)
+    NoiseSource::new(seed)
+        .normal(Domain::Initial, 0, 0..50, &[1, 32, 32], device)?
+        .clamp(-1f32, 1f32)
 }
 
 impl<'a> PredictorEvaluation<'a> {
@@ -104,7 +106,12 @@ impl<'a> PredictorEvaluation<'a> {
     ///
     /// # Errors
     /// No images; no bins, or more than levels.
-    pub fn new(images: &'a Tensor, levels: Vec<NoiseLevel>, bins: usize, seed: u64) -> Result<Self> {
+    pub fn new(
+        images: &'a Tensor,
+        levels: Vec<NoiseLevel>,
+        bins: usize,
+        seed: u64,
+    ) -> Result<Self> {
         check_bins(bins, levels.len())?;
         Ok(Self { images: NoisyImages::new(images, seed)?, levels, bins })
     }
@@ -180,7 +187,10 @@ pub(crate) fn bounds(bin: usize, bins: usize, levels: usize) -> (usize, usize) {
 }
 
 pub(crate) fn not_finite(image: usize, index: usize) -> candle_core::Error {
-    candle_core::Error::Msg(format!("the prediction for image {image} at level {index} is not finite")).bt()
+    candle_core::Error::Msg(format!(
+        "the prediction for image {image} at level {index} is not finite"
+    ))
+    .bt()
 }
 
 fn error([noise, image]: &[Vec<f64>; 2]) -> PredictionError {

@@ -13,7 +13,8 @@ const GREY: [usize; 3] = [1, 28, 28];
 
 /// `count` images of noise.
 fn images(seed: u64, count: u64, shape: [usize; 3]) -> Tensor {
-    let noise = NoiseSource::new(seed).normal(Domain::Initial, 0, 0..count, &shape, &Device::Cpu).unwrap();
+    let noise =
+        NoiseSource::new(seed).normal(Domain::Initial, 0, 0..count, &shape, &Device::Cpu).unwrap();
     noise.clamp(-1f32, 1f32).unwrap()
 }
 
@@ -50,7 +51,10 @@ fn the_test_digits_are_the_reference_of_models_of_digits_only() {
     let requested = |what, network| ReferenceChoice::new(Some(what), network, GREY, Some(&photos));
     assert_eq!(requested(ReferenceChoice::Mnist, judge).unwrap(), Some(ReferenceChoice::Mnist));
     assert_eq!(requested(ReferenceChoice::Named, judge).unwrap(), Some(ReferenceChoice::Named));
-    assert!(matches!(requested(ReferenceChoice::Mnist, inception), Err(EvalError::NoImagesOfMnist)));
+    assert!(matches!(
+        requested(ReferenceChoice::Mnist, inception),
+        Err(EvalError::NoImagesOfMnist)
+    ));
     assert!(matches!(ReferenceSet::<Tensor>::of_run(None), Err(EvalError::NoReference)));
 }
 
@@ -97,7 +101,8 @@ fn reference_images_from_the_place_of_the_training_images_are_circular() {
     let own = folder.path().join("own");
     std::fs::create_dir(&own).unwrap();
     let known = TrainingSet { path: Some(own.clone()), ..training(9, 0) };
-    let reference = |path: &Path, training| ReferenceSet::new(images(3, 7, GREY), path, GREY, training);
+    let reference =
+        |path: &Path, training| ReferenceSet::new(images(3, 7, GREY), path, GREY, training);
     let circular = |path: &Path, training| reference(path, training).unwrap().circular;
     assert!(circular(&own, Some(&known)));
     assert!(circular(&own.join("../own/."), Some(&known)), "one folder by another name");
@@ -116,7 +121,10 @@ fn reference_images_from_the_place_of_the_training_images_are_circular() {
 fn too_few_images_are_refused_by_name() {
     let few = ReferenceSet::new(images(3, 5, GREY), Path::new("few"), GREY, None).unwrap();
     let error = judge(&few).unwrap_err().to_string();
-    assert_eq!(error, "the pictures of few: 5 pictures are too few to compare images with; 6 are needed");
+    assert_eq!(
+        error,
+        "the pictures of few: 5 pictures are too few to compare images with; 6 are needed"
+    );
     let evaluator = evaluator(&training(9, 0));
     let refused = |count| evaluator.check_number("generated", count).unwrap_err().to_string();
     assert_eq!(refused(5), "generated: 5 images are too few to be judged; 6 are needed");
@@ -153,8 +161,9 @@ fn training_images_stand_beside_generated_ones_unless_they_are_the_reference() {
 
 /// The notes about sets of `counts` images.
 fn notes(evaluator: &SampleEvaluator, counts: &[usize]) -> Vec<String> {
-    let set =
-        |&count: &usize| ("set".to_owned(), SampleMetrics { count, features: None, memorisation: None });
+    let set = |&count: &usize| {
+        ("set".to_owned(), SampleMetrics { count, features: None, memorisation: None })
+    };
     let report = SampleReport { sets: counts.iter().map(set).collect(), training: None };
     report.notes(evaluator).iter().map(ToString::to_string).collect()
 }
@@ -206,7 +215,10 @@ fn a_report_has_the_spread_of_its_sets() {
         let mean = f64::midpoint(values[0], values[1]);
         let deviation = (values[0] - values[1]).abs() / 2f64.sqrt();
         assert!((spread.mean - mean).abs() <= 1e-9 * mean.abs(), "{spread:?}");
-        assert!((spread.deviation.unwrap() - deviation).abs() <= 1e-9 * (1.0 + mean.abs()), "{spread:?}");
+        assert!(
+            (spread.deviation.unwrap() - deviation).abs() <= 1e-9 * (1.0 + mean.abs()),
+            "{spread:?}"
+        );
         assert_eq!(number(&json["mean"][spread.key]), spread.mean);
         assert_eq!(number(&json["standard_deviation"][spread.key]), spread.deviation.unwrap());
         assert_eq!(json["training_pictures"][spread.key].as_f64(), spread.training, "{spread:?}");
@@ -217,7 +229,10 @@ fn a_report_has_the_spread_of_its_sets() {
     let copies = report.spreads().into_iter().find(|spread| spread.key == "copies").unwrap();
     assert_eq!((copies.training, json["sets"][1]["name"].as_str()), (None, Some("b")));
     // The judge's digits are no classes of these images.
-    assert!(report.class_shares().is_empty() && !report.sets[0].1.by_key().contains_key("share_of_class_0"));
+    assert!(
+        report.class_shares().is_empty()
+            && !report.sets[0].1.by_key().contains_key("share_of_class_0")
+    );
 }
 
 #[test]
@@ -228,7 +243,8 @@ fn digits_are_read_where_the_references_are_digits() {
     let evaluator = SampleEvaluator::new(GREY, Some(judge), none, &Device::Cpu).unwrap();
     let names: Vec<Option<&str>> = (0..8).map(|i| Some(if i < 4 { "3" } else { "cat" })).collect();
     let metrics = evaluator.evaluate(&images(7, 8, GREY), &names).unwrap();
-    let shares: f64 = (0..10).map(|class| metrics.by_key()[&format!("share_of_class_{class}")]).sum();
+    let shares: f64 =
+        (0..10).map(|class| metrics.by_key()[&format!("share_of_class_{class}")]).sum();
     assert!((shares - 1.0).abs() < 1e-9);
     let features = metrics.features.unwrap();
     // Of the four that were to be a digit; the others have a class that the judge does not know, and are like each other only.

@@ -69,7 +69,8 @@ impl Golden {
             ];
             for (k, (part, lowest, span)) in parts.into_iter().enumerate() {
                 let shape = if k == 0 { &shape[..] } else { &shape[..1] };
-                tensors.insert(format!("{name}.{part}"), self.uniform(5 * i + k, shape, lowest, span));
+                tensors
+                    .insert(format!("{name}.{part}"), self.uniform(5 * i + k, shape, lowest, span));
             }
             // What the real file has too.
             let count = Tensor::new(7i64, &Device::Cpu).unwrap();
@@ -105,14 +106,16 @@ fn features_equal_those_of_pytorch_fid() {
     let mut pictures = 0..;
     for batch in &golden.batches {
         let [n, c, h, w] = batch.shape;
-        let images: Vec<_> = pictures.by_ref().take(n).map(|i| golden.picture(i, [c, h, w])).collect();
+        let images: Vec<_> =
+            pictures.by_ref().take(n).map(|i| golden.picture(i, [c, h, w])).collect();
         let features = inception.features(&Tensor::stack(&images, 0).unwrap()).unwrap();
         assert_eq!(features.dims(), [n, Inception::WIDTH]);
         for (i, features) in features.to_vec2::<f32>().unwrap().into_iter().enumerate() {
             let size = norm(features.iter().map(|x| f64::from(*x)));
             let mean = features.iter().map(|x| f64::from(*x)).sum::<f64>() / features.len() as f64;
             let shown = features.iter().step_by(32).zip(&batch.features[i]);
-            let worst = shown.map(|(ours, theirs)| f64::from((ours - theirs).abs())).fold(0.0, f64::max);
+            let worst =
+                shown.map(|(ours, theirs)| f64::from((ours - theirs).abs())).fold(0.0, f64::max);
             let rms = batch.norm[i] / (Inception::WIDTH as f64).sqrt();
             println!(
                 "{:?}: {:.1e} of the root mean square, norm {:.1e}, mean {:.1e}",
@@ -123,8 +126,16 @@ fn features_equal_those_of_pytorch_fid() {
             );
             // Seen: 1.4e-6, and 1.3e-7 of norm and mean.
             assert!(worst < 1e-5 * rms, "{:?}, image {i}: {worst} of {rms}", batch.shape);
-            assert!((size / batch.norm[i] - 1.0).abs() < 1e-6, "norm {size}, not {}", batch.norm[i]);
-            assert!((mean / batch.mean[i] - 1.0).abs() < 1e-6, "mean {mean}, not {}", batch.mean[i]);
+            assert!(
+                (size / batch.norm[i] - 1.0).abs() < 1e-6,
+                "norm {size}, not {}",
+                batch.norm[i]
+            );
+            assert!(
+                (mean / batch.mean[i] - 1.0).abs() < 1e-6,
+                "mean {mean}, not {}",
+                batch.mean[i]
+            );
         }
     }
 }
@@ -148,21 +159,30 @@ fn what_is_wrong_with_a_file_is_said() {
     };
     save([32, 3, 5, 3]);
     let error = open();
-    assert!(error.contains("Conv2d_1a_3x3.conv.weight has the shape [32, 3, 5, 3], not [32, 3, 3, 3]"));
+    assert!(
+        error.contains("Conv2d_1a_3x3.conv.weight has the shape [32, 3, 5, 3], not [32, 3, 3, 3]")
+    );
     save([32, 3, 3, 3]);
     let error = open();
-    assert!(error.contains("there is no tensor Conv2d_1a_3x3.bn.weight") && error.contains(hint), "{error}");
+    assert!(
+        error.contains("there is no tensor Conv2d_1a_3x3.bn.weight") && error.contains(hint),
+        "{error}"
+    );
 }
 
 #[test]
 fn weights_that_are_no_numbers_are_refused() {
-    let ones = |shape: &[usize]| Tensor::ones(shape, candle_core::DType::F32, &Device::Cpu).unwrap();
-    let mut tensors = HashMap::from([("Conv2d_1a_3x3.conv.weight".to_owned(), ones(&[32, 3, 3, 3]))]);
+    let ones =
+        |shape: &[usize]| Tensor::ones(shape, candle_core::DType::F32, &Device::Cpu).unwrap();
+    let mut tensors =
+        HashMap::from([("Conv2d_1a_3x3.conv.weight".to_owned(), ones(&[32, 3, 3, 3]))]);
     for part in ["weight", "bias", "running_mean", "running_var"] {
         tensors.insert(format!("Conv2d_1a_3x3.bn.{part}"), ones(&[32]));
     }
     let error = |tensors: &_| Inception::new(tensors, &Device::Cpu).unwrap_err();
-    assert!(matches!(error(&tensors), EvalError::MissingTensor(name) if name == "Conv2d_2a_3x3.conv.weight"));
+    assert!(
+        matches!(error(&tensors), EvalError::MissingTensor(name) if name == "Conv2d_2a_3x3.conv.weight")
+    );
     tensors.insert("Conv2d_1a_3x3.bn.running_var".to_owned(), ones(&[32]).neg().unwrap());
     assert!(matches!(error(&tensors), EvalError::Convolution(name) if name == "Conv2d_1a_3x3"));
 }

@@ -20,13 +20,16 @@ const DEVIATION: f64 = 0.2;
 
 fn schedule(steps: usize) -> NoiseSchedule {
     let beta_schedule = BetaSchedule::Cosine;
-    ScheduleConfig { num_train_timesteps: steps, beta_schedule, ..Default::default() }.build().unwrap()
+    ScheduleConfig { num_train_timesteps: steps, beta_schedule, ..Default::default() }
+        .build()
+        .unwrap()
 }
 
 /// Images (N, 1, 16, 16) whose pixels are independent and normal, rounded to 256 grey levels.
 fn gaussian_images(count: u64) -> Tensor {
-    let normal =
-        NoiseSource::new(9).normal(Domain::Initial, 0, 0..count, &[1, 16, 16], &Device::Cpu).unwrap();
+    let normal = NoiseSource::new(9)
+        .normal(Domain::Initial, 0, 0..count, &[1, 16, 16], &Device::Cpu)
+        .unwrap();
     let levels = normal.affine(DEVIATION * 127.5, 127.5).unwrap().round().unwrap();
     levels.clamp(0f32, 255f32).unwrap().affine(1.0 / 127.5, -1.0).unwrap()
 }
@@ -116,7 +119,9 @@ fn the_best_model_of_gaussian_data_has_the_bound_of_the_closed_form() {
     };
     let decoder = {
         let (spread, deviation) = (unknown(0).sqrt(), posterior(1).sqrt());
-        let of = |off: f64| -bin_probability(off, deviation).max(1e-300).ln() * normal_density(off, spread);
+        let of = |off: f64| {
+            -bin_probability(off, deviation).max(1e-300).ln() * normal_density(off, spread)
+        };
         integral(-9.0 * spread, 9.0 * spread, of)
     };
     let last = schedule.alphas_cumprod()[99];
@@ -155,29 +160,40 @@ fn a_constant_error_makes_a_known_bound_whatever_is_looked_at() {
     let schedule = schedule(50);
     let expected: f64 = (1..50)
         .map(|t| {
-            (off * schedule.posterior(t).coef_x0).powi(2) / (2.0 * schedule.posterior(t).variance) / LN_2
+            (off * schedule.posterior(t).coef_x0).powi(2)
+                / (2.0 * schedule.posterior(t).variance)
+                / LN_2
         })
         .sum();
     let bound = VariationalBound::new(&schedule, FixedSmall);
     let model = says(truth + off, None);
     let all = errors(&ModelEvaluation::of_bound(&images, bound, 1, 50, 0).unwrap(), &model);
     let seen = all.bound.unwrap();
-    assert!((seen.steps.mean / expected - 1.0).abs() < 1e-4 && seen.steps.standard_error < 1e-9, "{seen:?}");
+    assert!(
+        (seen.steps.mean / expected - 1.0).abs() < 1e-4 && seen.steps.standard_error < 1e-9,
+        "{seen:?}"
+    );
     let decoder = -bin_probability(off, schedule.posterior(1).variance.sqrt()).ln() / LN_2;
     assert!((seen.decoder.mean / decoder - 1.0).abs() < 1e-4, "{seen:?} {decoder}");
     // v̂ − v = −(x̂₀ − x₀)/√(1 − ᾱ), ε̂ − ε = −√ᾱ·(x̂₀ − x₀)/√(1 − ᾱ).
-    for (bin, t) in
-        errors(&ModelEvaluation::of_bound(&images, bound, 50, 1, 0).unwrap(), &model).bins.iter().zip(0..)
+    for (bin, t) in errors(&ModelEvaluation::of_bound(&images, bound, 50, 1, 0).unwrap(), &model)
+        .bins
+        .iter()
+        .zip(0..)
     {
         let level = schedule.level(t);
         let velocity = (off / level.noise).powi(2);
         assert!((bin.loss.velocity.mean / velocity - 1.0).abs() < 1e-2, "{bin:?} {velocity}");
         let noise = velocity * level.signal.powi(2);
-        assert!((bin.loss.noise.mean / noise - 1.0).abs() < 1e-2 || noise < 1e-4, "{bin:?} {noise}");
+        assert!(
+            (bin.loss.noise.mean / noise - 1.0).abs() < 1e-2 || noise < 1e-4,
+            "{bin:?} {noise}"
+        );
     }
     // A few looks at each image are right on average, and know how far they are off.
     let many = grey_images(400);
-    let few = errors(&ModelEvaluation::of_bound(&many, bound, 2, 3, 1).unwrap(), &model).bound.unwrap();
+    let few =
+        errors(&ModelEvaluation::of_bound(&many, bound, 2, 3, 1).unwrap(), &model).bound.unwrap();
     assert!(few.steps.standard_error > 0.0 && few.steps.standard_error < 0.1 * expected);
     assert!(near(few.steps, expected), "{few:?} {expected}");
 }
@@ -276,7 +292,9 @@ fn the_decoders_tails_join() {
         assert!((second + 1.0).abs() < 0.05, "{z}: {second}");
     }
     // ln Φ(−10), −30 and −40 to 12 digits (mpmath).
-    for (z, expected) in [(10.0, -53.231_285_151_2), (30.0, -454.321_243_956_3), (40.0, -804.608_442_013_8)] {
+    for (z, expected) in
+        [(10.0, -53.231_285_151_2), (30.0, -454.321_243_956_3), (40.0, -804.608_442_013_8)]
+    {
         assert!((of(z) - expected).abs() < 1e-8, "{z}: {}", of(z));
     }
 }

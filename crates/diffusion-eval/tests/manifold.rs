@@ -6,7 +6,9 @@ use diffusion_process::{Domain, NoiseSource};
 
 /// `count` normal points of `width` numbers, shifted and scaled.
 fn points(seed: u64, count: u64, width: usize, scale: f64, shift: f64) -> Tensor {
-    let normal = NoiseSource::new(seed).normal(Domain::Initial, 0, 0..count, &[width], &Device::Cpu).unwrap();
+    let normal = NoiseSource::new(seed)
+        .normal(Domain::Initial, 0, 0..count, &[width], &Device::Cpu)
+        .unwrap();
     normal.affine(scale, shift).unwrap()
 }
 
@@ -37,7 +39,9 @@ fn by_definition(real: &Tensor, generated: &Tensor, k: usize) -> Agreement {
         recall: share(
             reals
                 .clone()
-                .filter(|&i| all.clone().any(|j| distance(&real[i], &generated[j]) < generated_radii[j]))
+                .filter(|&i| {
+                    all.clone().any(|j| distance(&real[i], &generated[j]) < generated_radii[j])
+                })
                 .count(),
             real.len(),
         ),
@@ -45,7 +49,10 @@ fn by_definition(real: &Tensor, generated: &Tensor, k: usize) -> Agreement {
             all.clone().map(|j| reals.clone().filter(|&i| in_real(i, j)).count()).sum(),
             k * generated.len(),
         ),
-        coverage: share(reals.clone().filter(|&i| all.clone().any(|j| in_real(i, j))).count(), real.len()),
+        coverage: share(
+            reals.clone().filter(|&i| all.clone().any(|j| in_real(i, j))).count(),
+            real.len(),
+        ),
     }
 }
 
@@ -53,8 +60,10 @@ fn by_definition(real: &Tensor, generated: &Tensor, k: usize) -> Agreement {
 fn blocks_of_distances_give_what_the_definitions_say() {
     for (k, width, count) in [(1, 2, 40), (3, 5, 120), (5, 16, 60)] {
         let (real, generated) = (points(1, 90, width, 1.0, 0.0), points(2, count, width, 0.8, 0.4));
-        let found =
-            Manifold::new(&real, k).unwrap().agreement(&Manifold::new(&generated, k).unwrap()).unwrap();
+        let found = Manifold::new(&real, k)
+            .unwrap()
+            .agreement(&Manifold::new(&generated, k).unwrap())
+            .unwrap();
         assert_eq!(found, by_definition(&real, &generated, k), "k {k}, {width} features");
     }
 }
@@ -76,11 +85,15 @@ fn quality_and_variety_are_told_apart() {
     let real = Manifold::new(&points(1, 400, 4, 1.0, 0.0), 3).unwrap();
     let agreement = |generated| real.agreement(&Manifold::new(&generated, 3).unwrap()).unwrap();
     // All alike and good: precise, without recall. Far too wide: the other way round.
-    let (narrow, wide) = (agreement(points(2, 400, 4, 0.1, 0.0)), agreement(points(2, 400, 4, 4.0, 0.0)));
+    let (narrow, wide) =
+        (agreement(points(2, 400, 4, 0.1, 0.0)), agreement(points(2, 400, 4, 4.0, 0.0)));
     assert!(narrow.precision > 0.95 && narrow.recall < 0.1 && narrow.coverage < 0.3, "{narrow:?}");
     assert!(wide.precision < 0.4 && wide.recall > 0.9, "{wide:?}");
     let elsewhere = agreement(points(2, 400, 4, 1.0, 100.0));
-    assert_eq!([elsewhere.precision, elsewhere.recall, elsewhere.density, elsewhere.coverage], [0.0; 4]);
+    assert_eq!(
+        [elsewhere.precision, elsewhere.recall, elsewhere.density, elsewhere.coverage],
+        [0.0; 4]
+    );
 }
 
 #[test]
@@ -90,6 +103,7 @@ fn what_has_no_neighbours_is_refused_in_words() {
     assert!(of(&points(1, 3, 2, 1.0, 0.0), 0).contains("0 neighbours"));
     assert!(of(&points(1, 3, 2, f64::NAN, 0.0), 1).contains("feature 0 of row 0"));
     let (two, three) = (points(1, 5, 2, 1.0, 0.0), points(1, 5, 3, 1.0, 0.0));
-    let error = Manifold::new(&two, 1).unwrap().agreement(&Manifold::new(&three, 1).unwrap()).unwrap_err();
+    let error =
+        Manifold::new(&two, 1).unwrap().agreement(&Manifold::new(&three, 1).unwrap()).unwrap_err();
     assert!(error.to_string().contains("2 features, the other 3"));
 }

@@ -6,7 +6,8 @@ use diffusion_process::{Levels, NoiseLevel, Parametrisation, Prediction};
 use diffusion_schedule::ScheduleConfig;
 
 fn levels(steps: usize) -> Vec<NoiseLevel> {
-    let schedule = ScheduleConfig { num_train_timesteps: steps, ..Default::default() }.build().unwrap();
+    let schedule =
+        ScheduleConfig { num_train_timesteps: steps, ..Default::default() }.build().unwrap();
     (0..steps).map(|t| schedule.level(t)).collect()
 }
 
@@ -16,7 +17,8 @@ fn errors_are_what_theory_says_in_every_bin() {
     let images = lesson_images(3, &Device::Cpu).unwrap();
     let evaluation = PredictorEvaluation::new(&images, levels.clone(), 4, 3).unwrap();
     // The noise has variance 1, so no prediction is 1 away; two noises are 2 apart.
-    for (predictor, expected) in [(Predictor::Zero, 1.0), (Predictor::Random, 2.0), (Predictor::Perfect, 0.0)]
+    for (predictor, expected) in
+        [(Predictor::Zero, 1.0), (Predictor::Random, 2.0), (Predictor::Perfect, 0.0)]
     {
         let errors = evaluation.errors(&predictor).unwrap();
         assert_eq!(errors.bins.len(), 4);
@@ -25,7 +27,8 @@ fn errors_are_what_theory_says_in_every_bin() {
             let (noise, image) = (bin.error.noise, bin.error.image);
             assert!((noise.mean - expected).abs() <= 4.0 * noise.standard_error, "{bin:?}");
             // In the image's scale, 1 − ᾱ of it, averaged over the bin.
-            let share = levels[50 * i..50 * i + 50].iter().map(|l| l.noise * l.noise).sum::<f64>() / 50.0;
+            let share =
+                levels[50 * i..50 * i + 50].iter().map(|l| l.noise * l.noise).sum::<f64>() / 50.0;
             assert!(
                 (image.mean - expected * share).abs() <= 4.0 * image.standard_error + 2e-3 * share,
                 "{bin:?}"
@@ -35,7 +38,9 @@ fn errors_are_what_theory_says_in_every_bin() {
         assert!((errors.overall.noise.mean - overall).abs() < 1e-12);
     }
     let perfect = evaluation.errors(&Predictor::Perfect).unwrap();
-    assert!(perfect.bins.iter().all(|bin| bin.error.noise.mean == 0.0 && bin.error.image.mean == 0.0));
+    assert!(
+        perfect.bins.iter().all(|bin| bin.error.noise.mean == 0.0 && bin.error.image.mean == 0.0)
+    );
 }
 
 #[test]
@@ -49,11 +54,17 @@ fn standard_errors_are_those_of_means() {
 }
 
 /// A model that takes every image for black, whatever its output means.
-fn sees_black(prediction_type: Parametrisation) -> impl Fn(&Tensor, NoiseLevel) -> Result<Prediction> {
+fn sees_black(
+    prediction_type: Parametrisation,
+) -> impl Fn(&Tensor, NoiseLevel) -> Result<Prediction> {
     move |x_t, level| {
         let levels = Levels::new(&vec![level; x_t.dim(0)?], x_t)?;
         let black = Prediction::from_x0(&x_t.zeros_like()?.affine(0.0, -1.0)?, x_t, &levels)?;
-        prediction_type.to_prediction(&prediction_type.from_prediction(&black, &levels)?, x_t, &levels)
+        prediction_type.to_prediction(
+            &prediction_type.from_prediction(&black, &levels)?,
+            x_t,
+            &levels,
+        )
     }
 }
 
@@ -63,12 +74,17 @@ fn a_models_error_is_that_of_its_picture_whatever_it_predicts() {
     let images = Tensor::zeros((5, 1, 4, 4), candle_core::DType::F32, &Device::Cpu).unwrap();
     let levels: Vec<NoiseLevel> = levels(1000)[100..108].to_vec();
     let evaluation = PredictorEvaluation::new(&images, levels.clone(), 8, 0).unwrap();
-    for prediction_type in [Parametrisation::Epsilon, Parametrisation::VPrediction, Parametrisation::Sample] {
+    for prediction_type in
+        [Parametrisation::Epsilon, Parametrisation::VPrediction, Parametrisation::Sample]
+    {
         let model = sees_black(prediction_type);
         let errors = evaluation.errors(&Predictor::Model(&model)).unwrap();
         for (bin, level) in errors.bins.iter().zip(&levels) {
             let expected = (level.signal / level.noise).powi(2);
-            assert!((bin.error.noise.mean / expected - 1.0).abs() < 1e-3, "{prediction_type:?} {bin:?}");
+            assert!(
+                (bin.error.noise.mean / expected - 1.0).abs() < 1e-3,
+                "{prediction_type:?} {bin:?}"
+            );
             assert!(
                 (bin.error.image.mean / level.signal.powi(2) - 1.0).abs() < 1e-3,
                 "{prediction_type:?} {bin:?}"
@@ -107,7 +123,10 @@ fn a_check_tells_right_predictors_from_wrong_ones() {
     };
     for predictor in [Predictor::Zero, Predictor::Random] {
         let right = check(&predictor, predictor.expected_error().unwrap());
-        assert!(right.deviation.unwrap() < 4.0 && right.largest_deviation.unwrap() < 4.0, "{right:?}");
+        assert!(
+            right.deviation.unwrap() < 4.0 && right.largest_deviation.unwrap() < 4.0,
+            "{right:?}"
+        );
         assert!(!right.is_exact() && right.largest_difference < 0.02, "{right:?}");
     }
     let perfect = check(&Predictor::Perfect, 0.0);

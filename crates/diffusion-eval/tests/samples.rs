@@ -17,7 +17,8 @@ fn copies_are_told_from_new_images() {
     assert_eq!(fresh.copies, 0.0);
     assert!((fresh.nearest / fresh.training_nearest - 1.0).abs() < 0.1, "{fresh:?}");
     // A quarter of them are training's, each with a little noise.
-    let copied = (training.i(..25).unwrap() + new.i(..25).unwrap().affine(0.02, 0.0).unwrap()).unwrap();
+    let copied =
+        (training.i(..25).unwrap() + new.i(..25).unwrap().affine(0.02, 0.0).unwrap()).unwrap();
     let mixed = Tensor::cat(&[new.i(25..).unwrap(), copied], 0).unwrap();
     let found = known.memorisation(&mixed).unwrap();
     assert_eq!(found.copies, 0.25);
@@ -25,7 +26,9 @@ fn copies_are_told_from_new_images() {
     assert_eq!(found.training_nearest, fresh.training_nearest);
     assert!(TrainingImages::new(&training.i(..1).unwrap(), false).is_err());
     let other = points(1, 3, 9).reshape((3, 1, 3, 3)).unwrap();
-    assert!(known.memorisation(&other).unwrap_err().to_string().contains("9 features, the other 16"));
+    assert!(
+        known.memorisation(&other).unwrap_err().to_string().contains("9 features, the other 16")
+    );
 }
 
 #[test]
@@ -106,10 +109,14 @@ fn the_shipped_judge_reads_the_shipped_digits() {
     let noise = judge.judge(&noise).unwrap();
     let unreal = reference.quality(&noise.features).unwrap();
     assert!(real.frechet_distance * 20.0 < unreal.frechet_distance, "{real:?} {unreal:?}");
-    assert!(real.agreement.precision > 0.9 && unreal.agreement.coverage < 0.1, "{real:?} {unreal:?}");
+    assert!(
+        real.agreement.precision > 0.9 && unreal.agreement.coverage < 0.1,
+        "{real:?} {unreal:?}"
+    );
     assert!(ClassShares::of(&verdict.logits).unwrap().sure > 0.95);
 
-    let error = judge.judge(&Tensor::zeros((2, 3, 32, 32), candle_core::DType::F32, &Device::Cpu).unwrap());
+    let error =
+        judge.judge(&Tensor::zeros((2, 3, 32, 32), candle_core::DType::F32, &Device::Cpu).unwrap());
     assert!(error.unwrap_err().to_string().contains("(N, 1, 28, 28)"));
 }
 
@@ -120,26 +127,39 @@ fn each_image_is_judged_by_itself() {
     let all = judge.judge(&images).unwrap();
     let one = judge.judge(&images.i(299..).unwrap()).unwrap();
     let bits = |t: &Tensor| {
-        t.flatten_all().unwrap().to_vec1::<f32>().unwrap().iter().map(|x| x.to_bits()).collect::<Vec<_>>()
+        t.flatten_all()
+            .unwrap()
+            .to_vec1::<f32>()
+            .unwrap()
+            .iter()
+            .map(|x| x.to_bits())
+            .collect::<Vec<_>>()
     };
     assert_eq!(bits(&all.features.i(299..).unwrap()), bits(&one.features));
 }
 
 #[test]
 fn diversity_is_of_pairs_within_a_class() {
-    let features =
-        Tensor::new(&[[0f32, 0.0], [3.0, 4.0], [100.0, 0.0], [100.0, 1.0], [7.0, 7.0]], &Device::Cpu)
-            .unwrap();
+    let features = Tensor::new(
+        &[[0f32, 0.0], [3.0, 4.0], [100.0, 0.0], [100.0, 1.0], [7.0, 7.0]],
+        &Device::Cpu,
+    )
+    .unwrap();
     let classes = [Some(1), Some(1), Some(0), Some(0), None];
     let found = diffusion_eval::diversity(&features, &classes).unwrap().unwrap();
     assert!((found - 3.0).abs() < 1e-6, "{found}");
-    assert_eq!(diffusion_eval::diversity(&features, &[Some(0), Some(1), None, None, None]).unwrap(), None);
+    assert_eq!(
+        diffusion_eval::diversity(&features, &[Some(0), Some(1), None, None, None]).unwrap(),
+        None
+    );
 }
 
 #[test]
 fn images_read_as_asked_are_counted_among_those_that_were_asked_for() {
-    let logits = Tensor::new(&[[9f32, 0.0], [9.0, 0.0], [0.0, 9.0], [0.0, 9.0]], &Device::Cpu).unwrap();
-    let share = |asked: &[Option<u32>]| diffusion_eval::ClassShares::as_asked(&logits, asked).unwrap();
+    let logits =
+        Tensor::new(&[[9f32, 0.0], [9.0, 0.0], [0.0, 9.0], [0.0, 9.0]], &Device::Cpu).unwrap();
+    let share =
+        |asked: &[Option<u32>]| diffusion_eval::ClassShares::as_asked(&logits, asked).unwrap();
     assert_eq!(share(&[Some(0), Some(1), Some(1), None]), Some(2.0 / 3.0));
     assert_eq!(share(&[None; 4]), None);
 }

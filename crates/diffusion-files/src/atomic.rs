@@ -40,7 +40,8 @@ pub fn write_file_with<E: From<FileError>>(
     write: impl FnOnce(&Path) -> Result<(), E>,
 ) -> Result<(), E> {
     let partial = beside(path, PARTIAL);
-    let written = write(&partial).and_then(|()| Ok(fs::rename(&partial, path).map_err(FileError::io(path))?));
+    let written =
+        write(&partial).and_then(|()| Ok(fs::rename(&partial, path).map_err(FileError::io(path))?));
     if written.is_err() {
         // Best effort: the error that matters is the one being returned.
         let _ = fs::remove_file(&partial);
@@ -186,7 +187,8 @@ mod tests {
     fn a_folder_is_replaced_as_a_whole() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("checkpoint");
-        let write = |name: &'static str| move |folder: &Path| write_synced(&folder.join(name), b"x");
+        let write =
+            |name: &'static str| move |folder: &Path| write_synced(&folder.join(name), b"x");
         write_folder(&path, write("old")).unwrap();
         write_folder(&path, write("new")).unwrap();
         assert_eq!(names(&path), ["new"]);

@@ -28,7 +28,8 @@ impl<D: Serialize + DeserializeOwned> Described<D> {
         let description =
             serde_json::to_string(&self.description).map_err(|e| FileError::unusable(path, e))?;
         let metadata = HashMap::from([(key.to_owned(), description)]);
-        safetensors::serialize(&self.tensors, Some(metadata)).map_err(|e| FileError::unusable(path, e))
+        safetensors::serialize(&self.tensors, Some(metadata))
+            .map_err(|e| FileError::unusable(path, e))
     }
 
     /// Reads what [`to_bytes`](Self::to_bytes) made. `path` is for errors, `what` names such a file in them, as in "this is no
@@ -48,8 +49,9 @@ impl<D: Serialize + DeserializeOwned> Described<D> {
         let description = metadata.metadata().as_ref().and_then(|texts| texts.get(key));
         let description =
             description.ok_or_else(|| FileError::unusable(path, format!("this is no {what}")))?;
-        let description = serde_json::from_str(description)
-            .map_err(|e| FileError::unusable(path, format!("not the description of a {what}: {e}")))?;
+        let description = serde_json::from_str(description).map_err(|e| {
+            FileError::unusable(path, format!("not the description of a {what}: {e}"))
+        })?;
         Ok(Self { description, tensors: tensors_of(bytes, path, device)? })
     }
 
@@ -74,7 +76,10 @@ impl<D: Serialize + DeserializeOwned> Described<D> {
 ///
 /// # Errors
 /// Tensors that have no such form.
-pub fn serialize_tensors(tensors: &BTreeMap<String, Tensor>, path: &Path) -> Result<Vec<u8>, FileError> {
+pub fn serialize_tensors(
+    tensors: &BTreeMap<String, Tensor>,
+    path: &Path,
+) -> Result<Vec<u8>, FileError> {
     safetensors::serialize(tensors, None)
         .map_err(|e| FileError::unusable(path, format!("cannot be written: {e}")))
 }
@@ -87,7 +92,11 @@ pub fn read_tensors(path: &Path, device: &Device) -> Result<BTreeMap<String, Ten
     tensors_of(&read_file(path)?, path, device)
 }
 
-fn tensors_of(bytes: &[u8], path: &Path, device: &Device) -> Result<BTreeMap<String, Tensor>, FileError> {
+fn tensors_of(
+    bytes: &[u8],
+    path: &Path,
+    device: &Device,
+) -> Result<BTreeMap<String, Tensor>, FileError> {
     SafeTensors::deserialize(bytes)
         .map_err(|e| FileError::unusable(path, format!("not a whole safetensors file: {e}")))?;
     let tensors = candle_core::safetensors::load_buffer(bytes, device)
@@ -113,7 +122,8 @@ mod tests {
         assert_eq!(read.description, written.description);
         assert_eq!(read.tensors["a"].to_vec1::<f32>().unwrap(), [1.0, 2.5]);
 
-        let other = Described::<Vec<String>>::read(&path, "state", "checkpoint", &Device::Cpu).unwrap_err();
+        let other =
+            Described::<Vec<String>>::read(&path, "state", "checkpoint", &Device::Cpu).unwrap_err();
         assert!(other.to_string().ends_with("this is no checkpoint"), "{other}");
         std::fs::write(&path, &std::fs::read(&path).unwrap()[..40]).unwrap();
         let cut = Described::<Vec<String>>::read(&path, "note", "pair", &Device::Cpu).unwrap_err();

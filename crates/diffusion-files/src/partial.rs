@@ -107,7 +107,11 @@ mod tests {
                 std::os::unix::fs::PermissionsExt::mode(&fs::metadata(path).unwrap().permissions())
             };
             fs::write(dir.path().join("plain"), "").unwrap();
-            assert_eq!(mode(&path), mode(&dir.path().join("plain")), "as readable as any other file");
+            assert_eq!(
+                mode(&path),
+                mode(&dir.path().join("plain")),
+                "as readable as any other file"
+            );
         }
     }
 }

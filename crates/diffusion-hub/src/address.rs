@@ -32,7 +32,8 @@ pub(crate) struct Address(Uri);
 impl Address {
     /// `Err` is a few words about what is wrong.
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
-        let uri: Uri = text.parse().map_err(|error: ureq::http::uri::InvalidUri| error.to_string())?;
+        let uri: Uri =
+            text.parse().map_err(|error: ureq::http::uri::InvalidUri| error.to_string())?;
         match (uri.scheme_str(), uri.host()) {
             (Some("http" | "https"), Some(host)) if !host.is_empty() => Ok(Self(uri)),
             (Some("http" | "https"), _) => Err("the server is missing".to_owned()),
@@ -42,7 +43,10 @@ impl Address {
     }
 
     /// The address below this one whose path goes on with these parts; a slash inside a part is encoded.
-    pub(crate) fn below<'a>(&self, parts: impl IntoIterator<Item = &'a str>) -> Result<Self, String> {
+    pub(crate) fn below<'a>(
+        &self,
+        parts: impl IntoIterator<Item = &'a str>,
+    ) -> Result<Self, String> {
         let mut address = format!("{}{}", self.server(), self.0.path().trim_end_matches('/'));
         for part in parts {
             // Writing to a text cannot fail.
@@ -96,7 +100,11 @@ impl Address {
 
     /// Scheme, user, host and port.
     fn server(&self) -> String {
-        format!("{}://{}", self.scheme(), self.0.authority().map_or("", |authority| authority.as_str()))
+        format!(
+            "{}://{}",
+            self.scheme(),
+            self.0.authority().map_or("", |authority| authority.as_str())
+        )
     }
 }
 
@@ -132,7 +140,10 @@ mod tests {
             ("x", "https://hub.example:443/a/x", true),
         ] {
             let joined = address.join(location).unwrap();
-            assert_eq!((joined.uri().to_string().as_str(), joined.has_origin_of(&address)), (target, same));
+            assert_eq!(
+                (joined.uri().to_string().as_str(), joined.has_origin_of(&address)),
+                (target, same)
+            );
         }
         assert!(address.join("ftp://hub.example/x").is_none());
     }

@@ -42,7 +42,8 @@ impl Shelf {
     pub(crate) fn lock(&self, etag: &str, on_wait: impl FnOnce()) -> Result<File, HubError> {
         files::create_folder(&self.locks)?;
         let path = self.locks.join(format!("{etag}.lock"));
-        let file = File::create(&path).map_err(|error| HubError::io("create the lock", &path, error))?;
+        let file =
+            File::create(&path).map_err(|error| HubError::io("create the lock", &path, error))?;
         let locked = match file.try_lock() {
             Err(TryLockError::WouldBlock) => {
                 on_wait();
@@ -61,11 +62,17 @@ impl Shelf {
     }
 
     /// Names the content: `snapshots/<commit>/<file>` points to the blob, and the branch to the commit.
-    pub(crate) fn publish(&self, file: &RemoteFile, commit: &str, etag: &str) -> Result<PathBuf, HubError> {
+    pub(crate) fn publish(
+        &self,
+        file: &RemoteFile,
+        commit: &str,
+        etag: &str,
+    ) -> Result<PathBuf, HubError> {
         let pointer = self.snapshot(commit).join(&file.path);
         let folder = pointer.parent().unwrap_or(&self.root);
         files::create_folder(folder)?;
-        self.point(&pointer, folder, etag).map_err(|error| HubError::io("write", &pointer, error))?;
+        self.point(&pointer, folder, etag)
+            .map_err(|error| HubError::io("write", &pointer, error))?;
         self.set_branch(&file.revision, commit)?;
         Ok(pointer)
     }

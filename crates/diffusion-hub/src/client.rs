@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use ureq::config::AutoHeaderValue;
 use ureq::http::header::{
-    AUTHORIZATION, CONTENT_LENGTH, CONTENT_RANGE, ETAG, HeaderMap, HeaderValue, LOCATION, RANGE, RETRY_AFTER,
+    AUTHORIZATION, CONTENT_LENGTH, CONTENT_RANGE, ETAG, HeaderMap, HeaderValue, LOCATION, RANGE,
+    RETRY_AFTER,
 };
 use ureq::http::{Method, Request, Response, StatusCode};
 use ureq::tls::{RootCerts, TlsConfig};
@@ -88,8 +89,9 @@ impl<'a> Client<'a> {
         if !response.status().is_redirection() {
             accept(&response)?;
         }
-        description(response.status(), response.headers())
-            .ok_or_else(|| Failure::Answer("its answer lacks the ETag or the commit of a hub".to_owned()))
+        description(response.status(), response.headers()).ok_or_else(|| {
+            Failure::Answer("its answer lacks the ETag or the commit of a hub".to_owned())
+        })
     }
 
     /// Asks for a file from the position `from` on; see [`Body::start`] for what the server made of that.
@@ -97,7 +99,9 @@ impl<'a> Client<'a> {
         let response = accepted(self.send(&Method::GET, self.file_address(file)?, from)?)?;
         let mut start = 0;
         if response.status() == StatusCode::PARTIAL_CONTENT {
-            start = header(response.headers(), CONTENT_RANGE.as_str()).and_then(first_byte).unwrap_or(from);
+            start = header(response.headers(), CONTENT_RANGE.as_str())
+                .and_then(first_byte)
+                .unwrap_or(from);
         }
         if start != 0 && start != from {
             return Err(Failure::Answer(format!(
@@ -133,7 +137,11 @@ impl<'a> Client<'a> {
             attempts += 1;
             let reason = failure.reason();
             on_progress(Progress::Retrying { file: file.to_owned(), attempt: attempts, reason });
-            thread::sleep(pause(self.config.retry_base_delay, attempts - 1, failure.wished_pause()));
+            thread::sleep(pause(
+                self.config.retry_base_delay,
+                attempts - 1,
+                failure.wished_pause(),
+            ));
         }
     }
 
@@ -143,9 +151,9 @@ impl<'a> Client<'a> {
     }
 
     fn address<'s>(&self, parts: impl Iterator<Item = &'s str>) -> Result<Address, Failure> {
-        self.endpoint
-            .below(parts)
-            .map_err(|reason| HubError::Endpoint { endpoint: self.config.endpoint.clone(), reason }.into())
+        self.endpoint.below(parts).map_err(|reason| {
+            HubError::Endpoint { endpoint: self.config.endpoint.clone(), reason }.into()
+        })
     }
 
     /// Sends a request and follows redirections, but not one that describes the file asked for.
@@ -184,8 +192,8 @@ impl<'a> Client<'a> {
 
 impl Body {
     fn new(response: Response<ureq::Body>, start: u64) -> Self {
-        let length =
-            header(response.headers(), CONTENT_LENGTH.as_str()).and_then(|length| length.parse().ok());
+        let length = header(response.headers(), CONTENT_LENGTH.as_str())
+            .and_then(|length| length.parse().ok());
         let reader = response.into_body().into_reader();
         Self { reader, buffer: vec![0; BUFFER], length, start, begun: false }
     }
@@ -234,7 +242,8 @@ fn accept(response: &Response<ureq::Body>) -> Result<(), Failure> {
         return Ok(());
     }
     let said = header(response.headers(), "x-error-message").filter(|said| !said.is_empty());
-    let seconds = header(response.headers(), RETRY_AFTER.as_str()).and_then(|value| value.parse().ok());
+    let seconds =
+        header(response.headers(), RETRY_AFTER.as_str()).and_then(|value| value.parse().ok());
     Err(Failure::Status {
         status: response.status(),
         message: said.map(str::to_owned),
@@ -291,7 +300,9 @@ mod tests {
     fn names_that_would_leave_the_cache_are_not_taken_from_a_server() {
         let mut headers = HeaderMap::new();
         headers.insert("x-repo-commit", HeaderValue::from_static("c0ffee"));
-        for (etag, good) in [("\"abc\"", true), ("W/\"abc\"", true), ("\"../abc\"", false), ("\"\"", false)] {
+        for (etag, good) in
+            [("\"abc\"", true), ("W/\"abc\"", true), ("\"../abc\"", false), ("\"\"", false)]
+        {
             headers.insert(ETAG, HeaderValue::from_static(etag));
             assert_eq!(description(StatusCode::OK, &headers).is_some(), good, "{etag}");
         }

@@ -63,8 +63,9 @@ impl HubConfig {
     /// assert!(config.endpoint.starts_with("http"));
     /// ```
     pub fn from_variables(get: impl Fn(&str) -> Option<String>) -> Self {
-        let get =
-            |name: &str| get(name).map(|value| value.trim().to_owned()).filter(|value| !value.is_empty());
+        let get = |name: &str| {
+            get(name).map(|value| value.trim().to_owned()).filter(|value| !value.is_empty())
+        };
         let home = || {
             let cache = get("XDG_CACHE_HOME").map(PathBuf::from);
             let below = |home: String| PathBuf::from(home).join(".cache");
@@ -129,18 +130,26 @@ mod tests {
         assert_eq!(cache(&[("HF_HOME", "/hf"), ("XDG_CACHE_HOME", "/c")]), Path::new("/hf/hub"));
         assert_eq!(cache(&[("HF_HUB_CACHE", "/hub"), ("HF_HOME", "/hf")]), Path::new("/hub"));
         assert_eq!(cache(&[("HF_HOME", "")]), Path::new("/home/me/.cache/huggingface/hub"));
-        assert_eq!(with(&[("USERPROFILE", "/me")]).cache_dir, Path::new("/me/.cache/huggingface/hub"));
+        assert_eq!(
+            with(&[("USERPROFILE", "/me")]).cache_dir,
+            Path::new("/me/.cache/huggingface/hub")
+        );
     }
 
     #[test]
     fn the_other_variables_are_obeyed() {
         let config = with(&[]);
-        assert_eq!((config.endpoint.as_str(), config.token, config.offline), (DEFAULT_ENDPOINT, None, false));
-        let config = with(&[("HF_ENDPOINT", "http://m"), ("HF_TOKEN", "t\n"), ("HF_HUB_OFFLINE", "TRUE")]);
+        assert_eq!(
+            (config.endpoint.as_str(), config.token, config.offline),
+            (DEFAULT_ENDPOINT, None, false)
+        );
+        let config =
+            with(&[("HF_ENDPOINT", "http://m"), ("HF_TOKEN", "t\n"), ("HF_HUB_OFFLINE", "TRUE")]);
         assert_eq!((config.endpoint.as_str(), config.token.as_deref()), ("http://m", Some("t")));
         assert!(config.offline);
         assert!(!with(&[("HF_HUB_OFFLINE", "0")]).offline);
-        let config = with(&[("HTTPS_PROXY", "http://s"), ("all_proxy", "http://a"), ("NO_PROXY", "b,c")]);
+        let config =
+            with(&[("HTTPS_PROXY", "http://s"), ("all_proxy", "http://a"), ("NO_PROXY", "b,c")]);
         assert_eq!(
             (config.https_proxy.as_deref(), config.http_proxy.as_deref()),
             (Some("http://s"), Some("http://a"))

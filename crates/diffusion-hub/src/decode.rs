@@ -61,7 +61,8 @@ fn read(
             .map_err(|error| error.to_string())
             .and_then(|row| columns(row, dataset))
             .map_err(|error| format!("row {rows}: {error}"))?;
-        append_planes(&png, dataset, &mut pixels).map_err(|error| format!("row {rows}: {error}"))?;
+        append_planes(&png, dataset, &mut pixels)
+            .map_err(|error| format!("row {rows}: {error}"))?;
         labels.push(label);
         let done = labels.len();
         if done % STRIDE == 0 || done == count {
@@ -93,19 +94,23 @@ fn columns(row: Row, dataset: &NamedDataset) -> Result<(Vec<u8>, u8), String> {
                 });
             }
             Field::Long(value) if name == "label" => {
-                label = u8::try_from(value).ok().filter(|label| usize::from(*label) < dataset.classes.len());
+                label = u8::try_from(value)
+                    .ok()
+                    .filter(|label| usize::from(*label) < dataset.classes.len());
             }
             _ => {}
         }
     }
     let png = png.ok_or_else(|| format!("no picture in {}.bytes", dataset.column))?;
-    let label = label.ok_or_else(|| format!("no class from 0 to {} in label", dataset.classes.len() - 1))?;
+    let label = label
+        .ok_or_else(|| format!("no class from 0 to {} in label", dataset.classes.len() - 1))?;
     Ok((png, label))
 }
 
 /// Appends the pixels of an 8-bit PNG, channel by channel, each row by row.
 fn append_planes(png: &[u8], dataset: &NamedDataset, pixels: &mut Vec<u8>) -> Result<(), String> {
-    let expected_color = if dataset.channels == 1 { png::ColorType::Grayscale } else { png::ColorType::Rgb };
+    let expected_color =
+        if dataset.channels == 1 { png::ColorType::Grayscale } else { png::ColorType::Rgb };
     let limits = png::Limits { bytes: PNG_MEMORY };
     let mut reader = png::Decoder::new_with_limits(Cursor::new(png), limits)
         .read_info()
@@ -150,7 +155,10 @@ impl Pictures {
             Content::Batch { first, count } => {
                 let pictures = self.pixels.chunks_exact(self.picture_len).zip(&self.labels);
                 let records = pictures.skip(first).take(count);
-                records.flat_map(|(pixels, label)| std::iter::once(label).chain(pixels)).copied().collect()
+                records
+                    .flat_map(|(pixels, label)| std::iter::once(label).chain(pixels))
+                    .copied()
+                    .collect()
             }
         }
     }

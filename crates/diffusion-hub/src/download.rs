@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use crate::client::Client;
 use crate::decode::{self, Pictures};
 use crate::{
-    Content, HubConfig, HubError, NamedDataset, NamedSplit, Output, Progress, Proof, RemoteFile, Report,
+    Content, HubConfig, HubError, NamedDataset, NamedSplit, Output, Progress, Proof, RemoteFile,
+    Report,
 };
 use crate::{cache, files, transfer};
 
@@ -107,7 +108,11 @@ impl<'a> Job<'a> {
     ///
     /// A cached file that does not verify is fetched again: hf-hub 1.0 stores the body of a refused `GET` as if it
     /// were the file, so a cache may hold such a body since before this program's time.
-    fn make(&mut self, split: &NamedSplit, missing: &[&'a Output]) -> Result<Vec<Ready<'a>>, HubError> {
+    fn make(
+        &mut self,
+        split: &NamedSplit,
+        missing: &[&'a Output],
+    ) -> Result<Vec<Ready<'a>>, HubError> {
         let file = RemoteFile {
             repository: self.dataset.repository.clone(),
             revision: self.dataset.revision.clone(),
@@ -151,7 +156,11 @@ impl<'a> Job<'a> {
     }
 }
 
-fn render<'a>(pictures: &Pictures, output: &'a Output, proof: Proof) -> Result<Ready<'a>, HubError> {
+fn render<'a>(
+    pictures: &Pictures,
+    output: &'a Output,
+    proof: Proof,
+) -> Result<Ready<'a>, HubError> {
     let places = pictures.places(output);
     let content = places
         .map(|content| pictures.render(content))

@@ -65,7 +65,9 @@ pub enum HubError {
         reason: String,
     },
     /// The configuration cannot work.
-    #[error("{endpoint:?} is not the address of a hub, which looks like https://huggingface.co ({reason})")]
+    #[error(
+        "{endpoint:?} is not the address of a hub, which looks like https://huggingface.co ({reason})"
+    )]
     Endpoint {
         /// What was configured.
         endpoint: String,
@@ -135,7 +137,10 @@ impl HubError {
     pub fn concerns_source(&self) -> bool {
         !matches!(
             self,
-            Self::Endpoint { .. } | Self::Reference { .. } | Self::Choice { .. } | Self::File { .. }
+            Self::Endpoint { .. }
+                | Self::Reference { .. }
+                | Self::Choice { .. }
+                | Self::File { .. }
         )
     }
 

@@ -75,7 +75,9 @@ impl Failure {
 
     pub(crate) fn reason(&self) -> String {
         match self {
-            Self::Status { status, message: Some(message), .. } => format!("it answered {status}: {message}"),
+            Self::Status { status, message: Some(message), .. } => {
+                format!("it answered {status}: {message}")
+            }
             Self::Status { status, .. } => format!("it answered {status}"),
             Self::Stalled { .. } => "nothing came any more".to_owned(),
             Self::Length { found, announced } => format!("{found} of {announced} bytes came"),
@@ -85,7 +87,12 @@ impl Failure {
         }
     }
 
-    pub(crate) fn into_error(self, config: &HubConfig, file: &RemoteFile, attempts: usize) -> HubError {
+    pub(crate) fn into_error(
+        self,
+        config: &HubConfig,
+        file: &RemoteFile,
+        attempts: usize,
+    ) -> HubError {
         let (endpoint, path, reason) = (config.endpoint.clone(), file.path.clone(), self.reason());
         match self {
             Self::Final(error) => error,
@@ -95,7 +102,9 @@ impl Failure {
             Self::Length { .. } | Self::Stalled { begun: true } | Self::Cut(_) => {
                 HubError::Interrupted { file: path, attempts, reason }
             }
-            Self::Stalled { begun: false } => HubError::Stalled { endpoint, after: config.stall_timeout },
+            Self::Stalled { begun: false } => {
+                HubError::Stalled { endpoint, after: config.stall_timeout }
+            }
             Self::Connection(_) => HubError::Unreachable { endpoint, reason },
             Self::Status { status: StatusCode::NOT_FOUND, .. } => HubError::NotFound {
                 endpoint,
@@ -103,7 +112,9 @@ impl Failure {
                 repository: file.repository.clone(),
                 revision: file.revision.clone(),
             },
-            Self::Status { .. } | Self::Answer(_) => HubError::Refused { endpoint, file: path, reason },
+            Self::Status { .. } | Self::Answer(_) => {
+                HubError::Refused { endpoint, file: path, reason }
+            }
         }
     }
 }

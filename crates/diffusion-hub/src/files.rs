@@ -17,7 +17,11 @@ use crate::{HubError, Output};
 /// # Errors
 ///
 /// [`HubError::File`] when the file is there and cannot be read.
-pub(crate) fn content(folder: &Path, name: &str, limit: usize) -> Result<Option<Vec<u8>>, HubError> {
+pub(crate) fn content(
+    folder: &Path,
+    name: &str,
+    limit: usize,
+) -> Result<Option<Vec<u8>>, HubError> {
     let path = folder.join(name);
     let file = match File::open(&path) {
         Ok(file) => BufReader::new(file),
@@ -105,7 +109,8 @@ pub(crate) fn write_whole(
     write: impl FnOnce(&mut File) -> io::Result<()>,
 ) -> Result<(), HubError> {
     let failed = |error| HubError::File { action: "write", error };
-    let mut partial = PartialFile::new_in(path.parent().unwrap_or(path), "download-").map_err(failed)?;
+    let mut partial =
+        PartialFile::new_in(path.parent().unwrap_or(path), "download-").map_err(failed)?;
     write(partial.file()).map_err(|error| HubError::io("write", path, error))?;
     partial.finish(path).map_err(failed)
 }

@@ -123,8 +123,11 @@ impl NamedDataset {
             "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
             "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
         ];
-        let source =
-            ("zalando-datasets/fashion_mnist", "531be5e2ccc9dba0c201ad3ae567a4f3d16ecdd2", "fashion_mnist");
+        let source = (
+            "zalando-datasets/fashion_mnist",
+            "531be5e2ccc9dba0c201ad3ae567a4f3d16ecdd2",
+            "fashion_mnist",
+        );
         Self {
             class_file: Some("classes.txt".to_owned()),
             ..Self::idx(("fashion-mnist", "Fashion-MNIST"), source, classes, digests)
@@ -147,8 +150,18 @@ impl NamedDataset {
             content: Content::Batch { first, count: 10_000 },
             sha256: Some(digest.to_owned()),
         };
-        let classes =
-            ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"];
+        let classes = [
+            "airplane",
+            "automobile",
+            "bird",
+            "cat",
+            "deer",
+            "dog",
+            "frog",
+            "horse",
+            "ship",
+            "truck",
+        ];
         Self {
             name: "cifar10".to_owned(),
             title: "CIFAR-10".to_owned(),

@@ -12,7 +12,8 @@ use crate::address::Address;
 pub(crate) fn proxy_for(config: &HubConfig, address: &Address) -> Result<Option<Proxy>, String> {
     let secure = address.is_secure();
     let proxy = if secure { &config.https_proxy } else { &config.http_proxy };
-    let Some(proxy) = proxy.as_ref().filter(|_| !is_exempt(&config.no_proxy, address.host())) else {
+    let Some(proxy) = proxy.as_ref().filter(|_| !is_exempt(&config.no_proxy, address.host()))
+    else {
         return Ok(None);
     };
     let scheme = if secure { "https" } else { "http" };
@@ -30,7 +31,9 @@ fn is_exempt(list: &str, host: &str) -> bool {
             Some(number) => is_in_network(&entry, number),
             None => {
                 !name.is_empty()
-                    && host.strip_suffix(name).is_some_and(|below| below.is_empty() || below.ends_with('.'))
+                    && host
+                        .strip_suffix(name)
+                        .is_some_and(|below| below.is_empty() || below.ends_with('.'))
             }
         }
     })
@@ -44,8 +47,12 @@ fn is_in_network(network: &str, number: IpAddr) -> bool {
     };
     let (Ok(base), Some(length)) = (base.parse(), length) else { return false };
     let (differing, bits) = match (base, number) {
-        (IpAddr::V4(base), IpAddr::V4(number)) => ((base.to_bits() ^ number.to_bits()).leading_zeros(), 32),
-        (IpAddr::V6(base), IpAddr::V6(number)) => ((base.to_bits() ^ number.to_bits()).leading_zeros(), 128),
+        (IpAddr::V4(base), IpAddr::V4(number)) => {
+            ((base.to_bits() ^ number.to_bits()).leading_zeros(), 32)
+        }
+        (IpAddr::V6(base), IpAddr::V6(number)) => {
+            ((base.to_bits() ^ number.to_bits()).leading_zeros(), 128)
+        }
         _ => return false,
     };
     differing >= length.min(bits)
@@ -58,14 +65,17 @@ mod tests {
     #[test]
     fn names_numbers_and_networks_are_exempt() {
         let list = "localhost, .example.com,10.0.0.0/8,::1,192.168.1.7";
-        for host in ["localhost", "example.com", "a.EXAMPLE.com", "10.1.2.3", "::1", "192.168.1.7"] {
+        for host in ["localhost", "example.com", "a.EXAMPLE.com", "10.1.2.3", "::1", "192.168.1.7"]
+        {
             assert!(is_exempt(list, host), "{host}");
         }
         for host in ["huggingface.co", "notexample.com", "11.1.2.3", "::2", "192.168.1.8", ""] {
             assert!(!is_exempt(list, host), "{host}");
         }
         assert!(
-            is_exempt("*", "huggingface.co") && is_exempt("*", "10.0.0.1") && !is_exempt("", "localhost")
+            is_exempt("*", "huggingface.co")
+                && is_exempt("*", "10.0.0.1")
+                && !is_exempt("", "localhost")
         );
     }
 
@@ -77,14 +87,20 @@ mod tests {
             no_proxy: "mirror".to_owned(),
             ..HubConfig::new("cache")
         };
-        let to = |config: &HubConfig, address: &str| proxy_for(config, &Address::parse(address).unwrap());
+        let to = |config: &HubConfig, address: &str| {
+            proxy_for(config, &Address::parse(address).unwrap())
+        };
         let config = proxies(None, Some("http://me:secret@proxy:3128"));
         let proxy = to(&config, "https://hub").unwrap().unwrap();
         assert_eq!((proxy.host(), proxy.port(), proxy.username()), ("proxy", 3128, Some("me")));
         assert!(
-            to(&config, "http://hub").unwrap().is_none() && to(&config, "https://mirror").unwrap().is_none()
+            to(&config, "http://hub").unwrap().is_none()
+                && to(&config, "https://mirror").unwrap().is_none()
         );
         let config = proxies(Some("http://a secret"), None);
-        assert_eq!(to(&config, "http://hub").unwrap_err(), "the proxy for http has no valid address");
+        assert_eq!(
+            to(&config, "http://hub").unwrap_err(),
+            "the proxy for http has no valid address"
+        );
     }
 }

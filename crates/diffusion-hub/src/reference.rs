@@ -38,9 +38,11 @@ impl FromStr for HubReference {
     type Err = HubError;
 
     fn from_str(text: &str) -> Result<Self, HubError> {
-        let refuse = |reason: &str| HubError::Reference { text: text.to_owned(), reason: reason.to_owned() };
+        let refuse =
+            |reason: &str| HubError::Reference { text: text.to_owned(), reason: reason.to_owned() };
         let (repository, part) = text.split_once(':').unwrap_or((text, "train"));
-        let (owner, name) = repository.split_once('/').ok_or_else(|| refuse("there is no slash"))?;
+        let (owner, name) =
+            repository.split_once('/').ok_or_else(|| refuse("there is no slash"))?;
         let (config, split) = match part.split_once('/') {
             Some((config, split)) => (Some(config), split),
             None => (None, part),
@@ -86,7 +88,8 @@ pub fn fetch_parquet(
 ) -> Result<Vec<PathBuf>, HubError> {
     let shelf = Shelf::new(&config.cache_dir, &reference.repository);
     if config.offline {
-        let missing = || HubError::Offline { file: format!("the parquet files of {}", reference.repository) };
+        let missing =
+            || HubError::Offline { file: format!("the parquet files of {}", reference.repository) };
         let commit = shelf.commit_of(PARQUET_REVISION).ok_or_else(missing)?;
         let names = shards(&shelf.listing(&commit), reference, missing)?;
         let here = |name: String| match shelf.find(&remote(reference, &commit, name)) {
@@ -147,8 +150,14 @@ fn list(
             .map_err(|error| Failure::Answer(format!("it sent no list of files: {error}")))
     });
     let info = answer.map_err(|(failure, attempts)| {
-        match failure.into_error(client.config, &remote(reference, PARQUET_REVISION, list), attempts) {
-            HubError::NotFound { endpoint, repository, .. } => HubError::NoParquet { endpoint, repository },
+        match failure.into_error(
+            client.config,
+            &remote(reference, PARQUET_REVISION, list),
+            attempts,
+        ) {
+            HubError::NotFound { endpoint, repository, .. } => {
+                HubError::NoParquet { endpoint, repository }
+            }
             error => error,
         }
     })?;
@@ -190,7 +199,8 @@ fn shards(
         (None, _) if configs.contains("default") => "default",
         (None, Some(only)) if configs.len() == 1 => only,
         (None, _) => {
-            let problem = format!("has several configurations, name one as CONFIG/{}", reference.split);
+            let problem =
+                format!("has several configurations, name one as CONFIG/{}", reference.split);
             return Err(choice(problem, configs));
         }
     };

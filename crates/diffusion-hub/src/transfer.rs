@@ -40,7 +40,9 @@ pub(crate) fn fetch(
     on_progress: &mut dyn FnMut(Progress),
 ) -> Result<Fetched, HubError> {
     client
-        .persist(&file.path, on_progress, |on_progress| attempt(client, file, received, on_progress))
+        .persist(&file.path, on_progress, |on_progress| {
+            attempt(client, file, received, on_progress)
+        })
         .map_err(|(failure, attempts)| failure.into_error(client.config, file, attempts))
 }
 
@@ -53,7 +55,8 @@ fn attempt(
     let about = client.describe(file)?;
     let shelf = Shelf::new(&client.config.cache_dir, &file.repository);
     shelf.create()?;
-    let _lock = shelf.lock(&about.etag, || on_progress(Progress::Waiting { file: file.path.clone() }))?;
+    let _lock =
+        shelf.lock(&about.etag, || on_progress(Progress::Waiting { file: file.path.clone() }))?;
 
     let blob = shelf.blob(&about.etag);
     // Looked at under the lock: whoever held it may just have finished.
@@ -61,7 +64,8 @@ fn attempt(
         let incomplete = shelf.incomplete(&about.etag);
         let mut transfer = Transfer { client, file, about: &about, received, on_progress };
         transfer.complete(&incomplete)?;
-        rename_synced(&incomplete, &blob).map_err(|error| HubError::File { action: "write", error })?;
+        rename_synced(&incomplete, &blob)
+            .map_err(|error| HubError::File { action: "write", error })?;
     }
     let path = shelf.publish(file, &about.commit, &about.etag)?;
     Ok(Fetched { path, commit: about.commit, verified: cache::is_sha256(&about.etag) })
@@ -87,8 +91,12 @@ impl Transfer<'_> {
     /// Makes the file at `path` whole, and verifies it.
     fn complete(&mut self, path: &Path) -> Result<(), Failure> {
         let failed = |error| HubError::io("write", path, error);
-        let mut out =
-            OpenOptions::new().create(true).truncate(false).write(true).open(path).map_err(failed)?;
+        let mut out = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(path)
+            .map_err(failed)?;
         let mut here = out.metadata().map_err(failed)?.len();
         if !self.can_continue(here) {
             out.set_len(0).map_err(failed)?;
@@ -161,7 +169,8 @@ impl Transfer<'_> {
         if !cache::is_sha256(announced) {
             return Ok(());
         }
-        let found = files::sha256_of_file(path).map_err(|error| HubError::io("read", path, error))?;
+        let found =
+            files::sha256_of_file(path).map_err(|error| HubError::io("read", path, error))?;
         if found == *announced {
             return Ok(());
         }

@@ -26,11 +26,13 @@ impl Sampler for ChurnedEuler {
             }
             // Preconditioned with the raised σ̂.
             Parametrisation::Edm { .. } => {
-                let at =
-                    |sigma| self.parametrisation.preconditioning(&NoiseLevel::variance_exploding(0.0, sigma));
+                let at = |sigma| {
+                    self.parametrisation
+                        .preconditioning(&NoiseLevel::variance_exploding(0.0, sigma))
+                };
                 let (before, after) = (at(sigma), at(raised));
-                let output =
-                    (said.x0 - x.affine(before.c_skip, 0.0)?)?.affine(after.c_out / before.c_out, 0.0)?;
+                let output = (said.x0 - x.affine(before.c_skip, 0.0)?)?
+                    .affine(after.c_out / before.c_out, 0.0)?;
                 (output + noisier.affine(after.c_skip, 0.0)?)?
             }
         };

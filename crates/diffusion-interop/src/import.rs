@@ -62,18 +62,21 @@ impl ImportedModel {
         let model = part(folder, UNET);
         let config = model.join("config.json");
         if !config.exists() {
-            let problem = "this folder holds no model: there is neither unet/config.json nor config.json";
+            let problem =
+                "this folder holds no model: there is neither unet/config.json nor config.json";
             return Err(InteropError::unusable(folder, problem));
         }
-        let (mut network, size) =
-            model_config::read(&read_object(&config)?).map_err(|e| InteropError::unusable(&config, e))?;
+        let (mut network, size) = model_config::read(&read_object(&config)?)
+            .map_err(|e| InteropError::unusable(&config, e))?;
         let rows = network.num_class_embeds.unwrap_or(0);
         if !class_names.is_empty() {
             // A row more than there are names stands for no class, as this project and guidance elsewhere have it.
             network.null_class = rows == class_names.len() + 1;
             if !network.null_class && rows != class_names.len() {
-                let problem =
-                    format!("`id2label` names {} classes, and the network knows {rows}", class_names.len());
+                let problem = format!(
+                    "`id2label` names {} classes, and the network knows {rows}",
+                    class_names.len()
+                );
                 return Err(InteropError::unusable(&index, problem));
             }
         }
@@ -89,7 +92,15 @@ impl ImportedModel {
         // Building it once finds what is missing, left over or of another shape.
         load_frozen(weights.clone(), &Device::Cpu, |vb| UNet2D::new(&network, vb))
             .map_err(|source| InteropError::Parameters { path, source })?;
-        Ok(Self { network, weights, image_shape, schedule, prediction_type, class_names, scheduler })
+        Ok(Self {
+            network,
+            weights,
+            image_shape,
+            schedule,
+            prediction_type,
+            class_names,
+            scheduler,
+        })
     }
 }
 
@@ -113,16 +124,25 @@ impl ImportedModel {
                            guided-diffusion; models of diffusers are imported by their folder";
             return Err(InteropError::unusable(path, problem));
         }
-        let (network, weights) = converted(&tensors, options).map_err(|e| InteropError::unusable(path, e))?;
-        let image_shape =
-            image_shape(&network, Some([side, side])).map_err(|e| InteropError::unusable(path, e))?;
+        let (network, weights) =
+            converted(&tensors, options).map_err(|e| InteropError::unusable(path, e))?;
+        let image_shape = image_shape(&network, Some([side, side]))
+            .map_err(|e| InteropError::unusable(path, e))?;
         load_frozen(weights.clone(), &Device::Cpu, |vb| UNet2D::new(&network, vb))
             .map_err(|source| InteropError::Parameters { path: path.to_owned(), source })?;
         let beta_schedule = if cosine { BetaSchedule::Cosine } else { BetaSchedule::Linear };
         let schedule = ScheduleConfig { beta_schedule, ..ScheduleConfig::default() };
         let prediction_type = PredictionType::Epsilon;
         let class_names = Vec::new();
-        Ok(Self { network, weights, image_shape, schedule, prediction_type, class_names, scheduler: None })
+        Ok(Self {
+            network,
+            weights,
+            image_shape,
+            schedule,
+            prediction_type,
+            class_names,
+            scheduler: None,
+        })
     }
 }
 
@@ -143,19 +163,25 @@ fn check_index(path: &Path) -> Result<Vec<String>, InteropError> {
     };
     for (name, value) in parts.iter().filter(|(name, _)| !name.starts_with('_')) {
         let mut of_name = Path::new(name).components();
-        let is_plain =
-            matches!(of_name.next(), Some(std::path::Component::Normal(_))) && of_name.next().is_none();
+        let is_plain = matches!(of_name.next(), Some(std::path::Component::Normal(_)))
+            && of_name.next().is_none();
         if !is_plain || name.contains(['/', '\\']) {
             return refuse(format!("`{name}` is not the plain name of a folder"));
         }
         let class = value.as_array().and_then(|pair| pair.get(1)).and_then(Value::as_str);
         match (name.as_str(), class) {
             (UNET, Some(CLASS)) | (SCHEDULER, Some(_)) => {}
-            (UNET, _) => return refuse(format!("`{UNET}` is {value}; only a {CLASS} can be imported")),
+            (UNET, _) => {
+                return refuse(format!("`{UNET}` is {value}; only a {CLASS} can be imported"));
+            }
             _ => return refuse(format!("`{name}` is a part of pipelines that are not supported")),
         }
     }
-    if parts.contains_key(UNET) { Ok(class_names) } else { refuse(format!("this pipeline has no `{UNET}`")) }
+    if parts.contains_key(UNET) {
+        Ok(class_names)
+    } else {
+        refuse(format!("this pipeline has no `{UNET}`"))
+    }
 }
 
 fn image_shape(network: &UNet2DConfig, size: SampleSize) -> Result<[usize; 3], String> {
@@ -203,7 +229,8 @@ fn training_problem(scheduler: &Scheduler) -> Option<String> {
     }
     if scheduler.config().trained_betas.is_some() {
         return Some(
-            "`trained_betas` is a table; a run holds a schedule by its formula, beta_schedule".to_owned(),
+            "`trained_betas` is a table; a run holds a schedule by its formula, beta_schedule"
+                .to_owned(),
         );
     }
     scheduler.schedule().err().map(|e| e.to_string())
@@ -213,6 +240,7 @@ fn training_problem(scheduler: &Scheduler) -> Option<String> {
 fn class_names(labels: &Value) -> Result<Vec<String>, String> {
     let wrong = || format!("`{LABELS}` is no table of the names of classes 0 to the last");
     let labels = labels.as_object().ok_or_else(wrong)?;
-    let name = |number: usize| labels.get(&number.to_string()).and_then(Value::as_str).map(str::to_owned);
+    let name =
+        |number: usize| labels.get(&number.to_string()).and_then(Value::as_str).map(str::to_owned);
     (0..labels.len()).map(name).collect::<Option<_>>().ok_or_else(wrong)
 }

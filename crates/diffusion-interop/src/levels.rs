@@ -49,10 +49,12 @@ impl Table {
     /// The timestep at σ, between two of the table in proportion of ln σ; the ends beyond the ends.
     pub(crate) fn timestep(&self, sigma: f64) -> f64 {
         let last = self.sigmas.len() - 1;
-        let below = self.sigmas.iter().rposition(|s| *s <= sigma).unwrap_or(0).min(last.saturating_sub(1));
+        let below =
+            self.sigmas.iter().rposition(|s| *s <= sigma).unwrap_or(0).min(last.saturating_sub(1));
         let above = (below + 1).min(last);
         let (low, high) = (self.sigmas[below].ln(), self.sigmas[above].ln());
-        let share = if high > low { ((sigma.ln() - low) / (high - low)).clamp(0.0, 1.0) } else { 0.0 };
+        let share =
+            if high > low { ((sigma.ln() - low) / (high - low)).clamp(0.0, 1.0) } else { 0.0 };
         below as f64 + share
     }
 }

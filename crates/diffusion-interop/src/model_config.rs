@@ -45,14 +45,19 @@ pub(crate) fn read(fields: &Map<String, Value>) -> Result<(UNet2DConfig, SampleS
             return Err(format!("`{key}` is not a setting of {CLASS} that this program knows"));
         }
         // One at a time, so that the message can name it.
-        serde_json::from_value::<UNet2DConfig>(json!({ key: value })).map_err(|e| format!("`{key}`: {e}"))?;
+        serde_json::from_value::<UNet2DConfig>(json!({ key: value }))
+            .map_err(|e| format!("`{key}`: {e}"))?;
     }
     let config = serde_json::from_value(fields.into()).map_err(|e| e.to_string())?;
     Ok((config, size))
 }
 
 /// The library's configuration, from ours.
-pub(crate) fn write(config: &UNet2DConfig, [height, width]: [usize; 2], version: &str) -> Map<String, Value> {
+pub(crate) fn write(
+    config: &UNet2DConfig,
+    [height, width]: [usize; 2],
+    version: &str,
+) -> Map<String, Value> {
     let mut fields = own_fields(config);
     fields.remove("zero_init_output");
     fields.remove("null_class");
@@ -97,14 +102,21 @@ mod tests {
     #[test]
     fn a_missing_head_width_is_the_librarys_and_null_means_one_head() {
         assert_eq!(parse(&json!({})).unwrap().0.attention_head_dim, Some(8));
-        assert_eq!(parse(&json!({ "attention_head_dim": null })).unwrap().0.attention_head_dim, None);
+        assert_eq!(
+            parse(&json!({ "attention_head_dim": null })).unwrap().0.attention_head_dim,
+            None
+        );
     }
 
     #[test]
     fn what_is_written_reads_back() {
-        let config = UNet2DConfig { attention_head_dim: None, dropout: 0.25, ..UNet2DConfig::default() };
+        let config =
+            UNet2DConfig { attention_head_dim: None, dropout: 0.25, ..UNet2DConfig::default() };
         for size in [[32, 32], [16, 24]] {
-            assert_eq!(read(&write(&config, size, "0.42.1")).unwrap(), (config.clone(), Some(size)));
+            assert_eq!(
+                read(&write(&config, size, "0.42.1")).unwrap(),
+                (config.clone(), Some(size))
+            );
         }
     }
 

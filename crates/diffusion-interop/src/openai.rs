@@ -45,8 +45,12 @@ pub(crate) fn converted(
     tensors: &Tensors,
     options: &OpenAiOptions,
 ) -> Result<(UNet2DConfig, Tensors), String> {
-    if tensors.keys().any(|name| name.starts_with("output_blocks.") && name.contains(".2.in_layers")) {
-        return Err("it was trained with resblock_updown, which UNet2D has beside attention only".to_owned());
+    if tensors
+        .keys()
+        .any(|name| name.starts_with("output_blocks.") && name.contains(".2.in_layers"))
+    {
+        return Err("it was trained with resblock_updown, which UNet2D has beside attention only"
+            .to_owned());
     }
     let shape = |name: &str, axis: usize| -> Result<usize, String> {
         let tensor = tensors.get(name).ok_or_else(|| format!("tensor `{name}` is missing"))?;
@@ -65,7 +69,8 @@ pub(crate) fn converted(
         ));
     }
     let last = levels[levels.len() - 1].width;
-    let attending = levels.iter().filter(|level| level.attention).map(|level| level.width).chain([last]);
+    let attending =
+        levels.iter().filter(|level| level.attention).map(|level| level.width).chain([last]);
     let head_dim = head_dim(&attending.collect::<Vec<_>>(), options)?;
     let first = format!("input_blocks.{}.0", levels[0].first);
     let scale_shift = shape(&format!("{first}.emb_layers.1.weight"), 0)? == 2 * levels[0].width;
@@ -76,16 +81,26 @@ pub(crate) fn converted(
         layers_per_block: layers,
         down_block_types: levels
             .iter()
-            .map(
-                |level| {
-                    if level.attention { DownBlockType::AttnDownBlock2D } else { DownBlockType::DownBlock2D }
-                },
-            )
+            .map(|level| {
+                if level.attention {
+                    DownBlockType::AttnDownBlock2D
+                } else {
+                    DownBlockType::DownBlock2D
+                }
+            })
             .collect(),
         up_block_types: levels
             .iter()
             .rev()
-            .map(|level| if level.attention { UpBlockType::AttnUpBlock2D } else { UpBlockType::UpBlock2D })
+            .map(
+                |level| {
+                    if level.attention {
+                        UpBlockType::AttnUpBlock2D
+                    } else {
+                        UpBlockType::UpBlock2D
+                    }
+                },
+            )
             .collect(),
         attention_head_dim: Some(head_dim),
         norm_num_groups: GROUPS,
@@ -102,7 +117,8 @@ pub(crate) fn converted(
         num_class_embeds: tensors.get("label_emb.weight").and_then(|t| t.dims().first().copied()),
         ..UNet2DConfig::default()
     };
-    let renamed = renamed(tensors, &Names::new(&levels, layers), head_dim, options.new_attention_order)?;
+    let renamed =
+        renamed(tensors, &Names::new(&levels, layers), head_dim, options.new_attention_order)?;
     Ok((config, renamed))
 }
 
@@ -116,9 +132,13 @@ fn levels(tensors: &Tensors) -> Result<(Vec<Level>, usize), String> {
             begins = true;
             continue;
         }
-        let Some(conv) = tensors.get(&format!("input_blocks.{block}.0.out_layers.3.weight")) else { break };
-        let (width, attention) =
-            (conv.dims().first().copied().unwrap_or(0), has(format!("input_blocks.{block}.1.qkv.weight")));
+        let Some(conv) = tensors.get(&format!("input_blocks.{block}.0.out_layers.3.weight")) else {
+            break;
+        };
+        let (width, attention) = (
+            conv.dims().first().copied().unwrap_or(0),
+            has(format!("input_blocks.{block}.1.qkv.weight")),
+        );
         match levels.last().filter(|_| !begins) {
             None => {
                 levels.push(Level { first: block, attention, width });
@@ -200,10 +220,17 @@ impl Names {
                 let theirs = format!("output_blocks.{}", up * more + layer);
                 names.push((format!("{theirs}.0"), format!("up_blocks.{up}.resnets.{layer}")));
                 if level.attention {
-                    names.push((format!("{theirs}.1"), format!("up_blocks.{up}.attentions.{layer}")));
+                    names.push((
+                        format!("{theirs}.1"),
+                        format!("up_blocks.{up}.attentions.{layer}"),
+                    ));
                 }
             }
-            let theirs = format!("output_blocks.{}.{}", up * more + layers, 1 + usize::from(level.attention));
+            let theirs = format!(
+                "output_blocks.{}.{}",
+                up * more + layers,
+                1 + usize::from(level.attention)
+            );
             names.push((theirs, format!("up_blocks.{up}.upsamplers.0")));
         }
         Self(names)
@@ -215,7 +242,8 @@ impl Names {
         let fits = |(block, _): &&(String, String)| {
             theirs.strip_prefix(block.as_str()).is_some_and(|rest| rest.starts_with('.'))
         };
-        let Some((block, ours)) = self.0.iter().filter(fits).max_by_key(|(block, _)| block.len()) else {
+        let Some((block, ours)) = self.0.iter().filter(fits).max_by_key(|(block, _)| block.len())
+        else {
             return theirs.to_owned();
         };
         let rest = &theirs[block.len() + 1..];
@@ -239,7 +267,12 @@ const LAYERS: [(&str, &str); 8] = [
     ("proj_out", "to_out.0"),
 ];
 
-fn renamed(tensors: &Tensors, names: &Names, head_dim: usize, new_order: bool) -> Result<Tensors, String> {
+fn renamed(
+    tensors: &Tensors,
+    names: &Names,
+    head_dim: usize,
+    new_order: bool,
+) -> Result<Tensors, String> {
     let mut renamed = Tensors::new();
     for (theirs, tensor) in tensors {
         let cannot = |e: candle_core::Error| format!("tensor `{theirs}`: {e}");
@@ -252,15 +285,23 @@ fn renamed(tensors: &Tensors, names: &Names, head_dim: usize, new_order: bool) -
             continue;
         }
         // The projection of attention is a convolution over a sequence there: (C, C, 1).
-        let flat =
-            if ours.ends_with("to_out.0.weight") { tensor.flatten_from(1) } else { Ok(tensor.clone()) };
+        let flat = if ours.ends_with("to_out.0.weight") {
+            tensor.flatten_from(1)
+        } else {
+            Ok(tensor.clone())
+        };
         renamed.insert(ours, flat.map_err(cannot)?);
     }
     Ok(renamed)
 }
 
 /// Queries (0), keys (1) or values (2) of a common weight (3·C, C, 1) or bias (3·C).
-fn third(common: &Tensor, which: usize, head_dim: usize, new_order: bool) -> candle_core::Result<Tensor> {
+fn third(
+    common: &Tensor,
+    which: usize,
+    head_dim: usize,
+    new_order: bool,
+) -> candle_core::Result<Tensor> {
     let rows = common.dim(0)? / 3;
     let common = if common.rank() > 1 { common.flatten_from(1)? } else { common.unsqueeze(1)? };
     let columns = common.dim(1)?;

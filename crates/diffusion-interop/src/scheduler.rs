@@ -4,8 +4,8 @@ use diffusion_process::{
     Denoiser, Network, NetworkDenoiser, NoiseLevel, Parametrisation, PredictionType, Threshold,
 };
 use diffusion_sample::{
-    Churn, Ddim, Ddpm, DpmSolver, Euler, EulerAncestral, Heun, Lms, Pndm, Sampler, SolverType, UniPc,
-    VarianceType, Weighting,
+    Churn, Ddim, Ddpm, DpmSolver, Euler, EulerAncestral, Heun, Lms, Pndm, Sampler, SolverType,
+    UniPc, VarianceType, Weighting,
 };
 use diffusion_schedule::{
     BetaSchedule, KARRAS_RHO, KARRAS_SIGMAS, NoiseSchedule, PlanStep, SamplingPlan, ScheduleConfig,
@@ -54,7 +54,10 @@ impl Scheduler {
     pub fn from_json(text: &str) -> Result<Self, InteropError> {
         let config: SchedulerConfig = serde_json::from_str(text)?;
         let name = config.class_name.clone().unwrap_or_default();
-        Self::new(SchedulerClass::from_name(&name).ok_or(InteropError::UnknownScheduler(name))?, config)
+        Self::new(
+            SchedulerClass::from_name(&name).ok_or(InteropError::UnknownScheduler(name))?,
+            config,
+        )
     }
 
     /// A scheduler of `class`.
@@ -77,7 +80,12 @@ impl Scheduler {
         &self.config
     }
 
-    fn unsupported(&self, key: &'static str, value: impl ToString, expected: impl ToString) -> InteropError {
+    fn unsupported(
+        &self,
+        key: &'static str,
+        value: impl ToString,
+        expected: impl ToString,
+    ) -> InteropError {
         let (value, expected) = (value.to_string(), expected.to_string());
         InteropError::Unsupported { class: self.class.name(), key, value, expected }
     }
@@ -93,14 +101,19 @@ impl Scheduler {
             return Err(self.unsupported(key, true, "it is not supported"));
         }
         let one_of = |key, value: &Option<String>, known: &[&str]| match value {
-            Some(value) if !known.contains(&value.as_str()) => {
-                Err(self.unsupported(key, format!("\"{value}\""), format!("known are {}", known.join(", "))))
-            }
+            Some(value) if !known.contains(&value.as_str()) => Err(self.unsupported(
+                key,
+                format!("\"{value}\""),
+                format!("known are {}", known.join(", ")),
+            )),
             _ => Ok(()),
         };
         one_of("algorithm_type", &c.algorithm_type, &["dpmsolver++", "sde-dpmsolver++"])?;
-        let solver_types: &[&str] =
-            if self.class == SchedulerClass::UniPc { &["bh1", "bh2"] } else { &["midpoint", "heun"] };
+        let solver_types: &[&str] = if self.class == SchedulerClass::UniPc {
+            &["bh1", "bh2"]
+        } else {
+            &["midpoint", "heun"]
+        };
         one_of("solver_type", &c.solver_type, solver_types)?;
         one_of("final_sigmas_type", &c.final_sigmas_type, &["zero", "sigma_min"])?;
         one_of("interpolation_type", &c.interpolation_type, &["linear"])?;
@@ -121,8 +134,11 @@ impl Scheduler {
                 "only one way to space sigmas can be used",
             ));
         }
-        let cut_off = matches!(self.class, SchedulerClass::DpmSolverMultistep | SchedulerClass::UniPc);
-        if cut_off && !matches!(self.spaced(), Sigmas::Of(SigmaSpacing::Timesteps | SigmaSpacing::Karras)) {
+        let cut_off =
+            matches!(self.class, SchedulerClass::DpmSolverMultistep | SchedulerClass::UniPc);
+        if cut_off
+            && !matches!(self.spaced(), Sigmas::Of(SigmaSpacing::Timesteps | SigmaSpacing::Karras))
+        {
             return Err(self.unsupported(
                 "use_exponential_sigmas",
                 true,
@@ -130,7 +146,11 @@ impl Scheduler {
             ));
         }
         if self.prediction_type() == PredictionType::Flow {
-            return Err(self.unsupported("prediction_type", "flow_prediction", "it is not supported here"));
+            return Err(self.unsupported(
+                "prediction_type",
+                "flow_prediction",
+                "it is not supported here",
+            ));
         }
         Ok(())
     }
@@ -239,13 +259,17 @@ impl Scheduler {
                     SolverType::Midpoint
                 };
                 let stochastic = c.algorithm_type.as_deref() == Some("sde-dpmsolver++");
-                let mut solver = DpmSolver::new(c.solver_order.unwrap_or(2), solver_type, stochastic);
+                let mut solver =
+                    DpmSolver::new(c.solver_order.unwrap_or(2), solver_type, stochastic);
                 solver.lower_order_final = c.lower_order_final.unwrap_or(true);
                 solver.euler_at_final = c.euler_at_final.unwrap_or(false);
                 Box::new(solver)
             }
             SchedulerClass::Euler | SchedulerClass::EdmEuler if arguments.churn.amount > 0.0 => {
-                Box::new(ChurnedEuler { churn: arguments.churn, parametrisation: self.parametrisation() })
+                Box::new(ChurnedEuler {
+                    churn: arguments.churn,
+                    parametrisation: self.parametrisation(),
+                })
             }
             SchedulerClass::Euler | SchedulerClass::EdmEuler => Box::new(Euler::default()),
             SchedulerClass::EulerAncestral => Box::new(EulerAncestral),
@@ -275,7 +299,11 @@ impl Scheduler {
         let n = match steps {
             Steps::Count(n) => *n,
             Steps::Timesteps(_) if self.class != SchedulerClass::Ddpm => {
-                return Err(self.unsupported("timesteps", "a list", "only DDPMScheduler takes one"));
+                return Err(self.unsupported(
+                    "timesteps",
+                    "a list",
+                    "only DDPMScheduler takes one",
+                ));
             }
             Steps::Timesteps(timesteps) => timesteps.len(),
         };
@@ -285,9 +313,11 @@ impl Scheduler {
         let schedule = self.schedule()?;
         let total = schedule.len();
         if n == 0 || n > total {
-            return Err(
-                diffusion_schedule::ScheduleError::InferenceSteps { requested: n, available: total }.into()
-            );
+            return Err(diffusion_schedule::ScheduleError::InferenceSteps {
+                requested: n,
+                available: total,
+            }
+            .into());
         }
         match self.class {
             SchedulerClass::Ddpm | SchedulerClass::Ddim => self.plan_by_alpha(&schedule, n, steps),
@@ -299,14 +329,17 @@ impl Scheduler {
     /// How timesteps are laid.
     pub fn spacing(&self) -> TimestepSpacing {
         let by_class = match self.class {
-            SchedulerClass::Ddpm | SchedulerClass::Ddim | SchedulerClass::Pndm => TimestepSpacing::Leading,
+            SchedulerClass::Ddpm | SchedulerClass::Ddim | SchedulerClass::Pndm => {
+                TimestepSpacing::Leading
+            }
             _ => TimestepSpacing::Linspace,
         };
         self.config.timestep_spacing.unwrap_or(by_class)
     }
 
     fn timesteps(&self, total: usize, n: usize, points: usize) -> Vec<f64> {
-        let found = timesteps(self.spacing(), total, n, points, self.config.steps_offset.unwrap_or(0));
+        let found =
+            timesteps(self.spacing(), total, n, points, self.config.steps_offset.unwrap_or(0));
         found.into_iter().map(|t| t.clamp(0.0, (total - 1) as f64)).collect()
     }
 
@@ -319,16 +352,25 @@ impl Scheduler {
         let total = schedule.len();
         let visited: Vec<usize> = match steps {
             Steps::Timesteps(list) => list.clone(),
-            Steps::Count(_) => {
-                self.timesteps(total, n, n).into_iter().map(|t| t.round_ties_even() as usize).collect()
-            }
+            Steps::Count(_) => self
+                .timesteps(total, n, n)
+                .into_iter()
+                .map(|t| t.round_ties_even() as usize)
+                .collect(),
         };
         if let Some(&outside) = visited.iter().find(|&&t| t >= total) {
-            return Err(self.unsupported("timesteps", outside, format!("they must be below {total}")));
+            return Err(self.unsupported(
+                "timesteps",
+                outside,
+                format!("they must be below {total}"),
+            ));
         }
         let to_one = self.config.set_alpha_to_one.unwrap_or(true);
-        let end =
-            if to_one || self.class == SchedulerClass::Ddpm { NoiseLevel::CLEAN } else { schedule.level(0) };
+        let end = if to_one || self.class == SchedulerClass::Ddpm {
+            NoiseLevel::CLEAN
+        } else {
+            schedule.level(0)
+        };
         let steps = visited.iter().enumerate().map(|(i, &t)| {
             // DDIM steps back by T/N whatever the spacing is.
             let before = match self.class {
@@ -347,8 +389,11 @@ impl Scheduler {
     fn pndm_plan(&self, schedule: &NoiseSchedule, n: usize) -> Result<SamplingPlan, InteropError> {
         let total = schedule.len();
         let stride = total / n;
-        let end =
-            if self.config.set_alpha_to_one.unwrap_or(false) { NoiseLevel::CLEAN } else { schedule.level(0) };
+        let end = if self.config.set_alpha_to_one.unwrap_or(false) {
+            NoiseLevel::CLEAN
+        } else {
+            schedule.level(0)
+        };
         let steps = self.timesteps(total, n, n).into_iter().map(|t| {
             let t = t.round_ties_even() as usize;
             let level = |t: Option<usize>| t.map_or(end, |t| schedule.level(t));
@@ -362,11 +407,17 @@ impl Scheduler {
         Ok(SamplingPlan::from_steps(steps.collect())?)
     }
 
-    fn plan_by_sigma(&self, schedule: &NoiseSchedule, n: usize) -> Result<SamplingPlan, InteropError> {
+    fn plan_by_sigma(
+        &self,
+        schedule: &NoiseSchedule,
+        n: usize,
+    ) -> Result<SamplingPlan, InteropError> {
         let table = Table::new(schedule.alphas_cumprod());
         // Those that know the next σ only lay one timestep more, and round; those in σ interpolate.
-        let rounds = matches!(self.class, SchedulerClass::DpmSolverMultistep | SchedulerClass::UniPc);
-        let (points, total) = if rounds { (n + 1, self.clipped(schedule)) } else { (n, schedule.len()) };
+        let rounds =
+            matches!(self.class, SchedulerClass::DpmSolverMultistep | SchedulerClass::UniPc);
+        let (points, total) =
+            if rounds { (n + 1, self.clipped(schedule)) } else { (n, schedule.len()) };
         let round = |t: f64| if rounds { t.round_ties_even() } else { t };
         let by_timestep = self.timesteps(total, n, points).into_iter().map(round);
         let by_timestep: Vec<(f64, f64)> = by_timestep.map(|t| (t, table.at(t))).collect();
@@ -386,8 +437,10 @@ impl Scheduler {
             }
         };
         let last = if self.ends_at_smallest() { table.smallest() } else { 0.0 };
-        let mut levels: Vec<NoiseLevel> =
-            visited.into_iter().map(|(t, sigma)| NoiseLevel::variance_exploding(t, sigma)).collect();
+        let mut levels: Vec<NoiseLevel> = visited
+            .into_iter()
+            .map(|(t, sigma)| NoiseLevel::variance_exploding(t, sigma))
+            .collect();
         levels.push(NoiseLevel::variance_exploding(0.0, last));
         if rounds {
             for level in &mut levels {
@@ -400,7 +453,10 @@ impl Scheduler {
     /// Timesteps whose λ is not below the least that is allowed.
     fn clipped(&self, schedule: &NoiseSchedule) -> usize {
         let least = self.config.lambda_min_clipped.unwrap_or(f64::NEG_INFINITY);
-        (0..schedule.len()).rev().find(|&i| schedule.level(i).lambda() >= least).map_or(1, |i| i + 1)
+        (0..schedule.len())
+            .rev()
+            .find(|&i| schedule.level(i).lambda() >= least)
+            .map_or(1, |i| i + 1)
     }
 
     fn edm_plan(&self, n: usize) -> Result<SamplingPlan, InteropError> {
@@ -422,7 +478,12 @@ impl Scheduler {
 
     /// From level to level; a sampler that adds noise does so in every step that it can.
     fn through(levels: &[NoiseLevel]) -> Result<SamplingPlan, InteropError> {
-        let step = |pair: &[NoiseLevel]| PlanStep { from: pair[0], to: pair[1], middle: None, noisy: true };
+        let step = |pair: &[NoiseLevel]| PlanStep {
+            from: pair[0],
+            to: pair[1],
+            middle: None,
+            noisy: true,
+        };
         Ok(SamplingPlan::from_steps(levels.windows(2).map(step).collect())?)
     }
 }

@@ -57,7 +57,8 @@ pub(crate) fn read(path: &Path) -> Result<Tensors, InteropError> {
     };
     let mut renamed = Tensors::new();
     for (name, tensor) in tensors {
-        let problem = |problem: String| InteropError::unusable(path, format!("tensor `{name}` {problem}"));
+        let problem =
+            |problem: String| InteropError::unusable(path, format!("tensor `{name}` {problem}"));
         if !matches!(tensor.dtype(), DType::F32 | DType::F16 | DType::BF16 | DType::F64) {
             return Err(problem(format!(
                 "is of type {:?}; weights are floating-point numbers",
@@ -81,8 +82,9 @@ pub(crate) fn read(path: &Path) -> Result<Tensors, InteropError> {
 
 fn read_safetensors(path: &Path) -> Result<Tensors, InteropError> {
     let length = length_within(path, MAX_BYTES)?;
-    let damaged =
-        |problem: String| InteropError::unusable(path, format!("not a whole safetensors file: {problem}"));
+    let damaged = |problem: String| {
+        InteropError::unusable(path, format!("not a whole safetensors file: {problem}"))
+    };
     let bytes = read_limited(path, MAX_BYTES)?;
     let Some(header) = bytes.first_chunk().map(|bytes| u64::from_le_bytes(*bytes)) else {
         return Err(damaged(format!("it has {length} bytes")));
@@ -109,7 +111,8 @@ fn read_pickle(path: &Path) -> Result<Tensors, InteropError> {
     // thread of its own, a panic ends there, and the stack is deep.
     let own = path.to_owned();
     let reader = std::thread::Builder::new().stack_size(PICKLE_STACK);
-    let reader = reader.spawn(move || pickle::PthTensors::new(own, None)).map_err(FileError::io(path))?;
+    let reader =
+        reader.spawn(move || pickle::PthTensors::new(own, None)).map_err(FileError::io(path))?;
     let file = reader
         .join()
         .map_err(|_| damaged("it is damaged".to_owned()))?
@@ -121,11 +124,15 @@ fn read_pickle(path: &Path) -> Result<Tensors, InteropError> {
         claimed = claimed.saturating_add(size);
     }
     if claimed > length {
-        return Err(damaged(format!("it claims {claimed} bytes of numbers and has {length} in all")));
+        return Err(damaged(format!(
+            "it claims {claimed} bytes of numbers and has {length} in all"
+        )));
     }
     let mut tensors = Tensors::new();
     for name in file.tensor_infos().keys() {
-        if let Some(tensor) = file.get(name).map_err(|e| damaged(format!("tensor `{name}`: {e}")))? {
+        if let Some(tensor) =
+            file.get(name).map_err(|e| damaged(format!("tensor `{name}`: {e}")))?
+        {
             tensors.insert(name.clone(), tensor);
         }
     }
@@ -161,7 +168,9 @@ fn flattened(name: &str, tensor: Tensor) -> candle_core::Result<Tensor> {
         kind == ".weight" && ATTENTION.iter().any(|(old, new)| [*old, *new].contains(&layer))
     });
     match tensor.dims() {
-        [rows, columns, rest @ ..] if is_linear && !rest.is_empty() && rest.iter().all(|dim| *dim == 1) => {
+        [rows, columns, rest @ ..]
+            if is_linear && !rest.is_empty() && rest.iter().all(|dim| *dim == 1) =>
+        {
             tensor.reshape((*rows, *columns))
         }
         _ => Ok(tensor),

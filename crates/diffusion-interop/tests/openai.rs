@@ -52,7 +52,10 @@ impl StateDict {
     fn residual(&mut self, name: &str, cin: usize, cout: usize, scale_shift: bool) {
         self.layer(&format!("{name}.in_layers.0"), &[cin]);
         self.layer(&format!("{name}.in_layers.2"), &[cout, cin, 3, 3]);
-        self.layer(&format!("{name}.emb_layers.1"), &[if scale_shift { 2 * cout } else { cout }, 128]);
+        self.layer(
+            &format!("{name}.emb_layers.1"),
+            &[if scale_shift { 2 * cout } else { cout }, 128],
+        );
         self.layer(&format!("{name}.out_layers.0"), &[cout]);
         self.layer(&format!("{name}.out_layers.3"), &[cout, cout, 3, 3]);
         if cin != cout {
@@ -87,12 +90,21 @@ fn what_the_tensors_show_is_inferred() {
     for scale_shift in [false, true] {
         let model = import(&StateDict::new(scale_shift), &FOUR_HEADS).unwrap();
         let network = &model.network;
-        assert_eq!((network.in_channels, network.out_channels, network.layers_per_block), (3, 6, 1));
+        assert_eq!(
+            (network.in_channels, network.out_channels, network.layers_per_block),
+            (3, 6, 1)
+        );
         assert_eq!(network.block_out_channels, [32, 64]);
-        assert_eq!(network.down_block_types, [DownBlockType::DownBlock2D, DownBlockType::AttnDownBlock2D]);
+        assert_eq!(
+            network.down_block_types,
+            [DownBlockType::DownBlock2D, DownBlockType::AttnDownBlock2D]
+        );
         assert_eq!((network.attention_head_dim, network.num_class_embeds), (Some(16), Some(10)));
         assert_eq!(network.resnet_time_scale_shift == TimeScaleShift::ScaleShift, scale_shift);
-        assert_eq!((model.image_shape, model.schedule.beta_schedule), ([3, 16, 16], BetaSchedule::Cosine));
+        assert_eq!(
+            (model.image_shape, model.schedule.beta_schedule),
+            ([3, 16, 16], BetaSchedule::Cosine)
+        );
         assert_eq!(model.weights["up_blocks.0.upsamplers.0.conv.weight"].dims(), [64, 64, 3, 3]);
     }
 }
@@ -128,13 +140,29 @@ fn what_is_missing_or_has_no_form_is_said() {
         assert!(error.contains(part), "{error}");
     };
     let nothing = |_: &mut StateDict| {};
-    refused(&nothing, &OpenAiOptions::default(), "their number or the channels of one must be given");
+    refused(
+        &nothing,
+        &OpenAiOptions::default(),
+        "their number or the channels of one must be given",
+    );
     refused(&nothing, &OpenAiOptions { heads: Some(7), ..FOUR_HEADS }, "do not divide");
     let remove = |name: &'static str| move |dict: &mut StateDict| drop(dict.0.remove(name));
     refused(&remove("out.2.bias"), &FOUR_HEADS, "`conv_out.bias` is missing");
     refused(&remove("input_blocks.0.0.weight"), &FOUR_HEADS, "no network of improved-diffusion");
     refused(&|dict| dict.add("extra", &[1]), &FOUR_HEADS, "`extra`");
-    refused(&|dict| dict.residual("output_blocks.1.2", 64, 64, true), &FOUR_HEADS, "resblock_updown");
-    refused(&|dict| dict.residual("input_blocks.4.0", 64, 64, true), &FOUR_HEADS, "input_blocks.4 differs");
-    refused(&|dict| dict.add("input_blocks.0.0.weight", &[16, 3, 3, 3]), &FOUR_HEADS, "gives 16 channels");
+    refused(
+        &|dict| dict.residual("output_blocks.1.2", 64, 64, true),
+        &FOUR_HEADS,
+        "resblock_updown",
+    );
+    refused(
+        &|dict| dict.residual("input_blocks.4.0", 64, 64, true),
+        &FOUR_HEADS,
+        "input_blocks.4 differs",
+    );
+    refused(
+        &|dict| dict.add("input_blocks.0.0.weight", &[16, 3, 3, 3]),
+        &FOUR_HEADS,
+        "gives 16 channels",
+    );
 }

@@ -77,7 +77,10 @@ pub fn conv2d(
 /// A channel count that the groups do not divide; shapes that do not fit together.
 pub fn group_norm(x: &Tensor, norm: &GroupNorm<'_>) -> Result<Tensor> {
     let &[n, c, ..] = x.dims() else { bail!("group_norm wants (N, C, …), got {:?}", x.shape()) };
-    FeatureMap::from_images(&x.reshape((n, c, 1, ()))?)?.group_norm(norm)?.to_images()?.reshape(x.shape())
+    FeatureMap::from_images(&x.reshape((n, c, 1, ()))?)?
+        .group_norm(norm)?
+        .to_images()?
+        .reshape(x.shape())
 }
 
 /// `x · weightᵀ + bias`: `x` (N, Din), `weight` (Dout, Din), `bias` (Dout) to (N, Dout).
@@ -140,7 +143,8 @@ pub fn square_sum(x: &Tensor) -> Result<f64> {
 pub fn adamw(gradient: &Tensor, trained: &Trained<'_>, constants: &AdamW) -> Result<()> {
     trained.check(gradient, constants)?;
     let Trained { weight, first, second, average } = trained;
-    let kept: [&Tensor; 4] = [weight, first, second, average.map_or(*weight, |(average, _)| average)];
+    let kept: [&Tensor; 4] =
+        [weight, first, second, average.map_or(*weight, |(average, _)| average)];
     match kernels_for(&kept).filter(|_| kept.iter().all(|t| t.is_contiguous())) {
         Some(isa) if kernels_for(&[gradient]).is_some() => {
             optim::adamw::adamw(isa, gradient, trained, constants)

@@ -96,9 +96,13 @@ impl ClassChoice {
             }
             Self::AsTrained if !classes.is_empty() => {
                 let source = NoiseSource::new(seed);
-                indices.map(|i| Some(drawn(classes, source.rng(Domain::Class, 0, i).random()))).collect()
+                indices
+                    .map(|i| Some(drawn(classes, source.rng(Domain::Class, 0, i).random())))
+                    .collect()
             }
-            Self::AsTrained | Self::Unconditional | Self::Listed(_) => indices.map(|_| None).collect(),
+            Self::AsTrained | Self::Unconditional | Self::Listed(_) => {
+                indices.map(|_| None).collect()
+            }
         }
     }
 
@@ -149,6 +153,9 @@ mod tests {
         let choice = ClassChoice::AsTrained.classes(3, &indices, &classes);
         let third = choice.iter().filter(|class| **class == Some(2)).count();
         assert!((2900..3100).contains(&third), "{third}");
-        assert_eq!(ClassChoice::AsTrained.classes(3, &indices[1000..1010], &classes), choice[1000..1010]);
+        assert_eq!(
+            ClassChoice::AsTrained.classes(3, &indices[1000..1010], &classes),
+            choice[1000..1010]
+        );
     }
 }

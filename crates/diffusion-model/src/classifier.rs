@@ -48,9 +48,10 @@ impl LoadedClassifier {
         path: &Path,
         device: &Device,
     ) -> Result<Self, ModelError> {
-        let network =
-            load_frozen(weights.clone(), device, |vb| NoisyClassifier::new(&description.network, vb))
-                .map_err(|source| ModelError::Parameters { path: path.to_owned(), source })?;
+        let network = load_frozen(weights.clone(), device, |vb| {
+            NoisyClassifier::new(&description.network, vb)
+        })
+        .map_err(|source| ModelError::Parameters { path: path.to_owned(), source })?;
         Ok(Self { description, network, weights })
     }
 

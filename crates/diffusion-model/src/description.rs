@@ -81,7 +81,10 @@ impl ModelDescription {
         let multiple = self.network.size_multiple();
         let side = |side: usize| (1..=MAX_SIDE).contains(&side) && side.is_multiple_of(multiple);
         if channels != self.network.image_channels() || !side(height) || !side(width) {
-            return Some(format!("image_shape is {:?}, which does not fit the network", self.image_shape));
+            return Some(format!(
+                "image_shape is {:?}, which does not fit the network",
+                self.image_shape
+            ));
         }
         let [input, output] = [channels, self.network.output_channels()];
         if output != input && output != 2 * input {

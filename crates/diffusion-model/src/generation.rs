@@ -76,10 +76,12 @@ impl LoadedModel {
         }
         let guidance = generation.guidance.unwrap_or_else(|| self.description.guidance());
         let guidance = GuidanceConfig::classifier_free(guidance);
-        let specs = generation.classes.specs(generation.seed, 0..generation.num, &self.description.classes);
+        let specs =
+            generation.classes.specs(generation.seed, 0..generation.num, &self.description.classes);
         let generator = Generator { model: self, config, guidance: &guidance };
         // A reference to a function is an observer too, whatever it borrows.
-        let observer: &mut Observer<'_> = &mut |progress: &GenerationProgress<'_>| observer(progress);
+        let observer: &mut Observer<'_> =
+            &mut |progress: &GenerationProgress<'_>| observer(progress);
         generator.sample(&specs, None, observer).all()
     }
 }

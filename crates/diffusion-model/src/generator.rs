@@ -47,7 +47,11 @@ impl SamplingConfig {
     ///
     /// # Errors
     /// No steps, or more than the model's schedule has.
-    pub fn new(model: &LoadedModel, sampler: SamplerKind, steps: usize) -> Result<Self, ScheduleError> {
+    pub fn new(
+        model: &LoadedModel,
+        sampler: SamplerKind,
+        steps: usize,
+    ) -> Result<Self, ScheduleError> {
         Ok(Self::along(model, model.objective.usual_plan(steps)?, sampler))
     }
 
@@ -56,7 +60,10 @@ impl SamplingConfig {
         Self {
             plan,
             sampler,
-            options: SamplerOptions { variance: model.description.variance(), ..SamplerOptions::default() },
+            options: SamplerOptions {
+                variance: model.description.variance(),
+                ..SamplerOptions::default()
+            },
             threshold: Some(Self::CLIP),
             seed: 0,
             batch_size: Self::BATCH_SIZE,
@@ -156,8 +163,9 @@ impl Generator<'_> {
         let in_range = self.config.threshold.is_some();
         let operation = move |batch: &mut Batch<'_>| {
             let scale = 1.0 / batch.plan.start().to_variance_preserving();
-            let own =
-                noise.map(|noise| noise.narrow(0, batch.range.start, batch.range.len())?.affine(scale, 0.0));
+            let own = noise.map(|noise| {
+                noise.narrow(0, batch.range.start, batch.range.len())?.affine(scale, 0.0)
+            });
             let images = batch.sample(own.transpose()?)?;
             Ok(if in_range { images.clamp(-1f32, 1f32)? } else { images })
         };
@@ -202,7 +210,8 @@ impl Batches<'_> {
     /// The first error of a batch; no images.
     pub fn all(self) -> Result<Tensor, ModelError> {
         let LoadedModel { description, device, .. } = self.generator.model;
-        let batches = self.map(|batch| Ok(batch?.images)).collect::<Result<Vec<_>, ModelError>>()?;
+        let batches =
+            self.map(|batch| Ok(batch?.images)).collect::<Result<Vec<_>, ModelError>>()?;
         if batches.is_empty() {
             let [c, h, w] = description.image_shape;
             return Ok(Tensor::zeros((0, c, h, w), DType::F32, device)?);
@@ -225,7 +234,8 @@ impl Batches<'_> {
             (self.specs.len(), self.steps, &mut self.end, &mut self.observer);
         let mut report = |done: usize, step: Option<&Progress<'_>>| {
             let range = &range;
-            let flow = observer(&GenerationProgress { batch, batches, range, images, done, steps, step });
+            let flow =
+                observer(&GenerationProgress { batch, batches, range, images, done, steps, step });
             if flow.is_break() {
                 *end = End::Stopped;
             }

@@ -43,7 +43,9 @@ pub struct Reference {
 #[derive(Debug, Error)]
 pub enum GuidanceError {
     /// A classifier of images of another shape.
-    #[error("it reads images of {found:?}, the model makes them of {expected:?} (channels, height, width)")]
+    #[error(
+        "it reads images of {found:?}, the model makes them of {expected:?} (channels, height, width)"
+    )]
     ClassifierShape {
         /// The classifier's shape.
         found: [usize; 3],
@@ -85,7 +87,9 @@ impl GuidanceMethod {
         if found != expected {
             return Err(GuidanceError::ClassifierShape { found, expected });
         }
-        if !model.network.takes_no_class() && !same_names(&classifier.description.classes, &model.classes) {
+        if !model.network.takes_no_class()
+            && !same_names(&classifier.description.classes, &model.classes)
+        {
             return Err(GuidanceError::ClassifierClasses);
         }
         Ok(Self::Classifier(Box::new(classifier)))
@@ -95,7 +99,10 @@ impl GuidanceMethod {
     ///
     /// # Errors
     /// Another image shape; other classes, if it has any.
-    pub fn by_weaker_model(weaker: LoadedModel, model: &ModelDescription) -> Result<Self, GuidanceError> {
+    pub fn by_weaker_model(
+        weaker: LoadedModel,
+        model: &ModelDescription,
+    ) -> Result<Self, GuidanceError> {
         let (found, expected) = (weaker.description.image_shape, model.image_shape);
         if found != expected {
             return Err(GuidanceError::ModelShape { found, expected });
@@ -111,7 +118,9 @@ impl GuidanceMethod {
     pub fn classes<'a>(&'a self, model: &'a ModelDescription) -> (&'a [ModelClass], bool) {
         match self {
             Self::Classifier(classifier) => (&classifier.description.classes, true),
-            Self::ClassifierFree | Self::Autoguidance(_) => (&model.classes, model.network.takes_no_class()),
+            Self::ClassifierFree | Self::Autoguidance(_) => {
+                (&model.classes, model.network.takes_no_class())
+            }
         }
     }
 }
@@ -157,7 +166,8 @@ impl GuidanceConfig {
                 let takes_none = model.description.network.takes_no_class();
                 let of_model = if takes_none { unconditional } else { classes.clone() };
                 let plain = Conditioned::new(denoiser, of_model);
-                let guided = ClassifierGuided::new(&plain, &classifier.network, classes, self.guidance);
+                let guided =
+                    ClassifierGuided::new(&plain, &classifier.network, classes, self.guidance);
                 self.in_range(&guided, threshold, work)
             }
         }
@@ -175,7 +185,11 @@ impl GuidanceConfig {
         }
     }
 
-    fn after_reference(&self, denoiser: &dyn Denoiser, work: &mut Work<'_>) -> Result<Tensor, EditError> {
+    fn after_reference(
+        &self,
+        denoiser: &dyn Denoiser,
+        work: &mut Work<'_>,
+    ) -> Result<Tensor, EditError> {
         match &self.reference {
             Some(Reference { picture, factor }) => {
                 work(&AfterReference::new(denoiser, picture, *factor, 0.0)?)

@@ -164,7 +164,8 @@ impl RunLayout {
         let name = fs::read_to_string(&file).map_err(FileError::io(&file))?;
         let path = self.checkpoints().join(name.trim_end());
         if Self::step_of(&path).is_none() || !path.is_dir() {
-            let problem = format!("it names the checkpoint `{}`, which does not exist", name.trim_end());
+            let problem =
+                format!("it names the checkpoint `{}`, which does not exist", name.trim_end());
             return Err(FileError::unusable(&file, problem));
         }
         Ok(path)

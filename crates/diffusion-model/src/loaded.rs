@@ -50,12 +50,14 @@ impl ModelState {
         struct Version {
             format_version: u32,
         }
-        let damaged =
-            |e: serde_json::Error| FileError::unusable(file, format!("not a checkpoint's state: {e}"));
+        let damaged = |e: serde_json::Error| {
+            FileError::unusable(file, format!("not a checkpoint's state: {e}"))
+        };
         let Version { format_version } = serde_json::from_slice(json).map_err(damaged)?;
         if format_version != FORMAT_VERSION {
-            let problem =
-                format!("format version {format_version}; this program reads version {FORMAT_VERSION}");
+            let problem = format!(
+                "format version {format_version}; this program reads version {FORMAT_VERSION}"
+            );
             return Err(FileError::unusable(file, problem));
         }
         let state: Self = serde_json::from_slice(json).map_err(damaged)?;
@@ -151,8 +153,9 @@ impl LoadedModel {
         device: &Device,
     ) -> Result<Self, ModelError> {
         let objective = description.objective()?;
-        let network = diffusion_nn::load_frozen(tensors, device, |vb| description.network.build(vb))
-            .map_err(|source| ModelError::Parameters { path: file.to_owned(), source })?;
+        let network =
+            diffusion_nn::load_frozen(tensors, device, |vb| description.network.build(vb))
+                .map_err(|source| ModelError::Parameters { path: file.to_owned(), source })?;
         let denoiser = objective.denoiser(network);
         Ok(Self { description, objective, denoiser, step, device: device.clone() })
     }

@@ -7,8 +7,8 @@ use diffusion_process::{
 };
 use diffusion_sample::SamplerKind;
 use diffusion_schedule::{
-    KARRAS_RHO, KARRAS_SIGMAS, NoiseSchedule, SamplingPlan, ScheduleConfig, ScheduleError, SigmaSpacing,
-    TimestepSpacing, edm_noise_conditioning,
+    KARRAS_RHO, KARRAS_SIGMAS, NoiseSchedule, SamplingPlan, ScheduleConfig, ScheduleError,
+    SigmaSpacing, TimestepSpacing, edm_noise_conditioning,
 };
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -160,12 +160,19 @@ impl Objective {
     ///
     /// # Errors
     /// Shapes that differ; a number of levels other than N.
-    pub fn noisy_batch(&self, x0: &Tensor, noise: &Tensor, levels: &[NoiseLevel]) -> Result<NoisyBatch> {
+    pub fn noisy_batch(
+        &self,
+        x0: &Tensor,
+        noise: &Tensor,
+        levels: &[NoiseLevel],
+    ) -> Result<NoisyBatch> {
         let factors = Levels::new(levels, x0)?;
         let x_t = factors.add_noise(x0, noise)?;
-        let timesteps = Tensor::from_iter(levels.iter().map(|level| level.timestep as f32), x0.device())?;
+        let timesteps =
+            Tensor::from_iter(levels.iter().map(|level| level.timestep as f32), x0.device())?;
         let parametrisation = self.parametrisation();
-        let c_in: Vec<f64> = levels.iter().map(|level| parametrisation.preconditioning(level).c_in).collect();
+        let c_in: Vec<f64> =
+            levels.iter().map(|level| parametrisation.preconditioning(level).c_in).collect();
         let input = if c_in.iter().all(|c_in| *c_in == 1.0) {
             x_t.clone()
         } else {
@@ -199,7 +206,11 @@ impl Objective {
             return Err(SamplerError::NeedsFlow { name, process });
         }
         if sampler == SamplerKind::Ddpm && self.schedule().is_none() {
-            return Err(SamplerError::NeedsSchedule { name, process, own: self.sampler(false).name() });
+            return Err(SamplerError::NeedsSchedule {
+                name,
+                process,
+                own: self.sampler(false).name(),
+            });
         }
         Ok(())
     }
@@ -249,7 +260,9 @@ impl Objective {
         match self {
             Self::Diffusion { schedule, .. } => SamplingPlan::new(schedule, steps, spacing, sigmas),
             Self::Flow => SamplingPlan::flow(steps, FLOW_TIME_SCALE),
-            Self::Edm(_) => SamplingPlan::edm(steps, KARRAS_SIGMAS[0], KARRAS_SIGMAS[1], KARRAS_RHO),
+            Self::Edm(_) => {
+                SamplingPlan::edm(steps, KARRAS_SIGMAS[0], KARRAS_SIGMAS[1], KARRAS_RHO)
+            }
         }
     }
 }

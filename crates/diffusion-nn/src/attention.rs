@@ -63,7 +63,8 @@ impl Attention {
             Some(norm) => norm.forward(x, Activation::Identity)?,
             None => x.clone(),
         };
-        let [q, k, v] = [&self.to_q, &self.to_k, &self.to_v].map(|layer| layer.forward_pixels(&normed));
+        let [q, k, v] =
+            [&self.to_q, &self.to_k, &self.to_v].map(|layer| layer.forward_pixels(&normed));
         self.to_out.forward_pixels(&q?.attention(&k?, &v?, self.heads)?)?.add(x)
     }
 }

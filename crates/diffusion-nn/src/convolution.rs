@@ -24,7 +24,13 @@ pub struct Conv2dConfig {
 
 impl Default for Conv2dConfig {
     fn default() -> Self {
-        Self { kernel: 3, stride: 1, padding: 1.into(), bias: true, init: Initialisation::default() }
+        Self {
+            kernel: 3,
+            stride: 1,
+            padding: 1.into(),
+            bias: true,
+            init: Initialisation::default(),
+        }
     }
 }
 

@@ -40,7 +40,8 @@ impl Dropout {
     /// Another number of images.
     pub fn forward(&mut self, x: &FeatureMap) -> Result<FeatureMap> {
         let dims @ [_, channels, height, width] = x.dims();
-        let (per_image, kept, rate) = (channels * height * width, 1.0 / (1.0 - self.rate), self.rate);
+        let (per_image, kept, rate) =
+            (channels * height * width, 1.0 / (1.0 - self.rate), self.rate);
         let mut mask = Vec::with_capacity(dims.iter().product());
         for generator in &mut self.generators {
             mask.extend((0..per_image).map(|_| {
@@ -49,7 +50,8 @@ impl Dropout {
             }));
         }
         let images = x.to_images()?;
-        let mask = Tensor::from_vec(mask, images.shape(), images.device())?.to_dtype(images.dtype())?;
+        let mask =
+            Tensor::from_vec(mask, images.shape(), images.device())?.to_dtype(images.dtype())?;
         FeatureMap::from_images(&(images * mask)?)
     }
 }

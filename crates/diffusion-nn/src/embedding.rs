@@ -194,9 +194,9 @@ impl ClassEmbedding {
         let known = if self.null_class { rows - 1 } else { rows };
         let row = |class: &Option<u32>| match class {
             Some(class) if (*class as usize) < known => Ok(*class),
-            Some(class) => {
-                Err(Error::Msg(format!("class {class} is not among the {known} that the network knows")))
-            }
+            Some(class) => Err(Error::Msg(format!(
+                "class {class} is not among the {known} that the network knows"
+            ))),
             None if self.null_class => Ok(known as u32),
             None => Err(Error::Msg(format!(
                 "the network knows {known} classes; it must be told each image's class"

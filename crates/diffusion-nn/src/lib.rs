@@ -37,7 +37,9 @@ mod residual;
 pub use attention::{Attention, AttentionConfig};
 pub use convolution::{Conv2d, Conv2dConfig, ConvTranspose2d, conv_transpose2d, conv2d};
 pub use dropout::{Dropout, DropoutNoise};
-pub use embedding::{ClassEmbedding, FourierEmbedding, TimeEmbedding, TimeFeatures, TimestepEmbedding};
+pub use embedding::{
+    ClassEmbedding, FourierEmbedding, TimeEmbedding, TimeFeatures, TimestepEmbedding,
+};
 pub use initialisation::Initialisation;
 pub use linear::{Linear, linear, linear_with};
 pub use norm::{GroupNorm, group_norm};

@@ -33,7 +33,11 @@ pub fn linear_with(
     vb: VarBuilder<'_>,
 ) -> Result<Linear> {
     Ok(Linear {
-        weight: vb.get_with_hints((out_features, in_features), "weight", init.weight(in_features))?,
+        weight: vb.get_with_hints(
+            (out_features, in_features),
+            "weight",
+            init.weight(in_features),
+        )?,
         bias: vb.get_with_hints(out_features, "bias", init.bias(in_features))?,
     })
 }

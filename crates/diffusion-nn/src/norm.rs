@@ -19,7 +19,12 @@ pub struct GroupNorm {
 /// # Errors
 /// `groups` that do not divide `channels`, both named; a parameter that `vb` does not have or has in
 /// another shape.
-pub fn group_norm(groups: usize, channels: usize, eps: f64, vb: VarBuilder<'_>) -> Result<GroupNorm> {
+pub fn group_norm(
+    groups: usize,
+    channels: usize,
+    eps: f64,
+    vb: VarBuilder<'_>,
+) -> Result<GroupNorm> {
     if groups == 0 || !channels.is_multiple_of(groups) {
         return Err(Error::Msg(format!(
             "group norm: {channels} channels do not divide into {groups} groups"

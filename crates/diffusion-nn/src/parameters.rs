@@ -56,7 +56,8 @@ impl Parameters {
     ) -> Result<(M, Self)> {
         let vars = Arc::new(Mutex::new(BTreeMap::new()));
         let backend = Seeded { source: NoiseSource::new(seed), vars: Arc::clone(&vars) };
-        let network = build(VarBuilder::from_backend(Box::new(backend), DType::F32, device.clone()))?;
+        let network =
+            build(VarBuilder::from_backend(Box::new(backend), DType::F32, device.clone()))?;
         let vars = std::mem::take(&mut *lock(&vars));
         Ok((network, Self { vars, outer_layers: &[] }))
     }
@@ -109,7 +110,10 @@ impl Parameters {
     ///
     /// # Errors
     /// A tensor that is missing, unknown or of another shape.
-    pub fn load(&self, tensors: &BTreeMap<String, Tensor>) -> std::result::Result<(), ParameterError> {
+    pub fn load(
+        &self,
+        tensors: &BTreeMap<String, Tensor>,
+    ) -> std::result::Result<(), ParameterError> {
         for (name, var) in self.iter() {
             check_shape(name, var.dims(), tensors.get(name))?;
         }
@@ -197,7 +201,14 @@ struct Seeded {
 }
 
 impl SimpleBackend for Seeded {
-    fn get(&self, shape: Shape, name: &str, init: Init, dtype: DType, device: &Device) -> Result<Tensor> {
+    fn get(
+        &self,
+        shape: Shape,
+        name: &str,
+        init: Init,
+        dtype: DType,
+        device: &Device,
+    ) -> Result<Tensor> {
         let values: Vec<f32> = match init {
             Init::Const(value) => vec![value as f32; shape.elem_count()],
             Init::Uniform { lo, up } => {
@@ -234,7 +245,14 @@ struct Frozen {
 }
 
 impl SimpleBackend for Frozen {
-    fn get(&self, shape: Shape, name: &str, _: Init, dtype: DType, device: &Device) -> Result<Tensor> {
+    fn get(
+        &self,
+        shape: Shape,
+        name: &str,
+        _: Init,
+        dtype: DType,
+        device: &Device,
+    ) -> Result<Tensor> {
         let found = self.tensors.get(name);
         check_shape(name, shape.dims(), found).map_err(|e| Error::Msg(e.to_string()))?;
         self.get_unchecked(name, dtype, device)
@@ -281,5 +299,6 @@ fn without_shape(name: &str) -> Error {
 
 /// FNV-1a, 64 bits: a hash that is the same in every build.
 fn hash(name: &str) -> u64 {
-    name.bytes().fold(0xcbf2_9ce4_8422_2325, |h, byte| (h ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+    name.bytes()
+        .fold(0xcbf2_9ce4_8422_2325, |h, byte| (h ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }

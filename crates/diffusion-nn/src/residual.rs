@@ -111,8 +111,10 @@ impl ResidualBlock {
         vb: VarBuilder<'_>,
     ) -> Result<Self> {
         let &ResidualBlockConfig { groups, eps, time_dim, conditioning, resample, names } = config;
-        let conv = |inputs, name| conv2d(inputs, out_channels, Conv2dConfig::default(), vb.pp(name));
-        let skip = || conv2d(in_channels, out_channels, Conv2dConfig::pointwise(), vb.pp(names.skip));
+        let conv =
+            |inputs, name| conv2d(inputs, out_channels, Conv2dConfig::default(), vb.pp(name));
+        let skip =
+            || conv2d(in_channels, out_channels, Conv2dConfig::pointwise(), vb.pp(names.skip));
         Ok(Self {
             conditioning,
             resample,

@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use candle_core::{Device, Result, Tensor, Var};
 use diffusion_kernels::{FeatureMap, TimeConditioning};
 use diffusion_nn::{
-    Conv2dConfig, Dropout, DropoutNoise, Initialisation, ParameterError, Parameters, Resample, ResidualBlock,
-    ResidualBlockConfig, ResidualBlockNames, conv2d, count_parameters, linear_with, load_frozen,
+    Conv2dConfig, Dropout, DropoutNoise, Initialisation, ParameterError, Parameters, Resample,
+    ResidualBlock, ResidualBlockConfig, ResidualBlockNames, conv2d, count_parameters, linear_with,
+    load_frozen,
 };
 use diffusion_random::{Domain, NoiseSource};
 
@@ -25,7 +26,9 @@ fn names(parameters: &Parameters) -> Vec<&str> {
 #[test]
 fn a_convolution_has_a_bias_and_first_values_as_configured() {
     let build = |config| {
-        Parameters::initialise(3, &Device::Cpu, |vb| conv2d(32, 64, config, vb.pp("conv"))).unwrap().1
+        Parameters::initialise(3, &Device::Cpu, |vb| conv2d(32, 64, config, vb.pp("conv")))
+            .unwrap()
+            .1
     };
     let variance = |parameters: &Parameters, name: &str| {
         let values = flat(&parameters.tensors()[name]);
@@ -47,7 +50,10 @@ fn a_convolution_has_a_bias_and_first_values_as_configured() {
 
     let with_bias = build(Conv2dConfig { init, ..Conv2dConfig::default() });
     assert_eq!(variance(&with_bias, "conv.bias"), 0.0);
-    assert_eq!(flat(&with_bias.tensors()["conv.weight"]), flat(&without_bias.tensors()["conv.weight"]));
+    assert_eq!(
+        flat(&with_bias.tensors()["conv.weight"]),
+        flat(&without_bias.tensors()["conv.weight"])
+    );
 
     let zeros = build(Conv2dConfig { init: Initialisation::Zeros, ..Conv2dConfig::default() });
     assert!(names(&zeros).iter().all(|name| variance(&zeros, name) == 0.0));
@@ -80,7 +86,8 @@ const CONFIG: ResidualBlockConfig = ResidualBlockConfig {
 };
 
 fn block(inputs: usize, config: &ResidualBlockConfig) -> (ResidualBlock, Parameters) {
-    Parameters::initialise(0, &Device::Cpu, |vb| ResidualBlock::new(inputs, 16, config, vb)).unwrap()
+    Parameters::initialise(0, &Device::Cpu, |vb| ResidualBlock::new(inputs, 16, config, vb))
+        .unwrap()
 }
 
 #[test]
@@ -101,14 +108,15 @@ fn a_residual_block_has_the_parameter_names_of_its_family() {
         ("norm2", true),
         ("time_emb_proj", true),
     ];
-    let families = [(ResidualBlockNames::SEQUENTIAL, sequential), (ResidualBlockNames::DIFFUSERS, diffusers)];
+    let families =
+        [(ResidualBlockNames::SEQUENTIAL, sequential), (ResidualBlockNames::DIFFUSERS, diffusers)];
     for (family, layers) in families {
         for inputs in [8, 16] {
             let (_, parameters) = block(inputs, &ResidualBlockConfig { names: family, ..CONFIG });
             // The skip has parameters where the number of channels changes.
             let layers = layers.iter().filter(|(_, always)| *always || inputs != 16);
-            let expected =
-                layers.flat_map(|(layer, _)| ["bias", "weight"].map(|part| format!("{layer}.{part}")));
+            let expected = layers
+                .flat_map(|(layer, _)| ["bias", "weight"].map(|part| format!("{layer}.{part}")));
             assert_eq!(names(&parameters), expected.collect::<Vec<_>>());
         }
     }
@@ -123,19 +131,25 @@ fn the_fused_block_computes_what_its_layers_do() {
         let noise = DropoutNoise { source: NoiseSource::new(0), draw: 0, first_index: 0 };
         let input = Var::from_tensor(&x).unwrap();
         let run = |dropout: Option<&mut Dropout>| {
-            let output = block.forward(&FeatureMap::from_images(&input).unwrap(), &time, dropout).unwrap();
+            let output =
+                block.forward(&FeatureMap::from_images(&input).unwrap(), &time, dropout).unwrap();
             let output = output.to_images().unwrap();
             let gradients = output.sqr().unwrap().sum_all().unwrap().backward().unwrap();
-            let all = parameters.iter().map(|(name, var)| (name, flat(gradients.get(var).unwrap())));
+            let all =
+                parameters.iter().map(|(name, var)| (name, flat(gradients.get(var).unwrap())));
             let mut all: BTreeMap<&str, Vec<f32>> = all.collect();
-            all.extend([("input", flat(gradients.get(&input).unwrap())), ("output", flat(&output))]);
+            all.extend([
+                ("input", flat(gradients.get(&input).unwrap())),
+                ("output", flat(&output)),
+            ]);
             all
         };
         let (fused, by_layers) = (run(None), run(Some(&mut Dropout::new(0.0, noise, 2))));
         for (name, expected) in &by_layers {
             let scale = expected.iter().fold(0f32, |most, v| most.max(v.abs()));
             assert!(scale > 0.0, "{name}");
-            let worst = expected.iter().zip(&fused[name]).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
+            let worst =
+                expected.iter().zip(&fused[name]).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
             assert!(worst <= 2e-5 * scale, "{name}: {worst} of {scale}");
         }
     }
@@ -166,7 +180,8 @@ fn hidden_matrices_are_those_of_layers_that_are_not_outer() {
 
 #[test]
 fn strict_loading_names_the_tensor_and_counting_draws_none() {
-    let build = |vb: candle_nn::VarBuilder<'_>| linear_with(3, 5, Initialisation::Zeros, vb.pp("out"));
+    let build =
+        |vb: candle_nn::VarBuilder<'_>| linear_with(3, 5, Initialisation::Zeros, vb.pp("out"));
     let (_, parameters) = Parameters::initialise(0, &Device::Cpu, build).unwrap();
     assert_eq!(count_parameters(build).unwrap(), parameters.count());
     let mut tensors = parameters.tensors();

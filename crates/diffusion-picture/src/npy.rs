@@ -56,9 +56,15 @@ impl Number {
     pub fn values(self, bytes: &[u8]) -> Vec<f64> {
         match self {
             Self::U8 => bytes.iter().map(|byte| f64::from(*byte)).collect(),
-            Self::I32 => bytes.as_chunks().0.iter().map(|b| f64::from(i32::from_le_bytes(*b))).collect(),
-            Self::I64 => bytes.as_chunks().0.iter().map(|b| i64::from_le_bytes(*b) as f64).collect(),
-            Self::F32 => bytes.as_chunks().0.iter().map(|b| f64::from(f32::from_le_bytes(*b))).collect(),
+            Self::I32 => {
+                bytes.as_chunks().0.iter().map(|b| f64::from(i32::from_le_bytes(*b))).collect()
+            }
+            Self::I64 => {
+                bytes.as_chunks().0.iter().map(|b| i64::from_le_bytes(*b) as f64).collect()
+            }
+            Self::F32 => {
+                bytes.as_chunks().0.iter().map(|b| f64::from(f32::from_le_bytes(*b))).collect()
+            }
             Self::F64 => bytes.as_chunks().0.iter().map(|b| f64::from_le_bytes(*b)).collect(),
         }
     }
@@ -128,7 +134,9 @@ fn describe(header: &str) -> Result<(Number, Vec<usize>), String> {
     };
     let descr = field("'descr'")?.trim_start_matches('\'').split('\'').next().unwrap_or_default();
     let number = Number::parse(descr).ok_or_else(|| {
-        format!("its numbers are {descr:?}; expected bytes (|u1), or little-endian <f4, <f8, <i4 or <i8")
+        format!(
+            "its numbers are {descr:?}; expected bytes (|u1), or little-endian <f4, <f8, <i4 or <i8"
+        )
     })?;
     if !field("'fortran_order'")?.starts_with("False") {
         return Err("its first index runs fastest; save it in C order".to_owned());
@@ -138,7 +146,8 @@ fn describe(header: &str) -> Result<(Number, Vec<usize>), String> {
         .and_then(|shape| shape.split_once(')'))
         .ok_or("its shape is no list")?
         .0;
-    let dims = dims.split(',').filter(|dim| !dim.is_empty()).map(str::parse).collect::<Result<_, _>>();
+    let dims =
+        dims.split(',').filter(|dim| !dim.is_empty()).map(str::parse).collect::<Result<_, _>>();
     Ok((number, dims.map_err(|e| format!("its shape is not of whole numbers: {e}"))?))
 }
 
@@ -163,9 +172,10 @@ pub fn read_npy(path: &Path) -> Result<Tensor, PictureError> {
     let invalid = |problem: String| FileError::unusable(path, problem);
     let length = std::fs::metadata(path).map_err(FileError::io(path))?.len();
     if length > MAX_BYTES {
-        return Err(
-            invalid(format!("{length} bytes are more than the {MAX_BYTES} that an array may have")).into()
-        );
+        return Err(invalid(format!(
+            "{length} bytes are more than the {MAX_BYTES} that an array may have"
+        ))
+        .into());
     }
     let bytes = std::fs::read(path).map_err(FileError::io(path))?;
     let (shape, values) =
@@ -185,9 +195,13 @@ fn parse(bytes: &[u8]) -> Result<([usize; 4], Vec<f64>), String> {
         return Err("its numbers are not little-endian floats of 32 or 64 bits".to_owned());
     }
     let Ok(shape) = <[usize; 4]>::try_from(header.shape.as_slice()) else {
-        return Err(format!("an array (N, C, H, W) is wanted, not one of shape {:?}", header.shape));
+        return Err(format!(
+            "an array (N, C, H, W) is wanted, not one of shape {:?}",
+            header.shape
+        ));
     };
-    let wanted = shape.iter().try_fold(header.number.bytes(), |product, dim| product.checked_mul(*dim));
+    let wanted =
+        shape.iter().try_fold(header.number.bytes(), |product, dim| product.checked_mul(*dim));
     if wanted != Some(numbers.len()) || numbers.is_empty() {
         return Err(format!(
             "its shape {shape:?} does not belong to the {} bytes that follow",

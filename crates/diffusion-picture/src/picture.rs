@@ -24,14 +24,18 @@ pub struct Picture {
 pub fn from_tensor(images: &Tensor) -> Result<Vec<Picture>, PictureError> {
     let (n, channels, height, width) = images.dims4()?;
     if channels != 1 && channels != 3 {
-        return Err(PictureError::Invalid(format!("a picture has 1 or 3 channels, not {channels}")));
+        return Err(PictureError::Invalid(format!(
+            "a picture has 1 or 3 channels, not {channels}"
+        )));
     }
-    let interleaved = images.to_device(&Device::Cpu)?.to_dtype(DType::F32)?.permute((0, 2, 3, 1))?;
+    let interleaved =
+        images.to_device(&Device::Cpu)?.to_dtype(DType::F32)?.permute((0, 2, 3, 1))?;
     let values = interleaved.flatten_all()?.to_vec1::<f32>()?;
     let per_image = channels * height * width;
     Ok((0..n)
         .map(|i| {
-            let pixels = values[i * per_image..(i + 1) * per_image].iter().map(|&v| to_byte(v)).collect();
+            let pixels =
+                values[i * per_image..(i + 1) * per_image].iter().map(|&v| to_byte(v)).collect();
             Picture { width, height, channels, pixels }
         })
         .collect())
@@ -50,12 +54,19 @@ impl Picture {
             .pixels
             .chunks_exact(self.width * self.channels)
             .flat_map(|row| {
-                let wide: Vec<u8> =
-                    row.chunks_exact(self.channels).flat_map(|pixel| pixel.repeat(factor)).collect();
+                let wide: Vec<u8> = row
+                    .chunks_exact(self.channels)
+                    .flat_map(|pixel| pixel.repeat(factor))
+                    .collect();
                 wide.repeat(factor)
             })
             .collect();
-        Self { width: self.width * factor, height: self.height * factor, channels: self.channels, pixels }
+        Self {
+            width: self.width * factor,
+            height: self.height * factor,
+            channels: self.channels,
+            pixels,
+        }
     }
 
     /// The picture with its pixels enlarged by a whole number until it is some 500 pixels wide; larger ones stay.

@@ -21,7 +21,9 @@ impl Picture {
         let channels = match reader.output_color_type() {
             (png::ColorType::Grayscale, png::BitDepth::Eight) => 1,
             (png::ColorType::Rgb, png::BitDepth::Eight) => 3,
-            (colour, depth) => return Err(invalid(format!("a PNG of {colour:?} and {depth:?} bits")).into()),
+            (colour, depth) => {
+                return Err(invalid(format!("a PNG of {colour:?} and {depth:?} bits")).into());
+            }
         };
         let Some(size) = reader.output_buffer_size() else {
             return Err(invalid("it is too large".to_owned()).into());
@@ -38,7 +40,11 @@ impl Picture {
     pub fn write_png(&self, path: &Path) -> Result<(), PictureError> {
         let mut bytes = Vec::new();
         let mut encoder = png::Encoder::new(&mut bytes, self.width as u32, self.height as u32);
-        encoder.set_color(if self.channels == 1 { png::ColorType::Grayscale } else { png::ColorType::Rgb });
+        encoder.set_color(if self.channels == 1 {
+            png::ColorType::Grayscale
+        } else {
+            png::ColorType::Rgb
+        });
         encoder.set_depth(png::BitDepth::Eight);
         encoder.set_compression(png::Compression::Balanced);
         encoder.set_filter(png::Filter::Adaptive);

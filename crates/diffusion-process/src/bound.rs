@@ -17,7 +17,8 @@ pub fn gaussian_kl(
     log_variance_2: &Tensor,
 ) -> Result<Tensor> {
     let ratio = log_variance_1.broadcast_sub(log_variance_2)?;
-    let distance = mean_1.broadcast_sub(mean_2)?.sqr()?.broadcast_mul(&log_variance_2.neg()?.exp()?)?;
+    let distance =
+        mean_1.broadcast_sub(mean_2)?.sqr()?.broadcast_mul(&log_variance_2.neg()?.exp()?)?;
     // ½·(ln σ₂² − ln σ₁² + σ₁²/σ₂² + (μ₁ − μ₂)²/σ₂² − 1).
     (ratio.exp()? - &ratio)?.broadcast_add(&distance)?.affine(0.5, -0.5)
 }
@@ -31,7 +32,11 @@ pub fn gaussian_kl(
 ///
 /// # Errors
 /// Shapes that do not fit each other.
-pub fn discretized_log_likelihood(x: &Tensor, mean: &Tensor, log_deviation: &Tensor) -> Result<Tensor> {
+pub fn discretized_log_likelihood(
+    x: &Tensor,
+    mean: &Tensor,
+    log_deviation: &Tensor,
+) -> Result<Tensor> {
     let centred = (x - mean)?;
     let inverse = log_deviation.neg()?.exp()?;
     let below = |edge: f64| normal_cdf(&centred.affine(1.0, edge)?.broadcast_mul(&inverse)?);
@@ -64,7 +69,8 @@ pub fn bits_per_dimension(nats: &Tensor) -> Result<Tensor> {
 /// The number that [`discretized_log_likelihood`] is for one element, without its floor: ln of the probability that a normal
 /// variable of `mean` and `deviation` (above 0) lies in the bin of the 8-bit value `x`, in nats. It is finite at any distance.
 pub fn discretized_log_probability(x: f64, mean: f64, deviation: f64) -> f64 {
-    let below = if x <= HALF_BIN - 1.0 { f64::NEG_INFINITY } else { (x - HALF_BIN - mean) / deviation };
+    let below =
+        if x <= HALF_BIN - 1.0 { f64::NEG_INFINITY } else { (x - HALF_BIN - mean) / deviation };
     let above = if x >= 1.0 - HALF_BIN { f64::INFINITY } else { (x + HALF_BIN - mean) / deviation };
     log_normal_between(below, above)
 }

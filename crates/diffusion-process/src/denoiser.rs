@@ -17,7 +17,12 @@ pub trait Network {
     ///
     /// # Errors
     /// As there; a class that the network does not know, or none where it must be told one.
-    fn forward_classes(&self, x_t: &Tensor, timesteps: &Tensor, classes: &[Option<u32>]) -> Result<Tensor> {
+    fn forward_classes(
+        &self,
+        x_t: &Tensor,
+        timesteps: &Tensor,
+        classes: &[Option<u32>],
+    ) -> Result<Tensor> {
         refuse_classes(classes)?;
         self.forward(x_t, timesteps)
     }
@@ -50,8 +55,12 @@ pub trait ConditionalDenoiser {
     ///
     /// # Errors
     /// As there; a class that the network does not know, or none where it must be told one.
-    fn denoise_classes(&self, x_t: &Tensor, level: NoiseLevel, classes: &[Option<u32>])
-    -> Result<Prediction>;
+    fn denoise_classes(
+        &self,
+        x_t: &Tensor,
+        level: NoiseLevel,
+        classes: &[Option<u32>],
+    ) -> Result<Prediction>;
 }
 
 /// A denoiser that is told the same classes at every step.
@@ -130,7 +139,12 @@ impl<N: Network + ?Sized> Network for &N {
         (**self).forward(x_t, timesteps)
     }
 
-    fn forward_classes(&self, x_t: &Tensor, timesteps: &Tensor, classes: &[Option<u32>]) -> Result<Tensor> {
+    fn forward_classes(
+        &self,
+        x_t: &Tensor,
+        timesteps: &Tensor,
+        classes: &[Option<u32>],
+    ) -> Result<Tensor> {
         (**self).forward_classes(x_t, timesteps, classes)
     }
 }
@@ -140,7 +154,12 @@ impl<N: Network + ?Sized> Network for Box<N> {
         (**self).forward(x_t, timesteps)
     }
 
-    fn forward_classes(&self, x_t: &Tensor, timesteps: &Tensor, classes: &[Option<u32>]) -> Result<Tensor> {
+    fn forward_classes(
+        &self,
+        x_t: &Tensor,
+        timesteps: &Tensor,
+        classes: &[Option<u32>],
+    ) -> Result<Tensor> {
         (**self).forward_classes(x_t, timesteps, classes)
     }
 }

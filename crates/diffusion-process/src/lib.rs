@@ -32,9 +32,13 @@ mod level;
 mod parametrisation;
 mod threshold;
 
-pub use bound::{bits_per_dimension, discretized_log_likelihood, discretized_log_probability, gaussian_kl};
+pub use bound::{
+    bits_per_dimension, discretized_log_likelihood, discretized_log_probability, gaussian_kl,
+};
 pub use classifier::{Classifier, class_gradient, log_likelihood};
-pub use denoiser::{ConditionalDenoiser, Conditioned, Denoiser, Network, NetworkDenoiser, refuse_classes};
+pub use denoiser::{
+    ConditionalDenoiser, Conditioned, Denoiser, Network, NetworkDenoiser, refuse_classes,
+};
 pub use diffusion_random::{Domain, NoiseSource};
 pub use diffusion_schedule::NoiseLevel;
 pub use level::{Levels, per_image};

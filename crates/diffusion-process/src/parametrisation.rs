@@ -98,13 +98,17 @@ impl Parametrisation {
             Self::Edm { sigma_data } => 1.0 / level.sigma().hypot(sigma_data) / signal,
         };
         match self {
-            Self::Epsilon => Preconditioning { c_skip: 1.0, c_out: -noise, c_in, c_noise, c_div: signal },
+            Self::Epsilon => {
+                Preconditioning { c_skip: 1.0, c_out: -noise, c_in, c_noise, c_div: signal }
+            }
             Self::Sample => Preconditioning { c_skip: 0.0, c_out: 1.0, c_in, c_noise, c_div: 1.0 },
             Self::VPrediction => {
                 let c_skip = c_in * c_in * signal;
                 Preconditioning { c_skip, c_out: -c_in * noise, c_in, c_noise, c_div: 1.0 }
             }
-            Self::Flow => Preconditioning { c_skip: c_in, c_out: -c_in * noise, c_in, c_noise, c_div: 1.0 },
+            Self::Flow => {
+                Preconditioning { c_skip: c_in, c_out: -c_in * noise, c_in, c_noise, c_div: 1.0 }
+            }
             Self::Edm { sigma_data } => {
                 let sigma = level.sigma();
                 let total = sigma.hypot(sigma_data);
@@ -189,9 +193,16 @@ impl Parametrisation {
             tensor.broadcast_mul(&self.column(factor, levels)?)
         };
         let scaled_output = times(output, |c| c.c_out)?;
-        let sum =
-            if all(|c| c.c_skip, 0.0) { scaled_output } else { (times(x, |c| c.c_skip)? + scaled_output)? };
-        if all(|c| c.c_div, 1.0) { Ok(sum) } else { sum.broadcast_div(&self.column(|c| c.c_div, levels)?) }
+        let sum = if all(|c| c.c_skip, 0.0) {
+            scaled_output
+        } else {
+            (times(x, |c| c.c_skip)? + scaled_output)?
+        };
+        if all(|c| c.c_div, 1.0) {
+            Ok(sum)
+        } else {
+            sum.broadcast_div(&self.column(|c| c.c_div, levels)?)
+        }
     }
 
     /// One of the factors for each image: (N, 1, 1, 1).

@@ -65,7 +65,9 @@ impl Threshold {
                     .to_vec2::<f64>()?;
                 let limits = rows.into_iter().map(|row| quantile(row, ratio).clamp(1.0, max));
                 let limits = per_image(limits, x0)?;
-                x0.broadcast_minimum(&limits)?.broadcast_maximum(&limits.neg()?)?.broadcast_div(&limits)
+                x0.broadcast_minimum(&limits)?
+                    .broadcast_maximum(&limits.neg()?)?
+                    .broadcast_div(&limits)
             }
         }
     }

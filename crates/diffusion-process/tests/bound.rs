@@ -13,8 +13,9 @@ fn flat(x: &Tensor) -> Vec<f64> {
 
 #[test]
 fn the_divergence_of_gaussians_is_the_closed_form() {
-    let kl =
-        |m1, v1, m2, v2| flat(&gaussian_kl(&number(m1), &number(v1), &number(m2), &number(v2)).unwrap())[0];
+    let kl = |m1, v1, m2, v2| {
+        flat(&gaussian_kl(&number(m1), &number(v1), &number(m2), &number(v2)).unwrap())[0]
+    };
     assert_eq!(kl(0.3, -2.0, 0.3, -2.0), 0.0);
     // By hand: ½·(1 − 0 + e⁻¹ + e⁻¹ − 1), and a pure shift.
     assert!((kl(0.0, 0.0, 1.0, 1.0) - (-1f64).exp()).abs() < 1e-14);
@@ -42,12 +43,14 @@ fn the_bins_of_all_256_values_share_a_probability_of_1() {
 fn the_exact_probability_is_that_of_training_above_its_floor() {
     for (x, mean, deviation) in [(-1.0, -0.9, 0.05), (0.5 / 127.5, 0.01, 0.02), (1.0, 0.7, 0.4)] {
         let training =
-            discretized_log_likelihood(&number(x), &number(mean), &number(f64::ln(deviation))).unwrap();
+            discretized_log_likelihood(&number(x), &number(mean), &number(f64::ln(deviation)))
+                .unwrap();
         let exact = discretized_log_probability(x, mean, deviation);
         assert!((flat(&training)[0] - exact).abs() < 1e-9, "{x} {mean} {deviation}: {exact}");
     }
     // Far away the floor of training holds, and the exact number goes on.
-    let training = discretized_log_likelihood(&number(1.0), &number(-1.0), &number(f64::ln(0.01))).unwrap();
+    let training =
+        discretized_log_likelihood(&number(1.0), &number(-1.0), &number(f64::ln(0.01))).unwrap();
     assert!((flat(&training)[0] - f64::ln(1e-12)).abs() < 1e-9);
     assert!(discretized_log_probability(1.0, -1.0, 0.01) < -10_000.0);
 }

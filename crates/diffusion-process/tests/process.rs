@@ -2,8 +2,8 @@
 
 use candle_core::{Device, Result, Tensor};
 use diffusion_process::{
-    Denoiser, Domain, Levels, Network, NetworkDenoiser, NoiseLevel, NoiseSource, Parametrisation, Prediction,
-    Threshold, Thresholded,
+    Denoiser, Domain, Levels, Network, NetworkDenoiser, NoiseLevel, NoiseSource, Parametrisation,
+    Prediction, Threshold, Thresholded,
 };
 use diffusion_schedule::{BetaSchedule, NoiseSchedule, Posterior, ScheduleConfig};
 
@@ -46,7 +46,10 @@ fn the_target_of_every_prediction_type_gives_back_image_and_noise() {
         let p = kind.to_prediction(&output, &x_t, &levels).unwrap();
         assert!(max_difference(&p.x0, &x0) < 1e-4, "{kind:?} x0");
         assert!(max_difference(&p.noise, &noise) < 1e-4, "{kind:?} noise");
-        assert!(max_difference(&kind.from_prediction(&p, &levels).unwrap(), &output) < 1e-4, "{kind:?}");
+        assert!(
+            max_difference(&kind.from_prediction(&p, &levels).unwrap(), &output) < 1e-4,
+            "{kind:?}"
+        );
     }
 }
 
@@ -58,8 +61,12 @@ fn no_signal_left_is_fine_for_v_and_x0_and_an_error_for_epsilon() {
     let x_t = levels.add_noise(&x0, &noise).unwrap();
     assert_eq!(max_difference(&x_t, &noise), 0.0);
     for kind in [Parametrisation::Sample, Parametrisation::VPrediction] {
-        let p = kind.to_prediction(&kind.target(&x0, &noise, &levels).unwrap(), &x_t, &levels).unwrap();
-        assert!(max_difference(&p.x0, &x0) < 1e-6 && max_difference(&p.noise, &noise) < 1e-6, "{kind:?}");
+        let p =
+            kind.to_prediction(&kind.target(&x0, &noise, &levels).unwrap(), &x_t, &levels).unwrap();
+        assert!(
+            max_difference(&p.x0, &x0) < 1e-6 && max_difference(&p.noise, &noise) < 1e-6,
+            "{kind:?}"
+        );
     }
     let error = Parametrisation::Epsilon.to_prediction(&noise, &x_t, &levels).unwrap_err();
     assert!(error.to_string().contains("alpha_cumprod is 0"), "{error}");
@@ -68,7 +75,8 @@ fn no_signal_left_is_fine_for_v_and_x0_and_an_error_for_epsilon() {
 #[test]
 fn wrong_counts_and_timesteps_are_errors() {
     let x0 = normal(Domain::Initial, 2);
-    let message = |indices: &[usize]| Levels::at(&schedule(), indices, &x0).unwrap_err().to_string();
+    let message =
+        |indices: &[usize]| Levels::at(&schedule(), indices, &x0).unwrap_err().to_string();
     assert!(message(&[1]).contains("1 noise levels for a batch of 2"));
     assert!(message(&[1, 1000]).contains("timestep 1000 is outside the schedule of 1000 steps"));
 }
@@ -84,7 +92,8 @@ fn the_noise_of_an_image_depends_on_seed_and_index_only() {
         assert_eq!(max_difference(&all.get(i).unwrap(), &alone), 0.0);
     }
     assert!(max_difference(&all, &draw(2, 0..7)) > 0.1);
-    let other_draw = NoiseSource::new(1).normal(Domain::Initial, 1, 0..7, &[1, 5, 5], &Device::Cpu).unwrap();
+    let other_draw =
+        NoiseSource::new(1).normal(Domain::Initial, 1, 0..7, &[1, 5, 5], &Device::Cpu).unwrap();
     let other_domain =
         NoiseSource::new(1).normal(Domain::Sampler, 0, 0..7, &[1, 5, 5], &Device::Cpu).unwrap();
     assert!(max_difference(&all, &other_draw) > 0.1 && max_difference(&all, &other_domain) > 0.1);
@@ -92,8 +101,10 @@ fn the_noise_of_an_image_depends_on_seed_and_index_only() {
 
 #[test]
 fn noise_is_standard_normal() {
-    let x = NoiseSource::new(0).normal(Domain::Training, 5, 0..64, &[1, 32, 32], &Device::Cpu).unwrap();
-    let x: Vec<f64> = x.flatten_all().unwrap().to_vec1::<f32>().unwrap().into_iter().map(f64::from).collect();
+    let x =
+        NoiseSource::new(0).normal(Domain::Training, 5, 0..64, &[1, 32, 32], &Device::Cpu).unwrap();
+    let x: Vec<f64> =
+        x.flatten_all().unwrap().to_vec1::<f32>().unwrap().into_iter().map(f64::from).collect();
     let moment = |k: i32| x.iter().map(|v| v.powi(k)).sum::<f64>() / x.len() as f64;
     // 65,536 numbers: standard errors 0.0039, 0.0055, 0.015 and 0.038.
     assert!(moment(1).abs() < 0.02 && (moment(2) - 1.0).abs() < 0.03);
@@ -103,16 +114,18 @@ fn noise_is_standard_normal() {
 #[test]
 fn the_posterior_mean_is_the_mean_of_ddpm_algorithm_2() {
     // (x − β/√(1−ᾱ)·ε)/√α, from the same ε.
-    let schedule =
-        ScheduleConfig { beta_schedule: BetaSchedule::Cosine, ..Default::default() }.build().unwrap();
+    let schedule = ScheduleConfig { beta_schedule: BetaSchedule::Cosine, ..Default::default() }
+        .build()
+        .unwrap();
     let (x_t, noise) = (normal(Domain::Initial, 1), normal(Domain::Training, 1));
     for i in [0, 1, 300, 900] {
         let levels = Levels::at(&schedule, &[i], &x_t).unwrap();
         let x0 = Parametrisation::Epsilon.to_prediction(&noise, &x_t, &levels).unwrap().x0;
         let to = if i == 0 { NoiseLevel::CLEAN } else { schedule.level(i - 1) };
         let posterior = Posterior::between(&schedule.level(i), &to);
-        let mean = (x0.affine(posterior.coef_x0, 0.0).unwrap() + x_t.affine(posterior.coef_xt, 0.0).unwrap())
-            .unwrap();
+        let mean = (x0.affine(posterior.coef_x0, 0.0).unwrap()
+            + x_t.affine(posterior.coef_xt, 0.0).unwrap())
+        .unwrap();
         let (beta, alpha_cumprod) = (schedule.betas()[i], schedule.alphas_cumprod()[i]);
         let direct = (&x_t - noise.affine(beta / (1.0 - alpha_cumprod).sqrt(), 0.0).unwrap())
             .unwrap()
@@ -178,7 +191,9 @@ fn a_second_half_of_channels_is_a_learned_variance() {
         }
     }
     let x_t = normal(Domain::Initial, 2);
-    let p = NetworkDenoiser::new(Two, Parametrisation::Sample).denoise(&x_t, schedule().level(9)).unwrap();
+    let p = NetworkDenoiser::new(Two, Parametrisation::Sample)
+        .denoise(&x_t, schedule().level(9))
+        .unwrap();
     assert_eq!(max_difference(&p.x0, &x_t), 0.0);
     assert_eq!(max_difference(&p.variance.unwrap(), &x_t.ones_like().unwrap()), 0.0);
 }
@@ -187,13 +202,18 @@ fn a_second_half_of_channels_is_a_learned_variance() {
 fn thresholds_keep_the_image_in_range_and_image_and_noise_consistent() {
     let level = schedule().level(500);
     let x_t = (normal(Domain::Initial, 2) * 3.0).unwrap();
-    let denoiser = |x: &Tensor, level: NoiseLevel| Prediction::from_x0(x, x, &Levels::new(&[level; 2], x)?);
+    let denoiser =
+        |x: &Tensor, level: NoiseLevel| Prediction::from_x0(x, x, &Levels::new(&[level; 2], x)?);
     for threshold in [Threshold::Clip { range: 1.0 }, Threshold::Dynamic { ratio: 0.9, max: 3.0 }] {
         let p = Thresholded::new(&denoiser, threshold).denoise(&x_t, level).unwrap();
-        assert!(p.x0.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap() <= 1.0, "{threshold:?}");
+        assert!(
+            p.x0.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap() <= 1.0,
+            "{threshold:?}"
+        );
         let again = Levels::new(&[level; 2], &x_t).unwrap().add_noise(&p.x0, &p.noise).unwrap();
         assert!(max_difference(&again, &x_t) < 1e-5, "{threshold:?}");
-        let kept = Thresholded::new(&denoiser, threshold).keeping_noise().denoise(&x_t, level).unwrap();
+        let kept =
+            Thresholded::new(&denoiser, threshold).keeping_noise().denoise(&x_t, level).unwrap();
         assert_eq!(max_difference(&kept.noise, &denoiser(&x_t, level).unwrap().noise), 0.0);
     }
     let bad = Thresholded::new(&denoiser, Threshold::Dynamic { ratio: 1.5, max: 2.0 });
@@ -213,7 +233,10 @@ fn every_parametrisation_is_a_choice_of_four_factors() {
         (Parametrisation::Flow, NoiseLevel::flow(400.0, 0.4)),
         (Parametrisation::Flow, NoiseLevel::flow(400.0, 0.4).scaled(scale)),
         (Parametrisation::Edm { sigma_data: 0.5 }, NoiseLevel::variance_exploding(0.0, 1.7)),
-        (Parametrisation::Edm { sigma_data: 0.5 }, NoiseLevel::variance_exploding(0.0, 1.7).scaled(0.3)),
+        (
+            Parametrisation::Edm { sigma_data: 0.5 },
+            NoiseLevel::variance_exploding(0.0, 1.7).scaled(0.3),
+        ),
     ];
     let (x0, noise) = (normal(Domain::Initial, 2), normal(Domain::Training, 2));
     for (kind, level) in cases {
@@ -234,8 +257,8 @@ fn edm_preconditioning_has_unit_variance_inside_and_out() {
     // Karras et al. 2022, appendix B.6: c_in and c_out keep input and target at variance 1, whatever sigma is.
     let sigma_data = 0.5;
     for sigma in [0.002, 0.1, 0.5, 3.0, 80.0] {
-        let c =
-            Parametrisation::Edm { sigma_data }.preconditioning(&NoiseLevel::variance_exploding(0.0, sigma));
+        let c = Parametrisation::Edm { sigma_data }
+            .preconditioning(&NoiseLevel::variance_exploding(0.0, sigma));
         let (s2, d2) = (sigma * sigma, sigma_data * sigma_data);
         assert!((c.c_in.powi(2) * (s2 + d2) - 1.0).abs() < 1e-12);
         let target = ((1.0 - c.c_skip).powi(2) * d2 + c.c_skip.powi(2) * s2) / c.c_out.powi(2);

@@ -174,13 +174,17 @@ impl Canvas for Chart {
 
     fn draw<B: DrawingBackend>(&self, area: &DrawingArea<B, Shift>) -> Result<(), ReportError> {
         with_font();
-        let points = || self.panels.iter().flat_map(|panel| &panel.curves).flat_map(|curve| &curve.points);
+        let points =
+            || self.panels.iter().flat_map(|panel| &panel.curves).flat_map(|curve| &curve.points);
         let Some((left, right)) = range(points().map(|(x, _)| *x)) else {
             return Err(ReportError::Invalid(format!("the chart `{}` has no points", self.title)));
         };
         // Few points have marks, which want room.
-        let few =
-            self.panels.iter().flat_map(|panel| &panel.curves).all(|curve| curve.points.len() <= MARKED);
+        let few = self
+            .panels
+            .iter()
+            .flat_map(|panel| &panel.curves)
+            .all(|curve| curve.points.len() <= MARKED);
         let air = if few { 0.03 * (right - left) } else { 0.0 };
         let x_range = (left - air, right + air);
         area.fill(&WHITE).map_err(failed)?;
@@ -202,7 +206,8 @@ impl Canvas for Chart {
                 }
                 Scale::Logarithmic => {
                     let positive = ys().filter(|y| *y > 0.0);
-                    let (low, high) = panel.y_range.or_else(|| range(positive)).unwrap_or((0.1, 1.0));
+                    let (low, high) =
+                        panel.y_range.or_else(|| range(positive)).unwrap_or((0.1, 1.0));
                     let (low, high) = (low * 0.8, high * 1.25);
                     let axis = (low..high).log_scale().with_key_points(ticks(low, high));
                     draw_panel(part, panel, x_name, x_range, axis, |y| short(*y))?;
@@ -217,7 +222,9 @@ impl Canvas for Chart {
 fn range(values: impl Iterator<Item = f64>) -> Option<(f64, f64)> {
     let (low, high) = values
         .filter(|value| value.is_finite())
-        .fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| (low.min(value), high.max(value)));
+        .fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| {
+            (low.min(value), high.max(value))
+        });
     if low > high {
         return None;
     }
@@ -287,14 +294,19 @@ where
         let points: Vec<(f64, f64)> =
             curve.points.iter().copied().filter(|(x, y)| x.is_finite() && y.is_finite()).collect();
         match dash {
-            None => chart.draw_series(LineSeries::new(points.iter().copied(), style)).map_err(failed)?,
+            None => {
+                chart.draw_series(LineSeries::new(points.iter().copied(), style)).map_err(failed)?
+            }
             Some(dash) => chart
                 .draw_series(DashedLineSeries::new(points.iter().copied(), dash, dash, style))
                 .map_err(failed)?,
         };
         if let Some(errors) = &curve.errors {
-            let bars =
-                curve.points.iter().zip(errors).filter(|((_, y), error)| y.is_finite() && error.is_finite());
+            let bars = curve
+                .points
+                .iter()
+                .zip(errors)
+                .filter(|((_, y), error)| y.is_finite() && error.is_finite());
             let bar = |(&(x, y), &error): (&(f64, f64), &f64)| {
                 PathElement::new(vec![(x, y - error), (x, y + error)], style)
             };
@@ -311,7 +323,10 @@ where
 }
 
 /// The names of all curves in a row, each behind a piece of its line.
-fn draw_legend<B: DrawingBackend>(area: &DrawingArea<B, Shift>, panels: &[Panel]) -> Result<(), ReportError> {
+fn draw_legend<B: DrawingBackend>(
+    area: &DrawingArea<B, Shift>,
+    panels: &[Panel],
+) -> Result<(), ReportError> {
     const LINE: i32 = 30;
     let font = (FONT, 15).into_font();
     let mut left = 84;

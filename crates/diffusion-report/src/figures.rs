@@ -57,7 +57,8 @@ pub fn predictor_chart(errors: &[(String, PredictorErrors)], x: &str) -> Chart {
         curves: errors
             .iter()
             .map(|(name, errors)| {
-                let points = errors.bins.iter().map(|bin| (middle(bin.levels), of(&bin.error).mean));
+                let points =
+                    errors.bins.iter().map(|bin| (middle(bin.levels), of(&bin.error).mean));
                 let bars = errors.bins.iter().map(|bin| of(&bin.error).standard_error).collect();
                 Curve { errors: Some(bars), ..Curve::new(name, points) }
             })
@@ -78,8 +79,12 @@ pub fn model_chart(errors: &ModelErrors, x: &str) -> Chart {
     let curve = |name: &str, of: &dyn Fn(&ModelBin) -> f64| {
         Curve::new(name, errors.bins.iter().map(|bin| (middle(bin.levels), of(bin))))
     };
-    let panel =
-        |y: &str, curves| Panel { y: y.to_owned(), y_scale: Scale::Logarithmic, y_range: None, curves };
+    let panel = |y: &str, curves| Panel {
+        y: y.to_owned(),
+        y_scale: Scale::Logarithmic,
+        y_range: None,
+        curves,
+    };
     let mut panels = vec![panel(
         "mean square of the error",
         vec![

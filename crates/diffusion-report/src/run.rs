@@ -65,9 +65,13 @@ impl<'a> RunPage<'a> {
         if grids.is_empty() {
             return Ok(());
         }
-        let frames =
-            spread(&grids, FRAMES).map(|(step, path)| Ok((format!("step {step}"), Picture::read_png(path)?)));
-        animation(&frames.collect::<Result<Vec<_>, ReportError>>()?, DELAY, &self.run.layout().animation())
+        let frames = spread(&grids, FRAMES)
+            .map(|(step, path)| Ok((format!("step {step}"), Picture::read_png(path)?)));
+        animation(
+            &frames.collect::<Result<Vec<_>, ReportError>>()?,
+            DELAY,
+            &self.run.layout().animation(),
+        )
     }
 }
 
@@ -75,13 +79,22 @@ impl<'a> RunPage<'a> {
 ///
 /// # Errors
 /// No pictures, or pictures of different sizes; what the system refuses.
-pub fn animation(frames: &[(String, Picture)], hundredths: u16, path: &Path) -> Result<(), ReportError> {
+pub fn animation(
+    frames: &[(String, Picture)],
+    hundredths: u16,
+    path: &Path,
+) -> Result<(), ReportError> {
     let named = frames.iter().map(|(name, frame)| {
-        let drawn = sheet(&[vec![frame.clone().into()]], &[String::new()], std::slice::from_ref(name))?;
+        let drawn =
+            sheet(&[vec![frame.clone().into()]], &[String::new()], std::slice::from_ref(name))?;
         // A grey picture keeps its 256 greys, where colours would have to be chosen.
         Ok(if frame.channels == 1 { grey(&drawn) } else { drawn })
     });
-    Ok(diffusion_picture::write_gif(&named.collect::<Result<Vec<_>, ReportError>>()?, hundredths, path)?)
+    Ok(diffusion_picture::write_gif(
+        &named.collect::<Result<Vec<_>, ReportError>>()?,
+        hundredths,
+        path,
+    )?)
 }
 
 /// The red channel of a picture whose channels are the same.
@@ -113,7 +126,12 @@ fn loss_chart(metrics: &[StepMetrics]) -> Chart {
     Chart {
         title: "Loss, smoothed over about 1/50 of the steps".to_owned(),
         x: "step".to_owned(),
-        panels: vec![Panel { y: "loss".to_owned(), y_scale: Scale::Logarithmic, y_range: None, curves }],
+        panels: vec![Panel {
+            y: "loss".to_owned(),
+            y_scale: Scale::Logarithmic,
+            y_range: None,
+            curves,
+        }],
     }
 }
 
@@ -128,7 +146,8 @@ fn quality_chart(metrics: &[StepMetrics]) -> Option<Chart> {
         (!curves.is_empty()).then(|| Panel { y: y.to_owned(), y_scale, y_range, curves })
     };
     let distance = curve("frechet_distance", "Fréchet distance");
-    let shares = ["sure", "precision", "recall", "coverage", "copies"].map(|name| curve(name, name));
+    let shares =
+        ["sure", "precision", "recall", "coverage", "copies"].map(|name| curve(name, name));
     let panels = [
         panel("Fréchet distance", Scale::Logarithmic, None, vec![distance]),
         panel("share", Scale::Linear, Some((0.0, 1.0)), shares.into()),
@@ -142,7 +161,10 @@ fn quality_chart(metrics: &[StepMetrics]) -> Option<Chart> {
 }
 
 /// The running mean of what `value` says, where it says anything, at most [`POINTS`] of it.
-fn smoothed(metrics: &[StepMetrics], value: &dyn Fn(&StepMetrics) -> Option<f64>) -> Vec<(f64, f64)> {
+fn smoothed(
+    metrics: &[StepMetrics],
+    value: &dyn Fn(&StepMetrics) -> Option<f64>,
+) -> Vec<(f64, f64)> {
     let share = 1.0 / (metrics.len() as f64 / 50.0).max(1.0);
     // Divided by the weights so far, the mean owes nothing to where it began.
     let (mut sum, mut weights) = (0.0, 0.0);
@@ -179,7 +201,8 @@ mod tests {
     fn a_constant_loss_stays_what_it_is_and_few_points_are_kept() {
         let constant: Vec<_> = (1..=2000).map(|step| metrics(step, 0.25)).collect();
         let chart = loss_chart(&constant);
-        let names: Vec<&str> = chart.panels[0].curves.iter().map(|curve| curve.name.as_str()).collect();
+        let names: Vec<&str> =
+            chart.panels[0].curves.iter().map(|curve| curve.name.as_str()).collect();
         assert_eq!(names, ["all", "second"], "a quarter that no image lay in has no curve");
         let points = &chart.panels[0].curves[0].points;
         assert_eq!((points.len(), points[points.len() - 1].0), (POINTS, 2000.0));

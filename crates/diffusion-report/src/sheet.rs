@@ -32,14 +32,25 @@ impl From<Picture> for Cell {
 ///
 /// # Errors
 /// No cells; rows or columns without a name, or names without them; pictures of different sizes.
-pub fn sheet(cells: &[Vec<Cell>], rows: &[String], columns: &[String]) -> Result<Picture, ReportError> {
-    let invalid = |problem: &str| Err(ReportError::Invalid(format!("a sheet of pictures {problem}")));
-    let Some(first) = cells.first().and_then(|row| row.first()) else { return invalid("wants pictures") };
+pub fn sheet(
+    cells: &[Vec<Cell>],
+    rows: &[String],
+    columns: &[String],
+) -> Result<Picture, ReportError> {
+    let invalid =
+        |problem: &str| Err(ReportError::Invalid(format!("a sheet of pictures {problem}")));
+    let Some(first) = cells.first().and_then(|row| row.first()) else {
+        return invalid("wants pictures");
+    };
     if cells.len() != rows.len() || cells.iter().any(|row| row.len() != columns.len()) {
         return invalid("wants a name for each row and column");
     }
     let (width, height) = (first.picture.width, first.picture.height);
-    if cells.iter().flatten().any(|cell| (cell.picture.width, cell.picture.height) != (width, height)) {
+    if cells
+        .iter()
+        .flatten()
+        .any(|cell| (cell.picture.width, cell.picture.height) != (width, height))
+    {
         return invalid("wants pictures of one size");
     }
     with_font();
@@ -49,20 +60,22 @@ pub fn sheet(cells: &[Vec<Cell>], rows: &[String], columns: &[String]) -> Result
     let captions = || cells.iter().flatten().filter_map(|cell| cell.caption.as_deref());
     let left = GAP + widest(&mut rows.iter().map(String::as_str)) + GAP;
     // A column is as wide as what is written above and below its pictures.
-    let cell = width.max(widest(&mut columns.iter().map(String::as_str))).max(widest(&mut captions()));
+    let cell =
+        width.max(widest(&mut columns.iter().map(String::as_str))).max(widest(&mut captions()));
     let top = GAP + if columns.iter().all(String::is_empty) { 0 } else { LINE };
     let below = if captions().next().is_some() { LINE } else { 0 };
     let size = (left + columns.len() * (cell + GAP), top + rows.len() * (height + below + GAP));
     let mut pixels = vec![255; size.0 * size.1 * 3];
     for (r, row) in cells.iter().enumerate() {
         for (c, one) in row.iter().enumerate() {
-            let place = (left + c * (cell + GAP) + (cell - width) / 2, top + r * (height + below + GAP));
+            let place =
+                (left + c * (cell + GAP) + (cell - width) / 2, top + r * (height + below + GAP));
             put(&one.picture, place, &mut pixels, size.0);
         }
     }
     {
-        let area =
-            BitMapBackend::with_buffer(&mut pixels, (size.0 as u32, size.1 as u32)).into_drawing_area();
+        let area = BitMapBackend::with_buffer(&mut pixels, (size.0 as u32, size.1 as u32))
+            .into_drawing_area();
         let write = |text: &str, h: HPos, v: VPos, (x, y): (usize, usize)| {
             let style = TextStyle::from(font.clone()).pos(Pos::new(h, v));
             area.draw(&Text::new(text.to_owned(), (x as i32, y as i32), style))
@@ -118,7 +131,10 @@ mod tests {
         for (row, column, value) in [(0, 0, 10), (0, 1, 20), (1, 0, 30), (1, 1, 40)] {
             assert_eq!(at(left + column * 48 + 20, GAP + LINE + row * 38 + 15), value);
         }
-        assert!((0..sheet.height).any(|y| (0..left - GAP).any(|x| at(x, y) < 100)), "rows have names");
+        assert!(
+            (0..sheet.height).any(|y| (0..left - GAP).any(|x| at(x, y) < 100)),
+            "rows have names"
+        );
         assert!((0..sheet.width).any(|x| at(x, GAP + 8) < 100), "columns have names");
     }
 

@@ -122,7 +122,8 @@ mod tests {
         assert_eq!(framed[..8], 12u64.to_le_bytes());
         // The checksum of "123456789" is the published check value of CRC-32C.
         assert_eq!(crc32c::crc32c(b"123456789"), 0xe306_9283);
-        let unmasked = u32::from_le_bytes(framed[8..12].try_into().unwrap()).wrapping_sub(0xa282_ead8);
+        let unmasked =
+            u32::from_le_bytes(framed[8..12].try_into().unwrap()).wrapping_sub(0xa282_ead8);
         assert_eq!(unmasked.rotate_left(15), crc32c::crc32c(&framed[..8]));
     }
 

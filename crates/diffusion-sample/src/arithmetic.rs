@@ -9,14 +9,22 @@ pub(crate) const MOST_GAIN: f64 = 100.0;
 
 /// Σ factorᵢ·tensorᵢ.
 pub(crate) fn combination(terms: &[(f64, &Tensor)]) -> Result<Tensor> {
-    let Some(((factor, first), rest)) = terms.split_first() else { candle_core::bail!("a sum of nothing") };
-    rest.iter()
-        .try_fold(first.affine(*factor, 0.0)?, |sum, (factor, tensor)| sum + tensor.affine(*factor, 0.0)?)
+    let Some(((factor, first), rest)) = terms.split_first() else {
+        candle_core::bail!("a sum of nothing")
+    };
+    rest.iter().try_fold(first.affine(*factor, 0.0)?, |sum, (factor, tensor)| {
+        sum + tensor.affine(*factor, 0.0)?
+    })
 }
 
 /// The image at `to` with the same x₀ and ε as `x` at `from`, given ε: what is left when time is integrated exactly and ε
 /// is held (Song et al. 2021, eq. 13).
-pub(crate) fn transfer(x: &Tensor, noise: &Tensor, from: &NoiseLevel, to: &NoiseLevel) -> Result<Tensor> {
+pub(crate) fn transfer(
+    x: &Tensor,
+    noise: &Tensor,
+    from: &NoiseLevel,
+    to: &NoiseLevel,
+) -> Result<Tensor> {
     let ratio = to.signal / from.signal;
     combination(&[(ratio, x), (to.noise - from.noise * ratio, noise)])
 }
@@ -48,8 +56,10 @@ mod tests {
 
     #[test]
     fn equations_are_solved_even_where_the_first_pivot_is_zero() {
-        let x =
-            solve(vec![vec![0.0, 2.0, 1.0], vec![1.0, 1.0, 1.0], vec![4.0, -1.0, 0.5]], vec![7.0, 6.0, 3.5]);
+        let x = solve(
+            vec![vec![0.0, 2.0, 1.0], vec![1.0, 1.0, 1.0], vec![4.0, -1.0, 0.5]],
+            vec![7.0, 6.0, 3.5],
+        );
         for (x, expected) in x.into_iter().zip([1.0, 2.0, 3.0]) {
             assert!((x - expected).abs() < 1e-12);
         }

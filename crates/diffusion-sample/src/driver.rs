@@ -101,7 +101,12 @@ pub trait Sampler {
     ///
     /// # Errors
     /// Those of the denoiser and the device.
-    fn step(&mut self, step: &Step<'_>, x: &Tensor, denoiser: &dyn Denoiser) -> candle_core::Result<Tensor>;
+    fn step(
+        &mut self,
+        step: &Step<'_>,
+        x: &Tensor,
+        denoiser: &dyn Denoiser,
+    ) -> candle_core::Result<Tensor>;
 }
 
 /// How far sampling is.

@@ -51,7 +51,11 @@ pub struct ClassifierFree<'a> {
 
 impl<'a> ClassifierFree<'a> {
     /// `denoiser` for as many images as `classes` has. Images of no class in particular are not guided.
-    pub fn new(denoiser: &'a dyn ConditionalDenoiser, classes: Vec<Option<u32>>, guidance: Guidance) -> Self {
+    pub fn new(
+        denoiser: &'a dyn ConditionalDenoiser,
+        classes: Vec<Option<u32>>,
+        guidance: Guidance,
+    ) -> Self {
         Self { denoiser, classes, guidance }
     }
 }
@@ -183,9 +187,14 @@ fn preferred(
     let x0 = beyond(&better.x0, &worse.x0)?;
     if rescale == 0.0 || level.is_clean() {
         // x̂₀ and ε̂ are bound by x_t, and stay so under one combination of both.
-        return Ok(Prediction { x0, noise: beyond(&better.noise, &worse.noise)?, variance: better.variance });
+        return Ok(Prediction {
+            x0,
+            noise: beyond(&better.noise, &worse.noise)?,
+            variance: better.variance,
+        });
     }
-    let ratio = (deviation(&better.x0)? / deviation(&x0)?.maximum(f64::from(f32::MIN_POSITIVE))?)?;
+    let ratio =
+        (deviation(&better.x0)? / deviation(&x0)?.maximum(f64::from(f32::MIN_POSITIVE))?)?;
     let x0 = x0.broadcast_mul(&ratio.affine(rescale, 1.0 - rescale)?)?;
     better.with_x0(x0, x_t, level)
 }

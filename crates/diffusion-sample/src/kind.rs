@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Churn, Ddim, Ddpm, DpmSolver, Euler, EulerAncestral, FlowEuler, FlowHeun, Heun, Lms, Pndm, Sampler,
-    SolverType, UniPc, VarianceType,
+    Churn, Ddim, Ddpm, DpmSolver, Euler, EulerAncestral, FlowEuler, FlowHeun, Heun, Lms, Pndm,
+    Sampler, SolverType, UniPc, VarianceType,
 };
 
 /// Every sampler of this crate, with what a user may choose of it.

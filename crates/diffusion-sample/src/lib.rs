@@ -39,12 +39,16 @@ mod kind;
 mod samplers;
 
 pub use diffusion_schedule::VarianceType;
-pub use driver::{Progress, SampleError, SampleRequest, Sampler, Step, StepNoise, sample, sample_from};
-pub use guidance::{AfterReference, Autoguided, ClassifierFree, ClassifierGuided, Guidance, Steered};
+pub use driver::{
+    Progress, SampleError, SampleRequest, Sampler, Step, StepNoise, sample, sample_from,
+};
+pub use guidance::{
+    AfterReference, Autoguided, ClassifierFree, ClassifierGuided, Guidance, Steered,
+};
 pub use kind::{SamplerKind, SamplerOptions};
 pub use samplers::{
-    Churn, Ddim, Ddpm, DpmSolver, Euler, EulerAncestral, FlowEuler, FlowHeun, Heun, Lms, Pndm, SolverType,
-    UniPc, Weighting,
+    Churn, Ddim, Ddpm, DpmSolver, Euler, EulerAncestral, FlowEuler, FlowHeun, Heun, Lms, Pndm,
+    SolverType, UniPc, Weighting,
 };
 
 #[cfg(doc)]

@@ -4,7 +4,9 @@ use std::cell::Cell;
 use std::ops::{ControlFlow, Range};
 
 use candle_core::{Device, Result, Tensor};
-use diffusion_process::{Denoiser, Levels, NoiseLevel, Parametrisation, Prediction, Threshold, Thresholded};
+use diffusion_process::{
+    Denoiser, Levels, NoiseLevel, Parametrisation, Prediction, Threshold, Thresholded,
+};
 use diffusion_sample::{Ddpm, Progress, SampleError, SampleRequest, VarianceType, sample};
 use diffusion_schedule::{SamplingPlan, ScheduleConfig, SigmaSpacing, TimestepSpacing};
 
@@ -33,7 +35,8 @@ fn gaussian(m: f64, s: f64) -> impl Fn(&Tensor, NoiseLevel) -> Result<Prediction
 }
 
 fn moments(x: &Tensor) -> (f64, f64) {
-    let x: Vec<f64> = x.flatten_all().unwrap().to_vec1::<f32>().unwrap().into_iter().map(f64::from).collect();
+    let x: Vec<f64> =
+        x.flatten_all().unwrap().to_vec1::<f32>().unwrap().into_iter().map(f64::from).collect();
     let mean = x.iter().sum::<f64>() / x.len() as f64;
     (mean, (x.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / x.len() as f64).sqrt())
 }
@@ -42,8 +45,14 @@ fn moments(x: &Tensor) -> (f64, f64) {
 fn a_perfect_model_of_gaussian_data_gives_that_gaussian() {
     for variance in [VarianceType::FixedSmall, VarianceType::FixedLarge] {
         let mut sampler = Ddpm { variance };
-        let x = sample(&gaussian(0.3, 0.2), &mut sampler, &plan(1000), &request(1, 0..64), &mut keep_going)
-            .unwrap();
+        let x = sample(
+            &gaussian(0.3, 0.2),
+            &mut sampler,
+            &plan(1000),
+            &request(1, 0..64),
+            &mut keep_going,
+        )
+        .unwrap();
         // 4,096 pixels: standard errors 0.003 and 0.002. A thousand steps are close to, not at, the limit.
         let (mean, deviation) = moments(&x);
         assert!(
@@ -59,7 +68,8 @@ fn clipping_keeps_the_image_in_range() {
     let clipped = Thresholded::new(&loud, Threshold::Clip { range: 1.0 });
     let run = |clip: bool| {
         let denoiser: &dyn Denoiser = if clip { &clipped } else { &loud };
-        sample(denoiser, &mut Ddpm::default(), &plan(20), &request(1, 0..2), &mut keep_going).unwrap()
+        sample(denoiser, &mut Ddpm::default(), &plan(20), &request(1, 0..2), &mut keep_going)
+            .unwrap()
     };
     assert!(run(true).max_all().unwrap().to_scalar::<f32>().unwrap() <= 1.0);
     assert!(run(false).min_all().unwrap().to_scalar::<f32>().unwrap() > 2.0);
@@ -90,8 +100,13 @@ fn progress_counts_every_step_and_may_cancel() {
         seen.set(p.done);
         if p.done == 4 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     };
-    let result =
-        sample(&gaussian(0.0, 1.0), &mut Ddpm::default(), &plan(10), &request(0, 0..1), &mut stop_at_4);
+    let result = sample(
+        &gaussian(0.0, 1.0),
+        &mut Ddpm::default(),
+        &plan(10),
+        &request(0, 0..1),
+        &mut stop_at_4,
+    );
     assert!(matches!(result, Err(SampleError::Cancelled { done: 4, steps: 10 })));
     assert_eq!(seen.get(), 4);
 }
@@ -116,6 +131,10 @@ fn an_output_that_is_not_finite_is_an_error_with_its_step() {
         Ok(Prediction { noise: x0.clone(), x0, variance: None })
     };
     let error =
-        sample(&denoiser, &mut Ddpm::default(), &plan(5), &request(0, 0..1), &mut keep_going).unwrap_err();
-    assert!(matches!(error, SampleError::NotFinite { done: 4, steps: 5, timestep: 399.0 }), "{error}");
+        sample(&denoiser, &mut Ddpm::default(), &plan(5), &request(0, 0..1), &mut keep_going)
+            .unwrap_err();
+    assert!(
+        matches!(error, SampleError::NotFinite { done: 4, steps: 5, timestep: 399.0 }),
+        "{error}"
+    );
 }

@@ -7,8 +7,8 @@ use diffusion_process::{
     ConditionalDenoiser, Conditioned, Denoiser, Domain, Levels, NoiseSource, Prediction,
 };
 use diffusion_sample::edit::{
-    EditError, Inpainting, from_noise, inpaint, interpolate, reclass, slerp, steps_at, to_noise, vary,
-    with_grain,
+    EditError, Inpainting, from_noise, inpaint, interpolate, reclass, slerp, steps_at, to_noise,
+    vary, with_grain,
 };
 use diffusion_sample::{Progress, SampleError, SampleRequest, SamplerKind, SamplerOptions, sample};
 use diffusion_schedule::{NoiseLevel, SamplingPlan, ScheduleConfig, SigmaSpacing, TimestepSpacing};
@@ -23,10 +23,17 @@ const OWN: f64 = 0.02;
 struct Alike;
 
 impl ConditionalDenoiser for Alike {
-    fn denoise_classes(&self, x: &Tensor, level: NoiseLevel, classes: &[Option<u32>]) -> Result<Prediction> {
+    fn denoise_classes(
+        &self,
+        x: &Tensor,
+        level: NoiseLevel,
+        classes: &[Option<u32>],
+    ) -> Result<Prediction> {
         let n = x.dim(0)?;
-        let means = classes.iter().map(|class| class.map_or(0.0, |class| f64::from(class) / 2.0 - 0.5));
-        let means = Tensor::from_vec(means.collect(), (n, 1, 1, 1), x.device())?.to_dtype(x.dtype())?;
+        let means =
+            classes.iter().map(|class| class.map_or(0.0, |class| f64::from(class) / 2.0 - 0.5));
+        let means =
+            Tensor::from_vec(means.collect(), (n, 1, 1, 1), x.device())?.to_dtype(x.dtype())?;
         let (a, b) = (level.signal, level.noise);
         let gain = |variance: f64| a * variance / (a * a * variance + b * b);
         let away = x.broadcast_sub(&means.affine(a, 0.0)?)?;
@@ -90,7 +97,8 @@ fn varied(kind: SamplerKind, strength: f64, n: u64) -> Tensor {
 #[test]
 fn every_sampler_varies_a_picture_the_more_the_stronger_and_at_strength_one_makes_its_own() {
     for kind in SamplerKind::ALL {
-        let distances = [0.05, 0.2, 0.35, 1.0].map(|s| mean_difference(&varied(kind, s, 64), &light()));
+        let distances =
+            [0.05, 0.2, 0.35, 1.0].map(|s| mean_difference(&varied(kind, s, 64), &light()));
         println!("{kind:?}: {distances:.3?}");
         assert!(distances.is_sorted(), "{kind:?}: {distances:?}");
         assert!(distances[0] < 0.2 && distances[3] > 0.4, "{kind:?}: {distances:?}");
@@ -141,7 +149,8 @@ fn mask() -> Tensor {
 fn filled(kind: SamplerKind, pictures: &Tensor, resamples: usize, n: u64) -> Tensor {
     let mut sampler = kind.build(&SamplerOptions { eta: 1.0, ..SamplerOptions::default() });
     let inpainting = Inpainting { pictures, mask: &mask(), resamples };
-    inpaint(&inpainting, &none(n as usize), &mut *sampler, &plan(kind, 20), &request(n), &mut on).unwrap()
+    inpaint(&inpainting, &none(n as usize), &mut *sampler, &plan(kind, 20), &request(n), &mut on)
+        .unwrap()
 }
 
 #[test]
@@ -154,7 +163,11 @@ fn every_sampler_keeps_what_is_known_to_the_bit_and_makes_what_fits_it() {
     for kind in SamplerKind::ALL {
         let images = filled(kind, &light, 5, 64);
         for i in 0..64 {
-            assert_eq!(bits(&lower(&images.narrow(0, i, 1).unwrap())), bits(&lower(&light)), "{kind:?}");
+            assert_eq!(
+                bits(&lower(&images.narrow(0, i, 1).unwrap())),
+                bits(&lower(&light)),
+                "{kind:?}"
+            );
         }
         // What 8 known pixels of the mean m say of the others: 8·0.2/(8·0.2 + 0.02)·m, give or take √(0.02 + 0.02/8).
         let mean = |x: &Tensor| f64::from(x.mean_all().unwrap().to_scalar::<f32>().unwrap());
@@ -176,7 +189,10 @@ fn steps_taken_again_bring_what_is_made_and_what_is_known_together() {
     let off = |resamples| {
         let images = filled(SamplerKind::Ddpm, &picture, resamples, 64).narrow(2, 0, 2).unwrap();
         let means = images.mean_keepdim((1, 2, 3)).unwrap();
-        mean_difference(&means, &Tensor::full(0.7f32 * 1.6 / 1.62, (1, 1, 1, 1), &Device::Cpu).unwrap())
+        mean_difference(
+            &means,
+            &Tensor::full(0.7f32 * 1.6 / 1.62, (1, 1, 1, 1), &Device::Cpu).unwrap(),
+        )
     };
     let (once, often) = (off(1), off(10));
     println!("means are {once:.3} off when steps are taken once, {often:.3} when ten times");
@@ -187,19 +203,20 @@ fn steps_taken_again_bring_what_is_made_and_what_is_known_together() {
 #[test]
 fn fillings_that_cannot_be_are_refused_and_can_be_cancelled() {
     let plan = plan(SamplerKind::Ddim, 5);
-    let with = |mask: &Tensor, resamples, progress: &mut dyn FnMut(Progress<'_>) -> ControlFlow<()>| {
-        let mut sampler = SamplerKind::Ddim.build(&SamplerOptions::default());
-        let inpainting = Inpainting { pictures: &picture(), mask, resamples };
-        inpaint(&inpainting, &none(2), &mut *sampler, &plan, &request(2), progress)
-    };
+    let with =
+        |mask: &Tensor, resamples, progress: &mut dyn FnMut(Progress<'_>) -> ControlFlow<()>| {
+            let mut sampler = SamplerKind::Ddim.build(&SamplerOptions::default());
+            let inpainting = Inpainting { pictures: &picture(), mask, resamples };
+            inpaint(&inpainting, &none(2), &mut *sampler, &plan, &request(2), progress)
+        };
     let grey = (mask() * 0.5).unwrap();
     assert!(matches!(with(&grey, 1, &mut on), Err(EditError::Mask(0.5))));
     let large = Tensor::zeros((1, 1, 8, 8), DType::F32, &Device::Cpu).unwrap();
     let error = with(&large, 1, &mut on).unwrap_err();
     assert!(
-        error
-            .to_string()
-            .contains("expected the shape [2, 1, 4, 4], or 1 in place of any of these, got [1, 1, 8, 8]"),
+        error.to_string().contains(
+            "expected the shape [2, 1, 4, 4], or 1 in place of any of these, got [1, 1, 8, 8]"
+        ),
         "{error}"
     );
     assert!(matches!(with(&mask(), 0, &mut on), Err(EditError::Resamples)));
@@ -209,7 +226,10 @@ fn fillings_that_cannot_be_are_refused_and_can_be_cancelled() {
         if p.done == 3 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     };
     let error = with(&mask(), 4, &mut three).unwrap_err();
-    assert!(matches!(error, EditError::Sample(SampleError::Cancelled { done: 3, steps: 17 })), "{error}");
+    assert!(
+        matches!(error, EditError::Sample(SampleError::Cancelled { done: 3, steps: 17 })),
+        "{error}"
+    );
     assert_eq!(seen, [(1, 17), (2, 17), (3, 17)]);
 }
 
@@ -223,8 +243,9 @@ fn noise(n: u64, seed: u64) -> Tensor {
 
 #[test]
 fn the_great_circle_ends_where_it_should_and_keeps_its_radius() {
-    let length =
-        |x: &Tensor| x.sqr().unwrap().sum((1, 2, 3)).unwrap().sqrt().unwrap().to_vec1::<f32>().unwrap();
+    let length = |x: &Tensor| {
+        x.sqr().unwrap().sum((1, 2, 3)).unwrap().sqrt().unwrap().to_vec1::<f32>().unwrap()
+    };
     let (a, b) = (noise(3, 1), (noise(3, 2) * 2.0).unwrap());
     assert_eq!(bits(&slerp(&a, &b, 0.0).unwrap()), bits(&a));
     assert_eq!(bits(&slerp(&a, &b, 1.0).unwrap()), bits(&b));
@@ -254,8 +275,11 @@ fn the_great_circle_ends_where_it_should_and_keeps_its_radius() {
 
 /// Plans of every path, one of them from noise without any signal.
 fn paths() -> [(&'static str, SamplingPlan); 4] {
-    let zero = ScheduleConfig { rescale_betas_zero_snr: true, ..ScheduleConfig::default() }.build().unwrap();
-    let zero = SamplingPlan::new(&zero, 50, TimestepSpacing::Trailing, SigmaSpacing::Timesteps).unwrap();
+    let zero = ScheduleConfig { rescale_betas_zero_snr: true, ..ScheduleConfig::default() }
+        .build()
+        .unwrap();
+    let zero =
+        SamplingPlan::new(&zero, 50, TimestepSpacing::Trailing, SigmaSpacing::Timesteps).unwrap();
     [
         ("diffusion", plan(SamplerKind::Ddim, 50)),
         ("zero terminal SNR", zero),
@@ -271,7 +295,8 @@ fn pictures_come_back_from_their_noise_on_every_path() {
         let start = to_noise(&pictures, &none(3), &plan, 4, &mut counted).unwrap();
         let size = plan.start().to_variance_preserving() * f64::from(deviation(&start));
         assert!((0.3..3.0).contains(&size), "{name}: it is noise, of deviation {size}");
-        let error = mean_difference(&from_noise(&start, &none(3), &plan, &mut on).unwrap(), &pictures);
+        let error =
+            mean_difference(&from_noise(&start, &none(3), &plan, &mut on).unwrap(), &pictures);
         println!("{name}: mean error {error:.1e}");
         assert!(error < 1e-3, "{name}: {error}");
     }
@@ -281,16 +306,19 @@ fn pictures_come_back_from_their_noise_on_every_path() {
 fn between_two_pictures_or_seeds_lie_images_and_at_the_ends_they_themselves() {
     for (name, plan) in paths() {
         let ends = [picture(), picture().neg().unwrap().affine(1.0, 0.1).unwrap()];
-        let found = ends.each_ref().map(|end| to_noise(end, &none(1), &plan, 4, &mut counted).unwrap());
+        let found =
+            ends.each_ref().map(|end| to_noise(end, &none(1), &plan, 4, &mut counted).unwrap());
         let shares = [0.0, 0.3, 0.5, 1.0];
-        let frames = interpolate([&found[0], &found[1]], &shares, &none(4), &plan, &mut on).unwrap();
+        let frames =
+            interpolate([&found[0], &found[1]], &shares, &none(4), &plan, &mut on).unwrap();
         assert_eq!(frames.dims(), [4, 1, 4, 4]);
         for (frame, end) in [(0, &ends[0]), (3, &ends[1])] {
             let error = mean_difference(&frames.narrow(0, frame, 1).unwrap(), end);
             assert!(error < 2e-3, "{name}: {error}");
         }
         let start = |seed| SampleRequest { seed, ..request(1) }.initial(&plan).unwrap();
-        let frames = interpolate([&start(1), &start(2)], &shares, &none(4), &plan, &mut on).unwrap();
+        let frames =
+            interpolate([&start(1), &start(2)], &shares, &none(4), &plan, &mut on).unwrap();
         for (frame, seed) in [(0, 1), (3, 2)] {
             let alone = from_noise(&start(seed), &none(1), &plan, &mut on).unwrap();
             assert!(mean_difference(&frames.narrow(0, frame, 1).unwrap(), &alone) < 1e-6, "{name}");
@@ -322,7 +350,8 @@ fn another_class_has_its_mean_and_keeps_the_rest() {
         assert!(mean_difference(&same, &pictures) < 1e-3, "{name}");
     }
     let plan = plan(SamplerKind::Ddim, 5);
-    let mut second = |done| if done == 2 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
+    let mut second =
+        |done| if done == 2 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
     let error = reclass(&noise(5, 3), [&class(0), &class(2)], &plan, 4, &mut second).unwrap_err();
     assert!(matches!(error, EditError::Sample(SampleError::Cancelled { done: 2, .. })), "{error}");
 }
@@ -341,7 +370,10 @@ fn certain_pixels_have_noise_of_the_right_size_only_with_grain() {
         assert_eq!((grained.dims()[0], front.steps().len()), (64, 50 - steps));
         let noise = to_noise(&grained, &certain, &front, 4, &mut counted).unwrap();
         assert!(range.contains(&deviation(&noise)), "{steps}: {}", deviation(&noise));
-        assert!(mean_difference(&from_noise(&noise, &certain, &plan, &mut on).unwrap(), &picture) < 1e-6);
+        assert!(
+            mean_difference(&from_noise(&noise, &certain, &plan, &mut on).unwrap(), &picture)
+                < 1e-6
+        );
     }
     assert!(with_grain(&picture, 50, &plan, &request(1)).is_err());
 }

@@ -8,8 +8,8 @@ use diffusion_process::{
     Classifier, ConditionalDenoiser, Conditioned, Denoiser, Levels, NoiseLevel, Prediction,
 };
 use diffusion_sample::{
-    AfterReference, Autoguided, ClassifierFree, ClassifierGuided, Guidance, SampleRequest, SamplerKind,
-    SamplerOptions, Steered, sample,
+    AfterReference, Autoguided, ClassifierFree, ClassifierGuided, Guidance, SampleRequest,
+    SamplerKind, SamplerOptions, Steered, sample,
 };
 use diffusion_schedule::{SamplingPlan, ScheduleConfig, SigmaSpacing, TimestepSpacing};
 
@@ -33,8 +33,10 @@ impl ConditionalDenoiser for Gaussians {
         let n = x_t.dim(0)?;
         assert_eq!(n, classes.len());
         self.images_seen.set(self.images_seen.get() + n);
-        let means: Vec<f32> =
-            classes.iter().map(|class| class.map_or(0.0, |class| class as f32 / 2.0 - 0.5)).collect();
+        let means: Vec<f32> = classes
+            .iter()
+            .map(|class| class.map_or(0.0, |class| class as f32 / 2.0 - 0.5))
+            .collect();
         let means = Tensor::from_vec(means, (n, 1, 1, 1), x_t.device())?;
         let (a, b) = (level.signal, level.noise);
         let gain = VARIANCE * a / (a * a * VARIANCE + b * b);
@@ -52,10 +54,15 @@ fn plan(kind: SamplerKind) -> SamplingPlan {
 }
 
 fn drawn(denoiser: &dyn Denoiser, kind: SamplerKind, n: u64) -> Tensor {
-    let request =
-        SampleRequest { seed: 4, indices: (0..n).collect(), image_shape: SHAPE, device: &Device::Cpu };
+    let request = SampleRequest {
+        seed: 4,
+        indices: (0..n).collect(),
+        image_shape: SHAPE,
+        device: &Device::Cpu,
+    };
     let mut sampler = kind.build(&SamplerOptions::default());
-    sample(denoiser, &mut *sampler, &plan(kind), &request, &mut |_| ControlFlow::Continue(())).unwrap()
+    sample(denoiser, &mut *sampler, &plan(kind), &request, &mut |_| ControlFlow::Continue(()))
+        .unwrap()
 }
 
 fn mean(images: &Tensor) -> f32 {
@@ -71,8 +78,9 @@ fn scale_one_is_the_conditional_model_and_scale_zero_the_unconditional_one_by_ev
     let model = Gaussians::default();
     let classes = vec![Some(0), Some(2), Some(2)];
     for kind in SamplerKind::ALL {
-        let guided =
-            |scale| drawn(&ClassifierFree::new(&model, classes.clone(), Guidance::new(scale)), kind, 3);
+        let guided = |scale| {
+            drawn(&ClassifierFree::new(&model, classes.clone(), Guidance::new(scale)), kind, 3)
+        };
         let told = |classes| drawn(&Conditioned::new(&model, classes), kind, 3);
         let (conditional, unconditional) = (told(classes.clone()), told(vec![None; 3]));
         assert_eq!(largest_difference(&guided(1.0), &conditional), 0.0, "{kind:?}");
@@ -81,9 +89,13 @@ fn scale_one_is_the_conditional_model_and_scale_zero_the_unconditional_one_by_ev
         assert!(largest_difference(&guided(1.0 + 1e-6), &conditional) < 1e-4, "{kind:?}");
         assert!(largest_difference(&guided(1e-6), &unconditional) < 1e-4, "{kind:?}");
         // Away from the mean of all, on the side of the class.
-        let (plain, far) = (conditional.narrow(0, 1, 2).unwrap(), guided(2.0).narrow(0, 1, 2).unwrap());
+        let (plain, far) =
+            (conditional.narrow(0, 1, 2).unwrap(), guided(2.0).narrow(0, 1, 2).unwrap());
         assert!(mean(&far) > mean(&plain) + 0.1, "{kind:?}: {} {}", mean(&far), mean(&plain));
-        assert!(mean(&guided(2.0).narrow(0, 0, 1).unwrap()) < mean(&conditional.narrow(0, 0, 1).unwrap()));
+        assert!(
+            mean(&guided(2.0).narrow(0, 0, 1).unwrap())
+                < mean(&conditional.narrow(0, 0, 1).unwrap())
+        );
     }
 }
 
@@ -101,9 +113,13 @@ fn both_branches_are_computed_only_where_both_count() {
     assert_eq!(looks(told.clone(), Guidance::new(0.0)), 2 * 12);
     assert_eq!(looks(vec![None; 2], Guidance::new(3.0)), 2 * 12);
     let steps = plan(SamplerKind::Ddim);
-    let inside = steps.steps().iter().filter(|step| (0.5..=5.0).contains(&step.from.sigma())).count();
+    let inside =
+        steps.steps().iter().filter(|step| (0.5..=5.0).contains(&step.from.sigma())).count();
     assert!((1..12).contains(&inside));
-    assert_eq!(looks(told, Guidance { interval: [0.5, 5.0], ..Guidance::new(3.0) }), 2 * (12 + inside));
+    assert_eq!(
+        looks(told, Guidance { interval: [0.5, 5.0], ..Guidance::new(3.0) }),
+        2 * (12 + inside)
+    );
 }
 
 /// What tells the classes of [`Gaussians`] apart, which it does exactly.
@@ -139,7 +155,8 @@ fn mixture(x_t: &Tensor, level: NoiseLevel) -> Result<Prediction> {
 fn a_classifier_makes_a_model_without_classes_one_of_a_class() {
     let (model, classes) = (Gaussians::default(), vec![Some(0), Some(1), Some(2)]);
     let guided = |classes: &[Option<u32>], scale, kind| {
-        let guided = ClassifierGuided::new(&mixture, &Likelihoods, classes.to_vec(), Guidance::new(scale));
+        let guided =
+            ClassifierGuided::new(&mixture, &Likelihoods, classes.to_vec(), Guidance::new(scale));
         drawn(&guided, kind, 3)
     };
     for kind in SamplerKind::ALL {
@@ -153,7 +170,8 @@ fn a_classifier_makes_a_model_without_classes_one_of_a_class() {
         let most = if kind.follows_flow() { 2e-2 } else { 2e-3 };
         assert!(difference < most, "{kind:?}: {difference}");
     }
-    let of_last = |scale| mean(&guided(&classes, scale, SamplerKind::Ddim).narrow(0, 2, 1).unwrap());
+    let of_last =
+        |scale| mean(&guided(&classes, scale, SamplerKind::Ddim).narrow(0, 2, 1).unwrap());
     assert!(of_last(4.0) > of_last(1.0) + 0.01, "{} {}", of_last(4.0), of_last(1.0));
     // Outside of the interval the classifier is not asked.
     let x_t = drawn(&mixture, SamplerKind::Euler, 3);
@@ -161,7 +179,10 @@ fn a_classifier_makes_a_model_without_classes_one_of_a_class() {
     let at = |interval| {
         let guidance = Guidance { interval, ..Guidance::new(3.0) };
         let guided = ClassifierGuided::new(&mixture, &Likelihoods, classes.clone(), guidance);
-        largest_difference(&guided.denoise(&x_t, level).unwrap().x0, &mixture(&x_t, level).unwrap().x0)
+        largest_difference(
+            &guided.denoise(&x_t, level).unwrap().x0,
+            &mixture(&x_t, level).unwrap().x0,
+        )
     };
     assert_eq!(at([1.5, 9.0]), 0.0);
     assert!(at([0.5, 9.0]) > 0.1);
@@ -175,8 +196,14 @@ fn a_classifier_makes_a_model_without_classes_one_of_a_class() {
 struct Contrasts;
 
 impl ConditionalDenoiser for Contrasts {
-    fn denoise_classes(&self, x: &Tensor, level: NoiseLevel, c: &[Option<u32>]) -> Result<Prediction> {
-        let factors: Vec<f32> = c.iter().map(|class| if class.is_some() { 0.5 } else { 0.2 }).collect();
+    fn denoise_classes(
+        &self,
+        x: &Tensor,
+        level: NoiseLevel,
+        c: &[Option<u32>],
+    ) -> Result<Prediction> {
+        let factors: Vec<f32> =
+            c.iter().map(|class| if class.is_some() { 0.5 } else { 0.2 }).collect();
         let x0 = x.broadcast_mul(&Tensor::from_vec(factors, (c.len(), 1, 1, 1), x.device())?)?;
         Prediction::from_x0(&x0, x, &Levels::new(&vec![level; c.len()], x)?)
     }
@@ -209,8 +236,9 @@ fn guidance_by_a_worse_model_goes_away_from_it() {
     let model = Gaussians::default();
     let (good, bad) =
         (Conditioned::new(&model, vec![Some(2); 2]), Conditioned::new(&model, vec![Some(1); 2]));
-    let auto =
-        |scale| drawn(&Autoguided::new(&good, &bad, Guidance::new(scale)), SamplerKind::DpmSolver2m, 2);
+    let auto = |scale| {
+        drawn(&Autoguided::new(&good, &bad, Guidance::new(scale)), SamplerKind::DpmSolver2m, 2)
+    };
     assert_eq!(largest_difference(&auto(1.0), &drawn(&good, SamplerKind::DpmSolver2m, 2)), 0.0);
     assert!(largest_difference(&auto(0.0), &drawn(&bad, SamplerKind::DpmSolver2m, 2)) < 1e-5);
     assert!(mean(&auto(2.0)) > mean(&auto(1.0)) + 0.1);
@@ -230,7 +258,8 @@ fn a_function_of_ones_own_steers() {
     // It composes: away from what the model says, as far again as the function is.
     let guided = Autoguided::new(&steered, &plain, Guidance::new(2.0));
     let (x_t, level) = (images, NoiseLevel::variance_exploding(0.0, 1.0));
-    let [guided, plain] = [&guided as &dyn Denoiser, &plain].map(|d| d.denoise(&x_t, level).unwrap().x0);
+    let [guided, plain] =
+        [&guided as &dyn Denoiser, &plain].map(|d| d.denoise(&x_t, level).unwrap().x0);
     assert!(largest_difference(&guided, &plain.affine(-1.0, 0.5).unwrap()) < 1e-5);
 }
 
@@ -238,7 +267,8 @@ fn a_function_of_ones_own_steers() {
 fn images_have_the_large_shapes_of_their_reference() {
     let model = Gaussians::default();
     let plain = Conditioned::new(&model, vec![Some(1); 3]);
-    let reference = Tensor::from_iter((0..16).map(|i| if i % 4 < 2 { 0.8f32 } else { -0.6 }), &Device::Cpu);
+    let reference =
+        Tensor::from_iter((0..16).map(|i| if i % 4 < 2 { 0.8f32 } else { -0.6 }), &Device::Cpu);
     let reference = reference.unwrap().reshape((1, 1, 4, 4)).unwrap();
     let guided = AfterReference::new(&plain, &reference, 2.0, 0.0).unwrap();
     let images = drawn(&guided, SamplerKind::DpmSolver2mSde, 3);
@@ -248,7 +278,10 @@ fn images_have_the_large_shapes_of_their_reference() {
     let reference = low(&reference).broadcast_as((3, 1, 2, 2)).unwrap();
     let near = largest_difference(&low(&images), &reference);
     assert!(near < 0.2 && near < largest_difference(&low(&free), &reference) / 2.0, "{near}");
-    assert!(largest_difference(&images.narrow(0, 0, 1).unwrap(), &images.narrow(0, 1, 1).unwrap()) > 0.1);
+    assert!(
+        largest_difference(&images.narrow(0, 0, 1).unwrap(), &images.narrow(0, 1, 1).unwrap())
+            > 0.1
+    );
 
     let wrong = Tensor::zeros((1, 4, 4), DType::F32, &Device::Cpu).unwrap();
     assert!(AfterReference::new(&plain, &wrong, 2.0, 0.0).is_err());

@@ -12,7 +12,9 @@ use diffusion_sample::edit::to_noise;
 use diffusion_sample::{
     Churn, Ddim, Progress, SampleRequest, SamplerKind, SamplerOptions, sample, sample_from,
 };
-use diffusion_schedule::{BetaSchedule, SamplingPlan, ScheduleConfig, SigmaSpacing, TimestepSpacing};
+use diffusion_schedule::{
+    BetaSchedule, SamplingPlan, ScheduleConfig, SigmaSpacing, TimestepSpacing,
+};
 use law::{cases, gaussian, slope};
 
 fn keep_going(_: Progress<'_>) -> ControlFlow<()> {
@@ -25,7 +27,11 @@ fn every_deterministic_sampler_has_the_order_that_theory_gives_it() {
     for case in cases() {
         let (found, theory) = (slope(&STEPS, &case.errors(&STEPS)), case.theory);
         println!("{}: order {found:.2}, in theory {theory}", case.name);
-        assert!((found - theory).abs() < 0.2, "{}: order {found:.2}, in theory {theory}", case.name);
+        assert!(
+            (found - theory).abs() < 0.2,
+            "{}: order {found:.2}, in theory {theory}",
+            case.name
+        );
     }
 }
 
@@ -39,10 +45,17 @@ fn nothing_overflows_under_any_schedule_sampler_spacing_and_number_of_steps() {
         (BetaSchedule::Linear, true),
         (BetaSchedule::Cosine, true),
     ];
-    let options =
-        SamplerOptions { eta: 1.0, churn: Churn { amount: 2.0, ..Churn::default() }, ..Default::default() };
-    let request =
-        SampleRequest { seed: 3, indices: vec![0, 1], image_shape: [1, 4, 4], device: &Device::Cpu };
+    let options = SamplerOptions {
+        eta: 1.0,
+        churn: Churn { amount: 2.0, ..Churn::default() },
+        ..Default::default()
+    };
+    let request = SampleRequest {
+        seed: 3,
+        indices: vec![0, 1],
+        image_shape: [1, 4, 4],
+        device: &Device::Cpu,
+    };
     for (beta_schedule, rescale_betas_zero_snr) in schedules {
         let config = ScheduleConfig { beta_schedule, rescale_betas_zero_snr, ..Default::default() };
         let schedule = config.build().unwrap();
@@ -51,13 +64,17 @@ fn nothing_overflows_under_any_schedule_sampler_spacing_and_number_of_steps() {
                 for spacing in
                     [TimestepSpacing::Leading, TimestepSpacing::Linspace, TimestepSpacing::Trailing]
                 {
-                    for sigmas in [SigmaSpacing::Timesteps, SigmaSpacing::Karras, SigmaSpacing::Exponential] {
+                    for sigmas in
+                        [SigmaSpacing::Timesteps, SigmaSpacing::Karras, SigmaSpacing::Exponential]
+                    {
                         let plan = if kind.follows_flow() {
                             SamplingPlan::flow(steps, 1000.0).unwrap()
                         } else {
                             SamplingPlan::new(&schedule, steps, spacing, sigmas).unwrap()
                         };
-                        let what = || format!("{kind:?}, {config:?}, {steps} steps, {spacing:?}, {sigmas:?}");
+                        let what = || {
+                            format!("{kind:?}, {config:?}, {steps} steps, {spacing:?}, {sigmas:?}")
+                        };
                         for options in [&SamplerOptions::default(), &options] {
                             let run = |denoiser: &dyn Denoiser| {
                                 let x = sample(
@@ -76,7 +93,8 @@ fn nothing_overflows_under_any_schedule_sampler_spacing_and_number_of_steps() {
                             // stay where images are kept.
                             let extrapolates =
                                 matches!(kind, SamplerKind::Pndm | SamplerKind::Lms) && steps < 10;
-                            let largest = run(&Thresholded::new(&gaussian, Threshold::Clip { range: 1.0 }));
+                            let largest =
+                                run(&Thresholded::new(&gaussian, Threshold::Clip { range: 1.0 }));
                             assert!(largest < 3.0 || extrapolates, "{}: {largest}", what());
                         }
                     }
@@ -96,24 +114,34 @@ fn bent(x: &Tensor, level: NoiseLevel) -> Result<Prediction> {
     let side = x.affine(signal * CENTRE / total, 0.0)?.tanh()?;
     let x0 = (x.affine(gain, 0.0)? + side.affine(CENTRE * (1.0 - gain * signal), 0.0)?)?;
     // (x − signal·x̂₀)/noise, without the difference of nearly equal numbers.
-    let noise = (x.affine(noise / total, 0.0)? - side.affine(CENTRE * signal * noise / total, 0.0)?)?;
+    let noise =
+        (x.affine(noise / total, 0.0)? - side.affine(CENTRE * signal * noise / total, 0.0)?)?;
     Ok(Prediction { x0, noise, variance: None })
 }
 
 #[test]
 fn inversion_leads_to_noise_from_which_the_image_returns() {
     let schedule = ScheduleConfig::default().build().unwrap();
-    let plan = SamplingPlan::new(&schedule, 50, TimestepSpacing::Trailing, SigmaSpacing::Timesteps).unwrap();
-    let images =
-        NoiseSource::new(1).normal(diffusion_process::Domain::Initial, 0, 0..2, &[1, 8, 8], &Device::Cpu);
+    let plan = SamplingPlan::new(&schedule, 50, TimestepSpacing::Trailing, SigmaSpacing::Timesteps)
+        .unwrap();
+    let images = NoiseSource::new(1).normal(
+        diffusion_process::Domain::Initial,
+        0,
+        0..2,
+        &[1, 8, 8],
+        &Device::Cpu,
+    );
     let images = images.unwrap().tanh().unwrap().to_dtype(DType::F64).unwrap();
     let noise = |_: usize| -> Result<Tensor> { candle_core::bail!("there is no noise") };
     let mut errors = vec![];
     for iterations in [1, 5, 20] {
         let mut on = |_: usize| ControlFlow::Continue(());
         let start = to_noise(&images, &bent, &plan, iterations, &mut on).unwrap();
-        let back = sample_from(start, &bent, &mut Ddim::default(), &plan, &noise, &mut keep_going).unwrap();
-        errors.push((back - &images).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f64>().unwrap());
+        let back = sample_from(start, &bent, &mut Ddim::default(), &plan, &noise, &mut keep_going)
+            .unwrap();
+        errors.push(
+            (back - &images).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f64>().unwrap(),
+        );
     }
     println!("largest error after 1, 5 and 20 iterations: {errors:?}");
     assert!(errors[0] > errors[1] && errors[1] >= errors[2] && errors[2] < 1e-4, "{errors:?}");
@@ -123,9 +151,15 @@ fn inversion_leads_to_noise_from_which_the_image_returns() {
 #[test]
 fn different_solvers_of_one_equation_agree_in_the_limit() {
     let schedule = ScheduleConfig::default().build().unwrap();
-    let plan = SamplingPlan::new(&schedule, 500, TimestepSpacing::Trailing, SigmaSpacing::Timesteps).unwrap();
-    let request =
-        SampleRequest { seed: 3, indices: vec![0, 1], image_shape: [1, 4, 4], device: &Device::Cpu };
+    let plan =
+        SamplingPlan::new(&schedule, 500, TimestepSpacing::Trailing, SigmaSpacing::Timesteps)
+            .unwrap();
+    let request = SampleRequest {
+        seed: 3,
+        indices: vec![0, 1],
+        image_shape: [1, 4, 4],
+        device: &Device::Cpu,
+    };
     let run = |kind: SamplerKind, plan: &SamplingPlan| {
         let mut sampler = kind.build(&SamplerOptions::default());
         let denoiser: &dyn Denoiser = &bent;
@@ -135,7 +169,8 @@ fn different_solvers_of_one_equation_agree_in_the_limit() {
     for kind in SamplerKind::ALL {
         if kind.is_deterministic(&SamplerOptions::default()) && !kind.follows_flow() {
             for plan in [plan.clone(), plan.variance_exploding()] {
-                let difference = (run(kind, &plan) - &reference).unwrap().abs().unwrap().max_all().unwrap();
+                let difference =
+                    (run(kind, &plan) - &reference).unwrap().abs().unwrap().max_all().unwrap();
                 let difference = difference.to_scalar::<f32>().unwrap();
                 assert!(difference < 0.02, "{kind:?}: {difference}");
             }

@@ -56,7 +56,12 @@ impl ScheduleConfig {
     /// (ᾱ ≈ 4e-5) where DDPM's own β would stop early.
     pub fn linear_scaled_to(num_train_timesteps: usize) -> Self {
         let scale = 1000.0 / num_train_timesteps as f64;
-        Self { num_train_timesteps, beta_start: 1e-4 * scale, beta_end: 0.02 * scale, ..Self::default() }
+        Self {
+            num_train_timesteps,
+            beta_start: 1e-4 * scale,
+            beta_end: 0.02 * scale,
+            ..Self::default()
+        }
     }
 
     /// Computes the tables.
@@ -79,7 +84,11 @@ impl ScheduleConfig {
             }
         }
         let schedule = NoiseSchedule::from_betas(self.betas())?;
-        if self.rescale_betas_zero_snr { schedule.rescaled_to_zero_terminal_snr() } else { Ok(schedule) }
+        if self.rescale_betas_zero_snr {
+            schedule.rescaled_to_zero_terminal_snr()
+        } else {
+            Ok(schedule)
+        }
     }
 
     fn betas(&self) -> Vec<f64> {

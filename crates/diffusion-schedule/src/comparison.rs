@@ -59,8 +59,10 @@ impl ScheduleComparison {
     /// What each schedule says of index `t`; `None` where it ends before.
     pub fn at(&self, t: usize) -> impl Iterator<Item = Option<Sample>> {
         self.schedules.iter().map(move |(_, schedule)| {
-            (t < schedule.len())
-                .then(|| Sample { alpha_cumprod: schedule.alphas_cumprod()[t], snr_db: schedule.snr_db(t) })
+            (t < schedule.len()).then(|| Sample {
+                alpha_cumprod: schedule.alphas_cumprod()[t],
+                snr_db: schedule.snr_db(t),
+            })
         })
     }
 
@@ -75,7 +77,9 @@ impl ScheduleComparison {
         let shares: Vec<f64> = self
             .schedules
             .iter()
-            .map(|(_, schedule)| crossing(schedule).map_or(1.0, |c| c.interpolated / schedule.len() as f64))
+            .map(|(_, schedule)| {
+                crossing(schedule).map_or(1.0, |c| c.interpolated / schedule.len() as f64)
+            })
             .collect();
         let best = shares.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         (0..shares.len()).filter(|&i| shares[i] == best).collect()

@@ -26,7 +26,9 @@ pub enum ScheduleError {
         value: f64,
     },
     /// Inference with no steps, or with more steps than the schedule has.
-    #[error("{requested} inference steps were asked of a schedule with {available}; choose 1 to {available}")]
+    #[error(
+        "{requested} inference steps were asked of a schedule with {available}; choose 1 to {available}"
+    )]
     InferenceSteps {
         /// The number asked for.
         requested: usize,
@@ -49,7 +51,9 @@ pub enum ScheduleError {
     #[error("a sampling plan needs at least 1 step")]
     NoSteps,
     /// A part of a plan with no steps, or with more steps than the plan has.
-    #[error("{requested} steps were asked of a sampling plan with {available}; choose 1 to {available}")]
+    #[error(
+        "{requested} steps were asked of a sampling plan with {available}; choose 1 to {available}"
+    )]
     PartOfPlan {
         /// The number asked for.
         requested: usize,
@@ -57,7 +61,9 @@ pub enum ScheduleError {
         available: usize,
     },
     /// Each step of a plan must lead to less noise.
-    #[error("step {number} of the plan leads from sigma {from} to {to}; sigma must be a number and fall")]
+    #[error(
+        "step {number} of the plan leads from sigma {from} to {to}; sigma must be a number and fall"
+    )]
     Step {
         /// Counted from 0.
         number: usize,

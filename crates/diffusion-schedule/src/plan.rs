@@ -36,7 +36,9 @@ impl SamplingPlan {
         }
         for (number, PlanStep { from, to, .. }) in steps.iter().enumerate() {
             let sound = |level: &NoiseLevel| {
-                level.timestep.is_finite() && (0.0..=1.0).contains(&level.signal) && level.noise.is_finite()
+                level.timestep.is_finite()
+                    && (0.0..=1.0).contains(&level.signal)
+                    && level.noise.is_finite()
             };
             let (before, after) = (from.sigma(), to.sigma());
             // Two equal levels, as some spacings end in, may differ by a rounding error.
@@ -96,7 +98,8 @@ impl SamplingPlan {
         let max = respaced.level(steps - 1).sigma().min(MAX_SIGMA);
         let min = schedule.level(0).sigma();
         let sigmas = sigmas.sigmas(steps, min, max, KARRAS_RHO).into_iter();
-        let mut levels: Vec<NoiseLevel> = sigmas.map(|sigma| schedule.level_at_sigma(sigma)).collect();
+        let mut levels: Vec<NoiseLevel> =
+            sigmas.map(|sigma| schedule.level_at_sigma(sigma)).collect();
         levels.push(NoiseLevel::CLEAN);
         Self::through(&levels)
     }
@@ -129,8 +132,9 @@ impl SamplingPlan {
     /// The same steps with a signal of 1 throughout. A level without signal becomes one of a very large σ.
     #[must_use]
     pub fn variance_exploding(&self) -> Self {
-        let scaled =
-            |level: &NoiseLevel| NoiseLevel::variance_exploding(level.timestep, level.sigma().min(MAX_SIGMA));
+        let scaled = |level: &NoiseLevel| {
+            NoiseLevel::variance_exploding(level.timestep, level.sigma().min(MAX_SIGMA))
+        };
         let steps = self.steps.iter().map(|step| PlanStep {
             from: scaled(&step.from),
             to: scaled(&step.to),
@@ -156,9 +160,16 @@ impl SamplingPlan {
         self.part(steps, |all| &all[all.len() - steps..])
     }
 
-    fn part(&self, steps: usize, of: impl Fn(&[PlanStep]) -> &[PlanStep]) -> Result<Self, ScheduleError> {
+    fn part(
+        &self,
+        steps: usize,
+        of: impl Fn(&[PlanStep]) -> &[PlanStep],
+    ) -> Result<Self, ScheduleError> {
         if steps == 0 || steps > self.steps.len() {
-            return Err(ScheduleError::PartOfPlan { requested: steps, available: self.steps.len() });
+            return Err(ScheduleError::PartOfPlan {
+                requested: steps,
+                available: self.steps.len(),
+            });
         }
         Ok(Self { steps: of(&self.steps).to_vec() })
     }
@@ -167,7 +178,9 @@ impl SamplingPlan {
     /// the ends of the plan, that of the end.
     pub fn timestep_at(&self, sigma: f64) -> f64 {
         let mut above = self.start();
-        for below in self.steps.iter().map(|step| step.from).chain(self.steps.last().map(|step| step.to)) {
+        for below in
+            self.steps.iter().map(|step| step.from).chain(self.steps.last().map(|step| step.to))
+        {
             if below.sigma() <= sigma {
                 let (high, low) = (above.lambda(), below.lambda());
                 let share = (-sigma.ln() - high) / (low - high);

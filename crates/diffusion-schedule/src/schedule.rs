@@ -23,7 +23,9 @@ impl NoiseSchedule {
         if betas.is_empty() {
             return Err(ScheduleError::NoTimesteps);
         }
-        if let Some((timestep, &value)) = betas.iter().enumerate().find(|(_, b)| !(**b > 0.0 && **b < 1.0)) {
+        if let Some((timestep, &value)) =
+            betas.iter().enumerate().find(|(_, b)| !(**b > 0.0 && **b < 1.0))
+        {
             return Err(ScheduleError::Beta { timestep, value });
         }
         Ok(Self::unchecked(betas))
@@ -52,8 +54,11 @@ impl NoiseSchedule {
         }
         let roots: Vec<f64> = self.alphas_cumprod.iter().map(|a| a.sqrt()).collect();
         let (first, last) = (roots[0], roots[roots.len() - 1]);
-        let rescaled: Vec<f64> =
-            roots.iter().map(|root| (root - last) * first / (first - last)).map(|root| root * root).collect();
+        let rescaled: Vec<f64> = roots
+            .iter()
+            .map(|root| (root - last) * first / (first - last))
+            .map(|root| root * root)
+            .collect();
         let betas = (0..rescaled.len())
             .map(|i| 1.0 - if i == 0 { rescaled[0] } else { rescaled[i] / rescaled[i - 1] })
             .collect();
@@ -88,7 +93,13 @@ impl NoiseSchedule {
         }
         let alphas_cumprod: Vec<f64> = timesteps.iter().map(|&t| self.alphas_cumprod[t]).collect();
         let betas = (0..alphas_cumprod.len())
-            .map(|i| 1.0 - if i == 0 { alphas_cumprod[0] } else { alphas_cumprod[i] / alphas_cumprod[i - 1] })
+            .map(|i| {
+                1.0 - if i == 0 {
+                    alphas_cumprod[0]
+                } else {
+                    alphas_cumprod[i] / alphas_cumprod[i - 1]
+                }
+            })
             .collect();
         let timesteps = timesteps.iter().map(|&t| self.timesteps[t]).collect();
         Ok(Self { betas, alphas_cumprod, timesteps })
@@ -144,7 +155,8 @@ impl NoiseSchedule {
         };
         let (below, share) = (index.floor() as usize, index.fract());
         let next = (below + 1).min(self.len() - 1);
-        let timestep = self.timesteps[below] as f64 * (1.0 - share) + self.timesteps[next] as f64 * share;
+        let timestep =
+            self.timesteps[below] as f64 * (1.0 - share) + self.timesteps[next] as f64 * share;
         NoiseLevel::variance_preserving(timestep, 1.0 / (1.0 + sigma * sigma))
     }
 

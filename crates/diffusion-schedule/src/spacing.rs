@@ -24,7 +24,11 @@ impl TimestepSpacing {
     ///
     /// # Errors
     /// N = 0 or N > T.
-    pub fn timesteps(self, num_train: usize, num_inference: usize) -> Result<Vec<usize>, ScheduleError> {
+    pub fn timesteps(
+        self,
+        num_train: usize,
+        num_inference: usize,
+    ) -> Result<Vec<usize>, ScheduleError> {
         let (t, n) = (num_train, num_inference);
         if n == 0 || n > t {
             return Err(ScheduleError::InferenceSteps { requested: n, available: t });

@@ -18,10 +18,17 @@ fn cosine() -> NoiseSchedule {
 #[test]
 fn linear_alphas_cumprod_and_snr_have_the_known_values() {
     let s = linear(1000);
-    for (t, alpha_cumprod, db) in
-        [(0, 0.9999, 40.0), (100, 0.895_142, 9.313), (250, 0.521_423, 0.372), (500, 0.077_797, -10.739)]
-    {
-        assert!((s.alphas_cumprod()[t] - alpha_cumprod).abs() < 1e-6, "ᾱ at {t}: {}", s.alphas_cumprod()[t]);
+    for (t, alpha_cumprod, db) in [
+        (0, 0.9999, 40.0),
+        (100, 0.895_142, 9.313),
+        (250, 0.521_423, 0.372),
+        (500, 0.077_797, -10.739),
+    ] {
+        assert!(
+            (s.alphas_cumprod()[t] - alpha_cumprod).abs() < 1e-6,
+            "ᾱ at {t}: {}",
+            s.alphas_cumprod()[t]
+        );
         assert!((s.snr_db(t) - db).abs() < 1e-3, "dB at {t}: {}", s.snr_db(t));
     }
     assert!((s.terminal_snr_db() + 43.94).abs() < 0.01);
@@ -38,7 +45,11 @@ fn cosine_alphas_cumprod_and_snr_have_the_known_values() {
         (500, 0.492_285, -0.134),
         (900, 0.023_616, -16.164),
     ] {
-        assert!((s.alphas_cumprod()[t] - alpha_cumprod).abs() < 1e-6, "ᾱ at {t}: {}", s.alphas_cumprod()[t]);
+        assert!(
+            (s.alphas_cumprod()[t] - alpha_cumprod).abs() < 1e-6,
+            "ᾱ at {t}: {}",
+            s.alphas_cumprod()[t]
+        );
         assert!((s.snr_db(t) - db).abs() < 1e-2, "dB at {t}: {}", s.snr_db(t));
     }
     assert_eq!(s.first_below_0_db(), Some(496));
@@ -89,10 +100,14 @@ fn zero_terminal_snr_keeps_the_first_step_and_empties_the_last() {
 #[test]
 fn respacing_to_every_step_changes_nothing() {
     let s = cosine();
-    for spacing in [TimestepSpacing::Leading, TimestepSpacing::Linspace, TimestepSpacing::Trailing] {
+    for spacing in [TimestepSpacing::Leading, TimestepSpacing::Linspace, TimestepSpacing::Trailing]
+    {
         let same = s.respace(1000, spacing).unwrap();
         assert_eq!(same.alphas_cumprod(), s.alphas_cumprod());
-        assert_eq!((0..1000).map(|i| same.timestep(i)).collect::<Vec<_>>(), (0..1000).collect::<Vec<_>>());
+        assert_eq!(
+            (0..1000).map(|i| same.timestep(i)).collect::<Vec<_>>(),
+            (0..1000).collect::<Vec<_>>()
+        );
         for (a, b) in same.betas().iter().zip(s.betas()) {
             assert!((a - b).abs() < 1e-12);
         }
@@ -118,8 +133,14 @@ fn a_respaced_schedule_keeps_alphas_cumprod_and_can_be_respaced_again() {
 fn spacings_differ_at_their_ends() {
     let steps = |spacing: TimestepSpacing| spacing.timesteps(1000, 10).unwrap();
     assert_eq!(steps(TimestepSpacing::Leading)[9], 900);
-    assert_eq!((steps(TimestepSpacing::Linspace)[0], steps(TimestepSpacing::Linspace)[9]), (0, 999));
-    assert_eq!((steps(TimestepSpacing::Trailing)[0], steps(TimestepSpacing::Trailing)[9]), (99, 999));
+    assert_eq!(
+        (steps(TimestepSpacing::Linspace)[0], steps(TimestepSpacing::Linspace)[9]),
+        (0, 999)
+    );
+    assert_eq!(
+        (steps(TimestepSpacing::Trailing)[0], steps(TimestepSpacing::Trailing)[9]),
+        (99, 999)
+    );
     // 61 does not divide 1000: N timesteps all the same, none below 0.
     assert_eq!(TimestepSpacing::Trailing.timesteps(1000, 61).unwrap().len(), 61);
 }
@@ -138,7 +159,8 @@ fn impossible_respacings_are_refused() {
 
 #[test]
 fn a_plan_can_be_cut_in_the_middle_of_the_way() {
-    let plan = SamplingPlan::new(&cosine(), 10, TimestepSpacing::Trailing, SigmaSpacing::Timesteps).unwrap();
+    let plan = SamplingPlan::new(&cosine(), 10, TimestepSpacing::Trailing, SigmaSpacing::Timesteps)
+        .unwrap();
     assert_eq!(plan.last(10).unwrap(), plan);
     assert_eq!(plan.last(3).unwrap().steps(), &plan.steps()[7..]);
     assert_eq!(plan.first(3).unwrap().steps(), &plan.steps()[..3]);
@@ -194,13 +216,17 @@ fn linear_alpha_cumprod(t: usize, steps: usize) -> f64 {
 
 /// ᾱ of the cosine schedule in closed form, f(t + 1)/f(0); the clamp of β touches its last step alone.
 fn cosine_alpha_cumprod(t: usize, steps: usize) -> f64 {
-    let f = |u: f64| ((u / steps as f64 + 0.008) / 1.008 * std::f64::consts::FRAC_PI_2).cos().powi(2);
+    let f =
+        |u: f64| ((u / steps as f64 + 0.008) / 1.008 * std::f64::consts::FRAC_PI_2).cos().powi(2);
     if t + 1 == steps { f(t as f64) / f(0.0) * 0.001 } else { f((t + 1) as f64) / f(0.0) }
 }
 
 fn lesson(steps: usize) -> ScheduleComparison {
-    let config =
-        |beta_schedule| ScheduleConfig { num_train_timesteps: steps, beta_schedule, ..Default::default() };
+    let config = |beta_schedule| ScheduleConfig {
+        num_train_timesteps: steps,
+        beta_schedule,
+        ..Default::default()
+    };
     ScheduleComparison::new([
         ("linear".to_owned(), config(BetaSchedule::Linear).build().unwrap()),
         ("cosine".to_owned(), config(BetaSchedule::Cosine).build().unwrap()),
@@ -214,7 +240,10 @@ fn the_lessons_table_follows_from_closed_forms() {
         let expected = [linear_alpha_cumprod(t, 1000), cosine_alpha_cumprod(t, 1000)];
         for (sample, alpha) in comparison.at(t).zip(expected) {
             let sample = sample.unwrap();
-            assert!((sample.alpha_cumprod / alpha - 1.0).abs() < 1e-9, "t = {t}: {sample:?}, {alpha}");
+            assert!(
+                (sample.alpha_cumprod / alpha - 1.0).abs() < 1e-9,
+                "t = {t}: {sample:?}, {alpha}"
+            );
             assert!(
                 (sample.snr_db - 10.0 * (alpha / (1.0 - alpha)).log10()).abs() < 1e-6,
                 "t = {t}: {sample:?}"
@@ -287,7 +316,9 @@ fn a_schedule_that_never_crosses_keeps_its_signal_and_one_that_begins_below_has_
     let gentle = NoiseSchedule::from_betas(vec![0.01; 10]).unwrap();
     let harsh = NoiseSchedule::from_betas(vec![0.9; 10]).unwrap();
     let named = |schedules: &[&NoiseSchedule]| {
-        ScheduleComparison::new(schedules.iter().map(|&schedule| ("x".to_owned(), schedule.clone())))
+        ScheduleComparison::new(
+            schedules.iter().map(|&schedule| ("x".to_owned(), schedule.clone())),
+        )
     };
     let comparison = named(&[&harsh, &gentle, &gentle]);
     let crossings: Vec<_> = comparison.crossings().collect();

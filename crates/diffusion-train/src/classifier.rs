@@ -16,7 +16,9 @@ use diffusion_unet::{NoisyClassifier, NoisyClassifierConfig};
 use rand::RngExt;
 
 use crate::recipe::classes_of;
-use crate::{AdamW, AdamWConfig, ConfigError, Ema, EmaConfig, Gradients, LrDecay, LrSchedule, TrainError};
+use crate::{
+    AdamW, AdamWConfig, ConfigError, Ema, EmaConfig, Gradients, LrDecay, LrSchedule, TrainError,
+};
 
 /// How a classifier is trained.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -93,7 +95,11 @@ pub fn train_classifier(
         return Err(refuse("the number of classes", seen.to_string(), expected));
     }
     if config.steps.is_none() && config.max_minutes.is_none() {
-        return Err(refuse("the length", "none".to_owned(), "a number of steps or of minutes is wanted"));
+        return Err(refuse(
+            "the length",
+            "none".to_owned(),
+            "a number of steps or of minutes is wanted",
+        ));
     }
     let network_config = NoisyClassifierConfig {
         in_channels: dataset.image_shape()[0],
@@ -107,7 +113,8 @@ pub fn train_classifier(
         AdamWConfig { lr: config.lr, weight_decay: WEIGHT_DECAY, ..AdamWConfig::default() };
     let mut optimizer = AdamW::new(optimizer_config, &parameters)?;
     let ema = Ema::new(EmaConfig { decay: EMA_DECAY, ..EmaConfig::default() }, &parameters)?;
-    let loader = LoaderConfig { flip: config.flip, ..LoaderConfig::new(config.batch_size, config.seed) };
+    let loader =
+        LoaderConfig { flip: config.flip, ..LoaderConfig::new(config.batch_size, config.seed) };
     let mut loader = Loader::new(dataset, loader)?;
     let source = NoiseSource::new(config.seed);
     let start = Instant::now();
@@ -133,9 +140,18 @@ pub fn train_classifier(
             break;
         }
     }
-    let description =
-        ClassifierDescription { network: network_config, classes, image_shape: dataset.image_shape(), step };
-    Ok(LoadedClassifier::new(description, ema.tensors(), Path::new("the trained classifier"), device)?)
+    let description = ClassifierDescription {
+        network: network_config,
+        classes,
+        image_shape: dataset.image_shape(),
+        step,
+    };
+    Ok(LoadedClassifier::new(
+        description,
+        ema.tensors(),
+        Path::new("the trained classifier"),
+        device,
+    )?)
 }
 
 /// The share of `pictures`, which all have a class, that `classifier` reads correctly with noise of σ on them.
@@ -153,12 +169,14 @@ pub fn classifier_accuracy(
     for first in (0..pictures.len()).step_by(BATCH) {
         let chosen: Vec<usize> = (first..pictures.len().min(first + BATCH)).collect();
         let x0 = pictures.images(&chosen, device)?;
-        let (indices, shape) = (first as u64..(first + chosen.len()) as u64, pictures.image_shape());
+        let (indices, shape) =
+            (first as u64..(first + chosen.len()) as u64, pictures.image_shape());
         let noise = NoiseSource::new(0).normal(Domain::Validation, 0, indices, &shape, device)?;
         let levels = vec![level; chosen.len()];
         let x_t = Levels::new(&levels, &x0)?.add_noise(&x0, &noise)?;
         let told = classifier.network.forward(&x_t, &levels)?.argmax(1)?.to_vec1::<u32>()?;
-        right += chosen.iter().zip(told).filter(|(i, told)| pictures.label(**i) == Some(*told)).count();
+        right +=
+            chosen.iter().zip(told).filter(|(i, told)| pictures.label(**i) == Some(*told)).count();
     }
     Ok(right as f64 / pictures.len() as f64)
 }
@@ -183,8 +201,13 @@ fn cross_entropy(
         NoiseLevel { timestep: 0.0, signal: angle.cos(), noise: angle.sin() }
     };
     let levels: Vec<NoiseLevel> = (0..n).map(level).collect();
-    let noise =
-        source.normal(Domain::Training, step, 0..n as u64, &[channels, height, width], images.device())?;
+    let noise = source.normal(
+        Domain::Training,
+        step,
+        0..n as u64,
+        &[channels, height, width],
+        images.device(),
+    )?;
     let x_t = Levels::new(&levels, images)?.add_noise(images, &noise)?;
     let logits = network.forward(&x_t, &levels)?;
     log_likelihood(&logits, labels)?.mean_all()?.neg()

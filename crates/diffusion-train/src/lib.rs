@@ -37,11 +37,12 @@ pub use recipe::{
     SampleGridConfig, TrainConfig,
 };
 pub use run::{
-    Checks, HeldOut, Judge, Outcome, Pace, RunDir, SampleJudge, TrainEvent, averaged_model, rehearse, run,
+    Checks, HeldOut, Judge, Outcome, Pace, RunDir, SampleJudge, TrainEvent, averaged_model,
+    rehearse, run,
 };
 pub use start::start_from;
 pub use step::{
-    AdamW, AdamWConfig, Checkpoint, CheckpointFile, CheckpointState, DrawnLevels, Ema, EmaConfig, Gradients,
-    LevelSampler, LossConfig, LossHistory, LossWeighting, PixelError, RestoreError, ReverseStep, StepMetrics,
-    TimestepSampling, Trainer, TrainingLoss, TrainingModel,
+    AdamW, AdamWConfig, Checkpoint, CheckpointFile, CheckpointState, DrawnLevels, Ema, EmaConfig,
+    Gradients, LevelSampler, LossConfig, LossHistory, LossWeighting, PixelError, RestoreError,
+    ReverseStep, StepMetrics, TimestepSampling, Trainer, TrainingLoss, TrainingModel,
 };

@@ -18,10 +18,11 @@ impl TrainConfig {
     pub fn trainer(&self, dataset: &ImageDataset, device: &Device) -> Result<Trainer, TrainError> {
         self.validate()?;
         let description = self.describe(dataset)?;
-        let (network, parameters) = description
-            .network
-            .initialise(self.seed, device)
-            .map_err(|e| ConfigError::Text { place: "network".to_owned(), problem: e.to_string() })?;
+        let (network, parameters) =
+            description.network.initialise(self.seed, device).map_err(|e| ConfigError::Text {
+                place: "network".to_owned(),
+                problem: e.to_string(),
+            })?;
         Trainer::new(self, TrainingModel { description, network, parameters }, dataset, device)
     }
 }
@@ -61,10 +62,12 @@ fn table_by_name(
     } else {
         known.narrow(0, 0, 1)?.zeros_like()?
     };
-    let row = |class: &ModelClass| match origin.classes.iter().position(|other| other.name == class.name) {
-        Some(row) => known.narrow(0, row, 1),
-        None => Ok(none.clone()),
-    };
+    let row =
+        |class: &ModelClass| match origin.classes.iter().position(|other| other.name == class.name)
+        {
+            Some(row) => known.narrow(0, row, 1),
+            None => Ok(none.clone()),
+        };
     let mut rows = target.classes.iter().map(row).collect::<candle_core::Result<Vec<_>>>()?;
     if target.network.takes_no_class() {
         rows.push(none.clone());

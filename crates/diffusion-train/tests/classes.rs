@@ -6,7 +6,9 @@ use candle_core::{Device, Tensor};
 use diffusion_data::ImageDataset;
 use diffusion_model::{ClassChoice, Generation, LoadedModel, ModelClass, Weights, find_class};
 use diffusion_sample::{Guidance, SamplerKind};
-use diffusion_train::{Conditional, ConfigSource, TrainConfig, Trainer, averaged_model, start_from};
+use diffusion_train::{
+    Conditional, ConfigSource, TrainConfig, Trainer, averaged_model, start_from,
+};
 use diffusion_unet::NetworkConfig;
 
 /// 48 dark pictures of class 0 and 16 light ones of class 1.
@@ -15,7 +17,8 @@ fn pictures() -> ImageDataset {
         let wave = ((picture * 7 + pixel * 3) % 20) as u8;
         if picture.is_multiple_of(4) { 215 + wave } else { 20 + wave }
     };
-    let pixels = (0..64).flat_map(|picture| (0..64).map(move |pixel| value(picture, pixel))).collect();
+    let pixels =
+        (0..64).flat_map(|picture| (0..64).map(move |pixel| value(picture, pixel))).collect();
     let labels = (0..64).map(|picture: usize| u8::from(picture.is_multiple_of(4))).collect();
     ImageDataset::new(pixels, Some(labels), [1, 8, 8]).unwrap()
 }
@@ -33,7 +36,8 @@ fn config(network: &str, text: &str) -> TrainConfig {
              kind = \"unet2d\""
         }
     };
-    let text = format!("steps = 150\nbatch_size = 16\n{text}\n[network]\n{network}\n[ema]\ndecay = 0.9\n");
+    let text =
+        format!("steps = 150\nbatch_size = 16\n{text}\n[network]\n{network}\n[ema]\ndecay = 0.9\n");
     TrainConfig::layered("mnist", Some(&ConfigSource { path: "test".into(), text })).unwrap()
 }
 
@@ -53,7 +57,10 @@ fn drawn(trainer: &Trainer, num: u64, classes: ClassChoice, guidance: f64) -> Te
     let guidance = Some(Guidance::new(guidance));
     let (sampler, steps) = (Some(SamplerKind::Ddim), Some(10));
     let generation = Generation { sampler, steps, classes, guidance, ..Generation::new(num) };
-    averaged_model(trainer).unwrap().generate(&generation, &mut |_| ControlFlow::Continue(())).unwrap()
+    averaged_model(trainer)
+        .unwrap()
+        .generate(&generation, &mut |_| ControlFlow::Continue(()))
+        .unwrap()
 }
 
 #[test]
@@ -61,7 +68,10 @@ fn either_network_draws_what_it_is_told() {
     for network in ["simple_unet", "unet2d"] {
         let trainer = trained(&config(network, ""));
         let description = trainer.description();
-        assert_eq!(description.classes.iter().map(|class| class.pictures).collect::<Vec<_>>(), [48, 16]);
+        assert_eq!(
+            description.classes.iter().map(|class| class.pictures).collect::<Vec<_>>(),
+            [48, 16]
+        );
         assert_eq!(description.network.classes(), 2);
         for guidance in [1.0, 1.5] {
             let images = drawn(&trainer, 6, ClassChoice::Listed(vec![0, 1]), guidance);
@@ -75,7 +85,8 @@ fn either_network_draws_what_it_is_told() {
 
         let folder = tempfile::tempdir().unwrap();
         trainer.checkpoint().unwrap().write(&folder.path().join("saved")).unwrap();
-        let model = LoadedModel::open(&folder.path().join("saved"), Weights::Ema, &Device::Cpu).unwrap();
+        let model =
+            LoadedModel::open(&folder.path().join("saved"), Weights::Ema, &Device::Cpu).unwrap();
         assert_eq!(model.description, *trainer.description());
         let packed = LoadedModel::pack(&folder.path().join("saved")).unwrap();
         let packed = LoadedModel::unpack(&packed, "packed".as_ref(), &Device::Cpu).unwrap();
@@ -85,19 +96,30 @@ fn either_network_draws_what_it_is_told() {
 
 #[test]
 fn a_training_begun_without_classes_can_go_on_with_them() {
-    let plain = trained(&TrainConfig { steps: Some(5), ..config("simple_unet", "conditional = \"never\"") });
+    let plain = trained(&TrainConfig {
+        steps: Some(5),
+        ..config("simple_unet", "conditional = \"never\"")
+    });
     assert!(plain.description().classes.is_empty());
     let folder = tempfile::tempdir().unwrap();
     plain.checkpoint().unwrap().write(&folder.path().join("plain")).unwrap();
-    let mut told =
-        config("simple_unet", "conditional = \"always\"").trainer(&pictures(), &Device::Cpu).unwrap();
+    let mut told = config("simple_unet", "conditional = \"always\"")
+        .trainer(&pictures(), &Device::Cpu)
+        .unwrap();
     start_from(&mut told, &folder.path().join("plain")).unwrap();
     // It begins by ignoring what it is told.
     let choice = |class| drawn(&told, 2, ClassChoice::Listed(vec![class]), 1.0);
     let before = drawn(&plain, 2, ClassChoice::AsTrained, 1.0);
     for images in [choice(0), choice(1)] {
         assert_eq!(
-            (images - &before).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap(),
+            (images - &before)
+                .unwrap()
+                .abs()
+                .unwrap()
+                .max_all()
+                .unwrap()
+                .to_scalar::<f32>()
+                .unwrap(),
             0.0
         );
     }
@@ -145,7 +167,10 @@ fn a_class_is_found_by_name_and_by_number_and_the_nearest_names_are_said() {
     assert_eq!(find_class(&classes, "3"), Ok(3));
     assert_eq!(find_class(&classes, "7"), Ok(2), "a name comes before a number");
     let error = find_class(&classes, "hors").unwrap_err().to_string();
-    assert!(error.contains("no class `hors` among the 6 there are; they are `cat`, `dog`"), "{error}");
+    assert!(
+        error.contains("no class `hors` among the 6 there are; they are `cat`, `dog`"),
+        "{error}"
+    );
     let many: Vec<ModelClass> = (0..40)
         .map(|number| ModelClass { name: format!("class {number}"), pictures: 1 })
         .chain(classes.clone())

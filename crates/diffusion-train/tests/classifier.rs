@@ -24,8 +24,9 @@ fn pictures_from(first: usize, count: usize) -> ImageDataset {
         };
         if light { 215 + wave } else { 20 + wave }
     };
-    let pixels =
-        (first..first + count).flat_map(|picture| (0..144).map(move |pixel| value(picture, pixel))).collect();
+    let pixels = (first..first + count)
+        .flat_map(|picture| (0..144).map(move |pixel| value(picture, pixel)))
+        .collect();
     let labels = (first..first + count).map(|picture| (picture % 3) as u8).collect();
     ImageDataset::new(pixels, Some(labels), [1, 12, 12]).unwrap()
 }
@@ -61,12 +62,14 @@ fn classes_are_told_apart_until_noise_hides_them() {
 
     // Of noise alone it is not sure of any.
     let logits = classifier.network.logits(&noise(), NoiseLevel::flow(0.0, 1.0)).unwrap();
-    let sure = log_likelihood(&logits, &[Some(1); 6]).unwrap().exp().unwrap().to_vec1::<f32>().unwrap();
+    let sure =
+        log_likelihood(&logits, &[Some(1); 6]).unwrap().exp().unwrap().to_vec1::<f32>().unwrap();
     assert!(sure.iter().all(|share| (0.1..0.7).contains(share)), "{sure:?}");
     // The scale of the images is no matter, their quotient of signal and noise is.
     let level = NoiseLevel::variance_exploding(0.0, 2.0);
-    let of =
-        |factor: f64| classifier.network.logits(&(noise() * factor).unwrap(), level.scaled(factor)).unwrap();
+    let of = |factor: f64| {
+        classifier.network.logits(&(noise() * factor).unwrap(), level.scaled(factor)).unwrap()
+    };
     let difference = (of(1.0) - of(0.1)).unwrap().abs().unwrap().max_all().unwrap();
     assert!(difference.to_scalar::<f32>().unwrap() < 1e-4, "{difference}");
 }
@@ -81,11 +84,14 @@ fn the_gradient_is_that_of_differences() {
         log_likelihood(&logits, &classes).unwrap().sum_all().unwrap()
     };
     let gradient = classifier.network.gradient(&noise(), level, &classes).unwrap();
-    let way = NoiseSource::new(4).normal(Domain::Initial, 0, 0..6, &[1, 12, 12], &Device::Cpu).unwrap();
+    let way =
+        NoiseSource::new(4).normal(Domain::Initial, 0, 0..6, &[1, 12, 12], &Device::Cpu).unwrap();
     let step = 1e-2;
-    let at = |step: f64| sum(&(&noise() + (&way * step).unwrap()).unwrap()).to_scalar::<f32>().unwrap();
+    let at =
+        |step: f64| sum(&(&noise() + (&way * step).unwrap()).unwrap()).to_scalar::<f32>().unwrap();
     let difference = f64::from(at(step) - at(-step)) / (2.0 * step);
-    let slope = f64::from((&gradient * &way).unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap());
+    let slope =
+        f64::from((&gradient * &way).unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap());
     assert!((slope - difference).abs() < 0.02 * slope.abs().max(0.1), "{slope} {difference}");
     let unguided = gradient.narrow(0, 3, 1).unwrap().abs().unwrap().max_all().unwrap();
     assert_eq!(unguided.to_scalar::<f32>().unwrap(), 0.0);
@@ -100,8 +106,9 @@ fn a_file_brings_it_back() {
     assert_eq!(again.description, classifier.description);
     assert_eq!(again.description.step, 5);
     let level = NoiseLevel::flow(0.0, 0.4);
-    let logits =
-        |of: &LoadedClassifier| of.network.logits(&noise(), level).unwrap().to_vec2::<f32>().unwrap();
+    let logits = |of: &LoadedClassifier| {
+        of.network.logits(&noise(), level).unwrap().to_vec2::<f32>().unwrap()
+    };
     assert_eq!(logits(&again), logits(&classifier));
 
     let whole = std::fs::read(&path).unwrap();
@@ -129,7 +136,14 @@ fn a_training_can_be_refused_and_broken_off() {
     let error = train(&config(5), &alike, 9).err().unwrap().to_string();
     assert!(error.contains("two or more"), "{error}");
     let endless = ClassifierConfig { steps: None, ..config(5) };
-    assert!(train(&endless, &pictures(20), 9).err().unwrap().to_string().contains("steps or of minutes"));
-    let error = train(&ClassifierConfig { lr: 1e30, ..config(200) }, &pictures(20), 999).err().unwrap();
+    assert!(
+        train(&endless, &pictures(20), 9)
+            .err()
+            .unwrap()
+            .to_string()
+            .contains("steps or of minutes")
+    );
+    let error =
+        train(&ClassifierConfig { lr: 1e30, ..config(200) }, &pictures(20), 999).err().unwrap();
     assert!(error.to_string().contains("learning rate is 1"), "{error}");
 }

@@ -11,8 +11,8 @@ use diffusion_data::ImageDataset;
 use diffusion_model::{LoadedModel, Weights};
 use diffusion_process::PredictionType;
 use diffusion_train::{
-    Checkpoint, Checks, ConfigSource, LrDecay, Outcome, RunDir, TrainConfig, TrainError, TrainEvent, Trainer,
-    run,
+    Checkpoint, Checks, ConfigSource, LrDecay, Outcome, RunDir, TrainConfig, TrainError,
+    TrainEvent, Trainer, run,
 };
 use diffusion_unet::{NetworkConfig, SimpleUNetConfig};
 
@@ -99,7 +99,10 @@ fn resumed_training_equals_uninterrupted_training() {
         TrainEvent::Step(metrics) if metrics.step == 10 => ControlFlow::Break(()),
         _ => ControlFlow::Continue(()),
     };
-    assert_eq!(run(&mut half, &half_dir, &Checks::default(), &mut stop_at_10).unwrap(), Outcome::Interrupted);
+    assert_eq!(
+        run(&mut half, &half_dir, &Checks::default(), &mut stop_at_10).unwrap(),
+        Outcome::Interrupted
+    );
     assert_eq!(half.steps_done(), 10);
     drop(half);
 
@@ -107,14 +110,16 @@ fn resumed_training_equals_uninterrupted_training() {
     let mut resumed = half_dir.read_config().unwrap().trainer(&data, &Device::Cpu).unwrap();
     Checkpoint::read(&path, &Device::Cpu).unwrap().restore_into(&mut resumed, &path).unwrap();
     assert_eq!(
-        run(&mut resumed, &half_dir, &Checks::default(), &mut |_| ControlFlow::Continue(())).unwrap(),
+        run(&mut resumed, &half_dir, &Checks::default(), &mut |_| ControlFlow::Continue(()))
+            .unwrap(),
         Outcome::Finished
     );
     assert!(all_bytes(&resumed) == all_bytes(&whole));
 
     let whole_path = folder.path().join("whole");
     whole.checkpoint().unwrap().write(&whole_path).unwrap();
-    let (mut a, mut b) = (files(&whole_path), files(&half_dir.layout().latest_checkpoint().unwrap()));
+    let (mut a, mut b) =
+        (files(&whole_path), files(&half_dir.layout().latest_checkpoint().unwrap()));
     // The state also says how long training took, which no two runs share.
     let state = |files: &mut BTreeMap<String, Vec<u8>>| {
         let mut json: serde_json::Value =
@@ -129,7 +134,9 @@ fn resumed_training_equals_uninterrupted_training() {
     let metrics = fs::read_to_string(half_dir.path().join("metrics.jsonl")).unwrap();
     let steps: Vec<u64> = metrics
         .lines()
-        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["step"].as_u64().unwrap())
+        .map(|line| {
+            serde_json::from_str::<serde_json::Value>(line).unwrap()["step"].as_u64().unwrap()
+        })
         .collect();
     assert_eq!(steps, (1..=20).collect::<Vec<_>>());
 }
@@ -143,8 +150,14 @@ fn accumulated_parts_equal_the_big_batch_within_rounding() {
     };
     let (whole, parts) = (tensors(1), tensors(4));
     for (name, tensor) in &whole {
-        let difference =
-            (tensor - &parts[name]).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+        let difference = (tensor - &parts[name])
+            .unwrap()
+            .abs()
+            .unwrap()
+            .max_all()
+            .unwrap()
+            .to_scalar::<f32>()
+            .unwrap();
         // Adam divides by the gradient's size, so a tiny gradient's rounding can move a weight by part of the rate.
         assert!(difference < 2e-4, "{name}: {difference}");
     }
@@ -167,10 +180,11 @@ fn a_diverged_training_names_the_tensor_the_step_the_rate_and_the_checkpoint() {
     let before = trainer.checkpoint().unwrap();
     before.write(&run_dir.layout().checkpoint(4)).unwrap();
     fs::write(run_dir.path().join("latest"), "step-0000004\n").unwrap();
-    let (_, var) = trainer.parameters().iter().find(|(name, _)| *name == "mid.conv1.2.bias").unwrap();
+    let (_, var) =
+        trainer.parameters().iter().find(|(name, _)| *name == "mid.conv1.2.bias").unwrap();
     var.set(&var.affine(0.0, f64::NAN).unwrap()).unwrap();
-    let error =
-        run(&mut trainer, &run_dir, &Checks::default(), &mut |_| ControlFlow::Continue(())).unwrap_err();
+    let error = run(&mut trainer, &run_dir, &Checks::default(), &mut |_| ControlFlow::Continue(()))
+        .unwrap_err();
     assert!(matches!(&error, TrainError::NotFinite { step: 4, .. }));
     let text = error.to_string();
     for part in ["step 4", "`mid.conv1.2.bias`", "learning rate", "step-0000004"] {
@@ -250,9 +264,11 @@ fn damaged_checkpoints_are_named() {
     let replace = |from: &'static str, to: &'static str| {
         move |bytes: Vec<u8>| String::from_utf8(bytes).unwrap().replace(from, to).into_bytes()
     };
-    let version = damage("checkpoint.json", &replace("\"format_version\": 1", "\"format_version\": 99"));
+    let version =
+        damage("checkpoint.json", &replace("\"format_version\": 1", "\"format_version\": 99"));
     assert!(version.contains("format version 99; this program reads version 1"), "{version}");
-    let shape = damage("checkpoint.json", &replace("\"base_channels\": 16", "\"base_channels\": 24"));
+    let shape =
+        damage("checkpoint.json", &replace("\"base_channels\": 16", "\"base_channels\": 24"));
     assert!(shape.contains("ema.safetensors") && shape.contains("the network needs"), "{shape}");
     let range = damage("checkpoint.json", &|bytes| {
         String::from_utf8(bytes).unwrap().replace("-1.0,", "0.0,").into_bytes()
@@ -262,7 +278,10 @@ fn damaged_checkpoints_are_named() {
         "checkpoint.json",
         &replace("\"num_train_timesteps\": 200", "\"num_train_timesteps\": 1000000000000000000"),
     );
-    assert!(huge.contains("num_train_timesteps is 1000000000000000000; it must be at most"), "{huge}");
+    assert!(
+        huge.contains("num_train_timesteps is 1000000000000000000; it must be at most"),
+        "{huge}"
+    );
     let shape = damage("checkpoint.json", &|bytes| {
         let text = String::from_utf8(bytes).unwrap().replace(char::is_whitespace, "");
         text.replace("\"image_shape\":[1,8,8]", "\"image_shape\":[1,4000000000,8]").into_bytes()
@@ -282,9 +301,11 @@ fn a_run_folder_keeps_the_newest_checkpoints_and_clears_leftovers() {
     (config.checkpoint.every, config.checkpoint.keep) = (2, 2);
     let run_dir = RunDir::create(&folder.path().join("run"), &config).unwrap();
     // What processes that were killed leave: half a checkpoint, a whole one that `latest` never named, half a picture.
-    for name in
-        ["checkpoints/.partial-step-0000003", "checkpoints/step-0000123", "samples/.partial-step-0000002.png"]
-    {
+    for name in [
+        "checkpoints/.partial-step-0000003",
+        "checkpoints/step-0000123",
+        "samples/.partial-step-0000002.png",
+    ] {
         fs::create_dir_all(run_dir.path().join(name)).unwrap();
     }
     let path = run_dir.path().to_owned();
@@ -300,7 +321,9 @@ fn a_run_folder_keeps_the_newest_checkpoints_and_clears_leftovers() {
     assert_eq!(left, ["step-0000008", "step-0000009"]);
     assert!(run_dir.layout().latest_checkpoint().unwrap().ends_with("step-0000009"));
     drop(run_dir);
-    assert!(RunDir::create(&path, &config).unwrap_err().to_string().contains("already holds a run"));
+    assert!(
+        RunDir::create(&path, &config).unwrap_err().to_string().contains("already holds a run")
+    );
 }
 
 #[test]
@@ -310,7 +333,9 @@ fn two_processes_cannot_train_in_one_folder() {
     let path = folder.path().join("run");
     let first = RunDir::create(&path, &config(1)).unwrap();
     for second in [RunDir::resume(&path), RunDir::create(&path, &config(1))] {
-        assert!(second.unwrap_err().to_string().contains("another process is training in this folder"));
+        assert!(
+            second.unwrap_err().to_string().contains("another process is training in this folder")
+        );
     }
     // Looking is allowed, training after a look is not.
     let look = RunDir::open(&path).unwrap();
@@ -324,7 +349,8 @@ fn two_processes_cannot_train_in_one_folder() {
     drop(first);
     let resumed = RunDir::resume(&path).unwrap();
     assert_eq!(
-        run(&mut trainer, &resumed, &Checks::default(), &mut |_| ControlFlow::Continue(())).unwrap(),
+        run(&mut trainer, &resumed, &Checks::default(), &mut |_| ControlFlow::Continue(()))
+            .unwrap(),
         Outcome::Finished
     );
 }
@@ -333,7 +359,8 @@ fn two_processes_cannot_train_in_one_folder() {
 fn a_time_limit_ends_the_training_and_the_learning_rate() {
     let data = pictures();
     let mut config = config(1);
-    (config.steps, config.max_minutes, config.lr_schedule.decay) = (None, Some(2.0), LrDecay::Linear);
+    (config.steps, config.max_minutes, config.lr_schedule.decay) =
+        (None, Some(2.0), LrDecay::Linear);
     config.lr_schedule.warmup_steps = 0;
     let mut trainer = config.trainer(&data, &Device::Cpu).unwrap();
     for (seconds, share) in [(0, 1.0), (30, 0.75), (90, 0.25), (119, 1.0 / 120.0)] {
@@ -349,7 +376,10 @@ fn a_time_limit_ends_the_training_and_the_learning_rate() {
 #[test]
 fn configurations_layer_and_explain_their_errors() {
     let layered = |text: &str| {
-        TrainConfig::layered("mnist", Some(&ConfigSource { path: "my.toml".into(), text: text.to_owned() }))
+        TrainConfig::layered(
+            "mnist",
+            Some(&ConfigSource { path: "my.toml".into(), text: text.to_owned() }),
+        )
     };
     let config = layered("steps = 7\n[optimizer]\nlr = 0.5\n").unwrap();
     assert_eq!((config.steps, config.max_minutes, config.optimizer.lr), (Some(7), None, 0.5));
@@ -367,7 +397,10 @@ fn configurations_layer_and_explain_their_errors() {
 
     let error = |text: &str| layered(text).unwrap_err().to_string();
     let typo = error("seed = 1\nbach_size = 3\n");
-    assert!(typo.contains("my.toml:2") && typo.contains("`bach_size`; did you mean `batch_size`?"), "{typo}");
+    assert!(
+        typo.contains("my.toml:2") && typo.contains("`bach_size`; did you mean `batch_size`?"),
+        "{typo}"
+    );
     let nested = error("\n\n[optimizer]\nlearning_rate = 3\n");
     assert!(
         nested.contains("my.toml:4") && nested.contains("`learning_rate`") && nested.contains("lr"),
@@ -378,7 +411,9 @@ fn configurations_layer_and_explain_their_errors() {
     let field = |text: &str| layered(text).unwrap().validate().unwrap_err().to_string();
     assert!(field("steps = 0").contains("steps is 0; it must be at least 1"));
     assert!(field("[optimizer]\nlr = nan").contains("optimizer.lr is NaN"));
-    assert!(field("[schedule]\nbeta_schedule = \"linear\"\nbeta_end = 2.0").contains("beta_end is 2"));
+    assert!(
+        field("[schedule]\nbeta_schedule = \"linear\"\nbeta_end = 2.0").contains("beta_end is 2")
+    );
     assert!(
         error("[schedule]\nbeta_end = 0.1")
             .contains("my.toml: schedule.beta_end means nothing to the cosine schedule")
@@ -393,5 +428,8 @@ fn configurations_layer_and_explain_their_errors() {
 
     let preset = TrainConfig::preset("tutorial").unwrap();
     let text = preset.to_toml().unwrap();
-    assert_eq!(TrainConfig::from_source(&ConfigSource { path: "saved".into(), text }).unwrap(), preset);
+    assert_eq!(
+        TrainConfig::from_source(&ConfigSource { path: "saved".into(), text }).unwrap(),
+        preset
+    );
 }

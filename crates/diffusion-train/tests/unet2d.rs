@@ -7,7 +7,8 @@ use diffusion_train::{ConfigSource, TrainConfig};
 use diffusion_unet::{DownBlockType, NetworkConfig, TimeEmbeddingType, UNet2DConfig, UpBlockType};
 
 fn pictures() -> ImageDataset {
-    let pixels = (0..40).flat_map(|i: usize| (0..64).map(move |p| if (p / 8 + i) % 5 < 2 { 255 } else { 0 }));
+    let pixels = (0..40)
+        .flat_map(|i: usize| (0..64).map(move |p| if (p / 8 + i) % 5 < 2 { 255 } else { 0 }));
     ImageDataset::new(pixels.collect(), None, [1, 8, 8]).unwrap()
 }
 
@@ -33,7 +34,11 @@ fn config(network: UNet2DConfig) -> TrainConfig {
 
 #[test]
 fn presets_are_valid_and_have_their_papers_size() {
-    let sizes = [("cifar10", 3, 32, 35_746_307), ("digits-attn", 1, 28, 947_777), ("mnist", 1, 28, 520_193)];
+    let sizes = [
+        ("cifar10", 3, 32, 35_746_307),
+        ("digits-attn", 1, 28, 947_777),
+        ("mnist", 1, 28, 520_193),
+    ];
     for (name, channels, side, parameters) in sizes {
         let preset = TrainConfig::preset(name).unwrap();
         preset.validate().unwrap();
@@ -45,14 +50,18 @@ fn presets_are_valid_and_have_their_papers_size() {
         assert_eq!(count_parameters(|vb| preset.network.build(vb)).unwrap(), parameters, "{name}");
 
         let text = preset.to_toml().unwrap();
-        assert_eq!(TrainConfig::from_source(&ConfigSource { path: name.into(), text }).unwrap(), preset);
+        assert_eq!(
+            TrainConfig::from_source(&ConfigSource { path: name.into(), text }).unwrap(),
+            preset
+        );
     }
 }
 
 #[test]
 fn a_network_for_other_channels_keeps_its_ratio() {
     let ratio = |out_channels| {
-        let network = NetworkConfig::Unet2d(UNet2DConfig { in_channels: 3, out_channels, ..tiny() });
+        let network =
+            NetworkConfig::Unet2d(UNet2DConfig { in_channels: 3, out_channels, ..tiny() });
         match network.with_image_channels(1) {
             NetworkConfig::Unet2d(config) => (config.in_channels, config.out_channels),
             simple @ NetworkConfig::SimpleUnet(_) => panic!("another network: {simple:?}"),

@@ -43,7 +43,10 @@ const LAYERS: [(Conv3d, [usize; 3]); 3] = [
 ];
 
 fn main() {
-    println!("{:<30} {:>10} {:>10} {:>7} {:>15}", "layer", "3-D", "(2+1)-D", "ratio", "mult-adds, 3-D");
+    println!(
+        "{:<30} {:>10} {:>10} {:>7} {:>15}",
+        "layer", "3-D", "(2+1)-D", "ratio", "mult-adds, 3-D"
+    );
     for (conv, size) in LAYERS {
         let Conv3d { inputs, outputs, kernel: [kt, kh, kw] } = conv;
         let [frames, height, width] = size;
@@ -80,8 +83,8 @@ mod tests {
         for (conv, _) in LAYERS {
             let [kt, kh, kw] = conv.kernel;
             assert_eq!(conv.parameters(), real(conv.inputs, conv.outputs, conv.kernel));
-            let split =
-                real(conv.inputs, conv.outputs, [1, kh, kw]) + real(conv.outputs, conv.outputs, [kt, 1, 1]);
+            let split = real(conv.inputs, conv.outputs, [1, kh, kw])
+                + real(conv.outputs, conv.outputs, [kt, 1, 1]);
             assert_eq!(conv.split_parameters(), split);
         }
     }
@@ -92,7 +95,9 @@ mod tests {
         let (conv, [frames, height, width]) = LAYERS[2];
         let mut of_one = 0;
         for _ in 0..conv.inputs {
-            for k in conv.kernel[0..1].iter().flat_map(|kt| vec![conv.kernel[1] * conv.kernel[2]; *kt]) {
+            for k in
+                conv.kernel[0..1].iter().flat_map(|kt| vec![conv.kernel[1] * conv.kernel[2]; *kt])
+            {
                 of_one += k;
             }
         }

@@ -63,7 +63,11 @@ impl NetworkAnalysis {
     ///
     /// # Errors
     /// A configuration that describes no network; a size that it cannot take.
-    pub fn new(network: &NetworkConfig, [height, width]: [usize; 2], batch_size: usize) -> Result<Self> {
+    pub fn new(
+        network: &NetworkConfig,
+        [height, width]: [usize; 2],
+        batch_size: usize,
+    ) -> Result<Self> {
         let device = Device::Cpu;
         let (trained, parameters) = network.initialise(0, &device)?;
         let shape = (batch_size, network.image_channels(), height, width);
@@ -140,12 +144,19 @@ fn parts(operations: &[Operation], parameters: &Parameters, batch_size: usize) -
         .collect()
 }
 
-fn part(parameters: usize, name: String, operations: &[&Operation], batch_size: usize) -> NetworkPart {
+fn part(
+    parameters: usize,
+    name: String,
+    operations: &[&Operation],
+    batch_size: usize,
+) -> NetworkPart {
     // Beside maps, rows of numbers, like a block's projection of the time, do not count.
     let is_map = |operation: &&Operation| operation.output[2] * operation.output[3] > 1;
     let has_maps = operations.iter().any(is_map);
-    let shown: Vec<&Operation> = operations.iter().copied().filter(|o| is_map(o) || !has_maps).collect();
-    let bytes = |operation: &&Operation| operation.output.iter().product::<usize>() * size_of::<f32>();
+    let shown: Vec<&Operation> =
+        operations.iter().copied().filter(|o| is_map(o) || !has_maps).collect();
+    let bytes =
+        |operation: &&Operation| operation.output.iter().product::<usize>() * size_of::<f32>();
     let products: u64 = operations.iter().map(|operation| operation.multiply_adds).sum();
     NetworkPart {
         name,

@@ -4,7 +4,8 @@ use candle_core::{Error, Result, Tensor};
 use candle_nn::{Module, VarBuilder};
 use diffusion_kernels::{Activation, FeatureMap, in_pool};
 use diffusion_nn::{
-    Conv2d, Conv2dConfig, GroupNorm, Linear, ResidualBlock, TimeEmbedding, conv2d, group_norm, linear,
+    Conv2d, Conv2dConfig, GroupNorm, Linear, ResidualBlock, TimeEmbedding, conv2d, group_norm,
+    linear,
 };
 use diffusion_process::{Classifier, NoiseLevel, per_image};
 use serde::{Deserialize, Serialize};
@@ -93,14 +94,16 @@ impl NoisyClassifier {
             )));
         }
         in_pool(|| {
-            let angles = Tensor::from_iter(levels.iter().map(|level| angle(level) as f32), x_t.device())?;
+            let angles =
+                Tensor::from_iter(levels.iter().map(|level| angle(level) as f32), x_t.device())?;
             let time = self.time_embed.forward(&angles)?;
             let scales = per_image(levels.iter().map(NoiseLevel::to_variance_preserving), x_t)?;
             let mut h = FeatureMap::from_images(&x_t.broadcast_mul(&scales)?)?;
             for (down, block) in &self.levels {
                 h = block.forward(&down.forward(&h)?, &time, None)?;
             }
-            let pooled = self.norm.forward(&h, Activation::Silu)?.to_images()?.flatten_from(2)?.mean(2)?;
+            let pooled =
+                self.norm.forward(&h, Activation::Silu)?.to_images()?.flatten_from(2)?.mean(2)?;
             self.out.forward(&pooled)
         })
     }

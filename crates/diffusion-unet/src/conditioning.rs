@@ -28,7 +28,11 @@ impl Conditioning {
 }
 
 /// Refuses a number of timesteps or classes other than the number of `images`.
-pub(crate) fn check_counts(images: usize, timesteps: &Tensor, classes: &[Option<u32>]) -> Result<()> {
+pub(crate) fn check_counts(
+    images: usize,
+    timesteps: &Tensor,
+    classes: &[Option<u32>],
+) -> Result<()> {
     if timesteps.dims() != [images] {
         return Err(Error::Msg(format!(
             "expected {images} timesteps (one per image), got a tensor of shape {:?}",
@@ -36,7 +40,10 @@ pub(crate) fn check_counts(images: usize, timesteps: &Tensor, classes: &[Option<
         )));
     }
     if classes.len() != images {
-        return Err(Error::Msg(format!("expected {images} classes (one per image), got {}", classes.len())));
+        return Err(Error::Msg(format!(
+            "expected {images} classes (one per image), got {}",
+            classes.len()
+        )));
     }
     Ok(())
 }

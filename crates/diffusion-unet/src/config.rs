@@ -51,7 +51,10 @@ impl NetworkConfig {
     ///
     /// # Errors
     /// Those of [`build`](Self::build).
-    pub fn build_for_training(&self, vb: VarBuilder<'_>) -> Result<Box<dyn TrainingNetwork + Send + Sync>> {
+    pub fn build_for_training(
+        &self,
+        vb: VarBuilder<'_>,
+    ) -> Result<Box<dyn TrainingNetwork + Send + Sync>> {
         match self {
             Self::SimpleUnet(config) => Ok(Box::new(SimpleUNet::new(config, vb)?)),
             Self::Unet2d(config) => Ok(Box::new(UNet2D::new(config, vb)?)),
@@ -68,7 +71,8 @@ impl NetworkConfig {
         seed: u64,
         device: &Device,
     ) -> Result<(Box<dyn TrainingNetwork + Send + Sync>, Parameters)> {
-        let (network, parameters) = Parameters::initialise(seed, device, |vb| self.build_for_training(vb))?;
+        let (network, parameters) =
+            Parameters::initialise(seed, device, |vb| self.build_for_training(vb))?;
         let outer_layers = match self {
             Self::SimpleUnet(_) => SimpleUNet::OUTER_LAYERS,
             Self::Unet2d(_) => UNet2D::OUTER_LAYERS,
@@ -132,10 +136,13 @@ impl NetworkConfig {
     #[must_use]
     pub fn with_output_channels(&self, channels: usize) -> Self {
         match self {
-            Self::SimpleUnet(config) => {
-                Self::SimpleUnet(SimpleUNetConfig { out_channels: Some(channels), ..config.clone() })
+            Self::SimpleUnet(config) => Self::SimpleUnet(SimpleUNetConfig {
+                out_channels: Some(channels),
+                ..config.clone()
+            }),
+            Self::Unet2d(config) => {
+                Self::Unet2d(UNet2DConfig { out_channels: channels, ..config.clone() })
             }
-            Self::Unet2d(config) => Self::Unet2d(UNet2DConfig { out_channels: channels, ..config.clone() }),
         }
     }
 
@@ -165,9 +172,11 @@ impl NetworkConfig {
         let null_class = null_class && classes > 0;
         let num_class_embeds = (classes > 0).then_some(classes + usize::from(null_class));
         match self {
-            Self::SimpleUnet(config) => {
-                Self::SimpleUnet(SimpleUNetConfig { num_class_embeds, null_class, ..config.clone() })
-            }
+            Self::SimpleUnet(config) => Self::SimpleUnet(SimpleUNetConfig {
+                num_class_embeds,
+                null_class,
+                ..config.clone()
+            }),
             Self::Unet2d(config) => {
                 Self::Unet2d(UNet2DConfig { num_class_embeds, null_class, ..config.clone() })
             }

@@ -34,5 +34,6 @@ pub use classifier::{NoisyClassifier, NoisyClassifierConfig};
 pub use config::{NetworkConfig, TrainingNetwork};
 pub use simple::{SimpleUNet, SimpleUNetConfig};
 pub use unet2d::{
-    DownBlockType, ResampleType, TimeEmbeddingType, TimeScaleShift, UNet2D, UNet2DConfig, UpBlockType,
+    DownBlockType, ResampleType, TimeEmbeddingType, TimeScaleShift, UNet2D, UNet2DConfig,
+    UpBlockType,
 };

@@ -6,8 +6,8 @@ use candle_core::{Error, Result, Tensor};
 use candle_nn::{Module, VarBuilder};
 use diffusion_kernels::{FeatureMap, in_pool};
 use diffusion_nn::{
-    ClassEmbedding, Conv2d, Conv2dConfig, ConvTranspose2d, DropoutNoise, ResidualBlock, conv_transpose2d,
-    conv2d,
+    ClassEmbedding, Conv2d, Conv2dConfig, ConvTranspose2d, DropoutNoise, ResidualBlock,
+    conv_transpose2d, conv2d,
 };
 use diffusion_process::Network;
 use serde::{Deserialize, Serialize};
@@ -109,11 +109,14 @@ impl SimpleUNet {
             ("out_channels", out_channels),
         ] {
             if !(1..=MAX_WIDTH).contains(&width) {
-                return Err(Error::Msg(format!("{name} is {width}; it must lie between 1 and {MAX_WIDTH}")));
+                return Err(Error::Msg(format!(
+                    "{name} is {width}; it must lie between 1 and {MAX_WIDTH}"
+                )));
             }
         }
         check_classes(num_class_embeds, null_class)?;
-        let classes = |rows| ClassEmbedding::new(rows, null_class, time_dim, vb.pp("class_embedding"));
+        let classes =
+            |rows| ClassEmbedding::new(rows, null_class, time_dim, vb.pp("class_embedding"));
         let block = |cin, cout, name| residual_block(cin, cout, time_dim, vb.pp(name));
         let halving = Conv2dConfig { stride: 2, ..Conv2dConfig::default() };
         Ok(Self {
@@ -150,7 +153,12 @@ impl Network for SimpleUNet {
         self.forward_classes(x_t, timesteps, &vec![None; x_t.dims().first().copied().unwrap_or(0)])
     }
 
-    fn forward_classes(&self, x_t: &Tensor, timesteps: &Tensor, classes: &[Option<u32>]) -> Result<Tensor> {
+    fn forward_classes(
+        &self,
+        x_t: &Tensor,
+        timesteps: &Tensor,
+        classes: &[Option<u32>],
+    ) -> Result<Tensor> {
         let (images, _, height, width) = x_t.dims4()?;
         check_counts(images, timesteps, classes)?;
         let multiple = Self::SIZE_MULTIPLE;
@@ -177,7 +185,12 @@ impl TrainingNetwork for SimpleUNet {
 }
 
 impl SimpleUNet {
-    fn forward_images(&self, x_t: &Tensor, timesteps: &Tensor, classes: &[Option<u32>]) -> Result<Tensor> {
+    fn forward_images(
+        &self,
+        x_t: &Tensor,
+        timesteps: &Tensor,
+        classes: &[Option<u32>],
+    ) -> Result<Tensor> {
         let time = self.conditioning.forward(timesteps, classes)?;
         let block = |block: &ResidualBlock, x: &FeatureMap| block.forward(x, &time, None);
         let enc1 = block(&self.enc1, &self.stem.forward(&FeatureMap::from_images(x_t)?)?)?;

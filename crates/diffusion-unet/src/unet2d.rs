@@ -7,8 +7,9 @@ use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
 use diffusion_kernels::{self as kernels, Activation, FeatureMap, in_pool};
 use diffusion_nn::{
-    ClassEmbedding, Conv2d, Conv2dConfig, Dropout, DropoutNoise, FourierEmbedding, GroupNorm, Initialisation,
-    TimeEmbedding, TimeFeatures, TimestepEmbedding, conv2d, count_parameters, group_norm,
+    ClassEmbedding, Conv2d, Conv2dConfig, Dropout, DropoutNoise, FourierEmbedding, GroupNorm,
+    Initialisation, TimeEmbedding, TimeFeatures, TimestepEmbedding, conv2d, count_parameters,
+    group_norm,
 };
 use diffusion_process::Network;
 
@@ -18,7 +19,9 @@ use blocks::{DownBlock, MidBlock, Pass, UpBlock};
 use config::refuse;
 
 pub(crate) use config::check_classes;
-pub use config::{DownBlockType, ResampleType, TimeEmbeddingType, TimeScaleShift, UNet2DConfig, UpBlockType};
+pub use config::{
+    DownBlockType, ResampleType, TimeEmbeddingType, TimeScaleShift, UNet2DConfig, UpBlockType,
+};
 
 /// The weights alone of a larger network would take more than 8 GiB.
 const MAX_PARAMETERS: usize = 1 << 31;
@@ -67,7 +70,8 @@ pub struct UNet2D {
 
 impl UNet2D {
     /// The layers that take in images or classes or give the output. The others are hidden.
-    pub(crate) const OUTER_LAYERS: &'static [&'static str] = &["conv_in", "class_embedding", "conv_out"];
+    pub(crate) const OUTER_LAYERS: &'static [&'static str] =
+        &["conv_in", "class_embedding", "conv_out"];
 
     /// The network with parameters from `vb`.
     ///
@@ -102,8 +106,10 @@ impl UNet2D {
     fn with_parameters(config: &UNet2DConfig, vb: VarBuilder<'_>) -> Result<Self> {
         let (first, levels) = (config.block_out_channels[0], config.block_out_channels.len());
         let pixels_of_patch = config.patch_size * config.patch_size;
-        let (inputs, outputs) = (config.in_channels * pixels_of_patch, config.out_channels * pixels_of_patch);
-        let init = if config.zero_init_output { Initialisation::Zeros } else { Initialisation::PyTorch };
+        let (inputs, outputs) =
+            (config.in_channels * pixels_of_patch, config.out_channels * pixels_of_patch);
+        let init =
+            if config.zero_init_output { Initialisation::Zeros } else { Initialisation::PyTorch };
         let down = |level| DownBlock::new(config, level, vb.pp(format!("down_blocks.{level}")));
         let up = |level| UpBlock::new(config, level, vb.pp(format!("up_blocks.{level}")));
         Ok(Self {
@@ -150,15 +156,15 @@ impl UNet2D {
             let output = self.forward_images(x_t, &mut Pass { time, dropout })?;
             match self.config.time_embedding_type {
                 TimeEmbeddingType::Positional => Ok(output),
-                TimeEmbeddingType::Fourier => {
-                    output.broadcast_div(&timesteps.to_dtype(output.dtype())?.reshape(((), 1, 1, 1))?)
-                }
+                TimeEmbeddingType::Fourier => output
+                    .broadcast_div(&timesteps.to_dtype(output.dtype())?.reshape(((), 1, 1, 1))?),
             }
         })
     }
 
     fn forward_images(&self, x_t: &Tensor, pass: &mut Pass) -> Result<Tensor> {
-        let x_t = if self.config.center_input_sample { x_t.affine(2.0, -1.0)? } else { x_t.clone() };
+        let x_t =
+            if self.config.center_input_sample { x_t.affine(2.0, -1.0)? } else { x_t.clone() };
         let patched = to_patches(&x_t, self.config.patch_size)?;
         let mut x = self.conv_in.forward(&FeatureMap::from_images(&patched)?)?;
         let mut skips = vec![x.clone()];
@@ -188,7 +194,8 @@ fn conditioning(config: &UNet2DConfig, vb: &VarBuilder<'_>) -> Result<Conditioni
         }
     };
     let layers = [vb.pp("time_embedding.linear_1"), vb.pp("time_embedding.linear_2")];
-    let classes = |rows| ClassEmbedding::new(rows, config.null_class, width, vb.pp("class_embedding"));
+    let classes =
+        |rows| ClassEmbedding::new(rows, config.null_class, width, vb.pp("class_embedding"));
     Ok(Conditioning {
         time: TimeEmbedding::new(features, width, width, layers)?,
         classes: config.num_class_embeds.map(classes).transpose()?,
@@ -225,7 +232,12 @@ impl Network for UNet2D {
     /// Sides that are not multiples of [`UNet2DConfig::size_multiple`]; classes that are missing or
     /// unknown, or that a network without classes gets; timesteps of 0 or less where they are embedded
     /// by their logarithm.
-    fn forward_classes(&self, x_t: &Tensor, timesteps: &Tensor, classes: &[Option<u32>]) -> Result<Tensor> {
+    fn forward_classes(
+        &self,
+        x_t: &Tensor,
+        timesteps: &Tensor,
+        classes: &[Option<u32>],
+    ) -> Result<Tensor> {
         self.forward_with(x_t, timesteps, classes, None)
     }
 }
@@ -239,8 +251,8 @@ impl TrainingNetwork for UNet2D {
         noise: DropoutNoise,
     ) -> Result<Tensor> {
         let rate = self.config.dropout;
-        let dropout =
-            (rate > 0.0).then(|| Dropout::new(rate, noise, x_t.dims().first().copied().unwrap_or(0)));
+        let dropout = (rate > 0.0)
+            .then(|| Dropout::new(rate, noise, x_t.dims().first().copied().unwrap_or(0)));
         self.forward_with(x_t, timesteps, classes, dropout)
     }
 }

@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use candle_core::{DType, Device, Tensor};
 use diffusion_nn::{Conv2dConfig, DropoutNoise, Parameters, conv_transpose2d, conv2d, load_frozen};
 use diffusion_unet::{
-    DownBlockType, NetworkAnalysis, NetworkConfig, SimpleUNetConfig, UNet2DConfig, UNetSketch, UpBlockType,
+    DownBlockType, NetworkAnalysis, NetworkConfig, SimpleUNetConfig, UNet2DConfig, UNetSketch,
+    UpBlockType,
 };
 
 /// Counts what is asked for and given back.
@@ -71,14 +72,20 @@ fn parameters_are_those_of_the_real_variables_part_by_part() {
     let _alone = alone();
     for (config, size) in [(digits(), 28), (with_attention(), 16)] {
         let analysis = NetworkAnalysis::new(&config, [size, size], 1).unwrap();
-        let (_, parameters) = Parameters::initialise(0, &Device::Cpu, |vb| config.build(vb)).unwrap();
+        let (_, parameters) =
+            Parameters::initialise(0, &Device::Cpu, |vb| config.build(vb)).unwrap();
         let real: usize = parameters.tensors().values().map(Tensor::elem_count).sum();
         assert_eq!(analysis.parameters(), real);
         for part in &analysis.parts {
             let prefix = format!("{}.", part.name);
             let tensors = parameters.tensors();
             let of_part = tensors.iter().filter(|(name, _)| name.starts_with(&prefix));
-            assert_eq!(part.parameters, of_part.map(|(_, t)| t.elem_count()).sum::<usize>(), "{}", part.name);
+            assert_eq!(
+                part.parameters,
+                of_part.map(|(_, t)| t.elem_count()).sum::<usize>(),
+                "{}",
+                part.name
+            );
         }
     }
 }
@@ -139,10 +146,12 @@ fn memory_is_what_the_allocator_gave() {
         let analysis = NetworkAnalysis::new(&config, [size, size], batch).unwrap();
         let (network, parameters) = config.initialise(0, &Device::Cpu).unwrap();
         let x =
-            Tensor::zeros((batch, config.image_channels(), size, size), DType::F32, &Device::Cpu).unwrap();
+            Tensor::zeros((batch, config.image_channels(), size, size), DType::F32, &Device::Cpu)
+                .unwrap();
         let t = Tensor::ones(batch, DType::F32, &Device::Cpu).unwrap();
         let classes = vec![matches!(config, NetworkConfig::Unet2d(_)).then_some(0); batch];
-        let noise = DropoutNoise { source: diffusion_random::NoiseSource::new(0), draw: 0, first_index: 0 };
+        let noise =
+            DropoutNoise { source: diffusion_random::NoiseSource::new(0), draw: 0, first_index: 0 };
         let forward = || network.forward_training(&x, &t, &classes, noise).unwrap();
         // Buffers of passes that have gone wait to be used again; while three passes live, there are none left of them.
         let held = [forward(), forward(), forward()];
@@ -155,16 +164,23 @@ fn memory_is_what_the_allocator_gave() {
         // These take what that pass gave back.
         let more = [forward(), forward()];
         let frozen =
-            load_frozen(parameters.tensors(), &Device::Cpu, |vb| config.build_for_training(vb)).unwrap();
+            load_frozen(parameters.tensors(), &Device::Cpu, |vb| config.build_for_training(vb))
+                .unwrap();
         let sampling = peak_of(|| frozen.forward_training(&x, &t, &classes, noise).unwrap());
         drop((held, fourth, more));
         // Beside the maps, the gradients of the weights are there in the end, and what threads work with.
         let told = analysis.training_peak_bytes + 4 * analysis.parameters();
         let share = |measured: usize, told: usize| measured as f64 / told as f64;
-        assert!((0.97..1.25).contains(&share(peak, told)), "training: {peak} bytes measured, {told} told");
+        assert!(
+            (0.97..1.25).contains(&share(peak, told)),
+            "training: {peak} bytes measured, {told} told"
+        );
         // Buffers given back wait for a use of their size, which when sampling is a good part of what there is.
         let told = analysis.inference_peak_bytes;
-        assert!((0.97..1.6).contains(&share(sampling, told)), "sampling: {sampling} measured, {told} told");
+        assert!(
+            (0.97..1.6).contains(&share(sampling, told)),
+            "sampling: {sampling} measured, {told} told"
+        );
         let ratio = share(measured, analysis.training_bytes());
         assert!(
             (0.97..1.25).contains(&ratio),

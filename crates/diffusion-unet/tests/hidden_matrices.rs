@@ -68,7 +68,8 @@ fn in_the_configurable_unet_they_are_all_but_first_and_last_convolution_and_clas
     for block in ["down_blocks.1.resnets.0", "up_blocks.0.resnets.0", "up_blocks.0.resnets.1"] {
         expected.extend(weights(block, &["conv_shortcut"]));
     }
-    expected.extend(weights("up_blocks.1", &["resnets.0.conv_shortcut", "resnets.1.conv_shortcut"]));
+    expected
+        .extend(weights("up_blocks.1", &["resnets.0.conv_shortcut", "resnets.1.conv_shortcut"]));
     for block in [
         "down_blocks.1.attentions.0",
         "mid_block.attentions.0",
@@ -78,7 +79,8 @@ fn in_the_configurable_unet_they_are_all_but_first_and_last_convolution_and_clas
         expected.extend(weights(block, &["to_q", "to_k", "to_v", "to_out.0"]));
     }
     expected.extend(
-        ["down_blocks.0.downsamplers.0", "up_blocks.0.upsamplers.0"].map(|r| format!("{r}.conv.weight")),
+        ["down_blocks.0.downsamplers.0", "up_blocks.0.upsamplers.0"]
+            .map(|r| format!("{r}.conv.weight")),
     );
     assert_eq!(hidden_matrices(&network), expected.into_iter().collect());
 }

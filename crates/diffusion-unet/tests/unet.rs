@@ -44,7 +44,8 @@ fn every_parameter_receives_a_finite_nonzero_gradient() {
         for (name, var) in parameters.iter() {
             let gradient = gradients.get(var).unwrap_or_else(|| panic!("{name} got no gradient"));
             assert_eq!(gradient.dims(), var.dims(), "{name}");
-            let norm: f32 = gradient.sqr().unwrap().sum_all().unwrap().sqrt().unwrap().to_scalar().unwrap();
+            let norm: f32 =
+                gradient.sqr().unwrap().sum_all().unwrap().sqrt().unwrap().to_scalar().unwrap();
             assert!(norm.is_finite() && norm > 1e-12, "{name}: {norm}");
         }
     }
@@ -58,8 +59,12 @@ fn the_output_has_the_shape_of_the_input_or_the_size_is_refused() {
         assert_eq!(unet.forward(&x, &timesteps(1)).unwrap().dims(), x.dims());
     }
     for (height, width) in [(30, 28), (28, 30), (27, 27), (1, 1), (7, 4)] {
-        let error = unet.forward(&images(1, 1, height, width), &timesteps(1)).unwrap_err().to_string();
-        assert!(error.contains(&format!("{height}×{width}")) && error.contains("multiples of 4"), "{error}");
+        let error =
+            unet.forward(&images(1, 1, height, width), &timesteps(1)).unwrap_err().to_string();
+        assert!(
+            error.contains(&format!("{height}×{width}")) && error.contains("multiples of 4"),
+            "{error}"
+        );
     }
 }
 
@@ -71,7 +76,13 @@ fn an_image_alone_gives_the_bits_it_gives_in_a_batch() {
     for i in 0..5 {
         let alone = unet.forward(&x.narrow(0, i, 1).unwrap(), &t.narrow(0, i, 1).unwrap()).unwrap();
         let bits = |x: Tensor| -> Vec<u32> {
-            x.flatten_all().unwrap().to_vec1::<f32>().unwrap().into_iter().map(f32::to_bits).collect()
+            x.flatten_all()
+                .unwrap()
+                .to_vec1::<f32>()
+                .unwrap()
+                .into_iter()
+                .map(f32::to_bits)
+                .collect()
         };
         assert!(bits(together.narrow(0, i, 1).unwrap()) == bits(alone), "image {i}");
     }
@@ -97,7 +108,10 @@ fn initial_weights_follow_pytorchs_bounds_and_the_seed() {
         assert!(largest <= bound && largest > 0.8 * bound, "{name}: {largest} of {bound}");
         if values.len() > 1000 {
             let variance = values.iter().map(|v| v * v).sum::<f32>() / values.len() as f32;
-            assert!((variance / (bound * bound / 3.0) - 1.0).abs() < 0.1, "{name}: variance {variance}");
+            assert!(
+                (variance / (bound * bound / 3.0) - 1.0).abs() < 0.1,
+                "{name}: variance {variance}"
+            );
         }
     }
     let same = |a: &Parameters, b: &Parameters| {
@@ -116,14 +130,18 @@ fn frozen_and_reloaded_networks_compute_what_the_original_does() {
     let (x, t) = (images(2, 1, 8, 8), timesteps(2));
     let expected = unet.forward(&x, &t).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
 
-    let frozen = load_frozen(parameters.tensors(), &Device::Cpu, |vb| SimpleUNet::new(&SMALL, vb)).unwrap();
+    let frozen =
+        load_frozen(parameters.tensors(), &Device::Cpu, |vb| SimpleUNet::new(&SMALL, vb)).unwrap();
     let output = frozen.forward(&x, &t).unwrap();
     assert!(!output.track_op(), "a frozen network must not record gradients");
     assert_eq!(output.flatten_all().unwrap().to_vec1::<f32>().unwrap(), expected);
 
     let (other, other_parameters) = build(&SMALL, 4);
     other_parameters.load(&parameters.tensors()).unwrap();
-    assert_eq!(other.forward(&x, &t).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap(), expected);
+    assert_eq!(
+        other.forward(&x, &t).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap(),
+        expected
+    );
 }
 
 #[test]
@@ -136,7 +154,10 @@ fn loading_names_the_tensor_that_does_not_fit() {
         (parameters.load(&tensors).unwrap_err(), frozen.unwrap_err().to_string())
     };
     let (error, frozen) = broken(|t| drop(t.remove("mid.conv1.0.bias")));
-    assert!(matches!(&error, ParameterError::Missing(name) if name == "mid.conv1.0.bias"), "{error}");
+    assert!(
+        matches!(&error, ParameterError::Missing(name) if name == "mid.conv1.0.bias"),
+        "{error}"
+    );
     assert!(frozen.contains("`mid.conv1.0.bias` is missing"), "{frozen}");
 
     let (error, frozen) = broken(|t| drop(t.insert("extra".into(), t["stem.bias"].clone())));
@@ -151,7 +172,9 @@ fn loading_names_the_tensor_that_does_not_fit() {
 #[test]
 fn impossible_networks_are_refused() {
     let error = |config: SimpleUNetConfig| {
-        Parameters::initialise(0, &Device::Cpu, |vb| SimpleUNet::new(&config, vb)).unwrap_err().to_string()
+        Parameters::initialise(0, &Device::Cpu, |vb| SimpleUNet::new(&config, vb))
+            .unwrap_err()
+            .to_string()
     };
     assert!(
         error(SimpleUNetConfig { base_channels: 20, ..SMALL })
@@ -159,5 +182,8 @@ fn impossible_networks_are_refused() {
     );
     assert!(error(SimpleUNetConfig { time_dim: 3, ..SMALL }).contains("width 3 is too narrow"));
     assert!(error(SimpleUNetConfig { in_channels: 0, ..SMALL }).contains("between 1 and 4096"));
-    assert!(error(SimpleUNetConfig { base_channels: 800_000, ..SMALL }).contains("base_channels is 800000"));
+    assert!(
+        error(SimpleUNetConfig { base_channels: 800_000, ..SMALL })
+            .contains("base_channels is 800000")
+    );
 }

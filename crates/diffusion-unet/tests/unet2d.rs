@@ -74,7 +74,10 @@ fn the_ddpm_papers_cifar10_network_has_35746307_parameters() {
 #[test]
 fn counting_agrees_with_making() {
     for config in [tiny(), other()] {
-        assert_eq!(count_parameters(|vb| UNet2D::new(&config, vb)).unwrap(), build(&config).1.count());
+        assert_eq!(
+            count_parameters(|vb| UNet2D::new(&config, vb)).unwrap(),
+            build(&config).1.count()
+        );
     }
 }
 
@@ -93,7 +96,8 @@ fn every_parameter_receives_a_finite_nonzero_gradient() {
             }
             let gradient = gradients.get(var).unwrap_or_else(|| panic!("{name} got no gradient"));
             assert_eq!(gradient.dims(), var.dims(), "{name}");
-            let norm: f32 = gradient.sqr().unwrap().sum_all().unwrap().sqrt().unwrap().to_scalar().unwrap();
+            let norm: f32 =
+                gradient.sqr().unwrap().sum_all().unwrap().sqrt().unwrap().to_scalar().unwrap();
             assert!(norm.is_finite() && norm > 1e-12, "{name}: {norm}");
         }
     }
@@ -104,11 +108,14 @@ fn an_image_alone_gives_the_bits_it_gives_in_a_batch() {
     for config in [tiny(), other(), UNet2DConfig { dropout: 0.3, ..tiny() }] {
         let (unet, _) = build(&config);
         let (x, t, classes) = (images(4, 16), timesteps(4), classes(&config, 4));
-        let noise = |first_index| DropoutNoise { source: NoiseSource::new(3), draw: 7, first_index };
+        let noise =
+            |first_index| DropoutNoise { source: NoiseSource::new(3), draw: 7, first_index };
         let together = unet.forward_training(&x, &t, &classes, noise(0)).unwrap();
         for i in 0..4 {
             let one = |tensor: &Tensor| tensor.narrow(0, i, 1).unwrap();
-            let alone = unet.forward_training(&one(&x), &one(&t), &classes[i..=i], noise(i as u64)).unwrap();
+            let alone = unet
+                .forward_training(&one(&x), &one(&t), &classes[i..=i], noise(i as u64))
+                .unwrap();
             assert!(bits(&one(&together)) == bits(&alone), "image {i}");
         }
     }
@@ -145,7 +152,10 @@ fn classes_are_told_apart_and_must_be_known() {
     let (with_none, _) = build(&UNet2DConfig { null_class: true, ..config });
     let error = with_none.forward_classes(&x, &t, &[Some(2)]).unwrap_err().to_string();
     assert!(error.contains("class 2 is not among the 2 that the network knows"), "{error}");
-    assert!(bits(&with_none.forward(&x, &t).unwrap()) == bits(&output(2).unwrap()), "none has the last row");
+    assert!(
+        bits(&with_none.forward(&x, &t).unwrap()) == bits(&output(2).unwrap()),
+        "none has the last row"
+    );
 
     let error = build(&tiny()).0.forward_classes(&x, &t, &[Some(0)]).unwrap_err().to_string();
     assert!(error.contains("knows no classes"), "{error}");
@@ -154,10 +164,14 @@ fn classes_are_told_apart_and_must_be_known() {
 #[test]
 fn there_must_be_one_timestep_and_one_class_per_image() {
     let (unet, _) = build(&tiny());
-    let error = unet.forward_classes(&images(3, 8), &timesteps(3), &[None; 2]).unwrap_err().to_string();
+    let error =
+        unet.forward_classes(&images(3, 8), &timesteps(3), &[None; 2]).unwrap_err().to_string();
     assert!(error.contains("expected 3 classes (one per image), got 2"), "{error}");
     let error = unet.forward(&images(3, 8), &timesteps(2)).unwrap_err().to_string();
-    assert!(error.contains("expected 3 timesteps (one per image), got a tensor of shape [2]"), "{error}");
+    assert!(
+        error.contains("expected 3 timesteps (one per image), got a tensor of shape [2]"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -186,8 +200,14 @@ fn impossible_networks_are_refused_by_field_and_value() {
         ("block_out_channels[1] is 18446744073709551615", wide(usize::MAX)),
         ("layers_per_block is 0", UNet2DConfig { layers_per_block: 0, ..tiny() }),
         ("layers_per_block is 999", UNet2DConfig { layers_per_block: 999, ..tiny() }),
-        ("down_block_types has 1 levels", UNet2DConfig { down_block_types: vec![DownBlock2D], ..tiny() }),
-        ("up_block_types has 4 levels", UNet2DConfig { up_block_types: vec![UpBlock2D; 4], ..tiny() }),
+        (
+            "down_block_types has 1 levels",
+            UNet2DConfig { down_block_types: vec![DownBlock2D], ..tiny() },
+        ),
+        (
+            "up_block_types has 4 levels",
+            UNet2DConfig { up_block_types: vec![UpBlock2D; 4], ..tiny() },
+        ),
         ("norm_num_groups is 3", UNet2DConfig { norm_num_groups: 3, ..tiny() }),
         ("norm_num_groups is 0", UNet2DConfig { norm_num_groups: 0, ..tiny() }),
         ("attn_norm_num_groups is 5", UNet2DConfig { attn_norm_num_groups: Some(5), ..tiny() }),
@@ -216,8 +236,9 @@ fn a_network_that_would_fill_the_memory_is_refused_before_it_is_made() {
         norm_num_groups: 32,
         ..tiny()
     };
-    let error =
-        Parameters::initialise(0, &Device::Cpu, |vb| UNet2D::new(&config, vb)).unwrap_err().to_string();
+    let error = Parameters::initialise(0, &Device::Cpu, |vb| UNet2D::new(&config, vb))
+        .unwrap_err()
+        .to_string();
     assert!(
         error.contains("block_out_channels [4096, 4096, 4096]") && error.contains("parameters"),
         "{error}"

@@ -111,7 +111,8 @@ impl Images<'_> {
     /// A class that the model does not have; a sampler, steps or guidance that do not suit it; those of the device.
     pub fn tensor(mut self) -> Result<Tensor, Error> {
         if let Some(name) = &self.class {
-            let class = find_class(&self.model.description.classes, name).map_err(ModelError::from)?;
+            let class =
+                find_class(&self.model.description.classes, name).map_err(ModelError::from)?;
             self.generation.classes = ClassChoice::Listed(vec![class]);
         }
         Ok(self.model.generate(&self.generation, &mut |_| ControlFlow::Continue(()))?)

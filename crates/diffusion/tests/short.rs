@@ -39,6 +39,9 @@ fn guidance_needs_a_model_with_classes() {
     let refused = generate(Some(5.0), ClassChoice::AsTrained).unwrap_err().to_string();
     assert!(refused.contains("without classes"), "{refused}");
     for guidance in [None, Some(1.0)] {
-        assert_eq!(generate(guidance, ClassChoice::Listed(Vec::new())).unwrap().dims(), [1, 1, 28, 28]);
+        assert_eq!(
+            generate(guidance, ClassChoice::Listed(Vec::new())).unwrap().dims(),
+            [1, 1, 28, 28]
+        );
     }
 }

@@ -5,7 +5,8 @@ pub(crate) fn distances() {
     let tensors = golden_tensors("frechet/frechet.safetensors");
     for case in cases(&golden_json("frechet/frechet.json")["cases"]) {
         let id = text(&case["id"]);
-        let statistics = |set: u8| Statistics::of(&tensors[&format!("{id}/features_{set}")]).unwrap();
+        let statistics =
+            |set: u8| Statistics::of(&tensors[&format!("{id}/features_{set}")]).unwrap();
         let found = statistics(1).frechet_distance(&statistics(2)).unwrap();
         let wanted = number(&case["reference"]);
         let tolerance = match case["rtol"].as_f64() {

@@ -3,7 +3,9 @@ use std::collections::HashMap;
 use candle_core::{DType, Tensor};
 use diffusion_model::Objective;
 use diffusion_process::PredictionType;
-use diffusion_tests::{assert_close, cases, flat, golden_json, golden_tensors, number, numbers, text};
+use diffusion_tests::{
+    assert_close, cases, flat, golden_json, golden_tensors, number, numbers, text,
+};
 use diffusion_train::{LossConfig, LossWeighting, PixelError, TrainingLoss};
 use serde_json::Value;
 
@@ -30,7 +32,8 @@ pub(crate) fn min_snr_weights() {
             for (name, prediction_type) in TYPES {
                 for (t, expected) in timesteps(case).into_iter().zip(numbers(&by_type[name])) {
                     let found = weighting.weight(prediction_type, schedule.snr(t));
-                    let what = format!("{} γ {gamma} {name} at {t}: {found}, not {expected}", case["id"]);
+                    let what =
+                        format!("{} γ {gamma} {name} at {t}: {found}, not {expected}", case["id"]);
                     assert!((found - expected).abs() <= 1e-10 * expected, "{what}");
                 }
             }
@@ -44,17 +47,27 @@ pub(crate) fn loss_example() {
     let example = &file["loss_example"];
     let case = cases(&file["cases"]).iter().find(|case| case["id"] == example["case"]).unwrap();
     for (name, prediction_type) in TYPES {
-        let objective = Objective::Diffusion { schedule: schedule_of(&case["config"]), prediction_type };
+        let objective =
+            Objective::Diffusion { schedule: schedule_of(&case["config"]), prediction_type };
         let expected = &example["losses_f64"][name];
         let losses = |weighting| losses(&objective, weighting, &timesteps(case), &tensors);
         let mean = |losses: &[f64]| losses.iter().sum::<f64>() / losses.len() as f64;
         let close = |what: &str, found: f64, expected: f64| {
             let relative = (found / expected - 1.0).abs();
-            assert!(relative <= 1e-5, "{} {name} {what}: {found}, not {expected}", text(&case["id"]));
+            assert!(
+                relative <= 1e-5,
+                "{} {name} {what}: {found}, not {expected}",
+                text(&case["id"])
+            );
         };
         let plain = losses(LossWeighting::None);
         let per_sample = numbers(&expected["per_sample_mse"]);
-        assert_close(name, &plain, &per_sample, 1e-5 * per_sample.iter().copied().fold(0.0, f64::max));
+        assert_close(
+            name,
+            &plain,
+            &per_sample,
+            1e-5 * per_sample.iter().copied().fold(0.0, f64::max),
+        );
         close("plain", mean(&plain), number(&expected["plain"]));
         let gamma = number(&example["gamma"]);
         let weighted = losses(LossWeighting::MinSnr { gamma });

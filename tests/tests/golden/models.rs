@@ -4,7 +4,9 @@ use candle_core::{DType, Device, Tensor, Var};
 use diffusion_interop::ImportedModel;
 use diffusion_nn::Parameters;
 use diffusion_process::Network;
-use diffusion_tests::{Coverage, assert_close, flat, golden_dir, golden_json, golden_tensors, number};
+use diffusion_tests::{
+    Coverage, assert_close, flat, golden_dir, golden_json, golden_tensors, number,
+};
 use diffusion_unet::UNet2D;
 use serde_json::Value;
 
@@ -13,8 +15,9 @@ fn folders() -> Vec<String> {
     let dir = golden_dir().join("models");
     let entries = std::fs::read_dir(&dir).unwrap_or_else(|e| panic!("{}: {e}", dir.display()));
     let folders = entries.map(|entry| entry.unwrap()).filter(|entry| entry.path().is_dir());
-    let mut names: Vec<String> =
-        folders.map(|entry| entry.file_name().to_str().expect("a name in UTF-8").to_owned()).collect();
+    let mut names: Vec<String> = folders
+        .map(|entry| entry.file_name().to_str().expect("a name in UTF-8").to_owned())
+        .collect();
     names.sort();
     names
 }
@@ -33,8 +36,9 @@ impl Case {
     fn open(name: String) -> Result<Self, String> {
         let model = ImportedModel::read(&golden_dir().join("models").join(&name), None);
         let ImportedModel { network, weights, .. } = model.map_err(|e| e.to_string())?;
-        let (unet, parameters) = Parameters::initialise(0, &Device::Cpu, |vb| UNet2D::new(&network, vb))
-            .map_err(|e| e.to_string())?;
+        let (unet, parameters) =
+            Parameters::initialise(0, &Device::Cpu, |vb| UNet2D::new(&network, vb))
+                .map_err(|e| e.to_string())?;
         parameters.load(&weights).unwrap_or_else(|e| panic!("{name}: {e}"));
         let file = |file: &str| format!("models/{name}/{file}");
         let (json, io) = (golden_json(&file("case.json")), golden_tensors(&file("io.safetensors")));
@@ -55,16 +59,23 @@ impl Case {
         for table in ["output", "output_f64"] {
             assert_eq!(output.dims(), self.io[table].dims(), "{name} {table}");
             let (found, expected) = (flat(&output), flat(&self.io[table]));
-            assert_close(&format!("{name} {table}"), &found, &expected, number(&self.json["atol_output"]));
+            assert_close(
+                &format!("{name} {table}"),
+                &found,
+                &expected,
+                number(&self.json["atol_output"]),
+            );
         }
 
         let gradients = output.sqr().unwrap().mean_all().unwrap().backward().unwrap();
         let of_parameters = self.parameters.iter();
         let vars: HashMap<&str, &Var> = of_parameters.chain([("sample", &sample)]).collect();
-        let expected = self.io.iter().filter_map(|(key, tensor)| Some((key.strip_prefix("grad/")?, tensor)));
+        let expected =
+            self.io.iter().filter_map(|(key, tensor)| Some((key.strip_prefix("grad/")?, tensor)));
         let mut checked = 0;
         for (parameter, expected) in expected {
-            let found = gradients.get(vars[parameter]).unwrap_or_else(|| panic!("{name}: no {parameter}"));
+            let found =
+                gradients.get(vars[parameter]).unwrap_or_else(|| panic!("{name}: no {parameter}"));
             self.gradient_agrees(parameter, &flat(found), &flat(expected));
             checked += 1;
         }

@@ -2,7 +2,9 @@ use std::collections::BTreeMap;
 
 use candle_core::{DType, Device, Tensor, Var};
 use diffusion_nn::Parameters;
-use diffusion_tests::{assert_close, cases, flat, golden_json, golden_tensors, number, numbers, text};
+use diffusion_tests::{
+    assert_close, cases, flat, golden_json, golden_tensors, number, numbers, text,
+};
 use diffusion_train::{AdamW, AdamWConfig, Ema, EmaConfig, Gradients, LrDecay, LrSchedule};
 use serde_json::Value;
 
@@ -15,11 +17,19 @@ pub(crate) fn adamw() {
     }
 }
 
-fn adamw_case(case: &Value, tensor: &dyn Fn(&str) -> Tensor, dtype: DType, suffix: &str, tolerance: f64) {
+fn adamw_case(
+    case: &Value,
+    tensor: &dyn Fn(&str) -> Tensor,
+    dtype: DType,
+    suffix: &str,
+    tolerance: f64,
+) {
     let id = text(&case["id"]);
     let cast = |name: &str| tensor(name).to_dtype(dtype).unwrap();
-    let (w, b) = (Var::from_tensor(&cast("w_init")).unwrap(), Var::from_tensor(&cast("b_init")).unwrap());
-    let parameters = Parameters::from_vars([("w".to_owned(), w.clone()), ("b".to_owned(), b.clone())]);
+    let (w, b) =
+        (Var::from_tensor(&cast("w_init")).unwrap(), Var::from_tensor(&cast("b_init")).unwrap());
+    let parameters =
+        Parameters::from_vars([("w".to_owned(), w.clone()), ("b".to_owned(), b.clone())]);
     let (a, c) = (cast("A"), cast("c").unsqueeze(1).unwrap());
     let betas = numbers(&case["betas"]);
     let config = AdamWConfig {
@@ -32,8 +42,9 @@ fn adamw_case(case: &Value, tensor: &dyn Fn(&str) -> Tensor, dtype: DType, suffi
     };
     let mut optimizer = AdamW::new(config, &parameters).unwrap();
     let lr_schedule = case["lr_schedule"].is_object().then(|| &case["lr_schedule"]);
-    let expected =
-        |name: &str, step: usize| flat(&tensor(&format!("{id}/{name}_{suffix}")).get(step).unwrap());
+    let expected = |name: &str, step: usize| {
+        flat(&tensor(&format!("{id}/{name}_{suffix}")).get(step).unwrap())
+    };
     for step in 0..=number(&case["steps"]) as usize {
         let agree = |name: &str, var: &Var| {
             let what = format!("{id} {suffix} {name} before step {step}");
@@ -46,7 +57,8 @@ fn adamw_case(case: &Value, tensor: &dyn Fn(&str) -> Tensor, dtype: DType, suffi
         }
         let theta = Tensor::cat(&[w.flatten_all().unwrap(), b.flatten_all().unwrap()], 0).unwrap();
         let theta = theta.unsqueeze(1).unwrap();
-        let quadratic = (theta.t().unwrap().matmul(&a.matmul(&theta).unwrap()).unwrap() * 0.5).unwrap();
+        let quadratic =
+            (theta.t().unwrap().matmul(&a.matmul(&theta).unwrap()).unwrap() * 0.5).unwrap();
         let loss = (quadratic - c.t().unwrap().matmul(&theta).unwrap()).unwrap();
         let close_to = |what: &str, found: f64, relative: f64| {
             let wanted = numbers(&case[format!("{what}_{suffix}")])[step];
@@ -80,7 +92,9 @@ fn lr_of(case: &Value, base_lr: f64, step: u64) -> f64 {
             assert_eq!(case["half_cycles"].as_f64().unwrap_or(0.5), 0.5);
             LrDecay::Cosine
         }
-        "cosine_with_restarts" => LrDecay::CosineWithRestarts { num_cycles: whole("num_cycles") as u32 },
+        "cosine_with_restarts" => {
+            LrDecay::CosineWithRestarts { num_cycles: whole("num_cycles") as u32 }
+        }
         "polynomial" => {
             LrDecay::Polynomial { power: number(&case["power"]), lr_end: number(&case["lr_end"]) }
         }
@@ -129,7 +143,12 @@ pub(crate) fn ema() {
             .zip(numbers(&case["decay_at_later_steps"]))
             .collect();
         for (step, decay) in later {
-            assert_close(&format!("{id} decay at {step}"), &[config.decay_at(step)], &[decay], 1e-12);
+            assert_close(
+                &format!("{id} decay at {step}"),
+                &[config.decay_at(step)],
+                &[decay],
+                1e-12,
+            );
         }
 
         let tensor = |name: &str| tensors[&format!("{id}/{name}")].to_device(&Device::Cpu).unwrap();
@@ -148,7 +167,12 @@ pub(crate) fn ema() {
             assert_eq!(flat(&var), flat(&weights), "{id} weights after update {update}");
             let expected = flat(&shadow.get(update).unwrap());
             let atol = number(&case["atol_shadow"]);
-            assert_close(&format!("{id} after update {update}"), &flat(&ema.tensors()["p"]), &expected, atol);
+            assert_close(
+                &format!("{id} after update {update}"),
+                &flat(&ema.tensors()["p"]),
+                &expected,
+                atol,
+            );
         }
     }
 }

@@ -8,7 +8,8 @@ use diffusion_interop::{Scheduler, SchedulerClass, StepArguments, Steps};
 use diffusion_process::{Denoiser, Levels, Network, NoiseLevel, Thresholded};
 use diffusion_sample::{Churn, Progress, sample_from};
 use diffusion_tests::{
-    Coverage, assert_close, cases, flat, golden_dir, golden_json, golden_tensors, number, numbers, text,
+    Coverage, assert_close, cases, flat, golden_dir, golden_json, golden_tensors, number, numbers,
+    text,
 };
 use serde_json::Value;
 
@@ -18,12 +19,15 @@ struct Fake(String);
 impl Network for Fake {
     fn forward(&self, x: &Tensor, timesteps: &Tensor) -> candle_core::Result<Tensor> {
         let t = f64::from(timesteps.get(0)?.to_scalar::<f32>()?);
-        let tanh_cos = |angle: f64| x.tanh()?.affine(0.7 * angle.cos(), 0.0)? + x.affine(0.1, 0.0)?;
+        let tanh_cos =
+            |angle: f64| x.tanh()?.affine(0.7 * angle.cos(), 0.0)? + x.affine(0.1, 0.0)?;
         match self.0.as_str() {
             "ratio" => x.affine(t / (t + 1.0), 0.0),
             "tanh_cos" => tanh_cos(t / 300.0),
             "tanh_cos1" => tanh_cos(t),
-            "tanh_cos_2c" => Tensor::cat(&[tanh_cos(t / 300.0)?, (x * 2.0)?.sin()?.affine(0.9, 0.0)?], 1),
+            "tanh_cos_2c" => {
+                Tensor::cat(&[tanh_cos(t / 300.0)?, (x * 2.0)?.sin()?.affine(0.9, 0.0)?], 1)
+            }
             other => panic!("no fake model named {other}"),
         }
     }
@@ -47,7 +51,9 @@ fn arguments(case: &Value) -> StepArguments {
 
 fn steps(case: &Value) -> Steps {
     match case["custom_timesteps"].as_array() {
-        Some(_) => Steps::Timesteps(numbers(&case["custom_timesteps"]).iter().map(|&t| t as usize).collect()),
+        Some(_) => Steps::Timesteps(
+            numbers(&case["custom_timesteps"]).iter().map(|&t| t as usize).collect(),
+        ),
         None => Steps::Count(number(&case["num_inference_steps"]) as usize),
     }
 }
@@ -55,9 +61,12 @@ fn steps(case: &Value) -> Steps {
 /// The names of the files of cases, without their endings.
 fn files() -> Vec<String> {
     let folder = golden_dir().join("samplers");
-    let entries = std::fs::read_dir(&folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
+    let entries =
+        std::fs::read_dir(&folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
     let mut names: Vec<String> = entries
-        .filter_map(|entry| Some(entry.unwrap().file_name().to_str()?.strip_suffix(".json")?.to_owned()))
+        .filter_map(|entry| {
+            Some(entry.unwrap().file_name().to_str()?.strip_suffix(".json")?.to_owned())
+        })
         .collect();
     names.sort();
     assert!(!names.is_empty(), "no sampler cases in {}", folder.display());
@@ -130,13 +139,20 @@ fn trajectory<'a>(
     assert_close(&format!("{id} timesteps"), &heard, &expected, number(&case["timesteps_atol"]));
     if case["sigmas"].is_array() {
         let rtol = number(&case["sigmas_rtol_float64_table"]);
-        for (k, (sigma, (level, _))) in numbers(&case["sigmas"]).into_iter().zip(&calls).enumerate() {
+        for (k, (sigma, (level, _))) in numbers(&case["sigmas"]).into_iter().zip(&calls).enumerate()
+        {
             let found = level.sigma();
-            assert!((found - sigma).abs() <= rtol * sigma, "{id}: sigma {k} is {found}, not {sigma}");
+            assert!(
+                (found - sigma).abs() <= rtol * sigma,
+                "{id}: sigma {k} is {found}, not {sigma}"
+            );
         }
         let end = plan.steps()[plan.steps().len() - 1].to.sigma();
         let wanted = *numbers(&case["sigmas"]).last().unwrap();
-        assert!((end - wanted).abs() <= rtol * wanted, "{id}: the last sigma is {end}, not {wanted}");
+        assert!(
+            (end - wanted).abs() <= rtol * wanted,
+            "{id}: the last sigma is {end}, not {wanted}"
+        );
     }
     let mut states: Vec<&[f64]> = calls.iter().map(|(_, x)| x.as_slice()).collect();
     let last = flat(&last);
@@ -161,13 +177,17 @@ pub(crate) fn euler_add_noise() {
     let case = &golden_json("training/training.json")["euler_add_noise"];
     let config = serde_json::from_value(case["config"].clone()).unwrap();
     let scheduler = Scheduler::new(SchedulerClass::Euler, config).unwrap();
-    let plan = scheduler.plan(&Steps::Count(number(&case["num_inference_steps"]) as usize)).unwrap();
+    let plan =
+        scheduler.plan(&Steps::Count(number(&case["num_inference_steps"]) as usize)).unwrap();
     let (x0, noise) = (&tensors["x0"], &tensors["noise"]);
     let levels: Vec<NoiseLevel> = flat(&tensors["euler_add_noise/timesteps"])
         .into_iter()
         .map(|t| {
-            let near =
-                plan.steps().iter().map(|step| step.from).find(|level| (level.timestep - t).abs() < 1e-3);
+            let near = plan
+                .steps()
+                .iter()
+                .map(|step| step.from)
+                .find(|level| (level.timestep - t).abs() < 1e-3);
             near.unwrap_or_else(|| panic!("no step at {t}"))
         })
         .collect();

@@ -4,12 +4,20 @@ use candle_core::Tensor;
 use diffusion_interop::{Scheduler, SchedulerClass, Steps};
 use diffusion_process::{Levels, NoiseLevel, Parametrisation};
 use diffusion_schedule::{NoiseSchedule, Posterior, ScheduleConfig};
-use diffusion_tests::{assert_close, cases, flat, golden_json, golden_tensors, number, numbers, text};
+use diffusion_tests::{
+    assert_close, cases, flat, golden_json, golden_tensors, number, numbers, text,
+};
 use serde_json::{Value, json};
 
 /// The schedule that a golden configuration describes.
 pub(crate) fn schedule_of(config: &Value) -> NoiseSchedule {
-    let fields = ["num_train_timesteps", "beta_schedule", "beta_start", "beta_end", "rescale_betas_zero_snr"];
+    let fields = [
+        "num_train_timesteps",
+        "beta_schedule",
+        "beta_start",
+        "beta_end",
+        "rescale_betas_zero_snr",
+    ];
     let known: BTreeMap<&str, &Value> = fields
         .into_iter()
         .filter_map(|field| Some((field, config.get(field)?)))
@@ -61,8 +69,10 @@ pub(crate) fn timesteps() {
     for row in cases(&file["rows"]) {
         let class = SchedulerClass::from_name(text(&row["class"])).expect("a known class");
         let known = ["num_train_timesteps", "timestep_spacing", "steps_offset"];
-        let config: BTreeMap<&str, &Value> = known.into_iter().map(|key| (key, &row[key])).collect();
-        let scheduler = Scheduler::new(class, serde_json::from_value(json!(config)).unwrap()).unwrap();
+        let config: BTreeMap<&str, &Value> =
+            known.into_iter().map(|key| (key, &row[key])).collect();
+        let scheduler =
+            Scheduler::new(class, serde_json::from_value(json!(config)).unwrap()).unwrap();
         let n = number(&row["num_inference_steps"]) as usize;
         let plan = scheduler.plan(&Steps::Count(n)).unwrap();
         let mut found: Vec<f64> = plan.steps().iter().map(|step| step.from.timestep).collect();
@@ -72,7 +82,12 @@ pub(crate) fn timesteps() {
             found = std::iter::once(found[0]).chain(doubled).collect();
         }
         let tolerance = if text(&row["dtype"]) == "float32" { 1e-4 } else { 0.0 };
-        assert_close(&format!("timesteps of {row}"), &found, &numbers(&row["timesteps"]), tolerance);
+        assert_close(
+            &format!("timesteps of {row}"),
+            &found,
+            &numbers(&row["timesteps"]),
+            tolerance,
+        );
     }
 }
 
@@ -82,7 +97,8 @@ pub(crate) fn forward_process() {
     for case in cases(&golden_json("training/training.json")["cases"]) {
         let id = text(&case["id"]);
         let schedule = schedule_of(&case["config"]);
-        let timesteps: Vec<usize> = numbers(&case["timesteps"]).iter().map(|&t| t as usize).collect();
+        let timesteps: Vec<usize> =
+            numbers(&case["timesteps"]).iter().map(|&t| t as usize).collect();
         let levels = Levels::at(&schedule, &timesteps, x0).unwrap();
         let close = |what: &str, found: &Tensor| {
             let expected = flat(&tensors[&format!("{id}/{what}")]);
@@ -92,7 +108,10 @@ pub(crate) fn forward_process() {
         close("velocity", &Parametrisation::VPrediction.target(x0, noise, &levels).unwrap());
         for (&t, expected) in timesteps.iter().zip(numbers(&case["snr_f64"])) {
             let snr = schedule.snr(t);
-            assert!((snr - expected).abs() <= 1e-10 * expected, "{id} snr at {t}: {snr}, not {expected}");
+            assert!(
+                (snr - expected).abs() <= 1e-10 * expected,
+                "{id} snr at {t}: {snr}, not {expected}"
+            );
         }
     }
 }
@@ -108,22 +127,25 @@ pub(crate) fn posterior() {
             for (i, wanted) in expected.into_iter().enumerate() {
                 let found = of(i);
                 let allowed = 1e-10 + 1e-10 * wanted.abs();
-                assert!((found - wanted).abs() <= allowed, "{id} {what}[{i}]: {found}, not {wanted}");
+                assert!(
+                    (found - wanted).abs() <= allowed,
+                    "{id} {what}[{i}]: {found}, not {wanted}"
+                );
             }
         };
         close("posterior_variance", &|i| schedule.posterior(i).variance);
         close("posterior_log_variance_clipped", &|i| schedule.posterior_log_variance_clipped(i));
         close("posterior_mean_coef_x0", &|i| schedule.posterior(i).coef_x0);
         close("posterior_mean_coef_xt", &|i| schedule.posterior(i).coef_xt);
-        let [x0, x_t, expected] =
-            ["x0_f64", "x_t_f64", &format!("{id}/mean")].map(|name| &tensors[&format!("posterior/{name}")]);
+        let [x0, x_t, expected] = ["x0_f64", "x_t_f64", &format!("{id}/mean")]
+            .map(|name| &tensors[&format!("posterior/{name}")]);
         for (row, t) in numbers(&case["timesteps"]).into_iter().enumerate() {
             let pick = |x: &Tensor| x.narrow(0, row, 1).unwrap();
             let t = t as usize;
             let to = if t == 0 { NoiseLevel::CLEAN } else { schedule.level(t - 1) };
             let Posterior { coef_x0, coef_xt, .. } = Posterior::between(&schedule.level(t), &to);
-            let [x0, x_t] =
-                [(x0, coef_x0), (x_t, coef_xt)].map(|(x, factor)| pick(x).affine(factor, 0.0).unwrap());
+            let [x0, x_t] = [(x0, coef_x0), (x_t, coef_xt)]
+                .map(|(x, factor)| pick(x).affine(factor, 0.0).unwrap());
             let mean = (x0 + x_t).unwrap();
             assert_close(&format!("{id} mean at {t}"), &flat(&mean), &flat(&pick(expected)), 1e-9);
         }

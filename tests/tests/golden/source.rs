@@ -6,7 +6,9 @@ use diffusion_nn::{Parameters, TimestepEmbedding};
 use diffusion_process::{Levels, Network, NetworkDenoiser, Parametrisation};
 use diffusion_sample::{Ddpm, Progress, VarianceType, sample_from};
 use diffusion_schedule::{SamplingPlan, ScheduleConfig};
-use diffusion_tests::{assert_close, cases, flat, golden_json, golden_tensors, number, numbers, text};
+use diffusion_tests::{
+    assert_close, cases, flat, golden_json, golden_tensors, number, numbers, text,
+};
 use diffusion_train::{AdamW, AdamWConfig, Gradients};
 use diffusion_unet::{SimpleUNet, SimpleUNetConfig};
 use serde_json::Value;
@@ -22,7 +24,8 @@ pub(crate) fn timestep_embedding() {
         let dim = number(&case["embedding_dim"]) as usize;
         let cosine_first = case["flip_sin_to_cos"].as_bool().unwrap();
         let shift = number(&case["downscale_freq_shift"]);
-        let found = TimestepEmbedding::new(dim, cosine_first, shift).unwrap().forward(&timesteps).unwrap();
+        let found =
+            TimestepEmbedding::new(dim, cosine_first, shift).unwrap().forward(&timesteps).unwrap();
         for table in ["f32", "f64"] {
             let expected = flat(&tensors[&format!("{id}/{table}")]);
             assert_close(&format!("{id} {table}"), &flat(&found), &expected, number(&case["atol"]));
@@ -65,8 +68,9 @@ impl<'a> Case<'a> {
 
     fn all_below(&self, prefix: &str) -> BTreeMap<String, Tensor> {
         let prefix = format!("{}/{prefix}", self.name());
-        let named =
-            |(key, tensor): (&String, &Tensor)| Some((key.strip_prefix(&prefix)?.to_owned(), tensor.clone()));
+        let named = |(key, tensor): (&String, &Tensor)| {
+            Some((key.strip_prefix(&prefix)?.to_owned(), tensor.clone()))
+        };
         self.tensors.iter().filter_map(named).collect()
     }
 
@@ -152,7 +156,8 @@ fn train(case: &Case<'_>) {
         let [x0, noise, t] = [&x0, &noise, &t].map(|tensor| tensor.get(step).unwrap());
         let indices: Vec<usize> = flat(&t).iter().map(|&t| t as usize).collect();
         let levels = Levels::at(&schedule, &indices, &x0).unwrap();
-        let output = case.unet.forward(&levels.add_noise(&x0, &noise).unwrap(), &as_f32(&t)).unwrap();
+        let output =
+            case.unet.forward(&levels.add_noise(&x0, &noise).unwrap(), &as_f32(&t)).unwrap();
         let target = Parametrisation::Epsilon.target(&x0, &noise, &levels).unwrap();
         let loss = (output - target).unwrap().sqr().unwrap().mean_all().unwrap();
         let what = format!("{} loss of step {step}", case.name());
@@ -183,10 +188,16 @@ fn sample(case: &Case<'_>) {
         ControlFlow::Continue(())
     };
     let noise_of = |number: usize| noise.get(last - number);
-    sample_from(case.tensor("sample/x_T"), &denoiser, &mut sampler, &plan, &noise_of, &mut keep).unwrap();
+    sample_from(case.tensor("sample/x_T"), &denoiser, &mut sampler, &plan, &noise_of, &mut keep)
+        .unwrap();
     let kept = case.tensor("sample/x");
     for (row, t) in numbers(&settings["kept_t"]).into_iter().enumerate() {
         let found = &states[&(t as usize)];
-        case.close(&format!("sample after step {t}"), found, &kept.get(row).unwrap(), "atol_sample");
+        case.close(
+            &format!("sample after step {t}"),
+            found,
+            &kept.get(row).unwrap(),
+            "atol_sample",
+        );
     }
 }

@@ -66,8 +66,12 @@ impl Contender {
             Self::Plain => Some("slow"),
             _ => None,
         };
-        command.env_remove("DIFFUSION_KERNELS").envs(kernels.map(|kernels| ("DIFFUSION_KERNELS", kernels)));
-        command.env("RAYON_NUM_THREADS", threads.to_string()).env("OMP_NUM_THREADS", threads.to_string());
+        command
+            .env_remove("DIFFUSION_KERNELS")
+            .envs(kernels.map(|kernels| ("DIFFUSION_KERNELS", kernels)));
+        command
+            .env("RAYON_NUM_THREADS", threads.to_string())
+            .env("OMP_NUM_THREADS", threads.to_string());
         Worker::start(&self.to_string(), &mut command)
     }
 }

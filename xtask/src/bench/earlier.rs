@@ -43,7 +43,8 @@ pub(super) fn run(earlier: &Path, rounds: u32, threads: &[u32], json: &Path) -> 
     if let Some(folder) = json.parent() {
         std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
     }
-    std::fs::write(json, format!("{:#}\n", Value::from(rows))).with_context(|| json.display().to_string())?;
+    std::fs::write(json, format!("{:#}\n", Value::from(rows)))
+        .with_context(|| json.display().to_string())?;
     println!("all figures: {}", json.display());
     Ok(())
 }

@@ -52,8 +52,9 @@ pub(super) fn run(rounds: u32, json: &Path) -> Result<()> {
     };
     let (many_cold, preparing) = peak("prepare")?;
     let (many_cached, loading) = peak("load 64")?;
-    let cache: u64 =
-        fs::read_dir(many.join("cache"))?.filter_map(|file| Some(file.ok()?.metadata().ok()?.len())).sum();
+    let cache: u64 = fs::read_dir(many.join("cache"))?
+        .filter_map(|file| Some(file.ok()?.metadata().ok()?.len()))
+        .sum();
     let cache = cache as f64 / f64::from(1 << 20);
 
     println!(
@@ -92,6 +93,9 @@ fn ours(folder: &Path) -> Result<Worker> {
 fn torchvision(python: &PathBuf, folder: &Path) -> Result<Worker> {
     let mut command = Command::new(python);
     // Isolated, since torchvision would take pytorch.py beside the script for a module.
-    command.arg("-I").arg(workspace_root().join("bench/dataloader.py")).arg(folder.join("pictures"));
+    command
+        .arg("-I")
+        .arg(workspace_root().join("bench/dataloader.py"))
+        .arg(folder.join("pictures"));
     Worker::start("torchvision", &mut command)
 }

@@ -47,7 +47,13 @@ pub(super) struct Report {
 
 impl Report {
     pub(super) fn new(rounds: u32) -> Self {
-        Self { machine: machine(), rounds, sgemm: Vec::new(), times: Vec::new(), memory: Vec::new() }
+        Self {
+            machine: machine(),
+            rounds,
+            sgemm: Vec::new(),
+            times: Vec::new(),
+            memory: Vec::new(),
+        }
     }
 
     fn numbers_of_threads(&self) -> Vec<u32> {
@@ -63,8 +69,9 @@ impl Report {
 
     /// A time of ours, divided by that of the better eager layout of PyTorch.
     fn ratio(&self, times: &Times) -> f64 {
-        let eager =
-            self.row(times.threads, times.work).filter(|t| Contender::ALL_EAGER.contains(&t.contender));
+        let eager = self
+            .row(times.threads, times.work)
+            .filter(|t| Contender::ALL_EAGER.contains(&t.contender));
         times.median() / eager.map(Times::median).fold(f64::INFINITY, f64::min)
     }
 
@@ -107,9 +114,13 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "\n{}; {TORCH}; medians of {} rounds", self.machine, self.rounds)?;
         for (threads, sgemm) in &self.sgemm {
-            writeln!(f, "A product of matrices reaches {sgemm:.0} GFLOP/s with {threads} threads.")?;
+            writeln!(
+                f,
+                "A product of matrices reaches {sgemm:.0} GFLOP/s with {threads} threads."
+            )?;
         }
-        let contenders: Vec<Contender> = self.memory.iter().map(|memory| memory.contender).collect();
+        let contenders: Vec<Contender> =
+            self.memory.iter().map(|memory| memory.contender).collect();
         for threads in self.numbers_of_threads() {
             writeln!(
                 f,
@@ -120,7 +131,11 @@ impl fmt::Display for Report {
             write!(f, "\n|---|---|{}\n", "---|".repeat(contenders.len()))?;
             for (_, work, _) in super::JOBS {
                 let row: Vec<&Times> = self.row(threads, work).collect();
-                write!(f, "| {work} | {:.2} |", row.first().map_or(f64::NAN, |ours| self.ratio(ours)))?;
+                write!(
+                    f,
+                    "| {work} | {:.2} |",
+                    row.first().map_or(f64::NAN, |ours| self.ratio(ours))
+                )?;
                 row.iter().try_for_each(|times| write!(f, " {:.1} |", times.median()))?;
                 writeln!(f)?;
             }
@@ -143,7 +158,8 @@ fn machine() -> String {
     let name = name.map_or(std::env::consts::ARCH, |(_, name)| name.trim());
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     #[cfg(target_arch = "x86_64")]
-    let instructions = if is_x86_feature_detected!("avx512f") { ", AVX-512" } else { ", no AVX-512" };
+    let instructions =
+        if is_x86_feature_detected!("avx512f") { ", AVX-512" } else { ", no AVX-512" };
     #[cfg(not(target_arch = "x86_64"))]
     let instructions = "";
     format!("{name}, {cores} cores{instructions}, {}", std::env::consts::OS)

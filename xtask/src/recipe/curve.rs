@@ -58,7 +58,8 @@ pub(crate) struct RecipeCurveArgs {
 const COMPARED: usize = 1000;
 
 fn made(text: &str) -> Result<(f64, PathBuf), String> {
-    let parts = text.split_once('=').and_then(|(minutes, dir)| Some((minutes.parse().ok()?, dir.into())));
+    let parts =
+        text.split_once('=').and_then(|(minutes, dir)| Some((minutes.parse().ok()?, dir.into())));
     parts.ok_or_else(|| "MINUTES=DIR is wanted, as 30=runs/mnist-1".to_owned())
 }
 
@@ -80,7 +81,8 @@ pub(crate) fn run(args: &RecipeCurveArgs) -> Result<()> {
     let bench = Curves { judge, reference, known, usual };
     let mut save = |point: Value| -> Result<()> {
         println!("{point}");
-        let same = |other: &Value, of: &str| other["recipe"] == point["recipe"] && other[of] == point[of];
+        let same =
+            |other: &Value, of: &str| other["recipe"] == point["recipe"] && other[of] == point[of];
         points.retain(|other| !same(other, "minutes") && !same(other, "steps"));
         points.push(point);
         std::fs::write(&path, format!("{:#}\n", Value::from(points.clone())))?;
@@ -134,7 +136,8 @@ pub(crate) fn run(args: &RecipeCurveArgs) -> Result<()> {
         let minutes = seconds[seconds.len() / 4] * seconds.len() as f64 / 60.0;
         trainer.checkpoint()?.write(&args.out.join(format!("tutorial-{epoch}")))?;
         // As the lesson samples.
-        let options = SamplerOptions { variance: VarianceType::FixedLarge, ..SamplerOptions::default() };
+        let options =
+            SamplerOptions { variance: VarianceType::FixedLarge, ..SamplerOptions::default() };
         let sampler = SamplerKind::Ddpm;
         let steps = trainer.objective().default_steps(sampler);
         let generation = Generation {
@@ -187,7 +190,8 @@ impl Curves {
         if recipe == "default" {
             let usual = ClassChoice::Listed(self.usual.clone());
             let generation = Generation { classes: usual, ..generation.clone() };
-            let Judged { quality, classes, .. } = judged(model, &generation, &self.judge, &self.reference)?;
+            let Judged { quality, classes, .. } =
+                judged(model, &generation, &self.judge, &self.reference)?;
             point["in_the_proportions_of_mnist"] = figures(&quality, &classes);
         }
         Ok(point)

@@ -112,7 +112,8 @@ mod tests {
             let row = recipes.row.iter().find(|row| row.name == outcome.row);
             let row = row.unwrap_or_else(|| panic!("there is no row {}", outcome.row));
             assert!(row.samplers.contains(&outcome.sampler), "{}: {}", row.name, outcome.sampler);
-            let key = (outcome.row.clone(), outcome.sampler.clone(), outcome.seed, outcome.base_steps);
+            let key =
+                (outcome.row.clone(), outcome.sampler.clone(), outcome.seed, outcome.base_steps);
             assert!(told.insert(key), "{}, seed {}: told twice", outcome.row, outcome.seed);
         }
     }

@@ -27,8 +27,8 @@ pub(crate) fn compare_tables() -> Result<Compared> {
     let read = |name: &str| fs::read_to_string(root.join(name)).with_context(|| name.to_owned());
     let (readme, recipe) = (read("README.md")?, read("docs/recipe.md")?);
     let search = recorded(&root.join("assets/figures/recipe.jsonl"))?;
-    let curve: Vec<Value> =
-        serde_json::from_str(&read("assets/figures/curve.json")?).context("assets/figures/curve.json")?;
+    let curve: Vec<Value> = serde_json::from_str(&read("assets/figures/curve.json")?)
+        .context("assets/figures/curve.json")?;
     let mut compared = Compared { cells: 0, problems: Vec::new() };
     compared.search(rows(&recipe, "| row | steps | s/step |")?, &search);
     compared.five_minutes(rows(&recipe, "| row | steps | Fréchet |")?, &search);
@@ -51,14 +51,21 @@ fn rows<'a>(page: &'a str, head: &str) -> Result<Rows<'a>> {
 }
 
 /// The outcomes of one row with one sampler, over all seeds.
-fn outcomes<'a>(search: &'a [Outcome], base_steps: u64, row: &str, sampler: &str) -> Vec<&'a Outcome> {
-    let is_asked = |o: &&Outcome| o.base_steps == base_steps && o.row == row && o.sampler == sampler;
+fn outcomes<'a>(
+    search: &'a [Outcome],
+    base_steps: u64,
+    row: &str,
+    sampler: &str,
+) -> Vec<&'a Outcome> {
+    let is_asked =
+        |o: &&Outcome| o.base_steps == base_steps && o.row == row && o.sampler == sampler;
     search.iter().filter(is_asked).collect()
 }
 
 /// The mean of a figure and its standard deviation, where there is more than one seed.
 fn spread(outcomes: &[&Outcome], figure: fn(&Outcome) -> f64) -> Vec<f64> {
-    let (mean, deviation) = mean_and_deviation(&outcomes.iter().map(|o| figure(o)).collect::<Vec<_>>());
+    let (mean, deviation) =
+        mean_and_deviation(&outcomes.iter().map(|o| figure(o)).collect::<Vec<_>>());
     [Some(mean), deviation].into_iter().flatten().collect()
 }
 
@@ -95,7 +102,9 @@ impl Compared {
         let agrees = |(printed, recorded): (&&str, &f64)| {
             let digits = printed.split_once('.').map_or(0, |(_, decimals)| decimals.len());
             let unit = 0.1f64.powi(i32::try_from(digits).unwrap_or(i32::MAX));
-            printed.parse::<f64>().is_ok_and(|value| (value - recorded * scale).abs() <= TOLERANCE * unit)
+            printed
+                .parse::<f64>()
+                .is_ok_and(|value| (value - recorded * scale).abs() <= TOLERANCE * unit)
         };
         if printed.len() != recorded.len() || !printed.iter().zip(recorded).all(agrees) {
             self.problems.push(format!("{place}: the table has {cell}, the record {recorded:?}"));
@@ -109,7 +118,8 @@ impl Compared {
             if guidance.is_none() {
                 name = code(cells[0]);
             }
-            let sampler = format!("dpmpp-2m-sde:15{}", guidance.map(|g| format!("@{g}")).unwrap_or_default());
+            let sampler =
+                format!("dpmpp-2m-sde:15{}", guidance.map(|g| format!("@{g}")).unwrap_or_default());
             let found = outcomes(search, 400, name, &sampler);
             let Some(first) = found.first() else {
                 self.problems.push(format!("docs/recipe.md, {}: not in the record", cells[0]));
@@ -160,7 +170,8 @@ impl Compared {
     fn columns_by_minutes(&mut self, rows: Rows<'_>, curve: &[Value]) {
         let tutorial = curve.iter().filter(|point| point["recipe"] == "tutorial");
         let tutorial = tutorial.max_by_key(|point| point["steps"].as_u64());
-        let points = [point(curve, "1"), point(curve, "2"), point(curve, "5"), point(curve, "30"), tutorial];
+        let points =
+            [point(curve, "1"), point(curve, "2"), point(curve, "5"), point(curve, "30"), tutorial];
         for cells in rows {
             for (column, (point, cell)) in points.iter().zip(&cells[1..]).enumerate() {
                 let place = format!("docs/recipe.md, {} in column {}", cells[0], column + 2);
@@ -178,7 +189,8 @@ impl Compared {
     }
 
     fn rows_by_minutes(&mut self, rows: Rows<'_>, curve: &[Value]) {
-        let names = ["Fréchet distance", "sure", "smallest class", "precision", "recall", "coverage"];
+        let names =
+            ["Fréchet distance", "sure", "smallest class", "precision", "recall", "coverage"];
         for cells in rows {
             let Some(training) = cells[0].strip_prefix("default, ") else { continue };
             let figures = point(curve, training).map(|point| {

@@ -56,10 +56,13 @@ pub(super) fn problems(crates: &[Crate]) -> Vec<String> {
         )
     });
     let upward = edges.iter().filter(|edge| {
-        [edge.from, edge.to].iter().all(|name| FLOORS.contains(name)) && floor(edge.from) >= floor(edge.to)
+        [edge.from, edge.to].iter().all(|name| FLOORS.contains(name))
+            && floor(edge.from) >= floor(edge.to)
     });
-    let upward = upward.map(|Edge { from, to }| format!("{from} depends on {to}, which stands above it"));
-    let cycle = cycle(&edges).map(|path| format!("dependencies form a circle: {}", path.join(" → ")));
+    let upward =
+        upward.map(|Edge { from, to }| format!("{from} depends on {to}, which stands above it"));
+    let cycle =
+        cycle(&edges).map(|path| format!("dependencies form a circle: {}", path.join(" → ")));
     unknown.chain(upward).chain(cycle).collect()
 }
 
@@ -134,7 +137,10 @@ mod tests {
     #[test]
     fn downward_dependencies_are_fine() {
         let crates = [
-            one("diffusion-cli", &[("diffusion-train", Kind::Normal), ("diffusion-docs", Kind::Dev)]),
+            one(
+                "diffusion-cli",
+                &[("diffusion-train", Kind::Normal), ("diffusion-docs", Kind::Dev)],
+            ),
             one("diffusion-train", &[("diffusion-random", Kind::Normal)]),
             one("diffusion-random", &[]),
             one("diffusion-docs", &[]),
@@ -168,7 +174,10 @@ mod tests {
     fn circles_are_named_from_crate_to_crate() {
         let crates = [
             one("diffusion-cli", &[("diffusion-unet", Kind::Normal)]),
-            one("diffusion-unet", &[("diffusion-nn", Kind::Normal), ("diffusion-random", Kind::Normal)]),
+            one(
+                "diffusion-unet",
+                &[("diffusion-nn", Kind::Normal), ("diffusion-random", Kind::Normal)],
+            ),
             one("diffusion-nn", &[("diffusion-kernels", Kind::Normal)]),
             one("diffusion-kernels", &[("diffusion-unet", Kind::Dev)]),
         ];

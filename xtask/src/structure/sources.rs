@@ -94,14 +94,17 @@ fn code_lines(path: &Path, text: &str) -> usize {
         return 0;
     }
     let lines: Vec<&str> = text.lines().collect();
-    let is_test_module = |pair: &[&str]| pair[0] == "#[cfg(test)]" && pair[1].starts_with("mod tests {");
+    let is_test_module =
+        |pair: &[&str]| pair[0] == "#[cfg(test)]" && pair[1].starts_with("mod tests {");
     lines.windows(2).position(is_test_module).unwrap_or(lines.len())
 }
 
 /// Whether a line begins a public function, type, trait, constant or macro.
 fn is_public_item(line: &str) -> bool {
-    const ITEMS: [&str; 11] =
-        ["fn", "async", "unsafe", "extern", "struct", "enum", "union", "trait", "type", "const", "static"];
+    const ITEMS: [&str; 11] = [
+        "fn", "async", "unsafe", "extern", "struct", "enum", "union", "trait", "type", "const",
+        "static",
+    ];
     let line = line.trim_start();
     let word = line.strip_prefix("pub ").and_then(|rest| rest.split_whitespace().next());
     line == "#[macro_export]" || word.is_some_and(|word| ITEMS.contains(&word))
@@ -122,7 +125,10 @@ mod tests {
         let library = "pub mod a;\npub use a::A;\npub(crate) fn b() {}\npub const fn c() {}\n\n\
                        #[cfg(test)]\nmod tests {\n    pub fn d() {}\n}\n";
         write("src/lib.rs", library);
-        write("src/part/a.rs", "pub struct A {\n    pub field: u8,\n}\nimpl A {\n    pub fn of() {}\n}\n");
+        write(
+            "src/part/a.rs",
+            "pub struct A {\n    pub field: u8,\n}\nimpl A {\n    pub fn of() {}\n}\n",
+        );
         write("src/part/b.rs", "#[macro_export]\nmacro_rules! b { () => {} }\n");
         write("src/part/tests.rs", "pub fn e() {}\n");
         write("src/tests/more.rs", "pub fn e() {}\n");

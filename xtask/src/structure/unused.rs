@@ -8,8 +8,11 @@ use super::sources::rust_files;
 use super::workspace::{Crate, Dependency, Kind};
 
 /// Dependencies that no path in the source names: the crate, the dependency, and what it is there for.
-const ALLOWED: [(&str, &str, &str); 1] =
-    [("diffusion-tests", "diffusion", "the code of the README, which is compiled there as documentation")];
+const ALLOWED: [(&str, &str, &str); 1] = [(
+    "diffusion-tests",
+    "diffusion",
+    "the code of the README, which is compiled there as documentation",
+)];
 
 /// The unused dependencies of `crates`, a sentence each.
 pub(super) fn problems(crates: &[Crate]) -> Result<Vec<String>> {
@@ -17,10 +20,11 @@ pub(super) fn problems(crates: &[Crate]) -> Result<Vec<String>> {
     for one in crates {
         let files = rust_files(&one.folder)?;
         for dependency in &one.dependencies {
-            let is_allowed = ALLOWED
-                .iter()
-                .any(|allowed| (allowed.0, allowed.1) == (one.name.as_str(), dependency.name.as_str()));
-            let mut served = files.iter().filter(|(path, _)| serves(dependency.kind, &one.folder, path));
+            let is_allowed = ALLOWED.iter().any(|allowed| {
+                (allowed.0, allowed.1) == (one.name.as_str(), dependency.name.as_str())
+            });
+            let mut served =
+                files.iter().filter(|(path, _)| serves(dependency.kind, &one.folder, path));
             if !is_allowed && !served.any(|(_, text)| names(text, dependency)) {
                 problems.push(format!(
                     "{} does not use {}: remove it from {}, \
@@ -64,14 +68,23 @@ mod tests {
     use super::*;
 
     fn dependency(name: &str, kind: Kind) -> Dependency {
-        Dependency { name: name.to_owned(), identifier: name.replace('-', "_"), kind, in_workspace: false }
+        Dependency {
+            name: name.to_owned(),
+            identifier: name.replace('-', "_"),
+            kind,
+            in_workspace: false,
+        }
     }
 
     #[test]
     fn a_name_counts_as_a_path_or_an_import_only() {
         let is_named = |text| names(text, &dependency("some-zip", Kind::Normal));
-        for text in ["use some_zip::Zip;", "use some_zip;", "pub use some_zip as other;", "f(some_zip::g())"]
-        {
+        for text in [
+            "use some_zip::Zip;",
+            "use some_zip;",
+            "pub use some_zip as other;",
+            "f(some_zip::g())",
+        ] {
             assert!(is_named(text), "{text}");
         }
         for text in [

@@ -96,9 +96,13 @@ impl ControlArgs {
         };
         let reference = match &self.reference {
             Some(path) => {
-                let picture =
-                    diffusion_data::read_picture(path, model.image_shape, &found.prepared()?, device)
-                        .context("--reference")?;
+                let picture = diffusion_data::read_picture(
+                    path,
+                    model.image_shape,
+                    &found.prepared()?,
+                    device,
+                )
+                .context("--reference")?;
                 Some(Reference { picture, factor: self.reference_factor })
             }
             None => None,
@@ -112,7 +116,8 @@ impl ControlArgs {
     fn method(&self, model: &ModelDescription, device: &Device) -> anyhow::Result<GuidanceMethod> {
         match (&self.autoguide, &self.classifier) {
             (Some(path), _) => {
-                let weaker = LoadedModel::open(path, Weights::Ema, device).context("--autoguide")?;
+                let weaker =
+                    LoadedModel::open(path, Weights::Ema, device).context("--autoguide")?;
                 GuidanceMethod::by_weaker_model(weaker, model)
                     .or_else(|e| bail_usage!("--autoguide {}: {e}", path.display()))
             }
@@ -139,7 +144,8 @@ impl ControlArgs {
             ("--guidance-rescale", self.guidance_rescale.is_some()),
             ("--classifier", self.classifier.is_some()),
         ];
-        let (Some(flag), false) = (first_given(&given), matches!(method, GuidanceMethod::Autoguidance(_)))
+        let (Some(flag), false) =
+            (first_given(&given), matches!(method, GuidanceMethod::Autoguidance(_)))
         else {
             return Ok(None);
         };
@@ -218,8 +224,10 @@ fn folders(classes: &[ModelClass]) -> Vec<String> {
 
 /// A class's name as that of a file or folder on any system.
 fn folder_name(name: &str) -> String {
-    let plain: String =
-        name.chars().map(|c| if c.is_alphanumeric() || "-_. ".contains(c) { c } else { '-' }).collect();
+    let plain: String = name
+        .chars()
+        .map(|c| if c.is_alphanumeric() || "-_. ".contains(c) { c } else { '-' })
+        .collect();
     match plain.trim_matches(['.', ' ']) {
         "" => "-".to_owned(),
         plain => plain.to_owned(),
@@ -236,7 +244,9 @@ impl Control {
             (Some(classes), _) => Ok(classes.clone()),
             (None, Some(flag)) => bail_usage!("{flag}: say by --class what to push towards"),
             (None, None) if model.network.takes_no_class() => Ok(vec![None]),
-            (None, None) => bail_usage!("--class: this model must be told a class of each image; name one"),
+            (None, None) => {
+                bail_usage!("--class: this model must be told a class of each image; name one")
+            }
         }
     }
 

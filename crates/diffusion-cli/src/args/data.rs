@@ -132,10 +132,13 @@ pub(crate) fn prepared(
     quiet: bool,
 ) -> anyhow::Result<Prepared> {
     let mut progress = Preparing::new(source, quiet);
-    let prepared =
-        prepare(source, size, config, cache.folder().as_deref(), &mut |event| progress.show(event))?;
+    let prepared = prepare(source, size, config, cache.folder().as_deref(), &mut |event| {
+        progress.show(event)
+    })?;
     if let Some(problem) = &prepared.cache_problem {
-        tracing::warn!("the pictures are kept in memory, since the cache cannot be used: {problem}");
+        tracing::warn!(
+            "the pictures are kept in memory, since the cache cannot be used: {problem}"
+        );
     }
     Ok(prepared)
 }
@@ -160,7 +163,8 @@ impl Preparing {
         match event {
             PrepareProgress::Waiting => {
                 if !std::mem::replace(&mut self.waiting, true) {
-                    self.progress.note("another program prepares the same pictures; waiting for it");
+                    self.progress
+                        .note("another program prepares the same pictures; waiting for it");
                 }
             }
             // What takes a moment is not worth a word.
@@ -230,7 +234,11 @@ pub(crate) fn describe(
         found.push(format!("{} left out", report.damaged.len()));
     }
     let name = path.unwrap_or(source.path()).display();
-    format!("{} {colour} pictures of {width}×{height} from {name} ({})", dataset.len(), found.join(", "))
+    format!(
+        "{} {colour} pictures of {width}×{height} from {name} ({})",
+        dataset.len(),
+        found.join(", ")
+    )
 }
 
 /// The size of all pictures of a source, or the range of their sides.

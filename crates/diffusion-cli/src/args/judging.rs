@@ -34,7 +34,10 @@ pub(crate) struct JudgeArgs {
 impl JudgeArgs {
     /// The first of the flags that is given.
     pub(crate) fn given(&self) -> Option<&'static str> {
-        first_given(&[("--against", self.against.is_some()), ("--inception", self.inception.is_some())])
+        first_given(&[
+            ("--against", self.against.is_some()),
+            ("--inception", self.inception.is_some()),
+        ])
     }
 
     /// The network that makes features.
@@ -67,7 +70,9 @@ impl JudgeArgs {
                 let extractor = self.extractor(device)?;
                 let references = match &self.against {
                     Some(path) => pictures::references(path, shape, training, cache, quiet)?,
-                    None => ReferenceSet::of_run(training).map_err(|error| self.explained(error))?,
+                    None => {
+                        ReferenceSet::of_run(training).map_err(|error| self.explained(error))?
+                    }
                 };
                 let judge = FeatureJudge::new(extractor, &references, device);
                 Some(judge.map_err(|error| self.explained(error))?)
@@ -115,11 +120,15 @@ impl JudgeArgs {
                 format!("--against {}: {error}; {weights}", path.display())
             }
             (EvalError::NoFeatures { .. }, None) => {
-                format!("{error}; {weights}, or the pictures to look for copies of by --training PATH")
+                format!(
+                    "{error}; {weights}, or the pictures to look for copies of by --training PATH"
+                )
             }
             (EvalError::NoImagesOfMnist, _) => format!("--against {MNIST}: {error}"),
             (EvalError::NoReference, _) => format!("--against: {error}"),
-            (EvalError::TooFewReferences { .. }, _) => format!("{error} (name others by --against)"),
+            (EvalError::TooFewReferences { .. }, _) => {
+                format!("{error} (name others by --against)")
+            }
             _ => return error.into(),
         };
         UsageError(text).into()
@@ -127,7 +136,11 @@ impl JudgeArgs {
 }
 
 /// Refuses `count` images, called `name`, where they are too few to be judged.
-pub(crate) fn check_number(evaluator: &SampleEvaluator, name: &str, count: usize) -> anyhow::Result<()> {
+pub(crate) fn check_number(
+    evaluator: &SampleEvaluator,
+    name: &str,
+    count: usize,
+) -> anyhow::Result<()> {
     Ok(evaluator.check_number(name, count).map_err(|error| UsageError(error.to_string()))?)
 }
 

@@ -16,6 +16,7 @@ pub(crate) fn one_of<T: Copy + Send + Sync + 'static>(
     all: &'static [T],
     name: fn(T) -> &'static str,
 ) -> impl TypedValueParser<Value = T> {
-    PossibleValuesParser::new(all.iter().map(|value| name(*value)))
-        .try_map(move |text| all.iter().copied().find(|value| name(*value) == text).ok_or("not a known name"))
+    PossibleValuesParser::new(all.iter().map(|value| name(*value))).try_map(move |text| {
+        all.iter().copied().find(|value| name(*value) == text).ok_or("not a known name")
+    })
 }

@@ -125,7 +125,8 @@ pub(crate) fn run_of(checkpoint: &Path) -> Option<RunDir> {
 
 /// The run in `runs/` that saved a checkpoint last.
 pub(crate) fn latest() -> Option<RunLayout> {
-    let runs = fs::read_dir(RUNS).ok()?.filter_map(|entry| Some(RunLayout::new(entry.ok()?.path())));
+    let runs =
+        fs::read_dir(RUNS).ok()?.filter_map(|entry| Some(RunLayout::new(entry.ok()?.path())));
     let saved = runs.filter_map(|run| Some((run.saved_at()?, run.root().to_owned())));
     saved.max().map(|(_, root)| RunLayout::new(root))
 }
@@ -138,7 +139,9 @@ pub(crate) fn new_folder(name: &str) -> anyhow::Result<PathBuf> {
         match fs::create_dir(&path) {
             Ok(()) => return Ok(path),
             Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
-            Err(e) => return Err(e).with_context(|| format!("cannot make the folder {}", path.display())),
+            Err(e) => {
+                return Err(e).with_context(|| format!("cannot make the folder {}", path.display()));
+            }
         }
     }
     Err(UsageError(format!("{RUNS}/ is full; name a folder by --run-dir")).into())

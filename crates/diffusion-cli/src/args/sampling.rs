@@ -21,7 +21,10 @@ pub(crate) fn sampler_kind(
 }
 
 /// The variance of DDPM's steps that is asked for, or else that of the model.
-pub(crate) fn variance(requested: Option<VarianceType>, model: &LoadedModel) -> anyhow::Result<VarianceType> {
+pub(crate) fn variance(
+    requested: Option<VarianceType>,
+    model: &LoadedModel,
+) -> anyhow::Result<VarianceType> {
     match requested {
         Some(VarianceType::LearnedRange) if !model.description.learned_variance() => {
             bail_usage!("--variance learned-range: this model has not learned a variance")

@@ -44,7 +44,8 @@ pub(crate) fn named(argument: &str, timesteps: usize) -> anyhow::Result<(String,
             names.join(", ")
         );
     }
-    let text = std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
+    let text = std::fs::read_to_string(&file)
+        .with_context(|| format!("cannot read {}", file.display()))?;
     let schedule = if file.extension().is_some_and(|ending| ending == "json") {
         in_json(&text).with_context(|| file.display().to_string())?
     } else {
@@ -55,7 +56,8 @@ pub(crate) fn named(argument: &str, timesteps: usize) -> anyhow::Result<(String,
 
 /// The file that a run's or a model's folder keeps its schedule in; a file itself.
 fn file_of(path: &Path) -> PathBuf {
-    let of_models = ["scheduler/scheduler_config.json", "scheduler_config.json"].map(|name| path.join(name));
+    let of_models =
+        ["scheduler/scheduler_config.json", "scheduler_config.json"].map(|name| path.join(name));
     let mut files = std::iter::once(RunLayout::new(path).config()).chain(of_models);
     files.find(|file| file.is_file()).unwrap_or_else(|| path.to_owned())
 }
@@ -63,14 +65,17 @@ fn file_of(path: &Path) -> PathBuf {
 /// The schedule in a configuration, under `[schedule]`, or in a file of nothing else.
 fn in_toml(text: &str) -> anyhow::Result<NoiseSchedule> {
     let mut table: toml::Table = text.parse()?;
-    let flow = table.get("prediction_type").and_then(toml::Value::as_str) == Some("flow_prediction");
+    let flow =
+        table.get("prediction_type").and_then(toml::Value::as_str) == Some("flow_prediction");
     if flow || table.contains_key("edm") {
         bail_usage!("{} has no schedule of β", if flow { "a flow" } else { "an EDM" });
     }
     let config: ScheduleConfig = match table.remove("schedule") {
         Some(schedule) => schedule.try_into()?,
         None if table.is_empty() => bail_usage!("it is empty; a table [schedule] is wanted"),
-        None => table.try_into().context("it has no table [schedule], and is no such table itself")?,
+        None => {
+            table.try_into().context("it has no table [schedule], and is no such table itself")?
+        }
     };
     Ok(config.build()?)
 }
@@ -78,7 +83,8 @@ fn in_toml(text: &str) -> anyhow::Result<NoiseSchedule> {
 /// The schedule of a scheduler of Python's diffusers.
 fn in_json(text: &str) -> anyhow::Result<NoiseSchedule> {
     let scheduler = Scheduler::from_json(text)?;
-    if matches!(scheduler.class(), SchedulerClass::EdmEuler | SchedulerClass::EdmDpmSolverMultistep) {
+    if matches!(scheduler.class(), SchedulerClass::EdmEuler | SchedulerClass::EdmDpmSolverMultistep)
+    {
         bail_usage!("{} has no schedule of β", scheduler.class().name());
     }
     Ok(scheduler.schedule()?)
@@ -87,9 +93,11 @@ fn in_json(text: &str) -> anyhow::Result<NoiseSchedule> {
 /// The last part of a path that says more than what kind of file it is.
 fn called(path: &Path) -> String {
     const SAY_NOTHING: [&str; 3] = ["config", "scheduler_config", "scheduler"];
-    let name =
-        |part: &Path| if part.is_dir() { part.file_name() } else { part.file_stem() }.map(OsStr::to_owned);
-    let stems = path.ancestors().filter_map(|part| Some(name(part)?.to_string_lossy().into_owned()));
+    let name = |part: &Path| {
+        if part.is_dir() { part.file_name() } else { part.file_stem() }.map(OsStr::to_owned)
+    };
+    let stems =
+        path.ancestors().filter_map(|part| Some(name(part)?.to_string_lossy().into_owned()));
     let own = path.display().to_string();
     stems.into_iter().find(|stem| !SAY_NOTHING.contains(&stem.as_str())).unwrap_or(own)
 }
@@ -110,7 +118,8 @@ pub(crate) fn db_text(snr_db: f64) -> String {
 
 /// The timesteps of the lesson's table, as far along a schedule of `timesteps` steps as they are in one of 1000.
 pub(crate) fn lesson_timesteps(timesteps: usize) -> Vec<usize> {
-    let mut chosen: Vec<usize> = [0, 100, 250, 500, 750, 900].map(|t| t * timesteps / 1000).to_vec();
+    let mut chosen: Vec<usize> =
+        [0, 100, 250, 500, 750, 900].map(|t| t * timesteps / 1000).to_vec();
     chosen.push(timesteps.saturating_sub(1));
     chosen.dedup();
     chosen

@@ -25,7 +25,11 @@ pub(crate) enum EvaluateCommand {
     Samples(samples::SamplesArgs),
 }
 
-pub(crate) fn run(command: &EvaluateCommand, device: &Device, quiet: bool) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(
+    command: &EvaluateCommand,
+    device: &Device,
+    quiet: bool,
+) -> anyhow::Result<ExitCode> {
     match command {
         EvaluateCommand::Grid(args) => grid::run(args, device, quiet),
         EvaluateCommand::Guidance(args) => guidance::run(args, device, quiet),
@@ -59,7 +63,8 @@ fn axis(model: &LoadedModel) -> &'static str {
 /// For people.
 fn with_error(Estimate { mean, standard_error }: Estimate) -> String {
     // One image has no deviation.
-    let error = if standard_error.is_nan() { "-".to_owned() } else { format!("{standard_error:.4}") };
+    let error =
+        if standard_error.is_nan() { "-".to_owned() } else { format!("{standard_error:.4}") };
     format!("{mean:.4} ± {error}")
 }
 

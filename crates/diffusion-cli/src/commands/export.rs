@@ -58,7 +58,9 @@ pub(crate) fn run(args: &ExportArgs) -> anyhow::Result<ExitCode> {
     println!("exported {} to {out}", checkpoint.display());
     if !has_classes {
         let steps = model.schedule.num_train_timesteps;
-        println!("in Python: diffusers.DDPMPipeline.from_pretrained(\"{out}\")(num_inference_steps={steps})");
+        println!(
+            "in Python: diffusers.DDPMPipeline.from_pretrained(\"{out}\")(num_inference_steps={steps})"
+        );
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -104,7 +104,9 @@ pub(crate) fn run(args: &ImportArgs) -> anyhow::Result<ExitCode> {
     };
     RunDir::adopt(&args.run_dir, description, model.weights)?;
     let path = args.run_dir.display();
-    println!("imported {weights} tensors into {path}: images of {width}×{height}, {channels} channel(s)");
+    println!(
+        "imported {weights} tensors into {path}: images of {width}×{height}, {channels} channel(s)"
+    );
     let flags = match &model.scheduler {
         Some(scheduler) => sampling_flags(scheduler),
         None if fourier => " --steps 100".to_owned(),
@@ -123,7 +125,9 @@ fn sampling_flags(scheduler: &Scheduler) -> String {
         SchedulerClass::DpmSolverMultistep if is(&config.algorithm_type, "sde-dpmsolver++") => {
             ("dpmpp-2m-sde", 20)
         }
-        SchedulerClass::DpmSolverMultistep if is(&config.solver_type, "heun") => ("dpmpp-2m-heun", 20),
+        SchedulerClass::DpmSolverMultistep if is(&config.solver_type, "heun") => {
+            ("dpmpp-2m-heun", 20)
+        }
         SchedulerClass::DpmSolverMultistep => ("dpmpp-2m", 20),
         SchedulerClass::Euler => ("euler", 50),
         SchedulerClass::EulerAncestral => ("euler-ancestral", 50),

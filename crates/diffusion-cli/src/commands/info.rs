@@ -39,7 +39,8 @@ pub(crate) fn run(args: &InfoArgs, device: &Device) -> anyhow::Result<ExitCode> 
             println!("trained          {} steps in {:.0} s", state.step, state.elapsed_seconds);
             let objective = state.model.objective()?;
             let learned_variance = state.model.learned_variance();
-            let ModelDescription { network, schedule, classes, image_shape: [c, h, w], .. } = state.model;
+            let ModelDescription { network, schedule, classes, image_shape: [c, h, w], .. } =
+                state.model;
             println!("images           {w}×{h}, {c} channel(s)");
             describe_classes(&classes);
             describe_network(&network)?;
@@ -90,7 +91,11 @@ fn describe_network(config: &NetworkConfig) -> anyhow::Result<()> {
         .filter(|(key, value)| *key != "kind" && !value.is_null())
         .map(|(key, value)| format!("{key} {value}"))
         .collect();
-    println!("network          {} ({})", json["kind"].as_str().unwrap_or_default(), fields.join(", "));
+    println!(
+        "network          {} ({})",
+        json["kind"].as_str().unwrap_or_default(),
+        fields.join(", ")
+    );
     println!("parameters       {parameters}");
     Ok(())
 }

@@ -121,7 +121,8 @@ pub(crate) fn run(args: &SampleArgs, device: &Device, quiet: bool) -> anyhow::Re
         super::warn_of_terminal_snr(schedule);
     }
     let config = config(args, model)?;
-    let noise = args.init_noise.as_deref().map(|path| read_noise(path, model, device)).transpose()?;
+    let noise =
+        args.init_noise.as_deref().map(|path| read_noise(path, model, device)).transpose()?;
     let control = args.control.open(&found, device)?;
     let order = Order::new(args, &control, noise.as_ref())?;
     let (num, steps) = (order.specs.len(), config.plan.steps().len());
@@ -136,27 +137,33 @@ pub(crate) fn run(args: &SampleArgs, device: &Device, quiet: bool) -> anyhow::Re
     }
 
     let start = Instant::now();
-    let mut display = GenerationDisplay::new("sampling", num.div_ceil(config.batch_size) * steps, quiet);
-    display.follow(Trajectory::new(args.trajectory.as_deref(), args.gif.as_deref(), args.strip.as_deref())?);
+    let mut display =
+        GenerationDisplay::new("sampling", num.div_ceil(config.batch_size) * steps, quiet);
+    display.follow(Trajectory::new(
+        args.trajectory.as_deref(),
+        args.gif.as_deref(),
+        args.strip.as_deref(),
+    )?);
     let generator = Generator { model, config, guidance: &control.guidance };
     let (mut count, mut tensors, mut pictures) = (0, Vec::new(), Vec::<Picture>::new());
     let mut observer = |progress: &GenerationProgress<'_>| display.observe(progress);
-    let flow = each_batch(generator.sample(&order.specs, noise.as_ref(), &mut observer), |batch| {
-        count = batch.range.end;
-        let new = diffusion_picture::from_tensor(&batch.images)?;
-        match args.format {
-            Format::Png => {
-                for (number, picture) in batch.range.zip(&new) {
-                    picture.write_png(&args.out.join(order.file(number, &control)))?;
+    let flow =
+        each_batch(generator.sample(&order.specs, noise.as_ref(), &mut observer), |batch| {
+            count = batch.range.end;
+            let new = diffusion_picture::from_tensor(&batch.images)?;
+            match args.format {
+                Format::Png => {
+                    for (number, picture) in batch.range.zip(&new) {
+                        picture.write_png(&args.out.join(order.file(number, &control)))?;
+                    }
                 }
+                Format::Npy => tensors.push(batch.images),
             }
-            Format::Npy => tensors.push(batch.images),
-        }
-        if args.grid.is_some() {
-            pictures.extend(new);
-        }
-        Ok(())
-    })?;
+            if args.grid.is_some() {
+                pictures.extend(new);
+            }
+            Ok(())
+        })?;
     display.close()?;
     if !tensors.is_empty() {
         diffusion_picture::write_npy(&Tensor::cat(&tensors, 0)?, &args.out.join(SAMPLES))?;
@@ -179,7 +186,8 @@ pub(crate) fn run(args: &SampleArgs, device: &Device, quiet: bool) -> anyhow::Re
 
 /// Refuses outputs in the place of what is read.
 fn spare_inputs(args: &SampleArgs) -> anyhow::Result<()> {
-    let inputs: Vec<PathBuf> = args.control.inputs().iter().chain(&args.init_noise).cloned().collect();
+    let inputs: Vec<PathBuf> =
+        args.control.inputs().iter().chain(&args.init_noise).cloned().collect();
     let files = [("--grid", &args.grid), ("--gif", &args.gif), ("--strip", &args.strip)];
     check_spares(&inputs, &files, std::iter::empty())?;
     let image = |path: &Path| path.ends_with(SAMPLES) || image_number(path).is_some();
@@ -189,7 +197,8 @@ fn spare_inputs(args: &SampleArgs) -> anyhow::Result<()> {
             _ => false,
         };
         let folders = [("--out", Some(&args.out)), ("--trajectory", args.trajectory.as_ref())];
-        for (flag, folder) in folders.into_iter().filter_map(|(flag, folder)| Some((flag, folder?))) {
+        for (flag, folder) in folders.into_iter().filter_map(|(flag, folder)| Some((flag, folder?)))
+        {
             if within(folder) && (flag == "--trajectory" || image(input)) {
                 let (folder, input) = (folder.display(), input.display());
                 bail_usage!(

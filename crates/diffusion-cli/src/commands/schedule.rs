@@ -34,7 +34,8 @@ struct SchedulesArgs {
 
 impl SchedulesArgs {
     fn comparison(&self) -> anyhow::Result<ScheduleComparison> {
-        let named = self.schedules.iter().map(|name| schedules::named(name, self.timesteps as usize));
+        let named =
+            self.schedules.iter().map(|name| schedules::named(name, self.timesteps as usize));
         let mut named = named.collect::<anyhow::Result<Vec<_>>>()?;
         // Two of one name are told apart by their place.
         for i in 1..named.len() {

@@ -12,8 +12,8 @@ use diffusion_data::LoaderConfig;
 use diffusion_eval::TrainingSet;
 use diffusion_model::RunLayout;
 use diffusion_train::{
-    Checkpoint, Checks, Conditional, ConfigSource, DEFAULT_PRESET, HeldOut, Outcome, RunDir, SampleJudge,
-    TrainConfig, Trainer, start_from,
+    Checkpoint, Checks, Conditional, ConfigSource, DEFAULT_PRESET, HeldOut, Outcome, RunDir,
+    SampleJudge, TrainConfig, Trainer, start_from,
 };
 
 use self::display::TrainingDisplay;
@@ -101,8 +101,9 @@ pub(crate) struct TrainArgs {
 impl TrainArgs {
     /// The flags that a run does not keep, as they are typed after others.
     fn beside(&self) -> String {
-        let every =
-            self.eval_every.map(|every| format!(" --eval-every {every} --eval-num {}", self.eval_num));
+        let every = self
+            .eval_every
+            .map(|every| format!(" --eval-every {every} --eval-num {}", self.eval_num));
         let path = |flag, path: &Option<PathBuf>| {
             path.as_deref().map(|path| format!(" {flag} {}", runs::typed(path)))
         };
@@ -148,7 +149,8 @@ pub(crate) fn run(args: &TrainArgs, device: &Device, quiet: bool) -> anyhow::Res
             mirrored: config.pictures.flip,
         };
         let shape = dataset.image_shape();
-        let evaluator = args.judge.evaluator(shape, Some(&training), &args.data.cache, device, quiet)?;
+        let evaluator =
+            args.judge.evaluator(shape, Some(&training), &args.data.cache, device, quiet)?;
         let how = judging::description(&evaluator);
         tracing::info!("every {every} steps {} images are {how}", args.eval_num);
         let judge = Box::new(move |images: &Tensor| Ok(evaluator.evaluate(images, &[])?.by_key()));
@@ -185,16 +187,16 @@ pub(crate) fn run(args: &TrainArgs, device: &Device, quiet: bool) -> anyhow::Res
     if let Some(schedule) = trainer.objective().schedule() {
         super::warn_of_terminal_snr(schedule);
     }
-    let outcome =
-        TrainingDisplay::new(&trainer, &run_dir, args.tensorboard, quiet)?.train(&mut trainer, &checks)?;
+    let outcome = TrainingDisplay::new(&trainer, &run_dir, args.tensorboard, quiet)?
+        .train(&mut trainer, &checks)?;
     Ok(conclude(outcome, &trainer, &run_dir, args))
 }
 
 /// Says where a pass gives each of the pictures more often than was asked for.
 fn say_repeats(config: &TrainConfig, pictures: usize) {
     let (batch_size, asked) = (config.batch_size, config.pictures.repeat);
-    let times =
-        LoaderConfig { repeat: asked, ..LoaderConfig::new(batch_size, config.seed) }.repeats(pictures);
+    let times = LoaderConfig { repeat: asked, ..LoaderConfig::new(batch_size, config.seed) }
+        .repeats(pictures);
     if times > asked {
         tracing::info!(
             "a pass gives each of the {pictures} pictures {times} times, as a batch of {batch_size} needs"
@@ -210,7 +212,10 @@ fn rehearse(
     device: &Device,
 ) -> anyhow::Result<ExitCode> {
     if args.resume {
-        bail_usage!("--dry-run is for a new training; `{}` describes an old one", runs::program("info"));
+        bail_usage!(
+            "--dry-run is for a new training; `{}` describes an old one",
+            runs::program("info")
+        );
     }
     print!("{}", config.to_toml()?);
     println!();
@@ -227,7 +232,11 @@ fn rehearse(
     }
     let outlook = Outlook::of(trainer);
     let outlook = outlook.at(diffusion_train::rehearse(trainer)?);
-    println!("\n{} on {} threads", crate::session::device::name(device), rayon::current_num_threads());
+    println!(
+        "\n{} on {} threads",
+        crate::session::device::name(device),
+        rayon::current_num_threads()
+    );
     println!("{outlook}");
     Ok(ExitCode::SUCCESS)
 }
@@ -241,8 +250,8 @@ fn open_run(args: &TrainArgs) -> anyhow::Result<RunDir> {
 fn fresh_config(args: &TrainArgs, origin: Option<&Path>) -> anyhow::Result<TrainConfig> {
     let file = match &args.config {
         Some(path) => {
-            let text =
-                std::fs::read_to_string(path).with_context(|| format!("--config {}", path.display()))?;
+            let text = std::fs::read_to_string(path)
+                .with_context(|| format!("--config {}", path.display()))?;
             Some(ConfigSource { path: path.clone(), text })
         }
         None => None,
@@ -313,8 +322,11 @@ fn create_run(args: &TrainArgs, config: &TrainConfig) -> anyhow::Result<RunDir> 
 
 /// The name of a run: its preset's if that was chosen, else its data's.
 fn run_name(args: &TrainArgs, config: &TrainConfig) -> String {
-    let data =
-        config.data.as_deref().and_then(Path::file_stem).map(|stem| stem.to_string_lossy().into_owned());
+    let data = config
+        .data
+        .as_deref()
+        .and_then(Path::file_stem)
+        .map(|stem| stem.to_string_lossy().into_owned());
     let name = args.preset.clone().or(data).unwrap_or_else(|| DEFAULT_PRESET.to_owned());
     name.chars().map(|c| if c.is_alphanumeric() || "-_.".contains(c) { c } else { '-' }).collect()
 }
@@ -355,7 +367,11 @@ fn conclude(outcome: Outcome, trainer: &Trainer, run_dir: &RunDir, args: &TrainA
         }
         Outcome::Interrupted => {
             println!("stopped at step {step}; everything is saved in {path}");
-            println!("go on: {} --run-dir {path} --resume{}", runs::program("train"), args.beside());
+            println!(
+                "go on: {} --run-dir {path} --resume{}",
+                runs::program("train"),
+                args.beside()
+            );
             ExitCode::from(interrupt::EXIT_CODE)
         }
     }

@@ -54,7 +54,11 @@ const KEPT: f64 = 0.1;
 /// What a noise of σ beside pictures in \[−1, 1\] is: none, little, some, much.
 const SIGMAS: [f64; 5] = [0.0, 0.3, 1.0, 3.0, 10.0];
 
-pub(crate) fn run(args: &TrainClassifierArgs, device: &Device, quiet: bool) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(
+    args: &TrainClassifierArgs,
+    device: &Device,
+    quiet: bool,
+) -> anyhow::Result<ExitCode> {
     interrupt::listen()?;
     check_output("--out", &args.out)?;
     let (mut size, mut pictures) = (None, PictureConfig::default());
@@ -106,7 +110,8 @@ pub(crate) fn run(args: &TrainClassifierArgs, device: &Device, quiet: bool) -> a
     })?;
     bar.finish();
     // What was there before is better than half a classifier.
-    let out = if interrupted { args.out.with_extension("partial.safetensors") } else { args.out.clone() };
+    let out =
+        if interrupted { args.out.with_extension("partial.safetensors") } else { args.out.clone() };
     classifier.write(&out).context("--out")?;
     let path = runs::typed(&out);
     println!(
@@ -135,11 +140,15 @@ pub(crate) fn run(args: &TrainClassifierArgs, device: &Device, quiet: bool) -> a
 
 /// The pictures to learn from, and the share of them that is kept for trying: where nobody said how many, none if that would leave a class
 /// without pictures to learn from.
-fn divided(all: ImageDataset, share: Option<f64>) -> anyhow::Result<(ImageDataset, Option<ImageDataset>)> {
+fn divided(
+    all: ImageDataset,
+    share: Option<f64>,
+) -> anyhow::Result<(ImageDataset, Option<ImageDataset>)> {
     if share == Some(0.0) {
         return Ok((all, None));
     }
-    let of = |set: &ImageDataset| (0..set.len()).filter_map(|i| set.label(i)).collect::<HashSet<u32>>();
+    let of =
+        |set: &ImageDataset| (0..set.len()).filter_map(|i| set.label(i)).collect::<HashSet<u32>>();
     match (all.split(share.unwrap_or(KEPT)), share) {
         (Ok((training, kept)), None) if of(&training) == of(&all) => Ok((training, Some(kept))),
         (_, None) => {
@@ -152,7 +161,9 @@ fn divided(all: ImageDataset, share: Option<f64>) -> anyhow::Result<(ImageDatase
             let (training, kept) = divided?;
             for class in of(&all).difference(&of(&training)) {
                 let name = &all.classes()[*class as usize];
-                tracing::warn!("all pictures of {name} are kept for trying, and none is learnt from");
+                tracing::warn!(
+                    "all pictures of {name} are kept for trying, and none is learnt from"
+                );
             }
             Ok((training, Some(kept)))
         }

@@ -29,9 +29,10 @@ impl FromStr for DeviceChoice {
                 "metal" => Ok(Self::Metal),
                 _ => Err("expected auto, cpu, cuda:N or metal".to_owned()),
             },
-            Some(("cuda", number)) => {
-                number.parse().map(Self::Cuda).map_err(|_| "expected cuda:N with a whole number N".to_owned())
-            }
+            Some(("cuda", number)) => number
+                .parse()
+                .map(Self::Cuda)
+                .map_err(|_| "expected cuda:N with a whole number N".to_owned()),
             Some(_) => Err("expected auto, cpu, cuda:N or metal".to_owned()),
         }
     }

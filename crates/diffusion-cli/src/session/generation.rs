@@ -47,7 +47,9 @@ impl GenerationDisplay {
     }
 
     fn add_to_trajectory(&mut self, progress: &GenerationProgress<'_>) -> anyhow::Result<()> {
-        let (Some(trajectory), Some(step)) = (&mut self.trajectory, progress.step) else { return Ok(()) };
+        let (Some(trajectory), Some(step)) = (&mut self.trajectory, progress.step) else {
+            return Ok(());
+        };
         if progress.batch > 0 {
             return Ok(());
         }

@@ -16,12 +16,18 @@ pub(crate) fn listen() -> anyhow::Result<()> {
         if INTERRUPTED.swap(true, Ordering::SeqCst) {
             std::process::exit(EXIT_CODE.into());
         }
-        tracing::warn!("interrupted: stopping after this step (press Ctrl-C again to stop at once)");
+        tracing::warn!(
+            "interrupted: stopping after this step (press Ctrl-C again to stop at once)"
+        );
     })
     .context("cannot listen for Ctrl-C")
 }
 
 /// Whether to go on.
 pub(crate) fn flow() -> ControlFlow<()> {
-    if INTERRUPTED.load(Ordering::SeqCst) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    if INTERRUPTED.load(Ordering::SeqCst) {
+        ControlFlow::Break(())
+    } else {
+        ControlFlow::Continue(())
+    }
 }

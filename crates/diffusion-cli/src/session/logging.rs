@@ -55,7 +55,9 @@ pub(crate) fn report(error: &anyhow::Error) {
 fn without_backtrace(error: &CandleError) -> String {
     match error {
         CandleError::WithBacktrace { inner, .. } => without_backtrace(inner),
-        CandleError::WithPath { inner, path } => format!("{}: {}", path.display(), without_backtrace(inner)),
+        CandleError::WithPath { inner, path } => {
+            format!("{}: {}", path.display(), without_backtrace(inner))
+        }
         other => other.to_string(),
     }
 }

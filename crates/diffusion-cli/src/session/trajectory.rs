@@ -59,8 +59,9 @@ impl Trajectory {
             return Ok(());
         }
         let count = progress.x.dim(0)?.min(IMAGES);
-        let pictures =
-            |images: &candle_core::Tensor| diffusion_picture::from_tensor(&images.narrow(0, 0, count)?);
+        let pictures = |images: &candle_core::Tensor| {
+            diffusion_picture::from_tensor(&images.narrow(0, 0, count)?)
+        };
         // At a scale where noise is seen as noise, whatever that of the plan is.
         let x = progress.x.affine(progress.level.to_variance_preserving(), 0.0)?;
         let [x, x0] = [pictures(&x)?, pictures(progress.x0)?];
@@ -90,15 +91,18 @@ impl Trajectory {
         let columns = self.steps.len().min(COLUMNS);
         // Evenly over all steps, the first and the last included.
         let last = self.steps.len() - 1;
-        let shown: Vec<usize> = (0..columns).map(|column| 1 + column * last / (columns - 1).max(1)).collect();
+        let shown: Vec<usize> =
+            (0..columns).map(|column| 1 + column * last / (columns - 1).max(1)).collect();
         let factor = SIDE.div_ceil(first[0].width.max(1)).max(1);
         let cell = |step: usize, kind: usize, image: usize| -> Cell {
             self.steps[step - 1][kind][image].enlarged(factor).into()
         };
         let row = |kind, image| shown.iter().map(|&step| cell(step, kind, image)).collect();
-        let cells: Vec<Vec<Cell>> = (0..images).flat_map(|image| [row(0, image), row(1, image)]).collect();
-        let rows: Vec<String> =
-            (0..images).flat_map(|image| [format!("{image}: x_t"), "predicted x0".to_owned()]).collect();
+        let cells: Vec<Vec<Cell>> =
+            (0..images).flat_map(|image| [row(0, image), row(1, image)]).collect();
+        let rows: Vec<String> = (0..images)
+            .flat_map(|image| [format!("{image}: x_t"), "predicted x0".to_owned()])
+            .collect();
         let names: Vec<String> = shown.iter().map(|step| format!("step {step}")).collect();
         Ok(sheet(&cells, &rows, &names)?.write_png(path)?)
     }

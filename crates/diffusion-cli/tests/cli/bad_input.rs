@@ -36,7 +36,11 @@ fn a_truncated_idx_file_is_named_with_its_offset() {
 fn a_png_named_like_an_idx_file_is_recognised() {
     let place = Workplace::new();
     place.write("d/train-images-idx3-ubyte", b"\x89PNG\r\n\x1a\n0123456789");
-    place.refuses("train --data d", 1, &["at offset 0", "IDX magic number 00 00 08 03", "89 50 4e 47"]);
+    place.refuses(
+        "train --data d",
+        1,
+        &["at offset 0", "IDX magic number 00 00 08 03", "89 50 4e 47"],
+    );
 }
 
 #[test]
@@ -44,7 +48,11 @@ fn an_empty_or_missing_folder_says_what_was_expected() {
     let place = Workplace::new();
     fs::create_dir(place.path("empty")).unwrap();
     place.refuses("train --data empty", 1, &["expected files ending in .png", "found no files"]);
-    place.refuses("train --data nowhere", 2, &["--data nowhere", "leave --data out", "data download NAME"]);
+    place.refuses(
+        "train --data nowhere",
+        2,
+        &["--data nowhere", "leave --data out", "data download NAME"],
+    );
 }
 
 #[test]
@@ -90,9 +98,17 @@ fn wrong_configurations_are_usage_errors_with_their_line() {
     place.write("c.toml", "[network]\nbase_channels = 20\n");
     place.refuses("train --config c.toml", 2, &["20 channels do not divide into 8 groups"]);
     place.write("c.toml", "[network]\nbase_channels = 800000\n");
-    place.refuses("train --config c.toml", 2, &["base_channels is 800000; it must lie between 1 and 4096"]);
+    place.refuses(
+        "train --config c.toml",
+        2,
+        &["base_channels is 800000; it must lie between 1 and 4096"],
+    );
     place.write("c.toml", "[schedule]\nnum_train_timesteps = 1000000000000\n");
-    place.refuses("train --config c.toml", 2, &["num_train_timesteps is 1000000000000; it must be at most"]);
+    place.refuses(
+        "train --config c.toml",
+        2,
+        &["num_train_timesteps is 1000000000000; it must be at most"],
+    );
     place.refuses("train --config none.toml", 1, &["none.toml"]);
     place.refuses("train --size 30 --steps 1", 2, &["30×30", "multiples of 4"]);
     place.refuses(
@@ -139,7 +155,8 @@ fn runs_that_do_not_fit_the_request_are_refused() {
     place.refuses("train --run-dir run --resume --lr 0.1", 2, &["--lr cannot change"]);
     place.refuses("sample --run run --steps 21", 2, &["21 inference steps", "choose 1 to 20"]);
     let config = fs::read_to_string(place.path("run/config.toml")).unwrap();
-    fs::write(place.path("run/config.toml"), config.replace("batch_size = 4", "batch_size = 2")).unwrap();
+    fs::write(place.path("run/config.toml"), config.replace("batch_size = 4", "batch_size = 2"))
+        .unwrap();
     place.refuses("train --run-dir run --resume --steps 2", 1, &["config.toml was changed"]);
     fs::write(place.path("run/config.toml"), &config).unwrap();
     place.write("d/train-images-idx3-ubyte", idx(&[9, 8, 8], 9 * 64));

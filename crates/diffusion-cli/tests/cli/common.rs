@@ -66,7 +66,8 @@ impl Workplace {
             assert!(answer.err.contains(part), "`{line}` does not say `{part}`:\n{}", answer.err);
         }
         assert!(!answer.err.contains("panicked"), "`{line}` panicked:\n{}", answer.err);
-        let sentences = answer.err.lines().filter(|l| l.contains("ERROR") || l.starts_with("error:")).count();
+        let sentences =
+            answer.err.lines().filter(|l| l.contains("ERROR") || l.starts_with("error:")).count();
         assert_eq!(sentences, 1, "`{line}` does not say one sentence:\n{}", answer.err);
     }
 
@@ -89,8 +90,10 @@ impl Workplace {
 
 /// The names in a folder, sorted.
 pub(crate) fn names(dir: &Path) -> Vec<String> {
-    let mut names: Vec<String> =
-        std::fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    let mut names: Vec<String> = std::fs::read_dir(dir)
+        .unwrap()
+        .map(|e| e.unwrap().file_name().into_string().unwrap())
+        .collect();
     names.sort();
     names
 }

@@ -20,8 +20,7 @@ fn two_classes(place: &Workplace) {
     write(place.path("data/noon-without-a-class.png"), 205);
 }
 
-const SMALL: &str =
-    "steps = 120\nbatch_size = 12\n[network]\nbase_channels = 16\ntime_dim = 16\n[ema]\ndecay = 0.9\n";
+const SMALL: &str = "steps = 120\nbatch_size = 12\n[network]\nbase_channels = 16\ntime_dim = 16\n[ema]\ndecay = 0.9\n";
 
 /// The mean of all pixels.
 fn brightness(place: &Workplace, file: &str) -> f64 {
@@ -35,8 +34,8 @@ fn two_commands_train_classes_and_draw_each() {
     two_classes(&place);
     place.write("small.toml", SMALL);
     place.ok("train --data data --size 8 --conditional --config small.toml --run-dir run");
-    let answer =
-        place.ok("sample --run run --class all --per-class 3 --guidance 1.5 --grid all.png --out drawn");
+    let answer = place
+        .ok("sample --run run --class all --per-class 3 --guidance 1.5 --grid all.png --out drawn");
     assert!(answer.out.contains("6 images"), "{}", answer.out);
     for i in 0..3 {
         assert!(brightness(&place, &format!("drawn/night/00000{i}.png")) < 100.0);
@@ -56,7 +55,8 @@ fn two_commands_train_classes_and_draw_each() {
     );
 
     // A worse model, and a picture whose large shapes are wanted.
-    place.ok("train --data data --size 8 --conditional --config small.toml --steps 3 --run-dir bad");
+    place
+        .ok("train --data data --size 8 --conditional --config small.toml --steps 3 --run-dir bad");
     place.ok("sample --run run --autoguide bad --class night --num 1 --out away");
     place.ok(
         "sample --run run --class night --reference data/noon/1.png --reference-factor 8 --num 1 --out like",
@@ -103,7 +103,9 @@ fn classes_keep_their_vectors_by_name_in_another_training() {
     fs::copy(place.path("more/night/1.png"), place.path("more/dusk/1.png")).unwrap();
     // A class comes in before both, and one step of training changes nothing that one could see.
     place.write("one.toml", "steps = 1\nbatch_size = 12\n[optimizer]\nlr = 1e-9\n");
-    place.ok("train --data more --size 8 --conditional --config one.toml --init-from run --run-dir next");
+    place.ok(
+        "train --data more --size 8 --conditional --config one.toml --init-from run --run-dir next",
+    );
     place.ok("sample --run next --class all --per-class 2 --guidance 1.5 --out drawn");
     assert!(brightness(&place, "drawn/night/000000.png") < 100.0);
     assert!(brightness(&place, "drawn/noon/000000.png") > 150.0);
@@ -133,10 +135,15 @@ fn a_classifier_steers_a_model_that_knows_no_classes() {
     two_classes(&place);
     place.write("small.toml", SMALL);
     place.ok("train --data data --size 8 --conditional=never --config small.toml --run-dir plain");
-    let answer =
-        place.ok("train-classifier --data data --size 8 --steps 60 --batch-size 12 --out day.safetensors");
+    let answer = place.ok(
+        "train-classifier --data data --size 8 --steps 60 --batch-size 12 --out day.safetensors",
+    );
     assert!(answer.out.contains("60 steps in"), "{}", answer.out);
-    assert!(answer.out.contains("--run RUN --classifier day.safetensors --class \"noon\""), "{}", answer.out);
+    assert!(
+        answer.out.contains("--run RUN --classifier day.safetensors --class \"noon\""),
+        "{}",
+        answer.out
+    );
     place.ok(
         "sample --run plain --classifier day.safetensors --class all --per-class 3 --guidance 3 --grid all.png --out drawn",
     );
@@ -145,7 +152,9 @@ fn a_classifier_steers_a_model_that_knows_no_classes() {
         assert!(brightness(&place, &format!("drawn/noon/00000{i}.png")) > 150.0);
     }
     place.ok("sample --run plain --classifier day.safetensors --num 3 --out any");
-    place.ok("edit vary data/noon/1.png --run plain --classifier day.safetensors --class night --num 2");
+    place.ok(
+        "edit vary data/noon/1.png --run plain --classifier day.safetensors --class night --num 2",
+    );
 
     let steered = |more: &str| format!("sample --run plain --classifier day.safetensors {more}");
     place.refuses(&steered("--class dusk"), 2, &["--class dusk", "`night`, `noon`"]);
@@ -158,7 +167,11 @@ fn a_classifier_steers_a_model_that_knows_no_classes() {
         2,
         &["--classifier", "--class"],
     );
-    place.refuses("sample --classifier day.safetensors --class noon", 2, &["[1, 8, 8]", "[1, 28, 28]"]);
+    place.refuses(
+        "sample --classifier day.safetensors --class noon",
+        2,
+        &["[1, 8, 8]", "[1, 28, 28]"],
+    );
     place.refuses(
         "sample --run plain --classifier plain/config.toml",
         1,
@@ -172,7 +185,11 @@ fn a_classifier_steers_a_model_that_knows_no_classes() {
         1,
         &["none of the pictures has a class"],
     );
-    place.refuses("train-classifier --data data --size 8 --classes noon --steps 2", 2, &["two or more"]);
+    place.refuses(
+        "train-classifier --data data --size 8 --classes noon --steps 2",
+        2,
+        &["two or more"],
+    );
     place.refuses(&steered("--class none --guidance 2"), 2, &["--guidance", "name a class"]);
     place.refuses(
         "train-classifier --data data --size 8 --out no/where.safetensors",
@@ -193,10 +210,22 @@ fn what_cannot_be_steered_is_refused() {
     place.refuses("sample --run run --class all --num 7", 2, &["--per-class"]);
     place.refuses("sample --run run --per-class 7", 2, &["--class"]);
     place.refuses("sample --run run --guidance-interval 5:1", 2, &["the smaller first"]);
-    place.refuses("sample --run run --guidance much", 2, &["a number from -1000 to 1000 is wanted"]);
+    place.refuses(
+        "sample --run run --guidance much",
+        2,
+        &["a number from -1000 to 1000 is wanted"],
+    );
     place.refuses("sample --run run --reference nosuch.png", 1, &["--reference", "nosuch.png"]);
-    place.refuses("sample --run plain --class noon", 2, &["--class noon", "trained without classes"]);
-    place.refuses("sample --run plain --guidance 2", 2, &["--guidance", "without classes", "--conditional"]);
+    place.refuses(
+        "sample --run plain --class noon",
+        2,
+        &["--class noon", "trained without classes"],
+    );
+    place.refuses(
+        "sample --run plain --guidance 2",
+        2,
+        &["--guidance", "without classes", "--conditional"],
+    );
     place.refuses("sample --run run --autoguide nosuch", 1, &["nosuch"]);
     fs::create_dir_all(place.path("flat")).unwrap();
     fs::copy(place.path("data/noon/1.png"), place.path("flat/1.png")).unwrap();

@@ -35,7 +35,8 @@ fn a_folder_trains_on_its_good_pictures_and_the_bad_ones_are_named() {
     set(&place, 12, 16);
     place.write("set/even/broken.png", "no picture");
     place.write("set/empty.jpg", "");
-    let line = "train --config small.toml --data set --size 8 --flip --random-crop --validation 0.3";
+    let line =
+        "train --config small.toml --data set --size 8 --flip --random-crop --validation 0.3";
     let answer = place.ok(&format!("{line} --run-dir run"));
     for part in [
         "left out empty.jpg: an empty file",
@@ -48,17 +49,24 @@ fn a_folder_trains_on_its_good_pictures_and_the_bad_ones_are_named() {
         assert!(answer.err.contains(part), "{part}: {}", answer.err);
     }
     let config = fs::read_to_string(place.path("run/config.toml")).unwrap();
-    for field in ["flip = true", "random_crop = true", "validation = 0.3", "background = \"#ffffff\""] {
+    for field in
+        ["flip = true", "random_crop = true", "validation = 0.3", "background = \"#ffffff\""]
+    {
         assert!(config.contains(field), "{field}: {config}");
     }
     let metrics = fs::read_to_string(place.path("run/metrics.jsonl")).unwrap();
-    assert_eq!(metrics.lines().filter(|line| line.contains("validation_loss")).count(), 1, "{metrics}");
+    assert_eq!(
+        metrics.lines().filter(|line| line.contains("validation_loss")).count(),
+        1,
+        "{metrics}"
+    );
 
     // The second time from the cache, the same numbers, and exactly on from where it was.
     place.ok(&format!("{line} --run-dir again --steps 2"));
     place.ok("train --run-dir again --resume --steps 4");
-    let weights =
-        |run: &str| fs::read(place.path(run).join("checkpoints/step-0000004/model.safetensors")).unwrap();
+    let weights = |run: &str| {
+        fs::read(place.path(run).join("checkpoints/step-0000004/model.safetensors")).unwrap()
+    };
     assert_eq!(weights("run"), weights("again"));
     place.refuses("train --run-dir run --resume --flip=false", 2, &["--flip cannot change"]);
     place.refuses(
@@ -72,7 +80,11 @@ fn a_folder_trains_on_its_good_pictures_and_the_bad_ones_are_named() {
         &["no class \"evn\"", "even, odd"],
     );
     place.refuses("train --data set --background pink", 2, &["pink", "#rrggbb"]);
-    place.refuses("train --data set --validation 2", 2, &["pictures.validation is 2; it must lie in [0, 1)"]);
+    place.refuses(
+        "train --data set --validation 2",
+        2,
+        &["pictures.validation is 2; it must lie in [0, 1)"],
+    );
 }
 
 #[test]
@@ -81,9 +93,14 @@ fn inspect_says_what_a_folder_holds() {
     set(&place, 6, 16);
     place.write("set/odd/broken.png", "no picture");
     let answer = place.ok("data inspect set --size 8");
-    for part in
-        ["16×16  6", "RGB with opacity: 6", "even: 3", "odd: 3", "damaged: 1", "odd/broken.png: no picture"]
-    {
+    for part in [
+        "16×16  6",
+        "RGB with opacity: 6",
+        "even: 3",
+        "odd: 3",
+        "damaged: 1",
+        "odd/broken.png: no picture",
+    ] {
         assert!(answer.out.contains(part), "{part}: {}", answer.out);
     }
     assert!(fs::read(place.path("contact-sheet.png")).unwrap().starts_with(b"\x89PNG"));
@@ -116,7 +133,8 @@ fn a_packed_set_trains_like_the_folder() {
 }
 
 fn cached(place: &Workplace) -> Vec<String> {
-    let mut files = if place.path("cache").exists() { names(&place.path("cache")) } else { Vec::new() };
+    let mut files =
+        if place.path("cache").exists() { names(&place.path("cache")) } else { Vec::new() };
     files.retain(|name| name.strip_suffix(".lock").is_none());
     files
 }
@@ -183,7 +201,8 @@ fn a_set_smaller_than_a_batch_needs_no_option() {
         ));
         assert!(answer.err.contains(repeated), "{}", answer.err);
     }
-    let weights = |run| fs::read(place.path(run).join("checkpoints/step-0000003/model.safetensors")).unwrap();
+    let weights =
+        |run| fs::read(place.path(run).join("checkpoints/step-0000003/model.safetensors")).unwrap();
     assert_eq!(weights("run0"), weights("run10"));
     let answer = place.ok("train --config small.toml --data few --steps 1");
     assert!(!answer.err.contains("a pass gives"), "{}", answer.err);

@@ -25,7 +25,8 @@ fn run(place: &Workplace, line: &str, variables: &[(&str, &str)]) -> Answer {
     for name in own {
         command.env_remove(name);
     }
-    let output = command.env("HF_HOME", place.path("hf")).envs(variables.iter().copied()).output().unwrap();
+    let output =
+        command.env("HF_HOME", place.path("hf")).envs(variables.iter().copied()).output().unwrap();
     Answer {
         code: output.status.code(),
         out: String::from_utf8(output.stdout).unwrap(),
@@ -72,7 +73,10 @@ fn offline_is_one_sentence_and_asks_nobody() {
     let hub = not_found();
     let answer = download(&place, &[("HF_ENDPOINT", &hub.url()), ("HF_HUB_OFFLINE", "1")]);
     let complaint = complaint(&answer);
-    assert!(complaint.contains("unset HF_HUB_OFFLINE") && complaint.ends_with(WAY_OUT), "{complaint}");
+    assert!(
+        complaint.contains("unset HF_HUB_OFFLINE") && complaint.ends_with(WAY_OUT),
+        "{complaint}"
+    );
     assert_eq!(answer.err.lines().count(), 1, "{}", answer.err);
     assert!(hub.requests().is_empty());
 }
@@ -107,7 +111,10 @@ fn the_cache_lies_under_hf_home_and_a_file_of_something_else_is_named() {
     });
     let answer = download(&place, &[("HF_ENDPOINT", &hub.url())]);
     let complaint = complaint(&answer);
-    assert!(complaint.contains(" is not MNIST in parquet: ") && complaint.ends_with(WAY_OUT), "{complaint}");
+    assert!(
+        complaint.contains(" is not MNIST in parquet: ") && complaint.ends_with(WAY_OUT),
+        "{complaint}"
+    );
     assert!(place.path("hf/hub/datasets--ylecun--mnist").is_dir());
     assert!(!place.path("data").exists());
 }
@@ -158,12 +165,14 @@ fn a_set_of_the_hub_trains_by_its_reference_and_without_a_network_from_then_on()
     let file = std::fs::read(place.path("set.parquet")).unwrap();
     let hub = Mirror::start(move |request, _| {
         if request.path.ends_with("/revision/refs%2Fconvert%2Fparquet") {
-            let list = r#"{"sha": "c0ffee", "siblings": [{"rfilename": "default/train/0000.parquet"}]}"#;
+            let list =
+                r#"{"sha": "c0ffee", "siblings": [{"rfilename": "default/train/0000.parquet"}]}"#;
             return Reply::Whole(200, vec![], list.into());
         }
         if request.method == "HEAD" {
             let size = ("X-Linked-Size", file.len().to_string());
-            let headers = vec![("ETag", "\"etag\"".to_owned()), ("X-Repo-Commit", "c0ffee".to_owned()), size];
+            let headers =
+                vec![("ETag", "\"etag\"".to_owned()), ("X-Repo-Commit", "c0ffee".to_owned()), size];
             return Reply::Whole(200, headers, vec![]);
         }
         Reply::File(file.clone())

@@ -50,7 +50,8 @@ fn earlier_runs_give_the_same_samples() {
     let place = Workplace::new();
     for kind in KINDS {
         let run = runs().join(kind);
-        let line = format!("sample --run {} --num 2 --seed 3 --format npy --out {kind}", run.display());
+        let line =
+            format!("sample --run {} --num 2 --seed 3 --format npy --out {kind}", run.display());
         portable(&place, &line);
         let found = Tensor::read_npy(place.path(kind).join("samples.npy")).unwrap();
         let expected = Tensor::read_npy(run.join("expected-samples.npy")).unwrap();

@@ -7,7 +7,12 @@ use diffusion_picture::Picture;
 
 use crate::common::{Workplace, names};
 
-fn write(place: &Workplace, name: &str, [width, height]: [usize; 2], pixel: impl Fn(usize, usize) -> u8) {
+fn write(
+    place: &Workplace,
+    name: &str,
+    [width, height]: [usize; 2],
+    pixel: impl Fn(usize, usize) -> u8,
+) {
     let pixels = (0..width * height).map(|i| pixel(i % width, i / width)).collect();
     let path = place.path(name);
     fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -33,7 +38,9 @@ fn brightness(picture: &Picture) -> f64 {
 fn two_classes(place: &Workplace, steps: u32) {
     for (class, base) in [("night", 10), ("noon", 200)] {
         for i in 0..12 {
-            write(place, &format!("data/{class}/{i}.png"), [8, 8], |x, y| (base + i + (x + y) % 5) as u8);
+            write(place, &format!("data/{class}/{i}.png"), [8, 8], |x, y| {
+                (base + i + (x + y) % 5) as u8
+            });
         }
     }
     place.write(
@@ -57,10 +64,16 @@ fn pictures_are_varied_filled_in_led_over_and_drawn_as_another_class() {
     let answer = place.ok(
         "edit vary moon.png --run run --strength 0.1 --num 2 --seed 3 --out near --grid near.png --gif near.gif",
     );
-    assert!(answer.out.contains("2 variations of moon.png in near (2 of 20 steps"), "{}", answer.out);
+    assert!(
+        answer.out.contains("2 variations of moon.png in near (2 of 20 steps"),
+        "{}",
+        answer.out
+    );
     assert_eq!(names(&place.path("near")), ["moon-0.png", "moon-1.png"]);
     assert!(place.path("near.png").is_file() && place.path("near.gif").is_file());
-    place.ok("edit vary moon.png --run run --strength 0.9 --class noon,night --num 2 --seed 3 --out far");
+    place.ok(
+        "edit vary moon.png --run run --strength 0.9 --class noon,night --num 2 --seed 3 --out far",
+    );
     assert_eq!(
         names(&place.path("far")),
         ["moon-night-0.png", "moon-night-1.png", "moon-noon-0.png", "moon-noon-1.png"]
@@ -80,7 +93,11 @@ fn pictures_are_varied_filled_in_led_over_and_drawn_as_another_class() {
         "edit inpaint moon.png --run run --mask mask.png --class night --steps 6 --resamples 2 --num 1 --out masked \
          --grid masked.png",
     );
-    assert!(filled.out.contains("1 filling of moon.png in masked: 32 of 64 pixels made"), "{}", filled.out);
+    assert!(
+        filled.out.contains("1 filling of moon.png in masked: 32 of 64 pixels made"),
+        "{}",
+        filled.out
+    );
     place.ok("edit inpaint moon.png --run run --hide left --class night --steps 6 --resamples 2 --num 1 --out left");
     let (masked, left) = (read(&place, "masked/moon.png"), read(&place, "left/moon.png"));
     assert!(masked == left);
@@ -93,7 +110,10 @@ fn pictures_are_varied_filled_in_led_over_and_drawn_as_another_class() {
     );
     for name in ["top/seen-0.png", "top/seen-1.png"] {
         let top = read(&place, name);
-        assert!(top.pixels[32..] == given.pixels[32..] && top.pixels[..32] != given.pixels[..32], "{name}");
+        assert!(
+            top.pixels[32..] == given.pixels[32..] && top.pixels[..32] != given.pixels[..32],
+            "{name}"
+        );
     }
     assert!(masked != given && brightness(&masked) < 120.0);
 
@@ -108,7 +128,8 @@ fn pictures_are_varied_filled_in_led_over_and_drawn_as_another_class() {
     assert!((0..64).any(|i| many.pixels[i] != before.pixels[i]));
 
     // Another class: what was dark is light, and the folder's name says what the pictures are of.
-    let answer = place.ok("edit reclass data/night --run run --to noon,night --out noon --grid noon.png");
+    let answer =
+        place.ok("edit reclass data/night --run run --to noon,night --out noon --grid noon.png");
     assert!(
         answer.out.contains("12 pictures, taken for night, as noon, night in noon (50 steps each way, the last 2 of them grain"),
         "{}",
@@ -192,14 +213,26 @@ fn edits_that_cannot_be_are_refused_before_anything_is_computed() {
         let line = format!("edit vary {picture} --run run --strength {strength}");
         place.refuses(&line, 2, &["--strength", "above 0"]);
     }
-    place.refuses(&format!("edit vary {picture} --run run --class dusk"), 2, &["--class dusk", "`night`"]);
+    place.refuses(
+        &format!("edit vary {picture} --run run --class dusk"),
+        2,
+        &["--class dusk", "`night`"],
+    );
     place.refuses(
         &format!("edit vary {picture} --run plain --class noon"),
         2,
         &["--class noon", "trained without classes"],
     );
-    place.refuses(&format!("edit vary {picture} --run run --grid grid.gif"), 2, &["--grid", ".png"]);
-    place.refuses(&format!("edit vary {picture} --run run --gif nosuch/a.gif"), 2, &["--gif", "nosuch"]);
+    place.refuses(
+        &format!("edit vary {picture} --run run --grid grid.gif"),
+        2,
+        &["--grid", ".png"],
+    );
+    place.refuses(
+        &format!("edit vary {picture} --run run --gif nosuch/a.gif"),
+        2,
+        &["--gif", "nosuch"],
+    );
     place.refuses(
         &format!("edit vary {picture} --run run --sampler flow-euler"),
         2,
@@ -216,7 +249,11 @@ fn edits_that_cannot_be_are_refused_before_anything_is_computed() {
     let sizes = ["--mask mask.png", "16×8 pixels", "1.png 8×8"];
     place.refuses(&format!("edit inpaint {picture} --run run --mask mask.png"), 2, &sizes);
     write(&place, "black.png", [8, 8], |_, _| 127);
-    place.refuses(&format!("edit inpaint {picture} --run run --mask black.png"), 2, &["black.png", "white"]);
+    place.refuses(
+        &format!("edit inpaint {picture} --run run --mask black.png"),
+        2,
+        &["black.png", "white"],
+    );
     place.refuses(
         &format!("edit inpaint {picture} --run run --mask nosuch.png"),
         1,
@@ -224,7 +261,11 @@ fn edits_that_cannot_be_are_refused_before_anything_is_computed() {
     );
     place.refuses(&format!("edit inpaint {picture} --run run"), 2, &["--mask", "--hide"]);
     place.refuses(&format!("edit inpaint {picture} --run run --hide middle"), 2, &["center"]);
-    place.refuses(&format!("edit inpaint {picture} --run run --hide top --resamples 0"), 2, &["--resamples"]);
+    place.refuses(
+        &format!("edit inpaint {picture} --run run --hide top --resamples 0"),
+        2,
+        &["--resamples"],
+    );
     place.refuses(
         &format!("edit inpaint {picture} --run run --hide top --num 1 --out data/noon"),
         2,
@@ -237,8 +278,16 @@ fn edits_that_cannot_be_are_refused_before_anything_is_computed() {
     place.refuses(&format!("edit interpolate {picture} --run run"), 2, &["2 values"]);
     place.refuses("edit interpolate --run run", 2, &["<A>"]);
     place.refuses("edit interpolate --run run --seeds 1", 2, &["two seeds"]);
-    place.refuses(&format!("edit interpolate {picture} {picture} --seeds 1,2 --run run"), 2, &["--seeds"]);
-    place.refuses("edit interpolate --seeds 1,2 --run run --class all", 2, &["--class names 2 classes"]);
+    place.refuses(
+        &format!("edit interpolate {picture} {picture} --seeds 1,2 --run run"),
+        2,
+        &["--seeds"],
+    );
+    place.refuses(
+        "edit interpolate --seeds 1,2 --run run --class all",
+        2,
+        &["--class names 2 classes"],
+    );
     place.refuses("edit interpolate --seeds 1,2 --run run --frames 1", 2, &["--frames"]);
 
     fs::copy(place.path(picture), place.path("alone.png")).unwrap();
@@ -264,11 +313,20 @@ fn edits_that_cannot_be_are_refused_before_anything_is_computed() {
     place.refuses("edit reclass alone.png --run run --to noon", 2, &["--from", "alone.png"]);
     place.refuses("edit reclass alone.png --run run --from night", 2, &["--to"]);
     for grain in ["1", "-0.1", "much"] {
-        let line = format!("edit reclass alone.png --run run --from noon --to night --grain {grain}");
+        let line =
+            format!("edit reclass alone.png --run run --from noon --to night --grain {grain}");
         place.refuses(&line, 2, &["--grain", "below 1"]);
     }
-    place.refuses("edit reclass alone.png --run run --from all --to noon", 2, &["--from all", "one class"]);
-    place.refuses("edit reclass alone.png --run run --from night --to dusk", 2, &["--to dusk", "`noon`"]);
+    place.refuses(
+        "edit reclass alone.png --run run --from all --to noon",
+        2,
+        &["--from all", "one class"],
+    );
+    place.refuses(
+        "edit reclass alone.png --run run --from night --to dusk",
+        2,
+        &["--to dusk", "`noon`"],
+    );
     place.refuses(
         "edit reclass alone.png --run plain --from a --to b",
         2,

@@ -60,7 +60,9 @@ const SAMPLE: &str = "--num 2 --steps 3 --format npy --out";
 
 #[test]
 fn models_of_the_library_are_imported_sampled_and_given_back_byte_for_byte() {
-    for model in ["unet_plain", "unet_ddpm_style", "unet_scale_shift_fourier", "unet_attention_class"] {
+    for model in
+        ["unet_plain", "unet_ddpm_style", "unet_scale_shift_fourier", "unet_attention_class"]
+    {
         let place = Workplace::new();
         copy(&place, model, "src");
         let answer = place.ok("import src --run-dir run");
@@ -76,7 +78,8 @@ fn models_of_the_library_are_imported_sampled_and_given_back_byte_for_byte() {
                 == fs::read(place.path("back/unet").join(WEIGHTS)).unwrap(),
             "{model}: other weights came back"
         );
-        let config = |path: PathBuf| serde_json::from_slice::<Value>(&fs::read(path).unwrap()).unwrap();
+        let config =
+            |path: PathBuf| serde_json::from_slice::<Value>(&fs::read(path).unwrap()).unwrap();
         assert_eq!(
             config(golden(model).join(CONFIG)),
             config(place.path("back/unet").join(CONFIG)),
@@ -108,17 +111,22 @@ fn a_trained_run_survives_the_way_there_and_back() {
     for (weights, file) in [("ema", "ema"), ("raw", "model")] {
         place.ok(&format!("export --run run --weights {weights} --out {weights}-out"));
         place.ok(&format!("import {weights}-out --run-dir {weights}-run"));
-        let [from, to] =
-            ["run/checkpoints/step-0000002".to_owned(), format!("{weights}-run/checkpoints/step-0000000")]
-                .map(|checkpoint| {
-                    fs::read(place.path(&checkpoint).join(format!("{file}.safetensors"))).unwrap()
-                });
+        let [from, to] = [
+            "run/checkpoints/step-0000002".to_owned(),
+            format!("{weights}-run/checkpoints/step-0000000"),
+        ]
+        .map(|checkpoint| {
+            fs::read(place.path(&checkpoint).join(format!("{file}.safetensors"))).unwrap()
+        });
         assert!(from == to, "{weights}");
     }
     for (run, out) in [("run", "a"), ("ema-run", "b")] {
         place.ok(&format!("sample --run {run} {SAMPLE} {out}"));
     }
-    assert!(fs::read(place.path("a/samples.npy")).unwrap() == fs::read(place.path("b/samples.npy")).unwrap());
+    assert!(
+        fs::read(place.path("a/samples.npy")).unwrap()
+            == fs::read(place.path("b/samples.npy")).unwrap()
+    );
 
     place.refuses(
         "train --run-dir ema-run --resume --steps 1",
@@ -127,7 +135,10 @@ fn a_trained_run_survives_the_way_there_and_back() {
     );
     place.ok("train --init-from ema-run --batch-size 4 --steps 1 --lr 1e-9 --run-dir tuned");
     let about = place.ok("info --run tuned").out;
-    assert!(about.contains("v_prediction") && about.contains("squaredcos_cap_v2, 50 steps"), "{about}");
+    assert!(
+        about.contains("v_prediction") && about.contains("squaredcos_cap_v2, 50 steps"),
+        "{about}"
+    );
     let tensors = |path: &str| fs::read(place.path(path)).unwrap();
     assert!(
         tensors("tuned/checkpoints/step-0000000/ema.safetensors")
@@ -141,9 +152,12 @@ fn a_training_starts_from_a_run_or_a_checkpoint_of_the_same_shape() {
     place.train_small("run", 3);
     let tensors = |path: &str| fs::read(place.path(path).join("ema.safetensors")).unwrap();
     for (origin, run) in [("run", "a"), ("run/checkpoints/step-0000003", "b")] {
-        place.ok(&format!("train --init-from {origin} --config small.toml --steps 1 --run-dir {run}"));
+        place.ok(&format!(
+            "train --init-from {origin} --config small.toml --steps 1 --run-dir {run}"
+        ));
         assert!(
-            tensors(&format!("{run}/checkpoints/step-0000000")) == tensors("run/checkpoints/step-0000003"),
+            tensors(&format!("{run}/checkpoints/step-0000000"))
+                == tensors("run/checkpoints/step-0000003"),
             "the averaged weights of {origin} are where {run} begins"
         );
     }
@@ -185,7 +199,11 @@ fn schedulers_give_schedule_and_prediction_or_are_refused() {
         "clip_sample": false, "_use_default_values": ["steps_offset"] }),
     );
     let answer = place.ok("import src --run-dir run");
-    assert!(answer.out.contains("--sampler ddim --steps 40 --spacing leading --no-clip"), "{}", answer.out);
+    assert!(
+        answer.out.contains("--sampler ddim --steps 40 --spacing leading --no-clip"),
+        "{}",
+        answer.out
+    );
     let about = place.ok("info --run run").out;
     assert!(about.contains("v_prediction") && about.contains("40 steps"), "{about}");
 }
@@ -249,7 +267,10 @@ fn names_in_a_pipelines_index_do_not_lead_out_of_its_folder() {
     let place = Workplace::new();
     let src = copy(&place, "unet_plain", "src");
     for (index, part) in [
-        (json!({ "../unet": ["diffusers", "UNet2DModel"] }), "`../unet` is not the plain name of a folder"),
+        (
+            json!({ "../unet": ["diffusers", "UNet2DModel"] }),
+            "`../unet` is not the plain name of a folder",
+        ),
         (json!({ "/etc": ["diffusers", "UNet2DModel"] }), "`/etc` is not the plain name"),
         (json!({ "..": ["diffusers", "UNet2DModel"] }), "`..` is not the plain name"),
         (

@@ -21,10 +21,15 @@ fn digits_are_drawn_and_judged_before_anything_was_trained() {
     assert!(answer.out.contains("by the model that comes with the program"), "{}", answer.out);
     assert!(answer.err.contains("there is no run in runs/ yet"), "{}", answer.err);
 
-    let answer = place.ok("evaluate samples digits --against mnist --training mnist --json digits.json");
-    for part in
-        ["Fréchet distance", "recall", "copies of training pictures", "10,000 test digits", "70 images"]
-    {
+    let answer =
+        place.ok("evaluate samples digits --against mnist --training mnist --json digits.json");
+    for part in [
+        "Fréchet distance",
+        "recall",
+        "copies of training pictures",
+        "10,000 test digits",
+        "70 images",
+    ] {
         assert!(answer.out.contains(part), "{part}\n{}", answer.out);
     }
     let of_folder = json(&place, "digits.json");
@@ -41,7 +46,10 @@ fn digits_are_drawn_and_judged_before_anything_was_trained() {
     place.ok("evaluate samples --num 70 --seeds 1 --sampler dpmpp-2m --steps 4 --json model.json");
     let of_model = json(&place, "model.json");
     assert!(
-        of_model["what"].as_str().unwrap().ends_with("4 steps with guidance of 1.1, 70 images from seed 0"),
+        of_model["what"]
+            .as_str()
+            .unwrap()
+            .ends_with("4 steps with guidance of 1.1, 70 images from seed 0"),
         "{of_model}"
     );
     assert!(of_model["what"].as_str().unwrap().contains("comes with the program"));
@@ -51,7 +59,10 @@ fn digits_are_drawn_and_judged_before_anything_was_trained() {
     );
     assert!(of_model["standard_deviation"]["frechet_distance"].is_null(), "of one set");
     let distance = |json: &Value| json["sets"][0]["frechet_distance"].as_f64().unwrap();
-    assert!((distance(&of_model) / distance(&of_folder) - 1.0).abs() < 0.05, "{of_model} {of_folder}");
+    assert!(
+        (distance(&of_model) / distance(&of_folder) - 1.0).abs() < 0.05,
+        "{of_model} {of_folder}"
+    );
 }
 
 #[test]
@@ -64,14 +75,18 @@ fn the_spread_is_that_of_the_seeds() {
     let written = json(&place, "two.json");
     let sets = &written["sets"];
     let values: Vec<f64> = (0..2).map(|i| sets[i]["frechet_distance"].as_f64().unwrap()).collect();
-    let (mean, spread) = (f64::midpoint(values[0], values[1]), (values[0] - values[1]).abs() / 2f64.sqrt());
+    let (mean, spread) =
+        (f64::midpoint(values[0], values[1]), (values[0] - values[1]).abs() / 2f64.sqrt());
     let row = answer.out.lines().find(|line| line.starts_with("Fréchet distance")).unwrap();
     assert!(
         row.contains(&format!("{mean:.4}")) && row.contains(&format!("{spread:.4}")),
         "{row} {mean} {spread}"
     );
     let figure = |of: &str| written[of]["frechet_distance"].as_f64().unwrap();
-    assert!((figure("mean") - mean).abs() < 1e-9 && (figure("standard_deviation") - spread).abs() < 1e-9);
+    assert!(
+        (figure("mean") - mean).abs() < 1e-9
+            && (figure("standard_deviation") - spread).abs() < 1e-9
+    );
     assert_eq!((&written["seeds"], &written["steps"]), (&[0, 1].as_slice().into(), &2.into()));
     assert!(written["checkpoint"].as_str().unwrap().ends_with("step-0000004"), "{written}");
     assert!(answer.out.contains("64 images from each of the seeds 0 to 1"), "{}", answer.out);
@@ -93,8 +108,15 @@ fn a_run_on_other_pictures_is_compared_with_those_that_it_kept() {
     let answer = place.ok(line);
     let kept = json(&place, "out.json");
     let of_training = kept["training_pictures"]["count"].as_u64().unwrap();
-    assert!(kept["against"].as_str().unwrap().contains("that the run kept out of training"), "{kept}");
-    assert!(answer.out.contains(&format!("the training pictures are {of_training} only")), "{}", answer.out);
+    assert!(
+        kept["against"].as_str().unwrap().contains("that the run kept out of training"),
+        "{kept}"
+    );
+    assert!(
+        answer.out.contains(&format!("the training pictures are {of_training} only")),
+        "{}",
+        answer.out
+    );
     let number = answer.out.lines().find(|line| line.starts_with("number")).unwrap();
     assert!(number.contains("64") && number.ends_with(&of_training.to_string()), "{number}");
     assert!(answer.err.contains("a classifier of digits"), "{}", answer.err);
@@ -107,7 +129,10 @@ fn a_run_on_other_pictures_is_compared_with_those_that_it_kept() {
     assert!(trained.contains("--out generated"), "{trained}");
     let answer = place.ok(line);
     let circular = json(&place, "out.json");
-    assert!(circular["training_pictures"].is_null() && circular["sets"][0]["copies"].is_f64(), "{circular}");
+    assert!(
+        circular["training_pictures"].is_null() && circular["sets"][0]["copies"].is_f64(),
+        "{circular}"
+    );
     assert!(answer.out.contains("no column of training pictures"), "{}", answer.out);
 
     fs::rename(place.path("own"), place.path("elsewhere")).unwrap();
@@ -168,7 +193,11 @@ fn images_are_judged_as_they_are() {
     let out = place.ok("evaluate samples own").out;
     assert!(out.contains("6 images are fewer than the 64 features"), "{out}");
     place.refuses("evaluate samples --run nowhere", 2, &["--run nowhere: there is no such"]);
-    place.refuses("evaluate samples own --inception nowhere", 2, &["--inception nowhere: there is no such"]);
+    place.refuses(
+        "evaluate samples own --inception nowhere",
+        2,
+        &["--inception nowhere: there is no such"],
+    );
 }
 
 #[test]
@@ -187,7 +216,8 @@ fn copies_are_looked_for_in_mirrors_where_training_had_them() {
 fn without_features_copies_are_still_looked_for() {
     let place = Workplace::new();
     place.train_small("run", 1);
-    let answer = place.ok("evaluate samples run --num 64 --seeds 2 --sampler ddim --steps 2 --json out.json");
+    let answer = place
+        .ok("evaluate samples run --num 64 --seeds 2 --sampler ddim --steps 2 --json out.json");
     for part in ["copies of training pictures", "not of 1×8×8", "--inception"] {
         assert!(answer.out.contains(part), "{part}\n{}", answer.out);
     }
@@ -202,7 +232,10 @@ fn without_features_copies_are_still_looked_for() {
     );
     let metrics = fs::read_to_string(place.path("other/metrics.jsonl")).unwrap();
     let last: Value = serde_json::from_str(metrics.lines().last().unwrap()).unwrap();
-    assert!(last["samples"]["copies"].is_f64() && last["samples"].get("recall").is_none(), "{last}");
+    assert!(
+        last["samples"]["copies"].is_f64() && last["samples"].get("recall").is_none(),
+        "{last}"
+    );
 }
 
 #[test]
@@ -223,9 +256,11 @@ fn where_nothing_can_be_written_is_said_before_anything_is_drawn() {
 fn the_model_that_comes_with_the_program_is_measured_too() {
     let place = Workplace::new();
     let out = place.ok("evaluate model --num 2 --bins 2 --looks 1").out;
-    for part in
-        ["the small model of digits that comes with the program", "that the model was trained on", "L_0"]
-    {
+    for part in [
+        "the small model of digits that comes with the program",
+        "that the model was trained on",
+        "L_0",
+    ] {
         assert!(out.contains(part), "{part}\n{out}");
     }
     own_pictures(&place, "own", 8);
@@ -239,7 +274,8 @@ fn a_training_is_judged_on_its_way() {
     place.write("digits.toml", DIGITS);
     place.ok("train --config digits.toml --run-dir run --eval-every 2 --eval-num 64 --tensorboard");
     let metrics = fs::read_to_string(place.path("run/metrics.jsonl")).unwrap();
-    let lines: Vec<Value> = metrics.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let lines: Vec<Value> =
+        metrics.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     for (i, line) in lines.iter().enumerate() {
         let distance = line["samples"]["frechet_distance"].as_f64();
         assert_eq!(distance.is_some_and(|distance| distance > 0.0), i % 2 == 1, "{line}");
@@ -248,8 +284,13 @@ fn a_training_is_judged_on_its_way() {
     let shares = (0..10).map(|class| last[format!("share_of_class_{class}")].as_f64().unwrap());
     assert!((shares.sum::<f64>() - 1.0).abs() < 1e-9, "{last}");
     let page = fs::read_to_string(place.path("run/index.html")).unwrap();
-    for part in ["Judged samples", "coverage", "(64 images)", "share of class 9", "nearest training distance"]
-    {
+    for part in [
+        "Judged samples",
+        "coverage",
+        "(64 images)",
+        "share of class 9",
+        "nearest training distance",
+    ] {
         assert!(page.contains(part), "{part}");
     }
 }
@@ -260,7 +301,10 @@ fn samplers_are_judged_beside_their_seconds() {
     let answer = place.ok("evaluate grid --samplers ddim,dpmpp-2m --steps 2,6 --num 4 --judged 64");
     let lines = answer.out.lines().skip_while(|line| !line.starts_with("distance")).skip(1);
     let distances: Vec<&str> = lines.take(2).collect();
-    assert!(distances[0].starts_with("ddim ") && distances[1].starts_with("dpmpp-2m "), "{distances:?}");
+    assert!(
+        distances[0].starts_with("ddim ") && distances[1].starts_with("dpmpp-2m "),
+        "{distances:?}"
+    );
     for line in distances {
         let numbers: Vec<f64> =
             line.split_whitespace().skip(1).map(|number| number.parse().unwrap()).collect();
@@ -279,12 +323,20 @@ fn what_cannot_be_judged_is_refused() {
         &["nowhere: there is no such folder", "checkpoint"],
     );
     place.refuses("evaluate samples run run", 2, &["a model is judged alone"]);
-    place.refuses("evaluate samples --against nowhere", 2, &["--against nowhere", "--against mnist"]);
+    place.refuses(
+        "evaluate samples --against nowhere",
+        2,
+        &["--against nowhere", "--against mnist"],
+    );
     place.refuses("evaluate samples --training nowhere", 2, &["--training nowhere"]);
     place.refuses("evaluate grid --judged 10", 2, &["--judged", "0, or 64"]);
     place.refuses("evaluate samples --inception nowhere.safetensors", 2, &["nowhere.safetensors"]);
     place.refuses("evaluate samples --inception x --against mnist", 2, &["--against mnist"]);
-    place.refuses("train --config small.toml --eval-every 2 --against mnist", 2, &["1×8×8", "--inception"]);
+    place.refuses(
+        "train --config small.toml --eval-every 2 --against mnist",
+        2,
+        &["1×8×8", "--inception"],
+    );
     place.refuses("evaluate samples --sampler flow-heun", 2, &["flow-heun"]);
     place.refuses("train --against mnist", 2, &["--against", "--eval-every"]);
     place.refuses("evaluate grid --judged 0 --inception x", 2, &["--inception", "--judged 0"]);

@@ -37,8 +37,9 @@ fn a_run_killed_ten_times_resumes_every_time_and_ends_as_if_never_killed() {
     place.ok(&format!("train --run-dir killed --resume --steps {end}"));
     place.ok(&format!("train --config small.toml --run-dir whole --steps {end}"));
     for name in ["ema.safetensors", "model.safetensors", "optimizer.safetensors"] {
-        let read =
-            |run: &str| fs::read(place.path(&format!("{run}/checkpoints/step-{end:07}/{name}"))).unwrap();
+        let read = |run: &str| {
+            fs::read(place.path(&format!("{run}/checkpoints/step-{end:07}/{name}"))).unwrap()
+        };
         assert!(read("killed") == read("whole"), "{name} differs after {end} steps");
     }
     let left = crate::common::names(&place.path("killed/checkpoints"));

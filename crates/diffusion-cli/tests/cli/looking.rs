@@ -18,16 +18,20 @@ fn png_size(path: &std::path::Path) -> (u32, u32, u8) {
 fn schedules_are_compared_in_a_table_a_chart_json_and_csv() {
     let place = Workplace::new();
     let answer = place.ok("schedule compare --plot chart.png");
-    for row in ["500       0.077797    -10.74       0.492285     -0.13", "t = 259 of 1000", "t = 496 of 1000"]
-    {
+    for row in [
+        "500       0.077797    -10.74       0.492285     -0.13",
+        "t = 259 of 1000",
+        "t = 496 of 1000",
+    ] {
         assert!(answer.out.contains(row), "{row}\n{}", answer.out);
     }
     assert!(answer.out.contains("cosine keeps the signal longest"), "{}", answer.out);
     assert_eq!(png_size(&place.path("chart.png")).2, 2);
 
-    let json: Value =
-        serde_json::from_str(&place.ok("schedule compare --json --at 3,999 --schedules cosine,linear").out)
-            .unwrap();
+    let json: Value = serde_json::from_str(
+        &place.ok("schedule compare --json --at 3,999 --schedules cosine,linear").out,
+    )
+    .unwrap();
     assert_eq!(json["schedules"][1]["first_below_0_db"], 259);
     assert_eq!(json["schedules"][0]["at"][0]["t"], 3);
     assert_eq!(json["longest_signal"][0], "cosine");
@@ -35,14 +39,16 @@ fn schedules_are_compared_in_a_table_a_chart_json_and_csv() {
     let csv = place.ok("schedule compare --csv --timesteps 200").out;
     let lines: Vec<&str> = csv.lines().collect();
     assert_eq!(lines[0], "t,linear alpha_cumprod,linear snr_db,cosine alpha_cumprod,cosine snr_db");
-    let last: Vec<f64> = lines[lines.len() - 1].split(',').map(|cell| cell.parse().unwrap()).collect();
+    let last: Vec<f64> =
+        lines[lines.len() - 1].split(',').map(|cell| cell.parse().unwrap()).collect();
     assert!(last[0] == 199.0 && (last[1] - 0.132).abs() < 1e-3, "{last:?}");
 }
 
 #[test]
 fn a_schedule_may_come_from_a_file_or_a_run() {
     let place = Workplace::new();
-    place.write("gentle.toml", "[schedule]\nnum_train_timesteps = 50\nbeta_schedule = \"linear\"\n");
+    place
+        .write("gentle.toml", "[schedule]\nnum_train_timesteps = 50\nbeta_schedule = \"linear\"\n");
     place.write(
         "model/scheduler_config.json",
         r#"{"_class_name": "DDPMScheduler", "beta_schedule": "scaled_linear"}"#,
@@ -51,7 +57,9 @@ fn a_schedule_may_come_from_a_file_or_a_run() {
     let out = place
         .ok("schedule compare --schedules gentle.toml,model,runs/small,linear --at 0,49,999 --plot c.svg")
         .out;
-    for part in ["gentle", "model", "small", "of 1000", "gentle: never more noise than signal; it ends at"] {
+    for part in
+        ["gentle", "model", "small", "of 1000", "gentle: never more noise than signal; it ends at"]
+    {
         assert!(out.contains(part), "{part}\n{out}");
     }
     assert!(fs::read_to_string(place.path("c.svg")).unwrap().contains("gentle"));
@@ -60,7 +68,10 @@ fn a_schedule_may_come_from_a_file_or_a_run() {
 #[test]
 fn wrong_schedules_timesteps_and_file_names_are_explained() {
     let place = Workplace::new();
-    place.write("flow.toml", "prediction_type = \"flow_prediction\"\n[schedule]\nnum_train_timesteps = 50\n");
+    place.write(
+        "flow.toml",
+        "prediction_type = \"flow_prediction\"\n[schedule]\nnum_train_timesteps = 50\n",
+    );
     place.write("edm.json", r#"{"_class_name": "EDMEulerScheduler"}"#);
     place.write("empty.toml", "");
     for (line, part) in [
@@ -96,7 +107,11 @@ fn noise_is_shown_on_one_picture() {
     assert!(width > 2 * 84 && height > 3 * 84 && colour == 2);
     let first = fs::read(place.path("noise.png")).unwrap();
     place.ok("schedule show-noise --schedules linear,cosine,sigmoid --at 0,500 --index 4 --out again.png");
-    assert_eq!(first, fs::read(place.path("again.png")).unwrap(), "the noise follows from the seed");
+    assert_eq!(
+        first,
+        fs::read(place.path("again.png")).unwrap(),
+        "the noise follows from the seed"
+    );
 }
 
 #[test]
@@ -107,11 +122,13 @@ fn predictors_are_measured_with_a_model_beside_them() {
     assert!(out.contains("check: perfect is exactly 0 in all bins"), "{out}");
     // The check repeats what the tables have.
     let rows: Vec<Vec<&str>> = out.lines().map(|line| line.split_whitespace().collect()).collect();
-    let table =
-        |name: &str, place: usize| rows.iter().filter(|row| row.first() == Some(&name)).nth(place).unwrap();
+    let table = |name: &str, place: usize| {
+        rows.iter().filter(|row| row.first() == Some(&name)).nth(place).unwrap()
+    };
     for (name, column, expected) in [("zero", 1, 1), ("random", 4, 2)] {
         let [mean, error] = [0, 2].map(|i| table("all", 0)[column + i]);
-        let measured = format!("check: {name} in epsilon is {mean} ± {error}, expected {expected}: ");
+        let measured =
+            format!("check: {name} in epsilon is {mean} ± {error}, expected {expected}: ");
         assert!(out.contains(&measured), "{measured}\n{out}");
     }
     let image = |bin: &str| table(bin, 1)[1..4].join(" ");
@@ -137,17 +154,27 @@ fn a_model_is_measured_on_the_pictures_that_its_run_kept() {
     place.train_small("plain", 2);
     place.ok("train --config small.toml --run-dir kept --steps 2 --validation 0.01");
     let out = place.ok("evaluate model --run plain --num 8 --bins 2 --plot model.png").out;
-    for part in
-        ["8 images of 1×8×8, of the 10000 pictures that the model was trained on", "10-19", "L_0", "total"]
-    {
+    for part in [
+        "8 images of 1×8×8, of the 10000 pictures that the model was trained on",
+        "10-19",
+        "L_0",
+        "total",
+    ] {
         assert!(out.contains(part), "{part}\n{out}");
     }
     png_size(&place.path("model.png"));
 
-    let json = place.ok("evaluate model --run kept --num 8 --bins 4 --looks 2 --json --threads 2").out;
-    assert_eq!(json, place.ok("evaluate model --run kept --num 8 --bins 4 --looks 2 --json --threads 1").out);
+    let json =
+        place.ok("evaluate model --run kept --num 8 --bins 4 --looks 2 --json --threads 2").out;
+    assert_eq!(
+        json,
+        place.ok("evaluate model --run kept --num 8 --bins 4 --looks 2 --json --threads 1").out
+    );
     let json: Value = serde_json::from_str(&json).unwrap();
-    assert!(json["pictures"].as_str().unwrap().ends_with("that the run kept out of training"), "{json}");
+    assert!(
+        json["pictures"].as_str().unwrap().ends_with("that the run kept out of training"),
+        "{json}"
+    );
     let mean = |of: &Value| of["mean"].as_f64().unwrap();
     let bound = &json["bits_per_dimension"];
     let parts: f64 = ["prior", "steps", "decoder"].iter().map(|part| mean(&bound[part])).sum();
@@ -160,8 +187,16 @@ fn a_model_is_measured_on_the_pictures_that_its_run_kept() {
     place.ok("train --config flow.toml --run-dir flow --steps 1");
     let out = place.ok("evaluate model --run flow --num 8 --bins 2").out;
     assert!(out.contains("500-999") && out.contains("no bits/dim: the bound is a sum"), "{out}");
-    place.refuses("evaluate model --run flow --variance fixed-small", 2, &["a model of flow has none"]);
-    place.refuses("evaluate model --run kept --validation 0.5", 2, &["the run has divided its own"]);
+    place.refuses(
+        "evaluate model --run flow --variance fixed-small",
+        2,
+        &["a model of flow has none"],
+    );
+    place.refuses(
+        "evaluate model --run kept --validation 0.5",
+        2,
+        &["the run has divided its own"],
+    );
     place.refuses("evaluate model --run kept --bins 21", 2, &["there are 20 timesteps"]);
 }
 
@@ -172,7 +207,8 @@ fn networks_are_taken_apart_on_paper_and_as_they_are() {
     assert!(out.contains("4,214,016") && out.contains("4,282,880"), "{out}");
     assert!(fs::read_to_string(place.path("sketch.svg")).unwrap().contains("bottleneck"));
     let json: Value =
-        serde_json::from_str(&place.ok("model analyze --preset mnist --json --plot net.png").out).unwrap();
+        serde_json::from_str(&place.ok("model analyze --preset mnist --json --plot net.png").out)
+            .unwrap();
     assert_eq!(json["parameters"], 520_193);
     assert_eq!(json["parts"][1]["name"], "stem");
     png_size(&place.path("net.png"));
@@ -198,7 +234,8 @@ fn a_run_leaves_its_losses_its_animation_and_a_page() {
         assert!(page.contains(part), "{part}");
     }
     assert!(
-        page.matches("src=\"").count() == page.matches("src=\"data:").count() && !page.contains("href"),
+        page.matches("src=\"").count() == page.matches("src=\"data:").count()
+            && !page.contains("href"),
         "nothing lies outside of the page"
     );
     png_size(&place.path("run/loss.png"));
@@ -257,5 +294,8 @@ fn a_reader_that_has_enough_is_no_failure() {
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);
     let output = place.command("schedule compare").stdout(writer).output().unwrap();
-    assert_eq!((output.status.code(), String::from_utf8_lossy(&output.stderr).as_ref()), (Some(141), ""));
+    assert_eq!(
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).as_ref()),
+        (Some(141), "")
+    );
 }

@@ -15,16 +15,18 @@ fn flows_and_edm_are_trained_described_and_sampled_along_their_own_paths() {
     let place = Workplace::new();
     train(&place, "flow", "prediction_type = \"flow_prediction\"", "");
     train(&place, "edm", "", "[edm]\np_mean = -1.0");
-    for (run, steps, described) in
-        [("flow", 25, "process          flow"), ("edm", 18, "ln sigma ~ N(-1, 1.2²), sigma_data 0.5")]
-    {
+    for (run, steps, described) in [
+        ("flow", 25, "process          flow"),
+        ("edm", 18, "ln sigma ~ N(-1, 1.2²), sigma_data 0.5"),
+    ] {
         let info = place.ok(&format!("info --run {run}"));
         assert!(info.out.contains(described) && !info.out.contains("schedule"), "{}", info.out);
         let answer = place.ok(&format!("sample --run {run} --num 2 --out {run}-out"));
         assert!(answer.out.contains(&format!("({steps} steps each")), "{}", answer.out);
         assert!(!answer.err.contains("signal-to-noise"), "{}", answer.err);
         assert_eq!(names(&place.path(&format!("{run}-out"))).len(), 2);
-        place.ok(&format!("sample --run {run} --num 1 --sampler euler --steps 40 --out {run}-more"));
+        place
+            .ok(&format!("sample --run {run} --num 1 --sampler euler --steps 40 --out {run}-more"));
         place.refuses(
             &format!("sample --run {run} --sampler ddpm"),
             2,
@@ -34,7 +36,11 @@ fn flows_and_edm_are_trained_described_and_sampled_along_their_own_paths() {
     }
     place.refuses("sample --run edm --sampler flow-heun", 2, &["the path of a flow", "one of edm"]);
     place.train_small("plain", 1);
-    place.refuses("sample --run plain --sampler flow-euler", 2, &["this model is one of diffusion"]);
+    place.refuses(
+        "sample --run plain --sampler flow-euler",
+        2,
+        &["this model is one of diffusion"],
+    );
 }
 
 #[test]
@@ -51,14 +57,25 @@ fn a_learned_variance_is_what_sampling_takes_by_itself() {
     assert!(by_itself == first("--variance learned-range", "b"));
     assert!(by_itself != first("--variance fixed-small", "c"));
     place.train_small("plain", 1);
-    place.refuses("sample --run plain --variance learned-range", 2, &["has not learned a variance"]);
+    place.refuses(
+        "sample --run plain --variance learned-range",
+        2,
+        &["has not learned a variance"],
+    );
 }
 
 #[test]
 fn settings_that_contradict_each_other_are_usage_errors() {
     let place = Workplace::new();
-    place.write("c.toml", "prediction_type = \"epsilon\"\n[schedule]\nrescale_betas_zero_snr = true\n");
-    place.refuses("train --config c.toml", 2, &["prediction_type is epsilon", "v_prediction or sample"]);
+    place.write(
+        "c.toml",
+        "prediction_type = \"epsilon\"\n[schedule]\nrescale_betas_zero_snr = true\n",
+    );
+    place.refuses(
+        "train --config c.toml",
+        2,
+        &["prediction_type is epsilon", "v_prediction or sample"],
+    );
     place.write("c.toml", "[loss]\nweighting = { kind = \"min_snr\", gama = 5.0 }\n");
     place.refuses("train --config c.toml", 2, &["gama"]);
     place.write("c.toml", "timestep_samplin = \"importance\"\n");

@@ -21,9 +21,13 @@ fn images_are_pngs_of_the_models_size_and_the_latest_run_is_named() {
     for name in names(&place.path("digits")) {
         // Width and height stand at bytes 16 and 20, depth and colour type at 24 and 25.
         let png = fs::read(place.path("digits").join(name)).unwrap();
-        assert_eq!((&png[..4], &png[16..26]), (&b"\x89PNG"[..], &[0, 0, 0, 8, 0, 0, 0, 8, 8, 0][..]));
+        assert_eq!(
+            (&png[..4], &png[16..26]),
+            (&b"\x89PNG"[..], &[0, 0, 0, 8, 0, 0, 0, 8, 8, 0][..])
+        );
     }
-    let named = place.ok("sample --num 1 --checkpoint runs/old/checkpoints/step-0000001 --out other");
+    let named =
+        place.ok("sample --num 1 --checkpoint runs/old/checkpoints/step-0000001 --out other");
     assert!(named.err.contains("step 1"), "{}", named.err);
 }
 
@@ -51,8 +55,15 @@ fn an_image_depends_on_its_seed_and_number_alone() {
         place.ok(&format!("sample --run run --format npy --out {line}"));
         let out = line.split_whitespace().next().unwrap();
         let npy = fs::read(place.path(out).join("samples.npy")).unwrap();
-        let num: usize =
-            line.split("--num ").nth(1).unwrap().split_whitespace().next().unwrap().parse().unwrap();
+        let num: usize = line
+            .split("--num ")
+            .nth(1)
+            .unwrap()
+            .split_whitespace()
+            .next()
+            .unwrap()
+            .parse()
+            .unwrap();
         let start = npy.len() - num * 64 * 4;
         npy[start..start + 256].to_vec()
     };
@@ -86,8 +97,9 @@ fn every_sampler_makes_images_in_few_steps() {
     ] {
         assert!(help.contains(name), "--help does not name {name}");
         for sigmas in ["timesteps", "karras"] {
-            let line =
-                format!("sample --run run --num 2 --sampler {name} --steps 6 --sigmas {sigmas} --out {name}");
+            let line = format!(
+                "sample --run run --num 2 --sampler {name} --steps 6 --sigmas {sigmas} --out {name}"
+            );
             assert!(place.ok(&line).out.contains("2 images"), "{name}");
         }
     }
@@ -118,11 +130,12 @@ fn every_step_can_be_looked_at() {
 fn given_noise_takes_the_place_of_the_seeds() {
     let place = Workplace::new();
     place.train_small("run", 1);
-    let noise = candle_core::Tensor::randn(0f32, 1.0, (3, 1, 8, 8), &candle_core::Device::Cpu).unwrap();
+    let noise =
+        candle_core::Tensor::randn(0f32, 1.0, (3, 1, 8, 8), &candle_core::Device::Cpu).unwrap();
     noise.write_npy(place.path("noise.npy")).unwrap();
     let sample = |line: &str| {
-        let answer =
-            place.ok(&format!("sample --run run --init-noise noise.npy --class 4 --format npy {line}"));
+        let answer = place
+            .ok(&format!("sample --run run --init-noise noise.npy --class 4 --format npy {line}"));
         assert!(answer.out.contains("3 images"), "{}", answer.out);
         let out = line.split("--out ").nth(1).unwrap();
         fs::read(place.path(out).join("samples.npy")).unwrap()
@@ -131,11 +144,16 @@ fn given_noise_takes_the_place_of_the_seeds() {
     assert!(first == sample("--sampler ddim --seed 7 --batch-size 2 --out b"));
     assert!(sample("--sampler ddpm --out c") != sample("--sampler ddpm --seed 7 --out d"));
     noise.narrow(3, 0, 4).unwrap().write_npy(place.path("small.npy")).unwrap();
-    place.refuses("sample --run run --init-noise small.npy", 2, &["small.npy", "[1, 8, 8]", "[1, 8, 4]"]);
+    place.refuses(
+        "sample --run run --init-noise small.npy",
+        2,
+        &["small.npy", "[1, 8, 8]", "[1, 8, 4]"],
+    );
     place.write("bad.npy", "not an array");
     let header = |shape: &str| {
         let text = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}\n");
-        [b"\x93NUMPY\x01\x00", &(text.len() as u16).to_le_bytes()[..], text.as_bytes(), &[0; 16]].concat()
+        [b"\x93NUMPY\x01\x00", &(text.len() as u16).to_le_bytes()[..], text.as_bytes(), &[0; 16]]
+            .concat()
     };
     for shape in [
         "(99999999999, 1, 8, 8)",
@@ -153,8 +171,16 @@ fn given_noise_takes_the_place_of_the_seeds() {
         );
     }
     place.refuses("sample --run run --sampler lms --eta 0.5", 2, &["--eta is for ddim", "lms"]);
-    place.refuses("sample --run run --sampler ddim --churn 1", 2, &["--churn is for euler and heun"]);
-    place.refuses("sample --run run --sampler ddim --variance fixed-large", 2, &["--variance is for ddpm"]);
+    place.refuses(
+        "sample --run run --sampler ddim --churn 1",
+        2,
+        &["--churn is for euler and heun"],
+    );
+    place.refuses(
+        "sample --run run --sampler ddim --variance fixed-large",
+        2,
+        &["--variance is for ddpm"],
+    );
     place.refuses("sample --run run --init-noise bad.npy", 1, &["bad.npy", "npy"]);
     place.refuses("sample --run run --init-noise none.npy", 1, &["none.npy"]);
 }
@@ -163,8 +189,8 @@ fn given_noise_takes_the_place_of_the_seeds() {
 fn samplers_are_compared_in_one_picture() {
     let place = Workplace::new();
     place.train_small("run", 1);
-    let answer =
-        place.ok("evaluate grid --run run --samplers ddim,unipc --steps 2,5 --num 4 --out table.png");
+    let answer = place
+        .ok("evaluate grid --run run --samplers ddim,unipc --steps 2,5 --num 4 --out table.png");
     for part in ["seconds", "ddim", "unipc", "table.png"] {
         assert!(answer.out.contains(part), "{part} is not in: {}", answer.out);
     }
@@ -172,6 +198,10 @@ fn samplers_are_compared_in_one_picture() {
     let png = fs::read(place.path("table.png")).unwrap();
     let width = u32::from_be_bytes(png[16..20].try_into().unwrap());
     assert!((2 * 42..500).contains(&width), "{width}");
-    place.refuses("evaluate grid --run run --samplers flow-heun", 2, &["flow-heun", "path of a flow"]);
+    place.refuses(
+        "evaluate grid --run run --samplers flow-heun",
+        2,
+        &["flow-heun", "path of a flow"],
+    );
     place.refuses("evaluate grid --run run --steps 21", 2, &["--steps 21", "20"]);
 }

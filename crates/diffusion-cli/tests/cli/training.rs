@@ -10,12 +10,16 @@ fn training_leaves_a_run_folder_and_says_what_comes_next() {
     place.small_config();
     place.write(
         "grid.toml",
-        fs::read_to_string(place.path("small.toml")).unwrap().replace("num = 0", "num = 5\nevery = 2"),
+        fs::read_to_string(place.path("small.toml"))
+            .unwrap()
+            .replace("num = 0", "num = 5\nevery = 2"),
     );
     let answer = place.ok("train --config grid.toml");
-    for part in
-        ["trained 4 steps", "runs/mnist-1/samples/step-0000004.png", "diffusion sample --run runs/mnist-1"]
-    {
+    for part in [
+        "trained 4 steps",
+        "runs/mnist-1/samples/step-0000004.png",
+        "diffusion sample --run runs/mnist-1",
+    ] {
         assert!(answer.out.replace('\\', "/").contains(part), "{part} is not in: {}", answer.out);
     }
     let run = place.path("runs/mnist-1");
@@ -44,7 +48,9 @@ fn resuming_equals_training_in_one_go_byte_for_byte() {
     place.train_small("parts", 10);
     place.ok("train --run-dir parts --resume --steps 20");
     for name in TENSORS {
-        let read = |run: &str| fs::read(place.path(run).join("checkpoints/step-0000020").join(name)).unwrap();
+        let read = |run: &str| {
+            fs::read(place.path(run).join("checkpoints/step-0000020").join(name)).unwrap()
+        };
         assert!(read("whole") == read("parts"), "{name} differs");
     }
     assert_eq!(fs::read_to_string(place.path("parts/metrics.jsonl")).unwrap().lines().count(), 20);
@@ -57,7 +63,9 @@ fn training_does_not_depend_on_the_number_of_threads() {
     place.ok("train --config small.toml --run-dir one --threads 1");
     place.ok("train --config small.toml --run-dir two --threads 2");
     for name in TENSORS {
-        let read = |run: &str| fs::read(place.path(run).join("checkpoints/step-0000004").join(name)).unwrap();
+        let read = |run: &str| {
+            fs::read(place.path(run).join("checkpoints/step-0000004").join(name)).unwrap()
+        };
         assert!(read("one") == read("two"), "{name} differs");
     }
 }
@@ -77,8 +85,9 @@ fn training_loses_as_much_with_the_kernels_as_with_candles_own_operations() {
         let output = place.command(&line).env("DIFFUSION_KERNELS", kernels).output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let metrics = fs::read_to_string(place.path(kernels).join("metrics.jsonl")).unwrap();
-        let loss =
-            |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap()["loss"].as_f64().unwrap();
+        let loss = |line: &str| {
+            serde_json::from_str::<serde_json::Value>(line).unwrap()["loss"].as_f64().unwrap()
+        };
         metrics.lines().map(loss).collect()
     };
     let plain = losses("slow");
@@ -141,9 +150,13 @@ fn info_counts_the_parameters() {
     assert!(place.ok("info --preset tutorial").out.contains("parameters       520193"));
     place.train_small("runs/a", 2);
     let answer = place.ok("info --threads 1");
-    for part in
-        ["with 1 threads", "step-0000002", "base_channels 16", "images           8×8", "20 steps, ends at"]
-    {
+    for part in [
+        "with 1 threads",
+        "step-0000002",
+        "base_channels 16",
+        "images           8×8",
+        "20 steps, ends at",
+    ] {
         assert!(answer.out.contains(part), "{part} is not in: {}", answer.out);
     }
 }
@@ -154,7 +167,10 @@ fn logs_can_be_json_or_silent() {
     place.small_config();
     let answer = place.ok("--log-format json train --config small.toml --run-dir a");
     for line in answer.err.lines() {
-        assert!(line.starts_with('{') && line.ends_with('}') && line.contains("\"level\""), "{line}");
+        assert!(
+            line.starts_with('{') && line.ends_with('}') && line.contains("\"level\""),
+            "{line}"
+        );
     }
     assert!(!answer.err.is_empty());
     assert_eq!(place.ok("-q train --config small.toml --run-dir b").err, "");
@@ -177,17 +193,25 @@ fn ctrl_c_saves_and_exits_130() {
     let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
     // The first line of progress comes after the first step.
     assert!(lines.any(|line| line.unwrap().contains("training step")));
-    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    assert!(
+        Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success()
+    );
     for _ in lines {}
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(130));
     let out = String::from_utf8(output.stdout).unwrap();
-    assert!(out.contains("everything is saved in run") && out.contains("--run-dir run --resume"), "{out}");
+    assert!(
+        out.contains("everything is saved in run") && out.contains("--run-dir run --resume"),
+        "{out}"
+    );
 
     let latest = fs::read_to_string(place.path("run/latest")).unwrap();
     let step: u64 = latest.trim().trim_start_matches("step-").parse().unwrap();
     assert!(step > 0);
-    assert_eq!(fs::read_to_string(place.path("run/metrics.jsonl")).unwrap().lines().count() as u64, step);
+    assert_eq!(
+        fs::read_to_string(place.path("run/metrics.jsonl")).unwrap().lines().count() as u64,
+        step
+    );
     let answer = place.ok(&format!("train --run-dir run --resume --steps {}", step + 2));
     assert!(answer.out.contains(&format!("trained {} steps", step + 2)), "{}", answer.out);
 }

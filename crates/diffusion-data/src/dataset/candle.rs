@@ -48,7 +48,8 @@ fn image_shape(images: &Tensor) -> Result<[usize; 3], DataError> {
 
 /// The values of 0–1 as bytes.
 fn bytes(images: &Tensor) -> Result<Vec<u8>, DataError> {
-    let values = images.to_device(&Device::Cpu)?.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
+    let values =
+        images.to_device(&Device::Cpu)?.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
     if let Some(value) = values.iter().find(|value| !(0.0..=1.0).contains(*value)) {
         return Err(DataError::Invalid(format!("a pixel is {value}; expected values of 0–1")));
     }

@@ -93,7 +93,12 @@ impl Loader {
             );
             return Err(DataError::Invalid(problem));
         }
-        Ok(Self { dataset: dataset.clone(), config, position: LoaderPosition::default(), ahead: None })
+        Ok(Self {
+            dataset: dataset.clone(),
+            config,
+            position: LoaderPosition::default(),
+            ahead: None,
+        })
     }
 
     /// Batches in one pass over the data.

@@ -67,7 +67,8 @@ impl Cache {
         let place = hash.finish();
         (MAGIC, source.fingerprint(), source.classes()).hash(&mut hash);
         let name = path.file_stem().unwrap_or_default().to_string_lossy();
-        let name: String = name.chars().filter(|c| c.is_alphanumeric() || *c == '-').take(32).collect();
+        let name: String =
+            name.chars().filter(|c| c.is_alphanumeric() || *c == '-').take(32).collect();
         let folder = std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned());
         Self { folder, stem: format!("{name}-{place:016x}"), key: hash.finish() }
     }
@@ -136,7 +137,8 @@ impl Cache {
         let Sink::File(mut file, path) = sink else { unreachable!("sink() made a file") };
         let About { names, labels, classes } = about;
         let description = Description { names, labels, classes, report: report.clone() };
-        let description = serde_json::to_vec(&description).map_err(|e| DataError::io(&path)(e.into()))?;
+        let description =
+            serde_json::to_vec(&description).map_err(|e| DataError::io(&path)(e.into()))?;
         let write = |file: &mut File| {
             let at = file.seek(SeekFrom::End(0))?;
             file.write_all(&description)?;
@@ -199,7 +201,8 @@ fn open(path: &Path) -> Option<(ImageDataset, Report)> {
     let description = map
         .get(at..end)
         .filter(|description| end == map.len() && crc(description) == number(20).unwrap_or(0))?;
-    let Description { names, labels, classes, report } = serde_json::from_slice(description).ok()?;
+    let Description { names, labels, classes, report } =
+        serde_json::from_slice(description).ok()?;
     let bytes = shape.iter().try_fold(names.len(), |product, dim| product.checked_mul(*dim))?;
     if bytes != at - HEAD {
         return None;

@@ -41,7 +41,11 @@ pub(crate) fn dimensions(bytes: &[u8]) -> Result<(usize, usize), String> {
         let mut decoder = decoder(bytes)?;
         let (width, height) = decoder.dimensions();
         let turned = turns(decoder.orientation().unwrap_or(Orientation::NoTransforms));
-        Ok(if turned { (height as usize, width as usize) } else { (width as usize, height as usize) })
+        Ok(if turned {
+            (height as usize, width as usize)
+        } else {
+            (width as usize, height as usize)
+        })
     })
 }
 
@@ -93,7 +97,9 @@ fn decoder(bytes: &[u8]) -> Result<impl ImageDecoder + use<'_>, String> {
     }
     let pixels = u64::from(width) * u64::from(height);
     if pixels > MAX_PIXELS {
-        return Err(format!("{width}×{height} pixels, more than the {MAX_PIXELS} that a picture may have"));
+        return Err(format!(
+            "{width}×{height} pixels, more than the {MAX_PIXELS} that a picture may have"
+        ));
     }
     if pixels > UNSUSPICIOUS_PIXELS + PIXELS_PER_BYTE * bytes.len() as u64 {
         return Err(format!("{width}×{height} pixels in {} bytes, which cannot be", bytes.len()));
@@ -155,8 +161,9 @@ fn jpeg_is_whole(bytes: &[u8]) -> bool {
         if mark == SCAN {
             // Coded pixels: a mark is anything but an escaped 0xff or a restart.
             let Some(pixels) = bytes.get(at..) else { return false };
-            let next =
-                pixels.windows(2).position(|w| w[0] == 0xff && !matches!(w[1], 0 | 0xd0..=0xd7 | 0xff));
+            let next = pixels
+                .windows(2)
+                .position(|w| w[0] == 0xff && !matches!(w[1], 0 | 0xd0..=0xd7 | 0xff));
             let Some(next) = next else { return false };
             at += next;
         }

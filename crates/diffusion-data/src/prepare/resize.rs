@@ -35,16 +35,21 @@ impl Target {
     pub(crate) fn apply(&self, picture: Raster) -> Result<Planes, String> {
         let (width, height) = (picture.width, picture.height);
         if width.min(height) * MAX_ENLARGEMENT < self.width.min(self.height) {
-            return Err(format!("{width}×{height} pixels are too few for {}×{}", self.width, self.height));
+            return Err(format!(
+                "{width}×{height} pixels are too few for {}×{}",
+                self.width, self.height
+            ));
         }
         let picture = self.scaled(self.opaque(picture))?;
         let (pixels, area) = (picture.pixels, self.width * self.height);
-        let coloured =
-            picture.channels == 3 && pixels.chunks_exact(3).any(|rgb| rgb[0] != rgb[1] || rgb[1] != rgb[2]);
+        let coloured = picture.channels == 3
+            && pixels.chunks_exact(3).any(|rgb| rgb[0] != rgb[1] || rgb[1] != rgb[2]);
         let pixels = match (picture.channels, coloured) {
             (1, _) => pixels,
             (_, false) => pixels.into_iter().step_by(3).collect(),
-            (_, true) => (0..3).flat_map(|c| (0..area).map(move |i| 3 * i + c)).map(|i| pixels[i]).collect(),
+            (_, true) => {
+                (0..3).flat_map(|c| (0..area).map(move |i| 3 * i + c)).map(|i| pixels[i]).collect()
+            }
         };
         Ok(Planes { pixels, coloured })
     }
@@ -63,7 +68,11 @@ impl Target {
             let behind = self.background.0;
             [mix(r, behind[0], a), mix(g, behind[1], a), mix(b, behind[2], a)]
         };
-        Raster { pixels: rgba.iter().flat_map(|pixel| over(*pixel)).collect(), channels: 3, ..picture }
+        Raster {
+            pixels: rgba.iter().flat_map(|pixel| over(*pixel)).collect(),
+            channels: 3,
+            ..picture
+        }
     }
 
     fn scaled(&self, picture: Raster) -> Result<Raster, String> {
@@ -73,16 +82,19 @@ impl Target {
         }
         if self.fit != Fit::Pad {
             let options = ResizeOptions::new();
-            let options = if self.fit == Fit::Crop { options.fit_into_destination(None) } else { options };
+            let options =
+                if self.fit == Fit::Crop { options.fit_into_destination(None) } else { options };
             return resample(&picture, to, options);
         }
         // Inside the target, as large as it will go.
         let scale = (to.0 as f64 / from.0 as f64).min(to.1 as f64 / from.1 as f64);
-        let side = |length: usize, most: usize| ((length as f64 * scale).round() as usize).clamp(1, most);
+        let side =
+            |length: usize, most: usize| ((length as f64 * scale).round() as usize).clamp(1, most);
         let inside = (side(from.0, to.0), side(from.1, to.1));
         let small = resample(&picture, inside, ResizeOptions::new())?;
         let background = self.background.0;
-        let grey = small.channels == 1 && background[0] == background[1] && background[1] == background[2];
+        let grey =
+            small.channels == 1 && background[0] == background[1] && background[1] == background[2];
         let channels = if grey { 1 } else { 3 };
         let mut pixels: Vec<u8> = background[..channels].repeat(to.0 * to.1);
         let (top, left) = ((to.1 - inside.1) / 2, (to.0 - inside.0) / 2);
@@ -99,7 +111,11 @@ impl Target {
     }
 }
 
-fn resample(picture: &Raster, size: (usize, usize), options: ResizeOptions) -> Result<Raster, String> {
+fn resample(
+    picture: &Raster,
+    size: (usize, usize),
+    options: ResizeOptions,
+) -> Result<Raster, String> {
     // By type, since `Resizer::resize` brings the code for all types of pixels into the program.
     let pixels = if picture.channels == 1 {
         resample_pixels::<U8>(picture, size, options)
@@ -107,7 +123,13 @@ fn resample(picture: &Raster, size: (usize, usize), options: ResizeOptions) -> R
         resample_pixels::<U8x3>(picture, size, options)
     };
     let pixels = pixels.map_err(|problem| format!("it cannot be resized: {problem}"))?;
-    Ok(Raster { width: size.0, height: size.1, pixels, channels: picture.channels, form: picture.form })
+    Ok(Raster {
+        width: size.0,
+        height: size.1,
+        pixels,
+        channels: picture.channels,
+        form: picture.form,
+    })
 }
 
 fn resample_pixels<P: PixelTrait>(
@@ -116,11 +138,14 @@ fn resample_pixels<P: PixelTrait>(
     options: ResizeOptions,
 ) -> Result<Vec<u8>, String> {
     let mut pixels = vec![0; width * height * picture.channels];
-    let source =
-        TypedImageRef::<P>::from_buffer(picture.width as u32, picture.height as u32, &picture.pixels)
-            .map_err(|e| e.to_string())?;
-    let mut target =
-        TypedImage::<P>::from_buffer(width as u32, height as u32, &mut pixels).map_err(|e| e.to_string())?;
+    let source = TypedImageRef::<P>::from_buffer(
+        picture.width as u32,
+        picture.height as u32,
+        &picture.pixels,
+    )
+    .map_err(|e| e.to_string())?;
+    let mut target = TypedImage::<P>::from_buffer(width as u32, height as u32, &mut pixels)
+        .map_err(|e| e.to_string())?;
     let options = options.resize_alg(ResizeAlg::Convolution(FilterType::CatmullRom));
     Resizer::new().resize_typed(&source, &mut target, &options).map_err(|e| e.to_string())?;
     Ok(pixels)

@@ -31,13 +31,16 @@ pub fn read_picture(
     let invalid = |problem: String| DataError::unusable(path, problem);
     let &PictureConfig { fit, background, .. } = prepared;
     let target = Target { width, height, fit, background };
-    let raster = decode::read_file(path).and_then(|bytes| decode::decode(&bytes)).map_err(invalid)?;
+    let raster =
+        decode::read_file(path).and_then(|bytes| decode::decode(&bytes)).map_err(invalid)?;
     let planes = target.apply(raster).map_err(invalid)?;
     let pixels = match (planes.coloured, channels) {
         (true, 1) => luma(&planes.pixels),
         (false, 3) => planes.pixels.repeat(3),
         (false, 1) | (true, 3) => planes.pixels,
-        (_, channels) => return Err(invalid(format!("a picture has 1 or 3 channels, not {channels}"))),
+        (_, channels) => {
+            return Err(invalid(format!("a picture has 1 or 3 channels, not {channels}")));
+        }
     };
     let values: Vec<f32> = pixels.into_iter().map(|pixel| f32::from(pixel) / 127.5 - 1.0).collect();
     Ok(Tensor::from_vec(values, (1, channels, height, width), device)?)

@@ -54,13 +54,16 @@ pub(super) fn gunzipped_head(path: &Path) -> Result<Vec<u8>, DataError> {
 
 pub(super) fn open(path: &Path, split: Split) -> Result<Found<Archive>, DataError> {
     let mut head = Vec::new();
-    File::open(path).and_then(|file| file.take(2).read_to_end(&mut head)).map_err(DataError::io(path))?;
+    File::open(path)
+        .and_then(|file| file.take(2).read_to_end(&mut head))
+        .map_err(DataError::io(path))?;
     let format = match head.as_slice() {
         b"PK" => Format::Zip,
         [0x1f, 0x8b] => Format::GzippedTar,
         _ => Format::Tar,
     };
-    let mut archive = Archive { path: path.to_owned(), format, pictures: Vec::new(), missing: Vec::new() };
+    let mut archive =
+        Archive { path: path.to_owned(), format, pictures: Vec::new(), missing: Vec::new() };
     let (mut places, mut names, mut others) = (Vec::new(), Vec::new(), Vec::new());
     archive.visit(&mut |place, name, _| {
         if listing::is_picture(name) {
@@ -74,22 +77,27 @@ pub(super) fn open(path: &Path, split: Split) -> Result<Found<Archive>, DataErro
     if names.is_empty() {
         let expected = "files ending in .png, .jpg, .webp, .bmp or .gif";
         let others: Vec<String> = others.into_iter().map(|(_, name)| name).collect();
-        return Err(DataError::NothingFound { path: path.to_owned(), expected, found: listed(&others) });
+        return Err(DataError::NothingFound {
+            path: path.to_owned(),
+            expected,
+            found: listed(&others),
+        });
     }
     // The folder that all share is that of the set.
     let shared = listing::shared_folder(&names).len();
     let prefix = names[0][..shared].to_owned();
     let mut named: Vec<(usize, String)> =
         places.into_iter().zip(names.into_iter().map(|name| name[shared..].to_owned())).collect();
-    let begins = |folder: &str| named.iter().any(|(_, name)| name.starts_with(&format!("{folder}/")));
+    let begins =
+        |folder: &str| named.iter().any(|(_, name)| name.starts_with(&format!("{folder}/")));
     let part = listing::part(begins, split);
     if let Some(part) = part {
         named.retain(|(_, name)| name.starts_with(&format!("{part}/")));
     }
     let names: Vec<String> = named.iter().map(|(_, name)| name.clone()).collect();
-    let table = TABLES
-        .iter()
-        .find_map(|table| others.iter().find(|(_, name)| name.strip_prefix(&prefix) == Some(table)));
+    let table = TABLES.iter().find_map(|table| {
+        others.iter().find(|(_, name)| name.strip_prefix(&prefix) == Some(table))
+    });
     let labels = match table {
         Some((place, table)) => archive
             .read(*place)?
@@ -98,7 +106,8 @@ pub(super) fn open(path: &Path, split: Split) -> Result<Found<Archive>, DataErro
         None => listing::by_folder(&names),
     };
     let labelled = named.into_iter().zip(labels.of);
-    archive.pictures = labelled.map(|((place, name), label)| Picture { place, name, label }).collect();
+    archive.pictures =
+        labelled.map(|((place, name), label)| Picture { place, name, label }).collect();
     archive.missing = labels.missing;
     Ok(Found { count: archive.pictures.len(), classes: labels.classes, kind: archive })
 }
@@ -125,13 +134,18 @@ impl Archive {
     }
 
     fn file(&self) -> Result<BufReader<File>, DataError> {
-        Ok(BufReader::with_capacity(1 << 16, File::open(&self.path).map_err(DataError::io(&self.path))?))
+        Ok(BufReader::with_capacity(
+            1 << 16,
+            File::open(&self.path).map_err(DataError::io(&self.path))?,
+        ))
     }
 
     fn tar(&self) -> Result<tar::Archive<Box<dyn Read + Send>>, DataError> {
         let file = self.file()?;
         let read: Box<dyn Read + Send> = match self.format {
-            Format::GzippedTar => Box::new(BufReader::with_capacity(1 << 16, MultiGzDecoder::new(file))),
+            Format::GzippedTar => {
+                Box::new(BufReader::with_capacity(1 << 16, MultiGzDecoder::new(file)))
+            }
             _ => Box::new(file),
         };
         Ok(tar::Archive::new(read))
@@ -159,10 +173,11 @@ impl Archive {
             let mut zip = self.zip()?;
             for place in 0..zip.len() {
                 let name = {
-                    let entry = zip.by_index_raw(place).map_err(|e| self.damaged(&e.to_string()))?;
-                    entry
-                        .is_file()
-                        .then(|| normal(&String::from_utf8_lossy(entry.name_raw()).replace('\\', "/")))
+                    let entry =
+                        zip.by_index_raw(place).map_err(|e| self.damaged(&e.to_string()))?;
+                    entry.is_file().then(|| {
+                        normal(&String::from_utf8_lossy(entry.name_raw()).replace('\\', "/"))
+                    })
                 };
                 let Some(name) = name else { continue };
                 visitor(place, &name, &mut || Ok(zip_entry(&mut zip, place)))?;
@@ -171,7 +186,8 @@ impl Archive {
         }
         let mut tar = self.tar()?;
         for (place, entry) in tar.entries().map_err(|e| self.damaged(&e.to_string()))?.enumerate() {
-            let mut entry = entry.map_err(|e| self.damaged(&format!("damaged behind entry {place}: {e}")))?;
+            let mut entry =
+                entry.map_err(|e| self.damaged(&format!("damaged behind entry {place}: {e}")))?;
             if !entry.header().entry_type().is_file() {
                 continue;
             }
@@ -194,8 +210,8 @@ impl Archive {
         if self.format == Format::Zip {
             let mut zip = self.zip()?;
             let pictures = self.pictures.iter();
-            let records =
-                pictures.map(move |picture| Ok(record(picture, zip_entry(&mut zip, picture.place))));
+            let records = pictures
+                .map(move |picture| Ok(record(picture, zip_entry(&mut zip, picture.place))));
             return Ok(Box::new(records.chain(missing)));
         }
         // The entries borrow their archive, which an iterator cannot hold beside them: a thread reads ahead instead.
@@ -223,7 +239,8 @@ impl Archive {
             }
         });
         let records = self.pictures.iter().map(move |picture| {
-            let content = receiver.recv().map_err(|_| self.damaged("it was changed while it was read"))?;
+            let content =
+                receiver.recv().map_err(|_| self.damaged("it was changed while it was read"))?;
             content.map(|content| record(picture, content))
         });
         Ok(Box::new(records.chain(missing)))

@@ -59,10 +59,16 @@ impl Scale {
                 Err("it holds numbers that are not finite".to_owned())
             }
             // What a filter or a network has left may go a little beyond.
-            (least, most) if least >= -0.1 && most <= 1.1 => Ok(Self { factor: 255.0, offset: 0.0 }),
-            (least, most) if least >= -1.5 && most <= 1.5 => Ok(Self { factor: 127.5, offset: 127.5 }),
+            (least, most) if least >= -0.1 && most <= 1.1 => {
+                Ok(Self { factor: 255.0, offset: 0.0 })
+            }
+            (least, most) if least >= -1.5 && most <= 1.5 => {
+                Ok(Self { factor: 127.5, offset: 127.5 })
+            }
             (least, most) if least >= -1.0 && most <= 256.0 => Ok(Self::BYTES),
-            _ => Err(format!("its numbers go from {least} to {most}; expected [-1, 1], [0, 1] or [0, 255]")),
+            _ => Err(format!(
+                "its numbers go from {least} to {most}; expected [-1, 1], [0, 1] or [0, 255]"
+            )),
         }
     }
 }
@@ -72,7 +78,9 @@ impl Layout {
         let channels = |n: usize| [1, 3, 4].contains(&n);
         let number = header.number;
         let layout = match header.shape[..] {
-            [count, height, width] => Self { count, height, width, channels: 1, planar: true, number },
+            [count, height, width] => {
+                Self { count, height, width, channels: 1, planar: true, number }
+            }
             // Both may be meant by (N, 3, H, 3): bytes usually come from picture files, floats from networks.
             [count, a, b, c] if channels(c) && (number == Number::U8 || !channels(a)) => {
                 Self { count, height: a, width: b, channels: c, planar: false, number }
@@ -109,7 +117,8 @@ impl Layout {
 
     /// Interleaved bytes from the numbers of a picture.
     fn raster(&self, numbers: &[f64], scale: Scale) -> Raster {
-        let byte = |value: f64| (value * scale.factor + scale.offset).round().clamp(0.0, 255.0) as u8;
+        let byte =
+            |value: f64| (value * scale.factor + scale.offset).round().clamp(0.0, 255.0) as u8;
         let area = self.height * self.width;
         let pixels = if self.planar {
             (0..area)
@@ -132,7 +141,14 @@ pub(super) fn open_npy(path: &Path) -> Result<Found<Arrays>, DataError> {
     let arrays = Arrays {
         path: path.to_owned(),
         member: None,
-        layout: Layout { count: 0, height: 0, width: 0, channels: 0, planar: true, number: Number::U8 },
+        layout: Layout {
+            count: 0,
+            height: 0,
+            width: 0,
+            channels: 0,
+            planar: true,
+            number: Number::U8,
+        },
         scale: Scale::BYTES,
         labels: None,
     };
@@ -146,12 +162,14 @@ pub(super) fn open_npz(path: &Path, head: &[u8]) -> Result<Option<Found<Arrays>>
     }
     let Ok(zip) = open_zip(path) else { return Ok(None) };
     // A name that cannot be read is not that of an array.
-    let names: Vec<String> = zip.file_names().map(|name| name.map(Into::into).unwrap_or_default()).collect();
+    let names: Vec<String> =
+        zip.file_names().map(|name| name.map(Into::into).unwrap_or_default()).collect();
     if names.is_empty() || !names.iter().all(|name| name.strip_suffix(".npy").is_some()) {
         return Ok(None);
     }
-    let find =
-        |wanted: &[&str]| wanted.iter().map(|name| format!("{name}.npy")).find(|name| names.contains(name));
+    let find = |wanted: &[&str]| {
+        wanted.iter().map(|name| format!("{name}.npy")).find(|name| names.contains(name))
+    };
     let invalid = |problem: String| DataError::unusable(path, problem);
     let member = find(&PICTURES).or_else(|| (names.len() == 1).then(|| names[0].clone()));
     let member = member.ok_or_else(|| {
@@ -161,12 +179,19 @@ pub(super) fn open_npz(path: &Path, head: &[u8]) -> Result<Option<Found<Arrays>>
             names.join(", ")
         ))
     })?;
-    let labels =
-        find(&LABELS).map(|name| read_labels(path, &name).map_err(|e| invalid(format!("{name}: {e}"))));
+    let labels = find(&LABELS)
+        .map(|name| read_labels(path, &name).map_err(|e| invalid(format!("{name}: {e}"))));
     let arrays = Arrays {
         path: path.to_owned(),
         member: Some(member),
-        layout: Layout { count: 0, height: 0, width: 0, channels: 0, planar: true, number: Number::U8 },
+        layout: Layout {
+            count: 0,
+            height: 0,
+            width: 0,
+            channels: 0,
+            planar: true,
+            number: Number::U8,
+        },
         scale: Scale::BYTES,
         labels: None,
     };
@@ -189,7 +214,10 @@ fn read_labels(path: &Path, member: &str) -> Result<Vec<u32>, String> {
         _ => return Err(format!("labels are a list, not an array of shape {:?}", header.shape)),
     };
     let mut bytes = Vec::new();
-    input.take((count * header.number.bytes()) as u64).read_to_end(&mut bytes).map_err(|e| e.to_string())?;
+    input
+        .take((count * header.number.bytes()) as u64)
+        .read_to_end(&mut bytes)
+        .map_err(|e| e.to_string())?;
     if bytes.len() != count * header.number.bytes() {
         return Err("it ends early".to_owned());
     }
@@ -208,8 +236,9 @@ impl Arrays {
     /// Reads the header, and, of floats, everything once for its range.
     fn complete(mut self, labels: Option<Vec<u32>>) -> Result<Found<Self>, DataError> {
         let path = self.path.clone();
-        let invalid =
-            |problem: String| DataError::unusable(&path, format!("no array of pictures: {problem}"));
+        let invalid = |problem: String| {
+            DataError::unusable(&path, format!("no array of pictures: {problem}"))
+        };
         self.with_input(|input| {
             let header = Header::read(input)?;
             let layout = Layout::new(&header)?;
@@ -259,12 +288,18 @@ impl Arrays {
             if wanted == Some(there) {
                 Ok(())
             } else {
-                Err(format!("its shape {:?} does not belong to the {there} bytes that follow", header.shape))
+                Err(format!(
+                    "its shape {:?} does not belong to the {there} bytes that follow",
+                    header.shape
+                ))
             }
         })
     }
 
-    fn with_input<T>(&self, read: impl FnOnce(&mut dyn Read) -> Result<T, String>) -> Result<T, String> {
+    fn with_input<T>(
+        &self,
+        read: impl FnOnce(&mut dyn Read) -> Result<T, String>,
+    ) -> Result<T, String> {
         with_input(&self.path, self.member.as_deref(), read)
     }
 
@@ -288,10 +323,16 @@ impl Arrays {
             }
         });
         Box::new((0..self.layout.count).map(move |i| {
-            let numbers =
-                receiver.recv().unwrap_or_else(|_| Err("it ends early".to_owned())).map_err(failed)?;
+            let numbers = receiver
+                .recv()
+                .unwrap_or_else(|_| Err("it ends early".to_owned()))
+                .map_err(failed)?;
             let content = Ok(Content::Raw(self.layout.raster(&numbers, self.scale)));
-            Ok(Record { name: numbered(i), label: self.labels.as_ref().map(|labels| labels[i]), content })
+            Ok(Record {
+                name: numbered(i),
+                label: self.labels.as_ref().map(|labels| labels[i]),
+                content,
+            })
         }))
     }
 }

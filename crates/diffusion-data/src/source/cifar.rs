@@ -48,7 +48,8 @@ pub(super) fn files(path: &Path, split: Split) -> Option<Vec<PathBuf>> {
 
 pub(super) fn open(files: &[PathBuf]) -> Result<Found<Batches>, DataError> {
     // CIFAR-100's files are called train.bin and test.bin.
-    let hundred = files[0].file_name().is_some_and(|name| name == "train.bin" || name == "test.bin");
+    let hundred =
+        files[0].file_name().is_some_and(|name| name == "train.bin" || name == "test.bin");
     let label_bytes = if hundred { 2 } else { 1 };
     let record = label_bytes + PIXELS;
     let mut count = 0;
@@ -78,10 +79,9 @@ pub(super) fn open_one(path: &Path) -> Result<Option<Found<Batches>>, DataError>
             continue;
         }
         let batches = Batches { files: vec![path.to_owned()], label_bytes };
-        let plausible = batches
-            .records()
-            .take(1000)
-            .all(|record| record.is_ok_and(|record| record.label.is_some_and(|label| label < classes)));
+        let plausible = batches.records().take(1000).all(|record| {
+            record.is_ok_and(|record| record.label.is_some_and(|label| label < classes))
+        });
         if plausible {
             let classes = (0..classes).map(|class| class.to_string()).collect();
             let count = length / (label_bytes + PIXELS);
@@ -137,6 +137,7 @@ fn read_whole(input: &mut impl Read, bytes: &mut [u8]) -> std::io::Result<bool> 
 }
 
 fn raster(planes: &[u8]) -> Raster {
-    let pixels = (0..AREA).flat_map(|i| [planes[i], planes[AREA + i], planes[2 * AREA + i]]).collect();
+    let pixels =
+        (0..AREA).flat_map(|i| [planes[i], planes[AREA + i], planes[2 * AREA + i]]).collect();
     Raster { width: SIDE, height: SIDE, channels: 3, pixels, form: "RGB" }
 }

@@ -12,7 +12,8 @@ use crate::DataError;
 use crate::dataset::hash::StableHasher;
 use crate::error::listed;
 
-const EXPECTED: &str = "files ending in .png, .jpg, .webp, .bmp or .gif, or IDX, CIFAR or parquet files";
+const EXPECTED: &str =
+    "files ending in .png, .jpg, .webp, .bmp or .gif, or IDX, CIFAR or parquet files";
 /// Folders are followed so deep.
 const MAX_DEPTH: usize = 32;
 
@@ -62,7 +63,8 @@ pub(super) fn part(path: &Path, split: Split) -> (PathBuf, Option<&'static str>)
 pub(super) fn shards(path: &Path, split: Split) -> Vec<PathBuf> {
     let in_folder = |folder: &Path| -> Vec<PathBuf> {
         let entries = fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok);
-        let files: Vec<_> = entries.map(|entry| entry.path()).filter(|path| path.is_file()).collect();
+        let files: Vec<_> =
+            entries.map(|entry| entry.path()).filter(|path| path.is_file()).collect();
         // Beside pictures a table may have any form.
         if files.iter().any(|file| listing::is_picture(&relative(folder, file))) {
             return Vec::new();
@@ -83,7 +85,8 @@ pub(super) fn shards(path: &Path, split: Split) -> Vec<PathBuf> {
         names.iter().any(|start| name.starts_with(start))
     };
     let (train, test) = (["train"], ["test", "val"]);
-    if files.iter().any(|file| starts(file, &train)) && files.iter().any(|file| starts(file, &test)) {
+    if files.iter().any(|file| starts(file, &train)) && files.iter().any(|file| starts(file, &test))
+    {
         let wanted: &[&str] = if split == Split::Train { &train } else { &test };
         files.retain(|file| starts(file, wanted));
     }
@@ -112,15 +115,16 @@ pub(super) fn open(root: &Path, part: Option<&str>) -> Result<Found<Files>, Data
             }
             Err(error) => {
                 let name = error.path().map_or_else(String::new, |path| relative(root, path));
-                let gone = error.io_error().is_some_and(|e| e.kind() == std::io::ErrorKind::NotFound);
+                let gone =
+                    error.io_error().is_some_and(|e| e.kind() == std::io::ErrorKind::NotFound);
                 if gone && !listing::is_picture(&name) {
                     continue;
                 }
                 let reason = match error.loop_ancestor() {
                     Some(_) => "a link to a folder that it lies in".to_owned(),
-                    None => {
-                        error.into_io_error().map_or_else(|| "cannot be read".to_owned(), |e| e.to_string())
-                    }
+                    None => error
+                        .into_io_error()
+                        .map_or_else(|| "cannot be read".to_owned(), |e| e.to_string()),
                 };
                 entries.push(Entry { name, label: None, file: Err(reason) });
             }
@@ -170,7 +174,11 @@ pub(super) fn open(root: &Path, part: Option<&str>) -> Result<Found<Files>, Data
 pub(super) fn one(path: &Path) -> Found<Files> {
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let file = Ok((path.to_owned(), listing::stamp(fs::metadata(path))));
-    Found { kind: Files { entries: vec![Entry { name, label: None, file }] }, classes: Vec::new(), count: 1 }
+    Found {
+        kind: Files { entries: vec![Entry { name, label: None, file }] },
+        classes: Vec::new(),
+        count: 1,
+    }
 }
 
 fn by_table(names: &[String], table: &Path) -> Result<Labels, DataError> {

@@ -24,8 +24,8 @@ const EXTENSIONS: [&str; 8] = ["png", "jpg", "jpeg", "jpe", "jfif", "webp", "bmp
 
 /// Whether a file's name, with `/` between its folders, is that of a picture that is meant to be seen.
 pub(crate) fn is_picture(name: &str) -> bool {
-    let hidden =
-        name.split('/').any(|part| part.starts_with('.') || part == "__MACOSX") || name == CONTACT_SHEET;
+    let hidden = name.split('/').any(|part| part.starts_with('.') || part == "__MACOSX")
+        || name == CONTACT_SHEET;
     let extension = name.rsplit_once('.').map(|(_, extension)| extension.to_ascii_lowercase());
     !hidden && extension.is_some_and(|extension| EXTENSIONS.contains(&extension.as_str()))
 }
@@ -110,7 +110,9 @@ fn csv_rows(content: &[u8]) -> Result<Vec<(String, String)>, String> {
     };
     let Some(file) = column(&FILE_COLUMNS) else {
         let found = headers.iter().collect::<Vec<_>>().join(", ");
-        return Err(format!("its first line must name the columns file_name and label; it names {found}"));
+        return Err(format!(
+            "its first line must name the columns file_name and label; it names {found}"
+        ));
     };
     // A table of captions, say.
     let Some(label) = column(&LABEL_COLUMNS) else { return Ok(Vec::new()) };
@@ -192,7 +194,10 @@ mod tests {
         let jsonl =
             b"{\"file_name\": \"a.png\", \"label\": 3}\n\n{\"file_name\": \"d.png\", \"label\": 20}\n";
         let labels = by_table(&files, "metadata.jsonl", jsonl).unwrap();
-        assert_eq!((labels.classes, labels.of), (names(&["3", "20"]), vec![Some(0), None, Some(1)]));
+        assert_eq!(
+            (labels.classes, labels.of),
+            (names(&["3", "20"]), vec![Some(0), None, Some(1)])
+        );
         let problem = by_table(&files, "labels.csv", b"name,kind\nx,y\n").unwrap_err();
         assert!(problem.contains("file_name and label; it names name, kind"), "{problem}");
         let problem = by_table(&files, "metadata.jsonl", b"{}\n").unwrap_err();
@@ -213,7 +218,9 @@ mod tests {
     fn hidden_and_foreign_files_are_no_pictures() {
         assert!(["a.png", "b/C.JPG", "x y/ä.webp"].iter().all(|name| is_picture(name)));
         assert!(
-            [".a.png", "__MACOSX/a.png", "b/.x/c.png", "a.txt", "png"].iter().all(|name| !is_picture(name))
+            [".a.png", "__MACOSX/a.png", "b/.x/c.png", "a.txt", "png"]
+                .iter()
+                .all(|name| !is_picture(name))
         );
     }
 }

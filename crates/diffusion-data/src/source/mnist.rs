@@ -67,7 +67,12 @@ pub(crate) fn load(path: &Path, split: Split) -> Result<ImageDataset, DataError>
 /// Bytes that are not IDX or do not belong together.
 pub fn from_bytes(images: &[u8], labels: &[u8]) -> Result<ImageDataset, DataError> {
     let name = "embedded digits";
-    assemble(Path::new(name), idx::read_bytes(images, 3, name)?, Some(idx::read_bytes(labels, 1, name)?), "")
+    assemble(
+        Path::new(name),
+        idx::read_bytes(images, 3, name)?,
+        Some(idx::read_bytes(labels, 1, name)?),
+        "",
+    )
 }
 
 fn assemble(
@@ -77,11 +82,18 @@ fn assemble(
     class_names: &str,
 ) -> Result<ImageDataset, DataError> {
     let image_shape = [1, images.dims[1], images.dims[2]];
-    let labels: Vec<_> =
-        labels.into_iter().flat_map(|labels| labels.data).map(|label| Some(u32::from(label))).collect();
+    let labels: Vec<_> = labels
+        .into_iter()
+        .flat_map(|labels| labels.data)
+        .map(|label| Some(u32::from(label)))
+        .collect();
     let most = labels.iter().flatten().max();
-    let mut classes: Vec<String> =
-        class_names.lines().map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned).collect();
+    let mut classes: Vec<String> = class_names
+        .lines()
+        .map(str::trim)
+        .filter(|name| !name.is_empty())
+        .map(str::to_owned)
+        .collect();
     if most.is_none_or(|most| classes.len() <= *most as usize) {
         classes = numbered_classes(most);
     }
@@ -91,7 +103,10 @@ fn assemble(
 }
 
 fn find(dir: &Path, name: &str) -> Option<PathBuf> {
-    [name.to_owned(), format!("{name}.gz")].into_iter().map(|name| dir.join(name)).find(|path| path.is_file())
+    [name.to_owned(), format!("{name}.gz")]
+        .into_iter()
+        .map(|name| dir.join(name))
+        .find(|path| path.is_file())
 }
 
 /// The first few names in a folder, for an error message.
@@ -112,10 +127,12 @@ pub fn class_balanced_subset(
     dataset: &ImageDataset,
     per_class: usize,
 ) -> Result<(IdxArray, IdxArray), DataError> {
-    let labels: Option<Vec<u8>> =
-        (0..dataset.len()).map(|i| dataset.label(i).and_then(|label| u8::try_from(label).ok())).collect();
-    let labels = labels
-        .ok_or_else(|| DataError::Invalid("a class-balanced subset needs labels below 256".to_owned()))?;
+    let labels: Option<Vec<u8>> = (0..dataset.len())
+        .map(|i| dataset.label(i).and_then(|label| u8::try_from(label).ok()))
+        .collect();
+    let labels = labels.ok_or_else(|| {
+        DataError::Invalid("a class-balanced subset needs labels below 256".to_owned())
+    })?;
     let mut taken = [0; 256];
     let mut chosen = Vec::new();
     for (i, &label) in labels.iter().enumerate() {
@@ -134,6 +151,7 @@ pub fn class_balanced_subset(
         dims: vec![chosen.len(), height, width],
         data: chosen.iter().flat_map(|&i| dataset.image(i)).copied().collect(),
     };
-    let labels = IdxArray { dims: vec![chosen.len()], data: chosen.iter().map(|&i| labels[i]).collect() };
+    let labels =
+        IdxArray { dims: vec![chosen.len()], data: chosen.iter().map(|&i| labels[i]).collect() };
     Ok((images, labels))
 }

@@ -39,16 +39,22 @@ pub(super) fn open(files: &[PathBuf]) -> Result<Found<Shards>, DataError> {
     let first = open_file(&files[0])?;
     let schema = first.metadata().file_metadata().schema().clone();
     let wrong = |problem: String| DataError::unusable(&files[0], problem);
-    let names = || schema.get_fields().iter().map(|field| field.name()).collect::<Vec<_>>().join(", ");
-    let pictures: Vec<&str> =
-        schema.get_fields().iter().filter(|field| holds_bytes(field)).map(|field| field.name()).collect();
+    let names =
+        || schema.get_fields().iter().map(|field| field.name()).collect::<Vec<_>>().join(", ");
+    let pictures: Vec<&str> = schema
+        .get_fields()
+        .iter()
+        .filter(|field| holds_bytes(field))
+        .map(|field| field.name())
+        .collect();
     let picture = PICTURES.into_iter().find(|name| pictures.contains(name));
     let picture = picture.or_else(|| (pictures.len() == 1).then(|| pictures[0]));
     let picture = picture.ok_or_else(|| {
         wrong(format!("it has no column of pictures, called image, say; it has {}", names()))
     })?;
-    let label =
-        LABELS.into_iter().find_map(|name| schema.get_fields().iter().find(|field| field.name() == name));
+    let label = LABELS
+        .into_iter()
+        .find_map(|name| schema.get_fields().iter().find(|field| field.name() == name));
 
     let mut count = 0;
     for file in files {
@@ -110,8 +116,8 @@ fn open_file(path: &Path) -> Result<SerializedFileReader<File>, DataError> {
 
 /// Calls the parquet crate, which answers most bad bytes with an error but asserts in a few places.
 fn guarded<T>(path: &Path, call: impl FnOnce() -> Result<T, String>) -> Result<T, DataError> {
-    let result =
-        catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|_| Err("its encoding is damaged".to_owned()));
+    let result = catch_unwind(AssertUnwindSafe(call))
+        .unwrap_or_else(|_| Err("its encoding is damaged".to_owned()));
     result.map_err(|problem| DataError::unusable(path, format!("as parquet: {problem}")))
 }
 
@@ -123,8 +129,12 @@ impl Shards {
     ) -> Result<impl Iterator<Item = Result<Row, DataError>> + use<>, DataError> {
         let reader = open_file(path)?;
         let schema = reader.metadata().file_metadata().schema();
-        let wanted =
-            schema.get_fields().iter().filter(|field| columns.contains(&field.name())).cloned().collect();
+        let wanted = schema
+            .get_fields()
+            .iter()
+            .filter(|field| columns.contains(&field.name()))
+            .cloned()
+            .collect();
         let projection = Type::group_type_builder(schema.name()).with_fields(wanted).build();
         let path = path.to_owned();
         let mut rows = guarded(&path, || {
@@ -138,7 +148,8 @@ impl Shards {
             if failed {
                 return None;
             }
-            let row = guarded(&path, || rows.next().transpose().map_err(|e| e.to_string())).transpose();
+            let row =
+                guarded(&path, || rows.next().transpose().map_err(|e| e.to_string())).transpose();
             failed = matches!(row, Some(Err(_)));
             row
         }))
@@ -168,8 +179,11 @@ impl Shards {
     }
 
     fn record(&self, i: usize, row: Row) -> Record {
-        let mut record =
-            Record { name: numbered(i), label: None, content: Err("its row has no picture".to_owned()) };
+        let mut record = Record {
+            name: numbered(i),
+            label: None,
+            content: Err("its row has no picture".to_owned()),
+        };
         for (column, field) in row.into_columns() {
             if self.label.as_ref().is_some_and(|label| label.name == column) {
                 record.label = self.label_of(&field);
@@ -182,8 +196,12 @@ impl Shards {
                 Field::Group(parts) => {
                     for (part, field) in parts.into_columns() {
                         match field {
-                            Field::Bytes(bytes) if part == "bytes" => record.content = encoded(bytes.data()),
-                            Field::Str(path) if part == "path" && !path.is_empty() => record.name = path,
+                            Field::Bytes(bytes) if part == "bytes" => {
+                                record.content = encoded(bytes.data())
+                            }
+                            Field::Str(path) if part == "path" && !path.is_empty() => {
+                                record.name = path
+                            }
                             _ => {}
                         }
                     }

@@ -86,7 +86,11 @@ fn a_file_that_is_not_whole_is_made_anew() {
         fs::remove_file(&path).unwrap();
         fs::write(&path, damaged).unwrap();
         let prepared = through(&folder, &config);
-        assert_eq!((prepared.from_cache, prepared.dataset.fingerprint()), (false, whole), "case {case}");
+        assert_eq!(
+            (prepared.from_cache, prepared.dataset.fingerprint()),
+            (false, whole),
+            "case {case}"
+        );
     }
 }
 
@@ -138,7 +142,8 @@ fn a_cache_that_cannot_be_used_is_said_and_done_without() {
 fn new_names_of_classes_are_noticed() {
     let folder = set(2);
     let classes = |names: &str| {
-        folder.write("set/labels.csv", format!("file_name,label\n0.png,{names}0\n1.png,{names}1\n"));
+        folder
+            .write("set/labels.csv", format!("file_name,label\n0.png,{names}0\n1.png,{names}1\n"));
         through(&folder, &PictureConfig::default()).dataset.classes().to_vec()
     };
     assert_eq!(classes("old"), ["old0", "old1"]);

@@ -38,7 +38,8 @@ fn gzipped(bytes: &[u8]) -> Vec<u8> {
 
 /// A numpy file.
 fn npy(descr: &str, shape: &str, data: &[u8]) -> Vec<u8> {
-    let mut header = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': ({shape}), }}");
+    let mut header =
+        format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': ({shape}), }}");
     while !(header.len() + 11).is_multiple_of(64) {
         header.push(' ');
     }
@@ -68,9 +69,11 @@ fn archives_are_read_as_the_folder_they_hold() {
         folder.write(name, bytes);
     }
     let mut fingerprints = vec![prepared(&folder.path("set")).unwrap()];
-    for (name, bytes) in
-        [("set.tar", tar(&entries)), ("set.tar.gz", gzipped(&tar(&entries))), ("set.zip", zip(&entries))]
-    {
+    for (name, bytes) in [
+        ("set.tar", tar(&entries)),
+        ("set.tar.gz", gzipped(&tar(&entries))),
+        ("set.zip", zip(&entries)),
+    ] {
         let prepared = prepared(&folder.write(name, bytes)).unwrap();
         assert_eq!(
             labelled(&prepared.dataset),
@@ -93,7 +96,9 @@ fn archives_of_the_folder_one_stands_in_and_of_two_parts_are_understood() {
     let folder = Folder::new();
     // As `tar -C folder .` names them, which the crate would tidy up.
     let mut dotted = tar::Builder::new(Vec::new());
-    for (name, seed) in [("./train/cat/a.png", 1), ("./train/dog/b.png", 2), ("./test/cat/c.png", 3)] {
+    for (name, seed) in
+        [("./train/cat/a.png", 1), ("./train/dog/b.png", 2), ("./test/cat/c.png", 3)]
+    {
         let bytes = png(seed);
         let mut header = tar::Header::new_ustar();
         header.as_mut_bytes()[..name.len()].copy_from_slice(name.as_bytes());
@@ -103,7 +108,10 @@ fn archives_of_the_folder_one_stands_in_and_of_two_parts_are_understood() {
     }
     let dotted = dotted.into_inner().unwrap();
     let dataset = prepared(&folder.write("dotted.tar", dotted)).unwrap().dataset;
-    assert_eq!(labelled(&dataset), [pair("train/cat/a.png", "cat"), pair("train/dog/b.png", "dog")]);
+    assert_eq!(
+        labelled(&dataset),
+        [pair("train/cat/a.png", "cat"), pair("train/dog/b.png", "dog")]
+    );
 }
 
 #[test]
@@ -133,7 +141,10 @@ fn a_damaged_archive_is_an_error_that_names_it() {
         assert!(error.to_string().contains(name), "{error}");
     }
     let empty = folder.write("empty.tar", tar(&[("a.txt", b"x".to_vec())]));
-    assert!(open(&empty).unwrap_err().to_string().contains("no pictures found"), "an archive of other files");
+    assert!(
+        open(&empty).unwrap_err().to_string().contains("no pictures found"),
+        "an archive of other files"
+    );
 }
 
 #[test]
@@ -180,10 +191,13 @@ fn arrays_are_understood_by_shape_and_range() {
 fn an_npz_file_has_labels_too() {
     let folder = Folder::new();
     let pictures = npy("|u1", "3, 4, 4", &(0..48).collect::<Vec<u8>>());
-    let labels =
-        npy("<i8", "3,", &[2i64, 0, 2].iter().flat_map(|label| label.to_le_bytes()).collect::<Vec<_>>());
-    let path =
-        folder.write("set.npz", zip(&[("arr_0.npy", pictures.clone()), ("arr_1.npy", labels.clone())]));
+    let labels = npy(
+        "<i8",
+        "3,",
+        &[2i64, 0, 2].iter().flat_map(|label| label.to_le_bytes()).collect::<Vec<_>>(),
+    );
+    let path = folder
+        .write("set.npz", zip(&[("arr_0.npy", pictures.clone()), ("arr_1.npy", labels.clone())]));
     let dataset = prepared_as(&path, None, &PictureConfig::default(), None).unwrap().dataset;
     assert_eq!(dataset.classes(), ["0", "1", "2"]);
     assert_eq!([0, 1, 2].map(|i| dataset.label(i)), [Some(2), Some(0), Some(2)]);
@@ -193,14 +207,17 @@ fn an_npz_file_has_labels_too() {
     let path = folder.write("wrong.npz", zip(&[("x.npy", pictures), ("y.npy", wrong)]));
     assert!(open(&path).unwrap_err().to_string().contains("2 labels for 3 pictures"));
     let path = folder.write("names.npz", zip(&[("a.npy", labels.clone()), ("b.npy", labels)]));
-    assert!(open(&path).unwrap_err().to_string().contains("one of its arrays must be called images"));
+    assert!(
+        open(&path).unwrap_err().to_string().contains("one of its arrays must be called images")
+    );
 }
 
 /// A record of CIFAR: its class, and a picture with a red upper row and a blue left column.
 fn cifar_record(label_bytes: &[u8]) -> Vec<u8> {
     let mut record = label_bytes.to_vec();
-    let plane =
-        |lit: fn(usize, usize) -> bool| (0..1024).map(move |i| if lit(i / 32, i % 32) { 255 } else { 0 });
+    let plane = |lit: fn(usize, usize) -> bool| {
+        (0..1024).map(move |i| if lit(i / 32, i % 32) { 255 } else { 0 })
+    };
     record.extend(plane(|row, _| row == 0));
     record.extend(plane(|_, _| false));
     record.extend(plane(|_, column| column == 0));
@@ -218,8 +235,12 @@ fn cifar_pictures_stand_upright() {
     folder.write("hundred/train.bin", cifar_record(&[7, 99]));
     let alone = folder.write("alone.bin", cifar_record(&[5]));
 
-    let ten = prepared_as(&folder.path("ten"), None, &PictureConfig::default(), None).unwrap().dataset;
-    assert_eq!(labelled(&ten), [pair("000000", "cat"), pair("000001", "truck"), pair("000002", "airplane")]);
+    let ten =
+        prepared_as(&folder.path("ten"), None, &PictureConfig::default(), None).unwrap().dataset;
+    assert_eq!(
+        labelled(&ten),
+        [pair("000000", "cat"), pair("000001", "truck"), pair("000002", "airplane")]
+    );
     assert_eq!(ten.image_shape(), [3, 32, 32]);
     let red: Vec<usize> = (0..1024).filter(|i| ten.image(0)[*i] == 255).collect();
     let blue: Vec<usize> = (0..1024).filter(|i| ten.image(0)[2048 + i] == 255).collect();
@@ -239,7 +260,8 @@ fn cifar_pictures_stand_upright() {
 #[test]
 fn idx_files_find_their_labels_and_the_names_of_classes() {
     let folder = Folder::new();
-    let images = [&[0, 0, 8, 3, 0, 0, 0, 2, 0, 0, 0, 2, 0, 0, 0, 2][..], &[1, 2, 3, 4, 5, 6, 7, 8]].concat();
+    let images =
+        [&[0, 0, 8, 3, 0, 0, 0, 2, 0, 0, 0, 2, 0, 0, 0, 2][..], &[1, 2, 3, 4, 5, 6, 7, 8]].concat();
     let path = folder.write("set/train-images-idx3-ubyte.gz", gzipped(&images));
     folder.write("set/train-labels-idx1-ubyte.gz", gzipped(&[0, 0, 8, 1, 0, 0, 0, 2, 1, 0]));
     folder.write("set/classes.txt", "shirt\nshoe\n");
@@ -262,7 +284,8 @@ fn a_packed_set_is_the_set() {
     }
     folder.write("set/dog/bad.png", "bad");
     let original = prepared(&folder.path("set")).unwrap().dataset;
-    let outs: &[&str] = if cfg!(feature = "parquet") { &["set.tar", "set.parquet"] } else { &["set.tar"] };
+    let outs: &[&str] =
+        if cfg!(feature = "parquet") { &["set.tar", "set.parquet"] } else { &["set.tar"] };
     for out in outs {
         let path = folder.path(out);
         let report = packed(&folder.path("set"), &path).unwrap();
@@ -298,16 +321,19 @@ fn a_packed_archive_keeps_hidden_classes_and_invents_none() {
     folder.write("set/labels.csv", "file_name,label\na.png,.net\nsub/b.png,x\n");
     packed(&folder.path("set"), &folder.path("set.tar")).unwrap();
     let dataset = prepared(&folder.path("set.tar")).unwrap().dataset;
-    let expected = [pair("_.net/a.png", "_.net"), pair("x/sub/b.png", "x"), ("sub-c.png".to_owned(), None)];
+    let expected =
+        [pair("_.net/a.png", "_.net"), pair("x/sub/b.png", "x"), ("sub-c.png".to_owned(), None)];
     assert_eq!(labelled(&dataset), expected);
 }
 
 #[test]
 fn raw_pixels_are_packed_as_png() {
     let folder = Folder::new();
-    let source = folder.write("set.npy", npy("|u1", "2, 10, 12, 3", &[colours(1), colours(2)].concat()));
+    let source =
+        folder.write("set.npy", npy("|u1", "2, 10, 12, 3", &[colours(1), colours(2)].concat()));
     packed(&source, &folder.path("set.tar")).unwrap();
-    let as_they_are = |path: &Path| prepared_as(path, None, &PictureConfig::default(), None).unwrap().dataset;
+    let as_they_are =
+        |path: &Path| prepared_as(path, None, &PictureConfig::default(), None).unwrap().dataset;
     let (before, after) = (as_they_are(&source), as_they_are(&folder.path("set.tar")));
     assert_eq!(after.name(0), "000000.png");
     assert_eq!((after.image(0), after.image(1)), (before.image(0), before.image(1)));

@@ -39,7 +39,8 @@ fn the_good_pictures_are_used_and_the_bad_ones_named() {
         std::os::unix::fs::symlink(folder.path("set"), folder.path("set/loop")).unwrap();
         std::os::unix::fs::symlink("nowhere.png", folder.path("set/dangling.png")).unwrap();
     }
-    let prepared = prepared_as(&folder.path("set"), Some(16), &PictureConfig::default(), None).unwrap();
+    let prepared =
+        prepared_as(&folder.path("set"), Some(16), &PictureConfig::default(), None).unwrap();
     assert_eq!(prepared.dataset.len(), 5);
     assert_eq!(prepared.dataset.name(3), "good 3 ünïcode ☂.png");
     let reasons: Vec<String> = prepared.report.damaged.iter().map(ToString::to_string).collect();
@@ -93,21 +94,25 @@ fn too_many_bad_pictures_are_an_error_that_names_the_first() {
     folder.write("set/b.png", "x");
     let error = prepared(&folder.path("set")).unwrap_err().to_string();
     assert!(
-        error.contains("none of its 2 pictures can be used: a.png: an empty file; b.png: no picture"),
+        error.contains(
+            "none of its 2 pictures can be used: a.png: an empty file; b.png: no picture"
+        ),
         "{error}"
     );
     folder.write("set/c.png", png(0));
     assert_eq!(prepared(&folder.path("set")).unwrap().dataset.len(), 1);
     let strict = PictureConfig { max_bad: 1, ..PictureConfig::default() };
     for cache in [None, Some(folder.path("cache"))] {
-        let error = prepared_as(&folder.path("set"), Some(8), &strict, cache.as_deref()).unwrap_err();
+        let error =
+            prepared_as(&folder.path("set"), Some(8), &strict, cache.as_deref()).unwrap_err();
         assert!(matches!(error, DataError::Damaged { .. }));
         assert!(
             error.to_string().contains("more than 1 pictures cannot be used; a larger max_bad"),
             "{error}"
         );
         // In the cache from now on, where the limit holds all the same.
-        prepared_as(&folder.path("set"), Some(8), &PictureConfig::default(), cache.as_deref()).unwrap();
+        prepared_as(&folder.path("set"), Some(8), &PictureConfig::default(), cache.as_deref())
+            .unwrap();
     }
 }
 
@@ -117,10 +122,18 @@ fn folders_without_pictures_say_what_they_hold() {
     folder.write("set/readme.md", "");
     folder.write("set/set.csv", "");
     let error = open(&folder.path("set")).unwrap_err().to_string();
-    assert!(error.contains("no pictures found") && error.contains("found readme.md, set.csv"), "{error}");
-    assert!(matches!(open(&folder.path("gone")).unwrap_err(), DataError::File(FileError::Io { .. })));
+    assert!(
+        error.contains("no pictures found") && error.contains("found readme.md, set.csv"),
+        "{error}"
+    );
+    assert!(matches!(
+        open(&folder.path("gone")).unwrap_err(),
+        DataError::File(FileError::Io { .. })
+    ));
     let text = folder.write("a.bin", "nothing of the kind");
-    assert!(open(&text).unwrap_err().to_string().contains("not recognised; expected a picture, a tar"));
+    assert!(
+        open(&text).unwrap_err().to_string().contains("not recognised; expected a picture, a tar")
+    );
 }
 
 #[test]
@@ -142,7 +155,10 @@ fn classes_come_from_folders_or_from_a_table() {
         labelled(&prepared.dataset),
         [pair("3.png", "bird"), ("cat/more/2.png".to_owned(), None), pair("dog/1.png", "fish")]
     );
-    assert_eq!(prepared.report.damaged[0].to_string(), "4.png: listed in the table of labels, but not there");
+    assert_eq!(
+        prepared.report.damaged[0].to_string(),
+        "4.png: listed in the table of labels, but not there"
+    );
 
     folder.write("set/metadata.csv", "name;kind\n3.png;bird\n");
     let error = open(&folder.path("set")).unwrap_err().to_string();
@@ -172,10 +188,13 @@ fn a_folder_of_two_parts_is_two_sets() {
 fn parts_of_a_set_stay_the_same_when_pictures_are_added() {
     let folder = Folder::new();
     for seed in 0..40 {
-        folder.write(&format!("set/{}/{seed}.png", if seed % 3 == 0 { "a" } else { "b" }), png(seed));
+        folder
+            .write(&format!("set/{}/{seed}.png", if seed % 3 == 0 { "a" } else { "b" }), png(seed));
     }
     let set = || prepared(&folder.path("set")).unwrap().dataset;
-    let names = |set: &diffusion_data::ImageDataset| (0..set.len()).map(|i| set.name(i)).collect::<Vec<_>>();
+    let names = |set: &diffusion_data::ImageDataset| {
+        (0..set.len()).map(|i| set.name(i)).collect::<Vec<_>>()
+    };
     let before = set();
     let (training, validation) = before.split(0.25).unwrap();
     assert_eq!(training.len() + validation.len(), 40);
@@ -234,7 +253,8 @@ fn a_table_above_the_parts_is_about_the_chosen_one() {
     folder.write("set/train/1.png", png(1));
     folder.write("set/train/2.png", png(2));
     folder.write("set/test/3.png", png(3));
-    folder.write("set/metadata.csv", "file_name,label\ntrain/1.png,x\ntrain/2.png,y\ntest/3.png,z\n");
+    folder
+        .write("set/metadata.csv", "file_name,label\ntrain/1.png,x\ntrain/2.png,y\ntest/3.png,z\n");
     let prepared = prepared(&folder.path("set")).unwrap();
     assert_eq!(labelled(&prepared.dataset), [pair("1.png", "x"), pair("2.png", "y")]);
     assert_eq!(prepared.report.damaged, []);

@@ -15,7 +15,8 @@ fn pictures() -> PathBuf {
 
 /// Height, width and RGB pixels by name.
 fn expected() -> BTreeMap<String, (usize, usize, Vec<u8>)> {
-    let mut zip = zip::ZipArchive::new(File::open(pictures().join("expected.npz")).unwrap()).unwrap();
+    let mut zip =
+        zip::ZipArchive::new(File::open(pictures().join("expected.npz")).unwrap()).unwrap();
     let entries = (0..zip.len()).map(|i| {
         let mut entry = zip.by_index(i).unwrap();
         let name = entry.name().unwrap().strip_suffix(".npy").unwrap().to_owned();
@@ -23,7 +24,8 @@ fn expected() -> BTreeMap<String, (usize, usize, Vec<u8>)> {
         entry.read_to_end(&mut bytes).unwrap();
         let length = usize::from(u16::from_le_bytes([bytes[8], bytes[9]]));
         let header = String::from_utf8_lossy(&bytes[10..10 + length]).into_owned();
-        let shape = header.split_once("'shape': (").unwrap().1.split(')').next().unwrap().to_owned();
+        let shape =
+            header.split_once("'shape': (").unwrap().1.split(')').next().unwrap().to_owned();
         let dims: Vec<usize> = shape.split(", ").map(|dim| dim.parse().unwrap()).collect();
         (name, (dims[0], dims[1], bytes[10 + length..].to_vec()))
     });
@@ -121,11 +123,15 @@ fn a_set_is_grey_until_a_picture_has_colour() {
 fn a_picture_becomes_square_by_the_chosen_rule() {
     let folder = Folder::new();
     // Red, green and blue, each 8 wide and 8 high.
-    let row: Vec<u8> = [[255, 0, 0], [0, 255, 0], [0, 0, 255]].iter().flat_map(|rgb| rgb.repeat(8)).collect();
+    let row: Vec<u8> =
+        [[255, 0, 0], [0, 255, 0], [0, 0, 255]].iter().flat_map(|rgb| rgb.repeat(8)).collect();
     let path = folder.write("wide.png", encoded(24, 8, &row.repeat(8)));
     let pixels = |fit, background: &str| {
-        let config =
-            PictureConfig { fit, background: background.parse().unwrap(), ..PictureConfig::default() };
+        let config = PictureConfig {
+            fit,
+            background: background.parse().unwrap(),
+            ..PictureConfig::default()
+        };
         rgb(&prepared_as(&path, Some(8), &config, None).unwrap().dataset)
     };
     assert_eq!(pixels(Fit::Crop, "white"), [0, 255, 0].repeat(64));
@@ -160,7 +166,10 @@ fn opacity_is_resolved_before_pictures_are_scaled() {
 fn without_a_size_small_pictures_of_one_size_stay_and_others_become_32() {
     let folder = Folder::new();
     let shape = || {
-        prepared_as(&folder.path("set"), None, &PictureConfig::default(), None).unwrap().dataset.image_shape()
+        prepared_as(&folder.path("set"), None, &PictureConfig::default(), None)
+            .unwrap()
+            .dataset
+            .image_shape()
     };
     folder.write("set/a.png", encoded(20, 12, &vec![9; 720]));
     folder.write("set/b.png", encoded(20, 12, &vec![7; 720]));

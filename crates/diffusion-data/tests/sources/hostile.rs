@@ -71,8 +71,9 @@ fn mutated(whole: &[u8], rng: &mut impl Rng) -> Vec<u8> {
             1 => bytes[at] = rng.random(),
             2 => bytes.truncate(at),
             3 => {
-                let value =
-                    *[0u32, 1, 0x7fff_ffff, 0xffff_ffff, 0x0100_0000].get(rng.random_range(0..5)).unwrap();
+                let value = *[0u32, 1, 0x7fff_ffff, 0xffff_ffff, 0x0100_0000]
+                    .get(rng.random_range(0..5))
+                    .unwrap();
                 for (byte, new) in bytes[at..].iter_mut().zip(value.to_le_bytes()) {
                     *byte = new;
                 }
@@ -108,7 +109,8 @@ fn seeds(folder: &Folder) -> Vec<(String, Vec<u8>)> {
         folder.write(&format!("set/{}/{seed}.png", seed % 2), png(seed));
     }
     let source = open(&folder.path("set")).unwrap();
-    let outs: &[&str] = if cfg!(feature = "parquet") { &["a.tar", "a.parquet"] } else { &["a.tar"] };
+    let outs: &[&str] =
+        if cfg!(feature = "parquet") { &["a.tar", "a.parquet"] } else { &["a.tar"] };
     for out in outs {
         pack(&source, &folder.path(out), 0, &mut |_| ControlFlow::Continue(())).unwrap();
         seeds.push(((*out).to_owned(), std::fs::read(folder.path(out)).unwrap()));
@@ -122,7 +124,8 @@ fn seeds(folder: &Folder) -> Vec<(String, Vec<u8>)> {
 fn damaged_files_are_read_or_refused() {
     // A picture's decoder may panic and be caught; what it says of that helps nobody here.
     std::panic::set_hook(Box::new(|_| {}));
-    let cases = std::env::var("FUZZ_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(CASES);
+    let cases =
+        std::env::var("FUZZ_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(CASES);
     let folder = Folder::new();
     let config = PictureConfig::default();
     let (mut read, mut refused) = (0u64, 0u64);
@@ -135,7 +138,8 @@ fn damaged_files_are_read_or_refused() {
             let bytes = mutated(&whole, &mut rng);
             std::fs::write(&path, &bytes).unwrap();
             LARGEST.store(0, Ordering::Relaxed);
-            let outcome = std::panic::catch_unwind(|| prepared_as(&path, Some(8), &config, None).is_ok());
+            let outcome =
+                std::panic::catch_unwind(|| prepared_as(&path, Some(8), &config, None).is_ok());
             let largest = LARGEST.load(Ordering::Relaxed);
             let Ok(outcome) = outcome else { panic!("{name}, case {case}: a panic") };
             assert!(largest <= MOST, "{name}, case {case}: an allocation of {largest} bytes");

@@ -60,7 +60,8 @@ mod tests {
     #[test]
     fn each_side_is_resized_by_its_own_factor() {
         // Rows at −¼, ¼, ¾, 1¼; a column each, at 1, 4, 7, 10.
-        let rows: [Vec<f32>; 2] = [0u8, 12].map(|top| (0..12u8).map(|x| f32::from(top + x)).collect());
+        let rows: [Vec<f32>; 2] =
+            [0u8, 12].map(|top| (0..12u8).map(|x| f32::from(top + x)).collect());
         let expected = [
             [1.0, 4.0, 7.0, 10.0],
             [4.0, 7.0, 10.0, 13.0],

@@ -54,7 +54,8 @@ impl ClassShares {
             probabilities.max(D::Minus1)?.to_vec1::<f32>()?.into_iter().map(f64::from).collect();
         Ok(Self {
             shares: counts.into_iter().map(|class| class as f64 / count as f64).collect(),
-            sure: likeliest.iter().filter(|probability| **probability > SURE).count() as f64 / count as f64,
+            sure: likeliest.iter().filter(|probability| **probability > SURE).count() as f64
+                / count as f64,
             confidence: likeliest.iter().sum::<f64>() / count as f64,
         })
     }

@@ -22,7 +22,8 @@ pub fn diversity(features: &Tensor, classes: &[Option<u32>]) -> Result<Option<f6
     let (mut sum, mut pairs) = (0.0, 0usize);
     for own in members.into_values().filter(|own| own.len() > 1) {
         pairs += own.len() * (own.len() - 1);
-        let points = Points::new(&features.index_select(&Tensor::new(own, features.device())?, 0)?)?;
+        let points =
+            Points::new(&features.index_select(&Tensor::new(own, features.device())?, 0)?)?;
         points.each_row_of_distances(&points, |i, row| {
             let others = row.iter().enumerate().filter(|(j, _)| *j != i);
             sum += others.map(|(_, square)| square.sqrt()).sum::<f64>();

@@ -97,9 +97,12 @@ impl Statistics {
 /// A tensor of another rank; a feature that is not finite.
 pub(crate) fn finite_values(features: &Tensor) -> Result<Vec<f64>, EvalError> {
     let (_, width) = features.dims2()?;
-    let values = features.to_device(&Device::Cpu)?.to_dtype(DType::F64)?.flatten_all()?.to_vec1::<f64>()?;
+    let values =
+        features.to_device(&Device::Cpu)?.to_dtype(DType::F64)?.flatten_all()?.to_vec1::<f64>()?;
     match values.iter().position(|value| !value.is_finite()) {
-        Some(i) => Err(EvalError::NotFinite { row: i / width, column: i % width, value: values[i] }),
+        Some(i) => {
+            Err(EvalError::NotFinite { row: i / width, column: i % width, value: values[i] })
+        }
         None => Ok(values),
     }
 }
@@ -118,15 +121,24 @@ mod tests {
     #[test]
     fn features_that_make_no_gaussian_are_refused_in_words() {
         let of = |rows: &[[f32; 2]]| {
-            Statistics::of(&Tensor::from_slice(rows.as_flattened(), (rows.len(), 2), &Device::Cpu).unwrap())
+            Statistics::of(
+                &Tensor::from_slice(rows.as_flattened(), (rows.len(), 2), &Device::Cpu).unwrap(),
+            )
         };
         assert!(of(&[[1.0, 2.0]]).unwrap_err().to_string().contains("1 rows"));
         let error = of(&[[1.0, 2.0], [3.0, f32::NAN]]).unwrap_err().to_string();
         assert!(error.contains("feature 1 of row 1"), "{error}");
-        let wide = Statistics::of(&Tensor::new(&[[1f32, 2.0, 3.0], [4.0, 5.0, 7.0]], &Device::Cpu).unwrap())
-            .unwrap();
+        let wide = Statistics::of(
+            &Tensor::new(&[[1f32, 2.0, 3.0], [4.0, 5.0, 7.0]], &Device::Cpu).unwrap(),
+        )
+        .unwrap();
         let narrow = of(&[[1.0, 2.0], [3.0, 5.0]]).unwrap();
-        assert!(wide.frechet_distance(&narrow).unwrap_err().to_string().contains("3 features, the other 2"));
+        assert!(
+            wide.frechet_distance(&narrow)
+                .unwrap_err()
+                .to_string()
+                .contains("3 features, the other 2")
+        );
     }
 
     #[test]

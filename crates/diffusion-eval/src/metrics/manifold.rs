@@ -84,7 +84,8 @@ impl Manifold {
                 }
             }
             covered += usize::from(any);
-            reached += usize::from(distances.iter().zip(&generated.radii).any(|(d, radius)| d < radius));
+            reached +=
+                usize::from(distances.iter().zip(&generated.radii).any(|(d, radius)| d < radius));
         })?;
         let total: usize = inside.iter().sum();
         Ok(Agreement {

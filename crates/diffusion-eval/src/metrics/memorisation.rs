@@ -116,7 +116,8 @@ impl TrainingImages {
         let found = self.nearest(images)?;
         // A training image that is there twice is its copy's second neighbour too.
         let same = SAME * self.nearest;
-        let copies = found.iter().filter(|found| found.distance < (COPY * found.second).max(same)).count();
+        let copies =
+            found.iter().filter(|found| found.distance < (COPY * found.second).max(same)).count();
         Ok(Memorisation {
             copies: copies as f64 / count as f64,
             nearest: found.iter().map(|found| found.distance).sum::<f64>() / count as f64,
@@ -131,7 +132,10 @@ mod tests {
     use candle_core::Device;
 
     fn points(rows: &[[f32; 2]]) -> Points {
-        Points::new(&Tensor::from_slice(rows.as_flattened(), (rows.len(), 2), &Device::Cpu).unwrap()).unwrap()
+        Points::new(
+            &Tensor::from_slice(rows.as_flattened(), (rows.len(), 2), &Device::Cpu).unwrap(),
+        )
+        .unwrap()
     }
 
     #[test]
@@ -147,7 +151,8 @@ mod tests {
     #[test]
     fn the_nearest_of_several_views_is_that_of_any() {
         let found =
-            nearest(&points(&[[9.0, 9.0], [3.0, 4.0]]), 2, &points(&[[0.0, 0.0], [9.0, 8.0]])).unwrap();
+            nearest(&points(&[[9.0, 9.0], [3.0, 4.0]]), 2, &points(&[[0.0, 0.0], [9.0, 8.0]]))
+                .unwrap();
         assert_eq!((found.len(), found[0].distance, found[0].second), (1, 1.0, 5.0));
     }
 }

@@ -23,7 +23,8 @@ impl Points {
         let points = points.flatten_from(1)?;
         let (rows, width) = points.dims2()?;
         let values = finite_values(&points)?;
-        let squares = values.chunks_exact(width.max(1)).map(|row| row.iter().map(|x| x * x).sum()).collect();
+        let squares =
+            values.chunks_exact(width.max(1)).map(|row| row.iter().map(|x| x * x).sum()).collect();
         Ok(Self { points: Tensor::from_vec(values, (rows, width), &Device::Cpu)?, squares })
     }
 
@@ -44,7 +45,8 @@ impl Points {
         let columns = others.points.t()?;
         for first in (0..self.len()).step_by(BLOCK) {
             let rows = BLOCK.min(self.len() - first);
-            let products = self.points.narrow(0, first, rows)?.matmul(&columns)?.to_vec2::<f64>()?;
+            let products =
+                self.points.narrow(0, first, rows)?.matmul(&columns)?.to_vec2::<f64>()?;
             for (i, mut row) in products.into_iter().enumerate() {
                 let square = self.squares[first + i];
                 // |a − b|² = |a|² + |b|² − 2·a·b, which rounding may bring below 0.

@@ -67,7 +67,9 @@ impl Reference {
         Ok(SampleQuality {
             count: features.dim(0)?,
             frechet_distance: self.statistics.frechet_distance(&Statistics::of(features)?)?,
-            agreement: self.manifold.agreement(&Manifold::new(&compared(features)?, NEIGHBOURS)?)?,
+            agreement: self
+                .manifold
+                .agreement(&Manifold::new(&compared(features)?, NEIGHBOURS)?)?,
         })
     }
 }
@@ -96,7 +98,8 @@ pub fn spread(tensor: &Tensor, most: usize) -> candle_core::Result<Tensor> {
 pub fn mean_and_deviation(values: &[f64]) -> (f64, Option<f64>) {
     let n = values.len() as f64;
     let mean = values.iter().sum::<f64>() / n;
-    let deviation = (values.len() > 1)
-        .then(|| (values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / (n - 1.0)).sqrt());
+    let deviation = (values.len() > 1).then(|| {
+        (values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / (n - 1.0)).sqrt()
+    });
     (mean, deviation)
 }

@@ -7,7 +7,8 @@ use candle_core::{Device, Tensor};
 use super::training::KnownImages;
 use super::{FeatureMetrics, ImageSet, Note, ReferenceSet, SampleMetrics, TrainingSet, notes};
 use crate::{
-    ClassShares, DigitJudge, EvalError, FeatureExtractor, FeatureNetwork, Reference, diversity, spread,
+    ClassShares, DigitJudge, EvalError, FeatureExtractor, FeatureNetwork, Reference, diversity,
+    spread,
 };
 
 /// Reference images that features are computed of, at most.
@@ -89,12 +90,17 @@ impl FeatureJudge {
     ///
     /// # Errors
     /// Fewer images; of a shape that the network does not read.
-    pub fn metrics(&self, images: &Tensor, classes: &[Option<&str>]) -> Result<FeatureMetrics, EvalError> {
+    pub fn metrics(
+        &self,
+        images: &Tensor,
+        classes: &[Option<&str>],
+    ) -> Result<FeatureMetrics, EvalError> {
         let (features, logits) = self.extractor.extract(images)?;
         let logits = logits.filter(|_| self.classifies);
         let expected: Vec<Option<u32>> = classes.iter().map(|name| (*name)?.parse().ok()).collect();
-        let as_asked =
-            |logits| if expected.is_empty() { Ok(None) } else { ClassShares::as_asked(logits, &expected) };
+        let as_asked = |logits| {
+            if expected.is_empty() { Ok(None) } else { ClassShares::as_asked(logits, &expected) }
+        };
         Ok(FeatureMetrics {
             network: self.network(),
             quality: self.reference.quality(&features)?,
@@ -186,8 +192,13 @@ impl SampleEvaluator {
     ///
     /// # Errors
     /// Too few images, or of another shape.
-    pub fn evaluate(&self, images: &Tensor, classes: &[Option<&str>]) -> Result<SampleMetrics, EvalError> {
-        let features = self.judge.as_ref().map(|judge| judge.metrics(images, classes)).transpose()?;
+    pub fn evaluate(
+        &self,
+        images: &Tensor,
+        classes: &[Option<&str>],
+    ) -> Result<SampleMetrics, EvalError> {
+        let features =
+            self.judge.as_ref().map(|judge| judge.metrics(images, classes)).transpose()?;
         let memorisation =
             self.training.as_ref().map(|training| training.memorisation(images)).transpose()?;
         Ok(SampleMetrics { count: images.dim(0)?, features, memorisation })

@@ -19,7 +19,9 @@ pub enum Note {
 impl fmt::Display for Note {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Circular => "no column of training pictures: they are what the images are compared with",
+            Self::Circular => {
+                "no column of training pictures: they are what the images are compared with"
+            }
             Self::Other(text) => text,
         })
     }
@@ -63,7 +65,8 @@ pub(super) fn notes(
             notes.push(Note::Other(format!("copies are looked for among {CHECKED} of the images")));
         }
         if training.mirrored() {
-            let text = "mirror images of training pictures are copies too, as the run trained on them";
+            let text =
+                "mirror images of training pictures are copies too, as the run trained on them";
             notes.push(Note::Other(text.to_owned()));
         }
         let (known, all) = (training.count(), training.all);

@@ -48,7 +48,8 @@ impl SampleReport {
         let Some(first) = all.first() else { return Vec::new() };
         let training = self.training.as_ref().map(SampleMetrics::metrics).unwrap_or_default();
         let spread = |(i, metric): (usize, &Metric)| {
-            let values: Vec<f64> = all.iter().filter_map(|metrics| Some(metrics.get(i)?.value)).collect();
+            let values: Vec<f64> =
+                all.iter().filter_map(|metrics| Some(metrics.get(i)?.value)).collect();
             let (mean, deviation) = mean_and_deviation(&values);
             let &Metric { title, key, .. } = metric;
             let training = training.iter().find(|other| other.key == key).map(|other| other.value);
@@ -61,8 +62,9 @@ impl SampleReport {
     pub fn class_shares(&self) -> Vec<f64> {
         let sets: Vec<_> = self.sets.iter().filter_map(|(_, metrics)| metrics.classes()).collect();
         let Some(first) = sets.first() else { return Vec::new() };
-        let mean =
-            |class: usize| sets.iter().map(|classes| classes.shares[class]).sum::<f64>() / sets.len() as f64;
+        let mean = |class: usize| {
+            sets.iter().map(|classes| classes.shares[class]).sum::<f64>() / sets.len() as f64
+        };
         (0..first.shares.len()).map(mean).collect()
     }
 
@@ -86,7 +88,11 @@ impl SampleReport {
             .collect();
         let spreads = self.spreads();
         let of_each = |value: fn(&MetricSpread) -> Value| -> Value {
-            spreads.iter().map(|spread| (spread.key.to_owned(), value(spread))).collect::<Map<_, _>>().into()
+            spreads
+                .iter()
+                .map(|spread| (spread.key.to_owned(), value(spread)))
+                .collect::<Map<_, _>>()
+                .into()
         };
         json!({
             "judge": evaluator.judge().map(|judge| judge.network().name()),

@@ -49,7 +49,9 @@ impl SampleMetrics {
     pub(super) fn metrics(&self) -> Vec<Metric> {
         let mut metrics = Vec::new();
         let mut add = |title, key, value| metrics.push(Metric { title, key, value });
-        if let Some(FeatureMetrics { network, quality, classes, as_asked, diversity }) = &self.features {
+        if let Some(FeatureMetrics { network, quality, classes, as_asked, diversity }) =
+            &self.features
+        {
             add(network.distance_name(), "frechet_distance", quality.frechet_distance);
             add("precision", "precision", quality.agreement.precision);
             add("recall", "recall", quality.agreement.recall);
@@ -70,15 +72,21 @@ impl SampleMetrics {
         if let Some(memorisation) = &self.memorisation {
             add("copies of training pictures", "copies", memorisation.copies);
             add("distance to the nearest", "nearest_training_distance", memorisation.nearest);
-            add("the same among themselves", "training_nearest_distance", memorisation.training_nearest);
+            add(
+                "the same among themselves",
+                "training_nearest_distance",
+                memorisation.training_nearest,
+            );
         }
         metrics
     }
 
     /// The metrics by their keys, with `share_of_class_0` and so on, and the number of images as `count`.
     pub fn by_key(&self) -> BTreeMap<String, f64> {
-        let metrics = self.metrics().into_iter().map(|Metric { key, value, .. }| (key.to_owned(), value));
-        let shares = self.classes().into_iter().flat_map(|classes| classes.shares.iter().enumerate());
+        let metrics =
+            self.metrics().into_iter().map(|Metric { key, value, .. }| (key.to_owned(), value));
+        let shares =
+            self.classes().into_iter().flat_map(|classes| classes.shares.iter().enumerate());
         let shares = shares.map(|(class, share)| (format!("share_of_class_{class}"), *share));
         metrics.chain(shares).chain([("count".to_owned(), self.count as f64)]).collect()
     }

@@ -51,8 +51,12 @@ pub(super) struct KnownImages {
 
 impl KnownImages {
     /// Up to 10,000 images of `training`, fewer if they are large. At least 2 must be there.
-    pub(super) fn new<S: ImageSet>(training: &TrainingSet<S>, device: &Device) -> Result<Self, EvalError> {
-        let most = IMAGES.min(VALUES / training.images.shape().iter().product::<usize>().max(1)).max(2);
+    pub(super) fn new<S: ImageSet>(
+        training: &TrainingSet<S>,
+        device: &Device,
+    ) -> Result<Self, EvalError> {
+        let most =
+            IMAGES.min(VALUES / training.images.shape().iter().product::<usize>().max(1)).max(2);
         let chosen = training.images.limited(most)?;
         let images = chosen.images(0..chosen.len(), device)?;
         let neighbours = TrainingImages::new(&images, training.mirrored)?;

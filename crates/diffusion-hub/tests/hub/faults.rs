@@ -17,7 +17,8 @@ fn other_digits_are_refused_and_nothing_is_written() {
     let mnist = fixture.mnist();
     fixture.parquet[1] = Digits::made_up(12, 6).parquet();
     let hub = fixture.hub(|_, _| None);
-    let error = download(&fixture.config(&hub.url()), &mnist, &fixture.dest(), &mut |_| ()).unwrap_err();
+    let error =
+        download(&fixture.config(&hub.url()), &mnist, &fixture.dest(), &mut |_| ()).unwrap_err();
     let HubError::Checksum { file, expected, found } = &error else { panic!("{error:?}") };
     assert_eq!(
         (file.as_str(), Some(expected)),
@@ -106,7 +107,10 @@ fn the_body_of_a_refusal_is_never_taken_for_the_file() {
     );
     assert!(!fixture.dest().exists());
     let blobs = config.cache_dir.join("datasets--ylecun--mnist/blobs");
-    assert!(names(&blobs).iter().all(|name| name.ends_with(".incomplete")), "other programs trust the cache");
+    assert!(
+        names(&blobs).iter().all(|name| name.ends_with(".incomplete")),
+        "other programs trust the cache"
+    );
 
     let hub = fixture.hub(|_, _| None);
     let config = fixture.config(&hub.url());
@@ -136,7 +140,10 @@ fn a_bad_cache_is_replaced() {
         std::fs::write(blobs.join(name), "an error page").unwrap();
     }
     let elsewhere = fixture.folder.path().join("elsewhere");
-    assert_eq!(download(&config, &fixture.mnist(), &elsewhere, &mut |_| ()).unwrap().written.len(), 4);
+    assert_eq!(
+        download(&config, &fixture.mnist(), &elsewhere, &mut |_| ()).unwrap().written.len(),
+        4
+    );
     assert_eq!(hub.count("GET", "/store/mnist/train-00000-of-00001.parquet"), 2);
 }
 

@@ -27,7 +27,8 @@ pub(crate) struct Digits {
 impl Digits {
     /// `count` pictures no two of which are alike.
     pub(crate) fn made_up(count: usize, salt: usize) -> Self {
-        let pixels = (0..count * 784).map(|i| ((i * 31 + i / 784 * 7 + salt) % 256) as u8).collect();
+        let pixels =
+            (0..count * 784).map(|i| ((i * 31 + i / 784 * 7 + salt) % 256) as u8).collect();
         Self { pixels, labels: (0..count).map(|i| ((i + salt) % 10) as u8).collect() }
     }
 
@@ -53,7 +54,11 @@ impl Digits {
 }
 
 /// A parquet file with the columns and encodings of the hub's own conversion.
-pub(crate) fn parquet(column: &str, pictures: impl Iterator<Item = Vec<u8>>, labels: &[u8]) -> Vec<u8> {
+pub(crate) fn parquet(
+    column: &str,
+    pictures: impl Iterator<Item = Vec<u8>>,
+    labels: &[u8],
+) -> Vec<u8> {
     let schema = format!(
         "message schema {{
             optional group {column} {{ optional binary bytes; optional binary path (UTF8); }}
@@ -61,7 +66,8 @@ pub(crate) fn parquet(column: &str, pictures: impl Iterator<Item = Vec<u8>>, lab
         }}"
     );
     let schema = Arc::new(parse_message_type(&schema).unwrap());
-    let properties = WriterProperties::builder().set_compression(parquet::basic::Compression::SNAPPY).build();
+    let properties =
+        WriterProperties::builder().set_compression(parquet::basic::Compression::SNAPPY).build();
     let mut writer = SerializedFileWriter::new(Vec::new(), schema, Arc::new(properties)).unwrap();
     let mut group = writer.next_row_group().unwrap();
     let count = labels.len();
@@ -98,14 +104,17 @@ pub(crate) fn sha256(bytes: &[u8]) -> String {
 
 pub(crate) fn gunzip(path: &Path) -> Vec<u8> {
     let mut bytes = Vec::new();
-    flate2::read::GzDecoder::new(std::fs::File::open(path).unwrap()).read_to_end(&mut bytes).unwrap();
+    flate2::read::GzDecoder::new(std::fs::File::open(path).unwrap())
+        .read_to_end(&mut bytes)
+        .unwrap();
     bytes
 }
 
 /// The names in a folder, sorted; none if there is no folder.
 pub(crate) fn names(folder: &Path) -> Vec<String> {
     let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
-    let mut names: Vec<_> = entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    let mut names: Vec<_> =
+        entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
     names
 }
@@ -187,9 +196,17 @@ pub(crate) fn serve(
 /// The hub's own way: the file's address redirects to a store, and the redirection describes the file.
 fn answer(request: &Request, repository: &str, files: &[(String, Vec<u8>)]) -> Reply {
     if request.path == format!("/api/datasets/{repository}/revision/refs%2Fconvert%2Fparquet") {
-        let siblings: Vec<_> = files.iter().map(|(name, _)| format!(r#"{{"rfilename":"{name}"}}"#)).collect();
-        let body = format!(r#"{{"id":"{repository}","sha":"{COMMIT}","siblings":[{}]}}"#, siblings.join(","));
-        return Reply::Whole(200, vec![("Content-Type", "application/json".to_owned())], body.into_bytes());
+        let siblings: Vec<_> =
+            files.iter().map(|(name, _)| format!(r#"{{"rfilename":"{name}"}}"#)).collect();
+        let body = format!(
+            r#"{{"id":"{repository}","sha":"{COMMIT}","siblings":[{}]}}"#,
+            siblings.join(",")
+        );
+        return Reply::Whole(
+            200,
+            vec![("Content-Type", "application/json".to_owned())],
+            body.into_bytes(),
+        );
     }
     for (name, file) in files {
         let resolved = request.path.strip_prefix(&format!("/datasets/{repository}/resolve/"));

@@ -28,7 +28,8 @@ fn a_download_writes_four_files_that_candle_reads() {
     let mut events = Vec::new();
     let config = fixture.config(&hub.url());
     let report =
-        download(&config, &fixture.mnist(), &fixture.dest(), &mut |event| events.push(event)).unwrap();
+        download(&config, &fixture.mnist(), &fixture.dest(), &mut |event| events.push(event))
+            .unwrap();
 
     assert_eq!((report.written.len(), report.kept.len()), (4, 0));
     assert_eq!(report.bytes_received, (fixture.parquet[0].len() + fixture.parquet[1].len()) as u64);
@@ -48,7 +49,8 @@ fn a_download_writes_four_files_that_candle_reads() {
     assert_eq!(read.train_images.dims(), [30, 784]);
     assert_eq!(read.train_labels.to_vec1::<u8>().unwrap(), fixture.digits[0].labels);
     assert_eq!(read.test_labels.to_vec1::<u8>().unwrap(), fixture.digits[1].labels);
-    let pixels = (read.test_images.flatten_all().unwrap() * 255.).unwrap().to_vec1::<f32>().unwrap();
+    let pixels =
+        (read.test_images.flatten_all().unwrap() * 255.).unwrap().to_vec1::<f32>().unwrap();
     let pixels: Vec<u8> = pixels.iter().map(|pixel| pixel.round() as u8).collect();
     assert_eq!(pixels, fixture.digits[1].pixels);
 
@@ -108,7 +110,10 @@ fn offline_uses_the_cache_and_says_when_that_is_empty() {
     let asked = hub.requests().len();
     config.offline = true;
     let elsewhere = fixture.folder.path().join("elsewhere");
-    assert_eq!(download(&config, &fixture.mnist(), &elsewhere, &mut |_| ()).unwrap().written.len(), 4);
+    assert_eq!(
+        download(&config, &fixture.mnist(), &elsewhere, &mut |_| ()).unwrap().written.len(),
+        4
+    );
     assert_eq!(hub.requests().len(), asked);
 }
 
@@ -172,6 +177,8 @@ fn an_endpoint_that_is_no_address_is_named() {
     for endpoint in ["", "huggingface.co", "localhost:8080", "ftp://127.0.0.1"] {
         let error = fixture.download(&fixture.config(endpoint)).unwrap_err();
         assert!(matches!(error, HubError::Endpoint { .. }), "{endpoint}: {error:?}");
-        assert!(error.to_string().starts_with(&format!("{endpoint:?} is not the address of a hub")));
+        assert!(
+            error.to_string().starts_with(&format!("{endpoint:?} is not the address of a hub"))
+        );
     }
 }

@@ -55,7 +55,9 @@ pub(crate) struct Mirror {
 }
 
 impl Mirror {
-    pub(crate) fn start(handler: impl Fn(&Request, usize) -> Reply + Send + Sync + 'static) -> Self {
+    pub(crate) fn start(
+        handler: impl Fn(&Request, usize) -> Reply + Send + Sync + 'static,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let log = Arc::new(Mutex::new(Vec::new()));
@@ -69,9 +71,12 @@ impl Mirror {
                     if closing.load(Ordering::SeqCst) {
                         return;
                     }
-                    let (log, sent, handler) = (Arc::clone(&log), Arc::clone(&sent), Arc::clone(&handler));
+                    let (log, sent, handler) =
+                        (Arc::clone(&log), Arc::clone(&sent), Arc::clone(&handler));
                     // A client that hangs up in the middle is what some tests are about.
-                    thread::spawn(move || stream.and_then(|stream| serve(&stream, &log, &sent, &*handler)));
+                    thread::spawn(move || {
+                        stream.and_then(|stream| serve(&stream, &log, &sent, &*handler))
+                    });
                 }
             }
         });
@@ -199,6 +204,7 @@ fn read_request(stream: &TcpStream) -> std::io::Result<Option<Request>> {
 }
 
 fn head(status: u16, headers: &[(&str, String)], length: usize) -> String {
-    let fixed = format!("HTTP/1.1 {status} Made Up\r\nContent-Length: {length}\r\nConnection: close\r\n");
+    let fixed =
+        format!("HTTP/1.1 {status} Made Up\r\nContent-Length: {length}\r\nConnection: close\r\n");
     headers.iter().fold(fixed, |head, (name, value)| head + name + ": " + value + "\r\n") + "\r\n"
 }

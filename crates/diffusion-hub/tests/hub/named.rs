@@ -77,14 +77,21 @@ fn cifar10_becomes_the_batches_of_its_binary_version() {
     assert_eq!(batch.len(), 2 * 3073);
     assert_eq!(batch[0], 9);
     for (plane, value) in batch[1..3073].chunks_exact(1024).zip([200, 100, 50]) {
-        assert_eq!(plane[..32], [value; 32], "the first row lies first, and is not the first column");
+        assert_eq!(
+            plane[..32],
+            [value; 32],
+            "the first row lies first, and is not the first column"
+        );
         assert!(plane[32..].iter().all(|pixel| *pixel == 0));
     }
     let all = pictures(10, 0);
     let of_fifth = [record(7, &all[8]), record(8, &all[9])].concat();
     assert_eq!(std::fs::read(dest.join("data_batch_5.bin")).unwrap(), of_fifth);
-    let of_test: Vec<u8> =
-        pictures(4, 1).iter().zip([9, 0, 1, 2]).flat_map(|(pixels, label)| record(label, pixels)).collect();
+    let of_test: Vec<u8> = pictures(4, 1)
+        .iter()
+        .zip([9, 0, 1, 2])
+        .flat_map(|(pixels, label)| record(label, pixels))
+        .collect();
     assert_eq!(std::fs::read(dest.join("test_batch.bin")).unwrap(), of_test);
     let classes = std::fs::read_to_string(dest.join("batches.meta.txt")).unwrap();
     assert_eq!(classes, "airplane\nautomobile\nbird\ncat\ndeer\ndog\nfrog\nhorse\nship\ntruck\n");
@@ -94,7 +101,8 @@ fn cifar10_becomes_the_batches_of_its_binary_version() {
 fn cifar10_that_is_there_is_kept_and_said_to_be_checked_by_its_form_only() {
     let folder = tempfile::tempdir().unwrap();
     let hub = cifar_hub();
-    let mut config = HubConfig { endpoint: hub.url(), ..HubConfig::new(folder.path().join("cache")) };
+    let mut config =
+        HubConfig { endpoint: hub.url(), ..HubConfig::new(folder.path().join("cache")) };
     let dest = folder.path().join("cifar10");
     download(&config, &small_cifar10(), &dest, &mut |_| ()).unwrap();
     let asked = hub.requests().len();
@@ -141,7 +149,10 @@ fn batches_that_come_in_another_order_are_found_by_their_digests() {
     dataset.splits[0].outputs[2].sha256 = Some(sha256(b"of another batch"));
     let elsewhere = folder.path().join("elsewhere");
     let error = download(&config, &dataset, &elsewhere, &mut |_| ()).unwrap_err();
-    assert!(matches!(&error, HubError::Checksum { file, .. } if file == "data_batch_3.bin"), "{error:?}");
+    assert!(
+        matches!(&error, HubError::Checksum { file, .. } if file == "data_batch_3.bin"),
+        "{error:?}"
+    );
     assert!(!elsewhere.exists());
 }
 

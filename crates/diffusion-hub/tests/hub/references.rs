@@ -16,7 +16,8 @@ struct Things {
 
 impl Things {
     fn new(files: &[&str]) -> Self {
-        let files = files.iter().map(|name| ((*name).to_owned(), name.as_bytes().to_vec())).collect();
+        let files =
+            files.iter().map(|name| ((*name).to_owned(), name.as_bytes().to_vec())).collect();
         Self { hub: serve("me/things", files, |_, _| None), folder: tempfile::tempdir().unwrap() }
     }
 
@@ -74,8 +75,14 @@ fn a_choice_that_does_not_exist_is_answered_with_those_that_do() {
             "me/things",
             "the dataset me/things has several configurations, name one as CONFIG/train; it has large, small",
         ),
-        ("me/things:huge/train", "the dataset me/things has no configuration huge; it has large, small"),
-        ("me/things:small/dev", "the dataset me/things has no split dev in small; it has test, train"),
+        (
+            "me/things:huge/train",
+            "the dataset me/things has no configuration huge; it has large, small",
+        ),
+        (
+            "me/things:small/dev",
+            "the dataset me/things has no split dev in small; it has test, train",
+        ),
     ] {
         assert_eq!(things.fetch(reference).unwrap_err().to_string(), answer);
     }
@@ -101,7 +108,10 @@ fn offline_the_cache_answers_alone_and_only_when_it_holds_all_shards() {
     );
     std::fs::remove_file(&paths[1]).unwrap();
     let error = fetch_parquet(&offline, &train, &mut |_| ()).unwrap_err();
-    assert!(matches!(error, HubError::Offline { .. }), "half of the shards are not the split: {error:?}");
+    assert!(
+        matches!(error, HubError::Offline { .. }),
+        "half of the shards are not the split: {error:?}"
+    );
     assert_eq!(things.hub.requests().len(), asked);
 }
 
@@ -120,14 +130,18 @@ fn a_dataset_that_is_not_there_or_not_converted_is_one_sentence() {
     for repository in ["me/things", "me/nothing"] {
         assert_eq!(
             things.fetch(repository).unwrap_err().to_string(),
-            format!("{} knows no dataset {repository}, or keeps no parquet files of it", things.hub.url())
+            format!(
+                "{} knows no dataset {repository}, or keeps no parquet files of it",
+                things.hub.url()
+            )
         );
     }
 }
 
 #[test]
 fn paths_that_lead_out_of_the_cache_are_not_followed() {
-    let things = Things::new(&["../train/0000.parquet", "/train/0000.parquet", "a/../0000.parquet"]);
+    let things =
+        Things::new(&["../train/0000.parquet", "/train/0000.parquet", "a/../0000.parquet"]);
     assert!(matches!(things.fetch("me/things"), Err(HubError::NoParquet { .. })));
     let hub = Mirror::start(|_, _| Reply::Whole(200, vec![], b"<html>".to_vec()));
     let config = HubConfig { endpoint: hub.url(), ..HubConfig::new(things.folder.path()) };

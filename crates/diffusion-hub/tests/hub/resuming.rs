@@ -65,7 +65,10 @@ fn a_cut_transfer_is_completed_by_the_next_run() {
     let error = fixture.download(&config).unwrap_err();
     assert!(matches!(error, HubError::Interrupted { attempts: 1, .. }), "{error:?}");
     assert!(!fixture.dest().exists());
-    assert_eq!(std::fs::read(incomplete(&config, &fixture.parquet[0])).unwrap(), fixture.parquet[0][..1234]);
+    assert_eq!(
+        std::fs::read(incomplete(&config, &fixture.parquet[0])).unwrap(),
+        fixture.parquet[0][..1234]
+    );
 
     assert_eq!(fixture.download(&config).unwrap().written.len(), 4);
     assert_eq!(hub.ranges(TRAIN), ["all".to_owned(), range(1234)]);
@@ -128,8 +131,9 @@ fn leftovers_longer_than_the_file_are_thrown_away() {
 fn a_server_that_ignores_ranges_sends_everything_and_all_is_well() {
     let fixture = Fixture::new();
     let whole = fixture.parquet[0].clone();
-    let hub = fixture
-        .hub(move |request, _| (request.path == TRAIN).then(|| Reply::Whole(200, vec![], whole.clone())));
+    let hub = fixture.hub(move |request, _| {
+        (request.path == TRAIN).then(|| Reply::Whole(200, vec![], whole.clone()))
+    });
     let config = fixture.config(&hub.url());
     leave(&config, &fixture.parquet[0], &fixture.parquet[0][..999]);
     let report = fixture.download(&config).unwrap();
@@ -158,7 +162,8 @@ fn content_with_another_digest_is_deleted_and_both_digests_are_named() {
     let middle = other.len() / 2;
     other[middle] ^= 1;
     let found = sha256(&other);
-    let hub = fixture.hub(move |request, _| (request.path == TRAIN).then(|| Reply::File(other.clone())));
+    let hub =
+        fixture.hub(move |request, _| (request.path == TRAIN).then(|| Reply::File(other.clone())));
     let config = fixture.config(&hub.url());
     let error = fixture.download(&config).unwrap_err();
     assert_eq!(
@@ -180,7 +185,9 @@ fn redirections_are_followed_and_the_token_stays_with_the_hub() {
     let elsewhere = store.url();
     let hub = fixture.hub(move |request, _| match request.path.as_str() {
         // As the hub does for a dataset that was renamed.
-        path if path.starts_with("/datasets/ylecun/mnist/") && request.header("renamed").is_none() => {
+        path if path.starts_with("/datasets/ylecun/mnist/")
+            && request.header("renamed").is_none() =>
+        {
             let location = path.replacen("ylecun", "lecun", 1);
             Some(Reply::Whole(307, vec![("Location", location)], vec![]))
         }
@@ -249,12 +256,16 @@ fn the_cache_is_laid_out_as_the_hubs_own_tools_expect_it() {
         PathBuf::from("../../../blobs").join(sha256(&fixture.parquet[0]))
     );
     // One of those tools finds it there without a request.
-    let client =
-        hf_hub::HFClient::builder().endpoint(hub.url()).cache_dir(&config.cache_dir).build().unwrap();
+    let client = hf_hub::HFClient::builder()
+        .endpoint(hub.url())
+        .cache_dir(&config.cache_dir)
+        .build()
+        .unwrap();
     let client = hf_hub::HFClientSync::from_inner(client).unwrap();
     let asked = hub.requests().len();
     let repository = client.dataset("ylecun", "mnist");
-    let file = repository.download_file().filename("mnist/train-00000-of-00001.parquet").revision(&commit);
+    let file =
+        repository.download_file().filename("mnist/train-00000-of-00001.parquet").revision(&commit);
     let found = file.local_files_only(true).send().unwrap();
     assert_eq!(found, pointer);
     assert_eq!(hub.requests().len(), asked);

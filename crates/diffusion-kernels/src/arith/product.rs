@@ -58,7 +58,13 @@ impl<'a> Target<'a> {
 ///
 /// # Panics
 /// If a slice is too short.
-pub(crate) fn product(isa: Isa, a: Factor<'_>, b: &[f32], [rows, columns]: [usize; 2], c: Target<'_>) {
+pub(crate) fn product(
+    isa: Isa,
+    a: Factor<'_>,
+    b: &[f32],
+    [rows, columns]: [usize; 2],
+    c: Target<'_>,
+) {
     assert!(rows > 0 && columns > 0 && columns % LANES == 0);
     let terms = a.blocks.len() * a.terms;
     if let Some(reach) = a.blocks.iter().max().filter(|_| terms > 0) {

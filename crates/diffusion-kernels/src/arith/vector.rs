@@ -29,7 +29,11 @@ pub(crate) fn at(x: &[f32], i: usize) -> &[f32; LANES] {
 /// Adds `f(index of a vector, its first channel)` over pixels with channels last to each channel of `totals`, in an order
 /// that depends on their number only. `len` floats in all.
 #[inline(always)]
-pub(crate) fn over_pixels(len: usize, totals: &mut [f32], mut f: impl FnMut(usize, usize) -> [f32; LANES]) {
+pub(crate) fn over_pixels(
+    len: usize,
+    totals: &mut [f32],
+    mut f: impl FnMut(usize, usize) -> [f32; LANES],
+) {
     const WAYS: usize = 4;
     // Rounding errors grow with the number of terms of a sum: of many pixels, sums of blocks are added up.
     const BLOCK: usize = 64 * WAYS;

@@ -60,12 +60,15 @@ impl MapOp for Op {
         let [mut dq, mut dk, mut dv] = [(); 3].map(|()| Fresh::recycled(dy.len()));
         let given = map_q.values.par_chunks_exact(len).zip(map_k.values.par_chunks_exact(len));
         let given = given.zip(map_v.values.par_chunks_exact(len)).zip(dy.par_chunks_exact(len));
-        dq.par_chunks_mut(len).zip(dk.par_chunks_mut(len).zip(dv.par_chunks_mut(len))).zip(given).for_each(
-            |((dq, (dk, dv)), (((q, k), v), dy))| {
+        dq.par_chunks_mut(len)
+            .zip(dk.par_chunks_mut(len).zip(dv.par_chunks_mut(len)))
+            .zip(given)
+            .for_each(|((dq, (dk, dv)), (((q, k), v), dy))| {
                 backward(isa, sizes, [q, k, v], dy, [dq, dk, dv]);
-            },
-        );
+            });
         let gradients = parts.iter().zip(tokens).zip([dq, dk, dv]);
-        gradients.map(|((map, token), gradient)| map.lead_back(isa, token, || gradient.keep())).collect()
+        gradients
+            .map(|((map, token), gradient)| map.lead_back(isa, token, || gradient.keep()))
+            .collect()
     }
 }

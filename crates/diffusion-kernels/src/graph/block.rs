@@ -21,7 +21,11 @@ use crate::memory::scratch::Scratch;
 use crate::memory::storage::with_elements;
 
 /// Checks every shape; `parts` have Cin channels in all, and are of one size otherwise.
-pub(crate) fn sizes_of(parts: &[Node], embedding: &Tensor, block: &ResidualBlock<'_>) -> Result<Sizes> {
+pub(crate) fn sizes_of(
+    parts: &[Node],
+    embedding: &Tensor,
+    block: &ResidualBlock<'_>,
+) -> Result<Sizes> {
     let [images, height, width, _] = parts[0].map.dims;
     let parts: Vec<usize> = parts.iter().map(|part| part.map.dims[3]).collect();
     let inputs = parts.iter().sum();
@@ -45,7 +49,10 @@ pub(crate) fn sizes_of(parts: &[Node], embedding: &Tensor, block: &ResidualBlock
         if tensor.dims() == wanted {
             Ok(())
         } else {
-            bail!("residual_block: {name} should have the shape {wanted:?}, not {:?}", tensor.dims())
+            bail!(
+                "residual_block: {name} should have the shape {wanted:?}, not {:?}",
+                tensor.dims()
+            )
         }
     };
     check("the embedding", embedding, &[images, block.conditioning.width(outputs)])?;
@@ -99,7 +106,8 @@ pub(crate) fn residual_block(
     let tracked = packed.track_op() || parts.iter().any(Node::is_tracked);
     let pass = Pass { isa, sizes, eps: block.eps as f32 };
     let maps: Vec<Arc<Map>> = parts.iter().map(|part| part.map.clone()).collect();
-    let (y, hidden) = with_elements([&packed], |[packed]| Ok(forward(&pass, &maps, packed, tracked)))?;
+    let (y, hidden) =
+        with_elements([&packed], |[packed]| Ok(forward(&pass, &maps, packed, tracked)))?;
     let sources: Vec<&Node> = parts.iter().collect();
     Node::new(y, &sources, &[&packed], |y| Op { pass, parts: maps, y, hidden })
 }
@@ -161,7 +169,9 @@ impl MapOp for Op {
                 .zip(de.par_chunks_mut(CHUNK * width))
                 .zip(self.hidden.par_chunks(CHUNK * last).zip(dy.par_chunks(CHUNK * size)))
                 .enumerate()
-                .map(|(i, ((dx, de), (hidden, dy)))| pass.chunk(&x, i * CHUNK, [hidden, dy], dx, de))
+                .map(|(i, ((dx, de), (hidden, dy)))| {
+                    pass.chunk(&x, i * CHUNK, [hidden, dy], dx, de)
+                })
                 .collect())
         })?;
         let parts = self.parts.iter().zip(dx).zip(tokens);

@@ -95,11 +95,15 @@ pub(crate) fn convolution(
     let outputs = sizes.outputs(direction);
     let y = match bias {
         Some(bias) if bias.dims() != [outputs] => {
-            bail!("{}: a bias of shape {:?} for {outputs} output channels", plan.name(), bias.dims())
+            bail!(
+                "{}: a bias of shape {:?} for {outputs} output channels",
+                plan.name(),
+                bias.dims()
+            )
         }
-        Some(bias) => {
-            with_elements([weight, bias], |[w, b]| Ok(sizes.forward(isa, direction, &x.map, w, Some(b))))?
-        }
+        Some(bias) => with_elements([weight, bias], |[w, b]| {
+            Ok(sizes.forward(isa, direction, &x.map, w, Some(b)))
+        })?,
         None => with_elements([weight], |[w]| Ok(sizes.forward(isa, direction, &x.map, w, None)))?,
     };
     let parameters = [Some(weight), bias];
@@ -139,7 +143,8 @@ impl Plan {
             );
         }
         let Padding { before, after } = padding;
-        let Some(around) = before.checked_add(after).filter(|&around| around <= MOST_PADDING) else {
+        let Some(around) = before.checked_add(after).filter(|&around| around <= MOST_PADDING)
+        else {
             bail!(
                 "{name}: padding of {before} and {after}; more than {MOST_PADDING} zeros are a slip of the finger"
             );
@@ -157,7 +162,11 @@ impl Plan {
             }
             Direction::Scatter => {
                 let side = |small: usize| {
-                    small.checked_sub(1)?.checked_mul(stride)?.checked_add(kernel)?.checked_sub(around)
+                    small
+                        .checked_sub(1)?
+                        .checked_mul(stride)?
+                        .checked_add(kernel)?
+                        .checked_sub(around)
                 };
                 let (Some(large_h @ 1..), Some(large_w @ 1..)) = (side(h), side(w)) else {
                     bail!(
@@ -184,8 +193,12 @@ impl Sizes {
         bias: Option<&[f32]>,
     ) -> Convolution {
         match direction {
-            Direction::Gather => Convolution::gathering(isa, self.geometry, self.channels, weight, bias),
-            Direction::Scatter => Convolution::scattering(isa, self.geometry, self.channels, weight, bias),
+            Direction::Gather => {
+                Convolution::gathering(isa, self.geometry, self.channels, weight, bias)
+            }
+            Direction::Scatter => {
+                Convolution::scattering(isa, self.geometry, self.channels, weight, bias)
+            }
         }
     }
 
@@ -204,7 +217,9 @@ impl Sizes {
             Direction::Scatter => (small, large, self.geometry.large),
         };
         let mut y = Fresh::recycled(self.images * len);
-        y.par_chunks(len).zip(x.values.par_chunks_exact(input)).for_each(|(y, x)| convolution.run(x, y));
+        y.par_chunks(len)
+            .zip(x.values.par_chunks_exact(input))
+            .for_each(|(y, x)| convolution.run(x, y));
         Map::new(y.keep(), [self.images, height, width, self.outputs(direction)])
     }
 }
@@ -250,7 +265,9 @@ impl MapOp for Op {
                 .par_chunks(CHUNK * input)
                 .zip(given)
                 .map(|(dx, (x, dy))| {
-                    dy.chunks_exact(len).zip(dx.chunks(input)).for_each(|(dy, dx)| by_input.run(dy, dx));
+                    dy.chunks_exact(len)
+                        .zip(dx.chunks(input))
+                        .for_each(|(dy, dx)| by_input.run(dy, dx));
                     sum(x, dy)
                 })
                 .collect();
@@ -260,8 +277,11 @@ impl MapOp for Op {
             given.map(|(x, dy)| sum(x, dy)).collect()
         };
         let (weights, biases): (Vec<_>, Vec<_>) = partials.into_iter().unzip();
-        let dw =
-            Tensor::from_vec(sum_in_order(isa, &weights, weight.elem_count()), weight.shape(), &Device::Cpu)?;
+        let dw = Tensor::from_vec(
+            sum_in_order(isa, &weights, weight.elem_count()),
+            weight.shape(),
+            &Device::Cpu,
+        )?;
         let db = Tensor::from_vec(sum_in_order(isa, &biases, outputs), outputs, &Device::Cpu)?;
         Ok(vec![back_to_x, Some(dw), Some(db)])
     }

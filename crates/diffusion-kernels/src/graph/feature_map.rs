@@ -162,7 +162,9 @@ impl FeatureMap {
             )
         };
         // Each result is a sum over the weights of one output channel.
-        operation(convolved, |[n, _, h, w]| (vec![weight.id()], (n * h * w * weight.elem_count()) as u64))
+        operation(convolved, |[n, _, h, w]| {
+            (vec![weight.id()], (n * h * w * weight.elem_count()) as u64)
+        })
     }
 
     /// Transposed 2-D convolution: `weight` (Cin, Cout, K, K), `bias` (Cout), to
@@ -179,7 +181,9 @@ impl FeatureMap {
     ) -> Result<Self> {
         let convolved = || {
             self.map(
-                |isa, x| convolution(isa, Direction::Scatter, x, (weight, bias), stride, padding.into()),
+                |isa, x| {
+                    convolution(isa, Direction::Scatter, x, (weight, bias), stride, padding.into())
+                },
                 |x| slow::conv_transpose2d(x, weight, bias, stride, padding),
             )
         };
@@ -194,7 +198,12 @@ impl FeatureMap {
     /// A channel count that the groups do not divide; shapes that do not fit together.
     pub fn group_norm(&self, norm: &GroupNorm<'_>) -> Result<Self> {
         operation(
-            || self.map(|isa, x| group_norm::group_norm(isa, x, norm), |x| slow::group_norm(x, norm)),
+            || {
+                self.map(
+                    |isa, x| group_norm::group_norm(isa, x, norm),
+                    |x| slow::group_norm(x, norm),
+                )
+            },
             |_| (vec![norm.weight.id()], 0),
         )
     }
@@ -247,7 +256,9 @@ impl FeatureMap {
     pub fn add(&self, other: &Self) -> Result<Self> {
         let sum = || match (self.whole()?, other.whole()?) {
             (Whole::Images(a), Whole::Images(b)) => Ok(Self(Layout::ChannelsFirst((a + b)?))),
-            (Whole::Node(isa, a), Whole::Node(_, b)) => Ok(Self::last(isa, elementwise::add(isa, &a, &b)?)),
+            (Whole::Node(isa, a), Whole::Node(_, b)) => {
+                Ok(Self::last(isa, elementwise::add(isa, &a, &b)?))
+            }
             _ => bail!("add wants maps of one type on one device"),
         };
         operation(sum, |_| (Vec::new(), 0))
@@ -290,7 +301,8 @@ impl FeatureMap {
                 let parts = [&parts[..first], &[joined(*isa, &parts[first..])?]].concat();
                 let sizes = block::sizes_of(&parts, embedding, block)?;
                 if !sizes.fit() {
-                    return Self::last(*isa, joined(*isa, &parts)?).composed_block(embedding, block);
+                    return Self::last(*isa, joined(*isa, &parts)?)
+                        .composed_block(embedding, block);
                 }
                 Ok(Self::last(*isa, block::residual_block(*isa, sizes, &parts, embedding, block)?))
             }
@@ -304,15 +316,12 @@ impl FeatureMap {
             TimeConditioning::Add => (Some(embedding), None),
             TimeConditioning::ScaleShift => (None, Some(embedding)),
         };
-        let part = |x: &Self, (weight, bias): (&Tensor, &Tensor), modulation, conv: (&Tensor, &Tensor)| {
-            let (groups, eps, activation) = (block.groups, block.eps, Activation::Silu);
-            x.group_norm(&GroupNorm { groups, eps, weight, bias, modulation, activation })?.conv2d(
-                conv.0,
-                Some(conv.1),
-                1,
-                padding,
-            )
-        };
+        let part =
+            |x: &Self, (weight, bias): (&Tensor, &Tensor), modulation, conv: (&Tensor, &Tensor)| {
+                let (groups, eps, activation) = (block.groups, block.eps, Activation::Silu);
+                x.group_norm(&GroupNorm { groups, eps, weight, bias, modulation, activation })?
+                    .conv2d(conv.0, Some(conv.1), 1, padding)
+            };
         let mut hidden = part(self, block.norm1, None, block.conv1)?;
         if let Some(added) = added {
             hidden = hidden.add_channel_embedding(added)?;

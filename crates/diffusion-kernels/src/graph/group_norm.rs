@@ -40,7 +40,11 @@ pub(crate) fn check([images, channels]: [usize; 2], norm: &GroupNorm<'_>) -> Res
         bail!("group_norm: {channels} channels do not divide into {groups} groups");
     }
     if weight.dims() != [channels] || bias.dims() != [channels] {
-        bail!("group_norm: weight {:?} and bias {:?} for {channels} channels", weight.dims(), bias.dims());
+        bail!(
+            "group_norm: weight {:?} and bias {:?} for {channels} channels",
+            weight.dims(),
+            bias.dims()
+        );
     }
     match modulation {
         Some(modulation) if modulation.dims() != [images, 2 * channels] => {
@@ -65,7 +69,8 @@ pub(crate) fn group_norm(isa: Isa, x: &Node, norm: &GroupNorm<'_>) -> Result<Nod
         modulated: norm.modulation.is_some(),
     };
     let modulation = norm.modulation.map(Tensor::flatten_all).transpose()?;
-    let parameters: Vec<&Tensor> = [norm.weight, norm.bias].into_iter().chain(&modulation).collect();
+    let parameters: Vec<&Tensor> =
+        [norm.weight, norm.bias].into_iter().chain(&modulation).collect();
     let packed = Tensor::cat(&parameters, 0)?;
     let _span = trace_span!("group norm, forward", dims = ?x.map.dims).entered();
     let y = with_elements([&packed], |[packed]| Ok(settings.forward(isa, &x.map, packed)))?;
@@ -90,17 +95,21 @@ impl Settings {
         let [_, height, width, channels] = x.dims;
         let len = height * width * channels;
         let mut y = Fresh::recycled(x.values.len());
-        y.par_chunks(len).zip(x.values.par_chunks_exact(len)).enumerate().for_each(|(i, (y, x))| {
-            let effective = self.modulated(packed, channels, i).effective();
-            let norm = self.norm(isa, &effective);
-            let x = Pixels::new(x, channels);
-            write_pixels(y, channels, &vec![0.0; padded_len(channels)], |y| match self.activation {
-                Activation::Identity => {
-                    norm.normalise(&x, y);
-                }
-                Activation::Silu => norm.activate(&x, [y]),
-            });
-        });
+        y.par_chunks(len).zip(x.values.par_chunks_exact(len)).enumerate().for_each(
+            |(i, (y, x))| {
+                let effective = self.modulated(packed, channels, i).effective();
+                let norm = self.norm(isa, &effective);
+                let x = Pixels::new(x, channels);
+                write_pixels(y, channels, &vec![0.0; padded_len(channels)], |y| {
+                    match self.activation {
+                        Activation::Identity => {
+                            norm.normalise(&x, y);
+                        }
+                        Activation::Silu => norm.activate(&x, [y]),
+                    }
+                });
+            },
+        );
         y.keep()
     }
 }
@@ -146,7 +155,9 @@ impl Op {
                 let mut by_channel = vec![[0.0; 2]; channels];
                 let combination = norm.backward(&x, &statistics, &slopes, &mut dz, &mut by_channel);
                 let zeros = vec![0.0; padded_len(channels)];
-                write_pixels(dx, channels, &zeros, |dx| combination.write(&dz, &x, dx, &mut zeros.clone()));
+                write_pixels(dx, channels, &zeros, |dx| {
+                    combination.write(&dz, &x, dx, &mut zeros.clone())
+                });
                 let mut sums = vec![[0.0; 2]; channels];
                 modulated.backward(&by_channel, &mut sums, modulation);
                 sums

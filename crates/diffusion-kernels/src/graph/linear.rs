@@ -69,7 +69,9 @@ pub(crate) fn linear(isa: Isa, x: &Tensor, weight: &Tensor, bias: &Tensor) -> Re
 /// Rows, inputs and outputs.
 fn sizes(x: &Shape, weight: &Shape) -> Result<[usize; 3]> {
     match (x.dims(), weight.dims()) {
-        (&[rows, inputs], &[outputs, wanted]) if inputs == wanted && rows * inputs * outputs > 0 => {
+        (&[rows, inputs], &[outputs, wanted])
+            if inputs == wanted && rows * inputs * outputs > 0 =>
+        {
             Ok([rows, inputs, outputs])
         }
         _ => bail!(
@@ -101,7 +103,8 @@ impl MapOp for Linear {
             let dx = x
                 .track_op()
                 .then(|| product(self.isa, by_row, &padded_rows(w, inputs), [rows, inputs], None));
-            let dw = product(self.isa, by_column, &padded_rows(x_data, inputs), [outputs, inputs], None);
+            let dw =
+                product(self.isa, by_column, &padded_rows(x_data, inputs), [outputs, inputs], None);
             let mut db = vec![0.0; outputs];
             for row in dy.chunks_exact(outputs) {
                 for (db, dy) in db.iter_mut().zip(row) {

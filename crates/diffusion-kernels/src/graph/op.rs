@@ -1,6 +1,8 @@
 //! The one candle operation behind all kernels.
 
-use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail};
+use candle_core::{
+    CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail,
+};
 
 /// An argument of a forward pass: candle's memory, and where the tensor lies in it.
 pub(crate) type Argument<'a> = (&'a CpuStorage, &'a Layout);
@@ -26,7 +28,11 @@ pub(crate) fn apply<O: MapOp>(op: O, arguments: &[&Tensor]) -> Result<Tensor> {
         [a] => a.apply_op1(Adapter(op)),
         [a, b] => a.apply_op2(b, Adapter(op)),
         [a, b, c] => a.apply_op3(b, c, Adapter(op)),
-        _ => bail!("{}: candle's operations take one to three arguments, not {}", O::NAME, arguments.len()),
+        _ => bail!(
+            "{}: candle's operations take one to three arguments, not {}",
+            O::NAME,
+            arguments.len()
+        ),
     }
 }
 
@@ -34,7 +40,11 @@ pub(crate) fn apply<O: MapOp>(op: O, arguments: &[&Tensor]) -> Result<Tensor> {
 struct Adapter<O>(O);
 
 impl<O: MapOp> Adapter<O> {
-    fn backward<const N: usize>(&self, arguments: [&Tensor; N], dy: &Tensor) -> Result<[Option<Tensor>; N]> {
+    fn backward<const N: usize>(
+        &self,
+        arguments: [&Tensor; N],
+        dy: &Tensor,
+    ) -> Result<[Option<Tensor>; N]> {
         let mut gradients = self.0.backward(&arguments, dy)?.into_iter();
         Ok(arguments.map(|_| gradients.next().flatten()))
     }

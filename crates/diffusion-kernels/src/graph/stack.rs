@@ -16,7 +16,9 @@ pub(crate) fn stacked(isa: Isa, a: &Node, b: &Node) -> Result<Node> {
     let mut values = Fresh::recycled(n * h * w * (ca + cb));
     let given = a.map.values.par_chunks_exact(w * ca).zip(b.map.values.par_chunks_exact(w * cb));
     values.par_chunks_mut(w * (ca + cb)).zip(given).for_each(|(y, (a, b))| {
-        for (y, (a, b)) in y.chunks_exact_mut(ca + cb).zip(a.chunks_exact(ca).zip(b.chunks_exact(cb))) {
+        for (y, (a, b)) in
+            y.chunks_exact_mut(ca + cb).zip(a.chunks_exact(ca).zip(b.chunks_exact(cb)))
+        {
             y[..ca].copy_from_slice(a);
             y[ca..].copy_from_slice(b);
         }
@@ -42,13 +44,13 @@ impl MapOp for Stack {
             part.lead_back(self.isa, token, || {
                 let [_, _, width, own] = part.dims;
                 let mut dx = Fresh::recycled(part.values.len());
-                dx.par_chunks_mut(width * own).zip(gradient.par_chunks_exact(width * channels)).for_each(
-                    |(dx, dy)| {
+                dx.par_chunks_mut(width * own)
+                    .zip(gradient.par_chunks_exact(width * channels))
+                    .for_each(|(dx, dy)| {
                         for (dx, dy) in dx.chunks_exact_mut(own).zip(dy.chunks_exact(channels)) {
                             dx.copy_from_slice(&dy[first..first + own]);
                         }
-                    },
-                );
+                    });
                 dx.keep()
             })
         };

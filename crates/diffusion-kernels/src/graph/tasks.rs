@@ -16,7 +16,11 @@ use crate::memory::fresh::Fresh;
 pub(crate) const CHUNK: usize = 4;
 
 /// The sum of the first `len` elements of `partials`, taken one after the other.
-pub(crate) fn sum_in_order(isa: Isa, partials: &[impl Deref<Target = [f32]> + Sync], len: usize) -> Vec<f32> {
+pub(crate) fn sum_in_order(
+    isa: Isa,
+    partials: &[impl Deref<Target = [f32]> + Sync],
+    len: usize,
+) -> Vec<f32> {
     const CHUNK: usize = 1 << 12;
     let mut sum = Fresh::new(len);
     sum.par_chunks_mut(CHUNK).enumerate().for_each(|(i, sum)| {

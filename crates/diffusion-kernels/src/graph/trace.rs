@@ -53,7 +53,11 @@ pub(crate) fn operation(
 }
 
 /// As [`operation`], for rows of numbers.
-pub(crate) fn linear(f: impl FnOnce() -> Result<Tensor>, x: &Tensor, weight: &Tensor) -> Result<Tensor> {
+pub(crate) fn linear(
+    f: impl FnOnce() -> Result<Tensor>,
+    x: &Tensor,
+    weight: &Tensor,
+) -> Result<Tensor> {
     noted(f, |rows| {
         let [n, outputs] = [0, 1].map(|i| rows.dims().get(i).copied().unwrap_or(1));
         let inputs = x.dims().get(1).copied().unwrap_or(1);

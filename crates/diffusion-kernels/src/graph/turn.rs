@@ -16,7 +16,9 @@ use crate::memory::storage::{output, with_elements};
 
 /// The map of `images` (N, C, H, W).
 pub(crate) fn from_images(isa: Isa, images: &Tensor) -> Result<Node> {
-    let &[n, c, h, w] = images.dims() else { bail!("a map is made of images, not of {:?}", images.shape()) };
+    let &[n, c, h, w] = images.dims() else {
+        bail!("a map is made of images, not of {:?}", images.shape())
+    };
     let values = with_elements([images], |[images]| Ok(channels_last(isa, images, [c, h * w])))?;
     let map = Map::new(values, [n, h, w, c]);
     Node::new(map, &[], &[images], |map| FromImages { isa, map })

@@ -56,7 +56,14 @@ impl Sizes {
         let (padded, width) = (padded_len(self.pixels), self.width());
         let mut columns = Scratch::zeroed(width * padded);
         // Pixels are to channels here as channels are to pixels elsewhere.
-        to_channels_last(isa, &x[h * width..], self.channels, [self.pixels, width], &mut columns, padded);
+        to_channels_last(
+            isa,
+            &x[h * width..],
+            self.channels,
+            [self.pixels, width],
+            &mut columns,
+            padded,
+        );
         columns
     }
 
@@ -102,7 +109,8 @@ vectorised! {
 /// One image; its blocks of queries are tasks of their own.
 pub(crate) fn forward(isa: Isa, sizes: Sizes, [q, k, v]: [&[f32]; 3], y: &mut [f32]) {
     let (width, padded) = (sizes.width(), padded_len(sizes.width()));
-    let heads: Vec<_> = (0..sizes.heads).map(|h| (sizes.columns(isa, k, h), sizes.rows(v, h))).collect();
+    let heads: Vec<_> =
+        (0..sizes.heads).map(|h| (sizes.columns(isa, k, h), sizes.rows(v, h))).collect();
     let block = BLOCK * sizes.channels;
     y.par_chunks_mut(block).zip(q.par_chunks(block)).for_each(|(y, q)| {
         let count = y.len() / sizes.channels;
@@ -132,10 +140,12 @@ pub(crate) fn backward(
     dy: &[f32],
     [dq, dk, dv]: [&mut [f32]; 3],
 ) {
-    let (width, padded, padded_pixels) = (sizes.width(), padded_len(sizes.width()), padded_len(sizes.pixels));
+    let (width, padded, padded_pixels) =
+        (sizes.width(), padded_len(sizes.width()), padded_len(sizes.pixels));
     let block = BLOCK * sizes.channels;
     for h in 0..sizes.heads {
-        let (keys, key_rows, values) = (sizes.columns(isa, k, h), sizes.rows(k, h), sizes.columns(isa, v, h));
+        let (keys, key_rows, values) =
+            (sizes.columns(isa, k, h), sizes.rows(k, h), sizes.columns(isa, v, h));
         let mut key_sums = Scratch::zeroed(sizes.pixels * padded);
         let mut value_sums = Scratch::zeroed(sizes.pixels * padded);
         let place = [sizes.channels, h * width, width];
@@ -145,24 +155,48 @@ pub(crate) fn backward(
             let (query_rows, dy_rows) = (sizes.rows(q, h), sizes.rows(dy, h));
             // dv = wᵀ·dy
             let by_pixel = Factor::transposed(&weights, padded_pixels, count);
-            product(isa, by_pixel, &dy_rows, [sizes.pixels, padded], Target::onto(&mut value_sums, padded));
+            product(
+                isa,
+                by_pixel,
+                &dy_rows,
+                [sizes.pixels, padded],
+                Target::onto(&mut value_sums, padded),
+            );
             // dw = dy·vᵀ, and ds of it
             let mut scores = Scratch::new(count * padded_pixels);
             let by_query = Factor::matrix(&dy_rows, padded, width);
             let result = Target::new(&mut scores, padded_pixels);
             product(isa, by_query, &values, [count, padded_pixels], result);
-            let rows = scores.chunks_exact_mut(padded_pixels).zip(weights.chunks_exact(padded_pixels));
+            let rows =
+                scores.chunks_exact_mut(padded_pixels).zip(weights.chunks_exact(padded_pixels));
             for (scores, weights) in rows {
-                softmax_backward(isa, &weights[..sizes.pixels], sizes.scale(), &mut scores[..sizes.pixels]);
+                softmax_backward(
+                    isa,
+                    &weights[..sizes.pixels],
+                    sizes.scale(),
+                    &mut scores[..sizes.pixels],
+                );
             }
             // dq = ds·k
             let mut query_sums = Scratch::zeroed(count * padded);
             let by_query = Factor::matrix(&scores, padded_pixels, sizes.pixels);
-            product(isa, by_query, &key_rows, [count, padded], Target::onto(&mut query_sums, padded));
+            product(
+                isa,
+                by_query,
+                &key_rows,
+                [count, padded],
+                Target::onto(&mut query_sums, padded),
+            );
             put(&query_sums, padded, place, dq);
             // dk = dsᵀ·q
             let by_pixel = Factor::transposed(&scores, padded_pixels, count);
-            product(isa, by_pixel, &query_rows, [sizes.pixels, padded], Target::onto(&mut key_sums, padded));
+            product(
+                isa,
+                by_pixel,
+                &query_rows,
+                [sizes.pixels, padded],
+                Target::onto(&mut key_sums, padded),
+            );
         }
         put(&key_sums, padded, place, dk);
         put(&value_sums, padded, place, dv);

@@ -33,7 +33,11 @@ impl Geometry {
             first: -(self.padding as isize),
             stride: self.stride,
         };
-        Window { channels, h: axis(self.large.0, self.small.0), w: axis(self.large.1, self.small.1) }
+        Window {
+            channels,
+            h: axis(self.large.0, self.small.0),
+            w: axis(self.large.1, self.small.1),
+        }
     }
 
     pub(crate) fn large_len(&self) -> usize {
@@ -135,7 +139,8 @@ impl Convolution {
         let (width, start, taps) = (large.1, start_of(bias, outputs), kernel * kernel);
         // `[channel][tap][output padded]`
         let mut last = Scratch::zeroed(channels * taps * start.len());
-        let by_channel = weight.chunks_exact(outputs * taps).zip(last.chunks_exact_mut(taps * start.len()));
+        let by_channel =
+            weight.chunks_exact(outputs * taps).zip(last.chunks_exact_mut(taps * start.len()));
         for (weight, last) in by_channel {
             to_channels_last(isa, weight, taps, [outputs, taps], last, start.len());
         }
@@ -161,7 +166,13 @@ impl Convolution {
             }
         }
         let windows: Vec<Window> = phases.iter().map(|phase| phase.window).collect();
-        Self { isa, outputs, width, start, algorithm: Algorithm::Direct(Frame::around(&windows), phases) }
+        Self {
+            isa,
+            outputs,
+            width,
+            start,
+            algorithm: Algorithm::Direct(Frame::around(&windows), phases),
+        }
     }
 
     /// Convolves the image `x` into `y`, both with their channels last.
@@ -192,7 +203,8 @@ impl Phase {
         stride: usize,
         row: impl Fn(usize, usize, usize) -> &'a [f32],
     ) -> Self {
-        let mut weights = Vec::with_capacity(window.h.taps * window.w.taps * window.channels * pitch);
+        let mut weights =
+            Vec::with_capacity(window.h.taps * window.w.taps * window.channels * pitch);
         for ty in 0..window.h.taps {
             for tx in 0..window.w.taps {
                 (0..window.channels).for_each(|c| weights.extend_from_slice(row(c, ty, tx)));
@@ -202,7 +214,15 @@ impl Phase {
     }
 
     /// Gathers from a framed image onto one with padded channels, `width` pixels wide.
-    fn run(&self, isa: Isa, frame: &Frame, framed: &[f32], width: usize, y: &mut [f32], pitch: usize) {
+    fn run(
+        &self,
+        isa: Isa,
+        frame: &Frame,
+        framed: &[f32],
+        width: usize,
+        y: &mut [f32],
+        pitch: usize,
+    ) {
         let Window { channels, h, w } = self.window;
         let blocks: Vec<usize> = (0..h.taps).map(|ty| ty * frame.row()).collect();
         for oy in 0..h.output {

@@ -31,14 +31,23 @@ impl Modulated<'_> {
         }
         let (scale, shift) = self.modulation.split_at(self.weight.len());
         let weight = self.weight.iter().zip(scale).map(|(w, scale)| w * (1.0 + scale));
-        let bias =
-            self.bias.iter().zip(scale).zip(shift).map(|((b, scale), shift)| b * (1.0 + scale) + shift);
+        let bias = self
+            .bias
+            .iter()
+            .zip(scale)
+            .zip(shift)
+            .map(|((b, scale), shift)| b * (1.0 + scale) + shift);
         [weight.collect(), bias.collect()]
     }
 
     /// Leads the gradients of one image's effective weight and bias back: adds those of weight and bias to `sums`, and
     /// writes those of the modulation.
-    pub(crate) fn backward(&self, effective: &[[f32; 2]], sums: &mut [[f32; 2]], modulation: &mut [f32]) {
+    pub(crate) fn backward(
+        &self,
+        effective: &[[f32; 2]],
+        sums: &mut [[f32; 2]],
+        modulation: &mut [f32],
+    ) {
         let channels = self.weight.len();
         for (c, (&[dw, db], sum)) in effective.iter().zip(sums).enumerate() {
             let factor = self.modulation.get(c).map_or(1.0, |scale| 1.0 + scale);
@@ -66,7 +75,8 @@ impl Norm<'_> {
 
     /// Replaces each group's numbers by their sum divided by `by`.
     fn over_groups(&self, channels: &mut [f32], by: f32) {
-        for group in channels[..self.weight.len()].chunks_exact_mut(self.weight.len() / self.groups) {
+        for group in channels[..self.weight.len()].chunks_exact_mut(self.weight.len() / self.groups)
+        {
             let mean = group.iter().sum::<f32>() / by;
             group.fill(mean);
         }
@@ -88,7 +98,8 @@ impl Norm<'_> {
 
     /// What turns x into the normalised x: a factor and a summand a channel, 0 for the padding.
     fn affine(&self, statistics: &Statistics) -> [Scratch; 2] {
-        let (mut factor, mut summand) = (Scratch::zeroed(self.pitch()), Scratch::zeroed(self.pitch()));
+        let (mut factor, mut summand) =
+            (Scratch::zeroed(self.pitch()), Scratch::zeroed(self.pitch()));
         for c in 0..self.weight.len() {
             factor[c] = statistics.scale[c] * self.weight[c];
             summand[c] = self.bias[c] - statistics.mean[c] * factor[c];
@@ -105,7 +116,11 @@ impl Norm<'_> {
     }
 
     /// Normalises and activates the image `x`; `rows` are the result's, however many.
-    pub(crate) fn activate<'r>(&self, mut x: &[f32], rows: impl IntoIterator<Item = &'r mut [f32]>) {
+    pub(crate) fn activate<'r>(
+        &self,
+        mut x: &[f32],
+        rows: impl IntoIterator<Item = &'r mut [f32]>,
+    ) {
         let [factor, summand] = self.affine(&self.statistics(x));
         for y in rows {
             let row;

@@ -82,6 +82,11 @@ pub(crate) fn write_stacked(
 }
 
 /// As [`write_stacked`], for a single part.
-pub(crate) fn write_pixels(y: Unwritten<'_>, channels: usize, start: &[f32], write: impl FnOnce(&mut [f32])) {
+pub(crate) fn write_pixels(
+    y: Unwritten<'_>,
+    channels: usize,
+    start: &[f32],
+    write: impl FnOnce(&mut [f32]),
+) {
     write_stacked(vec![(y, channels)], start, write);
 }

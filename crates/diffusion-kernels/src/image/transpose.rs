@@ -26,7 +26,10 @@ pub(crate) fn to_channels_last(
         return;
     }
     assert!(pitch >= channels);
-    assert!(from.len() >= (channels - 1) * plane + pixels && to.len() >= (pixels - 1) * pitch + channels);
+    assert!(
+        from.len() >= (channels - 1) * plane + pixels
+            && to.len() >= (pixels - 1) * pitch + channels
+    );
     let blocks = if isa == Isa::Portable { 0 } else { channels / BLOCK * BLOCK };
     #[cfg(target_arch = "x86_64")]
     for c in (0..blocks).step_by(BLOCK) {
@@ -53,7 +56,8 @@ pub(crate) fn channels_last(isa: Isa, from: &[f32], [channels, pixels]: [usize; 
     let pitch = channels.next_multiple_of(LANES);
     let len = from.len() / channels * pitch;
     let mut to = if channels == pitch { Scratch::new(len) } else { Scratch::zeroed(len) };
-    for (from, to) in from.chunks_exact(channels * pixels).zip(to.chunks_exact_mut(pitch * pixels)) {
+    for (from, to) in from.chunks_exact(channels * pixels).zip(to.chunks_exact_mut(pitch * pixels))
+    {
         to_channels_last(isa, from, pixels, [channels, pixels], to, pitch);
     }
     to
@@ -99,9 +103,9 @@ pub(crate) fn to_channels_first(
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use std::arch::x86_64::{
-        __m256, __m256i, _mm256_loadu_ps, _mm256_loadu_si256, _mm256_maskload_ps, _mm256_maskstore_ps,
-        _mm256_permute2f128_ps, _mm256_setzero_ps, _mm256_shuffle_ps, _mm256_storeu_ps, _mm256_unpackhi_ps,
-        _mm256_unpacklo_ps,
+        __m256, __m256i, _mm256_loadu_ps, _mm256_loadu_si256, _mm256_maskload_ps,
+        _mm256_maskstore_ps, _mm256_permute2f128_ps, _mm256_setzero_ps, _mm256_shuffle_ps,
+        _mm256_storeu_ps, _mm256_unpackhi_ps, _mm256_unpacklo_ps,
     };
 
     use super::BLOCK;

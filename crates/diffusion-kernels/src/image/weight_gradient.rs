@@ -50,7 +50,10 @@ impl WeightGradient {
         let algorithm = if self.winograd {
             Algorithm::Winograd(WinogradSums::new(self.isa, self.small, self.large))
         } else {
-            Algorithm::Direct(vec![0.0; self.window.h.taps * self.window.w.taps * self.large * pitch])
+            Algorithm::Direct(vec![
+                0.0;
+                self.window.h.taps * self.window.w.taps * self.large * pitch
+            ])
         };
         Running { gradient: self, algorithm, small: vec![0.0; pitch] }
     }
@@ -77,7 +80,8 @@ impl Running<'_> {
             }
         };
         let framed = frame.fill(large);
-        let blocks: Vec<usize> = (0..window.h.output).map(|oy| oy * window.h.stride * frame.row()).collect();
+        let blocks: Vec<usize> =
+            (0..window.h.output).map(|oy| oy * window.h.stride * frame.row()).collect();
         let rows = window.w.taps * large_channels;
         for (ty, sums) in sums.chunks_exact_mut(rows * pitch).enumerate() {
             let a = Factor {

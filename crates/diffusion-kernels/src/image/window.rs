@@ -71,7 +71,8 @@ impl Frame {
     /// Where the window of the first output begins.
     pub(crate) fn first(&self, window: &Window) -> usize {
         let at = |before: usize, first: isize| before.strict_add_signed(first);
-        at(self.before.0, window.h.first) * self.row() + at(self.before.1, window.w.first) * self.channels
+        at(self.before.0, window.h.first) * self.row()
+            + at(self.before.1, window.w.first) * self.channels
     }
 
     /// The image `x`, with its channels last, in its frame.

@@ -5,7 +5,8 @@ use std::ops::Deref;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-static POOL: Mutex<Pool> = Mutex::new(Pool { free: Vec::new(), free_len: 0, used_len: 0, most_used: 0 });
+static POOL: Mutex<Pool> =
+    Mutex::new(Pool { free: Vec::new(), free_len: 0, used_len: 0, most_used: 0 });
 
 /// Buffers that nobody uses, and how much there is of everything.
 struct Pool {

@@ -38,7 +38,10 @@ impl Fresh {
     }
 
     /// The vector in parts of `chunk` elements, to be written by different tasks.
-    pub(crate) fn par_chunks(&mut self, chunk: usize) -> impl IndexedParallelIterator<Item = Unwritten<'_>> {
+    pub(crate) fn par_chunks(
+        &mut self,
+        chunk: usize,
+    ) -> impl IndexedParallelIterator<Item = Unwritten<'_>> {
         self.written = AtomicUsize::new(0);
         let written = &self.written;
         let memory = &mut self.memory.spare_capacity_mut()[..self.len];
@@ -51,7 +54,10 @@ impl Fresh {
     }
 
     /// As [`Self::par_chunks`], each part zeros when it is handed out.
-    pub(crate) fn par_chunks_mut(&mut self, chunk: usize) -> impl IndexedParallelIterator<Item = &mut [f32]> {
+    pub(crate) fn par_chunks_mut(
+        &mut self,
+        chunk: usize,
+    ) -> impl IndexedParallelIterator<Item = &mut [f32]> {
         self.par_chunks(chunk).map(Unwritten::zeros)
     }
 

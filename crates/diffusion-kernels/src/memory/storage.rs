@@ -26,7 +26,8 @@ pub(crate) fn with_elements<const N: usize, R>(
     tensors: [&Tensor; N],
     f: impl FnOnce([&[f32]; N]) -> Result<R>,
 ) -> Result<R> {
-    let contiguous: Vec<Tensor> = tensors.iter().map(|t| t.detach().contiguous()).collect::<Result<_>>()?;
+    let contiguous: Vec<Tensor> =
+        tensors.iter().map(|t| t.detach().contiguous()).collect::<Result<_>>()?;
     let guards: Vec<_> = contiguous.iter().map(Tensor::storage_and_layout).collect();
     let mut slices: [&[f32]; N] = [&[]; N];
     for (slice, (storage, layout)) in slices.iter_mut().zip(&guards) {
@@ -62,7 +63,11 @@ pub(crate) fn memory(tensor: &Tensor) -> Result<*const f32> {
 }
 
 /// candle lends one tensor's memory at a time: each is asked for while the ones before it are held.
-fn with_more_elements(tensors: &[&Tensor], held: &mut [&mut [f32]], f: &mut Change<'_>) -> Result<()> {
+fn with_more_elements(
+    tensors: &[&Tensor],
+    held: &mut [&mut [f32]],
+    f: &mut Change<'_>,
+) -> Result<()> {
     match tensors {
         [] => f(held),
         [first, rest @ ..] => first.inplace_op1(&Borrow { rest, state: RefCell::new((held, f)) }),
@@ -80,7 +85,8 @@ impl InplaceOp1 for Borrow<'_, '_, '_> {
     }
 
     fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> Result<()> {
-        let (CpuStorage::F32(data), Some((begin, end))) = (storage, layout.contiguous_offsets()) else {
+        let (CpuStorage::F32(data), Some((begin, end))) = (storage, layout.contiguous_offsets())
+        else {
             bail!("the kernels change contiguous f32 tensors only");
         };
         let mut state = self.state.borrow_mut();

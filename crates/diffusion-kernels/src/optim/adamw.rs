@@ -34,7 +34,12 @@ impl AdamW {
 }
 
 /// [`crate::adamw`] by the kernels.
-pub(crate) fn adamw(isa: Isa, gradient: &Tensor, trained: &Trained<'_>, adamw: &AdamW) -> Result<()> {
+pub(crate) fn adamw(
+    isa: Isa,
+    gradient: &Tensor,
+    trained: &Trained<'_>,
+    adamw: &AdamW,
+) -> Result<()> {
     let Trained { weight, first, second, average } = *trained;
     let constants = Constants::new(adamw, average.map_or(0.0, |(_, share)| share));
     let mut changed: Vec<&Tensor> = vec![weight, first, second];
@@ -42,17 +47,21 @@ pub(crate) fn adamw(isa: Isa, gradient: &Tensor, trained: &Trained<'_>, adamw: &
     check_apart("adamw", &changed, gradient)?;
     with_elements([gradient], |[gradient]| {
         with_elements_mut(&changed, &mut |slices| {
-            let [weight, first, second, average @ ..] = slices else { bail!("three slices or four") };
+            let [weight, first, second, average @ ..] = slices else {
+                bail!("three slices or four")
+            };
             let tasks = gradient
                 .par_chunks(CHUNK)
                 .zip(weight.par_chunks_mut(CHUNK))
                 .zip(first.par_chunks_mut(CHUNK).zip(second.par_chunks_mut(CHUNK)));
             match average {
                 [average] => {
-                    tasks.zip(average.par_chunks_mut(CHUNK)).for_each(|(((g, w), (m, v)), average)| {
-                        update(isa, &constants, g, w, m, v);
-                        mix(isa, constants.average_share, w, average);
-                    });
+                    tasks.zip(average.par_chunks_mut(CHUNK)).for_each(
+                        |(((g, w), (m, v)), average)| {
+                            update(isa, &constants, g, w, m, v);
+                            mix(isa, constants.average_share, w, average);
+                        },
+                    );
                 }
                 _ => tasks.for_each(|((g, w), (m, v))| update(isa, &constants, g, w, m, v)),
             }

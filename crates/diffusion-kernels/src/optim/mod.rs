@@ -38,10 +38,17 @@ impl Trained<'_> {
         }
         let Self { weight, first, second, average } = self;
         let like = |t: &Tensor| t.dims() == weight.dims();
-        if like(gradient) && like(first) && like(second) && average.is_none_or(|(average, _)| like(average)) {
+        if like(gradient)
+            && like(first)
+            && like(second)
+            && average.is_none_or(|(average, _)| like(average))
+        {
             return Ok(());
         }
-        bail!("adamw: gradient, moments and average must have the shape {:?} of the weight", weight.dims())
+        bail!(
+            "adamw: gradient, moments and average must have the shape {:?} of the weight",
+            weight.dims()
+        )
     }
 }
 
@@ -61,7 +68,8 @@ vectorised! {
 
 /// Refuses tensors that lie in the same memory, which cannot be lent twice.
 pub(crate) fn check_apart(update: &str, changed: &[&Tensor], gradient: &Tensor) -> Result<()> {
-    let mut places = changed.iter().chain([&gradient]).map(|t| memory(t)).collect::<Result<Vec<_>>>()?;
+    let mut places =
+        changed.iter().chain([&gradient]).map(|t| memory(t)).collect::<Result<Vec<_>>>()?;
     places.sort_unstable();
     if places.windows(2).any(|pair| pair[0] == pair[1]) {
         bail!("{update}: weight, moments, average and gradient must not share memory");

@@ -60,7 +60,9 @@ pub(crate) fn muon(isa: Isa, updates: &[Update<'_>], muon: &Muon) -> Result<()> 
         check_apart("muon", &changed, gradient)?;
         with_elements([*gradient], |[gradient]| {
             with_elements_mut(&changed, &mut |slices| {
-                let [weight, momentum, average_weight @ ..] = slices else { bail!("two slices or three") };
+                let [weight, momentum, average_weight @ ..] = slices else {
+                    bail!("two slices or three")
+                };
                 let (decay, scale) = (muon.momentum as f32, muon.gradient_scale as f32);
                 let mut direction = Scratch::new(rows * columns);
                 for ((m, g), d) in momentum.iter_mut().zip(gradient).zip(direction.iter_mut()) {
@@ -103,7 +105,8 @@ fn orthogonalise(isa: Isa, matrix: &mut [f32], rows: usize, columns: usize) {
         }
     }
     let mut transposed = Scratch::zeroed(long * short_row);
-    let (mut square, mut fourth) = (Scratch::new(short * short_row), Scratch::new(short * short_row));
+    let (mut square, mut fourth) =
+        (Scratch::new(short * short_row), Scratch::new(short * short_row));
     let mut next = Scratch::new(short * long_row);
     let (a, b, c) = POLYNOMIAL;
     for _ in 0..ROUNDS {

@@ -7,7 +7,9 @@ use super::{block_of, close, norm_of, random, residual_block, with_gradients};
 use crate::arith::isa::available;
 use crate::graph::{linear, silu};
 use crate::optim::{adamw, muon, square_sum};
-use crate::{Activation, AdamW, FeatureMap, GroupNorm, Muon, TimeConditioning, Trained, Update, slow};
+use crate::{
+    Activation, AdamW, FeatureMap, GroupNorm, Muon, TimeConditioning, Trained, Update, slow,
+};
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(96))]
@@ -180,14 +182,22 @@ fn sums_of_maps_and_their_gradients_agree_with_the_definition() {
 fn normalisations_of_large_numbers_keep_their_digits() {
     let shape = [1, 16, 96, 96];
     let x = (random(1, &shape).as_tensor() + 300.0).unwrap();
-    let (weight, bias) = (Tensor::ones(16, candle_core::DType::F32, x.device()).unwrap(), random(2, &[16]));
+    let (weight, bias) =
+        (Tensor::ones(16, candle_core::DType::F32, x.device()).unwrap(), random(2, &[16]));
     let norm = norm_of(4, &weight, &bias);
     let double = |t: &Tensor| t.to_dtype(candle_core::DType::F64).unwrap();
-    let exact =
-        slow::group_norm(&double(&x), &GroupNorm { weight: &double(&weight), bias: &double(&bias), ..norm });
+    let exact = slow::group_norm(
+        &double(&x),
+        &GroupNorm { weight: &double(&weight), bias: &double(&bias), ..norm },
+    );
     let exact = exact.unwrap().to_dtype(candle_core::DType::F32).unwrap();
     for isa in available() {
-        let fast = FeatureMap::with_kernels(isa, &x).unwrap().group_norm(&norm).unwrap().to_images().unwrap();
+        let fast = FeatureMap::with_kernels(isa, &x)
+            .unwrap()
+            .group_norm(&norm)
+            .unwrap()
+            .to_images()
+            .unwrap();
         close(&[fast], std::slice::from_ref(&exact), 1e-4).unwrap();
     }
 }
@@ -215,7 +225,8 @@ fn arguments_need_not_be_contiguous() {
     let weight = random(2, &[3, 3, 3, 4]);
     let (x_t, weight_t) = (x.transpose(1, 3).unwrap(), weight.transpose(0, 3).unwrap());
     let fast = with_gradients(|| crate::conv2d(&x_t, &weight_t, None, 1, 1), &[&x, &weight]);
-    let expected = with_gradients(|| slow::conv2d(&x_t, &weight_t.contiguous()?, None, 1, 1), &[&x, &weight]);
+    let expected =
+        with_gradients(|| slow::conv2d(&x_t, &weight_t.contiguous()?, None, 1, 1), &[&x, &weight]);
     close(&fast, &expected, 1e-5).unwrap();
     let fast = with_gradients(|| crate::silu(&x_t), &[&x]);
     close(&fast, &with_gradients(|| slow::silu(&x_t), &[&x]), 1e-5).unwrap();

@@ -31,17 +31,19 @@ fn case() -> impl Strategy<Value = Case> {
         Just((4, 2, 1)),
         (1..6usize, 1..4usize, 0..4usize)
     ];
-    (sizes, kernel, any::<bool>()).prop_map(|((n, cin, cout, h, w), (kernel, stride, padding), bias)| Case {
-        n,
-        cin,
-        cout,
-        h,
-        w,
-        kernel,
-        stride,
-        padding,
-        bias,
-    })
+    (sizes, kernel, any::<bool>()).prop_map(
+        |((n, cin, cout, h, w), (kernel, stride, padding), bias)| Case {
+            n,
+            cin,
+            cout,
+            h,
+            w,
+            kernel,
+            stride,
+            padding,
+            bias,
+        },
+    )
 }
 
 /// Convolutions that go by Winograd's method, with every kind of ragged edge.
@@ -144,7 +146,8 @@ fn images_may_be_padded_on_two_sides_only() {
 /// largest result.
 #[test]
 fn three_by_three_convolutions_err_by_less_than_3e_6_of_the_largest_result() {
-    let (x, weight, bias) = (random(1, &[2, 64, 14, 14]), random(2, &[64, 64, 3, 3]), random(3, &[64]));
+    let (x, weight, bias) =
+        (random(1, &[2, 64, 14, 14]), random(2, &[64, 64, 3, 3]), random(3, &[64]));
     let direct = direct::convolution([&x, &weight, &bias], false, 2, [[64, 14, 14]; 2], [3, 1, 1]);
     let worst = |run: &dyn Fn() -> candle_core::Result<Tensor>| -> Vec<f32> {
         let found = with_gradients(run, &[&x, &weight, &bias]);

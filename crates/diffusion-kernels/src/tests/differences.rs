@@ -43,11 +43,16 @@ fn check(name: &str, vars: &[&Var], f: &dyn Fn() -> Result<Tensor>) {
 #[test]
 fn gradients_of_convolutions_are_those_of_finite_differences() {
     let (x, bias) = (random_f64(1, &[2, 3, 5, 5]), random_f64(2, &[2]));
-    for (kernel, stride, padding) in
-        [(3, 1, 1.into()), (3, 2, 1.into()), (1, 1, 0.into()), (3, 2, Padding { before: 0, after: 1 })]
-    {
+    for (kernel, stride, padding) in [
+        (3, 1, 1.into()),
+        (3, 2, 1.into()),
+        (1, 1, 0.into()),
+        (3, 2, Padding { before: 0, after: 1 }),
+    ] {
         let weight = random_f64(3, &[2, 3, kernel, kernel]);
-        check("conv2d", &[&x, &weight, &bias], &|| slow::conv2d(&x, &weight, Some(&bias), stride, padding));
+        check("conv2d", &[&x, &weight, &bias], &|| {
+            slow::conv2d(&x, &weight, Some(&bias), stride, padding)
+        });
     }
     let weight = random_f64(3, &[3, 2, 4, 4]);
     let transposed = || slow::conv_transpose2d(&x, &weight, Some(&bias), 2, 1);
@@ -56,7 +61,8 @@ fn gradients_of_convolutions_are_those_of_finite_differences() {
 
 #[test]
 fn gradients_of_normalisations_are_those_of_finite_differences() {
-    let (x, weight, bias) = (random_f64(1, &[2, 4, 3, 2]), random_f64(2, &[4]), random_f64(3, &[4]));
+    let (x, weight, bias) =
+        (random_f64(1, &[2, 4, 3, 2]), random_f64(2, &[4]), random_f64(3, &[4]));
     let modulation = random_f64(4, &[2, 8]);
     for activation in [Activation::Identity, Activation::Silu] {
         let norm = GroupNorm {

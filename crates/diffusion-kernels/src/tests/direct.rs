@@ -23,13 +23,17 @@ pub(super) fn convolution(
 ) -> Vec<Tensor> {
     let out = if transposed { large } else { small };
     let shape = [n, out[0], out[1], out[2]];
-    let (x_data, w, b, dy) = (numbers(x), numbers(weight), numbers(bias), numbers(&random(99, &shape)));
+    let (x_data, w, b, dy) =
+        (numbers(x), numbers(weight), numbers(bias), numbers(&random(99, &shape)));
     let mut y: Vec<f64> = (0..dy.len()).map(|i| b[i / (out[1] * out[2]) % out[0]]).collect();
-    let (mut dx, mut dw, mut db) = (vec![0.0; x_data.len()], vec![0.0; w.len()], vec![0.0; b.len()]);
+    let (mut dx, mut dw, mut db) =
+        (vec![0.0; x_data.len()], vec![0.0; w.len()], vec![0.0; b.len()]);
     for (i, dy) in dy.iter().enumerate() {
         db[i / (out[1] * out[2]) % out[0]] += dy;
     }
-    let at = |[c, h, w]: [usize; 3], i: usize, k: usize, y: usize, x: usize| ((i * c + k) * h + y) * w + x;
+    let at = |[c, h, w]: [usize; 3], i: usize, k: usize, y: usize, x: usize| {
+        ((i * c + k) * h + y) * w + x
+    };
     for i in 0..n {
         for s in 0..small[0] {
             for l in 0..large[0] {
@@ -46,8 +50,11 @@ pub(super) fn convolution(
                                 let at_small = at(small, i, s, sy, sx);
                                 let at_large = at(large, i, l, ly - padding, lx - padding);
                                 let at_weight = ((s * large[0] + l) * kernel + ky) * kernel + kx;
-                                let (from, to) =
-                                    if transposed { (at_small, at_large) } else { (at_large, at_small) };
+                                let (from, to) = if transposed {
+                                    (at_small, at_large)
+                                } else {
+                                    (at_large, at_small)
+                                };
                                 y[to] += x_data[from] * w[at_weight];
                                 dx[from] += dy[to] * w[at_weight];
                                 dw[at_weight] += dy[to] * x_data[from];
@@ -62,5 +69,10 @@ pub(super) fn convolution(
         let data: Vec<f32> = data.into_iter().map(|x| x as f32).collect();
         Tensor::from_vec(data, shape, &Device::Cpu).unwrap()
     };
-    vec![tensor(y, &shape), tensor(dx, x.dims()), tensor(dw, weight.dims()), tensor(db, bias.dims())]
+    vec![
+        tensor(y, &shape),
+        tensor(dx, x.dims()),
+        tensor(dw, weight.dims()),
+        tensor(db, bias.dims()),
+    ]
 }

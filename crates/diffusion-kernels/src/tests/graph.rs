@@ -38,8 +38,14 @@ fn a_map_that_is_used_again_and_again_gets_all_its_gradients() {
             &[&weight, &wide],
         );
         for (fast, expected) in fast.iter().zip(&expected) {
-            let error =
-                (fast - expected).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+            let error = (fast - expected)
+                .unwrap()
+                .abs()
+                .unwrap()
+                .max_all()
+                .unwrap()
+                .to_scalar::<f32>()
+                .unwrap();
             let scale = expected.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
             assert!(error < 1e-5 * scale, "{error} of {scale}");
         }
@@ -49,7 +55,12 @@ fn a_map_that_is_used_again_and_again_gets_all_its_gradients() {
 #[test]
 fn backward_passes_may_be_repeated_and_run_side_by_side() {
     let [x, weight, wide] = arguments();
-    let y = tangle(FeatureMap::from_images, &x, &weight, &wide).unwrap().sqr().unwrap().sum_all().unwrap();
+    let y = tangle(FeatureMap::from_images, &x, &weight, &wide)
+        .unwrap()
+        .sqr()
+        .unwrap()
+        .sum_all()
+        .unwrap();
     let pass = || {
         let gradients = y.backward().unwrap();
         [&x, &weight, &wide].map(|var| bits(gradients.get(var).unwrap()))
@@ -69,7 +80,9 @@ fn a_map_that_wants_no_gradient_gets_none() {
     let y = tangle(FeatureMap::from_images, &x, &weight, &wide).unwrap();
     let gradients = y.sum_all().unwrap().backward().unwrap();
     assert!(
-        gradients.get(&wide).is_some() && gradients.get(&x).is_none() && gradients.get(&weight).is_none()
+        gradients.get(&wide).is_some()
+            && gradients.get(&x).is_none()
+            && gradients.get(&weight).is_none()
     );
     assert!(!tangle(FeatureMap::from_images, &x, &weight, &wide.detach()).unwrap().track_op());
 }
@@ -108,7 +121,9 @@ impl candle_core::CustomOp1 for Opaque {
         storage: &candle_core::CpuStorage,
         layout: &candle_core::Layout,
     ) -> Result<(candle_core::CpuStorage, candle_core::Shape)> {
-        let candle_core::CpuStorage::F32(data) = storage else { candle_core::bail!("f32 is wanted") };
+        let candle_core::CpuStorage::F32(data) = storage else {
+            candle_core::bail!("f32 is wanted")
+        };
         Ok((candle_core::CpuStorage::F32(data.clone()), layout.shape().clone()))
     }
 }
@@ -126,7 +141,10 @@ fn a_pass_that_fails_does_not_spoil_the_next_one_unnoticed() {
         for again in 0..2 {
             match good().backward() {
                 Ok(gradients) => assert!(bits(gradients.get(&weight).unwrap()) == expected),
-                Err(e) => assert!(again == 0 && e.to_string().contains("backward pass that failed"), "{e}"),
+                Err(e) => assert!(
+                    again == 0 && e.to_string().contains("backward pass that failed"),
+                    "{e}"
+                ),
             }
         }
     }

@@ -2,7 +2,9 @@
 
 use candle_core::{Result, Tensor, Var};
 
-use super::{bits, block_of, conv_transpose2d, conv2d, norm_of, random, residual_block, with_gradients};
+use super::{
+    bits, block_of, conv_transpose2d, conv2d, norm_of, random, residual_block, with_gradients,
+};
 use crate::arith::isa::{Isa, available};
 use crate::graph::{linear, silu};
 use crate::{Activation, FeatureMap, GroupNorm, TimeConditioning};
@@ -97,7 +99,12 @@ fn operations() -> Vec<Op> {
                 map(0)?.attention(&map(24)?, &map(48)?, 3)?.to_images()
             }),
         ));
-        ops.push(("silu", random(1, &[11, 2000]), vec![], Box::new(move |x, _| silu::silu(isa, x))));
+        ops.push((
+            "silu",
+            random(1, &[11, 2000]),
+            vec![],
+            Box::new(move |x, _| silu::silu(isa, x)),
+        ));
     }
     ops
 }
@@ -123,7 +130,10 @@ fn results_and_gradients_are_the_same_for_any_number_of_threads() {
         let vars: Vec<&Var> = std::iter::once(&x).chain(&parameters).collect();
         let run = |threads: usize| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            pool.install(|| with_gradients(|| f(&x, &parameters), &vars)).iter().map(bits).collect::<Vec<_>>()
+            pool.install(|| with_gradients(|| f(&x, &parameters), &vars))
+                .iter()
+                .map(bits)
+                .collect::<Vec<_>>()
         };
         let one = run(1);
         for threads in [2, 3] {
@@ -138,7 +148,8 @@ fn avx2_and_avx512_agree_to_the_bit_in_convolutions() {
     // By Winograd's method.
     let (x, weight) = (random(1, &[3, 37, 11, 13]), random(2, &[33, 37, 3, 3]));
     let run = |isa| with_gradients(|| conv2d(isa, &x, &weight, None, 1, 1), &[&x, &weight]);
-    let results: Vec<Vec<Vec<u32>>> = fused.iter().map(|&isa| run(isa).iter().map(bits).collect()).collect();
+    let results: Vec<Vec<Vec<u32>>> =
+        fused.iter().map(|&isa| run(isa).iter().map(bits).collect()).collect();
     assert!(results.windows(2).all(|pair| pair[0] == pair[1]));
 }
 
@@ -156,7 +167,11 @@ fn an_input_that_needs_no_gradient_costs_none() {
         .backward()
         .unwrap();
     assert!(grads.get(&weight).is_some());
-    let grads = crate::linear(&x.detach().flatten_from(1).unwrap(), &random(3, &[5, 108]), &random(4, &[5]));
+    let grads = crate::linear(
+        &x.detach().flatten_from(1).unwrap(),
+        &random(3, &[5, 108]),
+        &random(4, &[5]),
+    );
     assert!(grads.unwrap().sum_all().unwrap().backward().is_ok());
     assert!(crate::silu(&x).unwrap().sum_all().unwrap().backward().unwrap().get(&x).is_some());
     let w = random(5, &[3]);

@@ -16,7 +16,14 @@ use crate::{Activation, FeatureMap, GroupNorm, Padding, ResidualBlock, TimeCondi
 
 /// A plain normalisation.
 fn norm_of<'a>(groups: usize, weight: &'a Tensor, bias: &'a Tensor) -> GroupNorm<'a> {
-    GroupNorm { groups, eps: 1e-3, weight, bias, modulation: None, activation: Activation::Identity }
+    GroupNorm {
+        groups,
+        eps: 1e-3,
+        weight,
+        bias,
+        modulation: None,
+        activation: Activation::Identity,
+    }
 }
 
 /// A block with the parameters `p`, each a weight and then its bias; with a skip if there are ten.
@@ -31,7 +38,8 @@ fn block_of(groups: usize, conditioning: TimeConditioning, p: &[Var]) -> Residua
 fn random(seed: u64, shape: &[usize]) -> Var {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x1234_5678;
     let mut next = || {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         ((state >> 40) as f32 / (1u64 << 23) as f32) - 1.0
     };
     let data: Vec<f32> = (0..shape.iter().product()).map(|_| next()).collect();
@@ -44,19 +52,28 @@ fn with_gradients(f: impl Fn() -> Result<Tensor>, vars: &[&Var]) -> Vec<Tensor> 
     let cotangent = random(99, y.dims());
     let grads = (&y * cotangent.as_tensor()).unwrap().sum_all().unwrap().backward().unwrap();
     let mut all = vec![y.detach()];
-    all.extend(vars.iter().map(|var| grads.get(var).expect("every variable has a gradient").clone()));
+    all.extend(
+        vars.iter().map(|var| grads.get(var).expect("every variable has a gradient").clone()),
+    );
     all
 }
 
 /// Whether each tensor of `fast` is within `tolerance` of `slow`'s, in proportion to the largest element.
-fn close(fast: &[Tensor], slow: &[Tensor], tolerance: f32) -> std::result::Result<(), TestCaseError> {
+fn close(
+    fast: &[Tensor],
+    slow: &[Tensor],
+    tolerance: f32,
+) -> std::result::Result<(), TestCaseError> {
     for (i, (fast, slow)) in fast.iter().zip(slow).enumerate() {
         prop_assert_eq!(fast.dims(), slow.dims());
         let numbers = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
         let (fast, slow) = (numbers(fast), numbers(slow));
         let scale = slow.iter().fold(1f32, |m, x| m.max(x.abs()));
         for (j, (a, b)) in fast.iter().zip(&slow).enumerate() {
-            prop_assert!((a - b).abs() <= tolerance * scale, "tensor {i}, element {j}: {a} against {b}");
+            prop_assert!(
+                (a - b).abs() <= tolerance * scale,
+                "tensor {i}, element {j}: {a} against {b}"
+            );
         }
     }
     Ok(())

@@ -23,10 +23,14 @@ fn shapes_that_do_not_fit_are_refused_in_words() {
     assert!(message(conv2d(&x, &weight, Some(&bias), 1, 1)).contains("bias"));
     assert!(message(conv2d(&x, &weight, None, 0, 1)).contains("stride"));
     assert!(
-        message(conv2d(&x.flatten_from(2).unwrap(), &weight, None, 1, 1)).contains("images (N, C, H, W)")
+        message(conv2d(&x.flatten_from(2).unwrap(), &weight, None, 1, 1))
+            .contains("images (N, C, H, W)")
     );
     assert!(message(conv2d(&random(1, &[1, 3, 2, 9]), &weight, None, 1, 0)).contains("larger"));
-    assert!(message(conv2d(&random(1, &[0, 3, 9, 9]), &weight, None, 1, 0)).contains("something in them"));
+    assert!(
+        message(conv2d(&random(1, &[0, 3, 9, 9]), &weight, None, 1, 0))
+            .contains("something in them")
+    );
     assert!(message(conv_transpose2d(&x, &weight, None, 2, 1)).contains("wants 4"));
     let fitting = random(6, &[3, 4, 3, 3]);
     assert!(message(conv_transpose2d(&x, &fitting, None, 0, 1)).contains("stride"));
@@ -41,9 +45,14 @@ fn shapes_that_do_not_fit_are_refused_in_words() {
     let modulated = GroupNorm { modulation: Some(&modulation), ..norm_of(3, &bias, &bias) };
     assert!(message(group_norm(&x, &modulated)).contains("modulation (N, 2·C) = [2, 6]"));
     let map = |x: &Tensor| FeatureMap::from_images(x).unwrap();
-    assert!(message(map(&x).add_channel_embedding(&random(8, &[2, 4]))).contains("want an embedding (N, C)"));
+    assert!(
+        message(map(&x).add_channel_embedding(&random(8, &[2, 4])))
+            .contains("want an embedding (N, C)")
+    );
     assert!(message(map(&x).avg_pool2()).contains("must be even"));
-    assert!(message(map(&x).attention(&map(&x), &map(&x), 2)).contains("do not divide into 2 heads"));
+    assert!(
+        message(map(&x).attention(&map(&x), &map(&x), 2)).contains("do not divide into 2 heads")
+    );
     let other = map(&random(8, &[2, 4, 5, 6]));
     assert!(message(map(&x).attention(&other, &other, 1)).contains("of one size"));
     assert!(message(map(&x).add(&other)).contains("maps of one size"));
@@ -55,7 +64,8 @@ fn shapes_that_do_not_fit_are_refused_in_words() {
     assert!(message(linear(&rows, &random(9, &[4, 3]), &bias)).contains("bias"));
     assert!(message(conv2d(&x, &weight, None, 1, usize::MAX)).contains("slip of the finger"));
     let far =
-        conv_transpose2d(&random(9, &[1, 1, 1, 1]), &random(8, &[1, 1, 2, 2]), None, 1_000_000, 0).unwrap();
+        conv_transpose2d(&random(9, &[1, 1, 1, 1]), &random(8, &[1, 1, 2, 2]), None, 1_000_000, 0)
+            .unwrap();
     assert_eq!(far.dims(), [1, 1, 2, 2]);
 }
 
@@ -83,14 +93,18 @@ fn an_update_of_tensors_that_share_memory_is_refused() {
 
 #[test]
 fn muon_refuses_what_is_no_matrix_and_what_shares_memory() {
-    let constants = Muon { lr: 0.1, momentum: 0.9, weight_decay: 0.0, update_rms: 0.2, gradient_scale: 1.0 };
+    let constants =
+        Muon { lr: 0.1, momentum: 0.9, weight_decay: 0.0, update_rms: 0.2, gradient_scale: 1.0 };
     let [weight, first, second] = [1, 2, 3].map(|seed| random(seed, &[3, 4]));
     let trained = Trained { weight: &weight, first: &first, second: &second, average: None };
     let gradient = random(4, &[3, 4]);
     assert!(message(crate::muon(&[(&weight, trained)], &constants)).contains("share memory"));
     let aliased = Trained { average: Some((&first, 0.1)), ..trained };
     assert!(message(crate::muon(&[(&gradient, aliased)], &constants)).contains("share memory"));
-    assert!(message(crate::muon(&[(&random(5, &[4, 3]), trained)], &constants)).contains("shape [3, 4]"));
+    assert!(
+        message(crate::muon(&[(&random(5, &[4, 3]), trained)], &constants))
+            .contains("shape [3, 4]")
+    );
     let [weight, first, second] = [1, 2, 3].map(|seed| random(seed, &[9]));
     let vector = Trained { weight: &weight, first: &first, second: &second, average: None };
     assert!(message(crate::muon(&[(&random(4, &[9]), vector)], &constants)).contains("matrices"));

@@ -89,7 +89,8 @@ impl Canvas for NetworkPicture {
                 let half = (f64::from(TALLEST) / 2.0 * share(height, highest)).max(6.0) as i32;
                 let lightness = (225.0 - 150.0 * share(channels, widest)) as u8;
                 let corners = [(left, middle - half), (left + BOX, middle + half)];
-                let fill = RGBColor(lightness.saturating_sub(40), lightness.saturating_sub(12), lightness);
+                let fill =
+                    RGBColor(lightness.saturating_sub(40), lightness.saturating_sub(12), lightness);
                 area.draw(&Rectangle::new(corners, fill.filled())).map_err(failed)?;
                 area.draw(&Rectangle::new(corners, BLACK.stroke_width(1))).map_err(failed)?;
                 if i > 0 {
@@ -98,8 +99,11 @@ impl Canvas for NetworkPicture {
                 }
                 let (centre, below) = (left + BOX / 2, middle + TALLEST / 2 + 16);
                 let is_map = height * width > 1;
-                let size =
-                    if is_map { format!("{channels} × {height} × {width}") } else { channels.to_string() };
+                let size = if is_map {
+                    format!("{channels} × {height} × {width}")
+                } else {
+                    channels.to_string()
+                };
                 write(part.name.clone(), 13, (centre, below), HPos::Center)?;
                 write(size, 12, (centre, below + 20), HPos::Center)?;
                 write(short(part.parameters), 12, (centre, below + 40), HPos::Center)?;

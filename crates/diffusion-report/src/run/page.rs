@@ -39,10 +39,15 @@ pub(super) fn html(
     for (what, value) in summary(metrics) {
         write_row(&mut html, what, &value);
     }
-    if let Ok(state) = page.run.layout().latest_checkpoint().and_then(|path| Checkpoint::read_state(&path)) {
+    if let Ok(state) =
+        page.run.layout().latest_checkpoint().and_then(|path| Checkpoint::read_state(&path))
+    {
         let per_step = state.elapsed_seconds / state.step.max(1) as f64;
-        let time =
-            format!("{:.1} min at step {}, {per_step:.3} s a step", state.elapsed_seconds / 60.0, state.step);
+        let time = format!(
+            "{:.1} min at step {}, {per_step:.3} s a step",
+            state.elapsed_seconds / 60.0,
+            state.step
+        );
         write_row(&mut html, "training time", &time);
     }
     for note in &page.notes {
@@ -62,7 +67,11 @@ pub(super) fn html(
             html.push_str("<table>\n");
             write_row(&mut html, "step", &last.step.to_string());
             for (name, value) in &last.samples {
-                write_row(&mut html, &name.replace('_', " "), &format!("{}", (value * 1e4).round() / 1e4));
+                write_row(
+                    &mut html,
+                    &name.replace('_', " "),
+                    &format!("{}", (value * 1e4).round() / 1e4),
+                );
             }
             html.push_str("</table>\n");
         }
@@ -104,7 +113,8 @@ fn summary(metrics: &[StepMetrics]) -> Vec<(&'static str, String)> {
     if let Some(held_out) = metrics.iter().rev().find_map(|m| m.validation_loss) {
         lines.push(("loss on held-out pictures", format!("{held_out:.4}")));
     }
-    let judged = |m: &StepMetrics| Some((*m.samples.get("frechet_distance")?, *m.samples.get("count")?));
+    let judged =
+        |m: &StepMetrics| Some((*m.samples.get("frechet_distance")?, *m.samples.get("count")?));
     if let Some((distance, count)) = metrics.iter().rev().find_map(judged) {
         lines.push(("Fréchet distance of samples", format!("{distance:.3} ({count} images)")));
     }

@@ -5,7 +5,8 @@ use std::ops::ControlFlow;
 use candle_core::{Device, Result, Tensor};
 use diffusion_process::{NoiseLevel, Prediction, PredictionType};
 use diffusion_sample::{
-    Ddim, DpmSolver, Euler, FlowEuler, FlowHeun, Heun, Lms, Pndm, Sampler, SolverType, UniPc, sample_from,
+    Ddim, DpmSolver, Euler, FlowEuler, FlowHeun, Heun, Lms, Pndm, Sampler, SolverType, UniPc,
+    sample_from,
 };
 use diffusion_schedule::SamplingPlan;
 
@@ -45,9 +46,11 @@ fn error(sampler: &mut dyn Sampler, steps: usize, flow: bool) -> f64 {
     let deviation = |l: &NoiseLevel| (l.signal * DATA).hypot(l.noise);
     let (from, to) = (plan.start(), plan.steps()[steps - 1].to);
     let x = Tensor::full(1f64, (1, 1, 1, 1), &Device::Cpu).unwrap();
-    let noise =
-        |_: usize| -> Result<Tensor> { candle_core::bail!("a deterministic sampler asked for noise") };
-    let end = sample_from(x, &gaussian, sampler, &plan, &noise, &mut |_| ControlFlow::Continue(())).unwrap();
+    let noise = |_: usize| -> Result<Tensor> {
+        candle_core::bail!("a deterministic sampler asked for noise")
+    };
+    let end = sample_from(x, &gaussian, sampler, &plan, &noise, &mut |_| ControlFlow::Continue(()))
+        .unwrap();
     let end = end.flatten_all().unwrap().to_vec1::<f64>().unwrap()[0];
     (end - deviation(&to) / deviation(&from)).abs()
 }

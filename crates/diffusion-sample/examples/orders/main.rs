@@ -22,7 +22,8 @@ const COLOURS: [RGBColor; 5] = [
 fn main() -> Result<(), Box<dyn Error>> {
     let path = std::env::args().nth(1).unwrap_or_else(|| "orders.svg".to_owned());
     println!("{:24} {:>6} {:>9}   error with {STEPS:?} steps", "sampler", "theory", "measured");
-    let measured: Vec<_> = cases().iter().map(|case| (case.name, case.theory, case.errors(&STEPS))).collect();
+    let measured: Vec<_> =
+        cases().iter().map(|case| (case.name, case.theory, case.errors(&STEPS))).collect();
     for (name, theory, errors) in &measured {
         let errors_text: Vec<String> = errors.iter().map(|error| format!("{error:.1e}")).collect();
         // Between the steps where neither few steps nor rounding disturb.
@@ -54,7 +55,8 @@ fn plot(path: &str, measured: &[(&str, f64, Vec<f64>)]) -> Result<(), Box<dyn Er
         .draw()?;
     for (i, (name, theory, errors)) in measured.iter().enumerate() {
         let colour = COLOURS[i % COLOURS.len()];
-        let points: Vec<(f64, f64)> = STEPS.iter().map(|&n| n as f64).zip(errors.iter().copied()).collect();
+        let points: Vec<(f64, f64)> =
+            STEPS.iter().map(|&n| n as f64).zip(errors.iter().copied()).collect();
         let style = colour.stroke_width(1 + (i / COLOURS.len()) as u32);
         chart.draw_series(LineSeries::new(points.clone(), style))?;
         let mark = move |point| -> DynElement<'static, SVGBackend<'_>, (f64, f64)> {

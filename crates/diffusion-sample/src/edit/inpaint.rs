@@ -61,7 +61,8 @@ pub fn inpaint(
         noised(&pictures, &request.normal(Domain::Known, draw)?, &level)
     };
     let (count, steps) = (plan.steps().len(), inpainting.steps(plan));
-    let mut x = wanted.where_cond(&request.initial(plan)?, &known(plan.start(), draw(count, 0))?)?;
+    let mut x =
+        wanted.where_cond(&request.initial(plan)?, &known(plan.start(), draw(count, 0))?)?;
     let mut done = 0;
     for (number, step) in plan.steps().iter().enumerate() {
         let left = count - 1 - number;
@@ -77,7 +78,9 @@ pub fn inpaint(
             x = wanted.where_cond(&made, &known(step.to, draw(left, pass))?)?;
             done += 1;
             if !is_finite(&x)? {
-                return Err(SampleError::NotFinite { done, steps, timestep: step.from.timestep }.into());
+                return Err(
+                    SampleError::NotFinite { done, steps, timestep: step.from.timestep }.into()
+                );
             }
             let seen = Progress { done, steps, level: step.to, x: &x, x0: &x0 };
             if progress(seen).is_break() && done < steps {
@@ -104,7 +107,8 @@ fn back(x: &Tensor, step: &PlanStep, noise: &Tensor) -> candle_core::Result<Tens
 
 /// The mask as a condition for every pixel of `pictures`.
 fn hidden(mask: &Tensor, pictures: &Tensor) -> Result<Tensor, EditError> {
-    let fits = mask.rank() == 4 && mask.dims().iter().zip(pictures.dims()).all(|(m, p)| *m == 1 || m == p);
+    let fits =
+        mask.rank() == 4 && mask.dims().iter().zip(pictures.dims()).all(|(m, p)| *m == 1 || m == p);
     if !fits {
         let expected = format!("{:?}, or 1 in place of any of these", pictures.dims());
         return Err(EditError::Shape { what: "the mask", found: mask.dims().to_vec(), expected });

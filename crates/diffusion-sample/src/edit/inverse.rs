@@ -38,13 +38,20 @@ pub fn to_noise(
         }
     }
     if !is_finite(&x)? {
-        return Err(SampleError::NotFinite { done: steps, steps, timestep: plan.start().timestep }.into());
+        return Err(
+            SampleError::NotFinite { done: steps, steps, timestep: plan.start().timestep }.into()
+        );
     }
     Ok(x)
 }
 
 /// The image at `step.from` that [`Ddim`] brings to `x` at `step.to`.
-fn step_back(x: &Tensor, step: &PlanStep, denoiser: &dyn Denoiser, iterations: usize) -> Result<Tensor> {
+fn step_back(
+    x: &Tensor,
+    step: &PlanStep,
+    denoiser: &dyn Denoiser,
+    iterations: usize,
+) -> Result<Tensor> {
     let PlanStep { from, to, .. } = step;
     // Nearly the same image at the scale of the other level, if the levels are near each other.
     let mut noisier = x.affine(to.to_variance_preserving() / from.to_variance_preserving(), 0.0)?;
@@ -99,7 +106,8 @@ pub fn from_noise(
     plan: &SamplingPlan,
     progress: &mut dyn FnMut(Progress<'_>) -> ControlFlow<()>,
 ) -> std::result::Result<Tensor, EditError> {
-    let none = |_: usize| -> Result<Tensor> { candle_core::bail!("a step without noise asked for some") };
+    let none =
+        |_: usize| -> Result<Tensor> { candle_core::bail!("a step without noise asked for some") };
     Ok(sample_from(noise.clone(), denoiser, &mut Ddim::default(), plan, &none, progress)?)
 }
 

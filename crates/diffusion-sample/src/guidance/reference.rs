@@ -22,7 +22,12 @@ impl<'a> AfterReference<'a> {
     ///
     /// # Errors
     /// A reference of another rank; a factor below 1.
-    pub fn new(denoiser: &'a dyn Denoiser, reference: &Tensor, factor: f64, until: f64) -> Result<Self> {
+    pub fn new(
+        denoiser: &'a dyn Denoiser,
+        reference: &Tensor,
+        factor: f64,
+        until: f64,
+    ) -> Result<Self> {
         let (_, _, height, width) = reference.dims4()?;
         let filter = LowPass::new(height, width, factor, reference)?;
         Ok(Self { denoiser, low: filter.apply(reference)?, filter, until })
@@ -53,10 +58,13 @@ struct LowPass {
 impl LowPass {
     fn new(height: usize, width: usize, factor: f64, like: &Tensor) -> Result<Self> {
         if !(factor >= 1.0 && factor.is_finite()) {
-            candle_core::bail!("the factor of a reference is {factor}; it must be a number of at least 1");
+            candle_core::bail!(
+                "the factor of a reference is {factor}; it must be a number of at least 1"
+            );
         }
-        let matrix =
-            |n: usize| Tensor::from_vec(low_pass(n, factor), (n, n), like.device())?.to_dtype(like.dtype());
+        let matrix = |n: usize| {
+            Tensor::from_vec(low_pass(n, factor), (n, n), like.device())?.to_dtype(like.dtype())
+        };
         Ok(Self { rows: matrix(height)?, columns: matrix(width)?.t()?.contiguous()? })
     }
 
@@ -103,7 +111,10 @@ mod tests {
         }
         let identity = low_pass(6, 1.0);
         assert!(
-            identity.iter().enumerate().all(|(i, v)| (v - f64::from(u8::from(i % 7 == 0))).abs() < 1e-12)
+            identity
+                .iter()
+                .enumerate()
+                .all(|(i, v)| (v - f64::from(u8::from(i % 7 == 0))).abs() < 1e-12)
         );
     }
 }

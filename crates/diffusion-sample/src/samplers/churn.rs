@@ -47,7 +47,8 @@ impl Churn {
         let raised = sigma * (1.0 + gamma);
         let signal = step.from.signal;
         let deviation = signal * (raised * raised - sigma * sigma).sqrt() * self.deviation;
-        let level = NoiseLevel { timestep: step.plan.timestep_at(raised), signal, noise: signal * raised };
+        let level =
+            NoiseLevel { timestep: step.plan.timestep_at(raised), signal, noise: signal * raised };
         Ok(((x + step.noise()?.affine(deviation, 0.0)?)?, level))
     }
 }

@@ -19,7 +19,8 @@ impl Sampler for Ddim {
         let prediction = denoiser.denoise(x, from)?;
         // Eq. 16.
         let kept = from.alpha_cumprod() / to.alpha_cumprod();
-        let sigma = if step.noisy { self.eta * to.noise / from.noise * (1.0 - kept).sqrt() } else { 0.0 };
+        let sigma =
+            if step.noisy { self.eta * to.noise / from.noise * (1.0 - kept).sqrt() } else { 0.0 };
         let direction = (to.noise * to.noise - sigma * sigma).max(0.0).sqrt();
         let mean = combination(&[(to.signal, &prediction.x0), (direction, &prediction.noise)])?;
         if sigma == 0.0 { Ok(mean) } else { mean + step.noise()?.affine(sigma, 0.0)? }

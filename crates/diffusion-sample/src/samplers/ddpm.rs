@@ -36,7 +36,8 @@ impl Sampler for Ddpm {
                 };
                 // ½·ln σ², from half of −1…1 between the two logarithms.
                 let (low, high) = (smallest.ln() / 2.0, posterior.beta.ln() / 2.0);
-                let deviation = learned.affine((high - low) / 2.0, f64::midpoint(low, high))?.exp()?;
+                let deviation =
+                    learned.affine((high - low) / 2.0, f64::midpoint(low, high))?.exp()?;
                 mean + (step.noise()? * deviation)?
             }
         }

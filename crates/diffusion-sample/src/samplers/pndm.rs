@@ -39,20 +39,32 @@ impl Pndm {
     }
 
     /// The step with an averaged prediction.
-    fn to(&self, average: &Tensor, x: &Tensor, from: &NoiseLevel, to: &NoiseLevel) -> Result<Tensor> {
+    fn to(
+        &self,
+        average: &Tensor,
+        x: &Tensor,
+        from: &NoiseLevel,
+        to: &NoiseLevel,
+    ) -> Result<Tensor> {
         let Prediction { noise, .. } = self.average.to_prediction(average, x, &levels(x, from)?)?;
         transfer(x, &noise, from, to)
     }
 
     /// Eq. 12: four looks, two of them in the middle.
-    fn runge_kutta_step(&mut self, step: &Step<'_>, x: &Tensor, denoiser: &dyn Denoiser) -> Result<Tensor> {
+    fn runge_kutta_step(
+        &mut self,
+        step: &Step<'_>,
+        x: &Tensor,
+        denoiser: &dyn Denoiser,
+    ) -> Result<Tensor> {
         let (from, to, middle) = (&step.from, &step.to, step.middle());
         let first = self.look(denoiser, x, *from)?;
         let second = self.look(denoiser, &self.to(&first, x, from, &middle)?, middle)?;
         let third = self.look(denoiser, &self.to(&second, x, from, &middle)?, middle)?;
         let fourth = self.look(denoiser, &self.to(&third, x, from, to)?, *to)?;
         let (outer, inner) = (1.0 / 6.0, 1.0 / 3.0);
-        let average = combination(&[(outer, &first), (inner, &second), (inner, &third), (outer, &fourth)])?;
+        let average =
+            combination(&[(outer, &first), (inner, &second), (inner, &third), (outer, &fourth)])?;
         self.history.push(*from, first, RUNGE_KUTTA_STEPS);
         self.to(&average, x, from, to)
     }
@@ -85,10 +97,15 @@ impl Sampler for Pndm {
             }
             // Eq. 10 and its shorter forms.
             [(_, a)] => combination(&[(1.5, &latest), (-0.5, a)])?,
-            [(_, a), (_, b)] => combination(&[(23.0 / 12.0, &latest), (-16.0 / 12.0, a), (5.0 / 12.0, b)])?,
-            [(_, a), (_, b), (_, c), ..] => {
-                combination(&[(55.0 / 24.0, &latest), (-59.0 / 24.0, a), (37.0 / 24.0, b), (-9.0 / 24.0, c)])?
+            [(_, a), (_, b)] => {
+                combination(&[(23.0 / 12.0, &latest), (-16.0 / 12.0, a), (5.0 / 12.0, b)])?
             }
+            [(_, a), (_, b), (_, c), ..] => combination(&[
+                (55.0 / 24.0, &latest),
+                (-59.0 / 24.0, a),
+                (37.0 / 24.0, b),
+                (-9.0 / 24.0, c),
+            ])?,
         };
         self.history.push(*from, latest, RUNGE_KUTTA_STEPS);
         self.to(&average, x, from, to)

@@ -43,7 +43,8 @@ impl TrainConfig {
     pub fn describe(&self, dataset: &ImageDataset) -> Result<ModelDescription, ConfigError> {
         let image_shape = dataset.image_shape();
         let classes = classes_for(self, dataset)?;
-        let unlabelled = self.class_dropout > 0.0 || (0..dataset.len()).any(|i| dataset.label(i).is_none());
+        let unlabelled =
+            self.class_dropout > 0.0 || (0..dataset.len()).any(|i| dataset.label(i).is_none());
         Ok(ModelDescription {
             network: network_for(self, image_shape, classes.len(), unlabelled)?,
             schedule: self.schedule.clone(),
@@ -58,8 +59,11 @@ impl TrainConfig {
 
 /// The classes of `dataset`, in the order of its labels, with the number of pictures of each.
 pub(crate) fn classes_of(dataset: &ImageDataset) -> Vec<ModelClass> {
-    let mut classes: Vec<ModelClass> =
-        dataset.classes().iter().map(|name| ModelClass { name: name.clone(), pictures: 0 }).collect();
+    let mut classes: Vec<ModelClass> = dataset
+        .classes()
+        .iter()
+        .map(|name| ModelClass { name: name.clone(), pictures: 0 })
+        .collect();
     for label in (0..dataset.len()).filter_map(|i| dataset.label(i)) {
         classes[label as usize].pictures += 1;
     }
@@ -67,15 +71,19 @@ pub(crate) fn classes_of(dataset: &ImageDataset) -> Vec<ModelClass> {
 }
 
 /// The classes that the network is conditioned on.
-fn classes_for(config: &TrainConfig, dataset: &ImageDataset) -> Result<Vec<ModelClass>, ConfigError> {
+fn classes_for(
+    config: &TrainConfig,
+    dataset: &ImageDataset,
+) -> Result<Vec<ModelClass>, ConfigError> {
     let classes = classes_of(dataset);
     let seen = classes.iter().filter(|class| class.pictures > 0).count();
     match config.conditional {
         Conditional::Always if seen == 0 => Err(ConfigError::Field {
             field: "conditional",
             value: "always".to_owned(),
-            expected: "the pictures must have classes then, by folders or labels, and they have none"
-                .to_owned(),
+            expected:
+                "the pictures must have classes then, by folders or labels, and they have none"
+                    .to_owned(),
         }),
         Conditional::Never => Ok(Vec::new()),
         Conditional::Auto if seen < 2 => Ok(Vec::new()),
@@ -101,10 +109,12 @@ fn network_for(
     }
     let outputs = network.output_channels();
     if outputs != channels {
-        let expected = "it must equal in_channels; learned_variance = true doubles what the network gives";
+        let expected =
+            "it must equal in_channels; learned_variance = true doubles what the network gives";
         return refuse("network.out_channels", outputs.to_string(), expected);
     }
-    let network = if config.learned_variance { network.with_output_channels(2 * channels) } else { network };
+    let network =
+        if config.learned_variance { network.with_output_channels(2 * channels) } else { network };
     if network.classes() > 0 {
         let expected = "leave it out: it follows from the pictures' classes and `conditional`";
         return refuse("network.num_class_embeds", network.classes().to_string(), expected);
@@ -121,7 +131,11 @@ fn network_for(
 /// The network as a configuration has it, which says beside it that it learns a variance too, and is told classes.
 pub(crate) fn network_alone(model: &ModelDescription) -> NetworkConfig {
     let network = model.network.with_classes(0, false);
-    if model.learned_variance() { network.with_output_channels(model.image_shape[0]) } else { network }
+    if model.learned_variance() {
+        network.with_output_channels(model.image_shape[0])
+    } else {
+        network
+    }
 }
 
 /// A training that begins with the model tells it the classes that it knows.
@@ -138,7 +152,10 @@ pub(crate) fn fields_of(model: &ModelDescription) -> Result<Table, ConfigError> 
         ("prediction_type", Some(toml::Value::try_from(model.prediction_type))),
         ("network", Some(toml::Value::try_from(network_alone(model)))),
         ("learned_variance", model.learned_variance().then(|| toml::Value::try_from(true))),
-        ("conditional", (!model.classes.is_empty()).then(|| toml::Value::try_from(conditional(model)))),
+        (
+            "conditional",
+            (!model.classes.is_empty()).then(|| toml::Value::try_from(conditional(model))),
+        ),
         ("schedule", Some(toml::Value::try_from(&model.schedule))),
         ("edm", model.edm.map(toml::Value::try_from)),
     ];
@@ -146,7 +163,10 @@ pub(crate) fn fields_of(model: &ModelDescription) -> Result<Table, ConfigError> 
     fields
         .map(|(name, value)| match value {
             Ok(value) => Ok((name.to_owned(), value)),
-            Err(e) => Err(ConfigError::Text { place: format!("the model's {name}"), problem: e.to_string() }),
+            Err(e) => Err(ConfigError::Text {
+                place: format!("the model's {name}"),
+                problem: e.to_string(),
+            }),
         })
         .collect()
 }

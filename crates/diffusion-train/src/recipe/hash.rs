@@ -31,7 +31,10 @@ impl TrainConfig {
         // Of two networks with their defaults, the kind is the difference.
         default["network"]["kind"] = json(&usual)?["network"]["kind"].take();
         let canonical = difference(json(&self.numbers())?, &default);
-        Ok(format!("{VERSION}{}", sha256(&canonical.map_or_else(String::new, |value| sorted(&value)))))
+        Ok(format!(
+            "{VERSION}{}",
+            sha256(&canonical.map_or_else(String::new, |value| sorted(&value)))
+        ))
     }
 
     /// Whether `hash`, of this version or the first, is that of this configuration.
@@ -152,15 +155,23 @@ mod tests {
         let config = TrainConfig::preset("mnist").unwrap();
         let hash = config.hash().unwrap();
         assert!(config.has_hash(&hash).unwrap());
-        let longer = TrainConfig { steps: Some(9), data: Some("elsewhere".into()), ..config.clone() };
+        let longer =
+            TrainConfig { steps: Some(9), data: Some("elsewhere".into()), ..config.clone() };
         assert_eq!(longer.hash().unwrap(), hash);
         let mut hashes = HashSet::from([hash]);
         for other in [
             TrainConfig { batch_size: 33, ..config.clone() },
-            TrainConfig { network: TrainConfig::default().network, class_dropout: 0.2, ..config.clone() },
+            TrainConfig {
+                network: TrainConfig::default().network,
+                class_dropout: 0.2,
+                ..config.clone()
+            },
             TrainConfig::preset("digits-attn").unwrap(),
             TrainConfig::default(),
-            TrainConfig { network: NetworkConfig::Unet2d(UNet2DConfig::default()), ..TrainConfig::default() },
+            TrainConfig {
+                network: NetworkConfig::Unet2d(UNet2DConfig::default()),
+                ..TrainConfig::default()
+            },
         ] {
             assert!(hashes.insert(other.hash().unwrap()), "{other:?}");
         }

@@ -78,7 +78,10 @@ impl TrainConfig {
         }
         table.try_into().map_err(|e: toml::de::Error| match file {
             Some(file) => explain(&e, file),
-            None => ConfigError::Text { place: format!("preset {preset}"), problem: e.message().to_owned() },
+            None => ConfigError::Text {
+                place: format!("preset {preset}"),
+                problem: e.message().to_owned(),
+            },
         })
     }
 
@@ -119,7 +122,8 @@ fn check_betas(base: &Table, over: &Table, file: &ConfigSource) -> Result<(), Co
     fn field<'a>(table: &'a Table, name: &str) -> Option<&'a toml::Value> {
         table.get("schedule")?.get(name)
     }
-    let kind = field(over, "beta_schedule").or(field(base, "beta_schedule")).and_then(toml::Value::as_str);
+    let kind =
+        field(over, "beta_schedule").or(field(base, "beta_schedule")).and_then(toml::Value::as_str);
     let end = ["beta_start", "beta_end"].into_iter().find(|end| field(over, end).is_some());
     match (end, kind) {
         (Some(end), Some("squaredcos_cap_v2")) => Err(ConfigError::Text {
@@ -137,7 +141,9 @@ fn merge(base: &mut Table, over: Table) {
     for (key, value) in over {
         match (base.get_mut(&key), value) {
             // A table with another `kind` is another thing: nothing of the old one may shine through.
-            (Some(toml::Value::Table(base)), toml::Value::Table(over)) if same_kind(base, &over) => {
+            (Some(toml::Value::Table(base)), toml::Value::Table(over))
+                if same_kind(base, &over) =>
+            {
                 merge(base, over);
             }
             (_, value) => {
@@ -157,9 +163,13 @@ fn explain(error: &toml::de::Error, source: &ConfigSource) -> ConfigError {
     let mut quoted = message.split('`').skip(1).step_by(2);
     let unknown = message.starts_with("unknown ").then(|| quoted.next()).flatten();
     let line = match (error.span(), unknown) {
-        (Some(span), _) => Some(source.text[..span.start.min(source.text.len())].matches('\n').count() + 1),
+        (Some(span), _) => {
+            Some(source.text[..span.start.min(source.text.len())].matches('\n').count() + 1)
+        }
         // A name from the merged tables has no place of its own; look for it.
-        (None, Some(name)) => source.text.lines().position(|line| line.contains(name)).map(|i| i + 1),
+        (None, Some(name)) => {
+            source.text.lines().position(|line| line.contains(name)).map(|i| i + 1)
+        }
         (None, None) => None,
     };
     let problem = match unknown {

@@ -16,11 +16,21 @@ impl TrainConfig {
     /// The first field that is outside it, with what would be right.
     pub fn validate(&self) -> Result<(), ConfigError> {
         let field = |field, value: String, expected: &str, ok: bool| {
-            if ok { Ok(()) } else { Err(ConfigError::Field { field, value, expected: expected.to_owned() }) }
+            if ok {
+                Ok(())
+            } else {
+                Err(ConfigError::Field { field, value, expected: expected.to_owned() })
+            }
         };
-        let whole = |name, value: u64| field(name, value.to_string(), "it must be at least 1", value >= 1);
+        let whole =
+            |name, value: u64| field(name, value.to_string(), "it must be at least 1", value >= 1);
         let positive = |name, value: f64| {
-            field(name, value.to_string(), "it must be a number above 0", value > 0.0 && value.is_finite())
+            field(
+                name,
+                value.to_string(),
+                "it must be a number above 0",
+                value > 0.0 && value.is_finite(),
+            )
         };
         let share = |name, value: f64| {
             field(name, value.to_string(), "it must lie in [0, 1)", (0.0..1.0).contains(&value))
@@ -103,13 +113,23 @@ impl TrainConfig {
     fn validate_objective(&self) -> Result<(), ConfigError> {
         let objective = self.objective()?;
         let positive = |field, value: f64| {
-            refuse_unless(value > 0.0 && value.is_finite(), field, value, "it must be a number above 0")
+            refuse_unless(
+                value > 0.0 && value.is_finite(),
+                field,
+                value,
+                "it must be a number above 0",
+            )
         };
         if let Some((field, value, expected)) = self.edm.and_then(|edm| edm.problem()) {
             return refuse_unless(false, field, value, expected);
         }
         let at_least_0 = self.offset_noise >= 0.0 && self.offset_noise.is_finite();
-        refuse_unless(at_least_0, "offset_noise", self.offset_noise, "it must be a number of at least 0")?;
+        refuse_unless(
+            at_least_0,
+            "offset_noise",
+            self.offset_noise,
+            "it must be a number of at least 0",
+        )?;
         if let PixelError::Huber { delta } = self.loss.error {
             positive("loss.error.delta", delta)?;
         }
@@ -124,15 +144,16 @@ impl TrainConfig {
         match objective {
             Objective::Diffusion { schedule, prediction_type } => {
                 // ᾱ ends in 0 where the schedule was rescaled to it.
-                let blind =
-                    prediction_type == PredictionType::Epsilon && schedule.alphas_cumprod().ends_with(&[0.0]);
+                let blind = prediction_type == PredictionType::Epsilon
+                    && schedule.alphas_cumprod().ends_with(&[0.0]);
                 let expected = "with schedule.rescale_betas_zero_snr it must be v_prediction or sample: at the last \
                                 step there is nothing but noise, and naming it says nothing of the image";
                 refuse_unless(!blind, "prediction_type", "epsilon", expected)?;
             }
             Objective::Flow | Objective::Edm(_) => self.refuse_what_needs_a_schedule(&objective)?,
         }
-        let range = self.sample_grid.variance == VarianceType::LearnedRange && !self.learned_variance;
+        let range =
+            self.sample_grid.variance == VarianceType::LearnedRange && !self.learned_variance;
         let expected = "it must be fixed_small or fixed_large where learned_variance is false";
         refuse_unless(!range, "sample_grid.variance", "learned_range", expected)
     }

@@ -4,10 +4,14 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use candle_core::{Device, Tensor};
-use diffusion_files::{FileError, read_file, read_tensors, serialize_tensors, write_folder, write_synced};
+use diffusion_files::{
+    FileError, read_file, read_tensors, serialize_tensors, write_folder, write_synced,
+};
 use diffusion_model::ModelState;
 
-use crate::{Checkpoint, CheckpointFile, CheckpointState, LossHistory, RestoreError, TrainError, Trainer};
+use crate::{
+    Checkpoint, CheckpointFile, CheckpointState, LossHistory, RestoreError, TrainError, Trainer,
+};
 
 impl Checkpoint {
     /// Writes a folder at `path`. It is written beside its final name, synced, and renamed when it is whole, so a

@@ -28,7 +28,8 @@ impl HeldOut {
     pub fn new(pictures: &ImageDataset, trainer: &Trainer) -> Result<Self, TrainError> {
         let (expected, found) = (trainer.description().image_shape, pictures.image_shape());
         if found != expected {
-            let problem = format!("pictures to validate on are {found:?}, those to train on {expected:?}");
+            let problem =
+                format!("pictures to validate on are {found:?}, those to train on {expected:?}");
             return Err(DataError::Invalid(problem).into());
         }
         Ok(Self { pictures: pictures.limited(MOST)? })
@@ -41,8 +42,12 @@ impl HeldOut {
     /// Those of the device.
     pub fn loss(&self, trainer: &Trainer) -> Result<f64, TrainError> {
         let (loss, device, description) = (trainer.loss(), trainer.device(), trainer.description());
-        let network = load_frozen(trainer.ema().tensors(), device, |vb| description.network.build(vb))
-            .map_err(|source| TrainError::Parameters { path: CheckpointFile::Ema.name().into(), source })?;
+        let network =
+            load_frozen(trainer.ema().tensors(), device, |vb| description.network.build(vb))
+                .map_err(|source| TrainError::Parameters {
+                    path: CheckpointFile::Ema.name().into(),
+                    source,
+                })?;
         let network: &(dyn Network + Send + Sync) = &*network;
         let source = NoiseSource::new(trainer.config().seed);
         let conditional = !description.classes.is_empty();
@@ -53,13 +58,20 @@ impl HeldOut {
             let shares = chosen.iter().map(|i| (*i as f64 + 0.5) / count as f64);
             let levels: Vec<_> = shares.map(|share| loss.objective.level_at(share)).collect();
             let indices = first as u64..(first + chosen.len()) as u64;
-            let noise = source.normal(Domain::Validation, 0, indices, &description.image_shape, device)?;
+            let noise =
+                source.normal(Domain::Validation, 0, indices, &description.image_shape, device)?;
             let images = self.pictures.images(&chosen, device)?;
             let batch = loss.objective.noisy_batch(&images, &noise, &levels)?;
             let classes: Vec<_> =
                 chosen.iter().map(|i| self.pictures.label(*i).filter(|_| conditional)).collect();
-            let output = in_pool(|| network.forward_classes(&batch.input, &batch.timesteps, &classes))?;
-            sum += loss.per_image(&output, &batch)?.to_vec1::<f32>()?.into_iter().map(f64::from).sum::<f64>();
+            let output =
+                in_pool(|| network.forward_classes(&batch.input, &batch.timesteps, &classes))?;
+            sum += loss
+                .per_image(&output, &batch)?
+                .to_vec1::<f32>()?
+                .into_iter()
+                .map(f64::from)
+                .sum::<f64>();
         }
         Ok(sum / count as f64)
     }

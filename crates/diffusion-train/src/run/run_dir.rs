@@ -120,8 +120,9 @@ impl RunDir {
         let drawn = entries(&self.layout.samples())?
             .into_iter()
             .filter(|path| path.extension().is_some_and(|e| e == "png"));
-        let mut grids: Vec<(u64, PathBuf)> =
-            drawn.filter_map(|path| Some((RunLayout::step_of(&path.with_extension(""))?, path))).collect();
+        let mut grids: Vec<(u64, PathBuf)> = drawn
+            .filter_map(|path| Some((RunLayout::step_of(&path.with_extension(""))?, path)))
+            .collect();
         grids.sort();
         Ok(grids)
     }
@@ -141,7 +142,8 @@ impl RunDir {
         let file = File::create(&path).map_err(FileError::io(&path))?;
         match file.try_lock() {
             Err(TryLockError::WouldBlock) => {
-                Err(FileError::unusable(self.path(), "another process is training in this folder").into())
+                Err(FileError::unusable(self.path(), "another process is training in this folder")
+                    .into())
             }
             // A file system without locks is no reason not to train.
             Ok(()) | Err(TryLockError::Error(_)) => Ok(file),
@@ -149,7 +151,10 @@ impl RunDir {
     }
 
     pub(crate) fn set_latest(&self, step: u64) -> Result<(), TrainError> {
-        Ok(write_file(&self.layout.latest(), format!("{}\n", RunLayout::step_name(step)).as_bytes())?)
+        Ok(write_file(
+            &self.layout.latest(),
+            format!("{}\n", RunLayout::step_name(step)).as_bytes(),
+        )?)
     }
 
     /// Removes all checkpoints but the newest `keep` up to that of `step`, the one just saved. Later ones are what a
@@ -171,7 +176,11 @@ impl RunDir {
             let kept = whole_lines_up_to(&path, step)?;
             write_file(&path, kept.as_bytes())?;
         }
-        let file = OpenOptions::new().create(true).append(true).open(&path).map_err(FileError::io(&path))?;
+        let file = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&path)
+            .map_err(FileError::io(&path))?;
         Ok(MetricsFile { file: BufWriter::new(file), path })
     }
 }

@@ -13,7 +13,8 @@ use super::{RunDir, TrainEvent};
 use crate::{TrainError, Trainer};
 
 /// Looks at images (N, C, H, W) in \[−1, 1\] and gives metrics by name.
-pub type Judge = dyn Fn(&Tensor) -> Result<BTreeMap<String, f64>, Box<dyn Error + Send + Sync>> + Send + Sync;
+pub type Judge =
+    dyn Fn(&Tensor) -> Result<BTreeMap<String, f64>, Box<dyn Error + Send + Sync>> + Send + Sync;
 
 /// A judge of the images that a training generates on its way.
 pub struct SampleJudge {
@@ -53,9 +54,13 @@ pub(super) fn judge_samples(
     observer: &mut dyn FnMut(TrainEvent<'_>) -> ControlFlow<()>,
 ) -> Result<ControlFlow<(), BTreeMap<String, f64>>, TrainError> {
     let generation = Generation { num: judge.num, ..grid_generation(trainer) };
-    let Some(images) = generate(trainer, &generation, observer)? else { return Ok(ControlFlow::Break(())) };
+    let Some(images) = generate(trainer, &generation, observer)? else {
+        return Ok(ControlFlow::Break(()));
+    };
     let step = trainer.steps_done();
-    (judge.judge)(&images).map(ControlFlow::Continue).map_err(|source| TrainError::Judge { step, source })
+    (judge.judge)(&images)
+        .map(ControlFlow::Continue)
+        .map_err(|source| TrainError::Judge { step, source })
 }
 
 /// Writes the grid of samples from the noise of the run's seed, if the configuration wants one.
@@ -68,7 +73,9 @@ pub(super) fn draw_grid(
     if generation.num == 0 {
         return Ok(ControlFlow::Continue(()));
     }
-    let Some(images) = generate(trainer, &generation, observer)? else { return Ok(ControlFlow::Break(())) };
+    let Some(images) = generate(trainer, &generation, observer)? else {
+        return Ok(ControlFlow::Break(()));
+    };
     let path = run_dir.layout().grid(trainer.steps_done());
     diffusion_picture::grid(&diffusion_picture::from_tensor(&images)?)?
         .enlarged_for_viewing()

@@ -128,7 +128,8 @@ pub fn run(
     let mut saved_step = trainer.steps_done();
 
     while flow.is_continue() && !trainer.is_finished() {
-        let (mut metrics, pace) = pacemaker.step(trainer).map_err(|e| with_checkpoint(e, run_dir))?;
+        let (mut metrics, pace) =
+            pacemaker.step(trainer).map_err(|e| with_checkpoint(e, run_dir))?;
         trainer.set_elapsed(before + start.elapsed());
         metrics.images_per_second = rate.tick();
         let grid_every = trainer.config().sample_grid.every;

@@ -2,8 +2,8 @@
 
 use candle_core::{Result, Tensor};
 use diffusion_process::{
-    Levels, NoiseLevel, Parametrisation, PredictionType, bits_per_dimension, discretized_log_likelihood,
-    gaussian_kl, per_image,
+    Levels, NoiseLevel, Parametrisation, PredictionType, bits_per_dimension,
+    discretized_log_likelihood, gaussian_kl, per_image,
 };
 use diffusion_schedule::NoiseSchedule;
 
@@ -30,8 +30,9 @@ impl ReverseStep<'_> {
     /// Shapes that differ; an ε prediction at a level without signal.
     pub fn bits(&self, x0: &Tensor, x_t: &Tensor, levels: &[NoiseLevel]) -> Result<Tensor> {
         let Self { schedule, prediction_type, output, variance } = *self;
-        let column =
-            |of: &dyn Fn(usize) -> f64| per_image(levels.iter().map(|level| of(level.timestep as usize)), x0);
+        let column = |of: &dyn Fn(usize) -> f64| {
+            per_image(levels.iter().map(|level| of(level.timestep as usize)), x0)
+        };
         let factors = Levels::new(levels, x0)?;
         let parametrisation = Parametrisation::from(prediction_type);
         let predicted_x0 = parametrisation.to_prediction(&output.detach(), x_t, &factors)?.x0;
@@ -46,9 +47,11 @@ impl ReverseStep<'_> {
 
         let predicted_mean = mean(&predicted_x0)?;
         let kl = gaussian_kl(&mean(x0)?, &low, &predicted_mean, &log_variance)?;
-        let decoder = discretized_log_likelihood(x0, &predicted_mean, &(&log_variance * 0.5)?)?.neg()?;
+        let decoder =
+            discretized_log_likelihood(x0, &predicted_mean, &(&log_variance * 0.5)?)?.neg()?;
         let at_zero = column(&|t| f64::from(u8::from(t == 0)))?;
-        let term = (decoder.broadcast_mul(&at_zero)? + kl.broadcast_mul(&at_zero.affine(-1.0, 1.0)?)?)?;
+        let term =
+            (decoder.broadcast_mul(&at_zero)? + kl.broadcast_mul(&at_zero.affine(-1.0, 1.0)?)?)?;
         bits_per_dimension(&term)
     }
 }

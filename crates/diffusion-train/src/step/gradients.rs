@@ -75,7 +75,11 @@ impl Gradients {
     /// # Errors
     /// Those of the device.
     pub(crate) fn first_not_finite(&self) -> Result<Option<String>> {
-        Ok(self.norms()?.into_iter().find(|(_, norm)| !norm.is_finite()).map(|(name, _)| name.to_owned()))
+        Ok(self
+            .norms()?
+            .into_iter()
+            .find(|(_, norm)| !norm.is_finite())
+            .map(|(name, _)| name.to_owned()))
     }
 
     /// Parameters that learn nothing: no gradient, all zero, or not finite.
@@ -84,7 +88,13 @@ impl Gradients {
     /// Those of the device.
     pub(crate) fn dead(&self, parameters: &Parameters) -> Result<Vec<String>> {
         let norms: BTreeMap<&str, f64> = self.norms()?.into_iter().collect();
-        let alive = |name: &str| norms.get(name).is_some_and(|norm| norm.is_finite() && *norm > 0.0);
-        Ok(parameters.iter().map(|(name, _)| name).filter(|name| !alive(name)).map(str::to_owned).collect())
+        let alive =
+            |name: &str| norms.get(name).is_some_and(|norm| norm.is_finite() && *norm > 0.0);
+        Ok(parameters
+            .iter()
+            .map(|(name, _)| name)
+            .filter(|name| !alive(name))
+            .map(str::to_owned)
+            .collect())
     }
 }

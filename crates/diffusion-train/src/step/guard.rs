@@ -63,7 +63,9 @@ pub(super) fn finite(
 fn culprit(loss: f64, gradients: &Gradients, parameters: &Parameters) -> Result<String> {
     if loss.is_finite() {
         let name = gradients.first_not_finite()?;
-        return Ok(name.map_or_else(|| "the loss".to_owned(), |name| format!("the gradient of `{name}`")));
+        return Ok(
+            name.map_or_else(|| "the loss".to_owned(), |name| format!("the gradient of `{name}`"))
+        );
     }
     for (name, var) in parameters.iter() {
         if !var.sqr()?.sum_all()?.to_dtype(DType::F64)?.to_scalar::<f64>()?.is_finite() {

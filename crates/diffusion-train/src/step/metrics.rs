@@ -50,6 +50,9 @@ mod tests {
     #[test]
     fn quartiles_part_the_schedule_evenly() {
         let losses = [1.0, 3.0, 5.0, 7.0];
-        assert_eq!(by_quartile(&losses, &[0.0, 0.245, 0.25, 0.995]), [Some(2.0), Some(5.0), None, Some(7.0)]);
+        assert_eq!(
+            by_quartile(&losses, &[0.0, 0.245, 0.25, 0.995]),
+            [Some(2.0), Some(5.0), None, Some(7.0)]
+        );
     }
 }

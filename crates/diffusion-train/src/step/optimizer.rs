@@ -37,7 +37,8 @@ impl Default for AdamWConfig {
 }
 
 /// Muon's constants; the others are those of the training.
-const MUON: Muon = Muon { lr: 0.0, momentum: 0.95, weight_decay: 0.0, update_rms: 0.2, gradient_scale: 1.0 };
+const MUON: Muon =
+    Muon { lr: 0.0, momentum: 0.95, weight_decay: 0.0, update_rms: 0.2, gradient_scale: 1.0 };
 
 /// AdamW (Loshchilov & Hutter 2019, algorithm 2) in PyTorch's order of operations.
 #[derive(Clone, Debug)]
@@ -132,7 +133,10 @@ impl AdamW {
             .moments
             .iter()
             .map(|(name, (m, v))| {
-                Ok((name.clone(), (take(format!("first/{name}"), m)?, take(format!("second/{name}"), v)?)))
+                Ok((
+                    name.clone(),
+                    (take(format!("first/{name}"), m)?, take(format!("second/{name}"), v)?),
+                ))
             })
             .collect::<std::result::Result<_, ParameterError>>()?;
         if let Some(name) = tensors.keys().next() {

@@ -71,14 +71,22 @@ impl LevelSampler {
     /// it is uniform.
     pub fn new(sampling: TimestepSampling, objective: &Objective) -> Self {
         let history = match (sampling, objective.schedule()) {
-            (TimestepSampling::Importance, Some(schedule)) => Some(LossHistory::new(schedule.len())),
+            (TimestepSampling::Importance, Some(schedule)) => {
+                Some(LossHistory::new(schedule.len()))
+            }
             _ => None,
         };
         Self { sampling, history }
     }
 
     /// The levels of the `n` images of step `step`.
-    pub fn draw(&self, objective: &Objective, source: NoiseSource, step: u64, n: usize) -> DrawnLevels {
+    pub fn draw(
+        &self,
+        objective: &Objective,
+        source: NoiseSource,
+        step: u64,
+        n: usize,
+    ) -> DrawnLevels {
         let rng = |i: usize| source.rng(Domain::Timestep, step, i as u64);
         let levels = match (self.sampling, objective, &self.history) {
             (TimestepSampling::LowDiscrepancy, ..) => {
@@ -86,11 +94,15 @@ impl LevelSampler {
                 let offset: f64 = rng.random();
                 let mut order: Vec<usize> = (0..n).collect();
                 order.shuffle(&mut rng);
-                order.into_iter().map(|i| objective.level_at((i as f64 + offset) / n as f64)).collect()
+                order
+                    .into_iter()
+                    .map(|i| objective.level_at((i as f64 + offset) / n as f64))
+                    .collect()
             }
             (_, Objective::Diffusion { schedule, .. }, Some(history)) => {
                 let probabilities = history.probabilities();
-                let chosen: Vec<usize> = (0..n).map(|i| pick(&probabilities, rng(i).random())).collect();
+                let chosen: Vec<usize> =
+                    (0..n).map(|i| pick(&probabilities, rng(i).random())).collect();
                 let weight = |&t: &usize| 1.0 / (schedule.len() as f64 * probabilities[t]);
                 let weights = Some(chosen.iter().map(weight).collect());
                 return DrawnLevels {
@@ -124,12 +136,17 @@ impl LevelSampler {
     ///
     /// # Errors
     /// A memory where none is used, none where one is, or one of another number of timesteps.
-    pub fn restore(&mut self, history: Option<LossHistory>) -> std::result::Result<(), RestoreError> {
-        let steps =
-            |history: &Option<LossHistory>| history.as_ref().map_or(0, |history| history.losses.len());
+    pub fn restore(
+        &mut self,
+        history: Option<LossHistory>,
+    ) -> std::result::Result<(), RestoreError> {
+        let steps = |history: &Option<LossHistory>| {
+            history.as_ref().map_or(0, |history| history.losses.len())
+        };
         let (found, expected) = (steps(&history), steps(&self.history));
         if found != expected {
-            let problem = format!("it remembers the losses of {found} timesteps, the run needs {expected}");
+            let problem =
+                format!("it remembers the losses of {found} timesteps, the run needs {expected}");
             return Err(history_error(problem));
         }
         self.history = history;
@@ -172,13 +189,20 @@ impl LossHistory {
     pub fn probabilities(&self) -> Vec<f64> {
         let steps = self.losses.len() as f64;
         let square = |loss: &f32| f64::from(*loss).powi(2);
-        let root = |losses: &Vec<f32>| (losses.iter().map(square).sum::<f64>() / HISTORY as f64).sqrt();
+        let root =
+            |losses: &Vec<f32>| (losses.iter().map(square).sum::<f64>() / HISTORY as f64).sqrt();
         let roots: Vec<f64> = self.losses.iter().map(root).collect();
         let total: f64 = roots.iter().sum();
-        if self.losses.iter().any(|losses| losses.len() < HISTORY) || !total.is_finite() || total <= 0.0 {
+        if self.losses.iter().any(|losses| losses.len() < HISTORY)
+            || !total.is_finite()
+            || total <= 0.0
+        {
             return vec![1.0 / steps; self.losses.len()];
         }
-        roots.iter().map(|root| (1.0 - UNIFORM_SHARE) * root / total + UNIFORM_SHARE / steps).collect()
+        roots
+            .iter()
+            .map(|root| (1.0 - UNIFORM_SHARE) * root / total + UNIFORM_SHARE / steps)
+            .collect()
     }
 
     /// `loss_history` (T, 10) in f32, NaN where there is no loss yet.
@@ -197,14 +221,18 @@ impl LossHistory {
     ///
     /// # Errors
     /// A tensor that is missing, unknown, or of another width or type.
-    pub fn from_tensors(mut tensors: BTreeMap<String, Tensor>) -> std::result::Result<Self, RestoreError> {
+    pub fn from_tensors(
+        mut tensors: BTreeMap<String, Tensor>,
+    ) -> std::result::Result<Self, RestoreError> {
         let name = Self::TENSOR;
-        let tensor =
-            tensors.remove(name).ok_or_else(|| history_error(format!("tensor `{name}` is missing")))?;
+        let tensor = tensors
+            .remove(name)
+            .ok_or_else(|| history_error(format!("tensor `{name}` is missing")))?;
         if let Some(name) = tensors.keys().next() {
             return Err(history_error(format!("tensor `{name}` is not known here")));
         }
-        let rows = tensor.to_vec2::<f32>().map_err(|e| history_error(format!("tensor `{name}`: {e}")))?;
+        let rows =
+            tensor.to_vec2::<f32>().map_err(|e| history_error(format!("tensor `{name}`: {e}")))?;
         if rows.iter().any(|row| row.len() != HISTORY) {
             return Err(history_error(format!(
                 "tensor `{name}` has shape {:?}; each row must be {HISTORY} wide",

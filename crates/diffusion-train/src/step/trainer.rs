@@ -70,7 +70,11 @@ impl Trainer {
             loader: Loader::new(dataset, loader)?,
             data_fingerprint: dataset.fingerprint(),
             levels: LevelSampler::new(config.timestep_sampling, &objective),
-            loss: TrainingLoss { objective, config: config.loss, learned_variance: config.learned_variance },
+            loss: TrainingLoss {
+                objective,
+                config: config.loss,
+                learned_variance: config.learned_variance,
+            },
             source: NoiseSource::new(config.seed),
             optimizer: AdamW::new(config.optimizer, &model.parameters)?,
             ema: Ema::new(config.ema, &model.parameters)?,
@@ -93,23 +97,28 @@ impl Trainer {
         let epoch = self.loader.position().epoch;
         let batch = trace_span!("load").in_scope(|| self.loader.next_batch(&self.device))?;
         let classes = self.classes_after_dropout(batch.labels);
-        let drawn = self.levels.draw(self.objective(), self.source, self.step, self.config.batch_size);
+        let drawn =
+            self.levels.draw(self.objective(), self.source, self.step, self.config.batch_size);
 
-        let (losses, mut gradients) = in_pool(|| self.losses_and_gradients(&batch.images, &classes, &drawn))?;
+        let (losses, mut gradients) =
+            in_pool(|| self.losses_and_gradients(&batch.images, &classes, &drawn))?;
         let loss = drawn.mean(&losses);
         let grad_norm = gradients.global_norm()?;
-        guard::finite(loss, grad_norm, &gradients, self.parameters()).map_err(|e| e.at(self.step, lr))?;
+        guard::finite(loss, grad_norm, &gradients, self.parameters())
+            .map_err(|e| e.at(self.step, lr))?;
         if self.step == guard::first_step_with_gradients(&self.model.description.network) {
             guard::every_parameter_learns(&gradients, self.parameters(), self.config.loss.error)?;
         }
         if let Some(max_norm) = self.config.clip_grad_norm {
             gradients.clip(grad_norm, max_norm);
         }
-        trace_span!("AdamW and moving average")
-            .in_scope(|| self.optimizer.update(&self.model.parameters, &gradients, lr, Some(&self.ema)))?;
+        trace_span!("AdamW and moving average").in_scope(|| {
+            self.optimizer.update(&self.model.parameters, &gradients, lr, Some(&self.ema))
+        })?;
         self.levels.record(&drawn.levels, &losses);
         self.step += 1;
-        let shares: Vec<f64> = drawn.levels.iter().map(|level| self.objective().share_below(level)).collect();
+        let shares: Vec<f64> =
+            drawn.levels.iter().map(|level| self.objective().share_below(level)).collect();
         let loss_by_t_quartile = by_quartile(&losses, &shares);
         Ok(StepMetrics {
             step: self.step,
@@ -135,16 +144,24 @@ impl Trainer {
         for (k, levels) in drawn.levels.chunks_exact(part).enumerate() {
             let first = k * part;
             let x0 = images.narrow(0, first, part)?;
-            let noise = trace_span!("draw noise").in_scope(|| self.noise(first as u64, part as u64))?;
+            let noise =
+                trace_span!("draw noise").in_scope(|| self.noise(first as u64, part as u64))?;
             let batch = self.objective().noisy_batch(&x0, &noise, levels)?;
-            let dropout = DropoutNoise { source: self.source, draw: self.step, first_index: first as u64 };
+            let dropout =
+                DropoutNoise { source: self.source, draw: self.step, first_index: first as u64 };
             let classes = &classes[first..first + part];
             let output = trace_span!("forward, between the operations").in_scope(|| {
-                self.model.network.forward_training(&batch.input, &batch.timesteps, classes, dropout)
+                self.model.network.forward_training(
+                    &batch.input,
+                    &batch.timesteps,
+                    classes,
+                    dropout,
+                )
             })?;
             let loss = self.loss.per_image(&output, &batch)?;
             let mean = (drawn.weigh(&loss, first)?.sum_all()? / self.config.batch_size as f64)?;
-            let store = trace_span!("backward, between the operations").in_scope(|| mean.backward())?;
+            let store =
+                trace_span!("backward, between the operations").in_scope(|| mean.backward())?;
             gradients.accumulate(&self.model.parameters, store)?;
             losses.extend(loss.to_vec1::<f32>()?);
         }
@@ -172,9 +189,8 @@ impl Trainer {
         let noise = normal(Domain::Training, &shape)?;
         match self.config.offset_noise {
             0.0 => Ok(noise),
-            strength => {
-                noise.broadcast_add(&normal(Domain::Offset, &[channels, 1, 1])?.affine(strength, 0.0)?)
-            }
+            strength => noise
+                .broadcast_add(&normal(Domain::Offset, &[channels, 1, 1])?.affine(strength, 0.0)?),
         }
     }
 
@@ -184,8 +200,9 @@ impl Trainer {
 
     /// How far the learning rate's decay is: by steps, by the clock, whichever is further.
     fn progress(&self) -> f64 {
-        let by_steps =
-            self.total_steps().map_or(0.0, |total| self.config.lr_schedule.progress(self.step, total));
+        let by_steps = self
+            .total_steps()
+            .map_or(0.0, |total| self.config.lr_schedule.progress(self.step, total));
         let by_clock = self
             .config
             .max_minutes
@@ -213,7 +230,10 @@ impl Trainer {
     /// Whether the configuration's end is reached.
     pub fn is_finished(&self) -> bool {
         self.total_steps().is_some_and(|total| self.step >= total)
-            || self.config.max_minutes.is_some_and(|minutes| self.elapsed.as_secs_f64() >= 60.0 * minutes)
+            || self
+                .config
+                .max_minutes
+                .is_some_and(|minutes| self.elapsed.as_secs_f64() >= 60.0 * minutes)
     }
 
     /// Tells the trainer how long it has been at work in all; a time limit and its learning rate follow this clock.
@@ -308,8 +328,7 @@ impl Trainer {
         if state.seed != self.config.seed
             || batches.and_then(|n| n.checked_add(position.batch)) != Some(state.step)
         {
-            let problem =
-                "its seed, step and position do not belong together; it was changed by hand or damaged";
+            let problem = "its seed, step and position do not belong together; it was changed by hand or damaged";
             return Err(RestoreError::new(Some(CheckpointFile::State), problem));
         }
         let parameters = &self.model.parameters;
@@ -335,7 +354,10 @@ impl Trainer {
     ///
     /// # Errors
     /// A tensor that is missing, unknown or of another shape than this training's network needs.
-    pub(crate) fn start_with(&mut self, weights: &BTreeMap<String, Tensor>) -> Result<(), ParameterError> {
+    pub(crate) fn start_with(
+        &mut self,
+        weights: &BTreeMap<String, Tensor>,
+    ) -> Result<(), ParameterError> {
         self.model.parameters.load(weights)?;
         self.ema = Ema::new(self.config.ema, &self.model.parameters)?;
         Ok(())

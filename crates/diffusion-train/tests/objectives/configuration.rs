@@ -3,8 +3,11 @@ use diffusion_process::PredictionType;
 use diffusion_train::{ConfigSource, LossWeighting, PixelError, TimestepSampling, TrainConfig};
 
 fn layered(text: &str) -> TrainConfig {
-    TrainConfig::layered("mnist", Some(&ConfigSource { path: "my.toml".into(), text: text.to_owned() }))
-        .unwrap()
+    TrainConfig::layered(
+        "mnist",
+        Some(&ConfigSource { path: "my.toml".into(), text: text.to_owned() }),
+    )
+    .unwrap()
 }
 
 const EVERYTHING: &str = r#"
@@ -33,7 +36,10 @@ fn settings_are_read_and_saved() {
     assert_eq!(flow.objective().unwrap(), Objective::Flow);
     for config in [config, edm, flow] {
         let text = config.to_toml().unwrap();
-        assert_eq!(TrainConfig::from_source(&ConfigSource { path: "saved".into(), text }).unwrap(), config);
+        assert_eq!(
+            TrainConfig::from_source(&ConfigSource { path: "saved".into(), text }).unwrap(),
+            config
+        );
     }
 }
 
@@ -44,7 +50,9 @@ fn a_run_of_before_these_settings_keeps_its_hash_and_each_of_them_changes_it() {
         "conditional = \"never\"\n[schedule]\nbeta_schedule = \"linear\"\nbeta_start = 5e-4\nbeta_end = 0.1\n[optimizer]\nmuon = false\n",
     );
     (old.size, old.batch_size) = (Some(8), 4);
-    assert!(old.has_hash("f2a7c57ae122af92970695fead365da98bbf346124f03a445c504a64bc4d8895").unwrap());
+    assert!(
+        old.has_hash("f2a7c57ae122af92970695fead365da98bbf346124f03a445c504a64bc4d8895").unwrap()
+    );
     let changed = EVERYTHING.lines().filter(|line| line.contains('=')).map(|line| {
         if line.starts_with("error") || line.starts_with("weighting") {
             format!("[loss]\n{line}")
@@ -59,8 +67,10 @@ fn a_run_of_before_these_settings_keeps_its_hash_and_each_of_them_changes_it() {
         "[network]\nout_channels = 1",
         "loss.weighting = { kind = \"p2\", k = 1.0, gamma = 1.0 }",
     ];
-    let mut hashes: Vec<String> =
-        changed.chain(others.map(str::to_owned)).map(|text| layered(&text).hash().unwrap()).collect();
+    let mut hashes: Vec<String> = changed
+        .chain(others.map(str::to_owned))
+        .map(|text| layered(&text).hash().unwrap())
+        .collect();
     hashes.push(layered("").hash().unwrap());
     let count = hashes.len();
     hashes.sort();
@@ -89,7 +99,10 @@ fn settings_that_cannot_be_trained_are_refused_by_field() {
         ),
         ("loss.weighting is p2", "loss.weighting = { kind = \"p2\", k = 1.0, gamma = 1.0 }\n[edm]"),
         ("timestep_sampling is importance", "timestep_sampling = \"importance\"\n[edm]"),
-        ("learned_variance is true; it must be false: flow", &format!("{flow}learned_variance = true")),
+        (
+            "learned_variance is true; it must be false: flow",
+            &format!("{flow}learned_variance = true"),
+        ),
         (
             "prediction_type is epsilon; with schedule.rescale_betas_zero_snr it must be v_prediction or sample",
             "prediction_type = \"epsilon\"\n[schedule]\nrescale_betas_zero_snr = true",

@@ -21,14 +21,17 @@ fn shares(sampling: TimestepSampling, objective: &Objective, steps: u64, n: usiz
 #[test]
 fn every_way_of_drawing_covers_the_levels_evenly() {
     for objective in objectives() {
-        for sampling in
-            [TimestepSampling::Uniform, TimestepSampling::LowDiscrepancy, TimestepSampling::Importance]
-        {
+        for sampling in [
+            TimestepSampling::Uniform,
+            TimestepSampling::LowDiscrepancy,
+            TimestepSampling::Importance,
+        ] {
             let shares = shares(sampling, &objective, 500, 16);
             for tenth in 0..10 {
                 let inside = |share: &&f64| (**share * 10.0 + 1e-9) as usize == tenth;
                 let count = shares.iter().filter(inside).count() as f64;
-                let what = format!("{sampling:?} {}: {count} of 8000 in tenth {tenth}", objective.name());
+                let what =
+                    format!("{sampling:?} {}: {count} of 8000 in tenth {tenth}", objective.name());
                 assert!((count / 8000.0 - 0.1).abs() < 0.012, "{what}");
             }
         }
@@ -41,7 +44,11 @@ fn levels_and_their_shares_are_inverse_and_edm_is_log_normal() {
         for i in 1..100 {
             let share = f64::from(i) / 100.0;
             let level = objective.level_at(share);
-            assert!((objective.share_below(&level) - share).abs() < 1e-9, "{} {share}", objective.name());
+            assert!(
+                (objective.share_below(&level) - share).abs() < 1e-9,
+                "{} {share}",
+                objective.name()
+            );
         }
     }
     let edm = Objective::Edm(EdmConfig::default());
@@ -97,7 +104,8 @@ fn loss(t: f64) -> f32 {
 fn importance_sampling_draws_large_losses_more_often_and_keeps_the_mean() {
     let objective = diffusion(20, PredictionType::Epsilon);
     let mut sampler = LevelSampler::new(TimestepSampling::Importance, &objective);
-    let draw = |sampler: &LevelSampler, step| sampler.draw(&objective, NoiseSource::new(SOURCE), step, 64);
+    let draw =
+        |sampler: &LevelSampler, step| sampler.draw(&objective, NoiseSource::new(SOURCE), step, 64);
     let losses = |levels: &[diffusion_process::NoiseLevel]| -> Vec<f32> {
         levels.iter().map(|level| loss(level.timestep)).collect()
     };
@@ -153,10 +161,23 @@ fn a_history_that_does_not_fit_is_refused() {
     let objective = diffusion(20, PredictionType::Epsilon);
     let mut importance = LevelSampler::new(TimestepSampling::Importance, &objective);
     let mut uniform = LevelSampler::new(TimestepSampling::Uniform, &objective);
-    assert!(importance.restore(None).unwrap_err().to_string().contains("of 0 timesteps, the run needs 20"));
-    assert!(uniform.restore(Some(LossHistory::new(20))).unwrap_err().to_string().contains("the run needs 0"));
+    assert!(
+        importance
+            .restore(None)
+            .unwrap_err()
+            .to_string()
+            .contains("of 0 timesteps, the run needs 20")
+    );
+    assert!(
+        uniform
+            .restore(Some(LossHistory::new(20)))
+            .unwrap_err()
+            .to_string()
+            .contains("the run needs 0")
+    );
     importance.restore(Some(LossHistory::new(20))).unwrap();
     uniform.restore(None).unwrap();
-    let none = LossHistory::from_tensors(std::collections::BTreeMap::new()).unwrap_err().to_string();
+    let none =
+        LossHistory::from_tensors(std::collections::BTreeMap::new()).unwrap_err().to_string();
     assert!(none.contains("`loss_history` is missing"), "{none}");
 }

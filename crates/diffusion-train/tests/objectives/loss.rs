@@ -7,28 +7,45 @@ use crate::{diffusion, flat, normal};
 
 #[test]
 fn the_bound_of_a_perfect_model_is_that_of_its_variance() {
-    let Objective::Diffusion { schedule, .. } = &diffusion(50, PredictionType::Epsilon) else { panic!() };
+    let Objective::Diffusion { schedule, .. } = &diffusion(50, PredictionType::Epsilon) else {
+        panic!()
+    };
     let (x0, noise) = (normal(1, 3).tanh().unwrap(), normal(2, 3));
     let levels = [1, 20, 49].map(|t| schedule.level(t));
-    for prediction_type in [PredictionType::Epsilon, PredictionType::Sample, PredictionType::VPrediction] {
+    for prediction_type in
+        [PredictionType::Epsilon, PredictionType::Sample, PredictionType::VPrediction]
+    {
         let batch = diffusion(50, prediction_type).noisy_batch(&x0, &noise, &levels).unwrap();
         for said in [-1.0, 1.0] {
             let variance = Tensor::full(said, x0.shape(), &Device::Cpu).unwrap();
-            let step = ReverseStep { schedule, prediction_type, output: &batch.target, variance: &variance };
+            let step = ReverseStep {
+                schedule,
+                prediction_type,
+                output: &batch.target,
+                variance: &variance,
+            };
             let bits = flat(&step.bits(&x0, &batch.x_t, &levels).unwrap());
             for (t, bits) in [1, 20, 49].into_iter().zip(bits) {
                 // −1 is the posterior's own variance; 1 is β.
                 let ratio = schedule.posterior(t).variance / schedule.betas()[t];
                 let nats = if said < 0.0 { 0.0 } else { 0.5 * (ratio - ratio.ln() - 1.0) };
                 let expected = nats / std::f64::consts::LN_2;
-                assert!((bits - expected).abs() < 1e-9, "{prediction_type:?} t {t}: {bits}, not {expected}");
+                assert!(
+                    (bits - expected).abs() < 1e-9,
+                    "{prediction_type:?} t {t}: {bits}, not {expected}"
+                );
             }
         }
     }
 }
 
 /// The loss of three images under `objective`, where the network said `output` in f64.
-fn losses(objective: &Objective, config: LossConfig, learned_variance: bool, output: &Var) -> Tensor {
+fn losses(
+    objective: &Objective,
+    config: LossConfig,
+    learned_variance: bool,
+    output: &Var,
+) -> Tensor {
     let (x0, noise) = (normal(1, 3).tanh().unwrap(), normal(2, 3));
     let levels = [0.0, 0.4, 0.9].map(|share| objective.level_at(share));
     let batch = objective.noisy_batch(&x0, &noise, &levels).unwrap();
@@ -59,7 +76,12 @@ fn the_mean_learns_from_the_simple_loss_alone_and_the_variance_from_the_bound() 
     let (x0, noise) = (normal(1, 3).tanh().unwrap(), normal(2, 3));
     let levels = [0, 20, 45].map(|t| schedule.level(t));
     let halves = [0, 1].map(|half| output.narrow(1, half, 1).unwrap());
-    let step = ReverseStep { schedule: &schedule, prediction_type, output: &halves[0], variance: &halves[1] };
+    let step = ReverseStep {
+        schedule: &schedule,
+        prediction_type,
+        output: &halves[0],
+        variance: &halves[1],
+    };
     let [mean, variance] = gradient(step.bits(&x0, &noise, &levels).unwrap());
     assert!(mean.iter().all(|g| *g == 0.0));
     assert!(variance.iter().all(|g| g.is_finite()) && variance.iter().any(|g| *g != 0.0));
@@ -84,12 +106,16 @@ fn pixel_errors_are_square_absolute_and_hubers() {
 /// Errors of ε are SNR times, errors of v SNR + 1 times those of x₀; so a weighting of one is a weighting of all.
 #[test]
 fn a_weighting_means_the_same_for_every_prediction_type() {
-    let weightings = [LossWeighting::MinSnr { gamma: 5.0 }, LossWeighting::P2 { k: 1.0, gamma: 0.5 }];
+    let weightings =
+        [LossWeighting::MinSnr { gamma: 5.0 }, LossWeighting::P2 { k: 1.0, gamma: 0.5 }];
     for weighting in weightings {
         for snr in [1e-4, 0.3, 1.0, 4.9, 5.1, 1e4] {
             let weight = |of| weighting.weight(of, snr);
             let x0 = weight(PredictionType::Sample);
-            assert!((weight(PredictionType::Epsilon) * snr / x0 - 1.0).abs() < 1e-12, "{weighting:?} {snr}");
+            assert!(
+                (weight(PredictionType::Epsilon) * snr / x0 - 1.0).abs() < 1e-12,
+                "{weighting:?} {snr}"
+            );
             let v = weight(PredictionType::VPrediction) * (snr + 1.0);
             assert!((v / x0 - 1.0).abs() < 1e-12, "{weighting:?} {snr}");
         }
@@ -104,7 +130,8 @@ fn a_weighting_means_the_same_for_every_prediction_type() {
     let Objective::Diffusion { schedule, .. } = &objective else { panic!() };
     let output = Var::from_tensor(&normal(3, 3)).unwrap();
     let plain = flat(&losses(&objective, LossConfig::default(), false, &output));
-    let config = LossConfig { weighting: LossWeighting::MinSnr { gamma: 5.0 }, ..LossConfig::default() };
+    let config =
+        LossConfig { weighting: LossWeighting::MinSnr { gamma: 5.0 }, ..LossConfig::default() };
     let weighted = flat(&losses(&objective, config, false, &output));
     for ((plain, weighted), t) in plain.into_iter().zip(weighted).zip([0, 20, 45]) {
         let expected = plain * (5.0 / schedule.snr(t)).min(1.0);
@@ -128,7 +155,11 @@ fn edm_minimises_the_denoisers_error_weighted_by_lambda() {
         // λ(σ) = (σ² + σ_data²)/(σ·σ_data)² (Karras et al. 2022, eq. 8).
         let lambda = (sigma * sigma + 0.25) / (sigma * 0.5).powi(2);
         let expected = lambda * flat(&error)[0];
-        assert!((found[i] / expected - 1.0).abs() < 1e-6, "σ {sigma}: {}, not {expected}", found[i]);
+        assert!(
+            (found[i] / expected - 1.0).abs() < 1e-6,
+            "σ {sigma}: {}, not {expected}",
+            found[i]
+        );
     }
 }
 

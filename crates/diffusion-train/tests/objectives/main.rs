@@ -22,7 +22,11 @@ fn flat(tensor: &Tensor) -> Vec<f64> {
 }
 
 fn cosine(num_train_timesteps: usize) -> ScheduleConfig {
-    ScheduleConfig { num_train_timesteps, beta_schedule: BetaSchedule::Cosine, ..ScheduleConfig::default() }
+    ScheduleConfig {
+        num_train_timesteps,
+        beta_schedule: BetaSchedule::Cosine,
+        ..ScheduleConfig::default()
+    }
 }
 
 fn diffusion(num_train_timesteps: usize, prediction_type: PredictionType) -> Objective {

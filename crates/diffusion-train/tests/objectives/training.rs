@@ -10,8 +10,8 @@ use diffusion_process::{PredictionType, Threshold, Thresholded};
 use diffusion_sample::{SampleRequest, SamplerOptions, VarianceType, sample};
 use diffusion_schedule::{ScheduleConfig, SigmaSpacing, TimestepSpacing};
 use diffusion_train::{
-    Checkpoint, Checks, LossConfig, LossWeighting, LrSchedule, PixelError, RunDir, TimestepSampling,
-    TrainConfig, Trainer, run,
+    Checkpoint, Checks, LossConfig, LossWeighting, LrSchedule, PixelError, RunDir,
+    TimestepSampling, TrainConfig, Trainer, run,
 };
 use diffusion_unet::{DownBlockType, NetworkConfig, SimpleUNetConfig, UNet2DConfig, UpBlockType};
 
@@ -80,11 +80,18 @@ fn kinds() -> Vec<(&'static str, TrainConfig)> {
                 ..config()
             },
         ),
-        ("low discrepancy", TrainConfig { timestep_sampling: TimestepSampling::LowDiscrepancy, ..config() }),
+        (
+            "low discrepancy",
+            TrainConfig { timestep_sampling: TimestepSampling::LowDiscrepancy, ..config() },
+        ),
         // So few timesteps that ten losses of each are seen before the training is half over.
         (
             "importance",
-            TrainConfig { timestep_sampling: TimestepSampling::Importance, schedule: cosine(8), ..config() },
+            TrainConfig {
+                timestep_sampling: TimestepSampling::Importance,
+                schedule: cosine(8),
+                ..config()
+            },
         ),
         ("offset noise", TrainConfig { offset_noise: 0.1, accumulate: 2, ..config() }),
     ]
@@ -93,7 +100,8 @@ fn kinds() -> Vec<(&'static str, TrainConfig)> {
 /// Steps until `trainer` has made `steps` in all; the losses.
 fn advance(trainer: &mut Trainer, steps: u64) -> Vec<f64> {
     // The first step refuses a parameter without a gradient.
-    std::iter::from_fn(|| (trainer.steps_done() < steps).then(|| trainer.step().unwrap().loss)).collect()
+    std::iter::from_fn(|| (trainer.steps_done() < steps).then(|| trainer.step().unwrap().loss))
+        .collect()
 }
 
 fn files(dir: &Path) -> BTreeMap<String, Vec<u8>> {
@@ -105,7 +113,8 @@ fn files(dir: &Path) -> BTreeMap<String, Vec<u8>> {
 fn every_kind_of_training_learns_and_resumes_byte_for_byte_and_samples() {
     let data = pictures();
     let folder = tempfile::tempdir().unwrap();
-    let [whole_path, half_path, resumed_path] = ["whole", "half", "resumed"].map(|n| folder.path().join(n));
+    let [whole_path, half_path, resumed_path] =
+        ["whole", "half", "resumed"].map(|n| folder.path().join(n));
     for (name, config) in kinds() {
         let new = || config.trainer(&data, &Device::Cpu).unwrap();
         let mut whole = new();
@@ -118,10 +127,16 @@ fn every_kind_of_training_learns_and_resumes_byte_for_byte_and_samples() {
         advance(&mut half, 40);
         half.checkpoint().unwrap().write(&half_path).unwrap();
         let mut resumed = new();
-        Checkpoint::read(&half_path, &Device::Cpu).unwrap().restore_into(&mut resumed, &half_path).unwrap();
+        Checkpoint::read(&half_path, &Device::Cpu)
+            .unwrap()
+            .restore_into(&mut resumed, &half_path)
+            .unwrap();
         advance(&mut resumed, 60);
         resumed.checkpoint().unwrap().write(&resumed_path).unwrap();
-        assert!(files(&whole_path) == files(&resumed_path), "{name}: resuming changed the training");
+        assert!(
+            files(&whole_path) == files(&resumed_path),
+            "{name}: resuming changed the training"
+        );
         let remembers = whole_path.join("loss_history.safetensors").exists();
         assert_eq!(remembers, config.timestep_sampling == TimestepSampling::Importance, "{name}");
 
@@ -140,12 +155,17 @@ fn samples(name: &str, checkpoint: &Path, config: &TrainConfig) {
     let variance =
         if config.learned_variance { VarianceType::LearnedRange } else { VarianceType::FixedSmall };
     let mut sampler = sampler.build(&SamplerOptions { variance, ..SamplerOptions::default() });
-    let request =
-        SampleRequest { seed: 1, indices: vec![0, 1, 2], image_shape: [1, 8, 8], device: &Device::Cpu };
+    let request = SampleRequest {
+        seed: 1,
+        indices: vec![0, 1, 2],
+        image_shape: [1, 8, 8],
+        device: &Device::Cpu,
+    };
     let clipped = Thresholded::new(&model.denoiser, Threshold::Clip { range: 1.0 });
     // Numbers that are none are an error of `sample`.
     let images =
-        sample(&clipped, &mut *sampler, &plan, &request, &mut |_| ControlFlow::Continue(())).unwrap();
+        sample(&clipped, &mut *sampler, &plan, &request, &mut |_| ControlFlow::Continue(()))
+            .unwrap();
     let largest = images.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
     assert!(images.dims() == [3, 1, 8, 8] && largest > 0.1 && largest < 1.1, "{name}: {largest}");
 }
@@ -158,7 +178,8 @@ fn every_process_draws_its_grid() {
         (config.steps, config.sample_grid.num, config.sample_grid.steps) = (Some(1), 4, Some(3));
         let run_dir = RunDir::create(&folder.path().join(name), &config).unwrap();
         let mut trainer = config.trainer(&data, &Device::Cpu).unwrap();
-        run(&mut trainer, &run_dir, &Checks::default(), &mut |_| ControlFlow::Continue(())).unwrap();
+        run(&mut trainer, &run_dir, &Checks::default(), &mut |_| ControlFlow::Continue(()))
+            .unwrap();
         assert!(run_dir.layout().grid(1).exists(), "{name}");
     }
 }
@@ -204,7 +225,10 @@ fn a_run_without_its_loss_history_is_not_resumed() {
         .restore_into(&mut trainer, &path)
         .unwrap_err()
         .to_string();
-    assert!(error.contains("loss_history.safetensors") && error.contains("of 0 timesteps"), "{error}");
+    assert!(
+        error.contains("loss_history.safetensors") && error.contains("of 0 timesteps"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -212,14 +236,27 @@ fn impossible_descriptions_are_refused() {
     let data = pictures();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("c");
-    let config = TrainConfig { edm: Some(EdmConfig::default()), learned_variance: false, ..config() };
+    let config =
+        TrainConfig { edm: Some(EdmConfig::default()), learned_variance: false, ..config() };
     config.trainer(&data, &Device::Cpu).unwrap().checkpoint().unwrap().write(&path).unwrap();
     let file = path.join("checkpoint.json");
     let text = fs::read_to_string(&file).unwrap();
     for (from, to, expected) in [
-        ("\"sigma_data\": 0.5", "\"sigma_data\": 0.0", "edm.sigma_data is 0; it must be a number above 0"),
-        ("\"time_dim\": 16", "\"time_dim\": 16, \"out_channels\": 3", "the network gives 3 channels"),
-        ("\"time_dim\": 16", "\"time_dim\": 16, \"out_channels\": 2", "it learned a variance, which edm"),
+        (
+            "\"sigma_data\": 0.5",
+            "\"sigma_data\": 0.0",
+            "edm.sigma_data is 0; it must be a number above 0",
+        ),
+        (
+            "\"time_dim\": 16",
+            "\"time_dim\": 16, \"out_channels\": 3",
+            "the network gives 3 channels",
+        ),
+        (
+            "\"time_dim\": 16",
+            "\"time_dim\": 16, \"out_channels\": 2",
+            "it learned a variance, which edm",
+        ),
     ] {
         assert!(text.contains(from), "{from}");
         fs::write(&file, text.replace(from, to)).unwrap();

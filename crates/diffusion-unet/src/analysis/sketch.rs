@@ -57,7 +57,9 @@ impl UNetSketch {
         if widths.is_empty() || widths.len() > 16 {
             return invalid(format!("{} levels; a U-Net is sketched with 1 to 16", widths.len()));
         }
-        if let Some(width) = widths.iter().chain([&in_channels]).find(|width| !(1..=MOST).contains(*width)) {
+        if let Some(width) =
+            widths.iter().chain([&in_channels]).find(|width| !(1..=MOST).contains(*width))
+        {
             return invalid(format!("{width} channels; a level has 1 to {MOST}"));
         }
         let halved = 1 << widths.len();
@@ -67,30 +69,42 @@ impl UNetSketch {
                 widths.len()
             ));
         }
-        let conv =
-            |inputs: usize, outputs: usize, kernel: usize| inputs * outputs * kernel * kernel + outputs;
+        let conv = |inputs: usize, outputs: usize, kernel: usize| {
+            inputs * outputs * kernel * kernel + outputs
+        };
         let bytes = |channels: usize, side: usize| channels * side * side * size_of::<f32>();
         let side = |level: usize| size >> level;
-        let level = |name: String, channels: usize, resolution: usize, parameters: usize| SketchLevel {
-            name,
-            channels,
-            resolution,
-            parameters,
-            bytes: bytes(channels, resolution),
-        };
+        let level =
+            |name: String, channels: usize, resolution: usize, parameters: usize| SketchLevel {
+                name,
+                channels,
+                resolution,
+                parameters,
+                bytes: bytes(channels, resolution),
+            };
 
         let last = widths.len() - 1;
         let mut levels = Vec::new();
         let (mut peak, mut skips) = (0, 0);
         let mut inputs = in_channels;
         for (i, &width) in widths.iter().enumerate() {
-            levels.push(level(format!("encoder {}", i + 1), width, side(i), conv(inputs, width, 3)));
+            levels.push(level(
+                format!("encoder {}", i + 1),
+                width,
+                side(i),
+                conv(inputs, width, 3),
+            ));
             peak = peak.max(skips + bytes(inputs, side(i)) + bytes(width, side(i)));
             skips += bytes(width, side(i));
             inputs = width;
         }
         let deepest = widths[last];
-        levels.push(level("bottleneck".to_owned(), deepest, side(last + 1), conv(deepest, deepest, 3)));
+        levels.push(level(
+            "bottleneck".to_owned(),
+            deepest,
+            side(last + 1),
+            conv(deepest, deepest, 3),
+        ));
         peak = peak.max(skips + 2 * bytes(deepest, side(last + 1)));
         let mut below = deepest;
         for (i, &width) in widths.iter().enumerate().rev() {

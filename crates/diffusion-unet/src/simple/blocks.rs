@@ -5,7 +5,8 @@ use candle_core::Result;
 use candle_nn::VarBuilder;
 use diffusion_kernels::TimeConditioning;
 use diffusion_nn::{
-    ResidualBlock, ResidualBlockConfig, ResidualBlockNames, TimeEmbedding, TimeFeatures, TimestepEmbedding,
+    ResidualBlock, ResidualBlockConfig, ResidualBlockNames, TimeEmbedding, TimeFeatures,
+    TimestepEmbedding,
 };
 
 /// Groups of every normalisation.

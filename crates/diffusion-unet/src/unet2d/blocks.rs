@@ -4,8 +4,8 @@ use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
 use diffusion_kernels::{FeatureMap, Padding};
 use diffusion_nn::{
-    Attention, AttentionConfig, Conv2d, Conv2dConfig, Dropout, Resample, ResidualBlock, ResidualBlockConfig,
-    ResidualBlockNames, conv2d,
+    Attention, AttentionConfig, Conv2d, Conv2dConfig, Dropout, Resample, ResidualBlock,
+    ResidualBlockConfig, ResidualBlockNames, conv2d,
 };
 
 use crate::unet2d::config::{DownBlockType, ResampleType, UNet2DConfig, UpBlockType};
@@ -67,7 +67,8 @@ impl Layer {
         vb: &VarBuilder<'_>,
     ) -> Result<Vec<Self>> {
         let layer = |(i, inputs)| {
-            let resnet = residual_block(config, inputs, outputs, None, vb.pp(format!("resnets.{i}")))?;
+            let resnet =
+                residual_block(config, inputs, outputs, None, vb.pp(format!("resnets.{i}")))?;
             let groups = Some(config.norm_num_groups);
             let attention = || attention(config, outputs, groups, vb.pp(format!("attentions.{i}")));
             Ok(Self { resnet, attention: attends.then(attention).transpose()? })
@@ -96,7 +97,12 @@ enum Resampler {
 }
 
 impl Resampler {
-    fn halving(config: &UNet2DConfig, channels: usize, by: ResampleType, vb: VarBuilder<'_>) -> Result<Self> {
+    fn halving(
+        config: &UNet2DConfig,
+        channels: usize,
+        by: ResampleType,
+        vb: VarBuilder<'_>,
+    ) -> Result<Self> {
         if by == ResampleType::Resnet {
             return Self::resnet(config, channels, Resample::Halve, vb);
         }
@@ -117,7 +123,12 @@ impl Resampler {
         Ok(Self::Doubling(conv2d(channels, channels, Conv2dConfig::default(), vb.pp("conv"))?))
     }
 
-    fn resnet(config: &UNet2DConfig, channels: usize, how: Resample, vb: VarBuilder<'_>) -> Result<Self> {
+    fn resnet(
+        config: &UNet2DConfig,
+        channels: usize,
+        how: Resample,
+        vb: VarBuilder<'_>,
+    ) -> Result<Self> {
         Ok(Self::Resnet(Box::new(residual_block(config, channels, channels, Some(how), vb)?)))
     }
 
@@ -150,7 +161,8 @@ impl DownBlock {
             DownBlockType::AttnDownBlock2D => (true, config.downsample_type),
         };
         let inputs = std::iter::once(inputs).chain(std::iter::repeat(outputs));
-        let layers = Layer::several(config, inputs.take(config.layers_per_block), outputs, attends, &vb)?;
+        let layers =
+            Layer::several(config, inputs.take(config.layers_per_block), outputs, attends, &vb)?;
         let downsampler = || Resampler::halving(config, outputs, by, vb.pp("downsamplers.0"));
         let is_last = level + 1 == widths.len();
         Ok(Self { layers, downsampler: (!is_last).then(downsampler).transpose()? })
@@ -194,7 +206,8 @@ impl MidBlock {
     /// Parameters that `vb` does not have.
     pub(crate) fn new(config: &UNet2DConfig, vb: VarBuilder<'_>) -> Result<Self> {
         let channels = config.block_out_channels[config.block_out_channels.len() - 1];
-        let resnet = |i| residual_block(config, channels, channels, None, vb.pp(format!("resnets.{i}")));
+        let resnet =
+            |i| residual_block(config, channels, channels, None, vb.pp(format!("resnets.{i}")));
         let groups = config.middle_attention_groups();
         let attention = || attention(config, channels, groups, vb.pp("attentions.0"));
         Ok(Self {

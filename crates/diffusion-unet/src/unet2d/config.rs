@@ -198,7 +198,9 @@ impl UNet2DConfig {
     /// Groups of the normalisation in the middle's attention, if it has one.
     pub(crate) fn middle_attention_groups(&self) -> Option<usize> {
         match self.resnet_time_scale_shift {
-            TimeScaleShift::Default => Some(self.attn_norm_num_groups.unwrap_or(self.norm_num_groups)),
+            TimeScaleShift::Default => {
+                Some(self.attn_norm_num_groups.unwrap_or(self.norm_num_groups))
+            }
             TimeScaleShift::ScaleShift => self.attn_norm_num_groups,
         }
     }
@@ -206,7 +208,8 @@ impl UNet2DConfig {
     /// The widths on which there is attention.
     fn attention_widths(&self) -> impl Iterator<Item = usize> {
         let widths = &self.block_out_channels;
-        let down = self.down_block_types.iter().map(|level| *level == DownBlockType::AttnDownBlock2D);
+        let down =
+            self.down_block_types.iter().map(|level| *level == DownBlockType::AttnDownBlock2D);
         let up = self.up_block_types.iter().map(|level| *level == UpBlockType::AttnUpBlock2D);
         let middle = std::iter::once(&self.block_out_channels[widths.len() - 1]);
         let levels = widths.iter().zip(down).chain(widths.iter().rev().zip(up));
@@ -227,7 +230,10 @@ impl UNet2DConfig {
             return refuse(format!("norm_eps is {}; it must be a number above 0", self.norm_eps));
         }
         if self.downsample_padding > 1 {
-            return refuse(format!("downsample_padding is {}; it must be 0 or 1", self.downsample_padding));
+            return refuse(format!(
+                "downsample_padding is {}; it must be 0 or 1",
+                self.downsample_padding
+            ));
         }
         if !(0.0..1.0).contains(&self.dropout) {
             return refuse(format!("dropout is {}; it must lie in [0, 1)", self.dropout));
@@ -279,7 +285,8 @@ impl UNet2DConfig {
     fn check_groups(&self) -> Result<()> {
         let last = self.block_out_channels.len() - 1;
         let of_levels = (0..=last).map(|level| ("norm_num_groups", self.norm_num_groups, level));
-        let of_middle = self.attn_norm_num_groups.map(|groups| ("attn_norm_num_groups", groups, last));
+        let of_middle =
+            self.attn_norm_num_groups.map(|groups| ("attn_norm_num_groups", groups, last));
         for (field, groups, level) in of_levels.chain(of_middle) {
             let width = self.block_out_channels[level];
             if groups == 0 || !width.is_multiple_of(groups) {

@@ -92,7 +92,11 @@ pub(crate) struct PictureArgs {
 impl PictureArgs {
     /// Lays the flags over a configuration. Returns the first one given that changes the numbers of a
     /// training.
-    pub(crate) fn apply(&self, size: &mut Option<usize>, config: &mut PictureConfig) -> Option<&'static str> {
+    pub(crate) fn apply(
+        &self,
+        size: &mut Option<usize>,
+        config: &mut PictureConfig,
+    ) -> Option<&'static str> {
         fn set<T: Clone>(
             field: &mut T,
             flag: Option<&T>,
@@ -139,10 +143,12 @@ impl CacheArgs {
         if self.no_cache {
             return None;
         }
-        let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        let variable =
+            |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
         self.cache.clone().or_else(|| variable("DIFFUSION_CACHE")).or_else(|| {
             let home = || variable("HOME").map(|home| home.join(".cache"));
-            let base = variable("XDG_CACHE_HOME").or_else(|| variable("LOCALAPPDATA")).or_else(home);
+            let base =
+                variable("XDG_CACHE_HOME").or_else(|| variable("LOCALAPPDATA")).or_else(home);
             base.map(|base| base.join("diffusion"))
         })
     }

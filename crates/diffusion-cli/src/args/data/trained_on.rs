@@ -22,7 +22,10 @@ impl TrainedOn {
     /// What the run says in which `checkpoint` lies, or why nothing is known; the default without a checkpoint,
     /// for the model that comes with the program. Pictures that are gone are an error, which names `flag` for
     /// others.
-    pub(crate) fn of(checkpoint: Option<&Path>, flag: &str) -> anyhow::Result<Result<Self, &'static str>> {
+    pub(crate) fn of(
+        checkpoint: Option<&Path>,
+        flag: &str,
+    ) -> anyhow::Result<Result<Self, &'static str>> {
         let Some(checkpoint) = checkpoint else { return Ok(Ok(Self::default())) };
         if Checkpoint::read_state(checkpoint)?.is_adopted() {
             return Ok(Err("the model was trained elsewhere, nobody here knows on which pictures"));

@@ -49,7 +49,9 @@ pub(super) fn references(
     let prepared = brought_to(Flag::Against, Some(&path), shape, cache, quiet)?;
     data::report_damaged(&prepared.report.damaged);
     match ReferenceSet::new(Pictures(prepared.dataset), &path, shape, training) {
-        Err(error @ EvalError::ReferenceShape { .. }) => bail_usage!("--against {}: {error}", path.display()),
+        Err(error @ EvalError::ReferenceShape { .. }) => {
+            bail_usage!("--against {}: {error}", path.display())
+        }
         references => Ok(references?),
     }
 }
@@ -78,8 +80,10 @@ pub(crate) fn training_pictures(
     cache: &CacheArgs,
     quiet: bool,
 ) -> anyhow::Result<TrainingSet<Pictures>> {
-    let path = (path.as_os_str() != MNIST).then(|| data::resolve_for(Flag::Training, path)).transpose()?;
-    let images = Pictures(brought_to(Flag::Training, path.as_deref(), shape, cache, quiet)?.dataset);
+    let path =
+        (path.as_os_str() != MNIST).then(|| data::resolve_for(Flag::Training, path)).transpose()?;
+    let images =
+        Pictures(brought_to(Flag::Training, path.as_deref(), shape, cache, quiet)?.dataset);
     if images.shape() != shape {
         bail_usage!(
             "--training: its pictures are {:?}, the images {shape:?} (channels, height, width)",
@@ -97,5 +101,11 @@ fn brought_to(
     cache: &CacheArgs,
     quiet: bool,
 ) -> anyhow::Result<diffusion_data::Prepared> {
-    data::prepared(&data::open_for(flag, path)?, Some(shape[1]), &PictureConfig::default(), cache, quiet)
+    data::prepared(
+        &data::open_for(flag, path)?,
+        Some(shape[1]),
+        &PictureConfig::default(),
+        cache,
+        quiet,
+    )
 }

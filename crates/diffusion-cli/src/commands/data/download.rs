@@ -8,7 +8,8 @@ use std::time::Duration;
 use anyhow::anyhow;
 use clap::builder::PossibleValuesParser;
 use diffusion_hub::{
-    HubConfig, HubError, HubReference, NamedDataset, Progress, Proof, Report, download, fetch_parquet,
+    HubConfig, HubError, HubReference, NamedDataset, Progress, Proof, Report, download,
+    fetch_parquet,
 };
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
@@ -41,7 +42,11 @@ pub(crate) struct DownloadArgs {
 /// Downloads what is missing, and says on standard output what is there then.
 pub(crate) fn run(args: &DownloadArgs) -> anyhow::Result<ExitCode> {
     let Some(dataset) = NamedDataset::named(&args.name) else {
-        bail_usage!("there is no data set `{}`; there are {}", args.name, NamedDataset::NAMES.join(", "));
+        bail_usage!(
+            "there is no data set `{}`; there are {}",
+            args.name,
+            NamedDataset::NAMES.join(", ")
+        );
     };
     let folder = args.data_dir.clone().unwrap_or_else(|| Path::new("data").join(&dataset.name));
     let config = HubConfig::from_variables(|name| std::env::var(name).ok());
@@ -79,10 +84,16 @@ fn summary(dataset: &NamedDataset, folder: &Path, report: &Report) -> String {
         Some(Proof::Form) | None => "checked by their length and labels only",
     };
     if report.written.is_empty() {
-        return format!("{folder} holds the complete {title} already, {proof}; nothing was downloaded.");
+        return format!(
+            "{folder} holds the complete {title} already, {proof}; nothing was downloaded."
+        );
     }
-    let commit = report.commit.as_ref().map(|commit| format!(" from commit {commit}")).unwrap_or_default();
-    format!("{folder} holds the complete {title}, {proof} ({} files written{commit}).", report.written.len())
+    let commit =
+        report.commit.as_ref().map(|commit| format!(" from commit {commit}")).unwrap_or_default();
+    format!(
+        "{folder} holds the complete {title}, {proof} ({} files written{commit}).",
+        report.written.len()
+    )
 }
 
 /// What to do without this source of pictures; ends the error's sentence.
@@ -128,7 +139,8 @@ impl Display {
             }
             Progress::Downloading { file, done, total } => {
                 let step = format!("downloading {file} from {}", self.source);
-                let from = if done > 0 { format!(", going on after {done} bytes") } else { String::new() };
+                let from =
+                    if done > 0 { format!(", going on after {done} bytes") } else { String::new() };
                 self.begin(&step, &from, total, "{bytes}/{total_bytes}");
                 self.bar.set_position(done);
             }
@@ -136,7 +148,12 @@ impl Display {
                 self.line(&format!("{file} again, attempt {attempt}: {reason}"));
             }
             Progress::Decoding { file, done, total } => {
-                self.begin(&format!("decoding {file}"), "", total as u64, "{human_pos}/{human_len}");
+                self.begin(
+                    &format!("decoding {file}"),
+                    "",
+                    total as u64,
+                    "{human_pos}/{human_len}",
+                );
                 self.bar.set_position(done as u64);
             }
             Progress::Written { path, .. } => self.line(&format!("wrote {}", path.display())),
@@ -159,7 +176,8 @@ impl Display {
         step.clone_into(&mut self.step);
         let template = format!("{{msg}} [{{bar:24}}] {counter} {{eta}}");
         // The template is made of constants that indicatif knows; the plain style stands in all the same.
-        let style = ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar());
+        let style = ProgressStyle::with_template(&template)
+            .unwrap_or_else(|_| ProgressStyle::default_bar());
         self.bar = ProgressBar::with_draw_target(Some(length), ProgressDrawTarget::stderr())
             .with_style(style.progress_chars("=> "))
             .with_message(format!("{step}{from}"));

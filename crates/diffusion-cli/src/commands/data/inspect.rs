@@ -43,7 +43,8 @@ pub(crate) struct InspectArgs {
 
 pub(super) fn run(args: &InspectArgs, quiet: bool) -> anyhow::Result<ExitCode> {
     interrupt::listen()?;
-    let (mut size, mut config) = (None, PictureConfig { max_bad: usize::MAX, ..PictureConfig::default() });
+    let (mut size, mut config) =
+        (None, PictureConfig { max_bad: usize::MAX, ..PictureConfig::default() });
     args.pictures.apply(&mut size, &mut config);
     if let Some((field, value, expected)) = config.problem() {
         crate::session::usage::bail_usage!("{field}: {value}: {expected}");
@@ -103,7 +104,12 @@ impl Statistics {
     }
 }
 
-fn as_text(source: &Source, report: &Report, dataset: &ImageDataset, statistics: &Statistics) -> String {
+fn as_text(
+    source: &Source,
+    report: &Report,
+    dataset: &ImageDataset,
+    statistics: &Statistics,
+) -> String {
     let mut text = String::new();
     let mut line = |line: String| {
         text.push_str(&line);
@@ -133,10 +139,15 @@ fn as_text(source: &Source, report: &Report, dataset: &ImageDataset, statistics:
         }
     }
     let numbers = |number: fn(&(f64, f64)) -> f64| {
-        let numbers: Vec<_> = statistics.channels.iter().map(|c| format!("{:.4}", number(c))).collect();
+        let numbers: Vec<_> =
+            statistics.channels.iter().map(|c| format!("{:.4}", number(c))).collect();
         numbers.join(" ")
     };
-    line(format!("mean {}, standard deviation {} (black 0, white 1)", numbers(|c| c.0), numbers(|c| c.1)));
+    line(format!(
+        "mean {}, standard deviation {} (black 0, white 1)",
+        numbers(|c| c.0),
+        numbers(|c| c.1)
+    ));
     line(format!("damaged: {}", report.damaged.len()));
     for damaged in &report.damaged {
         line(format!("  {damaged}"));
@@ -191,7 +202,8 @@ fn contact_sheet(dataset: &ImageDataset) -> anyhow::Result<Picture> {
     let mut rows: Vec<(String, Vec<usize>)> = if dataset.classes().is_empty() {
         spread(dataset)
     } else {
-        let mut rows: Vec<_> = dataset.classes().iter().map(|class| (class.clone(), Vec::new())).collect();
+        let mut rows: Vec<_> =
+            dataset.classes().iter().map(|class| (class.clone(), Vec::new())).collect();
         for i in 0..dataset.len() {
             if let Some(row) = dataset.label(i).map(|label| &mut rows[label as usize].1)
                 && row.len() < SHEET_COLUMNS
@@ -211,7 +223,8 @@ fn contact_sheet(dataset: &ImageDataset) -> anyhow::Result<Picture> {
     let factor = 48usize.div_ceil(width.max(1)).max(1);
     let mut cells = Vec::new();
     for (_, chosen) in &rows {
-        let mut row = diffusion_picture::from_tensor(&dataset.images(chosen, &candle_core::Device::Cpu)?)?;
+        let mut row =
+            diffusion_picture::from_tensor(&dataset.images(chosen, &candle_core::Device::Cpu)?)?;
         row.resize(SHEET_COLUMNS, blank.clone());
         cells.push(row.iter().map(|picture| picture.enlarged(factor).into()).collect());
     }

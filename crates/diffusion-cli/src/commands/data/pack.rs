@@ -33,6 +33,11 @@ pub(super) fn run(args: &PackArgs, quiet: bool) -> anyhow::Result<ExitCode> {
     let packed = pack(&source, &args.out, args.max_bad, &mut |event| progress.show(event))?;
     drop(progress);
     data::report_damaged(&packed.damaged);
-    println!("{}: {} pictures, {} classes", args.out.display(), packed.count, source.classes().len());
+    println!(
+        "{}: {} pictures, {} classes",
+        args.out.display(),
+        packed.count,
+        source.classes().len()
+    );
     Ok(ExitCode::SUCCESS)
 }

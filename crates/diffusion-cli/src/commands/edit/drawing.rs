@@ -93,8 +93,12 @@ impl<'a> Drawing<'a> {
         let config = SamplingConfig { seed: args.seed, ..config };
         let control = args.control.open(&found, device)?;
         let classes = control.requested_or_unconditional(&model.description)?;
-        let given =
-            InputPictures::open(&args.picture, model.description.image_shape, &found.prepared()?, device)?;
+        let given = InputPictures::open(
+            &args.picture,
+            model.description.image_shape,
+            &found.prepared()?,
+            device,
+        )?;
         let num = num(&given) as usize;
         let (mut items, mut specs) = (Vec::new(), Vec::new());
         for picture in 0..given.paths.len() {
@@ -102,7 +106,8 @@ impl<'a> Drawing<'a> {
                 for number in 0..num {
                     // The same noise for each class, so that one sees what the class changes.
                     let index = (picture * num + number) as u64;
-                    let class_mark = (classes.len() > 1).then(|| control.class_folder(*class).to_owned());
+                    let class_mark =
+                        (classes.len() > 1).then(|| control.class_folder(*class).to_owned());
                     let number_mark = (num > 1).then(|| number.to_string());
                     let marks: Vec<String> = class_mark.into_iter().chain(number_mark).collect();
                     let file = given.result(&args.out, picture, &marks);
@@ -138,10 +143,12 @@ impl<'a> Drawing<'a> {
         let mut display = GenerationDisplay::new("editing", batches * steps, quiet);
         display.follow(trajectory);
         let model = &self.found.model;
-        let generator = Generator { model, config: self.config.clone(), guidance: &self.control.guidance };
+        let generator =
+            Generator { model, config: self.config.clone(), guidance: &self.control.guidance };
         let operation = |batch: &mut Batch<'_>| {
             let items = &self.items[batch.range.clone()];
-            let chosen = Tensor::from_iter(items.iter().map(|item| item.picture as u32), &model.device)?;
+            let chosen =
+                Tensor::from_iter(items.iter().map(|item| item.picture as u32), &model.device)?;
             let pictures = self.given.images.index_select(&chosen, 0)?;
             // A formula of several steps may lead a little beyond what each was kept in.
             Ok(edit(&pictures, batch)?.clamp(-1f32, 1f32)?)
@@ -164,7 +171,11 @@ impl<'a> Drawing<'a> {
     }
 
     /// Writes the grid, if one is wanted: in each row what is `shown` of a picture, by name, and then its results.
-    pub(super) fn write_grid(&self, shown: &[(&str, &Tensor)], results: &[Picture]) -> anyhow::Result<()> {
+    pub(super) fn write_grid(
+        &self,
+        shown: &[(&str, &Tensor)],
+        results: &[Picture],
+    ) -> anyhow::Result<()> {
         let Some(path) = &self.args.grid else { return Ok(()) };
         let columns = self.num.min(GRID);
         let mut names: Vec<String> = shown.iter().map(|(name, _)| (*name).to_owned()).collect();
@@ -173,7 +184,8 @@ impl<'a> Drawing<'a> {
         let shown = shown.collect::<Result<Vec<_>, _>>()?;
         let mut rows = Vec::new();
         for (row, results) in results.chunks(self.num).enumerate() {
-            let (picture, class) = (row / self.classes.len(), self.classes[row % self.classes.len()]);
+            let (picture, class) =
+                (row / self.classes.len(), self.classes[row % self.classes.len()]);
             let mut name = self.given.name(picture);
             if self.classes.len() > 1 {
                 name = format!("{name} as {}", self.control.class_name(class));

@@ -20,9 +20,11 @@ use crate::session::usage::bail_usage;
 ///
 /// Result i depends on the seed, the picture and on i only; what is not made anew stays as it is, pixel by pixel.
 #[derive(clap::Args)]
-#[command(after_help = "Examples:\n  diffusion edit inpaint seven.png --hide bottom --grid filled.png\n  \
+#[command(
+    after_help = "Examples:\n  diffusion edit inpaint seven.png --hide bottom --grid filled.png\n  \
                         diffusion edit inpaint seven.png --mask mask.png --num 8 --resamples 10\n  \
-                        diffusion edit inpaint pictures --hide center --out filled")]
+                        diffusion edit inpaint pictures --hide center --out filled"
+)]
 pub(crate) struct InpaintArgs {
     #[command(flatten)]
     hole: HoleArgs,
@@ -84,8 +86,9 @@ impl HoleArgs {
                 check_size(path, given)?;
                 // What is laid beside a picture is known.
                 let prepared = PictureConfig { background: Background::BLACK, ..prepared };
-                let mask = diffusion_data::read_picture(path, [1, height, width], &prepared, device)
-                    .context("--mask")?;
+                let mask =
+                    diffusion_data::read_picture(path, [1, height, width], &prepared, device)
+                        .context("--mask")?;
                 // White from 128 of 255 on, which is just above 0 in [−1, 1].
                 mask.flatten_all()?
                     .to_vec1::<f32>()?
@@ -106,7 +109,9 @@ impl HoleArgs {
                 );
             }
             if values.iter().all(|value| *value == 1.0) {
-                tracing::warn!("--mask {path}: all of it is white, so that nothing of the picture is left");
+                tracing::warn!(
+                    "--mask {path}: all of it is white, so that nothing of the picture is left"
+                );
             }
         }
         Ok(Tensor::from_vec(values, (1, 1, height, width), device)?)
@@ -132,7 +137,8 @@ fn check_size(mask: &Path, given: &InputPictures) -> anyhow::Result<()> {
 
 pub(super) fn run(args: &InpaintArgs, device: &Device, quiet: bool) -> anyhow::Result<ExitCode> {
     let num = |folder: bool| args.num.unwrap_or(if folder { 1 } else { 4 });
-    let drawing = Drawing::open(&args.drawing, args.hole.mask.as_slice(), |given| num(given.folder), device)?;
+    let drawing =
+        Drawing::open(&args.drawing, args.hole.mask.as_slice(), |given| num(given.folder), device)?;
     let mask = args.hole.mask(&drawing.given, drawing.found.prepared()?, device)?;
     let resamples = args.resamples as usize;
     let pictures = &drawing.given.images;
@@ -144,7 +150,9 @@ pub(super) fn run(args: &InpaintArgs, device: &Device, quiet: bool) -> anyhow::R
         let inpainting = Inpainting { pictures, mask: &mask, resamples };
         inpaint(&inpainting, *denoiser, *sampler, plan, request, observer)
     };
-    let Some(results) = drawing.run(steps, quiet, &edit)? else { return Ok(stopped(&args.drawing.out)) };
+    let Some(results) = drawing.run(steps, quiet, &edit)? else {
+        return Ok(stopped(&args.drawing.out));
+    };
     let hidden = mask.ne(0f32)?.broadcast_as(pictures.shape())?;
     // Grey is the middle of the range.
     let known = hidden.where_cond(&pictures.zeros_like()?, pictures)?;

@@ -85,7 +85,11 @@ struct Task<'a> {
     class: Option<u32>,
 }
 
-pub(super) fn run(args: &InterpolateArgs, device: &Device, quiet: bool) -> anyhow::Result<ExitCode> {
+pub(super) fn run(
+    args: &InterpolateArgs,
+    device: &Device,
+    quiet: bool,
+) -> anyhow::Result<ExitCode> {
     for (flag, path, ending) in [("--grid", &args.grid, "png"), ("--gif", &args.gif, "gif")] {
         if let Some(path) = path {
             check_picture(flag, path, &[ending])?;
@@ -99,7 +103,10 @@ pub(super) fn run(args: &InterpolateArgs, device: &Device, quiet: bool) -> anyho
     let control = args.control.open(&found, device)?;
     let class = match control.requested_or_unconditional(&found.model.description)?.as_slice() {
         &[class] => class,
-        classes => bail_usage!("--class names {} classes; all of an interpolation is of one", classes.len()),
+        classes => bail_usage!(
+            "--class names {} classes; all of an interpolation is of one",
+            classes.len()
+        ),
     };
     let task = Task { args, found, config, control, class };
     let start = Instant::now();
@@ -136,8 +143,9 @@ impl Task<'_> {
         }
         let shape = self.found.model.description.image_shape;
         let prepared = self.found.prepared()?;
-        let read =
-            |path: &PathBuf| diffusion_data::read_picture(path, shape, &prepared, &self.found.model.device);
+        let read = |path: &PathBuf| {
+            diffusion_data::read_picture(path, shape, &prepared, &self.found.model.device)
+        };
         let pictures = self.args.pictures.iter().map(read).collect::<Result<Vec<_>, _>>()?;
         Ok(Some(Tensor::cat(&pictures, 0)?))
     }
@@ -145,7 +153,8 @@ impl Task<'_> {
     /// The images, and how far the ends are from the pictures; none if interrupted.
     fn draw(&self, quiet: bool) -> anyhow::Result<Option<(Vec<Picture>, Option<RoundTripError>)>> {
         let (args, steps) = (self.args, self.config.plan.steps().len());
-        let shares: Vec<f64> = (0..args.frames).map(|i| i as f64 / (args.frames - 1) as f64).collect();
+        let shares: Vec<f64> =
+            (0..args.frames).map(|i| i as f64 / (args.frames - 1) as f64).collect();
         let batches = shares.len().div_ceil(self.config.batch_size);
         let inversion = usize::from(args.seeds.is_none());
         let mut display = GenerationDisplay::new("editing", (inversion + batches) * steps, quiet);
@@ -156,13 +165,15 @@ impl Task<'_> {
         let Some([from, to]) = self.ends(pictures.as_ref(), &mut display)? else { return Ok(None) };
 
         let model = &self.found.model;
-        let generator = Generator { model, config: self.config.clone(), guidance: &self.control.guidance };
+        let generator =
+            Generator { model, config: self.config.clone(), guidance: &self.control.guidance };
         let specs: Vec<ImageSpec> =
             (0..args.frames).map(|index| ImageSpec { index, class: self.class }).collect();
         let operation = |batch: &mut Batch<'_>| {
             let Batch { range, denoiser, plan, observer, .. } = batch;
             let observer = &mut |p: diffusion_sample::Progress<'_>| observer(p.done, Some(&p));
-            let images = interpolate([&from, &to], &shares[range.clone()], *denoiser, plan, observer)?;
+            let images =
+                interpolate([&from, &to], &shares[range.clone()], *denoiser, plan, observer)?;
             Ok(images.clamp(-1f32, 1f32)?)
         };
         let mut observer = |progress: &GenerationProgress<'_>| display.observe(progress);
@@ -207,17 +218,21 @@ impl Task<'_> {
         let Some(pictures) = pictures else {
             let noise = |seed| {
                 let image_shape = model.description.image_shape;
-                let request = SampleRequest { seed, indices: vec![0], image_shape, device: &model.device };
+                let request =
+                    SampleRequest { seed, indices: vec![0], image_shape, device: &model.device };
                 request.initial(&self.config.plan)
             };
             let [a, b] = self.args.seeds.unwrap_or_default();
             return Ok(Some([noise(a)?, noise(b)?]));
         };
-        let generator = Generator { model, config: self.config.clone(), guidance: &self.control.guidance };
+        let generator =
+            Generator { model, config: self.config.clone(), guidance: &self.control.guidance };
         let specs = [0, 1].map(|index| ImageSpec { index, class: self.class });
         let operation = |batch: &mut Batch<'_>| {
             let Batch { denoiser, plan, observer, .. } = batch;
-            to_noise(pictures, *denoiser, plan, INVERSION_ITERATIONS, &mut |done| observer(done, None))
+            to_noise(pictures, *denoiser, plan, INVERSION_ITERATIONS, &mut |done| {
+                observer(done, None)
+            })
         };
         let mut observer = |progress: &GenerationProgress<'_>| display.observe(progress);
         let steps = self.config.plan.steps().len();
@@ -232,10 +247,16 @@ impl Task<'_> {
     }
 
     /// Writes the row and the animation, where they are wanted.
-    fn show(&self, shares: &[f64], frames: &[Picture], given: Option<&Tensor>) -> anyhow::Result<()> {
+    fn show(
+        &self,
+        shares: &[f64],
+        frames: &[Picture],
+        given: Option<&Tensor>,
+    ) -> anyhow::Result<()> {
         if let Some(path) = &self.args.gif {
             let named = shares.iter().zip(frames);
-            let named = named.map(|(share, frame)| (format!("{share:.2}"), frame.enlarged_for_viewing()));
+            let named =
+                named.map(|(share, frame)| (format!("{share:.2}"), frame.enlarged_for_viewing()));
             animation(&named.collect::<Vec<_>>(), DELAY, path)?;
         }
         let Some(path) = &self.args.grid else { return Ok(()) };

@@ -9,7 +9,8 @@ use crate::session::usage::planned;
 
 /// How the way there and back is gone: DDIM without noise.
 pub(super) fn config(steps: Option<u64>, model: &LoadedModel) -> anyhow::Result<SamplingConfig> {
-    let most = model.objective.schedule().map_or(INVERSION_STEPS, diffusion_schedule::NoiseSchedule::len);
+    let most =
+        model.objective.schedule().map_or(INVERSION_STEPS, diffusion_schedule::NoiseSchedule::len);
     let steps = steps.map_or(INVERSION_STEPS.min(most), |steps| steps as usize);
     planned(steps, SamplingConfig::new(model, SamplerKind::Ddim, steps))
 }

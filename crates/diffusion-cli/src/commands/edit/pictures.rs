@@ -59,7 +59,8 @@ impl InputPictures {
 
     /// Where a picture's result is written: its own name, with what tells its results apart.
     pub(super) fn result(&self, out: &Path, picture: usize, marks: &[String]) -> PathBuf {
-        let parts: Vec<String> = std::iter::once(self.name(picture)).chain(marks.iter().cloned()).collect();
+        let parts: Vec<String> =
+            std::iter::once(self.name(picture)).chain(marks.iter().cloned()).collect();
         out.join(parts.join("-") + ".png")
     }
 
@@ -85,18 +86,23 @@ impl InputPictures {
 
 /// A file's name without its ending.
 pub(super) fn name_of(path: &Path) -> String {
-    path.file_stem().map_or_else(|| "picture".to_owned(), |stem| stem.to_string_lossy().into_owned())
+    path.file_stem()
+        .map_or_else(|| "picture".to_owned(), |stem| stem.to_string_lossy().into_owned())
 }
 
 fn pictures_in(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
-    let entries =
-        fs::read_dir(folder).with_context(|| format!("cannot read the folder {}", folder.display()))?;
+    let entries = fs::read_dir(folder)
+        .with_context(|| format!("cannot read the folder {}", folder.display()))?;
     let mut paths = Vec::new();
     for entry in entries {
-        let path = entry.with_context(|| format!("cannot read the folder {}", folder.display()))?.path();
+        let path =
+            entry.with_context(|| format!("cannot read the folder {}", folder.display()))?.path();
         let hidden = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
         let ending = path.extension().map(|ending| ending.to_string_lossy().to_lowercase());
-        if !hidden && path.is_file() && ending.is_some_and(|ending| ENDINGS.contains(&ending.as_str())) {
+        if !hidden
+            && path.is_file()
+            && ending.is_some_and(|ending| ENDINGS.contains(&ending.as_str()))
+        {
             paths.push(path);
         }
     }
@@ -121,7 +127,8 @@ pub(super) fn write_grid(
     let mut cells: Vec<Vec<Cell>> = Vec::new();
     for (name, pictures) in rows {
         names.push(shortened(&name));
-        let large = |picture: Picture| picture.enlarged(SIDE.div_ceil(picture.width.max(1)).max(1)).into();
+        let large =
+            |picture: Picture| picture.enlarged(SIDE.div_ceil(picture.width.max(1)).max(1)).into();
         cells.push(pictures.into_iter().map(large).collect());
     }
     let columns: Vec<String> = columns.iter().map(|name| shortened(name)).collect();

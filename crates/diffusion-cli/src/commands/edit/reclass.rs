@@ -106,12 +106,18 @@ pub(super) fn run(args: &ReclassArgs, device: &Device, quiet: bool) -> anyhow::R
     make_folder(&args.out)?;
 
     let start = Instant::now();
-    let Some((rows, error)) = task.draw(&args.out, trajectory, quiet)? else { return Ok(stopped(&args.out)) };
+    let Some((rows, error)) = task.draw(&args.out, trajectory, quiet)? else {
+        return Ok(stopped(&args.out));
+    };
     let named = |class: Option<u32>| task.guided.class_name(class).to_owned();
     let targets: Vec<String> = task.to.iter().map(|class| named(*class)).collect();
     if let Some(path) = &args.grid {
         let columns = [format!("given: {}", named(from)), "and back".to_owned()];
-        write_grid(path, rows, &columns.into_iter().chain(targets.iter().cloned()).collect::<Vec<_>>())?;
+        write_grid(
+            path,
+            rows,
+            &columns.into_iter().chain(targets.iter().cloned()).collect::<Vec<_>>(),
+        )?;
     }
     println!(
         "{}, taken for {}, as {} in {} ({steps} steps each way, the last {} of them grain, {}){}",
@@ -157,8 +163,9 @@ impl Task<'_> {
     /// The file of each picture as each class.
     fn files(&self, out: &Path) -> impl Iterator<Item = (usize, PathBuf)> {
         let pictures = 0..self.given.paths.len();
-        pictures
-            .flat_map(move |picture| self.to.iter().map(move |to| (picture, self.file(out, picture, *to))))
+        pictures.flat_map(move |picture| {
+            self.to.iter().map(move |to| (picture, self.file(out, picture, *to)))
+        })
     }
 
     fn file(&self, out: &Path, picture: usize, class: Option<u32>) -> PathBuf {
@@ -166,12 +173,18 @@ impl Task<'_> {
     }
 
     /// All results, batch by batch; `trajectory` follows the first. None if interrupted.
-    fn draw(&self, out: &Path, trajectory: Trajectory, quiet: bool) -> anyhow::Result<Option<Drawn>> {
+    fn draw(
+        &self,
+        out: &Path,
+        trajectory: Trajectory,
+        quiet: bool,
+    ) -> anyhow::Result<Option<Drawn>> {
         let (steps, count, size) =
             (self.config.plan.steps().len(), self.given.paths.len(), self.config.batch_size);
         // There, back, and to each class.
         let ways = 2 + self.to.len();
-        let mut display = GenerationDisplay::new("editing", count.div_ceil(size) * ways * steps, quiet);
+        let mut display =
+            GenerationDisplay::new("editing", count.div_ceil(size) * ways * steps, quiet);
         let mut trajectory = Some(trajectory);
         let (mut rows, mut error) = (Vec::new(), RoundTripError::default());
         for first in (0..count).step_by(size) {
@@ -205,18 +218,26 @@ impl Task<'_> {
         let inversion = |batch: &mut Batch<'_>| {
             let Batch { denoiser, plan, request, observer, .. } = batch;
             let (grained, front) = with_grain(&pictures, self.grain, plan, request)?;
-            to_noise(&grained, *denoiser, &front, INVERSION_ITERATIONS, &mut |done| observer(done, None))
+            to_noise(&grained, *denoiser, &front, INVERSION_ITERATIONS, &mut |done| {
+                observer(done, None)
+            })
         };
-        let Some(noise) = self.apply(range, &plain, self.from, &inversion, display)? else { return Ok(None) };
+        let Some(noise) = self.apply(range, &plain, self.from, &inversion, display)? else {
+            return Ok(None);
+        };
         let way = |batch: &mut Batch<'_>| {
             let Batch { denoiser, plan, observer, .. } = batch;
             let observer = &mut |p: diffusion_sample::Progress<'_>| observer(p.done, Some(&p));
             Ok(from_noise(&noise, *denoiser, plan, observer)?.clamp(-1f32, 1f32)?)
         };
-        let Some(back) = self.apply(range, &plain, self.from, &way, display)? else { return Ok(None) };
+        let Some(back) = self.apply(range, &plain, self.from, &way, display)? else {
+            return Ok(None);
+        };
         error.add(&pictures, &back)?;
-        let mut columns =
-            vec![diffusion_picture::from_tensor(&pictures)?, diffusion_picture::from_tensor(&back)?];
+        let mut columns = vec![
+            diffusion_picture::from_tensor(&pictures)?,
+            diffusion_picture::from_tensor(&back)?,
+        ];
         if let Some(trajectory) = trajectory.take() {
             display.follow(trajectory);
         }
@@ -246,8 +267,12 @@ impl Task<'_> {
             range.clone().map(|index| ImageSpec { index: index as u64, class }).collect();
         let mut observer = |progress: &GenerationProgress<'_>| display.observe(progress);
         let mut images = None;
-        let batches =
-            generator.apply(&specs, self.config.plan.steps().len(), Box::new(operation), &mut observer);
+        let batches = generator.apply(
+            &specs,
+            self.config.plan.steps().len(),
+            Box::new(operation),
+            &mut observer,
+        );
         let flow = each_batch(batches, |batch| {
             images = Some(batch.images);
             Ok(())

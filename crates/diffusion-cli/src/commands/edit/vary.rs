@@ -16,8 +16,10 @@ use crate::session::progress::clock;
 ///
 /// Result i depends on the seed, the picture and on i only.
 #[derive(clap::Args)]
-#[command(after_help = "Examples:\n  diffusion edit vary seven.png --strength 0.4 --grid varied.png\n  \
-                        diffusion edit vary seven.png --class 3 --strength 0.7")]
+#[command(
+    after_help = "Examples:\n  diffusion edit vary seven.png --strength 0.4 --grid varied.png\n  \
+                        diffusion edit vary seven.png --class 3 --strength 0.7"
+)]
 pub(crate) struct VaryArgs {
     /// How far from the picture: the share of the steps that are run, above 0; 1 leaves nothing of it
     #[arg(
@@ -37,9 +39,12 @@ pub(crate) struct VaryArgs {
 pub(super) fn run(args: &VaryArgs, device: &Device, quiet: bool) -> anyhow::Result<ExitCode> {
     let num = |folder: bool| args.num.unwrap_or(if folder { 1 } else { 8 });
     let drawing = Drawing::open(&args.drawing, &[], |given| num(given.folder), device)?;
-    let (steps, all) = (steps_at(args.strength, &drawing.config.plan)?, drawing.config.plan.steps().len());
+    let (steps, all) =
+        (steps_at(args.strength, &drawing.config.plan)?, drawing.config.plan.steps().len());
     if steps == all {
-        tracing::warn!("at this strength all steps are run, so that nothing of the picture is left");
+        tracing::warn!(
+            "at this strength all steps are run, so that nothing of the picture is left"
+        );
     }
     let start = Instant::now();
     let edit = |pictures: &Tensor, batch: &mut Batch<'_>| {
@@ -47,7 +52,9 @@ pub(super) fn run(args: &VaryArgs, device: &Device, quiet: bool) -> anyhow::Resu
         let observer = &mut |p: diffusion_sample::Progress<'_>| observer(p.done, Some(&p));
         vary(pictures, args.strength, *denoiser, *sampler, plan, request, observer)
     };
-    let Some(results) = drawing.run(steps, quiet, &edit)? else { return Ok(stopped(&args.drawing.out)) };
+    let Some(results) = drawing.run(steps, quiet, &edit)? else {
+        return Ok(stopped(&args.drawing.out));
+    };
     drawing.write_grid(&[("given", &drawing.given.images)], &results)?;
     println!(
         "{} of {} in {} ({steps} of {all} steps of {}, {}){}",

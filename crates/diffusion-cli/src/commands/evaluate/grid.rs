@@ -79,7 +79,8 @@ pub(super) fn run(args: &GridArgs, device: &Device, quiet: bool) -> anyhow::Resu
     let evaluator = evaluator(args, checkpoint.as_deref(), &model, device, quiet)?;
     let judge = evaluator.as_ref().and_then(SampleEvaluator::judge);
     let drawn = if judge.is_some() { args.num.max(args.judged) } else { args.num };
-    let longest = kinds.iter().map(|kind| kind.name().len()).max().unwrap_or(0).max("distance".len());
+    let longest =
+        kinds.iter().map(|kind| kind.name().len()).max().unwrap_or(0).max("distance".len());
     let line = |name: &str, numbers: &[String]| {
         let numbers: Vec<String> = numbers.iter().map(|number| format!("{number:>8}")).collect();
         println!("{name:longest$}  {}", numbers.concat());
@@ -155,7 +156,9 @@ fn evaluator(
     }
     let shape = model.description.image_shape;
     if !args.judge.network().accepts(shape) {
-        tracing::info!("no distances are given: the digit judge reads 28×28 grey images; see --inception");
+        tracing::info!(
+            "no distances are given: the digit judge reads 28×28 grey images; see --inception"
+        );
         return Ok(None);
     }
     args.judge.evaluator_of_model(checkpoint, shape, None, &args.cache, device, quiet).map(Some)

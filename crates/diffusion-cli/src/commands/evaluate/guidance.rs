@@ -57,7 +57,9 @@ pub(crate) struct GuidanceArgs {
 
 pub(super) fn run(args: &GuidanceArgs, device: &Device, quiet: bool) -> anyhow::Result<ExitCode> {
     interrupt::listen()?;
-    for (flag, path, endings) in [("--plot", &args.plot, &CHARTS[..]), ("--grid", &args.grid, &["png"])] {
+    for (flag, path, endings) in
+        [("--plot", &args.plot, &CHARTS[..]), ("--grid", &args.grid, &["png"])]
+    {
         if let Some(path) = path {
             check_picture(flag, path, endings)?;
         }
@@ -75,7 +77,8 @@ pub(super) fn run(args: &GuidanceArgs, device: &Device, quiet: bool) -> anyhow::
     }
     let shape = description.image_shape;
     let checkpoint = found.checkpoint.as_deref();
-    let evaluator = args.judge.evaluator_of_model(checkpoint, shape, None, &args.cache, device, quiet)?;
+    let evaluator =
+        args.judge.evaluator_of_model(checkpoint, shape, None, &args.cache, device, quiet)?;
     let Some(judge) = evaluator.judge() else {
         bail_usage!(
             "no network makes features of such images: give Inception's by --inception FILE.safetensors"
@@ -106,7 +109,8 @@ pub(super) fn run(args: &GuidanceArgs, device: &Device, quiet: bool) -> anyhow::
         };
         let images = model.generate(&generation, &mut |p| {
             let done = p.range.start as u64;
-            progress.advance(place * num + done, || format!("scale {scale}, image {done} of {num}"));
+            progress
+                .advance(place * num + done, || format!("scale {scale}, image {done} of {num}"));
             interrupt::flow()
         });
         let images = match images {
@@ -117,7 +121,8 @@ pub(super) fn run(args: &GuidanceArgs, device: &Device, quiet: bool) -> anyhow::
             }
             images => images?.clamp(-1f32, 1f32)?,
         };
-        let shown = diffusion_picture::from_tensor(&images.narrow(0, 0, classes.min(num as usize))?)?;
+        let shown =
+            diffusion_picture::from_tensor(&images.narrow(0, 0, classes.min(num as usize))?)?;
         let row: Cell = diffusion_picture::grid_of(&shown, shown.len())?.enlarged(2).into();
         cells.push(vec![row]);
         rows.push((scale, judge.metrics(&images, &names)?));
@@ -170,7 +175,8 @@ fn print_table(rows: &[(f64, FeatureMetrics)]) {
 
 /// What is to be weighed: obedience and nearness against variety.
 fn chart(rows: &[(f64, FeatureMetrics)]) -> Chart {
-    let value_of = |row: &FeatureMetrics, key: &str| columns(row).into_iter().find(|(_, k, _)| *k == key)?.2;
+    let value_of =
+        |row: &FeatureMetrics, key: &str| columns(row).into_iter().find(|(_, k, _)| *k == key)?.2;
     let panels = [
         ("read as asked", "as_asked", Scale::Linear),
         ("distance from real images", "frechet_distance", Scale::Logarithmic),
@@ -183,8 +189,9 @@ fn chart(rows: &[(f64, FeatureMetrics)]) -> Chart {
         let curves = vec![Curve::new("the model, by scale of guidance", points)];
         Panel { y: name.to_owned(), y_scale, y_range: None, curves }
     };
-    let known =
-        panels.into_iter().filter(|(_, key, _)| rows.iter().any(|(_, row)| value_of(row, key).is_some()));
+    let known = panels
+        .into_iter()
+        .filter(|(_, key, _)| rows.iter().any(|(_, row)| value_of(row, key).is_some()));
     Chart {
         title: "What guidance gives and what it costs".to_owned(),
         x: "scale of guidance".to_owned(),

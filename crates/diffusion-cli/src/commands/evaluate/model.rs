@@ -62,7 +62,11 @@ pub(crate) struct ModelEvaluationArgs {
     json: bool,
 }
 
-pub(super) fn run(args: &ModelEvaluationArgs, device: &Device, quiet: bool) -> anyhow::Result<ExitCode> {
+pub(super) fn run(
+    args: &ModelEvaluationArgs,
+    device: &Device,
+    quiet: bool,
+) -> anyhow::Result<ExitCode> {
     interrupt::listen()?;
     if let Some(path) = &args.plot {
         check_picture("--plot", path, &CHARTS)?;
@@ -82,7 +86,13 @@ pub(super) fn run(args: &ModelEvaluationArgs, device: &Device, quiet: bool) -> a
     let (looks, seed) = (args.looks as usize, args.seed);
     let evaluation = match bound {
         Some(bound) => ModelEvaluation::of_bound(&images, bound, bins, looks, seed)?,
-        None => ModelEvaluation::of_levels(&images, continuous_levels(&model.objective), bins, looks, seed)?,
+        None => ModelEvaluation::of_levels(
+            &images,
+            continuous_levels(&model.objective),
+            bins,
+            looks,
+            seed,
+        )?,
     };
     let mut progress = Progress::new("looking", 100, quiet);
     let errors = evaluation.errors(&model.denoiser, &mut |done, all| {
@@ -162,8 +172,11 @@ fn pictures(
     let all = held_out.unwrap_or(training);
     let chosen = all.limited(args.num as usize)?;
     let [channels, height, width] = chosen.image_shape();
-    let which =
-        format!("{} images of {channels}×{height}×{width}, of the {} {from}", chosen.len(), all.len());
+    let which = format!(
+        "{} images of {channels}×{height}×{width}, of the {} {from}",
+        chosen.len(),
+        all.len()
+    );
     Ok((chosen, which))
 }
 

@@ -6,7 +6,8 @@ use std::process::ExitCode;
 use candle_core::{Device, Tensor};
 use diffusion_data::PictureConfig;
 use diffusion_eval::{
-    BaselineCheck, Estimate, PredictionError, Predictor, PredictorErrors, PredictorEvaluation, lesson_images,
+    BaselineCheck, Estimate, PredictionError, Predictor, PredictorErrors, PredictorEvaluation,
+    lesson_images,
 };
 use diffusion_model::{LoadedModel, Objective, Weights};
 use diffusion_process::NoiseLevel;
@@ -125,7 +126,8 @@ fn levels(args: &PredictorsArgs, model: Option<&LoadedModel>) -> anyhow::Result<
         Some(objective) => return Ok(continuous_levels(objective)),
     };
     // An end without signal has nothing to tell noise from, for ε; the step before it has.
-    let with_signal = (0..schedule.len()).map(|t| schedule.level(t)).filter(|level| level.signal > 0.0);
+    let with_signal =
+        (0..schedule.len()).map(|t| schedule.level(t)).filter(|level| level.signal > 0.0);
     Ok(with_signal.collect())
 }
 
@@ -149,7 +151,9 @@ fn images(
         }
         None => {
             if let Some(flag) = args.data.pictures.apply(&mut None, &mut PictureConfig::default()) {
-                bail_usage!("{flag} is for pictures of --data; the synthetic images are as they are");
+                bail_usage!(
+                    "{flag} is for pictures of --data; the synthetic images are as they are"
+                );
             }
             return Ok(lesson_images(args.seed, device)?);
         }
@@ -159,7 +163,10 @@ fn images(
 }
 
 fn print_table(errors: &[(String, PredictorErrors)], shape: &[usize]) {
-    println!("{} images of {}×{}×{}; mean ± standard error", shape[0], shape[1], shape[2], shape[3]);
+    println!(
+        "{} images of {}×{}×{}; mean ± standard error",
+        shape[0], shape[1], shape[2], shape[3]
+    );
     let heading = |title: &str| {
         println!("\n{title}");
         let names: Vec<String> = errors.iter().map(|(name, _)| format!(" {name:>19}")).collect();
@@ -214,11 +221,15 @@ fn check(name: &str, check: &BaselineCheck) -> String {
         }
         _ => format!("up to {:.4} away in a bin", check.largest_difference),
     };
-    format!("check: {name} in epsilon is {}, expected {expected}: {difference}", with_error(check.measured))
+    format!(
+        "check: {name} in epsilon is {}, expected {expected}: {difference}",
+        with_error(check.measured)
+    )
 }
 
 fn as_json(errors: &[(String, PredictorErrors)], images: usize) -> Value {
-    let error = |e: &PredictionError| json!({ "epsilon": as_object(e.noise), "image": as_object(e.image) });
+    let error =
+        |e: &PredictionError| json!({ "epsilon": as_object(e.noise), "image": as_object(e.image) });
     let predictors: Vec<Value> = errors
         .iter()
         .map(|(name, errors)| {
@@ -254,7 +265,10 @@ mod tests {
             line("zero", measured(0.75, 0.005), 1.0),
             "check: zero in epsilon is 0.7500 ± 0.0050, expected 1: 50.0 standard errors away, at most 50.0 in a bin"
         );
-        assert_eq!(line("perfect", measured(0.0, 0.0), 0.0), "check: perfect is exactly 0 in all bins");
+        assert_eq!(
+            line("perfect", measured(0.0, 0.0), 0.0),
+            "check: perfect is exactly 0 in all bins"
+        );
         assert_eq!(
             line("perfect", measured(0.25, 0.0), 0.0),
             "check: perfect in epsilon is 0.2500 ± 0.0000, expected 0: up to 0.2500 away in a bin"

@@ -174,7 +174,8 @@ fn of_model(
     let steps = args.steps.map_or(model.objective.default_steps(sampler), |steps| steps as usize);
     let training = args.training.as_deref();
     let checkpoint = found.checkpoint.as_deref();
-    let evaluator = args.judge.evaluator_of_model(checkpoint, shape, training, &args.cache, device, quiet)?;
+    let evaluator =
+        args.judge.evaluator_of_model(checkpoint, shape, training, &args.cache, device, quiet)?;
 
     let num = args.num.unwrap_or(SampleReport::IMAGES);
     let first = args.seed.unwrap_or(0);
@@ -205,8 +206,10 @@ fn of_model(
         let known = &model.description.classes;
         let indices: Vec<u64> = (0..num).collect();
         let asked = generation.classes.classes(seed, &indices, known);
-        let names: Vec<Option<&str>> =
-            asked.into_iter().map(|class| class.map(|class| known[class as usize].name.as_str())).collect();
+        let names: Vec<Option<&str>> = asked
+            .into_iter()
+            .map(|class| class.map(|class| known[class as usize].name.as_str()))
+            .collect();
         sets.push((format!("seed {seed}"), evaluator.evaluate(&images, &names)?));
     }
     progress.finish();
@@ -219,8 +222,13 @@ fn of_model(
         _ => format!("from each of the seeds {} to {}", seeds.start, seeds.end - 1),
     };
     let guidance = args.guidance.unwrap_or(model.description.guidance().scale);
-    let guided = if guidance == 1.0 { String::new() } else { format!(" with guidance of {guidance}") };
-    let what = format!("{}, {} in {steps} steps{guided}, {num} images {from}", found.name(), sampler.name());
+    let guided =
+        if guidance == 1.0 { String::new() } else { format!(" with guidance of {guidance}") };
+    let what = format!(
+        "{}, {} in {steps} steps{guided}, {num} images {from}",
+        found.name(),
+        sampler.name()
+    );
     let checkpoint = found.checkpoint.clone();
     let drawn = Some(Drawn { checkpoint, sampler: sampler.name(), steps, guidance, seeds });
     let training = evaluator.evaluate_training(num as usize)?;
@@ -241,19 +249,28 @@ fn own_size(source: &Source, folder: &Path) -> anyhow::Result<usize> {
     }
 }
 
-fn of_folders(args: &SamplesArgs, device: &Device, quiet: bool) -> anyhow::Result<(SampleEvaluator, Judged)> {
+fn of_folders(
+    args: &SamplesArgs,
+    device: &Device,
+    quiet: bool,
+) -> anyhow::Result<(SampleEvaluator, Judged)> {
     let mut sets = Vec::new();
     for folder in &args.folders {
         let path = std::path::absolute(folder)?;
         let source = data::open(Some(&path))?;
         let size = own_size(&source, folder)?;
-        let prepared = data::prepared(&source, Some(size), &PictureConfig::default(), &args.cache, quiet)?;
+        let prepared =
+            data::prepared(&source, Some(size), &PictureConfig::default(), &args.cache, quiet)?;
         data::report_damaged(&prepared.report.damaged);
         sets.push((folder.display().to_string(), prepared.dataset));
     }
     let shape = sets[0].1.image_shape();
     if let Some((name, other)) = sets.iter().find(|(_, set)| set.image_shape() != shape) {
-        bail_usage!("{name}: its images are {:?}, those of {} {shape:?}", other.image_shape(), sets[0].0);
+        bail_usage!(
+            "{name}: its images are {:?}, those of {} {shape:?}",
+            other.image_shape(),
+            sets[0].0
+        );
     }
     let training = match &args.training {
         Some(path) => Some(training_pictures(path, shape, &args.cache, quiet)?),
@@ -270,8 +287,9 @@ fn of_folders(args: &SamplesArgs, device: &Device, quiet: bool) -> anyhow::Resul
         let positions: Vec<usize> = (0..set.len()).collect();
         let images: Tensor = set.images(&positions, device)?;
         let classes = set.classes();
-        let names: Vec<Option<&str>> =
-            (0..set.len()).map(|i| set.label(i).map(|label| classes[label as usize].as_str())).collect();
+        let names: Vec<Option<&str>> = (0..set.len())
+            .map(|i| set.label(i).map(|label| classes[label as usize].as_str()))
+            .collect();
         judged.push((name, evaluator.evaluate(&images, &names)?));
     }
     let mut report = SampleReport { sets: judged, training: None };
@@ -294,9 +312,13 @@ fn print_table(evaluator: &SampleEvaluator, Judged { what, report, .. }: &Judged
     line("", ["images", "± spread", title].map(str::to_owned));
     let (fewest, most) = report.counts();
     let number = if fewest < most { format!("{fewest}-{most}") } else { most.to_string() };
-    line("number", [number, String::new(), training.map_or_else(String::new, |t| t.count.to_string())]);
+    line(
+        "number",
+        [number, String::new(), training.map_or_else(String::new, |t| t.count.to_string())],
+    );
     for MetricSpread { title, mean, deviation, training, .. } in report.spreads() {
-        let cell = |value: Option<f64>| value.map(|value| format!("{value:.4}")).unwrap_or_default();
+        let cell =
+            |value: Option<f64>| value.map(|value| format!("{value:.4}")).unwrap_or_default();
         line(title, [cell(Some(mean)), cell(deviation), cell(training)]);
     }
     let shares = report.class_shares();

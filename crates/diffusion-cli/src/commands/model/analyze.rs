@@ -121,10 +121,16 @@ fn real_network(args: &AnalyzeArgs) -> anyhow::Result<Option<(String, NetworkCon
     Ok(Some((name, network, [height, width])))
 }
 
-fn analyze(args: &AnalyzeArgs, name: &str, network: &NetworkConfig, size: [usize; 2]) -> anyhow::Result<()> {
+fn analyze(
+    args: &AnalyzeArgs,
+    name: &str,
+    network: &NetworkConfig,
+    size: [usize; 2],
+) -> anyhow::Result<()> {
     let batch = args.batch_size.unwrap_or(1) as usize;
     let analysis = NetworkAnalysis::new(network, size, batch).with_context(|| name.to_owned())?;
-    let title = format!("{name}, {batch} image(s) of {}×{}×{}", network.image_channels(), size[0], size[1]);
+    let title =
+        format!("{name}, {batch} image(s) of {}×{}×{}", network.image_channels(), size[0], size[1]);
     if let Some(path) = &args.plot {
         let boxes = analysis
             .parts
@@ -148,7 +154,8 @@ fn analyze(args: &AnalyzeArgs, name: &str, network: &NetworkConfig, size: [usize
             "{name:<16} {parameters:>12} {output:>15} {multiply_adds:>14} {activations:>14} {training:>14}"
         );
     };
-    row(["part", "parameters", "output", "mult-adds", "activations", "kept to train"].map(str::to_owned));
+    row(["part", "parameters", "output", "mult-adds", "activations", "kept to train"]
+        .map(str::to_owned));
     for part in &analysis.parts {
         row([
             part.name.clone(),
@@ -157,7 +164,11 @@ fn analyze(args: &AnalyzeArgs, name: &str, network: &NetworkConfig, size: [usize
             grouped(part.multiply_adds),
             bytes(part.activation_bytes),
             // A row of numbers is no map, and candle keeps it.
-            if part.output[1] * part.output[2] > 1 { bytes(part.training_bytes) } else { "-".to_owned() },
+            if part.output[1] * part.output[2] > 1 {
+                bytes(part.training_bytes)
+            } else {
+                "-".to_owned()
+            },
         ]);
     }
     row([
@@ -173,7 +184,10 @@ fn analyze(args: &AnalyzeArgs, name: &str, network: &NetworkConfig, size: [usize
     println!("weights                       {:>12}", bytes(weights));
     println!("peak of maps, sampling        {:>12}", bytes(analysis.inference_peak_bytes));
     println!("peak of maps, training        {:>12}", bytes(analysis.training_peak_bytes));
-    println!("peak, sampling with weights   {:>12}", bytes(weights + analysis.inference_peak_bytes));
+    println!(
+        "peak, sampling with weights   {:>12}",
+        bytes(weights + analysis.inference_peak_bytes)
+    );
     println!(
         "peak, training with weights,  {:>12}\n  their gradients, AdamW and EMA",
         bytes(TRAINED_COPIES * weights + analysis.training_peak_bytes)
@@ -211,9 +225,13 @@ fn analysis_json(name: &str, analysis: &NetworkAnalysis) -> Value {
 }
 
 fn sketch(args: &AnalyzeArgs) -> anyhow::Result<()> {
-    let (in_channels, size) = (args.in_channels.unwrap_or(3) as usize, args.size.unwrap_or(64) as usize);
-    let named: Vec<String> =
-        if args.channels.is_empty() { LESSON.map(str::to_owned).to_vec() } else { args.channels.clone() };
+    let (in_channels, size) =
+        (args.in_channels.unwrap_or(3) as usize, args.size.unwrap_or(64) as usize);
+    let named: Vec<String> = if args.channels.is_empty() {
+        LESSON.map(str::to_owned).to_vec()
+    } else {
+        args.channels.clone()
+    };
     let sketches: Vec<(String, UNetSketch)> = named
         .into_iter()
         .map(|widths| Ok((widths.clone(), sketched(&widths, in_channels, size)?)))
@@ -222,8 +240,12 @@ fn sketch(args: &AnalyzeArgs) -> anyhow::Result<()> {
         draw_sketches(&sketches, path)?;
     }
     if args.json {
-        let all: Vec<Value> = sketches.iter().map(|(widths, sketch)| sketch_json(widths, sketch)).collect();
-        println!("{:#}", json!({ "in_channels": in_channels, "size": size, "configurations": all }));
+        let all: Vec<Value> =
+            sketches.iter().map(|(widths, sketch)| sketch_json(widths, sketch)).collect();
+        println!(
+            "{:#}",
+            json!({ "in_channels": in_channels, "size": size, "configurations": all })
+        );
         return Ok(());
     }
     for (widths, sketch) in &sketches {

@@ -21,7 +21,11 @@ pub(super) struct Order {
 
 impl Order {
     /// The same noise for each class, so that one sees what the class changes.
-    pub(super) fn new(args: &SampleArgs, control: &Control, noise: Option<&Tensor>) -> anyhow::Result<Self> {
+    pub(super) fn new(
+        args: &SampleArgs,
+        control: &Control,
+        noise: Option<&Tensor>,
+    ) -> anyhow::Result<Self> {
         let given = noise.map(|noise| noise.dim(0)).transpose()?.map(|n| n as u64);
         let indexed = |class, num| (0..num).map(move |index| ImageSpec { index, class });
         let Some(classes) = control.requested.clone() else {
@@ -80,8 +84,10 @@ impl Order {
         };
         let rows = pictures.chunks(*each);
         // Twice the size, to be seen.
-        let cells = rows.map(|row| Ok(vec![diffusion_picture::grid_of(row, *each)?.enlarged(2).into()]));
-        let names: Vec<String> = classes.iter().map(|class| control.class_name(*class).to_owned()).collect();
+        let cells =
+            rows.map(|row| Ok(vec![diffusion_picture::grid_of(row, *each)?.enlarged(2).into()]));
+        let names: Vec<String> =
+            classes.iter().map(|class| control.class_name(*class).to_owned()).collect();
         let cells: Vec<Vec<Cell>> = cells.collect::<anyhow::Result<_>>()?;
         Ok(diffusion_report::sheet(&cells, &names, &[String::new()])?)
     }

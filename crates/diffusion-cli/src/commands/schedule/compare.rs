@@ -103,12 +103,15 @@ fn shortened(name: &str, width: usize) -> String {
 
 fn print_csv(comparison: &ScheduleComparison, timesteps: &[usize]) {
     let quoted = |text: String| {
-        if text.contains([',', '"', '\n']) { format!("\"{}\"", text.replace('"', "\"\"")) } else { text }
+        if text.contains([',', '"', '\n']) {
+            format!("\"{}\"", text.replace('"', "\"\""))
+        } else {
+            text
+        }
     };
-    let names = comparison
-        .schedules()
-        .iter()
-        .flat_map(|(name, _)| [quoted(format!("{name} alpha_cumprod")), quoted(format!("{name} snr_db"))]);
+    let names = comparison.schedules().iter().flat_map(|(name, _)| {
+        [quoted(format!("{name} alpha_cumprod")), quoted(format!("{name} snr_db"))]
+    });
     println!("t,{}", names.collect::<Vec<_>>().join(","));
     for &t in timesteps {
         let cells = comparison.at(t).map(|sample| match sample {
@@ -139,7 +142,10 @@ fn as_json(comparison: &ScheduleComparison, timesteps: &[usize]) -> Value {
             })
         })
         .collect();
-    let longest: Vec<&str> =
-        comparison.longest_signal().into_iter().map(|i| comparison.schedules()[i].0.as_str()).collect();
+    let longest: Vec<&str> = comparison
+        .longest_signal()
+        .into_iter()
+        .map(|i| comparison.schedules()[i].0.as_str())
+        .collect();
     json!({ "schedules": schedules, "longest_signal": longest })
 }

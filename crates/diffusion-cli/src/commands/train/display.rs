@@ -38,18 +38,26 @@ impl<'a> TrainingDisplay<'a> {
             rayon::current_num_threads()
         )];
         page.commands = vec![
-            format!("{} --run {path} --num 64 --out {name} --grid {name}.png", runs::program("sample")),
+            format!(
+                "{} --run {path} --num 64 --out {name} --grid {name}.png",
+                runs::program("sample")
+            ),
             format!("{} --run {path} --steps 50 --gif {name}.gif", runs::program("sample")),
             format!("{} --run {path} --steps 5,10,20,50", runs::program("evaluate grid")),
             format!("{} --run-dir {path} --resume --max-minutes 30", runs::program("train")),
         ];
         let folder = run_dir.path().join("tensorboard");
-        let events = tensorboard.then(|| EventWriter::create(&folder, trainer.steps_done())).transpose()?;
+        let events =
+            tensorboard.then(|| EventWriter::create(&folder, trainer.steps_done())).transpose()?;
         Ok(Self { run_dir, page, events, page_failed: false, quiet })
     }
 
     /// Trains to the end, or to where the user says.
-    pub(super) fn train(&mut self, trainer: &mut Trainer, checks: &Checks) -> anyhow::Result<Outcome> {
+    pub(super) fn train(
+        &mut self,
+        trainer: &mut Trainer,
+        checks: &Checks,
+    ) -> anyhow::Result<Outcome> {
         // A run limited by time has no known number of steps; its bar counts seconds.
         let total_steps = trainer.total_steps();
         let limit_seconds = trainer.config().max_minutes.map(|minutes| minutes * 60.0);
@@ -65,7 +73,8 @@ impl<'a> TrainingDisplay<'a> {
         let observer = &mut |event: TrainEvent<'_>| -> ControlFlow<()> {
             match event {
                 TrainEvent::Step(metrics) => {
-                    let loss = smooth_loss.map_or(metrics.loss, |mean| 0.95 * mean + 0.05 * metrics.loss);
+                    let loss =
+                        smooth_loss.map_or(metrics.loss, |mean| 0.95 * mean + 0.05 * metrics.loss);
                     smooth_loss = Some(loss);
                     let seconds = start.elapsed().as_secs_f64();
                     let by_steps = total_steps.map(|total| {
@@ -73,21 +82,28 @@ impl<'a> TrainingDisplay<'a> {
                             * total.saturating_sub(metrics.step) as f64
                     });
                     let by_clock = limit_seconds.map(|limit| limit - before - seconds);
-                    let left = [by_steps, by_clock].into_iter().flatten().fold(f64::INFINITY, f64::min);
+                    let left =
+                        [by_steps, by_clock].into_iter().flatten().fold(f64::INFINITY, f64::min);
                     let position = match limit_seconds {
-                        Some(limit) if total_steps.is_none() => ((before + seconds) / limit * 1000.0) as u64,
+                        Some(limit) if total_steps.is_none() => {
+                            ((before + seconds) / limit * 1000.0) as u64
+                        }
                         _ => metrics.step,
                     };
-                    progress.set(position.min(length), || describe(metrics, loss, total_steps, left));
+                    progress
+                        .set(position.min(length), || describe(metrics, loss, total_steps, left));
                     if let Some(loss) = metrics.validation_loss {
                         progress.note(&format!("step {}: validation loss {loss:.4}", metrics.step));
                     }
                     if let Some(distance) = metrics.samples.get("frechet_distance") {
                         let sure = metrics.samples.get("sure");
-                        let sure =
-                            sure.map(|sure| format!(", {:.0} % sure", sure * 100.0)).unwrap_or_default();
-                        progress
-                            .note(&format!("step {}: Fréchet distance {distance:.3}{sure}", metrics.step));
+                        let sure = sure
+                            .map(|sure| format!(", {:.0} % sure", sure * 100.0))
+                            .unwrap_or_default();
+                        progress.note(&format!(
+                            "step {}: Fréchet distance {distance:.3}{sure}",
+                            metrics.step
+                        ));
                     } else if let Some(copies) = metrics.samples.get("copies") {
                         let copies = copies * 100.0;
                         progress.note(&format!(
@@ -165,10 +181,16 @@ fn scalars(metrics: &StepMetrics) -> Vec<(String, f64)> {
     scalars.extend(quarters.filter_map(|(tag, loss)| Some((tag, loss?))));
     scalars.extend(metrics.validation_loss.map(|loss| ("loss/held_out", loss)));
     let own = scalars.into_iter().map(|(tag, value)| (tag.to_owned(), value));
-    own.chain(metrics.samples.iter().map(|(name, value)| (format!("samples/{name}"), *value))).collect()
+    own.chain(metrics.samples.iter().map(|(name, value)| (format!("samples/{name}"), *value)))
+        .collect()
 }
 
-fn describe(metrics: &StepMetrics, loss: f64, total_steps: Option<u64>, seconds_left: f64) -> String {
+fn describe(
+    metrics: &StepMetrics,
+    loss: f64,
+    total_steps: Option<u64>,
+    seconds_left: f64,
+) -> String {
     let of = total_steps.map(|total| format!("/{total}")).unwrap_or_default();
     format!(
         "step {}{of}  loss {loss:.4}  {:.0} images/s  {} left",

@@ -27,8 +27,12 @@ impl Outlook {
         let config = trainer.config();
         Self {
             parameters: trainer.parameters().count(),
-            steps_left: trainer.total_steps().map(|total| total.saturating_sub(trainer.steps_done())),
-            seconds_left: config.max_minutes.map(|minutes| 60.0 * minutes - trainer.elapsed().as_secs_f64()),
+            steps_left: trainer
+                .total_steps()
+                .map(|total| total.saturating_sub(trainer.steps_done())),
+            seconds_left: config
+                .max_minutes
+                .map(|minutes| 60.0 * minutes - trainer.elapsed().as_secs_f64()),
             checkpoints: config.checkpoint.keep,
             known: None,
         }
@@ -54,7 +58,11 @@ impl fmt::Display for Outlook {
             let by_clock = self.seconds_left.map(|left| (left / seconds) as u64);
             let steps = [self.steps_left, by_clock].into_iter().flatten().min();
             if let Some(steps) = steps {
-                write!(f, ", about {steps} steps in {} beside the pictures", clock(steps as f64 * seconds))?;
+                write!(
+                    f,
+                    ", about {steps} steps in {} beside the pictures",
+                    clock(steps as f64 * seconds)
+                )?;
             }
         }
         // While one is written, there is one more.

@@ -78,14 +78,18 @@ impl<'a> BackwardPass<'a> {
         let sizes = &self.pass.sizes;
         let (pixels, group) = (sizes.pixels(), sizes.group(SUM_STRIP));
         let mut sums = self.begin();
-        let mut dx: Vec<_> =
-            dx.into_iter().map(|(dx, channels)| (dx.chunks(group * pixels * channels), channels)).collect();
+        let mut dx: Vec<_> = dx
+            .into_iter()
+            .map(|(dx, channels)| (dx.chunks(group * pixels * channels), channels))
+            .collect();
         let given = hidden.chunks(group * pixels * sizes.padded_outputs());
         let given = given.zip(dy.chunks(group * pixels * sizes.outputs));
         for (i, (de, given)) in de.chunks_mut(group * sizes.embedding()).zip(given).enumerate() {
             let images = de.len() / sizes.embedding();
-            let dx =
-                dx.iter_mut().filter_map(|(chunks, channels)| Some((chunks.next()?, *channels))).collect();
+            let dx = dx
+                .iter_mut()
+                .filter_map(|(chunks, channels)| Some((chunks.next()?, *channels)))
+                .collect();
             self.images(x, (first + i * group, images), given, dx, de, &mut sums);
         }
         self.finish(&sums)
@@ -95,7 +99,9 @@ impl<'a> BackwardPass<'a> {
     fn begin(&self) -> Sums {
         let Sizes { inputs, outputs, skip, .. } = self.pass.sizes;
         let pitch = self.pass.sizes.padded_outputs();
-        let sums = |inputs| ConvSums::new(self.pass.isa, self.pass.sizes.winograd(inputs), [outputs, inputs]);
+        let sums = |inputs| {
+            ConvSums::new(self.pass.isa, self.pass.sizes.winograd(inputs), [outputs, inputs])
+        };
         Sums {
             conv1: sums(inputs),
             bias1: vec![0.0; pitch],
@@ -120,7 +126,8 @@ impl<'a> BackwardPass<'a> {
     ) {
         let (pass, isa) = (self.pass, self.pass.isa);
         let &Sizes { inputs, outputs, tiles, .. } = &pass.sizes;
-        let (pixels, pitch_in, pitch) = (tiles.pixels(), padded_len(inputs), pass.sizes.padded_outputs());
+        let (pixels, pitch_in, pitch) =
+            (tiles.pixels(), padded_len(inputs), pass.sizes.padded_outputs());
         let x = &x.images(first, images);
         let zeros = Scratch::zeroed(pitch_in.max(pitch));
         let mut back = Scratch::new(images * pixels * pitch_in.max(pitch));
@@ -151,7 +158,8 @@ impl<'a> BackwardPass<'a> {
             let range = i * size..(i + 1) * size;
             let (hidden, dz) = (&hidden[range.clone()], &mut back[range.clone()]);
             let mut by_channel = vec![[0.0; 2]; outputs];
-            let combination = norm2(i).backward(hidden, statistics, &slopes[range], dz, &mut by_channel);
+            let combination =
+                norm2(i).backward(hidden, statistics, &slopes[range], dz, &mut by_channel);
             modulated(i).backward(&by_channel, &mut sums.norm2, de);
             let mut totals = Scratch::zeroed(pitch);
             let row = tiles.side.1 * pitch;
@@ -170,7 +178,11 @@ impl<'a> BackwardPass<'a> {
         let statistics: Vec<_> = (0..images)
             .map(|i| {
                 let range = i * size..(i + 1) * size;
-                self.norm1.activate_with_slopes(&x[range.clone()], normed.rows_mut(i), &mut slopes[range])
+                self.norm1.activate_with_slopes(
+                    &x[range.clone()],
+                    normed.rows_mut(i),
+                    &mut slopes[range],
+                )
             })
             .collect();
         sums.conv1.add(images, &normed, &d_hidden);
@@ -188,7 +200,13 @@ impl<'a> BackwardPass<'a> {
             let dw = Target::onto(&mut sums.skip, pitch);
             product(isa, by_weight, &dy, [inputs, pitch], dw);
             let dx = Target::onto(dx, pitch_in);
-            product(isa, Factor::matrix(&dy, pitch, outputs), skip, [images * pixels, pitch_in], dx);
+            product(
+                isa,
+                Factor::matrix(&dy, pitch, outputs),
+                skip,
+                [images * pixels, pitch_in],
+                dx,
+            );
         });
     }
 
@@ -197,7 +215,8 @@ impl<'a> BackwardPass<'a> {
         let Sizes { inputs, outputs, .. } = self.pass.sizes;
         let (conv1, conv2) = (sums.conv1.weights(), sums.conv2.weights());
         let pitch = self.pass.sizes.padded_outputs();
-        let mut packed = room(conv1.len() + conv2.len() + sums.skip.len() + 2 * inputs + 5 * outputs);
+        let mut packed =
+            room(conv1.len() + conv2.len() + sums.skip.len() + 2 * inputs + 5 * outputs);
         let pairs = |packed: &mut Vec<f32>, sums: &[[f32; 2]]| {
             (0..2).for_each(|which| packed.extend(sums.iter().map(|pair| pair[which])));
         };

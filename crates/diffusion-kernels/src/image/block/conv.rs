@@ -22,7 +22,12 @@ pub(super) enum Conv {
 
 impl Conv {
     /// A convolution with `weight` (outputs, channels, 3, 3).
-    pub(super) fn new(isa: Isa, winograd: bool, weight: &[f32], [outputs, channels]: [usize; 2]) -> Self {
+    pub(super) fn new(
+        isa: Isa,
+        winograd: bool,
+        weight: &[f32],
+        [outputs, channels]: [usize; 2],
+    ) -> Self {
         if winograd {
             return Self::Winograd(Winograd::new(isa, weight, outputs, channels));
         }

@@ -33,9 +33,11 @@ impl<'a> ForwardPass<'a> {
     pub(crate) fn new(pass: &'a Pass, parameters: Parameters<'a>) -> Self {
         let Sizes { inputs, outputs, .. } = pass.sizes;
         let Parameters { norm1, conv1, norm2, conv2, skip, embedding } = parameters;
-        let sum = |a: &[f32], b: &[f32]| padded(&a.iter().zip(b).map(|(a, b)| a + b).collect::<Vec<_>>());
-        let conv =
-            |weight, inputs| Conv::new(pass.isa, pass.sizes.winograd(inputs), weight, [outputs, inputs]);
+        let sum =
+            |a: &[f32], b: &[f32]| padded(&a.iter().zip(b).map(|(a, b)| a + b).collect::<Vec<_>>());
+        let conv = |weight, inputs| {
+            Conv::new(pass.isa, pass.sizes.winograd(inputs), weight, [outputs, inputs])
+        };
         Self {
             pass,
             norm1: pass.norm(norm1),

@@ -131,7 +131,12 @@ impl Pass {
     }
 
     /// The second normalisation's parameters as they act on image i.
-    fn modulated<'a>(&self, [weight, bias]: [&'a [f32]; 2], embedding: &'a [f32], i: usize) -> Modulated<'a> {
+    fn modulated<'a>(
+        &self,
+        [weight, bias]: [&'a [f32]; 2],
+        embedding: &'a [f32],
+        i: usize,
+    ) -> Modulated<'a> {
         let width = self.sizes.embedding();
         let modulation = match self.sizes.conditioning {
             TimeConditioning::Add => &[],

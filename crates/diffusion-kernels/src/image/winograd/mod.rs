@@ -17,8 +17,8 @@ mod transforms;
 use canvas::OUT;
 pub(crate) use canvas::{Canvas, Tiles};
 use transforms::{
-    K, PLACES, Products, place_pitch, transform_inputs, transform_output_gradients, transform_outputs,
-    transform_weight_gradients, transform_weights,
+    K, PLACES, Products, place_pitch, transform_inputs, transform_output_gradients,
+    transform_outputs, transform_weight_gradients, transform_weights,
 };
 
 use crate::arith::isa::Isa;
@@ -67,8 +67,9 @@ pub(crate) fn fits_side(side: (usize, usize)) -> bool {
 
 /// Whether the method is for this window.
 fn fits(window: &Window) -> bool {
-    let axis =
-        |a: &crate::image::window::Axis| a.taps == K && a.first == -1 && a.stride == 1 && a.output == a.input;
+    let axis = |a: &crate::image::window::Axis| {
+        a.taps == K && a.first == -1 && a.stride == 1 && a.output == a.input
+    };
     axis(&window.h) && axis(&window.w) && fits_side((window.h.input, window.w.input))
 }
 
@@ -96,7 +97,8 @@ impl Winograd {
     pub(crate) fn transposed(isa: Isa, weight: &[f32], outputs: usize, channels: usize) -> Self {
         let padded = channels.next_multiple_of(LANES);
         let mut plain = Scratch::zeroed(outputs * K * K * padded);
-        let kernels = weight.chunks_exact(channels * K * K).zip(plain.chunks_exact_mut(K * K * padded));
+        let kernels =
+            weight.chunks_exact(channels * K * K).zip(plain.chunks_exact_mut(K * K * padded));
         for (weight, plain) in kernels {
             to_channels_last(isa, weight, K * K, [channels, K * K], plain, padded);
         }
@@ -117,7 +119,8 @@ impl Winograd {
         let Self { isa, channels, .. } = *self;
         let (padded_in, padded) = (canvas.pitch(), self.outputs.next_multiple_of(LANES));
         let (pitch_in, pitch) = (place_pitch(STRIP * padded_in), place_pitch(STRIP * padded));
-        let (mut inputs, mut sums) = (Scratch::new(PLACES * pitch_in), Scratch::new(PLACES * pitch));
+        let (mut inputs, mut sums) =
+            (Scratch::new(PLACES * pitch_in), Scratch::new(PLACES * pitch));
         for (first, count) in strips(canvas.len(), STRIP) {
             transform_inputs(isa, canvas, first, count, &mut inputs, pitch_in);
             let weights = self.weights.chunks_exact(place_pitch(channels * padded));
@@ -159,7 +162,8 @@ impl WinogradSums {
     pub(crate) fn add(&mut self, inputs: &Canvas, gradients: &Canvas) {
         let Self { isa, channels, .. } = *self;
         let (padded_in, padded) = (inputs.pitch(), gradients.pitch());
-        let (pitch_in, pitch) = (place_pitch(SUM_STRIP * padded_in), place_pitch(SUM_STRIP * padded));
+        let (pitch_in, pitch) =
+            (place_pitch(SUM_STRIP * padded_in), place_pitch(SUM_STRIP * padded));
         let (mut a, mut b) = (Scratch::new(PLACES * pitch_in), Scratch::new(PLACES * pitch));
         for (first, count) in strips(inputs.len(), SUM_STRIP) {
             transform_inputs(isa, inputs, first, count, &mut a, pitch_in);

@@ -124,7 +124,14 @@ impl Transform<OUT, IN> for OutputGradients {
     fn apply<const FMA: bool>([y0, y1, y2, y3]: [Lanes; OUT]) -> [Lanes; IN] {
         let (p, q) = (y0.plus::<FMA>(0.5, y2), y1.plus::<FMA>(0.5, y3));
         let (r, s) = (y0.plus::<FMA>(2.0, y2), y1.plus::<FMA>(2.0, y3));
-        [y0, p.plus::<FMA>(A, q), p.plus::<FMA>(-A, q), r.plus::<FMA>(B, s), r.plus::<FMA>(-B, s), y3]
+        [
+            y0,
+            p.plus::<FMA>(A, q),
+            p.plus::<FMA>(-A, q),
+            r.plus::<FMA>(B, s),
+            r.plus::<FMA>(-B, s),
+            y3,
+        ]
     }
 }
 

@@ -1,8 +1,10 @@
-"""PyTorch's side of `cargo xtask bench --loader`: torchvision's ImageFolder behind a DataLoader with 2 workers.
+"""The torchvision worker of `cargo xtask bench --loader`: ImageFolder and a DataLoader, 2 workers.
 
-Takes the folder of the pictures; reads `load BATCH` and answers with pictures a second over one pass, decoded, scaled to
-32 x 32 with antialiasing, mirrored at random and brought to [-1, 1]; `memory` is answered with the peak resident set of the
-process and its workers together, in KiB.
+usage: dataloader.py FOLDER
+
+Reads one job per line and prints one number. `load BATCH`: pictures per second over one pass,
+decoded, resized to 32 x 32 with antialiasing, mirrored at random and scaled to [-1, 1]. `memory`:
+the peak resident set of the process and its workers together, in KiB.
 """
 
 import resource
@@ -27,12 +29,12 @@ def load(folder, batch):
     loader = torch.utils.data.DataLoader(
         dataset, batch_size=batch, shuffle=True, drop_last=True, num_workers=WORKERS, persistent_workers=True
     )
-    # The workers' start is not counted: they live as long as a training does.
+    # Start the workers before the measurement: a training starts them only once.
     iter(loader)
-    begin, seen = time.perf_counter(), 0
+    begin, count = time.perf_counter(), 0
     for images, _ in loader:
-        seen += len(images)
-    return seen / (time.perf_counter() - begin)
+        count += len(images)
+    return count / (time.perf_counter() - begin)
 
 
 def peak():

@@ -1,9 +1,10 @@
-"""PyTorch's side of `cargo xtask bench`: the same networks and the same work, driven line by line.
+"""The PyTorch worker of `cargo xtask bench`: the same network and the same jobs as diffusion-bench.
 
 usage: pytorch.py eager|compile nchw|channels_last THREADS
 
-Reads one job a line, `train BATCH`, `forward BATCH`, `sample NUM STEPS`, `sgemm` or `memory`, does it once and
-answers with one number: milliseconds; GFLOP/s for `sgemm`; KiB for `memory`, the peak of the resident set.
+Reads one job per line (`train BATCH`, `forward BATCH`, `sample NUM STEPS`, `sgemm` or `memory`),
+runs it once and prints one number: milliseconds, GFLOP/s for `sgemm`, or KiB for `memory` (the peak
+of the resident set).
 """
 import math
 import sys

@@ -1,16 +1,17 @@
-//! Each kernel at the sizes of the `mnist` preset's network: `cargo bench -p diffusion-bench [-- FILTER]`.
+//! Benchmarks of each kernel at the sizes of the `mnist` preset's network: `cargo bench -p
+//! diffusion-bench [-- FILTER]`.
 //!
-//! Where items are counted they are floating-point operations of the plain sums, so that a rate in Gitem/s reads as
-//! GFLOP/s and can be held against `sgemm`, the machine's limit for them; Winograd's method, which does fewer, may
-//! exceed it. "Backward" is a forward and a backward pass together. `RAYON_NUM_THREADS` and `DIFFUSION_KERNELS` are
-//! obeyed.
+//! Items are the floating-point operations of the plain sums, so a rate in Gitem/s equals GFLOP/s.
+//! Compare it with `sgemm`, the machine's limit. Winograd's method needs fewer operations and may
+//! exceed the limit. "Backward" is a forward and a backward pass together. `RAYON_NUM_THREADS` sets
+//! the number of threads, `DIFFUSION_KERNELS` the kernels.
 
 use std::fmt;
 
 use candle_core::{Device, Result, Tensor, Var};
 use diffusion_kernels::{
-    Activation, AdamW, FeatureMap, GroupNorm, ResidualBlock, TimeConditioning, Trained, adamw,
-    group_norm, linear, residual_block, silu,
+    Activation, AdamW, FeatureMap, GroupNorm, ParameterState, ResidualBlock, TimeConditioning,
+    adamw, group_norm, linear, residual_block, silu,
 };
 use divan::counter::ItemsCount;
 use divan::{Bencher, black_box};
@@ -25,7 +26,8 @@ fn randn(shape: &[usize]) -> Var {
     Var::randn(0f32, 1.0, shape, &Device::Cpu).expect("memory for random numbers")
 }
 
-/// A convolution of square images, or a transposed one: channels in and out, side, kernel, stride.
+/// A convolution or transposed convolution of square images. `channels` are the input and output
+/// channels.
 #[derive(Clone, Copy)]
 struct Convolution {
     transposed: bool,
@@ -78,7 +80,7 @@ impl Convolution {
         2 * BATCH * pixels * self.channels.iter().product::<usize>() * self.kernel.pow(2)
     }
 
-    /// The operation on given images and parameters, from map to map.
+    /// Random images (N, C, H, W), weight and bias.
     fn parameters(&self) -> [Var; 3] {
         let Self { transposed, channels: [cin, cout], side, kernel, .. } = *self;
         let order =
@@ -106,7 +108,7 @@ fn convolution_forward(bencher: Bencher<'_, '_>, case: Convolution) {
         .bench(|| case.run(&x, &weight, &bias).expect("a convolution"));
 }
 
-/// Turns the images before and after, which a network does once for all layers.
+/// Includes the conversion between images and feature maps, which a network does only once.
 #[divan::bench(args = CONVOLUTIONS)]
 fn convolution_backward(bencher: Bencher<'_, '_>, case: Convolution) {
     let [x, weight, bias] = case.parameters();
@@ -121,7 +123,7 @@ fn gradients(y: Result<Tensor>) {
     black_box(gradients);
 }
 
-/// A residual block without a skip convolution: channels and side.
+/// Channels and side of residual blocks without a skip convolution.
 const BLOCKS: [(usize, usize); 3] = [(32, 28), (64, 14), (64, 7)];
 
 fn block(bencher: Bencher<'_, '_>, (channels, side): (usize, usize), backward: bool) {
@@ -192,11 +194,11 @@ fn linear_backward(bencher: Bencher<'_, '_>) {
     bencher.counter(ItemsCount::new(6 * BATCH * 128 * 512)).bench(|| gradients(linear(&x, &w, &b)));
 }
 
-/// AdamW, the moving average and the norm of the gradient, of as many parameters as the network has.
+/// AdamW, the moving average and the gradient's norm, for the number of parameters of the network.
 #[divan::bench]
 fn optimizer(bencher: Bencher<'_, '_>) {
     let [gradient, weight, first, second, average] = [(); 5].map(|()| randn(&[520_193]));
-    let trained = Trained {
+    let state = ParameterState {
         weight: &weight,
         first: &first,
         second: &second,
@@ -213,11 +215,11 @@ fn optimizer(bencher: Bencher<'_, '_>) {
     };
     bencher.bench(|| {
         black_box(diffusion_kernels::square_sum(&gradient).expect("a sum"));
-        adamw(&gradient, &trained, &constants).expect("an update");
+        adamw(&gradient, &state, &constants).expect("an update");
     });
 }
 
-/// The product of two matrices by candle: what the rates above are to be held against.
+/// Candle's matrix product, the reference for the other rates.
 #[divan::bench]
 fn sgemm(bencher: Bencher<'_, '_>) {
     const N: usize = 1024;

@@ -1,11 +1,11 @@
-//! Jobs about pictures on their way to training: `diffusion-bench pictures FOLDER` does them with FOLDER/pictures and
-//! FOLDER/cache.
+//! The jobs of the loader benchmark: `diffusion-bench pictures FOLDER` runs them with
+//! FOLDER/pictures and FOLDER/cache.
 //!
-//! - `make COUNT`: COUNT made-up PNG files of 64 × 64 pixels, RGB; answers with 0
-//! - `prepare`: pictures a second, decoded, scaled to 32 × 32 and written to an empty cache
-//! - `open`: milliseconds until the set is ready, with a full cache
-//! - `load BATCH`: pictures a second from the cache, in shuffled, mirrored batches, over one pass
-//! - `memory`: as elsewhere
+//! - `make COUNT`: writes COUNT synthetic RGB pictures of 64 × 64 pixels as PNG files; prints 0
+//! - `prepare`: pictures per second, decoded, scaled to 32 × 32 and written to an empty cache
+//! - `open`: milliseconds to open the data set with a full cache
+//! - `load BATCH`: pictures per second from the cache, in shuffled, mirrored batches, over one pass
+//! - `memory`: the peak of the resident set in KiB, 0 if unknown
 
 use std::fs;
 use std::hint::black_box;
@@ -15,13 +15,17 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use candle_core::Device;
-use diffusion_data::{Loader, LoaderConfig, PictureConfig, Prepared, Source, Split, prepare};
+use diffusion_data::{
+    Loader, LoaderConfig, PictureConfig, PreparedDataset, Source, Split, prepare,
+};
 use diffusion_picture::Picture;
 
-/// Side of the files' pictures, and of those that are trained on.
+/// The side of the pictures in the files, in pixels.
 const SIDE: usize = 64;
+/// The side of the prepared pictures, in pixels.
 const SIZE: usize = 32;
 
+/// The folder of the pictures and their cache.
 pub(crate) struct Pictures {
     folder: PathBuf,
 }
@@ -31,9 +35,10 @@ impl Pictures {
         Self { folder: folder.to_owned() }
     }
 
+    /// Runs the job of a line and returns its number.
     pub(crate) fn run(&self, job: &str) -> Result<f64> {
         let (word, number) = job.split_once(' ').unwrap_or((job, ""));
-        let number = || number.parse().with_context(|| format!("`{job}` wants a number"));
+        let number = || number.parse().with_context(|| format!("`{job}` needs a number"));
         match word {
             "make" => self.make(number()?),
             "prepare" => self.prepare(),
@@ -44,25 +49,25 @@ impl Pictures {
             }
             "load" => self.load(number()?),
             "memory" => Ok(super::peak_kib()),
-            _ => bail!("`{job}` is not a job: make, prepare, open, load, memory"),
+            _ => bail!("unknown job `{job}`; known: make, prepare, open, load, memory"),
         }
     }
 
-    /// Files that are there already stay.
+    /// Writes the files that do not exist yet.
     fn make(&self, count: usize) -> Result<f64> {
         for i in 0..count {
-            // Folders of a thousand, which are classes too.
+            // Folders of a thousand files, which are also the classes.
             let path = self.folder.join(format!("pictures/{:03}/{i:06}.png", i / 1000));
             if path.exists() {
                 continue;
             }
-            fs::create_dir_all(path.parent().context("a folder")?)?;
+            fs::create_dir_all(path.parent().context("no parent folder")?)?;
             picture(i).write_png(&path)?;
         }
         Ok(0.0)
     }
 
-    fn prepared(&self) -> Result<Prepared> {
+    fn prepared(&self) -> Result<PreparedDataset> {
         let source = Source::open(&self.folder.join("pictures"), Split::Train)?;
         let cache = self.folder.join("cache");
         let config = PictureConfig::default();
@@ -92,7 +97,7 @@ impl Pictures {
     }
 }
 
-/// Smooth colours with some grain, which PNG packs about as well as drawings.
+/// Smooth colours with some grain, which PNG compresses about as well as drawings.
 fn picture(i: usize) -> Picture {
     let wave = |x: usize, y: usize, c: usize| {
         let phase = (i * (c + 1)) as f32 * 0.37;

@@ -1,15 +1,27 @@
-//! Our side of `cargo xtask bench`: does one job at a time and says how long it took.
+//! The worker process of `cargo xtask bench`: runs jobs of this project and measures their time.
 //!
-//! Reads one job a line, does it once and answers with one number, of milliseconds if nothing else is said:
+//! Reads one job per line from standard input, runs it once and prints one number, in milliseconds
+//! unless stated otherwise:
 //!
-//! - `train BATCH`: a whole step, from the loader to the moving average
+//! - `train BATCH`: a complete training step, from the loader to the moving average
 //! - `forward BATCH`: the network without gradients
 //! - `sample NUM STEPS`: images from noise
 //! - `sgemm`: GFLOP/s of candle's product of two matrices of 1024 × 1024
-//! - `memory`: the peak of the resident set in KiB, 0 where that is not known
-//! - `profile TIMES JOB`: a job on average, and on standard error where its time goes
+//! - `memory`: the peak of the resident set in KiB, 0 if unknown
+//! - `profile TIMES JOB`: the mean time of a job; prints a profile to standard error
 //!
-//! The network is the `mnist` preset's. `RAYON_NUM_THREADS` and `DIFFUSION_KERNELS` are obeyed.
+//! With the arguments `pictures FOLDER`, it runs the jobs of the loader benchmark instead.
+//!
+//! The network is that of the `mnist` preset. `RAYON_NUM_THREADS` sets the number of threads, and
+//! `DIFFUSION_KERNELS` the kernels (for example `avx2` or `slow`).
+//!
+//! This crate does not compare anything: `cargo xtask bench` starts the workers and prints the
+//! tables. `benches/kernels.rs` measures single kernels with `cargo bench -p diffusion-bench`.
+//!
+//! ```sh
+//! cargo build --workspace --bin diffusion-bench
+//! printf 'train 64\ntrain 64\nmemory\n' | target/debug/diffusion-bench
+//! ```
 
 mod loader;
 mod profile;
@@ -22,6 +34,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use candle_core::{Device, Tensor};
+use diffusion_assets::{MNIST_IMAGES, MNIST_LABELS};
 use diffusion_data::{ImageDataset, mnist};
 use diffusion_nn::load_frozen;
 use diffusion_process::{Network, NetworkDenoiser, Threshold, Thresholded};
@@ -29,15 +42,13 @@ use diffusion_sample::{Ddim, SampleRequest, sample};
 use diffusion_schedule::{SamplingPlan, SigmaSpacing, TimestepSpacing};
 use diffusion_train::{TrainConfig, Trainer};
 
-/// As in the program.
+/// The allocator of the program `diffusion`.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-const IMAGES: &[u8] = include_bytes!("../../assets/mnist/train-10k-images-idx3-ubyte.gz");
-const LABELS: &[u8] = include_bytes!("../../assets/mnist/train-10k-labels-idx1-ubyte.gz");
 const SHAPE: [usize; 3] = [1, 28, 28];
 
-/// The jobs, each set up when it is first asked for.
+/// The state of the jobs. Trainers and the network are created at their first use.
 struct Bench<'a> {
     dataset: &'a ImageDataset,
     config: TrainConfig,
@@ -53,8 +64,8 @@ impl Bench<'_> {
     fn run(&mut self, job: &str) -> Result<f64> {
         let words: Vec<&str> = job.split_whitespace().collect();
         let number = |i: usize| -> Result<usize> {
-            let word = words.get(i).with_context(|| format!("`{job}` wants another number"))?;
-            word.parse().with_context(|| format!("`{word}` in `{job}`"))
+            let word = words.get(i).with_context(|| format!("`{job}` needs another number"))?;
+            word.parse().with_context(|| format!("expected a number, got `{word}` in `{job}`"))
         };
         match words.first() {
             Some(&"train") => self.train(number(1)?),
@@ -63,22 +74,25 @@ impl Bench<'_> {
             Some(&"sgemm") => sgemm(),
             Some(&"memory") => Ok(peak_kib()),
             Some(&"profile") => self.profile(number(1)?, &words[2..].join(" ")),
-            _ => bail!("`{job}` is not a job: train, forward, sample, sgemm, memory, profile"),
+            _ => {
+                bail!("unknown job `{job}`; known: train, forward, sample, sgemm, memory, profile")
+            }
         }
     }
 
-    /// A whole step: batch, noise, forward, backward, clipping, AdamW, EMA.
+    /// A complete step: batch, noise, forward, backward, clipping, AdamW, EMA.
     fn train(&mut self, batch: usize) -> Result<f64> {
         if !self.trainers.contains_key(&batch) {
             let config = TrainConfig { batch_size: batch, ..self.config.clone() };
             self.trainers.insert(batch, config.trainer(self.dataset, &Device::Cpu)?);
         }
-        let trainer = self.trainers.get_mut(&batch).context("a trainer for each batch size")?;
+        let trainer = self.trainers.get_mut(&batch).context("no trainer for the batch size")?;
         let begin = Instant::now();
         trainer.step()?;
         Ok(milliseconds(begin))
     }
 
+    /// The mean time of a job, after one run to fill the caches.
     fn profile(&mut self, times: usize, job: &str) -> Result<f64> {
         self.run(job)?;
         let (total, shares) = profile::profile(|| {
@@ -94,6 +108,7 @@ impl Bench<'_> {
         Ok(each)
     }
 
+    /// The network with initial weights, for jobs without gradients.
     fn network(&mut self) -> Result<&(dyn Network + Send + Sync)> {
         if self.frozen.is_none() {
             let trainer = self.config.trainer(self.dataset, &Device::Cpu)?;
@@ -101,7 +116,7 @@ impl Bench<'_> {
             let network = &trainer.description().network;
             self.frozen = Some(load_frozen(tensors, &Device::Cpu, |vb| network.build(vb))?);
         }
-        self.frozen.as_deref().context("a network")
+        self.frozen.as_deref().context("no network")
     }
 
     fn forward(&mut self, batch: usize) -> Result<f64> {
@@ -137,7 +152,7 @@ impl Bench<'_> {
     }
 }
 
-/// The machine's limit, so far as candle's product reaches it.
+/// GFLOP/s of candle's matrix product, an estimate of the machine's limit.
 fn sgemm() -> Result<f64> {
     const N: usize = 1024;
     const TIMES: usize = 8;
@@ -151,7 +166,7 @@ fn sgemm() -> Result<f64> {
     Ok((TIMES * 2 * N.pow(3)) as f64 / begin.elapsed().as_secs_f64() / 1e9)
 }
 
-/// The peak of the resident set, from Linux' /proc.
+/// The peak of the resident set in KiB, from Linux's /proc; 0 on other systems.
 fn peak_kib() -> f64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
@@ -169,9 +184,9 @@ fn main() -> Result<()> {
         }
         return Ok(());
     }
-    let dataset = mnist::from_bytes(IMAGES, LABELS)?;
+    let dataset = mnist::from_bytes(MNIST_IMAGES, MNIST_LABELS)?;
     let mut config = TrainConfig::preset("mnist")?;
-    // PyTorch's twin has AdamW for all parameters.
+    // pytorch.py uses AdamW for all parameters.
     config.optimizer.muon = false;
     let mut bench = Bench { dataset: &dataset, config, trainers: HashMap::new(), frozen: None };
     for line in std::io::stdin().lock().lines() {

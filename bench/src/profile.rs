@@ -1,4 +1,4 @@
-//! Where the time of a few calls goes: the spans that the crates enter, summed up.
+//! A profile of a few calls: the times of the crates' tracing spans, summed by name and fields.
 
 use std::collections::HashMap;
 use std::fmt::{Debug, Write};
@@ -11,19 +11,19 @@ use tracing::{Subscriber, subscriber};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::registry::{LookupSpan, Registry};
 
-/// Calls and time of a kind of span, without the spans inside it.
+/// Number of calls and total time of one label, without the time of inner spans.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Share {
     pub calls: usize,
     pub time: Duration,
 }
 
-/// Runs `f` and says how long it was in which span, the longest first.
+/// Runs `f` and returns its result and the time in each span, the longest first.
 pub(crate) fn profile<R>(f: impl FnOnce() -> R) -> (R, Vec<(String, Share)>) {
-    // For all threads: networks run on those of the kernels.
+    // The subscriber is global, because networks run on the threads of the kernels.
     static TIMES: LazyLock<Times> = LazyLock::new(|| {
         let times = Times::default();
-        // Only this program could have set another one.
+        // No other subscriber is set in this program.
         subscriber::set_global_default(Registry::default().with(times.clone()))
             .expect("the only subscriber");
         times
@@ -36,13 +36,14 @@ pub(crate) fn profile<R>(f: impl FnOnce() -> R) -> (R, Vec<(String, Share)>) {
     (result, shares)
 }
 
+/// The layer that measures the spans.
 #[derive(Clone, Default)]
 struct Times(Arc<Mutex<State>>);
 
 #[derive(Default)]
 struct State {
     shares: HashMap<String, Share>,
-    /// The spans that have been entered and not left: when, and how long their inner spans took.
+    /// The spans that are open: their start, and the time of their inner spans.
     open: Vec<(Instant, Duration)>,
 }
 
@@ -52,7 +53,7 @@ impl Times {
     }
 }
 
-/// A span's name and fields.
+/// The name and the fields of a span.
 struct Label(String);
 
 impl Visit for Label {
@@ -78,16 +79,16 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Times {
     fn on_exit(&self, id: &Id, context: Context<'_, S>) {
         let mut state = self.lock();
         let Some((begin, inside)) = state.open.pop() else { return };
-        let whole = begin.elapsed();
+        let total = begin.elapsed();
         if let Some((_, inside)) = state.open.last_mut() {
-            *inside += whole;
+            *inside += total;
         }
         if let Some(label) =
             context.span(id).and_then(|span| Some(span.extensions().get::<Label>()?.0.clone()))
         {
             let share = state.shares.entry(label).or_default();
             share.calls += 1;
-            share.time += whole.saturating_sub(inside);
+            share.time += total.saturating_sub(inside);
         }
     }
 }

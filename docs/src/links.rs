@@ -9,18 +9,21 @@ use walkdir::WalkDir;
 use crate::page::Page;
 use crate::tour::Problem;
 
-/// Endings of files that a path in code, like `crates/a/src/b.rs`, may name.
-const NAMED: [&str; 6] = [".rs", ".toml", ".md", ".png", ".svg", ".py"];
+/// The endings of paths in code that are checked, such as `crates/a/src/b.rs`.
+const PATH_ENDINGS: [&str; 6] = [".rs", ".toml", ".md", ".png", ".svg", ".py"];
 
-/// Follows every link in the Markdown files of the repository at `root` that leads into it: the file must exist, the heading too,
-/// and the line of `file.rs#L12` must hold the code that is the link's text. Paths of several parts that stand as code must
-/// exist. With `mend`, numbers of lines are set right where the code stands elsewhere in the file.
+/// Checks every link within the repository at `root` in its Markdown files.
+///
+/// The linked file and heading must exist, and the line of a target `file.rs#L12` must contain the
+/// code that is the link's text. Paths in code, such as `crates/a/src/b.rs`, must exist too. Links
+/// to web pages are not checked. With `fix`, a wrong line number is corrected in the file if the
+/// code is on another line.
 ///
 /// # Errors
-/// What the system refuses.
-pub fn check_links(root: &Path, mend: bool) -> Result<Vec<Problem>> {
+/// If a Markdown file or a linked text file cannot be read, or a corrected file cannot be written.
+pub fn check_links(root: &Path, fix: bool) -> Result<Vec<Problem>> {
     let mut problems = Vec::new();
-    for path in markdown(root) {
+    for path in markdown_files(root) {
         let page = Page::read(&path)?;
         let folder = path.parent().unwrap_or(root);
         let mut text = page.lines.join("\n") + "\n";
@@ -29,59 +32,60 @@ pub fn check_links(root: &Path, mend: bool) -> Result<Vec<Problem>> {
                 continue;
             }
             match check_link(&path, folder, &name, &target)? {
-                Finding::Fine => {}
-                Finding::Elsewhere(right) if mend => {
+                LinkState::Valid => {}
+                LinkState::Moved(right) if fix => {
                     text =
                         text.replace(&format!("[{name}]({target})"), &format!("[{name}]({right})"));
                 }
-                Finding::Elsewhere(right) => {
-                    let what = format!("{name} no longer stands at {target}; it is at {right}");
+                LinkState::Moved(right) => {
+                    let what = format!("{name} is not at {target}; the right target is {right}");
                     problems.push(Problem { page: path.clone(), line: line + 1, what });
                 }
-                Finding::Broken(what) => {
-                    problems.push(Problem { page: path.clone(), line: line + 1, what })
+                LinkState::Broken(what) => {
+                    problems.push(Problem { page: path.clone(), line: line + 1, what });
                 }
             }
         }
         for (line, prose) in &page.prose {
             for code in prose.split('`').skip(1).step_by(2).filter(|code| is_path(code)) {
                 if !root.join(code).exists() && !folder.join(code).exists() {
-                    let what = format!("there is no {code}");
+                    let what = format!("{code} does not exist");
                     problems.push(Problem { page: path.clone(), line: line + 1, what });
                 }
             }
         }
-        if mend && text != page.lines.join("\n") + "\n" {
+        if fix && text != page.lines.join("\n") + "\n" {
             fs::write(&path, text)?;
         }
     }
     Ok(problems)
 }
 
-fn markdown(root: &Path) -> Vec<PathBuf> {
-    let hidden = |name: &str| name.starts_with('.') || ["target", "runs", "data"].contains(&name);
+fn markdown_files(root: &Path) -> Vec<PathBuf> {
+    let skipped = |name: &str| name.starts_with('.') || ["target", "runs", "data"].contains(&name);
     let walk = WalkDir::new(root).sort_by_file_name().into_iter();
-    walk.filter_entry(|entry| entry.depth() == 0 || !hidden(&entry.file_name().to_string_lossy()))
+    walk.filter_entry(|entry| entry.depth() == 0 || !skipped(&entry.file_name().to_string_lossy()))
         .filter_map(|entry| Some(entry.ok()?.into_path()))
         .filter(|path| path.extension().is_some_and(|ending| ending == "md"))
         .collect()
 }
 
-enum Finding {
-    Fine,
-    /// The target that would be right.
-    Elsewhere(String),
+enum LinkState {
+    Valid,
+    /// The code is on another line; the right target.
+    Moved(String),
+    /// What is wrong.
     Broken(String),
 }
 
-fn check_link(page: &Path, folder: &Path, name: &str, target: &str) -> Result<Finding> {
+fn check_link(page: &Path, folder: &Path, name: &str, target: &str) -> Result<LinkState> {
     let (file, place) = target.split_once('#').unwrap_or((target, ""));
     let path = if file.is_empty() { page.to_owned() } else { folder.join(file) };
     if !path.exists() {
-        return Ok(Finding::Broken(format!("{target} does not exist")));
+        return Ok(LinkState::Broken(format!("{target} does not exist")));
     }
     if place.is_empty() {
-        return Ok(Finding::Fine);
+        return Ok(LinkState::Valid);
     }
     let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
     let Some(line) = place.strip_prefix('L').and_then(|number| number.parse::<usize>().ok()) else {
@@ -90,38 +94,38 @@ fn check_link(page: &Path, folder: &Path, name: &str, target: &str) -> Result<Fi
             .filter(|line| line.starts_with('#'))
             .any(|heading| anchor(heading) == place);
         return Ok(if found {
-            Finding::Fine
+            LinkState::Valid
         } else {
-            Finding::Broken(format!("{target} has no such heading"))
+            LinkState::Broken(format!("{target} has no such heading"))
         });
     };
     let code = name.trim_matches('`');
-    let holds = |line: &str| line.contains(code);
-    if line > 0 && text.lines().nth(line - 1).is_some_and(holds) {
-        return Ok(Finding::Fine);
+    let contains_code = |line: &str| line.contains(code);
+    if line > 0 && text.lines().nth(line - 1).is_some_and(contains_code) {
+        return Ok(LinkState::Valid);
     }
-    Ok(match text.lines().position(holds) {
-        Some(at) => Finding::Elsewhere(format!("{file}#L{}", at + 1)),
-        None => Finding::Broken(format!("`{code}` does not stand in {file}")),
+    Ok(match text.lines().position(contains_code) {
+        Some(at) => LinkState::Moved(format!("{file}#L{}", at + 1)),
+        None => LinkState::Broken(format!("{file} does not contain `{code}`")),
     })
 }
 
-/// A heading as browsers of repositories name it.
+/// The anchor of a heading, as code hosting sites such as GitHub form it.
 fn anchor(heading: &str) -> String {
-    let kept = heading.trim_start_matches('#').trim().to_lowercase();
-    kept.chars()
+    let text = heading.trim_start_matches('#').trim().to_lowercase();
+    text.chars()
         .filter(|c| c.is_alphanumeric() || " -_".contains(*c))
         .map(|c| if c == ' ' { '-' } else { c })
         .collect()
 }
 
-/// Whether code is a path in this repository, and no pattern or example of one.
+/// Whether `code` is a path in this repository and not a pattern.
 fn is_path(code: &str) -> bool {
     let plain = code.chars().all(|c| c.is_ascii_alphanumeric() || "/._-".contains(c));
-    let rooms = ["crates/", "docs/", "xtask/", "tests/", "bench/", "assets/"];
+    let folders = ["crates/", "docs/", "xtask/", "tests/", "bench/", "assets/"];
     plain
-        && rooms.iter().any(|room| code.starts_with(room))
-        && NAMED.iter().any(|ending| code.ends_with(ending))
+        && folders.iter().any(|folder| code.starts_with(folder))
+        && PATH_ENDINGS.iter().any(|ending| code.ends_with(ending))
 }
 
 #[cfg(test)]
@@ -129,7 +133,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn broken_links_are_found_and_moved_lines_are_mended() {
+    fn broken_links_are_found_and_moved_lines_are_corrected() {
         let root = tempfile::tempdir().unwrap();
         let write = |name: &str, text: &str| {
             let path = root.path().join(name);
@@ -147,11 +151,11 @@ mod tests {
         assert_eq!(
             whats,
             [
-                "`fn two` no longer stands at ../crates/a.rs#L1; it is at ../crates/a.rs#L2",
+                "`fn two` is not at ../crates/a.rs#L1; the right target is ../crates/a.rs#L2",
                 "none.md does not exist",
                 "#nowhere has no such heading",
-                "`gone` does not stand in ../crates/a.rs",
-                "there is no crates/b.rs",
+                "../crates/a.rs does not contain `gone`",
+                "crates/b.rs does not exist",
             ]
         );
         assert_eq!(check_links(root.path(), true).unwrap().len(), 4);

@@ -1,33 +1,33 @@
-//! A chapter, taken apart.
+//! Parses a chapter: commands with their output, prose, links and numbers.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-/// A command and what is said to come of it.
+/// A command and its printed output.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Shown {
-    /// The line of the command, counted from 0.
+pub(crate) struct PrintedCommand {
+    /// The line of the command in the page, counted from 0.
     pub(crate) line: usize,
-    /// What follows `$ diffusion `.
+    /// The text after `$ diffusion `.
     pub(crate) arguments: String,
-    /// The lines below it.
+    /// The lines below the command.
     pub(crate) output: Vec<String>,
-    /// By which share its decimals may differ: `console 10%` says so.
+    /// The share by which decimals of the output may differ: 0.1 for `console 10%`.
     pub(crate) tolerance: f64,
 }
 
-/// A chapter.
+/// A Markdown page.
 #[derive(Clone, Debug)]
 pub(crate) struct Page {
     pub(crate) path: PathBuf,
     pub(crate) lines: Vec<String>,
-    pub(crate) commands: Vec<Shown>,
-    /// Lines outside of all fenced blocks, with their numbers from 0.
+    pub(crate) commands: Vec<PrintedCommand>,
+    /// The lines outside fenced blocks, with their numbers counted from 0.
     pub(crate) prose: Vec<(usize, String)>,
 }
 
-/// What a command begins with.
+/// The beginning of a line with a command.
 const PROMPT: &str = "$ diffusion ";
 
 impl Page {
@@ -38,7 +38,7 @@ impl Page {
 
     fn parse(path: &Path, text: &str) -> Self {
         let lines: Vec<String> = text.lines().map(str::to_owned).collect();
-        let (mut commands, mut prose) = (Vec::<Shown>::new(), Vec::new());
+        let (mut commands, mut prose) = (Vec::<PrintedCommand>::new(), Vec::new());
         let mut fence: Option<Option<f64>> = None;
         for (number, line) in lines.iter().enumerate() {
             match (fence, line.strip_prefix("```")) {
@@ -49,7 +49,7 @@ impl Page {
                 (Some(Some(tolerance)), None) => match line.strip_prefix(PROMPT) {
                     Some(arguments) => {
                         let arguments = arguments.trim().to_owned();
-                        commands.push(Shown {
+                        commands.push(PrintedCommand {
                             line: number,
                             arguments,
                             output: Vec::new(),
@@ -57,8 +57,8 @@ impl Page {
                         });
                     }
                     None => {
-                        if let Some(shown) = commands.last_mut() {
-                            shown.output.push(line.clone());
+                        if let Some(command) = commands.last_mut() {
+                            command.output.push(line.clone());
                         }
                     }
                 },
@@ -67,21 +67,21 @@ impl Page {
         Self { path: path.to_owned(), lines, commands, prose }
     }
 
-    /// The text with other outputs below the commands.
+    /// The text of the page with `outputs`, one per command, as the printed output.
     pub(crate) fn with_outputs(&self, outputs: &[Vec<String>]) -> String {
         let mut lines = self.lines.clone();
-        for (shown, output) in self.commands.iter().zip(outputs).rev() {
-            let first = shown.line + 1;
-            lines.splice(first..first + shown.output.len(), output.iter().cloned());
+        for (command, output) in self.commands.iter().zip(outputs).rev() {
+            let first = command.line + 1;
+            lines.splice(first..first + command.output.len(), output.iter().cloned());
         }
         lines.join("\n") + "\n"
     }
 
-    /// Links and pictures in the prose: (line, text, target).
+    /// The links and pictures in the prose: line counted from 0, text and target.
     pub(crate) fn links(&self) -> Vec<(usize, String, String)> {
         let mut links = Vec::new();
         for (number, line) in &self.prose {
-            for (before, target) in around_links(line).0 {
+            for (before, target) in split_at_targets(line).0 {
                 let text = before.rfind('[').map_or("", |open| &before[open + 1..]);
                 links.push((*number, text.to_owned(), target.to_owned()));
             }
@@ -89,13 +89,16 @@ impl Page {
         links
     }
 
-    /// Numbers in the prose, outside of code, of the targets of links and of quoted lines, where formulas stand: decimals, and whole
-    /// ones of three digits or more that are no years. (line, number as it is written).
+    /// The numbers in the prose that an output must contain: the line counted from 0, and the
+    /// number as text.
+    ///
+    /// These are decimals, and whole numbers of at least three digits that are not years. Code,
+    /// targets of links and quoted lines, which hold the formulas, are left out.
     pub(crate) fn numbers(&self) -> Vec<(usize, String)> {
         let mut numbers = Vec::new();
         for (number, line) in self.prose.iter().filter(|(_, line)| !line.starts_with('>')) {
             let without_code: String = line.split('`').step_by(2).collect::<Vec<_>>().join(" ");
-            let (links, rest) = around_links(&without_code);
+            let (links, rest) = split_at_targets(&without_code);
             let text: Vec<&str> =
                 links.into_iter().map(|(before, _)| before).chain([rest]).collect();
             let text = text.join(" ");
@@ -103,34 +106,36 @@ impl Page {
                 .split(|c: char| !(c.is_ascii_digit() || c == '.'))
                 .map(|word| word.trim_matches('.'));
             numbers.extend(
-                words.filter(|word| is_quoted(word)).map(|word| (*number, word.to_owned())),
+                words.filter(|word| looks_measured(word)).map(|word| (*number, word.to_owned())),
             );
         }
         numbers
     }
 }
 
-/// A line taken apart at the targets of its links: what stands before each target, and the target; and what stands after the last.
-fn around_links(line: &str) -> (Vec<(&str, &str)>, &str) {
+/// Splits a line at the targets of its links: the text before each target with the target, and the
+/// rest after the last one.
+fn split_at_targets(line: &str) -> (Vec<(&str, &str)>, &str) {
     let mut links = Vec::new();
     let mut rest = line;
     while let Some((before, after)) = rest.split_once("](") {
-        let Some((target, others)) = after.split_once(')') else { return (links, before) };
+        let Some((target, remaining)) = after.split_once(')') else { return (links, before) };
         links.push((before, target));
-        rest = others;
+        rest = remaining;
     }
     (links, rest)
 }
 
-/// The tolerance of a fenced block of this kind: `console` has none, `console 10%` a tenth. None: no block of commands.
+/// The tolerance of a fenced block: 0 for `console`, 0.1 for `console 10%`. `None` if the block has
+/// no commands.
 fn tolerance(kind: &str) -> Option<f64> {
     let rest = kind.strip_prefix("console")?.trim();
     let percent = if rest.is_empty() { "0" } else { rest.strip_suffix('%')? };
     percent.parse::<f64>().ok().map(|percent| percent / 100.0)
 }
 
-/// Whether a number looks like one that was measured.
-fn is_quoted(word: &str) -> bool {
+/// Whether a number looks measured: a decimal, or a whole number from 100 on that is not a year.
+fn looks_measured(word: &str) -> bool {
     match word.split_once('.') {
         Some((_, decimals)) => !decimals.contains('.'),
         None => {
@@ -148,7 +153,7 @@ mod tests {
                         ```console\n$ diffusion one --two\nfirst 0.132\n$ diffusion three\n```\n![A picture](p/x.png)\n";
 
     #[test]
-    fn commands_links_and_numbers_are_told_apart() {
+    fn commands_links_and_numbers_are_parsed() {
         let page = Page::parse(Path::new("a.md"), TEXT);
         let commands: Vec<_> =
             page.commands.iter().map(|c| (c.line, c.arguments.as_str(), c.output.len())).collect();

@@ -1,4 +1,4 @@
-//! Where the figures of a page come from.
+//! Checks that measured figures state where they come from.
 
 use std::path::Path;
 
@@ -7,24 +7,26 @@ use anyhow::Result;
 use crate::page::Page;
 use crate::tour::Problem;
 
-/// Pages whose figures no test makes anew.
+/// The pages whose figures no test reproduces.
 const PAGES: [&str; 3] = ["README.md", "docs/recipe.md", "docs/control.md"];
 
-/// Checks that each table of figures and each chart in the README, docs/recipe.md and
-/// docs/control.md of the repository at `root` is followed by a paragraph "Record of DATE, MACHINE,
-/// COMMAND" with the command as code. The date is written as 2026-11-27.
+/// Checks that measured figures state their date, machine and command.
+///
+/// In README.md, docs/recipe.md and docs/control.md of the repository at `root`, a paragraph that
+/// begins with "Record of DATE, MACHINE, COMMAND" must follow each table of figures and each chart.
+/// The date is written as 2026-11-27 and the command as code.
 ///
 /// # Errors
-/// A page that cannot be read.
+/// If a page cannot be read.
 pub fn check_records(root: &Path) -> Result<Vec<Problem>> {
     let mut problems = Vec::new();
     for page in PAGES {
-        problems.extend(unmarked(&Page::read(&root.join(page))?));
+        problems.extend(missing_records(&Page::read(&root.join(page))?));
     }
     Ok(problems)
 }
 
-fn unmarked(page: &Page) -> Vec<Problem> {
+fn missing_records(page: &Page) -> Vec<Problem> {
     let mut problems = Vec::new();
     for (at, (line, text)) in page.prose.iter().enumerate() {
         let next = page.prose.get(at + 1).map_or("", |(_, text)| text);
@@ -39,7 +41,9 @@ fn unmarked(page: &Page) -> Vec<Problem> {
             continue;
         };
         if !is_record(&paragraph_after(&page.prose[at + 1..])) {
-            let what = format!("{what}; below it, `Record of DATE, MACHINE, COMMAND` is expected");
+            let what = format!(
+                "{what}; the paragraph below it must begin with `Record of DATE, MACHINE, COMMAND`"
+            );
             problems.push(Problem { page: page.path.clone(), line: line + 1, what });
         }
     }
@@ -50,7 +54,7 @@ fn is_row(line: &str) -> bool {
     line.starts_with('|')
 }
 
-/// The rows of the table that ends `lines`, without its head.
+/// The rows of the table at the end of `lines`, without its head.
 fn table_to(lines: &[(usize, String)]) -> Vec<&str> {
     let rows = lines.iter().rev().map(|(_, line)| line.as_str()).take_while(|line| is_row(line));
     let mut rows: Vec<&str> = rows.collect();
@@ -67,7 +71,7 @@ fn has_figures(rows: &[&str]) -> bool {
     rows.iter().any(|row| row.split('|').skip(2).any(begins_with_number))
 }
 
-/// The first paragraph of `lines` as one line.
+/// The first paragraph of `lines`, as one line.
 fn paragraph_after(lines: &[(usize, String)]) -> String {
     let lines = lines.iter().map(|(_, line)| line.trim()).skip_while(|line| line.is_empty());
     lines.take_while(|line| !line.is_empty()).collect::<Vec<_>>().join(" ")
@@ -93,7 +97,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("page.md");
         std::fs::write(&path, text).unwrap();
-        unmarked(&Page::read(&path).unwrap()).into_iter().map(|problem| problem.line).collect()
+        missing_records(&Page::read(&path).unwrap())
+            .into_iter()
+            .map(|problem| problem.line)
+            .collect()
     }
 
     #[test]
@@ -119,13 +126,13 @@ mod tests {
     }
 
     #[test]
-    fn tables_of_words_need_none() {
+    fn tables_without_figures_need_no_record() {
         let words = "| key | values |\n|---|---|\n| `a` | `0.1`, or the 35.7 M-parameter network |\n| 200 | many |\n";
         assert!(lines_of_problems(words).is_empty());
     }
 
     #[test]
-    fn every_figure_of_this_repository_has_its_record() {
+    fn every_figure_of_this_repository_has_a_record() {
         let problems = check_records(&Path::new(env!("CARGO_MANIFEST_DIR")).join("..")).unwrap();
         let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
         assert!(problems.is_empty(), "{}", problems.join("\n"));

@@ -1,4 +1,4 @@
-//! Following the tour from the first command to the last.
+//! Runs all commands of the tour and compares their results with the printed ones.
 
 use std::fmt;
 use std::fs;
@@ -7,25 +7,25 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use crate::page::{Page, Shown};
+use crate::page::{Page, PrintedCommand};
 
-/// What to do about what has changed.
+/// What [`run_tour`] does about differences.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
-    /// Report it.
+    /// Reports them.
     Check,
-    /// Report it, and copy the pictures that the commands draw into the tour.
+    /// Reports differences of the output, and replaces the pictures by those of the commands.
     Redraw,
-    /// Put the new output and pictures into the chapters.
+    /// As [`Redraw`](Self::Redraw), and replaces the printed output, except output with a line `…`.
     Accept,
 }
 
-/// Something that the tour says and that is not so.
+/// A place where a page differs from the program or the repository.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
-    /// The page.
+    /// The path of the page, or of an unused picture.
     pub page: PathBuf,
-    /// Counted from 1.
+    /// The line, counted from 1.
     pub line: usize,
     /// What is wrong.
     pub what: String,
@@ -37,37 +37,45 @@ impl fmt::Display for Problem {
     }
 }
 
-/// The folder of the pictures, beside the chapters.
+/// The folder of the pictures, next to the chapters.
 const PICTURES: &str = "pictures";
-/// Stands for any lines.
-const ANY: &str = "…";
+/// A line that stands for any number of lines.
+const ANY_LINES: &str = "…";
 
-/// Runs every command of the chapters in `docs`, in the order of their names, in a folder of their own with the program at
-/// `program`; returns what is not as it is printed.
+/// Runs every command of the chapters in the folder `docs` with the program at `program`, and
+/// returns the differences from the printed output and pictures.
+///
+/// Chapters are the Markdown files whose names begin with a digit, in the order of their names. All
+/// commands run in one temporary folder.
 ///
 /// # Errors
-/// A command that fails; what the system refuses.
-pub fn follow(docs: &Path, program: &Path, mode: Mode) -> Result<Vec<Problem>> {
-    let place = tempfile::tempdir()?;
+/// - If a command cannot be started or fails.
+/// - If a chapter or a picture cannot be read or written.
+pub fn run_tour(docs: &Path, program: &Path, mode: Mode) -> Result<Vec<Problem>> {
+    let work = tempfile::tempdir()?;
     let mut problems = Vec::new();
     let chapters = chapters(docs)?;
     for page in &chapters {
         let mut outputs = Vec::new();
-        for shown in &page.commands {
-            let actual = run(program, shown, page, place.path())?;
-            if !agree(&shown.output, &actual, shown.tolerance) {
-                let problem = format!("`{}` now says:\n{}", shown.arguments, actual.join("\n"));
-                problems.push(problem_at(page, shown.line, problem));
+        for command in &page.commands {
+            let actual = run(program, command, page, work.path())?;
+            if !outputs_match(&command.output, &actual, command.tolerance) {
+                let problem = format!(
+                    "the output of `diffusion {}` has changed; it is now:\n{}",
+                    command.arguments,
+                    actual.join("\n")
+                );
+                problems.push(problem_at(page, command.line, problem));
             }
-            let keep = shown.output.iter().any(|line| line == ANY);
-            outputs.push(if keep { shown.output.clone() } else { actual });
+            let has_ellipsis = command.output.iter().any(|line| line == ANY_LINES);
+            outputs.push(if has_ellipsis { command.output.clone() } else { actual });
         }
         problems.extend(unsupported_numbers(page, &outputs));
         for (line, _, target) in page.links() {
             if let Some(name) = target.strip_prefix("pictures/") {
-                let (drawn, kept) = (place.path().join(name), docs.join(PICTURES).join(name));
+                let (new, old) = (work.path().join(name), docs.join(PICTURES).join(name));
                 problems.extend(
-                    picture_problem(&drawn, &kept, mode)?.map(|what| problem_at(page, line, what)),
+                    picture_problem(&new, &old, mode)?.map(|what| problem_at(page, line, what)),
                 );
             }
         }
@@ -75,7 +83,7 @@ pub fn follow(docs: &Path, program: &Path, mode: Mode) -> Result<Vec<Problem>> {
             fs::write(&page.path, page.with_outputs(&outputs))?;
         }
     }
-    problems.extend(strangers(docs, &chapters)?);
+    problems.extend(unused_pictures(docs, &chapters)?);
     Ok(problems)
 }
 
@@ -95,13 +103,13 @@ fn problem_at(page: &Page, line: usize, what: String) -> Problem {
     Problem { page: page.path.clone(), line: line + 1, what }
 }
 
-/// The lines on standard output.
-fn run(program: &Path, shown: &Shown, page: &Page, place: &Path) -> Result<Vec<String>> {
+/// Runs a command in the folder `work` and returns the lines of its standard output.
+fn run(program: &Path, command: &PrintedCommand, page: &Page, work: &Path) -> Result<Vec<String>> {
     let output = Command::new(program)
-        .args(shown.arguments.split_whitespace())
-        .current_dir(place)
+        .args(command.arguments.split_whitespace())
+        .current_dir(work)
         .env("CI", "true")
-        .env("DIFFUSION_CACHE", place.join("cache"))
+        .env("DIFFUSION_CACHE", work.join("cache"))
         .env_remove("CARGO_MANIFEST_DIR")
         .output()
         .with_context(|| format!("cannot start {}", program.display()))?;
@@ -109,8 +117,8 @@ fn run(program: &Path, shown: &Shown, page: &Page, place: &Path) -> Result<Vec<S
         bail!(
             "{}:{}: `diffusion {}` failed:\n{}",
             page.path.display(),
-            shown.line + 1,
-            shown.arguments,
+            command.line + 1,
+            command.arguments,
             String::from_utf8_lossy(&output.stderr)
         );
     }
@@ -120,28 +128,28 @@ fn run(program: &Path, shown: &Shown, page: &Page, place: &Path) -> Result<Vec<S
         .collect())
 }
 
-/// Whether output is what was printed, [`ANY`] standing for any lines.
-fn agree(printed: &[String], actual: &[String], tolerance: f64) -> bool {
+/// Whether the actual output matches the printed one, where [`ANY_LINES`] matches any lines.
+fn outputs_match(printed: &[String], actual: &[String], tolerance: f64) -> bool {
     match printed.split_first() {
         None => actual.is_empty(),
-        Some((first, rest)) if first == ANY => {
-            (0..=actual.len()).any(|skip| agree(rest, &actual[skip..], tolerance))
+        Some((first, rest)) if first == ANY_LINES => {
+            (0..=actual.len()).any(|skip| outputs_match(rest, &actual[skip..], tolerance))
         }
         Some((first, rest)) => actual.split_first().is_some_and(|(line, others)| {
-            same(first, line, tolerance) && agree(rest, others, tolerance)
+            lines_match(first, line, tolerance) && outputs_match(rest, others, tolerance)
         }),
     }
 }
 
-/// Whether two lines say the same: word for word, but for decimals, which may differ a little.
-fn same(printed: &str, actual: &str, tolerance: f64) -> bool {
+/// Whether two lines have equal words, except that decimals may differ a little.
+fn lines_match(printed: &str, actual: &str, tolerance: f64) -> bool {
     let words = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
     let (printed, actual) = (words(printed), words(actual));
     printed.len() == actual.len()
-        && printed.iter().zip(&actual).all(|(a, b)| a == b || near(a, b, tolerance))
+        && printed.iter().zip(&actual).all(|(a, b)| a == b || decimals_match(a, b, tolerance))
 }
 
-/// The number that a word is, without what stands around it, and one unit of its last digit.
+/// The value of a number without its punctuation, and one unit of its last digit.
 fn number(word: &str) -> Option<(f64, f64)> {
     let word = word.trim_matches(|c: char| ",;()".contains(c)).replace(',', "");
     let value: f64 = word.parse().ok().filter(|value: &f64| value.is_finite())?;
@@ -150,9 +158,9 @@ fn number(word: &str) -> Option<(f64, f64)> {
     Some((value, 10f64.powi(power.parse::<i32>().ok()? - i32::try_from(decimals).ok()?)))
 }
 
-/// Whether two decimals are one but for their last digit, or by `tolerance` of the one that is printed. Whole numbers are counts, and
-/// never near.
-fn near(printed: &str, actual: &str, tolerance: f64) -> bool {
+/// Whether two decimals differ by at most one unit of the last digit, or by the share `tolerance`
+/// of the printed one. Whole numbers are counts and must be equal.
+fn decimals_match(printed: &str, actual: &str, tolerance: f64) -> bool {
     match (number(printed), number(actual)) {
         (Some((a, unit)), Some((b, _))) if printed.contains('.') => {
             (a - b).abs() <= (tolerance * a.abs()).max(1.001 * unit)
@@ -161,12 +169,12 @@ fn near(printed: &str, actual: &str, tolerance: f64) -> bool {
     }
 }
 
-/// Numbers of the prose that no output and no command of the page has, rounded or not.
+/// The numbers in the prose that are in no output and no command of the page, rounded or not.
 fn unsupported_numbers(page: &Page, outputs: &[Vec<String>]) -> Vec<Problem> {
     let known: Vec<f64> = outputs
         .iter()
         .flatten()
-        .chain(page.commands.iter().map(|shown| &shown.arguments))
+        .chain(page.commands.iter().map(|command| &command.arguments))
         .flat_map(|line| line.split([' ', ',']))
         .filter_map(|word| number(word).map(|(value, _)| value.abs()))
         .collect();
@@ -178,51 +186,53 @@ fn unsupported_numbers(page: &Page, outputs: &[Vec<String>]) -> Vec<Problem> {
     let unsupported = page.numbers().into_iter().filter(|(_, text)| !supported(text));
     unsupported
         .map(|(line, text)| {
-            problem_at(page, line, format!("{text} stands in no output or command of this chapter"))
+            problem_at(page, line, format!("{text} is in no output and no command of this chapter"))
         })
         .collect()
 }
 
-/// A picture of the tour must be one that its commands draw, of the same size.
-fn picture_problem(drawn: &Path, kept: &Path, mode: Mode) -> Result<Option<String>> {
-    let name = kept.file_name().unwrap_or_default().to_string_lossy();
-    let Ok(new) = fs::read(drawn) else {
-        return Ok(Some(format!("no command before it draws {name}")));
+/// Checks that a command wrote the picture `new`, and that `old`, the copy in the tour, has the
+/// same size. Except with [`Mode::Check`], `new` replaces `old`.
+fn picture_problem(new: &Path, old: &Path, mode: Mode) -> Result<Option<String>> {
+    let name = old.file_name().unwrap_or_default().to_string_lossy();
+    let Ok(new_bytes) = fs::read(new) else {
+        return Ok(Some(format!("no command of this or an earlier chapter writes {name}")));
     };
     if mode != Mode::Check {
-        if let Some(folder) = kept.parent() {
+        if let Some(folder) = old.parent() {
             fs::create_dir_all(folder)?;
         }
-        fs::write(kept, &new)?;
+        fs::write(old, new_bytes)?;
         return Ok(None);
     }
-    let Ok(old) = fs::read(kept) else { return Ok(Some(format!("{name} is missing"))) };
-    // Width and height stand at bytes 16 to 24 of a PNG and 6 to 10 of a GIF.
+    let Ok(old_bytes) = fs::read(old) else { return Ok(Some(format!("{name} is missing"))) };
+    // Width and height are in bytes 16 to 24 of a PNG and 6 to 10 of a GIF.
     let size = |bytes: &[u8]| {
         if bytes.starts_with(b"GIF") { bytes.get(6..10) } else { bytes.get(16..24) }
             .map(<[u8]>::to_vec)
     };
-    Ok((size(&old) != size(&new)).then(|| format!("{name} has another size now; draw it anew")))
+    Ok((size(&old_bytes) != size(&new_bytes))
+        .then(|| format!("the command now writes {name} with another size; redraw the picture")))
 }
 
-/// Pictures that no chapter shows.
-fn strangers(docs: &Path, chapters: &[Page]) -> Result<Vec<Problem>> {
+/// The pictures that no chapter shows.
+fn unused_pictures(docs: &Path, chapters: &[Page]) -> Result<Vec<Problem>> {
     let shown: Vec<String> =
         chapters.iter().flat_map(Page::links).map(|(_, _, target)| target).collect();
-    let mut strangers = Vec::new();
+    let mut unused = Vec::new();
     for entry in fs::read_dir(docs.join(PICTURES))? {
         let path = entry?.path();
         let target =
             format!("{PICTURES}/{}", path.file_name().unwrap_or_default().to_string_lossy());
         if !shown.contains(&target) {
-            strangers.push(Problem {
+            unused.push(Problem {
                 page: path,
                 line: 1,
                 what: "no chapter shows this picture".to_owned(),
             });
         }
     }
-    Ok(strangers)
+    Ok(unused)
 }
 
 #[cfg(test)]
@@ -234,27 +244,32 @@ mod tests {
     }
 
     #[test]
-    fn decimals_may_differ_a_little_and_counts_and_words_may_not() {
-        let exactly = |a, b| same(a, b, 0.0);
+    fn decimals_may_differ_a_little_but_counts_and_words_may_not() {
+        let exactly = |a, b| lines_match(a, b, 0.0);
         assert!(exactly("loss 0.1234 at 250", "loss  0.1235 at 250"), "a unit of the last digit");
         assert!(!exactly("loss 0.1234", "loss 0.1236") && !exactly("loss 0.12", "gain 0.12"));
         assert!(!exactly("a 1", "a 1 2") && !exactly("at 250", "at 251"));
         assert!(exactly("2.43e-9", "2.44e-9") && !exactly("2.43e-9", "2.43e-8"));
         assert!(!exactly("520,193 parameters", "520,194 parameters"));
-        let roughly = |a, b| same(a, b, 0.1);
+        let roughly = |a, b| lines_match(a, b, 0.1);
         assert!(roughly("loss 0.1234", "loss 0.1300") && !roughly("loss 0.1234", "loss 0.1400"));
         assert!(!roughly("at 250", "at 251"));
     }
 
     #[test]
-    fn dots_stand_for_any_lines() {
-        assert!(agree(&lines("a\n…\nc"), &lines("a\nb\nb\nc"), 0.0));
-        assert!(agree(&lines("…"), &[], 0.0) && agree(&lines("a\n…"), &lines("a"), 0.0));
-        assert!(!agree(&lines("a\n…\nc"), &lines("a\nb"), 0.0) && !agree(&[], &lines("a"), 0.0));
+    fn an_ellipsis_matches_any_lines() {
+        assert!(outputs_match(&lines("a\n…\nc"), &lines("a\nb\nb\nc"), 0.0));
+        assert!(
+            outputs_match(&lines("…"), &[], 0.0) && outputs_match(&lines("a\n…"), &lines("a"), 0.0)
+        );
+        assert!(
+            !outputs_match(&lines("a\n…\nc"), &lines("a\nb"), 0.0)
+                && !outputs_match(&[], &lines("a"), 0.0)
+        );
     }
 
     #[test]
-    fn a_number_of_the_prose_must_be_one_of_an_output_or_its_rounding() {
+    fn a_number_of_the_prose_must_be_in_an_output_or_its_rounding() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("1.md");
         fs::write(&path, "It is 0.13, or 0.1319, not 0.14, in 2020, at 259, of 3.\n").unwrap();
@@ -263,8 +278,8 @@ mod tests {
         assert_eq!(
             problems.iter().map(|p| p.what.as_str()).collect::<Vec<_>>(),
             [
-                "0.14 stands in no output or command of this chapter",
-                "259 stands in no output or command of this chapter",
+                "0.14 is in no output and no command of this chapter",
+                "259 is in no output and no command of this chapter",
             ]
         );
     }

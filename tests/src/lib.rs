@@ -1,4 +1,5 @@
-//! What the black-box and golden tests share. The tests themselves are in `tests/`.
+//! Helpers of the golden tests, which compare the crates with reference numbers of other libraries.
+//! The tests themselves are in `tests/`.
 
 #[cfg(doctest)]
 #[doc = include_str!("../../README.md")]
@@ -10,7 +11,7 @@ use std::path::PathBuf;
 use candle_core::{DType, Device, Tensor};
 use serde_json::Value;
 
-/// The folder of golden numbers: `DIFFUSION_GOLDEN_DIR`, or the one in this package.
+/// The folder of the golden numbers: `DIFFUSION_GOLDEN_DIR`. Default: `golden` in this package.
 pub fn golden_dir() -> PathBuf {
     match std::env::var_os("DIFFUSION_GOLDEN_DIR") {
         Some(dir) => dir.into(),
@@ -21,7 +22,7 @@ pub fn golden_dir() -> PathBuf {
 /// A JSON file of the golden folder.
 ///
 /// # Panics
-/// A file that is not there or not JSON.
+/// If the file does not exist or is not JSON.
 pub fn golden_json(name: &str) -> Value {
     let path = golden_dir().join(name);
     let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
@@ -31,7 +32,7 @@ pub fn golden_json(name: &str) -> Value {
 /// The tensors of a safetensors file of the golden folder.
 ///
 /// # Panics
-/// A file that is not there or not safetensors.
+/// If the file does not exist or is not safetensors.
 pub fn golden_tensors(name: &str) -> HashMap<String, Tensor> {
     let path = golden_dir().join(name);
     candle_core::safetensors::load(&path, &Device::Cpu)
@@ -41,34 +42,34 @@ pub fn golden_tensors(name: &str) -> HashMap<String, Tensor> {
 /// All elements as f64.
 ///
 /// # Panics
-/// A tensor that is not numeric.
+/// If the tensor is not numeric.
 pub fn flat(tensor: &Tensor) -> Vec<f64> {
     let tensor =
         tensor.to_dtype(DType::F64).and_then(|t| t.flatten_all()).and_then(|t| t.to_vec1());
-    tensor.expect("a numeric tensor becomes a list of f64")
+    tensor.expect("expected a numeric tensor")
 }
 
 /// A JSON array as f64.
 ///
 /// # Panics
-/// Anything else.
+/// If the value is not an array of numbers.
 pub fn numbers(value: &Value) -> Vec<f64> {
-    let array = value.as_array().unwrap_or_else(|| panic!("an array, not {value}"));
+    let array = value.as_array().unwrap_or_else(|| panic!("expected an array, got {value}"));
     array.iter().map(number).collect()
 }
 
 /// A JSON number as f64.
 ///
 /// # Panics
-/// Anything else.
+/// If the value is not a number.
 pub fn number(value: &Value) -> f64 {
-    value.as_f64().unwrap_or_else(|| panic!("a number, not {value}"))
+    value.as_f64().unwrap_or_else(|| panic!("expected a number, got {value}"))
 }
 
-/// A JSON array of objects.
+/// The cases of a golden test, a JSON array.
 ///
 /// # Panics
-/// Anything else, or none: a test over no cases proves nothing.
+/// If the value is not an array, or is empty.
 pub fn cases(value: &Value) -> &[Value] {
     let cases = value.as_array().map(Vec::as_slice).unwrap_or_default();
     assert!(!cases.is_empty(), "no cases");
@@ -78,15 +79,15 @@ pub fn cases(value: &Value) -> &[Value] {
 /// A JSON string.
 ///
 /// # Panics
-/// Anything else.
+/// If the value is not a string.
 pub fn text(value: &Value) -> &str {
-    value.as_str().unwrap_or_else(|| panic!("a text, not {value}"))
+    value.as_str().unwrap_or_else(|| panic!("expected a string, got {value}"))
 }
 
-/// The largest absolute difference.
+/// The largest absolute difference; NaN if any difference is NaN.
 ///
 /// # Panics
-/// Lists of different lengths.
+/// If the lists have different lengths.
 pub fn max_difference(a: &[f64], b: &[f64]) -> f64 {
     assert_eq!(a.len(), b.len(), "lists of different lengths");
     a.iter()
@@ -95,16 +96,16 @@ pub fn max_difference(a: &[f64], b: &[f64]) -> f64 {
         .fold(0.0, |m, d| if d.is_nan() { f64::NAN } else { m.max(d) })
 }
 
-/// Fails unless all elements agree within `tolerance`, absolutely.
+/// Asserts that all elements agree within the absolute `tolerance`.
 ///
 /// # Panics
-/// When they do not.
+/// If they do not.
 pub fn assert_close(what: &str, found: &[f64], expected: &[f64], tolerance: f64) {
     let difference = max_difference(found, expected);
     assert!(difference <= tolerance, "{what}: differs by {difference:e}, allowed {tolerance:e}");
 }
 
-/// Which cases of a golden test were compared, and which ones the project does not support.
+/// The number of compared cases of a golden test, and its unsupported cases.
 #[derive(Debug, Default)]
 pub struct Coverage {
     compared: usize,
@@ -112,7 +113,7 @@ pub struct Coverage {
 }
 
 impl Coverage {
-    /// Counts the case `id`: compared, or unsupported for the reason that is given.
+    /// Counts the case `id`: compared if `Ok`, otherwise unsupported for the given reason.
     pub fn count(&mut self, id: String, outcome: Result<(), String>) {
         match outcome {
             Ok(()) => self.compared += 1,
@@ -122,27 +123,28 @@ impl Coverage {
         }
     }
 
-    /// Prints the counts and each unsupported case, and checks them: no case compared is a failure.
-    /// In the golden numbers kept here, exactly the cases `known` are unsupported; a folder of
-    /// `DIFFUSION_GOLDEN_DIR` may have others.
+    /// Prints the counts and the unsupported cases, and checks them.
+    ///
+    /// In the golden folder of this package, exactly the cases `expected` must be unsupported. A
+    /// folder of `DIFFUSION_GOLDEN_DIR` may have others.
     ///
     /// # Panics
-    /// When the counts are not as expected.
-    pub fn finish(&self, what: &str, known: &[&str]) {
+    /// If no case was compared, or other cases than `expected` are unsupported.
+    pub fn finish(&self, what: &str, expected: &[&str]) {
         println!("{what}: {} compared, {} unsupported", self.compared, self.unsupported.len());
         for (id, reason) in &self.unsupported {
             println!("unsupported: {id}: {reason}");
         }
         assert!(self.compared > 0, "{what}: no case was compared");
         if std::env::var_os("DIFFUSION_GOLDEN_DIR").is_none() {
-            self.assert_unsupported(what, known);
+            self.assert_unsupported(what, expected);
         }
     }
 
-    fn assert_unsupported(&self, what: &str, known: &[&str]) {
+    fn assert_unsupported(&self, what: &str, expected: &[&str]) {
         let found: Vec<&str> = self.unsupported.keys().map(String::as_str).collect();
         assert_eq!(
-            found, known,
+            found, expected,
             "{what}: the unsupported cases have changed: {:?}",
             self.unsupported
         );
@@ -161,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_case_counts_as_unsupported_only() {
+    fn an_unsupported_case_is_not_counted_as_compared() {
         let coverage = coverage();
         assert_eq!((coverage.compared, coverage.unsupported.len()), (1, 1));
         coverage.assert_unsupported("cases", &["second"]);
@@ -169,7 +171,7 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "the unsupported cases have changed")]
-    fn a_newly_refused_case_fails() {
+    fn an_unexpected_unsupported_case_fails() {
         coverage().assert_unsupported("cases", &[]);
     }
 

@@ -1,4 +1,5 @@
-//! `cargo xtask bench`: this project against PyTorch and against candle's own operations, on one machine in one run.
+//! `cargo xtask bench`: compares this project's speed with PyTorch and with candle's own
+//! operations, on one machine in one run.
 
 mod contender;
 mod earlier;
@@ -16,15 +17,16 @@ use report::{Memory, Report, Times};
 
 /// Measure training, forward passes and sampling against PyTorch and plain candle.
 ///
-/// All contenders compute the `mnist` preset's network in f32 on the CPU. They take turns, job by job, for several
-/// rounds, so that whatever else the machine does meets all of them alike. A turn does the job once for the caches and
-/// then several times in a row, as training and sampling do; medians are compared. PyTorch is installed
-/// from PyPI into a virtual environment in target/ at the first call (5 GB on Linux). For the kernels one by one there is
-/// `cargo bench -p diffusion-bench`.
+/// All contenders compute the `mnist` preset's network in f32 on the CPU. They take turns, job by
+/// job, for several rounds, so that other load on the machine affects all of them alike. A turn
+/// does the job once to fill the caches, and then several times in a row, as training and sampling
+/// do. The table compares medians. The first call installs PyTorch from PyPI into a virtual
+/// environment in target/ (5 GB on Linux). `cargo bench -p diffusion-bench` measures single
+/// kernels.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Environment:
-  PYTHON  the interpreter that makes the virtual environment; python3 unless set
+  PYTHON  the interpreter that creates the virtual environment; default: python3
 
 Examples:
   cargo xtask bench
@@ -33,27 +35,29 @@ Examples:
   cargo xtask bench --loader
   cargo xtask bench --earlier ../before/target/debug/diffusion-bench")]
 pub(crate) struct BenchArgs {
-    /// Rounds in which the contenders take turns.
+    /// Number of rounds in which the contenders take turns
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
-    /// Numbers of threads to measure with.
+    /// Numbers of threads to measure with
     #[arg(long, value_delimiter = ',', default_value = "1,2", value_parser = clap::value_parser!(u32).range(1..))]
     threads: Vec<u32>,
-    /// Where the figures go.
+    /// Write the figures to this file
     #[arg(long, value_name = "FILE", default_value = "target/bench/bench.json")]
     json: PathBuf,
-    /// Show where the time of a training step goes instead, with no PyTorch.
+    /// Instead, profile a training step and two forward passes; does not need PyTorch
     #[arg(long)]
     profile: bool,
-    /// Measure how pictures are read instead, against torchvision's DataLoader; figures go to loader.json beside --json.
+    /// Instead, compare the loading of pictures with torchvision's DataLoader; writes the figures
+    /// to loader.json in the folder of --json
     #[arg(long, conflicts_with = "profile")]
     loader: bool,
-    /// Measure against an earlier build of target/debug/diffusion-bench instead; figures go to earlier.json beside --json.
+    /// Instead, compare with an earlier build of target/debug/diffusion-bench; writes the figures
+    /// to earlier.json in the folder of --json
     #[arg(long, value_name = "PROGRAM", conflicts_with_all = ["profile", "loader"])]
     earlier: Option<PathBuf>,
 }
 
-/// What is measured: the line that a worker reads, what it means, and how often a turn does it.
+/// The jobs: the line that a worker reads, its description, and its repetitions per turn.
 const JOBS: [(&str, &str, usize); 6] = [
     ("train 64", "training step, batch 64", 3),
     ("train 128", "training step, batch 128", 2),
@@ -63,19 +67,21 @@ const JOBS: [(&str, &str, usize); 6] = [
     ("sample 16 50", "sampling 16 digits in 50 steps", 1),
 ];
 
-/// The rounds that candle's own operations take part in: they need most of the time, and it varies little.
+/// The number of rounds for candle's own operations. They take most of the time, and their times
+/// vary little.
 const PLAIN_ROUNDS: u32 = 3;
 
-/// Runs the chore.
+/// Runs the benchmark that `args` select.
 pub(crate) fn run(args: &BenchArgs) -> Result<()> {
-    // Of the whole workspace, so that candle is built with the features that the tests have built it with.
+    // Build the whole workspace, so that candle has the same features as in the tests and is not
+    // built again.
     cargo(&["build", "--workspace", "--bin", "diffusion-bench"], &[])?;
     if args.profile {
         for &threads in &args.threads {
             println!("\n{threads} threads");
             let mut worker = Contender::Kernels.start(threads, None)?;
             for job in ["train 64", "forward 64", "forward 1"] {
-                worker.ask(&format!("profile 16 {job}"))?;
+                worker.run(&format!("profile 16 {job}"))?;
             }
         }
         return Ok(());
@@ -97,9 +103,9 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
         report.times.extend(times);
         report.sgemm.push((threads, sgemm));
     }
-    let most = args.threads.iter().copied().max().unwrap_or(1);
+    let max_threads = args.threads.iter().copied().max().unwrap_or(1);
     for contender in Contender::all() {
-        report.memory.push(measure_memory(contender, most, &python)?);
+        report.memory.push(measure_memory(contender, max_threads, &python)?);
     }
     println!("{report}");
     let path = workspace_root().join(&args.json);
@@ -108,23 +114,23 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
     Ok(())
 }
 
-/// Times of every contender, and the GFLOP/s of the machine's better product of matrices.
+/// The times of every contender, and the GFLOP/s of the fastest matrix product on this machine.
 fn measure_times(rounds: u32, threads: u32, python: &PathBuf) -> Result<(Vec<Times>, f64)> {
-    let mut entrants = Vec::new();
+    let mut workers = Vec::new();
     for contender in Contender::all() {
         eprintln!("{threads} threads: warming up {contender}");
         let mut worker = contender.start(threads, Some(python))?;
-        // The second time, memory is there and PyTorch has compiled what it wants to compile.
+        // In the second run, the memory is allocated and PyTorch has finished compiling.
         for (job, _, _) in JOBS {
             for _ in 0..if contender == Contender::Plain { 1 } else { 2 } {
-                worker.ask(job)?;
+                worker.run(job)?;
             }
         }
-        entrants.push((contender, worker));
+        workers.push((contender, worker));
     }
     let mut times: Vec<Times> = JOBS
         .iter()
-        .flat_map(|(_, work, _)| entrants.iter().map(move |(contender, _)| (*work, *contender)))
+        .flat_map(|(_, work, _)| workers.iter().map(move |(contender, _)| (*work, *contender)))
         .map(|(work, contender)| Times { threads, work, contender, milliseconds: Vec::new() })
         .collect();
     let mut sgemm = Vec::new();
@@ -132,41 +138,45 @@ fn measure_times(rounds: u32, threads: u32, python: &PathBuf) -> Result<(Vec<Tim
         eprintln!("{threads} threads: round {} of {rounds}", round + 1);
         let mut times = times.iter_mut();
         for (job, _, repeats) in JOBS {
-            for ((contender, worker), times) in entrants.iter_mut().zip(&mut times) {
+            for ((contender, worker), times) in workers.iter_mut().zip(&mut times) {
                 if *contender != Contender::Plain {
-                    worker.ask(job)?;
-                    let turn = (0..repeats).map(|_| worker.ask(job)).collect::<Result<Vec<_>>>()?;
+                    worker.run(job)?;
+                    let turn = (0..repeats).map(|_| worker.run(job)).collect::<Result<Vec<_>>>()?;
                     times.milliseconds.push(median(turn));
                 } else if round < PLAIN_ROUNDS {
-                    times.milliseconds.push(worker.ask(job)?);
+                    times.milliseconds.push(worker.run(job)?);
                 }
             }
         }
-        sgemm.push(best_sgemm(&mut entrants)?);
+        sgemm.push(best_sgemm(&mut workers)?);
     }
     Ok((times, median(sgemm)))
 }
 
-/// The middle of `numbers`, of which there is one at least.
+/// The median of `numbers`; the upper one if their count is even.
+///
+/// # Panics
+///
+/// If `numbers` is empty.
 pub(crate) fn median(mut numbers: Vec<f64>) -> f64 {
     numbers.sort_by(f64::total_cmp);
     numbers[numbers.len() / 2]
 }
 
-/// The better of candle's and PyTorch's product of matrices.
-fn best_sgemm(entrants: &mut [(Contender, Worker)]) -> Result<f64> {
-    entrants
+/// The GFLOP/s of the faster matrix product: candle's or PyTorch's.
+fn best_sgemm(workers: &mut [(Contender, Worker)]) -> Result<f64> {
+    workers
         .iter_mut()
         .filter(|(contender, _)| [Contender::Kernels, Contender::ALL_EAGER[0]].contains(contender))
-        .try_fold(0.0, |best: f64, (_, worker)| Ok(best.max(worker.ask("sgemm")?)))
+        .try_fold(0.0, |best: f64, (_, worker)| Ok(best.max(worker.run("sgemm")?)))
 }
 
-/// The peak of a process of its own that does nothing else.
+/// Peaks of the resident set, each measured in a separate process that does nothing else.
 fn measure_memory(contender: Contender, threads: u32, python: &PathBuf) -> Result<Memory> {
     let peak = |jobs: &[&str]| -> Result<f64> {
         let mut worker = contender.start(threads, Some(python))?;
-        jobs.iter().try_for_each(|job| worker.ask(job).map(drop))?;
-        Ok(worker.ask("memory")? / 1024.0)
+        jobs.iter().try_for_each(|job| worker.run(job).map(drop))?;
+        Ok(worker.run("memory")? / 1024.0)
     };
     Ok(Memory {
         contender,

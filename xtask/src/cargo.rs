@@ -1,25 +1,33 @@
-//! The workspace, and cargo in it.
+//! The workspace's folder, and calls of cargo in it.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, bail, ensure};
 
-/// The folder of the workspace's Cargo.toml.
+/// The folder with the workspace's Cargo.toml.
 pub(crate) fn workspace_root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new(".")).to_owned()
 }
 
-/// Where cargo has put a program of the workspace.
+/// The path of a program that cargo built in the workspace (debug profile).
+///
+/// # Errors
+///
+/// If the program does not exist.
 pub(crate) fn built_program(name: &str) -> anyhow::Result<PathBuf> {
     let target = std::env::var_os("CARGO_TARGET_DIR")
         .map_or_else(|| workspace_root().join("target"), PathBuf::from);
     let path = target.join("debug").join(format!("{name}{}", std::env::consts::EXE_SUFFIX));
-    ensure!(path.is_file(), "cargo built no {}", path.display());
+    ensure!(path.is_file(), "cargo did not build {}", path.display());
     Ok(path)
 }
 
-/// Runs cargo in the workspace and fails if it does.
+/// Runs cargo in the workspace, with environment `variables`.
+///
+/// # Errors
+///
+/// If cargo cannot be started or fails.
 pub(crate) fn cargo(args: &[&str], variables: &[(&str, &str)]) -> anyhow::Result<()> {
     println!("$ cargo {}", args.join(" "));
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
@@ -35,7 +43,11 @@ pub(crate) fn cargo(args: &[&str], variables: &[(&str, &str)]) -> anyhow::Result
     Ok(())
 }
 
-/// What cargo prints in the workspace.
+/// Runs cargo in the workspace and returns its standard output.
+///
+/// # Errors
+///
+/// If cargo cannot be started or fails, or if its output is not UTF-8.
 pub(crate) fn cargo_output(args: &[&str]) -> anyhow::Result<String> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let output = Command::new(cargo)

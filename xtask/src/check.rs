@@ -1,4 +1,4 @@
-//! What CI checks, and the CUDA type check.
+//! `cargo xtask check` and `cargo xtask check-cuda`: the checks of CI, and a type check with CUDA.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -6,15 +6,20 @@ use std::process::Command;
 use anyhow::bail;
 
 use crate::cargo::cargo;
+use crate::package::{self, PackageArgs};
+use crate::prose::{self, ProseArgs};
 use crate::structure::{self, StructureArgs};
 
-/// Format, structure, lints, documentation, tests, and licences where cargo-deny is installed.
+/// Checks format, structure, prose, lints, documentation, tests and packages, and the licences if
+/// cargo-deny is installed.
 pub(crate) fn run() -> anyhow::Result<()> {
     cargo(&["fmt", "--all", "--check"], &[])?;
     structure::run(&StructureArgs::default())?;
+    prose::run(&ProseArgs::default())?;
     cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"], &[])?;
     cargo(&["doc", "--workspace", "--no-deps"], &[("RUSTDOCFLAGS", "-D warnings")])?;
     cargo(&["test", "--workspace"], &[])?;
+    package::run(&PackageArgs::default())?;
     let deny = Command::new("cargo").args(["deny", "--version"]).output();
     if deny.is_ok_and(|output| output.status.success()) {
         cargo(&["deny", "check"], &[])?;
@@ -24,21 +29,24 @@ pub(crate) fn run() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Type-checks every crate with CUDA. Kernels are compiled by nvcc, which must be found: install the CUDA toolkit, or its
-/// compiler alone as Python wheels, and set `CUDA_HOME`.
+/// Type-checks the program and the crates that it needs, with the feature `cuda`.
+///
+/// The build compiles CUDA kernels, so it needs nvcc: install the CUDA toolkit, or only its
+/// compiler as Python wheels, and set `CUDA_HOME`.
 pub(crate) fn run_cuda() -> anyhow::Result<()> {
     let Some(home) = std::env::var_os("CUDA_HOME").or_else(|| std::env::var_os("CUDA_PATH")) else {
         bail!(
-            "set CUDA_HOME to a CUDA 13.0 toolkit; without a card, its compiler comes as wheels: in a venv, \
-             pip install 'nvidia-cuda-nvcc==13.0.*' 'nvidia-cuda-crt==13.0.*' 'nvidia-nvvm==13.0.*' \
-             'nvidia-cuda-runtime==13.0.*' 'nvidia-cuda-cccl==13.0.*' 'nvidia-cuda-nvrtc==13.0.*' nvidia-curand, \
-             and CUDA_HOME is the venv's site-packages/nvidia/cu13"
+            "set CUDA_HOME to a CUDA 13.0 toolkit; without a GPU, install its compiler as wheels: \
+             in a venv, pip install 'nvidia-cuda-nvcc==13.0.*' 'nvidia-cuda-crt==13.0.*' \
+             'nvidia-nvvm==13.0.*' 'nvidia-cuda-runtime==13.0.*' 'nvidia-cuda-cccl==13.0.*' \
+             'nvidia-cuda-nvrtc==13.0.*' nvidia-curand, and set CUDA_HOME to the venv's \
+             site-packages/nvidia/cu13"
         );
     };
     let home = PathBuf::from(home);
     let nvcc = home.join("bin/nvcc");
     if !nvcc.exists() {
-        bail!("CUDA_HOME is {}, but there is no {}", home.display(), nvcc.display());
+        bail!("CUDA_HOME is {}, but {} does not exist", home.display(), nvcc.display());
     }
     let path = std::env::join_paths(
         std::iter::once(home.join("bin"))

@@ -1,4 +1,4 @@
-//! `cargo xtask control-bench`: the figures of docs/control.md.
+//! `cargo xtask control-bench`: measures the figures of docs/control.md.
 
 use std::ops::ControlFlow;
 use std::path::PathBuf;
@@ -23,45 +23,47 @@ use serde_json::{Value, json};
 use crate::bench::median;
 use crate::recipe::shipped_digits;
 
-/// Say in figures what guidance and edits do to handwritten digits: how many filled-in halves, changed classes and guided images are read
-/// as what they should be, and what a guided step costs.
+/// Measure guidance and edits of digits: the figures of docs/control.md.
 ///
-/// Test digits are edited, and read by the shipped judge; none of them served the model's training. The table over scales of guidance is
-/// that of `diffusion evaluate guidance`.
+/// Measures how many inpainted halves, changed classes and guided images the shipped judge
+/// classifies as the expected digit, and the cost of a guided step. Edits test digits, which must
+/// not be part of the model's training data. `diffusion evaluate guidance` gives the table of
+/// guidance scales.
 #[derive(clap::Args)]
 pub(crate) struct ControlBenchArgs {
-    /// The run, or the checkpoint, of a model that was told the digits
+    /// Run or checkpoint of a class-conditional model of digits
     #[arg(long, value_name = "DIR")]
     run: PathBuf,
-    /// A classifier by `diffusion train-classifier`, to guide by as well
+    /// Also measure guidance by this classifier, from `diffusion train-classifier`
     #[arg(long, value_name = "FILE")]
     classifier: Option<PathBuf>,
-    /// The folder with MNIST's files, as `cargo xtask download mnist` makes it
+    /// Folder with MNIST's files, as written by `cargo xtask download mnist`
     #[arg(long, value_name = "DIR", default_value = "data/mnist")]
     from: PathBuf,
-    /// Test digits to edit
+    /// Number of test digits to edit
     #[arg(long, value_name = "N", default_value = "200", value_parser = clap::value_parser!(u64).range(10..=10_000))]
     num: u64,
-    /// The folder for figures and pictures
+    /// Write figures and pictures to this folder
     #[arg(long, value_name = "DIR", default_value = "target/control")]
     out: PathBuf,
 }
 
-/// Images computed together.
+/// The batch size of the cost measurement.
 const BATCH: usize = 64;
-/// The steps of those to a picture's noise that noise on the picture stands for: those of `diffusion edit`, and none.
+/// Numbers of inversion steps that noise on the picture (grain) replaces: none, and the default of
+/// `diffusion edit reclass`.
 const GRAINS: [usize; 2] = [0, (GRAIN * INVERSION_STEPS as f64) as usize];
 const CLASSES: usize = 10;
-/// Turns that the contenders of the cost take.
+/// The number of measured rounds of the cost.
 const ROUNDS: usize = 9;
 
 pub(crate) fn run(args: &ControlBenchArgs) -> Result<()> {
     let device = Device::Cpu;
     let model = LoadedModel::open(&args.run, Weights::Ema, &device)?;
-    let known = model.description.classes.len();
+    let classes = model.description.classes.len();
     ensure!(
-        known == CLASSES,
-        "{}: the model knows {known} classes, not {CLASSES}",
+        classes == CLASSES,
+        "--run {}: expected a model with {CLASSES} classes, got {classes}",
         args.run.display()
     );
     let by_classifier = |path: &PathBuf| -> Result<GuidanceMethod> {
@@ -74,10 +76,10 @@ pub(crate) fn run(args: &ControlBenchArgs) -> Result<()> {
     let (judge, reference) = DigitJudge::shipped(&device)?;
     let test = mnist::load_test(&args.from).with_context(|| args.from.display().to_string())?;
     let num = args.num as usize;
-    let chosen: Vec<usize> = (0..num).map(|i| i * test.len() / num).collect();
-    let labels: Option<Vec<u32>> = chosen.iter().map(|i| test.label(*i)).collect();
+    let positions: Vec<usize> = (0..num).map(|i| i * test.len() / num).collect();
+    let labels: Option<Vec<u32>> = positions.iter().map(|i| test.label(*i)).collect();
     let bench = Bench {
-        digits: test.images(&chosen, &device)?,
+        digits: test.images(&positions, &device)?,
         labels: labels.context("the test digits have no labels")?,
         model,
         judge,
@@ -106,21 +108,22 @@ struct Bench {
     model: LoadedModel,
     judge: DigitJudge,
     reference: Reference,
-    /// Test digits (N, 1, 28, 28), and what they are.
+    /// Test digits (N, 1, 28, 28).
     digits: Tensor,
+    /// The classes of `digits`.
     labels: Vec<u32>,
     out: PathBuf,
 }
 
 impl Bench {
-    /// Images as `diffusion sample` makes them.
+    /// The default sampling settings of `diffusion sample`.
     fn sampling(&self) -> Result<SamplingConfig> {
         let objective = &self.model.objective;
-        let kind = objective.sampler(false);
+        let kind = objective.default_sampler(false);
         Ok(SamplingConfig::new(&self.model, kind, objective.default_steps(kind))?)
     }
 
-    /// What `operation` makes of images of these classes, one for each digit.
+    /// Runs `operation` for images of these classes, and returns its images (N, C, H, W).
     fn apply(
         &self,
         config: SamplingConfig,
@@ -136,7 +139,7 @@ impl Bench {
         Ok(generator.apply(&specs, steps, operation, &mut observer).all()?)
     }
 
-    /// Images of these classes as `diffusion sample` makes them.
+    /// Images of these classes (N, C, H, W), as sampled by `diffusion sample`.
     fn images(
         &self,
         guidance: &GuidanceConfig,
@@ -146,14 +149,15 @@ impl Bench {
         self.apply(self.sampling()?, guidance, classes, Box::new(operation))
     }
 
-    /// The share of `images` (N, C, H, W) that the judge reads as `wanted`.
-    fn read_as(&self, images: &Tensor, wanted: &[u32]) -> Result<f64> {
-        let wanted: Vec<Option<u32>> = wanted.iter().copied().map(Some).collect();
-        let share = ClassShares::as_asked(&self.judge.judge(images)?.logits, &wanted)?;
-        share.context("no images to read")
+    /// The share of `images` (N, C, H, W) that the judge classifies as `classes`.
+    fn accuracy(&self, images: &Tensor, classes: &[u32]) -> Result<f64> {
+        let classes: Vec<Option<u32>> = classes.iter().copied().map(Some).collect();
+        let share = ClassShares::class_accuracy(&self.judge.judge(images)?.logits, &classes)?;
+        share.context("no images to classify")
     }
 
-    /// The lower half of each digit made anew by a model that is told no class, and filled in by what knows nothing.
+    /// Inpaints the lower half of each digit unconditionally, and compares with two baselines:
+    /// background, and the mean of the `training` digits.
     fn inpainting(&self, training: &ImageDataset) -> Result<Value> {
         let (_, _, height, width) = self.digits.dims4()?;
         let lower = (0..height * width).map(|i| f32::from(u8::from(i / width >= height / 2)));
@@ -176,39 +180,43 @@ impl Bench {
             inpaint(&inpainting, *denoiser, *sampler, plan, request, observer)
         };
         let unconditional = self.labels.iter().map(|_| None);
-        let made = self.apply(
+        let inpainted = self.apply(
             self.sampling()?,
             &GuidanceConfig::default(),
             unconditional,
             Box::new(operation),
         )?;
-        let known = (&made - &self.digits)?.abs()?.broadcast_mul(&mask.affine(-1.0, 1.0)?)?;
-        let known_error = known.max_all()?.to_scalar::<f32>()?;
+        let error = (&inpainted - &self.digits)?.abs()?;
+        let known_error = error.broadcast_mul(&mask.affine(-1.0, 1.0)?)?;
+        let known_error = known_error.max_all()?.to_scalar::<f32>()?;
 
         let rows = [
-            ("given", &self.digits),
-            ("background", &background),
-            ("mean", &mean),
-            ("model", &made),
+            ("given", "original", &self.digits),
+            ("background", "background", &background),
+            ("mean", "mean", &mean),
+            ("model", "model", &inpainted),
         ];
         let mut shares = json!({ "largest_change_of_a_known_pixel": known_error });
-        println!("the lower half of {} test digits, read as what they are:", self.labels.len());
-        for (name, images) in rows {
-            let share = self.read_as(images, &self.labels)?;
-            println!("  {name:<12} {:5.1} %", share * 100.0);
-            shares[name] = share.into();
+        println!(
+            "{} test digits with inpainted lower half, share classified correctly:",
+            self.labels.len()
+        );
+        for (key, label, images) in rows {
+            let share = self.accuracy(images, &self.labels)?;
+            println!("  {label:<12} {:5.1} %", share * 100.0);
+            shares[key] = share.into();
         }
-        println!("  known pixels differ by {known_error} at most");
-        self.draw("inpainting.png", &rows)?;
+        println!("  known pixels differ by at most {known_error}");
+        self.write_sheet("inpainting.png", &rows.map(|(_, label, images)| (label, images)))?;
         Ok(shares)
     }
 
-    /// Rows with names, of the first images of each.
-    fn draw(&self, name: &str, rows: &[(&str, &Tensor)]) -> Result<()> {
+    /// Writes a picture with a labelled row for each set of images (N, C, H, W).
+    fn write_sheet(&self, name: &str, rows: &[(&str, &Tensor)]) -> Result<()> {
         const SHOWN: usize = 16;
         let mut cells: Vec<Vec<Cell>> = Vec::new();
         for (_, images) in rows {
-            // Evenly over all, so that neighbours in the file are not all of one writer.
+            // Spread evenly, because neighbours in the file are often by the same writer.
             let shown = diffusion_eval::spread(&images.clamp(-1f32, 1f32)?, SHOWN)?;
             cells.push(
                 diffusion_picture::from_tensor(&shown)?
@@ -225,41 +233,48 @@ impl Bench {
         Ok(())
     }
 
-    /// Each digit to its noise and back, and from there to another digit.
+    /// Inverts each digit to noise, and samples from that noise the same digit and another one.
     fn inversions(&self) -> Result<Value> {
-        // Each digit another one, and all others equally often.
+        // A different class for each digit, with all differences equally often.
         let targets: Vec<u32> = (0u32..)
             .zip(&self.labels)
             .map(|(i, label)| (label + 1 + i % 9) % CLASSES as u32)
             .collect();
         let mut figures = Vec::new();
         for grain in GRAINS {
-            let inverted =
-                |from: &[u32], to: &[u32], scale: f64| self.by_noise(grain, from, to, scale);
-            let back = inverted(&self.labels, &self.labels, 1.0)?;
-            let error = (&back - &self.digits)?.abs()?.mean_all()?.to_scalar::<f32>()?;
+            let reclassed =
+                |from: &[u32], to: &[u32], scale: f64| self.reclassed(grain, from, to, scale);
+            let reconstructed = reclassed(&self.labels, &self.labels, 1.0)?;
+            let error = (&reconstructed - &self.digits)?.abs()?.mean_all()?.to_scalar::<f32>()?;
             let error = f64::from(error) * 127.5;
             println!(
-                "to the noise and back, {grain} of {INVERSION_STEPS} steps grain: mean absolute error {error:.2} of 255"
+                "inverted and reconstructed, {grain} of {INVERSION_STEPS} steps replaced by grain: \
+                 mean absolute error {error:.2} of 255"
             );
             let mut figure = json!({ "grain_steps": grain, "mean_error_of_255": error });
             for scale in [1.0, self.model.description.guidance().scale, 2.0] {
-                let changed = inverted(&self.labels, &targets, scale)?;
-                let share = self.read_as(&changed, &targets)?;
+                let changed = reclassed(&self.labels, &targets, scale)?;
+                let share = self.accuracy(&changed, &targets)?;
                 let [slant, ink] =
                     [slants, inks].map(|of: fn(&Tensor) -> Result<Vec<f64>>| -> Result<f64> {
                         Ok(correlation(&of(&self.digits)?, &of(&changed)?))
                     });
                 let [slant, ink] = [slant?, ink?];
                 println!(
-                    "  as another digit, guidance {scale}: {:.1} % read as that; slants correlate by {slant:.2}, ink by {ink:.2}",
+                    "  changed class, guidance scale {scale}: {:.1} % classified as the new class; \
+                     correlation of slant {slant:.2}, of ink {ink:.2}",
                     share * 100.0
                 );
-                figure[format!("guidance_{scale}")] = json!({ "read_as_asked": share, "slant_correlation": slant, "ink_correlation": ink });
+                figure[format!("guidance_{scale}")] = json!({
+                    "read_as_asked": share, "slant_correlation": slant, "ink_correlation": ink,
+                });
                 if grain > 0 && scale == 2.0 {
-                    let rows =
-                        [("given", &self.digits), ("and back", &back), ("changed", &changed)];
-                    self.draw("changed.png", &rows)?;
+                    let rows = [
+                        ("original", &self.digits),
+                        ("reconstructed", &reconstructed),
+                        ("changed", &changed),
+                    ];
+                    self.write_sheet("changed.png", &rows)?;
                 }
             }
             figures.push(figure);
@@ -267,8 +282,8 @@ impl Bench {
         Ok(figures.into())
     }
 
-    /// The digits, inverted as `from` and generated as `to`.
-    fn by_noise(&self, grain: usize, from: &[u32], to: &[u32], scale: f64) -> Result<Tensor> {
+    /// The digits, inverted as the classes `from` and sampled as the classes `to`.
+    fn reclassed(&self, grain: usize, from: &[u32], to: &[u32], scale: f64) -> Result<Tensor> {
         let config = SamplingConfig::new(&self.model, SamplerKind::Ddim, INVERSION_STEPS)?;
         let inversion = |batch: &mut Batch<'_>| {
             let Batch { range, denoiser, plan, request, observer, .. } = batch;
@@ -282,40 +297,42 @@ impl Bench {
             |classes: &[u32]| classes.iter().copied().map(Some).collect::<Vec<_>>().into_iter();
         let plain = GuidanceConfig::default();
         let noise = self.apply(config.clone(), &plain, classes(from), Box::new(inversion))?;
-        let back = |batch: &mut Batch<'_>| {
+        let sampling = |batch: &mut Batch<'_>| {
             let Batch { range, denoiser, plan, observer, .. } = batch;
-            let own = noise.narrow(0, range.start, range.len())?;
+            let noise = noise.narrow(0, range.start, range.len())?;
             let observer = &mut |p: Progress<'_>| observer(p.done, Some(&p));
-            Ok(from_noise(&own, *denoiser, plan, observer)?.clamp(-1f32, 1f32)?)
+            Ok(from_noise(&noise, *denoiser, plan, observer)?.clamp(-1f32, 1f32)?)
         };
         let guided = GuidanceConfig::classifier_free(Guidance::new(scale));
-        self.apply(config, &guided, classes(to), Box::new(back))
+        self.apply(config, &guided, classes(to), Box::new(sampling))
     }
 
-    /// A hundred digits of each class by the model without a class, and a classifier.
+    /// Samples a hundred digits of each class with the unconditional model and classifier guidance.
     fn by_classifier(&self, guided: &mut GuidanceConfig) -> Result<Value> {
         let each = 100;
-        let asked: Vec<u32> = (0..CLASSES as u32 * each).map(|i| i % CLASSES as u32).collect();
+        let classes: Vec<u32> = (0..CLASSES as u32 * each).map(|i| i % CLASSES as u32).collect();
         let mut figures = Vec::new();
-        println!("told nothing, guided by a classifier, {each} digits of each class:");
+        println!("classifier guidance of the unconditional model, {each} digits of each class:");
         for scale in [0.0, 1.0, 2.0, 4.0, 8.0] {
             guided.guidance = Guidance::new(scale);
-            let images = self.images(guided, asked.iter().copied().map(Some))?;
-            let share = self.read_as(&images, &asked)?;
+            let images = self.images(guided, classes.iter().copied().map(Some))?;
+            let share = self.accuracy(&images, &classes)?;
             let quality = self.reference.quality(&self.judge.judge(&images)?.features)?;
             let (distance, recall) = (quality.frechet_distance, quality.agreement.recall);
             println!(
-                "  scale {scale}: {:.1} % read as asked, Fréchet distance {distance:.2}, recall {recall:.3}",
+                "  scale {scale}: class accuracy {:.1} %, Fréchet distance {distance:.2}, \
+                 recall {recall:.3}",
                 share * 100.0
             );
             figures.push(json!({
-                "scale": scale, "read_as_asked": share, "frechet_distance": distance, "recall": recall,
+                "scale": scale, "read_as_asked": share, "frechet_distance": distance,
+                "recall": recall,
             }));
         }
         Ok(figures.into())
     }
 
-    /// What guided images cost beside unguided ones: the contenders take turns, and medians are compared.
+    /// The time of guided sampling relative to unguided sampling: medians of rounds, in turns.
     fn cost(&self, classifier: Option<GuidanceConfig>) -> Result<Value> {
         let classes = || (0..BATCH as u32).map(|i| Some(i % CLASSES as u32));
         let free = GuidanceConfig::classifier_free(Guidance::new(2.0));
@@ -332,7 +349,7 @@ impl Bench {
             for ((_, guidance), seconds) in contenders.iter().zip(&mut seconds) {
                 let start = Instant::now();
                 self.images(guidance, classes())?;
-                // The first round fills the caches.
+                // Round 0 fills the caches and is not counted.
                 if round > 0 {
                     seconds.push(start.elapsed().as_secs_f64());
                 }
@@ -345,14 +362,15 @@ impl Bench {
         for ((name, _), seconds) in contenders.iter().zip(seconds) {
             let median = median(seconds);
             let ratio = median / *unguided.get_or_insert(median);
-            println!("  {name:<16} {median:.2} s, {ratio:.2} times the unguided ones");
+            println!("  {name:<16} {median:.2} s, {ratio:.2} times the unguided time");
             figures[*name] = json!({ "seconds": median, "ratio": ratio });
         }
         Ok(figures)
     }
 }
 
-/// The slant of each of `digits` (N, 1, H, W): how far its ink moves to the left, in pixels, for a pixel downwards.
+/// The slant of each of `digits` (N, 1, H, W): the shift of its ink to the left per pixel
+/// downwards, in pixels.
 fn slants(digits: &Tensor) -> Result<Vec<f64>> {
     let (_, _, height, width) = digits.dims4()?;
     let ink = |pixel: f32| f64::from(f32::midpoint(pixel, 1.0));
@@ -378,21 +396,21 @@ fn slants(digits: &Tensor) -> Result<Vec<f64>> {
     Ok(pixels.chunks_exact(height * width).map(of).collect())
 }
 
-/// The ink of each of `digits` (N, 1, H, W), which grows with the width of the strokes: the share of white.
+/// The share of white of each of `digits` (N, 1, H, W), which grows with the width of the strokes.
 fn inks(digits: &Tensor) -> Result<Vec<f64>> {
     let shares = digits.affine(0.5, 0.5)?.mean((1, 2, 3))?.to_vec1::<f32>()?;
     Ok(shares.into_iter().map(f64::from).collect())
 }
 
-/// Pearson's.
+/// Pearson's correlation coefficient.
 fn correlation(a: &[f64], b: &[f64]) -> f64 {
     let mean = |x: &[f64]| x.iter().sum::<f64>() / x.len() as f64;
-    let [of_a, of_b] = [mean(a), mean(b)];
+    let [mean_a, mean_b] = [mean(a), mean(b)];
     let [mut ab, mut aa, mut bb] = [0.0; 3];
     for (a, b) in a.iter().zip(b) {
-        ab += (a - of_a) * (b - of_b);
-        aa += (a - of_a).powi(2);
-        bb += (b - of_b).powi(2);
+        ab += (a - mean_a) * (b - mean_b);
+        aa += (a - mean_a).powi(2);
+        bb += (b - mean_b).powi(2);
     }
     ab / (aa * bb).sqrt()
 }

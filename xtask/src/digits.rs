@@ -1,31 +1,32 @@
-//! The digits that ship with the program.
+//! `cargo xtask digits`: writes the MNIST digits that ship with the program.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
 use diffusion_data::{ImageDataset, idx, mnist};
 
-/// Digits of each class.
+/// How many digits of each class ship.
 const PER_CLASS: usize = 1000;
 
 #[derive(clap::Args)]
 pub(crate) struct DigitsArgs {
-    /// The folder with MNIST's files, as `cargo xtask download mnist` makes it
+    /// Folder with MNIST's files, as written by `cargo xtask download mnist`
     #[arg(long, default_value = "data/mnist")]
     from: PathBuf,
 }
 
-/// All of MNIST's training digits, in the folder `from`.
+/// All 60,000 training digits of MNIST, read from the folder `from`.
 pub(crate) fn training_digits(from: &Path) -> anyhow::Result<ImageDataset> {
     ensure!(
         from.is_dir(),
-        "--from {}: there is no such folder; `cargo xtask download mnist` makes data/mnist",
+        "--from {}: no such folder; `cargo xtask download mnist` creates data/mnist",
         from.display()
     );
     Ok(mnist::load_train(from)?)
 }
 
-/// Writes the first [`PER_CLASS`] training digits of each class, in the order of the file.
+/// Writes the first [`PER_CLASS`] training digits of each class to assets/mnist, in the order of
+/// MNIST's file.
 pub(crate) fn run(args: &DigitsArgs) -> anyhow::Result<()> {
     let out = crate::cargo::workspace_root().join("assets/mnist");
     let dataset = training_digits(&args.from)?;

@@ -1,4 +1,4 @@
-//! `cargo xtask download`: another way to say `diffusion data download`.
+//! `cargo xtask download`: short for `diffusion data download`.
 
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
@@ -10,14 +10,14 @@ use crate::cargo::workspace_root;
 /// Download a complete data set with the program: `diffusion data download NAME`
 #[derive(Debug, clap::Args)]
 pub(crate) struct DownloadArgs {
-    /// Which data set: mnist, fashion-mnist or cifar10
+    /// Name of the data set: mnist, fashion-mnist or cifar10
     name: String,
     /// Folder for its files [default: data/NAME]
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
 }
 
-/// Runs the program, whose exit code is handed on.
+/// Runs the program and returns its exit code.
 pub(crate) fn run(args: &DownloadArgs) -> anyhow::Result<ExitCode> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
@@ -27,6 +27,6 @@ pub(crate) fn run(args: &DownloadArgs) -> anyhow::Result<ExitCode> {
         command.arg("--data-dir").arg(folder);
     }
     let status = command.status().context("cannot start cargo")?;
-    // A program that a signal ended has no code.
+    // A program that was ended by a signal has no exit code.
     Ok(ExitCode::from(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1)))
 }

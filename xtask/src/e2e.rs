@@ -1,4 +1,5 @@
-//! The whole way with the real program: train on real digits, be killed, resume, sample, and check what comes out.
+//! `cargo xtask e2e`: trains on real digits with the real program, kills and resumes the training,
+//! samples, and checks the results.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,18 +10,19 @@ use anyhow::{Context, bail, ensure};
 
 use crate::cargo::{built_program, cargo};
 
-/// Steps of the whole training.
+/// Steps of the complete training.
 const STEPS: u64 = 24;
 /// Images to sample.
 const NUM: usize = 7;
 /// MNIST's height and width.
 const SIZE: u32 = 28;
 
-/// Runs everything and prints a line for each thing that passed.
+/// Runs all steps and prints a line for each.
 pub(crate) fn run() -> anyhow::Result<()> {
     cargo(&["build", "--package", "diffusion-cli"], &[])?;
     let folder = tempfile::tempdir()?;
-    let place = Place { program: built_program("diffusion")?, folder: folder.path().to_owned() };
+    let sandbox =
+        Sandbox { program: built_program("diffusion")?, folder: folder.path().to_owned() };
     let steps: [(&str, Step); 8] = [
         ("train on real digits, saving every step", train_whole),
         ("kill a training and resume it", kill_and_resume),
@@ -29,12 +31,12 @@ pub(crate) fn run() -> anyhow::Result<()> {
         ("sample PNG", sample_png),
         ("sample npy", sample_npy),
         ("images depend on seed and number only", determinism),
-        ("bad input is refused", bad_input),
+        ("bad input is an error", bad_input),
     ];
     let mut failed = 0;
     for (name, step) in steps {
         let start = Instant::now();
-        let (mark, note) = match step(&place) {
+        let (mark, note) = match step(&sandbox) {
             Ok(note) => ("ok  ", note),
             Err(error) => {
                 failed += 1;
@@ -48,15 +50,15 @@ pub(crate) fn run() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// One thing to see; the note says what was seen.
-type Step = fn(&Place) -> anyhow::Result<String>;
+/// One step of the test; returns a note for the output.
+type Step = fn(&Sandbox) -> anyhow::Result<String>;
 
-struct Place {
+struct Sandbox {
     program: PathBuf,
     folder: PathBuf,
 }
 
-impl Place {
+impl Sandbox {
     fn command(&self, line: &str) -> Command {
         let mut command = Command::new(&self.program);
         command.args(line.split_whitespace()).current_dir(&self.folder).env("CI", "true");
@@ -81,67 +83,71 @@ impl Place {
     }
 }
 
-/// A recipe whose learning rate does not depend on where the training ends, so that runs of different lengths agree.
-fn config(place: &Place) -> anyhow::Result<()> {
+/// Writes a configuration whose learning rate does not depend on the training's length, so that
+/// runs of different lengths agree.
+fn config(sandbox: &Sandbox) -> anyhow::Result<()> {
     let text = "batch_size = 16\n[lr_schedule]\ndecay = { kind = \"constant\" }\n[checkpoint]\nevery = 1\nkeep = 2\n\
                 [sample_grid]\nnum = 4\nsteps = 5\nevery = 12\n";
-    fs::write(place.folder.join("e2e.toml"), text).context("e2e.toml")
+    fs::write(sandbox.folder.join("e2e.toml"), text).context("e2e.toml")
 }
 
-fn train_whole(place: &Place) -> anyhow::Result<String> {
-    config(place)?;
-    let text = place.ok(&format!("train --config e2e.toml --run-dir whole --steps {STEPS}"))?;
+fn train_whole(sandbox: &Sandbox) -> anyhow::Result<String> {
+    config(sandbox)?;
+    let text = sandbox.ok(&format!("train --config e2e.toml --run-dir whole --steps {STEPS}"))?;
     ensure!(
         text.contains(&format!("trained {STEPS} steps")),
-        "it does not say that it ended: {text}"
+        "expected \"trained {STEPS} steps\" in its output: {text}"
     );
     Ok(format!("{STEPS} steps"))
 }
 
-fn kill_and_resume(place: &Place) -> anyhow::Result<String> {
+fn kill_and_resume(sandbox: &Sandbox) -> anyhow::Result<String> {
     let line = format!("train --config e2e.toml --run-dir killed --steps {STEPS}");
-    let mut child = place.command(&line).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
+    let mut child = sandbox.command(&line).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
     let deadline = Instant::now() + Duration::from_mins(2);
-    while place.latest_step("killed").unwrap_or(0) < STEPS / 3 {
+    while sandbox.latest_step("killed").unwrap_or(0) < STEPS / 3 {
         ensure!(child.try_wait()?.is_none(), "the training ended before it could be killed");
-        ensure!(Instant::now() < deadline, "the training made no progress for two minutes");
+        ensure!(
+            Instant::now() < deadline,
+            "the training took over two minutes for a third of its steps"
+        );
         std::thread::yield_now();
     }
     child.kill()?;
     child.wait()?;
-    let killed_at = place.latest_step("killed")?;
+    let killed_at = sandbox.latest_step("killed")?;
     ensure!(killed_at < STEPS, "the training ended before it was killed");
-    place.ok("train --run-dir killed --resume")?;
-    let end = place.latest_step("killed")?;
+    sandbox.ok("train --run-dir killed --resume")?;
+    let end = sandbox.latest_step("killed")?;
     ensure!(end == STEPS, "the resumed training ended at step {end}");
     Ok(format!("killed after step {killed_at}"))
 }
 
-fn resumed_equals_uninterrupted(place: &Place) -> anyhow::Result<String> {
+fn resumed_equals_uninterrupted(sandbox: &Sandbox) -> anyhow::Result<String> {
     let mut bytes = 0;
     for name in ["model.safetensors", "ema.safetensors", "optimizer.safetensors"] {
         let [whole, killed] =
             ["whole", "killed"].map(|run| format!("{run}/checkpoints/step-{STEPS:07}/{name}"));
-        let (whole, killed) = (place.read(whole)?, place.read(killed)?);
+        let (whole, killed) = (sandbox.read(whole)?, sandbox.read(killed)?);
         safetensors::SafeTensors::deserialize(&whole)?;
         ensure!(whole == killed, "{name} differs");
         bytes += whole.len();
     }
-    Ok(format!("{bytes} bytes alike"))
+    Ok(format!("{bytes} equal bytes"))
 }
 
-fn run_folder(place: &Place) -> anyhow::Result<String> {
-    let metrics = String::from_utf8(place.read("killed/metrics.jsonl")?)?;
+fn run_folder(sandbox: &Sandbox) -> anyhow::Result<String> {
+    let metrics = String::from_utf8(sandbox.read("killed/metrics.jsonl")?)?;
     let steps = metrics
         .lines()
         .map(|line| Ok(serde_json::from_str::<serde_json::Value>(line)?["step"].as_u64()))
         .collect::<anyhow::Result<Vec<_>>>()?;
     ensure!(
         steps == (1..=STEPS).map(Some).collect::<Vec<_>>(),
-        "metrics.jsonl does not hold each step once"
+        "metrics.jsonl must have each step exactly once"
     );
     for step in [STEPS / 2, STEPS] {
-        decode_png(&place.read(format!("whole/samples/step-{step:07}.png"))?)?;
+        decode_png(&sandbox.read(format!("whole/samples/step-{step:07}.png"))?)?;
     }
     Ok(format!("{} lines of metrics", steps.len()))
 }
@@ -154,22 +160,22 @@ fn decode_png(bytes: &[u8]) -> anyhow::Result<(u32, u32, Vec<u8>)> {
     Ok((info.width, info.height, pixels))
 }
 
-fn sample_png(place: &Place) -> anyhow::Result<String> {
-    place.ok(&format!("sample --run whole --num {NUM} --steps 10 --out png --grid grid.png"))?;
+fn sample_png(sandbox: &Sandbox) -> anyhow::Result<String> {
+    sandbox.ok(&format!("sample --run whole --num {NUM} --steps 10 --out png --grid grid.png"))?;
     for i in 0..NUM {
-        let (width, height, pixels) = decode_png(&place.read(format!("png/{i:06}.png"))?)?;
+        let (width, height, pixels) = decode_png(&sandbox.read(format!("png/{i:06}.png"))?)?;
         ensure!((width, height) == (SIZE, SIZE), "image {i} is {width}×{height}");
-        ensure!(pixels.iter().any(|&p| p != pixels[0]), "image {i} is flat");
+        ensure!(pixels.iter().any(|&p| p != pixels[0]), "image {i} has a single colour");
     }
-    let count = fs::read_dir(place.folder.join("png"))?.count();
-    ensure!(count == NUM, "{count} files instead of {NUM}");
-    decode_png(&place.read("grid.png")?)?;
+    let count = fs::read_dir(sandbox.folder.join("png"))?.count();
+    ensure!(count == NUM, "expected {NUM} files in png, got {count}");
+    decode_png(&sandbox.read("grid.png")?)?;
     Ok(format!("{NUM} images of {SIZE}×{SIZE}"))
 }
 
-/// The numbers of an npy file of `num` grey images.
-fn npy(place: &Place, path: &str, num: usize) -> anyhow::Result<Vec<f32>> {
-    let bytes = place.read(path)?;
+/// The values of an npy file with `num` grey images.
+fn npy(sandbox: &Sandbox, path: &str, num: usize) -> anyhow::Result<Vec<f32>> {
+    let bytes = sandbox.read(path)?;
     ensure!(bytes.starts_with(b"\x93NUMPY"), "{path} is not npy");
     let len = num * (SIZE * SIZE) as usize * 4;
     ensure!(
@@ -181,13 +187,13 @@ fn npy(place: &Place, path: &str, num: usize) -> anyhow::Result<Vec<f32>> {
     Ok(data.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect())
 }
 
-fn sample_npy(place: &Place) -> anyhow::Result<String> {
-    place.ok(&format!("sample --run whole --num {NUM} --steps 10 --format npy --out npy"))?;
-    let values = npy(place, "npy/samples.npy", NUM)?;
+fn sample_npy(sandbox: &Sandbox) -> anyhow::Result<String> {
+    sandbox.ok(&format!("sample --run whole --num {NUM} --steps 10 --format npy --out npy"))?;
+    let values = npy(sandbox, "npy/samples.npy", NUM)?;
     ensure!(values.iter().all(|v| (-1.0..=1.0).contains(v)), "values outside [-1, 1]");
     // The PNGs hold the same images.
     for i in 0..NUM {
-        let (_, _, pixels) = decode_png(&place.read(format!("png/{i:06}.png"))?)?;
+        let (_, _, pixels) = decode_png(&sandbox.read(format!("png/{i:06}.png"))?)?;
         let per_image = pixels.len();
         let same = values[i * per_image..]
             .iter()
@@ -198,28 +204,28 @@ fn sample_npy(place: &Place) -> anyhow::Result<String> {
     Ok(format!("float32 ({NUM}, 1, {SIZE}, {SIZE}), equal to the PNGs"))
 }
 
-fn determinism(place: &Place) -> anyhow::Result<String> {
-    let reference = npy(place, "npy/samples.npy", NUM)?;
+fn determinism(sandbox: &Sandbox) -> anyhow::Result<String> {
+    let reference = npy(sandbox, "npy/samples.npy", NUM)?;
     let per_image = reference.len() / NUM;
     for (name, num, options) in [
         ("alone", 1, ""),
-        ("parted", NUM, "--batch-size 3"),
+        ("batches", NUM, "--batch-size 3"),
         ("one", NUM, "--threads 1"),
         ("two", NUM, "--threads 2"),
     ] {
-        place.ok(&format!(
+        sandbox.ok(&format!(
             "sample --run whole --num {num} --steps 10 --format npy --out {name} {options}"
         ))?;
-        let values = npy(place, &format!("{name}/samples.npy"), num)?;
+        let values = npy(sandbox, &format!("{name}/samples.npy"), num)?;
         ensure!(
             values == reference[..num * per_image],
             "the images differ with --num {num} {options}"
         );
     }
-    Ok("--num, --batch-size and --threads change nothing".to_owned())
+    Ok("--num, --batch-size and --threads do not change the images".to_owned())
 }
 
-fn bad_input(place: &Place) -> anyhow::Result<String> {
+fn bad_input(sandbox: &Sandbox) -> anyhow::Result<String> {
     let cases = [
         ("train --steps 0", 2),
         ("train --run-dir whole", 1),
@@ -228,14 +234,14 @@ fn bad_input(place: &Place) -> anyhow::Result<String> {
         ("sample --run whole --steps 201", 2),
     ];
     for (line, code) in cases {
-        let output = place.command(line).output()?;
+        let output = sandbox.command(line).output()?;
         if output.status.code() != Some(code) {
-            bail!("`diffusion {line}` exits with {:?}, not {code}", output.status.code());
+            bail!("`diffusion {line}` exits with {:?}, expected {code}", output.status.code());
         }
         ensure!(
             !String::from_utf8_lossy(&output.stderr).contains("panicked"),
             "`diffusion {line}` panics"
         );
     }
-    Ok(format!("{} ways", cases.len()))
+    Ok(format!("{} cases", cases.len()))
 }

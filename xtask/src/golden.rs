@@ -1,4 +1,5 @@
-//! `cargo xtask golden`: this project against Python's diffusers, live, with configurations that nobody has seen before.
+//! `cargo xtask golden`: compares this project with an installed `diffusers`, on new random
+//! configurations.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,50 +14,52 @@ use diffusion_process::{Domain, NoiseSource};
 use crate::cargo::{built_program, cargo, workspace_root};
 use crate::python::{TORCH, call, environment};
 
-/// Compare schedules, samplers, networks and model folders with Python's diffusers, on fresh random configurations.
+/// Compare schedules, samplers, networks and model folders with Python's diffusers, on new random
+/// configurations.
 ///
-/// The library is installed from PyPI into a virtual environment in target/ at the first call (5 GB on Linux). It writes
-/// numbers in the form of tests/golden, which the golden tests then read; and models go both ways, ours to Python and
-/// Python's to us, and must give the same images from the same noise.
+/// The first call installs diffusers from PyPI into a virtual environment in target/ (5 GB on
+/// Linux). diffusers writes numbers in the format of tests/golden, and the golden tests compare
+/// them. Models are exchanged in both directions and must give the same images from the same noise.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Environment:
-  PYTHON  the interpreter that makes the virtual environment; python3 unless set
+  PYTHON  the interpreter that creates the virtual environment; default: python3
 
 Examples:
   cargo xtask golden
   cargo xtask golden --seed 7")]
 pub(crate) struct GoldenArgs {
-    /// Repeat the configurations of this seed [default: the time, so that each call sees others].
+    /// Seed of the random configurations [default: the current time]
     #[arg(long, value_parser = clap::value_parser!(u64).range(..1 << 32))]
     seed: Option<u64>,
-    /// Only have TensorBoard read the event files of a training, which needs no more than its own package.
+    /// Only check a training's event files with TensorBoard; installs only TensorBoard
     #[arg(long)]
     event_files: bool,
-    /// Only compare Inception's features with pytorch-fid's, for weights of the seed.
+    /// Only compare Inception's features with those of pytorch-fid, for random weights
     #[arg(long, conflicts_with = "event_files")]
     inception: bool,
 }
 
+/// The packages of the comparison with diffusers.
 const PACKAGES: [&str; 5] = ["diffusers==0.42.1", TORCH, "numpy", "safetensors", "scipy"];
 
-/// What reads event files, in an environment of its own.
-const READERS: [&str; 2] = ["tensorboard==2.21.0", "setuptools<81"];
+/// The packages that read event files, in a separate environment.
+const TENSORBOARD: [&str; 2] = ["tensorboard==2.21.0", "setuptools<81"];
 
-/// What measures FID, in an environment of its own.
+/// The packages that measure FID, in a separate environment.
 const FID: [&str; 3] = ["pytorch-fid==0.3.0", TORCH, "torchvision"];
 
-/// The golden tests that take whatever cases a folder has.
+/// The golden tests that work with any cases in a folder.
 const TESTS: [&str; 3] = [
     "golden_schedule_tables_agree",
     "golden_sampler_trajectories_agree",
     "golden_unet2d_models_agree",
 ];
 
-/// Images to sample in both languages; the steps are `STEPS` of the scripts.
+/// How to sample in Rust. The number of steps equals `STEPS` in `sampling.py`.
 const SAMPLE: &str = "--num 2 --sampler ddim --steps 5 --format npy";
 
-/// A training of a moment, whose network can be exported.
+/// A short training whose network can be exported.
 const CONFIG: &str = r#"
 size = 16
 batch_size = 8
@@ -78,62 +81,62 @@ beta_end = 0.2
 num = 0
 "#;
 
-/// Runs the chore.
+/// Runs all comparisons.
 pub(crate) fn run(args: &GoldenArgs) -> Result<()> {
     let now = || {
         SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs() % (1 << 32))
     };
     let seed = args.seed.unwrap_or_else(now);
-    println!("seed {seed}; repeat by --seed {seed}");
+    println!("seed {seed}; repeat with --seed {seed}");
     let folder = tempfile::tempdir()?;
     if args.inception {
         return inception(seed, folder.path());
     }
     cargo(&["build", "--workspace", "--bin", "diffusion"], &[])?;
-    let place = |python| -> Result<Place> {
+    let sandbox = |python| -> Result<Sandbox> {
         let (program, folder) = (built_program("diffusion")?, folder.path().to_owned());
-        Ok(Place { python, program, folder, seed })
+        Ok(Sandbox { python, program, folder, seed })
     };
-    place(environment("target/golden/tensorboard", &READERS)?)?.event_files()?;
+    sandbox(environment("target/golden/tensorboard", &TENSORBOARD)?)?.event_files()?;
     if args.event_files {
         return Ok(());
     }
-    let place = place(environment("target/golden/venv", &PACKAGES)?)?;
-    place.numbers()?;
-    place.ours_in_python()?;
-    place.pythons_here()?;
-    place.openais_here()?;
+    let sandbox = sandbox(environment("target/golden/venv", &PACKAGES)?)?;
+    sandbox.numbers()?;
+    sandbox.exported_models()?;
+    sandbox.imported_pipelines()?;
+    sandbox.imported_state_dicts()?;
     println!("all agree (seed {seed})");
     Ok(())
 }
 
-/// Features of Inception-v3 with weights of the seed, by the test of diffusion-eval.
+/// Compares features of Inception-v3, with random weights of the seed, in diffusion-eval's test.
 fn inception(seed: u64, folder: &Path) -> Result<()> {
-    println!("features of Inception-v3, by pytorch-fid:");
+    println!("features of Inception-v3, compared with pytorch-fid:");
     let script = workspace_root().join("xtask/src/golden/inception.py");
     let numbers = folder.join("inception.json");
     let mut command = Command::new(environment("target/golden/fid", &FID)?);
     call(command.arg("-B").arg(script).arg(seed.to_string()).arg(&numbers))?;
-    let numbers = numbers.to_str().context("the temporary folder's name is no text")?;
+    let numbers = numbers.to_str().context("the temporary folder's path is not UTF-8")?;
     let test = ["test", "-p", "diffusion-eval", "--test", "inception", "--", "--nocapture"];
     cargo(&test, &[("DIFFUSION_GOLDEN_INCEPTION", numbers)])
 }
 
-struct Place {
+struct Sandbox {
     python: PathBuf,
     program: PathBuf,
     folder: PathBuf,
     seed: u64,
 }
 
-impl Place {
+impl Sandbox {
     fn path(&self, name: &str) -> PathBuf {
         self.folder.join(name)
     }
 
     fn python(&self, script: &str, arguments: &[&Path]) -> Result<()> {
         let script = workspace_root().join("xtask/src/golden").join(script);
-        // No byte code beside the sources; no advice.
+        // Write no byte code next to the sources, and print no advice.
         let mut command = Command::new(&self.python);
         command.env("DIFFUSERS_VERBOSITY", "critical").env("TQDM_DISABLE", "1");
         call(command.arg("-B").arg(script).args(arguments).current_dir(&self.folder))
@@ -142,12 +145,12 @@ impl Place {
     fn diffusion(&self, line: &str) -> Result<()> {
         let mut command = Command::new(&self.program);
         let output = command.args(line.split_whitespace()).current_dir(&self.folder).output()?;
-        let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
-        ensure!(output.status.success(), "`diffusion {line}` failed: {said}");
+        let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        ensure!(output.status.success(), "`diffusion {line}` failed: {text}");
         Ok(())
     }
 
-    /// The event files of a training that was taken up again, by TensorBoard.
+    /// Checks the event files of a resumed training with TensorBoard.
     fn event_files(&self) -> Result<()> {
         println!("event files, read by TensorBoard:");
         fs::write(self.path("events.toml"), CONFIG)?;
@@ -158,9 +161,9 @@ impl Place {
         self.python("events.py", &[&self.path("events")])
     }
 
-    /// Schedules, trajectories, outputs and gradients of the library, by the golden tests.
+    /// Compares schedules, trajectories, outputs and gradients of diffusers in the golden tests.
     fn numbers(&self) -> Result<()> {
-        println!("numbers of the library:");
+        println!("numbers of diffusers:");
         let golden = self.path("golden");
         self.python("reference.py", &[Path::new(&self.seed.to_string()), &golden])?;
         let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
@@ -169,19 +172,20 @@ impl Place {
             .args(TESTS);
         command.current_dir(workspace_root()).env("DIFFUSION_GOLDEN_DIR", golden);
         let output = command.stderr(Stdio::inherit()).output().context("cannot start cargo")?;
-        let said = String::from_utf8_lossy(&output.stdout);
-        println!("{}", said.trim());
+        let text = String::from_utf8_lossy(&output.stdout);
+        println!("{}", text.trim());
         ensure!(output.status.success(), "the golden tests failed");
-        // Samplers and models each count their cases; the script makes supported ones only.
-        let counts = unsupported_counts(&said);
-        ensure!(counts.len() == 2, "{} of the 2 tests that count their cases did so", counts.len());
+        // Samplers and models each print a count of their cases; the script makes only supported
+        // ones.
+        let counts = unsupported_counts(&text);
+        ensure!(counts.len() == 2, "expected 2 counts of cases, got {}", counts.len());
         ensure!(counts == [0, 0], "{} cases are not supported", counts.iter().sum::<u64>());
         Ok(())
     }
 
-    /// A run of ours, exported and sampled by the library.
-    fn ours_in_python(&self) -> Result<()> {
-        println!("ours, exported and sampled by the library:");
+    /// Trains here, exports the run and samples it with diffusers.
+    fn exported_models(&self) -> Result<()> {
+        println!("models from here, exported and sampled with diffusers:");
         for prediction in ["epsilon", "v_prediction", "sample"] {
             fs::write(
                 self.path("small.toml"),
@@ -197,22 +201,22 @@ impl Place {
         Ok(())
     }
 
-    /// Pipelines of the library, imported and sampled here.
-    fn pythons_here(&self) -> Result<()> {
-        println!("the library's, imported and sampled here:");
+    /// Imports pipelines of diffusers and samples them here.
+    fn imported_pipelines(&self) -> Result<()> {
+        println!("pipelines of diffusers, imported and sampled here:");
         self.python(
             "pipelines.py",
-            &[Path::new("save"), Path::new(&self.seed.to_string()), &self.path("theirs")],
+            &[Path::new("save"), Path::new(&self.seed.to_string()), &self.path("pipelines")],
         )?;
         for model in ["safe", "pickle"] {
-            self.diffusion(&format!("import theirs/{model} --run-dir {model}"))?;
-            self.compare("pipelines.py", model, &format!("theirs/{model}"), [3, 16, 16])?;
+            self.diffusion(&format!("import pipelines/{model} --run-dir {model}"))?;
+            self.compare("pipelines.py", model, &format!("pipelines/{model}"), [3, 16, 16])?;
         }
         Ok(())
     }
 
-    /// State dicts of improved-diffusion's network, imported and sampled here.
-    fn openais_here(&self) -> Result<()> {
+    /// Imports state dicts of improved-diffusion's network and samples them here.
+    fn imported_state_dicts(&self) -> Result<()> {
         println!("networks of improved-diffusion, imported and sampled here:");
         self.python(
             "openai.py",
@@ -226,7 +230,8 @@ impl Place {
         Ok(())
     }
 
-    /// Samples `run` here and `model` in Python by `script`, from the same noise.
+    /// Samples `run` here and `model` in Python with `script`, from the same noise, and compares
+    /// the images.
     fn compare(&self, script: &str, run: &str, model: &str, image_shape: [usize; 3]) -> Result<()> {
         self.diffusion(&format!(
             "sample --run {run} {SAMPLE} --seed {} --out {run}-samples",
@@ -237,17 +242,19 @@ impl Place {
         let file = self.path(&format!("{run}-noise.safetensors"));
         noise.save_safetensors("noise", &file)?;
         let samples = self.path(&format!("{run}-samples/samples.npy"));
-        ensure!(samples.is_file(), "there are no samples of {run}");
+        ensure!(samples.is_file(), "no samples of {run}: {} does not exist", samples.display());
         self.python(script, &[Path::new("compare"), Path::new(model), &file, &samples])
     }
 }
 
-/// The numbers of unsupported cases in the output of golden tests, one for each line "WHAT: N compared, M unsupported".
+/// The numbers of unsupported cases in the output of the golden tests: one for each line
+/// "WHAT: N compared, M unsupported".
 fn unsupported_counts(output: &str) -> Vec<u64> {
     let count = |line: &str| {
         let (compared, unsupported) =
             line.strip_suffix(" unsupported")?.split_once(" compared, ")?;
-        // Without cases there is nothing to rely on; the test's dots may stand before the line.
+        // A line with 0 compared cases proves nothing, so it is ignored. The test's dots may
+        // precede the line.
         compared.rsplit(' ').next()?.parse::<u64>().ok().filter(|compared| *compared > 0)?;
         unsupported.parse().ok()
     };

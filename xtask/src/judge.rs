@@ -1,4 +1,4 @@
-//! `cargo xtask train-judge`: the classifier whose features generated digits are judged by.
+//! `cargo xtask train-judge`: trains the classifier whose features are used to judge digits.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -18,38 +18,40 @@ use rand::seq::SliceRandom;
 use crate::cargo::workspace_root;
 use crate::digits::training_digits;
 
-/// Train the digit classifier that `diffusion evaluate samples` judges by: assets/digit-judge.safetensors.
+/// Train the digit classifier of `diffusion evaluate samples`: assets/digit-judge.safetensors.
 ///
-/// It learns from all 60,000 training digits of MNIST, and its accuracy and the reference are those of the test digits. With
-/// --for-search another one is made, which learns from five sixths of the training digits only, chosen by a hash, and whose reference is the
-/// other sixth: recipes are chosen by it, so that the shipped judge and the test digits have no part in the choice.
+/// It learns from all 60,000 training digits of MNIST. The test digits give its accuracy and the
+/// reference set. With --for-search, it learns from five sixths of the training digits, chosen by a
+/// hash, and the other sixth is the reference set. Recipes are chosen with that judge, so that the
+/// shipped judge and the test digits have no part in the choice.
 #[derive(clap::Args)]
 pub(crate) struct TrainJudgeArgs {
-    /// The folder with MNIST's files, as `cargo xtask download mnist` makes it
+    /// Folder with MNIST's files, as written by `cargo xtask download mnist`
     #[arg(long, value_name = "DIR", default_value = "data/mnist")]
     from: PathBuf,
-    /// Make the judge that recipes are chosen by
+    /// Train the judge of the recipe search
     #[arg(long)]
     for_search: bool,
-    /// Passes over the digits
+    /// Epochs of the training
     #[arg(long, value_name = "N", default_value = "8", value_parser = clap::value_parser!(u64).range(1..))]
     epochs: u64,
-    /// The file to write [default: assets/digit-judge.safetensors, or target/recipe/judge.safetensors with --for-search]
+    /// Write the judge to this file [default: assets/digit-judge.safetensors, or
+    /// target/recipe/judge.safetensors with --for-search]
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
 }
 
-/// Digits in an update.
+/// The batch size.
 const BATCH: usize = 128;
-/// The learning rate after its warm-up, before it falls.
+/// The learning rate after the warm-up, before it decays.
 const LR: f64 = 3e-3;
 const LR_SCHEDULE: LrSchedule = LrSchedule { warmup_steps: 200, decay: LrDecay::Cosine };
-/// How far a digit is moved at most, in pixels.
+/// The largest shift of a digit by the augmentation, in pixels.
 const SHIFT: i64 = 2;
-/// Digits whose features ship.
+/// The number of reference digits whose features are stored in the file.
 const REFERENCE: usize = 3000;
 
-/// Where the judge that recipes are chosen by lies, in the workspace.
+/// The path of the recipe search's judge in the workspace.
 pub(crate) const SEARCH_JUDGE: &str = "target/recipe/judge.safetensors";
 
 pub(crate) fn run(args: &TrainJudgeArgs) -> Result<()> {
@@ -58,27 +60,27 @@ pub(crate) fn run(args: &TrainJudgeArgs) -> Result<()> {
     train(&args.from, args.for_search, args.epochs, &out)
 }
 
-/// The digits that are learnt from, and those of the reference.
+/// The training digits and the reference digits.
 fn digits(from: &Path, for_search: bool) -> Result<(ImageDataset, ImageDataset)> {
     let train = training_digits(from)?;
-    // A sixth, chosen by a hash, is about 10,000.
+    // A sixth, chosen by a hash: about 10,000 digits.
     if for_search { Ok(train.split(1.0 / 6.0)?) } else { Ok((train, mnist::load_test(from)?)) }
 }
 
 fn train(from: &Path, for_search: bool, epochs: u64, out: &Path) -> Result<()> {
-    let (learnt, reference) = digits(from, for_search)?;
+    let (train, reference) = digits(from, for_search)?;
     ensure!(
-        learnt.image_shape() == DigitJudge::IMAGE_SHAPE,
-        "{}: not 28×28 and grey",
+        train.image_shape() == DigitJudge::IMAGE_SHAPE,
+        "{}: expected grey images of 28×28 pixels",
         from.display()
     );
     let device = Device::Cpu;
     let seed = u64::from(for_search);
     let (judge, parameters) = Parameters::initialise(seed, &device, |vb| DigitJudge::new(vb))?;
     println!(
-        "{} parameters; {} digits to learn from, {} to judge by",
+        "{} parameters; {} training digits, {} reference digits",
         parameters.count(),
-        learnt.len(),
+        train.len(),
         reference.len()
     );
     let source = NoiseSource::new(seed);
@@ -87,16 +89,16 @@ fn train(from: &Path, for_search: bool, epochs: u64, out: &Path) -> Result<()> {
         &parameters,
     )?;
     let average = Ema::new(EmaConfig { decay: 0.998, ..EmaConfig::default() }, &parameters)?;
-    let steps = learnt.len() / BATCH;
+    let steps = train.len() / BATCH;
     let total = epochs * steps as u64;
     let start = Instant::now();
     for epoch in 0..epochs {
-        let mut order: Vec<usize> = (0..learnt.len()).collect();
+        let mut order: Vec<usize> = (0..train.len()).collect();
         order.shuffle(&mut source.rng(Domain::Shuffle, epoch, 0));
         let mut sum = 0.0;
         for (i, batch) in order.chunks_exact(BATCH).enumerate() {
             let step = epoch * steps as u64 + i as u64;
-            let (images, labels) = shifted(&learnt, batch, source, step, &device)?;
+            let (images, labels) = shifted(&train, batch, source, step, &device)?;
             let loss = in_pool(|| {
                 candle_nn::loss::cross_entropy(&judge.forward(&images)?.logits, &labels)
             })?;
@@ -116,7 +118,8 @@ fn train(from: &Path, for_search: bool, epochs: u64, out: &Path) -> Result<()> {
     save(&average.tensors(), &reference, out)
 }
 
-/// The digits at `positions`, each moved a little.
+/// The digits at `positions` (N, 1, 28, 28), each shifted randomly by at most [`SHIFT`] pixels, and
+/// their labels (N).
 fn shifted(
     digits: &ImageDataset,
     positions: &[usize],
@@ -142,13 +145,14 @@ fn shifted(
                 *pixel = f32::from(digit[y * width + x]) / 127.5 - 1.0;
             }
         }
-        labels.push(digits.label(position).context("a digit without a label")?);
+        labels.push(digits.label(position).context("a digit has no label")?);
     }
     let images = Tensor::from_vec(pixels, (positions.len(), 1, height, width), device)?;
     Ok((images, Tensor::from_vec(labels, positions.len(), device)?))
 }
 
-/// Rounds the weights to half precision, and writes them with what the rounded network makes of the `reference`.
+/// Rounds the weights to half precision and writes them to `out`, with the statistics and features
+/// of the `reference` digits, as computed by the rounded network.
 fn save(weights: &BTreeMap<String, Tensor>, reference: &ImageDataset, out: &Path) -> Result<()> {
     let mut file = BTreeMap::new();
     for (name, weight) in weights {
@@ -160,22 +164,25 @@ fn save(weights: &BTreeMap<String, Tensor>, reference: &ImageDataset, out: &Path
     let judge = diffusion_nn::load_frozen(rounded, &Device::Cpu, |vb| DigitJudge::new(vb))?;
 
     let all: Vec<usize> = (0..reference.len()).collect();
-    let verdict = judge.judge(&reference.images(&all, &Device::Cpu)?)?;
-    let read = verdict.logits.argmax(1)?.to_vec1::<u32>()?;
-    let right =
-        read.iter().enumerate().filter(|(i, class)| reference.label(*i) == Some(**class)).count();
+    let judgement = judge.judge(&reference.images(&all, &Device::Cpu)?)?;
+    let predicted = judgement.logits.argmax(1)?.to_vec1::<u32>()?;
+    let correct = predicted
+        .iter()
+        .enumerate()
+        .filter(|(i, class)| reference.label(*i) == Some(**class))
+        .count();
     println!(
-        "{right} of {} reference digits read rightly: {:.2} %",
+        "{correct} of {} reference digits classified correctly: {:.2} %",
         all.len(),
-        right as f64 * 100.0 / all.len() as f64
+        correct as f64 * 100.0 / all.len() as f64
     );
 
-    let statistics = Statistics::of(&verdict.features)?;
+    let statistics = Statistics::of(&judgement.features)?;
     file.insert("reference.mean".to_owned(), statistics.mean()?.to_dtype(DType::F32)?);
     file.insert("reference.covariance".to_owned(), statistics.covariance()?.to_dtype(DType::F32)?);
     file.insert(
         "reference.features".to_owned(),
-        verdict.features.narrow(0, 0, REFERENCE)?.to_dtype(DType::F16)?,
+        judgement.features.narrow(0, 0, REFERENCE)?.to_dtype(DType::F16)?,
     );
     if let Some(folder) = out.parent() {
         std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;

@@ -1,4 +1,5 @@
-//! The repository's chores, in Rust and without a shell: `cargo xtask --help` lists them.
+//! The repository's maintenance commands, written in Rust instead of shell scripts.
+//! `cargo xtask --help` lists them.
 
 mod bench;
 mod cargo;
@@ -10,15 +11,18 @@ mod download;
 mod e2e;
 mod golden;
 mod judge;
+mod package;
+mod prose;
 mod python;
 mod recipe;
 mod structure;
+mod workspace;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-/// Chores of the repository.
+/// Run the maintenance commands of the repository
 #[derive(Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask")]
 struct Cli {
@@ -28,18 +32,21 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Everything that CI checks: format, structure, lints, documentation, tests, licences
+    /// Check everything that CI checks: format, structure, prose, lints, documentation, tests,
+    /// packages
     Check,
     Structure(structure::StructureArgs),
-    /// Type-check the workspace with --features cuda, on a machine without a card if need be
+    Prose(prose::ProseArgs),
+    Package(package::PackageArgs),
+    /// Type-check the program with --features cuda; needs the CUDA compiler but no GPU
     CheckCuda,
-    /// Train, kill, resume and sample with the real program, and print what passed
+    /// Train, kill, resume and sample with the real program, and print which steps passed
     E2e,
     Bench(bench::BenchArgs),
     Docs(docs::DocsArgs),
     Golden(golden::GoldenArgs),
     Download(download::DownloadArgs),
-    /// Make assets/mnist from a folder with the four files of MNIST
+    /// Write assets/mnist from a folder with MNIST's four files
     Digits(digits::DigitsArgs),
     TrainJudge(judge::TrainJudgeArgs),
     ControlBench(control::ControlBenchArgs),
@@ -53,6 +60,8 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Check => check::run().map(done),
         Command::Structure(args) => structure::run(&args).map(done),
+        Command::Prose(args) => prose::run(&args).map(done),
+        Command::Package(args) => package::run(&args).map(done),
         Command::CheckCuda => check::run_cuda().map(done),
         Command::E2e => e2e::run().map(done),
         Command::Bench(args) => bench::run(&args).map(done),

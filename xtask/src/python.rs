@@ -1,4 +1,4 @@
-//! Virtual environments of Python, made where they are missing.
+//! Virtual environments of Python, created if missing.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -7,11 +7,13 @@ use anyhow::{Context, Result, ensure};
 
 use crate::cargo::workspace_root;
 
-/// The PyTorch that this project is compared with.
+/// The version of PyTorch that this project is compared with.
 pub(crate) const TORCH: &str = "torch==2.15.0";
 
-/// The interpreter of the virtual environment `folder`, a path in the workspace, with `packages`, each as pip names it.
-/// Those with a version are installed if another or none is there, and the rest with them.
+/// The interpreter of the virtual environment in `folder` (a path in the workspace), with
+/// `packages` in pip's notation.
+///
+/// All packages are installed if one that names a version is missing or has another version.
 pub(crate) fn environment(folder: &str, packages: &[&str]) -> Result<PathBuf> {
     let folder = workspace_root().join(folder);
     let python = folder.join(if cfg!(windows) { "Scripts/python.exe" } else { "bin/python" });
@@ -19,15 +21,15 @@ pub(crate) fn environment(folder: &str, packages: &[&str]) -> Result<PathBuf> {
         let base = std::env::var_os("PYTHON").unwrap_or_else(|| "python3".into());
         call(Command::new(base).args(["-m", "venv"]).arg(&folder))?;
     }
-    if !has(&python, packages) {
+    if !has_versions(&python, packages) {
         eprintln!("installing {} into {}", packages.join(", "), folder.display());
         call(Command::new(&python).args(["-m", "pip", "install", "--quiet"]).args(packages))?;
     }
     Ok(python)
 }
 
-/// Whether the packages that have a version are there in that version.
-fn has(python: &Path, packages: &[&str]) -> bool {
+/// Whether all packages that name a version are installed in that version.
+fn has_versions(python: &Path, packages: &[&str]) -> bool {
     let checks =
         packages.iter().filter_map(|package| package.split_once("==")).map(|(name, version)| {
             let name = name.replace('-', "_");
@@ -40,7 +42,11 @@ fn has(python: &Path, packages: &[&str]) -> bool {
         .is_ok_and(|status| status.success())
 }
 
-/// Runs a command and fails if it does.
+/// Runs a command.
+///
+/// # Errors
+///
+/// If the command cannot be started or fails.
 pub(crate) fn call(command: &mut Command) -> Result<()> {
     let status = command.status().with_context(|| format!("cannot start {command:?}"))?;
     ensure!(status.success(), "{command:?} failed");

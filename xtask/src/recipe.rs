@@ -1,4 +1,4 @@
-//! `cargo xtask recipe-bench`: the ablation table of docs/recipe.md.
+//! `cargo xtask recipe-bench`: measures the ablation table of docs/recipe.md.
 
 mod curve;
 mod record;
@@ -21,54 +21,58 @@ use diffusion_data::{ImageDataset, mnist};
 use diffusion_eval::{ClassShares, DigitJudge, Reference, SampleQuality};
 use diffusion_model::{Generation, LoadedModel, RunLayout};
 use diffusion_sample::{Guidance, SamplerKind};
-use diffusion_train::{Trainer, averaged_model};
+use diffusion_train::{Trainer, ema_model};
 
 use crate::cargo::workspace_root;
 use crate::judge::SEARCH_JUDGE;
-use record::{Outcome, print_means, recorded};
+use record::{Outcome, print_means, read_record};
 use rows::{Recipes, Row};
 
 pub(crate) use curve::{RecipeCurveArgs, run as curve};
 pub(crate) use tables::compare_tables;
 
-/// Train digits by many recipes, each for the same time on this machine, and judge what they draw.
+/// Train digits with many recipes, each for the same time on this machine, and judge the results.
 ///
-/// The rows are in xtask/recipes.toml. Each is given as many steps as take the time of --base-steps steps of the file's first row. All are
-/// timed in turns before the first training, on all threads, so that what else the machine does favours none. As the steps are known
-/// then, the trainings can go on side by side, one on each thread, and it does not matter how long they take. The judge is that of
-/// `cargo xtask train-judge --for-search`. Last comes the mean of each row with the standard deviation over its seeds.
+/// The rows are in xtask/recipes.toml. Each gets the number of steps that fits into the time of
+/// --base-steps steps of the file's first row. All rows are timed in turns before the first
+/// training, on all threads, so that other load on the machine affects them alike. After that the
+/// numbers of steps are fixed, so the trainings run side by side, one per thread, and their
+/// duration does not matter. The judge is that of `cargo xtask train-judge --for-search`. The
+/// output ends with the mean of each row and its standard deviation over the seeds.
 ///
-/// The record keeps what each training came to. What it has is not trained again, so that seeds can be added later and a search goes on
-/// where it stopped; a row that it knows keeps its steps, and one that is changed wants another name. Without the file the search begins anew.
+/// The record has a line for each training and sampler. Recorded trainings are not repeated, so you
+/// can add seeds later and continue a stopped search. A recorded row keeps its number of steps;
+/// give a changed row a new name. Without the record, the search starts from the beginning.
 #[derive(clap::Args)]
 pub(crate) struct RecipeBenchArgs {
-    /// The rows to train [default: all]
+    /// Rows to train [default: all]
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     rows: Vec<String>,
-    /// The seeds, a training each
+    /// Seeds; each row is trained once per seed
     #[arg(long, value_name = "SEEDS", value_delimiter = ',', default_value = "0")]
     seeds: Vec<u64>,
-    /// The time of a training, as steps of the first row
+    /// Time of a training, as a number of steps of the first row
     #[arg(long, value_name = "N", default_value = "800", value_parser = clap::value_parser!(u64).range(10..))]
     base_steps: u64,
-    /// Digits to judge
+    /// Number of digits to judge
     #[arg(long, value_name = "N", default_value = "1000", value_parser = clap::value_parser!(u64).range(64..))]
     num: u64,
-    /// The recipes [default: xtask/recipes.toml]
+    /// File with the recipes [default: xtask/recipes.toml]
     #[arg(long, value_name = "FILE")]
     recipes: Option<PathBuf>,
-    /// What was found, a line of JSON for each training and sampler [default: assets/figures/recipe.jsonl]
+    /// Record of the results, a line of JSON for each training and sampler [default:
+    /// assets/figures/recipe.jsonl]
     #[arg(long, value_name = "FILE")]
     record: Option<PathBuf>,
-    /// The folder for checkpoints
+    /// Folder for checkpoints [default: target/recipe]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
 }
 
-/// Make assets/digits.safetensors, the model that `diffusion sample` uses before anything was trained, from a run.
+/// Write assets/digits.safetensors, the model that `diffusion sample` uses without a run.
 #[derive(clap::Args)]
 pub(crate) struct ShipModelArgs {
-    /// The run, or the checkpoint, whose averaged weights are rounded to half precision
+    /// Run or checkpoint whose EMA weights are rounded to half precision
     #[arg(long, value_name = "DIR")]
     from: PathBuf,
 }
@@ -87,7 +91,7 @@ pub(crate) fn run(args: &RecipeBenchArgs) -> Result<()> {
     let recipes = Recipes::read(&file)?;
     let judge = workspace_root().join(SEARCH_JUDGE);
     let bytes = std::fs::read(&judge).with_context(|| {
-        format!("{}: make it by cargo xtask train-judge --for-search", judge.display())
+        format!("{}: create it with cargo xtask train-judge --for-search", judge.display())
     })?;
     let (judge, reference) = DigitJudge::from_bytes(&bytes, &Device::Cpu)?;
     let digits = shipped_digits()?;
@@ -95,35 +99,36 @@ pub(crate) fn run(args: &RecipeBenchArgs) -> Result<()> {
     std::fs::create_dir_all(&out)?;
     let path =
         args.record.clone().unwrap_or_else(|| workspace_root().join("assets/figures/recipe.jsonl"));
-    let known = recorded(&path)?;
+    let recorded = read_record(&path)?;
     let record = File::options().create(true).append(true).open(&path);
     let record = record.with_context(|| format!("--record {}", path.display()))?;
     let bench = Bench { args, recipes: &recipes, judge, reference, digits, out, record };
-    let chosen = bench.chosen()?;
-    let mut outcomes: Vec<Outcome> = known
+    let rows = bench.selected_rows()?;
+    let mut outcomes: Vec<Outcome> = recorded
         .into_iter()
         .filter(|o| o.base_steps == args.base_steps && o.count as u64 == args.num)
         .collect();
-    let paces = bench.paces(&chosen, &outcomes)?;
-    outcomes.retain(|o| chosen.iter().any(|row| row.name == o.row));
-    // Every row once before any row twice: what is stopped early has compared them all.
+    let budgets = bench.step_budgets(&rows, &outcomes)?;
+    outcomes.retain(|o| rows.iter().any(|row| row.name == o.row));
+    // Each row is trained once before any row is trained twice, so that a search that is stopped
+    // early has compared all rows.
     let mut trainings = Vec::new();
     for &seed in &args.seeds {
-        for row in &chosen {
-            let is_known = |sampler: &&String| {
+        for row in &rows {
+            let is_recorded = |sampler: &&String| {
                 outcomes
                     .iter()
                     .any(|o| o.row == row.name && o.seed == seed && o.sampler == **sampler)
             };
             let samplers: Vec<&String> =
-                row.samplers.iter().filter(|sampler| !is_known(sampler)).collect();
+                row.samplers.iter().filter(|sampler| !is_recorded(sampler)).collect();
             if samplers.is_empty() {
                 continue;
             }
-            let pace = paces.get(row.timed());
-            let pace =
-                pace.with_context(|| format!("row {}: there is no row {}", row.name, row.timed()))?;
-            trainings.push(Training { row, seed, pace, samplers });
+            let budget = budgets.get(row.timed()).with_context(|| {
+                format!("row {}: paced_as names the unknown row {}", row.name, row.timed())
+            })?;
+            trainings.push(Training { row, seed, budget, samplers });
         }
     }
     let mut failed = Ok(());
@@ -137,6 +142,7 @@ pub(crate) fn run(args: &RecipeBenchArgs) -> Result<()> {
     failed
 }
 
+/// The 10,000 digits that ship with the program.
 pub(crate) fn shipped_digits() -> Result<ImageDataset> {
     let read = |name: &str| {
         let path = workspace_root().join("assets/mnist").join(name);
@@ -148,44 +154,47 @@ pub(crate) fn shipped_digits() -> Result<ImageDataset> {
     )?)
 }
 
-/// Images that were drawn, and what a judge says of them.
-struct Judged {
+/// Sampled images (N, 1, 28, 28) and their metrics.
+struct JudgedImages {
     images: Tensor,
     sampling_seconds: f64,
     quality: SampleQuality,
     classes: ClassShares,
 }
 
-fn judged(
+/// Samples images and measures their quality with `judge` and `reference`.
+fn generate_and_judge(
     model: &LoadedModel,
     generation: &Generation,
     judge: &DigitJudge,
     reference: &Reference,
-) -> Result<Judged> {
+) -> Result<JudgedImages> {
     let start = Instant::now();
     let images = model.generate(generation, &mut |_| ControlFlow::Continue(()))?;
-    // What an image file keeps of those that were not cut.
+    // Clip to the range that an image file can hold.
     let images = images.clamp(-1f32, 1f32)?;
     let sampling_seconds = start.elapsed().as_secs_f64();
-    let verdict = judge.judge(&images)?;
-    let quality = reference.quality(&verdict.features)?;
-    Ok(Judged { images, sampling_seconds, quality, classes: ClassShares::of(&verdict.logits)? })
+    let judgement = judge.judge(&images)?;
+    let quality = reference.quality(&judgement.features)?;
+    let classes = ClassShares::of(&judgement.logits)?;
+    Ok(JudgedImages { images, sampling_seconds, quality, classes })
 }
 
-/// Steps of each row that are timed.
+/// The number of timed steps of each row.
 const TURNS: u64 = 25;
 
-/// What a step of a row takes on this machine, and the steps of its trainings.
-struct Pace {
+/// The time of a row's step on this machine, and the number of steps of its trainings.
+struct StepBudget {
     steps: u64,
     seconds_per_step: f64,
 }
 
+/// A training to run.
 struct Training<'a> {
     row: &'a Row,
     seed: u64,
-    pace: &'a Pace,
-    /// Those of the row's that the record lacks.
+    budget: &'a StepBudget,
+    /// The row's samplers that are not recorded yet.
     samplers: Vec<&'a String>,
 }
 
@@ -200,13 +209,14 @@ struct Bench<'a> {
 }
 
 impl Bench<'_> {
-    fn chosen(&self) -> Result<Vec<&Row>> {
+    /// The rows of --rows, or all.
+    fn selected_rows(&self) -> Result<Vec<&Row>> {
         if self.args.rows.is_empty() {
             return Ok(self.recipes.row.iter().collect());
         }
         let find = |name: &String| {
             let row = self.recipes.row.iter().find(|row| row.name == *name);
-            row.with_context(|| format!("there is no row `{name}`"))
+            row.with_context(|| format!("--rows: unknown row `{name}`"))
         };
         self.args.rows.iter().map(find).collect()
     }
@@ -215,60 +225,64 @@ impl Bench<'_> {
         Ok(self.recipes.config(row, seed, steps)?.trainer(&self.digits, &Device::Cpu)?)
     }
 
-    /// What a step of each of the rows takes that `rows` are paced as, and how many of them the time allows: as in the `known` outcomes,
-    /// or else measured.
-    fn paces(&self, rows: &[&Row], known: &[Outcome]) -> Result<HashMap<String, Pace>> {
+    /// The step budgets for `rows`, by the name of the timed row: those of the `recorded` outcomes,
+    /// the others measured.
+    fn step_budgets(
+        &self,
+        rows: &[&Row],
+        recorded: &[Outcome],
+    ) -> Result<HashMap<String, StepBudget>> {
         let all = &self.recipes.row;
-        let mut paces = HashMap::new();
-        for &Outcome { ref row, steps, seconds_per_step, .. } in known {
+        let mut budgets = HashMap::new();
+        for &Outcome { ref row, steps, seconds_per_step, .. } in recorded {
             let timed =
                 all.iter().find(|other| other.name == *row).map_or(row.as_str(), Row::timed);
-            paces.insert(timed.to_owned(), Pace { steps, seconds_per_step });
+            budgets.insert(timed.to_owned(), StepBudget { steps, seconds_per_step });
         }
         let unknown = |row: &Row| {
-            !paces.contains_key(&row.name) && rows.iter().any(|chosen| chosen.timed() == row.name)
+            !budgets.contains_key(&row.name) && rows.iter().any(|other| other.timed() == row.name)
         };
         if all.iter().any(unknown) {
-            // The first row says how much time there is.
-            let contenders = all.iter().enumerate().filter(|(i, row)| *i == 0 || unknown(row));
-            let contenders: Vec<&Row> = contenders.map(|(_, row)| row).collect();
-            let seconds = self.seconds_per_step(&contenders)?;
+            // The first row defines the time of a training.
+            let timed = all.iter().enumerate().filter(|(i, row)| *i == 0 || unknown(row));
+            let timed: Vec<&Row> = timed.map(|(_, row)| row).collect();
+            let seconds = self.seconds_per_step(&timed)?;
             let time = self.args.base_steps as f64 * seconds[0];
-            for (row, seconds_per_step) in contenders.into_iter().zip(seconds) {
+            for (row, seconds_per_step) in timed.into_iter().zip(seconds) {
                 let steps = ((time / seconds_per_step).round() as u64).max(1);
-                paces.entry(row.name.clone()).or_insert(Pace { steps, seconds_per_step });
+                budgets.entry(row.name.clone()).or_insert(StepBudget { steps, seconds_per_step });
             }
         }
-        Ok(paces)
+        Ok(budgets)
     }
 
-    /// What a step of each row takes.
+    /// The seconds of a step of each row.
     fn seconds_per_step(&self, rows: &[&Row]) -> Result<Vec<f64>> {
-        let contenders = rows.iter().map(|row| self.trainer(row, 0, 2 * TURNS));
-        let mut contenders = contenders.collect::<Result<Vec<_>>>()?;
-        // What else the machine does only adds to the time: the shortest is the nearest to that of the step itself.
-        let mut shortest = vec![f64::INFINITY; contenders.len()];
+        let trainers = rows.iter().map(|row| self.trainer(row, 0, 2 * TURNS));
+        let mut trainers = trainers.collect::<Result<Vec<_>>>()?;
+        // Other load on the machine only adds time, so the shortest time is the best estimate.
+        let mut shortest = vec![f64::INFINITY; trainers.len()];
         for _ in 0..TURNS {
-            for (contender, shortest) in contenders.iter_mut().zip(&mut shortest) {
-                // The first step of a turn finds the caches full of the others' numbers.
-                contender.step()?;
+            for (trainer, shortest) in trainers.iter_mut().zip(&mut shortest) {
+                // The first step of a turn fills the caches and is not counted.
+                trainer.step()?;
                 let start = Instant::now();
-                contender.step()?;
+                trainer.step()?;
                 *shortest = shortest.min(start.elapsed().as_secs_f64());
             }
         }
         Ok(shortest)
     }
 
-    /// What becomes of all trainings. Small ones on a thread each end sooner than one after the other on all.
+    /// Runs all trainings, each on one thread: small trainings finish sooner side by side than one
+    /// after the other on all threads.
     fn train_all(&self, trainings: &[Training<'_>]) -> Vec<Result<Vec<Outcome>>> {
         let (next, outcomes) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
         let work = || {
             while let Some(training) = trainings.get(next.fetch_add(1, Ordering::Relaxed)) {
-                let alone = rayon::ThreadPoolBuilder::new().num_threads(1).build();
-                let outcome = alone
-                    .map_err(Into::into)
-                    .and_then(|pool| pool.install(|| self.train(training)));
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build();
+                let outcome =
+                    pool.map_err(Into::into).and_then(|pool| pool.install(|| self.train(training)));
                 let Training { row, seed, .. } = training;
                 let outcome = outcome.with_context(|| format!("row {}, seed {seed}", row.name));
                 outcomes.lock().unwrap_or_else(PoisonError::into_inner).push(outcome);
@@ -284,9 +298,9 @@ impl Bench<'_> {
 
     fn train(
         &self,
-        &Training { row, seed, pace, ref samplers }: &Training<'_>,
+        &Training { row, seed, budget, ref samplers }: &Training<'_>,
     ) -> Result<Vec<Outcome>> {
-        let mut trainer = self.trainer(row, seed, pace.steps)?;
+        let mut trainer = self.trainer(row, seed, budget.steps)?;
         let mut losses = Vec::new();
         while !trainer.is_finished() {
             losses.push(trainer.step()?.loss);
@@ -294,19 +308,19 @@ impl Bench<'_> {
         let last = &losses[losses.len() - losses.len().div_ceil(10)..];
         let loss = last.iter().sum::<f64>() / last.len() as f64;
         trainer.checkpoint()?.write(&self.out.join(format!("{}-{seed}", row.name)))?;
-        let (model, mut outcomes) = (averaged_model(&trainer)?, Vec::new());
-        for &named in samplers {
-            let generation = generation(named, self.args.num)?;
-            let Judged { quality, classes, .. } =
-                judged(&model, &generation, &self.judge, &self.reference)?;
+        let (model, mut outcomes) = (ema_model(&trainer)?, Vec::new());
+        for &sampler in samplers {
+            let generation = generation(sampler, self.args.num)?;
+            let JudgedImages { quality, classes, .. } =
+                generate_and_judge(&model, &generation, &self.judge, &self.reference)?;
             outcomes.push(Outcome {
                 row: row.name.clone(),
                 seed,
                 base_steps: self.args.base_steps,
-                steps: pace.steps,
-                seconds_per_step: pace.seconds_per_step,
+                steps: budget.steps,
+                seconds_per_step: budget.seconds_per_step,
                 loss,
-                sampler: named.clone(),
+                sampler: sampler.clone(),
                 count: quality.count,
                 frechet_distance: quality.frechet_distance,
                 sure: classes.sure,
@@ -316,12 +330,13 @@ impl Bench<'_> {
                 coverage: quality.agreement.coverage,
             });
         }
-        self.report(&outcomes)?;
+        self.write_outcomes(&outcomes)?;
         Ok(outcomes)
     }
 
-    /// Writes the outcomes of a training, all or none, so that what is in the record need not be done again.
-    fn report(&self, outcomes: &[Outcome]) -> Result<()> {
+    /// Appends the outcomes of a training to the record, in one write, so that the record has all
+    /// of them or none.
+    fn write_outcomes(&self, outcomes: &[Outcome]) -> Result<()> {
         let mut lines = String::new();
         for o in outcomes {
             println!(
@@ -335,17 +350,17 @@ impl Bench<'_> {
     }
 }
 
-/// As `ddim:20` says, or `ddim:20@1.5` with guidance of scale 1.5.
-fn generation(named: &str, num: u64) -> Result<Generation> {
-    let (plain, scale) = named.split_once('@').unwrap_or((named, "1"));
+/// Parses `ddim:20`, or `ddim:20@1.5` with guidance scale 1.5, for `num` digits.
+fn generation(text: &str, num: u64) -> Result<Generation> {
+    let (plain, scale) = text.split_once('@').unwrap_or((text, "1"));
     let Some((name, steps)) = plain.split_once(':') else {
-        bail!("`{named}` is not of the form ddim:20")
+        bail!("`{text}`: expected SAMPLER:STEPS or SAMPLER:STEPS@SCALE, for example ddim:20")
     };
     let guidance = Guidance::new(scale.parse()?);
     let sampler =
-        SamplerKind::from_name(name).with_context(|| format!("there is no sampler `{name}`"))?;
+        SamplerKind::from_name(name).with_context(|| format!("unknown sampler `{name}`"))?;
     let steps = steps.parse()?;
-    ensure!(steps > 0, "`{named}` has no steps");
+    ensure!(steps > 0, "`{text}`: steps must be at least 1");
     Ok(Generation {
         sampler: Some(sampler),
         steps: Some(steps),

@@ -1,35 +1,37 @@
-//! `cargo xtask structure`: what the crates measure, and whether dependencies point downwards only.
+//! `cargo xtask structure`: prints the size of each crate, and checks that dependencies point
+//! downwards only.
 
-mod floors;
+mod layers;
 mod sources;
+mod table;
 mod unused;
-mod workspace;
 
-use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 
-use crate::cargo::cargo_output;
+use crate::workspace::{self, Crate, Kind};
 use sources::Sources;
-use workspace::{Crate, Kind};
 
-/// Print what each crate measures, and check the dependencies between crates.
+/// Print the size of each crate, and check the dependencies between crates.
 ///
-/// Fails on a dependency that points upwards or closes a circle, on a crate without a floor, and on
-/// a dependency that no source file uses. The order of the floors is in
-/// xtask/src/structure/floors.rs. Long files and full folders are shown, not forbidden.
+/// Fails if a dependency points upwards or forms a cycle, if a crate has no place in the order of
+/// crates, if no source file uses a dependency, or if the table in ARCHITECTURE.md is out of date.
+/// The order is in xtask/src/structure/layers.rs. Long files and full folders are only listed.
 ///
-/// "code" and "tests" are lines of Rust in src without and with test modules, and in tests, benches
-/// and examples. "direct" counts dependencies on other crates of the workspace, "all" every crate
-/// that a build of this one needs with its default features. "public" counts functions, types,
-/// traits, constants and macros declared `pub`.
+/// Columns: "code" is lines of Rust in src outside test modules. "tests" is lines of test modules,
+/// and of the folders tests, benches and examples. "direct" counts dependencies on other crates of
+/// the workspace, "all" every crate that a build with default features needs. "public" counts
+/// functions, types, traits, constants and macros declared `pub`.
 #[derive(Debug, Default, clap::Args)]
 pub(crate) struct StructureArgs {
-    /// Also write the figures to this file
+    /// Also write the figures to this JSON file
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Write the table of dependencies into ARCHITECTURE.md
+    #[arg(long)]
+    accept: bool,
 }
 
 /// The figures of a crate.
@@ -47,39 +49,34 @@ const SHOWN: usize = 3;
 
 pub(crate) fn run(args: &StructureArgs) -> Result<()> {
     let mut crates = workspace::read()?;
-    crates.sort_by_key(|one| floors::floor(&one.name));
+    crates.sort_by_key(|package| layers::position(&package.name));
     let figures = crates.iter().map(figures).collect::<Result<Vec<_>>>()?;
     print_figures(&figures);
     if let Some(path) = &args.json {
         let text = serde_json::to_string_pretty(&figures)? + "\n";
         std::fs::write(path, text).with_context(|| format!("--json {}", path.display()))?;
     }
-    let mut problems = floors::problems(&crates);
+    let mut problems = layers::problems(&crates);
     problems.extend(unused::problems(&crates)?);
+    let published: Vec<&str> =
+        crates.iter().filter(|c| c.is_published()).map(|c| c.name.as_str()).collect();
+    problems.extend(table::problems(&figures, &published, args.accept)?);
     for problem in &problems {
         println!("{problem}");
     }
     ensure!(problems.is_empty(), "the structure has {} problems", problems.len());
-    println!("every dependency points downwards and is used");
+    println!("all dependencies point downwards and are used");
     Ok(())
 }
 
-fn figures(one: &Crate) -> Result<Figures> {
+fn figures(package: &Crate) -> Result<Figures> {
     let is_direct = |d: &&workspace::Dependency| d.in_workspace && d.kind == Kind::Normal;
     Ok(Figures {
-        name: one.name.clone(),
-        direct_dependencies: one.dependencies.iter().filter(is_direct).count(),
-        all_dependencies: all_dependencies(&one.name)?,
-        sources: Sources::read(&one.folder, SHOWN)?,
+        name: package.name.clone(),
+        direct_dependencies: package.dependencies.iter().filter(is_direct).count(),
+        all_dependencies: table::all_dependencies(&package.name)?.len(),
+        sources: Sources::read(&package.folder, SHOWN)?,
     })
-}
-
-/// How many crates a build of the crate `name` needs on this machine, with its default features.
-fn all_dependencies(name: &str) -> Result<usize> {
-    let tree =
-        cargo_output(&["tree", "-p", name, "-e", "normal", "--prefix", "none", "--format", "{p}"])?;
-    let crates: BTreeSet<&str> = tree.lines().map(|line| line.trim_end_matches(" (*)")).collect();
-    Ok(crates.len().saturating_sub(1))
 }
 
 fn print_figures(figures: &[Figures]) {
@@ -102,7 +99,7 @@ fn print_figures(figures: &[Figures]) {
     }));
     let sum = |of: fn(&Sources) -> usize| figures.iter().map(|f| of(&f.sources)).sum::<usize>();
     let lines = [sum(|s| s.code), sum(|s| s.tests)];
-    rows.push(row("together", lines, [String::new(), String::new()], sum(|s| s.public)));
+    rows.push(row("total", lines, [String::new(), String::new()], sum(|s| s.public)));
     print!("{}", table(&rows));
 
     let listed = |entries: &[(String, usize)]| {
@@ -121,7 +118,7 @@ fn print_figures(figures: &[Figures]) {
     println!();
 }
 
-/// Columns of equal width: the first to the left, numbers to the right.
+/// The rows as aligned columns: the first aligned left, the others right.
 fn table<const N: usize>(rows: &[[String; N]]) -> String {
     let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or(0);
     let line = |row: &[String; N]| {
@@ -136,7 +133,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_stand_on_the_left_and_numbers_on_the_right() {
+    fn names_are_aligned_left_and_numbers_right() {
         let rows = [["crate", "code"], ["diffusion", "7"]].map(|row| row.map(str::to_owned));
         assert_eq!(table(&rows), "crate      code\ndiffusion     7\n");
     }

@@ -1,7 +1,23 @@
-//! The program `diffusion`: arguments in, progress and pictures out. The mathematics lives in the library crates.
+//! The program `diffusion`: it trains diffusion models, samples from them, edits pictures with them
+//! and evaluates them.
 //!
-//! Exit codes: 0 done, 1 failure, 2 usage (a wrong argument or configuration), 130 interrupted, 141
-//! nobody reads what is printed.
+//! It parses arguments, calls the library crates, shows progress and prints results. It contains no
+//! mathematics.
+//!
+//! ```sh
+//! diffusion train                                       # 10,000 digits, five minutes
+//! diffusion sample --num 64 --grid digits.png           # with the newest run
+//! diffusion edit vary --help                            # every command explains its flags
+//! diffusion data inspect photos --size 32               # your own pictures
+//! diffusion train --data photos --size 32 --flip
+//! diffusion evaluate samples --run runs/mnist-1
+//! diffusion export --run runs/model --out model         # for Python's diffusers
+//! diffusion completions bash > ~/.local/share/bash-completion/completions/diffusion
+//! diffusion man | man -l -
+//! ```
+//!
+//! Exit codes: 0 success, 1 failure, 2 wrong argument or configuration, 130 interrupted, 141 output
+//! pipe closed.
 
 mod args;
 mod commands;
@@ -9,18 +25,25 @@ mod session;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use self::session::{device, interrupt, logging, usage};
 
-/// Training gives back and asks for the same large buffers at each step; the system's allocator hands them to the kernel
-/// and back every time.
+/// Training frees and requests the same large buffers at each step; the system's allocator returns
+/// them to the kernel every time.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Train diffusion models and sample from them.
+/// Train diffusion models, sample from them and edit pictures with them
+///
+/// Before the first training, `sample`, `edit` and most `evaluate` commands use a small model of
+/// handwritten digits that comes with the program. `diffusion COMMAND --help` explains every flag
+/// of a command; `-h` is its short form.
+///
+/// Exit codes: 0 success, 1 failure, 2 wrong argument or configuration, 130 interrupted, 141 output
+/// pipe closed.
 #[derive(Parser)]
-#[command(version, propagate_version = true)]
+#[command(name = "diffusion", version, propagate_version = true)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -46,32 +69,44 @@ enum Command {
     Data(commands::data::DataCommand),
     Import(commands::import::ImportArgs),
     Export(commands::export::ExportArgs),
+    Completions(commands::manual::CompletionsArgs),
+    Man(commands::manual::ManArgs),
 }
 
-/// What every command understands.
+/// The heading of [`GlobalArgs`] in a help text. Without it they would be mixed with the flags of a
+/// command.
+const GLOBAL_HEADING: &str = "Global options";
+
+/// Flags of all commands.
 #[derive(clap::Args)]
 struct GlobalArgs {
-    /// Where to compute: auto, cpu, cuda:N or metal
-    #[arg(long, global = true, default_value = "auto", value_name = "DEVICE")]
+    /// Device to compute on: auto, cpu, cuda:N or metal
+    ///
+    /// N is the number of the CUDA device, from 0; cuda is cuda:0. auto uses a CUDA or Metal device
+    /// if this build supports one and the machine has it, otherwise the CPU.
+    #[arg(long, global = true, help_heading = GLOBAL_HEADING, default_value = "auto", value_name = "DEVICE")]
     device: device::DeviceChoice,
-    /// Threads to compute with [default: RAYON_NUM_THREADS, else all cores]
-    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1024))]
+    /// Number of CPU threads, 1 to 1024 [default: RAYON_NUM_THREADS, otherwise all cores]
+    ///
+    /// It changes the speed, but neither the images nor the weights after a given number of steps.
+    #[arg(long, global = true, help_heading = GLOBAL_HEADING, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1024))]
     threads: Option<u64>,
-    /// Say more; twice for everything
-    #[arg(short, long, global = true, action = clap::ArgAction::Count, conflicts_with = "quiet")]
+    /// Log more: -v for debug messages, -vv for trace messages
+    #[arg(short, long, global = true, help_heading = GLOBAL_HEADING, action = clap::ArgAction::Count, conflicts_with = "quiet")]
     verbose: u8,
-    /// Say only warnings and errors
-    #[arg(short, long, global = true)]
+    /// Log only warnings and errors, and show no progress
+    #[arg(short, long, global = true, help_heading = GLOBAL_HEADING)]
     quiet: bool,
-    /// The form of the log on standard error
-    #[arg(long, global = true, default_value = "text", value_name = "FORMAT")]
+    /// Format of the log on standard error
+    #[arg(long, global = true, help_heading = GLOBAL_HEADING, default_value = "text", value_name = "FORMAT")]
     log_format: logging::LogFormat,
 }
 
-/// The exit code of a program whose reader has gone, as shells know it.
+/// The exit code that shells report for a program that wrote to a closed pipe (128 + SIGPIPE).
 const CLOSED_PIPE: i32 = 141;
 
-/// `diffusion … | head` is no failure: whoever reads has enough, and nothing is left to say. Printing to a closed pipe panics.
+/// Exits silently when standard output is closed, as in `diffusion … | head`. Printing to a closed
+/// pipe would panic otherwise.
 fn end_quietly_on_closed_pipes() {
     let report = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
@@ -123,5 +158,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Data(command) => commands::data::run(&command, cli.global.quiet),
         Command::Import(args) => commands::import::run(&args),
         Command::Export(args) => commands::export::run(&args),
+        Command::Completions(args) => Ok(commands::manual::completions(&args, Cli::command())),
+        Command::Man(args) => commands::manual::man(&args, Cli::command()),
     }
 }

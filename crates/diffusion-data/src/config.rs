@@ -1,4 +1,4 @@
-//! How pictures become training images, as data.
+//! The configuration of how pictures become training images.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,42 +7,45 @@ use serde::{Deserialize, Serialize};
 
 use crate::DataError;
 
-/// Which part of a set that has parts.
+/// A split of a data set.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Split {
-    /// The pictures to learn from.
+    /// The training pictures.
     #[default]
     Train,
-    /// Those held back to judge by.
+    /// The test pictures.
     Test,
 }
 
-const MOST_REPEATS: usize = 1_000_000;
+const MAX_REPEATS: usize = 1_000_000;
 
-/// What is done to the pictures of a data set, and which of them are taken.
+/// How the pictures of a data set are prepared, and which of them are used.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct PictureConfig {
-    /// Grey or colour.
+    /// Grey or RGB. Default: grey if no picture has colour, otherwise RGB.
     pub channels: Channels,
-    /// How a picture that is not square becomes square.
+    /// How a picture that is not square becomes square. Default: crop.
     pub fit: Fit,
-    /// The colour behind transparent pixels and beside padded pictures.
+    /// The colour of transparent areas and of the padding. Default: white.
     pub background: Background,
-    /// Keep the pictures an eighth larger and cut another window out of them in each pass.
+    /// Store the pictures an eighth larger, and cut a random window out of each in every pass.
+    /// Default: false.
     pub random_crop: bool,
-    /// Mirror every other picture, left to right, at random.
+    /// Mirror each picture left to right with probability ½. Default: false.
     pub flip: bool,
-    /// How often a pass gives each picture, at least 1; more often where the set is smaller than a batch.
+    /// How many times each picture appears in a pass, at least 1. It is increased if the set is
+    /// smaller than a batch. Default: 1.
     pub repeat: usize,
-    /// The classes to take, by name; none: all.
+    /// The names of the classes to use. Default: all classes.
     pub classes: Vec<String>,
-    /// The number of pictures to take, chosen by a hash of their names; none: all.
+    /// The number of pictures to use, chosen by a hash of their names. Default: all.
     pub limit: Option<usize>,
-    /// The share of the pictures, in [0, 1), kept out of training for validation, chosen by a hash of their names: a
-    /// picture stays on its side when others come or go.
+    /// The share of the pictures, in [0, 1), that is reserved for validation. They are chosen by a
+    /// hash of their names, so a picture stays in its split when others are added or removed.
+    /// Default: 0.
     pub validation: f64,
-    /// The number of damaged pictures to leave out before giving up.
+    /// How many damaged pictures may be left out before preparation fails. Default: 100.
     pub max_bad: usize,
 }
 
@@ -64,9 +67,9 @@ impl Default for PictureConfig {
 }
 
 impl PictureConfig {
-    /// The first field outside its range: its name, its value, and what would be right.
+    /// The first field outside its range: its name, its value, and what is allowed.
     pub fn problem(&self) -> Option<(&'static str, String, &'static str)> {
-        if !(1..=MOST_REPEATS).contains(&self.repeat) {
+        if !(1..=MAX_REPEATS).contains(&self.repeat) {
             let expected = "it must be at least 1, and at most a million";
             return Some(("pictures.repeat", self.repeat.to_string(), expected));
         }
@@ -83,8 +86,9 @@ impl PictureConfig {
         None
     }
 
-    /// The side of the squares that are kept for training images of `size` pixels: larger where windows are cut out.
-    pub(crate) fn kept_size(&self, size: usize) -> usize {
+    /// The side of the stored squares for training images of `size` pixels: larger if random
+    /// windows are cut out.
+    pub(crate) fn stored_size(&self, size: usize) -> usize {
         if self.random_crop { size + size.div_ceil(8) } else { size }
     }
 }
@@ -93,10 +97,10 @@ impl PictureConfig {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Channels {
-    /// Grey if no picture has any colour, else RGB.
+    /// Grey if no picture has colour, otherwise RGB.
     #[default]
     Auto,
-    /// One channel, by the luma of Rec. 601.
+    /// One channel, the luma of Rec. 601.
     Grey,
     /// Three channels.
     Rgb,
@@ -106,16 +110,16 @@ pub enum Channels {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Fit {
-    /// The square in its middle.
+    /// Use the square in the middle.
     #[default]
     Crop,
-    /// The whole picture, with background on two sides.
+    /// Use the whole picture, with background on two sides.
     Pad,
-    /// The whole picture, distorted.
+    /// Use the whole picture, distorted.
     Stretch,
 }
 
-macro_rules! by_name {
+macro_rules! from_str_by_name {
     ($type:ident: $($name:literal => $value:ident),+) => {
         impl FromStr for $type {
             type Err = DataError;
@@ -132,8 +136,8 @@ macro_rules! by_name {
         }
     };
 }
-by_name!(Channels: "auto" => Auto, "grey" => Grey, "rgb" => Rgb);
-by_name!(Fit: "crop" => Crop, "pad" => Pad, "stretch" => Stretch);
+from_str_by_name!(Channels: "auto" => Auto, "grey" => Grey, "rgb" => Rgb);
+from_str_by_name!(Fit: "crop" => Crop, "pad" => Pad, "stretch" => Stretch);
 
 /// A colour, written `white`, `black`, `grey` or `#rrggbb`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -141,9 +145,9 @@ by_name!(Fit: "crop" => Crop, "pad" => Pad, "stretch" => Stretch);
 pub struct Background(pub [u8; 3]);
 
 impl Background {
-    /// #ffffff
+    /// White, #ffffff.
     pub const WHITE: Self = Self([255; 3]);
-    /// #000000
+    /// Black, #000000.
     pub const BLACK: Self = Self([0; 3]);
 }
 
@@ -151,9 +155,9 @@ impl FromStr for Background {
     type Err = DataError;
 
     fn from_str(text: &str) -> Result<Self, DataError> {
-        let wrong = || {
+        let unknown = || {
             DataError::Invalid(format!(
-                "{text:?} is no colour; expected white, black, grey or #rrggbb"
+                "unknown colour {text:?}; expected white, black, grey or #rrggbb"
             ))
         };
         match text {
@@ -167,9 +171,9 @@ impl FromStr for Background {
             .filter(|digits| {
                 digits.len() == 6 && digits.bytes().all(|digit| digit.is_ascii_hexdigit())
             })
-            .ok_or_else(wrong)?;
+            .ok_or_else(unknown)?;
         let [_, red, green, blue] =
-            u32::from_str_radix(digits, 16).map_err(|_| wrong())?.to_be_bytes();
+            u32::from_str_radix(digits, 16).map_err(|_| unknown())?.to_be_bytes();
         Ok(Self([red, green, blue]))
     }
 }

@@ -1,8 +1,8 @@
-//! Pictures of one size, in memory or in a mapped file.
+//! Data sets of pictures of one size, in memory or in a mapped file.
 //!
-//! - `loader`: shuffled batches of them.
-//! - `candle`: data sets that candle-datasets has loaded, behind a feature.
-//! - `hash`: a hash that is the same everywhere, by which parts are chosen.
+//! - `loader`: shuffled batches.
+//! - `candle`: data sets loaded by candle-datasets (feature `candle-datasets`).
+//! - `hash`: the stable hash that chooses subsets.
 
 #[cfg(feature = "candle-datasets")]
 mod candle;
@@ -19,32 +19,33 @@ use memmap2::Mmap;
 use crate::DataError;
 use crate::dataset::hash::StableHasher;
 
-/// 8-bit pictures of one size, with a class each if there are classes. Clones and parts share the pixels.
+/// 8-bit pictures of one size with optional classes. Clones and subsets share the pixels.
 #[derive(Clone, Debug)]
 pub struct ImageDataset {
     pixels: Arc<Pixels>,
     image_shape: [usize; 3],
-    /// The side of the squares to train on, where the pictures are larger and windows are cut out of them.
+    /// The side of the windows for training, if random windows are cut out of larger pictures.
     window: Option<usize>,
-    /// Of the pictures in `pixels`, those that belong to the set, in order.
+    /// The places in `pixels` of the pictures that belong to the set, in order.
     chosen: Arc<[u32]>,
-    about: Arc<About>,
+    metadata: Arc<Metadata>,
 }
 
-/// What is known about the pictures in `pixels`, each list as long as they are many, or empty.
+/// Names and labels of the pictures in [`Pixels`], and the names of the classes. `names` and
+/// `labels` have one entry per picture or are empty.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct About {
+pub(crate) struct Metadata {
     pub(crate) names: Vec<String>,
     pub(crate) labels: Vec<Option<u32>>,
     pub(crate) classes: Vec<String>,
 }
 
-/// Names for classes that have none: the numbers up to that of the last; none without a last.
+/// Class names 0, 1, … `last` for classes without names; empty if there is no `last`.
 pub(crate) fn numbered_classes(last: Option<&u32>) -> Vec<String> {
     last.map_or_else(Vec::new, |last| (0..=*last).map(|class| class.to_string()).collect())
 }
 
-/// N·C·H·W bytes.
+/// The N·C·H·W bytes of all pictures.
 #[derive(Debug)]
 pub(crate) enum Pixels {
     Memory(Vec<u8>),
@@ -61,11 +62,12 @@ impl Pixels {
 }
 
 impl ImageDataset {
-    /// From `pixels`, N·C·H·W bytes in that order, and N labels below 256; `image_shape` is [C, H, W]. The classes are named
-    /// by their numbers.
+    /// Creates a data set from `pixels`, N·C·H·W bytes in that order, and N labels; `image_shape`
+    /// is [C, H, W]. The classes are named by their numbers.
     ///
     /// # Errors
-    /// No pictures; a length that is not a multiple of the picture's; a count of labels other than N.
+    /// If there are no pictures, the length of `pixels` is not a multiple of C·H·W, or the number
+    /// of labels is not N.
     pub fn new(
         pixels: Vec<u8>,
         labels: Option<Vec<u8>>,
@@ -76,14 +78,14 @@ impl ImageDataset {
         let classes = numbered_classes(labels.iter().flatten().max());
         Self::assemble(
             Pixels::Memory(pixels),
-            About { labels, classes, names: Vec::new() },
+            Metadata { labels, classes, names: Vec::new() },
             image_shape,
         )
     }
 
     pub(crate) fn assemble(
         pixels: Pixels,
-        about: About,
+        metadata: Metadata,
         image_shape: [usize; 3],
     ) -> Result<Self, DataError> {
         let bytes = pixels.bytes().len();
@@ -93,20 +95,20 @@ impl ImageDataset {
         }
         if !bytes.is_multiple_of(per_image) {
             return Err(DataError::Invalid(format!(
-                "{bytes} bytes do not divide into pictures of {image_shape:?}"
+                "{bytes} bytes are not a multiple of the picture size {image_shape:?}"
             )));
         }
         let count = bytes / per_image;
-        let most = u32::try_from(count).map_err(|_| {
-            DataError::Invalid(format!("{count} pictures are more than a set may have"))
+        let count_u32 = u32::try_from(count).map_err(|_| {
+            DataError::Invalid(format!("a data set has at most {} pictures, got {count}", u32::MAX))
         })?;
-        for (what, length) in [("labels", about.labels.len()), ("names", about.names.len())] {
+        for (list, length) in [("labels", metadata.labels.len()), ("names", metadata.names.len())] {
             if length != 0 && length != count {
-                return Err(DataError::Invalid(format!("{length} {what} for {count} pictures")));
+                return Err(DataError::Invalid(format!("{length} {list} for {count} pictures")));
             }
         }
-        let (pixels, about) = (Arc::new(pixels), Arc::new(about));
-        Ok(Self { pixels, image_shape, window: None, chosen: (0..most).collect(), about })
+        let (pixels, metadata) = (Arc::new(pixels), Arc::new(metadata));
+        Ok(Self { pixels, image_shape, window: None, chosen: (0..count_u32).collect(), metadata })
     }
 
     /// The number of pictures, at least 1.
@@ -115,51 +117,52 @@ impl ImageDataset {
         self.chosen.len()
     }
 
-    /// [C, H, W] of every picture, as it is trained on.
+    /// The shape [C, H, W] of every picture as it is used in training.
     pub fn image_shape(&self) -> [usize; 3] {
         let [channels, height, width] = self.image_shape;
         self.window.map_or([channels, height, width], |side| [channels, side, side])
     }
 
-    /// The same pictures, out of which windows of `side`×`side` pixels are cut.
+    /// The same pictures, but training cuts windows of `side`×`side` pixels out of them.
     pub(crate) fn with_window(self, side: usize) -> Self {
         Self { window: Some(side), ..self }
     }
 
-    /// The names of the classes; none if the set has none.
+    /// The names of the classes; empty if the set has no classes.
     pub fn classes(&self) -> &[String] {
-        &self.about.classes
+        &self.metadata.classes
     }
 
-    /// The class of picture `i`, an index of [`classes`](Self::classes), if it has one.
+    /// The class of picture `i` as an index into [`classes`](Self::classes), if it has one.
     ///
     /// # Panics
-    /// `i` outside the set.
+    /// If `i` is not below [`len`](Self::len).
     pub fn label(&self, i: usize) -> Option<u32> {
-        self.about.labels.get(self.chosen[i] as usize).copied().flatten()
+        self.metadata.labels.get(self.chosen[i] as usize).copied().flatten()
     }
 
-    /// The name of picture `i`: its path in the source where it has one, else its number there.
+    /// The name of picture `i`: its path in the source if it has one, otherwise its number there.
     ///
     /// # Panics
-    /// `i` outside the set.
+    /// If `i` is not below [`len`](Self::len).
     pub fn name(&self, i: usize) -> String {
         let place = self.chosen[i] as usize;
-        self.about.names.get(place).cloned().unwrap_or_else(|| format!("{place:06}"))
+        self.metadata.names.get(place).cloned().unwrap_or_else(|| format!("{place:06}"))
     }
 
-    /// The pixels of picture `i`, as it is kept: C·H·W bytes.
+    /// The stored pixels of picture `i`, C·H·W bytes. The picture is larger than
+    /// [`image_shape`](Self::image_shape) if random windows are cut out of it.
     ///
     /// # Panics
-    /// `i` outside the set.
+    /// If `i` is not below [`len`](Self::len).
     pub fn image(&self, i: usize) -> &[u8] {
         let n: usize = self.image_shape.iter().product();
         let place = self.chosen[i] as usize;
         &self.pixels.bytes()[place * n..(place + 1) * n]
     }
 
-    /// Picture `i` as it is trained on, with the corner of the window at (`top`, `left`), mirrored if `flip`: C·H·W numbers
-    /// are written to `values`, black −1 and white 1.
+    /// Writes picture `i` to `values` as C·H·W numbers, black −1 and white 1. The window's corner
+    /// is at (`top`, `left`); `flip` mirrors it left to right.
     pub(crate) fn write_window(
         &self,
         i: usize,
@@ -183,20 +186,20 @@ impl ImageDataset {
         }
     }
 
-    /// How far the corner of a window may lie from that of the picture, downwards and to the right.
+    /// The largest offset of a window's corner, downwards and to the right.
     pub(crate) fn slack(&self) -> (usize, usize) {
         let ([_, height, width], [_, rows, columns]) = (self.image_shape, self.image_shape());
         (height - rows, width - columns)
     }
 
-    /// The pictures with the given indices as (N, C, H, W) in f32, black −1 and white 1; their middles where windows are cut
-    /// out of them.
+    /// The pictures with the given indices as (N, C, H, W) in f32, black −1 and white 1. If
+    /// training cuts random windows, the middle window is used.
     ///
     /// # Errors
-    /// Those of the device.
+    /// An error of the device.
     ///
     /// # Panics
-    /// An index outside the set.
+    /// If an index is not below [`len`](Self::len).
     pub fn images(&self, indices: &[usize], device: &Device) -> Result<Tensor, DataError> {
         let [c, h, w] = self.image_shape();
         let (down, right) = self.slack();
@@ -207,43 +210,48 @@ impl ImageDataset {
         Ok(Tensor::from_vec(values, (indices.len(), c, h, w), device)?)
     }
 
-    /// The pictures of the named classes.
+    /// The subset of the pictures of the named classes. The list of classes stays the same.
     ///
     /// # Errors
-    /// A name that is no class, with those there are; no picture left.
+    /// If a name is not one of the classes, or no picture belongs to the named classes.
     pub fn of_classes(&self, names: &[String]) -> Result<Self, DataError> {
         let index = |name: &String| {
             let place = self.classes().iter().position(|class| class == name);
             place.map(|place| place as u32).ok_or_else(|| {
-                let there = match self.classes() {
+                let known = match self.classes() {
                     [] => "the set has no classes".to_owned(),
                     classes => format!("the classes are {}", classes.join(", ")),
                 };
-                DataError::Invalid(format!("there is no class {name:?}: {there}"))
+                DataError::Invalid(format!("there is no class {name:?}: {known}"))
             })
         };
-        let wanted = names.iter().map(index).collect::<Result<Vec<_>, _>>()?;
-        self.part(|i| self.label(i).is_some_and(|label| wanted.contains(&label)))
+        let indices = names.iter().map(index).collect::<Result<Vec<_>, _>>()?;
+        self.subset(|i| self.label(i).is_some_and(|label| indices.contains(&label)))
     }
 
-    /// The pictures that have a class.
+    /// The subset of the pictures that have a class.
     ///
     /// # Errors
-    /// No picture has one.
+    /// If no picture has a class.
     pub fn labelled(&self) -> Result<Self, DataError> {
         let none = |_| {
-            DataError::Invalid("none of the pictures has a class, by folders or labels".to_owned())
+            DataError::Invalid(
+                "none of the pictures has a class; classes come from folders or labels".to_owned(),
+            )
         };
-        self.part(|i| self.label(i).is_some()).map_err(none)
+        self.subset(|i| self.label(i).is_some()).map_err(none)
     }
 
-    /// `count` of the pictures, chosen by a hash of their names; all if there are no more.
+    /// A subset of `count` pictures, chosen by a hash of their names; all pictures if there are
+    /// fewer.
     ///
     /// # Errors
-    /// `count` of 0.
+    /// If `count` is 0.
     pub fn limited(&self, count: usize) -> Result<Self, DataError> {
         if count == 0 {
-            return Err(DataError::Invalid("no picture is left of the data set".to_owned()));
+            return Err(DataError::Invalid(
+                "the selection leaves no picture of the data set".to_owned(),
+            ));
         }
         let mut order: Vec<usize> = (0..self.len()).collect();
         order.sort_by_key(|i| (self.name_hash(*i, b"limit"), *i));
@@ -253,33 +261,36 @@ impl ImageDataset {
         Ok(Self { chosen, ..self.clone() })
     }
 
-    /// The set without about the share `validation` of it, and that part, chosen by a hash of their names: a picture stays
-    /// on its side when others come or go.
+    /// Splits the set into training and validation pictures; about the share `validation` is in the
+    /// second. A hash of its name chooses each picture's split, which therefore does not change
+    /// when others are added or removed.
     ///
     /// # Errors
-    /// A share that leaves no pictures on one side.
+    /// If one of the two splits would be empty.
     pub fn split(&self, validation: f64) -> Result<(Self, Self), DataError> {
         let held_back =
             |i| (self.name_hash(i, b"validation") as f64 / u64::MAX as f64) < validation;
         let none = |_| {
             let count = self.len();
             DataError::Invalid(format!(
-                "a share of {validation} of {count} pictures leaves no pictures on one side"
+                "a share of {validation} of {count} pictures leaves training or validation empty"
             ))
         };
-        Ok((self.part(|i| !held_back(i)).map_err(none)?, self.part(held_back).map_err(none)?))
+        Ok((self.subset(|i| !held_back(i)).map_err(none)?, self.subset(held_back).map_err(none)?))
     }
 
-    fn part(&self, belongs: impl Fn(usize) -> bool) -> Result<Self, DataError> {
+    fn subset(&self, belongs: impl Fn(usize) -> bool) -> Result<Self, DataError> {
         let chosen: Arc<[u32]> =
             (0..self.len()).filter(|i| belongs(*i)).map(|i| self.chosen[i]).collect();
         if chosen.is_empty() {
-            return Err(DataError::Invalid("no picture is left of the data set".to_owned()));
+            return Err(DataError::Invalid(
+                "the selection leaves no picture of the data set".to_owned(),
+            ));
         }
         Ok(Self { chosen, ..self.clone() })
     }
 
-    /// Independent of the hashes for other purposes.
+    /// A hash of the name of picture `i`, independent for each `purpose`.
     fn name_hash(&self, i: usize, purpose: &[u8]) -> u64 {
         let mut hash = StableHasher::default();
         hash.write(purpose);
@@ -287,7 +298,8 @@ impl ImageDataset {
         hash.finish()
     }
 
-    /// A checksum of the pictures and their classes, to notice that a run goes on with other data than it began with.
+    /// A checksum of the pictures and their classes. It shows whether a resumed run has other data
+    /// than it began with.
     pub fn fingerprint(&self) -> u32 {
         let mut crc = flate2::Crc::new();
         for dim in self.image_shape {

@@ -3,51 +3,51 @@ use std::path::{Path, PathBuf};
 use diffusion_files::FileError;
 use thiserror::Error;
 
-/// Why data could not be read or written. Every error about a file names it.
+/// An error about data that cannot be read or written. Every error about a file names the file.
 #[derive(Debug, Error)]
 pub enum DataError {
-    /// A file or folder that cannot be read, written or used, or does not fit to what describes it.
+    /// A file or folder cannot be read, written or used, or contradicts its description.
     #[error(transparent)]
     File(#[from] FileError),
-    /// A file's bytes are not what its format wants.
+    /// A file does not follow its format.
     #[error("{path}: at offset {offset}: expected {expected}, found {found}", path = .path.display())]
     Format {
         /// The file.
         path: PathBuf,
-        /// Bytes from its start, after decompression.
+        /// The offset in bytes from the start of the file, after decompression.
         offset: u64,
-        /// What would be right.
+        /// What the format requires there.
         expected: String,
-        /// What is there.
+        /// What the file contains there.
         found: String,
     },
-    /// A folder or an archive without any picture.
+    /// A folder or an archive contains no pictures.
     #[error("{path}: no pictures found: expected {expected}, found {found}", path = .path.display())]
     NothingFound {
         /// The folder or the archive.
         path: PathBuf,
-        /// What would be pictures there.
+        /// Which files would be pictures.
         expected: &'static str,
-        /// The names that are there.
+        /// The names of the files that were found.
         found: String,
     },
-    /// More pictures are damaged than may be, or all.
+    /// All pictures are damaged, or more than allowed.
     #[error("{path}: {problem}: {}", .reasons.join("; "), path = .path.display())]
     Damaged {
-        /// The source.
+        /// The path of the source.
         path: PathBuf,
-        /// How many, and what may be done.
+        /// How many are damaged, and what to do about it.
         problem: String,
-        /// The first of them, each with its name.
+        /// The first damaged pictures, each with its name and what is wrong with it.
         reasons: Vec<String>,
     },
-    /// The caller asked to stop.
+    /// The progress callback asked to stop.
     #[error("stopped while the pictures were prepared")]
     Cancelled,
-    /// Numbers that describe no data set or no batch.
+    /// The arguments do not describe a valid data set or batch.
     #[error("{0}")]
     Invalid(String),
-    /// The error of a device.
+    /// An error of the tensor library or of the device.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),
 }
@@ -64,7 +64,7 @@ impl DataError {
 }
 
 /// The first few names, for an error message.
-pub(crate) fn listed(names: &[String]) -> String {
+pub(crate) fn first_names(names: &[String]) -> String {
     const SHOWN: usize = 5;
     match names.len() {
         0 => "no files".to_owned(),

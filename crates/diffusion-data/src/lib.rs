@@ -1,15 +1,18 @@
-//! Data sets from whatever holds pictures, and the seeded loader.
+//! Turns folders, archives and array files of pictures into data sets and seeded training batches.
 //!
-//! - [`Source`]: recognises what lies at a path: folders, archives, parquet, numpy's arrays, IDX and CIFAR files.
-//! - [`prepare`]: decodes, turns and scales all pictures of a source, names the damaged ones, and keeps the result in a cache.
-//! - [`ImageDataset`]: 8-bit pictures of one size with optional classes; parts of it by class, number or for validation.
-//! - [`Loader`]: shuffled batches in \[−1, 1\], with an exact position to resume from.
-//! - [`pack()`]: one portable file of a source's pictures.
-//! - [`read_picture`]: one picture file as the image of a model.
+//! - [`Source`]: a set of pictures on disk. It recognises folders, tar and zip archives, parquet,
+//!   numpy arrays, and IDX and CIFAR files.
+//! - [`prepare`]: decodes, rotates and scales all pictures of a source, reports the damaged ones,
+//!   and caches the result.
+//! - [`ImageDataset`]: 8-bit pictures of one size with optional classes. It can be restricted to
+//!   classes or to a number of pictures, and split for validation.
+//! - [`Loader`]: shuffled batches in \[−1, 1\], which can be resumed at an exact position.
+//! - [`pack()`]: writes the pictures of a source to one tar or parquet file.
+//! - [`read_picture`]: reads one picture file as a tensor of a given shape.
 //!
-//! Nothing here trains, downloads (`diffusion-hub`), writes single pictures (`diffusion-picture`) or prints. Files are read
-//! with distrust: whatever is wrong with one is an error that names the file, the place in it and what should have been
-//! there.
+//! This crate does not train, download (`diffusion-hub`), write single pictures
+//! (`diffusion-picture`) or print. Files are not trusted: an invalid one is an error that names the
+//! file, the place in it and what was expected.
 //!
 //! ```
 //! use candle_core::Device;
@@ -34,8 +37,8 @@ pub use config::{Background, Channels, Fit, PictureConfig, Split};
 pub use dataset::ImageDataset;
 pub use dataset::loader::{Batch, Loader, LoaderConfig, LoaderPosition};
 pub use error::DataError;
-pub use pack::{Packed, pack};
-pub use prepare::report::{Damaged, Report};
+pub use pack::{PackReport, pack};
+pub use prepare::report::{DamagedPicture, Report};
 pub use prepare::single::{picture_dimensions, read_picture};
-pub use prepare::{PrepareProgress, Prepared, prepare};
+pub use prepare::{PrepareProgress, PreparedDataset, prepare};
 pub use source::{Source, idx, mnist};

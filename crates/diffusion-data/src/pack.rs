@@ -1,4 +1,4 @@
-//! The pictures of a source in one portable file.
+//! Writes the pictures of a source to one portable file.
 
 use std::collections::HashSet;
 use std::fs::File;
@@ -9,48 +9,52 @@ use std::path::Path;
 use diffusion_files::PartialFile;
 use image::{ExtendedColorType, ImageEncoder};
 
-use crate::prepare::check;
+use crate::prepare::check_damaged_count;
 use crate::prepare::decode::{self, Raster};
-use crate::prepare::report::Damaged;
+use crate::prepare::report::DamagedPicture;
 use crate::source::{Content, Record};
 use crate::{DataError, PrepareProgress, Source};
 
-/// What [`pack`] did.
+/// The result of [`pack`].
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Packed {
-    /// Pictures written.
+pub struct PackReport {
+    /// The number of pictures written.
     pub count: usize,
-    /// Those that were left out.
-    pub damaged: Vec<Damaged>,
+    /// The pictures that were left out.
+    pub damaged: Vec<DamagedPicture>,
 }
 
-/// A picture's file in its packed form.
-struct Item {
+/// One picture as it is packed: its name, its label, and the bytes of its file.
+struct PackedPicture {
     name: String,
     label: Option<u32>,
     bytes: Vec<u8>,
 }
 
-/// Writes the pictures of `source` to `out`: a tar archive with a folder for each class, or, with the feature `parquet`, a
-/// parquet file as the hub has them, by the name's ending. Files are taken over as they are, raw pixels become PNG files,
-/// damaged pictures are left out. The file appears under its name only when it is complete.
+/// Writes the pictures of `source` to the file `out`. The extension decides the format: `.tar` is
+/// an archive with a folder for each class; `.parquet` is a file as on the Hugging Face hub, with
+/// the feature `parquet`.
+///
+/// Picture files are copied unchanged, raw pixels become PNG files, and damaged pictures are left
+/// out. The file appears under its name only when it is complete.
 ///
 /// # Errors
-/// Another ending; a file that exists already; more than `max_bad` damaged pictures, or no others; what the system refuses;
-/// `progress` asking to stop.
+/// If `out` has another extension or already exists. If more than `max_bad` pictures are damaged,
+/// or none is usable. If `progress` asks to stop. An I/O error, if the source cannot be read or the
+/// file cannot be written.
 pub fn pack(
     source: &Source,
     out: &Path,
     max_bad: usize,
     progress: &mut dyn FnMut(PrepareProgress) -> ControlFlow<()>,
-) -> Result<Packed, DataError> {
-    let ending = out.extension().map(std::ffi::OsStr::to_ascii_lowercase);
-    let parquet = match ending.as_deref().and_then(|ending| ending.to_str()) {
+) -> Result<PackReport, DataError> {
+    let extension = out.extension().map(std::ffi::OsStr::to_ascii_lowercase);
+    let parquet = match extension.as_deref().and_then(|extension| extension.to_str()) {
         Some("tar") => false,
         Some("parquet") if cfg!(feature = "parquet") => true,
         _ => {
-            let endings = if cfg!(feature = "parquet") { ".tar or .parquet" } else { ".tar" };
-            let problem = format!("expected a name that ends in {endings}");
+            let extensions = if cfg!(feature = "parquet") { ".tar or .parquet" } else { ".tar" };
+            let problem = format!("expected a file name that ends in {extensions}");
             return Err(DataError::unusable(out, problem));
         }
     };
@@ -63,7 +67,7 @@ pub fn pack(
     let mut partial = PartialFile::new_in(folder, "")?;
     let mut damaged = Vec::new();
     let mut done = 0;
-    let mut items = source.records()?.filter_map(|record| {
+    let mut pictures = source.records()?.filter_map(|record| {
         done += 1;
         if done % 100 == 0
             && progress(PrepareProgress::Done(done, source.count().max(done))).is_break()
@@ -71,44 +75,44 @@ pub fn pack(
             return Some(Err(DataError::Cancelled));
         }
         let name = record.as_ref().map(|record| record.name.clone()).unwrap_or_default();
-        match record.map(item) {
+        match record.map(packed_picture) {
             Err(error) => Some(Err(error)),
-            Ok(Ok(item)) => Some(Ok(item)),
+            Ok(Ok(picture)) => Some(Ok(picture)),
             Ok(Err(reason)) => {
-                damaged.push(Damaged { name, reason });
-                check(source, &damaged, max_bad).err().map(Err)
+                damaged.push(DamagedPicture { name, reason });
+                check_damaged_count(source, &damaged, max_bad).err().map(Err)
             }
         }
     });
     let file = partial.file();
     let count = if parquet {
-        write_parquet(file, source.classes(), &mut items, out)?
+        write_parquet(file, source.classes(), &mut pictures, out)?
     } else {
-        write_tar(file, source.classes(), &mut items).map_err(|error| match error {
-            Broken::Data(error) => error,
-            Broken::Io(error) => DataError::io(out)(error),
+        write_tar(file, source.classes(), &mut pictures).map_err(|error| match error {
+            TarError::Data(error) => error,
+            TarError::Io(error) => DataError::io(out)(error),
         })?
     };
-    drop(items);
+    drop(pictures);
     if count == 0 {
-        return Err(crate::prepare::nothing_usable(source, &damaged));
+        return Err(crate::prepare::no_usable_pictures(source, &damaged));
     }
     partial.finish_new(out)?;
-    Ok(Packed { count, damaged })
+    Ok(PackReport { count, damaged })
 }
 
-fn item(record: Record) -> Result<Item, String> {
+fn packed_picture(record: Record) -> Result<PackedPicture, String> {
     let Record { name, label, content } = record;
     let bytes = match content? {
-        Content::File(path) => sound(decode::read_file(&path)?)?,
-        Content::Encoded(bytes) => sound(bytes)?,
+        Content::File(path) => verified(decode::read_file(&path)?)?,
+        Content::Encoded(bytes) => verified(bytes)?,
         Content::Raw(raster) => png(&raster)?,
     };
-    Ok(Item { name, label, bytes })
+    Ok(PackedPicture { name, label, bytes })
 }
 
-/// The bytes of a file that can be decoded.
-fn sound(bytes: Vec<u8>) -> Result<Vec<u8>, String> {
+/// Returns `bytes` if they can be decoded as a picture.
+fn verified(bytes: Vec<u8>) -> Result<Vec<u8>, String> {
     decode::decode(&bytes).map(|_| bytes)
 }
 
@@ -125,83 +129,90 @@ fn png(raster: &Raster) -> Result<Vec<u8>, String> {
     Ok(bytes)
 }
 
-type Items<'a> = dyn Iterator<Item = Result<Item, DataError>> + 'a;
+type PackedPictures<'a> = dyn Iterator<Item = Result<PackedPicture, DataError>> + 'a;
 
-enum Broken {
+enum TarError {
     Data(DataError),
     Io(std::io::Error),
 }
 
-impl From<std::io::Error> for Broken {
+impl From<std::io::Error> for TarError {
     fn from(error: std::io::Error) -> Self {
         Self::Io(error)
     }
 }
 
-/// The name of a picture below the folder of its class, with an ending that tells its format, unlike all of `taken`.
-fn file_name(item: &Item, classes: &[String], taken: &mut HashSet<String>) -> String {
-    let ending =
-        image::guess_format(&item.bytes).ok().and_then(|format| format.extensions_str().first());
-    let ending = ending.map_or_else(|| ".png".to_owned(), |ending| format!(".{ending}"));
-    let name = if crate::source::is_picture(&item.name) {
-        item.name.clone()
+/// The name of a packed picture: in the folder of its class, with the extension of its format, and
+/// different from all names in `used`, to which it is added.
+fn file_name(picture: &PackedPicture, classes: &[String], used: &mut HashSet<String>) -> String {
+    let extension =
+        image::guess_format(&picture.bytes).ok().and_then(|format| format.extensions_str().first());
+    let extension =
+        extension.map_or_else(|| ".png".to_owned(), |extension| format!(".{extension}"));
+    let name = if crate::source::is_picture(&picture.name) {
+        picture.name.clone()
     } else {
-        item.name.clone() + &ending
+        picture.name.clone() + &extension
     };
     let class =
-        item.label.and_then(|label| classes.get(label as usize)).map(|class| folder_name(class));
+        picture.label.and_then(|label| classes.get(label as usize)).map(|class| folder_name(class));
     let name = match class {
         Some(class) if !name.starts_with(&format!("{class}/")) => format!("{class}/{name}"),
         Some(_) => name,
-        // A folder would be taken for a class.
+        // A reader would take a folder for a class.
         None => name.replace('/', "-"),
     };
     let mut unique = name.clone();
     for n in 2.. {
-        if taken.insert(unique.clone()) {
+        if used.insert(unique.clone()) {
             break;
         }
-        let (stem, ending) = name.rsplit_once('.').unwrap_or((&name, "png"));
-        unique = format!("{stem}-{n}.{ending}");
+        let (stem, extension) = name.rsplit_once('.').unwrap_or((&name, "png"));
+        unique = format!("{stem}-{n}.{extension}");
     }
     unique
 }
 
-/// The name of a class as that of a folder that is not hidden.
+/// The folder name for a class; it is never hidden.
 fn folder_name(class: &str) -> String {
     let name = class.replace(['/', '\\'], "-");
     if name.is_empty() || name.starts_with('.') { format!("_{name}") } else { name }
 }
 
-fn write_tar(file: &mut File, classes: &[String], items: &mut Items<'_>) -> Result<usize, Broken> {
+fn write_tar(
+    file: &mut File,
+    classes: &[String],
+    pictures: &mut PackedPictures<'_>,
+) -> Result<usize, TarError> {
     let mut tar = tar::Builder::new(BufWriter::new(file));
-    let mut taken = HashSet::new();
-    for item in items {
-        let item = item.map_err(Broken::Data)?;
+    let mut used = HashSet::new();
+    for picture in pictures {
+        let picture = picture.map_err(TarError::Data)?;
         let mut header = tar::Header::new_gnu();
-        header.set_size(item.bytes.len() as u64);
+        header.set_size(picture.bytes.len() as u64);
         header.set_mode(0o644);
-        tar.append_data(&mut header, file_name(&item, classes, &mut taken), item.bytes.as_slice())?;
+        let name = file_name(&picture, classes, &mut used);
+        tar.append_data(&mut header, name, picture.bytes.as_slice())?;
     }
     tar.into_inner()?.flush()?;
-    Ok(taken.len())
+    Ok(used.len())
 }
 
 #[cfg(not(feature = "parquet"))]
 fn write_parquet(
     _: &mut File,
     _: &[String],
-    _: &mut Items<'_>,
+    _: &mut PackedPictures<'_>,
     _: &Path,
 ) -> Result<usize, DataError> {
-    unreachable!("refused by its ending")
+    unreachable!("pack() rejects this extension without the feature `parquet`")
 }
 
 #[cfg(feature = "parquet")]
 fn write_parquet(
     file: &mut File,
     classes: &[String],
-    items: &mut Items<'_>,
+    pictures: &mut PackedPictures<'_>,
     out: &Path,
 ) -> Result<usize, DataError> {
     use parquet::data_type::{ByteArray, ByteArrayType, Int64Type};
@@ -210,44 +221,47 @@ fn write_parquet(
     use parquet::file::writer::SerializedFileWriter;
     use parquet::schema::parser::parse_message_type;
 
-    /// Pictures in a row group, which is held in memory.
-    const GROUP: usize = 1000;
+    /// Pictures in a row group. A whole group is held in memory.
+    const GROUP_SIZE: usize = 1000;
     let failed = |e: parquet::errors::ParquetError| DataError::io(out)(std::io::Error::other(e));
     let label = if classes.is_empty() { "" } else { "optional int64 label;" };
     let schema = format!(
-        "message schema {{ optional group image {{ optional binary bytes; optional binary path (UTF8); }} {label} }}"
+        "message schema {{ optional group image {{ optional binary bytes; \
+         optional binary path (UTF8); }} {label} }}"
     );
     let schema = std::sync::Arc::new(parse_message_type(&schema).map_err(failed)?);
     let mut features = serde_json::json!({ "image": { "_type": "Image" } });
     if !classes.is_empty() {
         features["label"] = serde_json::json!({ "names": classes, "_type": "ClassLabel" });
     }
-    let about = serde_json::json!({ "info": { "features": features } }).to_string();
+    let hub_info = serde_json::json!({ "info": { "features": features } }).to_string();
     let properties = WriterProperties::builder()
-        // Pictures are compressed already, and each differs from all others.
+        // Pictures are already compressed, and no two are the same.
         .set_dictionary_enabled(false)
-        .set_key_value_metadata(Some(vec![KeyValue::new("huggingface".to_owned(), about)]))
+        .set_key_value_metadata(Some(vec![KeyValue::new("huggingface".to_owned(), hub_info)]))
         .build();
     let mut writer =
         SerializedFileWriter::new(BufWriter::new(file), schema, std::sync::Arc::new(properties))
             .map_err(failed)?;
-    let mut taken = HashSet::new();
+    let mut used = HashSet::new();
     loop {
-        let group: Vec<Item> = items.take(GROUP).collect::<Result<_, _>>()?;
+        let group: Vec<PackedPicture> = pictures.take(GROUP_SIZE).collect::<Result<_, _>>()?;
         if group.is_empty() {
             break;
         }
         let paths: Vec<ByteArray> = group
             .iter()
-            .map(|item| ByteArray::from(file_name(item, classes, &mut taken).into_bytes()))
+            .map(|picture| ByteArray::from(file_name(picture, classes, &mut used).into_bytes()))
             .collect();
         let present = vec![2; group.len()];
-        let labelled: Vec<i16> = group.iter().map(|item| i16::from(item.label.is_some())).collect();
-        let labels: Vec<i64> = group.iter().filter_map(|item| item.label).map(i64::from).collect();
-        let pictures: Vec<ByteArray> =
-            group.into_iter().map(|item| ByteArray::from(item.bytes)).collect();
+        let labelled: Vec<i16> =
+            group.iter().map(|picture| i16::from(picture.label.is_some())).collect();
+        let labels: Vec<i64> =
+            group.iter().filter_map(|picture| picture.label).map(i64::from).collect();
+        let files: Vec<ByteArray> =
+            group.into_iter().map(|picture| ByteArray::from(picture.bytes)).collect();
         let mut columns = writer.next_row_group().map_err(failed)?;
-        for values in [&pictures, &paths] {
+        for values in [&files, &paths] {
             if let Some(mut column) = columns.next_column().map_err(failed)? {
                 column
                     .typed::<ByteArrayType>()
@@ -266,5 +280,5 @@ fn write_parquet(
         columns.close().map_err(failed)?;
     }
     writer.into_inner().map_err(failed)?.flush().map_err(DataError::io(out))?;
-    Ok(taken.len())
+    Ok(used.len())
 }

@@ -1,10 +1,11 @@
-//! From a source to a data set: every picture decoded, turned, brought to one size and checked before training begins.
+//! Prepares a source as a data set before training: decodes, rotates, scales and checks all
+//! pictures.
 //!
-//! - `decode`: 8-bit pixels of any picture file, turned as its EXIF data say.
-//! - `resize`: pixels of one size, laid over a background.
-//! - `cache`: the result in a file that is mapped into memory.
-//! - `report`: what was found, good and bad.
-//! - `single`: one picture file as the image of a model, without a data set.
+//! - `decode`: decodes a picture file to 8-bit pixels and applies its EXIF rotation.
+//! - `resize`: scales pictures to one size and fills transparent areas with the background.
+//! - `cache`: stores the result in a memory-mapped file.
+//! - `report`: sizes and formats of the pictures, and the damaged ones.
+//! - `single`: reads one picture file as an image tensor, without a data set.
 
 pub(crate) mod cache;
 pub(crate) mod decode;
@@ -20,65 +21,69 @@ use diffusion_files::FileError;
 use rayon::prelude::*;
 
 use crate::config::{Channels, PictureConfig};
-use crate::dataset::About;
+use crate::dataset::Metadata;
 use crate::prepare::cache::{Cache, Sink};
-use crate::prepare::report::{Damaged, Report};
+use crate::prepare::report::{DamagedPicture, Report};
 use crate::prepare::resize::{Planes, Target};
 use crate::source::{Content, Record};
 use crate::{DataError, ImageDataset, Source};
 
-/// Pictures of one size with no side longer than this stay as they are if no size is asked for.
-const SMALL: usize = 64;
-/// The size of other pictures if none is asked for.
+/// Without a requested size, pictures of one common size keep it if no side is longer than this.
+const MAX_NATURAL_SIZE: usize = 64;
+/// The size of all other pictures without a requested size.
 const DEFAULT_SIZE: usize = 32;
-/// Pictures decoded at once, which bounds the memory together with …
+/// The maximum number of pictures decoded at once. Together with `CHUNK_BYTES`, it bounds the
+/// memory.
 const CHUNK: usize = 256;
-/// … the bytes of their files.
+/// The maximum size in bytes of the files decoded at once.
 const CHUNK_BYTES: usize = 1 << 26;
-/// Raw pixels up to this many bytes are kept in memory, not in the cache: reading them is as fast.
+/// Raw pixels up to this many bytes stay in memory without a cache, since reading them is as fast.
 const RAW_IN_MEMORY: usize = 1 << 29;
-/// So many damaged pictures are named in an error.
-const SHOWN: usize = 5;
+/// How many damaged pictures an error names.
+const MAX_NAMED: usize = 5;
 
-/// A data set, and what was found on the way.
+/// The result of [`prepare`].
 #[derive(Clone, Debug)]
-pub struct Prepared {
+pub struct PreparedDataset {
     /// All usable pictures, in the order of the source.
     pub dataset: ImageDataset,
-    /// What the source holds.
+    /// Sizes and formats of the pictures, and the damaged ones.
     pub report: Report,
-    /// Whether the pictures were prepared earlier and lay in the cache.
+    /// Whether the pictures came from the cache.
     pub from_cache: bool,
-    /// Why the cache could not be used, if it was to be.
+    /// Why the cache could not be used, if it was requested.
     pub cache_problem: Option<String>,
 }
 
-/// What [`prepare`] is doing.
+/// The progress of [`prepare`] or [`pack`](crate::pack()).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PrepareProgress {
-    /// Another process prepares the same pictures; its result will be used.
+    /// Waiting for another process that prepares the same pictures; its result will be used.
     Waiting,
-    /// So many pictures are done, of so many.
+    /// The number of processed pictures, and the total.
     Done(usize, usize),
 }
 
-/// Prepares the pictures of `source` for images of `size`×`size` pixels: decodes them in parallel, a few hundred at a time,
-/// turns, scales and crops them, and keeps the result in a file in the folder `cache`, where the next call finds it; without
-/// `cache`, in memory. Damaged pictures are left out and reported.
+/// Prepares the pictures of `source` as images of `size`×`size` pixels: decodes them in parallel, a
+/// few hundred at a time, and rotates, scales and crops them. The result is stored in a file in the
+/// folder `cache`, where the next call finds it; without `cache`, in memory. Damaged pictures are
+/// left out and reported.
 ///
-/// Without `size`, pictures that all have one size stay as they are if they are raw pixels or have at most 64×64 of them;
-/// others become 32×32. A picture too small to be enlarged (less than an eighth of the size) counts as damaged.
+/// Without `size`, pictures of one common size keep it if they are raw pixels or at most 64×64; all
+/// others become 32×32. A picture counts as damaged if its shorter side is less than an eighth of
+/// the required size.
 ///
 /// # Errors
-/// More damaged pictures than `config.max_bad`, or nothing else; a source that breaks off; `progress` asking to stop. A
-/// cache that cannot be used is no error: the pictures stay in memory then.
+/// If more than `config.max_bad` pictures are damaged, or none is usable. If a side of the images
+/// would not be in 1–4096 pixels. If the source cannot be read. If `progress` asks to stop. A cache
+/// that cannot be used is not an error: the pictures then stay in memory.
 pub fn prepare(
     source: &Source,
     size: Option<usize>,
     config: &PictureConfig,
     cache: Option<&Path>,
     progress: &mut dyn FnMut(PrepareProgress) -> ControlFlow<()>,
-) -> Result<Prepared, DataError> {
+) -> Result<PreparedDataset, DataError> {
     let (target, window) = target(source, size, config)?;
     let raw = source.is_raw()
         && source.count().saturating_mul(3 * target.width * target.height) < RAW_IN_MEMORY;
@@ -87,7 +92,9 @@ pub fn prepare(
     let mut cache_problem = None;
     let (dataset, report, from_cache) = match &cache {
         Some(cache) => match through_cache(cache, source, &target, config, progress) {
-            Err(DataError::File(FileError::Io { path, source: error })) if cache.is_mine(&path) => {
+            Err(DataError::File(FileError::Io { path, source: error }))
+                if cache.contains(&path) =>
+            {
                 cache_problem = Some(format!("{}: {error}", path.display()));
                 in_memory(source, &target, config, progress)?
             }
@@ -95,12 +102,12 @@ pub fn prepare(
         },
         None => in_memory(source, &target, config, progress)?,
     };
-    check(source, &report.damaged, config.max_bad)?;
+    check_damaged_count(source, &report.damaged, config.max_bad)?;
     let dataset = match window {
         Some(side) => dataset.with_window(side),
         None => dataset,
     };
-    Ok(Prepared { dataset, report, from_cache, cache_problem })
+    Ok(PreparedDataset { dataset, report, from_cache, cache_problem })
 }
 
 fn in_memory(
@@ -110,8 +117,8 @@ fn in_memory(
     progress: &mut dyn FnMut(PrepareProgress) -> ControlFlow<()>,
 ) -> Result<(ImageDataset, Report, bool), DataError> {
     let mut sink = Sink::memory();
-    let (about, report, shape) = fill(&mut sink, source, target, config, progress)?;
-    Ok((ImageDataset::assemble(sink.into_memory(), about, shape)?, report, false))
+    let (metadata, report, shape) = fill(&mut sink, source, target, config, progress)?;
+    Ok((ImageDataset::assemble(sink.into_memory(), metadata, shape)?, report, false))
 }
 
 fn through_cache(
@@ -125,36 +132,37 @@ fn through_cache(
         return Ok((dataset, report, true));
     }
     let _lock = cache.lock(&mut || cancelled(progress(PrepareProgress::Waiting)))?;
-    // Whoever held the lock may have left what is wanted.
+    // The process that held the lock may have prepared these pictures.
     if let Some((dataset, report)) = cache.open() {
         return Ok((dataset, report, true));
     }
     let mut sink = cache.sink()?;
-    let (about, report, shape) = fill(&mut sink, source, target, config, progress)?;
-    let dataset = cache.keep(sink, about, &report, shape)?;
+    let (metadata, report, shape) = fill(&mut sink, source, target, config, progress)?;
+    let dataset = cache.finish(sink, metadata, &report, shape)?;
     Ok((dataset, report, false))
 }
 
-/// The shape that the pictures are kept in, and the window that training cuts out of them.
+/// The shape of the stored pictures, and the side of the windows that training cuts out of them.
 fn target(
     source: &Source,
     size: Option<usize>,
     config: &PictureConfig,
 ) -> Result<(Target, Option<usize>), DataError> {
-    /// Larger images than any network here could be trained on.
-    const MOST: usize = 4096;
-    let most = if source.is_raw() { usize::MAX } else { SMALL };
-    let natural = if size.is_none() { source.common_size(most)? } else { None };
+    /// The networks of this project cannot be trained on larger images.
+    const MAX_SIZE: usize = 4096;
+    let max_natural = if source.is_raw() { usize::MAX } else { MAX_NATURAL_SIZE };
+    let natural = if size.is_none() { source.common_size(max_natural)? } else { None };
     let (width, height) =
         natural.unwrap_or((size.unwrap_or(DEFAULT_SIZE), size.unwrap_or(DEFAULT_SIZE)));
-    if width.min(height) == 0 || width.max(height) > MOST {
+    if width.min(height) == 0 || width.max(height) > MAX_SIZE {
         return Err(DataError::Invalid(format!(
-            "images of {width}×{height} pixels cannot be trained on; choose a size from 1 to {MOST}"
+            "images of {width}×{height} pixels cannot be trained on; choose a size from 1 to \
+             {MAX_SIZE}"
         )));
     }
     let window = config.random_crop.then_some(width.min(height));
     let (width, height) =
-        window.map_or((width, height), |side| (config.kept_size(side), config.kept_size(side)));
+        window.map_or((width, height), |side| (config.stored_size(side), config.stored_size(side)));
     Ok((Target { width, height, fit: config.fit, background: config.background }, window))
 }
 
@@ -162,22 +170,23 @@ fn cancelled(flow: ControlFlow<()>) -> Result<(), DataError> {
     if flow.is_break() { Err(DataError::Cancelled) } else { Ok(()) }
 }
 
-/// Decodes all of `source` into `sink`; returns what is known of the usable pictures, what was found, and their [C, H, W].
+/// Decodes all pictures of `source` into `sink`. Returns the metadata of the usable pictures, the
+/// report, and the shape [C, H, W].
 fn fill(
     sink: &mut Sink,
     source: &Source,
     target: &Target,
     config: &PictureConfig,
     progress: &mut dyn FnMut(PrepareProgress) -> ControlFlow<()>,
-) -> Result<(About, Report, [usize; 3]), DataError> {
-    let mut about = About { classes: source.classes().to_vec(), ..About::default() };
+) -> Result<(Metadata, Report, [usize; 3]), DataError> {
+    let mut metadata = Metadata { classes: source.classes().to_vec(), ..Metadata::default() };
     let mut report = Report::default();
     let mut sizes = BTreeMap::new();
     let area = target.width * target.height;
-    // Without an order otherwise, the set is grey until the first picture with colour.
+    // Unless RGB is configured, the set is grey until the first picture with colour.
     let mut channels = if config.channels == Channels::Rgb { 3 } else { 1 };
     let mut records = source.records()?;
-    let mut taken = HashMap::new();
+    let mut used_names = HashMap::new();
     let mut done = 0;
     loop {
         let chunk = next_chunk(&mut records)?;
@@ -185,13 +194,13 @@ fn fill(
             break;
         }
         done += chunk.len();
-        let classes = about.classes.len();
+        let classes = metadata.classes.len();
         let results: Vec<_> =
-            chunk.into_par_iter().map(|record| image(record, target, classes)).collect();
+            chunk.into_par_iter().map(|record| prepare_record(record, target, classes)).collect();
         let mut pixels = Vec::new();
         for result in results {
-            let Image { name, label, size, form, planes } = match result {
-                Ok(image) => image,
+            let PreparedPicture { name, label, size, form, planes } = match result {
+                Ok(picture) => picture,
                 Err(damaged) => {
                     report.damaged.push(damaged);
                     continue;
@@ -210,24 +219,25 @@ fn fill(
             }
             *sizes.entry(size).or_insert(0) += 1;
             *report.forms.entry(form.to_owned()).or_insert(0) += 1;
-            about.names.push(unlike(name, &mut taken));
-            about.labels.push(label);
+            metadata.names.push(unique_name(name, &mut used_names));
+            metadata.labels.push(label);
         }
         sink.append(&pixels)?;
-        check(source, &report.damaged, config.max_bad)?;
+        check_damaged_count(source, &report.damaged, config.max_bad)?;
         cancelled(progress(PrepareProgress::Done(done, source.count().max(done))))?;
     }
     report.sizes =
         sizes.into_iter().map(|((width, height), count)| (width, height, count)).collect();
-    if about.names.is_empty() {
-        return Err(nothing_usable(source, &report.damaged));
+    if metadata.names.is_empty() {
+        return Err(no_usable_pictures(source, &report.damaged));
     }
-    Ok((about, report, [channels, target.height, target.width]))
+    Ok((metadata, report, [channels, target.height, target.width]))
 }
 
-/// The name, or, if it was taken, the name with a number: what is chosen by names must tell pictures apart.
-fn unlike(name: String, taken: &mut HashMap<String, usize>) -> String {
-    let times = taken.entry(name.clone()).or_insert(0);
+/// The name, with a number added if it is already used. Subsets are chosen by names, so names must
+/// be unique.
+fn unique_name(name: String, used: &mut HashMap<String, usize>) -> String {
+    let times = used.entry(name.clone()).or_insert(0);
     *times += 1;
     if *times == 1 { name } else { format!("{name} ({times})") }
 }
@@ -248,8 +258,8 @@ fn next_chunk(
     Ok(chunk)
 }
 
-/// A picture that is ready.
-struct Image {
+/// A picture after scaling.
+struct PreparedPicture {
     name: String,
     label: Option<u32>,
     size: (usize, usize),
@@ -257,44 +267,55 @@ struct Image {
     planes: Planes,
 }
 
-fn image(record: Record, target: &Target, classes: usize) -> Result<Image, Damaged> {
+fn prepare_record(
+    record: Record,
+    target: &Target,
+    classes: usize,
+) -> Result<PreparedPicture, DamagedPicture> {
     let Record { name, label, content } = record;
     if let Some(label) = label.filter(|label| *label as usize >= classes) {
-        return Err(Damaged {
+        return Err(DamagedPicture {
             name,
-            reason: format!("its class is {label}, but there are only {classes}"),
+            reason: format!("its class is {label}, but there are only {classes} classes"),
         });
     }
-    let ready = content.and_then(Content::decode).and_then(|raster| {
+    let prepared = content.and_then(Content::decode).and_then(|raster| {
         let (size, form) = ((raster.width, raster.height), raster.form);
         Ok((size, form, target.apply(raster)?))
     });
-    match ready {
-        Ok((size, form, planes)) => Ok(Image { name, label, size, form, planes }),
-        Err(reason) => Err(Damaged { name, reason }),
+    match prepared {
+        Ok((size, form, planes)) => Ok(PreparedPicture { name, label, size, form, planes }),
+        Err(reason) => Err(DamagedPicture { name, reason }),
     }
 }
 
-pub(crate) fn nothing_usable(source: &Source, damaged: &[Damaged]) -> DataError {
+pub(crate) fn no_usable_pictures(source: &Source, damaged: &[DamagedPicture]) -> DataError {
     let problem = match damaged.len() {
-        0 => "it holds no pictures".to_owned(),
+        0 => "it contains no pictures".to_owned(),
         n => format!("none of its {n} pictures can be used"),
     };
-    damage(source, problem, damaged)
+    damaged_error(source, problem, damaged)
 }
 
-pub(crate) fn check(source: &Source, damaged: &[Damaged], max_bad: usize) -> Result<(), DataError> {
+/// # Errors
+/// If more than `max_bad` pictures are damaged.
+pub(crate) fn check_damaged_count(
+    source: &Source,
+    damaged: &[DamagedPicture],
+    max_bad: usize,
+) -> Result<(), DataError> {
     if damaged.len() <= max_bad {
         return Ok(());
     }
     let problem =
         format!("more than {max_bad} pictures cannot be used; a larger max_bad leaves them out");
-    Err(damage(source, problem, damaged))
+    Err(damaged_error(source, problem, damaged))
 }
 
-fn damage(source: &Source, problem: String, damaged: &[Damaged]) -> DataError {
-    let mut reasons: Vec<String> = damaged.iter().take(SHOWN).map(Damaged::to_string).collect();
-    if damaged.len() > SHOWN {
+fn damaged_error(source: &Source, problem: String, damaged: &[DamagedPicture]) -> DataError {
+    let mut reasons: Vec<String> =
+        damaged.iter().take(MAX_NAMED).map(DamagedPicture::to_string).collect();
+    if damaged.len() > MAX_NAMED {
         reasons.push("…".to_owned());
     }
     DataError::Damaged { path: source.path().to_owned(), problem, reasons }

@@ -1,16 +1,17 @@
-//! Where pictures come from: [`Source::open`] recognises what lies at a path.
+//! Sources of pictures: [`Source::open`] recognises the format of a path.
 //!
-//! | what | how it is recognised | classes |
+//! | format | recognised by | classes |
 //! |---|---|---|
-//! | a folder of pictures | PNG, JPEG, WebP, BMP or GIF by their names | its first folders, or a table of labels |
-//! | a tar (also gzipped) or zip archive | its first bytes | as in a folder |
-//! | parquet, a file or a folder of shards | `PAR1` | an integer or text column |
-//! | an npy or npz array | its first bytes | the array `labels` (or `y`, `arr_1`) of an npz |
-//! | IDX files as of MNIST | names like `train-images-idx3-ubyte`, or `00 00 08 03` | the file of labels beside it |
-//! | CIFAR-10's and CIFAR-100's binary batches | names like `data_batch_1.bin`, or lengths | the first byte, or the second |
+//! | folder of pictures | names of PNG, JPEG, WebP, BMP or GIF | top folders or a table of labels |
+//! | tar (also gzipped) or zip archive | first bytes | as in a folder |
+//! | parquet file, or folder of shards | `PAR1` | an integer or text column |
+//! | npy or npz array | first bytes | the array `labels` (or `y`, `arr_1`) of an npz |
+//! | IDX files of MNIST | names like `train-images-idx3-ubyte`, or `00 00 08 03` | the label file |
+//! | CIFAR binary batches | names like `data_batch_1.bin`, or length | 1st (CIFAR-100: 2nd) byte |
 //!
-//! A table of labels is `metadata.csv`, `labels.csv` or `metadata.jsonl` at the top of a folder or archive, with columns
-//! `file_name` and `label`. A folder or archive with `train` and `test` (or `val`, `valid`, `validation`) inside is two sets.
+//! A table of labels is `metadata.csv`, `labels.csv` or `metadata.jsonl` at the top of a folder or
+//! archive, with columns `file_name` and `label`. A folder or archive that contains `train` and
+//! `test` (or `val`, `valid`, `validation`) has two splits.
 
 mod archive;
 mod array;
@@ -31,10 +32,11 @@ pub(crate) use listing::is_picture;
 use crate::prepare::decode::{self, Raster};
 use crate::{DataError, Split};
 
-/// So many pictures are looked at to say what a source is like.
-const SAMPLE: usize = 64;
+/// How many pictures are read to find the common size of a source.
+const SIZE_SAMPLE: usize = 64;
 
-/// A set of pictures on disk: what it is, and its classes. Opening it reads names and headers, no pixels.
+/// A set of pictures on disk, with its classes. Opening it reads names, headers and labels; most
+/// formats' pixels are read later.
 #[derive(Debug)]
 pub struct Source {
     path: PathBuf,
@@ -42,7 +44,7 @@ pub struct Source {
     classes: Vec<String>,
     count: usize,
     fingerprint: u64,
-    /// More to say about how the path was understood.
+    /// An addition to the description, such as the split that was opened.
     note: Option<String>,
 }
 
@@ -58,15 +60,15 @@ enum Kind {
     Cifar(cifar::Batches),
 }
 
-/// What a reader of one format has found out.
+/// The reader of one format, with the classes and the number of pictures that it found.
 #[derive(Debug)]
-struct Found<K> {
+struct SourceInfo<K> {
     kind: K,
     classes: Vec<String>,
     count: usize,
 }
 
-/// One picture of a source. `Err` says in words why there is none.
+/// One picture of a source. If the content is `Err`, it says why the picture cannot be read.
 #[derive(Debug)]
 pub(crate) struct Record {
     pub(crate) name: String,
@@ -76,23 +78,24 @@ pub(crate) struct Record {
 
 #[derive(Debug)]
 pub(crate) enum Content {
-    /// A file to read.
+    /// The path of a picture file.
     File(PathBuf),
-    /// The bytes of a file.
+    /// The bytes of a picture file.
     Encoded(Vec<u8>),
-    /// Pixels as they are.
+    /// Decoded pixels.
     Raw(Raster),
 }
 
-/// Records in the order of the source. An `Err` ends them: the rest of the source cannot be read.
+/// Records in the order of the source. An `Err` is the last item: the rest of the source cannot be
+/// read.
 pub(crate) type Records<'a> = Box<dyn Iterator<Item = Result<Record, DataError>> + Send + 'a>;
 
 impl Source {
-    /// Recognises what lies at `path`.
+    /// Opens the file or folder at `path`.
     ///
     /// # Errors
-    /// Nothing there, or nothing that can be recognised, with the names that were found; a damaged or contradictory
-    /// container.
+    /// An I/O error, if `path` does not exist or cannot be read. If it contains no pictures or its
+    /// format is not recognised. If a container is damaged or contradicts itself.
     pub fn open(path: &Path, split: Split) -> Result<Self, DataError> {
         let metadata = fs::metadata(path).map_err(DataError::io(path))?;
         if metadata.is_dir() {
@@ -102,15 +105,20 @@ impl Source {
         }
     }
 
-    /// A set that is in memory already; `name` stands for a path.
+    /// A source from a data set in memory. `name` takes the place of the path.
     pub fn from_dataset(dataset: crate::ImageDataset, name: &str) -> Self {
-        let found =
-            Found { classes: dataset.classes().to_vec(), count: dataset.len(), kind: dataset };
-        Self::new(Path::new(name), found, &[], Kind::Memory)
+        let info =
+            SourceInfo { classes: dataset.classes().to_vec(), count: dataset.len(), kind: dataset };
+        Self::new(Path::new(name), info, &[], Kind::Memory)
     }
 
-    fn new<K>(path: &Path, found: Found<K>, files: &[PathBuf], wrap: impl Fn(K) -> Kind) -> Self {
-        let Found { kind, classes, count } = found;
+    fn new<K>(
+        path: &Path,
+        info: SourceInfo<K>,
+        files: &[PathBuf],
+        wrap: impl Fn(K) -> Kind,
+    ) -> Self {
+        let SourceInfo { kind, classes, count } = info;
         let fingerprint = listing::fingerprint(files);
         Self { path: path.to_owned(), kind: wrap(kind), classes, count, fingerprint, note: None }
     }
@@ -122,25 +130,25 @@ impl Source {
         if let Some(files) = cifar::files(path, split) {
             return Ok(Self::new(path, cifar::open(&files)?, &files, Kind::Cifar));
         }
-        let (folder, part) = folder::part(path, split);
-        let note = part.map(|part| format!("its part {part}"));
+        let (folder, part) = folder::split_folder(path, split);
+        let note = part.map(|part| format!("split {part}"));
         let shards = folder::shards(&folder, split);
         if !shards.is_empty() {
             return Self::open_parquet(path, &shards);
         }
-        let found = folder::open(&folder, part)?;
-        let fingerprint = found.kind.fingerprint();
-        Ok(Self { fingerprint, note, ..Self::new(path, found, &[], Kind::Files) })
+        let info = folder::open(&folder, part)?;
+        let fingerprint = info.kind.fingerprint();
+        Ok(Self { fingerprint, note, ..Self::new(path, info, &[], Kind::Files) })
     }
 
     fn open_file(path: &Path, split: Split) -> Result<Self, DataError> {
         let files = [path.to_owned()];
         if !path.is_file() {
-            // Reading a pipe would wait for its writer.
+            // Reading a pipe would block until something writes to it.
             return Err(DataError::unusable(path, "not a regular file"));
         }
         let mut head = Vec::new();
-        // A tar file names itself behind the name of its first file.
+        // The magic number of a tar file comes after the name of its first file.
         File::open(path)
             .and_then(|file| file.take(512).read_to_end(&mut head))
             .map_err(DataError::io(path))?;
@@ -150,8 +158,8 @@ impl Source {
             Vec::new()
         };
         if archive::is_tar(&head) || archive::is_tar(&unpacked) || head.starts_with(b"PK\x03\x04") {
-            if let Some(found) = array::open_npz(path, &head)? {
-                return Ok(Self::new(path, found, &files, Kind::Array));
+            if let Some(info) = array::open_npz(path, &head)? {
+                return Ok(Self::new(path, info, &files, Kind::Array));
             }
             return Ok(Self::new(path, archive::open(path, split)?, &files, Kind::Archive));
         }
@@ -164,26 +172,26 @@ impl Source {
         if head.starts_with(&[0, 0, 8]) || unpacked.starts_with(&[0, 0, 8]) {
             return Self::open_idx(path, &files, split);
         }
-        if let Some(found) = cifar::open_one(path)? {
-            return Ok(Self::new(path, found, &files, Kind::Cifar));
+        if let Some(info) = cifar::open_one(path)? {
+            return Ok(Self::new(path, info, &files, Kind::Cifar));
         }
         if decode::dimensions_of_file(path).is_ok() {
-            let found = folder::one(path);
-            let fingerprint = found.kind.fingerprint();
-            return Ok(Self { fingerprint, ..Self::new(path, found, &[], Kind::Files) });
+            let info = folder::open_one(path);
+            let fingerprint = info.kind.fingerprint();
+            return Ok(Self { fingerprint, ..Self::new(path, info, &[], Kind::Files) });
         }
         Err(DataError::unusable(
             path,
-            "not recognised; expected a picture, a tar or zip archive, a parquet, npy, npz or IDX file, or a binary \
-             batch of CIFAR",
+            "not recognised; expected a picture, a tar or zip archive, a parquet, npy, npz or IDX \
+             file, or a CIFAR binary batch",
         ))
     }
 
     fn open_idx(path: &Path, files: &[PathBuf], split: Split) -> Result<Self, DataError> {
         let dataset = mnist::load(path, split)?;
-        let found =
-            Found { classes: dataset.classes().to_vec(), count: dataset.len(), kind: dataset };
-        Ok(Self::new(path, found, files, Kind::Idx))
+        let info =
+            SourceInfo { classes: dataset.classes().to_vec(), count: dataset.len(), kind: dataset };
+        Ok(Self::new(path, info, files, Kind::Idx))
     }
 
     #[cfg(feature = "parquet")]
@@ -197,12 +205,13 @@ impl Source {
         Err(DataError::unusable(path, problem))
     }
 
-    /// The names of the classes; a picture's label is the index of one of them. None: the pictures have no classes.
+    /// The names of the classes; a picture's label is an index into them. Empty if the pictures
+    /// have no classes.
     pub fn classes(&self) -> &[String] {
         &self.classes
     }
 
-    /// The number of pictures that there seem to be, damaged ones included.
+    /// The expected number of pictures, including damaged ones.
     pub fn count(&self) -> usize {
         self.count
     }
@@ -212,32 +221,32 @@ impl Source {
         &self.path
     }
 
-    /// A number that changes with the names, lengths and times of the source's files.
+    /// A hash of the names, lengths and modification times of the source's files.
     pub fn fingerprint(&self) -> u64 {
         self.fingerprint
     }
 
-    /// What it is, in words: `a folder of pictures`.
-    pub fn what(&self) -> String {
-        let what = match &self.kind {
+    /// The kind of source in words, such as `a zip archive` or `pictures; split train`.
+    pub fn description(&self) -> String {
+        let kind = match &self.kind {
             Kind::Files(_) => "pictures",
-            Kind::Archive(archive) => archive.what(),
+            Kind::Archive(archive) => archive.description(),
             #[cfg(feature = "parquet")]
             Kind::Parquet(_) => "parquet",
-            Kind::Array(_) => "an array of numpy's",
+            Kind::Array(_) => "a numpy array",
             Kind::Idx(_) => "IDX files",
             Kind::Memory(_) => "in memory",
             Kind::Cifar(_) => "binary batches of CIFAR",
         };
-        self.note.as_ref().map_or_else(|| what.to_owned(), |note| format!("{what}; {note}"))
+        self.note.as_ref().map_or_else(|| kind.to_owned(), |note| format!("{kind}; {note}"))
     }
 
-    /// Whether the pixels lie there as they are, so that nothing need be decoded.
+    /// Whether the source stores decoded pixels.
     pub(crate) fn is_raw(&self) -> bool {
         matches!(self.kind, Kind::Array(_) | Kind::Idx(_) | Kind::Memory(_) | Kind::Cifar(_))
     }
 
-    /// The pictures, one by one.
+    /// The pictures in the order of the source.
     pub(crate) fn records(&self) -> Result<Records<'_>, DataError> {
         Ok(match &self.kind {
             Kind::Files(files) => files.records(),
@@ -252,18 +261,18 @@ impl Source {
         })
     }
 
-    /// The one size (width, height) of the first pictures, if they have one and its sides are at most `most`. Nothing but their headers is
-    /// read; pictures without a readable one do not count.
+    /// The size (width, height) in pixels that the first 64 pictures share, if no side is longer
+    /// than `max_side`. Pictures without a readable header are ignored.
     ///
     /// # Errors
-    /// A source that breaks off.
-    pub fn common_size(&self, most: usize) -> Result<Option<(usize, usize)>, DataError> {
+    /// If the source cannot be read.
+    pub fn common_size(&self, max_side: usize) -> Result<Option<(usize, usize)>, DataError> {
         let mut common = None;
-        for record in self.records()?.take(SAMPLE) {
+        for record in self.records()?.take(SIZE_SAMPLE) {
             let Ok(size) = record?.content.and_then(|content| content.dimensions()) else {
                 continue;
             };
-            if size.0.max(size.1) > most || common.is_some_and(|common| common != size) {
+            if size.0.max(size.1) > max_side || common.is_some_and(|common| common != size) {
                 return Ok(None);
             }
             common = Some(size);
@@ -276,14 +285,14 @@ fn dataset_record(dataset: &crate::ImageDataset, i: usize) -> Record {
     let [channels, height, width] = dataset.image_shape();
     let (planes, area) = (dataset.image(i), height * width);
     let pixels =
-        (0..area).flat_map(|at| (0..channels).map(move |c| planes[c * area + at])).collect();
+        (0..area).flat_map(|pixel| (0..channels).map(move |c| planes[c * area + pixel])).collect();
     let form = if channels == 1 { "grey" } else { "RGB" };
     let raster = Raster { width, height, channels, pixels, form };
     Record { name: dataset.name(i), label: dataset.label(i), content: Ok(Content::Raw(raster)) }
 }
 
-/// The name of a picture that has only a place.
-fn numbered(i: usize) -> String {
+/// The name of a picture that has a number instead of a name.
+fn numbered_name(i: usize) -> String {
     format!("{i:06}")
 }
 
@@ -296,7 +305,7 @@ impl Content {
         }
     }
 
-    /// The picture.
+    /// Decodes the picture.
     pub(crate) fn decode(self) -> Result<Raster, String> {
         match self {
             Self::File(path) => decode::decode(&decode::read_file(&path)?),

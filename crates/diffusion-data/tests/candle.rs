@@ -1,4 +1,4 @@
-//! Data sets that candle-datasets loads, against the readers of this crate.
+//! Compares data sets loaded by candle-datasets with the readers of this crate.
 
 use std::fs;
 use std::path::Path;
@@ -7,8 +7,8 @@ use candle_core::{Device, Tensor};
 use candle_datasets::vision::{Dataset, cifar, mnist as candle_mnist};
 use diffusion_data::{ImageDataset, PictureConfig, Source, Split, mnist, prepare};
 
-/// Bytes no two pictures of which are alike.
-fn made_up(count: usize, salt: usize) -> impl Iterator<Item = u8> {
+/// Bytes of pictures that all differ.
+fn generated_bytes(count: usize, salt: usize) -> impl Iterator<Item = u8> {
     (0..count).map(move |i| ((i * 31 + i / 784 * 7 + i * i / 65_537 + salt) % 256) as u8)
 }
 
@@ -19,7 +19,7 @@ fn write_idx(path: &Path, dims: &[usize], bytes: impl Iterator<Item = u8>) {
     fs::write(path, file).unwrap();
 }
 
-fn same(ours: &ImageDataset, theirs: &ImageDataset) {
+fn assert_same(ours: &ImageDataset, theirs: &ImageDataset) {
     assert_eq!((ours.len(), ours.image_shape()), (theirs.len(), theirs.image_shape()));
     assert_eq!(ours.classes(), theirs.classes());
     for i in 0..ours.len() {
@@ -33,15 +33,15 @@ fn mnist_as_candle_loads_it_is_the_same_data_set() {
     let folder = tempfile::tempdir().unwrap();
     for (part, count) in [("train", 30), ("t10k", 12)] {
         let path = |what: &str| folder.path().join(format!("{part}-{what}-ubyte"));
-        write_idx(&path("images-idx3"), &[count, 28, 28], made_up(count * 784, count));
+        write_idx(&path("images-idx3"), &[count, 28, 28], generated_bytes(count * 784, count));
         write_idx(&path("labels-idx1"), &[count], (0..count).map(|i| (i % 10) as u8));
     }
     let loaded = candle_mnist::load_dir(folder.path()).unwrap();
-    same(
+    assert_same(
         &mnist::load_train(folder.path()).unwrap(),
         &ImageDataset::from_candle(&loaded, Split::Train).unwrap(),
     );
-    same(
+    assert_same(
         &mnist::load_test(folder.path()).unwrap(),
         &ImageDataset::from_candle(&loaded, Split::Test).unwrap(),
     );
@@ -49,11 +49,11 @@ fn mnist_as_candle_loads_it_is_the_same_data_set() {
 
 #[test]
 fn cifar_as_candle_loads_it_is_the_same_data_set() {
-    // The loader wants batches of this many records.
+    // candle's loader expects batches of this many records.
     const RECORDS: usize = 10_000;
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name);
-    let mut records: Vec<u8> = made_up(RECORDS * 3073, 0).collect();
+    let mut records: Vec<u8> = generated_bytes(RECORDS * 3073, 0).collect();
     for (i, record) in records.chunks_exact_mut(3073).enumerate() {
         record[0] = (i % 10) as u8;
     }
@@ -67,10 +67,10 @@ fn cifar_as_candle_loads_it_is_the_same_data_set() {
     let ours = prepare(&source, None, &config, None, &mut |_| std::ops::ControlFlow::Continue(()))
         .unwrap()
         .dataset;
-    same(&ours, &ImageDataset::from_candle(&loaded, Split::Test).unwrap());
+    assert_same(&ours, &ImageDataset::from_candle(&loaded, Split::Test).unwrap());
     assert_eq!(ImageDataset::from_candle(&loaded, Split::Train).unwrap().len(), 5 * RECORDS);
 
-    // As the loader from the hub gives them, and turned back as documented.
+    // Transposed as by candle's hub loader, and transposed back as documented.
     let transposed = loaded.test_images.narrow(0, 0, 8).unwrap().transpose(2, 3).unwrap();
     let labels = loaded.test_labels.narrow(0, 0, 8).unwrap();
     let first = |images: Tensor| {
@@ -88,9 +88,9 @@ fn cifar_as_candle_loads_it_is_the_same_data_set() {
 }
 
 #[test]
-fn what_is_no_data_set_of_pictures_is_refused() {
+fn invalid_data_sets_are_rejected() {
     let tensor = |shape: &[usize], value: f32| Tensor::full(value, shape, &Device::Cpu).unwrap();
-    let refused = |images: &[usize], value: f32, labels: &[u8], problem: &str| {
+    let assert_rejected = |images: &[usize], value: f32, labels: &[u8], problem: &str| {
         let labels = Tensor::new(labels, &Device::Cpu).unwrap();
         let dataset = Dataset {
             train_images: tensor(images, value),
@@ -102,10 +102,10 @@ fn what_is_no_data_set_of_pictures_is_refused() {
         let error = ImageDataset::from_candle(&dataset, Split::Train).unwrap_err().to_string();
         assert!(error.contains(problem), "{error}");
     };
-    refused(&[2, 5], 0.0, &[0, 1], "expected (N, C, H, W)");
-    refused(&[2, 2, 4, 4], 0.0, &[0, 1], "expected (N, C, H, W)");
-    refused(&[2, 16], 1.5, &[0, 1], "a pixel is 1.5");
-    refused(&[2, 16], f32::NAN, &[0, 1], "a pixel is NaN");
-    refused(&[2, 16], 0.0, &[0, 2], "label 2 of a data set with 2 classes");
-    refused(&[2, 16], 0.0, &[0], "1 labels for 2 pictures");
+    assert_rejected(&[2, 5], 0.0, &[0, 1], "expected (N, C, H, W)");
+    assert_rejected(&[2, 2, 4, 4], 0.0, &[0, 1], "expected (N, C, H, W)");
+    assert_rejected(&[2, 16], 1.5, &[0, 1], "a pixel is 1.5");
+    assert_rejected(&[2, 16], f32::NAN, &[0, 1], "a pixel is NaN");
+    assert_rejected(&[2, 16], 0.0, &[0, 2], "label 2 of a data set with 2 classes");
+    assert_rejected(&[2, 16], 0.0, &[0], "1 labels for 2 pictures");
 }

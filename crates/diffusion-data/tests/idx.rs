@@ -1,4 +1,4 @@
-//! The IDX reader: what it accepts, and how it says what is wrong.
+//! The IDX reader: accepted files and error messages.
 
 use std::fs;
 use std::path::Path;
@@ -31,11 +31,11 @@ proptest! {
     }
 
     #[test]
-    fn no_bytes_whatever_make_the_reader_panic(bytes in prop::collection::vec(any::<u8>(), 0..64), rank in 1usize..4) {
+    fn arbitrary_bytes_never_make_the_reader_panic(bytes in prop::collection::vec(any::<u8>(), 0..64), rank in 1usize..4) {
         let _ = idx::read_bytes(&bytes, rank, "noise");
-        let mut behind_magic = vec![0, 0, 8, rank as u8];
-        behind_magic.extend(&bytes);
-        let _ = idx::read_bytes(&behind_magic, rank, "noise");
+        let mut after_magic = vec![0, 0, 8, rank as u8];
+        after_magic.extend(&bytes);
+        let _ = idx::read_bytes(&after_magic, rank, "noise");
         let mut gzip = vec![0x1f, 0x8b];
         gzip.extend(&bytes);
         let _ = idx::read_bytes(&gzip, rank, "noise");
@@ -43,7 +43,7 @@ proptest! {
 }
 
 #[test]
-fn a_foreign_file_is_named_with_what_was_expected() {
+fn an_error_about_another_format_says_what_was_expected() {
     let error = message(b"\x89PNG\r\n\x1a\n and so on and so on", 3);
     assert_eq!(
         error,
@@ -55,7 +55,7 @@ fn a_foreign_file_is_named_with_what_was_expected() {
 }
 
 #[test]
-fn a_truncated_file_is_named_with_the_offset_where_it_ends() {
+fn an_error_about_a_truncated_file_gives_the_offset() {
     let error = message(&raw(&[2, 3, 3], &[0; 10]), 3);
     assert_eq!(
         error,
@@ -72,7 +72,7 @@ fn a_truncated_file_is_named_with_the_offset_where_it_ends() {
 }
 
 #[test]
-fn damaged_gzip_and_trailing_bytes_are_noticed() {
+fn damaged_gzip_and_trailing_bytes_are_errors() {
     let mut gzipped =
         idx::to_gzipped_bytes(&IdxArray { dims: vec![4, 8, 8], data: (0..=255).collect() });
     let checksum = gzipped.len() - 8;
@@ -85,7 +85,7 @@ fn damaged_gzip_and_trailing_bytes_are_noticed() {
 }
 
 #[test]
-fn impossible_dimensions_are_refused_before_memory_is_taken() {
+fn impossible_dimensions_are_rejected_before_memory_is_allocated() {
     let error = message(&raw(&[usize::MAX, usize::MAX, usize::MAX], &[]), 3);
     assert!(error.contains("at offset 4: expected dimensions of at most"), "{error}");
 }
@@ -108,7 +108,7 @@ fn a_folder_may_mix_plain_and_gzipped_files() {
 }
 
 #[test]
-fn a_folder_that_does_not_fit_says_why() {
+fn an_error_about_a_folder_says_why() {
     let dir = tempfile::tempdir().unwrap();
     let error = || mnist::load_train(dir.path()).unwrap_err().to_string();
     assert!(

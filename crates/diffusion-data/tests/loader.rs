@@ -1,4 +1,4 @@
-//! The loader.
+//! Batches, order and positions of the loader, and checks of data sets.
 
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
@@ -61,7 +61,7 @@ fn a_loader_continues_exactly_from_any_position() {
 }
 
 #[test]
-fn impossible_sets_and_batches_are_refused() {
+fn invalid_sets_and_batches_are_rejected() {
     assert!(Loader::new(&counted(3), LoaderConfig::new(0, 0)).is_err());
     assert!(
         Loader::new(&counted(3), LoaderConfig { repeat: 0, ..LoaderConfig::new(2, 0) }).is_err()
@@ -74,7 +74,7 @@ fn impossible_sets_and_batches_are_refused() {
 }
 
 #[test]
-fn fingerprints_tell_data_sets_apart() {
+fn fingerprints_distinguish_data_sets() {
     let same = |a: &ImageDataset, b: &ImageDataset| a.fingerprint() == b.fingerprint();
     assert!(same(&counted(9), &counted(9)) && !same(&counted(9), &counted(10)));
     let flat = ImageDataset::new((0..16).collect(), None, [1, 4, 4]).unwrap();
@@ -109,19 +109,20 @@ fn a_class_balanced_subset_takes_the_first_of_each_class_in_order() {
     );
 }
 
-/// N pictures of 6×6 pixels, kept 2 pixels larger, in which pixel (y, x) of picture i is 64·i + 8·y + x.
-fn kept_larger(n: u8) -> ImageDataset {
+/// `n` pictures of 8×8 pixels with random windows of 7×7. Pixel (y, x) of picture i has the value
+/// 64·i + 8·y + x.
+fn stored_larger(n: u8) -> ImageDataset {
     let picture = |i: u8| (0..64).map(move |pixel| 64 * i + pixel);
     let set = ImageDataset::new((0..n).flat_map(picture).collect(), None, [1, 8, 8]).unwrap();
     let source = Source::from_dataset(set, "made up");
     let config = PictureConfig { random_crop: true, ..PictureConfig::default() };
-    // 7 pixels are kept as 8.
+    // For windows of 7 pixels, 8 are stored.
     prepare(&source, Some(7), &config, None, &mut |_| ControlFlow::Continue(())).unwrap().dataset
 }
 
 #[test]
 fn windows_and_mirrors_follow_from_seed_and_pass() {
-    let set = kept_larger(4);
+    let set = stored_larger(4);
     assert_eq!(set.image_shape(), [1, 7, 7]);
     let config = LoaderConfig { flip: true, repeat: 5, ..LoaderConfig::new(10, 3) };
     let mut loader = Loader::new(&set, config).unwrap();
@@ -139,9 +140,9 @@ fn windows_and_mirrors_follow_from_seed_and_pass() {
     for batch in 0..20 {
         let mut resumed = Loader::new(&set, config).unwrap();
         resumed.seek(loader.position()).unwrap();
-        let given = pictures(&mut loader);
-        assert_eq!(given, pictures(&mut resumed), "batch {batch}");
-        for pixels in given {
+        let batch_pictures = pictures(&mut loader);
+        assert_eq!(batch_pictures, pictures(&mut resumed), "batch {batch}");
+        for pixels in batch_pictures {
             let picture = pixels[0] / 64;
             let (first, second) = (pixels[0] % 64, pixels[1] % 64);
             let flipped = second < first;
@@ -171,11 +172,11 @@ fn a_set_smaller_than_a_batch_is_repeated_within_a_pass() {
         assert_eq!(loader.batches_per_epoch(), 1);
         (0..3).map(|_| next(&mut loader)).collect::<Vec<_>>()
     };
-    let given = batches(config);
-    assert_eq!(given, batches(config), "it follows from the seed");
-    assert_eq!(given, batches(LoaderConfig { repeat: 2, ..config }), "as if repeated by hand");
-    assert_ne!(given[0], given[1]);
-    for batch in given {
+    let three = batches(config);
+    assert_eq!(three, batches(config), "a pure function of the seed");
+    assert_eq!(three, batches(LoaderConfig { repeat: 2, ..config }), "like an explicit repeat");
+    assert_ne!(three[0], three[1]);
+    for batch in three {
         let mut times = [0; 20];
         for picture in &batch {
             times[usize::from(*picture)] += 1;

@@ -1,28 +1,29 @@
-//! How alike two video clips are when time is pooled away: by the mean, the maximum, or attention over frames.
+//! The similarity of video clips whose frames are pooled by mean, maximum or attention.
 //!
 //! `cargo run -p diffusion-eval --example clip_similarity`
 
 use candle_core::{D, Device, Result, Tensor};
 use diffusion_process::{Domain, NoiseSource};
 
-/// Channels, frames, height and width of a clip's features.
+/// The shape (C, T, H, W) of a clip's features, with T frames.
 const SHAPE: [usize; 4] = [64, 8, 7, 7];
 const PAIRS: u64 = 5;
-/// How much noise makes another take of the same clip.
+/// The scale of the noise that turns a clip into another take of it.
 const NOISE: f64 = 0.1;
 
 #[derive(Clone, Copy, Debug)]
 enum Pooling {
     Average,
     Maximum,
-    /// Frames weighted by the softmax of how alike their features are to the mean over all frames, by the scaled dot product.
+    /// A weighted mean of frames. The weights are the softmax of the scaled dot product of each
+    /// frame with the mean over all frames.
     Attention,
 }
 
 impl Pooling {
     const ALL: [Self; 3] = [Self::Average, Self::Maximum, Self::Attention];
 
-    /// `clip` (C, T, H, W) to one vector of C·H·W numbers.
+    /// Pools `clip` (C, T, H, W) to a vector of C·H·W values.
     fn pool(self, clip: &Tensor) -> Result<Tensor> {
         let [channels, frames, height, width] = SHAPE;
         let by_frame = clip.transpose(0, 1)?.reshape((frames, channels * height * width))?;
@@ -53,12 +54,12 @@ fn cosine(a: &Tensor, b: &Tensor) -> Result<f64> {
     Ok(dot(a, b)? / (dot(a, a)? * dot(b, b)?).sqrt())
 }
 
-/// One clip, or the noise on it.
+/// A random clip, also used as noise for another clip.
 fn clip(draw: u64, pair: u64) -> Result<Tensor> {
     NoiseSource::new(0).normal(Domain::Initial, draw, [pair], &SHAPE, &Device::Cpu)?.squeeze(0)
 }
 
-/// The mean similarity of pairs of takes of one clip, and of pairs of different clips.
+/// The mean similarity of two takes of the same clip, and of two different clips.
 fn similarities(pooling: Pooling) -> Result<[f64; 2]> {
     let mut sums = [0.0; 2];
     for pair in 0..PAIRS {
@@ -90,8 +91,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_table_is_what_theory_says() {
-        // A vector and itself with a tenth of noise: 1/√(1 + 0.01), whatever average is taken.
+    fn similarities_are_the_expected_ones() {
+        // A vector and itself with noise of scale 0.1: 1/√(1 + 0.01), for any average over frames.
         let expected = 1.0 / (1.0 + NOISE * NOISE).sqrt();
         let [similar, different] = similarities(Pooling::Average).unwrap();
         assert!(
@@ -103,13 +104,14 @@ mod tests {
             (similar - expected).abs() < 0.02 && different.abs() < 0.05,
             "{similar} {different}"
         );
-        // The maximum of 8 normal numbers is 1.42 on average and varies by 0.37: two of them share 1.42²/(1.42² + 0.37).
+        // The maximum of 8 normal numbers has mean 1.42 and variance 0.37. So the cosine of two
+        // different clips is 1.42²/(1.42² + 0.37).
         let [similar, different] = similarities(Pooling::Maximum).unwrap();
         assert!((different - 0.844).abs() < 0.02 && similar > 0.98, "{similar} {different}");
     }
 
     #[test]
-    fn attention_weights_are_a_mean_and_a_cosine_an_angle() {
+    fn softmax_weights_sum_to_1_and_cosine_measures_the_angle() {
         let weights = softmax(&Tensor::new(&[1f32, 1.0, 100.0], &Device::Cpu).unwrap())
             .unwrap()
             .to_vec1::<f32>()

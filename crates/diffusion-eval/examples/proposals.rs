@@ -1,17 +1,19 @@
-//! Temporal action proposals: from a score per frame to the segments in which something happens.
+//! Temporal action proposals: from one score per frame to the segments with an action.
 //!
-//! Frames above a threshold become segments, near ones are merged, short ones dropped; then non-maximum suppression keeps the
-//! best of those that overlap. `cargo run -p diffusion-eval --example proposals`
+//! Frames above a threshold become segments. Segments close to each other are merged and short ones
+//! are dropped. Then non-maximum suppression keeps the best of overlapping segments.
+//!
+//! `cargo run -p diffusion-eval --example proposals`
 
 const THRESHOLD: f64 = 0.5;
-/// Segments fewer frames apart than this are one.
+/// Segments with fewer frames than this between them are merged.
 const MERGE_GAP: usize = 2;
-/// Shorter segments are noise.
-const SHORTEST: usize = 3;
-/// A segment that shares more than this of the shorter one with a better one is dropped.
-const MOST_OVERLAP: f64 = 0.3;
+/// The smallest number of frames of a segment; shorter ones are noise.
+const MIN_DURATION: usize = 3;
+/// A segment is dropped if its overlap with a better one is above this.
+const MAX_OVERLAP: f64 = 0.3;
 
-/// Frames `start..end` and what their scores are.
+/// The frames `start..end` with the mean and the maximum of their scores.
 #[derive(Clone, Debug, PartialEq)]
 struct Segment {
     start: usize,
@@ -31,7 +33,7 @@ impl Segment {
         self.end - self.start
     }
 
-    /// The shared frames, as a share of the shorter segment.
+    /// The number of shared frames divided by that of the shorter segment.
     fn overlap(&self, other: &Self) -> f64 {
         let shared = self.end.min(other.end).saturating_sub(self.start.max(other.start));
         shared as f64 / self.duration().min(other.duration()) as f64
@@ -43,29 +45,30 @@ fn proposals(scores: &[f64]) -> Vec<Segment> {
     let mut bounds: Vec<(usize, usize)> = Vec::new();
     for (frame, _) in scores.iter().enumerate().filter(|(_, score)| **score >= THRESHOLD) {
         match bounds.last_mut() {
-            // Frames side by side have no frame between them.
+            // `end` is exclusive: adjacent frames have 0 frames between them.
             Some((_, end)) if frame - *end < MERGE_GAP => *end = frame + 1,
             _ => bounds.push((frame, frame + 1)),
         }
     }
-    bounds.retain(|(start, end)| end - start >= SHORTEST);
+    bounds.retain(|(start, end)| end - start >= MIN_DURATION);
     bounds.into_iter().map(|(start, end)| Segment::new(scores, start, end)).collect()
 }
 
-/// The segments that no better one overlaps, best mean first.
+/// Drops segments that overlap a better one. The best mean comes first.
 fn suppress(mut segments: Vec<Segment>) -> Vec<Segment> {
     segments.sort_by(|a, b| b.mean.total_cmp(&a.mean));
-    let mut kept: Vec<Segment> = Vec::new();
+    let mut best: Vec<Segment> = Vec::new();
     for segment in segments {
-        if kept.iter().all(|better| better.overlap(&segment) <= MOST_OVERLAP) {
-            kept.push(segment);
+        if best.iter().all(|better| better.overlap(&segment) <= MAX_OVERLAP) {
+            best.push(segment);
         }
     }
-    kept
+    best
 }
 
-/// 200 frames: actions at 20–40, 80–110 and 150–170, spikes at 55–57 and 130–132, quiet between them.
-fn lesson_scores() -> Vec<f64> {
+/// Scores of 200 frames: actions at 20–40, 80–110 and 150–170, spikes at 55–57 and 130–132, low
+/// scores elsewhere.
+fn example_scores() -> Vec<f64> {
     let mut scores: Vec<f64> =
         (0..200).map(|frame| 0.15 + 0.05 * (f64::from(frame) * 1.7).sin()).collect();
     for (start, end, height) in
@@ -79,10 +82,10 @@ fn lesson_scores() -> Vec<f64> {
 }
 
 fn main() {
-    let scores = lesson_scores();
-    let found = proposals(&scores);
+    let scores = example_scores();
+    let segments = proposals(&scores);
     println!("{:>5} {:>5} {:>9} {:>6} {:>6}", "start", "end", "duration", "mean", "peak");
-    for segment in suppress(found) {
+    for segment in suppress(segments) {
         let Segment { start, end, mean, peak } = segment;
         println!("{start:>5} {end:>5} {:>9} {mean:>6.3} {peak:>6.3}", segment.duration());
     }
@@ -93,12 +96,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_three_actions_are_found_and_the_spikes_are_not() {
-        let found = suppress(proposals(&lesson_scores()));
+    fn actions_are_found_and_spikes_are_not() {
+        let found = suppress(proposals(&example_scores()));
         let bounds: Vec<_> = found.iter().map(|segment| (segment.start, segment.end)).collect();
         assert_eq!(bounds, [(80, 110), (20, 40), (150, 170)], "best mean first");
         for segment in &found {
-            let frames = &lesson_scores()[segment.start..segment.end];
+            let frames = &example_scores()[segment.start..segment.end];
             assert!((segment.mean * frames.len() as f64 - frames.iter().sum::<f64>()).abs() < 1e-9);
             assert!(
                 frames.iter().all(|score| *score <= segment.peak) && frames.contains(&segment.peak)
@@ -107,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn one_quiet_frame_is_bridged_two_are_not_and_short_segments_go() {
+    fn gaps_of_one_frame_are_merged_and_short_segments_dropped() {
         let scores =
             |text: &str| text.chars().map(|c| if c == '#' { 0.9 } else { 0.1 }).collect::<Vec<_>>();
         let bounds =
@@ -118,10 +121,10 @@ mod tests {
     }
 
     #[test]
-    fn of_overlapping_segments_the_better_stays() {
+    fn suppression_keeps_the_better_of_overlapping_segments() {
         let segment = |start, end, mean| Segment { start, end, mean, peak: mean };
         let kept = suppress(vec![segment(0, 10, 0.6), segment(6, 16, 0.8), segment(13, 23, 0.7)]);
-        // 4 of 10 frames are shared by the first pair, 3 of 10 by the second, which is not more than 0.3.
+        // The first pair shares 4 of 10 frames, the second pair 3 of 10, which is not above 0.3.
         assert_eq!(kept, [segment(6, 16, 0.8), segment(13, 23, 0.7)]);
     }
 }

@@ -1,115 +1,122 @@
-//! What can be wrong with images, features and the files of networks.
+//! The errors of images, features and weight files.
 
 use std::path::PathBuf;
 
 use thiserror::Error;
 
-/// Why there is no answer.
+/// Why images or features could not be evaluated.
 #[derive(Debug, Error)]
 pub enum EvalError {
-    /// A covariance needs two points.
+    /// Too few points: a covariance and the search for copies need at least 2.
     #[error("{0} rows of features; at least 2 are needed")]
     TooFew(usize),
-    /// Neighbours are other points.
+    /// No neighbours, or not more points than neighbours.
     #[error(
-        "{rows} rows of features; {neighbours} neighbours of each want at least one more, and there must be one"
+        "{rows} rows of features and {neighbours} neighbours; expected at least 1 neighbour and \
+         more rows than neighbours"
     )]
     TooFewNeighbours {
-        /// Points.
+        /// The number of points.
         rows: usize,
-        /// The neighbours wanted of each.
+        /// The number of neighbours of each point.
         neighbours: usize,
     },
-    /// A feature that is not a number, or infinite.
-    #[error("feature {column} of row {row} is {value}")]
+    /// A feature that is NaN or infinite.
+    #[error("feature {column} of row {row} is {value}; features must be finite")]
     NotFinite {
-        /// Which row.
+        /// The row.
         row: usize,
-        /// Which of its features.
+        /// The feature in the row.
         column: usize,
-        /// What it is.
+        /// The value of the feature.
         value: f64,
     },
-    /// Sets of different features.
-    #[error("one set has {0} features, the other {1}")]
+    /// Two sets with different numbers of features.
+    #[error("one set has {0} features, the other {1}; the numbers must be equal")]
     Width(usize, usize),
-    /// A tensor that a network needs.
+    /// A tensor that the network needs is missing.
     #[error("there is no tensor {0}")]
     MissingTensor(String),
-    /// A tensor that the network has no place for.
-    #[error("tensor {name} has the shape {found:?}, not {wanted:?}")]
+    /// A tensor with another shape than the network's.
+    #[error("tensor {name} has the shape {found:?}, not {expected:?}")]
     TensorShape {
-        /// Its name.
+        /// The name of the tensor.
         name: String,
-        /// Its shape.
+        /// The shape of the tensor.
         found: Vec<usize>,
-        /// The network's.
-        wanted: Vec<usize>,
+        /// The shape that the network needs.
+        expected: Vec<usize>,
     },
     /// Weights or statistics that are not finite, or a variance below 0.
-    #[error("the tensors of {0} make numbers that are not finite")]
+    #[error("the tensors of {0} give weights that are not finite")]
     Convolution(String),
-    /// A file that does not hold Inception's weights.
+    /// A file without valid weights of Inception.
     #[error(
-        "{} is no file of Inception's weights: {reason}; it should be pytorch-fid's \
-         pt_inception-2015-12-05-6726825d.pth, saved as safetensors under the same names",
+        "{} is not a file of Inception's weights: {reason}; expected pytorch-fid's \
+         pt_inception-2015-12-05-6726825d.pth, saved as safetensors with the same tensor names",
         path.display()
     )]
     Weights {
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
         /// What is wrong with it.
         reason: Box<EvalError>,
     },
-    /// Images that neither network makes features of.
-    #[error("the images are {}×{}×{}, and the digit judge reads 1×28×28", shape[0], shape[1], shape[2])]
+    /// The digit judge cannot read images of this shape.
+    #[error(
+        "the digit judge needs images of 1×28×28, got {}×{}×{}",
+        shape[0], shape[1], shape[2]
+    )]
     NoFeatures {
-        /// Channels, height and width of the images.
+        /// The shape (C, H, W) of the images.
         shape: [usize; 3],
     },
-    /// MNIST's test digits come with this crate as the digit judge's features, not as images.
+    /// MNIST's test digits are included as features of the digit judge, not as images.
     #[error(
-        "only what the digit judge makes of these digits is known; name the pictures for Inception"
+        "only the digit judge's features of these digits are included; Inception needs the \
+         pictures themselves"
     )]
     NoImagesOfMnist,
-    /// No reference images were named, and the images that the model was trained on are not known.
-    #[error("name the real pictures, or mnist")]
+    /// No reference was given, and the training images of the model are unknown.
+    #[error("expected the reference pictures, or mnist: the training pictures are unknown")]
     NoReference,
-    /// Reference images of another shape than the generated ones.
-    #[error("its pictures are {found:?}, the images {expected:?} (channels, height, width)")]
+    /// Reference images and generated images differ in shape.
+    #[error(
+        "its pictures are {found:?}, expected {expected:?} as the images (channels, height, width)"
+    )]
     ReferenceShape {
-        /// Channels, height and width of the reference images.
+        /// The shape (C, H, W) of the reference images.
         found: [usize; 3],
-        /// Those of the generated images.
+        /// The shape (C, H, W) of the generated images.
         expected: [usize; 3],
     },
-    /// Fewer reference images than can be compared with.
+    /// Too few reference images.
     #[error("{name}: {count} pictures are too few to compare images with; {smallest} are needed")]
     TooFewReferences {
-        /// What the reference images are.
+        /// A description of the reference images.
         name: String,
-        /// Their number.
+        /// The number of images.
         count: usize,
-        /// The smallest number that is enough.
+        /// The smallest number allowed.
         smallest: usize,
     },
-    /// Fewer generated images than can be judged.
+    /// Too few generated images.
     #[error(
         "{name}: {count} {} too few to be judged; {smallest} are needed",
         if *count == 1 { "image is" } else { "images are" }
     )]
     TooFewImages {
-        /// What the images are.
+        /// The name of the set of images.
         name: String,
-        /// Their number.
+        /// The number of images.
         count: usize,
-        /// The smallest number that is enough.
+        /// The smallest number allowed.
         smallest: usize,
     },
-    /// The error of an [`ImageSet`](crate::ImageSet).
+    /// An error of an [`ImageSet`](crate::ImageSet).
     #[error(transparent)]
     Images(Box<dyn std::error::Error + Send + Sync>),
-    /// The tensor's own error.
+    /// An error of candle: a wrong shape, the device or a file.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),
 }

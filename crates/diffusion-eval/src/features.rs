@@ -1,25 +1,25 @@
-//! The networks by whose features images are compared.
+//! The networks whose features are used to compare images.
 
 use candle_core::{Device, Tensor};
 
 use crate::{DigitJudge, EvalError, ImageSet, Inception};
 
-/// Images of a set that are in memory at once while their features are computed.
+/// The number of images that are in memory at once while features are computed.
 const IN_MEMORY: usize = 256;
-/// Images that Inception sees at once: each takes 25 MB.
+/// The batch size of Inception: each image takes 25 MB.
 const INCEPTION_BATCH: usize = 8;
 
-/// Which network makes the features.
+/// The kind of a feature network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FeatureNetwork {
-    /// The classifier of digits that comes with this crate: [`DigitJudge`].
+    /// [`DigitJudge`], the classifier of digits that this crate includes.
     DigitJudge,
-    /// [`Inception`], by whose features the distance is the FID.
+    /// [`Inception`], whose Fréchet distance is the FID.
     Inception,
 }
 
 impl FeatureNetwork {
-    /// What the features are called.
+    /// The name of the features.
     pub fn name(self) -> &'static str {
         match self {
             Self::DigitJudge => "features of the digit judge",
@@ -27,7 +27,7 @@ impl FeatureNetwork {
         }
     }
 
-    /// What the Fréchet distance of the features is called.
+    /// The name of the Fréchet distance of the features.
     pub fn distance_name(self) -> &'static str {
         match self {
             Self::DigitJudge => "Fréchet distance",
@@ -35,31 +35,31 @@ impl FeatureNetwork {
         }
     }
 
-    /// Whether it makes features of images of `shape`: channels, height and width.
+    /// Whether the network can read images of `shape` (C, H, W).
     pub fn accepts(self, shape: [usize; 3]) -> bool {
         self == Self::Inception || shape == DigitJudge::IMAGE_SHAPE
     }
 }
 
-/// A network that makes features of images.
+/// A loaded network that computes features of images.
 #[derive(Clone, Debug)]
 pub enum FeatureExtractor {
-    /// For grey images of 28×28.
+    /// For grey images of 28×28 pixels.
     DigitJudge(Box<DigitJudge>),
     /// For images of any size.
     Inception(Box<Inception>),
 }
 
 impl FeatureExtractor {
-    /// The digit judge that comes with this crate, on `device`.
+    /// The included digit judge, on `device`.
     ///
     /// # Errors
-    /// Those of the device.
+    /// An error of the device.
     pub fn shipped(device: &Device) -> Result<Self, EvalError> {
         Ok(Self::DigitJudge(Box::new(DigitJudge::shipped(device)?.0)))
     }
 
-    /// Which network it is.
+    /// The kind of the network.
     pub(crate) fn network(&self) -> FeatureNetwork {
         match self {
             Self::DigitJudge(_) => FeatureNetwork::DigitJudge,
@@ -67,11 +67,11 @@ impl FeatureExtractor {
         }
     }
 
-    /// The features (N, D) of `images` (N, C, H, W) in \[−1, 1\], and logits (N, 10) where the network
-    /// classifies digits.
+    /// The features (N, D) of `images` (N, C, H, W) in \[−1, 1\], and the logits (N, 10) if the
+    /// network classifies digits.
     ///
     /// # Errors
-    /// Images of a shape that the network does not read; no images.
+    /// If the network cannot read the shape of the images. If there are no images.
     pub(crate) fn extract(&self, images: &Tensor) -> Result<(Tensor, Option<Tensor>), EvalError> {
         match self {
             Self::DigitJudge(judge) => {
@@ -89,7 +89,8 @@ impl FeatureExtractor {
         }
     }
 
-    /// The features of at most `most` images of `set`, which are put on `device` in small parts.
+    /// The features (n, D) of at most `most` images of `set`. Images are moved to `device` in
+    /// batches.
     pub(crate) fn extract_from<S: ImageSet>(
         &self,
         set: &S,

@@ -1,4 +1,4 @@
-//! The features that FID is measured in.
+//! Inception-v3, whose features define the FID.
 
 mod plan;
 mod resize;
@@ -13,30 +13,32 @@ use diffusion_nn::Conv2d;
 use crate::EvalError;
 use plan::{Plan, Pool, Step};
 
-/// The side of the images that the network knows.
+/// The height and width of the network's input, in pixels.
 const SIDE: usize = 299;
 
-/// Added to variances before their root.
+/// Added to the variances of batch normalisation before the square root.
 const EPS: f64 = 1e-3;
 
-/// Inception-v3 up to its last pooling, with the weights and the arithmetic of FID (Heusel et al. 2017)
-/// as the package `pytorch-fid` has them, which the published numbers are compared by.
+/// Inception-v3 up to its last pooling, for the FID (Heusel et al. 2017).
 ///
-/// The weights are those of `pt_inception-2015-12-05-6726825d.pth`, saved as safetensors under their
-/// names; what else the file has, the classifier among it, is not looked at.
+/// Weights and arithmetic are those of the package `pytorch-fid`, so results can be compared with
+/// published ones. The weights are those of `pt_inception-2015-12-05-6726825d.pth`, saved as
+/// safetensors with the same tensor names. Other tensors of the file, such as the classifier, are
+/// ignored.
 #[derive(Clone, Debug)]
 pub struct Inception {
     steps: Vec<Step<Convolution>>,
 }
 
 impl Inception {
-    /// The features of an image.
+    /// The number of features of an image.
     pub const WIDTH: usize = 2048;
 
     /// Reads the weights from the safetensors file `path` and places them on `device`.
     ///
     /// # Errors
-    /// [`EvalError::Weights`]: no such file or no safetensors; or as [`Self::new`].
+    /// Fails with [`EvalError::Weights`] if the file does not exist or is not a safetensors file,
+    /// or if a tensor is missing, has another shape or gives weights that are not finite.
     pub fn open(path: &Path, device: &Device) -> Result<Self, EvalError> {
         candle_core::safetensors::load(path, &Device::Cpu)
             .map_err(EvalError::from)
@@ -47,47 +49,50 @@ impl Inception {
             })
     }
 
-    /// Of `tensors` on the CPU, in any float type, and by their names, such as
-    /// `Mixed_5b.branch1x1.bn.running_var`.
+    /// The network on `device`, from `tensors` by name, such as
+    /// `Mixed_5b.branch1x1.bn.running_var`. The tensors must be on the CPU and can have any float
+    /// type.
     ///
     /// # Errors
-    /// A tensor that is missing, of another shape, or makes a convolution that is not finite.
+    /// If a tensor is missing, has another shape or gives weights that are not finite.
     pub fn new(tensors: &HashMap<String, Tensor>, device: &Device) -> Result<Self, EvalError> {
         let (steps, channels) = Weights { tensors, device }.load(plan::network(), 3)?;
         debug_assert_eq!(channels, Self::WIDTH);
         Ok(Self { steps })
     }
 
-    /// `images` (N, 1 or 3, H, W) in \[−1, 1\] and of any size, on the network's device, to (N, 2048) in
-    /// f32.
+    /// The features (N, 2048) in f32 of `images` (N, 1 or 3, H, W) in \[−1, 1\], on the network's
+    /// device.
     ///
-    /// Grey becomes three channels. The way to 299 × 299 is bilinear without any smoothing, which is a
-    /// poor way to make images smaller, but the one of FID. It takes about 25 MB an image.
+    /// Images can have any size. A grey channel is repeated three times. Images are resized to
+    /// 299 × 299 by bilinear interpolation without smoothing. This is a poor way to shrink images,
+    /// but the FID is defined with it. The network takes about 25 MB of memory per image.
     ///
     /// # Errors
-    /// A tensor of another shape or nothing in it; whatever the device reports.
+    /// If `images` has another shape or is empty. An error of the device.
     pub fn features(&self, images: &Tensor) -> candle_core::Result<Tensor> {
         let (n, channels, h, w) = images.dims4()?;
         if !matches!(channels, 1 | 3) || images.elem_count() == 0 {
-            bail!("features are of images (N, 1 or 3, H, W), not of {:?}", images.shape());
+            bail!("Inception needs images (N, 1 or 3, H, W), got {:?}", images.shape());
         }
         let images = images.to_dtype(DType::F32)?.broadcast_as((n, 3, h, w))?.contiguous()?;
         in_pool(|| run(&self.steps, resize::resize(&images, SIDE)?)?.mean((2, 3)))
     }
 }
 
-/// A convolution with what its normalisation does to it: the factors in the weight, the shifts as bias.
+/// A convolution with its normalisation folded in: the factors into the weight, the shifts into the
+/// bias.
 #[derive(Clone, Debug)]
 struct Convolution {
-    /// With `line`, a 1 × 1 convolution of K·Cin channels, position after position.
+    /// If `line` is set: a 1 × 1 convolution of K·Cin channels, ordered by position in the kernel.
     conv: Conv2d,
     line: Option<Line>,
 }
 
-/// Where a kernel 1 × K or K × 1 lies.
+/// The direction and padding of a 1 × K or K × 1 kernel.
 #[derive(Clone, Copy, Debug)]
 struct Line {
-    /// The dimension of the images along it.
+    /// The dimension of the images along the kernel.
     dim: usize,
     /// Zeros at both ends of that dimension, (K − 1)/2.
     padding: usize,
@@ -97,7 +102,7 @@ impl Convolution {
     fn forward(&self, x: &Tensor) -> candle_core::Result<Tensor> {
         let x = match self.line {
             None => x.clone(),
-            // The kernels are square: the neighbours along the line become channels of a pixel.
+            // Only square kernels exist: the neighbours along the line become channels of a pixel.
             Some(Line { dim, padding }) => {
                 let size = x.dim(dim)?;
                 let padded = x.pad_with_zeros(dim, padding, padding)?;
@@ -129,9 +134,9 @@ impl Pool {
         let mean = |x: &Tensor| bordered(x)?.avg_pool2d_with_stride(3, 1);
         match self {
             Self::Halve => x.max_pool2d_with_stride(3, 2),
-            // After a ReLU, zeros at the border are never larger than what is inside.
+            // After a ReLU, zeros at the border are never larger than the values inside.
             Self::Max => bordered(x)?.max_pool2d_with_stride(3, 1),
-            // The share of each window that lies inside is the mean of ones.
+            // The mean of ones is the share of each window inside the image.
             Self::Mean => {
                 let (_, _, h, w) = x.dims4()?;
                 mean(x)?.broadcast_div(&mean(&Tensor::ones((1, 1, h, w), x.dtype(), x.device())?)?)
@@ -140,14 +145,15 @@ impl Pool {
     }
 }
 
-/// The tensors of the file, and the device of the network.
+/// The tensors of the file and the device of the network.
 struct Weights<'a> {
     tensors: &'a HashMap<String, Tensor>,
     device: &'a Device,
 }
 
 impl Weights<'_> {
-    /// The `steps` for images of `channels`, and the channels that they leave.
+    /// Loads the weights of `steps` for input with `channels` channels. Also returns the number of
+    /// output channels.
     fn load(
         &self,
         steps: Vec<Step<Plan>>,
@@ -181,7 +187,7 @@ impl Weights<'_> {
         let factors = (norm("weight")? / (norm("running_var")? + EPS)?.sqrt()?)?;
         let bias = (norm("bias")? - norm("running_mean")?.mul(&factors)?)?;
         let weight = weight.broadcast_mul(&factors.reshape((outputs, 1, 1, 1))?)?;
-        // A ReLU turns NaN into zeros, and features would come of them.
+        // A ReLU turns NaN into 0, so broken weights would go unnoticed later.
         let sum = (weight.sum_all()? + bias.sum_all()?)?.to_scalar::<f64>()?;
         if !sum.is_finite() {
             return Err(EvalError::Convolution(name.clone()));
@@ -199,14 +205,14 @@ impl Weights<'_> {
         Ok(Convolution { conv, line })
     }
 
-    /// In f64, so that folding rounds once.
+    /// A tensor in f64, so that folding rounds only once.
     fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor, EvalError> {
         let Some(tensor) = self.tensors.get(name) else {
             return Err(EvalError::MissingTensor(name.to_owned()));
         };
         if tensor.dims() != shape {
-            let (found, wanted) = (tensor.dims().to_vec(), shape.to_vec());
-            return Err(EvalError::TensorShape { name: name.to_owned(), found, wanted });
+            let (found, expected) = (tensor.dims().to_vec(), shape.to_vec());
+            return Err(EvalError::TensorShape { name: name.to_owned(), found, expected });
         }
         Ok(tensor.to_dtype(DType::F64)?)
     }

@@ -1,8 +1,9 @@
-//! A small classifier of handwritten digits, whose features stand in for Inception's where pictures are
-//! 28 × 28 and grey.
+//! A small classifier of handwritten digits. Its features replace Inception's for grey pictures of
+//! 28 × 28.
 
 use candle_core::{DType, Device, Result, Tensor, bail};
 use candle_nn::{Module, VarBuilder};
+use diffusion_assets::DIGIT_JUDGE;
 use diffusion_kernels::{Activation, FeatureMap, in_pool, silu};
 use diffusion_nn::{
     Conv2d, Conv2dConfig, GroupNorm, Initialisation, Linear, conv2d, group_norm, linear_with,
@@ -10,8 +11,8 @@ use diffusion_nn::{
 
 use crate::{EvalError, Reference, Statistics};
 
-/// The 3 × 3 convolutions, each followed by a group normalisation and SiLU: name, channels in and out,
-/// stride.
+/// The 3 × 3 convolutions, each followed by group normalisation and SiLU: name, input channels,
+/// output channels and stride.
 const CONVOLUTIONS: [(&str, usize, usize, usize); 6] = [
     ("conv1", 1, 32, 1),
     ("conv2", 32, 32, 1),
@@ -22,13 +23,16 @@ const CONVOLUTIONS: [(&str, usize, usize, usize); 6] = [
 ];
 const GROUPS: usize = 8;
 const EPS: f64 = 1e-5;
-/// Images at once: more would need more memory without being faster.
+/// The batch size: a larger one would need more memory without being faster.
 const BATCH: usize = 256;
 
-/// The classifier. `cargo xtask train-judge` trains it on all of MNIST's training digits.
+/// A classifier of handwritten digits whose features compare images.
+///
+/// `cargo xtask train-judge` trains it on all of MNIST's training digits.
 ///
 /// ```text
-/// image ─ 6 convolutions to 96 × 7 × 7 ─ mean over the pixels ─ linear ─ SiLU ─ 64 features ─ linear ─ 10 logits
+/// image ─ 6 convolutions to 96 × 7 × 7 ─ mean over the pixels
+///       ─ linear ─ SiLU ─ 64 features ─ linear ─ 10 logits
 /// ```
 #[derive(Clone, Debug)]
 pub struct DigitJudge {
@@ -37,27 +41,27 @@ pub struct DigitJudge {
     out: Linear,
 }
 
-/// What the judge makes of N images.
+/// The output of the judge for N images.
 #[derive(Clone, Debug)]
 pub struct Verdict {
-    /// (N, 64).
+    /// The features (N, 64).
     pub features: Tensor,
-    /// (N, 10): their softmax is the probability of each digit.
+    /// The logits (N, 10): their softmax is the probability of each digit.
     pub logits: Tensor,
 }
 
 impl DigitJudge {
-    /// Features of an image.
+    /// The number of features of an image.
     pub const WIDTH: usize = 64;
-    /// The digits.
+    /// The number of classes: the digits 0 to 9.
     pub const CLASSES: usize = 10;
-    /// Channels, height and width of its images.
+    /// The shape (C, H, W) of an image.
     pub const IMAGE_SHAPE: [usize; 3] = [1, 28, 28];
 
-    /// The network with parameters from `vb`.
+    /// The network with the parameters of `vb`.
     ///
     /// # Errors
-    /// Parameters that `vb` does not have or has in another shape.
+    /// If a parameter is missing in `vb` or has another shape.
     pub fn new(vb: VarBuilder<'_>) -> Result<Self> {
         let init = Initialisation::KaimingNormal;
         let convolution = |&(name, inputs, outputs, stride): &(&str, usize, usize, usize)| {
@@ -75,13 +79,14 @@ impl DigitJudge {
         })
     }
 
-    /// Features and logits of `images` (N, 1, 28, 28) in \[−1, 1\], all at once; differentiable.
+    /// The features and logits of `images` (N, 1, 28, 28) in \[−1, 1\], in one batch;
+    /// differentiable.
     ///
     /// # Errors
-    /// Another shape.
+    /// If the images have another shape.
     pub fn forward(&self, images: &Tensor) -> Result<Verdict> {
         if images.rank() != 4 || images.dims()[1..] != Self::IMAGE_SHAPE {
-            bail!("the digit judge reads images (N, 1, 28, 28), not {:?}", images.shape());
+            bail!("the digit judge needs images (N, 1, 28, 28), got {:?}", images.shape());
         }
         let mut h = FeatureMap::from_images(images)?;
         for (convolution, norm) in &self.convolutions {
@@ -93,10 +98,11 @@ impl DigitJudge {
         Ok(Verdict { features, logits })
     }
 
-    /// As [`forward`](Self::forward), in small parts and without gradients.
+    /// The features and logits of `images` (N, 1, 28, 28) in \[−1, 1\], in batches of 256 and
+    /// without gradients.
     ///
     /// # Errors
-    /// Another shape; no images.
+    /// If the images have another shape. If there are no images.
     pub fn judge(&self, images: &Tensor) -> Result<Verdict> {
         let count = images.dim(0)?;
         let (mut features, mut logits) = (Vec::new(), Vec::new());
@@ -110,24 +116,21 @@ impl DigitJudge {
     }
 }
 
-/// The shipped judge and what it makes of real digits; its accuracy and how it came to be are in
-/// `assets/README.md`.
-const SHIPPED: &[u8] = include_bytes!("../../../assets/digit-judge.safetensors");
-
 impl DigitJudge {
-    /// The judge that ships with this crate, and MNIST's 10,000 test digits as it sees them (3,000 of
-    /// them, where single digits are compared).
+    /// The included judge, and its features of MNIST's 10,000 test digits as the reference. Metrics
+    /// that compare single digits use 3,000 of them.
     ///
     /// # Errors
-    /// Those of the device.
+    /// An error of the device.
     pub fn shipped(device: &Device) -> std::result::Result<(Self, Reference), EvalError> {
-        Self::from_bytes(SHIPPED, device)
+        Self::from_bytes(DIGIT_JUDGE, device)
     }
 
     /// A judge and its reference from the bytes of a file that `cargo xtask train-judge` wrote.
     ///
     /// # Errors
-    /// Bytes that are no such file.
+    /// If `bytes` is not a safetensors file with the tensors of a judge and its reference. An error
+    /// of the device.
     pub fn from_bytes(
         bytes: &[u8],
         device: &Device,

@@ -1,28 +1,28 @@
-//! How near generated images are to real ones, and predictions to the noise.
+//! Quality metrics for generated images and for diffusion models.
 //!
-//! [`Statistics`] sums a set of features up as a Gaussian, and [`Statistics::frechet_distance`] is the
-//! distance of two. What the features are is the caller's business: with those of [`Inception`] the distance
-//! is FID (Heusel et al. 2017).
+//! - [`Statistics`] describes a set of features as a Gaussian. [`Statistics::frechet_distance`] is
+//!   the Fréchet distance between two of them. With features of [`Inception`] it is the FID (Heusel
+//!   et al. 2017).
+//! - [`Manifold`] measures precision, recall, density and coverage.
+//! - [`SampleEvaluator`] computes all metrics of generated images from reference images and
+//!   training images. [`ReferenceChoice`] selects the reference images. [`SampleReport`] combines
+//!   several sets of images.
+//! - [`PredictorEvaluation`] measures the noise-prediction error of a model or a trivial baseline
+//!   by timestep.
+//! - [`ModelEvaluation`] measures the losses of a model by noise level and its
+//!   [`VariationalBound`], in bits per dimension.
+//! - [`DigitJudge`] and [`Inception`] are the networks that compute features. The weights of the
+//!   digit judge are included; those of Inception are read from a file.
 //!
-//! [`Manifold`] tells how good images are from how varied they are: precision and recall, density and
-//! coverage.
-//!
-//! [`SampleEvaluator`] judges sets of generated images beside reference images and training images;
-//! [`ReferenceChoice`] says which those are, and [`SampleReport`] sums several sets up.
-//!
-//! [`PredictorEvaluation`] asks what a model, or one that knows nothing, makes of noisy images at each
-//! timestep. [`ModelEvaluation`] gives the losses of a trained one by level, and the [`VariationalBound`] on
-//! its likelihood in bits a dimension.
-//!
-//! This crate adds up in f64. It knows two networks that make features: [`DigitJudge`], whose weights it
-//! holds, and [`Inception`], whose weights are the only file that it reads; it downloads none. Images come to
-//! it as tensors or as an [`ImageSet`].
+//! This crate does not generate images, train models or download weights. Images are tensors or an
+//! [`ImageSet`]. All sums are computed in f64.
 //!
 //! ```
 //! use candle_core::{Device, Tensor};
 //! use diffusion_eval::Statistics;
 //!
 //! let features = Tensor::new(&[[0f32, 0.0], [2.0, 1.0], [1.0, 4.0]], &Device::Cpu)?;
+//! // The same points, moved by 3 in each of the 2 features: the distance is 3² + 3².
 //! let moved = features.affine(1.0, 3.0)?;
 //! let distance = Statistics::of(&features)?.frechet_distance(&Statistics::of(&moved)?)?;
 //! assert!((distance - 18.0).abs() < 1e-6);
@@ -52,7 +52,7 @@ pub use metrics::{
 pub use model::{Bound, ModelBin, ModelErrors, ModelEvaluation, ModelLoss};
 pub use predictors::{
     BaselineCheck, ErrorBin, Estimate, PredictionError, Predictor, PredictorErrors,
-    PredictorEvaluation, lesson_images,
+    PredictorEvaluation, tutorial_images,
 };
 pub use samples::{
     FeatureJudge, FeatureMetrics, ImageSet, MetricSpread, Note, ReferenceChoice, ReferenceSet,

@@ -1,13 +1,16 @@
-//! The variational bound on −ln p(x₀) of given images, term by term (Ho et al. 2020, eq. 5; Nichol & Dhariwal 2021).
+//! The variational bound on −ln p(x₀) of given images, term by term (Ho et al. 2020, eq. 5; Nichol
+//! & Dhariwal 2021).
 
 use candle_core::{DType, Device, Result, Tensor, bail};
 use diffusion_process::{bits_per_dimension, discretized_log_probability, gaussian_kl};
 use diffusion_schedule::{NoiseSchedule, VarianceType};
 
-/// −ln p(x₀) ≤ L_T + Σ L_{t−1} + L_0, of images with 256 levels of brightness in \[−1, 1\]. The reverse process takes all steps of a
-/// schedule; its means are μ̃(x_t, x̂₀), with x̂₀ clipped to \[−1, 1\] as samplers do.
+/// The variational bound −ln p(x₀) ≤ L_T + Σ L_{t−1} + L_0 for images with 256 brightness levels in
+/// \[−1, 1\].
 ///
-/// All terms are in bits a dimension: nats, averaged over an image's elements and divided by ln 2. They are computed in f64.
+/// The reverse process takes all steps of a schedule. Its means are μ̃(x_t, x̂₀), with x̂₀ clipped
+/// to \[−1, 1\] as samplers do. All terms are in bits per dimension: nats, averaged over the
+/// elements of an image and divided by ln 2. They are computed in f64.
 ///
 /// ```
 /// use candle_core::{Device, Tensor};
@@ -28,7 +31,7 @@ pub struct VariationalBound<'a> {
 }
 
 impl<'a> VariationalBound<'a> {
-    /// Along `schedule`, with `variance` in each step.
+    /// The bound for `schedule`, with the variance type `variance` in each step.
     pub fn new(schedule: &'a NoiseSchedule, variance: VarianceType) -> Self {
         Self { schedule, variance }
     }
@@ -38,25 +41,29 @@ impl<'a> VariationalBound<'a> {
         self.schedule
     }
 
-    /// L_T = KL(q(x_T | x₀) ‖ N(0, I)) of each image of `x0` (N, C, H, W). It does not depend on the model.
+    /// L_T = KL(q(x_T | x₀) ‖ N(0, I)) of each image of `x0` (N, C, H, W). It does not depend on
+    /// the model.
     ///
     /// # Errors
-    /// Those of the device.
+    /// An error of the device.
     pub fn prior(&self, x0: &Tensor) -> Result<Vec<f64>> {
         let signal = self.schedule.alphas_cumprod()[self.schedule.len() - 1];
         let mean = (in_f64(x0)? * signal.sqrt())?;
         bits(&gaussian_kl(&mean, &number((1.0 - signal).ln())?, &number(0.0)?, &number(0.0)?)?)
     }
 
-    /// The term of the step from index `t`, for each image of `x0` (N, C, H, W): KL(q(x_{t−1} | x_t, x₀) ‖ p(x_{t−1} | x_t)) for t > 0,
-    /// and for t = 0 the decoder's −ln p(x₀ | x₁) (eq. 13). x_t itself cancels out. `predicted_x0` is the model's estimate of `x0`,
-    /// `predicted_variance` the variance that it has learned, from −1 for β̃ to 1 for β; both have the shape of `x0`.
+    /// The term of the step from index `t`, for each image of `x0` (N, C, H, W).
+    ///
+    /// For t > 0 it is KL(q(x_{t−1} | x_t, x₀) ‖ p(x_{t−1} | x_t)), for t = 0 the decoder's
+    /// −ln p(x₀ | x₁) (eq. 13). x_t itself cancels out. `predicted_x0` is the model's prediction of
+    /// `x0`. `predicted_variance` is its learned variance, from −1 for β̃ to 1 for β. Both have the
+    /// shape of `x0`.
     ///
     /// # Errors
-    /// No learned variance where one is needed; shapes that differ.
+    /// If the variance type is learned and `predicted_variance` is `None`. If the shapes differ.
     ///
     /// # Panics
-    /// `t` outside the schedule.
+    /// Panics if `t` is outside the schedule.
     pub fn term(
         &self,
         t: usize,
@@ -75,7 +82,7 @@ impl<'a> VariationalBound<'a> {
                 bail!("variance learned_range: the network has not learned a variance")
             }
             (VarianceType::FixedLarge, _) if t > 0 => number(high)?,
-            // The decoder's variance is β̃ in any case, as in the authors' code.
+            // The variance of the decoder is always β̃, as in the authors' code.
             _ => number(low)?,
         };
         if t == 0 {
@@ -87,8 +94,8 @@ impl<'a> VariationalBound<'a> {
         bits(&gaussian_kl(&mean, &number(low)?, &predicted_mean, &log_variance)?)
     }
 
-    /// The term of index `t` for Gaussian data of deviation ½ and a perfect model, up to a constant factor: large where the bound
-    /// needs to be sampled densely.
+    /// The term of index `t` for a perfect model and Gaussian data of standard deviation ½, up to a
+    /// constant factor. The bound needs dense sampling at levels where it is large.
     pub(crate) fn expected_weight(&self, t: usize) -> f64 {
         let (signal, data) = (self.schedule.alphas_cumprod()[t], 0.25);
         let error = data * (1.0 - signal) / (signal * data + 1.0 - signal);
@@ -108,12 +115,12 @@ fn decoder(x0: &Tensor, mean: &Tensor, log_variance: &Tensor) -> Result<Tensor> 
     Tensor::from_vec(nats.collect(), x0.shape(), x0.device())
 }
 
-/// Not every device has f64.
+/// The tensor in f64 on the CPU, because not every device supports f64.
 fn in_f64(tensor: &Tensor) -> Result<Tensor> {
     tensor.to_device(&Device::Cpu)?.to_dtype(DType::F64)
 }
 
-/// One number for all elements.
+/// A tensor (1, 1, 1, 1) that broadcasts to all elements.
 fn number(value: f64) -> Result<Tensor> {
     Tensor::full(value, (1, 1, 1, 1), &Device::Cpu)
 }

@@ -1,4 +1,4 @@
-//! Numbers about sets of images and of features; no policy.
+//! Metrics of sets of images and of features.
 
 mod classes;
 mod diversity;

@@ -1,16 +1,17 @@
-//! The same images with the same noise on them, whoever looks, in whatever batches.
+//! Noisy images for evaluation: the noise of an image depends only on the seed, the image and the
+//! level, not on batches.
 
 use candle_core::{Result, Tensor, bail};
 use diffusion_process::{Domain, Levels, NoiseLevel, NoiseSource};
 
-/// Images (N, C, H, W) and a seed.
+/// Images (N, C, H, W) and the source of their noise.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct NoisyImages<'a> {
     images: &'a Tensor,
     source: NoiseSource,
 }
 
-/// Some of the images at one level: all of (n, C, H, W).
+/// Some of the images at one noise level. All tensors are (n, C, H, W).
 pub(crate) struct Noisy {
     pub(crate) x0: Tensor,
     pub(crate) noise: Tensor,
@@ -19,15 +20,15 @@ pub(crate) struct Noisy {
 
 impl<'a> NoisyImages<'a> {
     /// # Errors
-    /// No images; a tensor of another rank.
+    /// If `images` is empty or its rank is not 4.
     pub(crate) fn new(images: &'a Tensor, seed: u64) -> Result<Self> {
         if images.rank() != 4 || images.elem_count() == 0 {
-            bail!("a model is evaluated on images (N, C, H, W), not on {:?}", images.shape());
+            bail!("evaluation needs images (N, C, H, W), got {:?}", images.shape());
         }
         Ok(Self { images, source: NoiseSource::new(seed) })
     }
 
-    /// How many images there are.
+    /// The number of images.
     pub(crate) fn count(&self) -> usize {
         self.images.dims()[0]
     }
@@ -40,7 +41,7 @@ impl<'a> NoisyImages<'a> {
         self.source
     }
 
-    /// The images `chosen` with their noise of the level at `index`, which is `level`.
+    /// The images at the positions `chosen` with noise of `level`, the level at `index`.
     pub(crate) fn at(&self, index: usize, level: NoiseLevel, chosen: &[usize]) -> Result<Noisy> {
         let places = Tensor::from_iter(chosen.iter().map(|&i| i as u32), self.images.device())?;
         let x0 = self.images.index_select(&places, 0)?;
@@ -49,7 +50,7 @@ impl<'a> NoisyImages<'a> {
         Ok(Noisy { x0, noise, x_t })
     }
 
-    /// The noise of each of the images `chosen` at the level at `index`.
+    /// Noise (n, C, H, W) for the images at the positions `chosen` and the level at `index`.
     pub(crate) fn normal(&self, domain: Domain, index: usize, chosen: &[usize]) -> Result<Tensor> {
         let (shape, device) = (&self.images.dims()[1..], self.images.device());
         let of_image =

@@ -1,4 +1,4 @@
-//! How far a prediction of the noise is from the noise, by timestep.
+//! The noise-prediction error of models and trivial baselines, by timestep.
 
 mod check;
 
@@ -8,68 +8,70 @@ use diffusion_process::{Denoiser, Domain, NoiseLevel, NoiseSource};
 pub use self::check::BaselineCheck;
 use crate::noisy::NoisyImages;
 
-/// Who predicts the noise.
+/// A predictor of the noise: a model or a trivial baseline.
 pub enum Predictor<'a> {
-    /// Says that there is none. Its error in ε is the noise's variance, 1 at every timestep.
+    /// Predicts 0. Its error in ε is the variance of the noise: 1 at every timestep.
     Zero,
-    /// Draws other noise. Its error in ε is 2 at every timestep: two variances.
+    /// Predicts independent noise. Its error in ε is the sum of two variances: 2 at every timestep.
     Random,
-    /// Knows the answer. Its error is 0.
+    /// Predicts the true noise. Its error is 0.
     Perfect,
-    /// Any model.
+    /// A model.
     Model(&'a dyn Denoiser),
 }
 
-/// A mean over images, and how far it may be from that over all images there could be.
+/// A mean over images and its standard error.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Estimate {
     /// The mean.
     pub mean: f64,
-    /// Its standard error: the deviation between images by the root of their number. NaN for one image.
+    /// The standard error of the mean: the standard deviation over images, divided by the square
+    /// root of their number. NaN for one image.
     pub standard_error: f64,
 }
 
-/// Two scales of one error.
+/// The error of a noise prediction in two scales.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct PredictionError {
-    /// The mean square of ε̂ − ε: what training minimises where ε is predicted.
+    /// The mean square of ε̂ − ε. Training minimises it if the model predicts ε.
     pub noise: Estimate,
-    /// The same in the image's own scale, (1 − ᾱ_t)·(ε̂ − ε)²: what is wrong with the image that is left when
-    /// the predicted noise is taken away.
+    /// The same in the scale of the image, (1 − ᾱ_t)·(ε̂ − ε)²: the error of the image after the
+    /// predicted noise is removed.
     pub image: Estimate,
 }
 
-/// The error over some of the levels.
+/// The error over a bin of consecutive levels.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ErrorBin {
-    /// The first level's position and the last one's.
+    /// The positions of the first and the last level.
     pub levels: (usize, usize),
-    /// Over them.
+    /// The error over these levels.
     pub error: PredictionError,
 }
 
-/// What a predictor does at all levels together, and in each bin.
+/// The errors of a predictor over all levels and in each bin.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PredictorErrors {
-    /// Over all levels, each counting the same.
+    /// The error over all levels, with equal weights.
     pub overall: PredictionError,
-    /// From the cleanest to the noisiest.
+    /// The bins, from the cleanest to the noisiest.
     pub bins: Vec<ErrorBin>,
 }
 
-/// The same images with the same noise on them, for every predictor that is asked.
+/// Measures the errors of predictors on the same images with the same noise.
 ///
-/// In each bin, every image is looked at with the noise of several levels, evenly spaced over the bin. The
-/// mean is over those levels and over images; the standard error says what other images would change.
+/// In each bin, every image gets the noise of up to 8 levels, evenly spaced over the bin. The mean
+/// is over these levels and over images. The standard error is that over images.
 ///
 /// ```
 /// use candle_core::Device;
-/// use diffusion_eval::{Predictor, PredictorEvaluation, lesson_images};
+/// use diffusion_eval::{Predictor, PredictorEvaluation, tutorial_images};
 /// use diffusion_schedule::ScheduleConfig;
 ///
-/// let schedule = ScheduleConfig { num_train_timesteps: 200, ..ScheduleConfig::default() }.build()?;
+/// let config = ScheduleConfig { num_train_timesteps: 200, ..ScheduleConfig::default() };
+/// let schedule = config.build()?;
 /// let levels = (0..schedule.len()).map(|t| schedule.level(t)).collect();
-/// let images = lesson_images(0, &Device::Cpu)?;
+/// let images = tutorial_images(0, &Device::Cpu)?;
 /// let evaluation = PredictorEvaluation::new(&images, levels, 4, 0)?;
 /// let zero = evaluation.errors(&Predictor::Zero)?;
 /// assert!((zero.overall.noise.mean - 1.0).abs() < 0.02);
@@ -84,28 +86,30 @@ pub struct PredictorEvaluation<'a> {
     bins: usize,
 }
 
-/// Levels looked at in each bin.
-const LOOKS: usize = 8;
-/// Images at once, unless said otherwise.
+/// The largest number of levels evaluated in each bin.
+const LEVELS_PER_BIN: usize = 8;
+/// The default batch size.
 pub(crate) const BATCH: usize = 64;
 
-/// The 50 images (1, 32, 32) of the lesson's exercise: standard normal pixels, cut to \[−1, 1\]. What they
-/// show does not matter to predictors that know nothing.
+/// 50 images (1, 32, 32) of normal noise, clipped to \[−1, 1\].
+///
+/// They are the images of an exercise in the tutorial (Learn AI Series #84, Generative Images –
+/// Diffusion Models, Part 1). Trivial baselines have the same error on any images.
 ///
 /// # Errors
-/// Those of the device.
-pub fn lesson_images(seed: u64, device: &candle_core::Device) -> Result<Tensor> {
+/// An error of the device.
+pub fn tutorial_images(seed: u64, device: &candle_core::Device) -> Result<Tensor> {
     NoiseSource::new(seed)
         .normal(Domain::Initial, 0, 0..50, &[1, 32, 32], device)?
         .clamp(-1f32, 1f32)
 }
 
 impl<'a> PredictorEvaluation<'a> {
-    /// `images` (N, C, H, W) in \[−1, 1\], all `levels` from the cleanest to the noisiest, to be divided into
-    /// `bins` of one size or nearly so; noise from `seed`.
+    /// An evaluation on `images` (N, C, H, W) in \[−1, 1\]. `levels` go from the cleanest to the
+    /// noisiest and are divided into `bins` of about equal size. `seed` determines the noise.
     ///
     /// # Errors
-    /// No images; no bins, or more than levels.
+    /// If there are no images. If `bins` is 0 or above the number of levels.
     pub fn new(
         images: &'a Tensor,
         levels: Vec<NoiseLevel>,
@@ -119,20 +123,20 @@ impl<'a> PredictorEvaluation<'a> {
     /// The errors of `predictor`.
     ///
     /// # Errors
-    /// Those of the model; a prediction that is not finite.
+    /// An error of the model. If a prediction is not finite.
     pub fn errors(&self, predictor: &Predictor<'_>) -> Result<PredictorErrors> {
         let count = self.images.count();
-        // Of each image, weighted by the bins' widths.
+        // The sums of each image, weighted by the widths of the bins.
         let mut overall = [vec![0.0; count], vec![0.0; count]];
         let mut bins = Vec::with_capacity(self.bins);
         for bin in 0..self.bins {
             let (first, end) = bounds(bin, self.bins, self.levels.len());
-            let looks = LOOKS.min(end - first);
+            let looks = LEVELS_PER_BIN.min(end - first);
             let mut sums = [vec![0.0; count], vec![0.0; count]];
             for look in 0..looks {
                 let index = first + (2 * look + 1) * (end - first) / (2 * looks);
                 let squares = self.squares(predictor, index)?;
-                // The noise's share of an image of variance 1: 1 − ᾱ, whatever path the levels are on.
+                // The share of the noise in the variance: 1 − ᾱ, on any path of levels.
                 let level = &self.levels[index];
                 let noise_share = (level.noise * level.to_variance_preserving()).powi(2);
                 for (i, square) in squares.into_iter().enumerate() {
@@ -149,7 +153,7 @@ impl<'a> PredictorEvaluation<'a> {
         Ok(PredictorErrors { overall: error(&overall), bins })
     }
 
-    /// The mean square of ε̂ − ε in each image, at one level.
+    /// The mean square of ε̂ − ε of each image at one level.
     fn squares(&self, predictor: &Predictor<'_>, index: usize) -> Result<Vec<f64>> {
         let (count, level) = (self.images.count(), self.levels[index]);
         let mut squares = Vec::with_capacity(count);
@@ -172,16 +176,19 @@ impl<'a> PredictorEvaluation<'a> {
     }
 }
 
+/// Checks the number of bins.
+///
 /// # Errors
-/// No bins, or more than levels.
+/// If `bins` is 0 or above `levels`.
 pub(crate) fn check_bins(bins: usize, levels: usize) -> Result<()> {
     if bins == 0 || bins > levels {
-        bail!("{bins} bins of {levels} levels; there must be 1 to as many as levels");
+        bail!("bins must be between 1 and the number of levels, {levels}; got {bins}");
     }
     Ok(())
 }
 
-/// The positions where bin `bin` of `bins` begins and the next one does, of `levels` in all.
+/// The positions of the first level of bin `bin` of `bins` and of the next bin, for `levels`
+/// levels.
 pub(crate) fn bounds(bin: usize, bins: usize, levels: usize) -> (usize, usize) {
     (bin * levels / bins, (bin + 1) * levels / bins)
 }
@@ -197,7 +204,7 @@ fn error([noise, image]: &[Vec<f64>; 2]) -> PredictionError {
     PredictionError { noise: estimate(noise), image: estimate(image) }
 }
 
-/// Their mean, and its standard error.
+/// The mean of `values` and its standard error.
 pub(crate) fn estimate(values: &[f64]) -> Estimate {
     let n = values.len() as f64;
     let mean = values.iter().sum::<f64>() / n;

@@ -1,4 +1,4 @@
-//! How generated images are judged: beside which images, by which features, and from how many of each.
+//! The evaluation of generated images: which reference images, which features and how many images.
 
 mod evaluator;
 mod image_set;

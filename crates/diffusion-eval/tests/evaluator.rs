@@ -1,4 +1,4 @@
-//! Which images generated ones are compared with, and what is said of the metrics.
+//! Tests of reference images, notes and reports.
 
 use std::path::Path;
 
@@ -32,14 +32,14 @@ fn judge(references: &ReferenceSet<Tensor>) -> Result<FeatureJudge, EvalError> {
     FeatureJudge::new(FeatureExtractor::shipped(&Device::Cpu).unwrap(), references, &Device::Cpu)
 }
 
-/// Images of the model of `training`, compared with what its run has.
+/// An evaluator with the images of the model's run as the reference.
 fn evaluator(training: &TrainingSet<Tensor>) -> SampleEvaluator {
     let judge = judge(&ReferenceSet::of_run(Some(training)).unwrap()).unwrap();
     SampleEvaluator::new(GREY, Some(judge), Some(training), &Device::Cpu).unwrap()
 }
 
 #[test]
-fn the_test_digits_are_the_reference_of_models_of_digits_only() {
+fn the_test_digits_are_the_default_reference_of_digit_models_only() {
     let photos = training(2, 0);
     let digits = TrainingSet { path: None, ..photos.clone() };
     let default = |network, training| ReferenceChoice::new(None, network, GREY, training).unwrap();
@@ -59,7 +59,7 @@ fn the_test_digits_are_the_reference_of_models_of_digits_only() {
 }
 
 #[test]
-fn images_that_no_network_reads_are_compared_with_training_images_only() {
+fn images_without_a_feature_network_are_only_checked_for_copies() {
     let colour = [3, 28, 28];
     let choice = |requested, network, training: &TrainingSet<Tensor>| {
         ReferenceChoice::new(requested, network, colour, Some(training))
@@ -68,9 +68,9 @@ fn images_that_no_network_reads_are_compared_with_training_images_only() {
     assert_eq!(choice(None, judge, &training(2, 0)).unwrap(), None);
     let inception = choice(None, FeatureNetwork::Inception, &training(2, 0)).unwrap();
     assert_eq!(inception, Some(ReferenceChoice::Run));
-    let asked = choice(Some(ReferenceChoice::Named), judge, &training(2, 0)).unwrap_err();
-    assert_eq!(asked.to_string(), "the images are 3×28×28, and the digit judge reads 1×28×28");
-    // A single image has no second nearest one, which copies are told by.
+    let error = choice(Some(ReferenceChoice::Named), judge, &training(2, 0)).unwrap_err();
+    assert_eq!(error.to_string(), "the digit judge needs images of 1×28×28, got 3×28×28");
+    // Copies are found by the second nearest image; a single image has none.
     assert!(
         matches!(choice(None, judge, &training(1, 0)), Err(EvalError::NoFeatures { shape }) if shape == colour)
     );
@@ -79,7 +79,8 @@ fn images_that_no_network_reads_are_compared_with_training_images_only() {
     let evaluator = SampleEvaluator::new(colour, None, Some(&known), &Device::Cpu).unwrap();
     assert_eq!(
         evaluator.description(),
-        "looked at for copies of the 20 training pictures only: the digit judge makes features of 1×28×28, not of 3×28×28"
+        "checked for copies of the 20 training pictures only: the digit judge needs images of \
+         1×28×28, not of 3×28×28"
     );
     let metrics = evaluator.evaluate(&known.images, &[]).unwrap();
     assert_eq!(metrics.memorisation.unwrap().copies, 1.0);
@@ -113,12 +114,12 @@ fn reference_images_from_the_place_of_the_training_images_are_circular() {
     let error = ReferenceSet::new(images(3, 7, [1, 8, 8]), &own, GREY, Some(&known)).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "its pictures are [1, 8, 8], the images [1, 28, 28] (channels, height, width)"
+        "its pictures are [1, 8, 8], expected [1, 28, 28] as the images (channels, height, width)"
     );
 }
 
 #[test]
-fn too_few_images_are_refused_by_name() {
+fn too_few_images_are_errors_with_the_name() {
     let few = ReferenceSet::new(images(3, 5, GREY), Path::new("few"), GREY, None).unwrap();
     let error = judge(&few).unwrap_err().to_string();
     assert_eq!(
@@ -133,12 +134,13 @@ fn too_few_images_are_refused_by_name() {
 }
 
 #[test]
-fn training_images_stand_beside_generated_ones_unless_they_are_the_reference() {
+fn training_images_are_evaluated_unless_they_are_the_reference() {
     let known = training(12, 8);
     let of_held_out = evaluator(&known);
     assert_eq!(
         of_held_out.description(),
-        "judged by the features of the digit judge, beside the pictures that the run kept out of training (8)"
+        "judged by the features of the digit judge, compared with the pictures that the run kept \
+         out of training (8)"
     );
     assert_eq!(of_held_out.evaluate_training(10).unwrap().unwrap().count, 10);
     assert_eq!(of_held_out.evaluate_training(50).unwrap().unwrap().count, 12);
@@ -146,17 +148,17 @@ fn training_images_stand_beside_generated_ones_unless_they_are_the_reference() {
     assert_eq!(
         notes(&of_held_out, &[20]),
         [
-            "20 images are fewer than the 64 features that are compared: the distance says little",
-            "the training pictures are 12 only, and the figures depend on the number"
+            "20 images are fewer than the 64 features: the distance is unreliable",
+            "there are only 12 training pictures, and the metrics depend on the number of images"
         ]
     );
-    assert!(notes(&of_held_out, &[64]).iter().all(|note| note.contains("12 only")));
+    assert!(notes(&of_held_out, &[64]).iter().all(|note| note.contains("only 12")));
     assert!(of_held_out.judge().unwrap().is_rough());
 
     let circular = evaluator(&training(12, 0));
     assert!(circular.evaluate_training(12).unwrap().is_none());
-    let beside = "no column of training pictures: they are what the images are compared with";
-    assert_eq!(notes(&circular, &[64]), [beside]);
+    let expected = "no column of training pictures: they are the reference pictures";
+    assert_eq!(notes(&circular, &[64]), [expected]);
 }
 
 /// The notes about sets of `counts` images.
@@ -169,14 +171,14 @@ fn notes(evaluator: &SampleEvaluator, counts: &[usize]) -> Vec<String> {
 }
 
 #[test]
-fn notes_say_how_many_images_the_metrics_are_of() {
+fn notes_give_the_number_of_images_behind_the_metrics() {
     let known = TrainingSet { mirrored: true, ..training(5, 8) };
     assert_eq!(
         notes(&evaluator(&known), &[4000]),
         [
             "no column of training pictures: there are 5, too few to be judged",
             "precision, recall, density and coverage compare 3000 images with 8 real ones",
-            "copies are looked for among 2000 of the images",
+            "2000 of the images are checked for copies",
             "mirror images of training pictures are copies too, as the run trained on them"
         ]
     );
@@ -187,15 +189,15 @@ fn notes_say_how_many_images_the_metrics_are_of() {
         notes(&mnist, &[64, 65]),
         [
             "precision, recall, density and coverage compare 65 images with 3000 real ones",
-            "the sets have 64 to 65 images, and all figures but the copies depend on the number: their means are of \
-             unequal things"
+            "the sets have 64 to 65 images: all metrics but the copies depend on the number, so \
+             their means mix unequal sets"
         ]
     );
     let large = TrainingSet { images: images(1, 10_001, [1, 2, 2]), ..training(0, 0) };
     let large = SampleEvaluator::new([1, 2, 2], None, Some(&large), &Device::Cpu).unwrap();
     assert_eq!(
         notes(&large, &[64, 65]),
-        ["copies are looked for of 10000 of the 10001 training pictures"],
+        ["copies are searched for among 10000 of the 10001 training pictures"],
         "copies do not depend on the number of images"
     );
 }
@@ -228,7 +230,7 @@ fn a_report_has_the_spread_of_its_sets() {
     assert!(report.spreads()[0].training.is_some(), "the distance of training images");
     let copies = report.spreads().into_iter().find(|spread| spread.key == "copies").unwrap();
     assert_eq!((copies.training, json["sets"][1]["name"].as_str()), (None, Some("b")));
-    // The judge's digits are no classes of these images.
+    // The digits of the judge are not the classes of these images.
     assert!(
         report.class_shares().is_empty()
             && !report.sets[0].1.by_key().contains_key("share_of_class_0")
@@ -236,7 +238,7 @@ fn a_report_has_the_spread_of_its_sets() {
 }
 
 #[test]
-fn digits_are_read_where_the_references_are_digits() {
+fn digits_are_recognised_if_the_reference_images_are_digits() {
     let judge = FeatureJudge::of_mnist(&Device::Cpu).unwrap();
     assert!(!judge.is_rough());
     let none: Option<&TrainingSet<Tensor>> = None;
@@ -247,7 +249,8 @@ fn digits_are_read_where_the_references_are_digits() {
         (0..10).map(|class| metrics.by_key()[&format!("share_of_class_{class}")]).sum();
     assert!((shares - 1.0).abs() < 1e-9);
     let features = metrics.features.unwrap();
-    // Of the four that were to be a digit; the others have a class that the judge does not know, and are like each other only.
-    assert!((features.as_asked.unwrap() * 4.0).fract() == 0.0);
+    // Only the four images with a digit as requested class count. The judge does not know the class
+    // of the others, which counts for their diversity only.
+    assert!((features.class_accuracy.unwrap() * 4.0).fract() == 0.0);
     assert!(features.diversity.unwrap() > 0.0 && features.network == FeatureNetwork::DigitJudge);
 }

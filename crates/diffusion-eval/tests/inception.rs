@@ -1,7 +1,8 @@
-//! Inception's features against those of pytorch-fid, with weights that both sides make by one formula.
+//! Tests of Inception's features against pytorch-fid, with weights that both compute by one
+//! formula.
 //!
-//! The numbers in `inception.json` are of `xtask/src/golden/inception.py`, with torch 2.15.0 and pytorch-fid 0.3.0;
-//! `cargo xtask golden --inception` puts those of another seed in their place.
+//! `xtask/src/golden/inception.py` wrote the numbers in `inception.json`, with torch 2.15.0 and
+//! pytorch-fid 0.3.0. `cargo xtask golden --inception` replaces them by those of another seed.
 
 use std::collections::HashMap;
 use std::fs;
@@ -14,7 +15,7 @@ use serde::Deserialize;
 #[derive(Deserialize)]
 struct Golden {
     seed: u32,
-    /// Names, and the shapes of their weights.
+    /// The names of convolutions and the shapes of their weights.
     convolutions: Vec<(String, [usize; 4])>,
     batches: Vec<Batch>,
 }
@@ -22,10 +23,11 @@ struct Golden {
 #[derive(Deserialize)]
 struct Batch {
     shape: [usize; 4],
-    /// Of each image, every 32nd.
+    /// Every 32nd feature of each image.
     features: Vec<Vec<f32>>,
-    /// Of all features of an image.
+    /// The mean of all features of each image.
     mean: Vec<f64>,
+    /// The norm of all features of each image.
     norm: Vec<f64>,
 }
 
@@ -44,7 +46,7 @@ fn mixed(mut x: u32) -> u32 {
 }
 
 impl Golden {
-    /// 32 bits for each of the numbers of a stream.
+    /// The random bits of a stream, 32 for each number.
     fn bits(&self, stream: usize) -> impl Iterator<Item = u32> + use<> {
         let key = mixed(self.seed.wrapping_add(mixed(stream as u32)));
         (0..).map(move |i| mixed(mixed(i).wrapping_add(key)))
@@ -72,7 +74,7 @@ impl Golden {
                 tensors
                     .insert(format!("{name}.{part}"), self.uniform(5 * i + k, shape, lowest, span));
             }
-            // What the real file has too.
+            // The real file has this tensor too.
             let count = Tensor::new(7i64, &Device::Cpu).unwrap();
             tensors.insert(format!("{name}.bn.num_batches_tracked"), count);
         }
@@ -124,7 +126,7 @@ fn features_equal_those_of_pytorch_fid() {
                 size / batch.norm[i] - 1.0,
                 mean / batch.mean[i] - 1.0
             );
-            // Seen: 1.4e-6, and 1.3e-7 of norm and mean.
+            // Measured: 1.4e-6 for features, 1.3e-7 for norm and mean.
             assert!(worst < 1e-5 * rms, "{:?}, image {i}: {worst} of {rms}", batch.shape);
             assert!(
                 (size / batch.norm[i] - 1.0).abs() < 1e-6,
@@ -141,15 +143,15 @@ fn features_equal_those_of_pytorch_fid() {
 }
 
 #[test]
-fn what_is_wrong_with_a_file_is_said() {
+fn errors_of_a_file_are_explained() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("weights.pth");
     let open = || Inception::open(&file, &Device::Cpu).unwrap_err().to_string();
     let hint = "pt_inception-2015-12-05-6726825d.pth, saved as safetensors";
     let error = open();
-    assert!(error.contains("weights.pth is no file of Inception's weights"), "{error}");
+    assert!(error.contains("weights.pth is not a file of Inception's weights"), "{error}");
     assert!(error.contains("(os error") && error.contains(hint), "{error}");
-    fs::write(&file, b"PK\x03\x04 and what else a pickle in a zip has").unwrap();
+    fs::write(&file, b"PK\x03\x04 and the rest of a pickle in a zip").unwrap();
     let error = open();
     assert!(error.contains("weights.pth") && error.contains(hint), "{error}");
     let first = "Conv2d_1a_3x3.conv.weight";
@@ -171,7 +173,7 @@ fn what_is_wrong_with_a_file_is_said() {
 }
 
 #[test]
-fn weights_that_are_no_numbers_are_refused() {
+fn weights_that_are_not_finite_are_errors() {
     let ones =
         |shape: &[usize]| Tensor::ones(shape, candle_core::DType::F32, &Device::Cpu).unwrap();
     let mut tensors =

@@ -1,4 +1,4 @@
-//! The variational bound, against what is known of it on paper.
+//! Tests of the variational bound against closed forms.
 
 use std::f64::consts::{LN_2, PI};
 use std::ops::ControlFlow;
@@ -15,7 +15,7 @@ use proptest::prelude::*;
 
 use VarianceType::{FixedLarge, FixedSmall, LearnedRange};
 
-/// The deviation of the Gaussian data.
+/// The standard deviation of the Gaussian data.
 const DEVIATION: f64 = 0.2;
 
 fn schedule(steps: usize) -> NoiseSchedule {
@@ -34,12 +34,12 @@ fn gaussian_images(count: u64) -> Tensor {
     levels.clamp(0f32, 255f32).unwrap().affine(1.0 / 127.5, -1.0).unwrap()
 }
 
-/// All pixels 0, or nearly: of 256 grey levels none is.
+/// Images with all pixels near 0: none of the 256 grey levels is exactly 0.
 fn grey_images(count: usize) -> Tensor {
     Tensor::full((127.0f32 / 127.5) - 1.0, (count, 1, 4, 4), &Device::Cpu).unwrap()
 }
 
-/// E[x₀ | x_t] of the Gaussian data, and `off` beside it.
+/// E[x₀ | x_t] of the Gaussian data, plus `off`.
 fn best(off: f64) -> impl Fn(&Tensor, NoiseLevel) -> Result<Prediction> {
     move |x_t, level| {
         let (signal, noise) = (level.signal, level.noise);
@@ -50,8 +50,11 @@ fn best(off: f64) -> impl Fn(&Tensor, NoiseLevel) -> Result<Prediction> {
     }
 }
 
-/// Says that every pixel is `value`, and that the variance is `variance`.
-fn says(value: f64, variance: Option<f64>) -> impl Fn(&Tensor, NoiseLevel) -> Result<Prediction> {
+/// A model that predicts `value` for every pixel and the learned variance `variance`.
+fn constant_model(
+    value: f64,
+    variance: Option<f64>,
+) -> impl Fn(&Tensor, NoiseLevel) -> Result<Prediction> {
     move |x_t, level| {
         let levels = Levels::new(&vec![level; x_t.dim(0)?], x_t)?;
         let constant = |value: f64| x_t.zeros_like()?.affine(0.0, value);
@@ -100,12 +103,12 @@ fn the_best_model_of_gaussian_data_has_the_bound_of_the_closed_form() {
     let images = gaussian_images(64);
     let schedule = schedule(100);
     let data = DEVIATION * DEVIATION;
-    // What is left to know of x₀, given x_t.
+    // The variance of x₀ given x_t.
     let unknown = |t: usize| {
         let signal = schedule.alphas_cumprod()[t];
         data * (1.0 - signal) / (signal * data + 1.0 - signal)
     };
-    // Both written with α and ᾱ, as the papers have them.
+    // Both are written with α and ᾱ, as in the papers.
     let step = |t: usize, variance: f64| {
         let (signal, before) = (schedule.alphas_cumprod()[t], schedule.alphas_cumprod()[t - 1]);
         let beta = 1.0 - signal / before;
@@ -144,7 +147,7 @@ fn the_best_model_of_gaussian_data_has_the_bound_of_the_closed_form() {
             let least = entropy - 4.0 * bound.total.standard_error;
             assert!(bound.total.mean > least, "{bound:?} {entropy}");
             assert!(looks < 25 || bound.total.mean < entropy + 1.0, "{bound:?} {entropy}");
-            // The table's rows add up to what stands below it.
+            // The bins and the prior sum to the total.
             let rows: f64 = errors.bins.iter().map(|bin| bin.bits.unwrap().mean).sum();
             assert!((rows + bound.prior.mean - bound.total.mean).abs() < 1e-9);
             let expected = (0..100).map(unknown).sum::<f64>() / 100.0;
@@ -154,7 +157,7 @@ fn the_best_model_of_gaussian_data_has_the_bound_of_the_closed_form() {
 }
 
 #[test]
-fn a_constant_error_makes_a_known_bound_whatever_is_looked_at() {
+fn a_constant_error_has_a_known_bound_for_any_looks() {
     let (images, off) = (grey_images(3), 0.03);
     let truth = f64::from(127.0f32 / 127.5 - 1.0);
     let schedule = schedule(50);
@@ -166,15 +169,16 @@ fn a_constant_error_makes_a_known_bound_whatever_is_looked_at() {
         })
         .sum();
     let bound = VariationalBound::new(&schedule, FixedSmall);
-    let model = says(truth + off, None);
+    let model = constant_model(truth + off, None);
     let all = errors(&ModelEvaluation::of_bound(&images, bound, 1, 50, 0).unwrap(), &model);
-    let seen = all.bound.unwrap();
+    let bound_of_all = all.bound.unwrap();
     assert!(
-        (seen.steps.mean / expected - 1.0).abs() < 1e-4 && seen.steps.standard_error < 1e-9,
-        "{seen:?}"
+        (bound_of_all.steps.mean / expected - 1.0).abs() < 1e-4
+            && bound_of_all.steps.standard_error < 1e-9,
+        "{bound_of_all:?}"
     );
     let decoder = -bin_probability(off, schedule.posterior(1).variance.sqrt()).ln() / LN_2;
-    assert!((seen.decoder.mean / decoder - 1.0).abs() < 1e-4, "{seen:?} {decoder}");
+    assert!((bound_of_all.decoder.mean / decoder - 1.0).abs() < 1e-4, "{bound_of_all:?} {decoder}");
     // v̂ − v = −(x̂₀ − x₀)/√(1 − ᾱ), ε̂ − ε = −√ᾱ·(x̂₀ − x₀)/√(1 − ᾱ).
     for (bin, t) in errors(&ModelEvaluation::of_bound(&images, bound, 50, 1, 0).unwrap(), &model)
         .bins
@@ -190,7 +194,7 @@ fn a_constant_error_makes_a_known_bound_whatever_is_looked_at() {
             "{bin:?} {noise}"
         );
     }
-    // A few looks at each image are right on average, and know how far they are off.
+    // With few looks, the mean is unbiased and the standard error covers the difference.
     let many = grey_images(400);
     let few =
         errors(&ModelEvaluation::of_bound(&many, bound, 2, 3, 1).unwrap(), &model).bound.unwrap();
@@ -199,7 +203,7 @@ fn a_constant_error_makes_a_known_bound_whatever_is_looked_at() {
 }
 
 #[test]
-fn the_prior_is_the_divergence_of_two_normal_distributions() {
+fn the_prior_is_the_kl_divergence_of_two_normal_distributions() {
     // ᾱ_T = 0.9·0.8; KL(N(√0.72·x, 0.28) ‖ N(0, 1)) for x = −1 and 0.5, integrated numerically.
     let schedule = NoiseSchedule::from_betas(vec![0.1, 0.2]).unwrap();
     let bound = VariationalBound::new(&schedule, FixedSmall);
@@ -219,12 +223,12 @@ fn the_prior_is_the_divergence_of_two_normal_distributions() {
 fn a_better_variance_is_a_better_bound() {
     // At its ends the learned variance is one of the fixed ones.
     let (images, schedule) = (gaussian_images(8), schedule(20));
-    let of = |variance, said| {
+    let of = |variance, learned| {
         let bound = VariationalBound::new(&schedule, variance);
         let evaluation = ModelEvaluation::of_bound(&images, bound, 1, 20, 0).unwrap();
         let model = |x_t: &Tensor, level: NoiseLevel| {
             let constant = |value: f64| x_t.zeros_like()?.affine(0.0, value);
-            let variance = Option::map(said, constant).transpose()?;
+            let variance = Option::map(learned, constant).transpose()?;
             Ok(Prediction { variance, ..best(0.0)(x_t, level)? })
         };
         errors(&evaluation, &model).bound.unwrap()
@@ -232,7 +236,7 @@ fn a_better_variance_is_a_better_bound() {
     let near = |a: f64, b: f64| (a - b).abs() < 1e-9;
     assert!(near(of(LearnedRange, Some(-1.0)).total.mean, of(FixedSmall, None).total.mean));
     assert!(near(of(LearnedRange, Some(1.0)).steps.mean, of(FixedLarge, None).steps.mean));
-    // The right variance lies in between: β̃ and what is unknown of x₀.
+    // The right variance is between the ends: β̃ plus the part from the unknown x₀.
     let ends = of(FixedSmall, None).steps.mean.min(of(FixedLarge, None).steps.mean);
     let between = (-9..10).map(|v| of(LearnedRange, Some(f64::from(v) / 10.0)).steps.mean);
     assert!(between.fold(f64::INFINITY, f64::min) < ends);
@@ -257,7 +261,7 @@ fn a_worse_model_never_has_a_smaller_bound() {
 
 proptest! {
     #[test]
-    fn the_decoder_shares_out_all_probability(mean in -3.0f64..3.0, log_deviation in -8.0f64..2.0) {
+    fn the_decoders_probabilities_sum_to_1(mean in -3.0f64..3.0, log_deviation in -8.0f64..2.0) {
         let deviation = log_deviation.exp();
         let sum: f64 = (0..256)
             .map(|k| discretized_log_probability(f64::from(k) / 127.5 - 1.0, mean, deviation).exp())
@@ -272,21 +276,28 @@ proptest! {
         let (x, deviation) = (f64::from(k) / 127.5 - 1.0, log_deviation.exp());
         for side in [-1.0, 1.0] {
             let near = discretized_log_probability(x, x + side * far, deviation);
-            let there = discretized_log_probability(x, x + side * (far + further), deviation);
-            prop_assert!(near.is_finite() && near <= 1e-12 && there.is_finite(), "{near} {there}");
+            let farther = discretized_log_probability(x, x + side * (far + further), deviation);
+            prop_assert!(
+                near.is_finite() && near <= 1e-12 && farther.is_finite(),
+                "{near} {farther}"
+            );
             let open = (k == 0 && side < 0.0) || (k == 255 && side > 0.0);
             let rounding = 1e-9 * (1.0 + near.abs());
-            prop_assert!(if open { there >= near - rounding } else { there <= near + rounding }, "{near} {there}");
+            prop_assert!(
+                if open { farther >= near - rounding } else { farther <= near + rounding },
+                "{near} {farther}"
+            );
         }
     }
 }
 
 #[test]
-fn the_decoders_tails_join() {
-    // ln Φ is a series below −30 deviations; ln of the bin's probability is smooth there: its second differences are near −1.
+fn the_decoders_tails_are_smooth() {
+    // ln Φ is computed by a series below −30 standard deviations. The log-probability of the bin
+    // must be smooth there: its second differences are near −1.
     let h = 1.0 / 255.0;
     let of = |z: f64| discretized_log_probability(-1.0, -1.0 + h + z, 1.0);
-    // The first bin reaches up to −1 + h, z deviations below the mean.
+    // The first bin reaches up to −1 + h, z standard deviations below the mean.
     for z in [5.0, 29.99, 29.999_9, 30.0, 30.000_1, 36.0] {
         let second = (of(z + 0.01) - 2.0 * of(z) + of(z - 0.01)) / 1e-4;
         assert!((second + 1.0).abs() < 0.05, "{z}: {second}");
@@ -300,7 +311,7 @@ fn the_decoders_tails_join() {
 }
 
 #[test]
-fn numbers_do_not_depend_on_batches_and_losses_are_those_of_the_predictors() {
+fn results_do_not_depend_on_batches_and_losses_equal_those_of_predictors() {
     let (images, schedule) = (gaussian_images(10), schedule(40));
     let bound = VariationalBound::new(&schedule, FixedSmall);
     let evaluation = ModelEvaluation::of_bound(&images, bound, 4, 3, 5).unwrap();
@@ -315,7 +326,7 @@ fn numbers_do_not_depend_on_batches_and_losses_are_those_of_the_predictors() {
     });
     assert!(alone.iter().all(|errors| *errors == together));
 
-    // With all levels looked at, both evaluations see the same noise.
+    // With all levels evaluated, both evaluations use the same noise.
     let levels: Vec<NoiseLevel> = (0..8).map(|t| schedule.level(5 * t)).collect();
     let losses = ModelEvaluation::of_levels(&images, levels.clone(), 1, 8, 5).unwrap();
     let losses = errors(&losses, &model);
@@ -326,20 +337,20 @@ fn numbers_do_not_depend_on_batches_and_losses_are_those_of_the_predictors() {
 }
 
 #[test]
-fn what_cannot_be_evaluated_is_refused_and_what_is_long_can_be_stopped() {
+fn invalid_input_is_an_error_and_an_evaluation_can_be_stopped() {
     let (images, schedule) = (grey_images(2), schedule(10));
     let bound = VariationalBound::new(&schedule, FixedSmall);
     assert!(ModelEvaluation::of_bound(&images, bound, 11, 1, 0).is_err());
     assert!(ModelEvaluation::of_bound(&images, bound, 1, 0, 0).is_err());
     let evaluation = ModelEvaluation::of_bound(&images, bound, 5, 9, 0).unwrap();
     let mut calls = Vec::new();
-    let stopped = evaluation.errors(&says(0.0, None), &mut |done, all| {
+    let stopped = evaluation.errors(&constant_model(0.0, None), &mut |done, all| {
         calls.push((done, all));
         if done < 6 { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     });
     assert!(stopped.unwrap().is_none());
     assert_eq!(calls, [(2, 20), (4, 20), (6, 20)]);
-    let broken = says(f64::NAN, None);
+    let broken = constant_model(f64::NAN, None);
     let error = evaluation.errors(&broken, &mut |_, _| ControlFlow::Continue(())).unwrap_err();
     assert!(error.to_string().contains("not finite"), "{error}");
 }

@@ -1,4 +1,4 @@
-//! Precision, recall, density and coverage against their definitions, point by point.
+//! Tests of precision, recall, density and coverage against their definitions.
 
 use candle_core::{Device, Tensor};
 use diffusion_eval::{Agreement, Manifold};
@@ -16,7 +16,7 @@ fn distance(a: &[f64], b: &[f64]) -> f64 {
     a.iter().zip(b).map(|(a, b)| (a - b).powi(2)).sum::<f64>().sqrt()
 }
 
-/// By the definitions: each pair of points, one at a time.
+/// The metrics by their definitions, from each pair of points.
 fn by_definition(real: &Tensor, generated: &Tensor, k: usize) -> Agreement {
     let rows = |t: &Tensor| t.to_dtype(candle_core::DType::F64).unwrap().to_vec2::<f64>().unwrap();
     let (real, generated) = (rows(real), rows(generated));
@@ -57,7 +57,7 @@ fn by_definition(real: &Tensor, generated: &Tensor, k: usize) -> Agreement {
 }
 
 #[test]
-fn blocks_of_distances_give_what_the_definitions_say() {
+fn metrics_equal_their_definitions() {
     for (k, width, count) in [(1, 2, 40), (3, 5, 120), (5, 16, 60)] {
         let (real, generated) = (points(1, 90, width, 1.0, 0.0), points(2, count, width, 0.8, 0.4));
         let found = Manifold::new(&real, k)
@@ -69,22 +69,24 @@ fn blocks_of_distances_give_what_the_definitions_say() {
 }
 
 #[test]
-fn more_points_than_a_block_are_compared_too() {
+fn more_points_than_one_block_are_compared() {
     let real = points(1, 1100, 3, 1.0, 0.0);
     let generated = points(2, 1030, 3, 1.0, 0.0);
     let manifold = Manifold::new(&real, 5).unwrap();
     let agreement = manifold.agreement(&Manifold::new(&generated, 5).unwrap()).unwrap();
-    // Points of one distribution: on average 1, and near it (Naeem et al. 2020, section 3.3).
+    // For points of the same distribution, the expected density is 1 (Naeem et al. 2020, section
+    // 3.3).
     assert!((agreement.density - 1.0).abs() < 0.05, "{agreement:?}");
-    // The chance to be covered is 1 − Π (N − i)/(N + M − i) over i = 0 … k, about 1 − 1/2^k for as many of both.
+    // The probability to be covered is 1 − Π (N − i)/(N + M − i) over i = 0 … k, about 1 − 1/2^k
+    // for N = M.
     assert!((agreement.coverage - (1.0 - 0.5f64.powi(5))).abs() < 0.03, "{agreement:?}");
 }
 
 #[test]
-fn quality_and_variety_are_told_apart() {
+fn quality_and_diversity_are_measured_separately() {
     let real = Manifold::new(&points(1, 400, 4, 1.0, 0.0), 3).unwrap();
     let agreement = |generated| real.agreement(&Manifold::new(&generated, 3).unwrap()).unwrap();
-    // All alike and good: precise, without recall. Far too wide: the other way round.
+    // Narrow points have high precision and low recall; wide points the opposite.
     let (narrow, wide) =
         (agreement(points(2, 400, 4, 0.1, 0.0)), agreement(points(2, 400, 4, 4.0, 0.0)));
     assert!(narrow.precision > 0.95 && narrow.recall < 0.1 && narrow.coverage < 0.3, "{narrow:?}");
@@ -97,7 +99,7 @@ fn quality_and_variety_are_told_apart() {
 }
 
 #[test]
-fn what_has_no_neighbours_is_refused_in_words() {
+fn too_few_points_and_bad_values_are_errors() {
     let of = |features: &Tensor, k| Manifold::new(features, k).map(|_| ()).unwrap_err().to_string();
     assert!(of(&points(1, 3, 2, 1.0, 0.0), 3).contains("3 rows"));
     assert!(of(&points(1, 3, 2, 1.0, 0.0), 0).contains("0 neighbours"));

@@ -1,7 +1,8 @@
-//! The lesson's second exercise, against what theory says of it.
+//! Tests of the tutorial's second exercise (Learn AI Series #84, Generative Images – Diffusion
+//! Models, Part 1) against expected errors.
 
 use candle_core::{Device, Result, Tensor};
-use diffusion_eval::{BaselineCheck, Predictor, PredictorEvaluation, lesson_images};
+use diffusion_eval::{BaselineCheck, Predictor, PredictorEvaluation, tutorial_images};
 use diffusion_process::{Levels, NoiseLevel, Parametrisation, Prediction};
 use diffusion_schedule::ScheduleConfig;
 
@@ -12,11 +13,11 @@ fn levels(steps: usize) -> Vec<NoiseLevel> {
 }
 
 #[test]
-fn errors_are_what_theory_says_in_every_bin() {
+fn errors_are_the_expected_ones_in_every_bin() {
     let levels = levels(200);
-    let images = lesson_images(3, &Device::Cpu).unwrap();
+    let images = tutorial_images(3, &Device::Cpu).unwrap();
     let evaluation = PredictorEvaluation::new(&images, levels.clone(), 4, 3).unwrap();
-    // The noise has variance 1, so no prediction is 1 away; two noises are 2 apart.
+    // The noise has variance 1, so the error of 0 is 1. The error of independent noise is 2.
     for (predictor, expected) in
         [(Predictor::Zero, 1.0), (Predictor::Random, 2.0), (Predictor::Perfect, 0.0)]
     {
@@ -26,7 +27,7 @@ fn errors_are_what_theory_says_in_every_bin() {
             assert_eq!(bin.levels, (50 * i, 50 * i + 49));
             let (noise, image) = (bin.error.noise, bin.error.image);
             assert!((noise.mean - expected).abs() <= 4.0 * noise.standard_error, "{bin:?}");
-            // In the image's scale, 1 − ᾱ of it, averaged over the bin.
+            // In the scale of the image: times 1 − ᾱ, averaged over the bin.
             let share =
                 levels[50 * i..50 * i + 50].iter().map(|l| l.noise * l.noise).sum::<f64>() / 50.0;
             assert!(
@@ -45,16 +46,16 @@ fn errors_are_what_theory_says_in_every_bin() {
 
 #[test]
 fn standard_errors_are_those_of_means() {
-    // The mean square of d normal numbers varies by 2/d; over 8 levels and 50 images by 2/(8·50·d).
-    let images = lesson_images(1, &Device::Cpu).unwrap();
+    // The mean square of d normal numbers has variance 2/d; over 8 levels and 50 images 2/(8·50·d).
+    let images = tutorial_images(1, &Device::Cpu).unwrap();
     let evaluation = PredictorEvaluation::new(&images, levels(200), 1, 1).unwrap();
     let error = evaluation.errors(&Predictor::Zero).unwrap().overall.noise.standard_error;
     let expected = (2.0 / (8.0 * 50.0 * 1024.0f64)).sqrt();
     assert!((0.7..1.4).contains(&(error / expected)), "{error} against {expected}");
 }
 
-/// A model that takes every image for black, whatever its output means.
-fn sees_black(
+/// A model that predicts a black image, converted to and from its prediction type.
+fn predicts_black(
     prediction_type: Parametrisation,
 ) -> impl Fn(&Tensor, NoiseLevel) -> Result<Prediction> {
     move |x_t, level| {
@@ -69,7 +70,7 @@ fn sees_black(
 }
 
 #[test]
-fn a_models_error_is_that_of_its_picture_whatever_it_predicts() {
+fn the_error_of_a_model_does_not_depend_on_its_prediction_type() {
     // All images are grey: ε̂ − ε = √ᾱ·(x₀ − x̂₀)/√(1 − ᾱ), and x₀ − x̂₀ = 1.
     let images = Tensor::zeros((5, 1, 4, 4), candle_core::DType::F32, &Device::Cpu).unwrap();
     let levels: Vec<NoiseLevel> = levels(1000)[100..108].to_vec();
@@ -77,7 +78,7 @@ fn a_models_error_is_that_of_its_picture_whatever_it_predicts() {
     for prediction_type in
         [Parametrisation::Epsilon, Parametrisation::VPrediction, Parametrisation::Sample]
     {
-        let model = sees_black(prediction_type);
+        let model = predicts_black(prediction_type);
         let errors = evaluation.errors(&Predictor::Model(&model)).unwrap();
         for (bin, level) in errors.bins.iter().zip(&levels) {
             let expected = (level.signal / level.noise).powi(2);
@@ -94,8 +95,8 @@ fn a_models_error_is_that_of_its_picture_whatever_it_predicts() {
 }
 
 #[test]
-fn bins_divide_any_number_of_levels_and_impossible_ones_are_refused() {
-    let images = lesson_images(0, &Device::Cpu).unwrap().narrow(0, 0, 1).unwrap();
+fn bins_divide_any_number_of_levels_and_invalid_input_is_an_error() {
+    let images = tutorial_images(0, &Device::Cpu).unwrap().narrow(0, 0, 1).unwrap();
     let evaluation = PredictorEvaluation::new(&images, levels(10), 3, 0).unwrap();
     let errors = evaluation.errors(&Predictor::Zero).unwrap();
     let bounds: Vec<_> = errors.bins.iter().map(|bin| bin.levels).collect();
@@ -115,8 +116,8 @@ fn bins_divide_any_number_of_levels_and_impossible_ones_are_refused() {
 }
 
 #[test]
-fn a_check_tells_right_predictors_from_wrong_ones() {
-    let images = lesson_images(3, &Device::Cpu).unwrap();
+fn a_check_distinguishes_right_predictors_from_wrong_ones() {
+    let images = tutorial_images(3, &Device::Cpu).unwrap();
     let evaluation = PredictorEvaluation::new(&images, levels(200), 4, 3).unwrap();
     let check = |predictor: &Predictor<'_>, expected| {
         BaselineCheck::new(&evaluation.errors(predictor).unwrap(), expected)
@@ -132,7 +133,7 @@ fn a_check_tells_right_predictors_from_wrong_ones() {
     let perfect = check(&Predictor::Perfect, 0.0);
     assert!(perfect.is_exact() && perfect.deviation.is_none(), "{perfect:?}");
 
-    // It takes a fiftieth of what it sees for noise, so that its error is off by some hundredths.
+    // It predicts 0.02 of its input as noise, so its error differs from 1 by some hundredths.
     let nearly_zero = |x_t: &Tensor, level: NoiseLevel| -> Result<Prediction> {
         let levels = Levels::new(&vec![level; x_t.dim(0)?], x_t)?;
         Parametrisation::Epsilon.to_prediction(&x_t.affine(0.02, 0.0)?, x_t, &levels)

@@ -1,4 +1,4 @@
-//! What is said of sets of images, where the answer is known.
+//! Tests of metrics on sets of images with known results.
 
 use candle_core::{Device, IndexOp, Tensor};
 use diffusion_eval::{ClassShares, DigitJudge, Reference, TrainingImages, mean_and_deviation};
@@ -9,14 +9,14 @@ fn points(seed: u64, count: u64, width: usize) -> Tensor {
 }
 
 #[test]
-fn copies_are_told_from_new_images() {
+fn copies_are_distinguished_from_new_images() {
     let training = points(1, 400, 16).reshape((400, 1, 4, 4)).unwrap();
     let new = points(2, 100, 16).reshape((100, 1, 4, 4)).unwrap();
     let known = TrainingImages::new(&training, false).unwrap();
     let fresh = known.memorisation(&new).unwrap();
     assert_eq!(fresh.copies, 0.0);
     assert!((fresh.nearest / fresh.training_nearest - 1.0).abs() < 0.1, "{fresh:?}");
-    // A quarter of them are training's, each with a little noise.
+    // A quarter of the images are training images with a little noise.
     let copied =
         (training.i(..25).unwrap() + new.i(..25).unwrap().affine(0.02, 0.0).unwrap()).unwrap();
     let mixed = Tensor::cat(&[new.i(25..).unwrap(), copied], 0).unwrap();
@@ -32,7 +32,7 @@ fn copies_are_told_from_new_images() {
 }
 
 #[test]
-fn mirror_images_are_copies_where_training_mirrored() {
+fn mirror_images_are_copies_if_training_mirrored() {
     let training = points(1, 300, 16).reshape((300, 1, 4, 4)).unwrap();
     let new = points(2, 90, 16).reshape((90, 1, 4, 4)).unwrap();
     let images = Tensor::cat(&[new, training.i(..10).unwrap().flip(&[3]).unwrap()], 0).unwrap();
@@ -41,12 +41,12 @@ fn mirror_images_are_copies_where_training_mirrored() {
     assert_eq!(found.copies, 0.1);
     assert!(found.training_nearest > 0.5, "an image is not its own neighbour: {found:?}");
     assert_eq!(known(false).memorisation(&images).unwrap().copies, 0.0);
-    // Neither hides the images as they are.
+    // With mirroring, the unmirrored images are still found.
     assert_eq!(known(true).memorisation(&training.i(..20).unwrap()).unwrap().copies, 1.0);
 }
 
 #[test]
-fn the_mean_of_values_comes_with_their_deviation() {
+fn a_mean_has_a_deviation_from_2_values_on() {
     assert_eq!(mean_and_deviation(&[1.0, 3.0]), (2.0, Some(2f64.sqrt())));
     assert_eq!(mean_and_deviation(&[5.0]), (5.0, None));
 }
@@ -60,13 +60,13 @@ fn shares_of_classes_follow_the_logits() {
     assert_eq!(classes.shares, [0.75, 0.25, 0.0]);
     assert_eq!(classes.sure, 0.5);
     assert!((classes.confidence - (0.97 + 0.8 + 0.96 + 0.5) / 4.0).abs() < 1e-6);
-    // Counted, not added up: ten times a tenth is one.
+    // Shares are counts divided once, so ten images of one class give exactly 1.
     let one_class = Tensor::new(&[[1f32, 0.0]], &Device::Cpu).unwrap().repeat((10, 1)).unwrap();
     assert_eq!(ClassShares::of(&one_class).unwrap().shares, [1.0, 0.0]);
 }
 
 #[test]
-fn the_same_images_are_perfect_and_others_are_not() {
+fn identical_images_have_perfect_metrics_and_others_do_not() {
     let features = points(1, 500, 8);
     let reference = Reference::of(&features).unwrap();
     let same = reference.quality(&features).unwrap();
@@ -84,7 +84,7 @@ fn the_same_images_are_perfect_and_others_are_not() {
 }
 
 #[test]
-fn the_shipped_judge_reads_the_shipped_digits() {
+fn the_included_judge_recognises_the_included_digits() {
     let read = |name: &str| {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../assets/mnist/").to_owned() + name;
         std::fs::read(path).unwrap()
@@ -94,7 +94,7 @@ fn the_shipped_judge_reads_the_shipped_digits() {
         &read("train-10k-labels-idx1-ubyte.gz"),
     )
     .unwrap();
-    // They lie in the order of the original file, all classes mixed.
+    // They are in the order of the original file, with mixed classes.
     let positions: Vec<usize> = (0..600).collect();
     let images = digits.images(&positions, &Device::Cpu).unwrap();
     let (judge, reference) = DigitJudge::shipped(&Device::Cpu).unwrap();
@@ -139,7 +139,7 @@ fn each_image_is_judged_by_itself() {
 }
 
 #[test]
-fn diversity_is_of_pairs_within_a_class() {
+fn diversity_is_the_mean_distance_of_pairs_within_a_class() {
     let features = Tensor::new(
         &[[0f32, 0.0], [3.0, 4.0], [100.0, 0.0], [100.0, 1.0], [7.0, 7.0]],
         &Device::Cpu,
@@ -155,11 +155,12 @@ fn diversity_is_of_pairs_within_a_class() {
 }
 
 #[test]
-fn images_read_as_asked_are_counted_among_those_that_were_asked_for() {
+fn class_accuracy_counts_only_images_with_a_requested_class() {
     let logits =
         Tensor::new(&[[9f32, 0.0], [9.0, 0.0], [0.0, 9.0], [0.0, 9.0]], &Device::Cpu).unwrap();
-    let share =
-        |asked: &[Option<u32>]| diffusion_eval::ClassShares::as_asked(&logits, asked).unwrap();
+    let share = |requested: &[Option<u32>]| {
+        diffusion_eval::ClassShares::class_accuracy(&logits, requested).unwrap()
+    };
     assert_eq!(share(&[Some(0), Some(1), Some(1), None]), Some(2.0 / 3.0));
     assert_eq!(share(&[None; 4]), None);
 }

@@ -1,4 +1,4 @@
-//! Writing beside the final name, then renaming.
+//! Files and folders are written under a temporary name and then renamed.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -9,72 +9,78 @@ use crate::FileError;
 pub(crate) const PARTIAL: &str = ".partial-";
 const REMOVED: &str = ".removed-";
 
-/// Whether a file name is that of something unfinished, left behind by a process that was killed.
+/// Whether a file name is that of an unfinished file or folder that a killed process left behind.
 pub fn is_leftover(name: &str) -> bool {
     name.starts_with(PARTIAL) || name.starts_with(REMOVED)
 }
 
-/// The whole content of the file at `path`.
+/// Reads the whole file at `path`.
 ///
 /// # Errors
-/// A file that cannot be read.
+/// An I/O error, if the file cannot be read.
 pub fn read_file(path: &Path) -> Result<Vec<u8>, FileError> {
     fs::read(path).map_err(FileError::io(path))
 }
 
-/// Writes `bytes` to `path`: beside it, synced, then renamed. An existing file is replaced.
+/// Writes `bytes` under a temporary name in the folder of `path`, syncs the file and renames it to
+/// `path`. An existing file is replaced.
 ///
 /// # Errors
-/// A file that cannot be written; the previous one, if any, stays as it was.
+/// An I/O error, if the file cannot be written. The previous file, if any, remains unchanged.
 pub fn write_file(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
     write_file_with(path, |partial| write_synced(partial, bytes))?;
     sync_folder(path.parent())
 }
 
-/// As [`write_file`], for a file that `write` makes at the path it is given. Syncing is up to `write`.
+/// Like [`write_file`], but `write` creates the file at the temporary path that it receives.
+/// `write` decides whether to sync it.
 ///
 /// # Errors
-/// Those of `write`; a file that cannot be renamed. The previous file, if any, stays as it was.
+/// The error of `write`. An I/O error, if the file cannot be renamed. The previous file, if any,
+/// remains unchanged.
 pub fn write_file_with<E: From<FileError>>(
     path: &Path,
     write: impl FnOnce(&Path) -> Result<(), E>,
 ) -> Result<(), E> {
-    let partial = beside(path, PARTIAL);
-    let written =
+    let partial = temporary_path(path, PARTIAL);
+    let result =
         write(&partial).and_then(|()| Ok(fs::rename(&partial, path).map_err(FileError::io(path))?));
-    if written.is_err() {
+    if result.is_err() {
         // Best effort: the error that matters is the one being returned.
         let _ = fs::remove_file(&partial);
     }
-    written
+    result
 }
 
-/// Writes a folder at `path` with the content that `write` puts into the folder it is given: beside the final name,
-/// synced, then renamed. An existing folder is replaced.
+/// Creates a folder with a temporary name, lets `write` fill it, syncs it and renames it to `path`.
+/// An existing folder is replaced.
 ///
 /// # Errors
-/// Those of `write`; what the system reports. Nothing new is left under the final name.
+/// The error of `write`. An I/O error, if the folder cannot be created, synced or renamed. No new
+/// folder then exists at `path`.
 pub fn write_folder<E: From<FileError>>(
     path: &Path,
     write: impl FnOnce(&Path) -> Result<(), E>,
 ) -> Result<(), E> {
-    let partial = beside(path, PARTIAL);
-    let written = empty_folder(&partial)
+    let partial = temporary_path(path, PARTIAL);
+    let result = empty_folder(&partial)
         .map_err(E::from)
         .and_then(|()| write(&partial))
         .and_then(|()| Ok(rename_folder(&partial, path)?));
-    if written.is_err() {
+    if result.is_err() {
         // Best effort: the error that matters is the one being returned.
         let _ = fs::remove_dir_all(&partial);
     }
-    written
+    result
 }
 
-/// As [`write_folder`], for a folder that must be new: an empty one is taken, nothing is overwritten.
+/// Like [`write_folder`], but nothing is overwritten: `path` must not exist or must be an empty
+/// folder.
 ///
 /// # Errors
-/// A folder with something in it; a path without a last part; those of [`write_folder`].
-pub fn new_folder<E: From<FileError>>(
+/// If `path` is a folder that is not empty, or has no last component. The error of `write`. An I/O
+/// error, if the folder cannot be created, synced or renamed.
+pub fn write_new_folder<E: From<FileError>>(
     path: &Path,
     write: impl FnOnce(&Path) -> Result<(), E>,
 ) -> Result<(), E> {
@@ -83,49 +89,50 @@ pub fn new_folder<E: From<FileError>>(
         return Err(FileError::unusable(path, problem).into());
     }
     if path.file_name().is_none() {
-        return Err(FileError::unusable(path, "this is not the name of a new folder").into());
+        return Err(FileError::unusable(path, "this is not the name of a folder").into());
     }
     write_folder(path, |partial| {
         write(partial)?;
         if path.exists() {
-            // Fails for a folder that is no longer empty.
+            // Fails if the folder is no longer empty.
             fs::remove_dir(path).map_err(FileError::io(path))?;
         }
         Ok(())
     })
 }
 
-/// Removes a folder so that it is never seen half empty under its own name.
+/// Renames a folder and then removes it, so that its name never refers to an incomplete folder.
 ///
 /// # Errors
-/// A folder that cannot be renamed or removed.
+/// An I/O error, if the folder cannot be renamed or removed.
 pub fn remove_folder(path: &Path) -> Result<(), FileError> {
-    let removed = beside(path, REMOVED);
+    let removed = temporary_path(path, REMOVED);
     fs::rename(path, &removed).map_err(FileError::io(path))?;
     fs::remove_dir_all(&removed).map_err(FileError::io(&removed))
 }
 
-/// Writes `bytes` to `path` directly and waits until the system has them on the disk. For files inside a folder that is
-/// renamed as a whole.
+/// Writes `bytes` directly to `path` and syncs them to the disk. For files in a folder that is
+/// later renamed as a whole.
 ///
 /// # Errors
-/// A file that cannot be written.
+/// An I/O error, if the file cannot be written.
 pub fn write_synced(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
     let mut file = File::create(path).map_err(FileError::io(path))?;
     file.write_all(bytes).and_then(|()| file.sync_all()).map_err(FileError::io(path))
 }
 
-/// Renames a whole file or folder to `path`, in the same folder, so that the new name lasts through a power cut.
+/// Renames the complete file or folder `from` to `path`, in the same folder, and syncs that folder,
+/// so that the new name survives a power cut.
 ///
 /// # Errors
-/// Something that cannot be renamed; a folder that cannot be synced.
-pub fn rename_synced(whole: &Path, path: &Path) -> Result<(), FileError> {
-    fs::rename(whole, path).map_err(FileError::io(path))?;
+/// An I/O error, if `from` cannot be renamed or the folder cannot be synced.
+pub fn rename_synced(from: &Path, path: &Path) -> Result<(), FileError> {
+    fs::rename(from, path).map_err(FileError::io(path))?;
     sync_folder(path.parent())
 }
 
-/// The name for something unfinished that will be renamed to `path`, or was.
-fn beside(path: &Path, prefix: &str) -> PathBuf {
+/// The temporary name in the folder of `path`, for the time before or after it has that name.
+fn temporary_path(path: &Path, prefix: &str) -> PathBuf {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     path.with_file_name(format!("{prefix}{name}"))
 }
@@ -145,7 +152,7 @@ fn rename_folder(partial: &Path, path: &Path) -> Result<(), FileError> {
     rename_synced(partial, path)
 }
 
-/// Makes a rename inside `dir` last through a power cut, on systems where a folder can be synced.
+/// Syncs `dir`, so that a rename inside it survives a power cut. Only Unix can sync a folder.
 pub(crate) fn sync_folder(dir: Option<&Path>) -> Result<(), FileError> {
     #[cfg(unix)]
     if let Some(dir) = dir {
@@ -204,14 +211,14 @@ mod tests {
     }
 
     #[test]
-    fn a_new_folder_takes_the_place_of_an_empty_one_only() {
+    fn a_new_folder_replaces_only_an_empty_one() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("run");
         fs::create_dir(&path).unwrap();
         let write = |folder: &Path| write_synced(&folder.join("config"), b"x");
-        new_folder(&path, write).unwrap();
-        let error = new_folder(&path, write).unwrap_err().to_string();
+        write_new_folder(&path, write).unwrap();
+        let error = write_new_folder(&path, write).unwrap_err().to_string();
         assert!(error.contains("not empty"), "{error}");
-        assert!(new_folder(Path::new("/"), write).is_err());
+        assert!(write_new_folder(Path::new("/"), write).is_err());
     }
 }

@@ -1,12 +1,12 @@
-//! Files that are whole or not there.
+//! Writes files and folders atomically: each is complete or does not exist.
 //!
-//! - [`write_file`] and [`write_folder`]: written beside the final name, synced, then renamed. A process that is killed
-//!   leaves the previous file, or none.
+//! - [`write_file`], [`write_folder`]: write under a temporary name in the same folder, sync, then
+//!   rename. If the process is killed, the previous file remains, or there is none.
 //! - [`PartialFile`]: the same for a file that several processes may write at once.
-//! - [`Described`]: tensors and a description of them in one safetensors file.
-//! - [`FileError`]: the one error about a file; it names the path.
+//! - [`DescribedTensors`]: tensors and a description of them in one safetensors file.
+//! - [`FileError`]: an error about a file or folder; its text begins with the path.
 //!
-//! This crate does not know what is in the files, and it does not choose their names.
+//! This crate does not know what the files mean and does not choose their names.
 //!
 //! ```
 //! use diffusion_files::{read_file, write_file};
@@ -24,9 +24,9 @@ mod error;
 mod partial;
 
 pub use atomic::{
-    is_leftover, new_folder, read_file, remove_folder, rename_synced, write_file, write_file_with,
-    write_folder, write_synced,
+    is_leftover, read_file, remove_folder, rename_synced, write_file, write_file_with,
+    write_folder, write_new_folder, write_synced,
 };
-pub use described::{Described, read_tensors, serialize_tensors};
+pub use described::{DescribedTensors, read_tensors, serialize_tensors};
 pub use error::FileError;
 pub use partial::PartialFile;

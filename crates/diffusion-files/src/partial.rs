@@ -1,4 +1,4 @@
-//! Unfinished files with names of their own.
+//! Unfinished files with unique names.
 
 use std::fs::File;
 use std::path::Path;
@@ -8,8 +8,8 @@ use tempfile::{Builder, NamedTempFile};
 use crate::FileError;
 use crate::atomic::{PARTIAL, sync_folder};
 
-/// An unfinished file whose name no other process uses, so that several may write the same file at once. It is removed
-/// when it is dropped before it is finished.
+/// An unfinished file with a unique name, so that several processes may write the same final file
+/// at once. Dropping it before it is finished removes it.
 ///
 /// ```
 /// use std::io::Write;
@@ -28,30 +28,32 @@ use crate::atomic::{PARTIAL, sync_folder};
 pub struct PartialFile(NamedTempFile);
 
 impl PartialFile {
-    /// How the name of a file with this `label` begins, for removing what a killed process left.
+    /// The start of the names of all unfinished files with this `label`. It finds files that a
+    /// killed process left behind.
     pub fn prefix(label: &str) -> String {
         format!("{PARTIAL}{label}")
     }
 
-    /// An empty file in `folder`; its name begins with [`prefix`](Self::prefix).
+    /// Creates an empty file in `folder`. Its name begins with [`prefix`](Self::prefix).
     ///
     /// # Errors
-    /// A folder in which no file can be made.
+    /// An I/O error, if no file can be created in `folder`.
     pub fn new_in(folder: &Path, label: &str) -> Result<Self, FileError> {
         let prefix = Self::prefix(label);
         let mut builder = Builder::new();
-        // The library hides the file from other users by default; the umask decides as for any other file.
+        // The library's default hides the file from other users. Here the umask decides, as for any
+        // other file.
         #[cfg(unix)]
         builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
         builder.prefix(&prefix).tempfile_in(folder).map(Self).map_err(FileError::io(folder))
     }
 
-    /// The file, to write to.
+    /// The open file, for writing.
     pub fn file(&mut self) -> &mut File {
         self.0.as_file_mut()
     }
 
-    /// Where it is now.
+    /// The temporary path of the file.
     pub fn path(&self) -> &Path {
         self.0.path()
     }
@@ -59,17 +61,18 @@ impl PartialFile {
     /// Syncs the file and renames it to `path`, in the same folder. An existing file is replaced.
     ///
     /// # Errors
-    /// A file that cannot be synced or renamed; it is removed.
+    /// An I/O error, if the file cannot be synced or renamed. The unfinished file is then removed.
     pub fn finish(self, path: &Path) -> Result<(), FileError> {
         self.0.as_file().sync_all().map_err(FileError::io(path))?;
         self.0.persist(path).map_err(|e| FileError::io(path)(e.error))?;
         sync_folder(path.parent())
     }
 
-    /// As [`finish`](Self::finish), for a file that must be new.
+    /// Like [`finish`](Self::finish), but fails if there is already a file at `path`.
     ///
     /// # Errors
-    /// A file at `path`, which stays as it is; those of [`finish`](Self::finish).
+    /// If there is a file at `path`; it remains unchanged. An I/O error, if the file cannot be
+    /// synced or renamed.
     pub fn finish_new(self, path: &Path) -> Result<(), FileError> {
         self.0.as_file().sync_all().map_err(FileError::io(path))?;
         self.0.persist_noclobber(path).map_err(|e| FileError::io(path)(e.error))?;
@@ -85,7 +88,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn two_may_write_the_same_file_and_one_that_is_not_finished_leaves_nothing() {
+    fn several_may_write_the_same_file_and_an_unfinished_one_leaves_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("shared");
         let mut partials: Vec<_> =

@@ -1,11 +1,11 @@
-//! Addresses on a server: those of files, and those to which it redirects.
+//! HTTP addresses: of files on a server, and of redirections.
 
 use std::fmt::Write;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use ureq::http::Uri;
 
-/// What a part of a path may hold as it is (RFC 3986, `pchar`).
+/// All characters but those that a path segment may hold unencoded (RFC 3986, `pchar`).
 const ENCODED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'.')
@@ -25,38 +25,39 @@ const ENCODED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b':')
     .remove(b'@');
 
-/// A complete address of a server that speaks HTTP.
+/// A complete HTTP or HTTPS address.
 #[derive(Clone, Debug)]
 pub(crate) struct Address(Uri);
 
 impl Address {
-    /// `Err` is a few words about what is wrong.
+    /// Reads an address. The error is the reason why it is not valid.
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
         let uri: Uri =
             text.parse().map_err(|error: ureq::http::uri::InvalidUri| error.to_string())?;
         match (uri.scheme_str(), uri.host()) {
             (Some("http" | "https"), Some(host)) if !host.is_empty() => Ok(Self(uri)),
-            (Some("http" | "https"), _) => Err("the server is missing".to_owned()),
-            (Some(scheme), _) => Err(format!("the scheme is {scheme}")),
+            (Some("http" | "https"), _) => Err("the host is missing".to_owned()),
+            (Some(scheme), _) => Err(format!("the scheme must be http or https, got {scheme}")),
             (None, _) => Err("http:// or https:// is missing".to_owned()),
         }
     }
 
-    /// The address below this one whose path goes on with these parts; a slash inside a part is encoded.
-    pub(crate) fn below<'a>(
+    /// This address with more path segments. A slash inside a segment is encoded.
+    pub(crate) fn append<'a>(
         &self,
-        parts: impl IntoIterator<Item = &'a str>,
+        segments: impl IntoIterator<Item = &'a str>,
     ) -> Result<Self, String> {
         let mut address = format!("{}{}", self.server(), self.0.path().trim_end_matches('/'));
-        for part in parts {
-            // Writing to a text cannot fail.
-            let _ = write!(address, "/{}", utf8_percent_encode(part, ENCODED));
+        for segment in segments {
+            // Writing to a string cannot fail.
+            let _ = write!(address, "/{}", utf8_percent_encode(segment, ENCODED));
         }
         Self::parse(&address)
     }
 
-    /// The address to which `location` points from this one (RFC 9110, section 10.2.2).
-    pub(crate) fn join(&self, location: &str) -> Option<Self> {
+    /// The target of a `Location` header in the answer from this address (RFC 9110, section
+    /// 10.2.2).
+    pub(crate) fn resolve(&self, location: &str) -> Option<Self> {
         let address = if location.starts_with("//") {
             format!("{}:{location}", self.scheme())
         } else if location.starts_with('/') {
@@ -70,8 +71,8 @@ impl Address {
         Self::parse(&address).ok()
     }
 
-    /// Whether both are on one server: the same scheme, host and port.
-    pub(crate) fn has_origin_of(&self, other: &Self) -> bool {
+    /// Whether scheme, host and port are the same.
+    pub(crate) fn has_same_origin(&self, other: &Self) -> bool {
         self.scheme() == other.scheme()
             && self.host().eq_ignore_ascii_case(other.host())
             && self.port() == other.port()
@@ -85,7 +86,7 @@ impl Address {
         self.scheme() == "https"
     }
 
-    /// The name or number of the server; an IPv6 number without its brackets.
+    /// The host name or IP address; an IPv6 address without its brackets.
     pub(crate) fn host(&self) -> &str {
         self.0.host().unwrap_or_default().trim_matches(['[', ']'])
     }
@@ -113,7 +114,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn files_lie_below_the_endpoint_and_slashes_in_their_parts_are_encoded() {
+    fn paths_are_appended_to_the_endpoint_and_slashes_in_segments_are_encoded() {
         for (endpoint, file) in [
             ("https://hub.example", "https://hub.example/api/refs%2Fconvert/a%20b%25.parquet"),
             (
@@ -122,9 +123,9 @@ mod tests {
             ),
         ] {
             let address = Address::parse(endpoint).unwrap();
-            let below = address.below(["api", "refs/convert", "a b%.parquet"]).unwrap();
-            assert_eq!(below.uri().to_string(), file);
-            assert!(below.has_origin_of(&address));
+            let appended = address.append(["api", "refs/convert", "a b%.parquet"]).unwrap();
+            assert_eq!(appended.uri().to_string(), file);
+            assert!(appended.has_same_origin(&address));
         }
     }
 
@@ -139,12 +140,12 @@ mod tests {
             ("/x?y=http://z", "https://hub.example:443/x?y=http://z", true),
             ("x", "https://hub.example:443/a/x", true),
         ] {
-            let joined = address.join(location).unwrap();
+            let resolved = address.resolve(location).unwrap();
             assert_eq!(
-                (joined.uri().to_string().as_str(), joined.has_origin_of(&address)),
+                (resolved.uri().to_string().as_str(), resolved.has_same_origin(&address)),
                 (target, same)
             );
         }
-        assert!(address.join("ftp://hub.example/x").is_none());
+        assert!(address.resolve("ftp://hub.example/x").is_none());
     }
 }

@@ -1,4 +1,4 @@
-//! From the hub's parquet of PNG pictures back to the bytes of the original files.
+//! Decodes the hub's parquet files of PNG pictures and restores the bytes of the original files.
 
 use std::fs::File;
 use std::io::Cursor;
@@ -10,23 +10,24 @@ use parquet::record::{Field, Row};
 
 use crate::{Content, HubError, NamedDataset, NamedSplit, Output, Progress};
 
-/// Far more than the decoder needs for a small picture, far less than a forged header could ask for.
+/// The most memory of the PNG decoder, in bytes. A small picture needs far less; a forged header
+/// could request far more.
 const PNG_MEMORY: usize = 1 << 20;
-/// How many rows pass between two progress events.
-const STRIDE: usize = 1000;
+/// Rows between two progress events.
+const PROGRESS_INTERVAL: usize = 1000;
 
 /// The pictures of a split.
 #[derive(Debug)]
 pub(crate) struct Pictures {
-    /// `(N, C, H, W)`
+    /// Shape `(N, C, H, W)`.
     pixels: Vec<u8>,
     labels: Vec<u8>,
     side: usize,
     picture_len: usize,
 }
 
-/// Decodes the parquet file at `path`.
-pub(crate) fn split(
+/// Decodes the parquet file of a split at `path`.
+pub(crate) fn decode_split(
     path: &Path,
     dataset: &NamedDataset,
     split: &NamedSplit,
@@ -46,7 +47,8 @@ fn read(
     on_progress: &mut dyn FnMut(Progress),
 ) -> Result<Pictures, String> {
     let file = File::open(path).map_err(|error| error.to_string())?;
-    let reader = guarded(|| SerializedFileReader::new(file))?.map_err(|error| error.to_string())?;
+    let reader =
+        catch_panics(|| SerializedFileReader::new(file))?.map_err(|error| error.to_string())?;
     let count = usize::try_from(reader.metadata().file_metadata().num_rows()).unwrap_or(0);
     if count != split.count {
         return Err(format!("it holds {count} rows, expected {}", split.count));
@@ -54,8 +56,9 @@ fn read(
     let picture_len = dataset.picture_len();
     let mut pixels = Vec::with_capacity(count * picture_len);
     let mut labels = Vec::with_capacity(count);
-    let mut iter = guarded(|| reader.get_row_iter(None))?.map_err(|error| error.to_string())?;
-    while let Some(row) = guarded(|| iter.next())? {
+    let mut iter =
+        catch_panics(|| reader.get_row_iter(None))?.map_err(|error| error.to_string())?;
+    while let Some(row) = catch_panics(|| iter.next())? {
         let rows = labels.len();
         let (png, label) = row
             .map_err(|error| error.to_string())
@@ -65,20 +68,21 @@ fn read(
             .map_err(|error| format!("row {rows}: {error}"))?;
         labels.push(label);
         let done = labels.len();
-        if done % STRIDE == 0 || done == count {
+        if done % PROGRESS_INTERVAL == 0 || done == count {
             on_progress(Progress::Decoding { file: split.parquet.clone(), done, total: count });
         }
     }
     if labels.len() != count {
-        return Err(format!("it ends after {} rows, announced {count}", labels.len()));
+        return Err(format!("it ends after {} rows, expected {count}", labels.len()));
     }
     Ok(Pictures { pixels, labels, side: dataset.side, picture_len })
 }
 
-/// Calls the parquet crate, which answers most bad bytes with an error but asserts in a few places: of 60,000
-/// randomly damaged files 142 made it panic. A file from the network must not take the program down.
-fn guarded<T>(call: impl FnOnce() -> T) -> Result<T, String> {
-    // After a panic the reader is dropped unused, so whatever state it is in does not matter.
+/// Calls the parquet crate and turns its panics into errors. The crate returns an error for most
+/// damaged files, but asserts in a few places: of 60,000 randomly damaged files 142 made it panic.
+/// A file from the network must not end the program.
+fn catch_panics<T>(call: impl FnOnce() -> T) -> Result<T, String> {
+    // After a panic the reader is dropped, so its state does not matter.
     catch_unwind(AssertUnwindSafe(call)).map_err(|_| "its parquet encoding is damaged".to_owned())
 }
 
@@ -101,13 +105,13 @@ fn columns(row: Row, dataset: &NamedDataset) -> Result<(Vec<u8>, u8), String> {
             _ => {}
         }
     }
-    let png = png.ok_or_else(|| format!("no picture in {}.bytes", dataset.column))?;
+    let png = png.ok_or_else(|| format!("{}.bytes holds no picture", dataset.column))?;
     let label = label
-        .ok_or_else(|| format!("no class from 0 to {} in label", dataset.classes.len() - 1))?;
+        .ok_or_else(|| format!("label must be a class from 0 to {}", dataset.classes.len() - 1))?;
     Ok((png, label))
 }
 
-/// Appends the pixels of an 8-bit PNG, channel by channel, each row by row.
+/// Appends the pixels of an 8-bit PNG as planes `(C, H, W)`.
 fn append_planes(png: &[u8], dataset: &NamedDataset, pixels: &mut Vec<u8>) -> Result<(), String> {
     let expected_color =
         if dataset.channels == 1 { png::ColorType::Grayscale } else { png::ColorType::Rgb };
@@ -122,7 +126,8 @@ fn append_planes(png: &[u8], dataset: &NamedDataset, pixels: &mut Vec<u8>) -> Re
         || (color, depth) != (expected_color, png::BitDepth::Eight)
     {
         return Err(format!(
-            "a {width}×{height} picture of {color:?} {depth:?}, expected {side}×{side} of {expected_color:?} Eight"
+            "a {width}×{height} picture of {color:?} {depth:?}, \
+             expected {side}×{side} of {expected_color:?} Eight"
         ));
     }
     let mut interleaved = vec![0; dataset.picture_len()];
@@ -134,17 +139,17 @@ fn append_planes(png: &[u8], dataset: &NamedDataset, pixels: &mut Vec<u8>) -> Re
 }
 
 impl Pictures {
-    /// Where in the split the content of a file may be, the most likely place first.
-    pub(crate) fn places(&self, output: &Output) -> impl Iterator<Item = Content> + use<> {
+    /// The parts of the split that may be the content of a file, the most likely part first.
+    pub(crate) fn candidates(&self, output: &Output) -> impl Iterator<Item = Content> + use<> {
         let total = self.labels.len();
-        let elsewhere = match output.content {
+        let batches = match output.content {
             Content::Batch { count, .. } => {
                 (0..total).step_by(count.max(1)).map(move |first| (first, count)).collect()
             }
             Content::IdxImages | Content::IdxLabels => Vec::new(),
         };
-        let elsewhere = elsewhere.into_iter().map(|(first, count)| Content::Batch { first, count });
-        std::iter::once(output.content).chain(elsewhere)
+        let batches = batches.into_iter().map(|(first, count)| Content::Batch { first, count });
+        std::iter::once(output.content).chain(batches)
     }
 
     /// The unpacked content of a file.
@@ -165,7 +170,7 @@ impl Pictures {
 }
 
 impl Content {
-    /// Length of the unpacked file.
+    /// Bytes of the unpacked file.
     pub(crate) fn len(self, dataset: &NamedDataset, split: &NamedSplit) -> usize {
         match self {
             Self::IdxImages => 16 + split.count * dataset.picture_len(),
@@ -175,10 +180,10 @@ impl Content {
     }
 }
 
-/// An IDX file of bytes.
+/// The bytes of an IDX file with elements of one byte.
 fn idx(dims: &[usize], bytes: &[u8]) -> Vec<u8> {
     let mut file = vec![0, 0, 8, dims.len() as u8];
-    // The counts are those of a `NamedSplit`, whose pictures fit into memory.
+    // The pictures fit into memory, so their counts fit into 32 bits.
     file.extend(dims.iter().flat_map(|dim| (*dim as u32).to_be_bytes()));
     file.extend_from_slice(bytes);
     file

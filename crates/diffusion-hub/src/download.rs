@@ -1,27 +1,35 @@
-//! A named dataset from the hub into a folder, all or nothing.
+//! Downloads a named dataset to a folder.
 
 use std::path::{Path, PathBuf};
 
 use crate::client::Client;
 use crate::decode::{self, Pictures};
 use crate::{
-    Content, HubConfig, HubError, NamedDataset, NamedSplit, Output, Progress, Proof, RemoteFile,
-    Report,
+    Content, HubConfig, HubError, NamedDataset, NamedSplit, Output, Progress, RemoteFile, Report,
+    Verification,
 };
 use crate::{cache, files, transfer};
 
-/// Brings the files of `dataset` into the folder `dest`, created if missing.
+/// Downloads the files of `dataset` to the folder `dest`, which is created if missing.
 ///
-/// A file already there with the right content is kept, and if all are, no request is made. Otherwise every
-/// missing or different file is written: to a temporary name in `dest`, synced, renamed. Nothing is written
-/// before everything that has to be written is verified; [`Report::proof`] says by what.
+/// Existing files with the right content are kept. If all files exist, no request is made. Missing
+/// and different files are written only after all of them were verified
+/// ([`Report::verification`]). Each is written under a temporary name in `dest`, synced and
+/// renamed.
 ///
-/// Blocks; inside an asynchronous runtime it belongs on a thread for blocking work.
+/// This function blocks. An asynchronous runtime should call it on a thread for blocking work.
 ///
 /// # Errors
 ///
-/// See [`HubError`]. Whatever the error, a final name in `dest` holds either what it held before or a verified
-/// file.
+/// - If the configured address is not the address of a hub.
+/// - If downloads are switched off and a parquet file is not in the cache.
+/// - If the server cannot be reached, stops sending, has no such file, or answers with an error.
+/// - If the transfer was interrupted in every attempt.
+/// - If a parquet file is damaged, or has other rows or pictures than expected.
+/// - If a SHA-256 differs from the expected one.
+/// - If a file or folder cannot be read or written.
+///
+/// After an error, each file in `dest` is either as before or verified.
 pub fn download(
     config: &HubConfig,
     dataset: &NamedDataset,
@@ -29,57 +37,64 @@ pub fn download(
     on_progress: &mut dyn FnMut(Progress),
 ) -> Result<Report, HubError> {
     let mut job = Job { config, dataset, report: Report::default(), on_progress };
-    let mut ready = Vec::new();
+    let mut verified_files = Vec::new();
     for split in &dataset.splits {
         let mut missing = Vec::new();
         for output in &split.outputs {
-            match present(dataset, split, output, dest)? {
-                Some(proof) => job.kept(dest.join(&output.name), proof),
+            match check_existing(dataset, split, output, dest)? {
+                Some(verification) => job.keep(dest.join(&output.name), verification),
                 None => missing.push(output),
             }
         }
         if !missing.is_empty() {
-            ready.extend(job.make(split, &missing)?);
+            verified_files.extend(job.obtain(split, &missing)?);
         }
     }
     if let Some(name) = &dataset.class_file {
         let list = dataset.class_list().into_bytes();
-        if files::content(dest, name, list.len())?.is_some_and(|present| present == list) {
-            job.kept(dest.join(name), Proof::Content);
+        if files::read_unpacked(dest, name, list.len())?.is_some_and(|existing| existing == list) {
+            job.keep(dest.join(name), Verification::Content);
         } else {
-            ready.push(Ready { name, content: list, proof: Proof::Content });
+            verified_files.push(VerifiedFile {
+                name,
+                content: list,
+                verification: Verification::Content,
+            });
         }
     }
-    if !ready.is_empty() {
+    if !verified_files.is_empty() {
         files::create_folder(dest)?;
     }
-    for file in &ready {
+    for file in &verified_files {
         let path = files::write(dest, file.name, &file.content)?;
-        (job.on_progress)(Progress::Written { path: path.clone(), proof: file.proof });
+        (job.on_progress)(Progress::Written {
+            path: path.clone(),
+            verification: file.verification,
+        });
         job.report.written.push(path);
-        job.report.note(file.proof);
+        job.report.add_verification(file.verification);
     }
     Ok(job.report)
 }
 
-/// A file to write.
-struct Ready<'a> {
+/// A file that was verified and can be written.
+struct VerifiedFile<'a> {
     name: &'a str,
     content: Vec<u8>,
-    proof: Proof,
+    verification: Verification,
 }
 
-/// What can be said for a file that is there already; nothing if it is missing or wrong.
-fn present(
+/// How an existing file is verified; `None` if it is missing or wrong.
+fn check_existing(
     dataset: &NamedDataset,
     split: &NamedSplit,
     output: &Output,
     dest: &Path,
-) -> Result<Option<Proof>, HubError> {
+) -> Result<Option<Verification>, HubError> {
     let length = output.content.len(dataset, split);
-    let Some(content) = files::content(dest, &output.name, length)? else { return Ok(None) };
+    let Some(content) = files::read_unpacked(dest, &output.name, length)? else { return Ok(None) };
     if output.sha256.is_some() {
-        return Ok(files::verify(&content, output).is_ok().then_some(Proof::Content));
+        return Ok(files::verify(&content, output).is_ok().then_some(Verification::Content));
     }
     let labels_fit = match output.content {
         Content::Batch { .. } => content
@@ -88,9 +103,10 @@ fn present(
             .all(|label| usize::from(*label) < dataset.classes.len()),
         Content::IdxImages | Content::IdxLabels => true,
     };
-    Ok((content.len() == length && labels_fit).then_some(Proof::Form))
+    Ok((content.len() == length && labels_fit).then_some(Verification::Format))
 }
 
+/// A download in progress.
 struct Job<'a> {
     config: &'a HubConfig,
     dataset: &'a NamedDataset,
@@ -99,33 +115,35 @@ struct Job<'a> {
 }
 
 impl<'a> Job<'a> {
-    fn kept(&mut self, path: PathBuf, proof: Proof) {
+    fn keep(&mut self, path: PathBuf, verification: Verification) {
         self.report.kept.push(path);
-        self.report.note(proof);
+        self.report.add_verification(verification);
     }
 
-    /// The verified content of the `missing` files of a split: from the cache if that is good, else from the network.
+    /// The verified contents of the `missing` files of a split, from the cache if possible,
+    /// otherwise from the network.
     ///
-    /// A cached file that does not verify is fetched again: hf-hub 1.0 stores the body of a refused `GET` as if it
-    /// were the file, so a cache may hold such a body since before this program's time.
-    fn make(
+    /// A bad file in the cache is downloaded again. hf-hub 1.0 stores the body of a refused `GET`
+    /// as if it were the file, so a cache that it used may hold such bodies.
+    fn obtain(
         &mut self,
         split: &NamedSplit,
         missing: &[&'a Output],
-    ) -> Result<Vec<Ready<'a>>, HubError> {
+    ) -> Result<Vec<VerifiedFile<'a>>, HubError> {
         let file = RemoteFile {
             repository: self.dataset.repository.clone(),
             revision: self.dataset.revision.clone(),
             path: split.parquet.clone(),
         };
-        let shelf = cache::Shelf::new(&self.config.cache_dir, &file.repository);
-        if let Some(cached) = shelf.find(&file) {
+        let repository_cache =
+            cache::RepositoryCache::new(&self.config.cache_dir, &file.repository);
+        if let Some(cached) = repository_cache.find(&file) {
             (self.on_progress)(Progress::Cached { file: file.path.clone() });
-            let made = check_cached(&cached.path, &file)
+            let result = check_cached(&cached.path, &file)
                 .and_then(|verified| self.decode(split, missing, &cached.path, verified));
-            if made.is_ok() || self.config.offline {
+            if result.is_ok() || self.config.offline {
                 self.report.commit = Some(cached.commit);
-                return made;
+                return result;
             }
         }
         if self.config.offline {
@@ -136,7 +154,7 @@ impl<'a> Job<'a> {
         let fetched = transfer::fetch(&client, &file, received, self.on_progress)?;
         self.report.commit = Some(fetched.commit);
         self.decode(split, missing, &fetched.path, fetched.verified).inspect_err(|_| {
-            // With the announced digest it is what the hub holds, if not what is wanted here.
+            // A file with the announced digest is the hub's own, so a new transfer would not help.
             if !fetched.verified {
                 cache::evict(&fetched.path);
             }
@@ -149,20 +167,21 @@ impl<'a> Job<'a> {
         missing: &[&'a Output],
         path: &Path,
         verified: bool,
-    ) -> Result<Vec<Ready<'a>>, HubError> {
-        let pictures = decode::split(path, self.dataset, split, self.on_progress)?;
-        let proof = if verified { Proof::Transfer } else { Proof::Form };
-        missing.iter().map(|output| render(&pictures, output, proof)).collect()
+    ) -> Result<Vec<VerifiedFile<'a>>, HubError> {
+        let pictures = decode::decode_split(path, self.dataset, split, self.on_progress)?;
+        let verification = if verified { Verification::Transfer } else { Verification::Format };
+        missing.iter().map(|output| render(&pictures, output, verification)).collect()
     }
 }
 
+/// The content of an output file, found among the candidates by its digest where one is known.
 fn render<'a>(
     pictures: &Pictures,
     output: &'a Output,
-    proof: Proof,
-) -> Result<Ready<'a>, HubError> {
-    let places = pictures.places(output);
-    let content = places
+    verification: Verification,
+) -> Result<VerifiedFile<'a>, HubError> {
+    let candidates = pictures.candidates(output);
+    let content = candidates
         .map(|content| pictures.render(content))
         .find(|content| files::verify(content, output).is_ok())
         .map_or_else(
@@ -172,11 +191,11 @@ fn render<'a>(
             },
             Ok,
         )?;
-    let proof = if output.sha256.is_some() { Proof::Content } else { proof };
-    Ok(Ready { name: &output.name, content, proof })
+    let verification = if output.sha256.is_some() { Verification::Content } else { verification };
+    Ok(VerifiedFile { name: &output.name, content, verification })
 }
 
-/// Compares a cached file with the digest in its name; `false` if its name is none.
+/// Compares a cached file with the digest that is its name. Returns false if its name is no digest.
 fn check_cached(path: &Path, file: &RemoteFile) -> Result<bool, HubError> {
     let Some(expected) = cache::digest_of_pointer(path) else { return Ok(false) };
     let found = files::sha256_of_file(path).map_err(|error| HubError::io("read", path, error))?;

@@ -1,4 +1,4 @@
-//! What can go wrong, each as one sentence.
+//! The error type. The text of each error is one sentence.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -6,33 +6,35 @@ use std::time::Duration;
 
 use diffusion_files::FileError;
 
-/// Why something could not be had from the hub.
+/// Why a download failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum HubError {
-    /// No connection to the server.
+    /// The connection to the server failed.
     #[error("{endpoint} cannot be reached: {reason}")]
     Unreachable {
-        /// The server asked.
+        /// Address of the server.
         endpoint: String,
         /// The innermost cause.
         reason: String,
     },
-    /// A server that says nothing.
+    /// The server stopped sending.
     #[error("{endpoint} has sent nothing for {seconds} seconds", seconds = after.as_secs_f32())]
     Stalled {
-        /// The server asked.
+        /// Address of the server.
         endpoint: String,
-        /// How long it was waited for.
+        /// How long the client waited.
         after: Duration,
     },
-    /// Offline by the caller's wish, and not in the cache.
+    /// Downloads are switched off by [`HubConfig::offline`](crate::HubConfig::offline), and the
+    /// file is not in the cache.
     #[error("downloads are switched off and the hub's cache does not hold {file}")]
     Offline {
-        /// Path inside the repository, or what else was wanted.
+        /// Path of the file inside the repository, or a description of the request.
         file: String,
     },
-    /// The transfer broke off, every time; what came is kept, and the next attempt goes on from there.
+    /// Every attempt to transfer the file was interrupted. The received bytes are kept, and the
+    /// next download continues after them.
     #[error("the transfer of {file} broke off (attempt {attempts}): {reason}")]
     Interrupted {
         /// Path of the file inside the repository.
@@ -45,7 +47,7 @@ pub enum HubError {
     /// The server has no such file, repository or revision.
     #[error("{endpoint} has no file {file} in the dataset {repository} at {revision}")]
     NotFound {
-        /// The server asked.
+        /// Address of the server.
         endpoint: String,
         /// Path of the file inside the repository.
         file: String,
@@ -54,49 +56,52 @@ pub enum HubError {
         /// Branch, tag or commit.
         revision: String,
     },
-    /// The server answered with an error, still after the repetitions, or with something no hub answers.
+    /// The server answered with an error, even after the repetitions, or its answer is not that of
+    /// a hub.
     #[error("{endpoint} refused {file}: {reason}")]
     Refused {
-        /// The server asked.
+        /// Address of the server.
         endpoint: String,
         /// Path of the file inside the repository, or the list of files.
         file: String,
-        /// What the server said.
+        /// The answer of the server.
         reason: String,
     },
-    /// The configuration cannot work.
+    /// The configured address is not the address of a hub.
     #[error(
-        "{endpoint:?} is not the address of a hub, which looks like https://huggingface.co ({reason})"
+        "{endpoint:?} is not the address of a hub; expected an address like \
+         https://huggingface.co ({reason})"
     )]
     Endpoint {
-        /// What was configured.
+        /// The configured address.
         endpoint: String,
         /// What is wrong with it.
         reason: String,
     },
-    /// The bytes that came are not the parquet file that was expected.
+    /// The received file is not the expected parquet file.
     #[error("{} is not {title} in parquet: {reason}", path.display())]
     Malformed {
         /// The file in the cache.
         path: PathBuf,
-        /// The dataset's name in prose.
+        /// The dataset's name in a sentence.
         title: String,
-        /// What was found instead, and in which row.
+        /// What is wrong, and in which row.
         reason: String,
     },
-    /// The bytes that came are others than the announced or known ones; they were not kept.
+    /// The content has another SHA-256 than expected. It was not kept.
     #[error("the content for {file} has the SHA-256 {found}, expected {expected}")]
     Checksum {
         /// Name of the file to write, or path of the file inside the repository.
         file: String,
-        /// The digest it should have.
+        /// The expected digest.
         expected: String,
-        /// The digest it has.
+        /// The digest of the content.
         found: String,
     },
-    /// A text that names no dataset of the hub.
+    /// The text is not a reference to a dataset of the hub.
     #[error(
-        "{text:?} names no dataset of the hub, written OWNER/NAME, OWNER/NAME:SPLIT or OWNER/NAME:CONFIG/SPLIT ({reason})"
+        "{text:?} names no dataset of the hub; expected OWNER/NAME, OWNER/NAME:SPLIT or \
+         OWNER/NAME:CONFIG/SPLIT ({reason})"
     )]
     Reference {
         /// The text.
@@ -104,36 +109,37 @@ pub enum HubError {
         /// What is wrong with it.
         reason: String,
     },
-    /// The dataset has no such configuration or split, or the configuration has to be named.
+    /// The dataset has no such configuration or split, or has several configurations and the
+    /// reference names none.
     #[error("the dataset {repository} {problem}; it has {}", found.join(", "))]
     Choice {
         /// Dataset repository.
         repository: String,
         /// What is missing.
         problem: String,
-        /// What could be chosen.
+        /// The configurations or splits that exist.
         found: Vec<String>,
     },
-    /// There is no such dataset, or the hub has not converted it to parquet.
-    #[error("{endpoint} knows no dataset {repository}, or keeps no parquet files of it")]
+    /// The hub has no such dataset, or has not converted it to parquet.
+    #[error("{endpoint} has no dataset {repository}, or no parquet files of it")]
     NoParquet {
-        /// The server asked.
+        /// Address of the server.
         endpoint: String,
         /// Dataset repository.
         repository: String,
     },
-    /// A file or folder that cannot be read or written.
+    /// A file or folder cannot be read or written.
     #[error("cannot {action} {error}")]
     File {
-        /// What was being done: "read", "write" …
+        /// The failed action: "read", "write" …
         action: &'static str,
-        /// To which file or folder, and why it failed.
+        /// Which file or folder, and why.
         error: FileError,
     },
 }
 
 impl HubError {
-    /// Whether it was this source that failed, so that another source of the pictures helps.
+    /// Whether the hub or its files are the cause, so that another source of the pictures can help.
     pub fn concerns_source(&self) -> bool {
         !matches!(
             self,

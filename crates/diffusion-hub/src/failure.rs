@@ -1,4 +1,4 @@
-//! Why one attempt failed, and what that means for the next one.
+//! Why one attempt failed, and whether it should be repeated.
 
 use std::io;
 use std::time::Duration;
@@ -7,23 +7,24 @@ use ureq::http::StatusCode;
 
 use crate::{HubConfig, HubError, RemoteFile};
 
-/// The failure of one attempt.
+/// Why one attempt failed.
 pub(crate) enum Failure {
     /// An answer with an error status.
     Status { status: StatusCode, message: Option<String>, retry_after: Option<Duration> },
-    /// No answer; why, in words.
+    /// The connection failed, with the reason.
     Connection(String),
-    /// An answer that was cut in its middle; why, in words.
+    /// The content was interrupted, with the reason.
     Cut(String),
-    /// Silence, before the content began or in its middle.
-    Stalled { begun: bool },
-    /// The content is not as long as announced.
+    /// The server stopped sending: after the content had `started`, or before.
+    Stalled { started: bool },
+    /// The content has another length than announced.
     Length { found: u64, announced: u64 },
-    /// The content is other than announced, all of it from this attempt or some from an earlier one.
+    /// The content has another digest than announced. `resumed`: a part of it is from an earlier
+    /// attempt.
     Digest { found: String, announced: String, resumed: bool },
-    /// Nothing that a hub would answer.
-    Answer(String),
-    /// What no repetition mends.
+    /// An answer that does not come from a hub, with the reason.
+    InvalidAnswer(String),
+    /// An error that a repetition cannot remove.
     Final(HubError),
 }
 
@@ -34,39 +35,38 @@ impl From<HubError> for Failure {
 }
 
 impl From<ureq::Error> for Failure {
-    /// What prevented an answer.
     fn from(error: ureq::Error) -> Self {
         match error {
-            ureq::Error::Timeout(_) => Self::Stalled { begun: false },
+            ureq::Error::Timeout(_) => Self::Stalled { started: false },
             error => Self::Connection(reason(error)),
         }
     }
 }
 
 impl Failure {
-    /// What stopped the content of an answer of which something has come, or nothing yet.
-    pub(crate) fn in_content(error: io::Error, begun: bool) -> Self {
+    /// The failure to read the content of an answer. `started`: some of it has been read.
+    pub(crate) fn in_content(error: io::Error, started: bool) -> Self {
         match ureq::Error::from(error) {
-            ureq::Error::Timeout(_) => Self::Stalled { begun },
+            ureq::Error::Timeout(_) => Self::Stalled { started },
             error => Self::Cut(reason(error)),
         }
     }
 
     /// Whether another attempt may succeed.
-    pub(crate) fn may_pass(&self) -> bool {
+    pub(crate) fn is_transient(&self) -> bool {
         match self {
             Self::Status { status, .. } => {
                 matches!(status.as_u16(), 408 | 416 | 429 | 500 | 502 | 503 | 504)
             }
-            Self::Stalled { begun } => *begun,
+            Self::Stalled { started } => *started,
             Self::Connection(_) | Self::Cut(_) | Self::Length { .. } => true,
             Self::Digest { resumed, .. } => *resumed,
-            Self::Answer(_) | Self::Final(_) => false,
+            Self::InvalidAnswer(_) | Self::Final(_) => false,
         }
     }
 
-    /// The pause the server asked for.
-    pub(crate) fn wished_pause(&self) -> Option<Duration> {
+    /// The pause that the server requests.
+    pub(crate) fn requested_pause(&self) -> Option<Duration> {
         match self {
             Self::Status { retry_after, .. } => *retry_after,
             _ => None,
@@ -79,10 +79,14 @@ impl Failure {
                 format!("it answered {status}: {message}")
             }
             Self::Status { status, .. } => format!("it answered {status}"),
-            Self::Stalled { .. } => "nothing came any more".to_owned(),
-            Self::Length { found, announced } => format!("{found} of {announced} bytes came"),
-            Self::Digest { .. } => "what an earlier attempt left behind was damaged".to_owned(),
-            Self::Connection(reason) | Self::Cut(reason) | Self::Answer(reason) => reason.clone(),
+            Self::Stalled { .. } => "no more data arrived".to_owned(),
+            Self::Length { found, announced } => {
+                format!("received {found} of {announced} bytes")
+            }
+            Self::Digest { .. } => "the partial file of an earlier attempt was damaged".to_owned(),
+            Self::Connection(reason) | Self::Cut(reason) | Self::InvalidAnswer(reason) => {
+                reason.clone()
+            }
             Self::Final(error) => error.to_string(),
         }
     }
@@ -99,10 +103,10 @@ impl Failure {
             Self::Digest { found, announced, .. } => {
                 HubError::Checksum { file: path, expected: announced, found }
             }
-            Self::Length { .. } | Self::Stalled { begun: true } | Self::Cut(_) => {
+            Self::Length { .. } | Self::Stalled { started: true } | Self::Cut(_) => {
                 HubError::Interrupted { file: path, attempts, reason }
             }
-            Self::Stalled { begun: false } => {
+            Self::Stalled { started: false } => {
                 HubError::Stalled { endpoint, after: config.stall_timeout }
             }
             Self::Connection(_) => HubError::Unreachable { endpoint, reason },
@@ -112,14 +116,14 @@ impl Failure {
                 repository: file.repository.clone(),
                 revision: file.revision.clone(),
             },
-            Self::Status { .. } | Self::Answer(_) => {
+            Self::Status { .. } | Self::InvalidAnswer(_) => {
                 HubError::Refused { endpoint, file: path, reason }
             }
         }
     }
 }
 
-/// The cause in words, without the library's "io: ".
+/// The text of the error, without the library's prefix "io: ".
 fn reason(error: ureq::Error) -> String {
     error.into_io().to_string()
 }

@@ -1,4 +1,4 @@
-//! The files to write: checked where they lie, written all or nothing.
+//! Reads, verifies and writes the files of a dataset.
 
 use std::fs::{self, File};
 use std::io::{self, BufReader, Read, Write};
@@ -12,12 +12,13 @@ use sha2::{Digest, Sha256};
 
 use crate::{HubError, Output};
 
-/// The unpacked content of the file `name` in `folder`; none if it is missing, damaged or longer than `limit`.
+/// The unpacked content of the file `name` in `folder`. `None` if it is missing, damaged or longer
+/// than `limit` bytes.
 ///
 /// # Errors
 ///
-/// [`HubError::File`] when the file is there and cannot be read.
-pub(crate) fn content(
+/// If the file exists and cannot be read ([`HubError::File`]).
+pub(crate) fn read_unpacked(
     folder: &Path,
     name: &str,
     limit: usize,
@@ -30,20 +31,20 @@ pub(crate) fn content(
     };
     let mut bytes = Vec::new();
     let limit = limit as u64 + 1;
-    let read = if is_packed(name) {
+    let read = if is_gzip(name) {
         GzDecoder::new(file).take(limit).read_to_end(&mut bytes)
     } else {
         file.take(limit).read_to_end(&mut bytes)
     };
     match read {
         Ok(length) => Ok((length as u64 != limit).then_some(bytes)),
-        // What a decoder says of bad bytes; everything else comes from the file system.
+        // The decoder's errors for bad bytes. All other errors come from the file system.
         Err(error) if is_bad_gzip(&error) => Ok(None),
         Err(error) => Err(HubError::io("read", &path, error)),
     }
 }
 
-fn is_packed(name: &str) -> bool {
+fn is_gzip(name: &str) -> bool {
     Path::new(name).extension().is_some_and(|extension| extension == "gz")
 }
 
@@ -52,7 +53,11 @@ fn is_bad_gzip(error: &io::Error) -> bool {
     matches!(error.kind(), InvalidData | InvalidInput | UnexpectedEof)
 }
 
-/// Compares the digest of `content` with the one `output` must have, if that is known.
+/// Compares the SHA-256 of `content` with the expected one of `output`, if that is known.
+///
+/// # Errors
+///
+/// If they differ ([`HubError::Checksum`]).
 pub(crate) fn verify(content: &[u8], output: &Output) -> Result<(), HubError> {
     let Some(expected) = &output.sha256 else { return Ok(()) };
     let found = sha256(content);
@@ -67,7 +72,7 @@ pub(crate) fn sha256(bytes: &[u8]) -> String {
     hex(Sha256::new_with_prefix(bytes))
 }
 
-/// The SHA-256 of a whole file.
+/// The SHA-256 of a file, as 64 lower-case hexadecimal digits.
 pub(crate) fn sha256_of_file(path: &Path) -> io::Result<String> {
     let mut file = File::open(path)?;
     let mut hasher = Sha256::new();
@@ -90,11 +95,11 @@ pub(crate) fn create_folder(folder: &Path) -> Result<(), HubError> {
     fs::create_dir_all(folder).map_err(|error| HubError::io("create the folder", folder, error))
 }
 
-/// Writes `content` as `name` into `folder`, gzipped if the name says so.
+/// Writes `content` to the file `name` in `folder`, gzipped if the name ends in `.gz`.
 pub(crate) fn write(folder: &Path, name: &str, content: &[u8]) -> Result<PathBuf, HubError> {
     let path = folder.join(name);
-    write_whole(&path, |file| {
-        if !is_packed(name) {
+    write_atomic(&path, |file| {
+        if !is_gzip(name) {
             return file.write_all(content);
         }
         let mut encoder = GzEncoder::new(file, Compression::default());
@@ -104,7 +109,7 @@ pub(crate) fn write(folder: &Path, name: &str, content: &[u8]) -> Result<PathBuf
 }
 
 /// Writes a file under a temporary name, syncs and renames it.
-pub(crate) fn write_whole(
+pub(crate) fn write_atomic(
     path: &Path,
     write: impl FnOnce(&mut File) -> io::Result<()>,
 ) -> Result<(), HubError> {

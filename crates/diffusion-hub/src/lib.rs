@@ -1,36 +1,49 @@
-//! Datasets from the Hugging Face hub.
+//! Downloads image datasets from the Hugging Face hub, resumes interrupted transfers, and verifies
+//! the files.
 //!
-//! [`download`] brings a [`NamedDataset`] into a folder: it fetches the parquet files into which the hub converts
-//! every dataset, decodes their pictures, reassembles the files of the original publication, compares their SHA-256
-//! with the originals' where these are known, and only then writes them. [`fetch_parquet`] brings the parquet files
-//! of any dataset into the hub's cache, for a reader of parquet.
+//! - [`download`] writes a known dataset ([`NamedDataset`]) to a folder, as the files of its
+//!   original publication. Known are MNIST, Fashion-MNIST and CIFAR-10.
+//! - [`fetch_parquet`] downloads the parquet files of any dataset ([`HubReference`]) to the hub's
+//!   cache and returns their paths.
+//! - [`HubConfig`] holds the address of the hub, the cache folder, the token, the proxies and the
+//!   timeouts.
+//! - [`Progress`] is what both functions report while they work, [`HubError`] is why they fail.
 //!
-//! This crate does not print, does not read the environment ([`HubConfig::from_variables`] is given what it may know; only
-//! the TLS library underneath looks at `SSL_CERT_FILE` and `SSL_CERT_DIR`) and does not load the files it wrote.
-//!
-//! # What an interruption costs
-//!
-//! The hub's cache is the one of its own tools: `blobs/`, `snapshots/` and `refs/` below the cache folder. A transfer
-//! gathers in `blobs/<etag>.incomplete`; when it was cut, or the program killed, the next attempt asks for the rest
-//! by a `Range` header. A server that ignores the header sends everything again, and a file without a SHA-256
-//! (small ones that the hub keeps in git) starts afresh. A finished file is compared with its announced length and
-//! SHA-256 before it gets its name, so nothing partial or damaged is ever taken for whole. Two programs that want the same
-//! file take turns by a lock.
-//!
-//! Requests answered with 408, 429, 500, 502, 503 or 504, connections that fail and transfers cut in their middle are
-//! repeated, after a pause that doubles, or the one a `Retry-After` header asks for, up to a minute.
-//!
-//! # Example
+//! This crate does not print and does not load the files that it wrote. It does not read
+//! environment variables: [`HubConfig::from_variables`] gets a function that looks them up. Only
+//! the TLS library reads `SSL_CERT_FILE` and `SSL_CERT_DIR`.
 //!
 //! ```no_run
 //! use diffusion_hub::{HubConfig, NamedDataset, download};
 //!
 //! let config = HubConfig::from_variables(|name| std::env::var(name).ok());
-//! let cifar10 = NamedDataset::cifar10();
-//! let report = download(&config, &cifar10, "data/cifar10".as_ref(), &mut |event| println!("{event:?}"))?;
+//! let dataset = NamedDataset::cifar10();
+//! let report = download(&config, &dataset, "data/cifar10".as_ref(), &mut |event| {
+//!     println!("{event:?}");
+//! })?;
 //! println!("{} files written", report.written.len());
 //! # Ok::<(), diffusion_hub::HubError>(())
 //! ```
+//!
+//! # Where the files come from
+//!
+//! The hub stores every dataset as parquet files. [`download`] fetches those of a named dataset,
+//! decodes their pictures, and restores the original files. It compares the SHA-256 of each file
+//! with the original's, where that is known, before it writes any.
+//!
+//! # Interrupted transfers
+//!
+//! The cache has the layout of the hub's own tools: `blobs/`, `snapshots/` and `refs/` in the
+//! folder of a repository. A transfer writes to `blobs/<etag>.incomplete`. After an interruption
+//! the next attempt requests the remaining bytes with a `Range` header. The transfer restarts from
+//! the beginning if the server ignores that header, or if the hub announces no SHA-256, as for
+//! small files that it keeps in git. A file gets its final name only after its length and SHA-256
+//! were compared with the announced ones. A lock prevents two programs from transferring the same
+//! file at the same time.
+//!
+//! A request is repeated after a status of 408, 429, 500, 502, 503 or 504, after a failed
+//! connection, and after an interrupted transfer. The pause before a repetition doubles each time;
+//! a `Retry-After` header can prolong it. It is at most one minute.
 
 mod address;
 mod cache;
@@ -56,36 +69,37 @@ pub use reference::{HubReference, fetch_parquet};
 
 use transfer::RemoteFile;
 
-/// What is being done, in the order in which it happens.
+/// An event of a download.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Progress {
-    /// The file was found in the hub's cache; no request is made for it.
+    /// The file was found in the hub's cache. No request is made for it.
     Cached {
         /// Path of the parquet file inside the repository.
         file: String,
     },
-    /// Another program transfers the same file; this one waits for it.
+    /// Another program is transferring the same file. This one waits for it.
     Waiting {
         /// Path of the parquet file inside the repository.
         file: String,
     },
-    /// Bytes have arrived. The first of these events of an attempt tells how many an earlier one had left.
+    /// Bytes have arrived. The first such event of an attempt gives the number of bytes that an
+    /// earlier attempt has left.
     Downloading {
         /// Path of the parquet file inside the repository.
         file: String,
-        /// Bytes here so far.
+        /// Bytes received so far, those of earlier attempts included.
         done: u64,
-        /// Bytes in all; 0 if the server did not say.
+        /// Bytes of the whole file; 0 if the server did not announce them.
         total: u64,
     },
-    /// A request failed, or the transfer broke off and goes on.
+    /// A request failed or a transfer was interrupted. It is tried again.
     Retrying {
-        /// Path of the parquet file inside the repository, or what else was asked for.
+        /// Path of the parquet file inside the repository, or a description of the request.
         file: String,
-        /// Number of the attempt that now begins; the first was 1.
+        /// Number of the attempt that begins now; the first one is 1.
         attempt: usize,
-        /// Why the one before failed.
+        /// Why the attempt before failed.
         reason: String,
     },
     /// Pictures have been decoded.
@@ -94,47 +108,49 @@ pub enum Progress {
         file: String,
         /// Pictures decoded so far.
         done: usize,
-        /// Pictures in all.
+        /// Pictures in the file.
         total: usize,
     },
-    /// One of the dataset's files is verified and in its place.
+    /// One of the dataset's files was verified and written.
     Written {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// What vouches for it.
-        proof: Proof,
+        /// How it was verified.
+        verification: Verification,
     },
 }
 
-/// What vouches for a file, from the least to the most.
+/// How a file was verified, from the weakest check to the strongest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Proof {
-    /// Its length and the range of its labels are right; its digest is not known.
-    Form,
-    /// It was made from a file with the SHA-256 that the hub announced; its own digest is not known.
+pub enum Verification {
+    /// The length and the range of the labels are right. No digest was known.
+    Format,
+    /// It was made from a file with the SHA-256 that the hub announced. Its own digest is not
+    /// known.
     Transfer,
-    /// Its content is known and is the original's.
+    /// The content is that of the original file.
     Content,
 }
 
-/// What [`download`] did.
+/// The result of [`download`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Report {
     /// Files written by this call, all verified.
     pub written: Vec<PathBuf>,
-    /// Files that were there already and have the right content.
+    /// Files that existed with the right content, and were not written.
     pub kept: Vec<PathBuf>,
-    /// Bytes taken from the network, attempts that failed included.
+    /// Bytes received from the network, including those of failed attempts.
     pub bytes_received: u64,
-    /// The commit of the dataset from which files were written, if any were.
+    /// The commit of the dataset, if files were written.
     pub commit: Option<String>,
-    /// What vouches for the files: the least of what vouches for each.
-    pub proof: Option<Proof>,
+    /// The weakest verification of all files.
+    pub verification: Option<Verification>,
 }
 
 impl Report {
-    fn note(&mut self, proof: Proof) {
-        self.proof = Some(self.proof.map_or(proof, |least| least.min(proof)));
+    fn add_verification(&mut self, verification: Verification) {
+        self.verification =
+            Some(self.verification.map_or(verification, |weakest| weakest.min(verification)));
     }
 }

@@ -1,68 +1,71 @@
-//! The datasets known by name: where they are on the hub, and which files they become.
+//! The datasets known by name: their repositories on the hub and the files to write.
 
-/// The branch on which the hub keeps every dataset converted to parquet, under names that do not change.
+/// The branch on which the hub keeps every dataset converted to parquet. File names on it do not
+/// change.
 ///
-/// It is the one candle-datasets asks for, so both share one copy in the cache.
+/// candle-datasets uses the same branch, so both share one copy in the cache.
 pub(crate) const PARQUET_REVISION: &str = "refs/convert/parquet";
 
-/// A dataset of small pictures with classes: parquet files on the hub that become files in an original format.
+/// A dataset of small pictures with classes: its parquet files on the hub, and the files of its
+/// original format to write from them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NamedDataset {
-    /// What a user types, such as `fashion-mnist`.
+    /// Name on the command line, such as `fashion-mnist`.
     pub name: String,
-    /// What a sentence calls it, such as `Fashion-MNIST`.
+    /// Name in a sentence, such as `Fashion-MNIST`.
     pub title: String,
     /// Dataset repository, `owner/name`.
     pub repository: String,
     /// Branch, tag or commit.
     pub revision: String,
-    /// The column with the encoded pictures; that of the classes is `label`.
+    /// Column of the encoded pictures. The column of the classes is `label`.
     pub column: String,
-    /// Height and width of every picture.
+    /// Height and width of every picture, in pixels.
     pub side: usize,
     /// 1 for grey pictures, 3 for RGB.
     pub channels: usize,
-    /// Names of the classes; a label is the position of one.
+    /// Names of the classes. A label is an index into this list.
     pub classes: Vec<String>,
-    /// The file that lists `classes`, one a line, if there is to be one.
+    /// Name of the file to write that lists `classes`, one per line. `None`: no such file.
     pub class_file: Option<String>,
     /// The training and the test split.
     pub splits: Vec<NamedSplit>,
 }
 
-/// One split: where it is in the repository and what comes of it.
+/// One split: its parquet file in the repository, and the files to write from it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NamedSplit {
     /// Path of the parquet file inside the repository.
     pub parquet: String,
     /// Number of pictures in it.
     pub count: usize,
-    /// The files made from it.
+    /// The files to write.
     pub outputs: Vec<Output>,
 }
 
-/// One of the files to write.
+/// A file to write.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Output {
-    /// File name; one that ends in `.gz` is gzipped.
+    /// File name. If it ends in `.gz`, the file is gzipped.
     pub name: String,
-    /// What is in it.
+    /// Its content.
     pub content: Content,
     /// SHA-256 of the *unpacked* file as 64 lower-case hexadecimal digits, where it is known.
     pub sha256: Option<String>,
 }
 
-/// A part of a split in an original format.
+/// The content of a file in its original format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Content {
     /// An IDX file of shape `(N, H, W)` with the pixels of all pictures.
     IdxImages,
     /// An IDX file of shape `(N,)` with all labels.
     IdxLabels,
-    /// `count` pictures, each a byte of label and then the pixels as planes `(C, H, W)`: those from `first` on, or, if they
-    /// have another digest than the file should have, the `count` pictures from another multiple of `count` on that have it.
+    /// `count` pictures, each as one byte for the label and the pixels as planes `(C, H, W)`. They
+    /// begin at the picture `first`. If their digest is not the expected one, the batch with that
+    /// digest is used, among those that begin at a multiple of `count`.
     Batch {
-        /// The first picture of the split.
+        /// Index of the first picture in the split.
         first: usize,
         /// Number of pictures.
         count: usize,
@@ -70,10 +73,10 @@ pub enum Content {
 }
 
 impl NamedDataset {
-    /// The names that [`NamedDataset::named`] knows.
+    /// The names that [`NamedDataset::named`] accepts.
     pub const NAMES: [&str; 3] = ["mnist", "fashion-mnist", "cifar10"];
 
-    /// The dataset of that name.
+    /// The dataset with this name; `None` for an unknown name.
     ///
     /// ```
     /// use diffusion_hub::NamedDataset;
@@ -103,7 +106,8 @@ impl NamedDataset {
         Self::idx(("mnist", "MNIST"), source, classes, digests)
     }
 
-    /// Fashion-MNIST: 60,000 training and 10,000 test pictures of clothes in MNIST's format (Xiao et al. 2017).
+    /// Fashion-MNIST: 60,000 training and 10,000 test pictures of clothes in MNIST's format (Xiao
+    /// et al. 2017).
     pub fn fashion_mnist() -> Self {
         let classes = [
             "T-shirt/top",
@@ -134,9 +138,11 @@ impl NamedDataset {
         }
     }
 
-    /// CIFAR-10: 50,000 training and 10,000 test pictures in the batches of its binary version (Krizhevsky 2009).
+    /// CIFAR-10: 50,000 training and 10,000 test pictures in the batches of its binary version
+    /// (Krizhevsky 2009).
     ///
-    /// The hub's file holds the training batches in another order than their numbers, so each is found by its digest.
+    /// The order of the training batches in the hub's file is not that of their numbers, so each
+    /// batch is found by its digest.
     pub fn cifar10() -> Self {
         let digests = [
             "cee916563c9f80d84e3cc88e17fdc0941787f1244f00a67874d45b261883ada5",
@@ -193,7 +199,8 @@ impl NamedDataset {
         }
     }
 
-    /// A dataset in MNIST's format; digests of training pictures and labels, then of test pictures and labels.
+    /// A dataset in MNIST's format. `digests` are those of the training pictures, the training
+    /// labels, the test pictures and the test labels.
     fn idx(
         (name, title): (&str, &str),
         (repository, revision, config): (&str, &str, &str),
@@ -232,7 +239,7 @@ impl NamedDataset {
         }
     }
 
-    /// Bytes of one picture, one a pixel and channel.
+    /// Bytes of one picture: one per pixel and channel.
     pub(crate) fn picture_len(&self) -> usize {
         self.channels * self.side * self.side
     }

@@ -1,4 +1,4 @@
-//! Which requests go through a proxy.
+//! Chooses the proxy of a request.
 
 use std::net::IpAddr;
 
@@ -7,8 +7,8 @@ use ureq::Proxy;
 use crate::HubConfig;
 use crate::address::Address;
 
-/// The proxy for requests to `address`, if there is one. `Err` is a sentence about a proxy that cannot be used; it does
-/// not repeat the address, which may hold a password.
+/// The proxy for requests to `address`, if there is one. The error says which proxy has no valid
+/// address. It does not repeat the address, which may hold a password.
 pub(crate) fn proxy_for(config: &HubConfig, address: &Address) -> Result<Option<Proxy>, String> {
     let secure = address.is_secure();
     let proxy = if secure { &config.https_proxy } else { &config.http_proxy };
@@ -20,38 +20,37 @@ pub(crate) fn proxy_for(config: &HubConfig, address: &Address) -> Result<Option<
     Proxy::new(proxy).map(Some).map_err(|_| format!("the proxy for {scheme} has no valid address"))
 }
 
-/// Whether a list such as `localhost, .example.com, 10.0.0.0/8` holds `host`. A name stands for what is below it, too.
+/// Whether `host` is in a list such as `localhost, .example.com, 10.0.0.0/8`. A name includes its
+/// subdomains.
 fn is_exempt(list: &str, host: &str) -> bool {
     let host = host.to_ascii_lowercase();
-    let number: Option<IpAddr> = host.parse().ok();
+    let ip: Option<IpAddr> = host.parse().ok();
     list.split(',').map(|entry| entry.trim().to_ascii_lowercase()).any(|entry| {
         let name = entry.trim_start_matches('.');
-        match number {
+        match ip {
             _ if entry == "*" => true,
-            Some(number) => is_in_network(&entry, number),
+            Some(ip) => is_in_network(&entry, ip),
             None => {
                 !name.is_empty()
                     && host
                         .strip_suffix(name)
-                        .is_some_and(|below| below.is_empty() || below.ends_with('.'))
+                        .is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
             }
         }
     })
 }
 
-/// Whether `number` is the address `network`, or lies in a network written `10.0.0.0/8`.
-fn is_in_network(network: &str, number: IpAddr) -> bool {
+/// Whether `ip` is in `network`: an address, or a network such as `10.0.0.0/8`.
+fn is_in_network(network: &str, ip: IpAddr) -> bool {
     let (base, length) = match network.split_once('/') {
         Some((base, length)) => (base, length.parse::<u32>().ok()),
         None => (network, Some(128)),
     };
     let (Ok(base), Some(length)) = (base.parse(), length) else { return false };
-    let (differing, bits) = match (base, number) {
-        (IpAddr::V4(base), IpAddr::V4(number)) => {
-            ((base.to_bits() ^ number.to_bits()).leading_zeros(), 32)
-        }
-        (IpAddr::V6(base), IpAddr::V6(number)) => {
-            ((base.to_bits() ^ number.to_bits()).leading_zeros(), 128)
+    let (differing, bits) = match (base, ip) {
+        (IpAddr::V4(base), IpAddr::V4(ip)) => ((base.to_bits() ^ ip.to_bits()).leading_zeros(), 32),
+        (IpAddr::V6(base), IpAddr::V6(ip)) => {
+            ((base.to_bits() ^ ip.to_bits()).leading_zeros(), 128)
         }
         _ => return false,
     };
@@ -63,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_numbers_and_networks_are_exempt() {
+    fn names_addresses_and_networks_are_exempt() {
         let list = "localhost, .example.com,10.0.0.0/8,::1,192.168.1.7";
         for host in ["localhost", "example.com", "a.EXAMPLE.com", "10.1.2.3", "::1", "192.168.1.7"]
         {

@@ -1,4 +1,4 @@
-//! Any dataset of the hub, by the parquet files into which the hub converts it.
+//! Downloads the parquet files of any dataset of the hub.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -7,20 +7,22 @@ use std::str::FromStr;
 
 use serde::Deserialize;
 
-use crate::cache::{self, Shelf};
+use crate::cache::{self, RepositoryCache};
 use crate::client::Client;
 use crate::failure::Failure;
 use crate::named::PARQUET_REVISION;
 use crate::{HubConfig, HubError, Progress, RemoteFile, transfer};
 
-/// A split of a dataset on the hub, written `OWNER/NAME`, `OWNER/NAME:SPLIT` or `OWNER/NAME:CONFIG/SPLIT`.
+/// A split of a dataset on the hub, written as `OWNER/NAME`, `OWNER/NAME:SPLIT` or
+/// `OWNER/NAME:CONFIG/SPLIT`.
 ///
 /// ```
 /// use diffusion_hub::HubReference;
 ///
 /// let reference: HubReference = "uoft-cs/cifar10:plain_text/test".parse()?;
 /// assert_eq!(reference.repository, "uoft-cs/cifar10");
-/// assert_eq!((reference.config.as_deref(), reference.split.as_str()), (Some("plain_text"), "test"));
+/// assert_eq!(reference.config.as_deref(), Some("plain_text"));
+/// assert_eq!(reference.split, "test");
 /// assert!("cifar10".parse::<HubReference>().is_err());
 /// # Ok::<(), diffusion_hub::HubError>(())
 /// ```
@@ -28,9 +30,9 @@ use crate::{HubConfig, HubError, Progress, RemoteFile, transfer};
 pub struct HubReference {
     /// Dataset repository, `owner/name`.
     pub repository: String,
-    /// Configuration; without one, `default` or the only one is meant.
+    /// Configuration. `None`: `default`, or the only one that exists.
     pub config: Option<String>,
-    /// Split; `train` unless the text names one.
+    /// Split. Default: `train`.
     pub split: String,
 }
 
@@ -38,21 +40,23 @@ impl FromStr for HubReference {
     type Err = HubError;
 
     fn from_str(text: &str) -> Result<Self, HubError> {
-        let refuse =
+        let invalid =
             |reason: &str| HubError::Reference { text: text.to_owned(), reason: reason.to_owned() };
         let (repository, part) = text.split_once(':').unwrap_or((text, "train"));
         let (owner, name) =
-            repository.split_once('/').ok_or_else(|| refuse("there is no slash"))?;
+            repository.split_once('/').ok_or_else(|| invalid("there is no slash"))?;
         let (config, split) = match part.split_once('/') {
             Some((config, split)) => (Some(config), split),
             None => (None, part),
         };
         for word in [owner, name, split].into_iter().chain(config) {
             if word.is_empty() {
-                return Err(refuse("a part of it is empty"));
+                return Err(invalid("a part of it is empty"));
             }
             if !cache::is_name(word) {
-                return Err(refuse("a part of it is no name of letters, digits and - _ ."));
+                return Err(invalid(
+                    "its parts must be letters, digits and - _ . and must not begin with a dot",
+                ));
             }
         }
         let config = config.map(str::to_owned);
@@ -70,46 +74,54 @@ impl fmt::Display for HubReference {
     }
 }
 
-/// Brings the parquet files of a split into the hub's cache and returns their paths there, shard by shard.
+/// Downloads the parquet files of a split to the hub's cache and returns their paths, in the order
+/// of the shards.
 ///
-/// The list of files is asked for each time, so that a changed dataset is noticed; files the cache holds are not
-/// transferred again. Offline, the list and the files are those of the cache.
+/// The list of files is requested each time, so a changed dataset is noticed. Files in the cache
+/// are not transferred again. Offline, the list and the files come from the cache.
 ///
-/// Blocks; inside an asynchronous runtime it belongs on a thread for blocking work.
+/// This function blocks. An asynchronous runtime should call it on a thread for blocking work.
 ///
 /// # Errors
 ///
-/// [`HubError::Choice`] when the configuration or the split does not exist or has to be chosen,
-/// [`HubError::NoParquet`] when the hub has no such dataset, and what [`download`](super::download) may answer.
+/// - If the configuration or split does not exist, or the reference must name a configuration.
+/// - If the hub has no such dataset, or has not converted it to parquet.
+/// - If the configured address is not the address of a hub.
+/// - If downloads are switched off and the cache does not hold all files of the split.
+/// - If the server cannot be reached, stops sending, has no such file, or answers with an error.
+/// - If the transfer was interrupted in every attempt.
+/// - If the SHA-256 of a file differs from the announced one.
+/// - If a file or folder cannot be read or written.
 pub fn fetch_parquet(
     config: &HubConfig,
     reference: &HubReference,
     on_progress: &mut dyn FnMut(Progress),
 ) -> Result<Vec<PathBuf>, HubError> {
-    let shelf = Shelf::new(&config.cache_dir, &reference.repository);
+    let repository_cache = RepositoryCache::new(&config.cache_dir, &reference.repository);
     if config.offline {
         let missing =
             || HubError::Offline { file: format!("the parquet files of {}", reference.repository) };
-        let commit = shelf.commit_of(PARQUET_REVISION).ok_or_else(missing)?;
-        let names = shards(&shelf.listing(&commit), reference, missing)?;
-        let here = |name: String| match shelf.find(&remote(reference, &commit, name)) {
-            Some(cached) => Ok(cached.path),
-            None => Err(missing()),
-        };
-        return names.into_iter().map(here).collect();
+        let commit = repository_cache.commit_of(PARQUET_REVISION).ok_or_else(missing)?;
+        let names = shards(&repository_cache.listing(&commit), reference, missing)?;
+        let cached_path =
+            |name: String| match repository_cache.find(&remote(reference, &commit, name)) {
+                Some(cached) => Ok(cached.path),
+                None => Err(missing()),
+            };
+        return names.into_iter().map(cached_path).collect();
     }
 
     let client = Client::new(config)?;
-    let (revision, listing) = list(&client, &shelf, reference, on_progress)?;
-    let none = || HubError::NoParquet {
+    let (revision, listing) = list_files(&client, &repository_cache, reference, on_progress)?;
+    let no_parquet = || HubError::NoParquet {
         endpoint: config.endpoint.clone(),
         repository: reference.repository.clone(),
     };
-    let names = shards(&listing, reference, none)?;
+    let names = shards(&listing, reference, no_parquet)?;
     let mut paths = Vec::new();
     for name in names {
         let file = remote(reference, &revision, name);
-        if let Some(cached) = shelf.find(&file) {
+        if let Some(cached) = repository_cache.find(&file) {
             on_progress(Progress::Cached { file: file.path });
             paths.push(cached.path);
         } else {
@@ -123,9 +135,9 @@ fn remote(reference: &HubReference, revision: &str, path: String) -> RemoteFile 
     RemoteFile { repository: reference.repository.clone(), revision: revision.to_owned(), path }
 }
 
-/// What the hub says of a dataset, as far as it matters here.
+/// The fields that are used of the hub's JSON description of a dataset.
 #[derive(Deserialize)]
-struct Info {
+struct DatasetInfo {
     sha: Option<String>,
     #[serde(default)]
     siblings: Vec<Sibling>,
@@ -136,23 +148,25 @@ struct Sibling {
     rfilename: String,
 }
 
-/// The commit of the converted dataset, or the branch if the hub does not say, and its parquet files.
-fn list(
+/// The commit of the converted dataset, or the branch if the hub names no commit, and the names of
+/// the parquet files.
+fn list_files(
     client: &Client<'_>,
-    shelf: &Shelf,
+    repository_cache: &RepositoryCache,
     reference: &HubReference,
     on_progress: &mut dyn FnMut(Progress),
 ) -> Result<(String, Vec<String>), HubError> {
-    let list = format!("the list of files of {}", reference.repository);
-    let answer = client.persist(&list, on_progress, |_| {
+    let request = format!("the list of files of {}", reference.repository);
+    let answer = client.retry(&request, on_progress, |_| {
         let text = client.info(&reference.repository, PARQUET_REVISION)?;
-        serde_json::from_slice::<Info>(&text)
-            .map_err(|error| Failure::Answer(format!("it sent no list of files: {error}")))
+        serde_json::from_slice::<DatasetInfo>(&text).map_err(|error| {
+            Failure::InvalidAnswer(format!("its answer is not a list of files: {error}"))
+        })
     });
     let info = answer.map_err(|(failure, attempts)| {
         match failure.into_error(
             client.config,
-            &remote(reference, PARQUET_REVISION, list),
+            &remote(reference, PARQUET_REVISION, request),
             attempts,
         ) {
             HubError::NotFound { endpoint, repository, .. } => {
@@ -162,38 +176,38 @@ fn list(
         }
     })?;
     let mut names: Vec<_> = info.siblings.into_iter().map(|sibling| sibling.rfilename).collect();
-    names.retain(|name| place(name).is_some());
+    names.retain(|name| config_and_split(name).is_some());
     let Some(commit) = info.sha.filter(|sha| cache::is_name(sha)) else {
         return Ok((PARQUET_REVISION.to_owned(), names));
     };
-    shelf.keep_listing(&commit, &names)?;
-    shelf.set_branch(PARQUET_REVISION, &commit)?;
+    repository_cache.store_listing(&commit, &names)?;
+    repository_cache.set_branch(PARQUET_REVISION, &commit)?;
     Ok((commit, names))
 }
 
-/// Configuration and split of a parquet file: the folders of `config/split/0000.parquet`.
-fn place(name: &str) -> Option<(&str, &str)> {
-    let mut parts = name.strip_suffix(".parquet").filter(|_| cache::is_below(name))?.split('/');
-    let place = (parts.next()?, parts.next()?);
+/// The configuration and the split of a parquet file: the folders of `config/split/0000.parquet`.
+fn config_and_split(name: &str) -> Option<(&str, &str)> {
+    let mut parts = name.strip_suffix(".parquet").filter(|_| cache::stays_inside(name))?.split('/');
+    let folders = (parts.next()?, parts.next()?);
     parts.next()?;
-    parts.next().is_none().then_some(place)
+    parts.next().is_none().then_some(folders)
 }
 
-/// The files of the split that is meant, in order.
+/// The files of the referenced split, in order.
 fn shards(
     names: &[String],
     reference: &HubReference,
-    none: impl Fn() -> HubError,
+    no_parquet: impl Fn() -> HubError,
 ) -> Result<Vec<String>, HubError> {
-    let places = || names.iter().filter_map(|name| Some((name, place(name)?)));
+    let files = || names.iter().filter_map(|name| Some((name, config_and_split(name)?)));
     let choice = |problem: String, found: BTreeSet<&str>| HubError::Choice {
         repository: reference.repository.clone(),
         problem,
         found: found.into_iter().map(str::to_owned).collect(),
     };
-    let configs: BTreeSet<_> = places().map(|(_, (config, _))| config).collect();
+    let configs: BTreeSet<_> = files().map(|(_, (config, _))| config).collect();
     let config = match (&reference.config, configs.first()) {
-        (_, None) => return Err(none()),
+        (_, None) => return Err(no_parquet()),
         (Some(config), _) if configs.contains(config.as_str()) => config.as_str(),
         (Some(config), _) => return Err(choice(format!("has no configuration {config}"), configs)),
         (None, _) if configs.contains("default") => "default",
@@ -204,7 +218,7 @@ fn shards(
             return Err(choice(problem, configs));
         }
     };
-    let of_config = || places().filter(|(_, (of, _))| *of == config);
+    let of_config = || files().filter(|(_, (folder, _))| *folder == config);
     let mut shards: Vec<_> = of_config()
         .filter(|(_, (_, split))| *split == reference.split)
         .map(|(name, _)| name.clone())

@@ -1,4 +1,4 @@
-//! One file from the hub into its cache, going on where an earlier attempt stopped.
+//! Transfers one file from the hub to the cache and resumes interrupted transfers.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Seek, SeekFrom, Write};
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use diffusion_files::rename_synced;
 
-use crate::cache::{self, Shelf};
+use crate::cache::{self, RepositoryCache};
 use crate::client::{Body, Client, Description};
 use crate::failure::Failure;
 use crate::{HubError, Progress, files};
@@ -22,27 +22,26 @@ pub(crate) struct RemoteFile {
     pub(crate) path: String,
 }
 
-/// A file that is in the cache now.
-pub(crate) struct Fetched {
+/// A file that was transferred to the cache.
+pub(crate) struct FetchedFile {
     pub(crate) path: PathBuf,
     pub(crate) commit: String,
-    /// Whether it was compared with a SHA-256 that the hub announced.
+    /// Whether its content was compared with a SHA-256 that the hub announced.
     pub(crate) verified: bool,
 }
 
-/// Brings a file into the cache and counts the bytes that took in `received`.
+/// Transfers a file to the cache and adds the received bytes to `received`.
 ///
-/// Content that the cache holds already, whole and with the announced digest, is not transferred again.
+/// Content that the cache already holds, complete and with the announced digest, is not transferred
+/// again.
 pub(crate) fn fetch(
     client: &Client<'_>,
     file: &RemoteFile,
     received: &mut u64,
     on_progress: &mut dyn FnMut(Progress),
-) -> Result<Fetched, HubError> {
+) -> Result<FetchedFile, HubError> {
     client
-        .persist(&file.path, on_progress, |on_progress| {
-            attempt(client, file, received, on_progress)
-        })
+        .retry(&file.path, on_progress, |on_progress| attempt(client, file, received, on_progress))
         .map_err(|(failure, attempts)| failure.into_error(client.config, file, attempts))
 }
 
@@ -51,112 +50,117 @@ fn attempt(
     file: &RemoteFile,
     received: &mut u64,
     on_progress: &mut dyn FnMut(Progress),
-) -> Result<Fetched, Failure> {
-    let about = client.describe(file)?;
-    let shelf = Shelf::new(&client.config.cache_dir, &file.repository);
-    shelf.create()?;
-    let _lock =
-        shelf.lock(&about.etag, || on_progress(Progress::Waiting { file: file.path.clone() }))?;
+) -> Result<FetchedFile, Failure> {
+    let description = client.describe(file)?;
+    let repository_cache = RepositoryCache::new(&client.config.cache_dir, &file.repository);
+    repository_cache.create()?;
+    let _lock = repository_cache
+        .lock(&description.etag, || on_progress(Progress::Waiting { file: file.path.clone() }))?;
 
-    let blob = shelf.blob(&about.etag);
-    // Looked at under the lock: whoever held it may just have finished.
-    if !is_whole(&blob, &about) {
-        let incomplete = shelf.incomplete(&about.etag);
-        let mut transfer = Transfer { client, file, about: &about, received, on_progress };
+    let blob = repository_cache.blob(&description.etag);
+    // Checked under the lock: its previous owner may have finished the transfer.
+    if !is_complete(&blob, &description) {
+        let incomplete = repository_cache.incomplete(&description.etag);
+        let mut transfer =
+            Transfer { client, file, description: &description, received, on_progress };
         transfer.complete(&incomplete)?;
         rename_synced(&incomplete, &blob)
             .map_err(|error| HubError::File { action: "write", error })?;
     }
-    let path = shelf.publish(file, &about.commit, &about.etag)?;
-    Ok(Fetched { path, commit: about.commit, verified: cache::is_sha256(&about.etag) })
+    let path = repository_cache.publish(file, &description.commit, &description.etag)?;
+    let verified = cache::is_sha256(&description.etag);
+    Ok(FetchedFile { path, commit: description.commit, verified })
 }
 
-/// Whether a blob is what its description says; one that cannot be read is not.
-fn is_whole(blob: &Path, about: &Description) -> bool {
+/// Whether a blob exists and agrees with its description.
+fn is_complete(blob: &Path, description: &Description) -> bool {
     let Ok(found) = fs::metadata(blob) else { return false };
-    about.size.is_none_or(|size| size == found.len())
-        && (!cache::is_sha256(&about.etag)
-            || files::sha256_of_file(blob).is_ok_and(|digest| digest == about.etag))
+    description.size.is_none_or(|size| size == found.len())
+        && (!cache::is_sha256(&description.etag)
+            || files::sha256_of_file(blob).is_ok_and(|digest| digest == description.etag))
 }
 
 struct Transfer<'a> {
     client: &'a Client<'a>,
     file: &'a RemoteFile,
-    about: &'a Description,
+    description: &'a Description,
     received: &'a mut u64,
     on_progress: &'a mut dyn FnMut(Progress),
 }
 
 impl Transfer<'_> {
-    /// Makes the file at `path` whole, and verifies it.
+    /// Receives the missing bytes of the file at `path`, and verifies it.
     fn complete(&mut self, path: &Path) -> Result<(), Failure> {
-        let failed = |error| HubError::io("write", path, error);
+        let write_error = |error| HubError::io("write", path, error);
         let mut out = OpenOptions::new()
             .create(true)
             .truncate(false)
             .write(true)
             .open(path)
-            .map_err(failed)?;
-        let mut here = out.metadata().map_err(failed)?.len();
-        if !self.can_continue(here) {
-            out.set_len(0).map_err(failed)?;
-            here = 0;
+            .map_err(write_error)?;
+        let mut length = out.metadata().map_err(write_error)?.len();
+        if !self.can_resume(length) {
+            out.set_len(0).map_err(write_error)?;
+            length = 0;
         }
-        let resumed = here > 0;
-        if self.about.size != Some(here) {
-            here = self.receive(&mut out, path, here)?;
+        let resumed = length > 0;
+        if self.description.size != Some(length) {
+            length = self.receive(&mut out, path, length)?;
         }
-        if let Some(announced) = self.about.size.filter(|size| *size != here) {
-            return Err(Failure::Length { found: here, announced });
+        if let Some(announced) = self.description.size.filter(|size| *size != length) {
+            return Err(Failure::Length { found: length, announced });
         }
-        out.sync_all().map_err(failed)?;
+        out.sync_all().map_err(write_error)?;
         drop(out);
         self.verify(path, resumed)
     }
 
-    /// Whether the bytes of an earlier attempt are worth keeping: only where a digest will tell whether they are good.
-    fn can_continue(&self, here: u64) -> bool {
-        cache::is_sha256(&self.about.etag) && self.about.size.is_some_and(|size| here <= size)
+    /// Whether to keep the bytes of an earlier attempt. Only a digest can show whether they are
+    /// damaged.
+    fn can_resume(&self, length: u64) -> bool {
+        cache::is_sha256(&self.description.etag)
+            && self.description.size.is_some_and(|size| length <= size)
     }
 
-    /// Appends what is missing after the first `here` bytes and returns how many there are then.
-    fn receive(&mut self, out: &mut File, path: &Path, mut here: u64) -> Result<u64, Failure> {
-        let failed = |error| HubError::io("write", path, error);
-        let mut body = match self.client.open(self.file, here) {
+    /// Appends the bytes after the first `length` ones and returns the new length.
+    fn receive(&mut self, out: &mut File, path: &Path, mut length: u64) -> Result<u64, Failure> {
+        let write_error = |error| HubError::io("write", path, error);
+        let mut body = match self.client.open(self.file, length) {
             Err(Failure::Status { status, message, retry_after }) if status.as_u16() == 416 => {
-                // What is here is no beginning of what the server has.
-                out.set_len(0).map_err(failed)?;
+                // The bytes of the earlier attempt are not the beginning of the server's file.
+                out.set_len(0).map_err(write_error)?;
                 return Err(Failure::Status { status, message, retry_after });
             }
             body => body?,
         };
         self.expect_length(&body)?;
-        if body.start != here {
+        if body.start != length {
             // The server ignores ranges and sends everything.
-            out.set_len(body.start).map_err(failed)?;
-            here = body.start;
+            out.set_len(body.start).map_err(write_error)?;
+            length = body.start;
         }
-        out.seek(SeekFrom::Start(here)).map_err(failed)?;
-        self.report(here);
+        out.seek(SeekFrom::Start(length)).map_err(write_error)?;
+        self.report(length);
         loop {
             let chunk = body.next()?;
             if chunk.is_empty() {
-                return Ok(here);
+                return Ok(length);
             }
             *self.received += chunk.len() as u64;
-            here += chunk.len() as u64;
-            if let Some(announced) = self.about.size.filter(|size| here > *size) {
-                out.set_len(0).map_err(failed)?;
-                return Err(Failure::Length { found: here, announced });
+            length += chunk.len() as u64;
+            if let Some(announced) = self.description.size.filter(|size| length > *size) {
+                out.set_len(0).map_err(write_error)?;
+                return Err(Failure::Length { found: length, announced });
             }
-            out.write_all(chunk).map_err(failed)?;
-            self.report(here);
+            out.write_all(chunk).map_err(write_error)?;
+            self.report(length);
         }
     }
 
-    /// Refuses an answer of another length unread: it is an error page or another file.
+    /// Checks the announced length before the content is read. A different length means an error
+    /// page or another file.
     fn expect_length(&self, body: &Body) -> Result<(), Failure> {
-        if let (Some(length), Some(announced)) = (body.length(), self.about.size)
+        if let (Some(length), Some(announced)) = (body.length(), self.description.size)
             && body.start + length != announced
         {
             return Err(Failure::Length { found: body.start + length, announced });
@@ -165,7 +169,7 @@ impl Transfer<'_> {
     }
 
     fn verify(&self, path: &Path, resumed: bool) -> Result<(), Failure> {
-        let announced = &self.about.etag;
+        let announced = &self.description.etag;
         if !cache::is_sha256(announced) {
             return Ok(());
         }
@@ -179,7 +183,7 @@ impl Transfer<'_> {
     }
 
     fn report(&mut self, done: u64) {
-        let total = self.about.size.unwrap_or(0);
+        let total = self.description.size.unwrap_or(0);
         (self.on_progress)(Progress::Downloading { file: self.file.path.clone(), done, total });
     }
 }

@@ -1,8 +1,9 @@
 //! Quantiles of the beta distribution.
 
-/// The x at which the distribution with both parameters `a` reaches `p`.
+/// The quantile of the beta distribution with both parameters `a`: the x where its distribution
+/// function is `p`.
 pub(crate) fn symmetric_quantile(p: f64, a: f64) -> f64 {
-    // Its function of distribution rises steadily: 80 halvings find its inverse to the last bit.
+    // The distribution function is monotonic, so 80 bisections find its inverse to the last bit.
     let (mut low, mut high) = (0.0, 1.0);
     for _ in 0..80 {
         let middle = f64::midpoint(low, high);
@@ -11,9 +12,10 @@ pub(crate) fn symmetric_quantile(p: f64, a: f64) -> f64 {
     f64::midpoint(low, high)
 }
 
-/// The regularised incomplete beta function I_x(a, a), by symmetry from its left half.
+/// The regularised incomplete beta function I_x(a, a). The right half follows from the left by
+/// symmetry.
 fn symmetric_cumulative(x: f64, a: f64) -> f64 {
-    // ∫ t^(a−1)·(1−t)^(a−1), with t = x·s^(1/a) to take the pole at 0 away.
+    // ∫ t^(a−1)·(1−t)^(a−1), with t = x·s^(1/a) to remove the pole at 0.
     let half = |x: f64| {
         const N: usize = 400;
         let f = |s: f64| (1.0 - x * s.powf(1.0 / a)).powf(a - 1.0);
@@ -31,7 +33,7 @@ mod tests {
     use super::symmetric_quantile;
 
     #[test]
-    fn quantiles_of_known_distributions_are_found() {
+    fn quantiles_agree_with_known_distributions() {
         for p in [0.01, 0.2, 0.5, 0.77, 0.999] {
             // Uniform, and the arcsine distribution.
             assert!((symmetric_quantile(p, 1.0) - p).abs() < 1e-9);

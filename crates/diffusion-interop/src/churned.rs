@@ -1,28 +1,29 @@
-//! Euler steps with noise as the library makes them: it asks the network before it adds the noise, not after.
+//! Euler steps with added noise as in diffusers: the network is evaluated before the noise is
+//! added, not after.
 
 use candle_core::{Result, Tensor};
 use diffusion_process::{Denoiser, NoiseLevel, Parametrisation};
 use diffusion_sample::{Churn, Sampler, Step};
 
-/// [`diffusion_sample::Euler`] with the network's look before the noise.
+/// [`diffusion_sample::Euler`] with the network evaluated before the noise is added.
 pub(crate) struct ChurnedEuler {
     pub(crate) churn: Churn,
-    /// The meaning of the network's output, which is kept while x and σ change.
+    /// The parametrisation of the network's output. The output stays the same while x and σ change.
     pub(crate) parametrisation: Parametrisation,
 }
 
 impl Sampler for ChurnedEuler {
     fn step(&mut self, step: &Step<'_>, x: &Tensor, denoiser: &dyn Denoiser) -> Result<Tensor> {
-        let said = denoiser.denoise(x, step.from)?;
+        let prediction = denoiser.denoise(x, step.from)?;
         let (noisier, level) = self.churn.apply(step, x)?;
         let (sigma, raised) = (step.from.sigma(), level.sigma());
         let x0 = match self.parametrisation {
             // x̂₀ = x − σ̂·ε̂ with the raised σ̂.
-            Parametrisation::Epsilon => (&noisier - said.noise.affine(raised, 0.0)?)?,
-            Parametrisation::Sample => said.x0,
+            Parametrisation::Epsilon => (&noisier - prediction.noise.affine(raised, 0.0)?)?,
+            Parametrisation::Sample => prediction.x0,
             // x̂₀ = x/(σ² + 1) − … with the σ before noise was added.
             Parametrisation::VPrediction | Parametrisation::Flow => {
-                (said.x0 + (&noisier - x)?.affine(1.0 / (sigma * sigma + 1.0), 0.0)?)?
+                (prediction.x0 + (&noisier - x)?.affine(1.0 / (sigma * sigma + 1.0), 0.0)?)?
             }
             // Preconditioned with the raised σ̂.
             Parametrisation::Edm { .. } => {
@@ -31,7 +32,7 @@ impl Sampler for ChurnedEuler {
                         .preconditioning(&NoiseLevel::variance_exploding(0.0, sigma))
                 };
                 let (before, after) = (at(sigma), at(raised));
-                let output = (said.x0 - x.affine(before.c_skip, 0.0)?)?
+                let output = (prediction.x0 - x.affine(before.c_skip, 0.0)?)?
                     .affine(after.c_out / before.c_out, 0.0)?;
                 (output + noisier.affine(after.c_skip, 0.0)?)?
             }

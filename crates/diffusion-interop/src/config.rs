@@ -1,10 +1,10 @@
-//! `scheduler_config.json`.
+//! The settings in a `scheduler_config.json`.
 
 use diffusion_process::PredictionType;
 use diffusion_schedule::{BetaSchedule, TimestepSpacing};
 use serde::{Deserialize, Serialize};
 
-/// The schedulers that are known.
+/// The supported schedulers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SchedulerClass {
     /// `DDPMScheduler`.
@@ -63,7 +63,7 @@ impl SchedulerClass {
         }
     }
 
-    /// The class of the given name.
+    /// The class with this name in Python; `None` if it is not supported.
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|class| class.name() == name)
     }
@@ -72,16 +72,17 @@ impl SchedulerClass {
         Self::ALL.map(Self::name).join(", ")
     }
 
-    /// Whether it is one of Karras et al. 2022, which know σ and no timesteps.
+    /// Whether it is a scheduler of Karras et al. 2022. These have noise levels σ and no timesteps.
     pub(crate) fn is_edm(self) -> bool {
         matches!(self, Self::EdmEuler | Self::EdmDpmSolverMultistep)
     }
 }
 
-/// Every setting of every scheduler, under the library's names; what is missing has the default of the class.
+/// The settings of all schedulers, under their names in `diffusers`. A missing setting has the
+/// default of its class.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-#[allow(missing_docs, clippy::struct_excessive_bools)] // The library's names, explained there.
+#[allow(missing_docs, clippy::struct_excessive_bools)] // Documented in diffusers.
 pub struct SchedulerConfig {
     #[serde(rename = "_class_name", skip_serializing_if = "Option::is_none")]
     pub class_name: Option<String>,

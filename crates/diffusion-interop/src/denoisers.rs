@@ -1,16 +1,16 @@
-//! The sign of a network's output under a scheduler.
+//! The sign of a network's output.
 
 use candle_core::{Result, Tensor};
 use diffusion_process::Network;
 
-/// A network, or one whose output has the other sign: the library's EDM schedulers turn it round when the network is said to
-/// predict v.
-pub(crate) struct Signed<N> {
+/// A network whose output is negated on request. The EDM schedulers of diffusers negate the output
+/// of a network that predicts v.
+pub(crate) struct SignedNetwork<N> {
     pub(crate) network: N,
     pub(crate) negated: bool,
 }
 
-impl<N: Network> Network for Signed<N> {
+impl<N: Network> Network for SignedNetwork<N> {
     fn forward(&self, x_t: &Tensor, timesteps: &Tensor) -> Result<Tensor> {
         let output = self.network.forward(x_t, timesteps)?;
         if self.negated { output.neg() } else { Ok(output) }

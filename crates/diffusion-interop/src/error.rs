@@ -1,3 +1,5 @@
+//! The error type.
+
 use std::path::{Path, PathBuf};
 
 use diffusion_files::FileError;
@@ -5,42 +7,46 @@ use diffusion_nn::ParameterError;
 use diffusion_schedule::ScheduleError;
 use thiserror::Error;
 
-/// Why something of another library could not be taken over, or given to it.
+/// Why an import or an export failed, or a scheduler is not supported.
 #[derive(Debug, Error)]
 pub enum InteropError {
-    /// Not JSON, an unknown key or a value of the wrong kind; the message says where.
+    /// The scheduler's configuration is not JSON, or has an unknown key or a value of the wrong
+    /// type. The message says where.
     #[error("scheduler configuration: {0}")]
     Json(#[from] serde_json::Error),
-    /// A scheduler this project does not have.
-    #[error("scheduler `{0}` is not supported; these are: {known}", known = crate::SchedulerClass::names())]
+    /// The class of the scheduler is not supported.
+    #[error(
+        "scheduler `{0}` is not supported; supported: {known}",
+        known = crate::SchedulerClass::names()
+    )]
     UnknownScheduler(String),
-    /// A setting that is known but not supported, or makes no sense.
+    /// A value of a known setting is not supported or not valid.
     #[error("{class}: `{key}` is {value}; {expected}")]
     Unsupported {
-        /// The scheduler.
+        /// Class of the scheduler.
         class: &'static str,
-        /// The setting.
+        /// Name of the setting.
         key: &'static str,
-        /// What it was.
+        /// Its value.
         value: String,
-        /// What is supported.
+        /// The supported values.
         expected: String,
     },
-    /// The schedule's own error.
+    /// The noise schedule or the plan is not valid.
     #[error(transparent)]
     Schedule(#[from] ScheduleError),
-    /// A file or folder that cannot be read, written or used.
+    /// A file or folder cannot be read, written or used.
     #[error(transparent)]
     File(#[from] FileError),
-    /// Tensors that are not the parameters of the network.
+    /// The tensors do not match the parameters of the network.
     #[error("{path}: {source}", path = .path.display())]
     Parameters {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// Which tensor, and why.
+        /// Which tensor, and what is wrong.
         source: ParameterError,
     },
-    /// A model that the other library has no form for.
+    /// `diffusers` cannot represent the model.
     #[error("this model cannot be exported: {0}")]
     NotExpressible(String),
 }

@@ -1,9 +1,9 @@
-//! A model folder for the library, written.
+//! Writes a model folder for diffusers.
 
 use std::path::Path;
 
 use candle_core::Device;
-use diffusion_files::{FileError, new_folder, write_synced};
+use diffusion_files::{FileError, write_new_folder, write_synced};
 use diffusion_nn::load_frozen;
 use diffusion_process::PredictionType;
 use diffusion_schedule::{ScheduleConfig, TimestepSpacing};
@@ -14,7 +14,7 @@ use crate::import::LABELS;
 use crate::weights::{self, Tensors};
 use crate::{InteropError, SchedulerClass, model_config};
 
-/// The version of the library whose form is written.
+/// The version of diffusers whose format is written.
 const VERSION: &str = "0.42.1";
 
 /// A model to export.
@@ -22,15 +22,15 @@ const VERSION: &str = "0.42.1";
 pub struct ExportedModel<'a> {
     /// The network.
     pub network: &'a NetworkConfig,
-    /// Its weights.
+    /// The weights, by parameter name.
     pub weights: &'a Tensors,
-    /// [C, H, W] of the images.
+    /// Shape of the images, `[C, H, W]`.
     pub image_shape: [usize; 3],
-    /// The schedule of training.
+    /// The noise schedule of the training.
     pub schedule: &'a ScheduleConfig,
-    /// What the network's output means.
+    /// What the network predicts.
     pub prediction_type: PredictionType,
-    /// The names of the classes that the network knows; none if it knows none.
+    /// The names of the network's classes. Empty if it is unconditional.
     pub class_names: &'a [String],
 }
 
@@ -38,31 +38,41 @@ impl ExportedModel<'_> {
     /// Writes the folder `out` so that `DDPMPipeline.from_pretrained` loads it.
     ///
     /// # Errors
-    /// A network or a prediction type that the library does not have; weights that are not the network's; a folder that
-    /// holds something already; what the system refuses. Nothing is left behind then.
+    /// - If `diffusers` does not have this network or prediction type.
+    /// - If the weights do not match the network.
+    /// - If `out` exists and is not empty.
+    /// - An I/O error of the operating system.
+    ///
+    /// After an error no file is left.
     pub fn write(&self, out: &Path) -> Result<(), InteropError> {
-        let network = self.expressible()?;
+        let network = self.exportable_network()?;
         load_frozen(self.weights.clone(), &Device::Cpu, |vb| UNet2D::new(network, vb))
             .map_err(|source| InteropError::Parameters { path: out.to_owned(), source })?;
-        new_folder(out, |dir| self.write_files(dir, network))
+        write_new_folder(out, |dir| self.write_files(dir, network))
     }
 
-    fn expressible(&self) -> Result<&UNet2DConfig, InteropError> {
+    /// The network, if `UNet2DModel` and `DDPMScheduler` can represent the model.
+    fn exportable_network(&self) -> Result<&UNet2DConfig, InteropError> {
         if self.prediction_type == PredictionType::Flow {
-            let problem = "it predicts the velocity of a straight path (flow_prediction), which DDPMScheduler does not know";
+            let problem = "it predicts the velocity of a straight path (flow_prediction), which \
+                           DDPMScheduler does not support";
             return Err(InteropError::NotExpressible(problem.to_owned()));
         }
         match self.network {
-            NetworkConfig::Unet2d(network) if network.patch_size != 1 => Err(InteropError::NotExpressible(format!(
-                "its network takes {0}×{0} pixels as one (patch_size), which UNet2DModel cannot; train one with patch_size 1 \
-                 to export it",
-                network.patch_size
-            ))),
+            NetworkConfig::Unet2d(network) if network.patch_size != 1 => {
+                Err(InteropError::NotExpressible(format!(
+                    "its network uses patches of {0}×{0} pixels (patch_size), which UNet2DModel \
+                     does not support; train a network with patch_size 1 to export it",
+                    network.patch_size
+                )))
+            }
             NetworkConfig::Unet2d(network) => Ok(network),
             NetworkConfig::SimpleUnet(_) => Err(InteropError::NotExpressible(
-                "it is a simple_unet, and UNet2DModel has no 4×4 transposed convolution (it repeats pixels before a 3×3 \
-                 convolution), one skip a level (it has one a layer), and a 3×3 convolution after a normalisation at the \
-                 end (here it is 1×1 without one); train a network of kind unet2d to export it"
+                "its network is a simple_unet, which has a 4×4 transposed convolution, one skip \
+                 connection per level, and a 1×1 convolution at the end; UNet2DModel repeats \
+                 pixels before a 3×3 convolution, has one skip connection per layer, and ends \
+                 with a normalisation and a 3×3 convolution; train a network of kind unet2d to \
+                 export it"
                     .to_owned(),
             )),
         }
@@ -89,7 +99,7 @@ impl ExportedModel<'_> {
             &model_config::write(network, [height, width], VERSION).into(),
         )?;
         let path = unet.join(weights::FILE);
-        // The library reads only files that say so.
+        // diffusers reads only files with this entry.
         let metadata = [("format".to_owned(), "pt".to_owned())].into();
         let bytes = safetensors::serialize(self.weights, Some(metadata))
             .map_err(|e| InteropError::unusable(&path, format!("cannot be written: {e}")))?;
@@ -100,7 +110,8 @@ impl ExportedModel<'_> {
         write_json(&folder.join("scheduler_config.json"), &self.scheduler(network))
     }
 
-    /// DDPM as this project samples: clipped, from the last timestep of training on.
+    /// The settings of a `DDPMScheduler` that samples as this project does: x̂₀ is clipped, and
+    /// sampling starts at the last timestep of the training.
     fn scheduler(&self, network: &UNet2DConfig) -> Value {
         let learned = network.out_channels == 2 * network.in_channels;
         json!({

@@ -1,4 +1,4 @@
-//! Files of other people's folders, read with distrust.
+//! Reads files that are not trusted: size and type are checked first.
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -9,13 +9,14 @@ use serde_json::Value;
 
 use crate::InteropError;
 
-/// A larger configuration is not one.
+/// The most bytes of a JSON file.
 const MAX_JSON: u64 = 1 << 20;
 
 /// The bytes of a regular file of at most `limit` bytes.
 ///
 /// # Errors
-/// What the system refuses; something that is not a file, or a larger one.
+/// - If the path is not a regular file, or the file is larger than `limit`.
+/// - An I/O error of the operating system.
 pub(crate) fn read_limited(path: &Path, limit: u64) -> Result<Vec<u8>, InteropError> {
     let length = length_within(path, limit)?;
     let file = File::open(path).map_err(FileError::io(path))?;
@@ -25,10 +26,11 @@ pub(crate) fn read_limited(path: &Path, limit: u64) -> Result<Vec<u8>, InteropEr
     Ok(bytes)
 }
 
-/// The length of a regular file.
+/// The length of a regular file of at most `limit` bytes.
 ///
 /// # Errors
-/// What the system refuses; something that is not a file, or one of more than `limit` bytes.
+/// - If the path is not a regular file, or the file is larger than `limit`.
+/// - An I/O error of the operating system.
 pub(crate) fn length_within(path: &Path, limit: u64) -> Result<u64, InteropError> {
     let metadata = fs::metadata(path).map_err(FileError::io(path))?;
     if !metadata.is_file() {
@@ -44,7 +46,7 @@ pub(crate) fn length_within(path: &Path, limit: u64) -> Result<u64, InteropError
 /// The fields of a JSON object.
 ///
 /// # Errors
-/// A file that is missing, too large, or no JSON object.
+/// If the file is missing, too large, or not a JSON object.
 pub(crate) fn read_object(path: &Path) -> Result<serde_json::Map<String, Value>, InteropError> {
     let bytes = read_limited(path, MAX_JSON)?;
     serde_json::from_slice(&bytes)

@@ -1,28 +1,28 @@
-//! The timesteps and σ that the library's schedulers visit.
+//! The timesteps and σ of the schedulers of diffusers.
 
 use diffusion_schedule::{KARRAS_RHO, SigmaSpacing, TimestepSpacing};
 
 use crate::beta_distribution::symmetric_quantile;
 
-/// σ for each training timestep.
-pub(crate) struct Table {
+/// σ of each training timestep.
+pub(crate) struct SigmaTable {
     sigmas: Vec<f64>,
 }
 
 /// Both parameters of the beta distribution of Lee et al. 2024.
 const BETA: f64 = 0.6;
 
-/// How σ are spaced.
+/// How the values of σ are spaced.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Sigmas {
-    /// As in this project.
-    Of(SigmaSpacing),
-    /// By quantiles of a beta distribution (Lee et al. 2024).
+    /// A spacing of `diffusion-schedule`.
+    Standard(SigmaSpacing),
+    /// Quantiles of a beta distribution (Lee et al. 2024).
     Beta,
 }
 
-impl Table {
-    /// From ᾱ; one of 0 becomes the number that gives σ = 4096.
+impl SigmaTable {
+    /// The table for the given ᾱ. ᾱ = 0 is replaced by 2⁻²⁴, which gives σ ≈ 4096.
     pub(crate) fn new(alphas_cumprod: &[f64]) -> Self {
         let sigma = |&a: &f64| {
             let a = if a == 0.0 { 2f64.powi(-24) } else { a };
@@ -39,14 +39,15 @@ impl Table {
         self.sigmas[self.sigmas.len() - 1]
     }
 
-    /// σ at a timestep, between two of the table in proportion.
+    /// σ at a timestep, interpolated linearly in the table.
     pub(crate) fn at(&self, timestep: f64) -> f64 {
         let below = (timestep.floor() as usize).min(self.sigmas.len() - 1);
         let above = (below + 1).min(self.sigmas.len() - 1);
         self.sigmas[below] + (self.sigmas[above] - self.sigmas[below]) * timestep.fract()
     }
 
-    /// The timestep at σ, between two of the table in proportion of ln σ; the ends beyond the ends.
+    /// The timestep at σ, interpolated linearly in ln σ. Values outside the table give its first or
+    /// last timestep.
     pub(crate) fn timestep(&self, sigma: f64) -> f64 {
         let last = self.sigmas.len() - 1;
         let below =
@@ -60,9 +61,9 @@ impl Table {
 }
 
 /// `n` values of σ, the largest first.
-pub(crate) fn spaced(how: Sigmas, n: usize, min: f64, max: f64) -> Vec<f64> {
-    match how {
-        Sigmas::Of(spacing) => spacing.sigmas(n, min, max, KARRAS_RHO),
+pub(crate) fn spaced_sigmas(sigmas: Sigmas, n: usize, min: f64, max: f64) -> Vec<f64> {
+    match sigmas {
+        Sigmas::Standard(spacing) => spacing.sigmas(n, min, max, KARRAS_RHO),
         Sigmas::Beta => (0..n)
             .map(|i| {
                 let p = if n > 1 { 1.0 - i as f64 / (n - 1) as f64 } else { 1.0 };
@@ -79,9 +80,10 @@ pub(crate) fn spaced(how: Sigmas, n: usize, min: f64, max: f64) -> Vec<f64> {
     }
 }
 
-/// `n` timesteps over `total`, the largest first, before rounding of those evenly spaced from end to end.
+/// `n` of `total` training timesteps, the largest first. Those of `Linspace` are not rounded.
 ///
-/// `points` is how many are laid, of which the smallest are left out: `n`, or one more.
+/// With `Linspace` and `Leading`, `points` timesteps are spaced (`n` or `n` + 1), and the largest
+/// `n` of them are used.
 pub(crate) fn timesteps(
     spacing: TimestepSpacing,
     total: usize,

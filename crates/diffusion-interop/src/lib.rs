@@ -1,18 +1,30 @@
-//! The exchange with Python's `diffusers`: its schedulers, with their habits, and its model folders in both directions.
+//! Exchanges models and schedulers with Python's library `diffusers`.
 //!
-//! [`ImportedModel::read`] takes a pipeline's folder or a model's; [`ExportedModel::write`] makes one that
-//! `DDPMPipeline.from_pretrained` loads. Files are read with distrust, and a pickle is parsed, never executed. This crate
-//! makes no runs, trains nothing and samples nothing.
+//! - [`ImportedModel::read`] reads the folder of a `UNet2DModel`, alone or in a pipeline.
+//!   [`ImportedModel::read_openai`] reads a state dict of OpenAI's improved-diffusion or
+//!   guided-diffusion.
+//! - [`ExportedModel::write`] writes a folder that `DDPMPipeline.from_pretrained` loads.
+//! - [`Scheduler`] reads a `scheduler_config.json` and takes the same steps as that scheduler in
+//!   `diffusers`. [`SchedulerClass`] lists the eleven supported classes.
+//! - [`InteropError`] names the setting, scheduler or tensor that has no counterpart.
 //!
-//! A scheduler there is a schedule, a choice of noise levels and a sampler in one. Here it becomes a
-//! [`SamplingPlan`](diffusion_schedule::SamplingPlan), a [`Sampler`](diffusion_sample::Sampler) and a
-//! [`Denoiser`](diffusion_process::Denoiser). Where the library does not do what the papers say, this crate does as the
-//! library does, and no other crate knows: in the plan wherever that is possible, else in a sampler of its own.
+//! A scheduler of `diffusers` is a noise schedule, a choice of noise levels and a sampler in one.
+//! Here it becomes a [`SamplingPlan`](diffusion_schedule::SamplingPlan), a
+//! [`Sampler`](diffusion_sample::Sampler) and a [`Denoiser`](diffusion_process::Denoiser). Where
+//! `diffusers` differs from the papers, so does this crate: in the plan if possible, otherwise in
+//! its own sampler or denoiser. No other crate has these differences.
+//!
+//! Files are not trusted: sizes are limited, and a pickle is parsed, never executed. This crate
+//! does not create runs, train, or run the sampling loop.
 //!
 //! ```
 //! use diffusion_interop::{Scheduler, Steps};
 //!
-//! let json = r#"{"_class_name": "DDIMScheduler", "beta_schedule": "squaredcos_cap_v2", "timestep_spacing": "trailing"}"#;
+//! let json = r#"{
+//!     "_class_name": "DDIMScheduler",
+//!     "beta_schedule": "squaredcos_cap_v2",
+//!     "timestep_spacing": "trailing"
+//! }"#;
 //! let scheduler = Scheduler::from_json(json)?;
 //! let plan = scheduler.plan(&Steps::Count(10))?;
 //! assert_eq!((plan.steps().len(), plan.start().timestep), (10, 999.0));

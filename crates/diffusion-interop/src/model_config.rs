@@ -3,11 +3,12 @@
 use diffusion_unet::UNet2DConfig;
 use serde_json::{Map, Value, json};
 
-/// The class whose configuration this is.
+/// The class of the model.
 pub(crate) const CLASS: &str = "UNet2DModel";
 
-/// What our network does not vary, with the values that are just that, the one to write first.
-fn constants() -> [(&'static str, Vec<Value>); 6] {
+/// The settings that are fixed in `UNet2D`, with their supported values. The first value is
+/// written.
+fn fixed_settings() -> [(&'static str, Vec<Value>); 6] {
     [
         ("_class_name", vec![json!(CLASS)]),
         ("act_fn", vec![json!("silu"), json!("swish")]),
@@ -18,33 +19,33 @@ fn constants() -> [(&'static str, Vec<Value>); 6] {
     ]
 }
 
-/// The head width of the library where a file says nothing.
+/// The default of `attention_head_dim` in diffusers.
 const ATTENTION_HEAD_DIM: usize = 8;
 
-/// Height and width of the images, where the file says so.
+/// Height and width of the images, if the file has them.
 pub(crate) type SampleSize = Option<[usize; 2]>;
 
-/// Our configuration, from the library's. The error names the key.
+/// The network's configuration and the image size, from the settings in the file.
 ///
 /// # Errors
-/// A key that is unknown, or a value that our network cannot take.
+/// If a key is unknown or its value is not supported; the message names the key.
 pub(crate) fn read(fields: &Map<String, Value>) -> Result<(UNet2DConfig, SampleSize), String> {
     let mut fields = fields.clone();
-    for (key, possible) in constants() {
-        if let Some(value) = fields.remove(key).filter(|value| !possible.contains(value)) {
-            return Err(format!("`{key}` is {value}; only {} is supported", possible[0]));
+    for (key, supported) in fixed_settings() {
+        if let Some(value) = fields.remove(key).filter(|value| !supported.contains(value)) {
+            return Err(format!("`{key}` is {value}; only {} is supported", supported[0]));
         }
     }
     let size = sample_size(fields.remove("sample_size").as_ref())?;
-    // Notes of the library to itself: its version, the name of the hub's repository.
+    // Information for diffusers: its version, the name of the hub's repository.
     fields.retain(|key, _| !key.starts_with('_'));
     fields.entry("attention_head_dim").or_insert(json!(ATTENTION_HEAD_DIM));
-    let ours = own_fields(&UNet2DConfig::default());
+    let known = config_fields(&UNet2DConfig::default());
     for (key, value) in &fields {
-        if !ours.contains_key(key) {
+        if !known.contains_key(key) {
             return Err(format!("`{key}` is not a setting of {CLASS} that this program knows"));
         }
-        // One at a time, so that the message can name it.
+        // Each key alone, so that the message can name it.
         serde_json::from_value::<UNet2DConfig>(json!({ key: value }))
             .map_err(|e| format!("`{key}`: {e}"))?;
     }
@@ -52,26 +53,26 @@ pub(crate) fn read(fields: &Map<String, Value>) -> Result<(UNet2DConfig, SampleS
     Ok((config, size))
 }
 
-/// The library's configuration, from ours.
+/// The settings for the file, from the network's configuration and the image size.
 pub(crate) fn write(
     config: &UNet2DConfig,
     [height, width]: [usize; 2],
     version: &str,
 ) -> Map<String, Value> {
-    let mut fields = own_fields(config);
+    let mut fields = config_fields(config);
     fields.remove("zero_init_output");
     fields.remove("null_class");
-    fields.extend(constants().map(|(key, values)| (key.to_owned(), values[0].clone())));
+    fields.extend(fixed_settings().map(|(key, values)| (key.to_owned(), values[0].clone())));
     let size = if height == width { json!(height) } else { json!([height, width]) };
     fields.insert("sample_size".to_owned(), size);
     fields.insert("_diffusers_version".to_owned(), json!(version));
     fields
 }
 
-fn own_fields(config: &UNet2DConfig) -> Map<String, Value> {
+fn config_fields(config: &UNet2DConfig) -> Map<String, Value> {
     match serde_json::to_value(config) {
         Ok(Value::Object(fields)) => fields,
-        // A struct of numbers and lists is an object.
+        // Not reached: a struct is serialised as an object.
         _ => Map::new(),
     }
 }
@@ -100,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_head_width_is_the_librarys_and_null_means_one_head() {
+    fn a_missing_head_width_has_the_default_of_diffusers_and_null_means_one_head() {
         assert_eq!(parse(&json!({})).unwrap().0.attention_head_dim, Some(8));
         assert_eq!(
             parse(&json!({ "attention_head_dim": null })).unwrap().0.attention_head_dim,
@@ -109,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_reads_back() {
+    fn a_written_configuration_can_be_read() {
         let config =
             UNet2DConfig { attention_head_dim: None, dropout: 0.25, ..UNet2DConfig::default() };
         for size in [[32, 32], [16, 24]] {
@@ -121,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn refusals_name_the_key() {
+    fn errors_name_the_key() {
         for (fields, part) in [
             (json!({ "act_fn": "gelu" }), "`act_fn` is \"gelu\"; only \"silu\""),
             (json!({ "_class_name": "UNet2DConditionModel" }), "only \"UNet2DModel\""),
@@ -145,8 +146,9 @@ mod tests {
     #[test]
     fn harmless_keys_are_accepted() {
         let fields = json!({
-            "_diffusers_version": "0.1", "_name_or_path": "somewhere", "act_fn": "swish", "sample_size": null,
-            "mid_block_scale_factor": 1.0, "class_embed_type": null, "num_train_timesteps": null,
+            "_diffusers_version": "0.1", "_name_or_path": "somewhere", "act_fn": "swish",
+            "sample_size": null, "mid_block_scale_factor": 1.0, "class_embed_type": null,
+            "num_train_timesteps": null,
         });
         assert_eq!(parse(&fields).unwrap().1, None);
     }

@@ -1,47 +1,52 @@
-//! State dicts of OpenAI's improved-diffusion and guided-diffusion, whose network numbers its layers where ours names them.
+//! Converts state dicts of OpenAI's improved-diffusion and guided-diffusion, which number the
+//! layers of the network, to the parameter names of `UNet2D`.
 //!
-//! What the tensors show is inferred: widths, layers a level, attention, classes, learned variance, whether time scales and
-//! shifts. What they do not show must be said: how many heads attention has, and how its queries, keys and values lie in
-//! their common matrix.
+//! Inferred from the tensors: widths, layers per level, attention, classes, learned variance, and
+//! whether the time embedding scales and shifts. Not in the tensors, so given as [`OpenAiOptions`]:
+//! the number of attention heads, and the order of queries, keys and values in their common matrix.
 
 use candle_core::Tensor;
 use diffusion_unet::{DownBlockType, TimeScaleShift, UNet2DConfig, UpBlockType};
 
 use crate::weights::Tensors;
 
-/// The normalisations of that network have as many groups.
+/// Groups of each normalisation.
 const GROUPS: usize = 32;
 const EPS: f64 = 1e-5;
 
-/// What the tensors do not show.
+/// The settings of the network that its tensors do not show.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct OpenAiOptions {
-    /// `num_heads`.
+    /// The number of attention heads (`num_heads`). Required if `head_channels` is `None`.
     pub heads: Option<usize>,
-    /// `num_head_channels`, in place of `heads`.
+    /// The channels of an attention head (`num_head_channels`). Replaces `heads`.
     pub head_channels: Option<usize>,
-    /// `use_new_attention_order`: queries of all heads before all keys, and not head by head.
+    /// Whether the queries of all heads come before all keys and values
+    /// (`use_new_attention_order`). If false, they are stored head by head. Default: false.
     pub new_attention_order: bool,
 }
 
-/// Whether these are the tensors of such a network.
+/// Whether these are tensors of improved-diffusion or guided-diffusion.
 pub(crate) fn is_openai(tensors: &Tensors) -> bool {
     tensors.contains_key("input_blocks.0.0.weight")
 }
 
-/// A level: its ResNets by their number among the blocks, whether they have attention, and its width.
+/// A level on the way down.
 struct Level {
+    /// Number of its first block in `input_blocks`.
     first: usize,
     attention: bool,
+    /// Channels.
     width: usize,
 }
 
-/// The configuration that the tensors describe, and the tensors under [`diffusion_unet::UNet2D`]'s names. Nothing is dropped:
-/// a tensor without a counterpart keeps its name, and loading refuses it.
+/// The network's configuration, and the tensors under the names of [`diffusion_unet::UNet2D`].
+/// No tensor is dropped: one without a counterpart keeps its name, so that loading the network
+/// fails.
 ///
 /// # Errors
-/// One sentence: what the file does not say, or what our network has no form for.
-pub(crate) fn converted(
+/// If a tensor or an option is missing, or `UNet2D` does not support this variant of the network.
+pub(crate) fn convert(
     tensors: &Tensors,
     options: &OpenAiOptions,
 ) -> Result<(UNet2DConfig, Tensors), String> {
@@ -49,7 +54,8 @@ pub(crate) fn converted(
         .keys()
         .any(|name| name.starts_with("output_blocks.") && name.contains(".2.in_layers"))
     {
-        return Err("it was trained with resblock_updown, which UNet2D has beside attention only"
+        return Err("it was trained with resblock_updown, which UNet2D supports only in levels \
+                    with attention"
             .to_owned());
     }
     let shape = |name: &str, axis: usize| -> Result<usize, String> {
@@ -64,14 +70,14 @@ pub(crate) fn converted(
     let conv_in = shape("input_blocks.0.0.weight", 0)?;
     if conv_in != levels[0].width {
         return Err(format!(
-            "its first convolution gives {conv_in} channels and its first level {}",
+            "its first convolution gives {conv_in} channels, but its first level has {}",
             levels[0].width
         ));
     }
     let last = levels[levels.len() - 1].width;
-    let attending =
+    let attention_widths =
         levels.iter().filter(|level| level.attention).map(|level| level.width).chain([last]);
-    let head_dim = head_dim(&attending.collect::<Vec<_>>(), options)?;
+    let head_dim = head_dim(&attention_widths.collect::<Vec<_>>(), options)?;
     let first = format!("input_blocks.{}.0", levels[0].first);
     let scale_shift = shape(&format!("{first}.emb_layers.1.weight"), 0)? == 2 * levels[0].width;
     let config = UNet2DConfig {
@@ -105,7 +111,7 @@ pub(crate) fn converted(
         attention_head_dim: Some(head_dim),
         norm_num_groups: GROUPS,
         norm_eps: EPS,
-        // Said, so that the middle block's attention is normalised where time scales and shifts, too.
+        // Set, because by default the middle block's attention is not normalised with scale_shift.
         attn_norm_num_groups: Some(GROUPS),
         resnet_time_scale_shift: if scale_shift {
             TimeScaleShift::ScaleShift
@@ -117,12 +123,16 @@ pub(crate) fn converted(
         num_class_embeds: tensors.get("label_emb.weight").and_then(|t| t.dims().first().copied()),
         ..UNet2DConfig::default()
     };
-    let renamed =
-        renamed(tensors, &Names::new(&levels, layers), head_dim, options.new_attention_order)?;
+    let renamed = rename_tensors(
+        tensors,
+        &BlockNames::new(&levels, layers),
+        head_dim,
+        options.new_attention_order,
+    )?;
     Ok((config, renamed))
 }
 
-/// The levels on the way down, and the ResNets of each.
+/// The levels on the way down, and the number of residual blocks in each.
 fn levels(tensors: &Tensors) -> Result<(Vec<Level>, usize), String> {
     let has = |name: String| tensors.contains_key(&name);
     let (mut levels, mut counts): (Vec<Level>, Vec<usize>) = (Vec::new(), Vec::new());
@@ -149,8 +159,8 @@ fn levels(tensors: &Tensors) -> Result<(Vec<Level>, usize), String> {
             }
             Some(_) => {
                 return Err(format!(
-                    "input_blocks.{block} differs from the other blocks of its level in width or attention, or the \
-                     network halves its images without a convolution"
+                    "input_blocks.{block} differs from the other blocks of its level in width or \
+                     attention, or the network halves its images without a convolution"
                 ));
             }
         }
@@ -158,12 +168,13 @@ fn levels(tensors: &Tensors) -> Result<(Vec<Level>, usize), String> {
     }
     match counts.first() {
         Some(&layers) if counts.iter().all(|count| *count == layers) => Ok((levels, layers)),
-        Some(_) => Err(format!("its levels have {counts:?} blocks; they must have equally many")),
+        Some(_) => Err(format!("its levels have {counts:?} blocks; all must have the same number")),
         None => Err("it has no input_blocks.1".to_owned()),
     }
 }
 
-/// The width of a head, the same wherever there is attention, of the given widths.
+/// The channels of an attention head, which must be the same for all `widths` of layers with
+/// attention.
 fn head_dim(widths: &[usize], options: &OpenAiOptions) -> Result<usize, String> {
     let dim = match (options.head_channels, options.heads) {
         (Some(channels), _) => channels,
@@ -171,14 +182,16 @@ fn head_dim(widths: &[usize], options: &OpenAiOptions) -> Result<usize, String> 
             let dims: Vec<usize> = widths.iter().map(|width| width / heads.max(1)).collect();
             if dims.iter().any(|dim| *dim != dims[0]) {
                 return Err(format!(
-                    "{heads} heads on widths {widths:?} are {dims:?} channels wide; UNet2D has heads of one width only"
+                    "{heads} heads of layers with {widths:?} channels have {dims:?} channels each; \
+                     UNet2D needs heads with the same number of channels"
                 ));
             }
             dims[0]
         }
         (None, None) => {
             return Err(
-                "its tensors do not show how many heads attention has: their number or the channels of one must be given"
+                "its tensors do not show how many heads attention has: their number or the \
+                 channels of one must be given"
                     .to_owned(),
             );
         }
@@ -189,10 +202,10 @@ fn head_dim(widths: &[usize], options: &OpenAiOptions) -> Result<usize, String> 
     }
 }
 
-/// The names of blocks: theirs, and ours.
-struct Names(Vec<(String, String)>);
+/// Names of blocks: in OpenAI's network, and in `UNet2D`.
+struct BlockNames(Vec<(String, String)>);
 
-impl Names {
+impl BlockNames {
     fn new(levels: &[Level], layers: usize) -> Self {
         let mut names = vec![
             ("time_embed.0".to_owned(), "time_embedding.linear_1".to_owned()),
@@ -208,54 +221,52 @@ impl Names {
         let last = levels.len() - 1;
         for (l, level) in levels.iter().enumerate() {
             for layer in 0..layers {
-                let theirs = format!("input_blocks.{}", level.first + layer);
-                names.push((format!("{theirs}.0"), format!("down_blocks.{l}.resnets.{layer}")));
-                names.push((format!("{theirs}.1"), format!("down_blocks.{l}.attentions.{layer}")));
+                let old = format!("input_blocks.{}", level.first + layer);
+                names.push((format!("{old}.0"), format!("down_blocks.{l}.resnets.{layer}")));
+                names.push((format!("{old}.1"), format!("down_blocks.{l}.attentions.{layer}")));
             }
-            let theirs = format!("input_blocks.{}.0.op", level.first + layers);
-            names.push((theirs, format!("down_blocks.{l}.downsamplers.0.conv")));
+            let old = format!("input_blocks.{}.0.op", level.first + layers);
+            names.push((old, format!("down_blocks.{l}.downsamplers.0.conv")));
 
             let (up, more) = (last - l, layers + 1);
             for layer in 0..more {
-                let theirs = format!("output_blocks.{}", up * more + layer);
-                names.push((format!("{theirs}.0"), format!("up_blocks.{up}.resnets.{layer}")));
+                let old = format!("output_blocks.{}", up * more + layer);
+                names.push((format!("{old}.0"), format!("up_blocks.{up}.resnets.{layer}")));
                 if level.attention {
-                    names.push((
-                        format!("{theirs}.1"),
-                        format!("up_blocks.{up}.attentions.{layer}"),
-                    ));
+                    names.push((format!("{old}.1"), format!("up_blocks.{up}.attentions.{layer}")));
                 }
             }
-            let theirs = format!(
+            let old = format!(
                 "output_blocks.{}.{}",
                 up * more + layers,
                 1 + usize::from(level.attention)
             );
-            names.push((theirs, format!("up_blocks.{up}.upsamplers.0")));
+            names.push((old, format!("up_blocks.{up}.upsamplers.0")));
         }
         Self(names)
     }
 
-    /// Our name for a tensor; its own where there is none.
-    fn ours(&self, theirs: &str) -> String {
-        // The longest that fits: `input_blocks.2.0.op` before `input_blocks.2.0`.
-        let fits = |(block, _): &&(String, String)| {
-            theirs.strip_prefix(block.as_str()).is_some_and(|rest| rest.starts_with('.'))
+    /// The name of a tensor in `UNet2D`; unchanged if it has no counterpart.
+    fn rename(&self, name: &str) -> String {
+        // The longest matching block: `input_blocks.2.0.op` before `input_blocks.2.0`.
+        let matches = |(block, _): &&(String, String)| {
+            name.strip_prefix(block.as_str()).is_some_and(|rest| rest.starts_with('.'))
         };
-        let Some((block, ours)) = self.0.iter().filter(fits).max_by_key(|(block, _)| block.len())
+        let Some((block, new_block)) =
+            self.0.iter().filter(matches).max_by_key(|(block, _)| block.len())
         else {
-            return theirs.to_owned();
+            return name.to_owned();
         };
-        let rest = &theirs[block.len() + 1..];
+        let rest = &name[block.len() + 1..];
         let renamed = LAYERS.iter().find_map(|(old, new)| {
             let kind = rest.strip_prefix(old)?.strip_prefix('.')?;
             Some(format!("{new}.{kind}"))
         });
-        format!("{ours}.{}", renamed.unwrap_or_else(|| rest.to_owned()))
+        format!("{new_block}.{}", renamed.unwrap_or_else(|| rest.to_owned()))
     }
 }
 
-/// The layers of a block: theirs, and ours.
+/// Names of layers in a block: in OpenAI's network, and in `UNet2D`.
 const LAYERS: [(&str, &str); 8] = [
     ("in_layers.0", "norm1"),
     ("in_layers.2", "conv1"),
@@ -267,36 +278,37 @@ const LAYERS: [(&str, &str); 8] = [
     ("proj_out", "to_out.0"),
 ];
 
-fn renamed(
+/// The tensors under their names in `UNet2D`, with queries, keys and values as separate tensors.
+fn rename_tensors(
     tensors: &Tensors,
-    names: &Names,
+    names: &BlockNames,
     head_dim: usize,
     new_order: bool,
 ) -> Result<Tensors, String> {
     let mut renamed = Tensors::new();
-    for (theirs, tensor) in tensors {
-        let cannot = |e: candle_core::Error| format!("tensor `{theirs}`: {e}");
-        let ours = names.ours(theirs);
-        if let Some((attention, kind)) = ours.split_once(".qkv.") {
+    for (old_name, tensor) in tensors {
+        let error = |e: candle_core::Error| format!("tensor `{old_name}`: {e}");
+        let name = names.rename(old_name);
+        if let Some((attention, kind)) = name.split_once(".qkv.") {
             for (layer, part) in ["to_q", "to_k", "to_v"].into_iter().zip(0..) {
-                let part = third(tensor, part, head_dim, new_order).map_err(cannot)?;
+                let part = split_qkv(tensor, part, head_dim, new_order).map_err(error)?;
                 renamed.insert(format!("{attention}.{layer}.{kind}"), part);
             }
             continue;
         }
-        // The projection of attention is a convolution over a sequence there: (C, C, 1).
-        let flat = if ours.ends_with("to_out.0.weight") {
+        // OpenAI's projection of attention is a convolution over a sequence: (C, C, 1).
+        let flat = if name.ends_with("to_out.0.weight") {
             tensor.flatten_from(1)
         } else {
             Ok(tensor.clone())
         };
-        renamed.insert(ours, flat.map_err(cannot)?);
+        renamed.insert(name, flat.map_err(error)?);
     }
     Ok(renamed)
 }
 
-/// Queries (0), keys (1) or values (2) of a common weight (3·C, C, 1) or bias (3·C).
-fn third(
+/// The queries (0), keys (1) or values (2) in a common weight (3·C, C, 1) or bias (3·C).
+fn split_qkv(
     common: &Tensor,
     which: usize,
     head_dim: usize,

@@ -1,4 +1,4 @@
-//! A scheduler of the library, taken apart: plan, sampler and denoiser.
+//! A scheduler of diffusers as a plan, a sampler and a denoiser.
 
 use diffusion_process::{
     Denoiser, Network, NetworkDenoiser, NoiseLevel, Parametrisation, PredictionType, Threshold,
@@ -13,44 +13,45 @@ use diffusion_schedule::{
 };
 
 use crate::churned::ChurnedEuler;
-use crate::denoisers::Signed;
-use crate::levels::{Sigmas, Table, spaced, timesteps};
+use crate::denoisers::SignedNetwork;
+use crate::levels::{SigmaTable, Sigmas, spaced_sigmas, timesteps};
 use crate::{InteropError, SchedulerClass, SchedulerConfig};
 
-/// A scheduler's configuration, checked.
+/// A scheduler of `diffusers` with a checked configuration.
 #[derive(Clone, Debug)]
 pub struct Scheduler {
     class: SchedulerClass,
     config: SchedulerConfig,
 }
 
-/// How many steps, or which.
+/// The number of sampling steps, or their timesteps.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Steps {
-    /// This many.
+    /// This number of steps.
     Count(usize),
-    /// These training timesteps, the largest first.
+    /// These training timesteps, the largest first. Only for `DDPMScheduler`.
     Timesteps(Vec<usize>),
 }
 
-/// What a scheduler's `step` can be given.
+/// The arguments of a scheduler's `step` in `diffusers`.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct StepArguments {
-    /// DDIM's η.
+    /// η of DDIM. Default: 0.
     pub eta: f64,
-    /// Whether DDIM takes ε̂ from the clipped x̂₀.
+    /// Whether DDIM computes ε̂ from the clipped x̂₀. Default: false.
     pub use_clipped_model_output: bool,
-    /// Euler's churn.
+    /// The noise that Euler adds before a step. Default: none.
     pub churn: Churn,
-    /// The linear multistep method's order.
+    /// The order of the linear multistep method. `None`: 4.
     pub order: Option<usize>,
 }
 
 impl Scheduler {
-    /// From the text of a `scheduler_config.json`, which names its class.
+    /// Reads the text of a `scheduler_config.json`, which names the class.
     ///
     /// # Errors
-    /// An unknown class or key; a setting that is not supported, by name.
+    /// - If the text is not JSON, or has an unknown key or a value of the wrong type.
+    /// - If the class or a setting is not supported; the message names it.
     pub fn from_json(text: &str) -> Result<Self, InteropError> {
         let config: SchedulerConfig = serde_json::from_str(text)?;
         let name = config.class_name.clone().unwrap_or_default();
@@ -63,19 +64,19 @@ impl Scheduler {
     /// A scheduler of `class`.
     ///
     /// # Errors
-    /// A setting that is not supported, by name.
+    /// If a setting is not supported; the message names it.
     pub fn new(class: SchedulerClass, config: SchedulerConfig) -> Result<Self, InteropError> {
         let scheduler = Self { class, config };
         scheduler.check()?;
         Ok(scheduler)
     }
 
-    /// The class.
+    /// The class of the scheduler.
     pub fn class(&self) -> SchedulerClass {
         self.class
     }
 
-    /// Its settings.
+    /// The settings.
     pub fn config(&self) -> &SchedulerConfig {
         &self.config
     }
@@ -104,7 +105,7 @@ impl Scheduler {
             Some(value) if !known.contains(&value.as_str()) => Err(self.unsupported(
                 key,
                 format!("\"{value}\""),
-                format!("known are {}", known.join(", ")),
+                format!("supported: {}", known.join(", ")),
             )),
             _ => Ok(()),
         };
@@ -126,18 +127,21 @@ impl Scheduler {
         if c.solver_p.as_ref().is_some_and(|value| !value.is_null()) {
             return Err(self.unsupported("solver_p", "set", "it is not supported"));
         }
-        let kinds = [c.use_karras_sigmas, c.use_exponential_sigmas, c.use_beta_sigmas];
-        if kinds.iter().filter(|on| **on == Some(true)).count() > 1 {
+        let spacings = [c.use_karras_sigmas, c.use_exponential_sigmas, c.use_beta_sigmas];
+        if spacings.iter().filter(|on| **on == Some(true)).count() > 1 {
             return Err(self.unsupported(
                 "use_karras_sigmas",
                 true,
-                "only one way to space sigmas can be used",
+                "only one spacing of sigmas can be used",
             ));
         }
-        let cut_off =
+        let multistep =
             matches!(self.class, SchedulerClass::DpmSolverMultistep | SchedulerClass::UniPc);
-        if cut_off
-            && !matches!(self.spaced(), Sigmas::Of(SigmaSpacing::Timesteps | SigmaSpacing::Karras))
+        if multistep
+            && !matches!(
+                self.sigma_spacing(),
+                Sigmas::Standard(SigmaSpacing::Timesteps | SigmaSpacing::Karras)
+            )
         {
             return Err(self.unsupported(
                 "use_exponential_sigmas",
@@ -155,13 +159,13 @@ impl Scheduler {
         Ok(())
     }
 
-    fn spaced(&self) -> Sigmas {
+    fn sigma_spacing(&self) -> Sigmas {
         let c = &self.config;
         match (c.use_karras_sigmas, c.use_exponential_sigmas, c.use_beta_sigmas) {
-            (Some(true), _, _) => Sigmas::Of(SigmaSpacing::Karras),
-            (_, Some(true), _) => Sigmas::Of(SigmaSpacing::Exponential),
+            (Some(true), _, _) => Sigmas::Standard(SigmaSpacing::Karras),
+            (_, Some(true), _) => Sigmas::Standard(SigmaSpacing::Exponential),
             (_, _, Some(true)) => Sigmas::Beta,
-            _ => Sigmas::Of(SigmaSpacing::Timesteps),
+            _ => Sigmas::Standard(SigmaSpacing::Timesteps),
         }
     }
 
@@ -170,10 +174,11 @@ impl Scheduler {
         self.config.prediction_type.unwrap_or_default()
     }
 
-    /// The schedule of training; the schedulers of Karras et al. 2022 have none.
+    /// The noise schedule of the training. It has no meaning for the schedulers of Karras et al.
+    /// 2022.
     ///
     /// # Errors
-    /// Numbers that describe no schedule.
+    /// If the settings do not describe a valid schedule.
     pub fn schedule(&self) -> Result<NoiseSchedule, InteropError> {
         let c = &self.config;
         if let Some(betas) = &c.trained_betas {
@@ -182,7 +187,7 @@ impl Scheduler {
         Ok(self.schedule_config().build()?)
     }
 
-    /// The schedule of training as data, but for `trained_betas`.
+    /// The settings of the noise schedule of the training. `trained_betas` is not included.
     pub fn schedule_config(&self) -> ScheduleConfig {
         let c = &self.config;
         let (start, end) = match self.class {
@@ -198,7 +203,7 @@ impl Scheduler {
         }
     }
 
-    /// The meaning of the network's output, but for its sign.
+    /// The parametrisation of the network's output, without its sign.
     fn parametrisation(&self) -> Parametrisation {
         if self.class.is_edm() {
             Parametrisation::Edm { sigma_data: self.config.sigma_data.unwrap_or(0.5) }
@@ -211,13 +216,13 @@ impl Scheduler {
         self.config.final_sigmas_type.as_deref() == Some("sigma_min")
     }
 
-    /// `network` as this scheduler understands it.
+    /// The denoiser of `network`, with the parametrisation of this scheduler.
     pub fn denoiser<'a>(&self, network: impl Network + 'a) -> Box<dyn Denoiser + 'a> {
         let negated = self.class.is_edm() && self.prediction_type() == PredictionType::VPrediction;
-        Box::new(NetworkDenoiser::new(Signed { network, negated }, self.parametrisation()))
+        Box::new(NetworkDenoiser::new(SignedNetwork { network, negated }, self.parametrisation()))
     }
 
-    /// How x̂₀ is kept in range, and whether ε̂ stays what it was.
+    /// The thresholding of x̂₀, and whether ε̂ stays unchanged by it. `None`: no thresholding.
     pub fn threshold(&self, arguments: &StepArguments) -> Option<(Threshold, bool)> {
         let c = &self.config;
         let keep_noise = self.class == SchedulerClass::Ddim && !arguments.use_clipped_model_output;
@@ -239,7 +244,7 @@ impl Scheduler {
         Some((threshold, keep_noise))
     }
 
-    /// The sampler.
+    /// The sampler of this scheduler.
     pub fn sampler(&self, arguments: &StepArguments) -> Box<dyn Sampler> {
         let c = &self.config;
         match self.class {
@@ -247,7 +252,7 @@ impl Scheduler {
                 variance: match c.variance_type.as_deref() {
                     Some("fixed_large") => VarianceType::FixedLarge,
                     Some("learned_range") => VarianceType::LearnedRange,
-                    // The logarithm is another way to the same number.
+                    // fixed_small_log is the same variance, computed by its logarithm.
                     _ => VarianceType::FixedSmall,
                 },
             }),
@@ -291,10 +296,13 @@ impl Scheduler {
         }
     }
 
-    /// The steps, with the library's timesteps and σ.
+    /// The sampling plan, with the timesteps and σ of `diffusers`.
     ///
     /// # Errors
-    /// No steps or more than the schedule has; timesteps that do not fall, or for another class than `DDPMScheduler`.
+    /// - If the number of steps is 0 or larger than the schedule's number of timesteps.
+    /// - If timesteps do not decrease, are outside the schedule, or are given for another class
+    ///   than `DDPMScheduler`.
+    /// - If the settings do not describe a valid schedule.
     pub fn plan(&self, steps: &Steps) -> Result<SamplingPlan, InteropError> {
         let n = match steps {
             Steps::Count(n) => *n,
@@ -326,7 +334,8 @@ impl Scheduler {
         }
     }
 
-    /// How timesteps are laid.
+    /// How the timesteps of a plan are spaced. Default: `Leading` for DDPM, DDIM and PNDM,
+    /// `Linspace` for the others.
     pub fn spacing(&self) -> TimestepSpacing {
         let by_class = match self.class {
             SchedulerClass::Ddpm | SchedulerClass::Ddim | SchedulerClass::Pndm => {
@@ -338,9 +347,9 @@ impl Scheduler {
     }
 
     fn timesteps(&self, total: usize, n: usize, points: usize) -> Vec<f64> {
-        let found =
+        let timesteps =
             timesteps(self.spacing(), total, n, points, self.config.steps_offset.unwrap_or(0));
-        found.into_iter().map(|t| t.clamp(0.0, (total - 1) as f64)).collect()
+        timesteps.into_iter().map(|t| t.clamp(0.0, (total - 1) as f64)).collect()
     }
 
     fn plan_by_alpha(
@@ -372,20 +381,21 @@ impl Scheduler {
             schedule.level(0)
         };
         let steps = visited.iter().enumerate().map(|(i, &t)| {
-            // DDIM steps back by T/N whatever the spacing is.
+            // DDIM steps back by T/N timesteps with every spacing.
             let before = match self.class {
                 SchedulerClass::Ddim => t.checked_sub(total / n),
                 _ => visited.get(i + 1).copied(),
             };
             let to = before.map_or(end, |t| schedule.level(t));
-            // DDPM adds noise wherever t is above 0, in the last step too.
+            // DDPM adds noise where t is above 0, in the last step too.
             let noisy = if self.class == SchedulerClass::Ddpm { t > 0 } else { true };
             PlanStep { from: schedule.level(t), to, middle: None, noisy }
         });
         Ok(SamplingPlan::from_steps(steps.collect())?)
     }
 
-    /// Where T/N is odd, the library asks at another timestep than it went to in the first half step; here it is the same.
+    /// If T/N is odd, diffusers evaluates the network at another timestep than the one that its
+    /// first half step leads to. Here both are the same.
     fn pndm_plan(&self, schedule: &NoiseSchedule, n: usize) -> Result<SamplingPlan, InteropError> {
         let total = schedule.len();
         let stride = total / n;
@@ -412,19 +422,21 @@ impl Scheduler {
         schedule: &NoiseSchedule,
         n: usize,
     ) -> Result<SamplingPlan, InteropError> {
-        let table = Table::new(schedule.alphas_cumprod());
-        // Those that know the next σ only lay one timestep more, and round; those in σ interpolate.
+        let table = SigmaTable::new(schedule.alphas_cumprod());
+        // DPM-Solver and UniPC space one timestep more and round. The schedulers in σ interpolate
+        // σ.
         let rounds =
             matches!(self.class, SchedulerClass::DpmSolverMultistep | SchedulerClass::UniPc);
         let (points, total) =
-            if rounds { (n + 1, self.clipped(schedule)) } else { (n, schedule.len()) };
+            if rounds { (n + 1, self.clipped_length(schedule)) } else { (n, schedule.len()) };
         let round = |t: f64| if rounds { t.round_ties_even() } else { t };
         let by_timestep = self.timesteps(total, n, points).into_iter().map(round);
         let by_timestep: Vec<(f64, f64)> = by_timestep.map(|t| (t, table.at(t))).collect();
-        let visited = match self.spaced() {
-            Sigmas::Of(SigmaSpacing::Timesteps) => by_timestep,
-            how => {
-                // Those in σ space it between the ends of the timesteps, the others between those of the table.
+        let visited = match self.sigma_spacing() {
+            Sigmas::Standard(SigmaSpacing::Timesteps) => by_timestep,
+            sigmas => {
+                // The schedulers in σ space it between the first and the last timestep, the others
+                // between the ends of the table.
                 let (largest, smallest) = match by_timestep.as_slice() {
                     [first, .., last] if !rounds => (first.1, last.1),
                     [only] if !rounds => (only.1, only.1),
@@ -432,7 +444,7 @@ impl Scheduler {
                 };
                 let min = self.config.sigma_min.unwrap_or(smallest);
                 let max = self.config.sigma_max.unwrap_or(largest);
-                let sigmas = spaced(how, n, min, max).into_iter();
+                let sigmas = spaced_sigmas(sigmas, n, min, max).into_iter();
                 sigmas.map(|sigma| (round(table.timestep(sigma)), sigma)).collect()
             }
         };
@@ -447,16 +459,13 @@ impl Scheduler {
                 *level = level.scaled(level.to_variance_preserving());
             }
         }
-        Self::through(&levels)
+        Self::plan_through(&levels)
     }
 
-    /// Timesteps whose λ is not below the least that is allowed.
-    fn clipped(&self, schedule: &NoiseSchedule) -> usize {
-        let least = self.config.lambda_min_clipped.unwrap_or(f64::NEG_INFINITY);
-        (0..schedule.len())
-            .rev()
-            .find(|&i| schedule.level(i).lambda() >= least)
-            .map_or(1, |i| i + 1)
+    /// The number of timesteps whose λ is at least `lambda_min_clipped`.
+    fn clipped_length(&self, schedule: &NoiseSchedule) -> usize {
+        let min = self.config.lambda_min_clipped.unwrap_or(f64::NEG_INFINITY);
+        (0..schedule.len()).rev().find(|&i| schedule.level(i).lambda() >= min).map_or(1, |i| i + 1)
     }
 
     fn edm_plan(&self, n: usize) -> Result<SamplingPlan, InteropError> {
@@ -473,11 +482,11 @@ impl Scheduler {
         let sigmas = spacing.sigmas(n, min, max, c.rho.unwrap_or(KARRAS_RHO));
         let mut levels: Vec<NoiseLevel> = sigmas.into_iter().map(NoiseLevel::edm).collect();
         levels.push(if self.ends_at_smallest() { NoiseLevel::edm(min) } else { NoiseLevel::CLEAN });
-        Self::through(&levels)
+        Self::plan_through(&levels)
     }
 
-    /// From level to level; a sampler that adds noise does so in every step that it can.
-    fn through(levels: &[NoiseLevel]) -> Result<SamplingPlan, InteropError> {
+    /// The plan from each level to the next. Every step allows added noise.
+    fn plan_through(levels: &[NoiseLevel]) -> Result<SamplingPlan, InteropError> {
         let step = |pair: &[NoiseLevel]| PlanStep {
             from: pair[0],
             to: pair[1],

@@ -1,4 +1,5 @@
-//! The weights of a model folder: safetensors, or a pickle that is read without executing it.
+//! Reads the weights of a model folder: a safetensors file, or a pickle, which is parsed and not
+//! executed.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -10,33 +11,34 @@ use safetensors::SafeTensors;
 use crate::InteropError;
 use crate::folder::{length_within, read_limited};
 
-/// The file that the library writes.
+/// The file that diffusers writes.
 pub(crate) const FILE: &str = "diffusion_pytorch_model.safetensors";
 
-/// The files that may stand in its place, the most trustworthy first.
+/// The supported files, the most trustworthy first.
 const FILES: [&str; 3] = [FILE, "diffusion_pytorch_model.bin", "diffusion_pytorch_model.pt"];
 
-/// More than the largest network that can be built.
+/// The most bytes of a file of weights; more than the largest supported network has.
 const MAX_BYTES: u64 = 1 << 34;
 
-/// The list of tensors in front of the numbers; a network of thousands of them needs a few hundred kilobytes.
+/// The most bytes of the list of tensors before the numbers. A network with thousands of tensors
+/// needs a few hundred kilobytes.
 const MAX_HEADER: u64 = 1 << 24;
 
-/// Reserved, not used, for an honest file.
+/// Bytes of the stack of the pickle reader. They are reserved; a valid file uses few of them.
 const PICKLE_STACK: usize = 1 << 30;
 
 /// Tensors by name.
 pub(crate) type Tensors = BTreeMap<String, Tensor>;
 
-/// The file of weights in `folder`.
+/// The path of the file of weights in `folder`.
 ///
 /// # Errors
-/// There is none.
+/// If there is no such file, or the weights are in several files.
 pub(crate) fn find(folder: &Path) -> Result<PathBuf, InteropError> {
     let found = FILES.iter().map(|name| folder.join(name)).find(|path| path.exists());
     found.ok_or_else(|| {
-        let parts = folder.join(format!("{FILE}.index.json")).exists();
-        let problem = if parts {
+        let has_parts = folder.join(format!("{FILE}.index.json")).exists();
+        let problem = if has_parts {
             format!("the weights are in several parts; save them in one file, {FILE}")
         } else {
             format!("this folder holds no weights: there is no {}", FILES.join(" and no "))
@@ -45,10 +47,13 @@ pub(crate) fn find(folder: &Path) -> Result<PathBuf, InteropError> {
     })
 }
 
-/// The tensors in a file, as f32 and under today's names.
+/// The tensors in a file, as f32 and under their current names.
 ///
 /// # Errors
-/// A file that is damaged, too large or of another kind; tensors that are not floating-point numbers.
+/// - If the file is damaged, too large or of another type.
+/// - If a tensor does not hold finite floating-point numbers.
+/// - If a tensor occurs twice, under its current and its old name.
+/// - An I/O error of the operating system.
 pub(crate) fn read(path: &Path) -> Result<Tensors, InteropError> {
     let tensors = if path.extension().is_some_and(|extension| extension == "safetensors") {
         read_safetensors(path)?
@@ -61,19 +66,19 @@ pub(crate) fn read(path: &Path) -> Result<Tensors, InteropError> {
             |problem: String| InteropError::unusable(path, format!("tensor `{name}` {problem}"));
         if !matches!(tensor.dtype(), DType::F32 | DType::F16 | DType::BF16 | DType::F64) {
             return Err(problem(format!(
-                "is of type {:?}; weights are floating-point numbers",
+                "has type {:?}; weights must be floating-point numbers",
                 tensor.dtype()
             )));
         }
-        let tensor = tensor.to_dtype(DType::F32).and_then(|tensor| flattened(&name, tensor));
+        let tensor = tensor.to_dtype(DType::F32).and_then(|tensor| flatten_linear(&name, tensor));
         let tensor = tensor.map_err(|e| problem(format!("cannot be read: {e}")))?;
         let finite = tensor.abs().and_then(|t| t.flatten_all()?.max(0)?.to_scalar::<f32>());
         if tensor.elem_count() > 0 && !finite.is_ok_and(f32::is_finite) {
             return Err(problem("holds numbers that are not finite".to_owned()));
         }
-        if renamed.insert(todays_name(&name), tensor).is_some() {
+        if renamed.insert(current_name(&name), tensor).is_some() {
             return Err(problem(
-                "is there twice, once under the name that it had in old versions".to_owned(),
+                "occurs twice, once under its name in old versions of diffusers".to_owned(),
             ));
         }
     }
@@ -91,7 +96,7 @@ fn read_safetensors(path: &Path) -> Result<Tensors, InteropError> {
     };
     if header > MAX_HEADER {
         return Err(damaged(format!(
-            "its header would have {header} bytes, at most {MAX_HEADER} are sensible"
+            "its header would have {header} bytes; expected at most {MAX_HEADER}"
         )));
     }
     SafeTensors::deserialize(&bytes).map_err(|e| damaged(e.to_string()))?;
@@ -107,12 +112,13 @@ fn read_pickle(path: &Path) -> Result<Tensors, InteropError> {
             format!("not a state dict that can be read ({problem}); save it as {FILE}"),
         )
     };
-    // The reader assumes in places that the file is what PyTorch writes, and descends as deep as the file says: on a
-    // thread of its own, a panic ends there, and the stack is deep.
-    let own = path.to_owned();
+    // In places the reader assumes that PyTorch wrote the file, and it recurses as deep as the file
+    // requires. On its own thread a panic ends only that thread, and the stack is large.
+    let owned_path = path.to_owned();
     let reader = std::thread::Builder::new().stack_size(PICKLE_STACK);
-    let reader =
-        reader.spawn(move || pickle::PthTensors::new(own, None)).map_err(FileError::io(path))?;
+    let reader = reader
+        .spawn(move || pickle::PthTensors::new(owned_path, None))
+        .map_err(FileError::io(path))?;
     let file = reader
         .join()
         .map_err(|_| damaged("it is damaged".to_owned()))?
@@ -125,7 +131,7 @@ fn read_pickle(path: &Path) -> Result<Tensors, InteropError> {
     }
     if claimed > length {
         return Err(damaged(format!(
-            "it claims {claimed} bytes of numbers and has {length} in all"
+            "it claims {claimed} bytes of numbers, but has only {length} bytes"
         )));
     }
     let mut tensors = Tensors::new();
@@ -137,16 +143,16 @@ fn read_pickle(path: &Path) -> Result<Tensors, InteropError> {
         }
     }
     if tensors.is_empty() {
-        return Err(damaged("it holds no tensors by name".to_owned()));
+        return Err(damaged("it holds no named tensors".to_owned()));
     }
     Ok(tensors)
 }
 
-/// The layers of attention: the name that early versions wrote, and today's.
+/// The layers of attention: the names in old versions of diffusers, and the current names.
 const ATTENTION: [(&str, &str); 4] =
     [("query", "to_q"), ("key", "to_k"), ("value", "to_v"), ("proj_attn", "to_out.0")];
 
-/// Splits `….attentions.N.LAYER.KIND` before and behind LAYER.
+/// Splits `….attentions.N.LAYER.KIND` before and after LAYER.
 fn attention_layer(name: &str) -> Option<(&str, &str, &str)> {
     let start = name.find("attentions.")? + "attentions.".len();
     let start = start + name[start..].find('.')? + 1;
@@ -154,16 +160,17 @@ fn attention_layer(name: &str) -> Option<(&str, &str, &str)> {
     Some((&name[..start], &name[start..end], &name[end..]))
 }
 
-fn todays_name(name: &str) -> String {
-    let todays = attention_layer(name).and_then(|(before, layer, after)| {
+fn current_name(name: &str) -> String {
+    let current = attention_layer(name).and_then(|(before, layer, after)| {
         let (_, new) = ATTENTION.iter().find(|(old, _)| *old == layer)?;
         Some(format!("{before}{new}{after}"))
     });
-    todays.unwrap_or_else(|| name.to_owned())
+    current.unwrap_or_else(|| name.to_owned())
 }
 
-/// Attention's linear layers were once 1×1 convolutions: (C, C, 1, 1) becomes (C, C).
-fn flattened(name: &str, tensor: Tensor) -> candle_core::Result<Tensor> {
+/// Reshapes the weight of a linear layer of attention from (C, C, 1, 1) to (C, C). Old versions of
+/// diffusers had 1×1 convolutions there.
+fn flatten_linear(name: &str, tensor: Tensor) -> candle_core::Result<Tensor> {
     let is_linear = attention_layer(name).is_some_and(|(_, layer, kind)| {
         kind == ".weight" && ATTENTION.iter().any(|(old, new)| [*old, *new].contains(&layer))
     });
@@ -182,7 +189,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn old_names_of_attention_become_todays() {
+    fn old_names_of_attention_become_current_ones() {
         let cases = [
             ("mid_block.attentions.0.query.weight", "mid_block.attentions.0.to_q.weight"),
             ("down_blocks.1.attentions.2.key.bias", "down_blocks.1.attentions.2.to_k.bias"),
@@ -194,14 +201,15 @@ mod tests {
             ("attentions.", "attentions."),
         ];
         for (old, new) in cases {
-            assert_eq!(todays_name(old), new);
+            assert_eq!(current_name(old), new);
         }
     }
 
     #[test]
-    fn attention_of_convolutions_becomes_linear() {
+    fn convolutions_of_attention_become_linear() {
         let tensor = |shape: &[usize]| Tensor::zeros(shape, DType::F32, &Device::Cpu).unwrap();
-        let dims = |name, shape: &[usize]| flattened(name, tensor(shape)).unwrap().dims().to_vec();
+        let dims =
+            |name, shape: &[usize]| flatten_linear(name, tensor(shape)).unwrap().dims().to_vec();
         assert_eq!(dims("mid_block.attentions.0.query.weight", &[4, 4, 1, 1]), [4, 4]);
         assert_eq!(dims("mid_block.attentions.0.to_out.0.weight", &[4, 4, 1]), [4, 4]);
         assert_eq!(dims("mid_block.attentions.0.to_q.weight", &[4, 4, 3, 3]), [4, 4, 3, 3]);

@@ -1,4 +1,5 @@
-//! State dicts of improved-diffusion's network; `cargo xtask golden` compares real ones with a live network.
+//! State dicts of improved-diffusion's network. `cargo xtask golden` compares real ones with the
+//! outputs of their network in PyTorch.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -9,7 +10,8 @@ use diffusion_schedule::BetaSchedule;
 use diffusion_unet::{DownBlockType, TimeScaleShift};
 use tempfile::TempDir;
 
-/// The tensors of a network with one layer a level, attention in the second level, learned variance and classes.
+/// The tensors of a network with one layer per level, attention in the second level, learned
+/// variance and classes.
 struct StateDict(HashMap<String, Tensor>);
 
 impl StateDict {
@@ -86,7 +88,7 @@ const FOUR_HEADS: OpenAiOptions =
     OpenAiOptions { heads: Some(4), head_channels: None, new_attention_order: false };
 
 #[test]
-fn what_the_tensors_show_is_inferred() {
+fn the_configuration_is_inferred_from_the_tensors() {
     for scale_shift in [false, true] {
         let model = import(&StateDict::new(scale_shift), &FOUR_HEADS).unwrap();
         let network = &model.network;
@@ -110,7 +112,7 @@ fn what_the_tensors_show_is_inferred() {
 }
 
 #[test]
-fn queries_keys_and_values_are_found_in_both_orders() {
+fn queries_keys_and_values_are_split_in_both_orders() {
     let rows = |options: &OpenAiOptions, layer: &str| -> Vec<usize> {
         let model = import(&StateDict::new(true), options).unwrap();
         let bias = &model.weights[&format!("mid_block.attentions.0.{layer}.bias")];
@@ -132,35 +134,35 @@ fn queries_keys_and_values_are_found_in_both_orders() {
 }
 
 #[test]
-fn what_is_missing_or_has_no_form_is_said() {
-    let refused = |change: &dyn Fn(&mut StateDict), options: &OpenAiOptions, part: &str| {
+fn missing_and_unsupported_parts_are_errors() {
+    let fails_with = |change: &dyn Fn(&mut StateDict), options: &OpenAiOptions, part: &str| {
         let mut dict = StateDict::new(true);
         change(&mut dict);
         let error = import(&dict, options).unwrap_err();
         assert!(error.contains(part), "{error}");
     };
-    let nothing = |_: &mut StateDict| {};
-    refused(
-        &nothing,
+    let unchanged = |_: &mut StateDict| {};
+    fails_with(
+        &unchanged,
         &OpenAiOptions::default(),
         "their number or the channels of one must be given",
     );
-    refused(&nothing, &OpenAiOptions { heads: Some(7), ..FOUR_HEADS }, "do not divide");
+    fails_with(&unchanged, &OpenAiOptions { heads: Some(7), ..FOUR_HEADS }, "do not divide");
     let remove = |name: &'static str| move |dict: &mut StateDict| drop(dict.0.remove(name));
-    refused(&remove("out.2.bias"), &FOUR_HEADS, "`conv_out.bias` is missing");
-    refused(&remove("input_blocks.0.0.weight"), &FOUR_HEADS, "no network of improved-diffusion");
-    refused(&|dict| dict.add("extra", &[1]), &FOUR_HEADS, "`extra`");
-    refused(
+    fails_with(&remove("out.2.bias"), &FOUR_HEADS, "`conv_out.bias` is missing");
+    fails_with(&remove("input_blocks.0.0.weight"), &FOUR_HEADS, "no network of improved-diffusion");
+    fails_with(&|dict| dict.add("extra", &[1]), &FOUR_HEADS, "`extra`");
+    fails_with(
         &|dict| dict.residual("output_blocks.1.2", 64, 64, true),
         &FOUR_HEADS,
         "resblock_updown",
     );
-    refused(
+    fails_with(
         &|dict| dict.residual("input_blocks.4.0", 64, 64, true),
         &FOUR_HEADS,
         "input_blocks.4 differs",
     );
-    refused(
+    fails_with(
         &|dict| dict.add("input_blocks.0.0.weight", &[16, 3, 3, 3]),
         &FOUR_HEADS,
         "gives 16 channels",

@@ -1,8 +1,8 @@
-//! Habits of the library's schedulers that `cargo xtask golden` found.
+//! Behaviour of the schedulers of diffusers that `cargo xtask golden` found.
 
 use diffusion_interop::{Scheduler, Steps};
 
-/// σ at the start and before the end, for 10 steps.
+/// σ at the start of the first and of the last of 10 steps.
 fn ends(class: &str, spacing: &str, extra: &str) -> (f64, f64) {
     let json = format!(r#"{{"_class_name": "{class}", "timestep_spacing": "{spacing}"{extra}}}"#);
     let plan = Scheduler::from_json(&json).unwrap().plan(&Steps::Count(10)).unwrap();
@@ -10,7 +10,7 @@ fn ends(class: &str, spacing: &str, extra: &str) -> (f64, f64) {
 }
 
 #[test]
-fn spaced_sigmas_run_between_the_ends_of_the_timesteps() {
+fn schedulers_in_sigma_space_sigmas_between_the_ends_of_the_timesteps() {
     for class in ["EulerDiscreteScheduler", "HeunDiscreteScheduler", "LMSDiscreteScheduler"] {
         for spacing in ["leading", "linspace", "trailing"] {
             let by_timestep = ends(class, spacing, "");
@@ -19,7 +19,7 @@ fn spaced_sigmas_run_between_the_ends_of_the_timesteps() {
                 let close = |a: f64, b: f64| (a - b).abs() <= 1e-9 * b;
                 assert!(
                     close(spaced.0, by_timestep.0) && close(spaced.1, by_timestep.1),
-                    "{class} {spacing} {key}: {spaced:?}, not {by_timestep:?}"
+                    "{class} {spacing} {key}: {spaced:?}, expected {by_timestep:?}"
                 );
             }
         }
@@ -27,7 +27,7 @@ fn spaced_sigmas_run_between_the_ends_of_the_timesteps() {
 }
 
 #[test]
-fn solvers_that_look_back_space_sigmas_between_the_ends_of_the_table() {
+fn multistep_solvers_space_sigmas_between_the_ends_of_the_table() {
     let karras = r#", "use_karras_sigmas": true"#;
     for class in ["DPMSolverMultistepScheduler", "UniPCMultistepScheduler"] {
         assert_eq!(ends(class, "leading", karras), ends(class, "linspace", karras), "{class}");

@@ -1,18 +1,18 @@
-//! What operations are called with: choices, and parameters as tensors.
+//! The arguments of the operations: settings, and parameters as tensors.
 
 use candle_core::Tensor;
 
-/// What is applied to the output of a normalisation, in the same pass.
+/// The activation function after a normalisation, computed in the same pass.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Activation {
-    /// Nothing.
+    /// No activation.
     #[default]
     Identity,
-    /// `x · sigmoid(x)`.
+    /// SiLU: `x · sigmoid(x)`.
     Silu,
 }
 
-/// Zeros around images: `before` the first row and column, `after` the last ones. A number means as many on all sides.
+/// The zero padding around images, in pixels. A number converts to the same padding on all sides.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Padding {
     /// Above and to the left.
@@ -27,36 +27,38 @@ impl From<usize> for Padding {
     }
 }
 
-/// A group normalisation (Wu & He 2018), and what is done to its result in the same pass:
+/// A group normalisation (Wu & He 2018) with a modulation and an activation in the same pass:
 /// `activation(norm(x) · (1 + scale) + shift)`.
 #[derive(Clone, Copy, Debug)]
 pub struct GroupNorm<'a> {
-    /// Groups of channels; must divide their number.
+    /// The number of groups of channels. It must divide the number of channels.
     pub groups: usize,
-    /// What is added to the variance.
+    /// The value added to the variance.
     pub eps: f64,
-    /// (C).
+    /// The weight (C) of `norm`.
     pub weight: &'a Tensor,
-    /// (C).
+    /// The bias (C) of `norm`.
     pub bias: &'a Tensor,
-    /// Each image's scales and then its shifts, (N, 2·C) (Dhariwal & Nichol 2021, section 3.1).
+    /// Scales and shifts for each image, (N, 2·C), the C scales first (Dhariwal & Nichol 2021,
+    /// section 3.1). Without it, `scale` and `shift` are 0.
     pub modulation: Option<&'a Tensor>,
-    /// Comes last.
+    /// The activation, applied last.
     pub activation: Activation,
 }
 
-/// How a block is told the time.
+/// How a residual block is conditioned on the time embedding.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum TimeConditioning {
     /// The embedding (N, C) is added to the first convolution's output (Ho et al. 2020).
     #[default]
     Add,
-    /// The embedding (N, 2·C) scales and shifts the second normalisation's output (Dhariwal & Nichol 2021).
+    /// The embedding (N, 2·C) scales and shifts the second normalisation's output (Dhariwal &
+    /// Nichol 2021).
     ScaleShift,
 }
 
 impl TimeConditioning {
-    /// The width of the embedding for a block of `channels`.
+    /// The width of the embedding for a block with `channels` output channels.
     pub fn width(self, channels: usize) -> usize {
         match self {
             Self::Add => channels,
@@ -65,23 +67,25 @@ impl TimeConditioning {
     }
 }
 
-/// The parameters of [`crate::residual_block`], each pair a weight and a bias.
+/// The settings and parameters of a residual block. Each pair is a weight and a bias.
 #[derive(Clone, Copy, Debug)]
 pub struct ResidualBlock<'a> {
-    /// Groups of both normalisations.
+    /// The number of groups of both normalisations.
     pub groups: usize,
-    /// What both normalisations add to the variance.
+    /// The value that both normalisations add to the variance.
     pub eps: f64,
-    /// What the embedding does.
+    /// How the block uses the time embedding.
     pub conditioning: TimeConditioning,
-    /// (Cin), (Cin).
+    /// The first normalisation: (Cin), (Cin).
     pub norm1: (&'a Tensor, &'a Tensor),
-    /// (Cout, Cin, K, K), (Cout), with an odd K; the padding is K / 2.
+    /// The first convolution: (Cout, Cin, K, K), (Cout). K must be odd; the padding is K / 2,
+    /// rounded down.
     pub conv1: (&'a Tensor, &'a Tensor),
-    /// (Cout), (Cout).
+    /// The second normalisation: (Cout), (Cout).
     pub norm2: (&'a Tensor, &'a Tensor),
-    /// (Cout, Cout, K, K), (Cout).
+    /// The second convolution: (Cout, Cout, K, K), (Cout).
     pub conv2: (&'a Tensor, &'a Tensor),
-    /// (Cout, Cin, 1, 1), (Cout); without it x itself is added.
+    /// The skip convolution: (Cout, Cin, 1, 1), (Cout). Without it, the input itself is added, and
+    /// Cin must equal Cout.
     pub skip: Option<(&'a Tensor, &'a Tensor)>,
 }

@@ -1,15 +1,23 @@
-//! The U-Net's arithmetic, one function an operation, each differentiable.
+//! The layers of diffusion U-Nets as fast CPU kernels for candle, with gradients.
 //!
-//! Every operation has a plain twin in [`slow`], written with candle's own operations, which serves as its
-//! definition, as the oracle of its tests and as the path on devices and types that have no kernel here.
+//! - [`FeatureMap`]: a batch of images between two layers. Its methods are the layers:
+//!   convolutions, group normalisation, attention, resampling, and a whole residual block as one
+//!   operation.
+//! - [`conv2d`], [`group_norm`], [`residual_block`], [`linear`] and [`silu`]: single operations on
+//!   candle tensors.
+//! - [`adamw`], [`muon`] and [`square_sum`]: optimiser updates in place, and the gradient norm.
+//! - [`in_pool`]: runs a network or a training step on a thread of the kernels' pool.
+//! - [`traced`] and [`peak_bytes`]: the operations of a forward pass, and the memory in use.
 //!
-//! For `f32` on the CPU there are kernels: convolution over one register-tiled inner loop with channels last, Winograd's
-//! F(4 × 4, 3 × 3) for 3 × 3 convolutions with stride 1, fused normalisation, and a whole residual block as one
-//! operation. They use AVX-512 or AVX2 where the machine has them. An image's result does not depend, by a single
-//! bit, on the batch it is in; results and gradients do not depend on the number of threads. Other types and
-//! devices take the plain twins. The environment variable `DIFFUSION_KERNELS` forces `avx2`, `portable` or `slow`.
+//! The kernels compute `f32` on the CPU with AVX-512, AVX2 or portable code, whichever the CPU has.
+//! Other types and devices use the same operations composed from candle's own. These are also the
+//! definitions that the kernels are tested against. The environment variable `DIFFUSION_KERNELS`
+//! forces `avx2`, `portable` or `slow` (candle's own operations). Default: `best`.
 //!
-//! This crate does not own parameters, does not know what a U-Net is, and draws no random numbers.
+//! The result for an image has the same bits in every batch. Results and gradients have the same
+//! bits for any number of threads.
+//!
+//! This crate owns no parameters, defines no network and draws no random numbers.
 //!
 //! ```
 //! use candle_core::{DType, Device, Result, Tensor, Var};
@@ -17,10 +25,18 @@
 //!
 //! # fn main() -> Result<()> {
 //! let x = Tensor::ones((2, 8, 7, 5), DType::F32, &Device::Cpu)?;
-//! let (scale, shift) = (Var::ones(8, DType::F32, &Device::Cpu)?, Var::zeros(8, DType::F32, &Device::Cpu)?);
+//! let scale = Var::ones(8, DType::F32, &Device::Cpu)?;
+//! let shift = Var::zeros(8, DType::F32, &Device::Cpu)?;
 //! let weight = Var::ones((4, 8, 3, 3), DType::F32, &Device::Cpu)?;
-//! let activation = Activation::Silu;
-//! let norm = GroupNorm { groups: 4, eps: 1e-5, weight: &scale, bias: &shift, modulation: None, activation };
+//! let norm = GroupNorm {
+//!     groups: 4,
+//!     eps: 1e-5,
+//!     weight: &scale,
+//!     bias: &shift,
+//!     modulation: None,
+//!     activation: Activation::Silu,
+//! };
+//! // SiLU of the normalised images, then a 3 × 3 convolution with stride 1 and padding 1.
 //! let h = group_norm(&x, &norm)?;
 //! let y = conv2d(&h, &weight, None, 1, 1)?;
 //! assert_eq!(y.dims(), [2, 4, 7, 5]);
@@ -30,8 +46,8 @@
 //! # }
 //! ```
 
-// The vector code depends on inlining into functions with other target features, is clearest when lanes and
-// registers are numbered, and counts pixels outside the image with signed numbers.
+// The vector code must be inlined into functions with other target features. It is clearest with
+// numbered lanes and registers. Pixels outside the image have negative coordinates.
 #![allow(clippy::inline_always, clippy::needless_range_loop, clippy::cast_possible_wrap)]
 
 mod arguments;
@@ -51,16 +67,20 @@ pub use arguments::{Activation, GroupNorm, Padding, ResidualBlock, TimeCondition
 pub use graph::feature_map::FeatureMap;
 pub use graph::tasks::in_pool;
 pub use graph::trace::{Operation, peak_bytes, traced};
-pub use optim::Trained;
+pub use optim::ParameterState;
 pub use optim::adamw::AdamW;
 pub use optim::muon::{Muon, Update};
 
 use memory::storage::kernels_for;
 
-/// 2-D cross-correlation: `x` (N, Cin, H, W), `weight` (Cout, Cin, K, K), `bias` (Cout) to (N, Cout, H', W').
+/// 2-D convolution (cross-correlation) with a square kernel, from `x` (N, Cin, H, W) to
+/// (N, Cout, H', W').
+///
+/// `weight` has the shape (Cout, Cin, K, K) and `bias` (Cout). `stride` must be at least 1.
 ///
 /// # Errors
-/// Shapes that do not fit together.
+/// If the shapes do not match, a shape is empty, `stride` is 0, the padding exceeds 65536, or the
+/// kernel is larger than the padded images.
 pub fn conv2d(
     x: &Tensor,
     weight: &Tensor,
@@ -71,24 +91,27 @@ pub fn conv2d(
     FeatureMap::from_images(x)?.conv2d(weight, bias, stride, padding)?.to_images()
 }
 
-/// Group normalisation of `x` (N, C, …).
+/// Group normalisation of `x` (N, C, …), with an optional modulation and activation.
 ///
 /// # Errors
-/// A channel count that the groups do not divide; shapes that do not fit together.
+/// If C is not divisible by the number of groups, or the shapes do not match.
 pub fn group_norm(x: &Tensor, norm: &GroupNorm<'_>) -> Result<Tensor> {
-    let &[n, c, ..] = x.dims() else { bail!("group_norm wants (N, C, …), got {:?}", x.shape()) };
+    let &[n, c, ..] = x.dims() else {
+        bail!("group_norm: expected (N, C, …), got {:?}", x.shape())
+    };
     FeatureMap::from_images(&x.reshape((n, c, 1, ()))?)?
         .group_norm(norm)?
         .to_images()?
         .reshape(x.shape())
 }
 
-/// `x · weightᵀ + bias`: `x` (N, Din), `weight` (Dout, Din), `bias` (Dout) to (N, Dout).
+/// A linear layer, `x · weightᵀ + bias`, from `x` (N, Din) to (N, Dout).
 ///
-/// Row i of the result depends on row i of `x` only, bit for bit, whatever N is.
+/// `weight` has the shape (Dout, Din) and `bias` (Dout). With the kernels, row i of the result has
+/// the same bits for any N and any other rows.
 ///
 /// # Errors
-/// Shapes that do not fit together.
+/// If the shapes do not match or are empty.
 pub fn linear(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
     let rows = || match kernels_for(&[x, weight, bias]) {
         Some(isa) => graph::linear::linear(isa, x, weight, bias),
@@ -97,10 +120,10 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
     graph::trace::linear(rows, x, weight)
 }
 
-/// `x · sigmoid(x)`, elementwise.
+/// SiLU: `x · sigmoid(x)`, elementwise.
 ///
 /// # Errors
-/// None of its own; whatever the device reports.
+/// An error of the device.
 pub fn silu(x: &Tensor) -> Result<Tensor> {
     match kernels_for(&[x]) {
         Some(isa) => graph::silu::silu(isa, x),
@@ -108,20 +131,26 @@ pub fn silu(x: &Tensor) -> Result<Tensor> {
     }
 }
 
-/// A residual block with a time embedding (Ho et al. 2020, appendix B): `x` (N, Cin, H, W) and `embedding`
-/// (N, Cout) to (N, Cout, H, W),
-/// `skip(x) + conv2(silu(norm2(conv1(silu(norm1(x))) + embedding)))`, or as [`TimeConditioning`] says.
+/// A residual block with a time embedding (Ho et al. 2020, appendix B), from `x` (N, Cin, H, W) to
+/// (N, Cout, H, W):
+///
+/// `skip(x) + conv2(silu(norm2(conv1(silu(norm1(x))) + embedding)))`
+///
+/// This is [`TimeConditioning::Add`] with `embedding` (N, Cout). With
+/// [`TimeConditioning::ScaleShift`], `embedding` (N, 2·Cout) modulates the output of `norm2`
+/// instead.
 ///
 /// # Errors
-/// Shapes that do not fit together.
+/// If the shapes do not match or are empty, the kernel size is even, a channel count is not
+/// divisible by the number of groups, or Cin differs from Cout without a skip convolution.
 pub fn residual_block(x: &Tensor, embedding: &Tensor, block: &ResidualBlock<'_>) -> Result<Tensor> {
     FeatureMap::from_images(x)?.residual_block(embedding, block)?.to_images()
 }
 
-/// The sum of the squares of all elements. For `f32` on the CPU, parts are added up in `f64`.
+/// The sum of the squares of all elements. The kernels add partial sums of 16384 elements in `f64`.
 ///
 /// # Errors
-/// None of its own; whatever the device reports.
+/// An error of the device.
 pub fn square_sum(x: &Tensor) -> Result<f64> {
     match kernels_for(&[x]) {
         Some(isa) => optim::square_sum(isa, x),
@@ -129,8 +158,8 @@ pub fn square_sum(x: &Tensor) -> Result<f64> {
     }
 }
 
-/// One update of a parameter by AdamW (Loshchilov & Hutter 2019, algorithm 2) in PyTorch's order of operations, and of
-/// the moving average of its weights, all where they are:
+/// Updates a parameter in place by one step of AdamW (Loshchilov & Hutter 2019, algorithm 2), in
+/// PyTorch's order of operations, and then the moving average (EMA) of its weights:
 ///
 /// ```text
 /// m ← β₁·m + (1 − β₁)·g          v ← β₂·v + (1 − β₂)·g²
@@ -138,23 +167,25 @@ pub fn square_sum(x: &Tensor) -> Result<f64> {
 /// average ← average − share·(average − w)
 /// ```
 ///
+/// `k` is the number of the update and `g` the gradient times `gradient_scale`.
+///
 /// # Errors
-/// Different shapes; tensors that share memory; a `step` of 0.
-pub fn adamw(gradient: &Tensor, trained: &Trained<'_>, constants: &AdamW) -> Result<()> {
-    trained.check(gradient, constants)?;
-    let Trained { weight, first, second, average } = trained;
-    let kept: [&Tensor; 4] =
+/// If the shapes differ, two of the tensors share memory, or `step` is 0.
+pub fn adamw(gradient: &Tensor, parameter: &ParameterState<'_>, constants: &AdamW) -> Result<()> {
+    parameter.check(gradient, constants)?;
+    let ParameterState { weight, first, second, average } = parameter;
+    let state: [&Tensor; 4] =
         [weight, first, second, average.map_or(*weight, |(average, _)| average)];
-    match kernels_for(&kept).filter(|_| kept.iter().all(|t| t.is_contiguous())) {
+    match kernels_for(&state).filter(|_| state.iter().all(|t| t.is_contiguous())) {
         Some(isa) if kernels_for(&[gradient]).is_some() => {
-            optim::adamw::adamw(isa, gradient, trained, constants)
+            optim::adamw::adamw(isa, gradient, parameter, constants)
         }
-        _ => slow::adamw(gradient, trained, constants),
+        _ => slow::adamw(gradient, parameter, constants),
     }
 }
 
-/// One update of many matrices by Muon, all where they are: the gradient g becomes a momentum, and the weight, whose first dimension
-/// are rows and whose others are taken as one, moves along its direction with all singular values near 1:
+/// Updates matrices in place by one step of Muon (Jordan et al. 2024), and then the moving averages
+/// (EMA) of their weights:
 ///
 /// ```text
 /// m ← momentum·m + g          d ← orthogonalised(g + momentum·m)
@@ -162,22 +193,25 @@ pub fn adamw(gradient: &Tensor, trained: &Trained<'_>, constants: &AdamW) -> Res
 /// average ← average − share·(average − w)
 /// ```
 ///
-/// The momentum is `first`; `second` is not used.
+/// `orthogonalised` brings all singular values near 1. The rows of a parameter are its first
+/// dimension; the other dimensions are flattened into columns. `g` is the gradient times
+/// `gradient_scale`. The momentum `m` is `first`; `second` is not used.
 ///
 /// # Errors
-/// A parameter of fewer than two dimensions; a gradient, momentum or average of another shape; tensors that share memory.
+/// If a parameter has fewer than two dimensions, a gradient, momentum or average has another shape
+/// than its parameter, or two of the tensors share memory.
 pub fn muon(updates: &[Update<'_>], constants: &Muon) -> Result<()> {
     let mut all = Vec::new();
-    for (gradient, Trained { weight, first, average, .. }) in updates {
+    for (gradient, ParameterState { weight, first, average, .. }) in updates {
         let average = average.map_or(*weight, |(average, _)| average);
-        let kept: [&Tensor; 4] = [weight, first, average, gradient];
-        if kept.iter().any(|t| t.dims() != weight.dims()) {
+        let tensors: [&Tensor; 4] = [weight, first, average, gradient];
+        if tensors.iter().any(|t| t.dims() != weight.dims()) {
             bail!(
                 "muon: gradient, momentum and average must have the shape {:?} of the weight",
                 weight.dims()
             );
         }
-        all.extend(kept);
+        all.extend(tensors);
     }
     match kernels_for(&all).filter(|_| all.iter().all(|t| t.is_contiguous())) {
         Some(isa) => optim::muon::muon(isa, updates, constants),

@@ -1,12 +1,15 @@
-//! The definitions: each operation in candle's own terms, on any device and in any float type.
+//! The operations composed from candle's own, for any device and float type.
+//!
+//! They define what the kernels compute, serve as the tests' reference, and are the fallback where
+//! there is no kernel.
 
 use candle_core::{DType, Result, Tensor, Var, bail};
 
 use crate::graph::resample::Resample;
 use crate::graph::{attention as kernel, elementwise, group_norm as norm, resample};
-use crate::optim::Trained;
+use crate::optim::ParameterState;
 use crate::optim::adamw::AdamW;
-use crate::optim::muon::{Muon, POLYNOMIAL, ROUNDS, TINY, Update, matrix_of};
+use crate::optim::muon::{ITERATIONS, Muon, POLYNOMIAL, TINY, Update, matrix_of};
 use crate::{Activation, GroupNorm, Padding};
 
 fn add_channel_bias(y: Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
@@ -16,7 +19,7 @@ fn add_channel_bias(y: Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     }
 }
 
-/// See [`crate::conv2d`].
+/// Defines [`crate::conv2d`].
 pub(crate) fn conv2d(
     x: &Tensor,
     weight: &Tensor,
@@ -32,7 +35,7 @@ pub(crate) fn conv2d(
     add_channel_bias(padded.conv2d(weight, 0, stride, 1, 1)?, bias)
 }
 
-/// See [`crate::FeatureMap::conv_transpose2d`].
+/// Defines [`crate::FeatureMap::conv_transpose2d`].
 pub(crate) fn conv_transpose2d(
     x: &Tensor,
     weight: &Tensor,
@@ -43,11 +46,11 @@ pub(crate) fn conv_transpose2d(
     add_channel_bias(x.conv_transpose2d(weight, padding, 0, stride, 1)?, bias)
 }
 
-/// See [`crate::group_norm`].
+/// Defines [`crate::group_norm`].
 pub(crate) fn group_norm(x: &Tensor, definition: &GroupNorm<'_>) -> Result<Tensor> {
     let &GroupNorm { groups, eps, weight, bias, modulation, activation } = definition;
     let dims = x.dims();
-    let [n, channels, ..] = *dims else { bail!("group_norm wants (N, C, …), got {dims:?}") };
+    let [n, channels, ..] = *dims else { bail!("group_norm: expected (N, C, …), got {dims:?}") };
     norm::check([n, channels], definition)?;
     let grouped = x.reshape((n, groups, ()))?;
     let centred = grouped.broadcast_sub(&grouped.mean_keepdim(2)?)?;
@@ -69,13 +72,13 @@ pub(crate) fn group_norm(x: &Tensor, definition: &GroupNorm<'_>) -> Result<Tenso
     }
 }
 
-/// See [`crate::FeatureMap::attention`]: all (N, C, H, W).
+/// Defines [`crate::FeatureMap::attention`]; all tensors are (N, C, H, W).
 pub(crate) fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize) -> Result<Tensor> {
     let (n, channels, h, w) = q.dims4()?;
     let dims = |x: &Tensor| x.dims4().map(|(n, c, h, w)| [n, h, w, c]);
     kernel::check([dims(q)?, dims(k)?, dims(v)?], heads)?;
     let width = channels / heads;
-    // (N·heads, pixels, channels of a head)
+    // (N·heads, H·W, C / heads)
     let split = |x: &Tensor| x.reshape((n * heads, width, h * w))?.transpose(1, 2)?.contiguous();
     let (q, k, v) = (split(q)?, split(k)?, split(v)?);
     let scores = (q.matmul(&k.t()?)? / (width as f64).sqrt())?;
@@ -84,45 +87,49 @@ pub(crate) fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize) -> Res
     weights.matmul(&v)?.transpose(1, 2)?.reshape((n, channels, h, w))
 }
 
-/// See [`crate::FeatureMap::upsample_nearest2`].
+/// Defines [`crate::FeatureMap::upsample_nearest2`].
 pub(crate) fn upsample_nearest2(x: &Tensor) -> Result<Tensor> {
     let (_, _, h, w) = x.dims4()?;
     x.upsample_nearest2d(2 * h, 2 * w)
 }
 
-/// See [`crate::FeatureMap::avg_pool2`].
+/// Defines [`crate::FeatureMap::avg_pool2`].
 pub(crate) fn avg_pool2(x: &Tensor) -> Result<Tensor> {
     let (_, _, h, w) = x.dims4()?;
     resample::check(Resample::Average, [h, w])?;
     x.avg_pool2d(2)
 }
 
-/// See [`crate::linear`].
+/// Defines [`crate::linear`].
 pub(crate) fn linear(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
     x.matmul(&weight.t()?)?.broadcast_add(bias)
 }
 
-/// See [`crate::silu`].
+/// Defines [`crate::silu`].
 pub(crate) fn silu(x: &Tensor) -> Result<Tensor> {
     x.silu()
 }
 
-/// See [`crate::FeatureMap::add_channel_embedding`]: `x` (N, C, H, W).
+/// Defines [`crate::FeatureMap::add_channel_embedding`]; `x` is (N, C, H, W).
 pub(crate) fn add_channel_embedding(x: &Tensor, embedding: &Tensor) -> Result<Tensor> {
     let (n, channels, _, _) = x.dims4()?;
     elementwise::check_embedding([n, channels], embedding)?;
     x.broadcast_add(&embedding.reshape((n, channels, 1, 1))?)
 }
 
-/// See [`crate::square_sum`].
+/// Defines [`crate::square_sum`].
 pub(crate) fn square_sum(x: &Tensor) -> Result<f64> {
     x.sqr()?.sum_all()?.to_dtype(DType::F64)?.to_scalar()
 }
 
-/// See [`crate::adamw`].
-pub(crate) fn adamw(gradient: &Tensor, trained: &Trained<'_>, adamw: &AdamW) -> Result<()> {
-    trained.check(gradient, adamw)?;
-    let Trained { weight, first, second, average } = *trained;
+/// Defines [`crate::adamw`].
+pub(crate) fn adamw(
+    gradient: &Tensor,
+    parameter: &ParameterState<'_>,
+    adamw: &AdamW,
+) -> Result<()> {
+    parameter.check(gradient, adamw)?;
+    let ParameterState { weight, first, second, average } = *parameter;
     let &AdamW { lr, beta1, beta2, eps, weight_decay, gradient_scale, .. } = adamw;
     let [correction1, correction2] = adamw.corrections();
     let g = gradient.detach().affine(gradient_scale, 0.0)?;
@@ -134,24 +141,24 @@ pub(crate) fn adamw(gradient: &Tensor, trained: &Trained<'_>, adamw: &AdamW) -> 
     average.map_or(Ok(()), |(average, share)| mix(average, weight, share))
 }
 
-/// Moves `average` towards `weight` by the given share of the way: a moving average.
+/// Updates a moving average in place: `average ← average − share·(average − weight)`.
 ///
 /// # Errors
-/// Different shapes.
+/// If the shapes differ.
 pub fn mix(average: &Var, weight: &Tensor, share: f64) -> Result<()> {
     let difference = (average.as_tensor() - weight)?;
     average.set(&(average.as_tensor() - difference.affine(share, 0.0)?)?.detach())
 }
 
-/// See [`crate::muon`].
+/// Defines [`crate::muon`].
 pub(crate) fn muon(updates: &[Update<'_>], muon: &Muon) -> Result<()> {
-    for (gradient, Trained { weight, first, average, .. }) in updates {
+    for (gradient, ParameterState { weight, first, average, .. }) in updates {
         let (rows, columns) = matrix_of(weight)?;
         let g = gradient.detach().affine(muon.gradient_scale, 0.0)?;
         first.set(&(first.affine(muon.momentum, 0.0)? + &g)?.detach())?;
         let direction = (g + first.affine(muon.momentum, 0.0)?)?.reshape((rows, columns))?;
         let step = orthogonalised(&direction)?.reshape(weight.shape())?;
-        let step = step.affine(muon.lr * muon.length(rows, columns), 0.0)?;
+        let step = step.affine(muon.lr * muon.update_scale(rows, columns), 0.0)?;
         weight.set(&(weight.affine(1.0 - muon.lr * muon.weight_decay, 0.0)? - step)?.detach())?;
         if let Some((average, share)) = average {
             mix(average, weight, *share)?;
@@ -167,7 +174,7 @@ fn orthogonalised(matrix: &Tensor) -> Result<Tensor> {
     let norm = matrix.sqr()?.sum_all()?.sqrt()?.affine(1.0, f64::from(TINY))?;
     let matrix = matrix.broadcast_div(&norm)?;
     let mut x = if rows > columns { matrix.t()?.contiguous()? } else { matrix };
-    for _ in 0..ROUNDS {
+    for _ in 0..ITERATIONS {
         let square = x.matmul(&x.t()?)?;
         let polynomial = (square.affine(b, 0.0)? + square.matmul(&square)?.affine(c, 0.0)?)?;
         x = (x.affine(a, 0.0)? + polynomial.matmul(&x)?)?;

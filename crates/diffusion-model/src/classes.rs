@@ -7,87 +7,92 @@ use thiserror::Error;
 
 use crate::ImageSpec;
 
-/// A class as a checkpoint remembers it.
+/// A class as stored in a checkpoint.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ModelClass {
-    /// Its name.
+    /// The name of the class.
     pub name: String,
-    /// Pictures of it in the training; 0 for all classes where nobody knows.
+    /// The number of training pictures of the class. 0 for all classes if unknown.
     pub pictures: u64,
 }
 
 impl ModelClass {
-    /// Classes of a model of which only their number is known.
+    /// `count` classes named by their numbers, with unknown numbers of pictures.
     pub fn numbered(count: usize) -> Vec<Self> {
         (0..count).map(|number| Self { name: number.to_string(), pictures: 0 }).collect()
     }
 }
 
-/// Why there is no such class.
+/// Why a class was not found.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum ClassError {
-    /// The model has none at all.
-    #[error("the model was trained without classes and makes what it likes")]
+    /// The model has no classes.
+    #[error("the model was trained without classes, so no class can be chosen")]
     NoClasses,
-    /// None of that name or number.
-    #[error("there is no class `{name}` among the {count} there are; {which} {names}", names = .names.join(", "))]
+    /// No class has that name or number.
+    #[error(
+        "unknown class `{name}` among {count} classes; {which}: {names}",
+        names = .names.join(", ")
+    )]
     Unknown {
-        /// The name asked for.
+        /// The name that was looked for.
         name: String,
-        /// Classes that there are.
+        /// The number of classes.
         count: usize,
-        /// How the names follow: all of them, or the nearest.
+        /// What `names` lists: all known names, or the nearest ones.
         which: &'static str,
         /// The names, in backquotes.
         names: Vec<String>,
     },
 }
 
-/// The class that `name` means: one of that name, or of that number.
+/// The index of the class with the given name, or else with the given number.
 ///
 /// # Errors
-/// No such class, with the nearest names.
+/// If the model has no classes, or if no class has that name or number. The error lists the nearest
+/// names.
 pub fn find_class(classes: &[ModelClass], name: &str) -> Result<u32, ClassError> {
     if classes.is_empty() {
         return Err(ClassError::NoClasses);
     }
-    let named = classes.iter().position(|class| class.name == name);
-    let numbered = || name.parse().ok().filter(|number: &usize| *number < classes.len());
-    if let Some(class) = named.or_else(numbered) {
+    let by_name = classes.iter().position(|class| class.name == name);
+    let by_number = || name.parse().ok().filter(|number: &usize| *number < classes.len());
+    if let Some(class) = by_name.or_else(by_number) {
         return Ok(class as u32);
     }
     let likeness =
         |class: &ModelClass| strsim::jaro_winkler(&name.to_lowercase(), &class.name.to_lowercase());
     let mut nearest: Vec<&ModelClass> = classes.iter().collect();
-    if classes.len() > NAMED {
+    if classes.len() > MAX_NAMES {
         nearest.sort_by(|a, b| likeness(b).total_cmp(&likeness(a)));
     }
     Err(ClassError::Unknown {
         name: name.to_owned(),
         count: classes.len(),
-        which: if classes.len() <= NAMED { "they are" } else { "the nearest names are" },
-        names: nearest.iter().take(NAMED).map(|class| format!("`{}`", class.name)).collect(),
+        which: if classes.len() <= MAX_NAMES { "known" } else { "nearest names" },
+        names: nearest.iter().take(MAX_NAMES).map(|class| format!("`{}`", class.name)).collect(),
     })
 }
 
-/// Classes that an error names.
-const NAMED: usize = 10;
+/// The largest number of names in an error.
+const MAX_NAMES: usize = 10;
 
-/// Which class each generated image is of.
+/// How the classes of generated images are chosen.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum ClassChoice {
-    /// One drawn at random, as often as it came in training: what a model without classes does unasked.
+    /// Draw each class with its frequency in the training set; without classes, unconditional. This
+    /// is the default.
     #[default]
     AsTrained,
-    /// None in particular.
+    /// No class.
     Unconditional,
-    /// Image i is of class `list[i mod length]`; an empty list is `Unconditional`.
+    /// Image i has class `list[i mod length]`. An empty list means `Unconditional`.
     Listed(Vec<u32>),
 }
 
 impl ClassChoice {
-    /// The classes of the images with the given indices, by a model that knows `classes`.
+    /// The classes of the images with the given indices. `classes` are the classes of the model.
     pub fn classes(&self, seed: u64, indices: &[u64], classes: &[ModelClass]) -> Vec<Option<u32>> {
         let indices = indices.iter().copied();
         match self {
@@ -97,7 +102,7 @@ impl ClassChoice {
             Self::AsTrained if !classes.is_empty() => {
                 let source = NoiseSource::new(seed);
                 indices
-                    .map(|i| Some(drawn(classes, source.rng(Domain::Class, 0, i).random())))
+                    .map(|i| Some(class_at(classes, source.rng(Domain::Class, 0, i).random())))
                     .collect()
             }
             Self::AsTrained | Self::Unconditional | Self::Listed(_) => {
@@ -106,7 +111,7 @@ impl ClassChoice {
         }
     }
 
-    /// The images with the given indices, of these classes.
+    /// The images with the given indices, with their classes.
     pub fn specs(
         &self,
         seed: u64,
@@ -119,19 +124,19 @@ impl ClassChoice {
     }
 }
 
-/// The class below which the share `share`, in [0, 1), of the pictures lies.
-fn drawn(classes: &[ModelClass], share: f64) -> u32 {
-    let known = classes.iter().any(|class| class.pictures > 0);
-    let weight = |class: &ModelClass| if known { class.pictures } else { 1 };
+/// The class at the quantile `share`, in [0, 1), of the training pictures.
+fn class_at(classes: &[ModelClass], share: f64) -> u32 {
+    let counted = classes.iter().any(|class| class.pictures > 0);
+    let weight = |class: &ModelClass| if counted { class.pictures } else { 1 };
     let total: u64 = classes.iter().map(weight).sum();
     let mut left = (share * total as f64) as u64;
-    let place = classes.iter().position(|class| {
+    let index = classes.iter().position(|class| {
         let weight = weight(class);
-        let here = left < weight;
+        let found = left < weight;
         left = left.saturating_sub(weight);
-        here
+        found
     });
-    place.unwrap_or(0) as u32
+    index.unwrap_or(0) as u32
 }
 
 #[cfg(test)]
@@ -143,11 +148,11 @@ mod tests {
     }
 
     #[test]
-    fn classes_come_as_often_as_in_training() {
+    fn classes_are_drawn_with_their_training_frequencies() {
         let classes = [class(1), class(0), class(3)];
-        assert_eq!([0.0, 0.24, 0.26, 0.99].map(|share| drawn(&classes, share)), [0, 0, 2, 2]);
+        assert_eq!([0.0, 0.24, 0.26, 0.99].map(|share| class_at(&classes, share)), [0, 0, 2, 2]);
         let unknown = [class(0), class(0)];
-        assert_eq!([0.0, 0.49, 0.5].map(|share| drawn(&unknown, share)), [0, 0, 1]);
+        assert_eq!([0.0, 0.49, 0.5].map(|share| class_at(&unknown, share)), [0, 0, 1]);
 
         let indices: Vec<u64> = (0..4000).collect();
         let choice = ClassChoice::AsTrained.classes(3, &indices, &classes);

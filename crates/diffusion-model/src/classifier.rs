@@ -1,35 +1,35 @@
-//! A classifier of noisy images, ready for use, and its file.
+//! A trained classifier of noisy images, and its file format.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use candle_core::{Device, Tensor};
-use diffusion_files::{Described, FileError};
+use diffusion_files::{DescribedTensors, FileError};
 use diffusion_nn::load_frozen;
 use diffusion_unet::{NoisyClassifier, NoisyClassifierConfig};
 use serde::{Deserialize, Serialize};
 
 use crate::{ModelClass, ModelError};
 
-/// What the file of a classifier holds besides the weights.
+/// The description in a classifier's file, next to the weights.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ClassifierDescription {
-    /// The network.
+    /// The configuration of the network.
     pub network: NoisyClassifierConfig,
-    /// The classes in the order of its logits.
+    /// The classes in the order of the logits.
     pub classes: Vec<ModelClass>,
-    /// [C, H, W] of the images.
+    /// The shape (C, H, W) of the images.
     pub image_shape: [usize; 3],
-    /// Updates it was trained for.
+    /// The number of training updates.
     pub step: u64,
 }
 
-/// A classifier of noisy images.
+/// A trained classifier of noisy images.
 pub struct LoadedClassifier {
-    /// What it is.
+    /// The description of the classifier.
     pub description: ClassifierDescription,
-    /// The network, with the averaged weights.
+    /// The network with the EMA weights.
     pub network: NoisyClassifier,
     weights: BTreeMap<String, Tensor>,
 }
@@ -38,10 +38,11 @@ pub struct LoadedClassifier {
 const DESCRIPTION: &str = "noisy_classifier";
 
 impl LoadedClassifier {
-    /// The classifier that `description` describes, with `weights` for its parameters; `path` is for errors.
+    /// Builds the classifier of `description` with the given `weights`. `path` is only used in
+    /// errors.
     ///
     /// # Errors
-    /// A tensor that is missing, unknown or of another shape.
+    /// If a tensor is missing, unknown or of the wrong shape.
     pub fn new(
         description: ClassifierDescription,
         weights: BTreeMap<String, Tensor>,
@@ -58,27 +59,34 @@ impl LoadedClassifier {
     /// Reads the file at `path`.
     ///
     /// # Errors
-    /// A file that [`write`](Self::write) did not write, or that is damaged.
+    /// If the file was not written by [`write`](Self::write), or is damaged.
     pub fn open(path: &Path, device: &Device) -> Result<Self, ModelError> {
-        let Described { description, tensors } = Described::<ClassifierDescription>::read(
-            path,
-            DESCRIPTION,
-            "classifier of noisy images",
-            device,
-        )?;
-        let [named, known] = [description.classes.len(), description.network.classes];
-        if named != known || description.network.in_channels != description.image_shape[0] {
-            return Err(FileError::unusable(path, "its description contradicts itself").into());
+        let DescribedTensors { description, tensors } =
+            DescribedTensors::<ClassifierDescription>::read(
+                path,
+                DESCRIPTION,
+                "classifier of noisy images",
+                device,
+            )?;
+        let [listed, expected] = [description.classes.len(), description.network.classes];
+        let [channels, expected_channels] =
+            [description.image_shape[0], description.network.in_channels];
+        if listed != expected || channels != expected_channels {
+            let problem = format!(
+                "the description lists {listed} classes and images of {channels} channels, \
+                 but the network has {expected} classes and {expected_channels} channels"
+            );
+            return Err(FileError::unusable(path, problem).into());
         }
         Self::new(description, tensors, path, device)
     }
 
-    /// Writes it to one safetensors file at `path`.
+    /// Writes the classifier to one safetensors file at `path`.
     ///
     /// # Errors
-    /// A file that cannot be written; the previous one, if any, stays as it was.
+    /// If the file cannot be written. An existing file then stays unchanged.
     pub fn write(&self, path: &Path) -> Result<(), ModelError> {
         let (description, tensors) = (self.description.clone(), self.weights.clone());
-        Ok(Described { description, tensors }.write(DESCRIPTION, path)?)
+        Ok(DescribedTensors { description, tensors }.write(DESCRIPTION, path)?)
     }
 }

@@ -1,4 +1,4 @@
-//! What a checkpoint says about its model.
+//! The description of a model in a checkpoint.
 
 use diffusion_process::PredictionType;
 use diffusion_sample::{Guidance, VarianceType};
@@ -8,58 +8,59 @@ use serde::{Deserialize, Serialize};
 
 use crate::{EdmConfig, GuidanceError, ModelClass, Objective};
 
-/// Everything that sampling needs to know besides the weights.
+/// Everything that sampling needs besides the weights.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ModelDescription {
-    /// The network.
+    /// The configuration of the network.
     pub network: NetworkConfig,
-    /// The schedule it was trained on; flows and EDM do not use it.
+    /// The noise schedule of the training. Not used by flow and EDM models.
     pub schedule: ScheduleConfig,
-    /// What its output means; EDM does not use it.
+    /// What the network predicts. Not used by EDM models.
     pub prediction_type: PredictionType,
-    /// Its preconditioning, if it has one.
+    /// The EDM preconditioning. `None` for other models.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub edm: Option<EdmConfig>,
-    /// The classes that the network is told of, in the order of its table; none: it knows no classes.
+    /// The classes in the order of the network's class embedding. Empty for an unconditional model.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub classes: Vec<ModelClass>,
-    /// [C, H, W] of the images.
+    /// The shape (C, H, W) of the images.
     pub image_shape: [usize; 3],
-    /// The values that black and white have: [−1, 1].
+    /// The values of black and white: always [−1, 1].
     pub data_range: [f64; 2],
 }
 
-/// The values of black and white that this project trains with.
+/// The values of black and white in this project.
 pub const DATA_RANGE: [f64; 2] = [-1.0, 1.0];
 
-/// The largest side of an image; larger ones are a damaged file.
+/// The largest supported side of an image, in pixels. A larger value means a damaged file.
 const MAX_SIDE: usize = 65_536;
 
 impl ModelDescription {
-    /// The process it was trained on.
+    /// The process that the model was trained on.
     ///
     /// # Errors
-    /// A schedule that cannot be built.
+    /// If the schedule is invalid.
     pub fn objective(&self) -> Result<Objective, ScheduleError> {
         Objective::new(&self.schedule, self.prediction_type, self.edm)
     }
 
-    /// How strongly images are pushed towards their class where nobody says: a little, which mends most of what a short training left
-    /// wrong and costs little of the variety (docs/recipe.md has the figures); not at all where there is nothing to push away from.
+    /// The default guidance: scale 1.1, or 1.0 if classifier-free guidance is impossible. A little
+    /// guidance corrects most errors of a short training and costs little variety (figures:
+    /// docs/recipe.md).
     pub fn guidance(&self) -> Guidance {
         Guidance::new(if self.check_classifier_free().is_ok() { 1.1 } else { 1.0 })
     }
 
-    /// Whether classifier-free guidance is possible.
+    /// Checks that classifier-free guidance is possible.
     ///
     /// # Errors
-    /// A network that knows no classes, or that cannot do without one.
+    /// If the model has no classes, or if the network cannot predict without a class.
     pub fn check_classifier_free(&self) -> Result<(), GuidanceError> {
         if self.classes.is_empty() {
             return Err(GuidanceError::NoClasses);
         }
-        if !self.network.takes_no_class() {
+        if !self.network.supports_unconditional() {
             return Err(GuidanceError::NoUnconditional);
         }
         Ok(())
@@ -70,44 +71,51 @@ impl ModelDescription {
         self.network.output_channels() != self.network.image_channels()
     }
 
-    /// The variance of DDPM's steps for those who name none: the learned one where there is one.
+    /// The default variance of DDPM's steps: the learned one if the network predicts it.
     pub fn variance(&self) -> VarianceType {
         if self.learned_variance() { VarianceType::LearnedRange } else { VarianceType::FixedSmall }
     }
 
-    /// What is impossible in a description that came from a file, if anything is: one sentence.
+    /// Checks a description that was read from a file. Returns one sentence about the first
+    /// problem, or `None`.
     pub fn problem(&self) -> Option<String> {
         let [channels, height, width] = self.image_shape;
         let multiple = self.network.size_multiple();
         let side = |side: usize| (1..=MAX_SIDE).contains(&side) && side.is_multiple_of(multiple);
         if channels != self.network.image_channels() || !side(height) || !side(width) {
             return Some(format!(
-                "image_shape is {:?}, which does not fit the network",
-                self.image_shape
+                "image_shape is {:?}, which does not fit the network: expected {} channels, and \
+                 sides that are multiples of {multiple}, at most {MAX_SIDE}",
+                self.image_shape,
+                self.network.image_channels()
             ));
         }
         let [input, output] = [channels, self.network.output_channels()];
         if output != input && output != 2 * input {
             return Some(format!(
-                "the network gives {output} channels; it must be {input}, or twice as many"
+                "the network gives {output} channels; expected {input}, or {} with a learned \
+                 variance",
+                2 * input
             ));
         }
         if self.classes.len() != self.network.classes() {
-            let [named, known] = [self.classes.len(), self.network.classes()];
-            return Some(format!("it names {named} classes, and its network knows {known}"));
+            let [listed, expected] = [self.classes.len(), self.network.classes()];
+            return Some(format!(
+                "the description lists {listed} classes, but the network has {expected}"
+            ));
         }
         if let Some((field, value, expected)) = self.edm.and_then(|edm| edm.problem()) {
             return Some(format!("{field} is {value}; {expected}"));
         }
         if self.data_range != DATA_RANGE {
             return Some(format!(
-                "data_range is {:?}; this program knows {DATA_RANGE:?} only",
+                "data_range is {:?}; only {DATA_RANGE:?} is supported",
                 self.data_range
             ));
         }
         match self.objective() {
             Ok(objective) if self.learned_variance() && objective.schedule().is_none() => {
-                Some(format!("it learned a variance, which {} has none of", objective.name()))
+                Some(format!("it learned a variance, which {} does not support", objective.name()))
             }
             Ok(_) => None,
             Err(e) => Some(format!("schedule: {e}")),

@@ -15,15 +15,15 @@ pub enum ModelError {
     /// A file or folder that cannot be read, written or used.
     #[error(transparent)]
     File(#[from] FileError),
-    /// A schedule that cannot be built, or steps that it does not have.
+    /// An invalid schedule, or a number of steps that it does not have.
     #[error(transparent)]
     Schedule(#[from] ScheduleError),
-    /// Tensors that are not the parameters of the network.
+    /// Tensors that do not match the parameters of the network.
     #[error("{path}: {source}", path = .path.display())]
     Parameters {
         /// The file.
         path: PathBuf,
-        /// Which tensor, and why.
+        /// The tensor and the reason.
         source: ParameterError,
     },
     /// A class that the model does not have.
@@ -35,7 +35,7 @@ pub enum ModelError {
     /// Guidance that does not suit the model.
     #[error(transparent)]
     Guidance(#[from] GuidanceError),
-    /// Sampling stopped: it was cancelled, or a number is not finite.
+    /// Sampling was cancelled, or a result is not finite.
     #[error("sampling: {0}")]
     Sample(#[from] SampleError),
     /// An edit that does not fit its pictures.
@@ -47,7 +47,7 @@ pub enum ModelError {
 }
 
 impl ModelError {
-    /// Whether the observer of a generation asked to stop.
+    /// Whether the observer stopped the generation.
     pub fn is_cancelled(&self) -> bool {
         matches!(self, Self::Sample(SampleError::Cancelled { .. }))
     }

@@ -1,4 +1,4 @@
-//! Many images in one call.
+//! Generating images in one call.
 
 use std::ops::ControlFlow;
 
@@ -10,30 +10,32 @@ use crate::{
     SamplingConfig,
 };
 
-/// What is to be generated, and how.
+/// What to generate, and with which settings.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Generation {
-    /// The sampler; none: the one that suits the model.
+    /// The sampler. Default: the one that suits the model.
     pub sampler: Option<SamplerKind>,
-    /// Its steps, at least 1 and at most as many as a schedule has; none: as many as suit the sampler.
+    /// The number of steps: at least 1, at most those of the model's schedule. Default: as suits
+    /// the sampler.
     pub steps: Option<usize>,
-    /// The sampler's other settings; none: its defaults, with the variance that the model has learned, if it has.
+    /// Further settings of the sampler. Default: the sampler's defaults, with the learned variance
+    /// if the model has one.
     pub options: Option<SamplerOptions>,
-    /// The seed of the noise.
+    /// The seed of the noise. Default: 0.
     pub seed: u64,
-    /// Images.
+    /// The number of images.
     pub num: u64,
-    /// Cut the predicted image to \[−1, 1\] at each step, and the result at the end.
+    /// Clip x̂₀ to \[−1, 1\] in each step, and the result at the end. Default: true.
     pub clip: bool,
-    /// The classes of the images, by a model with classes.
+    /// The classes of the images. Default: drawn with their training frequencies.
     pub classes: ClassChoice,
-    /// How strongly the class is followed; none: as [`ModelDescription::guidance`](crate::ModelDescription::guidance) says.
+    /// The guidance towards the class. Default:
+    /// [`ModelDescription::guidance`](crate::ModelDescription::guidance).
     pub guidance: Option<Guidance>,
 }
 
 impl Generation {
-    /// `num` images with the defaults: clipped, of the classes that training had, from seed 0, by the sampler, the steps and the
-    /// guidance that suit the model.
+    /// `num` images with the default settings.
     pub fn new(num: u64) -> Self {
         Self {
             sampler: None,
@@ -49,18 +51,21 @@ impl Generation {
 }
 
 impl LoadedModel {
-    /// Images (N, C, H, W) in \[−1, 1\] unless they are not clipped. Image i depends on the seed and on i alone. `observer` may
-    /// stop the generation, which is then an error, see [`ModelError::is_cancelled`].
+    /// Generates images (N, C, H, W), in \[−1, 1\] if they are clipped. Image i depends only on the
+    /// seed and on i. `observer` can stop the generation; the result is then an error for which
+    /// [`ModelError::is_cancelled`] is true.
     ///
     /// # Errors
-    /// A sampler or a guidance that does not suit the model; steps that its schedule does not have; those of the model and the device.
+    /// If the sampler or the guidance does not suit the model, if the number of steps is 0 or above
+    /// that of the schedule, if `observer` stops, or if a result is not finite. Also an error of
+    /// the model or the device.
     pub fn generate(
         &self,
         generation: &Generation,
         observer: &mut dyn FnMut(&GenerationProgress<'_>) -> ControlFlow<()>,
     ) -> Result<Tensor, ModelError> {
         let learned = self.description.learned_variance();
-        let sampler = generation.sampler.unwrap_or(self.objective.sampler(learned));
+        let sampler = generation.sampler.unwrap_or(self.objective.default_sampler(learned));
         self.objective.check_sampler(sampler)?;
         let steps = generation.steps.unwrap_or(self.objective.default_steps(sampler));
         let mut config = SamplingConfig::new(self, sampler, steps)?;
@@ -79,7 +84,7 @@ impl LoadedModel {
         let specs =
             generation.classes.specs(generation.seed, 0..generation.num, &self.description.classes);
         let generator = Generator { model: self, config, guidance: &guidance };
-        // A reference to a function is an observer too, whatever it borrows.
+        // Wrapped in a closure, so that the lifetime of what the observer borrows does not matter.
         let observer: &mut Observer<'_> =
             &mut |progress: &GenerationProgress<'_>| observer(progress);
         generator.sample(&specs, None, observer).all()

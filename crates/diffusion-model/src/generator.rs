@@ -1,4 +1,4 @@
-//! The one loop in which a model makes images, batch by batch.
+//! The loop that generates images with a model, batch by batch.
 
 use std::ops::{ControlFlow, Range};
 
@@ -12,51 +12,53 @@ use diffusion_schedule::{SamplingPlan, ScheduleError};
 
 use crate::{GuidanceConfig, LoadedModel, ModelError};
 
-/// An image to be made.
+/// An image to generate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ImageSpec {
-    /// The number of its noise: the image depends on the seed and on this only, not on its batch.
+    /// The index of its noise. The image depends on the seed and this index, not on its batch.
     pub index: u64,
-    /// Its class; none: unconditional.
+    /// The class; `None` = unconditional.
     pub class: Option<u32>,
 }
 
-/// How images are made, but for what steers them.
+/// How images are sampled, except for guidance.
 #[derive(Clone, Debug)]
 pub struct SamplingConfig {
     /// The steps.
     pub plan: SamplingPlan,
     /// The sampler.
     pub sampler: SamplerKind,
-    /// The sampler's other settings.
+    /// Further settings of the sampler.
     pub options: SamplerOptions,
-    /// How x̂₀ is kept in range at each step; if it is, so is the result.
+    /// How x̂₀ is kept in range in each step. If set, the result is clipped too.
     pub threshold: Option<Threshold>,
     /// The seed of all noise.
     pub seed: u64,
-    /// Images computed together; 0 counts as 1. Default: 64; more are not faster on a CPU.
+    /// The number of images per batch; 0 means 1. Default: 64; larger batches are not faster on a
+    /// CPU.
     pub batch_size: usize,
 }
 
 impl SamplingConfig {
-    /// Images are cut to this range at each step.
+    /// Clips x̂₀ to \[−1, 1\] in each step.
     pub const CLIP: Threshold = Threshold::Clip { range: 1.0 };
     const BATCH_SIZE: usize = 64;
 
-    /// `steps` steps of `sampler` through the process of `model`, with the defaults otherwise: seed 0, clipped to \[−1, 1\].
+    /// `steps` steps of `sampler` with the default plan of `model`. Other defaults: seed 0, clipped
+    /// to \[−1, 1\].
     ///
     /// # Errors
-    /// No steps, or more than the model's schedule has.
+    /// If `steps` is 0 or above that of the model's schedule.
     pub fn new(
         model: &LoadedModel,
         sampler: SamplerKind,
         steps: usize,
     ) -> Result<Self, ScheduleError> {
-        Ok(Self::along(model, model.objective.usual_plan(steps)?, sampler))
+        Ok(Self::with_plan(model, model.objective.default_plan(steps)?, sampler))
     }
 
-    /// As [`new`](Self::new), along a plan of one's own.
-    pub fn along(model: &LoadedModel, plan: SamplingPlan, sampler: SamplerKind) -> Self {
+    /// Like [`new`](Self::new), with a custom plan.
+    pub fn with_plan(model: &LoadedModel, plan: SamplingPlan, sampler: SamplerKind) -> Self {
         Self {
             plan,
             sampler,
@@ -71,59 +73,62 @@ impl SamplingConfig {
     }
 }
 
-/// How far a generation is: reported after each step of each batch.
+/// The progress of a generation, reported after each step of each batch.
 #[derive(Clone, Copy, Debug)]
 pub struct GenerationProgress<'p> {
-    /// Batches that are complete.
+    /// Completed batches.
     pub batch: usize,
-    /// Batches in all.
+    /// The total number of batches.
     pub batches: usize,
-    /// The positions of the batch's images among all.
+    /// The positions of the batch's images among all images.
     pub range: &'p Range<usize>,
-    /// Images in all.
+    /// The total number of images.
     pub images: usize,
-    /// Steps of this batch that are done, 1 to `steps`.
+    /// Completed steps of this batch, 1 to `steps`.
     pub done: usize,
-    /// Steps of a batch.
+    /// The number of steps of a batch.
     pub steps: usize,
-    /// The images of the batch after the step, if it led towards images.
+    /// The images of the batch after the step. `None` for inversion steps, which lead to noise.
     pub step: Option<&'p Progress<'p>>,
 }
 
 impl GenerationProgress<'_> {
-    /// Steps of all batches that are done.
+    /// The number of completed steps of all batches.
     pub fn steps_done(&self) -> usize {
         self.batch * self.steps + self.done
     }
 }
 
-/// Looks at a generation after each step, and may stop it.
+/// Called after each step of a generation; can stop it.
 pub type Observer<'o> = dyn FnMut(&GenerationProgress<'_>) -> ControlFlow<()> + 'o;
 
-/// What is done with each batch: from its noise, or whatever the operation begins with, to its images.
+/// Computes the images of one batch: by sampling from noise, or by any other operation.
 pub type Operation<'o> = dyn Fn(&mut Batch<'_>) -> Result<Tensor, EditError> + 'o;
 
-/// What an [`Operation`] works with.
+/// The inputs of an [`Operation`].
 pub struct Batch<'b> {
-    /// The positions of its images among all.
+    /// The positions of the batch's images among all images.
     pub range: Range<usize>,
-    /// The model, steered.
+    /// The guided model.
     pub denoiser: &'b dyn Denoiser,
     /// The sampler.
     pub sampler: &'b mut dyn Sampler,
     /// The steps.
     pub plan: &'b SamplingPlan,
-    /// Which noise, which shape, and where.
+    /// The seed, indices, shape and device of the images.
     pub request: &'b SampleRequest<'b>,
-    /// To be called after each step with the number of steps done, and what they led to if they led towards images.
+    /// Call this after each step, with the number of completed steps and, in sampling steps, the
+    /// progress.
     pub observer: &'b mut dyn FnMut(usize, Option<&Progress<'_>>) -> ControlFlow<()>,
 }
 
 impl Batch<'_> {
-    /// Samples the images from `x` (N, C, H, W) at the plan's start, or without one from their own noise.
+    /// Samples images (N, C, H, W) from `x` (N, C, H, W) at the start of the plan. Without `x`,
+    /// starts from the noise of the images' indices.
     ///
     /// # Errors
-    /// Those of [`sample_from`].
+    /// If the observer stops, or if a result is not finite. Also an error of the denoiser or the
+    /// device.
     pub fn sample(&mut self, x: Option<Tensor>) -> Result<Tensor, EditError> {
         let x = x.map_or_else(|| self.request.initial(self.plan), Ok)?;
         let noise = self.request.step_noise(self.plan);
@@ -135,25 +140,26 @@ impl Batch<'_> {
 /// The images of one batch.
 #[derive(Clone, Debug)]
 pub struct GeneratedBatch {
-    /// Their positions among all.
+    /// Their positions among all images.
     pub range: Range<usize>,
-    /// (N, C, H, W).
+    /// The images (N, C, H, W).
     pub images: Tensor,
 }
 
-/// Makes images with a model: the one loop over batches, behind every command.
+/// Generates images with a model. All commands use this loop over batches.
 pub struct Generator<'a> {
     /// The model.
     pub model: &'a LoadedModel,
-    /// How images are made.
+    /// How images are sampled.
     pub config: SamplingConfig,
-    /// What steers them.
+    /// The guidance.
     pub guidance: &'a GuidanceConfig,
 }
 
 impl Generator<'_> {
-    /// The images `specs`, batch by batch, cut to \[−1, 1\] if the configuration keeps x̂₀ in range: a formula of several steps
-    /// may lead a little beyond. `noise` (N, C, H, W) of variance 1 is what they begin with; none: that of their numbers.
+    /// Samples the images `specs`, batch by batch. If the configuration has a threshold, the result
+    /// is clipped to \[−1, 1\], because multistep formulas may slightly exceed it. `noise`
+    /// (N, C, H, W) with variance 1 replaces the initial noise of the images' indices.
     pub fn sample<'g>(
         &'g self,
         specs: &'g [ImageSpec],
@@ -163,16 +169,16 @@ impl Generator<'_> {
         let in_range = self.config.threshold.is_some();
         let operation = move |batch: &mut Batch<'_>| {
             let scale = 1.0 / batch.plan.start().to_variance_preserving();
-            let own = noise.map(|noise| {
+            let start = noise.map(|noise| {
                 noise.narrow(0, batch.range.start, batch.range.len())?.affine(scale, 0.0)
             });
-            let images = batch.sample(own.transpose()?)?;
+            let images = batch.sample(start.transpose()?)?;
             Ok(if in_range { images.clamp(-1f32, 1f32)? } else { images })
         };
         self.apply(specs, self.config.plan.steps().len(), Box::new(operation), observer)
     }
 
-    /// `operation`, which takes `steps` steps, on each batch of `specs`.
+    /// Applies `operation`, which takes `steps` steps, to each batch of `specs`.
     pub fn apply<'g>(
         &'g self,
         specs: &'g [ImageSpec],
@@ -180,34 +186,35 @@ impl Generator<'_> {
         operation: Box<Operation<'g>>,
         observer: &'g mut Observer<'g>,
     ) -> Batches<'g> {
-        Batches { generator: self, specs, steps, operation, observer, next: 0, end: End::Open }
+        Batches { generator: self, specs, steps, operation, observer, next: 0, state: State::Open }
     }
 }
 
-/// The batches of a generation: an iterator that computes each when it is asked for it. After an error there is nothing more.
+/// An iterator over the batches of a generation. It computes each batch on demand, and ends after
+/// the first error.
 pub struct Batches<'g> {
     generator: &'g Generator<'g>,
     specs: &'g [ImageSpec],
     steps: usize,
     operation: Box<Operation<'g>>,
     observer: &'g mut Observer<'g>,
-    /// The batch that comes next.
+    /// The number of the next batch.
     next: usize,
-    end: End,
+    state: State,
 }
 
-enum End {
+enum State {
     Open,
-    /// The observer said so after the last step of a batch, whose images count.
+    /// The observer stopped after the last step of a batch. That batch is still returned.
     Stopped,
     Closed,
 }
 
 impl Batches<'_> {
-    /// All images (N, C, H, W).
+    /// All images (N, C, H, W) in one tensor.
     ///
     /// # Errors
-    /// The first error of a batch; no images.
+    /// The first error of a batch; the images of earlier batches are lost.
     pub fn all(self) -> Result<Tensor, ModelError> {
         let LoadedModel { description, device, .. } = self.generator.model;
         let batches =
@@ -230,14 +237,14 @@ impl Batches<'_> {
         };
         let classes: Vec<Option<u32>> = specs.iter().map(|spec| spec.class).collect();
         let (batch, batches) = (self.next - 1, self.specs.len().div_ceil(config.batch_size.max(1)));
-        let (images, steps, end, observer) =
-            (self.specs.len(), self.steps, &mut self.end, &mut self.observer);
+        let (images, steps, state, observer) =
+            (self.specs.len(), self.steps, &mut self.state, &mut self.observer);
         let mut report = |done: usize, step: Option<&Progress<'_>>| {
             let range = &range;
             let flow =
                 observer(&GenerationProgress { batch, batches, range, images, done, steps, step });
             if flow.is_break() {
-                *end = End::Stopped;
+                *state = State::Stopped;
             }
             flow
         };
@@ -263,17 +270,17 @@ impl Iterator for Batches<'_> {
     fn next(&mut self) -> Option<Self::Item> {
         let size = self.generator.config.batch_size.max(1);
         let first = self.next * size;
-        if first >= self.specs.len() || matches!(self.end, End::Closed) {
+        if first >= self.specs.len() || matches!(self.state, State::Closed) {
             return None;
         }
-        if matches!(self.end, End::Stopped) {
-            self.end = End::Closed;
+        if matches!(self.state, State::Stopped) {
+            self.state = State::Closed;
             return Some(Err(SampleError::Cancelled { done: 0, steps: self.steps }.into()));
         }
         self.next += 1;
         let batch = self.compute(first..self.specs.len().min(first + size));
         if batch.is_err() {
-            self.end = End::Closed;
+            self.state = State::Closed;
         }
         Some(batch)
     }

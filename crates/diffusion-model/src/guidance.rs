@@ -1,84 +1,93 @@
-//! Guidance as data: what steers the images of a model.
+//! Guidance as data.
 
 use candle_core::Tensor;
 use diffusion_process::{Conditioned, Denoiser, Threshold, Thresholded};
 use diffusion_sample::edit::EditError;
-use diffusion_sample::{AfterReference, Autoguided, ClassifierFree, ClassifierGuided, Guidance};
+use diffusion_sample::{Autoguided, ClassifierFree, ClassifierGuided, Guidance, ReferenceGuided};
 use thiserror::Error;
 
 use crate::{LoadedClassifier, LoadedModel, ModelClass, ModelDescription};
 
-/// What the images of a model are steered by.
+/// How the images of a model are guided.
 #[derive(Default)]
 pub struct GuidanceConfig {
-    /// How strongly.
+    /// The strength of the guidance.
     pub guidance: Guidance,
-    /// Away from what, or towards what.
+    /// The source of the second prediction.
     pub method: GuidanceMethod,
-    /// A picture whose large shapes the images get.
+    /// A picture whose low frequencies the images take on.
     pub reference: Option<Reference>,
 }
 
-/// Where the second estimate of guidance comes from.
+/// The source of the second prediction of guidance.
 #[derive(Default)]
 pub enum GuidanceMethod {
-    /// From the model itself, without a class (Ho & Salimans 2022).
+    /// The model's own unconditional prediction (Ho & Salimans 2022).
     #[default]
     ClassifierFree,
-    /// From a weaker model of the same images (Karras et al. 2024).
+    /// A weaker model (Karras et al. 2024).
     Autoguidance(Box<LoadedModel>),
-    /// From a classifier of noisy images (Dhariwal & Nichol 2021).
+    /// A classifier of noisy images (Dhariwal & Nichol 2021).
     Classifier(Box<LoadedClassifier>),
 }
 
-/// A picture whose low frequencies the images get (Choi et al. 2021).
+/// A picture whose low frequencies the images take on (ILVR, Choi et al. 2021).
 pub struct Reference {
-    /// (1, C, H, W), of the model's shape.
+    /// The picture (1, C, H, W), in the shape of the model's images.
     pub picture: Tensor,
-    /// How small it is made before it is compared, as a divisor of its sides, at least 1.
+    /// The factor by which images are scaled down for the comparison, at least 1.
     pub factor: f64,
 }
 
-/// Why a model cannot be guided so.
+/// Why a model cannot be guided in this way.
 #[derive(Debug, Error)]
 pub enum GuidanceError {
-    /// A classifier of images of another shape.
+    /// The classifier needs another image shape.
     #[error(
-        "it reads images of {found:?}, the model makes them of {expected:?} (channels, height, width)"
+        "the classifier needs images of shape {found:?}, but the model generates {expected:?} \
+         (channels, height, width)"
     )]
     ClassifierShape {
-        /// The classifier's shape.
+        /// The shape (C, H, W) of the classifier.
         found: [usize; 3],
-        /// The model's.
+        /// The shape (C, H, W) of the model.
         expected: [usize; 3],
     },
-    /// A weaker model of images of another shape.
-    #[error("it makes images of {found:?}, the model of {expected:?} (channels, height, width)")]
+    /// The weaker model generates another image shape.
+    #[error(
+        "the weaker model generates images of shape {found:?}, but the model {expected:?} \
+         (channels, height, width)"
+    )]
     ModelShape {
-        /// The weaker model's shape.
+        /// The shape (C, H, W) of the weaker model.
         found: [usize; 3],
-        /// The model's.
+        /// The shape (C, H, W) of the model.
         expected: [usize; 3],
     },
-    /// Other classes than the model's, which has no unconditional estimate.
-    #[error("its classes are others than the model's, which must be told one")]
+    /// The classifier has other classes than the model, and the model cannot predict without a
+    /// class.
+    #[error(
+        "the classifier's classes differ from those of the model, which needs a class for each \
+         image"
+    )]
     ClassifierClasses,
-    /// A weaker model with other classes.
-    #[error("its classes are others than the model's")]
+    /// The weaker model has other classes.
+    #[error("the weaker model's classes differ from those of the model")]
     ModelClasses,
     /// Classifier-free guidance of a model without classes.
-    #[error("the model was trained without classes: there is nothing to guide towards")]
+    #[error("the model was trained without classes, so classifier-free guidance is impossible")]
     NoClasses,
     /// Classifier-free guidance of a model that always needs a class.
-    #[error("the model has learned no images without a class: there is nothing to guide away from")]
+    #[error("the model cannot predict without a class, so classifier-free guidance is impossible")]
     NoUnconditional,
 }
 
 impl GuidanceMethod {
-    /// Guidance of `model` by `classifier`.
+    /// Guides `model` by `classifier`.
     ///
     /// # Errors
-    /// Another image shape; other classes where the model cannot do without one.
+    /// If the image shapes differ, or if the classes differ and the model cannot predict without a
+    /// class.
     pub fn by_classifier(
         classifier: LoadedClassifier,
         model: &ModelDescription,
@@ -87,7 +96,7 @@ impl GuidanceMethod {
         if found != expected {
             return Err(GuidanceError::ClassifierShape { found, expected });
         }
-        if !model.network.takes_no_class()
+        if !model.network.supports_unconditional()
             && !same_names(&classifier.description.classes, &model.classes)
         {
             return Err(GuidanceError::ClassifierClasses);
@@ -95,10 +104,10 @@ impl GuidanceMethod {
         Ok(Self::Classifier(Box::new(classifier)))
     }
 
-    /// Guidance of `model` away from `weaker`.
+    /// Guides `model` away from `weaker`.
     ///
     /// # Errors
-    /// Another image shape; other classes, if it has any.
+    /// If the image shapes differ, or if `weaker` has classes that differ from the model's.
     pub fn by_weaker_model(
         weaker: LoadedModel,
         model: &ModelDescription,
@@ -114,12 +123,12 @@ impl GuidanceMethod {
         Ok(Self::Autoguidance(Box::new(weaker)))
     }
 
-    /// The classes that images can be steered to, and whether unconditional images are possible.
+    /// The classes that can be chosen, and whether unconditional images are possible.
     pub fn classes<'a>(&'a self, model: &'a ModelDescription) -> (&'a [ModelClass], bool) {
         match self {
             Self::Classifier(classifier) => (&classifier.description.classes, true),
             Self::ClassifierFree | Self::Autoguidance(_) => {
-                (&model.classes, model.network.takes_no_class())
+                (&model.classes, model.network.supports_unconditional())
             }
         }
     }
@@ -130,74 +139,79 @@ fn same_names(a: &[ModelClass], b: &[ModelClass]) -> bool {
 }
 
 impl GuidanceConfig {
-    /// Classifier-free guidance and nothing else.
+    /// Only classifier-free guidance.
     pub fn classifier_free(guidance: Guidance) -> Self {
         Self { guidance, ..Self::default() }
     }
 
-    /// Images by `work`, which is called with the denoiser of `model` for images of these classes; `threshold` keeps its
-    /// estimates in range.
+    /// Calls `operation` with the guided denoiser of `model` for images of these classes.
+    /// `threshold` keeps its predictions in range.
     ///
     /// # Errors
-    /// Those of `work`; a reference of another shape.
+    /// If the reference picture has the wrong shape. Also an error of `operation`.
     pub(crate) fn apply(
         &self,
         model: &LoadedModel,
         classes: &[Option<u32>],
         threshold: Option<Threshold>,
-        work: &mut Work<'_>,
+        operation: &mut DenoiserOperation<'_>,
     ) -> Result<Tensor, EditError> {
         let (denoiser, classes) = (&model.denoiser, classes.to_vec());
         let unconditional = vec![None; classes.len()];
         match &self.method {
             GuidanceMethod::ClassifierFree => {
                 let guided = ClassifierFree::new(denoiser, classes, self.guidance);
-                self.in_range(&guided, threshold, work)
+                self.with_threshold(&guided, threshold, operation)
             }
             GuidanceMethod::Autoguidance(weaker) => {
                 let has_classes = !weaker.description.classes.is_empty();
-                let of_weaker = if has_classes { classes.clone() } else { unconditional };
-                let weaker = Conditioned::new(&weaker.denoiser, of_weaker);
+                let weaker_classes = if has_classes { classes.clone() } else { unconditional };
+                let weaker = Conditioned::new(&weaker.denoiser, weaker_classes);
                 let plain = Conditioned::new(denoiser, classes);
-                self.in_range(&Autoguided::new(&plain, &weaker, self.guidance), threshold, work)
+                self.with_threshold(
+                    &Autoguided::new(&plain, &weaker, self.guidance),
+                    threshold,
+                    operation,
+                )
             }
             GuidanceMethod::Classifier(classifier) => {
-                // If the model saw the class too, it would count twice.
-                let takes_none = model.description.network.takes_no_class();
-                let of_model = if takes_none { unconditional } else { classes.clone() };
-                let plain = Conditioned::new(denoiser, of_model);
+                // If the model were conditioned on the class too, the class would count twice.
+                let unconditional_possible = model.description.network.supports_unconditional();
+                let model_classes =
+                    if unconditional_possible { unconditional } else { classes.clone() };
+                let plain = Conditioned::new(denoiser, model_classes);
                 let guided =
                     ClassifierGuided::new(&plain, &classifier.network, classes, self.guidance);
-                self.in_range(&guided, threshold, work)
+                self.with_threshold(&guided, threshold, operation)
             }
         }
     }
 
-    fn in_range(
+    fn with_threshold(
         &self,
         guided: &dyn Denoiser,
         threshold: Option<Threshold>,
-        work: &mut Work<'_>,
+        operation: &mut DenoiserOperation<'_>,
     ) -> Result<Tensor, EditError> {
         match threshold {
-            Some(threshold) => self.after_reference(&Thresholded::new(guided, threshold), work),
-            None => self.after_reference(guided, work),
+            Some(threshold) => self.with_reference(&Thresholded::new(guided, threshold), operation),
+            None => self.with_reference(guided, operation),
         }
     }
 
-    fn after_reference(
+    fn with_reference(
         &self,
         denoiser: &dyn Denoiser,
-        work: &mut Work<'_>,
+        operation: &mut DenoiserOperation<'_>,
     ) -> Result<Tensor, EditError> {
         match &self.reference {
             Some(Reference { picture, factor }) => {
-                work(&AfterReference::new(denoiser, picture, *factor, 0.0)?)
+                operation(&ReferenceGuided::new(denoiser, picture, *factor, 0.0)?)
             }
-            None => work(denoiser),
+            None => operation(denoiser),
         }
     }
 }
 
-/// Images by a denoiser.
-pub(crate) type Work<'w> = dyn FnMut(&dyn Denoiser) -> Result<Tensor, EditError> + 'w;
+/// Computes images with a denoiser.
+pub(crate) type DenoiserOperation<'w> = dyn FnMut(&dyn Denoiser) -> Result<Tensor, EditError> + 'w;

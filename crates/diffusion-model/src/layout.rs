@@ -1,4 +1,4 @@
-//! Where things are in the folder of a run.
+//! The file layout of a run folder.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,35 +12,36 @@ use crate::ModelState;
 ///
 /// ```text
 /// config.toml              the resolved configuration
-/// metrics.jsonl            a line a step
-/// samples/step-0000100.png the grid after step 100
-/// checkpoints/step-0000100 the training after step 100
-/// latest                   the name of the newest whole checkpoint
-/// lock                     held by the process that trains
+/// metrics.jsonl            one line per step
+/// samples/step-0000100.png the sample grid after step 100
+/// checkpoints/step-0000100 the checkpoint after step 100
+/// latest                   the name of the newest complete checkpoint
+/// lock                     locked by the training process
 /// ```
 ///
-/// Whoever reads or writes there asks this type for the path.
+/// All code that reads or writes there takes its paths from this type.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RunLayout {
     root: PathBuf,
 }
 
 impl RunLayout {
-    /// The layout of the folder `root`, whether it exists or not.
+    /// The layout of the folder `root`, which need not exist.
     pub fn new(root: impl Into<PathBuf>) -> Self {
         Self { root: root.into() }
     }
 
-    /// The run in which the folder of a checkpoint lies, if it lies in one.
+    /// The run that contains the folder of a checkpoint, if there is one.
     pub fn of_checkpoint(checkpoint: &Path) -> Option<Self> {
         let run = Self::new(checkpoint.canonicalize().ok()?.ancestors().nth(2)?);
         run.is_run().then_some(run)
     }
 
-    /// The checkpoint that the folder at `path` is, or the newest of the run that it is.
+    /// Returns `path` if it is a checkpoint folder, or the newest checkpoint if `path` is a run
+    /// folder.
     ///
     /// # Errors
-    /// A folder that is neither; a run without a checkpoint.
+    /// If the folder is neither, or if the run has no checkpoint.
     pub fn checkpoint_at(path: &Path) -> Result<PathBuf, FileError> {
         if path.join(ModelState::FILE).is_file() {
             return Ok(path.to_owned());
@@ -48,7 +49,8 @@ impl RunLayout {
         let run = Self::new(path);
         if !run.is_run() {
             let problem = format!(
-                "this folder holds no run: it has no config.toml; and this is not a checkpoint: it holds no {}",
+                "this folder holds no run: it has no config.toml; and this is not a checkpoint: it \
+                 holds no {}",
                 ModelState::FILE
             );
             return Err(FileError::unusable(path, problem));
@@ -56,20 +58,20 @@ impl RunLayout {
         run.latest_checkpoint()
     }
 
-    /// The folder.
+    /// The folder of the run.
     pub fn root(&self) -> &Path {
         &self.root
     }
 
-    /// Whether the folder holds a run.
+    /// Whether the folder contains a run.
     pub fn is_run(&self) -> bool {
         self.config().is_file()
     }
 
-    /// Refuses a folder that holds no run.
+    /// Checks that the folder contains a run.
     ///
     /// # Errors
-    /// A folder without `config.toml`.
+    /// If the folder has no `config.toml`.
     pub fn check(&self) -> Result<(), FileError> {
         if self.is_run() {
             return Ok(());
@@ -77,27 +79,27 @@ impl RunLayout {
         Err(FileError::unusable(&self.root, "this folder holds no run: it has no config.toml"))
     }
 
-    /// The configuration.
+    /// The file of the configuration.
     pub fn config(&self) -> PathBuf {
         self.root.join("config.toml")
     }
 
-    /// The metrics, a line a step.
+    /// The file of the metrics, one line per step.
     pub fn metrics(&self) -> PathBuf {
         self.root.join("metrics.jsonl")
     }
 
-    /// The file that names the newest whole checkpoint.
+    /// The file that names the newest complete checkpoint.
     pub fn latest(&self) -> PathBuf {
         self.root.join("latest")
     }
 
-    /// The file that the process that trains holds a lock on.
+    /// The file that the training process locks.
     pub fn lock(&self) -> PathBuf {
         self.root.join("lock")
     }
 
-    /// The page about the run.
+    /// The HTML page of the run.
     pub fn page(&self) -> PathBuf {
         self.root.join("index.html")
     }
@@ -107,12 +109,12 @@ impl RunLayout {
         self.root.join("loss.png")
     }
 
-    /// The grids of samples, animated.
+    /// The animation of the sample grids.
     pub fn animation(&self) -> PathBuf {
         self.root.join("samples.gif")
     }
 
-    /// The folder of the grids of samples.
+    /// The folder of the sample grids.
     pub fn samples(&self) -> PathBuf {
         self.root.join("samples")
     }
@@ -122,7 +124,7 @@ impl RunLayout {
         self.root.join("checkpoints")
     }
 
-    /// The grid after `step` updates.
+    /// The sample grid after `step` updates.
     pub fn grid(&self, step: u64) -> PathBuf {
         self.samples().join(format!("{}.png", Self::step_name(step)))
     }
@@ -132,30 +134,30 @@ impl RunLayout {
         self.checkpoints().join(Self::step_name(step))
     }
 
-    /// The name of whatever was written after `step` updates, without its ending.
+    /// The name of files and folders written after `step` updates, without extension.
     pub fn step_name(step: u64) -> String {
         format!("step-{step:07}")
     }
 
-    /// The inverse of [`step_name`](Self::step_name), for the last part of a path.
+    /// The inverse of [`step_name`](Self::step_name), for the last component of a path.
     pub fn step_of(path: &Path) -> Option<u64> {
         path.file_name()?.to_str()?.strip_prefix("step-")?.parse().ok()
     }
 
-    /// Whether some checkpoint was completed.
+    /// Whether the run has a complete checkpoint.
     pub fn has_checkpoint(&self) -> bool {
         self.latest().exists()
     }
 
-    /// When the last checkpoint was completed, if one was.
+    /// The time at which the last checkpoint was completed, if there is one.
     pub fn saved_at(&self) -> Option<SystemTime> {
         fs::metadata(self.latest()).and_then(|metadata| metadata.modified()).ok()
     }
 
-    /// The newest whole checkpoint.
+    /// The folder of the newest complete checkpoint.
     ///
     /// # Errors
-    /// A run that has none yet; a name in `latest` that is no checkpoint's.
+    /// If the run has no checkpoint yet, or if `latest` does not name an existing checkpoint.
     pub fn latest_checkpoint(&self) -> Result<PathBuf, FileError> {
         if !self.has_checkpoint() {
             return Err(FileError::unusable(&self.root, "this run has no checkpoint yet"));

@@ -1,13 +1,15 @@
-//! A trained diffusion model: what it is, how it is loaded, and how images come out of it.
+//! Loading trained diffusion models and generating images with them.
 //!
-//! - [`LoadedModel`]: a network with its weights, its [`ModelDescription`] and its [`Objective`], from the folder of a run, of a
-//!   checkpoint, or a packed file. [`RunLayout`] knows where things are in the folder of a run.
-//! - [`LoadedModel::generate`]: images in one call, as [`Generation`] says.
-//! - [`Generator`]: the loop over batches behind it, for those who need each batch, a plan or an operation of their own. One
-//!   observer sees every step and may stop it.
-//! - [`GuidanceConfig`]: what steers the images, as data; [`ModelClass`] and [`ClassChoice`]: which classes.
+//! - [`LoadedModel`]: a network with its weights, loaded from the folder of a run or a checkpoint,
+//!   or from a packed file. [`ModelDescription`] and [`Objective`] describe it. [`RunLayout`] has
+//!   the paths in the folder of a run.
+//! - [`LoadedModel::generate`]: images in one call, with the settings in [`Generation`].
+//! - [`Generator`]: the loop over batches, for access to each batch, custom plans and custom
+//!   operations. An observer sees every step and can stop the generation.
+//! - [`GuidanceConfig`]: guidance as data. [`ModelClass`] and [`ClassChoice`]: the classes of a
+//!   model and of its images.
 //!
-//! This crate trains nothing. It needs no data set and no image codec, and it does not print.
+//! This crate does not train, does not read data sets or image files, and does not print.
 //!
 //! ```
 //! use std::ops::ControlFlow;

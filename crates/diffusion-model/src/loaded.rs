@@ -1,37 +1,39 @@
-//! A model from a checkpoint or a packed file, ready for use.
+//! Loading a model from a checkpoint or a packed file.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
-use diffusion_files::{Described, FileError, read_file, read_tensors};
+use diffusion_files::{DescribedTensors, FileError, read_file, read_tensors};
 use diffusion_process::{Network, NetworkDenoiser};
 use serde::{Deserialize, Serialize};
 
 use crate::{ModelDescription, ModelError, Objective, RunLayout};
 
-/// The form of a checkpoint's files. A reader refuses any other.
+/// The format version of a checkpoint's files. Other versions are rejected.
 pub const FORMAT_VERSION: u32 = 1;
 
-/// What `checkpoint.json` says of the model; what it says of the training besides is not read here.
+/// The fields of `checkpoint.json` that describe the model. The fields about the training are
+/// ignored.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ModelState {
-    /// [`FORMAT_VERSION`] of the writer.
+    /// The [`FORMAT_VERSION`] with which the file was written.
     pub format_version: u32,
-    /// Updates that the model was trained for.
+    /// The number of training updates.
     pub step: u64,
-    /// The model.
+    /// The description of the model.
     pub model: ModelDescription,
 }
 
 impl ModelState {
-    /// Its file in the folder of a checkpoint.
+    /// The name of the file in the folder of a checkpoint.
     pub const FILE: &str = "checkpoint.json";
 
     /// Reads the state in the folder of a checkpoint.
     ///
     /// # Errors
-    /// A folder without one; another format version; fields that are missing or impossible.
+    /// If the folder has no `checkpoint.json`, if the format version differs, or if a field is
+    /// missing or invalid. Also an I/O error of the operating system.
     pub fn read(folder: &Path) -> Result<Self, FileError> {
         let file = folder.join(Self::FILE);
         if !file.exists() {
@@ -41,10 +43,10 @@ impl ModelState {
         Self::parse(&read_file(&file)?, &file)
     }
 
-    /// The state that `json` describes; `file` is for errors.
+    /// Parses the state in `json`. `file` is only used in errors.
     ///
     /// # Errors
-    /// As [`read`](Self::read).
+    /// If the format version differs, or if a field is missing or invalid.
     pub fn parse(json: &[u8], file: &Path) -> Result<Self, FileError> {
         #[derive(Deserialize)]
         struct Version {
@@ -61,11 +63,11 @@ impl ModelState {
             return Err(FileError::unusable(file, problem));
         }
         let state: Self = serde_json::from_slice(json).map_err(damaged)?;
-        state.checked(file)
+        state.validated(file)
     }
 
-    /// Itself, unless its model is impossible.
-    fn checked(self, file: &Path) -> Result<Self, FileError> {
+    /// Returns `self` if the description of the model is valid.
+    fn validated(self, file: &Path) -> Result<Self, FileError> {
         match self.model.problem() {
             Some(problem) => Err(FileError::unusable(file, problem)),
             None => Ok(self),
@@ -76,18 +78,18 @@ impl ModelState {
 /// Which weights of a checkpoint to use.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Weights {
-    /// The moving average: the better images.
+    /// The moving average (EMA), which gives better images. Default.
     #[default]
     Ema,
-    /// Those of the last step.
+    /// The weights of the last training step.
     Raw,
 }
 
 impl Weights {
-    /// All of them.
+    /// Both variants.
     pub const ALL: [Self; 2] = [Self::Ema, Self::Raw];
 
-    /// The name on a command line.
+    /// The name on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Self::Ema => "ema",
@@ -95,7 +97,7 @@ impl Weights {
         }
     }
 
-    /// Their file in the folder of a checkpoint.
+    /// The name of the file in the folder of a checkpoint.
     pub fn file(self) -> &'static str {
         match self {
             Self::Ema => "ema.safetensors",
@@ -107,26 +109,27 @@ impl Weights {
 /// The key of the state in the metadata of a packed file.
 const STATE: &str = "state";
 
-/// A model for use without training.
+/// A trained model, ready for sampling.
 pub struct LoadedModel {
-    /// What it is.
+    /// The description of the model.
     pub description: ModelDescription,
-    /// The process it was trained on, which gives it sampling plans.
+    /// The process that the model was trained on. It makes the sampling plans.
     pub objective: Objective,
-    /// The network and the meaning of its output.
+    /// The network with the parametrisation of its output.
     pub denoiser: NetworkDenoiser<Box<dyn Network + Send + Sync>>,
-    /// Updates it was trained for.
+    /// The number of training updates.
     pub step: u64,
-    /// Where it computes.
+    /// The device of the weights.
     pub device: Device,
 }
 
 impl LoadedModel {
-    /// The model at `path`: the folder of a run, of which the newest checkpoint is taken; the folder of a checkpoint; or a
-    /// packed file, which has averaged weights only.
+    /// Loads the model at `path`: the newest checkpoint of a run folder, a checkpoint folder, or a
+    /// packed file. A packed file contains only EMA weights, whatever `weights` is.
     ///
     /// # Errors
-    /// Something else at `path`; a tensor that is missing, unknown or of another shape.
+    /// If there is nothing at `path`, or no model, or if a tensor is missing, unknown or of the
+    /// wrong shape. Also an I/O error of the operating system.
     pub fn open(path: &Path, weights: Weights, device: &Device) -> Result<Self, ModelError> {
         if path.is_file() {
             return Self::unpack(&read_file(path)?, path, device);
@@ -141,10 +144,11 @@ impl LoadedModel {
         Self::new(state.model, state.step, tensors, &file, device)
     }
 
-    /// The model that `description` describes, with `tensors` for its parameters after `step` updates; `file` is for errors.
+    /// Builds the model of `description` with the parameters in `tensors`, after `step` training
+    /// updates. `file` is only used in errors.
     ///
     /// # Errors
-    /// A tensor that is missing, unknown or of another shape.
+    /// If the schedule is invalid, or if a tensor is missing, unknown or of the wrong shape.
     pub fn new(
         description: ModelDescription,
         step: u64,
@@ -160,31 +164,32 @@ impl LoadedModel {
         Ok(Self { description, objective, denoiser, step, device: device.clone() })
     }
 
-    /// The model in the bytes of a packed file, as [`pack`](Self::pack) makes it; `name` is for errors.
+    /// Reads the model from the bytes of a packed file, as [`pack`](Self::pack) writes it. `name`
+    /// is only used in errors.
     ///
     /// # Errors
-    /// Bytes that are no such file.
+    /// If the bytes are not a packed model.
     pub fn unpack(bytes: &[u8], name: &Path, device: &Device) -> Result<Self, ModelError> {
-        let Described { description: state, mut tensors } =
-            Described::<ModelState>::from_bytes(bytes, STATE, "packed model", name, device)?;
-        let state = state.checked(name)?;
+        let DescribedTensors { description: state, mut tensors } =
+            DescribedTensors::<ModelState>::from_bytes(bytes, STATE, "packed model", name, device)?;
+        let state = state.validated(name)?;
         for tensor in tensors.values_mut() {
             *tensor = tensor.to_dtype(DType::F32)?;
         }
         Self::new(state.model, state.step, tensors, name, device)
     }
 
-    /// The bytes of a single safetensors file with the averaged weights of a checkpoint's folder in half precision, and its
-    /// state as metadata.
+    /// Packs a checkpoint into the bytes of one safetensors file: the EMA weights in half
+    /// precision, with the state as metadata.
     ///
     /// # Errors
-    /// A folder that is no checkpoint.
+    /// If the folder is not a checkpoint. Also an I/O error of the operating system.
     pub fn pack(checkpoint: &Path) -> Result<Vec<u8>, ModelError> {
         let description = ModelState::read(checkpoint)?;
         let mut tensors = read_tensors(&checkpoint.join(Weights::Ema.file()), &Device::Cpu)?;
         for tensor in tensors.values_mut() {
             *tensor = tensor.to_dtype(DType::F16)?;
         }
-        Ok(Described { description, tensors }.to_bytes(STATE, checkpoint)?)
+        Ok(DescribedTensors { description, tensors }.to_bytes(STATE, checkpoint)?)
     }
 }

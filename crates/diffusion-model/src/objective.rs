@@ -1,4 +1,4 @@
-//! The process that a model is trained on: what its network sees, and what it should say.
+//! The training process of a model: its noise levels, the input of the network and its target.
 
 use candle_core::cpu::erf::{erf_f64, erf_inv};
 use candle_core::{Result, Tensor};
@@ -13,15 +13,16 @@ use diffusion_schedule::{
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-/// Preconditioned training at log-normal noise levels (Karras et al. 2022, table 1, last column).
+/// EDM: preconditioned training at log-normal noise levels (Karras et al. 2022, table 1, last
+/// column).
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct EdmConfig {
-    /// The data's standard deviation, above 0.
+    /// The standard deviation of the data, above 0. Default: 0.5.
     pub sigma_data: f64,
-    /// The mean of ln σ.
+    /// The mean of ln σ, between −10 and 10. Default: −1.2.
     pub p_mean: f64,
-    /// The standard deviation of ln σ, above 0.
+    /// The standard deviation of ln σ, above 0 and at most 10. Default: 1.2.
     pub p_std: f64,
 }
 
@@ -32,15 +33,14 @@ impl Default for EdmConfig {
 }
 
 impl EdmConfig {
-    /// The first number with which there is no preconditioning or no level, if any: its name in a configuration, its value,
-    /// and what would be right.
+    /// The first invalid value, if any: its configuration key, the value, and what would be valid.
     pub fn problem(&self) -> Option<(&'static str, f64, &'static str)> {
         let positive = |value: f64| value > 0.0 && value.is_finite();
         if !positive(self.sigma_data) {
             return Some(("edm.sigma_data", self.sigma_data, "it must be a number above 0"));
         }
         if !(-MAX_LOG_SIGMA..=MAX_LOG_SIGMA).contains(&self.p_mean) {
-            return Some(("edm.p_mean", self.p_mean, "it must lie between -10 and 10"));
+            return Some(("edm.p_mean", self.p_mean, "it must be between -10 and 10"));
         }
         if !(self.p_std > 0.0 && self.p_std <= MAX_LOG_SIGMA) {
             return Some(("edm.p_std", self.p_std, "it must be above 0 and at most 10"));
@@ -49,16 +49,18 @@ impl EdmConfig {
     }
 }
 
-/// A mean or deviation of ln σ beyond this leads out of the float type.
+/// Limit for the mean and deviation of ln σ. Beyond it, σ can leave the range of the float type.
 const MAX_LOG_SIGMA: f64 = 10.0;
 
-/// What flow networks are told is 1000·s, so that the time embedding sees the range that it has in diffusion.
+/// Flow networks receive 1000·s, so that the time embedding has the same range as in diffusion.
 const FLOW_TIME_SCALE: f64 = 1000.0;
 
-/// Shares this close to 0 and 1 stand for the ends of a distribution without ends: 7 standard deviations.
-const LEAST_SHARE: f64 = 1e-12;
+/// Shares are clamped to this distance from 0 and 1, because the normal distribution is unbounded.
+/// It corresponds to 7 standard deviations.
+const MIN_SHARE: f64 = 1e-12;
 
-/// The way from data to noise that a model knows, and the meaning of its output.
+/// The process that a model was trained on: the path from data to noise, and what the network
+/// predicts.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Objective {
     /// The discrete steps of a schedule (Ho et al. 2020).
@@ -68,36 +70,37 @@ pub enum Objective {
         /// ε, x₀ or v.
         prediction_type: PredictionType,
     },
-    /// The straight path x = (1 − s)·x₀ + s·ε with s uniform in [0, 1); the network says u = ε − x₀ and is told 1000·s
-    /// (Lipman et al. 2023).
+    /// Flow matching on the straight path x = (1 − s)·x₀ + s·ε with s uniform in [0, 1). The
+    /// network receives 1000·s and predicts u = ε − x₀ (Lipman et al. 2023).
     Flow,
-    /// x = x₀ + σ·ε with ln σ normal; the network sees c_in·x, is told ln(σ)/4, and its output is brought to
-    /// D = c_skip·x + c_out·F (Karras et al. 2022).
+    /// EDM: x = x₀ + σ·ε with ln σ normal. The network receives c_in·x and ln(σ)/4, and its output
+    /// F gives D = c_skip·x + c_out·F (Karras et al. 2022).
     Edm(EdmConfig),
 }
 
-/// Noisy images, and what a network makes of them where it is perfect.
+/// A batch of noisy images, with the network's inputs and target.
 #[derive(Clone, Debug)]
 pub struct NoisyBatch {
     /// x₀ (N, C, H, W).
     pub x0: Tensor,
     /// The noisy images (N, C, H, W).
     pub x_t: Tensor,
-    /// Where each image is: N of them.
+    /// The noise level of each image, N in total.
     pub levels: Vec<NoiseLevel>,
-    /// What the network sees (N, C, H, W).
+    /// The image input of the network (N, C, H, W).
     pub input: Tensor,
-    /// What it is told (N).
+    /// The timestep input of the network (N).
     pub timesteps: Tensor,
-    /// What it should say (N, C, H, W).
+    /// The network's target (N, C, H, W).
     pub target: Tensor,
 }
 
 impl Objective {
-    /// Edm if `edm` is given, Flow if the prediction type says so, and else a diffusion along `schedule`.
+    /// EDM if `edm` is given, flow if `prediction_type` is flow, otherwise diffusion along
+    /// `schedule`.
     ///
     /// # Errors
-    /// A schedule that cannot be built, where it is used.
+    /// If the schedule is used and invalid.
     pub fn new(
         schedule: &ScheduleConfig,
         prediction_type: PredictionType,
@@ -110,7 +113,7 @@ impl Objective {
         }
     }
 
-    /// The name of the process, for people.
+    /// The name of the process in messages.
     pub fn name(&self) -> &'static str {
         match self {
             Self::Diffusion { .. } => "diffusion",
@@ -119,7 +122,7 @@ impl Objective {
         }
     }
 
-    /// The schedule, where there is one.
+    /// The schedule; `None` for flow and EDM.
     pub fn schedule(&self) -> Option<&NoiseSchedule> {
         match self {
             Self::Diffusion { schedule, .. } => Some(schedule),
@@ -127,7 +130,7 @@ impl Objective {
         }
     }
 
-    /// The level below which the share `share`, in [0, 1), of the levels of training lie.
+    /// The noise level at the quantile `share`, in [0, 1), of the levels in training.
     pub fn level_at(&self, share: f64) -> NoiseLevel {
         match self {
             Self::Diffusion { schedule, .. } => {
@@ -136,7 +139,7 @@ impl Objective {
             }
             Self::Flow => NoiseLevel::flow(FLOW_TIME_SCALE * share, share),
             Self::Edm(edm) => {
-                let share = share.clamp(LEAST_SHARE, 1.0 - LEAST_SHARE);
+                let share = share.clamp(MIN_SHARE, 1.0 - MIN_SHARE);
                 let normal = std::f64::consts::SQRT_2 * erf_inv(2.0 * share - 1.0);
                 let log_sigma = edm.p_mean + edm.p_std * normal;
                 NoiseLevel::variance_exploding(edm_noise_conditioning(log_sigma), log_sigma.exp())
@@ -144,7 +147,8 @@ impl Objective {
         }
     }
 
-    /// The inverse of [`level_at`](Self::level_at): which share of the levels of training lie below `level`.
+    /// The inverse of [`level_at`](Self::level_at): the share of the levels in training that are
+    /// below `level`.
     pub fn share_below(&self, level: &NoiseLevel) -> f64 {
         match self {
             Self::Diffusion { schedule, .. } => level.timestep / schedule.len() as f64,
@@ -156,10 +160,10 @@ impl Objective {
         }
     }
 
-    /// `x0` (N, C, H, W) with `noise` of the same shape on it, each image at its level.
+    /// Adds `noise` to `x0`, both (N, C, H, W), each image at its level.
     ///
     /// # Errors
-    /// Shapes that differ; a number of levels other than N.
+    /// If the shapes differ, or if the number of levels is not N.
     pub fn noisy_batch(
         &self,
         x0: &Tensor,
@@ -182,7 +186,7 @@ impl Objective {
         Ok(NoisyBatch { x0: x0.clone(), x_t, levels: levels.to_vec(), input, timesteps, target })
     }
 
-    /// What the network's output means.
+    /// The parametrisation of the network's output.
     pub fn parametrisation(&self) -> Parametrisation {
         match self {
             Self::Diffusion { prediction_type, .. } => (*prediction_type).into(),
@@ -191,15 +195,15 @@ impl Objective {
         }
     }
 
-    /// A network that was trained so, as samplers see it.
+    /// Wraps a network of this process as a denoiser for samplers.
     pub fn denoiser<N: Network>(&self, network: N) -> NetworkDenoiser<N> {
         NetworkDenoiser::new(network, self.parametrisation())
     }
 
-    /// Refuses a sampler that does not suit the process.
+    /// Checks that a sampler suits the process.
     ///
     /// # Errors
-    /// A sampler of flows for another process; DDPM where there is no schedule.
+    /// If a flow sampler is used for another process, or DDPM for a process without a schedule.
     pub fn check_sampler(&self, sampler: SamplerKind) -> std::result::Result<(), SamplerError> {
         let (name, process) = (sampler.name(), self.name());
         if sampler.follows_flow() && !matches!(self, Self::Flow) {
@@ -209,16 +213,16 @@ impl Objective {
             return Err(SamplerError::NeedsSchedule {
                 name,
                 process,
-                own: self.sampler(false).name(),
+                suggested: self.default_sampler(false).name(),
             });
         }
         Ok(())
     }
 
-    /// The sampler for those who name none. A diffusion's is stochastic, since fresh noise mends what a network of a short training got
-    /// wrong (docs/recipe.md has the figures), or DDPM, which alone uses it, where a variance was learned; the others' is that of their
-    /// paper.
-    pub fn sampler(&self, learned_variance: bool) -> SamplerKind {
+    /// The default sampler. For diffusion it is stochastic, because new noise corrects the errors
+    /// of a briefly trained network (figures: docs/recipe.md). With a learned variance it is DDPM,
+    /// the only sampler that uses the variance. Flow and EDM use the sampler of their paper.
+    pub fn default_sampler(&self, learned_variance: bool) -> SamplerKind {
         match self {
             Self::Diffusion { .. } if learned_variance => SamplerKind::Ddpm,
             Self::Diffusion { .. } => SamplerKind::DpmSolver2mSde,
@@ -227,8 +231,8 @@ impl Objective {
         }
     }
 
-    /// Sampling steps for those who name none: all of the schedule's for DDPM, which was made so, and else what suits a second-order
-    /// method.
+    /// The default number of steps: all of the schedule's for DDPM, otherwise a number that suits a
+    /// second-order method.
     pub fn default_steps(&self, sampler: SamplerKind) -> usize {
         match self {
             Self::Diffusion { schedule, .. } if sampler == SamplerKind::Ddpm => schedule.len(),
@@ -238,19 +242,20 @@ impl Objective {
         }
     }
 
-    /// A plan of `steps` steps as they are laid out where nobody says how: trailing, at the noise levels of the timesteps.
+    /// The default plan with `steps` steps: trailing spacing, at the noise levels of the timesteps.
     ///
     /// # Errors
-    /// No steps, or more than a schedule has.
-    pub fn usual_plan(&self, steps: usize) -> std::result::Result<SamplingPlan, ScheduleError> {
+    /// If `steps` is 0 or above that of the schedule.
+    pub fn default_plan(&self, steps: usize) -> std::result::Result<SamplingPlan, ScheduleError> {
         self.plan(steps, TimestepSpacing::Trailing, SigmaSpacing::Timesteps)
     }
 
-    /// A plan of `steps` steps on the way that the model knows. `spacing` and `sigmas` lay them over the steps of a
-    /// schedule; flows go evenly in s, and EDM as its paper has it, from σ = 80 to 0.002 with ρ = 7.
+    /// A plan of `steps` steps. `spacing` and `sigmas` distribute them over the steps of a
+    /// schedule. Flow plans are evenly spaced in s. EDM plans go from σ = 80 to 0.002 with ρ = 7,
+    /// as in the paper.
     ///
     /// # Errors
-    /// No steps, or more than a schedule has.
+    /// If `steps` is 0 or above that of the schedule.
     pub fn plan(
         &self,
         steps: usize,
@@ -270,22 +275,22 @@ impl Objective {
 /// Why a sampler does not suit a model.
 #[derive(Debug, Error)]
 pub enum SamplerError {
-    /// It follows the straight path of flow matching.
-    #[error("{name} follows the path of a flow; this model is one of {process}")]
+    /// The sampler needs the straight path of flow matching.
+    #[error("{name} needs a flow model; this model's process is {process}")]
     NeedsFlow {
-        /// The sampler.
+        /// The name of the sampler.
         name: &'static str,
-        /// The model's process.
+        /// The name of the model's process.
         process: &'static str,
     },
-    /// It needs the steps of a schedule.
-    #[error("{name} needs a schedule; this model is one of {process}: use {own}")]
+    /// The sampler needs the steps of a schedule.
+    #[error("{name} needs a schedule; this model's process is {process}: use {suggested}")]
     NeedsSchedule {
-        /// The sampler.
+        /// The name of the sampler.
         name: &'static str,
-        /// The model's process.
+        /// The name of the model's process.
         process: &'static str,
-        /// The sampler that suits the process.
-        own: &'static str,
+        /// The name of a sampler that suits the process.
+        suggested: &'static str,
     },
 }

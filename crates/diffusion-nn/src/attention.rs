@@ -9,19 +9,21 @@ use crate::{GroupNorm, Linear, group_norm, linear};
 /// The settings of an [`Attention`].
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AttentionConfig {
-    /// Channels of the images.
+    /// Channels of the feature maps.
     pub channels: usize,
-    /// Channels of a head, between 1 and `channels`; there are as many heads as fit into `channels`.
-    /// None: one head.
+    /// Channels of a head, 1 to `channels`. The number of heads is `channels / head_channels`,
+    /// rounded down. `None`: one head.
     pub head_channels: Option<usize>,
-    /// Groups of the normalisation before it. None: no normalisation.
+    /// Groups of the normalisation before the attention. `None`: no normalisation.
     pub groups: Option<usize>,
-    /// What that normalisation adds to the variance.
+    /// The ε that the normalisation adds to the variance.
     pub eps: f64,
 }
 
-/// GroupNorm, attention of every pixel to every other (Vaswani et al. 2017, eq. 1; Ho et al. 2020,
-/// appendix B), and the input added: (N, C, H, W) to the same.
+/// Self-attention with a group normalisation before it and a skip connection around both (Vaswani
+/// et al. 2017, eq. 1; Ho et al. 2020, appendix B).
+///
+/// Every pixel attends to every other. The shape (N, C, H, W) stays the same.
 #[derive(Clone, Debug)]
 pub struct Attention {
     heads: usize,
@@ -33,15 +35,17 @@ pub struct Attention {
 }
 
 impl Attention {
-    /// Parameters are named as in diffusers: `group_norm`, `to_q`, `to_k`, `to_v`, `to_out.0`.
+    /// The layer with parameters from `vb`, named as in diffusers: `group_norm`, `to_q`, `to_k`,
+    /// `to_v`, `to_out.0`.
     ///
     /// # Errors
-    /// Groups that do not divide the channels; parameters that `vb` does not have or has in another shape.
+    /// - If `groups` does not divide `channels`.
+    /// - If `vb` does not have a parameter, or has it in another shape.
     pub fn new(config: &AttentionConfig, vb: VarBuilder<'_>) -> Result<Self> {
         let &AttentionConfig { channels, head_channels, groups, eps } = config;
         let head = head_channels.unwrap_or(channels);
         let heads = channels / head;
-        // Below `channels` where the heads do not fill them.
+        // Less than `channels` if the heads do not fill them.
         let inner = heads * head;
         let norm = |groups| group_norm(groups, channels, eps, vb.pp("group_norm"));
         Ok(Self {
@@ -54,10 +58,10 @@ impl Attention {
         })
     }
 
-    /// `x` (N, C, H, W).
+    /// Applies the attention to `x` (N, C, H, W).
     ///
     /// # Errors
-    /// Another number of channels.
+    /// If `x` does not have C channels.
     pub fn forward(&self, x: &FeatureMap) -> Result<FeatureMap> {
         let normed = match &self.group_norm {
             Some(norm) => norm.forward(x, Activation::Identity)?,

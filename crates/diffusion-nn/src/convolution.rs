@@ -1,4 +1,4 @@
-//! Convolutions.
+//! Convolutions and transposed convolutions.
 
 use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
@@ -6,19 +6,19 @@ use diffusion_kernels::{FeatureMap, Padding};
 
 use crate::Initialisation;
 
-/// The settings of a square convolution. Default: 3×3, stride 1, one zero around the images, with bias,
+/// The settings of a square convolution. Default: 3×3, stride 1, padding 1, with bias,
 /// [`Initialisation::PyTorch`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Conv2dConfig {
     /// Height and width of the kernel.
     pub kernel: usize,
-    /// Pixels from one output to the next.
+    /// The distance between two outputs, in pixels.
     pub stride: usize,
-    /// Zeros around the images.
+    /// The zeros added around the images, in pixels.
     pub padding: Padding,
-    /// Whether a number is added to each output channel.
+    /// Whether the convolution has a bias, one number per output channel.
     pub bias: bool,
-    /// The first values.
+    /// The initial values.
     pub init: Initialisation,
 }
 
@@ -35,13 +35,13 @@ impl Default for Conv2dConfig {
 }
 
 impl Conv2dConfig {
-    /// A 1×1 convolution without padding, otherwise the default.
+    /// The settings of a 1×1 convolution without padding. The others are the defaults.
     pub fn pointwise() -> Self {
         Self { kernel: 1, padding: 0.into(), ..Self::default() }
     }
 }
 
-/// 2-D convolution: (N, Cin, H, W) to (N, Cout, H', W').
+/// A 2-D convolution: (N, Cin, H, W) to (N, Cout, H', W').
 #[derive(Clone, Debug)]
 pub struct Conv2d {
     weight: Tensor,
@@ -50,10 +50,11 @@ pub struct Conv2d {
     padding: Padding,
 }
 
-/// A convolution with the parameters `weight` (Cout, Cin, K, K) and, if configured, `bias` (Cout).
+/// A convolution with the parameters `weight` (Cout, Cin, K, K) and, if `config` has it, `bias`
+/// (Cout).
 ///
 /// # Errors
-/// A parameter that `vb` does not have or has in another shape.
+/// If `vb` does not have a parameter, or has it in another shape.
 pub fn conv2d(
     in_channels: usize,
     out_channels: usize,
@@ -76,7 +77,7 @@ pub fn conv2d(
 }
 
 impl Conv2d {
-    /// A convolution with known numbers: `weight` (Cout, Cin, K, K), `bias` (Cout).
+    /// A convolution with the given values: `weight` (Cout, Cin, K, K), `bias` (Cout).
     pub fn from_tensors(
         weight: Tensor,
         bias: Option<Tensor>,
@@ -86,21 +87,23 @@ impl Conv2d {
         Self { weight, bias, stride, padding: padding.into() }
     }
 
-    /// `x` (N, Cin, H, W).
+    /// Applies the convolution to `x` (N, Cin, H, W).
     ///
     /// # Errors
-    /// Another number of channels; images smaller than the kernel.
+    /// - If `x` does not have Cin channels.
+    /// - If the images are smaller than the kernel.
     pub fn forward(&self, x: &FeatureMap) -> Result<FeatureMap> {
         x.conv2d(&self.weight, self.bias.as_ref(), self.stride, self.padding)
     }
 
-    /// Weight and bias, for operations that compute more than this layer at once. None if there is no bias.
+    /// Weight and bias, for fused operations over several layers. `None` if there is no bias.
     pub(crate) fn parameters(&self) -> Option<(&Tensor, &Tensor)> {
         Some((&self.weight, self.bias.as_ref()?))
     }
 }
 
-/// Transposed 2-D convolution: (N, Cin, H, W) to (N, Cout, (H−1)·stride − 2·padding + K, …).
+/// A transposed 2-D convolution: (N, Cin, H, W) to (N, Cout, H', W') with
+/// H' = (H−1)·stride − 2·padding + K, and W' likewise.
 #[derive(Clone, Debug)]
 pub struct ConvTranspose2d {
     weight: Tensor,
@@ -109,10 +112,11 @@ pub struct ConvTranspose2d {
     padding: usize,
 }
 
-/// A square transposed convolution with the parameters `weight` (Cin, Cout, K, K) and `bias` (Cout).
+/// A square transposed convolution with the parameters `weight` (Cin, Cout, K, K) and `bias`
+/// (Cout).
 ///
 /// # Errors
-/// A parameter that `vb` does not have or has in another shape.
+/// If `vb` does not have a parameter, or has it in another shape.
 pub fn conv_transpose2d(
     in_channels: usize,
     out_channels: usize,
@@ -121,7 +125,7 @@ pub fn conv_transpose2d(
     padding: usize,
     vb: VarBuilder<'_>,
 ) -> Result<ConvTranspose2d> {
-    // PyTorch takes the weight's second axis for the fan-in, which here is the output's.
+    // PyTorch computes the fan-in from the weight's second axis, which here is the output's.
     let (init, fan_in) = (Initialisation::PyTorch, out_channels * kernel * kernel);
     Ok(ConvTranspose2d {
         weight: vb.get_with_hints(
@@ -136,10 +140,10 @@ pub fn conv_transpose2d(
 }
 
 impl ConvTranspose2d {
-    /// `x` (N, Cin, H, W).
+    /// Applies the transposed convolution to `x` (N, Cin, H, W).
     ///
     /// # Errors
-    /// Another number of channels.
+    /// If `x` does not have Cin channels.
     pub fn forward(&self, x: &FeatureMap) -> Result<FeatureMap> {
         x.conv_transpose2d(&self.weight, Some(&self.bias), self.stride, self.padding)
     }

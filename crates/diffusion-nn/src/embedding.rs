@@ -1,4 +1,4 @@
-//! Timesteps and classes as vectors.
+//! Embeddings of timesteps and classes as vectors.
 
 use std::f64::consts::TAU;
 
@@ -8,8 +8,8 @@ use diffusion_kernels as kernels;
 
 use crate::Linear;
 
-/// Sinusoidal features of the timestep: sin(t·f_k) and cos(t·f_k) with f_k = exp(−ln(10000)·k/(half −
-/// shift)), k = 0..half (Vaswani et al. 2017; Ho et al. 2020).
+/// Sinusoidal features of the timestep: sin(t·f_k) and cos(t·f_k) with
+/// f_k = exp(−ln(10000)·k/(half − shift)), k = 0..half (Vaswani et al. 2017; Ho et al. 2020).
 #[derive(Clone, Debug)]
 pub struct TimestepEmbedding {
     frequencies: Vec<f64>,
@@ -18,11 +18,11 @@ pub struct TimestepEmbedding {
 }
 
 impl TimestepEmbedding {
-    /// Features of width `dim`: sines first (or cosines, if `cosine_first`), one zero at the end when
-    /// `dim` is odd. `frequency_shift` is 1 in DDPM, 0 in later models.
+    /// Features of width `dim`: the sines first, or the cosines first if `cosine_first`, and one
+    /// zero at the end if `dim` is odd. `frequency_shift` is 1 in DDPM and 0 in later models.
     ///
     /// # Errors
-    /// A width too small for the shift: `dim / 2` must exceed it.
+    /// If `dim / 2` is not larger than `frequency_shift`.
     pub fn new(dim: usize, cosine_first: bool, frequency_shift: f64) -> Result<Self> {
         let half = dim / 2;
         if half as f64 <= frequency_shift {
@@ -36,10 +36,10 @@ impl TimestepEmbedding {
         Ok(Self { frequencies, dim, cosine_first })
     }
 
-    /// The features of `timesteps` (N), computed in f64: (N, dim) in f32 on the same device.
+    /// The features of `timesteps` (N): (N, dim) in f32 on the same device. Computed in f64.
     ///
     /// # Errors
-    /// Those of the device.
+    /// A device error.
     pub fn forward(&self, timesteps: &Tensor) -> Result<Tensor> {
         let t = numbers(timesteps)?;
         let mut features = Vec::with_capacity(t.len() * self.dim);
@@ -57,11 +57,11 @@ impl TimestepEmbedding {
     }
 }
 
-/// Sinusoidal features of a timestep's logarithm: sin(2π·w·ln t), then cos(2π·w·ln t), for frequencies w
-/// that begin at random and are never trained (Song et al. 2021, appendix C).
+/// Sinusoidal features of the logarithm of the timestep: sin(2π·w·ln t), then cos(2π·w·ln t). The
+/// frequencies w are random and never trained (Song et al. 2021, appendix C).
 #[derive(Clone, Debug)]
 pub struct FourierEmbedding {
-    /// (frequencies).
+    /// The frequencies w, of shape (frequencies).
     weight: Tensor,
 }
 
@@ -69,26 +69,27 @@ impl FourierEmbedding {
     /// The standard deviation of the frequencies.
     const SCALE: f64 = 16.0;
 
-    /// Features of `frequencies` frequencies, twice as many. Parameter `weight`.
+    /// Two features for each of `frequencies` frequencies. Parameter `weight`.
     ///
     /// # Errors
-    /// A parameter that `vb` does not have or has in another shape.
+    /// If `vb` does not have the parameter, or has it in another shape.
     pub fn new(frequencies: usize, vb: VarBuilder<'_>) -> Result<Self> {
         let init = Init::Randn { mean: 0.0, stdev: Self::SCALE };
         Ok(Self { weight: vb.get_with_hints(frequencies, "weight", init)? })
     }
 
-    /// The features of `timesteps` (N), computed in f64: (N, 2·frequencies) in f32 on the same device.
+    /// The features of `timesteps` (N): (N, 2·frequencies) in f32 on the same device. Computed in
+    /// f64.
     ///
     /// # Errors
-    /// A timestep that is not above 0 or not finite.
+    /// If a timestep is not above 0 or not finite.
     pub fn forward(&self, timesteps: &Tensor) -> Result<Tensor> {
         let (t, frequencies) = (numbers(timesteps)?, numbers(&self.weight)?);
         let mut features = Vec::with_capacity(t.len() * 2 * frequencies.len());
         for &t in &t {
             if !(t > 0.0 && t.is_finite()) {
                 return Err(Error::Msg(format!(
-                    "a timestep is {t}; the Fourier embedding takes ln(t), so t must be above 0"
+                    "a timestep is {t}; the Fourier embedding uses ln(t), so t must be above 0"
                 )));
             }
             let angles = frequencies.iter().map(|w| TAU * w * t.ln());
@@ -103,12 +104,12 @@ fn numbers(tensor: &Tensor) -> Result<Vec<f64>> {
     tensor.to_device(&Device::Cpu)?.to_dtype(DType::F64)?.to_vec1()
 }
 
-/// Features of a timestep.
+/// The features that a [`TimeEmbedding`] starts from.
 #[derive(Clone, Debug)]
 pub enum TimeFeatures {
-    /// Of fixed frequencies.
+    /// Sinusoids of fixed frequencies.
     Positional(TimestepEmbedding),
-    /// Of random frequencies.
+    /// Sinusoids of random frequencies.
     Fourier(FourierEmbedding),
 }
 
@@ -128,7 +129,8 @@ impl TimeFeatures {
     }
 }
 
-/// Features of the timestep, a fully connected layer, SiLU, a fully connected layer: (N) to (N, width).
+/// The embedding of the timestep: features, a fully connected layer, SiLU, a fully connected layer.
+/// (N) to (N, width).
 #[derive(Clone, Debug)]
 pub struct TimeEmbedding {
     features: TimeFeatures,
@@ -137,11 +139,11 @@ pub struct TimeEmbedding {
 }
 
 impl TimeEmbedding {
-    /// An embedding of `width` numbers with `hidden` ones between the layers, whose parameters are those
-    /// of `layers`.
+    /// An embedding of width `width`, with `hidden` units between its two layers. `layers` provide
+    /// the parameters of these.
     ///
     /// # Errors
-    /// Parameters that `layers` do not have or have in another shape.
+    /// If `layers` do not have a parameter, or have it in another shape.
     pub fn new(
         features: TimeFeatures,
         hidden: usize,
@@ -158,15 +160,14 @@ impl TimeEmbedding {
 }
 
 impl Module for TimeEmbedding {
-    /// `timesteps` (N) to (N, width).
+    /// The embedding (N, width) of `timesteps` (N).
     fn forward(&self, timesteps: &Tensor) -> Result<Tensor> {
         let features = self.features.forward(timesteps)?;
         self.contract.forward(&kernels::silu(&self.expand.forward(&features)?)?)
     }
 }
 
-/// A learned vector for each class, and, in the last row, one for images without a class, if the table
-/// has such a row.
+/// A table with a learned vector for each class. Its last row may stand for "no class".
 #[derive(Clone, Debug)]
 pub struct ClassEmbedding {
     /// (rows, width).
@@ -175,31 +176,33 @@ pub struct ClassEmbedding {
 }
 
 impl ClassEmbedding {
-    /// `rows` vectors of `width` numbers, the last of them for images without a class if `null_class`.
-    /// Parameter `weight`, which begins as normal numbers of variance 1.
+    /// A table of `rows` vectors of width `width`. With `null_class` the last row is for images
+    /// without a class. Parameter `weight`, initialised with normal numbers of variance 1.
     ///
     /// # Errors
-    /// A parameter that `vb` does not have or has in another shape.
+    /// If `vb` does not have the parameter, or has it in another shape.
     pub fn new(rows: usize, null_class: bool, width: usize, vb: VarBuilder<'_>) -> Result<Self> {
         let init = Init::Randn { mean: 0.0, stdev: 1.0 };
         Ok(Self { table: vb.get_with_hints((rows, width), "weight", init)?, null_class })
     }
 
-    /// (N, width), the row of each of N images.
+    /// The vectors (N, width) of N images.
     ///
     /// # Errors
-    /// An unknown class; an image without a class, if there is no row for it.
+    /// - If a class is unknown.
+    /// - If an image has no class and the table has no row for it.
     pub fn forward(&self, classes: &[Option<u32>]) -> Result<Tensor> {
         let rows = self.table.dim(0)?;
-        let known = if self.null_class { rows - 1 } else { rows };
+        let num_classes = if self.null_class { rows - 1 } else { rows };
         let row = |class: &Option<u32>| match class {
-            Some(class) if (*class as usize) < known => Ok(*class),
+            Some(class) if (*class as usize) < num_classes => Ok(*class),
             Some(class) => Err(Error::Msg(format!(
-                "class {class} is not among the {known} that the network knows"
+                "class {class} is not among the {num_classes} classes of the network, \
+                 which count from 0"
             ))),
-            None if self.null_class => Ok(known as u32),
+            None if self.null_class => Ok(num_classes as u32),
             None => Err(Error::Msg(format!(
-                "the network knows {known} classes; it must be told each image's class"
+                "the network knows {num_classes} classes; every image needs one of them"
             ))),
         };
         let rows = classes.iter().map(row).collect::<Result<Vec<u32>>>()?;

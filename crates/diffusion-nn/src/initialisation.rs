@@ -1,15 +1,15 @@
-//! The values that weights and biases begin with.
+//! The initial values of weights and biases.
 
 use candle_nn::Init;
 
-/// The first values of a convolution or of a fully connected layer. The fan-in is the number of inputs
-/// that one output is a sum over.
+/// The initial values of a convolution or of a fully connected layer. The fan-in is the number of
+/// inputs of one output.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Initialisation {
-    /// PyTorch's default, Kaiming-uniform with a = √5: weight and bias are uniform in ±1/√fan-in.
+    /// PyTorch's default, Kaiming-uniform with a = √5: weight and bias are uniform in ±1/√(fan-in).
     #[default]
     PyTorch,
-    /// A normal weight with variance 2/fan-in (He et al. 2015, eq. 10), and a bias of zeros.
+    /// A normal weight of variance 2/(fan-in) (He et al. 2015, eq. 10), and a bias of zeros.
     KaimingNormal,
     /// A weight and a bias of zeros.
     Zeros,

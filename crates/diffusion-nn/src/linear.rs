@@ -1,4 +1,4 @@
-//! The fully connected layer.
+//! Fully connected layers.
 
 use candle_core::{Result, Tensor};
 use candle_nn::{Module, VarBuilder};
@@ -6,26 +6,27 @@ use diffusion_kernels::{self as kernels, FeatureMap};
 
 use crate::Initialisation;
 
-/// Fully connected: (N, Din) to (N, Dout).
+/// A fully connected layer: (N, Din) to (N, Dout).
 #[derive(Clone, Debug)]
 pub struct Linear {
     weight: Tensor,
     bias: Tensor,
 }
 
-/// A fully connected layer with the parameters `weight` (Dout, Din) and `bias` (Dout), which begin as
-/// PyTorch's.
+/// A fully connected layer with the parameters `weight` (Dout, Din) and `bias` (Dout), initialised
+/// as in PyTorch.
 ///
 /// # Errors
-/// A parameter that `vb` does not have or has in another shape.
+/// If `vb` does not have a parameter, or has it in another shape.
 pub fn linear(in_features: usize, out_features: usize, vb: VarBuilder<'_>) -> Result<Linear> {
     linear_with(in_features, out_features, Initialisation::PyTorch, vb)
 }
 
-/// As [`linear`], with other first values.
+/// A fully connected layer with the parameters `weight` (Dout, Din) and `bias` (Dout), and with the
+/// initialisation `init`.
 ///
 /// # Errors
-/// Those of [`linear`].
+/// If `vb` does not have a parameter, or has it in another shape.
 pub fn linear_with(
     in_features: usize,
     out_features: usize,
@@ -49,10 +50,10 @@ impl Module for Linear {
 }
 
 impl Linear {
-    /// The layer on the channels of each pixel: (N, Din, H, W) to (N, Dout, H, W).
+    /// Applies the layer to the channels of each pixel: (N, Din, H, W) to (N, Dout, H, W).
     ///
     /// # Errors
-    /// Another number of channels.
+    /// If `x` does not have Din channels.
     pub(crate) fn forward_pixels(&self, x: &FeatureMap) -> Result<FeatureMap> {
         let (outputs, inputs) = self.weight.dims2()?;
         x.conv2d(&self.weight.reshape((outputs, inputs, 1, 1))?, Some(&self.bias), 1, 0)

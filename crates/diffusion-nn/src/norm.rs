@@ -4,7 +4,7 @@ use candle_core::{Error, Result, Tensor};
 use candle_nn::{Init, VarBuilder};
 use diffusion_kernels::{self as kernels, Activation, FeatureMap};
 
-/// Group normalisation over (N, C, H, W) with an affine transform a channel (Wu & He 2018).
+/// Group normalisation of (N, C, H, W) with a weight and a bias per channel (Wu & He 2018).
 #[derive(Clone, Debug)]
 pub struct GroupNorm {
     pub(crate) groups: usize,
@@ -13,12 +13,12 @@ pub struct GroupNorm {
     bias: Tensor,
 }
 
-/// Normalisation of `channels` channels in `groups` groups, with `eps` added to the variance. Parameters
-/// `weight` (C), which begins with ones, and `bias` (C), which begins with zeros.
+/// A normalisation of `channels` channels in `groups` groups, with `eps` added to the variance.
+/// Parameters `weight` (C), initialised with ones, and `bias` (C), initialised with zeros.
 ///
 /// # Errors
-/// `groups` that do not divide `channels`, both named; a parameter that `vb` does not have or has in
-/// another shape.
+/// - If `groups` is 0 or does not divide `channels`. The error gives both.
+/// - If `vb` does not have a parameter, or has it in another shape.
 pub fn group_norm(
     groups: usize,
     channels: usize,
@@ -39,19 +39,20 @@ pub fn group_norm(
 }
 
 impl GroupNorm {
-    /// `x` (N, C, H, W).
+    /// Normalises `x` (N, C, H, W), then applies `activation`.
     ///
     /// # Errors
-    /// Another number of channels.
+    /// If `x` does not have C channels.
     pub fn forward(&self, x: &FeatureMap, activation: Activation) -> Result<FeatureMap> {
         self.forward_modulated(x, None, activation)
     }
 
-    /// `x` (N, C, H, W); `modulation` (N, 2·C) holds each image's scales and then its shifts, see
+    /// Normalises `x` (N, C, H, W), scales and shifts it by `modulation`, then applies
+    /// `activation`. `modulation` (N, 2·C) has the scales of each image and then its shifts, see
     /// [`kernels::GroupNorm`].
     ///
     /// # Errors
-    /// Another number of channels.
+    /// If `x` does not have C channels.
     pub(crate) fn forward_modulated(
         &self,
         x: &FeatureMap,
@@ -62,7 +63,7 @@ impl GroupNorm {
         x.group_norm(&kernels::GroupNorm { groups, eps, weight, bias, modulation, activation })
     }
 
-    /// Weight and bias, for operations that compute more than this layer at once.
+    /// Weight and bias, for fused operations over several layers.
     pub(crate) fn parameters(&self) -> (&Tensor, &Tensor) {
         (&self.weight, &self.bias)
     }

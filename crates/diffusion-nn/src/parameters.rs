@@ -1,4 +1,4 @@
-//! Parameters by name: where they come from, and strict loading.
+//! Named parameters: seeded initialisation, strict loading and counting.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,31 +12,31 @@ use rand::RngExt;
 use rand_distr::{Distribution, StandardNormal};
 use thiserror::Error;
 
-/// Tensors that are not the parameters of a network. Each variant names the tensor.
+/// Why tensors are not the parameters of a network. Each variant names the tensor.
 #[derive(Debug, Error)]
 pub enum ParameterError {
-    /// The network needs it and the file does not have it.
+    /// The network needs the tensor, but it was not given.
     #[error("tensor `{0}` is missing")]
     Missing(String),
-    /// The file has it and the network has no such parameter.
+    /// The tensor was given, but the network has no such parameter.
     #[error("tensor `{0}` is not a parameter of this network")]
     Unexpected(String),
-    /// Both have it, in different shapes.
+    /// The tensor does not have the shape of the network's parameter.
     #[error("tensor `{name}` has shape {found:?}, the network needs {expected:?}")]
     Shape {
-        /// The parameter.
+        /// The name of the parameter.
         name: String,
-        /// What the network needs.
+        /// The shape that the network needs.
         expected: Vec<usize>,
-        /// What the file has.
+        /// The shape of the given tensor.
         found: Vec<usize>,
     },
-    /// The device's or the network's own error.
+    /// An error of the device or of the network.
     #[error(transparent)]
     Candle(#[from] Error),
 }
 
-/// The trainable parameters of a network, in the order of their names.
+/// The trainable parameters of a network, sorted by name.
 #[derive(Clone, Debug)]
 pub struct Parameters {
     vars: BTreeMap<String, Var>,
@@ -44,72 +44,79 @@ pub struct Parameters {
 }
 
 impl Parameters {
-    /// Builds a network with fresh trainable parameters on `device`. Each is drawn from (seed, name), so
-    /// the order in which a network asks for them does not matter.
+    /// Builds a network with newly initialised trainable parameters on `device`.
+    ///
+    /// The values of a parameter are a function of (seed, name). They do not depend on the order in
+    /// which the network gets its parameters.
     ///
     /// # Errors
-    /// Those of `build`.
+    /// - If `build` fails.
+    /// - If a parameter needs Kaiming initialisation, which is not supported here.
     pub fn initialise<M>(
         seed: u64,
         device: &Device,
         build: impl FnOnce(VarBuilder<'_>) -> Result<M>,
     ) -> Result<(M, Self)> {
         let vars = Arc::new(Mutex::new(BTreeMap::new()));
-        let backend = Seeded { source: NoiseSource::new(seed), vars: Arc::clone(&vars) };
+        let backend = SeededBackend { source: NoiseSource::new(seed), vars: Arc::clone(&vars) };
         let network =
             build(VarBuilder::from_backend(Box::new(backend), DType::F32, device.clone()))?;
         let vars = std::mem::take(&mut *lock(&vars));
         Ok((network, Self { vars, outer_layers: &[] }))
     }
 
-    /// Variables that were made elsewhere.
+    /// The parameters with the given names and variables.
     pub fn from_vars(vars: impl IntoIterator<Item = (String, Var)>) -> Self {
         Self { vars: vars.into_iter().collect(), outer_layers: &[] }
     }
 
-    /// The same parameters, with the names of the layers that take in images or classes or give the output.
+    /// The same parameters with the names of the network's outer layers: the layers that take
+    /// images or classes or give the output.
     #[must_use]
     pub fn with_outer_layers(self, outer_layers: &'static [&'static str]) -> Self {
         Self { outer_layers, ..self }
     }
 
-    /// Whether the parameter `name` is a matrix, or a kernel of a convolution, of a layer that is not
-    /// one of the outer ones. Such parameters are what Muon is made for (Jordan et al. 2024).
+    /// Whether the parameter `name` is a matrix or a convolution kernel of a layer that is not an
+    /// outer layer. The optimiser Muon updates these parameters (Jordan et al. 2024).
     pub fn is_hidden_matrix(&self, name: &str) -> bool {
         let layer = name.split('.').next();
         let is_outer = self.outer_layers.iter().any(|outer| Some(*outer) == layer);
         !is_outer && self.vars.get(name).is_some_and(|var| var.rank() >= 2)
     }
 
-    /// Names and variables, sorted by name.
+    /// The names and variables, sorted by name.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Var)> {
         self.vars.iter().map(|(name, var)| (name.as_str(), var))
     }
 
-    /// The number of trainable numbers.
+    /// The number of trainable numbers in all parameters.
     pub fn count(&self) -> usize {
         self.vars.values().map(|var| var.elem_count()).sum()
     }
 
-    /// The trainable numbers of each part of the network ([`part_of`]), sorted by its name.
+    /// The number of trainable numbers in each part of the network ([`part_name`]), sorted by the
+    /// name of the part.
     pub fn count_by_part(&self) -> BTreeMap<String, usize> {
         let mut counts = BTreeMap::new();
         for (name, var) in &self.vars {
-            *counts.entry(part_of(name)).or_default() += var.elem_count();
+            *counts.entry(part_name(name)).or_default() += var.elem_count();
         }
         counts
     }
 
-    /// The current values. The tensors share memory with the parameters: write or copy them before the
-    /// next update.
+    /// The current values. The tensors share memory with the parameters: save or copy them before
+    /// the next update.
     pub fn tensors(&self) -> BTreeMap<String, Tensor> {
         self.vars.iter().map(|(name, var)| (name.clone(), var.as_detached_tensor())).collect()
     }
 
-    /// Overwrites every parameter. Nothing is changed if anything does not fit.
+    /// Overwrites all parameters with `tensors`. If any tensor does not fit, nothing changes.
     ///
     /// # Errors
-    /// A tensor that is missing, unknown or of another shape.
+    /// - If a tensor is missing, or has another shape than the parameter.
+    /// - If a tensor is not a parameter.
+    /// - A device error. Only in this case may some parameters have changed.
     pub fn load(
         &self,
         tensors: &BTreeMap<String, Tensor>,
@@ -117,7 +124,7 @@ impl Parameters {
         for (name, var) in self.iter() {
             check_shape(name, var.dims(), tensors.get(name))?;
         }
-        no_others(tensors, |name| self.vars.contains_key(name))?;
+        check_no_extra(tensors, |name| self.vars.contains_key(name))?;
         for (name, var) in self.iter() {
             var.set(&tensors[name].to_dtype(var.dtype())?.to_device(var.device())?)?;
         }
@@ -125,10 +132,12 @@ impl Parameters {
     }
 }
 
-/// Builds a network on given tensors that will not be trained: no gradient is recorded through it.
+/// Builds a network from `tensors` for inference. It records no gradients.
 ///
 /// # Errors
-/// A tensor that is missing, unknown or of another shape; those of `build`.
+/// - If a tensor is missing, or has another shape than the parameter.
+/// - If a tensor is not a parameter of the network.
+/// - If `build` fails.
 pub fn load_frozen<M>(
     tensors: BTreeMap<String, Tensor>,
     device: &Device,
@@ -136,27 +145,30 @@ pub fn load_frozen<M>(
 ) -> std::result::Result<M, ParameterError> {
     let used = Arc::new(Mutex::new(BTreeSet::new()));
     let tensors = Arc::new(tensors);
-    let backend = Frozen { tensors: Arc::clone(&tensors), used: Arc::clone(&used) };
+    let backend = FrozenBackend { tensors: Arc::clone(&tensors), used: Arc::clone(&used) };
     let network = build(VarBuilder::from_backend(Box::new(backend), DType::F32, device.clone()))?;
     let used = lock(&used);
-    no_others(&tensors, |name| used.contains(name))?;
+    check_no_extra(&tensors, |name| used.contains(name))?;
     Ok(network)
 }
 
-/// The number of trainable numbers of a network, without drawing or keeping any of them.
+/// The number of trainable numbers of a network, without initialising or allocating them.
 ///
 /// # Errors
-/// Those of `build`.
+/// If `build` fails.
 pub fn count_parameters<M>(build: impl FnOnce(VarBuilder<'_>) -> Result<M>) -> Result<usize> {
     let count = Arc::new(AtomicUsize::new(0));
-    let backend = Counting { count: Arc::clone(&count) };
+    let backend = CountingBackend { count: Arc::clone(&count) };
     build(VarBuilder::from_backend(Box::new(backend), DType::F32, Device::Cpu))?;
     Ok(count.load(Ordering::Relaxed))
 }
 
-/// The name of the part of the network that a parameter belongs to: its first component, and the second
-/// one if that is the number of a block. For example, `enc1` or `down_blocks.0`.
-pub fn part_of(parameter: &str) -> String {
+/// The name of the part of the network that contains a parameter, for example `enc1` or
+/// `down_blocks.0`.
+///
+/// It is the first component of the parameter's name, with the second one if that is the number of
+/// a block.
+pub fn part_name(parameter: &str) -> String {
     let components: Vec<&str> = parameter.split('.').collect();
     match components.as_slice() {
         [first, number, _, _, ..] if number.parse::<usize>().is_ok() => format!("{first}.{number}"),
@@ -180,27 +192,28 @@ fn check_shape(
     }
 }
 
-fn no_others(
+fn check_no_extra(
     tensors: &BTreeMap<String, Tensor>,
-    known: impl Fn(&str) -> bool,
+    is_parameter: impl Fn(&str) -> bool,
 ) -> std::result::Result<(), ParameterError> {
-    match tensors.keys().find(|name| !known(name)) {
+    match tensors.keys().find(|name| !is_parameter(name)) {
         Some(name) => Err(ParameterError::Unexpected(name.clone())),
         None => Ok(()),
     }
 }
 
-/// A poisoned lock only means that another builder panicked; the map itself is whole.
+/// Locks `mutex`. A poisoned lock only means that another builder panicked; the map is still valid.
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
-struct Seeded {
+/// Creates trainable variables with values that are a function of (seed, name).
+struct SeededBackend {
     source: NoiseSource,
     vars: Arc<Mutex<BTreeMap<String, Var>>>,
 }
 
-impl SimpleBackend for Seeded {
+impl SimpleBackend for SeededBackend {
     fn get(
         &self,
         shape: Shape,
@@ -221,7 +234,9 @@ impl SimpleBackend for Seeded {
                 normal.take(shape.elem_count()).map(|z| (mean + stdev * z) as f32).collect()
             }
             other @ Init::Kaiming { .. } => {
-                return Err(Error::Msg(format!("no seeded initialisation for {other:?}")));
+                return Err(Error::Msg(format!(
+                    "seeded initialisation with {other:?} is not supported"
+                )));
             }
         };
         let var = Var::from_tensor(&Tensor::from_vec(values, shape, device)?.to_dtype(dtype)?)?;
@@ -231,7 +246,7 @@ impl SimpleBackend for Seeded {
     }
 
     fn get_unchecked(&self, name: &str, _: DType, _: &Device) -> Result<Tensor> {
-        Err(without_shape(name))
+        Err(missing_shape(name))
     }
 
     fn contains_tensor(&self, _: &str) -> bool {
@@ -239,12 +254,13 @@ impl SimpleBackend for Seeded {
     }
 }
 
-struct Frozen {
+/// Gives the tensors it was made with, and records which of them were used.
+struct FrozenBackend {
     tensors: Arc<BTreeMap<String, Tensor>>,
     used: Arc<Mutex<BTreeSet<String>>>,
 }
 
-impl SimpleBackend for Frozen {
+impl SimpleBackend for FrozenBackend {
     fn get(
         &self,
         shape: Shape,
@@ -271,12 +287,12 @@ impl SimpleBackend for Frozen {
     }
 }
 
-/// Gives tensors of the right shape that take no memory, and adds up their sizes.
-struct Counting {
+/// Gives tensors of the requested shape that take no memory, and adds up their sizes.
+struct CountingBackend {
     count: Arc<AtomicUsize>,
 }
 
-impl SimpleBackend for Counting {
+impl SimpleBackend for CountingBackend {
     fn get(&self, shape: Shape, _: &str, _: Init, dtype: DType, device: &Device) -> Result<Tensor> {
         let size = shape.dims().iter().fold(1usize, |size, dim| size.saturating_mul(*dim));
         let so_far = self.count.load(Ordering::Relaxed);
@@ -285,7 +301,7 @@ impl SimpleBackend for Counting {
     }
 
     fn get_unchecked(&self, name: &str, _: DType, _: &Device) -> Result<Tensor> {
-        Err(without_shape(name))
+        Err(missing_shape(name))
     }
 
     fn contains_tensor(&self, _: &str) -> bool {
@@ -293,8 +309,8 @@ impl SimpleBackend for Counting {
     }
 }
 
-fn without_shape(name: &str) -> Error {
-    Error::Msg(format!("parameter `{name}` was asked for without a shape"))
+fn missing_shape(name: &str) -> Error {
+    Error::Msg(format!("parameter `{name}` was requested without a shape, which is needed here"))
 }
 
 /// FNV-1a, 64 bits: a hash that is the same in every build.

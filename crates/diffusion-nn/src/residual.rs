@@ -1,4 +1,4 @@
-//! The residual block.
+//! Residual blocks, and the parameter names of both families of networks.
 
 use candle_core::{Result, Tensor};
 use candle_nn::{Module, VarBuilder};
@@ -6,12 +6,12 @@ use diffusion_kernels::{self as kernels, Activation, FeatureMap, TimeConditionin
 
 use crate::{Conv2d, Conv2dConfig, Dropout, GroupNorm, Linear, conv2d, group_norm, linear};
 
-/// A change of size inside a block.
+/// A change of the image size inside a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Resample {
-    /// Means of 2 × 2 pixels.
+    /// Average pooling over 2 × 2 pixels.
     Halve,
-    /// Each pixel four times.
+    /// Nearest-neighbour upsampling: each pixel becomes 2 × 2.
     Double,
 }
 
@@ -24,7 +24,7 @@ impl Resample {
     }
 }
 
-/// The names of a block's layers.
+/// The names of the layers of a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ResidualBlockNames {
     /// The first normalisation.
@@ -37,12 +37,12 @@ pub struct ResidualBlockNames {
     pub norm2: &'static str,
     /// The second convolution.
     pub conv2: &'static str,
-    /// The 1×1 convolution of the skip.
+    /// The 1×1 convolution of the skip connection.
     pub skip: &'static str,
 }
 
 impl ResidualBlockNames {
-    /// Those of PyTorch's `nn.Sequential(GroupNorm, SiLU, Conv2d)`, twice.
+    /// The names in PyTorch for two `nn.Sequential(GroupNorm, SiLU, Conv2d)`.
     pub const SEQUENTIAL: Self = Self {
         norm1: "conv1.0",
         conv1: "conv1.2",
@@ -52,7 +52,7 @@ impl ResidualBlockNames {
         skip: "skip",
     };
 
-    /// Those of `ResnetBlock2D` in diffusers.
+    /// The names of `ResnetBlock2D` in diffusers.
     pub const DIFFUSERS: Self = Self {
         norm1: "norm1",
         conv1: "conv1",
@@ -68,20 +68,23 @@ impl ResidualBlockNames {
 pub struct ResidualBlockConfig {
     /// Groups of both normalisations.
     pub groups: usize,
-    /// What both normalisations add to the variance.
+    /// The ε that both normalisations add to the variance.
     pub eps: f64,
     /// Width of the time embedding.
     pub time_dim: usize,
-    /// What the time embedding does.
+    /// How the time embedding enters the block.
     pub conditioning: TimeConditioning,
-    /// A change of size before the first convolution and on the skip (Song et al. 2021).
+    /// A change of size before the first convolution and on the skip connection (Song et al. 2021).
     pub resample: Option<Resample>,
     /// The names of the parameters.
     pub names: ResidualBlockNames,
 }
 
-/// Twice (GroupNorm → SiLU → 3×3 convolution) with the time embedding in between and a skip around (Ho
-/// et al. 2020, appendix B): (N, Cin, H, W) and (N, time_dim) to (N, Cout, H', W').
+/// A residual block with a time embedding: (N, Cin, H, W) and (N, time_dim) to (N, Cout, H', W')
+/// (Ho et al. 2020, appendix B).
+///
+/// It is twice (GroupNorm → SiLU → 3×3 convolution), with the time embedding between the two and a
+/// skip connection around them.
 #[derive(Clone, Debug)]
 pub struct ResidualBlock {
     conditioning: TimeConditioning,
@@ -91,19 +94,19 @@ pub struct ResidualBlock {
     time: Linear,
     norm2: GroupNorm,
     conv2: Conv2d,
-    /// A 1×1 convolution where the channel count changes.
+    /// A 1×1 convolution if the number of channels changes.
     skip: Option<Conv2d>,
 }
 
 impl ResidualBlock {
-    /// A block from `in_channels` to `out_channels` channels.
+    /// A block from `in_channels` to `out_channels` channels, with parameters from `vb`.
     ///
-    /// With as many groups as output channels, the second normalisation removes what
+    /// If there are as many groups as output channels, the second normalisation removes what
     /// [`TimeConditioning::Add`] added, and the block cannot see the time.
     ///
     /// # Errors
-    /// Channel counts that the groups do not divide; parameters that `vb` does not have or has in
-    /// another shape.
+    /// - If the groups do not divide `in_channels` or `out_channels`.
+    /// - If `vb` does not have a parameter, or has it in another shape.
     pub fn new(
         in_channels: usize,
         out_channels: usize,
@@ -127,11 +130,12 @@ impl ResidualBlock {
         })
     }
 
-    /// `x` (N, Cin, H, W), `time` (N, time_dim), to (N, Cout, H', W'); `dropout` acts before the second
-    /// convolution.
+    /// The output (N, Cout, H', W') for `x` (N, Cin, H, W) and the time embedding `time`
+    /// (N, time_dim). `dropout` acts before the second convolution.
     ///
     /// # Errors
-    /// Another number of channels or images; with [`Resample::Halve`], sides that are not even.
+    /// - If the number of channels or images is not as expected.
+    /// - With [`Resample::Halve`], if a side is odd.
     pub fn forward(
         &self,
         x: &FeatureMap,
@@ -145,7 +149,8 @@ impl ResidualBlock {
         }
     }
 
-    /// The block as the one operation of the kernels, which cannot change the size.
+    /// The parameters of the fused kernel. `None` if the block changes the size or a convolution
+    /// has no bias, which the fused kernel does not support.
     fn fused(&self) -> Option<kernels::ResidualBlock<'_>> {
         if self.resample.is_some() {
             return None;

@@ -1,4 +1,5 @@
-//! Layers: first values, parameter names, and the residual block with and without the fused kernel.
+//! Layers: initial values, parameter names, and the residual block with and without the fused
+//! kernel.
 
 use std::collections::BTreeMap;
 
@@ -24,7 +25,7 @@ fn names(parameters: &Parameters) -> Vec<&str> {
 }
 
 #[test]
-fn a_convolution_has_a_bias_and_first_values_as_configured() {
+fn a_convolution_has_a_bias_and_initial_values_as_configured() {
     let build = |config| {
         Parameters::initialise(3, &Device::Cpu, |vb| conv2d(32, 64, config, vb.pp("conv")))
             .unwrap()
@@ -60,7 +61,7 @@ fn a_convolution_has_a_bias_and_first_values_as_configured() {
 }
 
 #[test]
-fn first_values_depend_on_seed_and_name_only() {
+fn initial_values_depend_on_seed_and_name_only() {
     let build = |seed, layers: &[&str]| {
         let build = |vb: candle_nn::VarBuilder<'_>| {
             let layer = |name: &&str| linear_with(3, 5, Initialisation::PyTorch, vb.pp(name));
@@ -113,7 +114,7 @@ fn a_residual_block_has_the_parameter_names_of_its_family() {
     for (family, layers) in families {
         for inputs in [8, 16] {
             let (_, parameters) = block(inputs, &ResidualBlockConfig { names: family, ..CONFIG });
-            // The skip has parameters where the number of channels changes.
+            // The skip connection has parameters if the number of channels changes.
             let layers = layers.iter().filter(|(_, always)| *always || inputs != 16);
             let expected = layers
                 .flat_map(|(layer, _)| ["bias", "weight"].map(|part| format!("{layer}.{part}")));
@@ -127,7 +128,7 @@ fn the_fused_block_computes_what_its_layers_do() {
     let (x, time) = (normal(2, &[8, 12, 12]), normal(2, &[6]));
     for conditioning in [TimeConditioning::Add, TimeConditioning::ScaleShift] {
         let (block, parameters) = block(8, &ResidualBlockConfig { conditioning, ..CONFIG });
-        // Dropout at the rate 0 removes nothing, and takes the layers one by one.
+        // Dropout of rate 0 removes nothing, but makes the block compute layer by layer.
         let noise = DropoutNoise { source: NoiseSource::new(0), draw: 0, first_index: 0 };
         let input = Var::from_tensor(&x).unwrap();
         let run = |dropout: Option<&mut Dropout>| {
@@ -146,7 +147,7 @@ fn the_fused_block_computes_what_its_layers_do() {
         };
         let (fused, by_layers) = (run(None), run(Some(&mut Dropout::new(0.0, noise, 2))));
         for (name, expected) in &by_layers {
-            let scale = expected.iter().fold(0f32, |most, v| most.max(v.abs()));
+            let scale = expected.iter().fold(0f32, |max, v| max.max(v.abs()));
             assert!(scale > 0.0, "{name}");
             let worst =
                 expected.iter().zip(&fused[name]).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
@@ -165,7 +166,7 @@ fn a_resampling_block_changes_the_size() {
 }
 
 #[test]
-fn hidden_matrices_are_those_of_layers_that_are_not_outer() {
+fn hidden_matrices_are_the_matrices_of_layers_that_are_not_outer() {
     let (_, parameters) = block(8, &CONFIG);
     let hidden = |parameters: &Parameters| {
         let names = parameters.iter().map(|(name, _)| name.to_owned());
@@ -179,7 +180,7 @@ fn hidden_matrices_are_those_of_layers_that_are_not_outer() {
 }
 
 #[test]
-fn strict_loading_names_the_tensor_and_counting_draws_none() {
+fn strict_loading_names_the_tensor_and_counting_agrees() {
     let build =
         |vb: candle_nn::VarBuilder<'_>| linear_with(3, 5, Initialisation::Zeros, vb.pp("out"));
     let (_, parameters) = Parameters::initialise(0, &Device::Cpu, build).unwrap();

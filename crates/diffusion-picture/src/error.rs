@@ -1,16 +1,16 @@
 use diffusion_files::FileError;
 use thiserror::Error;
 
-/// Why a picture could not be made, read or written.
+/// An error about a picture that cannot be created, read or written.
 #[derive(Debug, Error)]
 pub enum PictureError {
-    /// A file that cannot be read, written or used.
+    /// A file cannot be read, written or used.
     #[error(transparent)]
     File(#[from] FileError),
-    /// Tensors that are not pictures, or pictures that do not fit together.
+    /// A tensor is not a picture, or the pictures of a grid or an animation differ in size.
     #[error("{0}")]
     Invalid(String),
-    /// The error of a device.
+    /// An error of the tensor library or of the device.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),
 }

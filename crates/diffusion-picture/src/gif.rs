@@ -1,4 +1,4 @@
-//! Animations.
+//! Animated GIF files.
 
 use std::path::Path;
 
@@ -6,25 +6,29 @@ use diffusion_files::FileError;
 
 use crate::{Picture, PictureError, write_bytes};
 
-/// Writes pictures of one size as an animated GIF that repeats: each for `hundredths` of a second, the last one for
-/// longer. The file appears under its name only when it is complete.
+/// Writes pictures of one size as an animated GIF that repeats endlessly. Each picture is shown for
+/// `hundredths` hundredths of a second, the last one for at least 1.5 seconds. The file appears
+/// under its name only when it is complete.
 ///
 /// # Errors
-/// No pictures, pictures of different sizes or of more than 65,535 pixels a side; what the system reports.
+/// If there are no pictures, or they differ in size or channels, or a side has more than 65,535
+/// pixels. An I/O error, if the file cannot be written.
 pub fn write_gif(pictures: &[Picture], hundredths: u16, path: &Path) -> Result<(), PictureError> {
-    const LAST: u16 = 150;
+    const MIN_LAST_DELAY: u16 = 150;
     let Some(first) = pictures.first() else {
         return Err(PictureError::Invalid("a GIF needs at least one picture".to_owned()));
     };
     let size = |p: &Picture| (p.width, p.height, p.channels);
     let (Ok(width), Ok(height)) = (u16::try_from(first.width), u16::try_from(first.height)) else {
         return Err(PictureError::Invalid(format!(
-            "{}×{} is too large for a GIF",
+            "{}×{} pixels are too large for a GIF; a side has at most 65535",
             first.width, first.height
         )));
     };
     if pictures.iter().any(|p| size(p) != size(first)) {
-        return Err(PictureError::Invalid("the pictures of a GIF must have one size".to_owned()));
+        return Err(PictureError::Invalid(
+            "all pictures of a GIF must have one size and the same channels".to_owned(),
+        ));
     }
     let greys: Vec<u8> = (0..=255).flat_map(|grey| [grey; 3]).collect();
     let io = |e: gif::EncodingError| FileError::io(path)(std::io::Error::other(e));
@@ -38,7 +42,8 @@ pub fn write_gif(pictures: &[Picture], hundredths: u16, path: &Path) -> Result<(
         } else {
             gif::Frame::from_rgb(width, height, &picture.pixels)
         };
-        frame.delay = if i + 1 == pictures.len() { LAST.max(hundredths) } else { hundredths };
+        frame.delay =
+            if i + 1 == pictures.len() { MIN_LAST_DELAY.max(hundredths) } else { hundredths };
         encoder.write_frame(&frame).map_err(io)?;
     }
     drop(encoder);

@@ -1,20 +1,21 @@
-//! Many pictures as one.
+//! Arranges pictures in a grid.
 
 use crate::{Picture, PictureError};
 
-/// Pictures of one size, row by row, as near to a square as their number allows, two dark pixels between them.
+/// Arranges pictures of one size in a grid, row by row, with ⌈√N⌉ columns and gaps of two dark grey
+/// pixels.
 ///
 /// # Errors
-/// No pictures, or pictures of different sizes.
+/// If there are no pictures, or they differ in size or channels.
 pub fn grid(pictures: &[Picture]) -> Result<Picture, PictureError> {
-    grid_of(pictures, (pictures.len() as f64).sqrt().ceil() as usize)
+    grid_with_columns(pictures, (pictures.len() as f64).sqrt().ceil() as usize)
 }
 
-/// As [`grid`], with the given number of `columns`, at least 1.
+/// Like [`grid`], with the given number of `columns`; 0 counts as 1.
 ///
 /// # Errors
-/// Those of [`grid`].
-pub fn grid_of(pictures: &[Picture], columns: usize) -> Result<Picture, PictureError> {
+/// If there are no pictures, or they differ in size or channels.
+pub fn grid_with_columns(pictures: &[Picture], columns: usize) -> Result<Picture, PictureError> {
     const GAP: usize = 2;
     const GAP_VALUE: u8 = 48;
     let Some(first) = pictures.first() else {
@@ -22,7 +23,9 @@ pub fn grid_of(pictures: &[Picture], columns: usize) -> Result<Picture, PictureE
     };
     let (w, h, channels) = (first.width, first.height, first.channels);
     if pictures.iter().any(|p| (p.width, p.height, p.channels) != (w, h, channels)) {
-        return Err(PictureError::Invalid("the pictures of a grid must have one size".to_owned()));
+        return Err(PictureError::Invalid(
+            "all pictures of a grid must have one size and the same channels".to_owned(),
+        ));
     }
     let columns = columns.max(1);
     let rows = pictures.len().div_ceil(columns);

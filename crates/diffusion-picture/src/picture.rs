@@ -1,31 +1,32 @@
-//! One picture, and the images of a batch as pictures.
+//! 8-bit pictures, and their conversion from image tensors.
 
 use candle_core::{DType, Device, Tensor};
 
 use crate::PictureError;
 
-/// An 8-bit picture, grey or RGB, rows from the top, channels interleaved.
+/// An 8-bit picture, grey or RGB. Rows run from the top, channels are interleaved.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Picture {
-    /// In pixels.
+    /// The width in pixels.
     pub width: usize,
-    /// In pixels.
+    /// The height in pixels.
     pub height: usize,
-    /// 1 (grey) or 3 (RGB).
+    /// The number of channels: 1 (grey) or 3 (RGB).
     pub channels: usize,
-    /// height · width · channels bytes.
+    /// The pixels, height · width · channels bytes.
     pub pixels: Vec<u8>,
 }
 
-/// The images of a batch (N, C, H, W) in \[−1, 1\]; values outside are cut off.
+/// Converts a batch of images (N, C, H, W) to pictures: −1 is black, 1 is white. Values outside
+/// \[−1, 1\] are clamped.
 ///
 /// # Errors
-/// A tensor of another rank; channels other than 1 or 3; errors of the device.
+/// If the tensor does not have four dimensions, or C is not 1 or 3. An error of the device.
 pub fn from_tensor(images: &Tensor) -> Result<Vec<Picture>, PictureError> {
     let (n, channels, height, width) = images.dims4()?;
     if channels != 1 && channels != 3 {
         return Err(PictureError::Invalid(format!(
-            "a picture has 1 or 3 channels, not {channels}"
+            "a picture must have 1 or 3 channels, got {channels}"
         )));
     }
     let interleaved =
@@ -41,13 +42,13 @@ pub fn from_tensor(images: &Tensor) -> Result<Vec<Picture>, PictureError> {
         .collect())
 }
 
-/// −1 to 0, 1 to 255; NaN to 0.
+/// Maps −1 to 0, 1 to 255 and NaN to 0.
 fn to_byte(value: f32) -> u8 {
     ((value + 1.0) * 127.5).round().clamp(0.0, 255.0) as u8
 }
 
 impl Picture {
-    /// The picture with every pixel a square of `factor` pixels.
+    /// Enlarges the picture: every pixel becomes a square of `factor`×`factor` pixels.
     #[must_use]
     pub fn enlarged(&self, factor: usize) -> Self {
         let pixels = self
@@ -69,7 +70,7 @@ impl Picture {
         }
     }
 
-    /// The picture with its pixels enlarged by a whole number until it is some 500 pixels wide; larger ones stay.
+    /// Enlarges the picture by the smallest whole factor that makes it at least 500 pixels wide.
     #[must_use]
     pub fn enlarged_for_viewing(&self) -> Self {
         self.enlarged(500usize.div_ceil(self.width.max(1)).max(1))

@@ -7,36 +7,41 @@ use diffusion_files::FileError;
 use crate::{Picture, PictureError, write_bytes};
 
 impl Picture {
-    /// The PNG at `path`, of 8 bits, grey or RGB: what [`write_png`](Self::write_png) wrote.
+    /// Reads a PNG file of 8 bits per channel, grey or RGB, as [`write_png`](Self::write_png)
+    /// writes it.
     ///
     /// # Errors
-    /// What the system reports; a file that is no such PNG.
+    /// An I/O error, if the file cannot be opened. If it is not a PNG, is damaged, or has another
+    /// colour type or bit depth.
     pub fn read_png(path: &Path) -> Result<Self, PictureError> {
         let invalid = |problem: String| FileError::unusable(path, problem);
         let file = std::fs::File::open(path).map_err(FileError::io(path))?;
         let mut reader = png::Decoder::new(std::io::BufReader::new(file))
             .read_info()
-            .map_err(|e| invalid(format!("no PNG: {e}")))?;
+            .map_err(|e| invalid(format!("not a PNG: {e}")))?;
         let (width, height) = (reader.info().width as usize, reader.info().height as usize);
         let channels = match reader.output_color_type() {
             (png::ColorType::Grayscale, png::BitDepth::Eight) => 1,
             (png::ColorType::Rgb, png::BitDepth::Eight) => 3,
             (colour, depth) => {
-                return Err(invalid(format!("a PNG of {colour:?} and {depth:?} bits")).into());
+                return Err(invalid(format!(
+                    "expected a PNG of 8 bits, grey or RGB, got {colour:?} and {depth:?} bits"
+                ))
+                .into());
             }
         };
         let Some(size) = reader.output_buffer_size() else {
-            return Err(invalid("it is too large".to_owned()).into());
+            return Err(invalid("the PNG is too large".to_owned()).into());
         };
         let mut pixels = vec![0; size];
         reader.next_frame(&mut pixels).map_err(|e| invalid(e.to_string()))?;
         Ok(Self { width, height, channels, pixels })
     }
 
-    /// Writes a PNG. The file appears under its name only when it is complete.
+    /// Writes a PNG file. It appears under its name only when it is complete.
     ///
     /// # Errors
-    /// What the system reports.
+    /// If the picture cannot be encoded. An I/O error, if the file cannot be written.
     pub fn write_png(&self, path: &Path) -> Result<(), PictureError> {
         let mut bytes = Vec::new();
         let mut encoder = png::Encoder::new(&mut bytes, self.width as u32, self.height as u32);

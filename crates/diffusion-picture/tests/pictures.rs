@@ -1,4 +1,4 @@
-//! Grids and files of pictures.
+//! Grids and PNG files.
 
 use diffusion_picture::{Picture, grid};
 

@@ -1,15 +1,16 @@
-//! The formulas of the variational bound on −ln p(x₀) (Ho et al. 2020, eq. 5; Nichol & Dhariwal 2021), for training and for evaluation.
+//! The formulas of the variational bound on −ln p(x₀) (Ho et al. 2020, eq. 5; Nichol & Dhariwal
+//! 2021), for training and evaluation.
 
 use std::f64::consts::{FRAC_1_SQRT_2, LN_2, PI};
 
 use candle_core::cpu::erf::{erf_f64, erfc_f64};
 use candle_core::{Result, Tensor};
 
-/// KL(N(mean₁, exp(log_variance₁)) ‖ N(mean₂, exp(log_variance₂))) of each element, in nats. The four tensors broadcast to one
-/// shape.
+/// The KL divergence of two Gaussians for each element, in nats: KL(N(mean₁, exp(log_variance₁)) ‖
+/// N(mean₂, exp(log_variance₂))). The four tensors broadcast to one shape.
 ///
 /// # Errors
-/// Shapes that do not fit each other.
+/// If the shapes do not broadcast.
 pub fn gaussian_kl(
     mean_1: &Tensor,
     log_variance_1: &Tensor,
@@ -23,15 +24,18 @@ pub fn gaussian_kl(
     (ratio.exp()? - &ratio)?.broadcast_add(&distance)?.affine(0.5, -0.5)
 }
 
-/// ln of the probability that a normal variable lies in the bin of an 8-bit value, for each element, in nats. `x` holds
-/// values k/127.5 − 1 for k = 0…255. A bin is 2/255 wide; the first one reaches down to −∞ and the last one up to ∞ (Ho et
-/// al. 2020, eq. 13). `mean` has the shape of `x`, `log_deviation` is ln σ and broadcasts to it.
+/// The logarithm of the probability that a normal variable is in the bin of an 8-bit value, for
+/// each element, in nats (Ho et al. 2020, eq. 13).
 ///
-/// For training: it can be differentiated, and a probability below 1e-12 counts as 1e-12.
-/// [`discretized_log_probability`] is exact.
+/// `x` has the values k/127.5 − 1 for k = 0…255. A bin is 2/255 wide; the first bin extends to −∞
+/// and the last to ∞. `mean` has the shape of `x`. `log_deviation` is ln σ and broadcasts to this
+/// shape.
+///
+/// This version is for training: it is differentiable, and a probability below 1e-12 counts as
+/// 1e-12. [`discretized_log_probability`] is exact.
 ///
 /// # Errors
-/// Shapes that do not fit each other.
+/// If the shapes do not fit each other.
 pub fn discretized_log_likelihood(
     x: &Tensor,
     mean: &Tensor,
@@ -39,35 +43,39 @@ pub fn discretized_log_likelihood(
 ) -> Result<Tensor> {
     let centred = (x - mean)?;
     let inverse = log_deviation.neg()?.exp()?;
-    let below = |edge: f64| normal_cdf(&centred.affine(1.0, edge)?.broadcast_mul(&inverse)?);
-    let (upper, lower) = (below(HALF_BIN)?, below(-HALF_BIN)?);
+    let cdf_at = |edge: f64| normal_cdf(&centred.affine(1.0, edge)?.broadcast_mul(&inverse)?);
+    let (upper, lower) = (cdf_at(HALF_BIN)?, cdf_at(-HALF_BIN)?);
     let first = x.le(-1.0 + HALF_BIN)?;
     let last = x.ge(1.0 - HALF_BIN)?;
     let upper = last.where_cond(&upper.ones_like()?, &upper)?;
     let lower = first.where_cond(&lower.zeros_like()?, &lower)?;
-    (upper - lower)?.maximum(LEAST_PROBABILITY)?.log()
+    (upper - lower)?.maximum(MIN_PROBABILITY)?.log()
 }
 
-/// Half the distance of two 8-bit values in [−1, 1].
+/// Half the distance between two neighbouring 8-bit values in [−1, 1].
 const HALF_BIN: f64 = 1.0 / 255.0;
 
-/// The smallest probability of a bin in training, which bounds the loss.
-const LEAST_PROBABILITY: f64 = 1e-12;
+/// The smallest probability of a bin in training. It bounds the loss.
+const MIN_PROBABILITY: f64 = 1e-12;
 
 fn normal_cdf(z: &Tensor) -> Result<Tensor> {
     z.affine(FRAC_1_SQRT_2, 0.0)?.erf()?.affine(0.5, 0.5)
 }
 
-/// Bits a dimension of each image (N): `nats` (N, C, H, W), averaged over an image's elements and divided by ln 2.
+/// Bits per dimension of each image (N): `nats` (N, C, H, W), averaged over the elements of an
+/// image and divided by ln 2.
 ///
 /// # Errors
-/// A tensor of another rank.
+/// If `nats` is not of rank 4.
 pub fn bits_per_dimension(nats: &Tensor) -> Result<Tensor> {
     nats.mean((1, 2, 3))? / LN_2
 }
 
-/// The number that [`discretized_log_likelihood`] is for one element, without its floor: ln of the probability that a normal
-/// variable of `mean` and `deviation` (above 0) lies in the bin of the 8-bit value `x`, in nats. It is finite at any distance.
+/// The exact logarithm of the probability that a normal variable is in the bin of the 8-bit value
+/// `x`, in nats.
+///
+/// This is [`discretized_log_likelihood`] for one element and without its lower limit, so it is
+/// finite at any distance. `deviation` must be above 0.
 pub fn discretized_log_probability(x: f64, mean: f64, deviation: f64) -> f64 {
     let below =
         if x <= HALF_BIN - 1.0 { f64::NEG_INFINITY } else { (x - HALF_BIN - mean) / deviation };
@@ -75,28 +83,28 @@ pub fn discretized_log_probability(x: f64, mean: f64, deviation: f64) -> f64 {
     log_normal_between(below, above)
 }
 
-/// ln(Φ(high) − Φ(low)), low < high.
+/// ln(Φ(high) − Φ(low)) for low < high.
 fn log_normal_between(low: f64, high: f64) -> f64 {
     if low > 0.0 {
         return log_normal_between(-high, -low);
     }
     if high <= 0.0 {
-        // Both in the lower tail, where the logarithms are exact and Φ may be too small to exist.
+        // Both are in the lower tail, where Φ itself may underflow but its logarithm is accurate.
         let log_high = log_normal_below(high);
         return log_high + (-(log_normal_below(low) - log_high).exp_m1()).ln();
     }
     (0.5 * (erf_f64(high * FRAC_1_SQRT_2) - erf_f64(low * FRAC_1_SQRT_2))).ln()
 }
 
-/// Below this, ln Φ is its series.
-const FAR: f64 = -30.0;
+/// Below this z, ln Φ is computed by its asymptotic series.
+const SERIES_BELOW: f64 = -30.0;
 
 /// ln Φ(z) for z ≤ 0.
 fn log_normal_below(z: f64) -> f64 {
-    if z > FAR {
+    if z > SERIES_BELOW {
         return (0.5 * erfc_f64(-z * FRAC_1_SQRT_2)).ln();
     }
-    // Abramowitz & Stegun 26.2.12; the first term left out is below 2e-10.
+    // Abramowitz & Stegun 26.2.12. The first omitted term is below 2e-10.
     let s = 1.0 / (z * z);
     -0.5 * z * z - 0.5 * (2.0 * PI).ln() - (-z).ln() + (s * (-1.0 + s * (3.0 - 15.0 * s))).ln_1p()
 }

@@ -1,29 +1,33 @@
-//! What tells classes apart in noisy images.
+//! The interface of classifiers of noisy images.
 
 use candle_core::{Result, Tensor, Var, bail};
 use diffusion_schedule::NoiseLevel;
 
-/// A classifier that knows noise: it reads an image at any level, and says less of it the noisier it is.
+/// A classifier of noisy images, for any noise level. The noisier an image, the less certain its
+/// class.
 pub trait Classifier {
-    /// (N, classes), differentiable in `x_t` (N, C, H, W), all of it at `level`: their softmax is p(class | x_t).
+    /// The logits (N, classes) of `x_t` (N, C, H, W), differentiable in `x_t`. Their softmax is
+    /// p(class | x_t). All images are at `level`.
     ///
     /// # Errors
-    /// Shapes that the classifier cannot read.
+    /// If the classifier does not support the shape.
     fn logits(&self, x_t: &Tensor, level: NoiseLevel) -> Result<Tensor>;
 
-    /// ∇ ln p(class | x_t) of each image, (N, C, H, W) as `x_t`; 0 for images of no class in particular.
+    /// The gradient ∇ ln p(class | x_t) of each image, (N, C, H, W). 0 for images without a class.
     ///
     /// # Errors
-    /// As [`logits`](Self::logits); a number of classes other than N, or one that the classifier does not know.
+    /// - If the classifier does not support the shape.
+    /// - If the number of classes is not N, or the classifier does not know a class.
     fn gradient(&self, x_t: &Tensor, level: NoiseLevel, classes: &[Option<u32>]) -> Result<Tensor> {
         class_gradient(self, x_t, level, classes)
     }
 }
 
-/// What [`Classifier::gradient`] does unless a classifier knows a faster way.
+/// The default implementation of [`Classifier::gradient`], by a backward pass through the logits.
 ///
 /// # Errors
-/// As there.
+/// - If the classifier does not support the shape.
+/// - If the number of classes is not N, or the classifier does not know a class.
 pub fn class_gradient<C: Classifier + ?Sized>(
     classifier: &C,
     x_t: &Tensor,
@@ -36,26 +40,30 @@ pub fn class_gradient<C: Classifier + ?Sized>(
     gradients.remove(&x_t).map_or_else(|| x_t.zeros_like(), |gradient| Ok(gradient.detach()))
 }
 
-/// ln p(class) of each image (N), by `logits` (N, classes); 0 for images of no class in particular.
+/// ln p(class) of each image (N), from `logits` (N, classes). 0 for images without a class.
 ///
 /// # Errors
-/// A number of classes other than N; a class that has no logit.
+/// - If the number of classes is not N.
+/// - If a class has no logit.
 pub fn log_likelihood(logits: &Tensor, classes: &[Option<u32>]) -> Result<Tensor> {
-    let (n, known) = logits.dims2()?;
+    let (n, num_classes) = logits.dims2()?;
     if classes.len() != n {
-        bail!("{n} images want as many classes, not {}", classes.len());
+        bail!("expected {n} classes (one per image), got {}", classes.len());
     }
-    if let Some(class) = classes.iter().flatten().find(|class| **class as usize >= known) {
-        bail!("class {class} is not among the {known} that the classifier knows");
+    if let Some(class) = classes.iter().flatten().find(|class| **class as usize >= num_classes) {
+        bail!(
+            "class {class} is not among the {num_classes} classes of the classifier, \
+             which count from 0"
+        );
     }
-    // ln p = logit of the class − ln Σ exp(logits), and neither of them where there is no class.
-    let mut chosen = vec![0f32; n * known];
-    for (row, class) in chosen.chunks_exact_mut(known).zip(classes) {
+    // ln p = logit of the class − ln Σ exp(logits). Without a class, both terms are 0.
+    let mut one_hot = vec![0f32; n * num_classes];
+    for (row, class) in one_hot.chunks_exact_mut(num_classes).zip(classes) {
         if let Some(class) = class {
             row[*class as usize] = 1.0;
         }
     }
-    let chosen = Tensor::from_vec(chosen, (n, known), logits.device())?;
-    let log_sums = (logits.log_sum_exp(1)? * chosen.sum(1)?)?;
-    (logits * &chosen)?.sum(1)? - log_sums
+    let one_hot = Tensor::from_vec(one_hot, (n, num_classes), logits.device())?;
+    let log_sums = (logits.log_sum_exp(1)? * one_hot.sum(1)?)?;
+    (logits * &one_hot)?.sum(1)? - log_sums
 }

@@ -1,60 +1,68 @@
-//! What samplers and trainers see of a model.
+//! The interfaces of networks (for training) and of denoisers (for sampling).
 
 use candle_core::{Error, Result, Tensor};
 use diffusion_schedule::NoiseLevel;
 
 use crate::{Levels, Parametrisation, Preconditioning, Prediction};
 
-/// A network: noisy images and timesteps in, an output of the images' shape out.
+/// A network: from noisy images and timesteps to an output of the images' height and width.
 pub trait Network {
-    /// `x_t` is (N, C, H, W), `timesteps` (N) holds training timesteps in f32 (whole or fractional).
+    /// The output for the noisy images `x_t` (N, C, H, W), without classes. `timesteps` (N) are
+    /// training timesteps in f32, whole or fractional.
     ///
     /// # Errors
-    /// Shapes that the network cannot take.
+    /// If the network does not support the shapes, or needs classes.
     fn forward(&self, x_t: &Tensor, timesteps: &Tensor) -> Result<Tensor>;
 
-    /// As [`forward`](Self::forward), each image taken for one of its class, `classes` (N), or of none in particular.
+    /// The output of [`forward`](Self::forward), conditioned on `classes` (N). `None` is
+    /// unconditional.
     ///
     /// # Errors
-    /// As there; a class that the network does not know, or none where it must be told one.
+    /// - If the network does not support the shapes.
+    /// - If a class is unknown to the network, or missing although the network needs one.
     fn forward_classes(
         &self,
         x_t: &Tensor,
         timesteps: &Tensor,
         classes: &[Option<u32>],
     ) -> Result<Tensor> {
-        refuse_classes(classes)?;
+        reject_classes(classes)?;
         self.forward(x_t, timesteps)
     }
 }
 
-/// For networks without classes.
+/// Checks that all of `classes` are `None`, for networks that are unconditional.
 ///
 /// # Errors
-/// Any class.
-pub fn refuse_classes(classes: &[Option<u32>]) -> Result<()> {
+/// If any of `classes` is not `None`.
+pub fn reject_classes(classes: &[Option<u32>]) -> Result<()> {
     if classes.iter().all(Option::is_none) {
         return Ok(());
     }
-    Err(Error::Msg("the network knows no classes; it cannot be told any".to_owned()))
+    Err(Error::Msg("the network is unconditional and knows no classes; pass none".to_owned()))
 }
 
-/// Estimates the clean image and the noise in a noisy one. A sampler sees a model as this and nothing else; guidance
-/// wraps one denoiser in another.
+/// An estimator of the clean image and of the noise in a noisy image.
+///
+/// It is all that a sampler uses of a model. Guidance wraps one denoiser in another.
 pub trait Denoiser {
-    /// `x_t` is (N, C, H, W), all of it at `level`.
+    /// Estimates x̂₀ and ε̂ of `x_t` (N, C, H, W). All images are at `level`.
     ///
     /// # Errors
-    /// Those of the network; an estimate that does not exist at this level.
+    /// - If the network fails.
+    /// - If the estimate does not exist at this level.
     fn denoise(&self, x_t: &Tensor, level: NoiseLevel) -> Result<Prediction>;
 }
 
-/// A denoiser that can be told what each image is to be.
+/// A denoiser that can be conditioned on classes.
 pub trait ConditionalDenoiser {
-    /// As [`Denoiser::denoise`], each image taken for one of its class, `classes` (N), or of none in particular.
+    /// Estimates x̂₀ and ε̂ of `x_t` (N, C, H, W), conditioned on `classes` (N). `None` is
+    /// unconditional. All images are at `level`.
     ///
     /// # Errors
-    /// As there; a class that the network does not know, or none where it must be told one.
+    /// - If the network fails.
+    /// - If the estimate does not exist at this level.
+    /// - If a class is unknown to the network, or missing although the network needs one.
     fn denoise_classes(
         &self,
         x_t: &Tensor,
@@ -63,7 +71,7 @@ pub trait ConditionalDenoiser {
     ) -> Result<Prediction>;
 }
 
-/// A denoiser that is told the same classes at every step.
+/// A conditional denoiser with fixed classes, so that samplers need no classes.
 #[derive(Clone)]
 pub struct Conditioned<'a> {
     denoiser: &'a dyn ConditionalDenoiser,
@@ -71,7 +79,7 @@ pub struct Conditioned<'a> {
 }
 
 impl<'a> Conditioned<'a> {
-    /// `denoiser` for as many images as `classes` has.
+    /// `denoiser`, conditioned on `classes`, one per image.
     pub fn new(denoiser: &'a dyn ConditionalDenoiser, classes: Vec<Option<u32>>) -> Self {
         Self { denoiser, classes }
     }
@@ -83,15 +91,16 @@ impl Denoiser for Conditioned<'_> {
     }
 }
 
-/// Any function of the right form is a denoiser.
+/// A closure with the signature of [`Denoiser::denoise`] is a denoiser.
 impl<F: Fn(&Tensor, NoiseLevel) -> Result<Prediction>> Denoiser for F {
     fn denoise(&self, x_t: &Tensor, level: NoiseLevel) -> Result<Prediction> {
         self(x_t, level)
     }
 }
 
-/// A network and the meaning of its output: the plain, unguided denoiser, for images at any scale. If the output has twice
-/// the image's channels, the second half is a learned variance.
+/// A network with its parametrisation: the denoiser without guidance, for images at any scale.
+///
+/// If the output has twice as many channels as the images, the second half is a learned variance.
 #[derive(Clone, Debug)]
 pub struct NetworkDenoiser<N> {
     network: N,
@@ -99,7 +108,7 @@ pub struct NetworkDenoiser<N> {
 }
 
 impl<N: Network> NetworkDenoiser<N> {
-    /// `network`, whose output is to be read as `parametrisation`.
+    /// A denoiser of `network`, whose output has the meaning `parametrisation`.
     pub fn new(network: N, parametrisation: impl Into<Parametrisation>) -> Self {
         Self { network, parametrisation: parametrisation.into() }
     }
@@ -127,7 +136,7 @@ impl<N: Network> ConditionalDenoiser for NetworkDenoiser<N> {
         if output.dim(1)? != 2 * channels {
             return self.parametrisation.to_prediction(&output, x_t, &levels);
         }
-        // The second half of the channels is a variance (Nichol & Dhariwal 2021).
+        // The second half of the channels is the learned variance (Nichol & Dhariwal 2021).
         let half = |first| output.narrow(1, first, channels);
         let prediction = self.parametrisation.to_prediction(&half(0)?, x_t, &levels)?;
         Ok(Prediction { variance: Some(half(channels)?), ..prediction })

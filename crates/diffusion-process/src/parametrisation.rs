@@ -1,4 +1,5 @@
-//! What the output of a network means. Every conversion between ε, x₀, v, flows and EDM is in this file.
+//! The meaning of a network's output. All conversions between ε, x₀, v, flows and EDM are in this
+//! file.
 
 use candle_core::{Result, Tensor, bail};
 use diffusion_schedule::{NoiseLevel, edm_noise_conditioning};
@@ -6,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Levels;
 
-/// What a network was trained to predict, as configurations and model folders name it.
+/// What a network was trained to predict, as named in configurations and model folders.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum PredictionType {
     /// The noise ε (Ho et al. 2020).
@@ -24,27 +25,28 @@ pub enum PredictionType {
     Flow,
 }
 
-/// The way from a network F to a denoiser D (Karras et al. 2022, eq. 7):
+/// How a network F becomes a denoiser D (Karras et al. 2022, eq. 7):
 ///
 /// ```text
 /// D(x) = (c_skip·x + c_out·F(c_in·x; c_noise)) / c_div
 /// ```
 ///
-/// Each variant is a choice of these factors, see [`preconditioning`](Self::preconditioning).
+/// Each variant is a choice of these factors; [`preconditioning`](Self::preconditioning) computes
+/// them.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Parametrisation {
-    /// F is the noise ε.
+    /// F predicts the noise ε.
     Epsilon,
-    /// F is the clean image x₀.
+    /// F predicts the clean image x₀.
     Sample,
-    /// F is the velocity v.
+    /// F predicts the velocity v.
     VPrediction,
-    /// F is the velocity u of the straight path.
+    /// F predicts the velocity u of the straight path.
     Flow,
-    /// F is what is left after preconditioning by the data's standard deviation (Karras et al. 2022, table 1, last
-    /// column).
+    /// F predicts the remainder after preconditioning with the standard deviation of the data
+    /// (Karras et al. 2022, table 1, last column).
     Edm {
-        /// σ_data, above 0.
+        /// σ_data, the standard deviation of the data, above 0.
         sigma_data: f64,
     },
 }
@@ -63,38 +65,41 @@ impl From<PredictionType> for Parametrisation {
 /// The factors of a [`Parametrisation`] at one noise level.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Preconditioning {
-    /// Of x in D.
+    /// The factor of x in D.
     pub c_skip: f64,
-    /// Of the network's output in D.
+    /// The factor of the network's output in D.
     pub c_out: f64,
-    /// Of x as the network sees it.
+    /// The factor of x in the network's input.
     pub c_in: f64,
-    /// What the network sees of the noise level: the timestep, or ln(σ)/4 for EDM.
+    /// The noise level in the network's input: the timestep, or ln(σ)/4 for EDM.
     pub c_noise: f64,
-    /// What the sum in D is divided by: 1, but for ε, where one division rounds less than two products.
+    /// The divisor in D. 1, except for ε, where one division has a smaller rounding error than two
+    /// products.
     pub c_div: f64,
 }
 
-/// A clean image and the noise on it, two views of one estimate: x = signal·x̂₀ + noise·ε̂.
+/// An estimate of the clean image and of the noise, with x = signal·x̂₀ + noise·ε̂.
 #[derive(Clone, Debug)]
 pub struct Prediction {
-    /// x̂₀, (N, C, H, W), in the range of the data.
+    /// x̂₀, the estimated clean image (N, C, H, W).
     pub x0: Tensor,
-    /// ε̂, (N, C, H, W).
+    /// ε̂, the estimated noise (N, C, H, W).
     pub noise: Tensor,
-    /// Where a network has learned it: the reverse step's log-variance, from −1 for that of the posterior to 1 for β,
-    /// (N, C, H, W) (Nichol & Dhariwal 2021, eq. 15).
+    /// The learned log-variance of the reverse step (N, C, H, W), if the network predicts one. −1
+    /// is the log-variance of the posterior, 1 is ln β (Nichol & Dhariwal 2021, eq. 15).
     pub variance: Option<Tensor>,
 }
 
 impl Parametrisation {
-    /// The factors for an image x = signal·x₀ + noise·ε, at any scale. ε, x₀ and v were trained on images of variance 1,
-    /// flows on images whose two factors add up to 1.
+    /// The factors for an image x = signal·x₀ + noise·ε at any scale.
+    ///
+    /// Networks for ε, x₀ and v are trained on images of variance 1, networks for flows on images
+    /// whose two factors add up to 1. `c_in` brings x to this scale.
     pub fn preconditioning(self, level: &NoiseLevel) -> Preconditioning {
         let NoiseLevel { timestep: c_noise, signal, noise } = *level;
         let c_in = match self {
             Self::Epsilon | Self::Sample | Self::VPrediction => unit_variance(level),
-            Self::Flow => without_rounding(1.0 / (signal + noise)),
+            Self::Flow => snap_to_one(1.0 / (signal + noise)),
             Self::Edm { sigma_data } => 1.0 / level.sigma().hypot(sigma_data) / signal,
         };
         match self {
@@ -123,19 +128,19 @@ impl Parametrisation {
         }
     }
 
-    /// The target of the loss: the F at which D is x₀. `x0` and `noise` are (N, C, H, W).
+    /// The target of the loss: the output F for which D(x) = x₀. `x0` and `noise` are (N, C, H, W).
     ///
     /// # Errors
-    /// Shapes that differ.
+    /// If the shapes differ.
     pub fn target(self, x0: &Tensor, noise: &Tensor, levels: &Levels) -> Result<Tensor> {
         match self {
             Self::Epsilon => Ok(noise.clone()),
             Self::Sample => Ok(x0.clone()),
             Self::VPrediction => {
-                let of_variance_1 = |factor: fn(&NoiseLevel) -> f64| {
+                let at_variance_1 = |factor: fn(&NoiseLevel) -> f64| {
                     levels.column(|level| unit_variance(level) * factor(level))
                 };
-                let (signal, sigma) = (of_variance_1(|l| l.signal)?, of_variance_1(|l| l.noise)?);
+                let (signal, sigma) = (at_variance_1(|l| l.signal)?, at_variance_1(|l| l.noise)?);
                 noise.broadcast_mul(&signal)? - x0.broadcast_mul(&sigma)?
             }
             Self::Flow => noise - x0,
@@ -147,20 +152,24 @@ impl Parametrisation {
         }
     }
 
-    /// x̂₀ = D(x) and the ε̂ that belongs to it. `output` is what the network said of x, both (N, C, H, W).
+    /// Converts the network's `output` for `x` to x̂₀ = D(x) and the matching ε̂. All are (N, C, H,
+    /// W).
     ///
     /// # Errors
-    /// Shapes that differ; x₀ asked of an ε prediction at a level without signal, where it cannot be known.
+    /// - If the shapes differ.
+    /// - If ε is predicted at a level without signal, where it does not determine x₀.
     pub fn to_prediction(self, output: &Tensor, x: &Tensor, levels: &Levels) -> Result<Prediction> {
         if self == Self::Epsilon && levels.any_without_signal() {
             bail!(
-                "an epsilon prediction cannot recover x0 where alpha_cumprod is 0; a zero-terminal-SNR schedule needs a \
-                 model of prediction type \"v_prediction\" or \"sample\""
+                "an epsilon prediction cannot recover x0 where alpha_cumprod is 0; \
+                 a zero-terminal-SNR schedule needs a model of prediction type \
+                 \"v_prediction\" or \"sample\""
             );
         }
         let x0 = self.denoised(output, x, levels)?;
         let noise = match self {
-            // Directly from the output: at low noise, dividing what is left of x by it would enlarge rounding errors.
+            // These three use the output directly. Dividing x − signal·x̂₀ by a low noise factor
+            // would amplify rounding errors.
             Self::Epsilon => output.clone(),
             Self::VPrediction => {
                 let of_output = levels.column(|level| unit_variance(level) * level.signal)?;
@@ -173,15 +182,16 @@ impl Parametrisation {
         Ok(Prediction { x0, noise, variance: None })
     }
 
-    /// The inverse of [`to_prediction`](Self::to_prediction): the network's output that means `p`.
+    /// Converts a prediction back to the network's output: the inverse of
+    /// [`to_prediction`](Self::to_prediction).
     ///
     /// # Errors
-    /// Shapes that differ.
+    /// If the shapes differ.
     pub fn from_prediction(self, p: &Prediction, levels: &Levels) -> Result<Tensor> {
         self.target(&p.x0, &p.noise, levels)
     }
 
-    /// D(x), without the products by 1 and 0.
+    /// D(x). Skips multiplications by 1 and 0.
     fn denoised(self, output: &Tensor, x: &Tensor, levels: &Levels) -> Result<Tensor> {
         let all = |factor: fn(&Preconditioning) -> f64, value: f64| {
             levels.iter().all(|level| factor(&self.preconditioning(level)) == value)
@@ -205,37 +215,38 @@ impl Parametrisation {
         }
     }
 
-    /// One of the factors for each image: (N, 1, 1, 1).
+    /// One of the factors of each image: (N, 1, 1, 1).
     fn column(self, factor: fn(&Preconditioning) -> f64, levels: &Levels) -> Result<Tensor> {
         levels.column(|level| factor(&self.preconditioning(level)))
     }
 }
 
-/// The factor that gives images at `level` a variance of 1.
+/// The factor that brings images at `level` to variance 1.
 fn unit_variance(level: &NoiseLevel) -> f64 {
-    without_rounding(level.to_variance_preserving())
+    snap_to_one(level.to_variance_preserving())
 }
 
-/// `factor`, or 1 where it differs from 1 by rounding only.
-fn without_rounding(factor: f64) -> f64 {
+/// `factor`, or exactly 1 if it differs from 1 by a rounding error only.
+fn snap_to_one(factor: f64) -> f64 {
     if (factor - 1.0).abs() < 1e-12 { 1.0 } else { factor }
 }
 
 impl Prediction {
-    /// The estimate with the given x̂₀; the noise is what is left of x: ε̂ = (x − signal·x̂₀)/noise.
+    /// The prediction with the given x̂₀ and ε̂ = (x − signal·x̂₀)/noise.
     ///
     /// # Errors
-    /// Shapes that differ.
+    /// If the shapes differ.
     pub fn from_x0(x0: &Tensor, x: &Tensor, levels: &Levels) -> Result<Self> {
         let noise = (x - x0.broadcast_mul(levels.signal())?)?.broadcast_div(levels.noise())?;
         Ok(Self { x0: x0.clone(), noise, variance: None })
     }
 
-    /// The same estimate of `x` (N, C, H, W), all of it at `level`, with another x̂₀; the noise is what is left of x, or as
-    /// it was where there is none.
+    /// Replaces x̂₀ of this prediction for `x` (N, C, H, W), where all images are at `level`.
+    ///
+    /// ε̂ is computed from x and the new x̂₀. At a level without noise it stays the same.
     ///
     /// # Errors
-    /// Shapes that differ.
+    /// If the shapes differ.
     pub fn with_x0(self, x0: Tensor, x: &Tensor, level: NoiseLevel) -> Result<Self> {
         if level.is_clean() {
             return Ok(Self { x0, ..self });

@@ -1,28 +1,29 @@
-//! Keeping x̂₀ within the range of the data.
+//! Thresholding: keeps x̂₀ in the range of the data.
 
 use candle_core::{DType, Device, Result, Tensor, bail};
 use diffusion_schedule::NoiseLevel;
 
 use crate::{Denoiser, Prediction, per_image};
 
-/// What is done to x̂₀.
+/// How x̂₀ is limited.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Threshold {
-    /// Cut to ±`range` (Ho et al. 2020).
+    /// Clip to ±`range` (Ho et al. 2020).
     Clip {
-        /// Above 0; the data's is 1.
+        /// The limit, above 0. The range of the data is 1.
         range: f64,
     },
-    /// Cut to ±s and divided by s, where s is a quantile of an image's |x̂₀|, at least 1 (Saharia et al. 2022, section 2.3).
+    /// Clip to ±s and divide by s, where s is a quantile of |x̂₀| of each image, at least 1
+    /// (Saharia et al. 2022, section 2.3).
     Dynamic {
-        /// Which quantile, in [0, 1].
+        /// The quantile, in [0, 1].
         ratio: f64,
-        /// The largest s.
+        /// The largest s, at least 1.
         max: f64,
     },
 }
 
-/// A denoiser whose x̂₀ is kept in range.
+/// A denoiser whose x̂₀ is limited to the range of the data.
 #[derive(Clone, Copy)]
 pub struct Thresholded<'a> {
     denoiser: &'a dyn Denoiser,
@@ -31,12 +32,13 @@ pub struct Thresholded<'a> {
 }
 
 impl<'a> Thresholded<'a> {
-    /// `denoiser`, with `threshold` applied to what it says. The noise is then what is left of x_t.
+    /// `denoiser`, with `threshold` applied to its x̂₀. ε̂ is computed again from x_t and the new
+    /// x̂₀.
     pub fn new(denoiser: &'a dyn Denoiser, threshold: Threshold) -> Self {
         Self { denoiser, threshold, keep_noise: false }
     }
 
-    /// Leaves ε̂ as the denoiser said it, though it does not belong to the new x̂₀.
+    /// Keeps the ε̂ of the denoiser, although it does not match the new x̂₀.
     #[must_use]
     pub fn keeping_noise(self) -> Self {
         Self { keep_noise: true, ..self }
@@ -44,17 +46,19 @@ impl<'a> Thresholded<'a> {
 }
 
 impl Threshold {
-    /// `x0` (N, C, H, W), in range.
+    /// Limits `x0` (N, C, H, W).
     ///
     /// # Errors
-    /// A quantile outside [0, 1]; those of the device.
+    /// - If `ratio` is outside [0, 1], or `max` is NaN or below 1.
+    /// - A device error.
     pub fn apply(self, x0: &Tensor) -> Result<Tensor> {
         match self {
             Self::Clip { range } => x0.clamp(-range, range),
             Self::Dynamic { ratio, max } => {
                 if !(0.0..=1.0).contains(&ratio) || max.is_nan() || max < 1.0 {
                     bail!(
-                        "dynamic thresholding wants a ratio in [0, 1] and a maximum of 1 at least, got {ratio} and {max}"
+                        "dynamic thresholding needs a ratio in [0, 1] and a maximum of at least 1, \
+                         got {ratio} and {max}"
                     );
                 }
                 let rows = x0
@@ -73,18 +77,22 @@ impl Threshold {
     }
 }
 
-/// The quantile, interpolated between the two nearest numbers.
+/// The quantile `ratio` of `numbers`, interpolated linearly between the two nearest ones.
 fn quantile(mut numbers: Vec<f64>, ratio: f64) -> f64 {
     numbers.sort_by(f64::total_cmp);
-    let place = ratio * (numbers.len() - 1) as f64;
-    let (low, high) = (numbers[place.floor() as usize], numbers[place.ceil() as usize]);
-    low + (high - low) * place.fract()
+    let position = ratio * (numbers.len() - 1) as f64;
+    let (low, high) = (numbers[position.floor() as usize], numbers[position.ceil() as usize]);
+    low + (high - low) * position.fract()
 }
 
 impl Denoiser for Thresholded<'_> {
     fn denoise(&self, x_t: &Tensor, level: NoiseLevel) -> Result<Prediction> {
-        let said = self.denoiser.denoise(x_t, level)?;
-        let x0 = self.threshold.apply(&said.x0)?;
-        if self.keep_noise { Ok(Prediction { x0, ..said }) } else { said.with_x0(x0, x_t, level) }
+        let prediction = self.denoiser.denoise(x_t, level)?;
+        let x0 = self.threshold.apply(&prediction.x0)?;
+        if self.keep_noise {
+            Ok(Prediction { x0, ..prediction })
+        } else {
+            prediction.with_x0(x0, x_t, level)
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! The formulas of the variational bound against numbers worked out by hand.
+//! The formulas of the variational bound against values computed by hand.
 
 use candle_core::{Device, Tensor};
 use diffusion_process::{discretized_log_likelihood, discretized_log_probability, gaussian_kl};
@@ -12,7 +12,7 @@ fn flat(x: &Tensor) -> Vec<f64> {
 }
 
 #[test]
-fn the_divergence_of_gaussians_is_the_closed_form() {
+fn the_kl_divergence_of_gaussians_has_its_closed_form() {
     let kl = |m1, v1, m2, v2| {
         flat(&gaussian_kl(&number(m1), &number(v1), &number(m2), &number(v2)).unwrap())[0]
     };
@@ -23,7 +23,7 @@ fn the_divergence_of_gaussians_is_the_closed_form() {
 }
 
 #[test]
-fn the_bins_of_all_256_values_share_a_probability_of_1() {
+fn the_probabilities_of_all_256_bins_add_up_to_1() {
     let bins: Vec<f64> = (0..256).map(|k| f64::from(k) / 127.5 - 1.0).collect();
     let x = Tensor::from_vec(bins, (256, 1, 1, 1), &Device::Cpu).unwrap();
     for (mean, deviation) in [(0.0, 0.1), (0.9, 0.3), (-1.0, 0.02), (0.3, 5.0)] {
@@ -40,7 +40,7 @@ fn the_bins_of_all_256_values_share_a_probability_of_1() {
 }
 
 #[test]
-fn the_exact_probability_is_that_of_training_above_its_floor() {
+fn exact_and_training_probability_agree_above_the_lower_limit() {
     for (x, mean, deviation) in [(-1.0, -0.9, 0.05), (0.5 / 127.5, 0.01, 0.02), (1.0, 0.7, 0.4)] {
         let training =
             discretized_log_likelihood(&number(x), &number(mean), &number(f64::ln(deviation)))
@@ -48,7 +48,7 @@ fn the_exact_probability_is_that_of_training_above_its_floor() {
         let exact = discretized_log_probability(x, mean, deviation);
         assert!((flat(&training)[0] - exact).abs() < 1e-9, "{x} {mean} {deviation}: {exact}");
     }
-    // Far away the floor of training holds, and the exact number goes on.
+    // Far away, the training version has its lower limit; the exact one keeps falling.
     let training =
         discretized_log_likelihood(&number(1.0), &number(-1.0), &number(f64::ln(0.01))).unwrap();
     assert!((flat(&training)[0] - f64::ln(1e-12)).abs() < 1e-9);

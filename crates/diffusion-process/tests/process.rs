@@ -1,4 +1,4 @@
-//! The forward process, the conversions and the noise source against the laws they must obey.
+//! Properties of the forward process, the conversions and the noise source.
 
 use candle_core::{Device, Result, Tensor};
 use diffusion_process::{
@@ -54,7 +54,7 @@ fn the_target_of_every_prediction_type_gives_back_image_and_noise() {
 }
 
 #[test]
-fn no_signal_left_is_fine_for_v_and_x0_and_an_error_for_epsilon() {
+fn a_level_without_signal_works_for_v_and_x0_and_is_an_error_for_epsilon() {
     let config = ScheduleConfig { rescale_betas_zero_snr: true, ..Default::default() };
     let (x0, noise) = (normal(Domain::Initial, 1), normal(Domain::Training, 1));
     let levels = Levels::at(&config.build().unwrap(), &[999], &x0).unwrap();
@@ -83,15 +83,15 @@ fn wrong_counts_and_timesteps_are_errors() {
 
 #[test]
 fn the_noise_of_an_image_depends_on_seed_and_index_only() {
-    let draw = |seed, range| {
+    let noise = |seed, range| {
         NoiseSource::new(seed).normal(Domain::Initial, 0, range, &[1, 5, 5], &Device::Cpu).unwrap()
     };
-    let all = draw(1, 0..7);
+    let all = noise(1, 0..7);
     for i in 0..7 {
-        let alone = draw(1, i as u64..i as u64 + 1).get(0).unwrap();
+        let alone = noise(1, i as u64..i as u64 + 1).get(0).unwrap();
         assert_eq!(max_difference(&all.get(i).unwrap(), &alone), 0.0);
     }
-    assert!(max_difference(&all, &draw(2, 0..7)) > 0.1);
+    assert!(max_difference(&all, &noise(2, 0..7)) > 0.1);
     let other_draw =
         NoiseSource::new(1).normal(Domain::Initial, 1, 0..7, &[1, 5, 5], &Device::Cpu).unwrap();
     let other_domain =
@@ -113,7 +113,7 @@ fn noise_is_standard_normal() {
 
 #[test]
 fn the_posterior_mean_is_the_mean_of_ddpm_algorithm_2() {
-    // (x − β/√(1−ᾱ)·ε)/√α, from the same ε.
+    // Algorithm 2's mean is (x − β/√(1−ᾱ)·ε)/√α, here with the same ε.
     let schedule = ScheduleConfig { beta_schedule: BetaSchedule::Cosine, ..Default::default() }
         .build()
         .unwrap();
@@ -136,7 +136,7 @@ fn the_posterior_mean_is_the_mean_of_ddpm_algorithm_2() {
 }
 
 #[test]
-fn a_network_is_told_the_timestep_once_per_image() {
+fn a_network_receives_the_timestep_once_per_image() {
     struct Echo;
     impl Network for Echo {
         fn forward(&self, x_t: &Tensor, timesteps: &Tensor) -> Result<Tensor> {
@@ -162,9 +162,8 @@ fn a_flows_prediction_gives_back_image_and_noise() {
     assert!(max_difference(&p.x0, &x0) < 1e-6 && max_difference(&p.noise, &noise) < 1e-6);
 }
 
-/// A network that sees what it was trained on gives the same estimate of an image at any scale.
 #[test]
-fn images_at_another_scale_are_brought_to_the_networks() {
+fn the_estimate_of_an_image_is_the_same_at_any_scale() {
     struct Tanh;
     impl Network for Tanh {
         fn forward(&self, x_t: &Tensor, _: &Tensor) -> Result<Tensor> {
@@ -183,7 +182,7 @@ fn images_at_another_scale_are_brought_to_the_networks() {
 }
 
 #[test]
-fn a_second_half_of_channels_is_a_learned_variance() {
+fn the_second_half_of_the_channels_is_a_learned_variance() {
     struct Two;
     impl Network for Two {
         fn forward(&self, x_t: &Tensor, _: &Tensor) -> Result<Tensor> {
@@ -212,15 +211,16 @@ fn thresholds_keep_the_image_in_range_and_image_and_noise_consistent() {
         );
         let again = Levels::new(&[level; 2], &x_t).unwrap().add_noise(&p.x0, &p.noise).unwrap();
         assert!(max_difference(&again, &x_t) < 1e-5, "{threshold:?}");
-        let kept =
+        let p =
             Thresholded::new(&denoiser, threshold).keeping_noise().denoise(&x_t, level).unwrap();
-        assert_eq!(max_difference(&kept.noise, &denoiser(&x_t, level).unwrap().noise), 0.0);
+        assert_eq!(max_difference(&p.noise, &denoiser(&x_t, level).unwrap().noise), 0.0);
     }
     let bad = Thresholded::new(&denoiser, Threshold::Dynamic { ratio: 1.5, max: 2.0 });
     assert!(bad.denoise(&x_t, level).unwrap_err().to_string().contains("ratio in [0, 1]"));
 }
 
-/// c_in, c_skip, c_out of Karras et al. 2022, written out, give the same image as the conversion of each parametrisation.
+/// D(x) with the factors c_skip, c_out and c_div written out is the image that each
+/// parametrisation's conversion gives.
 #[test]
 fn every_parametrisation_is_a_choice_of_four_factors() {
     let scale = 2.5;
@@ -254,7 +254,8 @@ fn every_parametrisation_is_a_choice_of_four_factors() {
 
 #[test]
 fn edm_preconditioning_has_unit_variance_inside_and_out() {
-    // Karras et al. 2022, appendix B.6: c_in and c_out keep input and target at variance 1, whatever sigma is.
+    // Karras et al. 2022, appendix B.6: c_in and c_out keep input and target at variance 1 for any
+    // sigma.
     let sigma_data = 0.5;
     for sigma in [0.002, 0.1, 0.5, 3.0, 80.0] {
         let c = Parametrisation::Edm { sigma_data }

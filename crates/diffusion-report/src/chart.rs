@@ -1,4 +1,4 @@
-//! Curves over an axis, as data, and how they are drawn.
+//! Charts as data, and how they are drawn as PNG and SVG.
 
 use std::path::Path;
 use std::sync::Once;
@@ -13,59 +13,60 @@ use plotters::style::{FontStyle, register_font};
 
 use crate::ReportError;
 
-/// How an axis counts.
+/// The scale of an axis.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Scale {
-    /// Evenly.
+    /// Equal distances for equal differences.
     #[default]
     Linear,
-    /// By powers of ten; for numbers above 0.
+    /// Equal distances for equal ratios; for numbers above 0.
     Logarithmic,
 }
 
 /// A named line through points.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Curve {
-    /// In the legend.
+    /// The name in the legend.
     pub name: String,
-    /// (x, y), from left to right. What is not finite is left out.
+    /// (x, y), from left to right. Points that are not finite are left out.
     pub points: Vec<(f64, f64)>,
-    /// Half the height of an error bar at each point, if there are any.
+    /// Half the height of the error bar at each point; `None` for no error bars.
     pub errors: Option<Vec<f64>>,
 }
 
 impl Curve {
-    /// A line without error bars.
+    /// A curve without error bars.
     pub fn new(name: impl Into<String>, points: impl IntoIterator<Item = (f64, f64)>) -> Self {
         Self { name: name.into(), points: points.into_iter().collect(), errors: None }
     }
 }
 
-/// One pair of axes.
+/// One pair of axes with its curves.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Panel {
-    /// What y is, with its unit.
+    /// The label of the y axis, with its unit.
     pub y: String,
-    /// How y counts.
+    /// The scale of the y axis.
     pub y_scale: Scale,
-    /// The least and the largest y to show; without it, all that there is.
+    /// The smallest and largest y to show. Default (`None`): the range of the points.
     pub y_range: Option<(f64, f64)>,
-    /// The lines.
+    /// The curves.
     pub curves: Vec<Curve>,
 }
 
-/// Panels above each other that share their x axis.
+/// A chart of panels above each other that share their x axis.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Chart {
-    /// Above everything.
+    /// The title.
     pub title: String,
-    /// What x is, with its unit.
+    /// The label of the x axis, with its unit.
     pub x: String,
-    /// From top to bottom.
+    /// The panels from top to bottom.
     pub panels: Vec<Panel>,
 }
 
-/// The colours of curves, each darker or lighter than the one before; those of one lightness differ in their dashes.
+/// Colours and dashes of curves. Neighbours differ in lightness; colours of equal lightness differ
+/// in their dashes.
 const STYLES: [(RGBColor, Option<i32>); 6] = [
     (RGBColor(0, 0, 0), None),
     (RGBColor(214, 92, 0), None),
@@ -75,7 +76,8 @@ const STYLES: [(RGBColor, Option<i32>); 6] = [
     (RGBColor(90, 180, 210), Some(9)),
 ];
 
-/// The colour and the dashes of curve `i`; from the seventh on, of a colour that was there with other dashes.
+/// The colour and the dashes of curve `i`. From the seventh curve on, colours repeat with other
+/// dashes.
 fn style_of(i: usize) -> (RGBColor, Option<i32>) {
     let (colour, dash) = STYLES[i % STYLES.len()];
     match i / STYLES.len() {
@@ -84,47 +86,47 @@ fn style_of(i: usize) -> (RGBColor, Option<i32>) {
     }
 }
 
-/// Curves of so many points have marks at them.
-const MARKED: usize = 40;
+/// Curves of at most this many points have a mark at each point.
+const MAX_MARKED: usize = 40;
 
-/// Pixels.
+// Sizes in pixels.
 const WIDTH: u32 = 960;
 const TITLE: u32 = 44;
 const LEGEND: u32 = 30;
 const PANEL: u32 = 300;
 pub(crate) const FONT: &str = "sans-serif";
 
-/// Gives the font that comes with this crate to the drawing library, once.
+/// Registers the included font with the drawing library, once.
 pub(crate) fn with_font() {
     static ONCE: Once = Once::new();
     static BYTES: &[u8] = include_bytes!("../font/DejaVuSans-subset.ttf");
-    // It cannot fail with a font that is part of the program, which the tests draw with.
+    // This cannot fail: the font is part of the program, and the tests draw with it.
     ONCE.call_once(|| drop(register_font(FONT, FontStyle::Normal, BYTES)));
 }
 
-fn failed(error: impl std::fmt::Display) -> ReportError {
+fn drawing_error(error: impl std::fmt::Display) -> ReportError {
     ReportError::Drawing(error.to_string())
 }
 
-/// Something of a known size that is drawn the same as pixels and as SVG.
+/// A figure of fixed size that can be drawn as pixels and as SVG.
 pub(crate) trait Canvas {
-    /// Width and height in pixels.
+    /// The width and height in pixels.
     fn size(&self) -> (u32, u32);
 
-    /// Draws it.
+    /// Draws the figure.
     ///
     /// # Errors
-    /// Nothing to draw.
+    /// Fails if there is nothing to draw.
     fn draw<B: DrawingBackend>(&self, area: &DrawingArea<B, Shift>) -> Result<(), ReportError>;
 }
 
-/// The canvas in RGB.
+/// The canvas as an RGB picture.
 fn picture(canvas: &impl Canvas) -> Result<Picture, ReportError> {
     let (width, height) = canvas.size();
     let mut pixels = vec![255; (width * height * 3) as usize];
     let area = BitMapBackend::with_buffer(&mut pixels, (width, height)).into_drawing_area();
     canvas.draw(&area)?;
-    area.present().map_err(failed)?;
+    area.present().map_err(drawing_error)?;
     drop(area);
     Ok(Picture { width: width as usize, height: height as usize, channels: 3, pixels })
 }
@@ -134,12 +136,12 @@ fn svg(canvas: &impl Canvas) -> Result<String, ReportError> {
     let mut text = String::new();
     let area = SVGBackend::with_string(&mut text, canvas.size()).into_drawing_area();
     canvas.draw(&area)?;
-    area.present().map_err(failed)?;
+    area.present().map_err(drawing_error)?;
     drop(area);
     Ok(text)
 }
 
-/// Draws into the file at `path`: a PNG or an SVG, by its ending.
+/// Writes the canvas to `path`: a PNG or an SVG, by its extension.
 pub(crate) fn write_canvas(canvas: &impl Canvas, path: &Path) -> Result<(), ReportError> {
     match path.extension().unwrap_or_default().to_string_lossy().to_lowercase().as_str() {
         "png" => Ok(picture(canvas)?.write_png(path)?),
@@ -149,10 +151,11 @@ pub(crate) fn write_canvas(canvas: &impl Canvas, path: &Path) -> Result<(), Repo
 }
 
 impl Chart {
-    /// Draws the chart into the file at `path`: a PNG or an SVG, by its ending.
+    /// Writes the chart to `path`: a PNG or an SVG, by its extension.
     ///
     /// # Errors
-    /// Another ending; a chart without points; what the system refuses.
+    /// If the extension is neither `.png` nor `.svg`. If the chart has no points. An I/O error of
+    /// the operating system.
     pub fn write(&self, path: &Path) -> Result<(), ReportError> {
         write_canvas(self, path)
     }
@@ -160,7 +163,7 @@ impl Chart {
     /// The chart as the text of an SVG file.
     ///
     /// # Errors
-    /// A chart without points.
+    /// If the chart has no points.
     pub(crate) fn to_svg(&self) -> Result<String, ReportError> {
         svg(self)
     }
@@ -179,16 +182,16 @@ impl Canvas for Chart {
         let Some((left, right)) = range(points().map(|(x, _)| *x)) else {
             return Err(ReportError::Invalid(format!("the chart `{}` has no points", self.title)));
         };
-        // Few points have marks, which want room.
-        let few = self
+        // Marks at the ends of the curves need a margin.
+        let marked = self
             .panels
             .iter()
             .flat_map(|panel| &panel.curves)
-            .all(|curve| curve.points.len() <= MARKED);
-        let air = if few { 0.03 * (right - left) } else { 0.0 };
-        let x_range = (left - air, right + air);
-        area.fill(&WHITE).map_err(failed)?;
-        let area = area.titled(&self.title, (FONT, 22)).map_err(failed)?;
+            .all(|curve| curve.points.len() <= MAX_MARKED);
+        let margin = if marked { 0.03 * (right - left) } else { 0.0 };
+        let x_range = (left - margin, right + margin);
+        area.fill(&WHITE).map_err(drawing_error)?;
+        let area = area.titled(&self.title, (FONT, 22)).map_err(drawing_error)?;
         let (legend, area) = area.split_vertically(LEGEND);
         draw_legend(&legend, &self.panels)?;
         for (i, (part, panel)) in
@@ -199,10 +202,10 @@ impl Canvas for Chart {
             match panel.y_scale {
                 Scale::Linear => {
                     let (low, high) = panel.y_range.or_else(|| range(ys())).unwrap_or((0.0, 1.0));
-                    // Air above and below, but not below 0 where nothing is.
-                    let air = if panel.y_range.is_some() { 0.0 } else { 0.05 * (high - low) };
-                    let floor = if low >= 0.0 { (low - air).max(0.0) } else { low - air };
-                    draw_panel(part, panel, x_name, x_range, floor..high + air, |y| short(*y))?;
+                    // A margin above and below, but not below 0 if all values are at least 0.
+                    let margin = if panel.y_range.is_some() { 0.0 } else { 0.05 * (high - low) };
+                    let floor = if low >= 0.0 { (low - margin).max(0.0) } else { low - margin };
+                    draw_panel(part, panel, x_name, x_range, floor..high + margin, |y| short(*y))?;
                 }
                 Scale::Logarithmic => {
                     let positive = ys().filter(|y| *y > 0.0);
@@ -218,7 +221,8 @@ impl Canvas for Chart {
     }
 }
 
-/// The least and the largest finite number; a little apart if they are one.
+/// The smallest and largest finite value, widened by 0.5 on each side if they are equal. `None` if
+/// there is no finite value.
 fn range(values: impl Iterator<Item = f64>) -> Option<(f64, f64)> {
     let (low, high) = values
         .filter(|value| value.is_finite())
@@ -231,7 +235,8 @@ fn range(values: impl Iterator<Item = f64>) -> Option<(f64, f64)> {
     Some(if low == high { (low - 0.5, high + 0.5) } else { (low, high) })
 }
 
-/// 1, 2 and 5 times the powers of ten between two numbers above 0; of many, the powers alone.
+/// Ticks between two numbers above 0: 1, 2 and 5 times the powers of ten, or only the powers if
+/// there are many.
 fn ticks(low: f64, high: f64) -> Vec<f64> {
     let powers = low.log10().floor() as i32..=high.log10().ceil() as i32;
     let steps: &[f64] = if powers.clone().count() > 4 { &[1.0] } else { &[1.0, 2.0, 5.0] };
@@ -239,7 +244,7 @@ fn ticks(low: f64, high: f64) -> Vec<f64> {
     all.filter(|tick| (low..=high).contains(tick)).collect()
 }
 
-/// A number on an axis.
+/// A number as short text for an axis.
 fn short(value: f64) -> String {
     match value.abs() {
         0.0 => "0".to_owned(),
@@ -269,7 +274,7 @@ where
         .x_label_area_size(if x_name.is_empty() { 26 } else { 46 })
         .y_label_area_size(84)
         .build_cartesian_2d(x_low..x_high, y_axis)
-        .map_err(failed)?;
+        .map_err(drawing_error)?;
     let y_range = chart.y_range();
     chart
         .configure_mesh()
@@ -282,11 +287,11 @@ where
         .light_line_style(WHITE)
         .bold_line_style(RGBColor(222, 222, 222))
         .draw()
-        .map_err(failed)?;
+        .map_err(drawing_error)?;
     if y_range.start < 0.0 && y_range.end > 0.0 {
-        // Where the values lie on both sides of 0, that is where they change their meaning.
+        // A line at 0, if values have both signs.
         let zero = [(x_low, 0.0), (x_high, 0.0)];
-        chart.draw_series(LineSeries::new(zero, RGBColor(120, 120, 120))).map_err(failed)?;
+        chart.draw_series(LineSeries::new(zero, RGBColor(120, 120, 120))).map_err(drawing_error)?;
     }
     for (i, curve) in panel.curves.iter().enumerate() {
         let (colour, dash) = style_of(i);
@@ -294,12 +299,12 @@ where
         let points: Vec<(f64, f64)> =
             curve.points.iter().copied().filter(|(x, y)| x.is_finite() && y.is_finite()).collect();
         match dash {
-            None => {
-                chart.draw_series(LineSeries::new(points.iter().copied(), style)).map_err(failed)?
-            }
+            None => chart
+                .draw_series(LineSeries::new(points.iter().copied(), style))
+                .map_err(drawing_error)?,
             Some(dash) => chart
                 .draw_series(DashedLineSeries::new(points.iter().copied(), dash, dash, style))
-                .map_err(failed)?,
+                .map_err(drawing_error)?,
         };
         if let Some(errors) = &curve.errors {
             let bars = curve
@@ -310,19 +315,18 @@ where
             let bar = |(&(x, y), &error): (&(f64, f64), &f64)| {
                 PathElement::new(vec![(x, y - error), (x, y + error)], style)
             };
-            chart.draw_series(bars.map(bar)).map_err(failed)?;
+            chart.draw_series(bars.map(bar)).map_err(drawing_error)?;
         }
-        // Few points are points.
-        if points.len() <= MARKED {
+        if points.len() <= MAX_MARKED {
             chart
                 .draw_series(points.iter().map(|&point| Circle::new(point, 3, colour.filled())))
-                .map_err(failed)?;
+                .map_err(drawing_error)?;
         }
     }
     Ok(())
 }
 
-/// The names of all curves in a row, each behind a piece of its line.
+/// The legend: a row of curve names, each after a sample of its line.
 fn draw_legend<B: DrawingBackend>(
     area: &DrawingArea<B, Shift>,
     panels: &[Panel],
@@ -333,14 +337,15 @@ fn draw_legend<B: DrawingBackend>(
     let longest = panels.iter().max_by_key(|panel| panel.curves.len());
     for (i, curve) in longest.iter().flat_map(|panel| panel.curves.iter().enumerate()) {
         let (colour, dash) = style_of(i);
-        // Three pieces that touch, or do not.
+        // Three pieces: they touch for a solid line and have gaps for a dashed one.
         let piece = dash.map_or(LINE / 3, |dash| dash.min(7));
         for from in [0, LINE / 3, 2 * LINE / 3] {
             let ends = vec![(left + from, 14), (left + from + piece, 14)];
-            area.draw(&PathElement::new(ends, colour.stroke_width(2))).map_err(failed)?;
+            area.draw(&PathElement::new(ends, colour.stroke_width(2))).map_err(drawing_error)?;
         }
         let style = TextStyle::from(font.clone()).pos(Pos::new(HPos::Left, VPos::Center));
-        area.draw(&Text::new(curve.name.clone(), (left + LINE + 6, 13), style)).map_err(failed)?;
+        area.draw(&Text::new(curve.name.clone(), (left + LINE + 6, 13), style))
+            .map_err(drawing_error)?;
         let width = font.box_size(&curve.name).map_or(60, |(width, _)| width as i32);
         left += LINE + width + 30;
     }
@@ -361,9 +366,9 @@ mod tests {
     }
 
     #[test]
-    fn a_chart_has_its_names_its_lines_and_its_ink() {
+    fn a_chart_shows_its_labels_and_curves() {
         for scale in [Scale::Linear, Scale::Logarithmic] {
-            // What cannot be drawn is left out: a number that is none, and 0 on a logarithmic axis.
+            // Points that cannot be drawn are left out: NaN, and 0 on a logarithmic axis.
             let chart = chart(&[(0.0, 2.0), (3.0, f64::NAN), (6.0, 0.0), (9.0, 0.5)], scale);
             let svg = chart.to_svg().unwrap();
             for name in ["A chart", "first &amp; last", "flat", "loss", "step"] {
@@ -377,7 +382,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_drawn_or_written_is_refused() {
+    fn empty_charts_and_unknown_extensions_are_errors() {
         let empty = Chart { panels: Vec::new(), ..chart(&[], Scale::Linear) };
         assert!(empty.to_svg().is_err());
         let chart = chart(&[(1.0, 1.0)], Scale::Linear);
@@ -391,7 +396,7 @@ mod tests {
     }
 
     #[test]
-    fn ticks_are_round_and_enough_to_read_a_value() {
+    fn ticks_are_round_numbers() {
         assert_eq!(ticks(0.15, 1.3), [0.2, 0.5, 1.0]);
         assert_eq!(ticks(2e-5, 2.0).len(), 5);
     }

@@ -1,4 +1,4 @@
-//! What can go wrong while drawing.
+//! The errors of charts, sheets and run pages.
 
 use std::path::PathBuf;
 
@@ -7,22 +7,22 @@ use diffusion_picture::PictureError;
 use diffusion_train::TrainError;
 use thiserror::Error;
 
-/// Why there is no picture or page.
+/// Why a chart, sheet or page could not be made.
 #[derive(Debug, Error)]
 pub enum ReportError {
-    /// A name whose ending says nothing of what it is to be.
-    #[error("{}: a chart is written as .png or .svg", .0.display())]
+    /// A file name that does not end in `.png` or `.svg`.
+    #[error("{}: the name of a chart must end in .png or .svg", .0.display())]
     Format(PathBuf),
-    /// Nothing to draw, or more than a picture can show.
+    /// The content cannot be drawn; the text says why.
     #[error("{0}")]
     Invalid(String),
-    /// The drawing library's own error.
+    /// An error of the drawing library.
     #[error("cannot draw: {0}")]
     Drawing(String),
     /// A file that cannot be read or written.
     #[error(transparent)]
     File(#[from] FileError),
-    /// A picture that cannot be made, read or written.
+    /// A picture that cannot be created, read or written.
     #[error(transparent)]
     Picture(#[from] PictureError),
     /// A run that cannot be read.

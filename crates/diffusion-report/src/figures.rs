@@ -1,4 +1,4 @@
-//! The charts of the project's own questions.
+//! Charts of noise schedules, of noise-prediction errors and of a model's losses.
 
 mod network;
 
@@ -9,10 +9,10 @@ use crate::{Chart, Curve, Panel, Scale};
 
 pub use network::{NetworkBox, NetworkPicture};
 
-/// The least signal-to-noise ratio that is drawn; cosine schedules end far below, where nothing can be seen.
-const LEAST_DB: f64 = -60.0;
+/// The lowest signal-to-noise ratio shown. Cosine schedules end far below it.
+const MIN_DB: f64 = -60.0;
 
-/// ᾱ, the signal-to-noise ratio and β of schedules over their timesteps, a panel each.
+/// A chart of ᾱ, the signal-to-noise ratio and β of schedules by timestep, one panel each.
 pub fn schedule_chart(comparison: &ScheduleComparison) -> Chart {
     let panel = |y: &str, y_scale, y_range, value: &dyn Fn(&NoiseSchedule, usize) -> f64| Panel {
         y: y.to_owned(),
@@ -38,9 +38,9 @@ pub fn schedule_chart(comparison: &ScheduleComparison) -> Chart {
         panels: vec![
             panel("alpha_cumprod", Scale::Linear, Some((0.0, 1.0)), &|s, t| s.alphas_cumprod()[t]),
             panel(
-                "SNR in dB, from −60 on",
+                "SNR in dB, down to −60",
                 Scale::Linear,
-                Some((LEAST_DB, snr_range.max(0.0) + 5.0)),
+                Some((MIN_DB, snr_range.max(0.0) + 5.0)),
                 &NoiseSchedule::snr_db,
             ),
             panel("β", Scale::Logarithmic, None, &|s, t| s.betas()[t]),
@@ -48,7 +48,8 @@ pub fn schedule_chart(comparison: &ScheduleComparison) -> Chart {
     }
 }
 
-/// The errors of predictors against the noise level, in both scales, a panel each; `x` says what a level's position is.
+/// A chart of noise-prediction errors by noise level: one panel in the scale of ε, one in the scale
+/// of the image. `x` is the label of the x axis: what the position of a level is.
 pub fn predictor_chart(errors: &[(String, PredictorErrors)], x: &str) -> Chart {
     let panel = |y: &str, of: fn(&PredictionError) -> Estimate| Panel {
         y: y.to_owned(),
@@ -65,16 +66,18 @@ pub fn predictor_chart(errors: &[(String, PredictorErrors)], x: &str) -> Chart {
             .collect(),
     };
     Chart {
-        title: "Error of predictors, ± standard error".to_owned(),
+        title: "Noise-prediction error: mean square ± standard error".to_owned(),
         x: x.to_owned(),
         panels: vec![
-            panel("mean square of ε error", |error| error.noise),
-            panel("the same in the image's scale", |error| error.image),
+            panel("error of ε", |error| error.noise),
+            panel("error in the image's scale", |error| error.image),
         ],
     }
 }
 
-/// A model's losses by noise level, and where there is a bound, the bits of a level; `x` says what a level's position is.
+/// A chart of a model's losses by noise level and, if `errors` has a variational bound, its bits
+/// per dimension for each timestep. `x` is the label of the x axis: what the position of a level
+/// is.
 pub fn model_chart(errors: &ModelErrors, x: &str) -> Chart {
     let curve = |name: &str, of: &dyn Fn(&ModelBin) -> f64| {
         Curve::new(name, errors.bins.iter().map(|bin| (middle(bin.levels), of(bin))))
@@ -86,7 +89,7 @@ pub fn model_chart(errors: &ModelErrors, x: &str) -> Chart {
         curves,
     };
     let mut panels = vec![panel(
-        "mean square of the error",
+        "mean squared error",
         vec![
             curve("ε", &|bin| bin.loss.noise.mean),
             curve("x0", &|bin| bin.loss.x0.mean),
@@ -94,13 +97,13 @@ pub fn model_chart(errors: &ModelErrors, x: &str) -> Chart {
         ],
     )];
     if errors.bound.is_some() {
-        let at_one = |bin: &ModelBin| {
+        let per_timestep = |bin: &ModelBin| {
             let count = bin.levels.1 + 1 - bin.levels.0;
             bin.bits.map_or(f64::NAN, |bits| bits.mean / count as f64)
         };
-        panels.push(panel("bits/dim of a timestep", vec![curve("bound", &at_one)]));
+        panels.push(panel("bits/dim per timestep", vec![curve("bound", &per_timestep)]));
     }
-    Chart { title: "A model by noise level".to_owned(), x: x.to_owned(), panels }
+    Chart { title: "Model error by noise level".to_owned(), x: x.to_owned(), panels }
 }
 
 fn middle((first, last): (usize, usize)) -> f64 {

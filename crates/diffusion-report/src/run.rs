@@ -1,9 +1,9 @@
-//! What a training has left in its folder, for a browser.
+//! The page of a run, written from the files in its folder.
 //!
 //! ```text
-//! index.html    everything on one page, with nothing outside of it
+//! index.html    the whole report in one file, without external resources
 //! loss.png      the losses
-//! samples.gif   the grids, from the first to the last
+//! samples.gif   the sample grids, from the first to the last
 //! ```
 
 mod page;
@@ -16,35 +16,38 @@ use diffusion_train::{RunDir, StepMetrics};
 
 use crate::{Chart, Curve, Panel, ReportError, Scale, sheet};
 
-/// Frames of the animation, at most.
-const FRAMES: usize = 60;
-/// Hundredths of a second for a frame.
+/// The largest number of frames of the animation.
+const MAX_FRAMES: usize = 60;
+/// The duration of a frame, in hundredths of a second.
 const DELAY: u16 = 20;
-/// Points of a curve, at most: more cannot be told apart.
-const POINTS: usize = 800;
-/// The curves beside that of all images.
+/// The largest number of points of a curve: more would not be visible.
+const MAX_POINTS: usize = 800;
+/// The names of the loss curves of the four quarters of the noise levels.
 const QUARTERS: [&str; 4] = ["cleanest quarter", "second", "third", "noisiest quarter"];
 
-/// Draws what is in a run's folder. Everything is read from there, so it can be done at any time.
+/// Writes the page, the loss chart and the animation of a run.
+///
+/// Everything is read from the run's folder, so the page can be written at any time.
 #[derive(Debug)]
 pub struct RunPage<'a> {
     run: &'a RunDir,
-    /// Lines about the run that its files do not say: the device, the parameters.
+    /// Lines about the run that its files do not contain: the device, the number of parameters.
     pub notes: Vec<String>,
-    /// How the user calls the program's commands, to go on.
+    /// Command lines that the page suggests as next commands.
     pub commands: Vec<String>,
 }
 
 impl<'a> RunPage<'a> {
-    /// The page of `run`.
+    /// The page of `run`, without notes and commands.
     pub fn new(run: &'a RunDir) -> Self {
         Self { run, notes: Vec::new(), commands: Vec::new() }
     }
 
-    /// Writes `loss.png` and `index.html`. An animation that is there already is shown.
+    /// Writes `loss.png` and `index.html`. The page includes `samples.gif` if it exists, so call
+    /// [`animate`](Self::animate) first. Without metrics, there is no `loss.png`.
     ///
     /// # Errors
-    /// A run that cannot be read; what the system refuses.
+    /// If the run's files cannot be read. An I/O error of the operating system.
     pub fn write(&self) -> Result<(), ReportError> {
         let metrics = self.run.read_metrics()?;
         let chart = (!metrics.is_empty()).then(|| loss_chart(&metrics));
@@ -56,16 +59,16 @@ impl<'a> RunPage<'a> {
         Ok(write_file(&self.run.layout().page(), page.as_bytes())?)
     }
 
-    /// Writes `samples.gif`, if there are grids.
+    /// Writes `samples.gif` from the sample grids; does nothing if there are none.
     ///
     /// # Errors
-    /// Grids that cannot be read; what the system refuses.
+    /// If a grid cannot be read, or the grids differ in size. An I/O error of the operating system.
     pub fn animate(&self) -> Result<(), ReportError> {
         let grids = self.run.grids()?;
         if grids.is_empty() {
             return Ok(());
         }
-        let frames = spread(&grids, FRAMES)
+        let frames = spread(&grids, MAX_FRAMES)
             .map(|(step, path)| Ok((format!("step {step}"), Picture::read_png(path)?)));
         animation(
             &frames.collect::<Result<Vec<_>, ReportError>>()?,
@@ -75,56 +78,57 @@ impl<'a> RunPage<'a> {
     }
 }
 
-/// Writes pictures of one size, each below its name, as an animated GIF: each for `hundredths` of a second.
+/// Writes pictures of the same size as an animated GIF, each below its label. Each frame lasts
+/// `hundredths` hundredths of a second.
 ///
 /// # Errors
-/// No pictures, or pictures of different sizes; what the system refuses.
+/// If there are no pictures, or pictures differ in size. An I/O error of the operating system.
 pub fn animation(
     frames: &[(String, Picture)],
     hundredths: u16,
     path: &Path,
 ) -> Result<(), ReportError> {
-    let named = frames.iter().map(|(name, frame)| {
-        let drawn =
+    let labelled = frames.iter().map(|(name, frame)| {
+        let picture =
             sheet(&[vec![frame.clone().into()]], &[String::new()], std::slice::from_ref(name))?;
-        // A grey picture keeps its 256 greys, where colours would have to be chosen.
-        Ok(if frame.channels == 1 { grey(&drawn) } else { drawn })
+        // A grey picture keeps its 256 greys; an RGB picture would need a reduced palette.
+        Ok(if frame.channels == 1 { grey(&picture) } else { picture })
     });
     Ok(diffusion_picture::write_gif(
-        &named.collect::<Result<Vec<_>, ReportError>>()?,
+        &labelled.collect::<Result<Vec<_>, ReportError>>()?,
         hundredths,
         path,
     )?)
 }
 
-/// The red channel of a picture whose channels are the same.
+/// A grey picture from the red channel of an RGB picture whose channels are equal.
 fn grey(picture: &Picture) -> Picture {
     let pixels = picture.pixels.chunks_exact(3).map(|rgb| rgb[0]).collect();
     Picture { channels: 1, pixels, ..*picture }
 }
 
-/// At most `most` of `all`, evenly spread, the last one included.
+/// At most `most` elements of `all`, evenly spread, including the last one.
 fn spread<T>(all: &[T], most: usize) -> impl Iterator<Item = &T> {
     let count = all.len().min(most);
     (0..count).map(move |i| &all[(i + 1) * all.len() / count - 1])
 }
 
-/// The losses of a training, smoothed: of all images, of the images in each quarter of the noise levels, and of pictures kept
-/// out of training.
+/// The chart of the losses: smoothed over all images and over each quarter of the noise levels, and
+/// the validation loss.
 fn loss_chart(metrics: &[StepMetrics]) -> Chart {
     let smooth = |value: &dyn Fn(&StepMetrics) -> Option<f64>| smoothed(metrics, value);
     let mut curves = vec![Curve::new("all", smooth(&|m| Some(m.loss)))];
     for (quarter, name) in QUARTERS.iter().enumerate() {
         curves.push(Curve::new(*name, smooth(&|m| m.loss_by_t_quartile[quarter])));
     }
-    let held_out: Vec<(f64, f64)> =
+    let validation: Vec<(f64, f64)> =
         metrics.iter().filter_map(|m| Some((m.step as f64, m.validation_loss?))).collect();
-    if !held_out.is_empty() {
-        curves.push(Curve::new("held out", held_out));
+    if !validation.is_empty() {
+        curves.push(Curve::new("validation", validation));
     }
     curves.retain(|curve| !curve.points.is_empty());
     Chart {
-        title: "Loss, smoothed over about 1/50 of the steps".to_owned(),
+        title: "Loss by noise level, smoothed over about 1/50 of the steps".to_owned(),
         x: "step".to_owned(),
         panels: vec![Panel {
             y: "loss".to_owned(),
@@ -135,7 +139,8 @@ fn loss_chart(metrics: &[StepMetrics]) -> Chart {
     }
 }
 
-/// What a judge said of samples on the way, if one was asked: distances above, shares below.
+/// The chart of sample quality during training: Fréchet distances above, shares below. `None` if
+/// samples were not evaluated.
 fn quality_chart(metrics: &[StepMetrics]) -> Option<Chart> {
     let curve = |name: &str, label: &str| {
         let points = metrics.iter().filter_map(|m| Some((m.step as f64, *m.samples.get(name)?)));
@@ -154,19 +159,20 @@ fn quality_chart(metrics: &[StepMetrics]) -> Option<Chart> {
     ];
     let panels: Vec<Panel> = panels.into_iter().flatten().collect();
     (!panels.is_empty()).then(|| Chart {
-        title: "Samples of the averaged weights".to_owned(),
+        title: "Sample quality (EMA weights)".to_owned(),
         x: "step".to_owned(),
         panels,
     })
 }
 
-/// The running mean of what `value` says, where it says anything, at most [`POINTS`] of it.
+/// The running mean of `value`, skipping missing and non-finite values, at most [`MAX_POINTS`]
+/// points.
 fn smoothed(
     metrics: &[StepMetrics],
     value: &dyn Fn(&StepMetrics) -> Option<f64>,
 ) -> Vec<(f64, f64)> {
     let share = 1.0 / (metrics.len() as f64 / 50.0).max(1.0);
-    // Divided by the weights so far, the mean owes nothing to where it began.
+    // Dividing by the sum of the weights removes the bias towards the initial 0.
     let (mut sum, mut weights) = (0.0, 0.0);
     let mut points = Vec::new();
     for m in metrics {
@@ -176,7 +182,7 @@ fn smoothed(
             points.push((m.step as f64, sum / weights));
         }
     }
-    spread(&points, POINTS).copied().collect()
+    spread(&points, MAX_POINTS).copied().collect()
 }
 
 #[cfg(test)]
@@ -198,19 +204,19 @@ mod tests {
     }
 
     #[test]
-    fn a_constant_loss_stays_what_it_is_and_few_points_are_kept() {
+    fn a_constant_loss_stays_constant_and_points_are_thinned_out() {
         let constant: Vec<_> = (1..=2000).map(|step| metrics(step, 0.25)).collect();
         let chart = loss_chart(&constant);
         let names: Vec<&str> =
             chart.panels[0].curves.iter().map(|curve| curve.name.as_str()).collect();
-        assert_eq!(names, ["all", "second"], "a quarter that no image lay in has no curve");
+        assert_eq!(names, ["all", "second"], "a quarter without images has no curve");
         let points = &chart.panels[0].curves[0].points;
-        assert_eq!((points.len(), points[points.len() - 1].0), (POINTS, 2000.0));
+        assert_eq!((points.len(), points[points.len() - 1].0), (MAX_POINTS, 2000.0));
         assert!(points.iter().all(|(_, loss)| (loss - 0.25).abs() < 1e-12));
     }
 
     #[test]
-    fn smoothing_follows_a_fall() {
+    fn smoothing_follows_a_falling_loss() {
         let falling: Vec<_> =
             (1..=100).map(|step| metrics(step, if step < 50 { 1.0 } else { 0.0 })).collect();
         let points = smoothed(&falling, &|m| Some(m.loss));

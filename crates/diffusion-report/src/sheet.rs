@@ -1,4 +1,4 @@
-//! Pictures in rows and columns with names.
+//! Sheets of pictures in labelled rows and columns.
 
 use diffusion_picture::Picture;
 use plotters::prelude::*;
@@ -7,18 +7,20 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 use crate::ReportError;
 use crate::chart::{FONT, with_font};
 
-/// Pixels between cells, and around everything.
+/// Pixels between cells and around the sheet.
 const GAP: usize = 8;
-/// Pixels of a line of text.
+/// The height of a line of text, in pixels.
 const LINE: usize = 20;
+/// The font size, in pixels.
 const SIZE: i32 = 15;
 
-/// A picture and what is written below it.
+/// A picture of a sheet and its caption.
 #[derive(Clone, Debug)]
 pub struct Cell {
-    /// All pictures of a sheet have one size.
+    /// The picture. All pictures of a sheet have the same size.
     pub picture: Picture,
-    /// None: nothing is written, and no room is left where no cell of the row has a caption.
+    /// The text below the picture. Default: `None`. A sheet without any caption leaves no space for
+    /// captions.
     pub caption: Option<String>,
 }
 
@@ -28,10 +30,12 @@ impl From<Picture> for Cell {
     }
 }
 
-/// `cells[row][column]` with the names of rows on the left and of columns above, in RGB on white.
+/// Lays out the pictures of `cells[row][column]` on white, in RGB, with the labels `rows` on the
+/// left and `columns` above.
 ///
 /// # Errors
-/// No cells; rows or columns without a name, or names without them; pictures of different sizes.
+/// If there are no cells. If the number of labels is not that of the rows or columns. If pictures
+/// differ in size.
 pub fn sheet(
     cells: &[Vec<Cell>],
     rows: &[String],
@@ -40,10 +44,10 @@ pub fn sheet(
     let invalid =
         |problem: &str| Err(ReportError::Invalid(format!("a sheet of pictures {problem}")));
     let Some(first) = cells.first().and_then(|row| row.first()) else {
-        return invalid("wants pictures");
+        return invalid("needs at least one picture");
     };
     if cells.len() != rows.len() || cells.iter().any(|row| row.len() != columns.len()) {
-        return invalid("wants a name for each row and column");
+        return invalid("needs one label for each row and each column");
     }
     let (width, height) = (first.picture.width, first.picture.height);
     if cells
@@ -51,7 +55,7 @@ pub fn sheet(
         .flatten()
         .any(|cell| (cell.picture.width, cell.picture.height) != (width, height))
     {
-        return invalid("wants pictures of one size");
+        return invalid("needs pictures of the same size");
     }
     with_font();
     let font = (FONT, SIZE).into_font();
@@ -59,7 +63,7 @@ pub fn sheet(
     let widest = |names: &mut dyn Iterator<Item = &str>| names.map(text_width).max().unwrap_or(0);
     let captions = || cells.iter().flatten().filter_map(|cell| cell.caption.as_deref());
     let left = GAP + widest(&mut rows.iter().map(String::as_str)) + GAP;
-    // A column is as wide as what is written above and below its pictures.
+    // A column is as wide as the widest of picture, label and caption.
     let cell =
         width.max(widest(&mut columns.iter().map(String::as_str))).max(widest(&mut captions()));
     let top = GAP + if columns.iter().all(String::is_empty) { 0 } else { LINE };
@@ -99,7 +103,7 @@ pub fn sheet(
     Ok(Picture { width: size.0, height: size.1, channels: 3, pixels })
 }
 
-/// Lays `picture` on RGB `pixels`.
+/// Copies `picture` into the RGB `pixels`, whose rows are `width` pixels long.
 fn put(picture: &Picture, (left, top): (usize, usize), pixels: &mut [u8], width: usize) {
     for (y, row) in picture.pixels.chunks_exact(picture.width * picture.channels).enumerate() {
         for (x, pixel) in row.chunks_exact(picture.channels).enumerate() {
@@ -123,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn pictures_lie_in_their_rows_and_columns_beside_ink() {
+    fn pictures_are_in_their_rows_and_columns_with_labels() {
         let cells = [vec![dot(10), dot(20)], vec![dot(30), dot(40)]];
         let sheet = sheet(&cells, &names(&["a", "bc"]), &names(&["5", "10"])).unwrap();
         let at = |x: usize, y: usize| sheet.pixels[(y * sheet.width + x) * 3];
@@ -133,13 +137,13 @@ mod tests {
         }
         assert!(
             (0..sheet.height).any(|y| (0..left - GAP).any(|x| at(x, y) < 100)),
-            "rows have names"
+            "rows have labels"
         );
-        assert!((0..sheet.width).any(|x| at(x, GAP + 8) < 100), "columns have names");
+        assert!((0..sheet.width).any(|x| at(x, GAP + 8) < 100), "columns have labels");
     }
 
     #[test]
-    fn what_does_not_fit_together_is_refused() {
+    fn wrong_labels_and_sizes_are_errors() {
         assert!(sheet(&[], &[], &[]).is_err());
         assert!(sheet(&[vec![dot(1)]], &[], &names(&["a"])).is_err());
         let small = Picture { width: 1, height: 1, channels: 1, pixels: vec![0] };

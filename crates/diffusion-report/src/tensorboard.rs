@@ -1,8 +1,11 @@
-//! Event files as TensorBoard reads them: records (length, its checksum, an event, its checksum) of protocol buffers.
+//! Event files for TensorBoard.
 //!
-//! A record is framed as a TFRecord: the checksums are CRC-32C, rotated and shifted. Of `tensorflow.Event` the fields are
-//! wall_time = 1 (double), step = 2 (int64), file_version = 3 (string), summary = 5 and session_log = 7; a summary's value
-//! (field 1) has a tag = 1 (string) and simple_value = 2 (float).
+//! A file is a list of TFRecords. A record has a length, the checksum of the length, an event and
+//! the checksum of the event. The checksums are CRC-32C, rotated and shifted.
+//!
+//! An event is a protocol buffer, `tensorflow.Event`. Its fields are wall_time = 1 (double), step =
+//! 2 (int64), file_version = 3 (string), summary = 5 and session_log = 7. A summary's value (field
+//! 1) has a tag = 1 (string) and simple_value = 2 (float).
 
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
@@ -13,7 +16,7 @@ use diffusion_files::FileError;
 
 use crate::ReportError;
 
-/// An event file, open for writing.
+/// An event file that is open for writing.
 #[derive(Debug)]
 pub struct EventWriter {
     file: BufWriter<File>,
@@ -21,11 +24,11 @@ pub struct EventWriter {
 }
 
 impl EventWriter {
-    /// A new event file in `folder`, which is made if need be. What older files there say of later steps than `step` is no
-    /// longer shown.
+    /// Creates an event file in `folder`, and the folder if it does not exist. TensorBoard then
+    /// hides events after `step` from older files in `folder`.
     ///
     /// # Errors
-    /// What the system refuses.
+    /// An I/O error of the operating system.
     pub fn create(folder: &Path, step: u64) -> Result<Self, ReportError> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         // TensorBoard reads the files of a folder in the order of their names.
@@ -35,20 +38,21 @@ impl EventWriter {
         let file = BufWriter::new(File::create(&path).map_err(FileError::io(&path))?);
         let mut writer = Self { file, path };
         writer.event(0, |event| bytes(event, 3, b"brain.Event:2"))?;
-        // A session that starts (status 1) takes the place of what was after its step.
+        // The start of a session (status 1) replaces earlier events from its step on.
         writer.event(step + 1, |event| bytes(event, 7, &[0x08, 1]))?;
         Ok(writer)
     }
 
-    /// The file.
+    /// The path of the file.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Numbers of one step by their tags; visible to readers at once.
+    /// Writes the scalars of one step, each with its tag. They are flushed at once, so readers see
+    /// them.
     ///
     /// # Errors
-    /// What the system refuses.
+    /// An I/O error of the operating system.
     pub fn scalars(
         &mut self,
         step: u64,
@@ -56,12 +60,12 @@ impl EventWriter {
     ) -> Result<(), ReportError> {
         let mut summary = Vec::new();
         for (tag, value) in scalars {
-            let mut one = Vec::new();
-            bytes(&mut one, 1, tag.as_ref().as_bytes());
+            let mut entry = Vec::new();
+            bytes(&mut entry, 1, tag.as_ref().as_bytes());
             // Field 2, 32 bits.
-            one.push(2 << 3 | 5);
-            one.extend((value as f32).to_le_bytes());
-            bytes(&mut summary, 1, &one);
+            entry.push(2 << 3 | 5);
+            entry.extend((value as f32).to_le_bytes());
+            bytes(&mut summary, 1, &entry);
         }
         self.event(step, |event| bytes(event, 5, &summary))?;
         Ok(self.file.flush().map_err(FileError::io(&self.path))?)
@@ -79,14 +83,15 @@ impl EventWriter {
     }
 }
 
-/// A field of bytes.
+/// Appends a field of bytes.
 fn bytes(message: &mut Vec<u8>, field: u8, content: &[u8]) {
     message.push(field << 3 | 2);
     varint(message, content.len() as u64);
     message.extend(content);
 }
 
-/// Seven bits a byte, the least first, the top bit saying that more follow.
+/// Appends a varint: seven bits per byte, the lowest first; the top bit is set if more bytes
+/// follow.
 fn varint(message: &mut Vec<u8>, mut number: u64) {
     while number >= 0x80 {
         message.push(number as u8 | 0x80);
@@ -95,12 +100,13 @@ fn varint(message: &mut Vec<u8>, mut number: u64) {
     message.push(number as u8);
 }
 
+/// An event framed as a TFRecord.
 fn record(event: &[u8]) -> Vec<u8> {
     let length = (event.len() as u64).to_le_bytes();
     [length.as_slice(), &masked_crc(&length), event, &masked_crc(event)].concat()
 }
 
-/// CRC-32C, turned so that a checksum of checksums is none.
+/// CRC-32C, masked because a CRC of data that contain CRCs is unreliable.
 fn masked_crc(data: &[u8]) -> [u8; 4] {
     crc32c::crc32c(data).rotate_right(15).wrapping_add(0xa282_ead8).to_le_bytes()
 }
@@ -109,7 +115,8 @@ fn masked_crc(data: &[u8]) -> [u8; 4] {
 mod tests {
     use super::*;
 
-    /// The record of an event with no more than wall_time = 1.0 and step = 300, as TensorFlow's own writer frames it.
+    /// The event has only wall_time = 1.0 and step = 300; TensorFlow's own writer frames it like
+    /// this.
     #[test]
     fn a_record_is_framed_as_the_format_says() {
         let mut event = vec![0x09];
@@ -128,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_holds_its_version_a_start_and_the_scalars() {
+    fn a_file_holds_its_version_a_session_start_and_the_scalars() {
         let folder = tempfile::tempdir().unwrap();
         let mut writer = EventWriter::create(folder.path(), 7).unwrap();
         writer.scalars(8, [("loss", 0.5), ("lr", 1e-3)]).unwrap();

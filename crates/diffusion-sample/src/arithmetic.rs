@@ -1,24 +1,25 @@
-//! What several samplers compute.
+//! Arithmetic that several samplers share.
 
 use candle_core::{Result, Tensor};
 use diffusion_process::NoiseLevel;
 
-/// By how much a step may multiply the signal, and with it every error of ε̂, before a method that corrects or averages ε̂
-/// does worse than one that holds x̂₀. The first step of a cosine schedule would by thousands.
-pub(crate) const MOST_GAIN: f64 = 100.0;
+/// The largest factor by which a step may multiply the signal, and with it every error of ε̂. Above
+/// it, methods that correct or average ε̂ do worse than one that holds x̂₀ constant. The first step
+/// of a cosine schedule would multiply the signal by thousands.
+pub(crate) const MAX_GAIN: f64 = 100.0;
 
 /// Σ factorᵢ·tensorᵢ.
 pub(crate) fn combination(terms: &[(f64, &Tensor)]) -> Result<Tensor> {
     let Some(((factor, first), rest)) = terms.split_first() else {
-        candle_core::bail!("a sum of nothing")
+        candle_core::bail!("a linear combination needs at least one term")
     };
     rest.iter().try_fold(first.affine(*factor, 0.0)?, |sum, (factor, tensor)| {
         sum + tensor.affine(*factor, 0.0)?
     })
 }
 
-/// The image at `to` with the same x₀ and ε as `x` at `from`, given ε: what is left when time is integrated exactly and ε
-/// is held (Song et al. 2021, eq. 13).
+/// The image at `to` that has the same x₀ and ε as `x` at `from`, for a given ε. This is the exact
+/// time integral with ε held constant (Song et al. 2021, eq. 13).
 pub(crate) fn transfer(
     x: &Tensor,
     noise: &Tensor,
@@ -29,7 +30,8 @@ pub(crate) fn transfer(
     combination(&[(ratio, x), (to.noise - from.noise * ratio, noise)])
 }
 
-/// Solves A·x = b by elimination with pivots; for the handful of equations that multistep methods have.
+/// Solves A·x = b by Gaussian elimination with pivoting. Meant for the few equations of multistep
+/// methods.
 pub(crate) fn solve(mut a: Vec<Vec<f64>>, mut b: Vec<f64>) -> Vec<f64> {
     let n = b.len();
     for k in 0..n {
@@ -44,8 +46,8 @@ pub(crate) fn solve(mut a: Vec<Vec<f64>>, mut b: Vec<f64>) -> Vec<f64> {
         }
     }
     for k in (0..n).rev() {
-        let known: f64 = (k + 1..n).map(|j| a[k][j] * b[j]).sum();
-        b[k] = (b[k] - known) / a[k][k];
+        let sum: f64 = (k + 1..n).map(|j| a[k][j] * b[j]).sum();
+        b[k] = (b[k] - sum) / a[k][k];
     }
     b
 }

@@ -1,4 +1,13 @@
-//! The loop that every sampler shares.
+//! The sampling loop that all samplers share.
+//!
+//! ```text
+//! x ← noise of variance 1, at the scale of the plan
+//! for step in plan.steps():                 # from the noisiest to the cleanest
+//!     x ← sampler.step(step, x, denoiser)   # from level step.from to level step.to
+//!     stop with an error if x is not finite
+//!     progress(step, x, x̂₀)                # may cancel
+//! return x
+//! ```
 
 use std::cell::RefCell;
 use std::ops::ControlFlow;
@@ -8,16 +17,16 @@ use diffusion_process::{Denoiser, Domain, NoiseLevel, NoiseSource, Prediction};
 use diffusion_schedule::SamplingPlan;
 use thiserror::Error;
 
-/// Which images to make.
+/// The images to sample.
 #[derive(Clone, Debug)]
 pub struct SampleRequest<'a> {
-    /// The seed of every random number.
+    /// The seed of all random numbers.
     pub seed: u64,
-    /// The images' indices; image i has the same noise wherever it is asked for, also twice.
+    /// The indices of the images. Image i has the same noise in every batch; an index may repeat.
     pub indices: Vec<u64>,
-    /// [C, H, W].
+    /// The shape (C, H, W) of an image.
     pub image_shape: [usize; 3],
-    /// Where to compute.
+    /// The device to compute on.
     pub device: &'a Device,
 }
 
@@ -27,54 +36,55 @@ impl SampleRequest<'_> {
         NoiseSource::new(*seed).normal(domain, draw, indices.iter().copied(), image_shape, device)
     }
 
-    /// Where sampling by `plan` begins: noise of variance 1, at the scale of the plan. It is what training ends in, or
-    /// nearly so.
+    /// The initial noise (N, C, H, W) for `plan`: variance 1, rescaled to the scale of the plan. It
+    /// matches the end of the forward process, at least nearly.
     ///
     /// # Errors
-    /// Those of the device.
+    /// An error of the device.
     pub fn initial(&self, plan: &SamplingPlan) -> candle_core::Result<Tensor> {
         self.normal(Domain::Initial, 0)?.affine(1.0 / plan.start().to_variance_preserving(), 0.0)
     }
 
-    /// The noise of each step, by the number of steps left after it, so that the last steps of plans have the same noise
-    /// however many steps there are.
+    /// The noise of each step. It is keyed by the number of steps that follow, so the last steps of
+    /// all plans have the same noise, whatever their length.
     pub fn step_noise(&self, plan: &SamplingPlan) -> impl Fn(usize) -> candle_core::Result<Tensor> {
         let last = plan.steps().len() - 1;
         move |number| self.normal(Domain::Sampler, (last - number) as u64)
     }
 }
 
-/// The fresh noise of the step of the given number, of the images' shape.
+/// Gives new noise (N, C, H, W) for the step with the given number.
 pub type StepNoise<'a> = &'a dyn Fn(usize) -> candle_core::Result<Tensor>;
 
 /// One step of the reverse process, as a sampler sees it.
 #[derive(Clone, Copy)]
 pub struct Step<'a> {
-    /// All steps.
+    /// The whole plan.
     pub plan: &'a SamplingPlan,
-    /// Counted from 0, the noisiest step.
+    /// The number of the step, counted from 0 at the noisiest step.
     pub number: usize,
-    /// Where x is.
+    /// The noise level of x before the step.
     pub from: NoiseLevel,
-    /// Where it is to be.
+    /// The noise level of x after the step.
     pub to: NoiseLevel,
-    /// Whether noise may be added.
+    /// Whether a stochastic sampler adds noise in this step.
     pub noisy: bool,
     noise: StepNoise<'a>,
 }
 
 impl Step<'_> {
-    /// Steps in all.
+    /// The number of steps in the plan.
     pub fn count(&self) -> usize {
         self.plan.steps().len()
     }
 
-    /// Steps from this one on, itself included.
+    /// The number of remaining steps, including this one.
     pub fn left(&self) -> usize {
         self.count() - self.number
     }
 
-    /// Halfway in time, where the plan knows it, else halfway in ln σ.
+    /// The level halfway through the step: halfway in time if the plan defines it, otherwise
+    /// halfway in ln σ.
     pub fn middle(&self) -> NoiseLevel {
         self.plan.steps()[self.number].middle.unwrap_or_else(|| {
             let sigma = (self.from.sigma() * self.to.sigma()).sqrt();
@@ -83,24 +93,24 @@ impl Step<'_> {
         })
     }
 
-    /// Standard normal noise of the images' shape, the same at every call within a step.
+    /// Standard normal noise (N, C, H, W). All calls within a step return the same noise.
     ///
     /// # Errors
-    /// Those of the device.
+    /// An error of the device.
     pub fn noise(&self) -> candle_core::Result<Tensor> {
         (self.noise)(self.number)
     }
 }
 
-/// What differs between samplers: one step, and what is remembered from step to step.
+/// A sampling method: one step, and the state that it carries from step to step.
 pub trait Sampler {
-    /// Forgets an earlier sampling. Called before the first step.
+    /// Clears the state of an earlier run. Called before the first step.
     fn begin(&mut self) {}
 
-    /// x at `step.to` from `x` (N, C, H, W) at `step.from`.
+    /// Takes `x` (N, C, H, W) from level `step.from` to level `step.to`.
     ///
     /// # Errors
-    /// Those of the denoiser and the device.
+    /// An error of the denoiser or the device.
     fn step(
         &mut self,
         step: &Step<'_>,
@@ -109,52 +119,53 @@ pub trait Sampler {
     ) -> candle_core::Result<Tensor>;
 }
 
-/// How far sampling is.
+/// The progress of a sampling run, reported after each step.
 #[derive(Clone, Copy, Debug)]
 pub struct Progress<'a> {
-    /// Steps that are done, 1 to `steps`.
+    /// Completed steps, 1 to `steps`.
     pub done: usize,
-    /// Steps in all.
+    /// The total number of steps.
     pub steps: usize,
-    /// Where they are after the step.
+    /// The noise level after the step.
     pub level: NoiseLevel,
     /// The images after the step (N, C, H, W).
     pub x: &'a Tensor,
-    /// The clean images as they were last estimated.
+    /// The latest prediction x̂₀ of the clean images (N, C, H, W).
     pub x0: &'a Tensor,
 }
 
-/// Why there are no images.
+/// Why sampling failed or stopped.
 #[derive(Debug, Error)]
 pub enum SampleError {
     /// The progress callback asked to stop.
     #[error("sampling was cancelled after {done} of {steps} steps")]
     Cancelled {
-        /// Steps that were done.
+        /// Completed steps.
         done: usize,
-        /// Steps in all.
+        /// The total number of steps.
         steps: usize,
     },
-    /// A step gave a number that is none.
+    /// A step produced NaN or infinity.
     #[error("the model's output is not finite at step {done} of {steps} (timestep {timestep})")]
     NotFinite {
-        /// Steps that were done.
+        /// Completed steps, including the failed one.
         done: usize,
-        /// Steps in all.
+        /// The total number of steps.
         steps: usize,
-        /// What the network was told.
+        /// The timestep that the network received.
         timestep: f64,
     },
-    /// The denoiser's or the device's own error.
+    /// An error of the denoiser or the device.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),
 }
 
-/// Makes the images of `request`: runs `sampler` over the whole of `plan`, from pure noise to images (N, C, H, W).
-/// `progress` is called after each step and may break off.
+/// Samples the images of `request`: runs `sampler` over all steps of `plan`, from pure noise to
+/// images (N, C, H, W). `progress` is called after each step and may stop the run.
 ///
 /// # Errors
-/// Cancelling; a result that is not finite; those of the denoiser and the device.
+/// If `progress` stops the run, or if a result is not finite. Also an error of the denoiser or the
+/// device.
 pub fn sample(
     denoiser: &dyn Denoiser,
     sampler: &mut dyn Sampler,
@@ -166,10 +177,12 @@ pub fn sample(
     sample_from(x, denoiser, sampler, plan, &request.step_noise(plan), progress)
 }
 
-/// As [`sample`], from given images (N, C, H, W) at the plan's start, with given noise for each step.
+/// Like [`sample`], but starts from the given `x` (N, C, H, W) at the start of the plan, and takes
+/// the noise of each step from `noise`.
 ///
 /// # Errors
-/// As [`sample`].
+/// If `progress` stops the run, or if a result is not finite. Also an error of the denoiser or the
+/// device.
 pub fn sample_from(
     x: Tensor,
     denoiser: &dyn Denoiser,
@@ -179,26 +192,26 @@ pub fn sample_from(
     progress: &mut dyn FnMut(Progress<'_>) -> ControlFlow<()>,
 ) -> Result<Tensor, SampleError> {
     let (steps, mut x) = (plan.steps().len(), x);
-    let observed = Observed { denoiser, x0: RefCell::new(x.clone()) };
+    let recorder = RecordingDenoiser { denoiser, x0: RefCell::new(x.clone()) };
     sampler.begin();
     for (number, &step) in plan.steps().iter().enumerate() {
         let step = Step { plan, number, from: step.from, to: step.to, noisy: step.noisy, noise };
-        x = sampler.step(&step, &x, &observed)?;
+        x = sampler.step(&step, &x, &recorder)?;
         let done = number + 1;
         if !is_finite(&x)? {
             return Err(SampleError::NotFinite { done, steps, timestep: step.from.timestep });
         }
-        let seen = Progress { done, steps, level: step.to, x: &x, x0: &observed.x0.borrow() };
-        if progress(seen).is_break() && done < steps {
+        let state = Progress { done, steps, level: step.to, x: &x, x0: &recorder.x0.borrow() };
+        if progress(state).is_break() && done < steps {
             return Err(SampleError::Cancelled { done, steps });
         }
     }
     Ok(x)
 }
 
-/// The step `number` of `plan` alone, by a sampler that remembers nothing of the steps before it: x (N, C, H, W) after the step, and
-/// the clean images as they were last estimated on the way.
-pub(crate) fn lone_step(
+/// Takes only the step `number` of `plan`, with a cleared sampler. Returns x (N, C, H, W) after the
+/// step, and the latest prediction x̂₀ of the clean images.
+pub(crate) fn single_step(
     number: usize,
     x: &Tensor,
     denoiser: &dyn Denoiser,
@@ -206,26 +219,26 @@ pub(crate) fn lone_step(
     plan: &SamplingPlan,
     noise: StepNoise<'_>,
 ) -> candle_core::Result<(Tensor, Tensor)> {
-    let observed = Observed { denoiser, x0: RefCell::new(x.clone()) };
+    let recorder = RecordingDenoiser { denoiser, x0: RefCell::new(x.clone()) };
     let step = plan.steps()[number];
     sampler.begin();
     let step = Step { plan, number, from: step.from, to: step.to, noisy: step.noisy, noise };
-    let x = sampler.step(&step, x, &observed)?;
-    Ok((x, observed.x0.into_inner()))
+    let x = sampler.step(&step, x, &recorder)?;
+    Ok((x, recorder.x0.into_inner()))
 }
 
-/// Whether all numbers are numbers.
+/// Whether no element is NaN or infinite.
 pub(crate) fn is_finite(x: &Tensor) -> candle_core::Result<bool> {
     Ok(x.sum_all()?.to_dtype(DType::F32)?.to_scalar::<f32>()?.is_finite())
 }
 
-/// A denoiser whose last estimate can be looked at.
-struct Observed<'a> {
+/// A denoiser that records its latest x̂₀.
+struct RecordingDenoiser<'a> {
     denoiser: &'a dyn Denoiser,
     x0: RefCell<Tensor>,
 }
 
-impl Denoiser for Observed<'_> {
+impl Denoiser for RecordingDenoiser<'_> {
     fn denoise(&self, x_t: &Tensor, level: NoiseLevel) -> candle_core::Result<Prediction> {
         let prediction = self.denoiser.denoise(x_t, level)?;
         *self.x0.borrow_mut() = prediction.x0.clone();

@@ -1,12 +1,14 @@
-//! Editing pictures with a model that was trained to generate some.
+//! Editing existing pictures with a trained diffusion model.
 //!
-//! - [`vary`]: noise on a picture, and from there another way back (SDEdit).
-//! - [`inpaint`]: a part of a picture made anew, to fit the rest (RePaint).
-//! - [`to_noise`] and [`from_noise`]: the noise that a picture comes from, and back; [`interpolate`] goes from one such noise to another,
-//!   [`reclass`] comes back as another class, which [`with_grain`] makes easier.
+//! - [`vary`]: adds noise to a picture and samples from there (SDEdit).
+//! - [`inpaint`]: repaints the masked part of a picture so that it fits the rest (RePaint).
+//! - [`to_noise`] and [`from_noise`]: invert a picture to its noise, and sample from that noise.
+//! - [`interpolate`]: images between two noises.
+//! - [`reclass`]: inverts a picture under one class and samples under another. [`with_grain`] helps
+//!   with pictures that inversion hardly changes.
 //!
-//! All of them take any [`Denoiser`](diffusion_process::Denoiser), guided or not, and plans of any path; the first two take any
-//! [`Sampler`](crate::Sampler).
+//! All functions take any [`Denoiser`](diffusion_process::Denoiser), guided or not, and plans on
+//! any path. [`vary`] and [`inpaint`] take any [`Sampler`](crate::Sampler).
 
 mod inpaint;
 mod inverse;
@@ -23,38 +25,38 @@ pub use vary::{steps_at, vary};
 use crate::arithmetic::combination;
 use crate::{SampleError, SampleRequest};
 
-/// Steps from a picture to its noise and back. Default of [`to_noise`] and [`from_noise`] on the command line.
+/// The command line's default number of steps of [`to_noise`] and [`from_noise`].
 pub const INVERSION_STEPS: usize = 50;
 
-/// Fixed-point iterations of each step of [`to_noise`]. Default of the command line.
+/// The command line's default number of fixed-point iterations per step of [`to_noise`].
 pub const INVERSION_ITERATIONS: usize = 4;
 
-/// How often [`inpaint`] takes each step. Default of the command line.
+/// The command line's default number of times that [`inpaint`] takes each step.
 pub const RESAMPLES: usize = 5;
 
-/// The share of the inversion's steps that [`with_grain`] replaces by noise. Default of the command line.
+/// The command line's default share of the inversion steps that [`with_grain`] replaces by noise.
 pub const GRAIN: f64 = 0.04;
 
 /// Why a picture could not be edited.
 #[derive(Debug, Error)]
 pub enum EditError {
-    /// A strength outside (0, 1].
+    /// The strength is outside (0, 1].
     #[error("strength must be above 0 and at most 1, got {0}")]
     Strength(f64),
-    /// A tensor of the wrong shape.
+    /// A tensor has the wrong shape.
     #[error("{what}: expected the shape {expected}, got {found:?}")]
     Shape {
-        /// Whose shape.
+        /// The tensor with the wrong shape.
         what: &'static str,
-        /// The shape it had.
+        /// The shape that it has.
         found: Vec<usize>,
-        /// What would be right.
+        /// The shape that it should have.
         expected: String,
     },
-    /// A mask value other than 0 and 1.
+    /// A mask value is neither 0 nor 1.
     #[error("mask values must be 0 (known) or 1 (to be filled in), got {0}")]
     Mask(f32),
-    /// A number of resamples below 1.
+    /// The number of resamples is 0.
     #[error("resamples must be at least 1, got 0")]
     Resamples,
     /// An error of sampling.
@@ -68,21 +70,22 @@ impl From<candle_core::Error> for EditError {
     }
 }
 
-/// `pictures` with `noise` on them, at `level`.
+/// `pictures` with `noise` added, at `level`.
 fn noised(pictures: &Tensor, noise: &Tensor, level: &NoiseLevel) -> candle_core::Result<Tensor> {
     combination(&[(level.signal, pictures), (level.noise, noise)])
 }
 
-/// `pictures` (N, C, H, W) for the N images of `request`, or one (1, C, H, W) for all of them.
+/// Returns `pictures` as (N, C, H, W) for the N images of `request`. A single picture (1, C, H, W)
+/// is repeated.
 fn for_each_image(pictures: &Tensor, request: &SampleRequest<'_>) -> Result<Tensor, EditError> {
     let ([channels, height, width], n) = (request.image_shape, request.indices.len());
-    let wanted = [n, channels, height, width];
-    if pictures.dims() == wanted {
+    let shape = [n, channels, height, width];
+    if pictures.dims() == shape {
         return Ok(pictures.clone());
     }
     if pictures.dims() == [1, channels, height, width] {
-        return Ok(pictures.broadcast_as(&wanted)?.contiguous()?);
+        return Ok(pictures.broadcast_as(&shape)?.contiguous()?);
     }
-    let expected = format!("{wanted:?}, or one picture for all");
+    let expected = format!("{shape:?}, or one picture for all");
     Err(EditError::Shape { what: "the pictures", found: pictures.dims().to_vec(), expected })
 }

@@ -7,14 +7,14 @@ use crate::{
     Sampler, SolverType, UniPc, VarianceType,
 };
 
-/// Every sampler of this crate, with what a user may choose of it.
+/// The samplers of this crate that a user can choose by name.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum SamplerKind {
     /// Ancestral sampling (Ho et al. 2020).
     #[default]
     Ddpm,
-    /// Deterministic, or with η in between (Song et al. 2021).
+    /// Deterministic sampling with η = 0, stochastic with η > 0 (Song et al. 2021).
     Ddim,
     /// DPM-Solver++ 2M with the midpoint rule (Lu et al. 2022).
     #[serde(rename = "dpmpp-2m")]
@@ -22,21 +22,22 @@ pub enum SamplerKind {
     /// DPM-Solver++ 2M with Heun's rule.
     #[serde(rename = "dpmpp-2m-heun")]
     DpmSolver2mHeun,
-    /// DPM-Solver++ 2M for the stochastic equation.
+    /// DPM-Solver++ 2M SDE.
     #[serde(rename = "dpmpp-2m-sde")]
     DpmSolver2mSde,
     /// Euler's method in σ, with churn (Karras et al. 2022).
     Euler,
     /// Euler's method with ancestral noise.
     EulerAncestral,
-    /// Heun's method in σ, with churn: two looks a step (Karras et al. 2022, algorithm 2).
+    /// Heun's method in σ, with churn and two predictions per step (Karras et al. 2022, algorithm
+    /// 2).
     Heun,
     /// UniPC of second order (Zhao et al. 2023).
     #[serde(rename = "unipc")]
     UniPc,
-    /// Linear multistep of fourth order in σ.
+    /// Linear multistep method of fourth order in σ.
     Lms,
-    /// Pseudo linear multistep (Liu et al. 2022).
+    /// Pseudo linear multistep method (Liu et al. 2022).
     Pndm,
     /// Euler's method on the straight path of flow matching.
     FlowEuler,
@@ -44,19 +45,19 @@ pub enum SamplerKind {
     FlowHeun,
 }
 
-/// What some samplers can be told.
+/// Settings that only some samplers use.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct SamplerOptions {
-    /// DDPM's variance.
+    /// The variance of DDPM's steps.
     pub variance: VarianceType,
-    /// DDIM's η.
+    /// DDIM's η. Default: 0.
     pub eta: f64,
-    /// Euler's and Heun's churn.
+    /// The churn of Euler's and Heun's method. Default: none.
     pub churn: Churn,
 }
 
 impl SamplerKind {
-    /// All of them, in the order of the documentation.
+    /// All kinds, in the order of the documentation.
     pub const ALL: [Self; 13] = [
         Self::Ddpm,
         Self::Ddim,
@@ -73,7 +74,7 @@ impl SamplerKind {
         Self::FlowHeun,
     ];
 
-    /// The name, as in files and on the command line.
+    /// The name in files and on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Self::Ddpm => "ddpm",
@@ -92,12 +93,12 @@ impl SamplerKind {
         }
     }
 
-    /// The sampler of the given name.
+    /// The kind with the given name, or `None`.
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.name() == name)
     }
 
-    /// A sampler of this kind, ready to begin.
+    /// Builds a sampler of this kind.
     pub fn build(self, options: &SamplerOptions) -> Box<dyn Sampler> {
         let &SamplerOptions { variance, eta, churn } = options;
         match self {
@@ -117,12 +118,12 @@ impl SamplerKind {
         }
     }
 
-    /// Whether it follows the straight path of flow matching, and takes plans along it only.
+    /// Whether the sampler needs a plan on the straight path of flow matching.
     pub fn follows_flow(self) -> bool {
         matches!(self, Self::FlowEuler | Self::FlowHeun)
     }
 
-    /// Whether the same noise always gives the same image.
+    /// Whether the same initial noise always gives the same image.
     pub fn is_deterministic(self, options: &SamplerOptions) -> bool {
         match self {
             Self::Ddpm | Self::DpmSolver2mSde | Self::EulerAncestral => false,

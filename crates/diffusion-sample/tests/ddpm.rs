@@ -1,4 +1,4 @@
-//! DDPM against cases with a known answer, and the driver's promises.
+//! DDPM on cases with known results, and the guarantees of the driver.
 
 use std::cell::Cell;
 use std::ops::{ControlFlow, Range};
@@ -23,8 +23,8 @@ fn request(seed: u64, indices: Range<u64>) -> SampleRequest<'static> {
     SampleRequest { seed, indices: indices.collect(), image_shape: [1, 8, 8], device: &Device::Cpu }
 }
 
-/// The perfect model of data that is normal with mean `m` and standard deviation `s` in every pixel:
-/// E[x₀ | x_t] = m + √ᾱ·s²/(ᾱ·s² + 1 − ᾱ)·(x_t − √ᾱ·m).
+/// The perfect model of data that is normal with mean `m` and standard deviation `s` in every
+/// pixel: E[x₀ | x_t] = m + √ᾱ·s²/(ᾱ·s² + 1 − ᾱ)·(x_t − √ᾱ·m).
 fn gaussian(m: f64, s: f64) -> impl Fn(&Tensor, NoiseLevel) -> Result<Prediction> {
     move |x_t, level| {
         let a = level.alpha_cumprod();
@@ -53,7 +53,8 @@ fn a_perfect_model_of_gaussian_data_gives_that_gaussian() {
             &mut keep_going,
         )
         .unwrap();
-        // 4,096 pixels: standard errors 0.003 and 0.002. A thousand steps are close to, not at, the limit.
+        // 4,096 pixels: standard errors 0.003 and 0.002. A thousand steps are close to the limit,
+        // but do not reach it.
         let (mean, deviation) = moments(&x);
         assert!(
             (mean - 0.3).abs() < 0.015 && (deviation - 0.2).abs() < 0.012,
@@ -64,10 +65,10 @@ fn a_perfect_model_of_gaussian_data_gives_that_gaussian() {
 
 #[test]
 fn clipping_keeps_the_image_in_range() {
-    let loud = gaussian(4.0, 0.1);
-    let clipped = Thresholded::new(&loud, Threshold::Clip { range: 1.0 });
+    let bright = gaussian(4.0, 0.1);
+    let clipped = Thresholded::new(&bright, Threshold::Clip { range: 1.0 });
     let run = |clip: bool| {
-        let denoiser: &dyn Denoiser = if clip { &clipped } else { &loud };
+        let denoiser: &dyn Denoiser = if clip { &clipped } else { &bright };
         sample(denoiser, &mut Ddpm::default(), &plan(20), &request(1, 0..2), &mut keep_going)
             .unwrap()
     };
@@ -77,7 +78,7 @@ fn clipping_keeps_the_image_in_range() {
 
 #[test]
 fn an_image_is_the_same_alone_and_in_any_batch() {
-    let draw = |indices| {
+    let images = |indices| {
         let x = sample(
             &gaussian(0.0, 0.5),
             &mut Ddpm::default(),
@@ -87,17 +88,17 @@ fn an_image_is_the_same_alone_and_in_any_batch() {
         );
         x.unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap()
     };
-    let (all, alone) = (draw(0..7), draw(3..4));
+    let (all, alone) = (images(0..7), images(3..4));
     assert_eq!(all[3 * 64..4 * 64], alone);
     assert_ne!(all[..64], alone);
 }
 
 #[test]
-fn progress_counts_every_step_and_may_cancel() {
-    let seen = Cell::new(0);
+fn progress_counts_every_step_and_can_cancel() {
+    let reported = Cell::new(0);
     let mut stop_at_4 = |p: Progress<'_>| {
-        assert_eq!((p.done, p.steps), (seen.get() + 1, 10));
-        seen.set(p.done);
+        assert_eq!((p.done, p.steps), (reported.get() + 1, 10));
+        reported.set(p.done);
         if p.done == 4 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     };
     let result = sample(
@@ -108,19 +109,19 @@ fn progress_counts_every_step_and_may_cancel() {
         &mut stop_at_4,
     );
     assert!(matches!(result, Err(SampleError::Cancelled { done: 4, steps: 10 })));
-    assert_eq!(seen.get(), 4);
+    assert_eq!(reported.get(), 4);
 }
 
 #[test]
-fn the_denoiser_hears_training_timesteps_from_noisy_to_clean() {
-    let heard = std::cell::RefCell::new(vec![]);
+fn the_denoiser_receives_training_timesteps_from_noisy_to_clean() {
+    let received = std::cell::RefCell::new(vec![]);
     let denoiser = |x_t: &Tensor, level: NoiseLevel| {
-        heard.borrow_mut().push(level.timestep as usize);
+        received.borrow_mut().push(level.timestep as usize);
         let levels = Levels::new(&[level], x_t)?;
         Parametrisation::Epsilon.to_prediction(x_t, x_t, &levels)
     };
     sample(&denoiser, &mut Ddpm::default(), &plan(5), &request(0, 0..1), &mut keep_going).unwrap();
-    assert_eq!(*heard.borrow(), [999, 799, 599, 399, 199]);
+    assert_eq!(*received.borrow(), [999, 799, 599, 399, 199]);
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Guidance of a model whose classes are Gaussians, for which every estimate is known.
+//! Guidance of a model whose classes are Gaussians, for which every prediction is known.
 
 use std::cell::Cell;
 use std::ops::ControlFlow;
@@ -8,16 +8,16 @@ use diffusion_process::{
     Classifier, ConditionalDenoiser, Conditioned, Denoiser, Levels, NoiseLevel, Prediction,
 };
 use diffusion_sample::{
-    AfterReference, Autoguided, ClassifierFree, ClassifierGuided, Guidance, SampleRequest,
-    SamplerKind, SamplerOptions, Steered, sample,
+    Autoguided, ClassifierFree, ClassifierGuided, FunctionGuided, Guidance, ReferenceGuided,
+    SampleRequest, SamplerKind, SamplerOptions, sample,
 };
 use diffusion_schedule::{SamplingPlan, ScheduleConfig, SigmaSpacing, TimestepSpacing};
 
 const SHAPE: [usize; 3] = [1, 4, 4];
-/// Of every class.
+/// The variance of every class.
 const VARIANCE: f64 = 0.05;
 
-/// Class k is N(k/2 − 1/2, 0.05) in each pixel; none in particular is N(0, 0.05).
+/// Class k is N(k/2 − 1/2, 0.05) in each pixel; unconditional is N(0, 0.05).
 #[derive(Default)]
 struct Gaussians {
     images_seen: Cell<usize>,
@@ -53,7 +53,7 @@ fn plan(kind: SamplerKind) -> SamplingPlan {
     SamplingPlan::new(&schedule, 12, TimestepSpacing::Trailing, SigmaSpacing::Timesteps).unwrap()
 }
 
-fn drawn(denoiser: &dyn Denoiser, kind: SamplerKind, n: u64) -> Tensor {
+fn sampled(denoiser: &dyn Denoiser, kind: SamplerKind, n: u64) -> Tensor {
     let request = SampleRequest {
         seed: 4,
         indices: (0..n).collect(),
@@ -79,16 +79,17 @@ fn scale_one_is_the_conditional_model_and_scale_zero_the_unconditional_one_by_ev
     let classes = vec![Some(0), Some(2), Some(2)];
     for kind in SamplerKind::ALL {
         let guided = |scale| {
-            drawn(&ClassifierFree::new(&model, classes.clone(), Guidance::new(scale)), kind, 3)
+            sampled(&ClassifierFree::new(&model, classes.clone(), Guidance::new(scale)), kind, 3)
         };
-        let told = |classes| drawn(&Conditioned::new(&model, classes), kind, 3);
-        let (conditional, unconditional) = (told(classes.clone()), told(vec![None; 3]));
+        let conditioned = |classes| sampled(&Conditioned::new(&model, classes), kind, 3);
+        let (conditional, unconditional) =
+            (conditioned(classes.clone()), conditioned(vec![None; 3]));
         assert_eq!(largest_difference(&guided(1.0), &conditional), 0.0, "{kind:?}");
         assert_eq!(largest_difference(&guided(0.0), &unconditional), 0.0, "{kind:?}");
-        // The same through both branches: what lies between is a straight line.
+        // The same through both branches: the result is linear in the scale.
         assert!(largest_difference(&guided(1.0 + 1e-6), &conditional) < 1e-4, "{kind:?}");
         assert!(largest_difference(&guided(1e-6), &unconditional) < 1e-4, "{kind:?}");
-        // Away from the mean of all, on the side of the class.
+        // Away from the overall mean, towards the class.
         let (plain, far) =
             (conditional.narrow(0, 1, 2).unwrap(), guided(2.0).narrow(0, 1, 2).unwrap());
         assert!(mean(&far) > mean(&plain) + 0.1, "{kind:?}: {} {}", mean(&far), mean(&plain));
@@ -102,27 +103,27 @@ fn scale_one_is_the_conditional_model_and_scale_zero_the_unconditional_one_by_ev
 #[test]
 fn both_branches_are_computed_only_where_both_count() {
     let model = Gaussians::default();
-    let looks = |classes: Vec<Option<u32>>, guidance| {
+    let evaluations = |classes: Vec<Option<u32>>, guidance| {
         model.images_seen.set(0);
-        drawn(&ClassifierFree::new(&model, classes, guidance), SamplerKind::Ddim, 2);
+        sampled(&ClassifierFree::new(&model, classes, guidance), SamplerKind::Ddim, 2);
         model.images_seen.get()
     };
-    let told = vec![Some(1), None];
-    assert_eq!(looks(told.clone(), Guidance::new(3.0)), 2 * 2 * 12);
-    assert_eq!(looks(told.clone(), Guidance::new(1.0)), 2 * 12);
-    assert_eq!(looks(told.clone(), Guidance::new(0.0)), 2 * 12);
-    assert_eq!(looks(vec![None; 2], Guidance::new(3.0)), 2 * 12);
+    let classes = vec![Some(1), None];
+    assert_eq!(evaluations(classes.clone(), Guidance::new(3.0)), 2 * 2 * 12);
+    assert_eq!(evaluations(classes.clone(), Guidance::new(1.0)), 2 * 12);
+    assert_eq!(evaluations(classes.clone(), Guidance::new(0.0)), 2 * 12);
+    assert_eq!(evaluations(vec![None; 2], Guidance::new(3.0)), 2 * 12);
     let steps = plan(SamplerKind::Ddim);
     let inside =
         steps.steps().iter().filter(|step| (0.5..=5.0).contains(&step.from.sigma())).count();
     assert!((1..12).contains(&inside));
     assert_eq!(
-        looks(told, Guidance { interval: [0.5, 5.0], ..Guidance::new(3.0) }),
+        evaluations(classes, Guidance { interval: [0.5, 5.0], ..Guidance::new(3.0) }),
         2 * (12 + inside)
     );
 }
 
-/// What tells the classes of [`Gaussians`] apart, which it does exactly.
+/// The exact classifier of the classes of [`Gaussians`].
 struct Likelihoods;
 
 impl Classifier for Likelihoods {
@@ -137,7 +138,7 @@ impl Classifier for Likelihoods {
     }
 }
 
-/// The three classes of [`Gaussians`] together, which knows nothing of classes.
+/// An unconditional model of the three classes of [`Gaussians`] together.
 fn mixture(x_t: &Tensor, level: NoiseLevel) -> Result<Prediction> {
     let n = x_t.dim(0)?;
     let shares = Likelihoods.logits(x_t, level)?;
@@ -152,29 +153,29 @@ fn mixture(x_t: &Tensor, level: NoiseLevel) -> Result<Prediction> {
 }
 
 #[test]
-fn a_classifier_makes_a_model_without_classes_one_of_a_class() {
+fn classifier_guidance_makes_an_unconditional_model_conditional() {
     let (model, classes) = (Gaussians::default(), vec![Some(0), Some(1), Some(2)]);
     let guided = |classes: &[Option<u32>], scale, kind| {
         let guided =
             ClassifierGuided::new(&mixture, &Likelihoods, classes.to_vec(), Guidance::new(scale));
-        drawn(&guided, kind, 3)
+        sampled(&guided, kind, 3)
     };
     for kind in SamplerKind::ALL {
-        let plain = drawn(&mixture, kind, 3);
+        let plain = sampled(&mixture, kind, 3);
         assert_eq!(largest_difference(&guided(&classes, 0.0, kind), &plain), 0.0, "{kind:?}");
         assert_eq!(largest_difference(&guided(&[None; 3], 4.0, kind), &plain), 0.0, "{kind:?}");
         // Bayes' rule.
-        let told = drawn(&Conditioned::new(&model, classes.clone()), kind, 3);
-        let difference = largest_difference(&guided(&classes, 1.0, kind), &told);
-        // A flow begins where no signal is, and there the classifier has nothing to say yet.
+        let conditional = sampled(&Conditioned::new(&model, classes.clone()), kind, 3);
+        let difference = largest_difference(&guided(&classes, 1.0, kind), &conditional);
+        // A flow starts without signal, where the classifier is not evaluated.
         let most = if kind.follows_flow() { 2e-2 } else { 2e-3 };
         assert!(difference < most, "{kind:?}: {difference}");
     }
     let of_last =
         |scale| mean(&guided(&classes, scale, SamplerKind::Ddim).narrow(0, 2, 1).unwrap());
     assert!(of_last(4.0) > of_last(1.0) + 0.01, "{} {}", of_last(4.0), of_last(1.0));
-    // Outside of the interval the classifier is not asked.
-    let x_t = drawn(&mixture, SamplerKind::Euler, 3);
+    // Outside the interval the classifier is not evaluated.
+    let x_t = sampled(&mixture, SamplerKind::Euler, 3);
     let level = NoiseLevel::variance_exploding(0.0, 1.0);
     let at = |interval| {
         let guidance = Guidance { interval, ..Guidance::new(3.0) };
@@ -214,7 +215,7 @@ fn rescaling_brings_the_contrast_back() {
     let x_t = Tensor::from_iter((0..32).map(|i| (i as f32 * 0.7).sin()), &Device::Cpu).unwrap();
     let x_t = x_t.reshape((2, 1, 4, 4)).unwrap();
     let level = NoiseLevel::variance_preserving(500.0, 0.4);
-    let said = |rescale| {
+    let guided = |rescale| {
         let guidance = Guidance { rescale, ..Guidance::new(3.0) };
         ClassifierFree::new(&Contrasts, vec![Some(0); 2], guidance).denoise(&x_t, level).unwrap()
     };
@@ -222,41 +223,44 @@ fn rescaling_brings_the_contrast_back() {
         let ratio = (&p.x0 / &x_t).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
         ratio[3]
     };
-    assert!((factor(&said(0.0)) - 1.1).abs() < 1e-4);
-    assert!((factor(&said(1.0)) - 0.5).abs() < 1e-4, "the conditional estimate's own contrast");
-    assert!((factor(&said(0.5)) - 0.8).abs() < 1e-4);
-    for p in [said(0.0), said(0.5)] {
+    assert!((factor(&guided(0.0)) - 1.1).abs() < 1e-4);
+    assert!(
+        (factor(&guided(1.0)) - 0.5).abs() < 1e-4,
+        "the contrast of the conditional prediction"
+    );
+    assert!((factor(&guided(0.5)) - 0.8).abs() < 1e-4);
+    for p in [guided(0.0), guided(0.5)] {
         let back = ((&p.x0 * level.signal).unwrap() + (&p.noise * level.noise).unwrap()).unwrap();
-        assert!(largest_difference(&back, &x_t) < 1e-5, "both estimates belong to x_t");
+        assert!(largest_difference(&back, &x_t) < 1e-5, "both predictions belong to x_t");
     }
 }
 
 #[test]
-fn guidance_by_a_worse_model_goes_away_from_it() {
+fn autoguidance_moves_away_from_the_weaker_model() {
     let model = Gaussians::default();
     let (good, bad) =
         (Conditioned::new(&model, vec![Some(2); 2]), Conditioned::new(&model, vec![Some(1); 2]));
     let auto = |scale| {
-        drawn(&Autoguided::new(&good, &bad, Guidance::new(scale)), SamplerKind::DpmSolver2m, 2)
+        sampled(&Autoguided::new(&good, &bad, Guidance::new(scale)), SamplerKind::DpmSolver2m, 2)
     };
-    assert_eq!(largest_difference(&auto(1.0), &drawn(&good, SamplerKind::DpmSolver2m, 2)), 0.0);
-    assert!(largest_difference(&auto(0.0), &drawn(&bad, SamplerKind::DpmSolver2m, 2)) < 1e-5);
+    assert_eq!(largest_difference(&auto(1.0), &sampled(&good, SamplerKind::DpmSolver2m, 2)), 0.0);
+    assert!(largest_difference(&auto(0.0), &sampled(&bad, SamplerKind::DpmSolver2m, 2)) < 1e-5);
     assert!(mean(&auto(2.0)) > mean(&auto(1.0)) + 0.1);
 }
 
 #[test]
-fn a_function_of_ones_own_steers() {
+fn a_custom_function_guides() {
     let model = Gaussians::default();
     let plain = Conditioned::new(&model, vec![Some(1); 2]);
-    let steered = Steered::new(&plain, |x_t, level, said: &Prediction| {
-        assert_eq!(x_t.dims(), said.noise.dims());
+    let custom = FunctionGuided::new(&plain, |x_t, level, prediction: &Prediction| {
+        assert_eq!(x_t.dims(), prediction.noise.dims());
         assert!(level.noise > 0.0);
-        said.x0.affine(0.0, 0.25)
+        prediction.x0.affine(0.0, 0.25)
     });
-    let images = drawn(&steered, SamplerKind::Ddim, 2);
+    let images = sampled(&custom, SamplerKind::Ddim, 2);
     assert!(largest_difference(&images, &images.affine(0.0, 0.25).unwrap()) < 1e-4);
-    // It composes: away from what the model says, as far again as the function is.
-    let guided = Autoguided::new(&steered, &plain, Guidance::new(2.0));
+    // Guidance can be nested: D₀ + 2·(0.25 − D₀) = 0.5 − D₀.
+    let guided = Autoguided::new(&custom, &plain, Guidance::new(2.0));
     let (x_t, level) = (images, NoiseLevel::variance_exploding(0.0, 1.0));
     let [guided, plain] =
         [&guided as &dyn Denoiser, &plain].map(|d| d.denoise(&x_t, level).unwrap().x0);
@@ -264,17 +268,17 @@ fn a_function_of_ones_own_steers() {
 }
 
 #[test]
-fn images_have_the_large_shapes_of_their_reference() {
+fn images_have_the_low_frequencies_of_their_reference() {
     let model = Gaussians::default();
     let plain = Conditioned::new(&model, vec![Some(1); 3]);
     let reference =
         Tensor::from_iter((0..16).map(|i| if i % 4 < 2 { 0.8f32 } else { -0.6 }), &Device::Cpu);
     let reference = reference.unwrap().reshape((1, 1, 4, 4)).unwrap();
-    let guided = AfterReference::new(&plain, &reference, 2.0, 0.0).unwrap();
-    let images = drawn(&guided, SamplerKind::DpmSolver2mSde, 3);
-    // The means of 2 × 2 pixels, which is what a factor of 2 leaves.
+    let guided = ReferenceGuided::new(&plain, &reference, 2.0, 0.0).unwrap();
+    let images = sampled(&guided, SamplerKind::DpmSolver2mSde, 3);
+    // The means of 2 × 2 pixels, which a factor of 2 preserves.
     let low = |x: &Tensor| x.avg_pool2d(2).unwrap();
-    let free = drawn(&plain, SamplerKind::DpmSolver2mSde, 3);
+    let free = sampled(&plain, SamplerKind::DpmSolver2mSde, 3);
     let reference = low(&reference).broadcast_as((3, 1, 2, 2)).unwrap();
     let near = largest_difference(&low(&images), &reference);
     assert!(near < 0.2 && near < largest_difference(&low(&free), &reference) / 2.0, "{near}");
@@ -284,7 +288,7 @@ fn images_have_the_large_shapes_of_their_reference() {
     );
 
     let wrong = Tensor::zeros((1, 4, 4), DType::F32, &Device::Cpu).unwrap();
-    assert!(AfterReference::new(&plain, &wrong, 2.0, 0.0).is_err());
+    assert!(ReferenceGuided::new(&plain, &wrong, 2.0, 0.0).is_err());
     let image = Tensor::zeros((1, 1, 4, 4), DType::F32, &Device::Cpu).unwrap();
-    assert!(AfterReference::new(&plain, &image, 0.5, 0.0).is_err());
+    assert!(ReferenceGuided::new(&plain, &image, 0.5, 0.0).is_err());
 }

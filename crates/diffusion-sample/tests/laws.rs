@@ -1,5 +1,5 @@
-//! What every sampler owes: its order on an equation that is solved exactly, numbers under any schedule and any number of
-//! steps, and for DDIM the way back.
+//! Properties of all samplers: their order on an equation with an exact solution, finite results
+//! under any schedule and any number of steps, and inversion with DDIM.
 
 #[path = "../examples/orders/law.rs"]
 mod law;
@@ -22,21 +22,17 @@ fn keep_going(_: Progress<'_>) -> ControlFlow<()> {
 }
 
 #[test]
-fn every_deterministic_sampler_has_the_order_that_theory_gives_it() {
+fn every_deterministic_sampler_has_its_theoretical_order() {
     const STEPS: [usize; 2] = [40, 160];
     for case in cases() {
         let (found, theory) = (slope(&STEPS, &case.errors(&STEPS)), case.theory);
-        println!("{}: order {found:.2}, in theory {theory}", case.name);
-        assert!(
-            (found - theory).abs() < 0.2,
-            "{}: order {found:.2}, in theory {theory}",
-            case.name
-        );
+        println!("{}: order {found:.2}, expected {theory}", case.name);
+        assert!((found - theory).abs() < 0.2, "{}: order {found:.2}, expected {theory}", case.name);
     }
 }
 
 #[test]
-fn nothing_overflows_under_any_schedule_sampler_spacing_and_number_of_steps() {
+fn results_are_finite_under_any_schedule_sampler_spacing_and_number_of_steps() {
     let schedules = [
         (BetaSchedule::Linear, false),
         (BetaSchedule::ScaledLinear, false),
@@ -72,7 +68,7 @@ fn nothing_overflows_under_any_schedule_sampler_spacing_and_number_of_steps() {
                         } else {
                             SamplingPlan::new(&schedule, steps, spacing, sigmas).unwrap()
                         };
-                        let what = || {
+                        let case = || {
                             format!("{kind:?}, {config:?}, {steps} steps, {spacing:?}, {sigmas:?}")
                         };
                         for options in [&SamplerOptions::default(), &options] {
@@ -84,18 +80,18 @@ fn nothing_overflows_under_any_schedule_sampler_spacing_and_number_of_steps() {
                                     &request,
                                     &mut keep_going,
                                 );
-                                // A number that is none is an error of `sample`.
-                                let x = x.unwrap_or_else(|e| panic!("{}: {e}", what()));
+                                // `sample` returns an error if a result is not finite.
+                                let x = x.unwrap_or_else(|e| panic!("{}: {e}", case()));
                                 x.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap()
                             };
                             run(&gaussian);
-                            // Formulas that extrapolate to the last step are far off with two or three steps, others
-                            // stay where images are kept.
+                            // Formulas that extrapolate to the last step are inaccurate with a few
+                            // steps. The others stay within the clipping range.
                             let extrapolates =
                                 matches!(kind, SamplerKind::Pndm | SamplerKind::Lms) && steps < 10;
                             let largest =
                                 run(&Thresholded::new(&gaussian, Threshold::Clip { range: 1.0 }));
-                            assert!(largest < 3.0 || extrapolates, "{}: {largest}", what());
+                            assert!(largest < 3.0 || extrapolates, "{}: {largest}", case());
                         }
                     }
                 }
@@ -104,8 +100,9 @@ fn nothing_overflows_under_any_schedule_sampler_spacing_and_number_of_steps() {
     }
 }
 
-/// The perfect model of pixels that are normal around one of two values, ±0.6: not linear, so that the way is bent.
-fn bent(x: &Tensor, level: NoiseLevel) -> Result<Prediction> {
+/// The perfect model of pixels that are normal around one of two values, ±0.6. It is not linear, so
+/// the trajectories are curved.
+fn bimodal(x: &Tensor, level: NoiseLevel) -> Result<Prediction> {
     const CENTRE: f64 = 0.6;
     const WIDTH: f64 = 0.3;
     let NoiseLevel { signal, noise, .. } = level;
@@ -120,7 +117,7 @@ fn bent(x: &Tensor, level: NoiseLevel) -> Result<Prediction> {
 }
 
 #[test]
-fn inversion_leads_to_noise_from_which_the_image_returns() {
+fn an_inverted_image_is_reproduced_from_its_noise() {
     let schedule = ScheduleConfig::default().build().unwrap();
     let plan = SamplingPlan::new(&schedule, 50, TimestepSpacing::Trailing, SigmaSpacing::Timesteps)
         .unwrap();
@@ -132,13 +129,15 @@ fn inversion_leads_to_noise_from_which_the_image_returns() {
         &Device::Cpu,
     );
     let images = images.unwrap().tanh().unwrap().to_dtype(DType::F64).unwrap();
-    let noise = |_: usize| -> Result<Tensor> { candle_core::bail!("there is no noise") };
+    let noise =
+        |_: usize| -> Result<Tensor> { candle_core::bail!("a deterministic step requested noise") };
     let mut errors = vec![];
     for iterations in [1, 5, 20] {
-        let mut on = |_: usize| ControlFlow::Continue(());
-        let start = to_noise(&images, &bent, &plan, iterations, &mut on).unwrap();
-        let back = sample_from(start, &bent, &mut Ddim::default(), &plan, &noise, &mut keep_going)
-            .unwrap();
+        let mut continue_always = |_: usize| ControlFlow::Continue(());
+        let start = to_noise(&images, &bimodal, &plan, iterations, &mut continue_always).unwrap();
+        let back =
+            sample_from(start, &bimodal, &mut Ddim::default(), &plan, &noise, &mut keep_going)
+                .unwrap();
         errors.push(
             (back - &images).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f64>().unwrap(),
         );
@@ -147,7 +146,7 @@ fn inversion_leads_to_noise_from_which_the_image_returns() {
     assert!(errors[0] > errors[1] && errors[1] >= errors[2] && errors[2] < 1e-4, "{errors:?}");
 }
 
-/// Deterministic samplers of many steps meet at the same image from the same noise, whatever path they take.
+/// With many steps, all deterministic samplers give the same image for the same noise, on any path.
 #[test]
 fn different_solvers_of_one_equation_agree_in_the_limit() {
     let schedule = ScheduleConfig::default().build().unwrap();
@@ -162,7 +161,7 @@ fn different_solvers_of_one_equation_agree_in_the_limit() {
     };
     let run = |kind: SamplerKind, plan: &SamplingPlan| {
         let mut sampler = kind.build(&SamplerOptions::default());
-        let denoiser: &dyn Denoiser = &bent;
+        let denoiser: &dyn Denoiser = &bimodal;
         sample(denoiser, &mut *sampler, plan, &request, &mut keep_going).unwrap()
     };
     let reference = run(SamplerKind::Heun, &plan);

@@ -1,10 +1,10 @@
-//! The formulas of β, one a variant.
+//! The β schedules and the configuration of a noise schedule.
 
 use serde::{Deserialize, Serialize};
 
 use crate::{NoiseSchedule, ScheduleError};
 
-/// The curve that β follows over the timesteps.
+/// The formula of β over the timesteps.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum BetaSchedule {
     /// β evenly spaced from `beta_start` to `beta_end`, both included (Ho et al. 2020).
@@ -14,22 +14,23 @@ pub enum BetaSchedule {
     /// √β evenly spaced, then squared (Rombach et al. 2022).
     #[serde(rename = "scaled_linear")]
     ScaledLinear,
-    /// Cosine-shaped ᾱ with s = 0.008 and β at most 0.999 (Nichol & Dhariwal 2021, eq. 17).
-    /// `beta_start` and `beta_end` are not used.
+    /// ᾱ follows a squared cosine with s = 0.008; β is at most 0.999 (Nichol & Dhariwal 2021,
+    /// eq. 17). `beta_start` and `beta_end` are not used.
     #[serde(rename = "squaredcos_cap_v2")]
     Cosine,
-    /// A logistic curve over [−6, 6], scaled to run from `beta_start` to `beta_end` (Xu et al. 2022, GeoDiff).
+    /// A logistic curve over [−6, 6], scaled to the range from `beta_start` to `beta_end` (Xu et
+    /// al. 2022, GeoDiff).
     #[serde(rename = "sigmoid")]
     Sigmoid,
 }
 
-/// Everything that defines a [`NoiseSchedule`]. Plain data; the default is the linear schedule of DDPM.
+/// The settings of a [`NoiseSchedule`]. Default: DDPM's linear schedule of 1000 steps.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ScheduleConfig {
     /// T, the number of steps of the forward process. At least 1.
     pub num_train_timesteps: usize,
-    /// The curve.
+    /// The formula of β.
     pub beta_schedule: BetaSchedule,
     /// β at t = 0, in (0, 1).
     pub beta_start: f64,
@@ -52,8 +53,11 @@ impl Default for ScheduleConfig {
 }
 
 impl ScheduleConfig {
-    /// The linear schedule whose β are those of DDPM's 1000 steps times 1000/T, so that any T ends in noise
-    /// (ᾱ ≈ 4e-5) where DDPM's own β would stop early.
+    /// The linear schedule of T steps with DDPM's `beta_start` and `beta_end` multiplied by 1000/T.
+    ///
+    /// It ends in noise (ᾱ about 4e-5 or less) for any T above 20. DDPM's own β would stop short of
+    /// noise if T is below 1000. For T up to 20, [`build`](Self::build) fails because `beta_end` is
+    /// not below 1.
     pub fn linear_scaled_to(num_train_timesteps: usize) -> Self {
         let scale = 1000.0 / num_train_timesteps as f64;
         Self {
@@ -67,8 +71,11 @@ impl ScheduleConfig {
     /// Computes the tables.
     ///
     /// # Errors
-    /// T = 0 or T above a million; `beta_start` or `beta_end` not a number or outside (0, 1), where the curve uses them; a one-step
-    /// schedule with zero-SNR rescaling. The error names the field and its value.
+    /// - If `num_train_timesteps` is 0 or above 1,000,000.
+    /// - If `beta_start` or `beta_end` is NaN or outside (0, 1). The cosine schedule ignores both.
+    /// - If a schedule of one step is to be rescaled to zero terminal SNR.
+    ///
+    /// The error names the field and its value.
     pub fn build(&self) -> Result<NoiseSchedule, ScheduleError> {
         if self.num_train_timesteps == 0 {
             return Err(ScheduleError::NoTimesteps);
@@ -100,8 +107,8 @@ impl ScheduleConfig {
                 linspace(start.sqrt(), end.sqrt(), n).map(|root| root * root).collect()
             }
             BetaSchedule::Cosine => {
-                let at = |i: usize| cosine_alpha_cumprod(i as f64 / n as f64);
-                (0..n).map(|i| (1.0 - at(i + 1) / at(i)).min(MAX_COSINE_BETA)).collect()
+                let f = |i: usize| cosine_alpha_cumprod(i as f64 / n as f64);
+                (0..n).map(|i| (1.0 - f(i + 1) / f(i)).min(MAX_COSINE_BETA)).collect()
             }
             BetaSchedule::Sigmoid => {
                 linspace(-6.0, 6.0, n).map(|z| (end - start) / (1.0 + (-z).exp()) + start).collect()
@@ -110,12 +117,13 @@ impl ScheduleConfig {
     }
 }
 
-/// A longer schedule is a slip of the finger.
+/// The largest number of timesteps. A larger number is a mistake in the configuration.
 pub(crate) const MAX_TIMESTEPS: usize = 1_000_000;
 
-/// Keeps the last steps of the cosine schedule from becoming singular (Nichol & Dhariwal 2021, section 3.2).
+/// The largest β of the cosine schedule, which keeps its last steps from becoming singular (Nichol
+/// & Dhariwal 2021, section 3.2).
 const MAX_COSINE_BETA: f64 = 0.999;
-/// The offset s that keeps the first β of the cosine schedule from vanishing.
+/// The offset s, which keeps the first β of the cosine schedule from becoming too small.
 const COSINE_OFFSET: f64 = 0.008;
 
 /// f(u) of the cosine schedule, for u = t/T in [0, 1].

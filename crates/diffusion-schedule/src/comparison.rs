@@ -1,37 +1,39 @@
-//! Several schedules beside each other.
+//! The comparison of several schedules.
 
 use crate::NoiseSchedule;
 
-/// Where a schedule has as much noise as signal.
+/// The point at which a schedule has as much noise as signal (0 dB).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Crossing {
     /// The first index whose signal-to-noise ratio is below 0 dB.
     pub index: usize,
-    /// Where the ratio is exactly 0 dB, with the decibels between two indices taken as a straight line, in (index − 1, index].
-    /// For a schedule that begins below 0 dB, 0.
+    /// The fractional index at which the ratio is exactly 0 dB, in (index − 1, index]. Decibels are
+    /// interpolated linearly between two indices. 0 if the schedule begins below 0 dB.
     pub interpolated: f64,
 }
 
-/// What one schedule says of one timestep.
+/// The values of a schedule at one timestep.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Sample {
-    /// ᾱ.
+pub struct SchedulePoint {
+    /// ᾱ, the share of the signal in the variance.
     pub alpha_cumprod: f64,
-    /// 10·log₁₀(ᾱ/(1 − ᾱ)).
+    /// The signal-to-noise ratio in decibels: 10·log₁₀(ᾱ/(1 − ᾱ)).
     pub snr_db: f64,
 }
 
-/// Named schedules, of the same length or not, and the questions that one asks of them together.
+/// Several named schedules, which may differ in length, and their signal-to-noise ratios.
 ///
 /// ```
 /// use diffusion_schedule::{BetaSchedule, ScheduleComparison, ScheduleConfig};
 ///
-/// let cosine = ScheduleConfig { beta_schedule: BetaSchedule::Cosine, ..ScheduleConfig::default() };
+/// let cosine =
+///     ScheduleConfig { beta_schedule: BetaSchedule::Cosine, ..ScheduleConfig::default() };
 /// let comparison = ScheduleComparison::new([
 ///     ("linear".to_owned(), ScheduleConfig::default().build()?),
 ///     ("cosine".to_owned(), cosine.build()?),
 /// ]);
-/// assert_eq!(comparison.crossings().map(|crossing| crossing.unwrap().index).collect::<Vec<_>>(), [259, 496]);
+/// let crossings = comparison.crossings().map(|crossing| crossing.unwrap().index);
+/// assert_eq!(crossings.collect::<Vec<_>>(), [259, 496]);
 /// assert_eq!(comparison.longest_signal(), [1]);
 /// # Ok::<(), diffusion_schedule::ScheduleError>(())
 /// ```
@@ -41,12 +43,12 @@ pub struct ScheduleComparison {
 }
 
 impl ScheduleComparison {
-    /// Schedules with the names that tables and charts call them by.
+    /// A comparison of `schedules`, each with its name for tables and charts.
     pub fn new(schedules: impl IntoIterator<Item = (String, NoiseSchedule)>) -> Self {
         Self { schedules: schedules.into_iter().collect() }
     }
 
-    /// The schedules, in the order in which they were given.
+    /// The schedules and their names, in their original order.
     pub fn schedules(&self) -> &[(String, NoiseSchedule)] {
         &self.schedules
     }
@@ -56,23 +58,23 @@ impl ScheduleComparison {
         self.schedules.iter().map(|(_, schedule)| schedule.len()).max().unwrap_or(0)
     }
 
-    /// What each schedule says of index `t`; `None` where it ends before.
-    pub fn at(&self, t: usize) -> impl Iterator<Item = Option<Sample>> {
+    /// The values of each schedule at index `t`; `None` for a schedule that is not that long.
+    pub fn at(&self, t: usize) -> impl Iterator<Item = Option<SchedulePoint>> {
         self.schedules.iter().map(move |(_, schedule)| {
-            (t < schedule.len()).then(|| Sample {
+            (t < schedule.len()).then(|| SchedulePoint {
                 alpha_cumprod: schedule.alphas_cumprod()[t],
                 snr_db: schedule.snr_db(t),
             })
         })
     }
 
-    /// Where each schedule falls below 0 dB; `None` for one that never does.
+    /// The point at which each schedule falls below 0 dB; `None` if it never does.
     pub fn crossings(&self) -> impl Iterator<Item = Option<Crossing>> {
         self.schedules.iter().map(|(_, schedule)| crossing(schedule))
     }
 
-    /// The positions of the schedules that keep more signal than noise for the largest share of their steps: one, or several
-    /// that keep it for the same share.
+    /// The positions of the schedules that have more signal than noise for the largest share of
+    /// their steps. More than one position if several schedules share the maximum.
     pub fn longest_signal(&self) -> Vec<usize> {
         let shares: Vec<f64> = self
             .schedules
@@ -92,7 +94,7 @@ fn crossing(schedule: &NoiseSchedule) -> Option<Crossing> {
         None => 0.0,
         Some(before) => {
             let (above, below) = (schedule.snr_db(before), schedule.snr_db(index));
-            // A last step without any signal lies at −∞ dB: the line to it falls at once.
+            // A last step without any signal is at −∞ dB, so the line to it falls at once.
             before as f64 + if below.is_finite() { above / (above - below) } else { 0.0 }
         }
     };

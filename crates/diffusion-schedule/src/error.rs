@@ -1,78 +1,87 @@
+//! The error of schedules and plans.
+
 use thiserror::Error;
 
-/// Why a schedule could not be made.
+/// Why a noise schedule or a sampling plan could not be built.
 #[derive(Clone, Debug, PartialEq, Error)]
 pub enum ScheduleError {
-    /// A schedule needs at least one step.
+    /// The schedule has no steps.
     #[error("num_train_timesteps is 0; a schedule needs at least 1 step")]
     NoTimesteps,
-    /// More steps than any model has; the tables would fill the memory.
-    #[error("num_train_timesteps is {0}; it must be at most {max}", max = crate::betas::MAX_TIMESTEPS)]
+    /// The schedule has so many steps that its tables could fill the memory.
+    #[error(
+        "num_train_timesteps is {0}; it must be at most {max}",
+        max = crate::betas::MAX_TIMESTEPS
+    )]
     TooManyTimesteps(usize),
-    /// One of the configuration's numbers is outside its range, or not a number.
+    /// A number of the configuration is NaN or outside its range.
     #[error("{name} is {value}; it must lie strictly between 0 and 1")]
     OutOfUnitInterval {
         /// The field of [`crate::ScheduleConfig`].
         name: &'static str,
-        /// What it was.
+        /// Its value.
         value: f64,
     },
-    /// A β of the table is outside (0, 1), or not a number.
+    /// A β of the table is NaN or outside (0, 1).
     #[error("beta at t = {timestep} is {value}; every beta must lie strictly between 0 and 1")]
     Beta {
-        /// 0-based index into the table.
+        /// The index in the table, from 0.
         timestep: usize,
-        /// What it was.
+        /// Its value.
         value: f64,
     },
-    /// Inference with no steps, or with more steps than the schedule has.
+    /// Inference was requested with no steps, or with more steps than the schedule has.
     #[error(
-        "{requested} inference steps were asked of a schedule with {available}; choose 1 to {available}"
+        "cannot take {requested} inference steps from a schedule of {available}; \
+         choose 1 to {available}"
     )]
     InferenceSteps {
-        /// The number asked for.
+        /// The requested number of steps.
         requested: usize,
         /// The length of the schedule.
         available: usize,
     },
-    /// Timesteps for inference must increase and stay inside the schedule.
+    /// The timesteps of inference do not increase, or are outside the schedule.
     #[error(
-        "inference timesteps must increase and stay below {available}, but number {position} is {timestep}"
+        "inference timesteps must increase and stay below {available}, \
+         but number {position} is {timestep}"
     )]
     Timesteps {
-        /// Position in the list, counted from 0, smallest timestep first.
+        /// The position in the list, from 0. The smallest timestep is first.
         position: usize,
-        /// The value there.
+        /// The timestep at this position.
         timestep: usize,
         /// The length of the schedule.
         available: usize,
     },
-    /// A plan needs at least one step.
+    /// The plan has no steps.
     #[error("a sampling plan needs at least 1 step")]
     NoSteps,
-    /// A part of a plan with no steps, or with more steps than the plan has.
+    /// A part of a plan was requested with no steps, or with more steps than the plan has.
     #[error(
-        "{requested} steps were asked of a sampling plan with {available}; choose 1 to {available}"
+        "cannot take {requested} steps from a sampling plan of {available}; choose 1 to {available}"
     )]
     PartOfPlan {
-        /// The number asked for.
+        /// The requested number of steps.
         requested: usize,
         /// The length of the plan.
         available: usize,
     },
-    /// Each step of a plan must lead to less noise.
+    /// A step of the plan raises σ, or a number of it is NaN or outside its range.
     #[error(
-        "step {number} of the plan leads from sigma {from} to {to}; sigma must be a number and fall"
+        "step {number} of the plan leads from sigma {from} to {to}; \
+         sigma must be a number and must fall"
     )]
     Step {
-        /// Counted from 0.
+        /// The index of the step, from 0.
         number: usize,
-        /// σ before.
+        /// σ before the step.
         from: f64,
-        /// σ after.
+        /// σ after the step.
         to: f64,
     },
-    /// Rescaling to zero terminal SNR needs two different values of ᾱ.
+    /// A schedule of one step cannot be rescaled to zero terminal SNR, which needs two different
+    /// values of ᾱ.
     #[error("a schedule of one step cannot be rescaled to zero terminal SNR")]
     ZeroSnrNeedsTwoSteps,
 }

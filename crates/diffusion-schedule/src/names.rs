@@ -1,20 +1,20 @@
-//! Names of the variants of an enum, for command lines and messages.
+//! A macro that names the variants of an enum, for command lines and messages.
 
-/// Gives a fieldless enum `ALL`, `name`, `from_name` and `Display`.
+/// Implements `ALL`, `name`, `from_name` and `Display` for an enum without fields.
 macro_rules! names {
     ($type:ident { $($variant:ident => $name:literal),+ $(,)? }) => {
         impl $type {
-            /// All variants, in the order of the documentation.
+            /// All variants.
             pub const ALL: &'static [Self] = &[$(Self::$variant),+];
 
-            /// The name on the command line.
+            /// The variant's name on the command line.
             pub fn name(self) -> &'static str {
                 match self {
                     $(Self::$variant => $name),+
                 }
             }
 
-            /// The variant of this [`name`](Self::name).
+            /// The variant with this [`name`](Self::name); `None` if there is no such variant.
             pub fn from_name(name: &str) -> Option<Self> {
                 Self::ALL.iter().copied().find(|variant| variant.name() == name)
             }

@@ -1,60 +1,91 @@
-//! The steps that a sampler takes.
+//! The sampling plan: the list of steps that a sampler takes.
+//!
+//! ```text
+//! levels[0..n] = n noise levels, noisiest first    // from timesteps or from σ
+//! levels[n]    = the clean image                   // signal 1, noise 0
+//!
+//! for i in 0..n:
+//!     steps[i] = { from:   levels[i],
+//!                  to:     levels[i + 1],
+//!                  middle: unknown,
+//!                  noisy:  i + 1 < n }             // the last step adds no noise
+//! ```
+//!
+//! A sampler reads these steps and no schedule. The plan settles for it:
+//!
+//! 1. The timestep. Each level carries the number that the network receives: a timestep of
+//!    training, also after respacing; a fraction between two timesteps, if σ is between theirs;
+//!    s·`scale` for flows; ln(σ)/4 for EDM.
+//! 2. The scale. A level has both factors of x = signal·x₀ + noise·ε. So one formula serves the
+//!    variance-preserving, the variance-exploding and the straight path.
+//! 3. The largest σ. A level without signal has an infinite σ. `new` caps σ at 4096 where it spaces
+//!    σ, and so does `variance_exploding`. Other plans may start at a level without signal.
+//! 4. The last step. `to` is the clean image and `noisy` is false. A scheduler with other rules,
+//!    for example noise in the last step, gives its own list to `from_steps`.
+//! 5. The order. `from_steps` accepts no step that raises σ.
 
 use crate::{KARRAS_RHO, NoiseLevel, NoiseSchedule, ScheduleError, SigmaSpacing, TimestepSpacing};
 
-/// One step, from a level to a cleaner one.
+/// One step from a noise level to a less noisy one.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct PlanStep {
-    /// Where x is.
+    /// The level of x before the step.
     pub from: NoiseLevel,
-    /// Where it is to be.
+    /// The level of x after the step.
     pub to: NoiseLevel,
-    /// Halfway in time, for samplers that look there, where it is known.
+    /// The level halfway in time, for samplers that call the network there. `None`: not known.
     pub middle: Option<NoiseLevel>,
-    /// Whether a sampler that adds noise does so in this step.
+    /// Whether a stochastic sampler adds noise in this step.
     pub noisy: bool,
 }
 
-/// The steps of a sampling, the noisiest first. A sampler sees nothing else of a schedule: whether it was respaced, where the
-/// levels come from and which scale they have is settled here.
+/// The steps of a sampler, noisiest first. At least one step.
+///
+/// A sampler reads its plan and no schedule. The plan decides the timesteps, the levels and their
+/// scale.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SamplingPlan {
     steps: Vec<PlanStep>,
 }
 
-/// The largest σ of a plan: at a level without any signal, where σ is infinite, the method of most samplers breaks off.
+/// The cap on σ in [`SamplingPlan::new`] and [`SamplingPlan::variance_exploding`]. Most samplers
+/// cannot use the infinite σ of a level without signal.
 const MAX_SIGMA: f64 = 4096.0;
 
 impl SamplingPlan {
-    /// From steps that were made elsewhere.
+    /// A plan of the given steps.
     ///
     /// # Errors
-    /// No steps; a step that does not lead from more noise to less; numbers that are none.
+    /// - If there are no steps.
+    /// - If a step raises σ.
+    /// - If a timestep or a noise factor is not finite, or a signal factor is outside [0, 1].
     pub fn from_steps(steps: Vec<PlanStep>) -> Result<Self, ScheduleError> {
         if steps.is_empty() {
             return Err(ScheduleError::NoSteps);
         }
         for (number, PlanStep { from, to, .. }) in steps.iter().enumerate() {
-            let sound = |level: &NoiseLevel| {
+            let is_valid = |level: &NoiseLevel| {
                 level.timestep.is_finite()
                     && (0.0..=1.0).contains(&level.signal)
                     && level.noise.is_finite()
             };
             let (before, after) = (from.sigma(), to.sigma());
-            // Two equal levels, as some spacings end in, may differ by a rounding error.
+            // Some spacings end in two equal levels, which may differ by a rounding error.
             let rises = after > before * (1.0 + 1e-9);
-            if !sound(from) || !sound(to) || before.is_nan() || rises {
+            if !is_valid(from) || !is_valid(to) || before.is_nan() || rises {
                 return Err(ScheduleError::Step { number, from: before, to: after });
             }
         }
         Ok(Self { steps })
     }
 
-    /// Through `levels`, each to the next; only the last step adds no noise.
+    /// A plan that steps from each of `levels` to the next. Only the last step adds no noise.
     ///
     /// # Errors
-    /// As [`Self::from_steps`]; fewer than two levels.
-    pub fn through(levels: &[NoiseLevel]) -> Result<Self, ScheduleError> {
+    /// - If there are fewer than two levels.
+    /// - If σ rises from one level to the next.
+    /// - If a timestep or a noise factor is not finite, or a signal factor is outside [0, 1].
+    pub fn from_levels(levels: &[NoiseLevel]) -> Result<Self, ScheduleError> {
         let count = levels.len().saturating_sub(1);
         let step = |(i, pair): (usize, &[NoiseLevel])| PlanStep {
             from: pair[0],
@@ -65,8 +96,9 @@ impl SamplingPlan {
         Self::from_steps(levels.windows(2).enumerate().map(step).collect())
     }
 
-    /// Every step of `schedule`, respaced or not, and from its first one to the image itself.
-    pub fn of(schedule: &NoiseSchedule) -> Self {
+    /// A plan of all steps of `schedule`, from its last index to its first, and then to the clean
+    /// image.
+    pub fn from_schedule(schedule: &NoiseSchedule) -> Self {
         let level = |i: usize| schedule.level(i);
         let steps = (0..schedule.len())
             .rev()
@@ -80,11 +112,14 @@ impl SamplingPlan {
         Self { steps }
     }
 
-    /// `steps` steps through `schedule`, whose levels are those of `spacing`'s timesteps or of `sigmas` between the
-    /// noisiest and the cleanest of those.
+    /// A plan of `steps` steps through `schedule`, ending at the clean image.
+    ///
+    /// With [`SigmaSpacing::Timesteps`] the levels are those of the timesteps that `spacing`
+    /// selects. Otherwise `sigmas` spaces them from the noisiest of these (σ at most 4096) to the
+    /// first level of `schedule`.
     ///
     /// # Errors
-    /// No steps, or more than the schedule has.
+    /// If `steps` is 0 or larger than the length of the schedule.
     pub fn new(
         schedule: &NoiseSchedule,
         steps: usize,
@@ -93,7 +128,7 @@ impl SamplingPlan {
     ) -> Result<Self, ScheduleError> {
         let respaced = schedule.respace(steps, spacing)?;
         if sigmas == SigmaSpacing::Timesteps {
-            return Ok(Self::of(&respaced));
+            return Ok(Self::from_schedule(&respaced));
         }
         let max = respaced.level(steps - 1).sigma().min(MAX_SIGMA);
         let min = schedule.level(0).sigma();
@@ -101,35 +136,41 @@ impl SamplingPlan {
         let mut levels: Vec<NoiseLevel> =
             sigmas.map(|sigma| schedule.level_at_sigma(sigma)).collect();
         levels.push(NoiseLevel::CLEAN);
-        Self::through(&levels)
+        Self::from_levels(&levels)
     }
 
-    /// `steps` steps from noise alone to the image on the straight path of flow matching: evenly spaced from s = 1 to 0. The
-    /// network is told s · `scale`.
+    /// A plan of `steps` steps on the straight path of flow matching, from pure noise to the clean
+    /// image.
+    ///
+    /// s is evenly spaced from 1 to 0. The network receives s · `scale` as its timestep.
     ///
     /// # Errors
-    /// No steps.
+    /// If `steps` is 0.
     pub fn flow(steps: usize, scale: f64) -> Result<Self, ScheduleError> {
         let level = |i: usize| {
             let s = (steps - i) as f64 / steps as f64;
             NoiseLevel::flow(s * scale, s)
         };
-        Self::through(&(0..=steps).map(level).collect::<Vec<_>>())
+        Self::from_levels(&(0..=steps).map(level).collect::<Vec<_>>())
     }
 
-    /// `steps` steps from `max` down to `min` and then to the image, on the variance-exploding path, with ρ as in Karras
-    /// et al. 2022, eq. 5. The network is told ln(σ)/4 (table 1).
+    /// A plan of `steps` steps on the variance-exploding path: σ from `max` down to `min`, spaced
+    /// with ρ as in Karras et al. 2022, eq. 5, and then the clean image.
+    ///
+    /// The network receives ln(σ)/4 as its timestep (table 1).
     ///
     /// # Errors
-    /// No steps; σ that do not fall.
+    /// - If `steps` is 0.
+    /// - If σ rises or is not finite.
     pub fn edm(steps: usize, min: f64, max: f64, rho: f64) -> Result<Self, ScheduleError> {
         let sigmas = SigmaSpacing::Karras.sigmas(steps, min, max, rho);
         let levels: Vec<NoiseLevel> =
             sigmas.into_iter().map(NoiseLevel::edm).chain([NoiseLevel::CLEAN]).collect();
-        Self::through(&levels)
+        Self::from_levels(&levels)
     }
 
-    /// The same steps with a signal of 1 throughout. A level without signal becomes one of a very large σ.
+    /// The same steps on the variance-exploding path, with a signal of 1 at every level. σ is at
+    /// most 4096, also where the original level has no signal.
     #[must_use]
     pub fn variance_exploding(&self) -> Self {
         let scaled = |level: &NoiseLevel| {
@@ -144,18 +185,18 @@ impl SamplingPlan {
         Self { steps: steps.collect() }
     }
 
-    /// The first `steps` steps alone, which stop in the middle of the way.
+    /// A plan of the first `steps` steps only. It usually ends at a noisy level.
     ///
     /// # Errors
-    /// No steps, or more than there are.
+    /// If `steps` is 0 or larger than the number of steps.
     pub fn first(&self, steps: usize) -> Result<Self, ScheduleError> {
         self.part(steps, |all| &all[..steps])
     }
 
-    /// The last `steps` steps alone, which lead from the middle of the way to the image.
+    /// A plan of the last `steps` steps only. It usually starts at a partly noisy level.
     ///
     /// # Errors
-    /// No steps, or more than there are.
+    /// If `steps` is 0 or larger than the number of steps.
     pub fn last(&self, steps: usize) -> Result<Self, ScheduleError> {
         self.part(steps, |all| &all[all.len() - steps..])
     }
@@ -163,7 +204,7 @@ impl SamplingPlan {
     fn part(
         &self,
         steps: usize,
-        of: impl Fn(&[PlanStep]) -> &[PlanStep],
+        select: impl Fn(&[PlanStep]) -> &[PlanStep],
     ) -> Result<Self, ScheduleError> {
         if steps == 0 || steps > self.steps.len() {
             return Err(ScheduleError::PartOfPlan {
@@ -171,11 +212,11 @@ impl SamplingPlan {
                 available: self.steps.len(),
             });
         }
-        Ok(Self { steps: of(&self.steps).to_vec() })
+        Ok(Self { steps: select(&self.steps).to_vec() })
     }
 
-    /// The timestep at which the noise is `sigma`, between those of the plan's levels as ln σ lies between theirs; beyond
-    /// the ends of the plan, that of the end.
+    /// The timestep at which σ is `sigma`, interpolated linearly in ln σ between the levels of the
+    /// plan. Outside their range it is the timestep of the nearest end.
     pub fn timestep_at(&self, sigma: f64) -> f64 {
         let mut above = self.start();
         for below in
@@ -195,12 +236,12 @@ impl SamplingPlan {
         above.timestep
     }
 
-    /// The steps.
+    /// The steps, noisiest first.
     pub fn steps(&self) -> &[PlanStep] {
         &self.steps
     }
 
-    /// Where sampling begins.
+    /// The level at which sampling starts.
     pub fn start(&self) -> NoiseLevel {
         self.steps[0].from
     }

@@ -1,12 +1,12 @@
-//! The tables and what follows from them.
+//! The tables of a noise schedule, and the values derived from them.
 
 use crate::{NoiseLevel, Posterior, ScheduleError, TimestepSpacing};
 
-/// The tables of a forward process with [`len`](Self::len) steps; index i is 0-based, larger is noisier.
+/// The tables of a forward process with [`len`](Self::len) steps. Indices count from 0; a larger
+/// index is noisier.
 ///
-/// A respaced schedule is one of these too: its index i then stands for the training timestep
-/// [`timestep(i)`](Self::timestep), which is what the network is told. Samplers count indices and never ask
-/// whether the schedule was respaced.
+/// A respaced schedule has the same type. Its index i stands for the training timestep
+/// [`timestep(i)`](Self::timestep), which the network receives.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NoiseSchedule {
     betas: Vec<f64>,
@@ -15,10 +15,11 @@ pub struct NoiseSchedule {
 }
 
 impl NoiseSchedule {
-    /// From a table of β.
+    /// Computes the tables from a table of β.
     ///
     /// # Errors
-    /// An empty table; a β that is not a number or outside (0, 1), with its index.
+    /// - If the table is empty.
+    /// - If a β is NaN or outside (0, 1). The error gives its index and value.
     pub fn from_betas(betas: Vec<f64>) -> Result<Self, ScheduleError> {
         if betas.is_empty() {
             return Err(ScheduleError::NoTimesteps);
@@ -43,11 +44,14 @@ impl NoiseSchedule {
         Self { betas, alphas_cumprod, timesteps }
     }
 
-    /// √ᾱ shifted and scaled so that the last ᾱ is 0 and the first stays (Lin et al. 2024, algorithm 1). The last β
-    /// becomes 1, the one case in which a β leaves (0, 1). A network that predicts ε learns nothing at such a step.
+    /// Shifts and scales √ᾱ so that the last ᾱ becomes 0 and the first stays the same (Lin et al.
+    /// 2024, algorithm 1).
+    ///
+    /// The last β becomes 1, the only case in which a β is outside (0, 1). A network that predicts
+    /// ε learns nothing at such a step.
     ///
     /// # Errors
-    /// A schedule of one step.
+    /// If the schedule has one step only.
     pub fn rescaled_to_zero_terminal_snr(&self) -> Result<Self, ScheduleError> {
         if self.len() < 2 {
             return Err(ScheduleError::ZeroSnrNeedsTwoSteps);
@@ -65,10 +69,10 @@ impl NoiseSchedule {
         Ok(Self { timesteps: self.timesteps.clone(), ..Self::unchecked(betas) })
     }
 
-    /// A schedule of `num_inference_steps` of this one's steps.
+    /// A schedule of `num_inference_steps` steps, which `spacing` selects from this one.
     ///
     /// # Errors
-    /// No steps, or more than this schedule has.
+    /// If `num_inference_steps` is 0 or larger than the length of this schedule.
     pub fn respace(
         &self,
         num_inference_steps: usize,
@@ -77,11 +81,14 @@ impl NoiseSchedule {
         self.respace_to(&spacing.timesteps(self.len(), num_inference_steps)?)
     }
 
-    /// A schedule of the named steps of this one, smallest first: ᾱ is looked up, β follows as 1 − ᾱ_i/ᾱ_{i−1}
-    /// (Nichol & Dhariwal 2021, section 4).
+    /// A schedule of the given steps of this one, smallest index first.
+    ///
+    /// ᾱ is taken from this schedule; β follows as 1 − ᾱ_i/ᾱ_{i−1} (Nichol & Dhariwal 2021, section
+    /// 4).
     ///
     /// # Errors
-    /// An empty list; timesteps that do not increase or lie outside this schedule.
+    /// - If the list is empty.
+    /// - If the timesteps do not increase or are outside this schedule.
     pub fn respace_to(&self, timesteps: &[usize]) -> Result<Self, ScheduleError> {
         if timesteps.is_empty() {
             return Err(ScheduleError::InferenceSteps { requested: 0, available: self.len() });
@@ -114,33 +121,34 @@ impl NoiseSchedule {
     /// The training timestep that index `i` stands for.
     ///
     /// # Panics
-    /// `i` outside the schedule, as in every method below that takes an index.
+    /// If `i` is outside the schedule. The same holds for every method below with an index.
     pub fn timestep(&self, i: usize) -> usize {
         self.timesteps[i]
     }
 
-    /// β, the variance added at each step.
+    /// β, the variance of the noise added at each step.
     pub fn betas(&self) -> &[f64] {
         &self.betas
     }
 
-    /// ᾱ, the running product of α: the share of the signal's variance that is left.
+    /// ᾱ, the running product of α = 1 − β: the share of the image's variance that remains.
     pub fn alphas_cumprod(&self) -> &[f64] {
         &self.alphas_cumprod
     }
 
-    /// ᾱ one step cleaner than index `i`; 1 below the first.
+    /// ᾱ of the index before `i`; 1 for index 0.
     pub(crate) fn alpha_cumprod_prev(&self, i: usize) -> f64 {
         if i == 0 { 1.0 } else { self.alphas_cumprod[i - 1] }
     }
 
-    /// The level of index `i`.
+    /// The noise level of index `i`.
     pub fn level(&self, i: usize) -> NoiseLevel {
         NoiseLevel::variance_preserving(self.timesteps[i] as f64, self.alphas_cumprod[i])
     }
 
-    /// The level with the given σ, whose timestep lies between those of the neighbouring levels as its ln σ lies between
-    /// theirs; beyond the ends of the schedule, the timestep is that of the end.
+    /// The noise level with the given σ. Its timestep is interpolated linearly in ln σ between the
+    /// two neighbouring levels. Outside the range of the schedule it is the timestep of the nearest
+    /// end.
     pub(crate) fn level_at_sigma(&self, sigma: f64) -> NoiseLevel {
         let log = |i: usize| self.level(i).sigma().ln();
         let above = (0..self.len()).position(|i| log(i) >= sigma.ln());
@@ -160,33 +168,35 @@ impl NoiseSchedule {
         NoiseLevel::variance_preserving(timestep, 1.0 / (1.0 + sigma * sigma))
     }
 
-    /// The signal-to-noise ratio ᾱ/(1 − ᾱ).
+    /// The signal-to-noise ratio of index `i`: ᾱ/(1 − ᾱ).
     pub fn snr(&self, i: usize) -> f64 {
         self.alphas_cumprod[i] / (1.0 - self.alphas_cumprod[i])
     }
 
-    /// The signal-to-noise ratio in decibels, 10·log₁₀(SNR); −∞ where ᾱ is 0.
+    /// The signal-to-noise ratio of index `i` in decibels: 10·log₁₀(SNR); −∞ if ᾱ is 0.
     pub fn snr_db(&self, i: usize) -> f64 {
         10.0 * self.snr(i).log10()
     }
 
-    /// [`snr_db`](Self::snr_db) of the last step: how much signal is left where sampling starts from pure noise.
+    /// [`snr_db`](Self::snr_db) of the last step: the signal that remains where sampling starts
+    /// from pure noise.
     pub fn terminal_snr_db(&self) -> f64 {
         self.snr_db(self.len() - 1)
     }
 
-    /// The first index at which there is more noise than signal; `None` if that never happens.
+    /// The first index with more noise than signal; `None` if there is none.
     pub fn first_below_0_db(&self) -> Option<usize> {
         (0..self.len()).find(|&i| self.snr_db(i) < 0.0)
     }
 
-    /// q(x_{t−1} | x_t, x₀) of the step from index `i` to the index before it (Ho et al. 2020, eq. 7); its variance is 0 at index 0.
+    /// The posterior q(x_{t−1} | x_t, x₀) of the step from index `i` to the index before it (Ho et
+    /// al. 2020, eq. 7). Its variance is 0 at index 0.
     pub fn posterior(&self, i: usize) -> Posterior {
         Posterior::at(self, i)
     }
 
-    /// ln β̃, with the −∞ of index 0 replaced by the value at index 1 (improved-diffusion's convention);
-    /// a schedule of one step gives ln β.
+    /// ln β̃ of index `i`. At index 0, where it would be −∞, the value of index 1 is used, as in
+    /// improved-diffusion. A schedule of one step gives ln β.
     pub fn posterior_log_variance_clipped(&self, i: usize) -> f64 {
         if self.len() == 1 { self.betas[0].ln() } else { self.posterior(i.max(1)).variance.ln() }
     }

@@ -1,4 +1,4 @@
-//! Which timesteps or noise levels inference visits when it takes fewer steps than training had.
+//! The timesteps or noise levels of inference with fewer steps than in training.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,24 +6,24 @@ use crate::ScheduleError;
 use crate::betas::linspace;
 use crate::names::names;
 
-/// How N inference timesteps are laid over T training timesteps (Lin et al. 2024, table 2).
+/// How N inference timesteps are chosen from T training timesteps (Lin et al. 2024, table 2).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TimestepSpacing {
-    /// Multiples of ⌊T/N⌋ from 0 up: includes the cleanest step, leaves out the noisiest.
+    /// Multiples of ⌊T/N⌋ from 0 up. Includes the cleanest step and leaves out the noisiest.
     #[default]
     Leading,
-    /// Evenly spaced from 0 to T − 1, both included, rounded to whole timesteps (halves to even).
+    /// Evenly spaced from 0 to T − 1, both included, rounded to whole timesteps (ties to even).
     Linspace,
-    /// Multiples of T/N from T − 1 down: includes the noisiest step.
+    /// Every T/N timesteps from T − 1 down, rounded. Includes the noisiest step.
     Trailing,
 }
 
 impl TimestepSpacing {
-    /// The N whole timesteps, smallest first.
+    /// The N timesteps, rounded to whole numbers, smallest first.
     ///
     /// # Errors
-    /// N = 0 or N > T.
+    /// If `num_inference` is 0 or larger than `num_train`.
     pub fn timesteps(
         self,
         num_train: usize,
@@ -36,8 +36,10 @@ impl TimestepSpacing {
         Ok(self.points(t, n).into_iter().map(|t| t.round_ties_even() as usize).collect())
     }
 
-    /// The N timesteps before rounding, smallest first. Only [`TimestepSpacing::Linspace`] gives fractions, for samplers that
-    /// work on noise levels between the trained ones. With N above T timesteps repeat.
+    /// The N timesteps before rounding, smallest first.
+    ///
+    /// Only [`TimestepSpacing::Linspace`] gives fractions, for samplers that use noise levels
+    /// between the trained ones. If N is above T, timesteps repeat.
     pub fn points(self, num_train: usize, num_inference: usize) -> Vec<f64> {
         let (t, n) = (num_train, num_inference);
         match self {
@@ -57,25 +59,27 @@ names!(TimestepSpacing {
     Trailing => "trailing",
 });
 
-/// Which noise levels are visited, where not the schedule's own.
+/// How the noise levels σ of a sampling plan are spaced.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SigmaSpacing {
-    /// Those of evenly spaced timesteps.
+    /// The σ of the timesteps that [`TimestepSpacing`] selects.
     #[default]
     Timesteps,
-    /// σ^(1/ρ) evenly spaced, with ρ = 7 (Karras et al. 2022, eq. 5): most steps where there is little noise.
+    /// σ^(1/ρ) evenly spaced, with ρ = 7 (Karras et al. 2022, eq. 5). Most steps are at low noise.
     Karras,
     /// ln σ evenly spaced.
     Exponential,
 }
 
 impl SigmaSpacing {
-    /// `n` values of σ from `max` down to `min`, both included; for [`SigmaSpacing::Timesteps`], ln σ evenly spaced. `rho` is that
-    /// of [`SigmaSpacing::Karras`], by default [`KARRAS_RHO`].
+    /// `n` values of σ from `max` down to `min`, both included.
+    ///
+    /// `rho` is the ρ of [`SigmaSpacing::Karras`], usually [`KARRAS_RHO`]; the other variants
+    /// ignore it. [`SigmaSpacing::Timesteps`] has no formula of its own and spaces ln σ evenly.
     pub fn sigmas(self, n: usize, min: f64, max: f64, rho: f64) -> Vec<f64> {
-        let at = |i: usize| if n > 1 { i as f64 / (n - 1) as f64 } else { 0.0 };
-        let between = |max: f64, min: f64, i| max + at(i) * (min - max);
+        let share = |i: usize| if n > 1 { i as f64 / (n - 1) as f64 } else { 0.0 };
+        let between = |max: f64, min: f64, i| max + share(i) * (min - max);
         match self {
             Self::Karras => {
                 let root = |sigma: f64| sigma.powf(1.0 / rho);

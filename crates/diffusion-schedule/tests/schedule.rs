@@ -1,4 +1,5 @@
-//! The schedules against the numbers of the papers and of SPEC's reference table.
+//! The schedules against the numbers of the papers, of the tutorial (Learn AI Series #84,
+//! Generative Images – Diffusion Models, Part 1) and of closed forms.
 
 use diffusion_schedule::{
     BetaSchedule, NoiseSchedule, SamplingPlan, ScheduleComparison, ScheduleConfig, ScheduleError,
@@ -57,7 +58,7 @@ fn cosine_alphas_cumprod_and_snr_have_the_known_values() {
 }
 
 #[test]
-fn the_lessons_200_steps_stop_short_of_noise_and_the_scaled_ones_do_not() {
+fn the_tutorials_200_steps_stop_short_of_noise_and_the_scaled_ones_do_not() {
     let literal = linear(200);
     assert_eq!(literal.first_below_0_db(), Some(117));
     assert!((literal.alphas_cumprod()[199] - 0.132).abs() < 1e-3);
@@ -67,7 +68,7 @@ fn the_lessons_200_steps_stop_short_of_noise_and_the_scaled_ones_do_not() {
 }
 
 #[test]
-fn construction_names_what_is_wrong() {
+fn errors_name_the_field_and_its_value() {
     let build = |edit: fn(&mut ScheduleConfig)| {
         let mut config = ScheduleConfig::default();
         edit(&mut config);
@@ -87,7 +88,7 @@ fn construction_names_what_is_wrong() {
 }
 
 #[test]
-fn zero_terminal_snr_keeps_the_first_step_and_empties_the_last() {
+fn zero_terminal_snr_keeps_the_first_step_and_removes_the_signal_of_the_last() {
     let plain = linear(1000);
     let rescaled = plain.rescaled_to_zero_terminal_snr().unwrap();
     assert!((rescaled.alphas_cumprod()[0] - plain.alphas_cumprod()[0]).abs() < 1e-12);
@@ -141,12 +142,12 @@ fn spacings_differ_at_their_ends() {
         (steps(TimestepSpacing::Trailing)[0], steps(TimestepSpacing::Trailing)[9]),
         (99, 999)
     );
-    // 61 does not divide 1000: N timesteps all the same, none below 0.
+    // 61 does not divide 1000: there must still be 61 timesteps, none below 0.
     assert_eq!(TimestepSpacing::Trailing.timesteps(1000, 61).unwrap().len(), 61);
 }
 
 #[test]
-fn impossible_respacings_are_refused() {
+fn impossible_respacings_are_errors() {
     let s = linear(10);
     for n in [0, 11] {
         let expected = ScheduleError::InferenceSteps { requested: n, available: 10 };
@@ -158,7 +159,7 @@ fn impossible_respacings_are_refused() {
 }
 
 #[test]
-fn a_plan_can_be_cut_in_the_middle_of_the_way() {
+fn a_plan_can_be_cut_into_its_first_or_last_steps() {
     let plan = SamplingPlan::new(&cosine(), 10, TimestepSpacing::Trailing, SigmaSpacing::Timesteps)
         .unwrap();
     assert_eq!(plan.last(10).unwrap(), plan);
@@ -169,8 +170,8 @@ fn a_plan_can_be_cut_in_the_middle_of_the_way() {
     }
 }
 
-/// The value that serde reads under this name.
-fn in_files<T: for<'de> serde::Deserialize<'de>>(name: &str) -> Option<T> {
+/// The value that serde deserialises from this name.
+fn deserialised<T: for<'de> serde::Deserialize<'de>>(name: &str) -> Option<T> {
     let reader: StrDeserializer<'_, ValueError> = name.into_deserializer();
     T::deserialize(reader).ok()
 }
@@ -179,23 +180,23 @@ fn in_files<T: for<'de> serde::Deserialize<'de>>(name: &str) -> Option<T> {
 fn every_spacing_and_variance_is_found_by_its_name() {
     for &spacing in TimestepSpacing::ALL {
         assert_eq!(TimestepSpacing::from_name(spacing.name()), Some(spacing));
-        assert_eq!(in_files(spacing.name()), Some(spacing));
+        assert_eq!(deserialised(spacing.name()), Some(spacing));
     }
     for &spacing in SigmaSpacing::ALL {
         assert_eq!(SigmaSpacing::from_name(spacing.name()), Some(spacing));
-        assert_eq!(in_files(spacing.name()), Some(spacing));
+        assert_eq!(deserialised(spacing.name()), Some(spacing));
     }
-    // On the command line words are joined by hyphens, in files by underscores.
+    // Words are joined by hyphens on the command line and by underscores in files.
     for &variance in VarianceType::ALL {
         assert_eq!(VarianceType::from_name(variance.name()), Some(variance));
-        assert_eq!(in_files(&variance.to_string().replace('-', "_")), Some(variance));
+        assert_eq!(deserialised(&variance.to_string().replace('-', "_")), Some(variance));
     }
     assert_eq!(VarianceType::from_name("fixed"), None);
 }
 
 #[test]
-fn the_posterior_weighs_to_the_exact_previous_mean() {
-    // Put x₀ and the noiseless x_t = √ᾱ_t·x₀ in: the mean must be √ᾱ_{t−1}·x₀.
+fn the_posterior_mean_of_a_noiseless_image_is_exact() {
+    // For x₀ and the noiseless x_t = √ᾱ_t·x₀ the mean must be √ᾱ_{t−1}·x₀.
     let s = cosine();
     for i in 0..s.len() {
         let posterior = s.posterior(i);
@@ -208,20 +209,21 @@ fn the_posterior_weighs_to_the_exact_previous_mean() {
     assert_eq!(s.posterior_log_variance_clipped(0), s.posterior(1).variance.ln());
 }
 
-/// ᾱ of the linear schedule, by logarithms and without a running product.
+/// ᾱ of the linear schedule, computed by logarithms and without a running product.
 fn linear_alpha_cumprod(t: usize, steps: usize) -> f64 {
     let beta = |i: usize| 1e-4 + (0.02 - 1e-4) * i as f64 / (steps - 1) as f64;
     (0..=t).map(|i| (-beta(i)).ln_1p()).sum::<f64>().exp()
 }
 
-/// ᾱ of the cosine schedule in closed form, f(t + 1)/f(0); the clamp of β touches its last step alone.
+/// ᾱ of the cosine schedule in closed form, f(t + 1)/f(0). The clamp of β affects the last step
+/// only.
 fn cosine_alpha_cumprod(t: usize, steps: usize) -> f64 {
     let f =
         |u: f64| ((u / steps as f64 + 0.008) / 1.008 * std::f64::consts::FRAC_PI_2).cos().powi(2);
     if t + 1 == steps { f(t as f64) / f(0.0) * 0.001 } else { f((t + 1) as f64) / f(0.0) }
 }
 
-fn lesson(steps: usize) -> ScheduleComparison {
+fn tutorial(steps: usize) -> ScheduleComparison {
     let config = |beta_schedule| ScheduleConfig {
         num_train_timesteps: steps,
         beta_schedule,
@@ -234,8 +236,8 @@ fn lesson(steps: usize) -> ScheduleComparison {
 }
 
 #[test]
-fn the_lessons_table_follows_from_closed_forms() {
-    let comparison = lesson(1000);
+fn the_tutorials_table_follows_from_closed_forms() {
+    let comparison = tutorial(1000);
     for t in [0, 10, 100, 250, 500, 750, 900, 999] {
         let expected = [linear_alpha_cumprod(t, 1000), cosine_alpha_cumprod(t, 1000)];
         for (sample, alpha) in comparison.at(t).zip(expected) {
@@ -254,8 +256,8 @@ fn the_lessons_table_follows_from_closed_forms() {
 }
 
 #[test]
-fn the_lessons_numbers_are_those_of_the_specification() {
-    // ᾱ and dB as printed there, with their precision.
+fn the_schedules_have_the_reference_values() {
+    // (t, ᾱ, dB), with the precision of the reference.
     let linear = [
         (0, 0.9999, 40.00),
         (10, 0.997_807, 26.58),
@@ -275,7 +277,7 @@ fn the_lessons_numbers_are_those_of_the_specification() {
         (900, 0.023_616, -16.164),
         (999, 2.4e-9, -86.15),
     ];
-    let comparison = lesson(1000);
+    let comparison = tutorial(1000);
     let check = |schedule: usize, (t, alpha, db): (usize, f64, f64)| {
         let sample = comparison.at(t).nth(schedule).unwrap().unwrap();
         assert!((sample.alpha_cumprod / alpha - 1.0).abs() < 0.015, "t = {t}: {sample:?}");
@@ -287,32 +289,36 @@ fn the_lessons_numbers_are_those_of_the_specification() {
     for row in cosine {
         check(1, row);
     }
-    let short = lesson(200);
+    let short = tutorial(200);
     let end = short.at(199).next().unwrap().unwrap().alpha_cumprod;
     assert!((end - 0.132).abs() < 5e-4 && (end.sqrt() - 0.364).abs() < 5e-4, "{end}");
 }
 
 #[test]
-fn crossings_lie_where_signal_and_noise_are_equal() {
+fn crossings_are_where_signal_and_noise_are_equal() {
     for (steps, expected) in [(1000, [259, 496]), (200, [117, 99])] {
-        let comparison = lesson(steps);
+        let comparison = tutorial(steps);
         let alphas: [&dyn Fn(usize) -> f64; 2] =
             [&|t| linear_alpha_cumprod(t, steps), &|t| cosine_alpha_cumprod(t, steps)];
         for ((crossing, alpha), expected) in comparison.crossings().zip(alphas).zip(expected) {
             let crossing = crossing.unwrap();
-            // Half of the variance is signal.
+            // At the crossing, half of the variance is signal.
             assert_eq!((0..steps).find(|&t| alpha(t) < 0.5), Some(crossing.index));
             assert_eq!(crossing.index, expected, "{steps} steps");
             let before = crossing.interpolated.floor() as usize;
             assert!(alpha(before) >= 0.5 && alpha(before + 1) < 0.5, "{crossing:?}");
         }
     }
-    // In 200 literal steps the linear schedule never comes as far as noise, and keeps its signal longer.
-    assert_eq!((lesson(1000).longest_signal(), lesson(200).longest_signal()), (vec![1], vec![0]));
+    // In 200 steps with the tutorial's β the linear schedule never reaches noise and keeps its
+    // signal longer.
+    assert_eq!(
+        (tutorial(1000).longest_signal(), tutorial(200).longest_signal()),
+        (vec![1], vec![0])
+    );
 }
 
 #[test]
-fn a_schedule_that_never_crosses_keeps_its_signal_and_one_that_begins_below_has_none() {
+fn a_schedule_may_never_cross_or_may_begin_below_0_db() {
     let gentle = NoiseSchedule::from_betas(vec![0.01; 10]).unwrap();
     let harsh = NoiseSchedule::from_betas(vec![0.9; 10]).unwrap();
     let named = |schedules: &[&NoiseSchedule]| {
@@ -326,7 +332,7 @@ fn a_schedule_that_never_crosses_keeps_its_signal_and_one_that_begins_below_has_
     assert_eq!(crossings[1], None);
     assert_eq!(comparison.longest_signal(), [1, 2]);
     assert_eq!(named(&[]).longest_signal(), Vec::<usize>::new());
-    // A last step without signal is reached at once.
+    // A last step without signal is at −∞ dB: the crossing is right after the step before it.
     let zero = ScheduleConfig {
         num_train_timesteps: 2,
         beta_end: 0.02,

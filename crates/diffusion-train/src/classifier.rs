@@ -1,4 +1,4 @@
-//! Training a classifier of noisy images, to guide samplings by.
+//! Training of a classifier of noisy images, for classifier guidance.
 
 use std::f64::consts::FRAC_PI_2;
 use std::ops::ControlFlow;
@@ -20,22 +20,23 @@ use crate::{
     AdamW, AdamWConfig, ConfigError, Ema, EmaConfig, Gradients, LrDecay, LrSchedule, TrainError,
 };
 
-/// How a classifier is trained.
+/// The configuration of a classifier's training.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ClassifierConfig {
-    /// Width of the network's first level, a multiple of 8.
+    /// The width of the network's first level, a multiple of 8. Default: 32.
     pub base_channels: usize,
-    /// Pictures in an update, at least 1.
+    /// Pictures per update, at least 1. Default: 128.
     pub batch_size: usize,
-    /// Mirror pictures, left to right, with probability ½.
+    /// Mirror pictures, left to right, with probability ½. Default: false.
     pub flip: bool,
-    /// Updates, at most.
+    /// The largest number of updates. Default: no limit.
     pub steps: Option<u64>,
-    /// Minutes, at most; the learning rate is planned to end with whichever of the two ends first.
+    /// The time limit in minutes. Default: 2. The learning rate decays over the limit that is
+    /// reached first.
     pub max_minutes: Option<f64>,
-    /// The base learning rate, above 0.
+    /// The base learning rate, above 0. Default: 0.002.
     pub lr: f64,
-    /// The seed of weights, order, noise and noise levels.
+    /// The seed of weights, picture order, noise and noise levels. Default: 0.
     pub seed: u64,
 }
 
@@ -53,34 +54,37 @@ impl Default for ClassifierConfig {
     }
 }
 
-/// Few pictures are learnt by heart otherwise.
+/// Without it, the classifier overfits small sets of pictures.
 const WEIGHT_DECAY: f64 = 0.05;
 const LR_SCHEDULE: LrSchedule = LrSchedule { warmup_steps: 0, decay: LrDecay::Cosine };
-/// The share of the training in which the rate rises to its base value.
+/// The share of the training in which the learning rate rises to its base value.
 const WARMUP: f64 = 0.05;
-/// The share of the base rate that even the first update has.
-const LEAST: f64 = 0.02;
+/// The smallest share of the base learning rate during the warm-up.
+const MIN_WARMUP_FACTOR: f64 = 0.02;
 const EMA_DECAY: f64 = 0.995;
-/// Pictures at once, where nothing is learnt.
-const BATCH: usize = 256;
+/// The batch size of an evaluation.
+const EVALUATION_BATCH: usize = 256;
 
-/// Where a training of a classifier is.
+/// The progress of a classifier's training.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ClassifierStep {
     /// Updates made.
     pub step: u64,
-    /// How much of the training is done, in \[0, 1\].
+    /// The share of the training that is done, in \[0, 1\].
     pub progress: f64,
     /// The cross entropy of the last batch, in nats.
     pub loss: f64,
 }
 
-/// Trains a classifier to tell the classes of `dataset` apart at all noise levels: the angle arctan(σ) is uniform in \[0, π/2).
-/// Pictures without a class are passed over. `observer` is told of each update; if it breaks off, the training ends early with what
-/// was learnt so far.
+/// Trains a classifier of the classes of `dataset` at all noise levels.
+///
+/// The angle arctan(σ) is uniform in \[0, π/2). Pictures without a class are skipped. `observer` is
+/// called after each update; if it breaks, the training ends early and the result is the classifier
+/// trained so far.
 ///
 /// # Errors
-/// Pictures of fewer than two classes; a configuration without an end; a learning rate at which the loss is no longer a number.
+/// If the pictures have fewer than two classes; if neither `steps` nor `max_minutes` is set; if
+/// `base_channels` is invalid; if the loss is not finite.
 pub fn train_classifier(
     config: &ClassifierConfig,
     dataset: &ImageDataset,
@@ -89,16 +93,16 @@ pub fn train_classifier(
 ) -> Result<LoadedClassifier, TrainError> {
     let dataset = &dataset.labelled()?;
     let classes = classes_of(dataset);
-    let seen = classes.iter().filter(|class| class.pictures > 0).count();
-    if seen < 2 {
-        let expected = "a classifier needs two or more, by folders or labels";
-        return Err(refuse("the number of classes", seen.to_string(), expected));
+    let present = classes.iter().filter(|class| class.pictures > 0).count();
+    if present < 2 {
+        let expected = "a classifier needs two or more, from folders or labels";
+        return Err(field_error("the number of classes", present.to_string(), expected));
     }
     if config.steps.is_none() && config.max_minutes.is_none() {
-        return Err(refuse(
-            "the length",
-            "none".to_owned(),
-            "a number of steps or of minutes is wanted",
+        return Err(field_error(
+            "the length of the training",
+            "not set".to_owned(),
+            "it needs a number of steps or of minutes",
         ));
     }
     let network_config = NoisyClassifierConfig {
@@ -107,8 +111,10 @@ pub fn train_classifier(
         classes: classes.len(),
     };
     let build = |vb: candle_nn::VarBuilder<'_>| NoisyClassifier::new(&network_config, vb);
-    let (network, parameters) = Parameters::initialise(config.seed, device, build)
-        .map_err(|e| refuse("the classifier", config.base_channels.to_string(), &e.to_string()))?;
+    let (network, parameters) =
+        Parameters::initialise(config.seed, device, build).map_err(|e| {
+            field_error("base_channels", config.base_channels.to_string(), &e.to_string())
+        })?;
     let optimizer_config =
         AdamWConfig { lr: config.lr, weight_decay: WEIGHT_DECAY, ..AdamWConfig::default() };
     let mut optimizer = AdamW::new(optimizer_config, &parameters)?;
@@ -120,13 +126,14 @@ pub fn train_classifier(
     let start = Instant::now();
     let (mut step, mut progress) = (0, 0.0);
     while progress < 1.0 {
-        let lr = LR_SCHEDULE.lr(config.lr, step, progress) * (progress / WARMUP).clamp(LEAST, 1.0);
+        let lr = LR_SCHEDULE.lr(config.lr, step, progress)
+            * (progress / WARMUP).clamp(MIN_WARMUP_FACTOR, 1.0);
         let batch = loader.next_batch(device)?;
         let loss = in_pool(|| cross_entropy(&network, &batch.images, &batch.labels, source, step))?;
         let value = f64::from(loss.to_scalar::<f32>()?);
         if !value.is_finite() {
-            let expected = "the loss is no longer a number with it; try a smaller one";
-            return Err(refuse("the learning rate", config.lr.to_string(), expected));
+            let expected = "the loss became NaN or infinite; try a smaller learning rate";
+            return Err(field_error("the learning rate", config.lr.to_string(), expected));
         }
         let mut gradients = Gradients::default();
         gradients.accumulate(&parameters, in_pool(|| loss.backward())?)?;
@@ -134,7 +141,7 @@ pub fn train_classifier(
         step += 1;
         let by_steps = config.steps.map_or(0.0, |steps| step as f64 / steps as f64);
         let minutes = start.elapsed().as_secs_f64() / 60.0;
-        let by_clock = config.max_minutes.map_or(0.0, |most| (minutes / most).min(1.0));
+        let by_clock = config.max_minutes.map_or(0.0, |limit| (minutes / limit).min(1.0));
         progress = by_steps.max(by_clock);
         if observer(&ClassifierStep { step, progress, loss: value }).is_break() {
             break;
@@ -154,10 +161,13 @@ pub fn train_classifier(
     )?)
 }
 
-/// The share of `pictures`, which all have a class, that `classifier` reads correctly with noise of σ on them.
+/// The accuracy of `classifier` on `pictures` with noise of standard deviation `sigma`, in \[0,
+/// 1\].
+///
+/// A picture without a class counts as an error.
 ///
 /// # Errors
-/// Pictures of another shape.
+/// If the pictures have another shape than those of the training.
 pub fn classifier_accuracy(
     classifier: &LoadedClassifier,
     pictures: &ImageDataset,
@@ -165,27 +175,31 @@ pub fn classifier_accuracy(
     device: &Device,
 ) -> Result<f64, TrainError> {
     let level = NoiseLevel::variance_exploding(0.0, sigma);
-    let mut right = 0;
-    for first in (0..pictures.len()).step_by(BATCH) {
-        let chosen: Vec<usize> = (first..pictures.len().min(first + BATCH)).collect();
+    let mut correct = 0;
+    for first in (0..pictures.len()).step_by(EVALUATION_BATCH) {
+        let chosen: Vec<usize> = (first..pictures.len().min(first + EVALUATION_BATCH)).collect();
         let x0 = pictures.images(&chosen, device)?;
         let (indices, shape) =
             (first as u64..(first + chosen.len()) as u64, pictures.image_shape());
         let noise = NoiseSource::new(0).normal(Domain::Validation, 0, indices, &shape, device)?;
         let levels = vec![level; chosen.len()];
         let x_t = Levels::new(&levels, &x0)?.add_noise(&x0, &noise)?;
-        let told = classifier.network.forward(&x_t, &levels)?.argmax(1)?.to_vec1::<u32>()?;
-        right +=
-            chosen.iter().zip(told).filter(|(i, told)| pictures.label(**i) == Some(*told)).count();
+        let predicted = classifier.network.forward(&x_t, &levels)?.argmax(1)?.to_vec1::<u32>()?;
+        correct += chosen
+            .iter()
+            .zip(predicted)
+            .filter(|(i, predicted)| pictures.label(**i) == Some(*predicted))
+            .count();
     }
-    Ok(right as f64 / pictures.len() as f64)
+    Ok(correct as f64 / pictures.len() as f64)
 }
 
-fn refuse(field: &'static str, value: String, expected: &str) -> TrainError {
+fn field_error(field: &'static str, value: String, expected: &str) -> TrainError {
     ConfigError::Field { field, value, expected: expected.to_owned() }.into()
 }
 
-/// The mean cross entropy of `images` (N, C, H, W), which all have a class, each at a noise level of its own.
+/// The mean cross entropy of `images` (N, C, H, W), each at its own noise level. All must have a
+/// class.
 fn cross_entropy(
     network: &NoisyClassifier,
     images: &Tensor,
@@ -194,10 +208,10 @@ fn cross_entropy(
     step: u64,
 ) -> candle_core::Result<Tensor> {
     let (n, channels, height, width) = images.dims4()?;
-    // One angle in each n-th part of the quarter turn, so that every batch sees all of it.
+    // One angle in each n-th part of [0, π/2), so that every batch covers the whole range.
     let level = |i: usize| {
-        let within: f64 = source.rng(Domain::Timestep, step, i as u64).random();
-        let angle = FRAC_PI_2 * (i as f64 + within) / n as f64;
+        let offset: f64 = source.rng(Domain::Timestep, step, i as u64).random();
+        let angle = FRAC_PI_2 * (i as f64 + offset) / n as f64;
         NoiseLevel { timestep: 0.0, signal: angle.cos(), noise: angle.sin() }
     };
     let levels: Vec<NoiseLevel> = (0..n).map(level).collect();

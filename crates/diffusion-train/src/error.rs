@@ -6,84 +6,87 @@ use thiserror::Error;
 
 use crate::ConfigError;
 
-/// Why training, or the use of a checkpoint, stopped.
+/// Why a training or the use of a checkpoint failed.
 #[derive(Debug, Error)]
 pub enum TrainError {
-    /// The configuration cannot be trained.
+    /// The configuration is invalid or does not fit the data.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// A file or folder that cannot be read, written or used.
+    /// A file or folder cannot be read, written or used.
     #[error(transparent)]
     File(#[from] FileError),
-    /// A new run in a folder that has one.
+    /// The folder for a new run already holds a run.
     #[error("{path}: this folder already holds a run", path = .path.display())]
     RunExists {
         /// The folder.
         path: PathBuf,
     },
-    /// A training that would go on with other pictures.
+    /// The training to resume used other pictures.
     #[error("{path}: the run was trained on other data", path = .path.display())]
     OtherData {
         /// The folder of the checkpoint.
         path: PathBuf,
     },
-    /// A training without classes that would begin with a model that needs them.
-    #[error("{path}: its network is told classes, and this training's is not", path = .path.display())]
+    /// An unconditional training cannot start from a class-conditional model.
+    #[error("{path}: this model is class-conditional, and the training is unconditional", path = .path.display())]
     ClassesMissing {
         /// The folder of the checkpoint.
         path: PathBuf,
     },
-    /// A loss, a gradient or a weight is no longer a finite number.
+    /// The loss or a gradient is not finite.
     #[error(
-        "training diverged at step {step}: {what} is not finite (learning rate {lr:.3e}); {}; \
+        "training diverged at step {step}: {quantity} is not finite (learning rate {lr:.3e}); {}; \
          try a smaller learning rate or clip_grad_norm",
-        match .last_checkpoint { Some(path) => format!("the last good checkpoint is {}", path.display()), None => "no checkpoint was written yet".to_owned() }
+        match .last_checkpoint {
+            Some(path) => format!("the last good checkpoint is {}", path.display()),
+            None => "no checkpoint was written yet".to_owned(),
+        }
     )]
     NotFinite {
-        /// The first bad tensor.
-        what: String,
+        /// The first quantity that is not finite.
+        quantity: String,
         /// The step, counted from 0.
         step: u64,
         /// The learning rate of that step.
         lr: f64,
-        /// Where to go on from.
+        /// The checkpoint to resume from.
         last_checkpoint: Option<PathBuf>,
     },
     /// The first backward pass did not reach every parameter.
-    #[error("the first step gave no usable gradient to {}: an operation in the network cuts it", .names.join(", "))]
+    #[error("the first step gave no usable gradient to {}: an operation in the network blocks it", .names.join(", "))]
     DeadParameters {
-        /// Parameters whose gradient is missing, zero or not finite.
+        /// The parameters whose gradient is missing, zero or not finite.
         names: Vec<String>,
     },
-    /// The data's own error.
+    /// An error of the data set.
     #[error(transparent)]
     Data(#[from] diffusion_data::DataError),
-    /// A picture that cannot be written.
+    /// A picture cannot be written.
     #[error(transparent)]
     Picture(#[from] diffusion_picture::PictureError),
-    /// The schedule's own error.
+    /// The noise schedule is invalid.
     #[error(transparent)]
     Schedule(#[from] diffusion_schedule::ScheduleError),
-    /// Tensors that are not the parameters of the network.
+    /// The tensors of a file do not fit the network.
     #[error("{path}: {source}", path = .path.display())]
     Parameters {
         /// The file.
         path: PathBuf,
-        /// Which tensor, and why.
+        /// The tensor and the reason.
         source: diffusion_nn::ParameterError,
     },
-    /// A model that cannot be loaded or sampled.
+    /// A model cannot be loaded or sampled.
     #[error(transparent)]
     Model(Box<ModelError>),
-    /// A judge of the images drawn on the way could not judge.
-    #[error("the images drawn at step {step} cannot be judged: {source}")]
+    /// The judge failed on the images generated during training.
+    #[error("the images generated at step {step} cannot be evaluated: {source}")]
     Judge {
         /// Updates made.
         step: u64,
-        /// Why.
+        /// The error of the judge.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// The device's own error.
+    /// An error of the device.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),
 }

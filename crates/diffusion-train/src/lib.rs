@@ -1,10 +1,16 @@
-//! Training: the loss, AdamW, EMA, learning rates, checkpoints and the trainer.
+//! Training of diffusion, flow and EDM models: configuration, training step, and checkpoints.
 //!
-//! A [`TrainConfig`] is the recipe (folder `recipe`); [`Trainer`] is the mathematics, one [`step`](Trainer::step) at a time
-//! (folder `step`); [`run`] drives it over a [`RunDir`] and writes metrics, sample grids and checkpoints there (folder `run`).
-//! Everything random follows from (seed, step), so a resumed training equals an uninterrupted one bit for bit.
+//! - [`TrainConfig`] is the recipe of a training: presets, TOML files and their validation.
+//! - [`Trainer`] makes one update at a time with [`step`](Trainer::step): noise levels, loss,
+//!   gradients, AdamW or Muon, and EMA.
+//! - [`run`] drives a trainer and writes metrics, sample grids and checkpoints into a [`RunDir`].
+//! - [`Checkpoint`] is the complete state of a training. Every random number is a function of the
+//!   seed, the step and the position in the batch, so a resumed training equals an uninterrupted
+//!   one bit for bit. The exception is a time limit, whose learning rate follows the clock.
+//! - [`train_classifier`] trains a classifier of noisy images for classifier guidance.
 //!
-//! This crate does not parse a command line, print, or catch signals: it calls back, and the callback may stop it.
+//! This crate does not parse a command line, print or catch signals. It reports progress to a
+//! callback, and the callback may stop the training.
 //!
 //! ```
 //! use candle_core::Device;
@@ -37,8 +43,8 @@ pub use recipe::{
     SampleGridConfig, TrainConfig,
 };
 pub use run::{
-    Checks, HeldOut, Judge, Outcome, Pace, RunDir, SampleJudge, TrainEvent, averaged_model,
-    rehearse, run,
+    Checks, Judge, Outcome, Pace, RunDir, SampleJudge, TrainEvent, ValidationSet, ema_model,
+    measure_pace, run,
 };
 pub use start::start_from;
 pub use step::{

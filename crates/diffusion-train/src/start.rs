@@ -1,4 +1,4 @@
-//! A training at its beginning: with random weights, or with those of another model.
+//! The start of a training: random weights, or the weights of another model.
 
 use std::path::Path;
 
@@ -14,7 +14,7 @@ impl TrainConfig {
     /// A training of this configuration on `dataset`, with random weights.
     ///
     /// # Errors
-    /// A configuration that cannot be trained, by itself or on this data.
+    /// If the configuration is invalid or does not fit the data.
     pub fn trainer(&self, dataset: &ImageDataset, device: &Device) -> Result<Trainer, TrainError> {
         self.validate()?;
         let description = self.describe(dataset)?;
@@ -27,11 +27,13 @@ impl TrainConfig {
     }
 }
 
-/// Gives `trainer` the averaged weights of the checkpoint folder at `path` in place of random ones. Classes are matched by
-/// name; optimizer and moving average begin anew.
+/// Replaces the random weights of `trainer` by the EMA weights of the checkpoint folder at `path`.
+///
+/// Classes are matched by name. The optimiser and the moving average start anew.
 ///
 /// # Errors
-/// A folder that is no checkpoint; a tensor that is missing, unknown or of another shape than the training's network needs.
+/// If the folder is not a checkpoint; if its model is class-conditional and the training is not;
+/// if a tensor is missing, unknown or has another shape than the training's network needs.
 pub fn start_from(trainer: &mut Trainer, path: &Path) -> Result<(), TrainError> {
     let file = path.join(Weights::Ema.file());
     let mut weights = read_tensors(&file, trainer.device())?;
@@ -41,8 +43,8 @@ pub fn start_from(trainer: &mut Trainer, path: &Path) -> Result<(), TrainError> 
     }
     if let Some(table) = trainer.parameters().tensors().get(NetworkConfig::CLASS_TABLE) {
         let table = match weights.get(NetworkConfig::CLASS_TABLE) {
-            Some(known) => table_by_name(known, &origin, target)?,
-            // A network that is told classes for the first time begins by ignoring them.
+            Some(source) => table_by_name(source, &origin, target)?,
+            // A network that was unconditional so far starts by ignoring the classes.
             None => table.zeros_like()?,
         };
         weights.insert(NetworkConfig::CLASS_TABLE.to_owned(), table);
@@ -50,27 +52,29 @@ pub fn start_from(trainer: &mut Trainer, path: &Path) -> Result<(), TrainError> 
     trainer.start_with(&weights).map_err(|source| TrainError::Parameters { path: file, source })
 }
 
-/// The vectors that `known`, the table of the model `origin`, has for classes of the names of `target`; others begin as the
-/// unconditional one does, or with zeros.
+/// The class table of `target`, with the rows of `source` for classes of the same name.
+///
+/// `source` is the table of the model `origin`. Other classes start with its unconditional row, or
+/// with zeros if it has none.
 fn table_by_name(
-    known: &Tensor,
+    source: &Tensor,
     origin: &ModelDescription,
     target: &ModelDescription,
 ) -> candle_core::Result<Tensor> {
-    let none = if origin.network.takes_no_class() {
-        known.narrow(0, origin.classes.len(), 1)?
+    let unconditional = if origin.network.supports_unconditional() {
+        source.narrow(0, origin.classes.len(), 1)?
     } else {
-        known.narrow(0, 0, 1)?.zeros_like()?
+        source.narrow(0, 0, 1)?.zeros_like()?
     };
     let row =
         |class: &ModelClass| match origin.classes.iter().position(|other| other.name == class.name)
         {
-            Some(row) => known.narrow(0, row, 1),
-            None => Ok(none.clone()),
+            Some(row) => source.narrow(0, row, 1),
+            None => Ok(unconditional.clone()),
         };
     let mut rows = target.classes.iter().map(row).collect::<candle_core::Result<Vec<_>>>()?;
-    if target.network.takes_no_class() {
-        rows.push(none.clone());
+    if target.network.supports_unconditional() {
+        rows.push(unconditional.clone());
     }
     Tensor::cat(&rows, 0)
 }

@@ -1,4 +1,4 @@
-//! Training that tells the network each picture's class.
+//! Class-conditional training.
 
 use std::ops::ControlFlow;
 
@@ -6,9 +6,7 @@ use candle_core::{Device, Tensor};
 use diffusion_data::ImageDataset;
 use diffusion_model::{ClassChoice, Generation, LoadedModel, ModelClass, Weights, find_class};
 use diffusion_sample::{Guidance, SamplerKind};
-use diffusion_train::{
-    Conditional, ConfigSource, TrainConfig, Trainer, averaged_model, start_from,
-};
+use diffusion_train::{Conditional, ConfigSource, TrainConfig, Trainer, ema_model, start_from};
 use diffusion_unet::NetworkConfig;
 
 /// 48 dark pictures of class 0 and 16 light ones of class 1.
@@ -53,18 +51,15 @@ fn brightness(images: &Tensor) -> Vec<f32> {
     images.mean((1, 2, 3)).unwrap().to_vec1().unwrap()
 }
 
-fn drawn(trainer: &Trainer, num: u64, classes: ClassChoice, guidance: f64) -> Tensor {
+fn generate(trainer: &Trainer, num: u64, classes: ClassChoice, guidance: f64) -> Tensor {
     let guidance = Some(Guidance::new(guidance));
     let (sampler, steps) = (Some(SamplerKind::Ddim), Some(10));
     let generation = Generation { sampler, steps, classes, guidance, ..Generation::new(num) };
-    averaged_model(trainer)
-        .unwrap()
-        .generate(&generation, &mut |_| ControlFlow::Continue(()))
-        .unwrap()
+    ema_model(trainer).unwrap().generate(&generation, &mut |_| ControlFlow::Continue(())).unwrap()
 }
 
 #[test]
-fn either_network_draws_what_it_is_told() {
+fn both_networks_sample_the_given_classes() {
     for network in ["simple_unet", "unet2d"] {
         let trainer = trained(&config(network, ""));
         let description = trainer.description();
@@ -74,14 +69,17 @@ fn either_network_draws_what_it_is_told() {
         );
         assert_eq!(description.network.classes(), 2);
         for guidance in [1.0, 1.5] {
-            let images = drawn(&trainer, 6, ClassChoice::Listed(vec![0, 1]), guidance);
+            let images = generate(&trainer, 6, ClassChoice::Listed(vec![0, 1]), guidance);
             for (i, light) in brightness(&images).into_iter().enumerate() {
                 assert_eq!(light > 0.0, i % 2 == 1, "{network}, {guidance}: image {i} has {light}");
             }
         }
-        let light = brightness(&drawn(&trainer, 64, ClassChoice::AsTrained, 1.0));
+        let light = brightness(&generate(&trainer, 64, ClassChoice::AsTrained, 1.0));
         let share = light.iter().filter(|light| **light > 0.0).count();
-        assert!((6..30).contains(&share), "{network}: {share} of 64 are light, of 16 in training");
+        assert!(
+            (6..30).contains(&share),
+            "{network}: {share} of 64 are light, 16 of 64 in training"
+        );
 
         let folder = tempfile::tempdir().unwrap();
         trainer.checkpoint().unwrap().write(&folder.path().join("saved")).unwrap();
@@ -95,7 +93,7 @@ fn either_network_draws_what_it_is_told() {
 }
 
 #[test]
-fn a_training_begun_without_classes_can_go_on_with_them() {
+fn a_conditional_training_can_start_from_an_unconditional_model() {
     let plain = trained(&TrainConfig {
         steps: Some(5),
         ..config("simple_unet", "conditional = \"never\"")
@@ -103,13 +101,13 @@ fn a_training_begun_without_classes_can_go_on_with_them() {
     assert!(plain.description().classes.is_empty());
     let folder = tempfile::tempdir().unwrap();
     plain.checkpoint().unwrap().write(&folder.path().join("plain")).unwrap();
-    let mut told = config("simple_unet", "conditional = \"always\"")
+    let mut conditional = config("simple_unet", "conditional = \"always\"")
         .trainer(&pictures(), &Device::Cpu)
         .unwrap();
-    start_from(&mut told, &folder.path().join("plain")).unwrap();
-    // It begins by ignoring what it is told.
-    let choice = |class| drawn(&told, 2, ClassChoice::Listed(vec![class]), 1.0);
-    let before = drawn(&plain, 2, ClassChoice::AsTrained, 1.0);
+    start_from(&mut conditional, &folder.path().join("plain")).unwrap();
+    // At first it ignores the classes.
+    let choice = |class| generate(&conditional, 2, ClassChoice::Listed(vec![class]), 1.0);
+    let before = generate(&plain, 2, ClassChoice::AsTrained, 1.0);
     for images in [choice(0), choice(1)] {
         assert_eq!(
             (images - &before)
@@ -123,11 +121,11 @@ fn a_training_begun_without_classes_can_go_on_with_them() {
             0.0
         );
     }
-    told.step().unwrap();
+    conditional.step().unwrap();
 }
 
 #[test]
-fn a_training_with_classes_is_resumed_to_the_bit() {
+fn a_conditional_training_resumes_bit_for_bit() {
     let config = TrainConfig { steps: Some(8), ..config("simple_unet", "class_dropout = 0.4") };
     let whole = trained(&config);
     let mut first = config.trainer(&pictures(), &Device::Cpu).unwrap();
@@ -147,7 +145,7 @@ fn a_training_with_classes_is_resumed_to_the_bit() {
 }
 
 #[test]
-fn pictures_without_classes_are_trained_without_or_refused() {
+fn pictures_without_classes_train_unconditionally_or_fail() {
     let auto = config("simple_unet", "").trainer(&unlabelled(), &Device::Cpu).unwrap();
     assert!(auto.description().classes.is_empty());
     let always = TrainConfig { conditional: Conditional::Always, ..config("simple_unet", "") };
@@ -159,7 +157,7 @@ fn pictures_without_classes_are_trained_without_or_refused() {
 }
 
 #[test]
-fn a_class_is_found_by_name_and_by_number_and_the_nearest_names_are_said() {
+fn a_class_is_found_by_name_or_number_and_errors_list_similar_names() {
     let names = ["cat", "dog", "7", "horse", "ship", "truck"];
     let classes: Vec<ModelClass> =
         names.iter().map(|name| ModelClass { name: (*name).to_owned(), pictures: 1 }).collect();
@@ -167,17 +165,14 @@ fn a_class_is_found_by_name_and_by_number_and_the_nearest_names_are_said() {
     assert_eq!(find_class(&classes, "3"), Ok(3));
     assert_eq!(find_class(&classes, "7"), Ok(2), "a name comes before a number");
     let error = find_class(&classes, "hors").unwrap_err().to_string();
-    assert!(
-        error.contains("no class `hors` among the 6 there are; they are `cat`, `dog`"),
-        "{error}"
-    );
+    assert!(error.contains("unknown class `hors` among 6 classes; known: `cat`, `dog`"), "{error}");
     let many: Vec<ModelClass> = (0..40)
         .map(|number| ModelClass { name: format!("class {number}"), pictures: 1 })
         .chain(classes.clone())
         .collect();
     let error = find_class(&many, "Hors").unwrap_err().to_string();
     assert!(
-        error.contains("no class `Hors` among the 46 there are; the nearest names are `horse`"),
+        error.contains("unknown class `Hors` among 46 classes; nearest names: `horse`"),
         "{error}"
     );
     assert!(find_class(&classes, "6").is_err());

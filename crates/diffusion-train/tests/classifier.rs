@@ -1,4 +1,4 @@
-//! Classifiers of noisy images.
+//! Training a classifier of noisy images.
 
 use std::ops::ControlFlow;
 
@@ -8,12 +8,12 @@ use diffusion_model::LoadedClassifier;
 use diffusion_process::{Classifier, Domain, NoiseLevel, NoiseSource, log_likelihood};
 use diffusion_train::{ClassifierConfig, classifier_accuracy, train_classifier};
 
-/// Pictures of three classes: dark, striped from side to side, and striped from top to bottom.
+/// Pictures of three classes: dark, with horizontal stripes, and with vertical stripes.
 fn pictures(count: usize) -> ImageDataset {
     pictures_from(0, count)
 }
 
-/// The pictures with the numbers from `first` on.
+/// `count` pictures, starting with number `first`.
 fn pictures_from(first: usize, count: usize) -> ImageDataset {
     let value = |picture: usize, pixel: usize| {
         let wave = ((picture * 7 + pixel * 3) % 20) as u8;
@@ -42,8 +42,8 @@ fn config(steps: u64) -> ClassifierConfig {
 }
 
 fn trained(steps: u64) -> LoadedClassifier {
-    let go_on = &mut |_: &_| ControlFlow::Continue(());
-    train_classifier(&config(steps), &pictures(60), &Device::Cpu, go_on).unwrap()
+    let proceed = &mut |_: &_| ControlFlow::Continue(());
+    train_classifier(&config(steps), &pictures(60), &Device::Cpu, proceed).unwrap()
 }
 
 fn noise() -> Tensor {
@@ -51,21 +51,21 @@ fn noise() -> Tensor {
 }
 
 #[test]
-fn classes_are_told_apart_until_noise_hides_them() {
+fn accuracy_is_high_until_noise_hides_the_classes() {
     let classifier = trained(300);
-    // None of them was learnt from.
+    // Pictures that were not used in training.
     let others = pictures_from(61, 90);
     let accuracy = |sigma| classifier_accuracy(&classifier, &others, sigma, &Device::Cpu).unwrap();
     assert!(accuracy(0.0) > 0.99, "{}", accuracy(0.0));
     assert!(accuracy(0.5) > 0.9, "{}", accuracy(0.5));
     assert!(accuracy(100.0) < 0.7, "{}", accuracy(100.0));
 
-    // Of noise alone it is not sure of any.
+    // On pure noise, no class gets a high probability.
     let logits = classifier.network.logits(&noise(), NoiseLevel::flow(0.0, 1.0)).unwrap();
-    let sure =
+    let probabilities =
         log_likelihood(&logits, &[Some(1); 6]).unwrap().exp().unwrap().to_vec1::<f32>().unwrap();
-    assert!(sure.iter().all(|share| (0.1..0.7).contains(share)), "{sure:?}");
-    // The scale of the images is no matter, their quotient of signal and noise is.
+    assert!(probabilities.iter().all(|p| (0.1..0.7).contains(p)), "{probabilities:?}");
+    // The output depends on the ratio of signal to noise, not on the scale of the images.
     let level = NoiseLevel::variance_exploding(0.0, 2.0);
     let of = |factor: f64| {
         classifier.network.logits(&(noise() * factor).unwrap(), level.scaled(factor)).unwrap()
@@ -75,7 +75,7 @@ fn classes_are_told_apart_until_noise_hides_them() {
 }
 
 #[test]
-fn the_gradient_is_that_of_differences() {
+fn the_gradient_agrees_with_finite_differences() {
     let classifier = trained(30);
     let level = NoiseLevel::variance_preserving(0.0, 0.7);
     let classes = [Some(0), Some(1), Some(2), None, Some(0), Some(1)];
@@ -84,21 +84,22 @@ fn the_gradient_is_that_of_differences() {
         log_likelihood(&logits, &classes).unwrap().sum_all().unwrap()
     };
     let gradient = classifier.network.gradient(&noise(), level, &classes).unwrap();
-    let way =
+    let direction =
         NoiseSource::new(4).normal(Domain::Initial, 0, 0..6, &[1, 12, 12], &Device::Cpu).unwrap();
     let step = 1e-2;
-    let at =
-        |step: f64| sum(&(&noise() + (&way * step).unwrap()).unwrap()).to_scalar::<f32>().unwrap();
+    let at = |step: f64| {
+        sum(&(&noise() + (&direction * step).unwrap()).unwrap()).to_scalar::<f32>().unwrap()
+    };
     let difference = f64::from(at(step) - at(-step)) / (2.0 * step);
-    let slope =
-        f64::from((&gradient * &way).unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap());
+    let slope = (&gradient * &direction).unwrap().sum_all().unwrap();
+    let slope = f64::from(slope.to_scalar::<f32>().unwrap());
     assert!((slope - difference).abs() < 0.02 * slope.abs().max(0.1), "{slope} {difference}");
     let unguided = gradient.narrow(0, 3, 1).unwrap().abs().unwrap().max_all().unwrap();
     assert_eq!(unguided.to_scalar::<f32>().unwrap(), 0.0);
 }
 
 #[test]
-fn a_file_brings_it_back() {
+fn a_written_classifier_is_read_back() {
     let (classifier, folder) = (trained(5), tempfile::tempdir().unwrap());
     let path = folder.path().join("classifier.safetensors");
     classifier.write(&path).unwrap();
@@ -122,7 +123,7 @@ fn a_file_brings_it_back() {
 }
 
 #[test]
-fn a_training_can_be_refused_and_broken_off() {
+fn a_training_can_stop_early_and_invalid_trainings_fail() {
     let train = |config: &ClassifierConfig, pictures: &ImageDataset, until: u64| {
         train_classifier(config, pictures, &Device::Cpu, &mut |step| {
             if step.step == until { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }

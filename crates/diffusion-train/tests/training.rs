@@ -1,4 +1,4 @@
-//! The trainer's promises: determinism, exact resume, accumulation, and how it fails.
+//! The trainer: determinism, exact resume, gradient accumulation, and errors.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -16,7 +16,7 @@ use diffusion_train::{
 };
 use diffusion_unet::{NetworkConfig, SimpleUNetConfig};
 
-/// Squares and bars: enough for a loss to fall on.
+/// Bars and squares that a short training can learn.
 fn pictures() -> ImageDataset {
     let pixels = (0..40).flat_map(|i: usize| {
         (0..64).map(move |p| if (p / 8 + i) % 5 < 2 || (p % 8) == i % 8 { 255 } else { 0 })
@@ -120,7 +120,7 @@ fn resumed_training_equals_uninterrupted_training() {
     whole.checkpoint().unwrap().write(&whole_path).unwrap();
     let (mut a, mut b) =
         (files(&whole_path), files(&half_dir.layout().latest_checkpoint().unwrap()));
-    // The state also says how long training took, which no two runs share.
+    // The state also holds the training time, which differs between runs.
     let state = |files: &mut BTreeMap<String, Vec<u8>>| {
         let mut json: serde_json::Value =
             serde_json::from_slice(&files.remove("checkpoint.json").unwrap()).unwrap();
@@ -158,7 +158,8 @@ fn accumulated_parts_equal_the_big_batch_within_rounding() {
             .unwrap()
             .to_scalar::<f32>()
             .unwrap();
-        // Adam divides by the gradient's size, so a tiny gradient's rounding can move a weight by part of the rate.
+        // Adam divides by the gradient's size, so rounding of a tiny gradient can move a weight by
+        // a part of the learning rate.
         assert!(difference < 2e-4, "{name}: {difference}");
     }
     let bad = TrainConfig { accumulate: 3, ..config(1) };
@@ -233,7 +234,7 @@ fn checkpoints_of_another_model_configuration_or_data_are_refused() {
     }
     fs::write(&state, &text).unwrap();
 
-    // Longer training, other checkpoints and grids are no other training.
+    // The length, the checkpoints and the grids may differ.
     let mut longer = base;
     (longer.steps, longer.checkpoint.every, longer.sample_grid.every) = (Some(9), 7, 3);
     let mut trainer = longer.trainer(&data, &Device::Cpu).unwrap();
@@ -300,7 +301,8 @@ fn a_run_folder_keeps_the_newest_checkpoints_and_clears_leftovers() {
     let mut config = config(9);
     (config.checkpoint.every, config.checkpoint.keep) = (2, 2);
     let run_dir = RunDir::create(&folder.path().join("run"), &config).unwrap();
-    // What processes that were killed leave: half a checkpoint, a whole one that `latest` never named, half a picture.
+    // Files that killed processes leave: an incomplete checkpoint, a complete one that never became
+    // `latest`, an incomplete picture.
     for name in [
         "checkpoints/.partial-step-0000003",
         "checkpoints/step-0000123",
@@ -337,14 +339,14 @@ fn two_processes_cannot_train_in_one_folder() {
             second.unwrap_err().to_string().contains("another process is training in this folder")
         );
     }
-    // Looking is allowed, training after a look is not.
-    let look = RunDir::open(&path).unwrap();
+    // A folder opened for reading cannot be trained in.
+    let reading = RunDir::open(&path).unwrap();
     let mut trainer = config(1).trainer(&data, &Device::Cpu).unwrap();
     assert!(
-        run(&mut trainer, &look, &Checks::default(), &mut |_| ControlFlow::Continue(()))
+        run(&mut trainer, &reading, &Checks::default(), &mut |_| ControlFlow::Continue(()))
             .unwrap_err()
             .to_string()
-            .contains("to look at it")
+            .contains("for reading only")
     );
     drop(first);
     let resumed = RunDir::resume(&path).unwrap();
@@ -416,14 +418,14 @@ fn configurations_layer_and_explain_their_errors() {
     );
     assert!(
         error("[schedule]\nbeta_end = 0.1")
-            .contains("my.toml: schedule.beta_end means nothing to the cosine schedule")
+            .contains("my.toml: schedule.beta_end is not supported by the cosine schedule")
     );
     assert!(field("[sample_grid]\nsteps = 0").contains("sample_grid.steps is 0"));
     assert!(
         TrainConfig::preset("minst")
             .unwrap_err()
             .to_string()
-            .contains("there are mnist, digits-attn, cifar10, tutorial")
+            .contains("the presets are mnist, digits-attn, cifar10, tutorial")
     );
 
     let preset = TrainConfig::preset("tutorial").unwrap();

@@ -1,4 +1,4 @@
-//! Training the configurable U-Net: presets, dropout, and what it is refused.
+//! Training the configurable U-Net: presets, dropout, and network settings that cannot be trained.
 
 use candle_core::Device;
 use diffusion_data::ImageDataset;
@@ -12,7 +12,7 @@ fn pictures() -> ImageDataset {
     ImageDataset::new(pixels.collect(), None, [1, 8, 8]).unwrap()
 }
 
-/// With dropout, to train for a step or two.
+/// A tiny network with dropout.
 fn tiny() -> UNet2DConfig {
     UNet2DConfig {
         block_out_channels: vec![8, 16],
@@ -33,7 +33,7 @@ fn config(network: UNet2DConfig) -> TrainConfig {
 }
 
 #[test]
-fn presets_are_valid_and_have_their_papers_size() {
+fn presets_are_valid_and_have_the_expected_parameter_counts() {
     let sizes = [
         ("cifar10", 3, 32, 35_746_307),
         ("digits-attn", 1, 28, 947_777),
@@ -58,7 +58,7 @@ fn presets_are_valid_and_have_their_papers_size() {
 }
 
 #[test]
-fn a_network_for_other_channels_keeps_its_ratio() {
+fn changing_the_image_channels_keeps_the_ratio_of_output_to_input() {
     let ratio = |out_channels| {
         let network =
             NetworkConfig::Unet2d(UNet2DConfig { in_channels: 3, out_channels, ..tiny() });
@@ -83,7 +83,7 @@ fn train(config: &TrainConfig) -> (Vec<f64>, Vec<f32>) {
 }
 
 #[test]
-fn training_with_dropout_repeats_itself_and_drops() {
+fn training_with_dropout_is_reproducible_and_differs_from_training_without() {
     let with = config(tiny());
     assert!(train(&with) == train(&with));
     let (without, _) = train(&config(UNet2DConfig { dropout: 0.0, ..tiny() }));
@@ -98,7 +98,7 @@ fn dropout_is_the_same_in_parts_of_a_batch() {
 }
 
 #[test]
-fn what_training_cannot_do_with_a_network_is_refused_by_field() {
+fn network_settings_that_cannot_be_trained_are_named_by_field() {
     let cases = [
         ("network.out_channels is 2", UNet2DConfig { out_channels: 6, ..tiny() }),
         ("network.num_class_embeds is 10", UNet2DConfig { num_class_embeds: Some(10), ..tiny() }),

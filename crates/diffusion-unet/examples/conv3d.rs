@@ -1,4 +1,5 @@
-//! What a 3-D convolution over video costs, and its (2+1)-D split (Tran et al. 2018): first over space, then over time.
+//! The cost of a 3-D convolution over video and of its (2+1)-D split: a convolution over space,
+//! then one over time (Tran et al. 2018).
 //!
 //! `cargo run -p diffusion-unet --example conv3d`
 
@@ -16,7 +17,8 @@ impl Conv3d {
         self.outputs * self.inputs * kt * kh * kw + self.outputs
     }
 
-    /// Spatial 1 × kh × kw to `outputs` channels, then temporal kt × 1 × 1, both with bias.
+    /// A spatial 1 × kh × kw convolution to `outputs` channels, then a temporal kt × 1 × 1 one,
+    /// both with bias.
     fn split(self) -> [Self; 2] {
         let [kt, kh, kw] = self.kernel;
         [
@@ -29,13 +31,14 @@ impl Conv3d {
         self.split().map(Self::parameters).iter().sum()
     }
 
-    /// With stride 1 and padding that keeps the size: one sum of all weights of a channel for each result.
+    /// Multiply-adds with stride 1 and padding that keeps the size: one per weight of a channel and
+    /// output element.
     fn multiply_adds(self, [frames, height, width]: [usize; 3]) -> usize {
         self.outputs * frames * height * width * self.inputs * self.kernel.iter().product::<usize>()
     }
 }
 
-/// The layers of the table, each with the frames, height and width that it works on.
+/// The layers of the table, each with the frames, height and width of its input.
 const LAYERS: [(Conv3d, [usize; 3]); 3] = [
     (Conv3d { inputs: 3, outputs: 64, kernel: [3, 7, 7] }, [16, 224, 224]),
     (Conv3d { inputs: 64, outputs: 128, kernel: [3, 3, 3] }, [8, 56, 56]),
@@ -67,7 +70,7 @@ mod tests {
     use candle_core::Device;
     use diffusion_nn::Parameters;
 
-    /// The variables of the layer itself, counted.
+    /// The number of parameters of a real layer.
     fn real(inputs: usize, outputs: usize, kernel: [usize; 3]) -> usize {
         let [kt, kh, kw] = kernel;
         let (_, parameters) = Parameters::initialise(0, &Device::Cpu, |vb| {
@@ -90,19 +93,20 @@ mod tests {
     }
 
     #[test]
-    fn multiply_adds_are_those_of_the_loops_they_stand_for() {
-        // One result needs a sum over the inputs and the kernel; counted in loops, for the smallest layer.
+    fn multiply_adds_agree_with_counting_loops() {
+        // One output element is a sum over the inputs and the kernel. Counted in loops for the
+        // smallest layer.
         let (conv, [frames, height, width]) = LAYERS[2];
-        let mut of_one = 0;
+        let mut per_output = 0;
         for _ in 0..conv.inputs {
             for k in
                 conv.kernel[0..1].iter().flat_map(|kt| vec![conv.kernel[1] * conv.kernel[2]; *kt])
             {
-                of_one += k;
+                per_output += k;
             }
         }
-        let results = conv.outputs * frames * height * width;
-        assert_eq!(conv.multiply_adds([frames, height, width]), results * of_one);
+        let outputs = conv.outputs * frames * height * width;
+        assert_eq!(conv.multiply_adds([frames, height, width]), outputs * per_output);
         assert_eq!(
             LAYERS.map(|(conv, size)| conv.multiply_adds(size)),
             [22_658_678_784, 5_549_064_192, 2_774_532_096]

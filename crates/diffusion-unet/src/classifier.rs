@@ -12,32 +12,34 @@ use serde::{Deserialize, Serialize};
 
 use crate::simple::blocks::{EPS, GROUPS, residual_block, time_embedding};
 
-/// The numbers of a [`NoisyClassifier`].
+/// The settings of a [`NoisyClassifier`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NoisyClassifierConfig {
     /// Channels of the images: 1 for grey, 3 for RGB.
     pub in_channels: usize,
-    /// Width of the first level, a multiple of 8; the second and third are twice and three times as wide.
+    /// Channels of the first level, a multiple of 8. The second level has twice, the third three
+    /// times as many.
     pub base_channels: usize,
     /// The number of classes, at least 2.
     pub classes: usize,
 }
 
-/// Width of the embedding of the noise level.
+/// The width of the embedding of the noise level.
 const TIME_DIM: usize = 64;
-/// Levels, each at half the sides of the one above.
+/// The number of levels. Each halves height and width.
 const LEVELS: usize = 3;
 
-/// The first half of a U-Net with a mean over the pixels at its end (Dhariwal & Nichol 2021, section
-/// 4.1), small.
+/// A small classifier of noisy images: the first half of a U-Net, followed by a mean over the
+/// pixels (Dhariwal & Nichol 2021, section 4.1).
 ///
 /// ```text
-/// image ─ 3 × (stride-2 convolution ─ residual block) ─ norm ─ mean over the pixels ─ linear ─ logits
+/// image ─ 3 × (stride-2 convolution ─ residual block) ─ norm ─ pixel mean ─ linear ─ logits
 /// ```
 ///
-/// Each block sees the angle arctan(σ) of the noise level, and images are brought to a variance of about
-/// 1. So the classifier serves models of any schedule, of flows and of exploding noise alike.
+/// Each block receives the noise level as the angle arctan(σ), and images are scaled to a variance
+/// of about 1. So one classifier works with models of any schedule, with flows and with
+/// variance-exploding noise.
 #[derive(Clone, Debug)]
 pub struct NoisyClassifier {
     time_embed: TimeEmbedding,
@@ -50,14 +52,16 @@ impl NoisyClassifier {
     /// The network with parameters from `vb`.
     ///
     /// # Errors
-    /// A width that is not a multiple of 8, no channels, fewer than 2 classes; parameters that `vb` does
-    /// not have or has in another shape.
+    /// - If `base_channels` is 0 or not a multiple of 8.
+    /// - If `in_channels` is 0.
+    /// - If there are fewer than 2 classes.
+    /// - If `vb` does not have a parameter, or has it in another shape.
     pub fn new(config: &NoisyClassifierConfig, vb: VarBuilder<'_>) -> Result<Self> {
         let NoisyClassifierConfig { in_channels, base_channels, classes } = *config;
         if in_channels == 0 || base_channels == 0 || classes < 2 {
             return Err(Error::Msg(format!(
-                "a classifier needs at least 2 classes and non-zero channels, got {classes} classes, in_channels \
-                 {in_channels} and base_channels {base_channels}"
+                "a classifier needs at least 2 classes and non-zero channels, \
+                 got {classes} classes, in_channels {in_channels} and base_channels {base_channels}"
             )));
         }
         let halving = Conv2dConfig { stride: 2, ..Conv2dConfig::default() };
@@ -80,11 +84,12 @@ impl NoisyClassifier {
         })
     }
 
-    /// Logits (N, classes) of `x_t` (N, C, H, W), each image at its level; differentiable in images and
-    /// parameters.
+    /// The logits (N, classes) of `x_t` (N, C, H, W), with one noise level per image.
+    /// Differentiable in images and parameters.
     ///
     /// # Errors
-    /// Another number of channels; a number of levels other than N.
+    /// - If the images do not have `in_channels` channels.
+    /// - If the number of levels is not N.
     pub fn forward(&self, x_t: &Tensor, levels: &[NoiseLevel]) -> Result<Tensor> {
         let n = x_t.dim(0)?;
         if levels.len() != n {
@@ -109,7 +114,8 @@ impl NoisyClassifier {
     }
 }
 
-/// 0 for a clean image, 1000 for noise alone: the range that time embeddings are made for.
+/// The angle arctan(noise/signal), scaled to 0 for a clean image and 1000 for pure noise: the range
+/// that time embeddings are designed for.
 fn angle(level: &NoiseLevel) -> f64 {
     1000.0 * level.noise.atan2(level.signal) / std::f64::consts::FRAC_PI_2
 }
@@ -119,7 +125,7 @@ impl Classifier for NoisyClassifier {
         self.forward(x_t, &vec![level; x_t.dim(0)?])
     }
 
-    /// There and back in one go.
+    /// Runs the forward and the backward pass in one call of the kernels' thread pool.
     fn gradient(&self, x_t: &Tensor, level: NoiseLevel, classes: &[Option<u32>]) -> Result<Tensor> {
         in_pool(|| diffusion_process::class_gradient(self, x_t, level, classes))
     }

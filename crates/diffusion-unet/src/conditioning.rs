@@ -1,12 +1,11 @@
-//! The vector that every residual block sees beside its images: of the timestep, and of the class if
-//! there are classes.
+//! The conditioning of the residual blocks: a vector for the timestep and the class of each image.
 
 use candle_core::{Error, Result, Tensor};
 use candle_nn::Module;
 use diffusion_nn::{ClassEmbedding, TimeEmbedding};
-use diffusion_process::refuse_classes;
+use diffusion_process::reject_classes;
 
-/// The embedding of the timestep, to which the class's own vector is added.
+/// The embedding of the timestep plus that of the class, if the network has classes.
 #[derive(Clone, Debug)]
 pub(crate) struct Conditioning {
     pub(crate) time: TimeEmbedding,
@@ -14,20 +13,21 @@ pub(crate) struct Conditioning {
 }
 
 impl Conditioning {
-    /// `timesteps` (N) and `classes` (N) to (N, width).
+    /// The vectors (N, width) of `timesteps` (N) and `classes` (N).
     ///
     /// # Errors
-    /// Classes that are missing or unknown, or that a network without classes gets.
+    /// - If a class is unknown, or missing although the network needs one.
+    /// - If a class is given to a network without classes.
     pub(crate) fn forward(&self, timesteps: &Tensor, classes: &[Option<u32>]) -> Result<Tensor> {
         let time = self.time.forward(timesteps)?;
         match &self.classes {
             Some(embedding) => time + embedding.forward(classes)?,
-            None => refuse_classes(classes).map(|()| time),
+            None => reject_classes(classes).map(|()| time),
         }
     }
 }
 
-/// Refuses a number of timesteps or classes other than the number of `images`.
+/// Checks that there is one timestep and one class per image.
 pub(crate) fn check_counts(
     images: usize,
     timesteps: &Tensor,

@@ -1,4 +1,4 @@
-//! The description of a network that a checkpoint carries.
+//! The description of a network, as stored in checkpoints.
 
 use candle_core::{Device, Result, Tensor};
 use candle_nn::VarBuilder;
@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 use crate::simple::{SimpleUNet, SimpleUNetConfig};
 use crate::unet2d::{UNet2D, UNet2DConfig};
 
-/// Any network of this crate, as data. In TOML and JSON the field `kind` names the variant.
+/// The description of a network of this crate, as data. In TOML and JSON the field `kind` names the
+/// variant.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum NetworkConfig {
@@ -19,12 +20,14 @@ pub enum NetworkConfig {
     Unet2d(UNet2DConfig),
 }
 
-/// A network as training sees it.
+/// A network that can be trained.
 pub trait TrainingNetwork: Network {
-    /// [`Network::forward_classes`] with the configured dropout, whose choices come from `noise`.
+    /// The output of [`Network::forward_classes`] with the configured dropout. `noise` determines
+    /// which activations are removed.
     ///
     /// # Errors
-    /// Those of [`Network::forward_classes`].
+    /// - If the network does not support the shapes.
+    /// - If a class is unknown to the network, or missing although the network needs one.
     fn forward_training(
         &self,
         x_t: &Tensor,
@@ -35,22 +38,23 @@ pub trait TrainingNetwork: Network {
 }
 
 impl NetworkConfig {
-    /// The parameter in which a network that knows classes keeps a vector for each.
+    /// The name of the parameter with the class embedding table.
     pub const CLASS_TABLE: &str = "class_embedding.weight";
 
     /// The network with parameters from `vb`.
     ///
     /// # Errors
-    /// A configuration that describes no network; parameters that `vb` does not have or has in another
-    /// shape.
+    /// - If the configuration is invalid.
+    /// - If `vb` does not have a parameter, or has it in another shape.
     pub fn build(&self, vb: VarBuilder<'_>) -> Result<Box<dyn Network + Send + Sync>> {
         Ok(self.build_for_training(vb)?)
     }
 
-    /// [`build`](Self::build) for training.
+    /// The network with parameters from `vb`, for training.
     ///
     /// # Errors
-    /// Those of [`build`](Self::build).
+    /// - If the configuration is invalid.
+    /// - If `vb` does not have a parameter, or has it in another shape.
     pub fn build_for_training(
         &self,
         vb: VarBuilder<'_>,
@@ -61,11 +65,12 @@ impl NetworkConfig {
         }
     }
 
-    /// The network with fresh trainable parameters on `device`, each drawn from (`seed`, name). They
-    /// know which of them are [hidden matrices](Parameters::is_hidden_matrix).
+    /// The network with newly initialised trainable parameters on `device`. The values of each are
+    /// a function of (`seed`, name). The parameters have the network's outer layers set, see
+    /// [`Parameters::is_hidden_matrix`].
     ///
     /// # Errors
-    /// A configuration that describes no network.
+    /// If the configuration is invalid.
     pub fn initialise(
         &self,
         seed: u64,
@@ -80,13 +85,13 @@ impl NetworkConfig {
         Ok((network, parameters.with_outer_layers(outer_layers)))
     }
 
-    /// Whether the output begins with zeros, so that the other layers get no gradient before it has
-    /// learned something.
-    pub fn begins_with_zeros(&self) -> bool {
+    /// Whether the output layer is initialised with zeros. The other layers then get no gradient
+    /// before the output layer has been updated.
+    pub fn has_zero_init_output(&self) -> bool {
         matches!(self, Self::Unet2d(config) if config.zero_init_output)
     }
 
-    /// Channels of the images that the network takes.
+    /// Channels of the input images.
     pub fn image_channels(&self) -> usize {
         match self {
             Self::SimpleUnet(config) => config.in_channels,
@@ -94,7 +99,7 @@ impl NetworkConfig {
         }
     }
 
-    /// The default network of the same kind.
+    /// The default configuration of the same kind of network.
     #[must_use]
     pub fn default_of_kind(&self) -> Self {
         match self {
@@ -104,7 +109,7 @@ impl NetworkConfig {
     }
 
     /// The same network for images of `channels` channels. The ratio of output channels to image
-    /// channels stays.
+    /// channels stays the same.
     #[must_use]
     pub fn with_image_channels(&self, channels: usize) -> Self {
         let before = self.image_channels();
@@ -123,7 +128,7 @@ impl NetworkConfig {
         }
     }
 
-    /// Channels of the network's output.
+    /// Channels of the output.
     pub fn output_channels(&self) -> usize {
         match self {
             Self::SimpleUnet(config) => config.out_channels.unwrap_or(config.in_channels),
@@ -131,8 +136,8 @@ impl NetworkConfig {
         }
     }
 
-    /// The same network with an output of `channels` channels: twice the images' channels if it learns a
-    /// variance.
+    /// The same network with `channels` output channels. A network with a learned variance needs
+    /// twice as many as the images have.
     #[must_use]
     pub fn with_output_channels(&self, channels: usize) -> Self {
         match self {
@@ -146,7 +151,7 @@ impl NetworkConfig {
         }
     }
 
-    /// The number of classes, the row for "no class" not counted; 0 if the network is unconditional.
+    /// The number of classes, without the row for "no class". 0 if the network is unconditional.
     pub fn classes(&self) -> usize {
         let (rows, null_class) = match self {
             Self::SimpleUnet(config) => (config.num_class_embeds, config.null_class),
@@ -155,9 +160,9 @@ impl NetworkConfig {
         rows.unwrap_or(0).saturating_sub(usize::from(null_class))
     }
 
-    /// Whether images without a class are possible: the network is unconditional, or has a row for "no
-    /// class".
-    pub fn takes_no_class(&self) -> bool {
+    /// Whether the network can predict without a class: it is unconditional, or its table has a row
+    /// for "no class".
+    pub fn supports_unconditional(&self) -> bool {
         let null_class = match self {
             Self::SimpleUnet(config) => config.null_class,
             Self::Unet2d(config) => config.null_class,
@@ -165,8 +170,8 @@ impl NetworkConfig {
         null_class || self.classes() == 0
     }
 
-    /// The same network for `classes` classes, with a row for "no class" if `null_class`; with 0
-    /// classes, an unconditional one.
+    /// The same network for `classes` classes, with a row for "no class" if `null_class`. With 0
+    /// classes the network is unconditional.
     #[must_use]
     pub fn with_classes(&self, classes: usize, null_class: bool) -> Self {
         let null_class = null_class && classes > 0;

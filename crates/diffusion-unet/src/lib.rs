@@ -1,11 +1,16 @@
-//! Noise-prediction U-Nets, as networks and as data.
+//! U-Nets for diffusion models, their configurations and an analysis of their cost.
 //!
-//! A network here is a [`diffusion_process::Network`]: noisy images and timesteps in, an output of the images' shape
-//! out. [`SimpleUNet`] is the small teaching network, [`UNet2D`] the configurable one with attention and classes;
-//! [`NetworkConfig`] is the data that describes either, the form in which checkpoints carry it. [`NoisyClassifier`] is half a U-Net that
-//! predicts classes. Layers and parameters are those of `diffusion-nn`.
+//! - [`SimpleUNet`]: a small network for teaching, with two levels.
+//! - [`UNet2D`]: a configurable network with attention and classes, like `UNet2DModel` of
+//!   diffusers.
+//! - [`NetworkConfig`]: the description of either network, as data. Checkpoints contain it.
+//! - [`NoisyClassifier`]: half a U-Net that predicts the classes of noisy images.
+//! - [`NetworkAnalysis`]: the parameters, multiply-adds and memory of a network.
+//! - [`UNetSketch`]: the same arithmetic for a U-Net with one convolution per level.
 //!
-//! This crate knows no schedule, no loss and no sampler, and it does not decide what its output means.
+//! The networks implement `Network` of `diffusion-process` with the layers of `diffusion-nn`: from
+//! noisy images and timesteps to an output of the same height and width. This crate has no
+//! schedule, no loss and no sampler, and it does not decide what the output means.
 //!
 //! ```
 //! use candle_core::{DType, Device, Tensor};
@@ -13,8 +18,11 @@
 //! use diffusion_process::Network;
 //! use diffusion_unet::{SimpleUNet, SimpleUNetConfig};
 //!
-//! let config = SimpleUNetConfig { in_channels: 1, base_channels: 16, time_dim: 32, ..Default::default() };
-//! let (unet, parameters) = Parameters::initialise(0, &Device::Cpu, |vb| SimpleUNet::new(&config, vb))?;
+//! let config =
+//!     SimpleUNetConfig { in_channels: 1, base_channels: 16, time_dim: 32, ..Default::default() };
+//! let (unet, parameters) =
+//!     Parameters::initialise(0, &Device::Cpu, |vb| SimpleUNet::new(&config, vb))?;
+//!
 //! let x_t = Tensor::zeros((2, 1, 28, 28), DType::F32, &Device::Cpu)?;
 //! let noise = unet.forward(&x_t, &Tensor::new(&[3f32, 150.0], &Device::Cpu)?)?;
 //! assert_eq!(noise.dims(), x_t.dims());

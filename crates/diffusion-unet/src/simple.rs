@@ -1,4 +1,4 @@
-//! The small teaching network.
+//! The small network for teaching.
 
 pub(crate) mod blocks;
 
@@ -17,23 +17,24 @@ use crate::conditioning::{Conditioning, check_counts};
 use crate::unet2d::check_classes;
 use blocks::{residual_block, time_embedding};
 
-/// The numbers of a [`SimpleUNet`].
+/// The settings of a [`SimpleUNet`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct SimpleUNetConfig {
-    /// Channels of the images: 1 for grey, 3 for RGB.
+    /// Channels of the images: 1 for grey, 3 for RGB. Default: 3.
     pub in_channels: usize,
-    /// Width of the first level, a multiple of 8; the levels below are twice as wide.
+    /// Channels of the first level, a multiple of 8. The levels below have twice as many. Default:
+    /// 64.
     pub base_channels: usize,
-    /// Width of the time embedding, at least 4.
+    /// Width of the time embedding, at least 4. Default: 256.
     pub time_dim: usize,
-    /// Channels of the output. None: `in_channels`.
+    /// Channels of the output. `None`, the default: `in_channels`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub out_channels: Option<usize>,
-    /// Rows of the table of classes. None: the network is unconditional.
+    /// Rows of the class embedding table. `None`, the default: the network is unconditional.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub num_class_embeds: Option<usize>,
-    /// The last row of that table stands for "no class".
+    /// Whether the last row of this table stands for "no class". Default: false.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub null_class: bool,
 }
@@ -51,10 +52,10 @@ impl Default for SimpleUNetConfig {
     }
 }
 
-/// A wider layer would not fit into the memory of a machine.
+/// The largest width of a layer. Wider layers would not fit into memory.
 const MAX_WIDTH: usize = 4096;
 
-/// Two levels down, a middle, two levels up, with skip connections.
+/// A U-Net with two levels down, a middle, two levels up, and skip connections.
 ///
 /// ```text
 /// x ─ stem ─ enc1 ───────────────────────────── concat ─ dec1 ─ out
@@ -62,8 +63,8 @@ const MAX_WIDTH: usize = 4096;
 ///                        └ down2 ─ mid ─ up2 ┘
 /// ```
 ///
-/// A 3×3 `stem` brings the image to `base_channels` before the first normalisation, since 8 groups do
-/// not divide 1 or 3 channels.
+/// A 3×3 convolution, `stem`, brings the image to `base_channels` channels before the first
+/// normalisation, because 8 groups do not divide 1 or 3 channels.
 #[derive(Clone, Debug)]
 pub struct SimpleUNet {
     conditioning: Conditioning,
@@ -81,17 +82,21 @@ pub struct SimpleUNet {
 }
 
 impl SimpleUNet {
-    /// Height and width must be multiples of this: two levels halve them twice.
+    /// Height and width of the images must be multiples of this, because both are halved twice.
     pub(crate) const SIZE_MULTIPLE: usize = 4;
 
-    /// The layers that take in images or classes or give the output. The others are hidden.
+    /// The layers that take images or classes or give the output. The others are hidden layers.
     pub(crate) const OUTER_LAYERS: &'static [&'static str] = &["stem", "class_embedding", "out"];
 
     /// The network with parameters from `vb`.
     ///
     /// # Errors
-    /// `base_channels` that is not a multiple of 8, a `time_dim` below 4, widths of 0 or above 4096;
-    /// parameters that `vb` does not have or has in another shape.
+    /// - If `base_channels` is not a multiple of 8.
+    /// - If `time_dim` is below 4.
+    /// - If a width is 0 or above 4096.
+    /// - If the table of classes has no rows or more than 1,000,000, or fewer than 2 with
+    ///   `null_class`.
+    /// - If `vb` does not have a parameter, or has it in another shape.
     pub fn new(config: &SimpleUNetConfig, vb: VarBuilder<'_>) -> Result<Self> {
         let SimpleUNetConfig {
             in_channels,
@@ -138,17 +143,17 @@ impl SimpleUNet {
         })
     }
 
-    /// The time embedding alone: `timesteps` (N) to (N, `time_dim`).
+    /// The time embedding (N, `time_dim`) of `timesteps` (N), without the class embedding.
     ///
     /// # Errors
-    /// Those of the device.
+    /// A device error.
     pub fn embed_time(&self, timesteps: &Tensor) -> Result<Tensor> {
         self.conditioning.time.forward(timesteps)
     }
 }
 
 impl Network for SimpleUNet {
-    /// Heights and widths must be multiples of 4.
+    /// Height and width must be multiples of 4.
     fn forward(&self, x_t: &Tensor, timesteps: &Tensor) -> Result<Tensor> {
         self.forward_classes(x_t, timesteps, &vec![None; x_t.dims().first().copied().unwrap_or(0)])
     }
@@ -164,7 +169,8 @@ impl Network for SimpleUNet {
         let multiple = Self::SIZE_MULTIPLE;
         if !height.is_multiple_of(multiple) || !width.is_multiple_of(multiple) {
             return Err(Error::Msg(format!(
-                "images are {height}×{width}; the network halves them twice, so both sides must be multiples of {multiple}"
+                "images are {height}×{width}; the network halves them twice, \
+                 so both sides must be multiples of {multiple}"
             )));
         }
         in_pool(|| self.forward_images(x_t, timesteps, classes))

@@ -1,4 +1,4 @@
-//! The configurable network: attention, classes, several embeddings of time.
+//! The configurable network, with attention, classes and several time embeddings.
 
 mod blocks;
 mod config;
@@ -16,25 +16,26 @@ use diffusion_process::Network;
 use crate::TrainingNetwork;
 use crate::conditioning::{Conditioning, check_counts};
 use blocks::{DownBlock, MidBlock, Pass, UpBlock};
-use config::refuse;
+use config::invalid;
 
 pub(crate) use config::check_classes;
 pub use config::{
     DownBlockType, ResampleType, TimeEmbeddingType, TimeScaleShift, UNet2DConfig, UpBlockType,
 };
 
-/// The weights alone of a larger network would take more than 8 GiB.
+/// The largest number of parameters: the weights alone then take 8 GiB.
 const MAX_PARAMETERS: usize = 1 << 31;
 
-/// A U-Net of any depth with attention at any level, the network of Ho et al. 2020 and of `UNet2DModel` in
-/// diffusers, whose parameter names it has.
+/// A U-Net of any depth with attention at any level: the network of Ho et al. 2020 and
+/// `UNet2DModel` of diffusers, with the parameter names of the latter.
 ///
 /// ```text
 /// x ─ conv_in ─ down_blocks.0 ──────────────── up_blocks.L−1 ─ conv_norm_out ─ SiLU ─ conv_out
 ///                └ … down_blocks.L−1 ─ mid_block ─ up_blocks.0 … ┘
 /// ```
 ///
-/// Each layer on the way up takes beside its input what one layer on the way down gave, the last one first.
+/// Each layer of the up blocks also takes the output of one layer of the down blocks, the last one
+/// first.
 ///
 /// ```
 /// use candle_core::{DType, Device, Tensor};
@@ -69,25 +70,26 @@ pub struct UNet2D {
 }
 
 impl UNet2D {
-    /// The layers that take in images or classes or give the output. The others are hidden.
+    /// The layers that take images or classes or give the output. The others are hidden layers.
     pub(crate) const OUTER_LAYERS: &'static [&'static str] =
         &["conv_in", "class_embedding", "conv_out"];
 
     /// The network with parameters from `vb`.
     ///
-    /// Where a level has as many groups as channels and time is added, its normalisation removes what
-    /// was added, and the level cannot see t. Construction warns.
+    /// If a level has as many groups as channels and the time embedding is added, the normalisation
+    /// cancels it, and the level cannot see the timestep. A warning is logged.
     ///
     /// # Errors
-    /// A configuration that describes no network, or one of more than 2³¹ parameters, naming the field
-    /// and its value; parameters that `vb` does not have or has in another shape.
+    /// - If the configuration is invalid, or has more than 2³¹ parameters. The error gives the
+    ///   field and its value.
+    /// - If `vb` does not have a parameter, or has it in another shape.
     pub fn new(config: &UNet2DConfig, vb: VarBuilder<'_>) -> Result<Self> {
         config.validate()?;
         let parameters = count_parameters(|vb| Self::with_parameters(config, vb))?;
         if parameters > MAX_PARAMETERS {
-            return refuse(format!(
-                "block_out_channels {:?} with layers_per_block {} would have {parameters} parameters; at most \
-                 {MAX_PARAMETERS} are possible",
+            return invalid(format!(
+                "block_out_channels {:?} with layers_per_block {} \
+                 would have {parameters} parameters; at most {MAX_PARAMETERS} are supported",
                 config.block_out_channels, config.layers_per_block
             ));
         }
@@ -96,8 +98,9 @@ impl UNet2D {
             && config.block_out_channels.contains(&groups)
         {
             tracing::warn!(
-                "norm_num_groups is {groups}, as many as a level has channels: the normalisation cancels the time \
-                 embedding, and this level cannot see the timestep; use fewer groups, or scale_shift"
+                "norm_num_groups is {groups}, as many as a level has channels: the normalisation \
+                 cancels the time embedding, and this level cannot see the timestep; \
+                 use fewer groups, or scale_shift"
             );
         }
         Self::with_parameters(config, vb)
@@ -105,9 +108,9 @@ impl UNet2D {
 
     fn with_parameters(config: &UNet2DConfig, vb: VarBuilder<'_>) -> Result<Self> {
         let (first, levels) = (config.block_out_channels[0], config.block_out_channels.len());
-        let pixels_of_patch = config.patch_size * config.patch_size;
+        let patch_pixels = config.patch_size * config.patch_size;
         let (inputs, outputs) =
-            (config.in_channels * pixels_of_patch, config.out_channels * pixels_of_patch);
+            (config.in_channels * patch_pixels, config.out_channels * patch_pixels);
         let init =
             if config.zero_init_output { Initialisation::Zeros } else { Initialisation::PyTorch };
         let down = |level| DownBlock::new(config, level, vb.pp(format!("down_blocks.{level}")));
@@ -144,8 +147,9 @@ impl UNet2D {
         let (images, _, height, width) = x_t.dims4()?;
         let multiple = self.config.size_multiple();
         if !height.is_multiple_of(multiple) || !width.is_multiple_of(multiple) {
-            return refuse(format!(
-                "images are {height}×{width}; with {} levels and patches of {} both sides must be multiples of {multiple}",
+            return invalid(format!(
+                "images are {height}×{width}; with {} levels and patch_size {} \
+                 both sides must be multiples of {multiple}",
                 self.config.block_out_channels.len(),
                 self.config.patch_size
             ));
@@ -180,7 +184,8 @@ impl UNet2D {
     }
 }
 
-/// Parameters `time_embedding`, and `time_proj` and `class_embedding` where the network has them.
+/// The embeddings of time and class, with the parameters `time_embedding` and, if the network has
+/// them, `time_proj` and `class_embedding`.
 fn conditioning(config: &UNet2DConfig, vb: &VarBuilder<'_>) -> Result<Conditioning> {
     let (first, width) = (config.block_out_channels[0], config.time_width());
     let features = match config.time_embedding_type {
@@ -202,14 +207,14 @@ fn conditioning(config: &UNet2DConfig, vb: &VarBuilder<'_>) -> Result<Conditioni
     })
 }
 
-/// (N, C, H, W) to (N, C·side², H/side, W/side): the pixels of each square become channels.
+/// Turns the pixels of each square into channels: (N, C, H, W) to (N, C·side², H/side, W/side).
 fn to_patches(x: &Tensor, side: usize) -> Result<Tensor> {
     if side == 1 {
         return Ok(x.clone());
     }
     let (n, c, h, w) = x.dims4()?;
-    let parted = x.reshape(vec![n, c, h / side, side, w / side, side])?;
-    parted.permute(vec![0, 1, 3, 5, 2, 4])?.reshape((n, c * side * side, h / side, w / side))
+    let split = x.reshape(vec![n, c, h / side, side, w / side, side])?;
+    split.permute(vec![0, 1, 3, 5, 2, 4])?.reshape((n, c * side * side, h / side, w / side))
 }
 
 /// The inverse of [`to_patches`].
@@ -219,8 +224,8 @@ fn from_patches(x: &Tensor, side: usize) -> Result<Tensor> {
     }
     let (n, c, h, w) = x.dims4()?;
     let c = c / (side * side);
-    let parted = x.reshape(vec![n, c, side, side, h, w])?;
-    parted.permute(vec![0, 1, 4, 2, 5, 3])?.reshape((n, c, h * side, w * side))
+    let split = x.reshape(vec![n, c, side, side, h, w])?;
+    split.permute(vec![0, 1, 4, 2, 5, 3])?.reshape((n, c, h * side, w * side))
 }
 
 impl Network for UNet2D {
@@ -229,9 +234,11 @@ impl Network for UNet2D {
     }
 
     /// # Errors
-    /// Sides that are not multiples of [`UNet2DConfig::size_multiple`]; classes that are missing or
-    /// unknown, or that a network without classes gets; timesteps of 0 or less where they are embedded
-    /// by their logarithm.
+    /// - If height or width is not a multiple of [`UNet2DConfig::size_multiple`].
+    /// - If the number of timesteps or classes is not the number of images.
+    /// - If a class is unknown, or missing although the network needs one.
+    /// - If a class is given to a network without classes.
+    /// - With [`TimeEmbeddingType::Fourier`], if a timestep is not above 0.
     fn forward_classes(
         &self,
         x_t: &Tensor,

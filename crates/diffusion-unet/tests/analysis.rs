@@ -1,4 +1,4 @@
-//! The analysis of networks against counts made by hand, and against the memory that the program really asks for.
+//! The analysis of networks against counts by hand and against the memory that is really allocated.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::Mutex;
@@ -11,15 +11,15 @@ use diffusion_unet::{
     UpBlockType,
 };
 
-/// Counts what is asked for and given back.
-struct Counting;
+/// The system's allocator, with a counter of the bytes in use and of their peak.
+struct CountingAllocator;
 
 static LIVE: AtomicUsize = AtomicUsize::new(0);
 static PEAK: AtomicUsize = AtomicUsize::new(0);
 
 #[allow(unsafe_code)]
-// SAFETY: everything is the system's allocator's; the counter is beside it.
-unsafe impl GlobalAlloc for Counting {
+// SAFETY: every call goes to the system's allocator; the counters do not affect it.
+unsafe impl GlobalAlloc for CountingAllocator {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let live = LIVE.fetch_add(layout.size(), Ordering::Relaxed) + layout.size();
         PEAK.fetch_max(live, Ordering::Relaxed);
@@ -35,9 +35,9 @@ unsafe impl GlobalAlloc for Counting {
 }
 
 #[global_allocator]
-static ALLOCATOR: Counting = Counting;
+static ALLOCATOR: CountingAllocator = CountingAllocator;
 
-/// Memory is the process's, so one test at a time.
+/// Memory is counted for the whole process, so the tests run one at a time.
 static ALONE: Mutex<()> = Mutex::new(());
 
 fn alone() -> std::sync::MutexGuard<'static, ()> {
@@ -79,10 +79,10 @@ fn parameters_are_those_of_the_real_variables_part_by_part() {
         for part in &analysis.parts {
             let prefix = format!("{}.", part.name);
             let tensors = parameters.tensors();
-            let of_part = tensors.iter().filter(|(name, _)| name.starts_with(&prefix));
+            let in_part = tensors.iter().filter(|(name, _)| name.starts_with(&prefix));
             assert_eq!(
                 part.parameters,
-                of_part.map(|(_, t)| t.elem_count()).sum::<usize>(),
+                in_part.map(|(_, t)| t.elem_count()).sum::<usize>(),
                 "{}",
                 part.name
             );
@@ -91,11 +91,11 @@ fn parameters_are_those_of_the_real_variables_part_by_part() {
 }
 
 #[test]
-fn sizes_and_multiply_adds_are_those_one_counts_by_hand() {
+fn sizes_and_multiply_adds_agree_with_counts_by_hand() {
     let _alone = alone();
     let analysis = NetworkAnalysis::new(&digits(), [28, 28], 2).unwrap();
     let (b, t) = (32, 128);
-    // A block: its projection of the time, both convolutions, and the skip where the width changes.
+    // A block: its projection of the time, both convolutions, and the skip if the width changes.
     let block = |cin: usize, cout: usize, side: usize| {
         let skip = if cin == cout { 0 } else { cin * cout };
         t * cout + side * side * (9 * cin * cout + 9 * cout * cout + skip)
@@ -124,14 +124,14 @@ fn sizes_and_multiply_adds_are_those_one_counts_by_hand() {
     }
 }
 
-/// What a forward pass leaves in memory while its result lives, asked of the allocator.
+/// The result of `f`, and the bytes still allocated while the result lives.
 fn left_by<T>(f: impl FnOnce() -> T) -> (T, usize) {
     let before = LIVE.load(Ordering::Relaxed);
     let result = f();
     (result, LIVE.load(Ordering::Relaxed).saturating_sub(before))
 }
 
-/// The most that was there at a time while `f` ran, beyond what there was before, asked of the allocator.
+/// The most bytes allocated at a time while `f` ran, beyond those allocated before.
 fn peak_of<T>(f: impl FnOnce() -> T) -> usize {
     let before = LIVE.load(Ordering::Relaxed);
     PEAK.store(before, Ordering::Relaxed);
@@ -140,7 +140,7 @@ fn peak_of<T>(f: impl FnOnce() -> T) -> usize {
 }
 
 #[test]
-fn memory_is_what_the_allocator_gave() {
+fn memory_agrees_with_the_allocator() {
     let _alone = alone();
     for (config, size, batch) in [(digits(), 28, 16), (with_attention(), 16, 32)] {
         let analysis = NetworkAnalysis::new(&config, [size, size], batch).unwrap();
@@ -153,38 +153,41 @@ fn memory_is_what_the_allocator_gave() {
         let noise =
             DropoutNoise { source: diffusion_random::NoiseSource::new(0), draw: 0, first_index: 0 };
         let forward = || network.forward_training(&x, &t, &classes, noise).unwrap();
-        // Buffers of passes that have gone wait to be used again; while three passes live, there are none left of them.
-        let held = [forward(), forward(), forward()];
+        // Buffers of finished passes wait for reuse. With three live passes, none of them are left.
+        let live = [forward(), forward(), forward()];
         let (fourth, measured) = left_by(forward);
         drop(fourth);
         let pass = || forward().sqr().unwrap().mean_all().unwrap().backward().unwrap();
-        // A fifth pass finds the fourth's buffers; only what it wants beyond those is asked for.
+        // This pass takes the buffers that the fourth freed. The measured pass must allocate its
+        // own.
         let fourth = forward();
         let peak = diffusion_kernels::in_pool(|| peak_of(pass));
-        // These take what that pass gave back.
+        // These passes take the buffers that the measured pass freed.
         let more = [forward(), forward()];
         let frozen =
             load_frozen(parameters.tensors(), &Device::Cpu, |vb| config.build_for_training(vb))
                 .unwrap();
         let sampling = peak_of(|| frozen.forward_training(&x, &t, &classes, noise).unwrap());
-        drop((held, fourth, more));
-        // Beside the maps, the gradients of the weights are there in the end, and what threads work with.
-        let told = analysis.training_peak_bytes + 4 * analysis.parameters();
-        let share = |measured: usize, told: usize| measured as f64 / told as f64;
+        drop((live, fourth, more));
+        // In addition to the maps, memory holds the gradients of the weights and the threads' own
+        // buffers.
+        let predicted = analysis.training_peak_bytes + 4 * analysis.parameters();
+        let share = |measured: usize, predicted: usize| measured as f64 / predicted as f64;
         assert!(
-            (0.97..1.25).contains(&share(peak, told)),
-            "training: {peak} bytes measured, {told} told"
+            (0.97..1.25).contains(&share(peak, predicted)),
+            "training: {peak} bytes measured, {predicted} predicted"
         );
-        // Buffers given back wait for a use of their size, which when sampling is a good part of what there is.
-        let told = analysis.inference_peak_bytes;
+        // Freed buffers wait for reuse at their size. During sampling they are a large part of the
+        // memory.
+        let predicted = analysis.inference_peak_bytes;
         assert!(
-            (0.97..1.6).contains(&share(sampling, told)),
-            "sampling: {sampling} measured, {told} told"
+            (0.97..1.6).contains(&share(sampling, predicted)),
+            "sampling: {sampling} bytes measured, {predicted} predicted"
         );
         let ratio = share(measured, analysis.training_bytes());
         assert!(
             (0.97..1.25).contains(&ratio),
-            "{measured} bytes measured, {} told",
+            "{measured} bytes measured, {} predicted",
             analysis.training_bytes()
         );
         assert!(analysis.training_peak_bytes > analysis.training_bytes());
@@ -197,20 +200,20 @@ fn the_peak_of_sampling_holds_the_skips_and_a_layer() {
     let _alone = alone();
     let analysis = NetworkAnalysis::new(&digits(), [28, 28], 64).unwrap();
     let map = |channels: usize, side: usize| 64 * 4 * channels * side * side;
-    // In dec1: what it reads, 32 channels from below and the skip of 32, and what it gives.
+    // dec1 has 32 input channels from below, 32 of the skip connection and 32 output channels.
     let least = 3 * map(32, 28);
     assert!(analysis.inference_peak_bytes >= least, "{} < {least}", analysis.inference_peak_bytes);
     assert!(analysis.inference_peak_bytes < 2 * least);
 }
 
 #[test]
-fn a_size_that_the_network_cannot_take_is_refused() {
+fn a_size_that_the_network_does_not_support_is_an_error() {
     let _alone = alone();
     assert!(NetworkAnalysis::new(&digits(), [30, 28], 1).is_err());
 }
 
 #[test]
-fn the_lessons_sketches_have_the_parameters_of_real_convolutions() {
+fn sketches_have_the_parameters_of_real_convolutions() {
     let _alone = alone();
     for widths in [[64, 128, 256].as_slice(), &[32, 64, 128, 256]] {
         let sketch = UNetSketch::new(widths, 3, 64).unwrap();
@@ -232,11 +235,11 @@ fn the_lessons_sketches_have_the_parameters_of_real_convolutions() {
         .unwrap();
         assert_eq!(sketch.parameters(), parameters.count());
         for level in &sketch.levels {
-            let of_level =
+            let in_level =
                 parameters.iter().filter(|(name, _)| name.starts_with(&format!("{}.", level.name)));
             assert_eq!(
                 level.parameters,
-                of_level.map(|(_, var)| var.elem_count()).sum::<usize>(),
+                in_level.map(|(_, var)| var.elem_count()).sum::<usize>(),
                 "{}",
                 level.name
             );
@@ -246,12 +249,12 @@ fn the_lessons_sketches_have_the_parameters_of_real_convolutions() {
     let sketch = UNetSketch::new(&[64, 128, 256], 3, 64).unwrap();
     let resolutions: Vec<usize> = sketch.levels.iter().map(|level| level.resolution).collect();
     assert_eq!(resolutions, [64, 32, 16, 8, 16, 32, 64]);
-    // The last convolution: 64 channels from below, the skip's 64, and the result's.
+    // The last convolution: 64 channels from below, 64 of the skip connection and 64 of the output.
     assert_eq!(sketch.peak_bytes, 3 * 64 * 64 * 64 * 4);
 }
 
 #[test]
-fn impossible_sketches_are_refused() {
+fn impossible_sketches_are_errors() {
     let _alone = alone();
     for (widths, channels, size) in [
         ([].as_slice(), 3, 64),

@@ -64,7 +64,7 @@ fn in_the_configurable_unet_they_are_all_but_first_and_last_convolution_and_clas
     ] {
         expected.extend(weights(block, &["conv1", "conv2", "time_emb_proj"]));
     }
-    // Where the number of channels changes.
+    // Blocks that change the number of channels have a convolution on the skip connection.
     for block in ["down_blocks.1.resnets.0", "up_blocks.0.resnets.0", "up_blocks.0.resnets.1"] {
         expected.extend(weights(block, &["conv_shortcut"]));
     }

@@ -1,4 +1,4 @@
-//! The simple U-Net: size, gradients, shapes and initialisation.
+//! The simple U-Net: parameters, gradients, shapes and initialisation.
 
 use std::collections::BTreeMap;
 
@@ -52,7 +52,7 @@ fn every_parameter_receives_a_finite_nonzero_gradient() {
 }
 
 #[test]
-fn the_output_has_the_shape_of_the_input_or_the_size_is_refused() {
+fn the_output_has_the_shape_of_the_input_or_the_size_is_an_error() {
     let (unet, _) = build(&SMALL, 0);
     for (height, width) in [(4, 4), (28, 28), (8, 20), (32, 4)] {
         let x = images(1, 1, height, width);
@@ -69,7 +69,7 @@ fn the_output_has_the_shape_of_the_input_or_the_size_is_refused() {
 }
 
 #[test]
-fn an_image_alone_gives_the_bits_it_gives_in_a_batch() {
+fn an_image_gives_the_same_bits_alone_and_in_a_batch() {
     let (unet, _) = build(&MNIST, 2);
     let (x, t) = (images(5, 1, 28, 28), timesteps(5));
     let together = unet.forward(&x, &t).unwrap();
@@ -125,7 +125,7 @@ fn initial_weights_follow_pytorchs_bounds_and_the_seed() {
 }
 
 #[test]
-fn frozen_and_reloaded_networks_compute_what_the_original_does() {
+fn frozen_and_reloaded_networks_compute_the_same_as_the_original() {
     let (unet, parameters) = build(&SMALL, 3);
     let (x, t) = (images(2, 1, 8, 8), timesteps(2));
     let expected = unet.forward(&x, &t).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
@@ -170,7 +170,7 @@ fn loading_names_the_tensor_that_does_not_fit() {
 }
 
 #[test]
-fn impossible_networks_are_refused() {
+fn impossible_networks_are_errors() {
     let error = |config: SimpleUNetConfig| {
         Parameters::initialise(0, &Device::Cpu, |vb| SimpleUNet::new(&config, vb))
             .unwrap_err()

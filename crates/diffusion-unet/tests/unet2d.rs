@@ -1,4 +1,4 @@
-//! The configurable U-Net: sizes, gradients, refusals, classes and dropout.
+//! The configurable U-Net: parameters, gradients, errors, classes and dropout.
 
 use candle_core::{Device, Tensor};
 use diffusion_nn::{DropoutNoise, Parameters, count_parameters};
@@ -9,7 +9,7 @@ use diffusion_unet::{
     UpBlockType::{AttnUpBlock2D, UpBlock2D},
 };
 
-/// Three levels with everything in them, as small as the groups allow.
+/// Three levels with every kind of layer, as small as the groups allow.
 fn tiny() -> UNet2DConfig {
     UNet2DConfig {
         in_channels: 2,
@@ -24,7 +24,7 @@ fn tiny() -> UNet2DConfig {
     }
 }
 
-/// As [`tiny`], with the other choice wherever there is one.
+/// Like [`tiny`], with the non-default choice of most settings.
 fn other() -> UNet2DConfig {
     UNet2DConfig {
         resnet_time_scale_shift: TimeScaleShift::ScaleShift,
@@ -72,7 +72,7 @@ fn the_ddpm_papers_cifar10_network_has_35746307_parameters() {
 }
 
 #[test]
-fn counting_agrees_with_making() {
+fn counting_agrees_with_building() {
     for config in [tiny(), other()] {
         assert_eq!(
             count_parameters(|vb| UNet2D::new(&config, vb)).unwrap(),
@@ -91,7 +91,7 @@ fn every_parameter_receives_a_finite_nonzero_gradient() {
         let gradients = output.sqr().unwrap().mean_all().unwrap().backward().unwrap();
         for (name, var) in parameters.iter() {
             if name == "time_proj.weight" {
-                assert!(gradients.get(var).is_none(), "the random frequencies stay as they are");
+                assert!(gradients.get(var).is_none(), "the random frequencies are not trained");
                 continue;
             }
             let gradient = gradients.get(var).unwrap_or_else(|| panic!("{name} got no gradient"));
@@ -104,7 +104,7 @@ fn every_parameter_receives_a_finite_nonzero_gradient() {
 }
 
 #[test]
-fn an_image_alone_gives_the_bits_it_gives_in_a_batch() {
+fn an_image_gives_the_same_bits_alone_and_in_a_batch() {
     for config in [tiny(), other(), UNet2DConfig { dropout: 0.3, ..tiny() }] {
         let (unet, _) = build(&config);
         let (x, t, classes) = (images(4, 16), timesteps(4), classes(&config, 4));
@@ -138,23 +138,23 @@ fn dropout_acts_in_training_only_and_follows_its_seed() {
 }
 
 #[test]
-fn classes_are_told_apart_and_must_be_known() {
+fn classes_change_the_output_and_must_be_known() {
     let config = UNet2DConfig { num_class_embeds: Some(3), ..tiny() };
     let (unet, _) = build(&config);
     let (x, t) = (images(1, 8), timesteps(1));
     let output = |class| unet.forward_classes(&x, &t, &[Some(class)]);
     assert!(bits(&output(0).unwrap()) != bits(&output(2).unwrap()));
     let error = output(3).unwrap_err().to_string();
-    assert!(error.contains("class 3 is not among the 3 that the network knows"), "{error}");
+    assert!(error.contains("class 3 is not among the 3 classes of the network"), "{error}");
     let error = unet.forward(&x, &t).unwrap_err().to_string();
-    assert!(error.contains("knows 3 classes; it must be told"), "{error}");
+    assert!(error.contains("knows 3 classes; every image needs one"), "{error}");
 
-    let (with_none, _) = build(&UNet2DConfig { null_class: true, ..config });
-    let error = with_none.forward_classes(&x, &t, &[Some(2)]).unwrap_err().to_string();
-    assert!(error.contains("class 2 is not among the 2 that the network knows"), "{error}");
+    let (with_null_class, _) = build(&UNet2DConfig { null_class: true, ..config });
+    let error = with_null_class.forward_classes(&x, &t, &[Some(2)]).unwrap_err().to_string();
+    assert!(error.contains("class 2 is not among the 2 classes of the network"), "{error}");
     assert!(
-        bits(&with_none.forward(&x, &t).unwrap()) == bits(&output(2).unwrap()),
-        "none has the last row"
+        bits(&with_null_class.forward(&x, &t).unwrap()) == bits(&output(2).unwrap()),
+        "no class must use the last row"
     );
 
     let error = build(&tiny()).0.forward_classes(&x, &t, &[Some(0)]).unwrap_err().to_string();
@@ -175,7 +175,7 @@ fn there_must_be_one_timestep_and_one_class_per_image() {
 }
 
 #[test]
-fn a_timestep_without_a_logarithm_is_refused() {
+fn a_timestep_without_a_logarithm_is_an_error() {
     let config = UNet2DConfig { time_embedding_type: TimeEmbeddingType::Fourier, ..tiny() };
     let zero = Tensor::new(&[0f32], &Device::Cpu).unwrap();
     let error = build(&config).0.forward(&images(1, 8), &zero).unwrap_err().to_string();
@@ -183,7 +183,7 @@ fn a_timestep_without_a_logarithm_is_refused() {
 }
 
 #[test]
-fn sides_must_be_multiples_of_what_the_levels_halve() {
+fn sides_must_be_multiples_of_the_size_multiple() {
     let (unet, _) = build(&tiny());
     assert_eq!(tiny().size_multiple(), 4);
     assert_eq!(unet.forward(&images(1, 12), &timesteps(1)).unwrap().dims(), [1, 1, 12, 12]);
@@ -192,7 +192,7 @@ fn sides_must_be_multiples_of_what_the_levels_halve() {
 }
 
 #[test]
-fn impossible_networks_are_refused_by_field_and_value() {
+fn errors_give_the_field_and_its_value() {
     let cases: [(&str, UNet2DConfig); 17] = [
         ("in_channels is 0", UNet2DConfig { in_channels: 0, ..tiny() }),
         ("out_channels is 5000", UNet2DConfig { out_channels: 5000, ..tiny() }),
@@ -229,7 +229,7 @@ fn wide(width: usize) -> UNet2DConfig {
 }
 
 #[test]
-fn a_network_that_would_fill_the_memory_is_refused_before_it_is_made() {
+fn a_network_that_would_fill_the_memory_is_an_error_before_it_is_built() {
     let config = UNet2DConfig {
         block_out_channels: vec![4096; 3],
         layers_per_block: 32,

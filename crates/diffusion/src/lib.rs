@@ -1,4 +1,14 @@
-//! Diffusion models: the parts under one name, and the short way from a trained model to images.
+//! Diffusion models: load a trained model, choose sampler, steps, class and seed, and get images.
+//!
+//! - [`Model`]: a trained model, opened from a path.
+//! - [`Images`]: a request for images of a model, built step by step.
+//! - Re-exported crates, from the bottom up: [`random`], [`files`], [`schedule`], [`process`],
+//!   [`nn`], [`unet`], [`sample`], [`picture`] and [`model`]. With the features of the same names
+//!   also `data`, `hub`, `eval`, `interop`, `train` and `report`. Each of these crates can be used
+//!   alone.
+//!
+//! This crate contains no algorithms of its own. With default features it does not read data
+//! sets or use the network.
 //!
 //! ```
 //! use diffusion::Model;
@@ -10,15 +20,8 @@
 //! assert_eq!(images.dims(), [4, 1, 28, 28]);
 //! # Ok::<(), diffusion::Error>(())
 //! ```
-//!
-//! [`Model`] and [`Images`] are all there is here beside the parts. Each part is a crate of its own, which can be used
-//! alone; the modules are re-exports. From the bottom: [`random`], [`files`], [`schedule`], [`process`], [`nn`], [`unet`],
-//! [`sample`], [`picture`], [`model`], and by features of the same names `data`, `hub`, `eval`, `interop`, `train` and
-//! `report`.
-//!
-//! This crate adds no mathematics, and with default features it brings no data formats and no network access.
 
-mod short;
+mod simple;
 
 pub use candle_core::{Device, Tensor};
 #[cfg(feature = "data")]
@@ -43,4 +46,4 @@ pub use diffusion_schedule as schedule;
 pub use diffusion_train as train;
 pub use diffusion_unet as unet;
 
-pub use short::{Error, Images, Model};
+pub use simple::{Error, Images, Model};

@@ -1,4 +1,4 @@
-//! The example of the README, as it stands there.
+//! The example of the README compiles, runs, and equals the example program.
 
 use std::fs;
 use std::path::Path;
@@ -27,7 +27,8 @@ fn the_example_saves_sixteen_pictures() {
     std::env::set_current_dir(workspace()).unwrap();
 }
 
-/// The README opens the run of its first command in place of the shipped model; all else is the same, in six lines.
+/// The README opens the run of its first command instead of the shipped model. Everything else is
+/// equal, in at most six lines.
 #[test]
 fn the_readme_shows_the_example() {
     let lines = |text: &str| -> Vec<String> {

@@ -8,11 +8,11 @@ pub(crate) fn distances() {
         let statistics =
             |set: u8| Statistics::of(&tensors[&format!("{id}/features_{set}")]).unwrap();
         let found = statistics(1).frechet_distance(&statistics(2)).unwrap();
-        let wanted = number(&case["reference"]);
+        let reference = number(&case["reference"]);
         let tolerance = match case["rtol"].as_f64() {
-            Some(relative) => relative * wanted,
+            Some(relative) => relative * reference,
             None => number(&case["atol"]),
         };
-        assert!((found - wanted).abs() <= tolerance, "{id}: {found}, not {wanted}");
+        assert!((found - reference).abs() <= tolerance, "{id}: {found}, expected {reference}");
     }
 }

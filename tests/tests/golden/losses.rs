@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::schedules::schedule_of;
 
-/// The prediction types by their names in the file.
+/// The prediction types with their names in the file.
 const TYPES: [(&str, PredictionType); 3] = [
     ("x0", PredictionType::Sample),
     ("epsilon", PredictionType::Epsilon),
@@ -32,8 +32,10 @@ pub(crate) fn min_snr_weights() {
             for (name, prediction_type) in TYPES {
                 for (t, expected) in timesteps(case).into_iter().zip(numbers(&by_type[name])) {
                     let found = weighting.weight(prediction_type, schedule.snr(t));
-                    let what =
-                        format!("{} γ {gamma} {name} at {t}: {found}, not {expected}", case["id"]);
+                    let what = format!(
+                        "{} γ {gamma} {name} at {t}: got {found}, expected {expected}",
+                        case["id"]
+                    );
                     assert!((found - expected).abs() <= 1e-10 * expected, "{what}");
                 }
             }
@@ -56,7 +58,7 @@ pub(crate) fn loss_example() {
             let relative = (found / expected - 1.0).abs();
             assert!(
                 relative <= 1e-5,
-                "{} {name} {what}: {found}, not {expected}",
+                "{} {name} {what}: got {found}, expected {expected}",
                 text(&case["id"])
             );
         };
@@ -75,7 +77,7 @@ pub(crate) fn loss_example() {
     }
 }
 
-/// The loss of each sample of the example, in the float32 that training has.
+/// The loss of each sample of the example, in f32 as in training.
 fn losses(
     objective: &Objective,
     weighting: LossWeighting,

@@ -1,4 +1,5 @@
-//! The project against numbers of established libraries; `golden/README.md` says where they come from.
+//! Compares the project with numbers of established libraries; `golden/README.md` lists their
+//! sources.
 
 mod frechet;
 mod losses;
@@ -88,7 +89,8 @@ fn golden_frechet_distances_agree() {
     frechet::distances();
 }
 
-/// Again, with each choice of kernels; `slow` is what other devices than the CPU take.
+/// Repeats the tests with each choice of kernels. `slow` is the one that devices other than the CPU
+/// use.
 #[test]
 fn golden_numbers_hold_with_every_choice_of_kernels() {
     const NAME: &str = "golden_numbers_hold_with_every_choice_of_kernels";

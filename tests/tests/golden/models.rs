@@ -10,7 +10,7 @@ use diffusion_tests::{
 use diffusion_unet::UNet2D;
 use serde_json::Value;
 
-/// The folders of `models`, whatever they are.
+/// The names of all folders in `models`.
 fn folders() -> Vec<String> {
     let dir = golden_dir().join("models");
     let entries = std::fs::read_dir(&dir).unwrap_or_else(|e| panic!("{}: {e}", dir.display()));
@@ -32,7 +32,7 @@ struct Case {
 }
 
 impl Case {
-    /// Says what is not supported.
+    /// Opens a folder of `models`; the error is the reason why it is not supported.
     fn open(name: String) -> Result<Self, String> {
         let model = ImportedModel::read(&golden_dir().join("models").join(&name), None);
         let ImportedModel { network, weights, .. } = model.map_err(|e| e.to_string())?;
@@ -74,12 +74,13 @@ impl Case {
             self.io.iter().filter_map(|(key, tensor)| Some((key.strip_prefix("grad/")?, tensor)));
         let mut checked = 0;
         for (parameter, expected) in expected {
-            let found =
-                gradients.get(vars[parameter]).unwrap_or_else(|| panic!("{name}: no {parameter}"));
+            let found = gradients
+                .get(vars[parameter])
+                .unwrap_or_else(|| panic!("{name}: no gradient of {parameter}"));
             self.gradient_agrees(parameter, &flat(found), &flat(expected));
             checked += 1;
         }
-        assert!(checked > 1, "{name} has gradients to check");
+        assert!(checked > 1, "{name} has no gradients to check");
     }
 
     fn gradient_agrees(&self, parameter: &str, found: &[f64], expected: &[f64]) {
@@ -90,7 +91,7 @@ impl Case {
     }
 }
 
-/// The folders kept here whose network is not supported.
+/// The folders of this package whose network is not supported.
 const UNSUPPORTED: &[&str] = &[];
 
 pub(crate) fn outputs_and_gradients() {

@@ -61,10 +61,10 @@ fn adamw_case(
             (theta.t().unwrap().matmul(&a.matmul(&theta).unwrap()).unwrap() * 0.5).unwrap();
         let loss = (quadratic - c.t().unwrap().matmul(&theta).unwrap()).unwrap();
         let close_to = |what: &str, found: f64, relative: f64| {
-            let wanted = numbers(&case[format!("{what}_{suffix}")])[step];
+            let reference = numbers(&case[format!("{what}_{suffix}")])[step];
             assert!(
-                (found - wanted).abs() <= relative * wanted.abs().max(1.0),
-                "{id} {what} {step}: {found}, not {wanted}"
+                (found - reference).abs() <= relative * reference.abs().max(1.0),
+                "{id} {what} {step}: {found}, expected {reference}"
             );
         };
         let relative = if dtype == DType::F32 { 1e-5 } else { 1e-12 };
@@ -82,7 +82,7 @@ fn adamw_case(
     }
 }
 
-/// The rate of update number `step` under a schedule as the golden files name it.
+/// The learning rate of update number `step` under a schedule of the golden files.
 fn lr_of(case: &Value, base_lr: f64, step: u64) -> f64 {
     let whole = |field: &str| case[field].as_u64().unwrap_or(0);
     let decay = match text(&case["name"]) {
@@ -98,7 +98,7 @@ fn lr_of(case: &Value, base_lr: f64, step: u64) -> f64 {
         "polynomial" => {
             LrDecay::Polynomial { power: number(&case["power"]), lr_end: number(&case["lr_end"]) }
         }
-        other => panic!("no learning-rate schedule named {other}"),
+        other => panic!("unknown learning-rate schedule `{other}`"),
     };
     let schedule = LrSchedule { warmup_steps: whole("num_warmup_steps"), decay };
     schedule.lr(base_lr, step, schedule.progress(step, whole("num_training_steps")))
@@ -111,7 +111,7 @@ pub(crate) fn learning_rates() {
             let found = lr_of(case, base_lr, step as u64);
             assert!(
                 (found - expected).abs() <= 1e-12 * base_lr,
-                "{} at {step}: {found}, not {expected}",
+                "{} at {step}: got {found}, expected {expected}",
                 case["name"]
             );
         }
@@ -160,7 +160,8 @@ pub(crate) fn ema() {
         for update in 0..params.dim(0).unwrap() {
             let weights = params.get(update).unwrap();
             var.set(&weights).unwrap();
-            // The update that training uses, with a gradient; at a rate of 0 it leaves the weights as they are.
+            // The optimiser updates the averages. With a learning rate of 0 it does not change the
+            // weights.
             let mut gradients = Gradients::default();
             gradients.accumulate(&parameters, var.sum_all().unwrap().backward().unwrap()).unwrap();
             optimizer.update(&parameters, &gradients, 0.0, Some(&ema)).unwrap();

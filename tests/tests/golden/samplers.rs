@@ -1,4 +1,4 @@
-//! Every trajectory of the golden folder, by the plan, sampler and denoiser that its scheduler becomes.
+//! Every trajectory of the golden folder, with the plan, sampler and denoiser of its scheduler.
 
 use std::cell::RefCell;
 use std::ops::ControlFlow;
@@ -13,10 +13,10 @@ use diffusion_tests::{
 };
 use serde_json::Value;
 
-/// The functions that stand in for a network.
-struct Fake(String);
+/// A closed-form function in place of a network, by its name in the golden files.
+struct FakeNetwork(String);
 
-impl Network for Fake {
+impl Network for FakeNetwork {
     fn forward(&self, x: &Tensor, timesteps: &Tensor) -> candle_core::Result<Tensor> {
         let t = f64::from(timesteps.get(0)?.to_scalar::<f32>()?);
         let tanh_cos =
@@ -28,24 +28,24 @@ impl Network for Fake {
             "tanh_cos_2c" => {
                 Tensor::cat(&[tanh_cos(t / 300.0)?, (x * 2.0)?.sin()?.affine(0.9, 0.0)?], 1)
             }
-            other => panic!("no fake model named {other}"),
+            other => panic!("unknown fake model `{other}`"),
         }
     }
 }
 
 fn arguments(case: &Value) -> StepArguments {
-    let given = &case["step_arguments"];
-    let or = |key: &str, default: f64| given[key].as_f64().unwrap_or(default);
+    let json = &case["step_arguments"];
+    let or = |key: &str, default: f64| json[key].as_f64().unwrap_or(default);
     StepArguments {
         eta: or("eta", 0.0),
-        use_clipped_model_output: given["use_clipped_model_output"] == true,
+        use_clipped_model_output: json["use_clipped_model_output"] == true,
         churn: Churn {
             amount: or("s_churn", 0.0),
             min: or("s_tmin", 0.0),
             max: or("s_tmax", f64::INFINITY),
             deviation: or("s_noise", 1.0),
         },
-        order: given["order"].as_u64().map(|order| order as usize),
+        order: json["order"].as_u64().map(|order| order as usize),
     }
 }
 
@@ -58,7 +58,7 @@ fn steps(case: &Value) -> Steps {
     }
 }
 
-/// The names of the files of cases, without their endings.
+/// The names of the case files, without their extensions.
 fn files() -> Vec<String> {
     let folder = golden_dir().join("samplers");
     let entries =
@@ -73,10 +73,10 @@ fn files() -> Vec<String> {
     names
 }
 
-/// The cases kept here whose scheduler is not supported.
+/// The cases of this package whose scheduler is not supported.
 const UNSUPPORTED: &[&str] = &[];
 
-/// The scheduler of a case; says what of it is not supported.
+/// The scheduler of a case; the error is the reason why it is not supported.
 fn scheduler(case: &Value) -> Result<Scheduler, String> {
     let name = text(&case["class"]);
     let class = SchedulerClass::from_name(name).ok_or_else(|| format!("class {name}"))?;
@@ -109,34 +109,39 @@ fn trajectory<'a>(
 ) {
     let arguments = arguments(case);
     let plan = scheduler.plan(&steps(case)).unwrap_or_else(|e| panic!("{id}: {e}"));
-    let network = scheduler.denoiser(Fake(text(&case["fake_model"]).to_owned()));
+    let network = scheduler.denoiser(FakeNetwork(text(&case["fake_model"]).to_owned()));
     let calls = RefCell::new(vec![]);
     let x0s = RefCell::new(vec![]);
     let thresholded = scheduler.threshold(&arguments).map(|(threshold, keep_noise)| {
         let thresholded = Thresholded::new(&*network, threshold);
         if keep_noise { thresholded.keeping_noise() } else { thresholded }
     });
-    let watched = |x: &Tensor, level: NoiseLevel| {
+    let recorded = |x: &Tensor, level: NoiseLevel| {
         calls.borrow_mut().push((level, flat(x)));
-        let said = match &thresholded {
+        let prediction = match &thresholded {
             Some(thresholded) => thresholded.denoise(x, level),
             None => network.denoise(x, level),
         }?;
-        x0s.borrow_mut().push(flat(&said.x0));
-        Ok(said)
+        x0s.borrow_mut().push(flat(&prediction.x0));
+        Ok(prediction)
     };
     let noise = |number: usize| tensor("noise").expect("stochastic cases have noise").get(number);
-    let begin = (x_init * number(&case["init_noise_sigma"])).unwrap();
+    let start = (x_init * number(&case["init_noise_sigma"])).unwrap();
     let mut sampler = scheduler.sampler(&arguments);
     let progress = &mut |_: Progress<'_>| ControlFlow::Continue(());
-    let last = sample_from(begin, &watched, &mut *sampler, &plan, &noise, progress);
+    let last = sample_from(start, &recorded, &mut *sampler, &plan, &noise, progress);
     let last = last.unwrap_or_else(|e| panic!("{id}: {e}"));
 
     let calls = calls.into_inner();
     let expected = numbers(&case["timesteps"]);
     assert_eq!(calls.len(), expected.len(), "{id}: calls");
-    let heard: Vec<f64> = calls.iter().map(|(level, _)| level.timestep).collect();
-    assert_close(&format!("{id} timesteps"), &heard, &expected, number(&case["timesteps_atol"]));
+    let timesteps: Vec<f64> = calls.iter().map(|(level, _)| level.timestep).collect();
+    assert_close(
+        &format!("{id} timesteps"),
+        &timesteps,
+        &expected,
+        number(&case["timesteps_atol"]),
+    );
     if case["sigmas"].is_array() {
         let rtol = number(&case["sigmas_rtol_float64_table"]);
         for (k, (sigma, (level, _))) in numbers(&case["sigmas"]).into_iter().zip(&calls).enumerate()
@@ -144,14 +149,14 @@ fn trajectory<'a>(
             let found = level.sigma();
             assert!(
                 (found - sigma).abs() <= rtol * sigma,
-                "{id}: sigma {k} is {found}, not {sigma}"
+                "{id}: sigma {k} is {found}, expected {sigma}"
             );
         }
         let end = plan.steps()[plan.steps().len() - 1].to.sigma();
-        let wanted = *numbers(&case["sigmas"]).last().unwrap();
+        let reference = *numbers(&case["sigmas"]).last().unwrap();
         assert!(
-            (end - wanted).abs() <= rtol * wanted,
-            "{id}: the last sigma is {end}, not {wanted}"
+            (end - reference).abs() <= rtol * reference,
+            "{id}: the last sigma is {end}, expected {reference}"
         );
     }
     let mut states: Vec<&[f64]> = calls.iter().map(|(_, x)| x.as_slice()).collect();
@@ -160,13 +165,13 @@ fn trajectory<'a>(
     let atol = number(&case["atol_float64_table"]);
     let x = tensor("x").unwrap_or_else(|| panic!("{id}: no trajectory"));
     for (row, step) in numbers(&case["x_steps"]).into_iter().enumerate() {
-        let wanted = flat(&x.get(row).unwrap());
-        assert_close(&format!("{id} after {step} calls"), states[step as usize], &wanted, atol);
+        let reference = flat(&x.get(row).unwrap());
+        assert_close(&format!("{id} after {step} calls"), states[step as usize], &reference, atol);
     }
     let x0s = x0s.into_inner();
     for (name, x0) in [("x0_first", x0s.first()), ("x0_last", x0s.last())] {
-        if let (Some(wanted), Some(x0)) = (tensor(name), x0) {
-            assert_close(&format!("{id} {name}"), x0, &flat(wanted), atol);
+        if let (Some(reference), Some(x0)) = (tensor(name), x0) {
+            assert_close(&format!("{id} {name}"), x0, &flat(reference), atol);
         }
     }
 }
@@ -183,16 +188,19 @@ pub(crate) fn euler_add_noise() {
     let levels: Vec<NoiseLevel> = flat(&tensors["euler_add_noise/timesteps"])
         .into_iter()
         .map(|t| {
-            let near = plan
+            let nearest = plan
                 .steps()
                 .iter()
                 .map(|step| step.from)
                 .find(|level| (level.timestep - t).abs() < 1e-3);
-            near.unwrap_or_else(|| panic!("no step at {t}"))
+            nearest.unwrap_or_else(|| panic!("no step at {t}"))
         })
         .collect();
     let found = flat(&Levels::new(&levels, x0).unwrap().add_noise(x0, noise).unwrap());
-    for (found, wanted) in found.iter().zip(flat(&tensors["euler_add_noise/out"])) {
-        assert!((found - wanted).abs() <= 1e-4 * wanted.abs().max(1.0), "{found}, not {wanted}");
+    for (found, reference) in found.iter().zip(flat(&tensors["euler_add_noise/out"])) {
+        assert!(
+            (found - reference).abs() <= 1e-4 * reference.abs().max(1.0),
+            "{found}, expected {reference}"
+        );
     }
 }

@@ -18,12 +18,12 @@ pub(crate) fn schedule_of(config: &Value) -> NoiseSchedule {
         "beta_end",
         "rescale_betas_zero_snr",
     ];
-    let known: BTreeMap<&str, &Value> = fields
+    let present: BTreeMap<&str, &Value> = fields
         .into_iter()
         .filter_map(|field| Some((field, config.get(field)?)))
         .filter(|(_, v)| !v.is_null())
         .collect();
-    let config: ScheduleConfig = serde_json::from_value(json!(known)).unwrap();
+    let config: ScheduleConfig = serde_json::from_value(json!(present)).unwrap();
     config.build().unwrap()
 }
 
@@ -36,12 +36,12 @@ pub(crate) fn tables() {
         let schedule = schedule_of(entry);
         let expected = |table: &str| flat(&tensors[&format!("{name}/{table}")]);
         assert_close(&format!("{name} betas"), schedule.betas(), &expected("betas_f64"), 1e-12);
-        for (t, (found, wanted)) in
+        for (t, (found, reference)) in
             schedule.alphas_cumprod().iter().zip(expected("alphas_cumprod_f64")).enumerate()
         {
             assert!(
-                (found - wanted).abs() <= 1e-12 * wanted,
-                "{name} alphas_cumprod[{t}]: {found:e}, not {wanted:e}"
+                (found - reference).abs() <= 1e-12 * reference,
+                "{name} alphas_cumprod[{t}]: {found:e}, expected {reference:e}"
             );
         }
         assert_close(
@@ -50,12 +50,15 @@ pub(crate) fn tables() {
             &expected("alphas_cumprod_f32"),
             1e-6,
         );
-        // A β of a rescaled schedule is a difference of numbers near 1; the file says how far float32 is off.
+        // A β of a rescaled schedule is a difference of numbers near 1; the file holds the rounding
+        // error of float32.
         let relative = number(&entry["max_rel_diff_f32_vs_f64_betas"]) * 1.01;
-        for (t, (found, wanted)) in schedule.betas().iter().zip(expected("betas_f32")).enumerate() {
+        for (t, (found, reference)) in
+            schedule.betas().iter().zip(expected("betas_f32")).enumerate()
+        {
             assert!(
-                (found - wanted).abs() <= relative * found,
-                "{name} betas_f32[{t}]: {found:e}, not {wanted:e}"
+                (found - reference).abs() <= relative * found,
+                "{name} betas_f32[{t}]: {found:e}, expected {reference:e}"
             );
         }
         let spots: Vec<usize> = numbers(&entry["spot_index"]).iter().map(|&i| i as usize).collect();
@@ -68,16 +71,16 @@ pub(crate) fn timesteps() {
     let file = golden_json("schedules/timesteps.json");
     for row in cases(&file["rows"]) {
         let class = SchedulerClass::from_name(text(&row["class"])).expect("a known class");
-        let known = ["num_train_timesteps", "timestep_spacing", "steps_offset"];
+        let fields = ["num_train_timesteps", "timestep_spacing", "steps_offset"];
         let config: BTreeMap<&str, &Value> =
-            known.into_iter().map(|key| (key, &row[key])).collect();
+            fields.into_iter().map(|key| (key, &row[key])).collect();
         let scheduler =
             Scheduler::new(class, serde_json::from_value(json!(config)).unwrap()).unwrap();
         let n = number(&row["num_inference_steps"]) as usize;
         let plan = scheduler.plan(&Steps::Count(n)).unwrap();
         let mut found: Vec<f64> = plan.steps().iter().map(|step| step.from.timestep).collect();
         if class == SchedulerClass::Heun {
-            // The library lists both looks of a step.
+            // The library lists both evaluations of a step.
             let doubled = found[1..].iter().flat_map(|&t| [t, t]);
             found = std::iter::once(found[0]).chain(doubled).collect();
         }
@@ -110,7 +113,7 @@ pub(crate) fn forward_process() {
             let snr = schedule.snr(t);
             assert!(
                 (snr - expected).abs() <= 1e-10 * expected,
-                "{id} snr at {t}: {snr}, not {expected}"
+                "{id} snr at {t}: got {snr}, expected {expected}"
             );
         }
     }
@@ -124,12 +127,12 @@ pub(crate) fn posterior() {
         let close = |what: &str, of: &dyn Fn(usize) -> f64| {
             let expected = flat(&tensors[&format!("posterior/{id}/{what}")]);
             assert_eq!(expected.len(), schedule.len());
-            for (i, wanted) in expected.into_iter().enumerate() {
+            for (i, reference) in expected.into_iter().enumerate() {
                 let found = of(i);
-                let allowed = 1e-10 + 1e-10 * wanted.abs();
+                let allowed = 1e-10 + 1e-10 * reference.abs();
                 assert!(
-                    (found - wanted).abs() <= allowed,
-                    "{id} {what}[{i}]: {found}, not {wanted}"
+                    (found - reference).abs() <= allowed,
+                    "{id} {what}[{i}]: {found}, expected {reference}"
                 );
             }
         };

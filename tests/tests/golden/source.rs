@@ -179,24 +179,24 @@ fn sample(case: &Case<'_>) {
     assert_eq!((text(&settings["sigma"]), &settings["clip"]), ("sqrt(beta)", &Value::Bool(false)));
     let schedule = schedule_config(settings).build().unwrap();
     let noise = case.tensor("sample/noise");
-    let (plan, last) = (SamplingPlan::of(&schedule), schedule.len() - 1);
+    let (plan, last) = (SamplingPlan::from_schedule(&schedule), schedule.len() - 1);
     let mut sampler = Ddpm { variance: VarianceType::FixedLarge };
     let denoiser = NetworkDenoiser::new(&case.unet, Parametrisation::Epsilon);
     let mut states = HashMap::new();
-    let mut keep = |progress: Progress<'_>| {
+    let mut record = |progress: Progress<'_>| {
         states.insert(progress.steps - progress.done, progress.x.clone());
         ControlFlow::Continue(())
     };
     let noise_of = |number: usize| noise.get(last - number);
-    sample_from(case.tensor("sample/x_T"), &denoiser, &mut sampler, &plan, &noise_of, &mut keep)
+    sample_from(case.tensor("sample/x_T"), &denoiser, &mut sampler, &plan, &noise_of, &mut record)
         .unwrap();
-    let kept = case.tensor("sample/x");
+    let expected = case.tensor("sample/x");
     for (row, t) in numbers(&settings["kept_t"]).into_iter().enumerate() {
         let found = &states[&(t as usize)];
         case.close(
             &format!("sample after step {t}"),
             found,
-            &kept.get(row).unwrap(),
+            &expected.get(row).unwrap(),
             "atol_sample",
         );
     }

@@ -1,4 +1,4 @@
-//! Who is measured, and the processes that do the work.
+//! The contenders of the benchmark, and the worker processes that run the jobs.
 
 use std::fmt;
 use std::io::{BufRead, BufReader, Write};
@@ -10,12 +10,12 @@ use anyhow::{Context, Result};
 use crate::cargo::{built_program, workspace_root};
 use crate::python::{TORCH, environment};
 
-/// One of those that are compared.
+/// An implementation that the benchmark measures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Contender {
     /// This project.
     Kernels,
-    /// This project as on a machine without AVX-512.
+    /// This project, restricted to AVX2.
     Avx2,
     /// This project with candle's own operations.
     Plain,
@@ -34,7 +34,7 @@ impl Contender {
         Self::Torch { compiled: true, channels_last: true },
     ];
 
-    /// Everyone that this machine can run.
+    /// All contenders that this machine can run.
     pub(super) fn all() -> Vec<Self> {
         let mut all = vec![Self::Kernels];
         #[cfg(target_arch = "x86_64")]
@@ -47,12 +47,13 @@ impl Contender {
         all
     }
 
-    /// A process that waits for jobs; PyTorch's needs the interpreter.
+    /// Starts a worker process with `threads` threads. PyTorch's needs the interpreter `python`.
     pub(super) fn start(self, threads: u32, python: Option<&PathBuf>) -> Result<Worker> {
         let root = workspace_root();
         let mut command = match self {
             Self::Torch { compiled, channels_last } => {
-                let mut command = Command::new(python.context("PyTorch needs an interpreter")?);
+                let mut command =
+                    Command::new(python.context("PyTorch needs a Python interpreter")?);
                 command.arg(root.join("bench/pytorch.py"));
                 command.arg(if compiled { "compile" } else { "eager" });
                 command.arg(if channels_last { "channels_last" } else { "nchw" });
@@ -90,7 +91,7 @@ impl fmt::Display for Contender {
     }
 }
 
-/// A process that does one job at a time.
+/// A process that runs one job at a time.
 pub(super) struct Worker {
     name: String,
     child: Child,
@@ -99,7 +100,7 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    /// The process of `command`.
+    /// Starts `command` with pipes. `name` is used in errors.
     pub(super) fn start(name: &str, command: &mut Command) -> Result<Self> {
         let mut child = command
             .stdin(Stdio::piped())
@@ -109,19 +110,19 @@ impl Worker {
         let (input, output) = (child.stdin.take(), child.stdout.take());
         Ok(Self {
             name: name.to_owned(),
-            input: input.context("a pipe to the worker")?,
-            output: BufReader::new(output.context("a pipe from the worker")?),
+            input: input.context("the worker has no standard input")?,
+            output: BufReader::new(output.context("the worker has no standard output")?),
             child,
         })
     }
 
-    /// Has a job done; the answer is one number.
-    pub(super) fn ask(&mut self, job: &str) -> Result<f64> {
+    /// Runs a job and returns the worker's answer, a number.
+    pub(super) fn run(&mut self, job: &str) -> Result<f64> {
         let mut answer = || -> Result<f64> {
             writeln!(self.input, "{job}")?;
             let mut line = String::new();
             self.output.read_line(&mut line)?;
-            line.trim().parse().with_context(|| format!("it answered `{}`", line.trim()))
+            line.trim().parse().with_context(|| format!("expected a number, got `{}`", line.trim()))
         };
         answer().with_context(|| format!("`{job}` failed in the worker of {}", self.name))
     }
@@ -129,13 +130,13 @@ impl Worker {
 
 impl Drop for Worker {
     fn drop(&mut self) {
-        // It may have ended by itself; either way nothing is left behind.
+        // Errors are ignored: the process may have ended by itself.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// The interpreter of a virtual environment with PyTorch, made if it is not there.
+/// The interpreter of a virtual environment with PyTorch, created if missing.
 pub(super) fn python() -> Result<PathBuf> {
     environment("target/bench/venv", &[TORCH, "numpy", "setuptools"])
 }

@@ -1,4 +1,4 @@
-//! This project against an earlier build of itself.
+//! `cargo xtask bench --earlier`: compares this project with an earlier build.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -10,9 +10,10 @@ use super::contender::Worker;
 use super::{JOBS, median};
 use crate::cargo::built_program;
 
-/// Each job by both programs in turns: medians of `rounds` rounds, and the peak memory of a training.
+/// Runs each job with both programs in turns, and prints and writes medians of `rounds` rounds and
+/// the peak memory of a training.
 pub(super) fn run(earlier: &Path, rounds: u32, threads: &[u32], json: &Path) -> Result<()> {
-    ensure!(earlier.is_file(), "{}: there is no such program", earlier.display());
+    ensure!(earlier.is_file(), "--earlier {}: no such program", earlier.display());
     let programs = [built_program("diffusion-bench")?, earlier.to_owned()];
     let mut rows = Vec::new();
     println!("{:>7}  {:<32} {:>10} {:>10} {:>7}", "threads", "work, ms", "now", "earlier", "ratio");
@@ -21,10 +22,10 @@ pub(super) fn run(earlier: &Path, rounds: u32, threads: &[u32], json: &Path) -> 
             programs.iter().map(|program| start(program, threads)).collect::<Result<Vec<_>>>()?;
         for (job, work, repeats) in JOBS {
             let mut times = [Vec::new(), Vec::new()];
-            // The first round fills the caches.
+            // Round 0 fills the caches and is not counted.
             for round in 0..=rounds {
                 for (worker, times) in workers.iter_mut().zip(&mut times) {
-                    let turn = (0..repeats).map(|_| worker.ask(job)).collect::<Result<Vec<_>>>()?;
+                    let turn = (0..repeats).map(|_| worker.run(job)).collect::<Result<Vec<_>>>()?;
                     if round > 0 {
                         times.push(median(turn));
                     }
@@ -35,8 +36,8 @@ pub(super) fn run(earlier: &Path, rounds: u32, threads: &[u32], json: &Path) -> 
         let mut memory = Vec::new();
         for program in &programs {
             let mut worker = start(program, threads)?;
-            (0..3).try_for_each(|_| worker.ask("train 64").map(drop))?;
-            memory.push(worker.ask("memory")? / 1024.0);
+            (0..3).try_for_each(|_| worker.run("train 64").map(drop))?;
+            memory.push(worker.run("memory")? / 1024.0);
         }
         rows.push(row(threads, "peak memory of training, MiB", [memory[0], memory[1]]));
     }

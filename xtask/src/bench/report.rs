@@ -1,4 +1,4 @@
-//! What was measured, as a table and as JSON.
+//! The results of the benchmark, as tables and as JSON.
 
 use std::fmt;
 use std::path::Path;
@@ -9,12 +9,12 @@ use serde_json::json;
 use super::contender::Contender;
 use crate::python::TORCH;
 
-/// How long one contender took for one work.
+/// The times of one contender for one job.
 pub(super) struct Times {
     pub threads: u32,
     pub work: &'static str,
     pub contender: Contender,
-    /// The median of each round's turn.
+    /// The median of each round.
     pub milliseconds: Vec<f64>,
 }
 
@@ -27,19 +27,19 @@ impl Times {
 /// Peaks of the resident set, in MiB.
 pub(super) struct Memory {
     pub contender: Contender,
-    /// Of a process that has loaded its libraries and done nothing.
+    /// A process that has only loaded its libraries.
     pub at_rest: f64,
-    /// Of one that has trained with batches of 64.
+    /// A process that has trained with batches of 64.
     pub training: f64,
-    /// Of one that has sampled.
+    /// A process that has sampled.
     pub sampling: f64,
 }
 
-/// All figures of a run.
+/// All results of a benchmark.
 pub(super) struct Report {
     machine: String,
     rounds: u32,
-    /// GFLOP/s of a product of matrices, by the number of threads: what bounds plain sums.
+    /// GFLOP/s of a matrix product by number of threads: the bound for plain sums.
     pub sgemm: Vec<(u32, f64)>,
     pub times: Vec<Times>,
     pub memory: Vec<Memory>,
@@ -62,12 +62,12 @@ impl Report {
         threads
     }
 
-    /// The medians of all contenders at one work, in the order of the columns.
+    /// The times of all contenders for one job, in the order of the columns.
     fn row<'a>(&'a self, threads: u32, work: &'a str) -> impl Iterator<Item = &'a Times> {
         self.times.iter().filter(move |times| times.threads == threads && times.work == work)
     }
 
-    /// A time of ours, divided by that of the better eager layout of PyTorch.
+    /// The median time, divided by that of PyTorch's faster layout without its compiler.
     fn ratio(&self, times: &Times) -> f64 {
         let eager = self
             .row(times.threads, times.work)
@@ -75,7 +75,7 @@ impl Report {
         times.median() / eager.map(Times::median).fold(f64::INFINITY, f64::min)
     }
 
-    /// Writes everything, every round included.
+    /// Writes all results, with the times of every round.
     pub(super) fn write_json(&self, path: &Path) -> Result<()> {
         let times = self.times.iter().map(|times| {
             json!({
@@ -114,17 +114,15 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "\n{}; {TORCH}; medians of {} rounds", self.machine, self.rounds)?;
         for (threads, sgemm) in &self.sgemm {
-            writeln!(
-                f,
-                "A product of matrices reaches {sgemm:.0} GFLOP/s with {threads} threads."
-            )?;
+            writeln!(f, "A matrix product reaches {sgemm:.0} GFLOP/s with {threads} threads.")?;
         }
         let contenders: Vec<Contender> =
             self.memory.iter().map(|memory| memory.contender).collect();
         for threads in self.numbers_of_threads() {
             writeln!(
                 f,
-                "\nMedian milliseconds with {threads} threads; the ratio is diffusion / the better PyTorch layout\n"
+                "\nMedian milliseconds with {threads} threads; ratio: diffusion / the faster layout of \
+                 PyTorch\n"
             )?;
             write!(f, "| work | ratio |")?;
             contenders.iter().try_for_each(|contender| write!(f, " {contender} |"))?;
@@ -134,7 +132,7 @@ impl fmt::Display for Report {
                 write!(
                     f,
                     "| {work} | {:.2} |",
-                    row.first().map_or(f64::NAN, |ours| self.ratio(ours))
+                    row.first().map_or(f64::NAN, |times| self.ratio(times))
                 )?;
                 row.iter().try_for_each(|times| write!(f, " {:.1} |", times.median()))?;
                 writeln!(f)?;
@@ -142,7 +140,8 @@ impl fmt::Display for Report {
         }
         writeln!(
             f,
-            "\nPeak memory, MiB\n\n| process | at rest | training, batch 64 | sampling 16 digits |\n|---|---|---|---|"
+            "\nPeak memory, MiB\n\n| process | idle | training, batch 64 | sampling 16 digits |\n\
+             |---|---|---|---|"
         )?;
         for Memory { contender, at_rest, training, sampling } in &self.memory {
             writeln!(f, "| {contender} | {at_rest:.0} | {training:.0} | {sampling:.0} |")?;
@@ -151,7 +150,7 @@ impl fmt::Display for Report {
     }
 }
 
-/// The processor and what it can do, as far as that can be found out.
+/// The processor's name, cores and AVX-512 support, and the operating system.
 fn machine() -> String {
     let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let name = cpu.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));

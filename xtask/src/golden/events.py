@@ -1,4 +1,7 @@
-"""Reads a run's event files with TensorBoard and compares every scalar with metrics.jsonl: events.py RUN."""
+"""Reads a run's event files with TensorBoard and compares every scalar with metrics.jsonl.
+
+usage: events.py RUN
+"""
 
 import json
 import struct
@@ -14,11 +17,12 @@ events.Reload()
 
 
 def single(value):
-    """As it is after a way through 32 bits."""
+    """The value rounded to single precision."""
     return struct.unpack("f", struct.pack("f", value))[0]
 
 
 def expected(of):
+    """The steps and values of one tag, from metrics.jsonl."""
     return [(line["step"], single(of(line))) for line in lines if of(line) is not None]
 
 
@@ -34,9 +38,9 @@ tags = {
         for i, name in enumerate(quarters)
     },
 }
-found = set(events.Tags()["scalars"])
-assert found == set(tags), f"tags {sorted(found)}"
+names = set(events.Tags()["scalars"])
+assert names == set(tags), f"tags {sorted(names)}, expected {sorted(tags)}"
 for tag, of in tags.items():
     scalars = [(scalar.step, scalar.value) for scalar in events.Scalars(tag)]
-    assert scalars == expected(of), f"{tag}: {scalars[:3]} … for {expected(of)[:3]} …"
+    assert scalars == expected(of), f"{tag}: {scalars[:3]} …, expected {expected(of)[:3]} …"
 print(f"  {len(tags)} tags of {len(lines)} steps agree")

@@ -1,6 +1,9 @@
-"""Features of pytorch-fid's network with weights that a formula makes: inception.py SEED FILE.
+"""Writes features of pytorch-fid's network with weights that a formula defines.
 
-The test of crates/diffusion-eval makes the same weights and pictures, number by number, so that no file of 90 MB is kept.
+usage: inception.py SEED FILE
+
+The test in crates/diffusion-eval computes exactly the same weights and pictures, so the repository
+needs no file of 90 MB.
 """
 
 import json
@@ -13,7 +16,7 @@ import torchvision
 
 seed, file = int(sys.argv[1]), sys.argv[2]
 BATCHES = [(2, 3, 32, 32), (1, 3, 40, 28), (1, 1, 28, 28), (1, 3, 330, 310)]
-SHOWN = 32  # every so many-th feature is written
+SHOWN = 32  # every 32nd feature is written
 
 
 def mixed(x):
@@ -25,7 +28,7 @@ def mixed(x):
 
 
 def bits(stream, count):
-    """32 bits for each of `count` numbers of a stream."""
+    """The first `count` random 32-bit integers of a stream."""
     key = mixed(np.array([seed], np.uint32) + mixed(np.array([stream], np.uint32)))
     return mixed(mixed(np.arange(count, dtype=np.uint32)) + key)
 
@@ -56,7 +59,7 @@ def weights(state):
 
 
 def picture(index, shape):
-    """Bytes: slopes with noise."""
+    """A picture of bytes: gradients with noise."""
     c, y, x = np.indices(shape, dtype=np.uint32)
     noise = bits(1_000_000 + index, int(np.prod(shape))).reshape(shape) >> np.uint32(25)
     return (noise + (5 * x + (3 + index) * y + 40 * c) % 128).astype(np.uint8)

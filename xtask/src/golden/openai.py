@@ -1,4 +1,7 @@
-"""The network of improved-diffusion and guided-diffusion, with random weights: `save` them, or `compare` samples."""
+"""The network of improved-diffusion and guided-diffusion, with random weights.
+
+`save` writes two networks, `compare` compares their samples.
+"""
 
 import json
 import math
@@ -82,20 +85,20 @@ class UNet(nn.Module):
         residual = lambda cin, cout: Residual(cin, cout, time, scale_shift)
         attend = lambda width, level: [Attention(width, heads, new_order)] if attention[level] else []
         down, skips, width = [[First(3, first, 3, padding=1)]], [first], first
-        for level, wanted in enumerate(widths):
+        for level, next_width in enumerate(widths):
             for _ in range(layers):
-                down.append([residual(width, wanted), *attend(wanted, level)])
-                width = wanted
+                down.append([residual(width, next_width), *attend(next_width, level)])
+                width = next_width
                 skips.append(width)
             if level + 1 < len(widths):
                 down.append([Down(width)])
                 skips.append(width)
         middle = [residual(width, width), Attention(width, heads, new_order), residual(width, width)]
         up = []
-        for level, wanted in reversed(list(enumerate(widths))):
+        for level, next_width in reversed(list(enumerate(widths))):
             for layer in range(layers + 1):
-                block = [residual(width + skips.pop(), wanted), *attend(wanted, level)]
-                width = wanted
+                block = [residual(width + skips.pop(), next_width), *attend(next_width, level)]
+                width = next_width
                 if level > 0 and layer == layers:
                     block.append(Up(width))
                 up.append(block)
@@ -108,15 +111,15 @@ class UNet(nn.Module):
         half = self.first // 2
         angles = t[:, None].float() * torch.exp(-math.log(10_000) * torch.arange(half) / half)
         time = self.time_embed(torch.cat([angles.cos(), angles.sin()], dim=1))
-        kept = []
+        skips = []
         for block in self.input_blocks:
             for layer in block:
                 x = layer(x, time)
-            kept.append(x)
+            skips.append(x)
         for layer in self.middle_block:
             x = layer(x, time)
         for block in self.output_blocks:
-            x = torch.cat([x, kept.pop()], dim=1)
+            x = torch.cat([x, skips.pop()], dim=1)
             for layer in block:
                 x = layer(x, time)
         return self.out(x)
@@ -130,7 +133,7 @@ def load(folder):
 
 
 def save(seed, folder):
-    """Two random networks, a folder each, and the flags that `diffusion import` wants for it."""
+    """Writes two random networks, each in a folder with the flags that `diffusion import` needs."""
     rng = random.Random(seed)
     torch.manual_seed(seed)
     for name, new_order in [("old", False), ("new", True)]:
@@ -154,7 +157,7 @@ def save(seed, folder):
 
 
 def compare(folder, noise, samples):
-    """DDIM by the network in `folder`."""
+    """Compares `samples` with DDIM by the network in `folder`."""
     network = load(folder)
     scheduler = diffusers.DDIMScheduler(timestep_spacing="trailing")
     sampling.compare(folder, scheduler, lambda x, t: network(x, t.expand(len(x)))[:, :3], noise, samples)

@@ -1,4 +1,4 @@
-"""Saves pipelines with diffusers, and compares samples with its own: `save`, `compare`."""
+"""`save` writes pipelines with diffusers, `compare` compares their samples with those from here."""
 
 import random
 
@@ -9,7 +9,7 @@ import torch
 
 
 def save(seed, folder):
-    """Two random pipelines: one as safetensors, one as a pickle."""
+    """Writes two random pipelines: one as safetensors, one as a pickle."""
     rng = random.Random(seed)
     torch.manual_seed(seed)
     for name, safe in [("safe", True), ("pickle", False)]:
@@ -26,7 +26,7 @@ def save(seed, folder):
 
 
 def compare(folder, noise, samples):
-    """DDIM by the pipeline in `folder`, which runs as it is, too."""
+    """Runs the pipeline in `folder`, and compares `samples` with DDIM by its network."""
     pipeline = diffusers.DDPMPipeline.from_pretrained(folder)
     pipeline.set_progress_bar_config(disable=True)
     pipeline(batch_size=1, num_inference_steps=2, output_type="np")

@@ -1,6 +1,9 @@
-"""Makes a folder of golden numbers from diffusers with fresh random configurations: reference.py SEED FOLDER.
+"""Writes golden numbers of diffusers with new random configurations.
 
-The folder has the form that tests/golden/README.md describes; the golden tests read it by DIFFUSION_GOLDEN_DIR.
+usage: reference.py SEED FOLDER
+
+tests/golden/README.md describes the format of the folder. The golden tests read the folder that the
+variable DIFFUSION_GOLDEN_DIR names.
 """
 
 import copy
@@ -34,7 +37,7 @@ def write_tensors(path, tensors):
 
 
 def betas_f64(config):
-    """The table of the formula, in double precision."""
+    """The betas by the schedule's formula, in double precision."""
     n, start, end = config["num_train_timesteps"], config["beta_start"], config["beta_end"]
     kind = config["beta_schedule"]
     if kind == "linear":
@@ -67,9 +70,9 @@ def schedules(rng, folder):
             }
             name = f"{kind}_T{steps}" + ("_zero_snr" if rescale else "")
             betas = betas_f64(config)
-            theirs = diffusers.DDPMScheduler(**config)
+            scheduler = diffusers.DDPMScheduler(**config)
             spots = sorted(rng.sample(range(steps), 5))
-            difference = np.abs(theirs.betas.double().numpy() - betas) / betas
+            difference = np.abs(scheduler.betas.double().numpy() - betas) / betas
             entries[name] = config | {
                 "spot_index": spots,
                 "spot_betas_f64": [float(betas[i]) for i in spots],
@@ -78,15 +81,15 @@ def schedules(rng, folder):
             tensors |= {
                 f"{name}/betas_f64": torch.from_numpy(betas),
                 f"{name}/alphas_cumprod_f64": torch.from_numpy(np.cumprod(1 - betas)),
-                f"{name}/betas_f32": theirs.betas,
-                f"{name}/alphas_cumprod_f32": theirs.alphas_cumprod,
+                f"{name}/betas_f32": scheduler.betas,
+                f"{name}/alphas_cumprod_f32": scheduler.alphas_cumprod,
             }
     write(folder / "schedules/tables.json", {"entries": entries})
     write_tensors(folder / "schedules/tables.safetensors", tensors)
 
 
 def sampler_case(rng, name):
-    """A class with settings, the number of steps, what `step` is given, and whether it draws noise."""
+    """Settings of a scheduler, its number of steps, arguments of `step`, and if it draws noise."""
     edm = name.startswith("EDM")
     steps, settings, arguments, noisy = rng.choice([5, 8, 10, 20]), {}, {}, False
     predictions = ["epsilon", "v_prediction"]
@@ -120,7 +123,7 @@ def sampler_case(rng, name):
         noisy = True
     elif name == "PNDMScheduler":
         settings |= {"timestep_spacing": "leading", "skip_prk_steps": rng.random() < 0.5}
-        # An odd distance has no middle, and the library's two ways to halve it differ.
+        # An odd distance has no exact middle, and diffusers halves it in two different ways.
         steps = rng.choice([5, 10])
     if name == "LMSDiscreteScheduler":
         arguments["order"] = rng.choice([2, 3, 4])
@@ -128,7 +131,7 @@ def sampler_case(rng, name):
 
 
 def trajectory(scheduler, steps, arguments, fake, x, noise, shake):
-    """All states; `shake` is a relative error put on whatever is computed."""
+    """All states. `shake` is the size of a random relative error on all computed values."""
     module = sys.modules[type(scheduler).__module__]
     scheduler.set_timesteps(steps)
     error = lambda tensor: tensor * (1 + shake * (2 * torch.rand(tensor.shape) - 1)) if shake else tensor
@@ -141,7 +144,7 @@ def trajectory(scheduler, steps, arguments, fake, x, noise, shake):
 
 
 def in_double(scheduler):
-    """A scheduler whose table is that of the formula."""
+    """A copy of the scheduler with betas in double precision."""
     scheduler = copy.deepcopy(scheduler)
     if hasattr(scheduler, "betas"):
         scheduler.betas = torch.from_numpy(betas_f64(dict(scheduler.config)))
@@ -227,7 +230,7 @@ def model_config(rng):
 
 
 def shaken_model(config):
-    """A network of the library none of whose layers is at zero or at identity."""
+    """A random network of diffusers without layers that are zero or the identity."""
     model = diffusers.UNet2DModel(**config)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -249,7 +252,7 @@ def model(rng, name, folder):
     x = sample.double().requires_grad_()
     output_f64 = exact(x, timesteps.double() if fourier else timesteps, class_labels=labels).sample
     (output_f64**2).mean().backward()
-    # A bias in front of a normalisation may have no gradient but rounding.
+    # The gradient of a bias before a normalisation may be only rounding error.
     graded = [n for n, p in exact.named_parameters() if p.grad is not None and p.grad.abs().max() > 1e-6]
     chosen = rng.sample(sorted(graded), min(12, len(graded)))
     parameters = dict(exact.named_parameters())

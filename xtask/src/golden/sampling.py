@@ -1,4 +1,4 @@
-"""Sampling with diffusers, against what this project sampled; the command line of the scripts that do it."""
+"""Compares samples of this project with samples by diffusers, and parses the scripts' arguments."""
 
 import sys
 from pathlib import Path
@@ -11,21 +11,21 @@ STEPS = 5
 
 
 def compare(folder, scheduler, network, noise, samples):
-    """DDIM from `noise` by `network`, a function of x and t, against the images in `samples`."""
+    """Compares `samples` with DDIM from `noise` by `network`, a function of x and t."""
     scheduler.set_timesteps(STEPS)
     x = load_file(noise)["noise"]
     with torch.no_grad():
         for t in scheduler.timesteps:
             x = scheduler.step(network(x, t), t, x, eta=0.0, use_clipped_model_output=True).prev_sample
-    ours = torch.from_numpy(np.load(samples))
-    difference = float((x.clamp(-1, 1) - ours).abs().max())
+    images = torch.from_numpy(np.load(samples))
+    difference = float((x.clamp(-1, 1) - images).abs().max())
     print(f"  {folder}: the samples differ by {difference:.1e}")
-    if ours.shape != x.shape or not difference < 1e-3 or float(ours.std()) < 1e-3:
-        sys.exit(f"{folder}: {tuple(ours.shape)} differs from {tuple(x.shape)} by {difference}")
+    if images.shape != x.shape or not difference < 1e-3 or float(images.std()) < 1e-3:
+        sys.exit(f"{folder}: {tuple(images.shape)} differs from {tuple(x.shape)} by {difference}")
 
 
 def main(save, compare_folder):
-    """`save SEED FOLDER`, or `compare FOLDER NOISE SAMPLES`."""
+    """Runs `save SEED FOLDER` or `compare FOLDER NOISE SAMPLES`."""
     if sys.argv[1] == "save":
         save(int(sys.argv[2]), Path(sys.argv[3]))
     else:

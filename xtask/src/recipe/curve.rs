@@ -1,4 +1,6 @@
-//! `cargo xtask recipe-curve`: how good digits are after so many minutes, by the default recipe and by the lesson's.
+//! `cargo xtask recipe-curve`: measures the quality of digits against training time, for the
+//! default recipe and for the recipe of the tutorial (Learn AI Series #84, Generative Images –
+//! Diffusion Models, Part 1).
 
 use std::path::PathBuf;
 use std::time::Instant;
@@ -9,58 +11,63 @@ use diffusion_eval::{ClassShares, DigitJudge, Reference, SampleQuality, Training
 use diffusion_model::{ClassChoice, Generation, LoadedModel, Objective, Weights};
 use diffusion_report::{Chart, Curve, Panel, Scale};
 use diffusion_sample::{SamplerKind, SamplerOptions, VarianceType};
-use diffusion_train::{TrainConfig, averaged_model};
+use diffusion_train::{TrainConfig, ema_model};
 use serde_json::{Value, json};
 
 use super::rows::PRESET;
-use super::{Judged, judged, shipped_digits};
+use super::{JudgedImages, generate_and_judge, shipped_digits};
 use crate::cargo::workspace_root;
 use crate::digits::training_digits;
 
-/// Draw the Fréchet distance from MNIST's test digits against minutes of training: assets/figures/curve.svg, and curve.json beside it.
+/// Draw the Fréchet distance from MNIST's test digits against minutes of training:
+/// assets/figures/curve.svg and curve.json.
 ///
-/// The default preset is trained anew for each of --minutes on the shipped digits, since its learning rate is planned to end there; the
-/// tutorial preset once, on all of MNIST, and looked at after each epoch. The minutes are those of training alone. Beside the
-/// tutorial's own time stands that of the same arithmetic in PyTorch, by the ratio that `cargo xtask bench` measures. Since its length is a
-/// number of steps, its time is theirs by the lower quartile of a step's, to which other work on the machine adds little.
+/// The default preset is trained from scratch on the shipped digits for each of --minutes, because
+/// its learning rate decays to the end of that time. The preset `tutorial` is trained once, on all
+/// of MNIST, and judged after each epoch. Minutes count training only. The time of `tutorial` is
+/// its number of steps times the lower quartile of a step's time, which other load on the machine
+/// hardly changes. A second curve shows the time of the same arithmetic in PyTorch, by
+/// --torch-ratio.
 #[derive(clap::Args)]
 pub(crate) struct RecipeCurveArgs {
-    /// The folder with MNIST's files, as `cargo xtask download mnist` makes it: what the tutorial learns from, and how frequent each digit is
+    /// Folder with MNIST's files, as written by `cargo xtask download mnist`: the training data of
+    /// the preset `tutorial`, and the source of MNIST's class frequencies
     #[arg(long, value_name = "DIR", default_value = "data/mnist")]
     from: PathBuf,
-    /// Trainings of the default preset; without a value: none
+    /// Minutes of the trainings of the default preset; without a value: no training
     #[arg(long, value_name = "MINUTES", value_delimiter = ',', num_args = 0.., default_value = "1,2,5,30")]
     minutes: Vec<f64>,
-    /// Epochs of the tutorial preset; 0: not at all
+    /// Epochs of the preset `tutorial`; 0: no training
     #[arg(long, value_name = "N", default_value = "5")]
     epochs: u64,
-    /// Our seconds a step by PyTorch's
+    /// Time of a training step divided by that of PyTorch, as measured by `cargo xtask bench`
     #[arg(long, value_name = "RATIO")]
     torch_ratio: f64,
-    /// Digits to judge of each training of the default preset
+    /// Number of digits to judge of each training of the default preset
     #[arg(long, value_name = "N", default_value = "10000")]
     num: u64,
-    /// Digits to judge of the tutorial, whose 200 steps take long
+    /// Number of digits to judge of the preset `tutorial`, which needs 200 steps for each
     #[arg(long, value_name = "N", default_value = "2000")]
     tutorial_num: u64,
-    /// Checkpoints of the default preset that were trained before, each with its minutes
-    #[arg(long, value_name = "MINUTES=DIR", value_delimiter = ',', value_parser = made)]
-    made: Vec<(f64, PathBuf)>,
-    /// Leave what was measured before in curve.json, and only add to it
+    /// Checkpoints of earlier trainings of the default preset, each with its minutes
+    #[arg(long = "made", value_name = "MINUTES=DIR", value_delimiter = ',', value_parser = checkpoint)]
+    checkpoints: Vec<(f64, PathBuf)>,
+    /// Keep the points in curve.json and add to them
     #[arg(long)]
     add: bool,
-    /// The folder for checkpoints
+    /// Folder for checkpoints
     #[arg(long, value_name = "DIR", default_value = "target/recipe/curve")]
     out: PathBuf,
 }
 
-/// The curves are of so many digits each, since the distance depends on it.
+/// The number of digits for each point of the curves, because the distance depends on it.
 const COMPARED: usize = 1000;
 
-fn made(text: &str) -> Result<(f64, PathBuf), String> {
+/// Parses `MINUTES=DIR`.
+fn checkpoint(text: &str) -> Result<(f64, PathBuf), String> {
     let parts =
         text.split_once('=').and_then(|(minutes, dir)| Some((minutes.parse().ok()?, dir.into())));
-    parts.ok_or_else(|| "MINUTES=DIR is wanted, as 30=runs/mnist-1".to_owned())
+    parts.ok_or_else(|| "expected MINUTES=DIR, for example 30=runs/mnist-1".to_owned())
 }
 
 pub(crate) fn run(args: &RecipeCurveArgs) -> Result<()> {
@@ -75,14 +82,15 @@ pub(crate) fn run(args: &RecipeCurveArgs) -> Result<()> {
     let (judge, reference) = DigitJudge::shipped(&Device::Cpu)?;
     let digits = shipped_digits()?;
     let all: Vec<usize> = (0..digits.len()).collect();
-    let known = TrainingImages::new(&digits.images(&all, &Device::Cpu)?, false)?;
+    let training_images = TrainingImages::new(&digits.images(&all, &Device::Cpu)?, false)?;
     let train = training_digits(&args.from)?;
-    let usual = (0..train.len()).filter_map(|i| train.label(i)).collect();
-    let bench = Curves { judge, reference, known, usual };
+    let mnist_labels = (0..train.len()).filter_map(|i| train.label(i)).collect();
+    let bench = CurveBench { judge, reference, training_images, mnist_labels };
     let mut save = |point: Value| -> Result<()> {
         println!("{point}");
-        let same =
-            |other: &Value, of: &str| other["recipe"] == point["recipe"] && other[of] == point[of];
+        let same = |other: &Value, key: &str| {
+            other["recipe"] == point["recipe"] && other[key] == point[key]
+        };
         points.retain(|other| !same(other, "minutes") && !same(other, "steps"));
         points.push(point);
         std::fs::write(&path, format!("{:#}\n", Value::from(points.clone())))?;
@@ -104,18 +112,18 @@ pub(crate) fn run(args: &RecipeCurveArgs) -> Result<()> {
             "default",
             [minutes; 2],
             trainer.steps_done(),
-            &averaged_model(&trainer)?,
-            &default(trainer.objective(), args.num),
+            &ema_model(&trainer)?,
+            &default_generation(trainer.objective(), args.num),
         )?)?;
     }
-    for (minutes, path) in &args.made {
+    for (minutes, path) in &args.checkpoints {
         let model = LoadedModel::open(path, Weights::Ema, &Device::Cpu)?;
         save(bench.point(
             "default",
             [*minutes; 2],
             model.step,
             &model,
-            &default(&model.objective, args.num),
+            &default_generation(&model.objective, args.num),
         )?)?;
     }
 
@@ -135,7 +143,7 @@ pub(crate) fn run(args: &RecipeCurveArgs) -> Result<()> {
         seconds.sort_by(f64::total_cmp);
         let minutes = seconds[seconds.len() / 4] * seconds.len() as f64 / 60.0;
         trainer.checkpoint()?.write(&args.out.join(format!("tutorial-{epoch}")))?;
-        // As the lesson samples.
+        // The tutorial samples like this.
         let options =
             SamplerOptions { variance: VarianceType::FixedLarge, ..SamplerOptions::default() };
         let sampler = SamplerKind::Ddpm;
@@ -148,22 +156,23 @@ pub(crate) fn run(args: &RecipeCurveArgs) -> Result<()> {
             ..Generation::new(args.tutorial_num)
         };
         let minutes = [minutes, minutes / args.torch_ratio];
-        let model = averaged_model(&trainer)?;
+        let model = ema_model(&trainer)?;
         save(bench.point("tutorial", minutes, trainer.steps_done(), &model, &generation)?)?;
     }
     Ok(())
 }
 
-struct Curves {
+/// Measures the points of the curves.
+struct CurveBench {
     judge: DigitJudge,
     reference: Reference,
-    known: TrainingImages,
-    /// The labels of MNIST's training digits, in which some classes are more frequent than others.
-    usual: Vec<u32>,
+    training_images: TrainingImages,
+    /// The labels of MNIST's training digits, whose classes are not equally frequent.
+    mnist_labels: Vec<u32>,
 }
 
-impl Curves {
-    /// What the judge says of images drawn after so many minutes, ours and PyTorch's.
+impl CurveBench {
+    /// The metrics of `model` after training for these minutes, here and in PyTorch.
     fn point(
         &self,
         recipe: &str,
@@ -172,9 +181,9 @@ impl Curves {
         model: &LoadedModel,
         generation: &Generation,
     ) -> Result<Value> {
-        let Judged { images, sampling_seconds, quality, classes } =
-            judged(model, generation, &self.judge, &self.reference)?;
-        let memorisation = self.known.memorisation(&spread(&images, 2000)?)?;
+        let JudgedImages { images, sampling_seconds, quality, classes } =
+            generate_and_judge(model, generation, &self.judge, &self.reference)?;
+        let memorisation = self.training_images.memorisation(&spread(&images, 2000)?)?;
         let compared = self.judge.judge(&spread(&images, COMPARED)?)?;
         let of_compared = self.reference.quality(&compared.features)?;
         let mut point = json!({
@@ -186,12 +195,12 @@ impl Curves {
             "copies": memorisation.copies, "nearest": memorisation.nearest,
             "training_nearest": memorisation.training_nearest,
         });
-        // The shipped digits are as many of each class, and the test digits are not.
+        // The classes of the shipped digits are equally frequent, those of the test digits are not.
         if recipe == "default" {
-            let usual = ClassChoice::Listed(self.usual.clone());
-            let generation = Generation { classes: usual, ..generation.clone() };
-            let Judged { quality, classes, .. } =
-                judged(model, &generation, &self.judge, &self.reference)?;
+            let classes = ClassChoice::Listed(self.mnist_labels.clone());
+            let generation = Generation { classes, ..generation.clone() };
+            let JudgedImages { quality, classes, .. } =
+                generate_and_judge(model, &generation, &self.judge, &self.reference)?;
             point["in_the_proportions_of_mnist"] = figures(&quality, &classes);
         }
         Ok(point)
@@ -201,15 +210,16 @@ impl Curves {
 fn figures(quality: &SampleQuality, classes: &ClassShares) -> Value {
     json!({
         "count": quality.count, "frechet_distance": quality.frechet_distance, "sure": classes.sure,
-        "confidence": classes.confidence, "class_shares": classes.shares, "precision": quality.agreement.precision,
+        "confidence": classes.confidence, "class_shares": classes.shares,
+        "precision": quality.agreement.precision,
         "recall": quality.agreement.recall, "density": quality.agreement.density,
         "coverage": quality.agreement.coverage,
     })
 }
 
-/// `num` digits as `diffusion sample` draws them by default.
-fn default(objective: &Objective, num: u64) -> Generation {
-    let sampler = objective.sampler(false);
+/// `num` digits with the default settings of `diffusion sample`.
+fn default_generation(objective: &Objective, num: u64) -> Generation {
+    let sampler = objective.default_sampler(false);
     Generation {
         sampler: Some(sampler),
         steps: Some(objective.default_steps(sampler)),
@@ -229,8 +239,8 @@ fn chart(points: &[Value]) -> Chart {
     let curves = |value: &str| {
         let mut curves = vec![
             curve("diffusion train", "default", "minutes", value),
-            curve("the lesson's recipe in PyTorch", "tutorial", "torch_minutes", value),
-            curve("the same by --preset tutorial", "tutorial", "minutes", value),
+            curve("the tutorial's recipe in PyTorch", "tutorial", "torch_minutes", value),
+            curve("the same recipe by --preset tutorial", "tutorial", "minutes", value),
         ];
         curves.retain(|curve| !curve.points.is_empty());
         curves
@@ -242,13 +252,13 @@ fn chart(points: &[Value]) -> Chart {
         curves: curves("frechet_distance"),
     };
     let sure = Panel {
-        y: "share of sure digits".to_owned(),
+        y: "share classified confidently".to_owned(),
         y_scale: Scale::Linear,
         y_range: Some((0.0, 1.0)),
         curves: curves("sure"),
     };
     Chart {
-        title: "Digits after so many minutes of training on two cores".to_owned(),
+        title: "Quality of digits against training time on two cores".to_owned(),
         x: "minutes".to_owned(),
         panels: vec![distance, sure],
     }

@@ -1,4 +1,4 @@
-//! What the trainings of `cargo xtask recipe-bench` came to.
+//! The record of `cargo xtask recipe-bench`: the outcome of each training.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use diffusion_eval::mean_and_deviation;
 use serde::{Deserialize, Serialize};
 
-/// A line of the record.
+/// A line of the record: the metrics of one training's images with one sampler.
 #[derive(Serialize, Deserialize)]
 pub(super) struct Outcome {
     pub(super) row: String,
@@ -26,8 +26,8 @@ pub(super) struct Outcome {
     pub(super) coverage: f64,
 }
 
-/// What a record says; nothing where there is none.
-pub(super) fn recorded(path: &Path) -> Result<Vec<Outcome>> {
+/// The outcomes in the record at `path`; empty if the file does not exist.
+pub(super) fn read_record(path: &Path) -> Result<Vec<Outcome>> {
     let text = match std::fs::read_to_string(path) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => String::new(),
         text => text.with_context(|| path.display().to_string())?,
@@ -36,16 +36,17 @@ pub(super) fn recorded(path: &Path) -> Result<Vec<Outcome>> {
     lines.collect::<Result<_, _>>().with_context(|| path.display().to_string())
 }
 
-/// The rows of docs/recipe.md: means over the seeds, in the order in which the rows came.
+/// Prints the table of docs/recipe.md: means over the seeds, in the order of the outcomes.
 pub(super) fn print_means(outcomes: &[Outcome]) {
     println!(
-        "\n| row | sampler | seeds | steps | s/step | loss | Fréchet | sure | least class | recall | coverage |"
+        "\n| row | sampler | seeds | steps | s/step | loss | Fréchet distance | \
+         classified confidently | smallest class | recall | coverage |"
     );
     println!("|---|---|---|---|---|---|---|---|---|---|---|");
-    let of = |o: &Outcome| (o.row.clone(), o.sampler.clone());
-    let mut told = HashSet::new();
-    for first in outcomes.iter().filter(|o| told.insert(of(o))) {
-        let same: Vec<&Outcome> = outcomes.iter().filter(|o| of(o) == of(first)).collect();
+    let key = |o: &Outcome| (o.row.clone(), o.sampler.clone());
+    let mut keys = HashSet::new();
+    for first in outcomes.iter().filter(|o| keys.insert(key(o))) {
+        let same: Vec<&Outcome> = outcomes.iter().filter(|o| key(o) == key(first)).collect();
         let mean = |figure: fn(&Outcome) -> f64, scale: f64, digits: usize| {
             let values: Vec<f64> = same.iter().map(|o| figure(o) * scale).collect();
             let (mean, deviation) = mean_and_deviation(&values);

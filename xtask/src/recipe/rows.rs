@@ -7,10 +7,11 @@ use diffusion_train::{ConfigSource, TrainConfig};
 use serde::Deserialize;
 use toml::Table;
 
-/// The preset of `diffusion train` without arguments, which rows are changes of.
+/// The default preset of `diffusion train`, which the rows change.
 pub(super) const PRESET: &str = diffusion_train::DEFAULT_PRESET;
 
-/// The file of recipes: what `base` changes of the preset, and each row of the base, whole fields.
+/// A file of recipes. `base` replaces whole fields of the preset, and each row whole fields of the
+/// base.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Recipes {
@@ -39,17 +40,17 @@ impl Recipes {
 #[serde(deny_unknown_fields)]
 pub(super) struct Row {
     pub(super) name: String,
-    /// As `ddim:20`, or `ddim:20@1.5` with guidance.
+    /// For example `ddim:20`, or `ddim:20@1.5` with guidance scale 1.5.
     #[serde(default = "samplers")]
     pub(super) samplers: Vec<String>,
-    /// Another row, above, whose steps do the same arithmetic and take the same time.
+    /// An earlier row whose steps do the same arithmetic and take the same time.
     paced_as: Option<String>,
     #[serde(default)]
     change: Table,
 }
 
 impl Row {
-    /// The row whose steps are timed for this one.
+    /// The name of the row whose steps are timed for this one.
     pub(super) fn timed(&self) -> &str {
         self.paced_as.as_deref().unwrap_or(&self.name)
     }
@@ -64,7 +65,7 @@ mod tests {
     use std::collections::HashSet;
 
     use super::super::generation;
-    use super::super::record::recorded;
+    use super::super::record::read_record;
     use super::*;
     use crate::cargo::workspace_root;
 
@@ -74,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn every_row_can_be_trained_and_drawn() {
+    fn every_row_can_be_trained_and_sampled() {
         for recipes in files() {
             for row in &recipes.row {
                 let config = recipes.config(row, 1, 10).unwrap();
@@ -88,33 +89,33 @@ mod tests {
     }
 
     #[test]
-    fn the_row_that_won_is_the_default() {
+    fn the_row_conditional_is_the_default() {
         let preset = TrainConfig::preset(PRESET).unwrap();
         for recipes in files() {
             let row = recipes.row.iter().find(|row| row.name == "conditional").unwrap();
-            let found = recipes.config(row, preset.seed, 10).unwrap();
-            // How long it is trained is no part of a recipe.
+            let config = recipes.config(row, preset.seed, 10).unwrap();
+            // The length of the training is not part of a recipe.
             let length = (preset.steps, preset.epochs, preset.max_minutes);
             assert_eq!(
-                TrainConfig { steps: length.0, epochs: length.1, max_minutes: length.2, ..found },
+                TrainConfig { steps: length.0, epochs: length.1, max_minutes: length.2, ..config },
                 preset
             );
         }
     }
 
     #[test]
-    fn the_record_is_of_these_rows() {
+    fn the_record_has_only_these_rows() {
         let [short, long] = files();
-        let record = recorded(&workspace_root().join("assets/figures/recipe.jsonl")).unwrap();
-        let mut told = HashSet::new();
+        let record = read_record(&workspace_root().join("assets/figures/recipe.jsonl")).unwrap();
+        let mut keys = HashSet::new();
         for outcome in &record {
             let recipes = if outcome.base_steps == 400 { &short } else { &long };
             let row = recipes.row.iter().find(|row| row.name == outcome.row);
-            let row = row.unwrap_or_else(|| panic!("there is no row {}", outcome.row));
+            let row = row.unwrap_or_else(|| panic!("unknown row {}", outcome.row));
             assert!(row.samplers.contains(&outcome.sampler), "{}: {}", row.name, outcome.sampler);
             let key =
                 (outcome.row.clone(), outcome.sampler.clone(), outcome.seed, outcome.base_steps);
-            assert!(told.insert(key), "{}, seed {}: told twice", outcome.row, outcome.seed);
+            assert!(keys.insert(key), "{}, seed {}: recorded twice", outcome.row, outcome.seed);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The tables of the README and docs/recipe.md against the records in assets/figures.
+//! Compares the tables of the README and docs/recipe.md with the records in assets/figures.
 
 use std::fs;
 
@@ -6,84 +6,88 @@ use anyhow::{Context, Result};
 use diffusion_eval::mean_and_deviation;
 use serde_json::Value;
 
-use super::record::{Outcome, recorded};
+use super::record::{Outcome, read_record};
 use crate::cargo::workspace_root;
 
-/// How far a printed number may be from the recorded one, in units of its last digit. A little more
-/// than half, for numbers that were rounded twice.
+/// The largest difference between a printed and a recorded number, in units of the last digit. A
+/// little more than half, for numbers that were rounded twice.
 const TOLERANCE: f64 = 0.56;
 
-/// What the comparison found.
-pub(crate) struct Compared {
-    /// Cells that were compared.
+/// The result of the comparison.
+pub(crate) struct TableComparison {
+    /// The number of compared cells.
     pub(crate) cells: usize,
-    /// Cells that differ from the record, a sentence each.
+    /// The cells that differ from the record, one sentence each.
     pub(crate) problems: Vec<String>,
 }
 
 /// Compares all tables that the records cover.
-pub(crate) fn compare_tables() -> Result<Compared> {
+///
+/// # Errors
+///
+/// If a page or a record cannot be read, or if a page lacks a table.
+pub(crate) fn compare_tables() -> Result<TableComparison> {
     let root = workspace_root();
     let read = |name: &str| fs::read_to_string(root.join(name)).with_context(|| name.to_owned());
     let (readme, recipe) = (read("README.md")?, read("docs/recipe.md")?);
-    let search = recorded(&root.join("assets/figures/recipe.jsonl"))?;
+    let search = read_record(&root.join("assets/figures/recipe.jsonl"))?;
     let curve: Vec<Value> = serde_json::from_str(&read("assets/figures/curve.json")?)
         .context("assets/figures/curve.json")?;
-    let mut compared = Compared { cells: 0, problems: Vec::new() };
-    compared.search(rows(&recipe, "| row | steps | s/step |")?, &search);
-    compared.five_minutes(rows(&recipe, "| row | steps | Fréchet |")?, &search);
-    compared.samplers(rows(&recipe, "| | 5 steps | 10 |")?, &search);
-    compared.columns_by_minutes(rows(&recipe, "| | default, 1 min |")?, &curve);
-    compared.rows_by_minutes(rows(&recipe, "| | Fréchet distance |")?, &curve);
-    compared.summary(rows(&readme, "| training | Fréchet distance |")?, &curve);
-    Ok(compared)
+    let mut comparison = TableComparison { cells: 0, problems: Vec::new() };
+    comparison.search(rows(&recipe, "| row | steps | s/step |")?, &search);
+    comparison.five_minutes(rows(&recipe, "| row | steps | Fréchet distance |")?, &search);
+    comparison.samplers(rows(&recipe, "| sampler | 5 steps | 10 |")?, &search);
+    comparison.columns_by_minutes(rows(&recipe, "| | default, 1 min |")?, &curve);
+    comparison.rows_by_minutes(rows(&recipe, "| | Fréchet distance |")?, &curve);
+    comparison.summary(rows(&readme, "| training | Fréchet distance |")?, &curve);
+    Ok(comparison)
 }
 
 /// The cells of a table.
 type Rows<'a> = Vec<Vec<&'a str>>;
 
-/// The table of `page` whose head begins with `head`, without it.
+/// The rows below the table head of `page` that begins with `head`.
 fn rows<'a>(page: &'a str, head: &str) -> Result<Rows<'a>> {
     let mut lines = page.lines().skip_while(|line| !line.starts_with(head));
-    lines.next().with_context(|| format!("there is no table `{head}`"))?;
+    lines.next().with_context(|| format!("expected a table with the head `{head}`"))?;
     let cells = |line: &'a str| line.trim_matches('|').split('|').map(str::trim).collect();
     Ok(lines.skip(1).take_while(|line| line.starts_with('|')).map(cells).collect())
 }
 
-/// The outcomes of one row with one sampler, over all seeds.
+/// The outcomes of one row with one sampler for all seeds.
 fn outcomes<'a>(
     search: &'a [Outcome],
     base_steps: u64,
     row: &str,
     sampler: &str,
 ) -> Vec<&'a Outcome> {
-    let is_asked =
-        |o: &&Outcome| o.base_steps == base_steps && o.row == row && o.sampler == sampler;
-    search.iter().filter(is_asked).collect()
+    let matches = |o: &&Outcome| o.base_steps == base_steps && o.row == row && o.sampler == sampler;
+    search.iter().filter(matches).collect()
 }
 
-/// The mean of a figure and its standard deviation, where there is more than one seed.
+/// The mean of a figure and, for more than one seed, its standard deviation.
 fn spread(outcomes: &[&Outcome], figure: fn(&Outcome) -> f64) -> Vec<f64> {
     let (mean, deviation) =
         mean_and_deviation(&outcomes.iter().map(|o| figure(o)).collect::<Vec<_>>());
     [Some(mean), deviation].into_iter().flatten().collect()
 }
 
-/// The code in a cell.
+/// The text between the first backticks of a cell.
 fn code(cell: &str) -> &str {
     cell.split('`').nth(1).unwrap_or_default()
 }
 
-/// A training of so many minutes, as a row or a column says it.
+/// The default recipe's point for the number of minutes at the start of `minutes`.
 fn point<'a>(curve: &'a [Value], minutes: &str) -> Option<&'a Value> {
     let minutes: f64 = minutes.split_whitespace().next()?.parse().ok()?;
     curve.iter().find(|point| point["recipe"] == "default" && point["minutes"] == minutes)
 }
 
-/// A figure by its name in the tables.
+/// A figure, by its name in the tables.
 fn figure(figures: &Value, name: &str) -> Option<f64> {
     match name {
         "Fréchet distance" => figures["frechet_distance"].as_f64(),
+        "classified confidently" => figures["sure"].as_f64(),
         "smallest class" => {
             let shares = figures["class_shares"].as_array()?;
             shares.iter().filter_map(Value::as_f64).min_by(f64::total_cmp)
@@ -92,8 +96,8 @@ fn figure(figures: &Value, name: &str) -> Option<f64> {
     }
 }
 
-impl Compared {
-    /// Compares the numbers of a cell with the recorded values, which are shares where the cell has percents.
+impl TableComparison {
+    /// Compares the numbers of a cell with the recorded values. Percentages are recorded as shares.
     fn cell(&mut self, place: &str, cell: &str, recorded: &[f64]) {
         self.cells += 1;
         let scale = if cell.contains('%') { 100.0 } else { 1.0 };
@@ -120,8 +124,8 @@ impl Compared {
             }
             let sampler =
                 format!("dpmpp-2m-sde:15{}", guidance.map(|g| format!("@{g}")).unwrap_or_default());
-            let found = outcomes(search, 400, name, &sampler);
-            let Some(first) = found.first() else {
+            let runs = outcomes(search, 400, name, &sampler);
+            let Some(first) = runs.first() else {
                 self.problems.push(format!("docs/recipe.md, {}: not in the record", cells[0]));
                 continue;
             };
@@ -129,25 +133,25 @@ impl Compared {
             if guidance.is_none() {
                 self.cell(&place("steps"), cells[1], &[first.steps as f64]);
                 self.cell(&place("s/step"), cells[2], &[first.seconds_per_step]);
-                self.cell(&place("loss"), cells[3], &spread(&found, |o| o.loss)[..1]);
+                self.cell(&place("loss"), cells[3], &spread(&runs, |o| o.loss)[..1]);
             }
-            self.cell(&place("Fréchet"), cells[4], &spread(&found, |o| o.frechet_distance));
-            self.cell(&place("sure"), cells[5], &spread(&found, |o| o.sure));
-            self.cell(&place("least class"), cells[6], &spread(&found, |o| o.smallest_class));
-            self.cell(&place("recall"), cells[7], &spread(&found, |o| o.recall));
-            self.cell(&place("coverage"), cells[8], &spread(&found, |o| o.coverage));
+            self.cell(&place("Fréchet distance"), cells[4], &spread(&runs, |o| o.frechet_distance));
+            self.cell(&place("classified confidently"), cells[5], &spread(&runs, |o| o.sure));
+            self.cell(&place("smallest class"), cells[6], &spread(&runs, |o| o.smallest_class));
+            self.cell(&place("recall"), cells[7], &spread(&runs, |o| o.recall));
+            self.cell(&place("coverage"), cells[8], &spread(&runs, |o| o.coverage));
         }
     }
 
     fn five_minutes(&mut self, rows: Rows<'_>, search: &[Outcome]) {
         for cells in rows {
-            let found = outcomes(search, 4271, code(cells[0]), "dpmpp-2m-sde:15@1.1");
+            let runs = outcomes(search, 4271, code(cells[0]), "dpmpp-2m-sde:15@1.1");
             let place = format!("docs/recipe.md, five minutes of {}", cells[0]);
-            self.cell(&place, cells[1], &spread(&found, |o| o.steps as f64));
-            self.cell(&place, cells[2], &spread(&found, |o| o.frechet_distance));
-            self.cell(&place, cells[3], &spread(&found, |o| o.sure));
-            self.cell(&place, cells[4], &spread(&found, |o| o.recall));
-            self.cell(&place, cells[5], &spread(&found, |o| o.coverage));
+            self.cell(&place, cells[1], &spread(&runs, |o| o.steps as f64));
+            self.cell(&place, cells[2], &spread(&runs, |o| o.frechet_distance));
+            self.cell(&place, cells[3], &spread(&runs, |o| o.sure));
+            self.cell(&place, cells[4], &spread(&runs, |o| o.recall));
+            self.cell(&place, cells[5], &spread(&runs, |o| o.coverage));
         }
     }
 
@@ -157,11 +161,11 @@ impl Compared {
                 [5, 10, 15, 20, 50].into_iter().zip(&cells[1..]).filter(|(_, c)| !c.is_empty())
             {
                 let sampler = format!("{}:{steps}@1.1", code(cells[0]));
-                let found = outcomes(search, 4271, "conditional", &sampler);
+                let runs = outcomes(search, 4271, "conditional", &sampler);
                 self.cell(
-                    &format!("docs/recipe.md, five minutes drawn by {sampler}"),
+                    &format!("docs/recipe.md, five minutes sampled by {sampler}"),
                     cell,
-                    &spread(&found, |o| o.frechet_distance),
+                    &spread(&runs, |o| o.frechet_distance),
                 );
             }
         }
@@ -189,12 +193,18 @@ impl Compared {
     }
 
     fn rows_by_minutes(&mut self, rows: Rows<'_>, curve: &[Value]) {
-        let names =
-            ["Fréchet distance", "sure", "smallest class", "precision", "recall", "coverage"];
+        let names = [
+            "Fréchet distance",
+            "classified confidently",
+            "smallest class",
+            "precision",
+            "recall",
+            "coverage",
+        ];
         for cells in rows {
             let Some(training) = cells[0].strip_prefix("default, ") else { continue };
             let figures = point(curve, training).map(|point| {
-                if training.contains("proportions") {
+                if training.contains("class frequencies") {
                     &point["in_the_proportions_of_mnist"]
                 } else {
                     &point["of_all"]
@@ -213,7 +223,7 @@ impl Compared {
             let columns = [
                 (&point["of_all"], "Fréchet distance"),
                 (&point["in_the_proportions_of_mnist"], "Fréchet distance"),
-                (&point["of_all"], "sure"),
+                (&point["of_all"], "classified confidently"),
             ];
             for ((figures, name), cell) in columns.into_iter().zip(&cells[1..]) {
                 let value = figure(figures, name);
@@ -230,8 +240,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_tables_are_those_of_the_records() {
-        let Compared { cells, problems } = compare_tables().unwrap();
+    fn the_tables_agree_with_the_records() {
+        let TableComparison { cells, problems } = compare_tables().unwrap();
         assert!(problems.is_empty(), "{}", problems.join("\n"));
         assert_eq!(cells, 330, "cells that the records cover");
     }
@@ -239,9 +249,9 @@ mod tests {
     #[test]
     fn a_cell_agrees_with_its_record_up_to_the_last_digit() {
         let agree = |cell: &str, recorded: &[f64]| {
-            let mut compared = Compared { cells: 0, problems: Vec::new() };
-            compared.cell("here", cell, recorded);
-            compared.problems.is_empty()
+            let mut comparison = TableComparison { cells: 0, problems: Vec::new() };
+            comparison.cell("here", cell, recorded);
+            comparison.problems.is_empty()
         };
         assert!(agree("21.42 ± 4.70", &[21.424, 4.697]) && agree("**0.17**", &[0.1749]));
         assert!(agree("98.1 ± 0.5 %", &[0.9813, 0.0049]) && agree("4271", &[4271.0]));

@@ -1,4 +1,4 @@
-//! What the Rust files of a crate measure.
+//! Counts the lines, public items and files of a crate's Rust sources.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -7,25 +7,25 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use serde::Serialize;
 
-/// The figures of the files of one crate.
+/// The sizes of one crate's sources.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 pub(super) struct Sources {
-    /// Lines in src without test modules.
+    /// Lines in src outside test modules.
     pub(super) code: usize,
     /// Lines of test modules in src, and lines in tests, benches and examples.
     pub(super) tests: usize,
     /// Public items in src.
     pub(super) public: usize,
-    /// Files and their lines, the longest first.
+    /// Files and their numbers of lines, the longest first.
     pub(super) longest_files: Vec<(String, usize)>,
-    /// Folders and how many files stand in them directly, the fullest first.
+    /// Folders and the number of files directly in them, the fullest first.
     pub(super) fullest_folders: Vec<(String, usize)>,
 }
 
-/// The folders in which a crate has Rust files.
+/// The folders of a crate that have Rust files.
 const FOLDERS: [&str; 4] = ["src", "tests", "benches", "examples"];
 
-/// The Rust files of the crate in `folder` with their texts, its build script among them.
+/// The Rust files of the crate in `folder`, including its build script, with their texts.
 pub(super) fn rust_files(folder: &Path) -> Result<Vec<(PathBuf, String)>> {
     let mut files = Vec::new();
     for name in FOLDERS {
@@ -55,7 +55,7 @@ fn collect(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
 }
 
 impl Sources {
-    /// Measures the crate in `folder`; lists the `shown` longest files and fullest folders.
+    /// Measures the crate in `folder`. Lists the `shown` longest files and fullest folders.
     pub(super) fn read(folder: &Path, shown: usize) -> Result<Self> {
         let [mut code, mut tests, mut public] = [0; 3];
         let mut lengths = Vec::new();
@@ -76,7 +76,7 @@ impl Sources {
     }
 }
 
-/// A path with slashes on all systems.
+/// A path with slashes on every system.
 fn name(path: &Path) -> String {
     path.iter().map(|part| part.to_string_lossy()).collect::<Vec<_>>().join("/")
 }
@@ -88,7 +88,7 @@ fn first(mut entries: Vec<(String, usize)>, shown: usize) -> Vec<(String, usize)
     entries
 }
 
-/// The lines of a file in src before its test module, which stands last.
+/// The number of lines of a file in src before its test module, which must be last.
 fn code_lines(path: &Path, text: &str) -> usize {
     if path.iter().any(|part| part == "tests" || part == "tests.rs") {
         return 0;
@@ -99,7 +99,7 @@ fn code_lines(path: &Path, text: &str) -> usize {
     lines.windows(2).position(is_test_module).unwrap_or(lines.len())
 }
 
-/// Whether a line begins a public function, type, trait, constant or macro.
+/// Whether a line declares a public function, type, trait, constant or macro.
 fn is_public_item(line: &str) -> bool {
     const ITEMS: [&str; 11] = [
         "fn", "async", "unsafe", "extern", "struct", "enum", "union", "trait", "type", "const",

@@ -1,37 +1,38 @@
-//! Dependencies that no source file names.
+//! Finds dependencies that no source file uses.
 
 use std::path::Path;
 
 use anyhow::Result;
 
 use super::sources::rust_files;
-use super::workspace::{Crate, Dependency, Kind};
+use crate::workspace::{Crate, Dependency, Kind};
 
-/// Dependencies that no path in the source names: the crate, the dependency, and what it is there for.
+/// Dependencies that need not appear in a source file: the crate, the dependency, and its purpose.
 const ALLOWED: [(&str, &str, &str); 1] = [(
     "diffusion-tests",
     "diffusion",
-    "the code of the README, which is compiled there as documentation",
+    "the code of the README, which is compiled as documentation of that crate",
 )];
 
-/// The unused dependencies of `crates`, a sentence each.
+/// The unused dependencies of `crates`, one sentence each.
 pub(super) fn problems(crates: &[Crate]) -> Result<Vec<String>> {
     let mut problems = Vec::new();
-    for one in crates {
-        let files = rust_files(&one.folder)?;
-        for dependency in &one.dependencies {
+    for package in crates {
+        let files = rust_files(&package.folder)?;
+        for dependency in &package.dependencies {
             let is_allowed = ALLOWED.iter().any(|allowed| {
-                (allowed.0, allowed.1) == (one.name.as_str(), dependency.name.as_str())
+                (allowed.0, allowed.1) == (package.name.as_str(), dependency.name.as_str())
             });
-            let mut served =
-                files.iter().filter(|(path, _)| serves(dependency.kind, &one.folder, path));
-            if !is_allowed && !served.any(|(_, text)| names(text, dependency)) {
+            let mut users = files
+                .iter()
+                .filter(|(path, _)| is_available(dependency.kind, &package.folder, path));
+            if !is_allowed && !users.any(|(_, text)| names(text, dependency)) {
                 problems.push(format!(
                     "{} does not use {}: remove it from {}, \
                      or list it with a reason in xtask/src/structure/unused.rs",
-                    one.name,
+                    package.name,
                     dependency.name,
-                    one.folder.join("Cargo.toml").display()
+                    package.folder.join("Cargo.toml").display()
                 ));
             }
         }
@@ -39,8 +40,8 @@ pub(super) fn problems(crates: &[Crate]) -> Result<Vec<String>> {
     Ok(problems)
 }
 
-/// Whether a dependency of this kind is there for the file at `path` in the crate's `folder`.
-fn serves(kind: Kind, folder: &Path, path: &Path) -> bool {
+/// Whether the file at `path` in the crate's `folder` can use a dependency of this kind.
+fn is_available(kind: Kind, folder: &Path, path: &Path) -> bool {
     match kind {
         Kind::Normal => path.starts_with(folder.join("src")),
         Kind::Dev => path != folder.join("build.rs"),
@@ -48,7 +49,7 @@ fn serves(kind: Kind, folder: &Path, path: &Path) -> bool {
     }
 }
 
-/// Whether the source names the dependency: at the beginning of a path, in a `use`, or in an
+/// Whether the source uses the dependency: at the beginning of a path, in a `use`, or in the
 /// example of a comment.
 fn names(text: &str, dependency: &Dependency) -> bool {
     let name = dependency.identifier.as_str();
@@ -66,6 +67,7 @@ mod tests {
     use std::fs;
 
     use super::*;
+    use crate::workspace::Publication;
 
     fn dependency(name: &str, kind: Kind) -> Dependency {
         Dependency {
@@ -99,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn unused_dependencies_are_found_where_they_would_serve() {
+    fn unused_dependencies_are_found_by_kind() {
         let folder = tempfile::tempdir().unwrap();
         for (name, text) in
             [("src", "use library::A;\n"), ("tests", "use library::A;\nuse only_tested::B;\n")]
@@ -114,12 +116,13 @@ mod tests {
             dependency("unused", Kind::Dev),
             dependency("library", Kind::Build),
         ];
-        let one = Crate {
+        let package = Crate {
             name: "one".to_owned(),
             folder: folder.path().to_owned(),
             dependencies: dependencies.into(),
+            publication: Publication::default(),
         };
-        let problems = problems(&[one]).unwrap();
+        let problems = problems(&[package]).unwrap();
         let named: Vec<&str> = problems
             .iter()
             .filter_map(|problem| problem.strip_prefix("one does not use ")?.split(':').next())

@@ -1,4 +1,4 @@
-//! What steers a sampling: classes, guidance, a reference picture.
+//! Classes, guidance and reference picture of a sampling.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -15,70 +15,104 @@ use crate::args::numbers::{at_least_1, interval, scale, share};
 use crate::args::runs::FoundModel;
 use crate::session::usage::{bail_usage, first_given};
 
-/// Every class of the model.
+/// The value of `--class` for every class of the model.
 const ALL: &str = "all";
-/// No class in particular.
+/// The value of `--class` for unconditional images.
 const NONE: &str = "none";
 
-/// What the images are to be, and how strictly.
+/// The heading of [`ControlArgs`] in a help text. Each flag names it, because `next_help_heading`
+/// would also apply to the later flags of a command.
+const HEADING: &str = "Classes and guidance";
+
+/// The flags of classes and guidance.
 #[derive(clap::Args, Clone, Default)]
-#[command(next_help_heading = "Control")]
 pub(crate) struct ControlArgs {
-    /// The classes to draw, by name or number, `all`, or `none` for no class in particular [default: as often as each came in training; where
-    /// pictures are edited, no class in particular]
-    #[arg(long, value_name = "CLASS", value_delimiter = ',')]
+    /// Classes to generate, by name or number, separated by commas; `all` for every class, `none`
+    /// for unconditional images [default: random classes at their training frequencies for
+    /// `sample`, `none` for `edit`]
+    ///
+    /// Numbers count from 0. `diffusion info` lists the classes of a model. With --classifier the
+    /// classes are those of the classifier.
+    #[arg(long, help_heading = HEADING, value_name = "CLASS", value_delimiter = ',')]
     pub(crate) class: Vec<String>,
-    /// How far to push the images towards their class, away from what the model draws without one; 1: not at all, or with --classifier as
-    /// far as it is sure [default: 1.1, or 2 with --autoguide or --classifier]
-    #[arg(long, value_name = "SCALE", value_parser = scale, allow_negative_numbers = true)]
+    /// Guidance scale w, -1000 to 1000; 1 = no extra guidance (with --classifier: the classifier's
+    /// unscaled gradient) [default: 1.1, or 1 if the model does not support classifier-free
+    /// guidance; 2 with --autoguide or --classifier]
+    ///
+    /// The guided prediction is D0 + w·(D1 − D0). D1 is the model's prediction for the class. D0 is
+    /// its unconditional prediction (classifier-free guidance, Ho & Salimans 2022), or with
+    /// --autoguide the prediction of the weaker model. With --classifier, D0 is the model's
+    /// prediction, and D1 is the same plus the classifier's gradient. Larger values follow the
+    /// class more strictly and make the images less varied.
+    #[arg(long, help_heading = HEADING, value_name = "SCALE", value_parser = scale, allow_negative_numbers = true)]
     pub(crate) guidance: Option<f64>,
-    /// Push at noise levels σ from A to B only; either may be left out, as in 0.3: (Kynkäänniemi et al. 2024)
-    #[arg(long, value_name = "A:B", value_parser = interval)]
+    /// Apply guidance only at noise levels σ from A to B, for example 0.3:5 [default: all levels]
+    ///
+    /// σ is noise/signal, with 0 <= A < B. `0.3:` has no upper limit, `:5` no lower limit. Outside
+    /// the interval the images are not guided; with --classifier they are then generated without
+    /// the class. An interval keeps more variety than guidance at all levels (Kynkäänniemi et al.
+    /// 2024).
+    #[arg(long, help_heading = HEADING, value_name = "A:B", value_parser = interval)]
     guidance_interval: Option<[f64; 2]>,
-    /// How much of the contrast that pushing adds is taken away again, from 0, none, to 1 (Lin et al. 2023) [default: 0]
-    #[arg(long, value_name = "PHI", value_parser = share)]
+    /// Remove the contrast that guidance adds: share φ, from 0 (nothing) to 1 (all of it) [default:
+    /// 0]
+    ///
+    /// φ = 1 gives the predicted image the standard deviation that it has without guidance. Use it
+    /// with large guidance scales, which exaggerate the contrast (Lin et al. 2023).
+    #[arg(long, help_heading = HEADING, value_name = "PHI", value_parser = share)]
     guidance_rescale: Option<f64>,
-    /// Push away from what this run or checkpoint draws instead: a smaller or an earlier model of the same pictures (Karras et al.
-    /// 2024)
-    #[arg(long, value_name = "RUN")]
+    /// Guide away from the predictions of a weaker model, in the folder of a run or a checkpoint
+    ///
+    /// Use a smaller model of the same pictures, or an earlier checkpoint (autoguidance, Karras et
+    /// al. 2024). Its images must have the same shape, and it must have the same classes or none.
+    /// The model itself needs no classes.
+    #[arg(long, help_heading = HEADING, value_name = "RUN")]
     autoguide: Option<PathBuf>,
-    /// Push towards what this classifier takes for the class, a file of `diffusion train-classifier`; the model need not know of classes
-    /// (Dhariwal & Nichol 2021)
-    #[arg(long, value_name = "FILE", conflicts_with = "autoguide")]
+    /// Guide by a classifier of noisy images, a file written by `diffusion train-classifier`
+    ///
+    /// Each step follows the gradient of the class's log-probability (classifier guidance, Dhariwal
+    /// & Nichol 2021). Use it to generate classes with a model that was trained without them.
+    #[arg(long, help_heading = HEADING, value_name = "FILE", conflicts_with = "autoguide")]
     classifier: Option<PathBuf>,
-    /// Give the images the large shapes of this picture (Choi et al. 2021)
-    #[arg(long, value_name = "PICTURE")]
+    /// Give the images the low frequencies (large shapes) of this picture
+    ///
+    /// The picture may have any size; it is cropped or padded as the training pictures were (ILVR,
+    /// Choi et al. 2021).
+    #[arg(long, help_heading = HEADING, value_name = "PICTURE")]
     reference: Option<PathBuf>,
-    /// How small the reference is made, as a divisor of its sides: 2 keeps much of it, 8 little
-    #[arg(long, value_name = "N", default_value = "4", requires = "reference", value_parser = at_least_1)]
+    /// Downsampling factor of --reference, at least 1; larger values keep less of the picture
+    ///
+    /// The images keep the details that the picture has after both of its sides are divided by N:
+    /// with 2 most of them, with 8 few. 1 reproduces the picture.
+    #[arg(long, help_heading = HEADING, value_name = "N", default_value = "4", requires = "reference", value_parser = at_least_1)]
     reference_factor: f64,
 }
 
-/// What steers the images of a model.
+/// Classes and guidance for the images of a model.
 pub(crate) struct Control {
     pub(crate) guidance: GuidanceConfig,
-    /// The classes that can be asked for.
+    /// All classes that the user can request.
     pub(crate) classes: Vec<ModelClass>,
-    /// Those that are, where any is named; `None` among them is the unconditional one.
+    /// The requested classes, if there are any; `None` among them is unconditional.
     pub(crate) requested: Option<Vec<Option<u32>>>,
-    /// The flag that sets the guidance, if one does.
+    /// The first guidance flag that the user set.
     guidance_flag: Option<&'static str>,
-    /// A folder's name for each class.
+    /// The folder name of each class.
     folders: Vec<String>,
 }
 
 impl ControlArgs {
-    /// What pushes towards classes and nothing else.
-    pub(crate) fn of_guidance(guidance: Option<f64>) -> Self {
+    /// Classifier-free guidance of this scale, and nothing else.
+    pub(crate) fn classifier_free(guidance: Option<f64>) -> Self {
         Self { guidance, ..Self::default() }
     }
 
-    /// The pictures that are read.
+    /// The input pictures.
     pub(crate) fn inputs(&self) -> &[PathBuf] {
         self.reference.as_slice()
     }
 
-    /// What steers the images of the model `found`.
+    /// Classes and guidance for the model `found`.
     pub(crate) fn open(&self, found: &FoundModel, device: &Device) -> anyhow::Result<Control> {
         let model = &found.model.description;
         let method = self.method(model, device)?;
@@ -99,7 +133,7 @@ impl ControlArgs {
                 let picture = diffusion_data::read_picture(
                     path,
                     model.image_shape,
-                    &found.prepared()?,
+                    &found.picture_config()?,
                     device,
                 )
                 .context("--reference")?;
@@ -112,7 +146,7 @@ impl ControlArgs {
         Ok(Control { guidance, classes, requested, guidance_flag, folders })
     }
 
-    /// What the images of `model` are steered by.
+    /// The guidance method for `model`.
     fn method(&self, model: &ModelDescription, device: &Device) -> anyhow::Result<GuidanceMethod> {
         match (&self.autoguide, &self.classifier) {
             (Some(path), _) => {
@@ -123,7 +157,7 @@ impl ControlArgs {
             }
             (None, Some(path)) => {
                 let classifier = LoadedClassifier::open(path, device)
-                    .context("--classifier wants a file of `diffusion train-classifier`")?;
+                    .context("--classifier needs a file written by `diffusion train-classifier`")?;
                 GuidanceMethod::by_classifier(classifier, model)
                     .or_else(|e| bail_usage!("--classifier {}: {e}", path.display()))
             }
@@ -131,21 +165,22 @@ impl ControlArgs {
         }
     }
 
-    /// Refuses flags that say how to push where there is nothing to push towards or away from. Gives the first such flag.
+    /// The first guidance flag that the user set. Fails if guidance is impossible for `model` or
+    /// `requested`.
     fn check_guidance(
         &self,
         model: &ModelDescription,
         method: &GuidanceMethod,
         requested: &[Option<u32>],
     ) -> anyhow::Result<Option<&'static str>> {
-        let given = [
+        let flags = [
             ("--guidance", self.guidance.is_some()),
             ("--guidance-interval", self.guidance_interval.is_some()),
             ("--guidance-rescale", self.guidance_rescale.is_some()),
             ("--classifier", self.classifier.is_some()),
         ];
         let (Some(flag), false) =
-            (first_given(&given), matches!(method, GuidanceMethod::Autoguidance(_)))
+            (first_given(&flags), matches!(method, GuidanceMethod::Autoguidance(_)))
         else {
             return Ok(None);
         };
@@ -155,53 +190,54 @@ impl ControlArgs {
         };
         if matches!(impossible, Some(GuidanceError::NoClasses)) {
             bail_usage!(
-                "{flag}: the model was trained without classes, so that there is nothing to push towards; train one by \
-                 `train --conditional`, or guide by a classifier with --classifier or by a worse model with --autoguide"
+                "{flag}: the model was trained without classes, so classifier-free guidance is \
+                 impossible; train a model with `train --conditional`, or use --classifier or \
+                 --autoguide"
             );
         }
         if impossible.is_some() {
             bail_usage!(
-                "{flag}: the model never learned what images of no class in particular are; guide by a worse model with \
-                 --autoguide"
+                "{flag}: the model was trained without class dropout, so classifier-free guidance is \
+                 impossible; use --autoguide"
             );
         }
         if !requested.is_empty() && requested.iter().all(Option::is_none) {
-            bail_usage!(
-                "{flag}: images of no class in particular cannot be pushed towards one; name a class"
-            );
+            bail_usage!("{flag}: unconditional images cannot be guided; name a class with --class");
         }
         Ok(Some(flag))
     }
 }
 
-/// What `names` after `flag` are among `classes`; `None` is no class in particular, which can be had if `takes_none`.
+/// The classes that the values `names` of `flag` mean, each once. `None` is unconditional, which is
+/// possible if `takes_none`.
 pub(crate) fn find_classes(
     flag: &str,
     names: &[String],
     classes: &[ModelClass],
     takes_none: bool,
 ) -> anyhow::Result<Vec<Option<u32>>> {
-    let mut found = Vec::new();
+    let mut selection = Vec::new();
     for name in names {
-        let these: Vec<Option<u32>> = match name.as_str() {
+        let matches: Vec<Option<u32>> = match name.as_str() {
             ALL if !classes.is_empty() => (0..classes.len() as u32).map(Some).collect(),
             NONE if takes_none => vec![None],
-            NONE => bail_usage!("{flag} none: this model must be told a class of each image"),
+            NONE => bail_usage!("{flag} none: this model needs a class for each image"),
             name => match find_class(classes, name) {
                 Ok(class) => vec![Some(class)],
                 Err(e) => bail_usage!("{flag} {name}: {e}"),
             },
         };
-        for class in these {
-            if !found.contains(&class) {
-                found.push(class);
+        for class in matches {
+            if !selection.contains(&class) {
+                selection.push(class);
             }
         }
     }
-    Ok(found)
+    Ok(selection)
 }
 
-/// A folder's name for each of `classes`: its own, with its number where others' are the same or differ in case only.
+/// A folder name for each of `classes`: the name of the class, followed by its number if another
+/// name is equal or differs in case only.
 fn folders(classes: &[ModelClass]) -> Vec<String> {
     let plain: Vec<String> = classes.iter().map(|class| folder_name(&class.name)).collect();
     let mut count = HashMap::from([(NONE.to_owned(), 1)]);
@@ -222,7 +258,7 @@ fn folders(classes: &[ModelClass]) -> Vec<String> {
     plain.into_iter().enumerate().map(numbered).collect()
 }
 
-/// A class's name as that of a file or folder on any system.
+/// The name of a class as a file name that is valid on any system.
 fn folder_name(name: &str) -> String {
     let plain: String = name
         .chars()
@@ -235,27 +271,28 @@ fn folder_name(name: &str) -> String {
 }
 
 impl Control {
-    /// The classes asked for, or if none was, the unconditional one.
+    /// The requested classes, or by default the unconditional one.
     pub(crate) fn requested_or_unconditional(
         &self,
         model: &ModelDescription,
     ) -> anyhow::Result<Vec<Option<u32>>> {
         match (&self.requested, self.guidance_flag) {
             (Some(classes), _) => Ok(classes.clone()),
-            (None, Some(flag)) => bail_usage!("{flag}: say by --class what to push towards"),
-            (None, None) if model.network.takes_no_class() => Ok(vec![None]),
+            (None, Some(flag)) => bail_usage!("{flag}: name a class to guide towards with --class"),
+            (None, None) if model.network.supports_unconditional() => Ok(vec![None]),
             (None, None) => {
-                bail_usage!("--class: this model must be told a class of each image; name one")
+                bail_usage!("--class: this model needs a class for each image; name one")
             }
         }
     }
 
-    /// A class's name, for people.
+    /// The name of a class for display.
     pub(crate) fn class_name(&self, class: Option<u32>) -> &str {
         class.map_or(NONE, |class| &self.classes[class as usize].name)
     }
 
-    /// A class's name as that of a folder or a part of a file's, another one for each class on any system.
+    /// The name of a class as a folder name or a part of a file name. It is unique for each class
+    /// on any system.
     pub(crate) fn class_folder(&self, class: Option<u32>) -> &str {
         class.map_or(NONE, |class| &self.folders[class as usize])
     }

@@ -1,35 +1,33 @@
-//! What `--data` and the flags beside it mean.
+//! `--data` and the flags of pictures: from a path to prepared pictures.
 
 mod args;
-mod trained_on;
+mod training_source;
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use diffusion_assets::{MNIST_IMAGES, MNIST_LABELS};
 use diffusion_data::{
-    ImageDataset, PictureConfig, PrepareProgress, Prepared, Report, Source, Split, mnist, prepare,
+    ImageDataset, PictureConfig, PrepareProgress, PreparedDataset, Report, Source, Split, mnist,
+    prepare,
 };
 
 pub(crate) use self::args::{CacheArgs, DataArgs, PictureArgs};
-pub(crate) use self::trained_on::TrainedOn;
+pub(crate) use self::training_source::TrainingSource;
 
 use crate::session::interrupt;
 use crate::session::progress::Progress;
 use crate::session::usage::bail_usage;
 
-/// 10,000 digits of MNIST's training set; `assets/mnist/README.md` says which, and under what licence.
-const IMAGES: &[u8] = include_bytes!("../../../../assets/mnist/train-10k-images-idx3-ubyte.gz");
-const LABELS: &[u8] = include_bytes!("../../../../assets/mnist/train-10k-labels-idx1-ubyte.gz");
-
-/// Where `diffusion data download NAME` puts things.
+/// The folder that `diffusion data download NAME` downloads into.
 const DOWNLOADS: &str = "data";
-/// What begins the name of a data set on the hub.
+/// The prefix of a data set on the hub.
 const HUB: &str = "hf:";
-/// So many damaged pictures are named in the log.
+/// The largest number of damaged pictures that the log names.
 const SHOWN: usize = 10;
 
-/// A flag that names pictures.
+/// A flag whose value is a source of pictures.
 #[derive(Clone, Copy)]
 pub(crate) enum Flag {
     Data,
@@ -46,22 +44,23 @@ impl Flag {
         }
     }
 
-    /// How one asks for the digits that the program knows.
+    /// How to select the embedded digits, for an error.
     fn digits(self) -> &'static str {
         match self {
-            Self::Data => "leave --data out for the digits that come with the program",
-            Self::Against => "say `--against mnist` for the test digits that the program knows",
-            Self::Training => "say `--training mnist` for the digits that come with the program",
+            Self::Data => "leave --data out to use the digits that come with the program",
+            Self::Against => "use `--against mnist` for the test digits of MNIST",
+            Self::Training => "use `--training mnist` for the digits that come with the program",
         }
     }
 }
 
-/// What `argument` of --data means as a path: as it is if that exists or is on the hub, else as the name of a downloaded set.
+/// The path that the value of --data means: the value itself if it exists or is on the hub,
+/// otherwise the downloaded set of that name.
 pub(crate) fn resolve(argument: &Path) -> anyhow::Result<PathBuf> {
     resolve_for(Flag::Data, argument)
 }
 
-/// The same, of another flag.
+/// The path that the value of `flag` means. See [`resolve`].
 pub(crate) fn resolve_for(flag: Flag, argument: &Path) -> anyhow::Result<PathBuf> {
     let downloaded = Path::new(DOWNLOADS).join(argument);
     if hub_reference(argument).is_some() {
@@ -73,8 +72,8 @@ pub(crate) fn resolve_for(flag: Flag, argument: &Path) -> anyhow::Result<PathBuf
     } else {
         let name = argument.display();
         bail_usage!(
-            "{} {name}: there is no such file or folder; {}, fetch mnist, fashion-mnist or cifar10 by `{} NAME`, or name a \
-             data set of the Hugging Face hub as hf:OWNER/NAME",
+            "{} {name}: there is no such file or folder; {}, download mnist, fashion-mnist or cifar10 \
+             with `{} NAME`, or name a data set of the Hugging Face hub as hf:OWNER/NAME",
             flag.name(),
             flag.digits(),
             crate::args::runs::program("data download")
@@ -82,20 +81,23 @@ pub(crate) fn resolve_for(flag: Flag, argument: &Path) -> anyhow::Result<PathBuf
     }
 }
 
-/// What `path` names on the hub, if it does.
+/// The name on the hub, if `path` begins with `hf:`.
 fn hub_reference(path: &Path) -> Option<&str> {
     path.to_str()?.strip_prefix(HUB)
 }
 
-/// Opens what `path` of --data means, or the embedded digits.
+/// Opens the pictures at `path`, the value of --data; `None` means the embedded digits.
 pub(crate) fn open(path: Option<&Path>) -> anyhow::Result<Source> {
     open_for(Flag::Data, path)
 }
 
-/// The same, of another flag.
+/// Opens the pictures at `path`, the value of `flag`; `None` means the embedded digits.
 pub(crate) fn open_for(flag: Flag, path: Option<&Path>) -> anyhow::Result<Source> {
     let Some(path) = path else {
-        return Ok(Source::from_dataset(mnist::from_bytes(IMAGES, LABELS)?, "the embedded digits"));
+        return Ok(Source::from_dataset(
+            mnist::from_bytes(MNIST_IMAGES, MNIST_LABELS)?,
+            "the embedded digits",
+        ));
     };
     match hub_reference(path) {
         Some(reference) => on_hub(flag, reference),
@@ -110,7 +112,7 @@ fn on_hub(flag: Flag, reference: &str) -> anyhow::Result<Source> {
         Err(error) => bail_usage!("{} {HUB}{reference}: {error}", flag.name()),
     };
     let files = crate::commands::data::download::fetch_reference(&reference)?;
-    // The shards of a part lie in one folder, and nothing else does.
+    // The folder contains the shards of one split and nothing else.
     let folder = files.first().and_then(|file| file.parent()).unwrap_or(Path::new(""));
     Ok(Source::open(folder, Split::Train)?)
 }
@@ -123,34 +125,34 @@ fn on_hub(flag: Flag, reference: &str) -> anyhow::Result<Source> {
     )
 }
 
-/// Prepares all pictures of `source`, with progress; to name the damaged ones is the caller's.
-pub(crate) fn prepared(
+/// Prepares all pictures of `source` and shows progress. The caller reports the damaged ones.
+pub(crate) fn prepare_pictures(
     source: &Source,
     size: Option<usize>,
     config: &PictureConfig,
     cache: &CacheArgs,
     quiet: bool,
-) -> anyhow::Result<Prepared> {
-    let mut progress = Preparing::new(source, quiet);
+) -> anyhow::Result<PreparedDataset> {
+    let mut progress = PreparationProgress::new(source, quiet);
     let prepared = prepare(source, size, config, cache.folder().as_deref(), &mut |event| {
         progress.show(event)
     })?;
     if let Some(problem) = &prepared.cache_problem {
         tracing::warn!(
-            "the pictures are kept in memory, since the cache cannot be used: {problem}"
+            "the pictures are kept in memory, because the cache cannot be used: {problem}"
         );
     }
     Ok(prepared)
 }
 
-/// Progress over a source's pictures.
-pub(crate) struct Preparing {
+/// The display of a preparation.
+pub(crate) struct PreparationProgress {
     progress: Progress,
     started: Instant,
     waiting: bool,
 }
 
-impl Preparing {
+impl PreparationProgress {
     pub(crate) fn new(source: &Source, quiet: bool) -> Self {
         Self {
             progress: Progress::new("preparing pictures", source.count() as u64, quiet),
@@ -164,10 +166,10 @@ impl Preparing {
             PrepareProgress::Waiting => {
                 if !std::mem::replace(&mut self.waiting, true) {
                     self.progress
-                        .note("another program prepares the same pictures; waiting for it");
+                        .note("another program is preparing the same pictures; waiting for it");
                 }
             }
-            // What takes a moment is not worth a word.
+            // A short preparation shows nothing.
             PrepareProgress::Done(..) if self.started.elapsed() < Duration::from_secs(1) => {}
             PrepareProgress::Done(done, all) => {
                 self.progress.set(done as u64, || format!("{done} of {all}"));
@@ -177,27 +179,27 @@ impl Preparing {
     }
 }
 
-impl Drop for Preparing {
+impl Drop for PreparationProgress {
     fn drop(&mut self) {
         self.progress.finish();
     }
 }
 
-/// Names the first pictures that were left out.
-pub(crate) fn report_damaged(damaged: &[diffusion_data::Damaged]) {
+/// Logs the damaged pictures that were left out, at most [`SHOWN`] by name.
+pub(crate) fn report_damaged(damaged: &[diffusion_data::DamagedPicture]) {
     for picture in damaged.iter().take(SHOWN) {
         tracing::warn!("left out {picture}");
     }
     if damaged.len() > SHOWN {
         tracing::warn!(
-            "left out {} more; `{} PATH` names them all",
+            "left out {} more; `{} PATH` lists all of them",
             damaged.len() - SHOWN,
             crate::args::runs::program("data inspect")
         );
     }
 }
 
-/// The pictures that a configuration chooses: those to train on, and those kept for validation.
+/// The pictures that `config` selects: the training set, and the validation set if there is one.
 pub(crate) fn select(
     dataset: ImageDataset,
     config: &PictureConfig,
@@ -216,7 +218,7 @@ pub(crate) fn select(
     Ok((training, Some(validation)))
 }
 
-/// One line about a data set and the source that it was prepared from, which the user called `path`.
+/// One line about a data set and its source; `path` is the value of --data.
 pub(crate) fn describe(
     path: Option<&Path>,
     source: &Source,
@@ -225,23 +227,24 @@ pub(crate) fn describe(
 ) -> String {
     let [channels, height, width] = dataset.image_shape();
     let colour = if channels == 1 { "grey" } else { "RGB" };
-    let mut found = vec![source.what()];
-    found.extend(sizes(report).filter(|sizes| *sizes != format!("{width}×{height}")));
+    let mut details = vec![source.description()];
+    details.extend(sizes(report).filter(|sizes| *sizes != format!("{width}×{height}")));
     if !dataset.classes().is_empty() {
-        found.push(format!("{} classes", dataset.classes().len()));
+        details.push(format!("{} classes", dataset.classes().len()));
     }
     if !report.damaged.is_empty() {
-        found.push(format!("{} left out", report.damaged.len()));
+        details.push(format!("{} left out", report.damaged.len()));
     }
     let name = path.unwrap_or(source.path()).display();
     format!(
         "{} {colour} pictures of {width}×{height} from {name} ({})",
         dataset.len(),
-        found.join(", ")
+        details.join(", ")
     )
 }
 
-/// The size of all pictures of a source, or the range of their sides.
+/// The size of all pictures of a source if they have one size, otherwise the ranges of width and
+/// height.
 pub(crate) fn sizes(report: &Report) -> Option<String> {
     let sides = |side: fn(&(usize, usize, usize)) -> usize| {
         let sides = report.sizes.iter().map(side);

@@ -1,4 +1,4 @@
-//! What generated images are judged by: `--against` and `--inception`.
+//! Image quality metrics: `--against` and `--inception`.
 
 mod pictures;
 
@@ -15,24 +15,31 @@ use crate::args::data::CacheArgs;
 use crate::args::runs;
 use crate::session::usage::{UsageError, check_input, first_given};
 
-/// What `--against` calls the digits that the shipped judge knows.
+/// The value of `--against` for MNIST's test digits, whose features come with the program.
 const MNIST: &str = "mnist";
 
-/// What images are judged by.
+/// The flags of image quality metrics.
 #[derive(clap::Args, Clone)]
 pub(crate) struct JudgeArgs {
-    /// The real pictures: mnist, for its 10,000 test digits, or whatever --data of train understands, up to 10,000 of them [default:
-    /// mnist for a model of the digits that come with the program and for folders of grey 28×28 images without --training, else what the run kept out of training by
-    /// --validation, or if that is nothing, what was trained on]
-    #[arg(long, value_name = "mnist|PATH", help_heading = "Judging")]
+    /// Reference images: `mnist` (10,000 test digits), or any source that `train --data` accepts,
+    /// at most 10,000 pictures of it [default: mnist where it applies, otherwise the run's
+    /// validation set, otherwise its training set]
+    ///
+    /// mnist applies to models of the digits that come with the program, and to folders of grey
+    /// 28×28 images without --training. It cannot be combined with --inception.
+    #[arg(long, value_name = "mnist|PATH", help_heading = "Image metrics")]
     pub(crate) against: Option<PathBuf>,
-    /// Judge by the features of Inception-v3, so that the distance is the FID: its standard weights as a safetensors file
-    #[arg(long, value_name = "FILE.safetensors", help_heading = "Judging")]
+    /// Compute the metrics from features of Inception-v3; the value is its weights as a safetensors
+    /// file [default: features of a digit classifier that comes with the program]
+    ///
+    /// The Fréchet distance is then the usual FID. Use it for all images other than digits: the
+    /// digit classifier reads only grey 28×28 images.
+    #[arg(long, value_name = "FILE.safetensors", help_heading = "Image metrics")]
     pub(crate) inception: Option<PathBuf>,
 }
 
 impl JudgeArgs {
-    /// The first of the flags that is given.
+    /// The name of the first flag that the user set.
     pub(crate) fn given(&self) -> Option<&'static str> {
         first_given(&[
             ("--against", self.against.is_some()),
@@ -40,7 +47,7 @@ impl JudgeArgs {
         ])
     }
 
-    /// The network that makes features.
+    /// The network that computes features.
     pub(crate) fn network(&self) -> FeatureNetwork {
         match self.inception {
             Some(_) => FeatureNetwork::Inception,
@@ -48,7 +55,7 @@ impl JudgeArgs {
         }
     }
 
-    /// For images of `shape`, by a model that was trained on `training`.
+    /// An evaluator for images of `shape` by a model that was trained on `training`.
     pub(crate) fn evaluator(
         &self,
         shape: [usize; 3],
@@ -62,7 +69,7 @@ impl JudgeArgs {
             _ => ReferenceChoice::Named,
         });
         let choice = ReferenceChoice::new(requested, self.network(), shape, training)
-            .map_err(|error| self.explained(error))?;
+            .map_err(|error| self.with_flags(error))?;
         let judge = match choice {
             None => None,
             Some(ReferenceChoice::Mnist) => Some(FeatureJudge::of_mnist(device)?),
@@ -71,24 +78,25 @@ impl JudgeArgs {
                 let references = match &self.against {
                     Some(path) => pictures::references(path, shape, training, cache, quiet)?,
                     None => {
-                        ReferenceSet::of_run(training).map_err(|error| self.explained(error))?
+                        ReferenceSet::of_run(training).map_err(|error| self.with_flags(error))?
                     }
                 };
                 let judge = FeatureJudge::new(extractor, &references, device);
-                Some(judge.map_err(|error| self.explained(error))?)
+                Some(judge.map_err(|error| self.with_flags(error))?)
             }
         };
         if judge.as_ref().is_some_and(FeatureJudge::is_rough) {
             tracing::warn!(
-                "the features are those of a classifier of digits, which orders sets of other pictures only roughly; \
-                 --inception FILE.safetensors judges by Inception-v3"
+                "the features come from a classifier of digits, so metrics of other pictures are \
+                 only rough; use --inception FILE.safetensors for features of Inception-v3"
             );
         }
         Ok(SampleEvaluator::new(shape, judge, training, device)?)
     }
 
-    /// For images of `shape` by the model in the folder `checkpoint`, or by the one that comes with the program. The pictures that it was
-    /// trained on are those of `training`, or else those that its run names.
+    /// An evaluator for images of `shape` by the model in the folder `checkpoint`, or by the one
+    /// that comes with the program. `training` names its training pictures. Default: those of its
+    /// run.
     pub(crate) fn evaluator_of_model(
         &self,
         checkpoint: Option<&Path>,
@@ -112,22 +120,23 @@ impl JudgeArgs {
         Ok(FeatureExtractor::Inception(Box::new(Inception::open(path, device)?)))
     }
 
-    /// The error with the flags that cause or mend it.
-    fn explained(&self, error: EvalError) -> anyhow::Error {
-        let weights = "give the weights of Inception-v3 by --inception FILE.safetensors";
+    /// The error, with the flags that cause or solve it.
+    fn with_flags(&self, error: EvalError) -> anyhow::Error {
+        let weights = "name the weights of Inception-v3 with --inception FILE.safetensors";
         let text = match (&error, &self.against) {
             (EvalError::NoFeatures { .. }, Some(path)) => {
                 format!("--against {}: {error}; {weights}", path.display())
             }
             (EvalError::NoFeatures { .. }, None) => {
                 format!(
-                    "{error}; {weights}, or the pictures to look for copies of by --training PATH"
+                    "{error}; {weights}, or the training pictures to search for copies with \
+                     --training PATH"
                 )
             }
             (EvalError::NoImagesOfMnist, _) => format!("--against {MNIST}: {error}"),
             (EvalError::NoReference, _) => format!("--against: {error}"),
             (EvalError::TooFewReferences { .. }, _) => {
-                format!("{error} (name others by --against)")
+                format!("{error} (name others with --against)")
             }
             _ => return error.into(),
         };
@@ -135,7 +144,7 @@ impl JudgeArgs {
     }
 }
 
-/// Refuses `count` images, called `name`, where they are too few to be judged.
+/// Fails if `count` images, called `name`, are too few for the metrics.
 pub(crate) fn check_number(
     evaluator: &SampleEvaluator,
     name: &str,
@@ -144,21 +153,24 @@ pub(crate) fn check_number(
     Ok(evaluator.check_number(name, count).map_err(|error| UsageError(error.to_string()))?)
 }
 
-/// How images are judged, to follow "they are", with the flag that would tell more.
+/// A description of the metrics, with the flag for more of them.
 pub(crate) fn description(evaluator: &SampleEvaluator) -> String {
     let more = if evaluator.judge().is_some() {
         ""
     } else {
-        "; --inception FILE.safetensors gives the other figures"
+        "; --inception FILE.safetensors adds the other metrics"
     };
     format!("{}{more}", evaluator.description())
 }
 
-/// A note, with the command that would change what it says.
+/// The text of a note, with the command that solves the problem.
 pub(crate) fn note(note: &Note) -> String {
     match note {
         Note::Circular => {
-            format!("{note}; `{}` keeps others for that", runs::program("train --validation SHARE"))
+            format!(
+                "{note}; `{}` keeps pictures out of training for that",
+                runs::program("train --validation SHARE")
+            )
         }
         Note::Other(text) => text.clone(),
     }

@@ -1,5 +1,5 @@
-//! Arguments that several commands share, and what they mean: which model, classes, guidance, sampler and schedule, which
-//! pictures, and what images are judged by.
+//! Arguments that several commands share: model, classes, guidance, sampler, schedule, pictures,
+//! and the reference for image metrics.
 
 pub(crate) mod control;
 pub(crate) mod data;
@@ -11,12 +11,12 @@ pub(crate) mod schedules;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 
-/// A parser for one of `all`, each by its name.
+/// A parser of the names of `all`.
 pub(crate) fn one_of<T: Copy + Send + Sync + 'static>(
     all: &'static [T],
     name: fn(T) -> &'static str,
 ) -> impl TypedValueParser<Value = T> {
     PossibleValuesParser::new(all.iter().map(|value| name(*value))).try_map(move |text| {
-        all.iter().copied().find(|value| name(*value) == text).ok_or("not a known name")
+        all.iter().copied().find(|value| name(*value) == text).ok_or("unknown name")
     })
 }

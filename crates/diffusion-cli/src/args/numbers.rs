@@ -1,6 +1,9 @@
-//! Numbers on the command line, each within its range.
+//! Parsers of numbers with a range.
 
-/// A finite number within `range`, or else what is `expected`.
+/// A finite number within `range`.
+///
+/// # Errors
+/// `expected`, if `text` is not such a number.
 fn number(text: &str, range: impl Fn(f64) -> bool, expected: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(number) if number.is_finite() && range(number) => Ok(number),
@@ -8,48 +11,48 @@ fn number(text: &str, range: impl Fn(f64) -> bool, expected: &str) -> Result<f64
     }
 }
 
-/// Above 0.
+/// A number above 0.
 pub(crate) fn positive(text: &str) -> Result<f64, String> {
     number(text, |x| x > 0.0, "expected a number above 0")
 }
 
-/// At least 0.
+/// A number of at least 0.
 pub(crate) fn at_least_0(text: &str) -> Result<f64, String> {
-    number(text, |x| x >= 0.0, "a number of 0 or more is wanted")
+    number(text, |x| x >= 0.0, "expected a number of at least 0")
 }
 
-/// At least 1.
+/// A number of at least 1.
 pub(crate) fn at_least_1(text: &str) -> Result<f64, String> {
-    number(text, |x| x >= 1.0, "a number of 1 or more is wanted")
+    number(text, |x| x >= 1.0, "expected a number of at least 1")
 }
 
-/// From 0 to 1, both included.
+/// A number in \[0, 1\].
 pub(crate) fn share(text: &str) -> Result<f64, String> {
-    number(text, |x| (0.0..=1.0).contains(&x), "a number from 0 to 1 is wanted")
+    number(text, |x| (0.0..=1.0).contains(&x), "expected a number from 0 to 1")
 }
 
-/// From 0 to 1 without 1.
+/// A number in \[0, 1).
 pub(crate) fn share_below_1(text: &str) -> Result<f64, String> {
-    number(text, |x| (0.0..1.0).contains(&x), "a number from 0 to 1, and below 1, is wanted")
+    number(text, |x| (0.0..1.0).contains(&x), "expected a number of at least 0 and below 1")
 }
 
-/// From 0 to 1 without 0.
+/// A number in (0, 1\].
 pub(crate) fn share_above_0(text: &str) -> Result<f64, String> {
-    number(text, |x| x > 0.0 && x <= 1.0, "a number above 0, and at most 1, is wanted")
+    number(text, |x| x > 0.0 && x <= 1.0, "expected a number above 0 and at most 1")
 }
 
-/// A guidance scale: from −1000 to 1000.
+/// A guidance scale, in \[−1000, 1000\].
 pub(crate) fn scale(text: &str) -> Result<f64, String> {
-    number(text, |x| x.abs() <= 1000.0, "a number from -1000 to 1000 is wanted, 2 say")
+    number(text, |x| x.abs() <= 1000.0, "expected a number from -1000 to 1000, for example 2")
 }
 
-/// An interval A:B of numbers of at least 0, either of which may be left out.
+/// An interval `A:B` with 0 ≤ A < B. Default of A: 0; of B: infinity.
 pub(crate) fn interval(text: &str) -> Result<[f64; 2], String> {
-    let wrong = || "two numbers are wanted, the smaller first, as 0.3:5".to_owned();
-    let (low, high) = text.split_once(':').ok_or_else(wrong)?;
-    let end = |text: &str, otherwise| {
-        if text.is_empty() { Ok(otherwise) } else { text.parse::<f64>().map_err(|_| wrong()) }
+    let error = || "expected two numbers A:B, the smaller first, for example 0.3:5".to_owned();
+    let (low, high) = text.split_once(':').ok_or_else(error)?;
+    let end = |text: &str, default| {
+        if text.is_empty() { Ok(default) } else { text.parse::<f64>().map_err(|_| error()) }
     };
     let [low, high] = [end(low, 0.0)?, end(high, f64::INFINITY)?];
-    if low >= 0.0 && low < high { Ok([low, high]) } else { Err(wrong()) }
+    if low >= 0.0 && low < high { Ok([low, high]) } else { Err(error()) }
 }

@@ -1,42 +1,42 @@
-//! Finding runs and checkpoints.
+//! Runs, checkpoints and models by argument or default.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use candle_core::Device;
+use diffusion_assets::DIGITS_MODEL;
 use diffusion_data::PictureConfig;
 use diffusion_model::{LoadedModel, ModelState, RunLayout, Weights};
 use diffusion_train::{RunDir, TrainConfig};
 
 use crate::session::usage::{UsageError, bail_usage, check_input};
 
-/// A small model of digits; `assets/README.md` says how it was made.
-const SHIPPED: &[u8] = include_bytes!("../../../../assets/digits.safetensors");
-
-/// Where runs go when nobody says where.
+/// The default folder of all runs.
 const RUNS: &str = "runs";
 
-/// Which model to use.
+/// The flags that name a model.
 #[derive(clap::Args, Clone)]
 pub(crate) struct ModelArgs {
-    /// The folder of a run; its newest checkpoint is used [default: the run that saved last in runs/]
+    /// Folder of a run; its newest checkpoint is used [default: the run in runs/ that saved last]
     #[arg(long, value_name = "DIR")]
     pub(crate) run: Option<PathBuf>,
-    /// The folder of a checkpoint
+    /// Folder of a checkpoint, for example runs/mnist-1/checkpoints/step-0000100
+    ///
+    /// Use it for an earlier state of a run.
     #[arg(long, value_name = "DIR", conflicts_with = "run")]
     pub(crate) checkpoint: Option<PathBuf>,
 }
 
-/// A model, and where it was found.
+/// A model and its checkpoint.
 pub(crate) struct FoundModel {
     pub(crate) model: LoadedModel,
-    /// None: the one that comes with the program.
+    /// `None` for the model that comes with the program.
     pub(crate) checkpoint: Option<PathBuf>,
 }
 
 impl FoundModel {
-    /// What it is, for people.
+    /// The name of the model for display.
     pub(crate) fn name(&self) -> String {
         let step = self.model.step;
         match &self.checkpoint {
@@ -45,8 +45,8 @@ impl FoundModel {
         }
     }
 
-    /// How the pictures that the model learnt from were fitted, and what was laid behind them; the defaults where there is no run.
-    pub(crate) fn prepared(&self) -> anyhow::Result<PictureConfig> {
+    /// How the training pictures were prepared. Without a run: the defaults.
+    pub(crate) fn picture_config(&self) -> anyhow::Result<PictureConfig> {
         match self.checkpoint.as_deref().and_then(run_of) {
             Some(run) => Ok(run.read_config()?.pictures),
             None => Ok(PictureConfig::default()),
@@ -55,7 +55,7 @@ impl FoundModel {
 }
 
 impl ModelArgs {
-    /// The checkpoint meant, if any was named.
+    /// The checkpoint that the flags name, if any is given.
     pub(crate) fn named(&self) -> anyhow::Result<Option<PathBuf>> {
         match (&self.checkpoint, &self.run) {
             (Some(checkpoint), _) => {
@@ -73,7 +73,8 @@ impl ModelArgs {
         }
     }
 
-    /// The model meant; without arguments that of the latest run, and without a run the one that comes with the program.
+    /// The model that the flags name. Default: that of the latest run; without a run, the one that
+    /// comes with the program.
     pub(crate) fn open(&self, weights: Weights, device: &Device) -> anyhow::Result<FoundModel> {
         let checkpoint = match self.named()? {
             Some(checkpoint) => Some(checkpoint),
@@ -86,7 +87,7 @@ impl ModelArgs {
             },
             None => FoundModel {
                 model: LoadedModel::unpack(
-                    SHIPPED,
+                    DIGITS_MODEL,
                     "the model that comes with the program".as_ref(),
                     device,
                 )?,
@@ -96,21 +97,22 @@ impl ModelArgs {
         tracing::info!("using {}", found.name());
         if found.checkpoint.is_none() {
             tracing::info!(
-                "there is no run in {RUNS}/ yet; train a model of your own by `{}`",
+                "there is no run in {RUNS}/ yet; train a model of your own with `{}`",
                 program("train")
             );
         }
         Ok(found)
     }
 
-    /// The checkpoint meant; without arguments that of the latest run.
+    /// The checkpoint that the flags name. Default: that of the latest run.
     pub(crate) fn checkpoint(&self) -> anyhow::Result<PathBuf> {
         match self.named()? {
             Some(checkpoint) => Ok(checkpoint),
             None => match latest() {
                 Some(run) => Ok(run.latest_checkpoint()?),
                 None => bail_usage!(
-                    "there is no run in {RUNS}/ yet; train one by `{}`, or name one by --run DIR or --checkpoint DIR",
+                    "there is no run in {RUNS}/ yet; train one with `{}`, or name one with --run DIR or \
+                     --checkpoint DIR",
                     program("train")
                 ),
             },
@@ -118,7 +120,7 @@ impl ModelArgs {
     }
 }
 
-/// The run in which a checkpoint lies.
+/// The run that the folder `checkpoint` belongs to.
 pub(crate) fn run_of(checkpoint: &Path) -> Option<RunDir> {
     RunDir::open(RunLayout::of_checkpoint(checkpoint)?.root()).ok()
 }
@@ -131,7 +133,7 @@ pub(crate) fn latest() -> Option<RunLayout> {
     saved.max().map(|(_, root)| RunLayout::new(root))
 }
 
-/// A new folder `runs/NAME-N`, with the smallest N above those that exist.
+/// Creates a folder `runs/NAME-N`, with the smallest N from 1 that does not exist.
 pub(crate) fn new_folder(name: &str) -> anyhow::Result<PathBuf> {
     fs::create_dir_all(RUNS).with_context(|| format!("cannot make the folder {RUNS}"))?;
     for number in 1..u32::MAX {
@@ -140,19 +142,20 @@ pub(crate) fn new_folder(name: &str) -> anyhow::Result<PathBuf> {
             Ok(()) => return Ok(path),
             Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
             Err(e) => {
-                return Err(e).with_context(|| format!("cannot make the folder {}", path.display()));
+                return Err(e)
+                    .with_context(|| format!("cannot make the folder {}", path.display()));
             }
         }
     }
-    Err(UsageError(format!("{RUNS}/ is full; name a folder by --run-dir")).into())
+    Err(UsageError(format!("{RUNS}/ is full; name a folder with --run-dir")).into())
 }
 
-/// What files of images are called that a model of this configuration makes, in commands to go on with.
-pub(crate) fn pictures_of(config: &TrainConfig) -> &'static str {
+/// A folder name for images of a model of this configuration, for suggested commands.
+pub(crate) fn image_folder_name(config: &TrainConfig) -> &'static str {
     if config.data.is_none() { "digits" } else { "generated" }
 }
 
-/// How the user calls a command of this program: by cargo, if cargo started it.
+/// The command line of a command of this program, with `cargo run` if cargo started it.
 pub(crate) fn program(command: &str) -> String {
     let program = if std::env::var_os("CARGO_MANIFEST_DIR").is_some() {
         "cargo run -p diffusion-cli --"
@@ -162,8 +165,8 @@ pub(crate) fn program(command: &str) -> String {
     format!("{program} {command}")
 }
 
-/// A path as it is typed in a command.
-pub(crate) fn typed(path: &Path) -> String {
+/// A path for a command line, in quotes if it contains white space.
+pub(crate) fn quoted(path: &Path) -> String {
     let text = path.display().to_string();
     if text.contains(char::is_whitespace) { format!("\"{text}\"") } else { text }
 }

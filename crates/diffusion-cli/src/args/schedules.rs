@@ -1,4 +1,4 @@
-//! Schedules by the names that one gives on the command line.
+//! Noise schedules by name, file or run.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use diffusion_schedule::{BetaSchedule, NoiseSchedule, ScheduleConfig};
 
 use crate::session::usage::bail_usage;
 
-/// What has a name; the names in files are understood too.
+/// The built-in schedules: name, name in files (also accepted), β schedule.
 const NAMED: [(&str, &str, BetaSchedule); 4] = [
     ("linear", "linear", BetaSchedule::Linear),
     ("cosine", "squaredcos_cap_v2", BetaSchedule::Cosine),
@@ -18,11 +18,12 @@ const NAMED: [(&str, &str, BetaSchedule); 4] = [
     ("scaled-linear", "scaled_linear", BetaSchedule::ScaledLinear),
 ];
 
-/// The default of a comparison: the two of the lesson.
-pub(crate) const LESSON: &str = "linear,cosine";
+/// The default of a comparison: the two schedules of the tutorial (Learn AI Series #84, Generative
+/// Images – Diffusion Models, Part 1).
+pub(crate) const TUTORIAL: &str = "linear,cosine";
 
-/// A schedule of `timesteps` steps if `argument` is a name, else the one that the file or run of that name has, with the
-/// steps that it has there. Returned with what to call it.
+/// The schedule of `argument` with a name for display. A built-in schedule gets `timesteps`
+/// timesteps; that of a file or run keeps its own number.
 pub(crate) fn named(argument: &str, timesteps: usize) -> anyhow::Result<(String, NoiseSchedule)> {
     if let Some((name, _, beta_schedule)) =
         NAMED.iter().find(|(name, other, _)| argument == *name || argument == *other)
@@ -39,8 +40,9 @@ pub(crate) fn named(argument: &str, timesteps: usize) -> anyhow::Result<(String,
     if !file.is_file() {
         let names: Vec<&str> = NAMED.iter().map(|(name, ..)| *name).collect();
         bail_usage!(
-            "`{argument}` is no schedule: it is none of {} and no file; a TOML file with a table [schedule], the folder of a \
-             run or of a model, or a scheduler_config.json is understood",
+            "`{argument}` is no schedule: it is none of {} and no file; expected one of these names, \
+             a TOML file with a table [schedule], the folder of a run or a model, or a \
+             scheduler_config.json",
             names.join(", ")
         );
     }
@@ -51,18 +53,20 @@ pub(crate) fn named(argument: &str, timesteps: usize) -> anyhow::Result<(String,
     } else {
         in_toml(&text).with_context(|| file.display().to_string())?
     };
-    Ok((called(path), schedule))
+    Ok((display_name(path), schedule))
 }
 
-/// The file that a run's or a model's folder keeps its schedule in; a file itself.
+/// The file with the schedule in the folder `path` of a run or a model; `path` itself if there is
+/// none.
 fn file_of(path: &Path) -> PathBuf {
-    let of_models =
+    let model_files =
         ["scheduler/scheduler_config.json", "scheduler_config.json"].map(|name| path.join(name));
-    let mut files = std::iter::once(RunLayout::new(path).config()).chain(of_models);
+    let mut files = std::iter::once(RunLayout::new(path).config()).chain(model_files);
     files.find(|file| file.is_file()).unwrap_or_else(|| path.to_owned())
 }
 
-/// The schedule in a configuration, under `[schedule]`, or in a file of nothing else.
+/// The schedule in a configuration file, in its table `[schedule]`, or in a file with the fields of
+/// that table only.
 fn in_toml(text: &str) -> anyhow::Result<NoiseSchedule> {
     let mut table: toml::Table = text.parse()?;
     let flow =
@@ -72,15 +76,15 @@ fn in_toml(text: &str) -> anyhow::Result<NoiseSchedule> {
     }
     let config: ScheduleConfig = match table.remove("schedule") {
         Some(schedule) => schedule.try_into()?,
-        None if table.is_empty() => bail_usage!("it is empty; a table [schedule] is wanted"),
+        None if table.is_empty() => bail_usage!("it is empty; expected a table [schedule]"),
         None => {
-            table.try_into().context("it has no table [schedule], and is no such table itself")?
+            table.try_into().context("expected a table [schedule], or the fields of that table")?
         }
     };
     Ok(config.build()?)
 }
 
-/// The schedule of a scheduler of Python's diffusers.
+/// The schedule in a scheduler file of Python's diffusers.
 fn in_json(text: &str) -> anyhow::Result<NoiseSchedule> {
     let scheduler = Scheduler::from_json(text)?;
     if matches!(scheduler.class(), SchedulerClass::EdmEuler | SchedulerClass::EdmDpmSolverMultistep)
@@ -90,19 +94,19 @@ fn in_json(text: &str) -> anyhow::Result<NoiseSchedule> {
     Ok(scheduler.schedule()?)
 }
 
-/// The last part of a path that says more than what kind of file it is.
-fn called(path: &Path) -> String {
-    const SAY_NOTHING: [&str; 3] = ["config", "scheduler_config", "scheduler"];
+/// The last part of `path` that is not a generic file name.
+fn display_name(path: &Path) -> String {
+    const GENERIC: [&str; 3] = ["config", "scheduler_config", "scheduler"];
     let name = |part: &Path| {
         if part.is_dir() { part.file_name() } else { part.file_stem() }.map(OsStr::to_owned)
     };
     let stems =
         path.ancestors().filter_map(|part| Some(name(part)?.to_string_lossy().into_owned()));
     let own = path.display().to_string();
-    stems.into_iter().find(|stem| !SAY_NOTHING.contains(&stem.as_str())).unwrap_or(own)
+    stems.into_iter().find(|stem| !GENERIC.contains(&stem.as_str())).unwrap_or(own)
 }
 
-/// ᾱ for people: six digits after the point, or the power of ten where those would say little.
+/// ᾱ as text: with six decimal places, or below 0.001 in scientific notation.
 pub(crate) fn alpha_text(alpha_cumprod: f64) -> String {
     if alpha_cumprod >= 1e-3 || alpha_cumprod == 0.0 {
         format!("{alpha_cumprod:.6}")
@@ -111,13 +115,13 @@ pub(crate) fn alpha_text(alpha_cumprod: f64) -> String {
     }
 }
 
-/// Decibels for people.
+/// Decibels as text, with two decimal places; `none` if infinite.
 pub(crate) fn db_text(snr_db: f64) -> String {
     if snr_db.is_finite() { format!("{snr_db:.2}") } else { "none".to_owned() }
 }
 
-/// The timesteps of the lesson's table, as far along a schedule of `timesteps` steps as they are in one of 1000.
-pub(crate) fn lesson_timesteps(timesteps: usize) -> Vec<usize> {
+/// The timesteps of the tutorial's table, scaled from 1000 to `timesteps`, and the last timestep.
+pub(crate) fn tutorial_timesteps(timesteps: usize) -> Vec<usize> {
     let mut chosen: Vec<usize> =
         [0, 100, 250, 500, 750, 900].map(|t| t * timesteps / 1000).to_vec();
     chosen.push(timesteps.saturating_sub(1));

@@ -1,4 +1,4 @@
-//! `diffusion data`: pictures before they are trained on.
+//! `diffusion data`.
 
 #[cfg(feature = "hub")]
 pub(crate) mod download;
@@ -7,7 +7,7 @@ mod pack;
 
 use std::process::ExitCode;
 
-/// Look at, pack and download pictures
+/// Inspect, pack and download data sets of pictures
 #[derive(clap::Subcommand)]
 pub(crate) enum DataCommand {
     Inspect(inspect::InspectArgs),

@@ -1,9 +1,9 @@
 //! `diffusion edit`.
 
-mod drawing;
 mod inpaint;
 mod interpolate;
 mod inversion;
+mod job;
 mod pictures;
 mod reclass;
 mod vary;
@@ -16,7 +16,12 @@ use candle_core::Device;
 use crate::args::runs::FoundModel;
 use crate::session::interrupt;
 
-/// Change pictures by a model as it is, without further training
+/// Edit pictures with a trained model
+///
+/// The model needs no further training. `vary` makes variations of a picture, `inpaint` repaints a
+/// part of it, `interpolate` generates images between two pictures, and `reclass` changes its
+/// class. Pictures may have any size; they are brought to the size of the model's images. Without a
+/// run, a small model of handwritten digits that comes with the program is used.
 #[derive(clap::Subcommand)]
 pub(crate) enum EditCommand {
     Vary(vary::VaryArgs),
@@ -35,21 +40,21 @@ pub(crate) fn run(command: &EditCommand, device: &Device, quiet: bool) -> anyhow
     }
 }
 
-/// Pictures that a grid has a row for, and columns that it has for results.
+/// The largest number of pictures in a grid, and of results of each.
 const GRID: usize = 16;
 
-/// Says that an edit was interrupted.
-fn stopped(out: &Path) -> ExitCode {
-    println!("stopped before the last picture; those that were done are in {}", out.display());
+/// Prints that the edit was interrupted; returns the exit code.
+fn report_interrupted(out: &Path) -> ExitCode {
+    println!("stopped before the last picture; the finished ones are in {}", out.display());
     ExitCode::from(interrupt::EXIT_CODE)
 }
 
-/// Whose work it was, where that is not what the user trained.
-fn by(found: &FoundModel) -> &'static str {
+/// The end of a result line, which names the model that comes with the program if it was used.
+fn model_note(found: &FoundModel) -> &'static str {
     if found.checkpoint.is_none() { ", by the model that comes with the program" } else { "" }
 }
 
-/// How many of something.
-fn counted(count: usize, one: &str, many: &str) -> String {
+/// A number with its noun.
+fn quantity(count: usize, one: &str, many: &str) -> String {
     format!("{count} {}", if count == 1 { one } else { many })
 }

@@ -15,7 +15,7 @@ use diffusion_model::{LoadedModel, Objective};
 use diffusion_process::NoiseLevel;
 use serde_json::{Value, json};
 
-/// Look at what a model does
+/// Evaluate models and images
 #[derive(clap::Subcommand)]
 pub(crate) enum EvaluateCommand {
     Grid(grid::GridArgs),
@@ -39,36 +39,36 @@ pub(crate) fn run(
     }
 }
 
-/// Levels of a process that has no timesteps.
-const CONTINUOUS: usize = 1000;
+/// The number of noise levels at which a process without timesteps is evaluated.
+const CONTINUOUS_LEVELS: usize = 1000;
 
-/// Levels of a process without timesteps, evenly over those of training.
+/// The noise levels of a process without timesteps, evenly spaced over the levels of training.
 fn continuous_levels(objective: &Objective) -> Vec<NoiseLevel> {
-    let share = |i: usize| (i as f64 + 0.5) / CONTINUOUS as f64;
-    (0..CONTINUOUS).map(|i| objective.level_at(share(i))).collect()
+    let share = |i: usize| (i as f64 + 0.5) / CONTINUOUS_LEVELS as f64;
+    (0..CONTINUOUS_LEVELS).map(|i| objective.level_at(share(i))).collect()
 }
 
-/// What the place of a level is in a chart.
+/// The x axis of a chart over timesteps.
 const TIMESTEP: &str = "timestep t";
 
-/// The same, of the levels of a model.
+/// The x axis of a chart over the noise levels of `model`.
 fn axis(model: &LoadedModel) -> &'static str {
     if model.objective.schedule().is_some() {
         TIMESTEP
     } else {
-        "noise level, in thousandths of those of training"
+        "noise level, in thousandths of the training levels"
     }
 }
 
-/// For people.
+/// An estimate as text: mean ± standard error.
 fn with_error(Estimate { mean, standard_error }: Estimate) -> String {
-    // One image has no deviation.
+    // A single image has no standard error.
     let error =
         if standard_error.is_nan() { "-".to_owned() } else { format!("{standard_error:.4}") };
     format!("{mean:.4} ± {error}")
 }
 
-/// For programs.
+/// An estimate as JSON.
 fn as_object(estimate: Estimate) -> Value {
     json!({ "mean": estimate.mean, "standard_error": estimate.standard_error })
 }

@@ -12,18 +12,22 @@ use diffusion_model::{ModelState, Weights};
 use crate::args::one_of;
 use crate::args::runs::ModelArgs;
 
-/// Write a model as a folder that Python's diffusers loads by DDPMPipeline.from_pretrained
+/// Export a model as a folder that Python's diffusers loads with DDPMPipeline.from_pretrained
 ///
-/// Networks of kind unet2d can be exported. The scheduler is a DDPMScheduler with the run's schedule.
+/// Only networks of kind unet2d can be exported. The folder contains a DDPMScheduler with the
+/// schedule and prediction type of the run. A class-conditional network must be loaded as a
+/// UNet2DModel, because DDPMPipeline passes no classes. Models with EDM preconditioning cannot be
+/// exported.
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  diffusion export --run runs/digits-attn-1 --out digits-attn")]
 pub(crate) struct ExportArgs {
     #[command(flatten)]
     model: ModelArgs,
-    /// The weights: their moving average or those of the last step
+    /// Weights of the checkpoint: their moving average (ema) or those of the last training step
+    /// (raw)
     #[arg(long, value_name = "WEIGHTS", default_value = "ema", value_parser = one_of(&Weights::ALL, Weights::name))]
     weights: Weights,
-    /// The new folder
+    /// Output folder, new or empty
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
 }
@@ -33,7 +37,8 @@ pub(crate) fn run(args: &ExportArgs) -> anyhow::Result<ExitCode> {
     let model = ModelState::read(&checkpoint)?.model;
     if model.edm.is_some() {
         bail!(
-            "{}: it was trained with EDM's preconditioning, which DDPMPipeline does not know; nothing was written",
+            "{}: the model was trained with EDM's preconditioning, which DDPMPipeline does not \
+             support; nothing was written",
             checkpoint.display()
         );
     }
@@ -51,7 +56,8 @@ pub(crate) fn run(args: &ExportArgs) -> anyhow::Result<ExitCode> {
     let has_classes = !class_names.is_empty();
     if has_classes {
         tracing::warn!(
-            "the network wants to be told classes; load it as UNet2DModel, DDPMPipeline tells none"
+            "the network is class-conditional; load it as UNet2DModel, because DDPMPipeline passes \
+             no classes"
         );
     }
     let out = args.out.display();

@@ -13,37 +13,43 @@ use diffusion_unet::{NetworkConfig, TimeEmbeddingType};
 use crate::args::{one_of, runs};
 use crate::session::usage::bail_usage;
 
-/// Make a run of a model that Python's diffusers saved: a UNet2DModel, alone or in a pipeline
+/// Import a model of Python's diffusers or of OpenAI as a new run
 ///
-/// The run can be sampled from, described, trained further by `train --init-from` and exported again. Its schedule and
-/// prediction type are those of the folder's scheduler.
+/// SRC is a folder that diffusers saved: a UNet2DModel, alone or in a pipeline. Its schedule and
+/// prediction type are those of the folder's scheduler. The run can be sampled from, described,
+/// trained further with `train --init-from`, and exported again.
 ///
-/// SRC may also be a state dict of OpenAI's improved-diffusion or guided-diffusion, trained over 1000 steps. It does not say
-/// everything: --size and, for attention, --heads or --head-channels must.
+/// SRC may also be a state dict of OpenAI's improved-diffusion or guided-diffusion that was trained
+/// with 1000 timesteps. A state dict contains neither the image size nor the attention heads: it
+/// needs --size, and with attention --heads or --head-channels.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  diffusion import ddpm-cifar10-32 --run-dir runs/cifar10\n  \
                         diffusion import pipeline/unet --size 32 --run-dir runs/model\n  \
                         diffusion import cifar10_uncond.pt --size 32 --heads 4 --schedule cosine --run-dir runs/openai")]
 pub(crate) struct ImportArgs {
-    /// The folder with model_index.json, or with config.json and the weights; or a state dict of OpenAI's
+    /// Folder with model_index.json, or with config.json and the weights; or a state dict of OpenAI
     #[arg(value_name = "SRC")]
     source: PathBuf,
-    /// The folder of the new run
+    /// Folder of the new run
     #[arg(long, value_name = "DIR")]
     run_dir: PathBuf,
-    /// The height and width of the images [default: what the model's sample_size says]
+    /// Height and width of the images in pixels, 1 to 4096 [default: sample_size in config.json]
+    ///
+    /// Required for a state dict of OpenAI.
     #[arg(long, value_name = "SIZE", value_parser = clap::value_parser!(u64).range(1..=4096))]
     size: Option<u64>,
-    /// The schedule of an OpenAI model [default: linear]
+    /// Noise schedule of an OpenAI model [default: linear]
     #[arg(long, value_name = "SCHEDULE", value_parser = one_of(&["linear", "cosine"], |name| name))]
     schedule: Option<&'static str>,
-    /// The heads of an OpenAI model's attention
+    /// Number of attention heads of an OpenAI model (num_heads), 1 to 1024
     #[arg(long, value_name = "N", conflicts_with = "head_channels", value_parser = clap::value_parser!(u64).range(1..=1024))]
     heads: Option<u64>,
-    /// The width of each head of an OpenAI model's attention
+    /// Number of channels of each attention head of an OpenAI model (num_head_channels), 1 to 4096
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=4096))]
     head_channels: Option<u64>,
-    /// The OpenAI model was trained with use_new_attention_order
+    /// Read the attention weights of an OpenAI model in the order of use_new_attention_order
+    ///
+    /// Use it if the model was trained with that option.
     #[arg(long)]
     new_attention_order: bool,
 }
@@ -51,17 +57,19 @@ pub(crate) struct ImportArgs {
 fn read(args: &ImportArgs) -> anyhow::Result<ImportedModel> {
     let side = args.size.map(|side| side as usize);
     if !args.source.is_file() {
-        let only = args.schedule.is_some() || args.heads.is_some() || args.head_channels.is_some();
-        if only || args.new_attention_order {
+        let openai_only =
+            args.schedule.is_some() || args.heads.is_some() || args.head_channels.is_some();
+        if openai_only || args.new_attention_order {
             bail_usage!(
-                "--schedule, --heads, --head-channels and --new-attention-order are for state dicts of OpenAI's only"
+                "--schedule, --heads, --head-channels and --new-attention-order are for state dicts of \
+                 OpenAI only"
             );
         }
         return Ok(ImportedModel::read(&args.source, side)?);
     }
     let Some(side) = side else {
         bail_usage!(
-            "{}: a state dict does not say the size of its images: give --size",
+            "{}: a state dict does not contain the size of its images; --size is required",
             args.source.display()
         );
     };
@@ -77,16 +85,16 @@ pub(crate) fn run(args: &ImportArgs) -> anyhow::Result<ExitCode> {
     let model = read(args)?;
     if model.scheduler.is_none() && args.source.is_dir() {
         tracing::warn!(
-            "{} has no scheduler_config.json; taking DDPMScheduler's defaults: linear betas from 0.0001 to 0.02 in 1000 \
-             steps, and a network that predicts epsilon",
+            "{} has no scheduler_config.json; using DDPMScheduler's defaults: linear betas from \
+             0.0001 to 0.02 in 1000 steps, and prediction_type epsilon",
             args.source.display()
         );
     }
     let fourier = model.network.time_embedding_type == TimeEmbeddingType::Fourier;
     if fourier {
         tracing::warn!(
-            "this network takes ln(t), so that t = 0 must be left out: sample it in half as many steps as it has timesteps \
-             at most, with the usual spacing"
+            "this network takes ln(t), so t = 0 must be left out: use at most half as many sampling \
+             steps as timesteps, with the default --spacing"
         );
     }
     let network = NetworkConfig::Unet2d(model.network);
@@ -116,10 +124,10 @@ pub(crate) fn run(args: &ImportArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// What makes `diffusion sample` do as a scheduler does, as far as it can.
+/// The flags with which `diffusion sample` does the same as `scheduler`, as far as possible.
 fn sampling_flags(scheduler: &Scheduler) -> String {
     let config = scheduler.config();
-    let is = |value: &Option<String>, wanted: &str| value.as_deref() == Some(wanted);
+    let is = |value: &Option<String>, expected: &str| value.as_deref() == Some(expected);
     let (sampler, steps) = match scheduler.class() {
         SchedulerClass::Ddim => ("ddim", 50),
         SchedulerClass::DpmSolverMultistep if is(&config.algorithm_type, "sde-dpmsolver++") => {
@@ -162,7 +170,7 @@ fn sampling_flags(scheduler: &Scheduler) -> String {
     flags
 }
 
-/// The classes of a network, by the names of its pipeline or by number.
+/// The classes of a network, with the names in its pipeline or numbered.
 fn classes(network: &NetworkConfig, names: Vec<String>) -> Vec<ModelClass> {
     if names.is_empty() {
         return ModelClass::numbered(network.classes());

@@ -13,14 +13,20 @@ use diffusion_unet::NetworkConfig;
 
 use crate::args::runs::{self, ModelArgs};
 
-/// Describe this program and a model: the newest one, or the one named
+/// Describe this program and a model
+///
+/// Prints the version, the device and the number of threads, then the model: its classes with their
+/// numbers of training pictures, network, number of parameters, prediction type and noise schedule.
+/// Without --run,
+/// --checkpoint or --preset, it describes the newest run in runs/, or if there is none the default
+/// preset.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  diffusion info\n  diffusion info --preset tutorial\n  \
                         diffusion info --checkpoint runs/mnist-1/checkpoints/step-0000100")]
 pub(crate) struct InfoArgs {
     #[command(flatten)]
     model: ModelArgs,
-    /// Describe what a preset would train
+    /// Describe the model that a preset trains: mnist, digits-attn, cifar10 or tutorial
     #[arg(long, value_name = "NAME", conflicts_with_all = ["run", "checkpoint"])]
     preset: Option<String>,
 }
@@ -67,7 +73,7 @@ fn checkpoint(args: &InfoArgs) -> anyhow::Result<Option<PathBuf>> {
     }
 }
 
-/// The first classes, with the pictures that each had in training where that is known.
+/// Prints the first classes, with their numbers of training pictures if these are known.
 fn describe_classes(classes: &[ModelClass]) {
     const SHOWN: usize = 20;
     let described = classes.iter().take(SHOWN).map(|class| match class.pictures {
@@ -136,7 +142,7 @@ fn describe_schedule(config: &ScheduleConfig, schedule: &NoiseSchedule) -> anyho
     Ok(())
 }
 
-/// The name that a unit variant has in files.
+/// The name of a unit variant in files.
 fn serde_name(value: &impl serde::Serialize) -> anyhow::Result<String> {
     Ok(serde_json::to_value(value)?.as_str().unwrap_or_default().to_owned())
 }

@@ -1,10 +1,10 @@
-//! `diffusion model`: networks, taken apart.
+//! `diffusion model`.
 
 mod analyze;
 
 use std::process::ExitCode;
 
-/// Take networks apart
+/// Analyse networks
 #[derive(clap::Subcommand)]
 pub(crate) enum ModelCommand {
     Analyze(analyze::AnalyzeArgs),

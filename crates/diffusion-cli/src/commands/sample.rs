@@ -1,6 +1,6 @@
 //! `diffusion sample`.
 
-mod order;
+mod image_list;
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use diffusion_process::Threshold;
 use diffusion_sample::{Churn, SamplerKind, SamplerOptions, VarianceType};
 use diffusion_schedule::{SigmaSpacing, TimestepSpacing};
 
-use self::order::Order;
+use self::image_list::ImageList;
 use super::{image_number, make_folder};
 use crate::args::control::ControlArgs;
 use crate::args::numbers::{at_least_0, share};
@@ -25,11 +25,13 @@ use crate::session::generation::{GenerationDisplay, each_batch};
 use crate::session::interrupt;
 use crate::session::progress::clock;
 use crate::session::trajectory::Trajectory;
-use crate::session::usage::{bail_usage, check_picture, check_spares, planned};
+use crate::session::usage::{bail_usage, check_no_overwrite, check_picture, checked_plan};
 
 /// Generate images with a trained model
 ///
-/// Image i depends on the seed and on i only: not on --num, --batch-size or --threads.
+/// Without --run or --checkpoint the newest run in runs/ is used. Without any run, a small model of
+/// handwritten digits that comes with the program is used. Image i depends only on the model, the
+/// sampling flags, --seed and i: not on --num, --batch-size or --threads.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  diffusion sample --num 64 --out digits --grid digits.png\n  \
                         diffusion sample --steps 50 --gif digits.gif --strip digits-strip.png\n  \
@@ -37,79 +39,133 @@ use crate::session::usage::{bail_usage, check_picture, check_spares, planned};
 pub(crate) struct SampleArgs {
     #[command(flatten)]
     model: ModelArgs,
-    /// Images to make [default: 16]
+    /// Number of images, 1 to 10,000,000 [default: 16]
+    ///
+    /// For several classes use --per-class instead.
     #[arg(long, value_name = "N", conflicts_with = "per_class", value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
     num: Option<u64>,
-    /// Images to make of each class that --class names [default: 8]
+    /// Number of images of each class in --class, 1 to 1,000,000 [default: 8, or 16 if --class
+    /// names one class]
+    ///
+    /// All classes start from the same noise, so the images show what the class changes. With
+    /// several classes, each has its own folder in --out.
     #[arg(long, value_name = "N", requires = "class", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     per_class: Option<u64>,
     #[command(flatten)]
     control: ControlArgs,
-    /// The sampler [default: dpmpp-2m-sde; ddpm with --variance or a learned one; flow-heun for a flow, heun for an EDM]
+    /// Sampling method [default: dpmpp-2m-sde; ddpm with --variance or a learned variance;
+    /// flow-heun for a flow model; heun for an EDM model]
+    ///
+    /// ddpm: ancestral sampling (Ho et al. 2020). ddim: DDIM (Song et al. 2021). dpmpp-2m,
+    /// dpmpp-2m-heun, dpmpp-2m-sde: DPM-Solver++ of second order with the midpoint rule, with
+    /// Heun's rule, and for the stochastic equation (Lu et al. 2022). euler, heun: Euler's and
+    /// Heun's methods in σ (Karras et al. 2022). euler-ancestral: Euler's method with noise in each
+    /// step. unipc: UniPC of second order (Zhao et al. 2023). lms: linear multistep of fourth
+    /// order. pndm: PNDM (Liu et al. 2022). flow-euler, flow-heun: for flow models only.
+    ///
+    /// ddpm, dpmpp-2m-sde and euler-ancestral add noise in each step, which corrects errors of a
+    /// briefly trained model. The others follow the noise of the seed deterministically, unless
+    /// --eta or --churn is set.
     #[arg(long, value_name = "NAME", value_parser = one_of(&SamplerKind::ALL, SamplerKind::name))]
     sampler: Option<SamplerKind>,
-    /// Sampling steps [default: 20; all that the model was trained with for ddpm, 25 for a flow, 18 for an EDM]
+    /// Number of sampling steps, at most the number of training timesteps [default: 20; all
+    /// training timesteps for ddpm; 25 for a flow model; 18 for an EDM model]
+    ///
+    /// Flow and EDM models have no training timesteps and accept 1 to 1,000,000. The time is
+    /// proportional to the number of steps; heun and flow-heun evaluate the network twice in a
+    /// step.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     steps: Option<u64>,
-    /// How the steps are laid over those of training, where the model has a schedule
+    /// Choice of the training timesteps to visit (Lin et al. 2024); ignored by flow and EDM models
+    ///
+    /// trailing: evenly spaced down from the last timestep. leading: multiples of T/N (rounded
+    /// down) from 0, for N steps and T training timesteps; leaves out the noisiest timestep.
+    /// linspace: evenly spaced from the first to the last timestep.
     #[arg(long, value_name = "SPACING", default_value = "trailing", value_parser = one_of(TimestepSpacing::ALL, TimestepSpacing::name))]
     spacing: TimestepSpacing,
-    /// The noise levels of the steps, where the model has a schedule: those of the timesteps, or σ spaced as by Karras et
-    /// al. 2022 or evenly in ln σ
+    /// Spacing of the noise levels σ; ignored by flow and EDM models
+    ///
+    /// timesteps: the levels of the timesteps that --spacing chooses. karras: evenly spaced in
+    /// σ^(1/7), with most steps at little noise (Karras et al. 2022). exponential: evenly spaced in
+    /// ln σ.
     #[arg(long, value_name = "SPACING", default_value = "timesteps", value_parser = one_of(SigmaSpacing::ALL, SigmaSpacing::name))]
     sigmas: SigmaSpacing,
-    /// The variance of DDPM's steps: the posterior's (small), β (large) or what the model has learned (range) [default:
-    /// learned-range if it has, else fixed-small]
+    /// Variance of the noise in the steps of ddpm [default: learned-range if the model learned a
+    /// variance, otherwise fixed-small]
+    ///
+    /// fixed-small: that of the posterior. fixed-large: β (Ho et al. 2020). learned-range:
+    /// predicted by the model (Nichol & Dhariwal 2021).
     #[arg(long, value_name = "VARIANCE", value_parser = one_of(VarianceType::ALL, VarianceType::name))]
     variance: Option<VarianceType>,
-    /// How much noise DDIM adds: from 0, none, to 1, as much as DDPM [default: 0]
+    /// Noise η of ddim, from 0 (none) to 1 (as much as ddpm) [default: 0]
+    ///
+    /// 0 is the deterministic method: the image depends only on the starting noise (Song et al.
+    /// 2021).
     #[arg(long, value_name = "ETA", value_parser = share)]
     eta: Option<f64>,
-    /// How much noise Euler's and Heun's steps add and take away again, for all steps together [default: 0]
+    /// Churn S_churn of euler and heun: amount of noise to add and remove again, in all steps
+    /// together, at least 0 [default: 0]
+    ///
+    /// The noise corrects errors of earlier steps. A step raises σ by at most 41 % (Karras et al.
+    /// 2022).
     #[arg(long, value_name = "AMOUNT", value_parser = at_least_0)]
     churn: Option<f64>,
-    /// Do not cut the predicted image to [−1, 1] at each step
+    /// Do not clip the predicted image to [-1, 1] in each step
+    ///
+    /// Use it to reproduce samplers that do not clip.
     #[arg(long)]
     no_clip: bool,
-    /// Bring the predicted image into [−1, 1] by this quantile of its absolute values instead, 0.995 say (Saharia et al.
-    /// 2022)
+    /// Scale the predicted image into [-1, 1] by this quantile of its absolute values instead of
+    /// clipping, 0 to 1, for example 0.995
+    ///
+    /// An image whose quantile is at most 1 is only clipped. Use it with large guidance scales,
+    /// where clipping saturates the images (dynamic thresholding, Saharia et al. 2022).
     #[arg(long, value_name = "RATIO", conflicts_with = "no_clip", value_parser = share)]
     dynamic_threshold: Option<f64>,
-    /// The seed of the noise, and of the classes where none is named
+    /// Seed of the noise, and of the random classes if --class is not given; 0 to 2^64 - 1
     #[arg(long, value_name = "SEED", default_value = "0")]
     seed: u64,
-    /// Images computed together
+    /// Number of images computed at a time, 1 to 65,536
+    ///
+    /// It changes the memory that is needed, but not the images.
     #[arg(long, value_name = "N", default_value = "64", value_parser = clap::value_parser!(u64).range(1..=65_536))]
     batch_size: u64,
-    /// The weights: their moving average or those of the last step
+    /// Weights of the checkpoint: their moving average (ema) or those of the last training step
+    /// (raw)
     #[arg(long, value_name = "WEIGHTS", default_value = "ema", value_parser = one_of(&Weights::ALL, Weights::name))]
     weights: Weights,
-    /// Begin with the noise in this file: float32 (N, C, H, W) of variance 1; --num is N then
+    /// Start from the noise in this file: an npy array (N, C, H, W) of float32 or float64, with
+    /// variance 1; generates N images
     #[arg(long, value_name = "FILE.npy", conflicts_with = "num")]
     init_noise: Option<PathBuf>,
-    /// Also write how the first images came to be, from noise on, beside what the model took them for at each step: animated
+    /// Also write an animation of up to 16 images: x_t on the left, the predicted image on the
+    /// right, one frame per step
     #[arg(long, value_name = "FILE.gif")]
     gif: Option<PathBuf>,
-    /// The same in rows, with some of the steps as columns
+    /// Also write a picture of up to 4 images with rows for x_t and the predicted image, and
+    /// columns for up to 10 steps
     #[arg(long, value_name = "FILE.png")]
     strip: Option<PathBuf>,
-    /// Both of these, as trajectory.gif and strip.png, and a picture of each step
+    /// Also write trajectory.gif (as --gif), strip.png (as --strip) and one picture of x_t per step
+    /// to this folder
     #[arg(long, value_name = "DIR")]
     trajectory: Option<PathBuf>,
-    /// The folder for the images
+    /// Folder for the images; existing images of the same name are replaced
     #[arg(long, value_name = "DIR", default_value = "generated")]
     out: PathBuf,
-    /// png: 000000.png, 000001.png, …; npy: samples.npy, float32 (N, C, H, W) in [−1, 1]
+    /// File format of the images
     #[arg(long, value_name = "FORMAT", default_value = "png")]
     format: Format,
-    /// Also write all images as one picture
+    /// Also write all images in one picture
     #[arg(long, value_name = "FILE.png")]
     grid: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum Format {
+    /// 000000.png, 000001.png, …
     Png,
+    /// samples.npy, float32 (N, C, H, W) in [-1, 1].
     Npy,
 }
 
@@ -124,14 +180,14 @@ pub(crate) fn run(args: &SampleArgs, device: &Device, quiet: bool) -> anyhow::Re
     let noise =
         args.init_noise.as_deref().map(|path| read_noise(path, model, device)).transpose()?;
     let control = args.control.open(&found, device)?;
-    let order = Order::new(args, &control, noise.as_ref())?;
-    let (num, steps) = (order.specs.len(), config.plan.steps().len());
+    let list = ImageList::new(args, &control, noise.as_ref())?;
+    let (num, steps) = (list.specs.len(), config.plan.steps().len());
     if let Some(path) = &args.grid {
         check_picture("--grid", path, &["png"])?;
     }
-    spare_inputs(args)?;
+    check_outputs(args)?;
     if args.format == Format::Png {
-        order.make_folders(&args.out, &control)?;
+        list.make_folders(&args.out, &control)?;
     } else {
         make_folder(&args.out)?;
     }
@@ -147,34 +203,33 @@ pub(crate) fn run(args: &SampleArgs, device: &Device, quiet: bool) -> anyhow::Re
     let generator = Generator { model, config, guidance: &control.guidance };
     let (mut count, mut tensors, mut pictures) = (0, Vec::new(), Vec::<Picture>::new());
     let mut observer = |progress: &GenerationProgress<'_>| display.observe(progress);
-    let flow =
-        each_batch(generator.sample(&order.specs, noise.as_ref(), &mut observer), |batch| {
-            count = batch.range.end;
-            let new = diffusion_picture::from_tensor(&batch.images)?;
-            match args.format {
-                Format::Png => {
-                    for (number, picture) in batch.range.zip(&new) {
-                        picture.write_png(&args.out.join(order.file(number, &control)))?;
-                    }
+    let flow = each_batch(generator.sample(&list.specs, noise.as_ref(), &mut observer), |batch| {
+        count = batch.range.end;
+        let new = diffusion_picture::from_tensor(&batch.images)?;
+        match args.format {
+            Format::Png => {
+                for (number, picture) in batch.range.zip(&new) {
+                    picture.write_png(&args.out.join(list.file(number, &control)))?;
                 }
-                Format::Npy => tensors.push(batch.images),
             }
-            if args.grid.is_some() {
-                pictures.extend(new);
-            }
-            Ok(())
-        })?;
+            Format::Npy => tensors.push(batch.images),
+        }
+        if args.grid.is_some() {
+            pictures.extend(new);
+        }
+        Ok(())
+    })?;
     display.close()?;
     if !tensors.is_empty() {
         diffusion_picture::write_npy(&Tensor::cat(&tensors, 0)?, &args.out.join(SAMPLES))?;
     }
     let out = args.out.display();
     if flow == ControlFlow::Break(()) {
-        println!("stopped before the last image; the {count} images that were done are in {out}");
+        println!("stopped before the last image; the {count} finished images are in {out}");
         return Ok(ExitCode::from(interrupt::EXIT_CODE));
     }
     if let Some(path) = &args.grid {
-        order.grid(&pictures, &control)?.write_png(path)?;
+        list.grid(&pictures, &control)?.write_png(path)?;
     }
     println!(
         "{num} images in {out} ({steps} steps each, {}){}",
@@ -184,12 +239,12 @@ pub(crate) fn run(args: &SampleArgs, device: &Device, quiet: bool) -> anyhow::Re
     Ok(ExitCode::SUCCESS)
 }
 
-/// Refuses outputs in the place of what is read.
-fn spare_inputs(args: &SampleArgs) -> anyhow::Result<()> {
+/// Fails if an output would overwrite an input.
+fn check_outputs(args: &SampleArgs) -> anyhow::Result<()> {
     let inputs: Vec<PathBuf> =
         args.control.inputs().iter().chain(&args.init_noise).cloned().collect();
     let files = [("--grid", &args.grid), ("--gif", &args.gif), ("--strip", &args.strip)];
-    check_spares(&inputs, &files, std::iter::empty())?;
+    check_no_overwrite(&inputs, &files, std::iter::empty())?;
     let image = |path: &Path| path.ends_with(SAMPLES) || image_number(path).is_some();
     for input in &inputs {
         let within = |folder: &Path| match (input.canonicalize(), folder.canonicalize()) {
@@ -202,7 +257,8 @@ fn spare_inputs(args: &SampleArgs) -> anyhow::Result<()> {
             if within(folder) && (flag == "--trajectory" || image(input)) {
                 let (folder, input) = (folder.display(), input.display());
                 bail_usage!(
-                    "{flag} {folder}: {input} lies there, whose place would be taken; name another folder"
+                    "{flag} {folder}: an image would overwrite the input {input}; choose another \
+                     folder"
                 );
             }
         }
@@ -210,18 +266,18 @@ fn spare_inputs(args: &SampleArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The array of all images.
+/// The file of `--format npy`.
 const SAMPLES: &str = "samples.npy";
 
-/// Refuses what the sampler would not obey.
+/// Fails if a flag has no effect on the sampler.
 fn check_options(args: &SampleArgs, kind: SamplerKind) -> anyhow::Result<()> {
     use SamplerKind::{Ddim, Ddpm, Euler, Heun};
-    let given = [
+    let flags = [
         ("--variance", args.variance.is_some(), [Ddpm].as_slice()),
         ("--eta", args.eta.is_some(), &[Ddim]),
         ("--churn", args.churn.is_some(), &[Euler, Heun]),
     ];
-    match given.into_iter().find(|(_, given, kinds)| *given && !kinds.contains(&kind)) {
+    match flags.into_iter().find(|(_, given, kinds)| *given && !kinds.contains(&kind)) {
         Some((flag, _, kinds)) => {
             let names: Vec<&str> = kinds.iter().map(|kind| kind.name()).collect();
             bail_usage!("{flag} is for {}, and the sampler is {}", names.join(" and "), kind.name())
@@ -230,14 +286,14 @@ fn check_options(args: &SampleArgs, kind: SamplerKind) -> anyhow::Result<()> {
     }
 }
 
-/// How the images of `model` are made.
+/// The sampling configuration for `model`.
 fn config(args: &SampleArgs, model: &LoadedModel) -> anyhow::Result<SamplingConfig> {
     let kind = sampler_kind(args.sampler, args.variance.is_some(), model)?;
     check_options(args, kind)?;
     let churn = Churn { amount: args.churn.unwrap_or(0.0), ..Churn::default() };
     let variance = variance(args.variance, model)?;
     let steps = args.steps.map_or(model.objective.default_steps(kind), |steps| steps as usize);
-    let plan = planned(steps, model.objective.plan(steps, args.spacing, args.sigmas))?;
+    let plan = checked_plan(steps, model.objective.plan(steps, args.spacing, args.sigmas))?;
     let threshold = match args.dynamic_threshold {
         Some(ratio) => Threshold::Dynamic { ratio, max: f64::INFINITY },
         None => SamplingConfig::CLIP,
@@ -247,16 +303,16 @@ fn config(args: &SampleArgs, model: &LoadedModel) -> anyhow::Result<SamplingConf
         threshold: (!args.no_clip).then_some(threshold),
         seed: args.seed,
         batch_size: args.batch_size as usize,
-        ..SamplingConfig::along(model, plan, kind)
+        ..SamplingConfig::with_plan(model, plan, kind)
     })
 }
 
-/// The noise to begin with, which must be of the model's size.
+/// The noise of --init-noise. Fails if its image shape is not that of the model.
 fn read_noise(path: &Path, model: &LoadedModel, device: &Device) -> anyhow::Result<Tensor> {
     let noise = diffusion_picture::read_npy(path)?;
     if noise.dims()[1..] != model.description.image_shape {
         bail_usage!(
-            "--init-noise {}: the model makes images of shape {:?}, the noise is for {:?}",
+            "--init-noise {}: the model generates images of shape {:?}, but the noise has {:?}",
             path.display(),
             model.description.image_shape,
             &noise.dims()[1..]

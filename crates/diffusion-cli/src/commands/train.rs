@@ -1,7 +1,7 @@
 //! `diffusion train`.
 
 mod display;
-mod outlook;
+mod estimate;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -12,12 +12,12 @@ use diffusion_data::LoaderConfig;
 use diffusion_eval::TrainingSet;
 use diffusion_model::RunLayout;
 use diffusion_train::{
-    Checkpoint, Checks, Conditional, ConfigSource, DEFAULT_PRESET, HeldOut, Outcome, RunDir,
-    SampleJudge, TrainConfig, Trainer, start_from,
+    Checkpoint, Checks, Conditional, ConfigSource, DEFAULT_PRESET, Outcome, RunDir, SampleJudge,
+    TrainConfig, Trainer, ValidationSet, start_from,
 };
 
 use self::display::TrainingDisplay;
-use self::outlook::Outlook;
+use self::estimate::TrainingEstimate;
 use crate::args::data;
 use crate::args::judging::{self, JudgeArgs, Pictures};
 use crate::args::numbers::positive;
@@ -26,90 +26,145 @@ use crate::session::interrupt;
 use crate::session::progress::clock;
 use crate::session::usage::{bail_usage, first_given, with_advice};
 
-/// Train a model; without arguments on handwritten digits for five minutes
+/// Train a diffusion model, by default on handwritten digits for 5 minutes
 ///
-/// Flags override the file given by --config, and the file overrides the preset.
+/// Without arguments, the command trains on 10,000 digits of MNIST and saves the run to a new
+/// folder in runs/. Settings come from three layers: a preset, then the file of --config, then
+/// flags. Each layer overrides the one before. Training ends at the first limit reached of --steps,
+/// --epochs and --max-minutes. Ctrl-C saves the run and stops; --resume continues it.
 #[derive(clap::Args)]
 #[command(
     after_help = "Examples:\n  diffusion train\n  diffusion train --preset tutorial --data DIR --steps 300\n  \
                         diffusion train --run-dir runs/mnist-1 --resume --steps 2000\n  \
                         diffusion train --init-from runs/mnist-1 --data DIR --lr 1e-4\n  \
                         diffusion train --preset digits-attn --dry-run",
-    mut_arg("data", |arg| arg.help(
-        "The pictures: a folder, a tar or zip archive, a parquet, npy, npz or IDX file, CIFAR's batches, the name of a \
-         downloaded set, hf:OWNER/NAME or hf:OWNER/NAME:SPLIT [default: 10,000 embedded digits]"
+    mut_arg("data", |arg| arg.display_order(2).help(
+        "Pictures to train on: a folder, an archive, a data file, a downloaded set or \
+         hf:OWNER/NAME [default: 10,000 embedded digits]"
+    ).long_help(
+        "Pictures to train on: a folder, an archive, a data file, a downloaded set or \
+         hf:OWNER/NAME [default: 10,000 embedded digits]\n\n\
+         Accepted: a folder of PNG, JPEG, WebP, BMP or GIF files; a tar or zip archive; a parquet, \
+         npy, npz or IDX file; binary batches of CIFAR; the name of a set fetched by `diffusion data \
+         download` (mnist, fashion-mnist or cifar10); hf:OWNER/NAME or hf:OWNER/NAME:SPLIT for a \
+         data set of the Hugging Face hub. Classes come from the first level of folders, a table of \
+         labels (metadata.csv, labels.csv or metadata.jsonl) or the labels of a data file."
     ))
 )]
 pub(crate) struct TrainArgs {
-    /// The recipe to start from: mnist (good digits soon), digits-attn (the same with attention), cifar10 (the DDPM
-    /// paper's) or tutorial (the lesson's, to the letter) [default: mnist]
+    /// Start from a preset: mnist, digits-attn, cifar10 or tutorial [default: mnist]
+    ///
+    /// mnist trains good digits in 5 minutes on a CPU. digits-attn is the same recipe for a network
+    /// with attention. cifar10 is the CIFAR-10 recipe of the DDPM paper (Ho et al. 2020) with
+    /// 800,000 updates. tutorial is the recipe of Learn AI Series #84 (Generative Images –
+    /// Diffusion Models, Part 1); its schedule does not end in pure noise, and training warns about
+    /// it.
     #[arg(long, value_name = "NAME")]
     preset: Option<String>,
-    /// A TOML file whose fields override the preset's
+    /// Read settings from a TOML file; they override the preset's
+    ///
+    /// The file may set any part of a configuration; --dry-run prints a whole one. Flags override
+    /// the file.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    #[command(flatten)]
-    data: data::DataArgs,
-    /// The folder of the run [default: a new one in runs/]
+    /// Save the run to this folder [default: a new folder runs/NAME-N]
+    ///
+    /// NAME is the given preset, otherwise the name of the data, otherwise mnist. The folder is
+    /// created if missing and must not hold another run. With --resume: the run to continue.
     #[arg(long, value_name = "DIR")]
     run_dir: Option<PathBuf>,
-    /// Go on with the run in --run-dir
+    /// Continue the run in --run-dir from its newest checkpoint
+    ///
+    /// A larger --steps, --epochs or --max-minutes extends a finished run. Settings that change the
+    /// training, such as --lr and --batch-size, cannot be given. Without a time limit, the result
+    /// equals that of an uninterrupted run bit for bit.
     #[arg(long, requires = "run_dir")]
     resume: bool,
-    /// Start from the averaged weights of a run or a checkpoint, with its network, schedule and prediction type
+    /// Start from the EMA weights of the run or checkpoint in this folder
+    ///
+    /// The new run takes over the network, schedule, prediction type, image size and class
+    /// conditioning, which --config can override. Classes are matched by name. Use it to fine-tune
+    /// a model on other pictures.
     #[arg(long, value_name = "DIR", conflicts_with = "resume")]
     init_from: Option<PathBuf>,
-    /// Tell the network each picture's class, from folders or labels, so that `sample --class` can ask for one: always, never, or
-    /// where there are two classes or more [default: auto in the presets mnist and digits-attn, else never]
+    /// Condition the network on each picture's class [default: auto in mnist and digits-attn, else
+    /// never]
+    ///
+    /// auto: condition if the pictures have two or more classes. always: fail if they have none;
+    /// --conditional alone means always. Classes come from folders or labels. `sample --class` and
+    /// classifier-free guidance (Ho & Salimans 2022) need a conditional model.
     #[arg(long, value_name = "WHEN", num_args = 0..=1, require_equals = true, default_missing_value = "always", value_parser = one_of(&Conditional::ALL, Conditional::name))]
     conditional: Option<Conditional>,
-    /// Stop after N updates
+    /// Stop after N updates; at least 1 [default: 800,000 in cifar10, else no limit]
+    ///
+    /// --steps, --epochs and --max-minutes replace all limits of the preset and the file. The
+    /// number of updates, unlike a time limit, makes a run reproducible.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     steps: Option<u64>,
-    /// Stop after N passes over the data
+    /// Stop after N passes over the pictures; at least 1 [default: 5 in tutorial, else no limit]
+    ///
+    /// Replaces all limits of the preset and the file.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     epochs: Option<u64>,
-    /// Stop after M minutes, with the learning rate planned to end there
+    /// Stop after M minutes; above 0 [default: 5 in mnist and digits-attn, else no limit]
+    ///
+    /// The decay of the learning rate is planned to end at that time. A resumed run counts the
+    /// minutes that it had before. Replaces all limits of the preset and the file.
     #[arg(long, value_name = "M", value_parser = positive, allow_negative_numbers = true)]
     max_minutes: Option<f64>,
-    /// Pictures in an update
+    /// Pictures per update; at least 1 [default: 32 in mnist and digits-attn, 128 in cifar10, 64 in
+    /// tutorial]
+    ///
+    /// Larger batches need more memory and time per update.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     batch_size: Option<u64>,
-    /// The base learning rate
+    /// Base learning rate; above 0 [default: 0.002 in mnist and digits-attn, 0.0002 in cifar10,
+    /// 0.001 in tutorial]
+    ///
+    /// The warm-up rises to this rate, and the decay falls from it. Use a smaller rate for
+    /// fine-tuning.
     #[arg(long, value_name = "RATE", value_parser = positive, allow_negative_numbers = true)]
     lr: Option<f64>,
-    /// Draw images every N steps and at the end, and judge them as `evaluate samples` does: into the metrics and the run's page. The time
-    /// counts for --max-minutes
+    /// Generate and evaluate images every N updates and at the end; at least 1 [default: never]
+    ///
+    /// The metrics are those of `evaluate samples`. They are written to metrics.jsonl and to the
+    /// run's page. The time counts towards --max-minutes.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     eval_every: Option<u64>,
-    /// Images that --eval-every draws: more make surer figures and take longer
+    /// Images to generate for each evaluation of --eval-every; 64 to 100,000
+    ///
+    /// More images give more precise metrics and take longer.
     #[arg(long, value_name = "N", default_value = "500", requires = "eval_every", value_parser = clap::value_parser!(u64).range(64..=100_000))]
     eval_num: u64,
     #[command(flatten)]
     judge: JudgeArgs,
-    /// Say what the training would be, from a few real steps, and end: configuration, parameters, memory, time, disk
+    /// Print configuration, parameters, memory, time and disk space, then exit without training
+    ///
+    /// The estimates come from 5 real updates. No run is created.
     #[arg(long)]
     dry_run: bool,
-    /// Also write the metrics as TensorBoard's event files, into tensorboard/ of the run's folder
+    /// Also write the metrics as TensorBoard event files, to tensorboard/ in the run's folder
     #[arg(long)]
     tensorboard: bool,
-    /// The seed of weights, order, noise and timesteps
+    /// Seed of the weights, picture order, noise and timesteps; 0 to 2^63 − 1 [default: 0]
     #[arg(long, value_name = "SEED", value_parser = clap::value_parser!(u64).range(..1 << 63))]
     seed: Option<u64>,
+    #[command(flatten)]
+    data: data::DataArgs,
 }
 
 impl TrainArgs {
-    /// The flags that a run does not keep, as they are typed after others.
-    fn beside(&self) -> String {
-        let every = self
+    /// The flags that the run's configuration does not save, as text for a command line.
+    fn unsaved_flags(&self) -> String {
+        let evaluation = self
             .eval_every
             .map(|every| format!(" --eval-every {every} --eval-num {}", self.eval_num));
         let path = |flag, path: &Option<PathBuf>| {
-            path.as_deref().map(|path| format!(" {flag} {}", runs::typed(path)))
+            path.as_deref().map(|path| format!(" {flag} {}", runs::quoted(path)))
         };
         let tensorboard = self.tensorboard.then(|| " --tensorboard".to_owned());
         let flags = [
-            every,
+            evaluation,
             path("--against", &self.judge.against),
             path("--inception", &self.judge.inception),
             tensorboard,
@@ -123,22 +178,23 @@ pub(crate) fn run(args: &TrainArgs, device: &Device, quiet: bool) -> anyhow::Res
     if args.eval_every.is_none()
         && let Some(flag) = args.judge.given()
     {
-        bail_usage!("{flag} says how images are judged; --eval-every says when");
+        bail_usage!("{flag} needs --eval-every, which sets how often images are evaluated");
     }
     let existing = if args.resume { Some(open_run(args)?) } else { None };
     let origin = args.init_from.as_deref().map(RunLayout::checkpoint_at).transpose()?;
     let config = match &existing {
         Some(run_dir) => resumed_config(args, run_dir)?,
-        None => fresh_config(args, origin.as_deref())?,
+        None => new_config(args, origin.as_deref())?,
     };
     let source = data::open(config.data.as_deref())?;
-    let prepared = data::prepared(&source, config.size, &config.pictures, &args.data.cache, quiet)?;
+    let prepared =
+        data::prepare_pictures(&source, config.size, &config.pictures, &args.data.cache, quiet)?;
     data::report_damaged(&prepared.report.damaged);
     let (dataset, validation) = data::select(prepared.dataset, &config.pictures)?;
     let mut trainer = config.trainer(&dataset, device)?;
-    say_repeats(&config, dataset.len());
+    log_repeats(&config, dataset.len());
     for class in trainer.description().classes.iter().filter(|class| class.pictures == 0) {
-        tracing::warn!("there is no picture of the class {} to learn from", class.name);
+        tracing::warn!("the class {} has no training pictures", class.name);
     }
     let mut checks = Checks::default();
     if let Some(every) = args.eval_every {
@@ -151,13 +207,13 @@ pub(crate) fn run(args: &TrainArgs, device: &Device, quiet: bool) -> anyhow::Res
         let shape = dataset.image_shape();
         let evaluator =
             args.judge.evaluator(shape, Some(&training), &args.data.cache, device, quiet)?;
-        let how = judging::description(&evaluator);
-        tracing::info!("every {every} steps {} images are {how}", args.eval_num);
+        let description = judging::description(&evaluator);
+        tracing::info!("every {every} steps, {} images are {description}", args.eval_num);
         let judge = Box::new(move |images: &Tensor| Ok(evaluator.evaluate(images, &[])?.by_key()));
         checks.judge = Some(SampleJudge { every, num: args.eval_num, judge });
     }
     if args.dry_run {
-        return rehearse(args, &config, &mut trainer, device);
+        return dry_run(args, &config, &mut trainer, device);
     }
     let run_dir = if let Some(run_dir) = existing {
         restore(&mut trainer, &run_dir, device)?;
@@ -175,7 +231,7 @@ pub(crate) fn run(args: &TrainArgs, device: &Device, quiet: bool) -> anyhow::Res
     );
     if let Some(validation) = validation {
         tracing::info!("{} other pictures are kept for validation", validation.len());
-        checks.validation = Some(HeldOut::new(&validation, &trainer)?);
+        checks.validation = Some(ValidationSet::new(&validation, &trainer)?);
     }
     tracing::info!(
         "{} parameters, {} on {} threads, run folder {}",
@@ -189,23 +245,24 @@ pub(crate) fn run(args: &TrainArgs, device: &Device, quiet: bool) -> anyhow::Res
     }
     let outcome = TrainingDisplay::new(&trainer, &run_dir, args.tensorboard, quiet)?
         .train(&mut trainer, &checks)?;
-    Ok(conclude(outcome, &trainer, &run_dir, args))
+    Ok(print_outcome(outcome, &trainer, &run_dir, args))
 }
 
-/// Says where a pass gives each of the pictures more often than was asked for.
-fn say_repeats(config: &TrainConfig, pictures: usize) {
-    let (batch_size, asked) = (config.batch_size, config.pictures.repeat);
-    let times = LoaderConfig { repeat: asked, ..LoaderConfig::new(batch_size, config.seed) }
-        .repeats(pictures);
-    if times > asked {
+/// Logs that an epoch repeats each picture more often than configured, if it does.
+fn log_repeats(config: &TrainConfig, pictures: usize) {
+    let (batch_size, repeat) = (config.batch_size, config.pictures.repeat);
+    let times =
+        LoaderConfig { repeat, ..LoaderConfig::new(batch_size, config.seed) }.repeats(pictures);
+    if times > repeat {
         tracing::info!(
-            "a pass gives each of the {pictures} pictures {times} times, as a batch of {batch_size} needs"
+            "each of the {pictures} pictures is used {times} times per epoch to fill a batch of \
+             {batch_size}"
         );
     }
 }
 
-/// `--dry-run`.
-fn rehearse(
+/// Runs `--dry-run`.
+fn dry_run(
     args: &TrainArgs,
     config: &TrainConfig,
     trainer: &mut Trainer,
@@ -213,7 +270,7 @@ fn rehearse(
 ) -> anyhow::Result<ExitCode> {
     if args.resume {
         bail_usage!(
-            "--dry-run is for a new training; `{}` describes an old one",
+            "--dry-run cannot be combined with --resume; `{}` describes an existing run",
             runs::program("info")
         );
     }
@@ -225,29 +282,30 @@ fn rehearse(
     if let Some(run_dir) = &args.run_dir
         && RunDir::open(run_dir).is_ok()
     {
-        tracing::warn!("{} already holds a run; a training would refuse it", run_dir.display());
+        tracing::warn!("{} already holds a run; training there will fail", run_dir.display());
     }
     if let Some(schedule) = trainer.objective().schedule() {
         super::warn_of_terminal_snr(schedule);
     }
-    let outlook = Outlook::of(trainer);
-    let outlook = outlook.at(diffusion_train::rehearse(trainer)?);
+    let estimate = TrainingEstimate::of(trainer);
+    let estimate = estimate.at(diffusion_train::measure_pace(trainer)?);
     println!(
         "\n{} on {} threads",
         crate::session::device::name(device),
         rayon::current_num_threads()
     );
-    println!("{outlook}");
+    println!("{estimate}");
     Ok(ExitCode::SUCCESS)
 }
 
 fn open_run(args: &TrainArgs) -> anyhow::Result<RunDir> {
-    // clap sees to it that --resume comes with --run-dir.
+    // clap requires --run-dir with --resume.
     Ok(RunDir::resume(args.run_dir.as_deref().unwrap_or_else(|| Path::new("")))?)
 }
 
-/// The configuration of a new run, over that of the checkpoint folder `origin` if it starts from one.
-fn fresh_config(args: &TrainArgs, origin: Option<&Path>) -> anyhow::Result<TrainConfig> {
+/// The configuration of a new run. If it starts from the checkpoint folder `origin`, that model's
+/// settings override the preset's.
+fn new_config(args: &TrainArgs, origin: Option<&Path>) -> anyhow::Result<TrainConfig> {
     let file = match &args.config {
         Some(path) => {
             let text = std::fs::read_to_string(path)
@@ -294,7 +352,7 @@ fn resumed_config(args: &TrainArgs, run_dir: &RunDir) -> anyhow::Result<TrainCon
     ];
     let pictures = args.data.pictures.apply(&mut config.size, &mut config.pictures);
     if let Some(flag) = pictures.or(first_given(&flags)) {
-        bail_usage!("{flag} cannot change in a run that is resumed; start a new run for it");
+        bail_usage!("{flag} cannot change when a run is resumed; start a new run for it");
     }
     set_length(&mut config, args);
     if let Some(path) = &args.data.path {
@@ -304,7 +362,7 @@ fn resumed_config(args: &TrainArgs, run_dir: &RunDir) -> anyhow::Result<TrainCon
     Ok(config)
 }
 
-/// A length on the command line replaces the whole length of preset and file.
+/// Limits on the command line replace all limits of the preset and the file.
 fn set_length(config: &mut TrainConfig, args: &TrainArgs) {
     let TrainArgs { steps, epochs, max_minutes, .. } = *args;
     if steps.is_some() || epochs.is_some() || max_minutes.is_some() {
@@ -320,7 +378,7 @@ fn create_run(args: &TrainArgs, config: &TrainConfig) -> anyhow::Result<RunDir> 
     RunDir::create(&path, config).map_err(with_advice)
 }
 
-/// The name of a run: its preset's if that was chosen, else its data's.
+/// The name of a run: the preset if one is given, otherwise the name of the data.
 fn run_name(args: &TrainArgs, config: &TrainConfig) -> String {
     let data = config
         .data
@@ -341,36 +399,43 @@ fn restore(trainer: &mut Trainer, run_dir: &RunDir, device: &Device) -> anyhow::
     if checkpoint.state.is_adopted() {
         let name = run_dir.path().display();
         bail_usage!(
-            "{name} holds an imported model, not a training to go on with; start one by --init-from {name}"
+            "{name} holds an imported model, which cannot be resumed; start a new run with \
+             --init-from {name}"
         );
     }
     checkpoint.restore_into(trainer, &path).map_err(with_advice)?;
     tracing::info!("resuming from {} (step {})", path.display(), trainer.steps_done());
     if trainer.is_finished() {
         tracing::warn!(
-            "this run is already at its end; give a larger --steps, --epochs or --max-minutes to go on"
+            "this run is already finished; give a larger --steps, --epochs or --max-minutes to \
+             continue"
         );
     }
     Ok(())
 }
 
-fn conclude(outcome: Outcome, trainer: &Trainer, run_dir: &RunDir, args: &TrainArgs) -> ExitCode {
-    let (path, step) = (runs::typed(run_dir.path()), trainer.steps_done());
+fn print_outcome(
+    outcome: Outcome,
+    trainer: &Trainer,
+    run_dir: &RunDir,
+    args: &TrainArgs,
+) -> ExitCode {
+    let (path, step) = (runs::quoted(run_dir.path()), trainer.steps_done());
     match outcome {
         Outcome::Finished => {
             println!("trained {step} steps in {}", clock(trainer.elapsed().as_secs_f64()));
-            println!("pictures: {}", run_dir.layout().grid(step).display());
-            println!("all of it: {}", run_dir.layout().page().display());
-            let out = runs::pictures_of(trainer.config());
+            println!("samples: {}", run_dir.layout().grid(step).display());
+            println!("report: {}", run_dir.layout().page().display());
+            let out = runs::image_folder_name(trainer.config());
             println!("next: {} --run {path} --num 64 --out {out}", runs::program("sample"));
             ExitCode::SUCCESS
         }
         Outcome::Interrupted => {
             println!("stopped at step {step}; everything is saved in {path}");
             println!(
-                "go on: {} --run-dir {path} --resume{}",
+                "continue: {} --run-dir {path} --resume{}",
                 runs::program("train"),
-                args.beside()
+                args.unsaved_flags()
             );
             ExitCode::from(interrupt::EXIT_CODE)
         }

@@ -17,41 +17,67 @@ use crate::session::interrupt;
 use crate::session::progress::{Progress, clock};
 use crate::session::usage::check_output;
 
-/// Train a small classifier of noisy pictures, by which `sample --classifier` steers a model
+/// Train a classifier of noisy pictures, for classifier guidance in `sample`
 ///
-/// The model itself need not know of classes: the classifier says of each noisy image on the way what would make it more of one class
-/// (Dhariwal & Nichol 2021). One picture in ten is kept out of the training, and the classifier is tried on them in the end.
+/// `sample --classifier FILE` adds the classifier's gradient to each sampling step, so that the
+/// images follow a class (Dhariwal & Nichol 2021). The model itself may be unconditional. By
+/// default one picture in ten is held out; at the end the command prints the accuracy on these
+/// pictures at several noise levels. Pictures without a class are ignored.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  diffusion train-classifier --out digits.safetensors\n  \
                         diffusion sample --classifier digits.safetensors --class 7 --guidance 2\n  \
                         diffusion train-classifier --data pictures --size 32 --max-minutes 5",
-          mut_arg("data", |arg| arg.help("The pictures, in class folders or with labels, as of `train` [default: 10,000 embedded digits]")))]
+          mut_arg("data", |arg| arg.display_order(0).help(
+              "Pictures with classes to train on [default: 10,000 embedded digits]"
+          ).long_help(
+              "Pictures with classes to train on [default: 10,000 embedded digits]\n\n\
+               Any source that `train --data` accepts. Classes come from the first level of folders, a \
+               table of labels or the labels of a data file."
+          )),
+          mut_arg("validation", |arg| arg.help(
+              "Share of the pictures that is held out to measure the accuracy, from 0 to below 1 \
+               [default: 0.1]"
+          ).long_help(
+              "Share of the pictures that is held out to measure the accuracy, from 0 to below 1 \
+               [default: 0.1]\n\n\
+               0 trains on all pictures and prints no accuracy. By default nothing is held out if \
+               that would leave a class without training pictures."
+          )))]
 pub(crate) struct TrainClassifierArgs {
-    #[command(flatten)]
-    data: data::DataArgs,
-    /// The file to write
+    /// Write the classifier to this file
+    ///
+    /// After Ctrl-C, the unfinished classifier is written to a file with the ending
+    /// .partial.safetensors instead.
     #[arg(long, value_name = "FILE", default_value = "classifier.safetensors")]
     out: PathBuf,
-    /// Stop after M minutes, with the learning rate planned to end there [default: 2]
+    /// Stop after M minutes; above 0 [default: 2, or no limit if --steps is given]
+    ///
+    /// The decay of the learning rate is planned to end at that time.
     #[arg(long, value_name = "M", value_parser = positive, allow_negative_numbers = true)]
     max_minutes: Option<f64>,
-    /// Stop after N updates
+    /// Stop after N updates; at least 1 [default: no limit]
+    ///
+    /// If --max-minutes is given too, training ends at the first limit reached.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     steps: Option<u64>,
-    /// Pictures in an update
+    /// Pictures per update; 1 to 65,536
     #[arg(long, value_name = "N", default_value = "128", value_parser = clap::value_parser!(u64).range(1..=65_536))]
     batch_size: u64,
-    /// The base learning rate
+    /// Base learning rate; above 0
+    ///
+    /// The warm-up rises to this rate, and the decay falls from it.
     #[arg(long, value_name = "RATE", default_value = "0.002", value_parser = positive, allow_negative_numbers = true)]
     lr: f64,
-    /// The seed of weights, order, noise and noise levels
+    /// Seed of the weights, picture order, noise and noise levels; 0 to 2^63 − 1
     #[arg(long, value_name = "SEED", default_value = "0", value_parser = clap::value_parser!(u64).range(..1 << 63))]
     seed: u64,
+    #[command(flatten)]
+    data: data::DataArgs,
 }
 
-/// The share of the pictures that the classifier is tried on.
-const KEPT: f64 = 0.1;
-/// What a noise of σ beside pictures in \[−1, 1\] is: none, little, some, much.
+/// Default share of the pictures that is held out to measure the accuracy.
+const HELD_OUT_SHARE: f64 = 0.1;
+/// Noise levels σ at which the accuracy is measured, for pictures in \[−1, 1\].
 const SIGMAS: [f64; 5] = [0.0, 0.3, 1.0, 3.0, 10.0];
 
 pub(crate) fn run(
@@ -63,12 +89,12 @@ pub(crate) fn run(
     check_output("--out", &args.out)?;
     let (mut size, mut pictures) = (None, PictureConfig::default());
     args.data.pictures.apply(&mut size, &mut pictures);
-    // What is kept is a part of the labelled pictures.
-    let mut whole = args.data.clone();
-    whole.pictures.validation = None;
-    let (all, _) = whole.chosen((None, PictureConfig::default()), quiet)?;
-    let (training, kept) = divided(all.labelled()?, args.data.pictures.validation)?;
-    let usual = ClassifierConfig::default();
+    // The held-out pictures are split off below, after those without a class are removed.
+    let mut data = args.data.clone();
+    data.pictures.validation = None;
+    let (all, _) = data.load((None, PictureConfig::default()), quiet)?;
+    let (training, held_out) = split(all.labelled()?, args.data.pictures.validation)?;
+    let defaults = ClassifierConfig::default();
     let config = ClassifierConfig {
         batch_size: args.batch_size as usize,
         flip: pictures.flip,
@@ -76,16 +102,16 @@ pub(crate) fn run(
         max_minutes: if args.steps.is_some() {
             args.max_minutes
         } else {
-            args.max_minutes.or(usual.max_minutes)
+            args.max_minutes.or(defaults.max_minutes)
         },
         lr: args.lr,
         seed: args.seed,
-        ..usual
+        ..defaults
     };
     tracing::info!(
-        "{} pictures to learn from, {} to try the classifier on, {} on {} threads",
+        "{} training pictures, {} held out to measure the accuracy, {} on {} threads",
         training.len(),
-        kept.as_ref().map_or(0, ImageDataset::len),
+        held_out.as_ref().map_or(0, ImageDataset::len),
         crate::session::device::name(device),
         rayon::current_num_threads()
     );
@@ -109,66 +135,71 @@ pub(crate) fn run(
         flow
     })?;
     bar.finish();
-    // What was there before is better than half a classifier.
+    // An unfinished classifier does not replace an existing file.
     let out =
         if interrupted { args.out.with_extension("partial.safetensors") } else { args.out.clone() };
     classifier.write(&out).context("--out")?;
-    let path = runs::typed(&out);
+    let path = runs::quoted(&out);
     println!(
         "{} steps in {}; {}",
         classifier.description.step,
         clock(start.elapsed().as_secs_f64()),
-        if interrupted { format!("what was learnt so far is in {path}") } else { path.clone() }
+        if interrupted { format!("the unfinished classifier is in {path}") } else { path.clone() }
     );
     if interrupted {
         return Ok(ExitCode::from(interrupt::EXIT_CODE));
     }
-    if let Some(kept) = &kept {
-        let told = SIGMAS.map(|sigma| -> anyhow::Result<String> {
-            let share = classifier_accuracy(&classifier, kept, sigma, device)?;
-            Ok(format!("{:.1} % with noise of {sigma}", share * 100.0))
+    if let Some(held_out) = &held_out {
+        let accuracies = SIGMAS.map(|sigma| -> anyhow::Result<String> {
+            let share = classifier_accuracy(&classifier, held_out, sigma, device)?;
+            Ok(format!("{:.1} % at σ = {sigma}", share * 100.0))
         });
-        let told = told.into_iter().collect::<anyhow::Result<Vec<_>>>()?;
-        println!("of {} other pictures it tells {}", kept.len(), told.join(", "));
+        let accuracies = accuracies.into_iter().collect::<anyhow::Result<Vec<_>>>()?;
+        println!("accuracy on {} held-out pictures: {}", held_out.len(), accuracies.join(", "));
     }
-    let most = classifier.description.classes.iter().max_by_key(|class| class.pictures);
-    let class = most.map_or("all", |class| &class.name);
+    let largest = classifier.description.classes.iter().max_by_key(|class| class.pictures);
+    let class = largest.map_or("all", |class| &class.name);
     let run = if args.data.path.is_some() { " --run RUN" } else { "" };
     println!("next: {}{run} --classifier {path} --class \"{class}\"", runs::program("sample"));
     Ok(ExitCode::SUCCESS)
 }
 
-/// The pictures to learn from, and the share of them that is kept for trying: where nobody said how many, none if that would leave a class
-/// without pictures to learn from.
-fn divided(
+/// The training pictures, and the held-out `share` of all pictures.
+///
+/// Without a `share` it is [`HELD_OUT_SHARE`], or nothing if that would leave a class without
+/// training pictures.
+fn split(
     all: ImageDataset,
     share: Option<f64>,
 ) -> anyhow::Result<(ImageDataset, Option<ImageDataset>)> {
     if share == Some(0.0) {
         return Ok((all, None));
     }
-    let of =
+    let labels =
         |set: &ImageDataset| (0..set.len()).filter_map(|i| set.label(i)).collect::<HashSet<u32>>();
-    match (all.split(share.unwrap_or(KEPT)), share) {
-        (Ok((training, kept)), None) if of(&training) == of(&all) => Ok((training, Some(kept))),
+    match (all.split(share.unwrap_or(HELD_OUT_SHARE)), share) {
+        (Ok((training, held_out)), None) if labels(&training) == labels(&all) => {
+            Ok((training, Some(held_out)))
+        }
         (_, None) => {
             tracing::warn!(
-                "some class has too few pictures to keep one for trying the classifier on; all are learnt from"
+                "no pictures are held out, because a class has too few of them; the accuracy is not \
+                 measured"
             );
             Ok((all, None))
         }
-        (divided, Some(_)) => {
-            let (training, kept) = divided?;
-            for class in of(&all).difference(&of(&training)) {
+        (sets, Some(_)) => {
+            let (training, held_out) = sets?;
+            for class in labels(&all).difference(&labels(&training)) {
                 let name = &all.classes()[*class as usize];
                 tracing::warn!(
-                    "all pictures of {name} are kept for trying, and none is learnt from"
+                    "all pictures of the class {name} are held out; the classifier cannot learn it"
                 );
             }
-            Ok((training, Some(kept)))
+            Ok((training, Some(held_out)))
         }
     }
 }
 
-/// What the bar counts up to.
+/// The length of the progress bar.
 const PARTS: u64 = 1000;

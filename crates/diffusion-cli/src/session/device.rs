@@ -1,4 +1,4 @@
-//! Where to compute.
+//! The device to compute on.
 
 use std::str::FromStr;
 
@@ -7,10 +7,10 @@ use candle_core::Device;
 
 use crate::session::usage::bail_usage;
 
-/// The argument of `--device`.
+/// The value of `--device`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum DeviceChoice {
-    /// The first of CUDA, Metal and CPU that the program was built for and the machine has.
+    /// CUDA or Metal if the program was built for it and the machine has it, otherwise the CPU.
     Auto,
     Cpu,
     Cuda(usize),
@@ -39,7 +39,6 @@ impl FromStr for DeviceChoice {
 }
 
 impl DeviceChoice {
-    /// Opens the device.
     pub(crate) fn open(self) -> anyhow::Result<Device> {
         match self {
             Self::Auto if cfg!(feature = "cuda") => Ok(Device::cuda_if_available(0)?),
@@ -59,7 +58,7 @@ impl DeviceChoice {
     }
 }
 
-/// The device's name as `--device` takes it.
+/// The name of a device in the form of `--device`, without its number.
 pub(crate) fn name(device: &Device) -> &'static str {
     match device {
         Device::Cpu => "cpu",

@@ -1,4 +1,5 @@
-//! A generation as the user sees it: a progress bar, the first images step by step, and Ctrl-C.
+//! The display of a running generation: a progress bar, the trajectory of the first images, and
+//! Ctrl-C.
 
 use std::ops::ControlFlow;
 
@@ -8,28 +9,29 @@ use super::interrupt;
 use super::progress::Progress;
 use super::trajectory::Trajectory;
 
-/// Shows generations that follow each other.
+/// Displays one or more generations that run one after the other.
 pub(crate) struct GenerationDisplay {
     bar: Progress,
     trajectory: Option<Trajectory>,
     failed: Option<anyhow::Error>,
-    /// Steps of earlier generations.
+    /// Number of steps of earlier generations.
     before: usize,
 }
 
 impl GenerationDisplay {
-    /// `what` takes `steps` steps in all.
-    pub(crate) fn new(what: &'static str, steps: usize, quiet: bool) -> Self {
-        let bar = Progress::new(what, steps as u64, quiet);
+    /// A display named `label` for `steps` steps in total.
+    pub(crate) fn new(label: &'static str, steps: usize, quiet: bool) -> Self {
+        let bar = Progress::new(label, steps as u64, quiet);
         Self { bar, trajectory: None, failed: None, before: 0 }
     }
 
-    /// Has `trajectory` follow the first batch of the next generation.
+    /// Records the first batch of the next generation in `trajectory`.
     pub(crate) fn follow(&mut self, trajectory: Trajectory) {
         self.trajectory = Some(trajectory);
     }
 
-    /// Takes note of a step.
+    /// Displays a step. Returns `Break` if the user interrupted or the trajectory could not be
+    /// written.
     pub(crate) fn observe(&mut self, progress: &GenerationProgress<'_>) -> ControlFlow<()> {
         let GenerationProgress { range, images, done, steps, .. } = *progress;
         let position = self.before + progress.steps_done();
@@ -61,17 +63,17 @@ impl GenerationDisplay {
         Ok(())
     }
 
-    /// Ends the display.
+    /// Removes the bar.
     ///
     /// # Errors
-    /// What kept it from showing something.
+    /// If the trajectory could not be recorded or written.
     pub(crate) fn close(self) -> anyhow::Result<()> {
         self.bar.finish();
         self.failed.map_or(Ok(()), Err)
     }
 }
 
-/// Hands each of `batches` to `take`; breaks where the user asked to stop.
+/// Calls `take` with each of `batches`. Returns `Break` if the user interrupted.
 pub(crate) fn each_batch(
     batches: Batches<'_>,
     mut take: impl FnMut(GeneratedBatch) -> anyhow::Result<()>,

@@ -1,16 +1,16 @@
-//! Ctrl-C: the first asks to stop and save, the second stops at once.
+//! Ctrl-C: the first one requests to stop and save, the second one ends the program at once.
 
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context;
 
-/// What a shell expects of a program that Ctrl-C ended.
+/// The exit code that shells report for a program ended by Ctrl-C (128 + SIGINT).
 pub(crate) const EXIT_CODE: u8 = 130;
 
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
-/// Starts to listen.
+/// Installs the handler of Ctrl-C.
 pub(crate) fn listen() -> anyhow::Result<()> {
     ctrlc::set_handler(|| {
         if INTERRUPTED.swap(true, Ordering::SeqCst) {
@@ -23,7 +23,7 @@ pub(crate) fn listen() -> anyhow::Result<()> {
     .context("cannot listen for Ctrl-C")
 }
 
-/// Whether to go on.
+/// `Break` after Ctrl-C.
 pub(crate) fn flow() -> ControlFlow<()> {
     if INTERRUPTED.load(Ordering::SeqCst) {
         ControlFlow::Break(())

@@ -1,4 +1,4 @@
-//! What goes to standard error: logs, warnings and the one sentence of an error.
+//! The log on standard error: messages, warnings and errors.
 
 use std::io::IsTerminal;
 
@@ -6,12 +6,12 @@ use candle_core::Error as CandleError;
 use tracing::Level;
 use tracing_subscriber::EnvFilter;
 
-/// The form of the log.
+/// The value of `--log-format`.
 #[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum LogFormat {
-    /// For people.
+    /// Plain lines.
     Text,
-    /// An object a line.
+    /// One JSON object per line.
     Json,
 }
 
@@ -32,7 +32,8 @@ pub(crate) fn init(verbose: u8, quiet: bool, format: LogFormat) {
     }
 }
 
-/// One sentence about what was wrong; causes that repeat their parent's words are left out.
+/// Logs an error and its causes as one sentence. Causes whose text is already in the sentence are
+/// left out.
 pub(crate) fn report(error: &anyhow::Error) {
     let mut message = String::new();
     for cause in error.chain() {
@@ -51,7 +52,7 @@ pub(crate) fn report(error: &anyhow::Error) {
     tracing::error!("{message}");
 }
 
-/// candle adds a backtrace to the text of its errors when `RUST_BACKTRACE` is set.
+/// The text of a candle error without its backtrace, which candle adds if `RUST_BACKTRACE` is set.
 fn without_backtrace(error: &CandleError) -> String {
     match error {
         CandleError::WithBacktrace { inner, .. } => without_backtrace(inner),

@@ -1,4 +1,4 @@
-//! What every command has around it: the device, the log, Ctrl-C, progress, and checks of what the user named.
+//! Services for all commands: device, log, Ctrl-C, progress, and checks of paths.
 
 pub(crate) mod device;
 pub(crate) mod generation;

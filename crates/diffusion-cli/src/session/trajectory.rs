@@ -1,4 +1,4 @@
-//! What a sampling looks like from step to step.
+//! Pictures of a sampling trajectory: an animation, a strip, and one picture per step.
 
 use std::path::{Path, PathBuf};
 
@@ -9,17 +9,17 @@ use diffusion_sample::Progress;
 
 use crate::session::usage::check_picture;
 
-/// Images that are followed.
+/// Number of images that are recorded.
 const IMAGES: usize = 16;
-/// Those of them that the strip shows, and the steps it shows of each.
+/// Number of images in the strip, and of steps of each.
 const ROWS: usize = 4;
 const COLUMNS: usize = 10;
-/// Pixels that a picture's side has in the strip, at least.
+/// The smallest side of a picture in the strip, in pixels.
 const SIDE: usize = 84;
-/// Hundredths of a second for a frame.
+/// Duration of a frame, in hundredths of a second.
 const DELAY: u16 = 12;
 
-/// The first images after each step: x, and what it was taken for.
+/// The first images after each step: x_t and the predicted x₀.
 #[derive(Default)]
 pub(crate) struct Trajectory {
     folder: Option<PathBuf>,
@@ -29,7 +29,8 @@ pub(crate) struct Trajectory {
 }
 
 impl Trajectory {
-    /// What is wanted: a `folder`, which is made now, for everything; an animation; a strip.
+    /// A trajectory that is written as an animation to `gif`, as a strip to `strip`, and as all of
+    /// these and one picture per step to `folder`, which is created now.
     pub(crate) fn new(
         folder: Option<&Path>,
         gif: Option<&Path>,
@@ -53,7 +54,7 @@ impl Trajectory {
         })
     }
 
-    /// Takes a step down.
+    /// Records a step.
     pub(crate) fn add(&mut self, progress: &Progress<'_>) -> anyhow::Result<()> {
         if self.gif.is_none() && self.strip.is_none() {
             return Ok(());
@@ -62,7 +63,7 @@ impl Trajectory {
         let pictures = |images: &candle_core::Tensor| {
             diffusion_picture::from_tensor(&images.narrow(0, 0, count)?)
         };
-        // At a scale where noise is seen as noise, whatever that of the plan is.
+        // The variance-preserving scale shows noise well, whatever the scale of the plan.
         let x = progress.x.affine(progress.level.to_variance_preserving(), 0.0)?;
         let [x, x0] = [pictures(&x)?, pictures(progress.x0)?];
         if let Some(folder) = &self.folder {
@@ -73,7 +74,7 @@ impl Trajectory {
         Ok(())
     }
 
-    /// Writes what was wanted.
+    /// Writes the strip and the animation.
     pub(crate) fn finish(&self) -> anyhow::Result<()> {
         if let Some(path) = &self.strip {
             self.write_strip(path)?;
@@ -84,12 +85,12 @@ impl Trajectory {
         Ok(())
     }
 
-    /// Each image has a row for x and one for x̂₀.
+    /// Each image has one row of x_t and one of x̂₀.
     fn write_strip(&self, path: &Path) -> anyhow::Result<()> {
         let Some([first, _]) = self.steps.first() else { return Ok(()) };
         let images = first.len().min(ROWS);
         let columns = self.steps.len().min(COLUMNS);
-        // Evenly over all steps, the first and the last included.
+        // Evenly spaced steps, the first and the last included.
         let last = self.steps.len() - 1;
         let shown: Vec<usize> =
             (0..columns).map(|column| 1 + column * last / (columns - 1).max(1)).collect();
@@ -107,12 +108,15 @@ impl Trajectory {
         Ok(sheet(&cells, &rows, &names)?.write_png(path)?)
     }
 
-    /// All images, x on the left and x̂₀ on the right.
+    /// Each frame has all images: x_t on the left, x̂₀ on the right.
     fn write_gif(&self, path: &Path) -> anyhow::Result<()> {
         let frames = self.steps.iter().enumerate().map(|(i, [x, x0])| {
             let side_by_side = [diffusion_picture::grid(x)?, diffusion_picture::grid(x0)?];
             let name = format!("step {} of {}: x_t, and predicted x0", i + 1, self.steps.len());
-            Ok((name, diffusion_picture::grid_of(&side_by_side, 2)?.enlarged_for_viewing()))
+            Ok((
+                name,
+                diffusion_picture::grid_with_columns(&side_by_side, 2)?.enlarged_for_viewing(),
+            ))
         });
         Ok(animation(&frames.collect::<anyhow::Result<Vec<_>>>()?, DELAY, path)?)
     }

@@ -1,4 +1,4 @@
-//! Telling the user's mistakes from the world's.
+//! Usage errors (exit code 2), and checks of paths before anything is computed.
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use diffusion_schedule::ScheduleError;
 use diffusion_train::{ConfigError, TrainError};
 
-/// A wrong argument that clap cannot see.
+/// A wrong argument that clap cannot detect.
 #[derive(Debug)]
 pub(crate) struct UsageError(pub(crate) String);
 
@@ -21,7 +21,7 @@ impl fmt::Display for UsageError {
 
 impl std::error::Error for UsageError {}
 
-/// Ends a command with a usage error.
+/// Returns a usage error.
 macro_rules! bail_usage {
     ($($message:tt)*) => {
         return Err($crate::session::usage::UsageError(format!($($message)*)).into())
@@ -29,7 +29,7 @@ macro_rules! bail_usage {
 }
 pub(crate) use bail_usage;
 
-/// Whether the error is one of arguments or configuration.
+/// Whether an argument or the configuration caused the error.
 pub(crate) fn is_usage(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| {
         cause.is::<UsageError>()
@@ -38,30 +38,30 @@ pub(crate) fn is_usage(error: &anyhow::Error) -> bool {
     })
 }
 
-/// An error of training, with the flags that help.
+/// A training error, with the flags that solve it.
 pub(crate) fn with_advice(error: TrainError) -> anyhow::Error {
     let advice = match &error {
-        TrainError::RunExists { .. } => "go on with it by --resume, or choose another folder",
-        TrainError::OtherData { .. } => "give the same --data",
+        TrainError::RunExists { .. } => "continue it with --resume, or choose another folder",
+        TrainError::OtherData { .. } => "use the same --data as before",
         TrainError::ClassesMissing { .. } => {
-            "leave out --conditional=never, or give it pictures with classes"
+            "remove --conditional=never, or use pictures with classes"
         }
         _ => return error.into(),
     };
     anyhow::anyhow!("{error}; {advice}")
 }
 
-/// A plan, of which --steps asked for `steps` steps.
-pub(crate) fn planned<T>(steps: usize, plan: Result<T, ScheduleError>) -> anyhow::Result<T> {
+/// The plan, or a usage error of --steps, whose value is `steps`.
+pub(crate) fn checked_plan<T>(steps: usize, plan: Result<T, ScheduleError>) -> anyhow::Result<T> {
     plan.or_else(|e| bail_usage!("--steps {steps}: {e}"))
 }
 
-/// The first of `flags` that was given.
+/// The name of the first of `flags` whose value is true.
 pub(crate) fn first_given<'a>(flags: &[(&'a str, bool)]) -> Option<&'a str> {
     flags.iter().find(|(_, given)| *given).map(|(flag, _)| *flag)
 }
 
-/// Refuses a file or a folder to read that is not there.
+/// Fails if the input `path` of `flag` does not exist.
 pub(crate) fn check_input(flag: &str, path: &Path) -> anyhow::Result<()> {
     if !path.exists() {
         bail_usage!("{flag} {}: there is no such file or folder", path.display());
@@ -69,16 +69,17 @@ pub(crate) fn check_input(flag: &str, path: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Refuses a picture's name that says it is of another kind, or where no file can be written, before anything is computed.
+/// Fails if the output `path` of `flag` ends in none of `endings` or cannot be written.
 pub(crate) fn check_picture(flag: &str, path: &Path, endings: &[&str]) -> anyhow::Result<()> {
-    let fits = |found: &OsStr| endings.iter().any(|ending| found.eq_ignore_ascii_case(ending));
-    if !path.extension().is_some_and(fits) {
+    let matches = |own: &OsStr| endings.iter().any(|ending| own.eq_ignore_ascii_case(ending));
+    if !path.extension().is_some_and(matches) {
         bail_usage!("{flag} {}: the name must end in .{}", path.display(), endings.join(" or ."));
     }
     check_output(flag, path)
 }
 
-/// Refuses a file that cannot be written, before anything is computed. Nothing is left behind, and a file that is there stays as it is.
+/// Fails if the output `path` of `flag` cannot be written. Leaves no new file and does not change
+/// an existing one.
 pub(crate) fn check_output(flag: &str, path: &Path) -> anyhow::Result<()> {
     if let Some(folder) = path.parent()
         && !folder.as_os_str().is_empty()
@@ -91,7 +92,7 @@ pub(crate) fn check_output(flag: &str, path: &Path) -> anyhow::Result<()> {
     }
     let new = path.symlink_metadata().is_err();
     if !new && !path.is_file() {
-        // A pipe or a device, whose reader would notice.
+        // A pipe or a device: its reader would notice if it were opened here.
         return Ok(());
     }
     match OpenOptions::new().write(true).create(true).truncate(false).open(path) {
@@ -101,19 +102,20 @@ pub(crate) fn check_output(flag: &str, path: &Path) -> anyhow::Result<()> {
     }
 }
 
-/// Refuses outputs that are one of `inputs`, whose place they would take: the `files` after their flags, and the `results` of --out.
-pub(crate) fn check_spares(
+/// Fails if an output would overwrite one of `inputs`. Outputs are the `files` with their flags,
+/// and the `results` of --out.
+pub(crate) fn check_no_overwrite(
     inputs: &[PathBuf],
     files: &[(&str, &Option<PathBuf>)],
     results: impl Iterator<Item = PathBuf>,
 ) -> anyhow::Result<()> {
-    let known: HashMap<PathBuf, &PathBuf> =
+    let originals: HashMap<PathBuf, &PathBuf> =
         inputs.iter().filter_map(|path| Some((path.canonicalize().ok()?, path))).collect();
     let files = files.iter().filter_map(|(flag, file)| Some((*flag, (*file).clone()?)));
     for (flag, file) in files.chain(results.map(|file| ("--out", file))) {
-        if let Some(input) = file.canonicalize().ok().and_then(|file| known.get(&file)) {
+        if let Some(input) = file.canonicalize().ok().and_then(|file| originals.get(&file)) {
             bail_usage!(
-                "{flag}: {} would take the place of {}; name another file or folder",
+                "{flag}: {} would overwrite the input {}; choose another file or folder",
                 file.display(),
                 input.display()
             );
@@ -122,5 +124,5 @@ pub(crate) fn check_spares(
     Ok(())
 }
 
-/// What charts are written as.
+/// Endings of chart files.
 pub(crate) const CHARTS: [&str; 2] = ["png", "svg"];

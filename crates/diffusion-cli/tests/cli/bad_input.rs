@@ -1,7 +1,7 @@
 use std::fs;
 use std::io::Write;
 
-use crate::common::Workplace;
+use crate::common::TestDir;
 
 fn idx(dims: &[u32], len: usize) -> Vec<u8> {
     let mut bytes = vec![0, 0, 8, dims.len() as u8];
@@ -12,7 +12,7 @@ fn idx(dims: &[u32], len: usize) -> Vec<u8> {
 
 #[test]
 fn a_truncated_idx_file_is_named_with_its_offset() {
-    let place = Workplace::new();
+    let place = TestDir::new();
     place.write("d/train-images-idx3-ubyte", idx(&[100, 28, 28], 5000));
     place.refuses(
         "train --data d",
@@ -34,7 +34,7 @@ fn a_truncated_idx_file_is_named_with_its_offset() {
 
 #[test]
 fn a_png_named_like_an_idx_file_is_recognised() {
-    let place = Workplace::new();
+    let place = TestDir::new();
     place.write("d/train-images-idx3-ubyte", b"\x89PNG\r\n\x1a\n0123456789");
     place.refuses(
         "train --data d",
@@ -44,8 +44,8 @@ fn a_png_named_like_an_idx_file_is_recognised() {
 }
 
 #[test]
-fn an_empty_or_missing_folder_says_what_was_expected() {
-    let place = Workplace::new();
+fn the_error_for_an_empty_or_missing_folder_says_what_was_expected() {
+    let place = TestDir::new();
     fs::create_dir(place.path("empty")).unwrap();
     place.refuses("train --data empty", 1, &["expected files ending in .png", "found no files"]);
     place.refuses(
@@ -57,7 +57,7 @@ fn an_empty_or_missing_folder_says_what_was_expected() {
 
 #[test]
 fn labels_and_pictures_that_do_not_belong_together_are_refused() {
-    let place = Workplace::new();
+    let place = TestDir::new();
     place.write("d/train-images-idx3-ubyte", idx(&[9, 8, 8], 9 * 64));
     place.write("d/train-labels-idx1-ubyte", idx(&[7], 7));
     place.refuses("train --data d", 1, &["7 labels for 9 pictures"]);
@@ -65,7 +65,7 @@ fn labels_and_pictures_that_do_not_belong_together_are_refused() {
 
 #[test]
 fn wrong_flags_are_usage_errors() {
-    let place = Workplace::new();
+    let place = TestDir::new();
     place.refuses("train --steps 0", 2, &["--steps", "0"]);
     place.refuses("train --steps many", 2, &["--steps", "many"]);
     place.refuses("train --max-minutes -1", 2, &["--max-minutes"]);
@@ -74,7 +74,7 @@ fn wrong_flags_are_usage_errors() {
     place.refuses(
         "train --preset minst",
         2,
-        &["there is no preset `minst`; there are mnist, digits-attn, cifar10, tutorial"],
+        &["there is no preset `minst`; the presets are mnist, digits-attn, cifar10, tutorial"],
     );
     place.refuses("sample --sampler dpm", 2, &["--sampler", "ddpm"]);
     place.refuses("train --resume", 2, &["--run-dir"]);
@@ -86,7 +86,7 @@ fn wrong_flags_are_usage_errors() {
 
 #[test]
 fn wrong_configurations_are_usage_errors_with_their_line() {
-    let place = Workplace::new();
+    let place = TestDir::new();
     place.write("c.toml", "seed = 3\n\n[optimizer]\nlearning_rat = 2\nlr = 1.0\n");
     place.refuses("train --config c.toml", 2, &["c.toml:4", "learning_rat"]);
     place.write("c.toml", "bach_size = 3\n");
@@ -120,7 +120,7 @@ fn wrong_configurations_are_usage_errors_with_their_line() {
 
 #[test]
 fn a_checkpoint_of_another_shape_is_refused_by_the_name_of_a_tensor() {
-    let place = Workplace::new();
+    let place = TestDir::new();
     place.train_small("run", 1);
     let state = place.path("run/checkpoints/step-0000001/checkpoint.json");
     let text = fs::read_to_string(&state).unwrap();
@@ -141,8 +141,8 @@ fn a_checkpoint_of_another_shape_is_refused_by_the_name_of_a_tensor() {
 }
 
 #[test]
-fn runs_that_do_not_fit_the_request_are_refused() {
-    let place = Workplace::new();
+fn unsuitable_runs_are_refused() {
+    let place = TestDir::new();
     place.refuses("export --out model", 2, &["there is no run in runs/ yet"]);
     place.refuses("sample --run nowhere", 2, &["--run nowhere: there is no such"]);
     std::fs::create_dir(place.path("empty")).unwrap();
@@ -169,10 +169,10 @@ fn runs_that_do_not_fit_the_request_are_refused() {
     );
 }
 
-/// A folder that nobody, not even an administrator, can write to: a file stands in its place.
+/// A folder that not even an administrator can create, because a file has its name.
 #[test]
 fn a_run_folder_that_cannot_be_written_is_one_sentence() {
-    let place = Workplace::new();
+    let place = TestDir::new();
     place.small_config();
     place.write("occupied", "a file");
     place.refuses("train --config small.toml --run-dir occupied/run", 1, &["occupied"]);
@@ -186,12 +186,12 @@ fn a_run_folder_that_cannot_be_written_is_one_sentence() {
 fn a_read_only_run_folder_is_one_sentence() {
     use std::os::unix::fs::PermissionsExt;
 
-    let place = Workplace::new();
+    let place = TestDir::new();
     place.small_config();
     let dir = place.path("locked");
     fs::create_dir(&dir).unwrap();
     fs::set_permissions(&dir, fs::Permissions::from_mode(0o555)).unwrap();
-    // An administrator may write anywhere; there is nothing to refuse then.
+    // An administrator can write anywhere; then there is no error to test.
     let may_write = fs::write(dir.join("probe"), "").is_ok();
     if !may_write {
         place.refuses("train --config small.toml --run-dir locked", 1, &["locked", "denied"]);

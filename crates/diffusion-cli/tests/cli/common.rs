@@ -1,4 +1,4 @@
-//! Starting the program in a folder of its own.
+//! Runs the program in a temporary folder.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -6,18 +6,18 @@ use std::process::{Command, Output};
 use tempfile::TempDir;
 
 /// A temporary folder in which the program runs.
-pub(crate) struct Workplace {
+pub(crate) struct TestDir {
     dir: TempDir,
 }
 
-/// What a run of the program gave.
-pub(crate) struct Answer {
+/// The exit code and output of the program.
+pub(crate) struct ProgramOutput {
     pub(crate) code: Option<i32>,
     pub(crate) out: String,
     pub(crate) err: String,
 }
 
-impl Workplace {
+impl TestDir {
     pub(crate) fn new() -> Self {
         Self { dir: tempfile::tempdir().unwrap() }
     }
@@ -41,10 +41,10 @@ impl Workplace {
         command
     }
 
-    /// Runs the program to its end.
-    pub(crate) fn run(&self, line: &str) -> Answer {
+    /// Runs the program until it exits.
+    pub(crate) fn run(&self, line: &str) -> ProgramOutput {
         let Output { status, stdout, stderr } = self.command(line).output().unwrap();
-        Answer {
+        ProgramOutput {
             code: status.code(),
             out: String::from_utf8(stdout).unwrap(),
             err: String::from_utf8(stderr).unwrap(),
@@ -52,13 +52,14 @@ impl Workplace {
     }
 
     /// Runs the program, which must succeed.
-    pub(crate) fn ok(&self, line: &str) -> Answer {
+    pub(crate) fn ok(&self, line: &str) -> ProgramOutput {
         let answer = self.run(line);
         assert_eq!(answer.code, Some(0), "`{line}` failed:\n{}{}", answer.out, answer.err);
         answer
     }
 
-    /// Runs the program, which must fail with `code` and one sentence that holds all of `parts`.
+    /// Runs the program, which must fail with `code` and one error line that contains all of
+    /// `parts`.
     pub(crate) fn refuses(&self, line: &str, code: i32, parts: &[&str]) {
         let answer = self.run(line);
         assert_eq!(answer.code, Some(code), "`{line}`:\n{}{}", answer.out, answer.err);
@@ -71,7 +72,7 @@ impl Workplace {
         assert_eq!(sentences, 1, "`{line}` does not say one sentence:\n{}", answer.err);
     }
 
-    /// A configuration that trains in a moment: a small network, small pictures, no grids.
+    /// Writes a configuration that trains fast: a small network, small pictures, no grids.
     pub(crate) fn small_config(&self) {
         self.write(
             "small.toml",

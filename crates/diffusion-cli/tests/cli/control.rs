@@ -1,11 +1,12 @@
-//! Classes and what pushes images towards them.
+//! Classes, guidance and reference pictures.
 
 use std::fs;
 
-use crate::common::Workplace;
+use crate::common::TestDir;
 
-/// Dark pictures in one folder of `data` and light ones in another, and a picture of no class beside them.
-fn two_classes(place: &Workplace) {
+/// Writes dark pictures to one folder of `data`, light ones to another, and a picture without a
+/// class.
+fn two_classes(place: &TestDir) {
     let write = |name: std::path::PathBuf, light: u8| {
         let pixels: Vec<u8> = (0..64u8).map(|pixel| light + pixel % 5).collect();
         let picture = diffusion_picture::Picture { width: 8, height: 8, channels: 1, pixels };
@@ -23,14 +24,14 @@ fn two_classes(place: &Workplace) {
 const SMALL: &str = "steps = 120\nbatch_size = 12\n[network]\nbase_channels = 16\ntime_dim = 16\n[ema]\ndecay = 0.9\n";
 
 /// The mean of all pixels.
-fn brightness(place: &Workplace, file: &str) -> f64 {
+fn brightness(place: &TestDir, file: &str) -> f64 {
     let picture = diffusion_picture::Picture::read_png(&place.path(file)).unwrap();
     picture.pixels.iter().map(|pixel| f64::from(*pixel)).sum::<f64>() / picture.pixels.len() as f64
 }
 
 #[test]
-fn two_commands_train_classes_and_draw_each() {
-    let place = Workplace::new();
+fn two_commands_train_and_sample_classes() {
+    let place = TestDir::new();
     two_classes(&place);
     place.write("small.toml", SMALL);
     place.ok("train --data data --size 8 --conditional --config small.toml --run-dir run");
@@ -43,7 +44,7 @@ fn two_commands_train_classes_and_draw_each() {
     }
     assert!(place.path("all.png").is_file());
 
-    // By name or number, the same images; of another class, from the same noise.
+    // A class by name or by number gives the same images.
     place.ok("sample --run run --class noon --num 2 --guidance 1.5 --out named");
     place.ok("sample --run run --class 1 --per-class 2 --guidance 1.5 --out numbered");
     let file = |name: &str| fs::read(place.path(name)).unwrap();
@@ -54,7 +55,7 @@ fn two_commands_train_classes_and_draw_each() {
         "sample --run run --num 4 --guidance 2 --guidance-interval 0.2:4 --guidance-rescale 0.5 --out any",
     );
 
-    // A worse model, and a picture whose large shapes are wanted.
+    // Autoguidance by a weaker model, and a reference picture.
     place
         .ok("train --data data --size 8 --conditional --config small.toml --steps 3 --run-dir bad");
     place.ok("sample --run run --autoguide bad --class night --num 1 --out away");
@@ -69,7 +70,7 @@ fn two_commands_train_classes_and_draw_each() {
 
 #[test]
 fn every_image_has_a_file_of_its_own() {
-    let place = Workplace::new();
+    let place = TestDir::new();
     two_classes(&place);
     for (from, to) in [("night", "a+b"), ("noon", "A-B")] {
         fs::rename(place.path("data").join(from), place.path("data").join(to)).unwrap();
@@ -80,7 +81,7 @@ fn every_image_has_a_file_of_its_own() {
     let images = |folder: &str| fs::read_dir(place.path("drawn").join(folder)).unwrap().count();
     assert_eq!(images(""), 2);
     assert_eq!([images("A-B-0"), images("a-b-1")], [2, 2]);
-    // What is left of an earlier call is named, and what is replaced is not.
+    // Remaining images of an earlier call cause a warning, replaced ones do not.
     let warning = "other images from before";
     let again = place.ok("sample --run run --class all --per-class 2 --steps 2 --out drawn");
     assert!(!again.err.contains(warning), "{}", again.err);
@@ -91,8 +92,8 @@ fn every_image_has_a_file_of_its_own() {
 }
 
 #[test]
-fn classes_keep_their_vectors_by_name_in_another_training() {
-    let place = Workplace::new();
+fn fine_tuning_matches_class_embeddings_by_name() {
+    let place = TestDir::new();
     two_classes(&place);
     place.write("small.toml", SMALL);
     place.ok("train --data data --size 8 --conditional --config small.toml --run-dir run");
@@ -101,7 +102,7 @@ fn classes_keep_their_vectors_by_name_in_another_training() {
         fs::rename(place.path("data").join(class), place.path("more").join(class)).unwrap();
     }
     fs::copy(place.path("more/night/1.png"), place.path("more/dusk/1.png")).unwrap();
-    // A class comes in before both, and one step of training changes nothing that one could see.
+    // A new class is sorted before both; one step of training changes nothing visible.
     place.write("one.toml", "steps = 1\nbatch_size = 12\n[optimizer]\nlr = 1e-9\n");
     place.ok(
         "train --data more --size 8 --conditional --config one.toml --init-from run --run-dir next",
@@ -112,26 +113,26 @@ fn classes_keep_their_vectors_by_name_in_another_training() {
     place.refuses(
         "train --data more --size 8 --conditional=never --config one.toml --init-from run --run-dir none",
         1,
-        &["is told classes", "--conditional=never"],
+        &["is class-conditional", "--conditional=never"],
     );
 
-    // Where no picture came without a class, none can be had.
+    // Without class dropout, unconditional sampling is impossible.
     place.write("told.toml", format!("class_dropout = 0.0\n{}", SMALL.replace("120", "1")));
     place.ok(
         "train --data more --classes night,noon --size 8 --conditional --config told.toml --run-dir told",
     );
-    place.refuses("sample --run told --class none --num 1", 2, &["must be told a class"]);
+    place.refuses("sample --run told --class none --num 1", 2, &["needs a class for each image"]);
     place.refuses(
         "sample --run told --class noon --guidance 2",
         2,
-        &["never learned what images of no class"],
+        &["trained without class dropout"],
     );
     place.ok("sample --run told --class noon --num 1 --out noon");
 }
 
 #[test]
-fn a_classifier_steers_a_model_that_knows_no_classes() {
-    let place = Workplace::new();
+fn a_classifier_guides_an_unconditional_model() {
+    let place = TestDir::new();
     two_classes(&place);
     place.write("small.toml", SMALL);
     place.ok("train --data data --size 8 --conditional=never --config small.toml --run-dir plain");
@@ -199,22 +200,18 @@ fn a_classifier_steers_a_model_that_knows_no_classes() {
 }
 
 #[test]
-fn what_cannot_be_steered_is_refused() {
-    let place = Workplace::new();
+fn impossible_control_is_a_usage_error() {
+    let place = TestDir::new();
     two_classes(&place);
     place.write("small.toml", SMALL.replace("120", "1"));
     place.ok("train --data data --size 8 --conditional --config small.toml --run-dir run");
     place.ok("train --data data --size 8 --conditional=never --config small.toml --run-dir plain");
     place.refuses("sample --run run --class nigth", 2, &["--class nigth", "`night`, `noon`"]);
-    place.refuses("sample --run run --class 2", 2, &["no class `2` among the 2 there are"]);
+    place.refuses("sample --run run --class 2", 2, &["unknown class `2` among 2 classes"]);
     place.refuses("sample --run run --class all --num 7", 2, &["--per-class"]);
     place.refuses("sample --run run --per-class 7", 2, &["--class"]);
     place.refuses("sample --run run --guidance-interval 5:1", 2, &["the smaller first"]);
-    place.refuses(
-        "sample --run run --guidance much",
-        2,
-        &["a number from -1000 to 1000 is wanted"],
-    );
+    place.refuses("sample --run run --guidance much", 2, &["expected a number from -1000 to 1000"]);
     place.refuses("sample --run run --reference nosuch.png", 1, &["--reference", "nosuch.png"]);
     place.refuses(
         "sample --run plain --class noon",

@@ -1,12 +1,12 @@
-//! Pictures that people have.
+//! Data sets of the user.
 
 use std::fs;
 use std::path::Path;
 use std::process::Stdio;
 
-use crate::common::{Workplace, names};
+use crate::common::{TestDir, names};
 
-/// A PNG file of `side`×`side` pixels, unlike that of any other seed.
+/// A PNG file of `side`×`side` pixels, different for each seed.
 fn png(side: u32, seed: u32) -> Vec<u8> {
     let mut bytes = Vec::new();
     let mut encoder = png::Encoder::new(&mut bytes, side, side);
@@ -19,7 +19,7 @@ fn png(side: u32, seed: u32) -> Vec<u8> {
     bytes
 }
 
-fn set(place: &Workplace, count: u32, side: u32) {
+fn set(place: &TestDir, count: u32, side: u32) {
     for seed in 0..count {
         place.write(
             &format!("set/{}/{seed}.png", if seed % 2 == 0 { "even" } else { "odd" }),
@@ -30,7 +30,7 @@ fn set(place: &Workplace, count: u32, side: u32) {
 
 #[test]
 fn a_folder_trains_on_its_good_pictures_and_the_bad_ones_are_named() {
-    let place = Workplace::new();
+    let place = TestDir::new();
     place.small_config();
     set(&place, 12, 16);
     place.write("set/even/broken.png", "no picture");
@@ -61,7 +61,7 @@ fn a_folder_trains_on_its_good_pictures_and_the_bad_ones_are_named() {
         "{metrics}"
     );
 
-    // The second time from the cache, the same numbers, and exactly on from where it was.
+    // The second run reads the cache, gives the same numbers and resumes exactly.
     place.ok(&format!("{line} --run-dir again --steps 2"));
     place.ok("train --run-dir again --resume --steps 4");
     let weights = |run: &str| {
@@ -88,8 +88,8 @@ fn a_folder_trains_on_its_good_pictures_and_the_bad_ones_are_named() {
 }
 
 #[test]
-fn inspect_says_what_a_folder_holds() {
-    let place = Workplace::new();
+fn inspect_reports_the_contents_of_a_folder() {
+    let place = TestDir::new();
     set(&place, 6, 16);
     place.write("set/odd/broken.png", "no picture");
     let answer = place.ok("data inspect set --size 8");
@@ -115,7 +115,7 @@ fn inspect_says_what_a_folder_holds() {
 
 #[test]
 fn a_packed_set_trains_like_the_folder() {
-    let place = Workplace::new();
+    let place = TestDir::new();
     place.small_config();
     set(&place, 8, 8);
     let weights = |data: &str, run: &str| {
@@ -132,7 +132,7 @@ fn a_packed_set_trains_like_the_folder() {
     place.refuses("data pack set set.rar", 1, &["set.rar", ".tar or .parquet"]);
 }
 
-fn cached(place: &Workplace) -> Vec<String> {
+fn cached(place: &TestDir) -> Vec<String> {
     let mut files =
         if place.path("cache").exists() { names(&place.path("cache")) } else { Vec::new() };
     files.retain(|name| name.strip_suffix(".lock").is_none());
@@ -141,13 +141,13 @@ fn cached(place: &Workplace) -> Vec<String> {
 
 #[test]
 fn two_processes_make_one_whole_cache_and_a_killed_one_leaves_nothing_behind() {
-    let place = Workplace::new();
+    let place = TestDir::new();
     set(&place, 300, 128);
     let inspect = || {
         let mut command = place.command("data inspect set --size 32 --json --sheet s.png");
         command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap()
     };
-    // Killed as soon as it has begun with the file; once more if it was faster than this test.
+    // Kill the program once it has started the file. Repeat if it finished before the kill.
     loop {
         let mut killed = inspect();
         while !cached(&place).iter().any(|name| name.starts_with(".partial-"))
@@ -177,7 +177,7 @@ fn two_processes_make_one_whole_cache_and_a_killed_one_leaves_nothing_behind() {
 
 #[test]
 fn a_run_is_named_after_its_data() {
-    let place = Workplace::new();
+    let place = TestDir::new();
     place.small_config();
     place.write("my set/a.png", png(8, 1));
     fs::rename(place.path("my set"), place.path("set.x")).unwrap();
@@ -188,12 +188,12 @@ fn a_run_is_named_after_its_data() {
 
 #[test]
 fn a_set_smaller_than_a_batch_needs_no_option() {
-    let place = Workplace::new();
+    let place = TestDir::new();
     place.small_config();
     for i in 0..20 {
         place.write(&format!("few/{i}.png"), png(8, i));
     }
-    let repeated = "a pass gives each of the 20 pictures 2 times, as a batch of 32 needs";
+    let repeated = "each of the 20 pictures is used 2 times per epoch to fill a batch of 32";
     for flags in ["", "--repeat 1"] {
         let answer = place.ok(&format!(
             "train --config small.toml --data few --batch-size 32 --steps 3 --run-dir run{} {flags}",
@@ -205,5 +205,5 @@ fn a_set_smaller_than_a_batch_needs_no_option() {
         |run| fs::read(place.path(run).join("checkpoints/step-0000003/model.safetensors")).unwrap();
     assert_eq!(weights("run0"), weights("run10"));
     let answer = place.ok("train --config small.toml --data few --steps 1");
-    assert!(!answer.err.contains("a pass gives"), "{}", answer.err);
+    assert!(!answer.err.contains("times per epoch"), "{}", answer.err);
 }

@@ -1,8 +1,8 @@
-//! The guided tour, with the program of this build.
+//! The guided tour, run with the program of this build.
 
 use std::path::{Path, PathBuf};
 
-use diffusion_docs::{Mode, Problem, check_links, follow};
+use diffusion_docs::{Mode, Problem, check_links, run_tour};
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
@@ -16,7 +16,7 @@ fn assert_none(problems: &[Problem]) {
 #[test]
 fn the_tour_can_be_followed_as_printed() {
     let program = Path::new(env!("CARGO_BIN_EXE_diffusion"));
-    assert_none(&follow(&root().join("docs"), program, Mode::Check).unwrap());
+    assert_none(&run_tour(&root().join("docs"), program, Mode::Check).unwrap());
 }
 
 #[test]

@@ -1,16 +1,16 @@
-//! `diffusion data download` as a user meets it.
+//! `diffusion data download`.
 
-// Shared with the tests of diffusion-hub; each uses its own part of it.
+// Shared with the tests of diffusion-hub; neither uses all of it.
 #[allow(dead_code)]
 #[path = "../../../diffusion-hub/tests/hub/mirror.rs"]
 mod mirror;
 
 use mirror::{Mirror, Reply, dead_url};
 
-use crate::common::{Answer, Workplace};
+use crate::common::{ProgramOutput, TestDir};
 
-/// Runs `data download mnist`, or what `line` says, with nothing of the tester's own hub settings.
-fn run(place: &Workplace, line: &str, variables: &[(&str, &str)]) -> Answer {
+/// Runs `line` without the hub settings of the environment.
+fn run(place: &TestDir, line: &str, variables: &[(&str, &str)]) -> ProgramOutput {
     let mut command = place.command(line);
     let own = [
         "HF_ENDPOINT",
@@ -27,19 +27,19 @@ fn run(place: &Workplace, line: &str, variables: &[(&str, &str)]) -> Answer {
     }
     let output =
         command.env("HF_HOME", place.path("hf")).envs(variables.iter().copied()).output().unwrap();
-    Answer {
+    ProgramOutput {
         code: output.status.code(),
         out: String::from_utf8(output.stdout).unwrap(),
         err: String::from_utf8(output.stderr).unwrap(),
     }
 }
 
-fn download(place: &Workplace, variables: &[(&str, &str)]) -> Answer {
+fn download(place: &TestDir, variables: &[(&str, &str)]) -> ProgramOutput {
     run(place, "data download mnist", variables)
 }
 
-/// The last line of standard error, the only one that tells an error.
-fn complaint(answer: &Answer) -> String {
+/// The last line of standard error, which must be the only error.
+fn error_line(answer: &ProgramOutput) -> String {
     assert_eq!(answer.code, Some(1), "{}", answer.err);
     assert!(answer.out.is_empty(), "{}", answer.out);
     let is_error = |line: &&str| line.contains("ERROR") || line.starts_with("error:");
@@ -53,29 +53,29 @@ fn not_found() -> Mirror {
     Mirror::start(|_, _| Reply::Whole(404, vec![], vec![]))
 }
 
-const WAY_OUT: &str = "the digits embedded in the binary need none (leave out --data), or put the files of MNIST \
+const ADVICE: &str = "the digits embedded in the binary need none (leave out --data), or put the files of MNIST \
                        in a folder and pass `--data DIR`";
 
 #[test]
 fn an_unreachable_hub_is_one_sentence_that_says_how_to_go_on() {
-    let place = Workplace::new();
+    let place = TestDir::new();
     let endpoint = dead_url();
     let answer = download(&place, &[("HF_ENDPOINT", &endpoint)]);
-    let complaint = complaint(&answer);
-    assert!(complaint.contains(&format!("{endpoint} cannot be reached: ")), "{complaint}");
-    assert!(complaint.ends_with(WAY_OUT), "{complaint}");
+    let error_line = error_line(&answer);
+    assert!(error_line.contains(&format!("{endpoint} cannot be reached: ")), "{error_line}");
+    assert!(error_line.ends_with(ADVICE), "{error_line}");
     assert!(!place.path("data").exists());
 }
 
 #[test]
-fn offline_is_one_sentence_and_asks_nobody() {
-    let place = Workplace::new();
+fn offline_is_one_sentence_and_sends_no_request() {
+    let place = TestDir::new();
     let hub = not_found();
     let answer = download(&place, &[("HF_ENDPOINT", &hub.url()), ("HF_HUB_OFFLINE", "1")]);
-    let complaint = complaint(&answer);
+    let error_line = error_line(&answer);
     assert!(
-        complaint.contains("unset HF_HUB_OFFLINE") && complaint.ends_with(WAY_OUT),
-        "{complaint}"
+        error_line.contains("unset HF_HUB_OFFLINE") && error_line.ends_with(ADVICE),
+        "{error_line}"
     );
     assert_eq!(answer.err.lines().count(), 1, "{}", answer.err);
     assert!(hub.requests().is_empty());
@@ -83,19 +83,19 @@ fn offline_is_one_sentence_and_asks_nobody() {
 
 #[test]
 fn the_endpoint_and_the_token_of_the_environment_are_used() {
-    let place = Workplace::new();
+    let place = TestDir::new();
     let hub = not_found();
     let answer = download(&place, &[("HF_ENDPOINT", &hub.url()), ("HF_TOKEN", "hf_mine")]);
     assert!(
-        complaint(&answer)
+        error_line(&answer)
             .contains("has no file mnist/train-00000-of-00001.parquet in the dataset ylecun/mnist")
     );
     assert_eq!(hub.requests()[0].header("authorization"), Some("Bearer hf_mine"));
 }
 
 #[test]
-fn a_token_nobody_asked_to_use_stays_at_home() {
-    let place = Workplace::new();
+fn a_stored_token_is_not_sent() {
+    let place = TestDir::new();
     place.write("hf/token", "hf_stored");
     let hub = not_found();
     download(&place, &[("HF_ENDPOINT", &hub.url())]);
@@ -103,17 +103,17 @@ fn a_token_nobody_asked_to_use_stays_at_home() {
 }
 
 #[test]
-fn the_cache_lies_under_hf_home_and_a_file_of_something_else_is_named() {
-    let place = Workplace::new();
+fn the_cache_is_under_hf_home_and_a_file_of_another_kind_is_named() {
+    let place = TestDir::new();
     let hub = Mirror::start(|_, _| {
         let headers = vec![("ETag", "\"etag\"".to_owned()), ("X-Repo-Commit", "c0ffee".to_owned())];
         Reply::Whole(200, headers, b"not parquet".to_vec())
     });
     let answer = download(&place, &[("HF_ENDPOINT", &hub.url())]);
-    let complaint = complaint(&answer);
+    let error_line = error_line(&answer);
     assert!(
-        complaint.contains(" is not MNIST in parquet: ") && complaint.ends_with(WAY_OUT),
-        "{complaint}"
+        error_line.contains(" is not MNIST in parquet: ") && error_line.ends_with(ADVICE),
+        "{error_line}"
     );
     assert!(place.path("hf/hub/datasets--ylecun--mnist").is_dir());
     assert!(!place.path("data").exists());
@@ -121,13 +121,13 @@ fn the_cache_lies_under_hf_home_and_a_file_of_something_else_is_named() {
 
 #[test]
 fn an_unknown_data_set_is_a_usage_error_that_names_the_known_ones() {
-    let place = Workplace::new();
+    let place = TestDir::new();
     place.refuses("data download mnits", 2, &["mnits", "mnist, fashion-mnist, cifar10"]);
 }
 
 #[test]
-fn the_other_data_sets_are_asked_for_in_their_repositories() {
-    let place = Workplace::new();
+fn the_other_data_sets_are_requested_from_their_repositories() {
+    let place = TestDir::new();
     for (name, file) in [
         (
             "fashion-mnist",
@@ -137,21 +137,21 @@ fn the_other_data_sets_are_asked_for_in_their_repositories() {
     ] {
         let hub = not_found();
         let answer = run(&place, &format!("data download {name}"), &[("HF_ENDPOINT", &hub.url())]);
-        assert!(complaint(&answer).contains(file), "{}", answer.err);
+        assert!(error_line(&answer).contains(file), "{}", answer.err);
     }
 }
 
 #[test]
 fn a_reference_that_names_nothing_is_a_usage_error() {
-    let place = Workplace::new();
+    let place = TestDir::new();
     let answer = run(&place, "train --data hf:mnist --steps 1", &[]);
     assert_eq!(answer.code, Some(2), "{}", answer.err);
     assert!(answer.err.contains("names no dataset of the hub"), "{}", answer.err);
 }
 
 #[test]
-fn a_set_of_the_hub_trains_by_its_reference_and_without_a_network_from_then_on() {
-    let place = Workplace::new();
+fn a_data_set_of_the_hub_trains_by_its_reference_and_later_offline() {
+    let place = TestDir::new();
     place.small_config();
     for seed in 0..8u32 {
         let pixels: Vec<u8> = (0..64).map(|i| (i * 3 + seed * 29) as u8).collect();

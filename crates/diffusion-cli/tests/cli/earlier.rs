@@ -1,4 +1,4 @@
-//! Runs of an earlier version: they are sampled and resumed as that version did it.
+//! Runs of an earlier version give the same samples and resume in the same way.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Tensor};
 
-use crate::common::Workplace;
+use crate::common::TestDir;
 
 fn runs() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/earlier")
@@ -30,8 +30,8 @@ fn largest_difference(a: &Tensor, b: &Tensor) -> f32 {
     (a - b).unwrap().abs().unwrap().max_all().unwrap().to_scalar().unwrap()
 }
 
-/// The same kernels everywhere; what is left is the mathematical library of the system.
-fn portable(place: &Workplace, line: &str) {
+/// Uses the portable kernels everywhere; only the system's mathematical library can differ.
+fn portable(place: &TestDir, line: &str) {
     let output = place.command(line).env("DIFFUSION_KERNELS", "portable").output().unwrap();
     assert!(output.status.success(), "`{line}`: {}", String::from_utf8_lossy(&output.stderr));
 }
@@ -47,7 +47,7 @@ const KINDS: [&str; 8] =
 
 #[test]
 fn earlier_runs_give_the_same_samples() {
-    let place = Workplace::new();
+    let place = TestDir::new();
     for kind in KINDS {
         let run = runs().join(kind);
         let line =
@@ -61,8 +61,8 @@ fn earlier_runs_give_the_same_samples() {
 }
 
 #[test]
-fn earlier_trainings_go_on_as_they_would_have() {
-    let place = Workplace::new();
+fn earlier_runs_resume_as_before() {
+    let place = TestDir::new();
     for kind in KINDS.into_iter().filter(|kind| *kind != "imported") {
         copy(&runs().join(kind), &place.path(kind));
         // An archive does not keep an empty folder.

@@ -1,14 +1,14 @@
-//! Pictures changed by a model.
+//! The `edit` commands.
 
 use std::fs;
 use std::path::Path;
 
 use diffusion_picture::Picture;
 
-use crate::common::{Workplace, names};
+use crate::common::{TestDir, names};
 
 fn write(
-    place: &Workplace,
+    place: &TestDir,
     name: &str,
     [width, height]: [usize; 2],
     pixel: impl Fn(usize, usize) -> u8,
@@ -19,7 +19,7 @@ fn write(
     Picture { width, height, channels: 1, pixels }.write_png(&path).unwrap();
 }
 
-fn read(place: &Workplace, name: impl AsRef<Path>) -> Picture {
+fn read(place: &TestDir, name: impl AsRef<Path>) -> Picture {
     Picture::read_png(&place.path("").join(name)).unwrap()
 }
 
@@ -34,8 +34,8 @@ fn brightness(picture: &Picture) -> f64 {
     picture.pixels.iter().map(|pixel| f64::from(*pixel)).sum::<f64>() / picture.pixels.len() as f64
 }
 
-/// A model of dark pictures and of light ones, and one of the same pictures without classes.
-fn two_classes(place: &Workplace, steps: u32) {
+/// Trains a conditional model on dark and light pictures.
+fn two_classes(place: &TestDir, steps: u32) {
     for (class, base) in [("night", 10), ("noon", 200)] {
         for i in 0..12 {
             write(place, &format!("data/{class}/{i}.png"), [8, 8], |x, y| {
@@ -51,16 +51,17 @@ fn two_classes(place: &Workplace, steps: u32) {
 }
 
 #[test]
-fn pictures_are_varied_filled_in_led_over_and_drawn_as_another_class() {
-    let place = Workplace::new();
+#[expect(clippy::too_many_lines, reason = "one training serves all cases")]
+fn pictures_are_varied_inpainted_interpolated_and_reclassed() {
+    let place = TestDir::new();
     two_classes(&place, 120);
-    // Twice as large and not square: its middle is what the model sees.
+    // Twice as large and not square: the model sees its centre.
     write(&place, "moon.png", [24, 16], |x, _| if x < 12 { 20 } else { 40 });
     let seen = |x: usize, _| if x < 4 { 20 } else { 40 };
     write(&place, "seen.png", [8, 8], seen);
     let given = read(&place, "seen.png");
 
-    // The stronger, the further.
+    // A larger strength changes more.
     let answer = place.ok(
         "edit vary moon.png --run run --strength 0.1 --num 2 --seed 3 --out near --grid near.png --gif near.gif",
     );
@@ -87,14 +88,14 @@ fn pictures_are_varied_filled_in_led_over_and_drawn_as_another_class() {
     place.ok("sample --run run --class noon --num 2 --seed 3 --out sampled");
     assert!(read(&place, "fresh/moon-1.png") == read(&place, "sampled/000001.png"));
 
-    // What is known stays to the pixel, by a mask of the picture's own size and by name.
+    // The known region keeps its pixels, with a mask of the picture's size and with --hide.
     write(&place, "mask.png", [24, 16], |x, _| if x < 12 { 255 } else { 0 });
     let filled = place.ok(
         "edit inpaint moon.png --run run --mask mask.png --class night --steps 6 --resamples 2 --num 1 --out masked \
          --grid masked.png",
     );
     assert!(
-        filled.out.contains("1 filling of moon.png in masked: 32 of 64 pixels made"),
+        filled.out.contains("1 filling of moon.png in masked: 32 of 64 pixels repainted"),
         "{}",
         filled.out
     );
@@ -127,11 +128,11 @@ fn pictures_are_varied_filled_in_led_over_and_drawn_as_another_class() {
     assert!((0..64).all(|i| inside(i) || many.pixels[i] == before.pixels[i]));
     assert!((0..64).any(|i| many.pixels[i] != before.pixels[i]));
 
-    // Another class: what was dark is light, and the folder's name says what the pictures are of.
+    // Another class: dark becomes light. The folder's name is the class of the pictures.
     let answer =
         place.ok("edit reclass data/night --run run --to noon,night --out noon --grid noon.png");
     assert!(
-        answer.out.contains("12 pictures, taken for night, as noon, night in noon (50 steps each way, the last 2 of them grain"),
+        answer.out.contains("12 pictures changed from night to noon, night in noon (50 steps each way, 2 inversion steps replaced"),
         "{}",
         answer.out
     );
@@ -144,7 +145,7 @@ fn pictures_are_varied_filled_in_led_over_and_drawn_as_another_class() {
         .ok("edit reclass moon.png --run run --from 0 --to 1 --guidance 1 --steps 20 --grain 0 --gif one.gif --out one");
     assert!(
         named.out.contains(
-            "moon.png, taken for night, as noon in one (20 steps each way, the last 0 of them grain"
+            "moon.png changed from night to noon in one (20 steps each way, 0 inversion steps replaced"
         ),
         "{}",
         named.out
@@ -152,7 +153,7 @@ fn pictures_are_varied_filled_in_led_over_and_drawn_as_another_class() {
     assert_eq!(names(&place.path("one")), ["moon-noon.png"]);
     assert!(fs::read(place.path("one.gif")).unwrap().starts_with(b"GIF89a"));
 
-    // Between two pictures, from the one to the other.
+    // Interpolation between two pictures.
     let answer = place.ok(
         "edit interpolate data/night/2.png data/noon/2.png --run run --frames 5 --grid way.png --gif way.gif --out way",
     );
@@ -166,7 +167,7 @@ fn pictures_are_varied_filled_in_led_over_and_drawn_as_another_class() {
     assert!(distance(&frames[0], &read(&place, "data/night/2.png")) < 6.0);
     assert!(distance(&frames[4], &read(&place, "data/noon/2.png")) < 6.0);
     assert!(place.path("way.png").is_file() && place.path("way.gif").is_file());
-    // And between seeds, whose images are those of DDIM.
+    // Interpolation between seeds; the ends are the images of DDIM.
     place.ok("edit interpolate --seeds 1,2 --run run --class noon --steps 10 --frames 3 --grid seeds.png --out seeds");
     for (seed, frame) in [(1, 0), (2, 2)] {
         place.ok(&format!(
@@ -178,13 +179,13 @@ fn pictures_are_varied_filled_in_led_over_and_drawn_as_another_class() {
 }
 
 #[test]
-fn flows_and_edms_edit_as_well() {
-    let place = Workplace::new();
+fn flows_and_edm_models_edit_too() {
+    let place = TestDir::new();
     two_classes(&place, 1);
     for (process, line) in
         [("flow", "prediction_type = \"flow_prediction\"\n"), ("edm", "[edm]\np_mean = -1.0\n")]
     {
-        // A key of its own, or a table of its own.
+        // A key goes before the tables, a table after them.
         let small = fs::read_to_string(place.path("small.toml")).unwrap();
         let all = if process == "flow" { line.to_owned() + &small } else { small + line };
         place.write("process.toml", all);
@@ -203,8 +204,9 @@ fn flows_and_edms_edit_as_well() {
 }
 
 #[test]
-fn edits_that_cannot_be_are_refused_before_anything_is_computed() {
-    let place = Workplace::new();
+#[expect(clippy::too_many_lines, reason = "one training serves all cases")]
+fn impossible_edits_fail_before_anything_is_computed() {
+    let place = TestDir::new();
     two_classes(&place, 1);
     place.ok("train --data data --size 8 --conditional=never --config small.toml --run-dir plain");
     let picture = "data/noon/1.png";
@@ -244,7 +246,7 @@ fn edits_that_cannot_be_are_refused_before_anything_is_computed() {
     place.write("broken.png", "no picture");
     place.refuses("edit vary broken.png --run run", 1, &["broken.png"]);
 
-    // A mask must lie on its picture.
+    // A mask must have the size of its picture.
     write(&place, "mask.png", [16, 8], |_, _| 255);
     let sizes = ["--mask mask.png", "16×8 pixels", "1.png 8×8"];
     place.refuses(&format!("edit inpaint {picture} --run run --mask mask.png"), 2, &sizes);
@@ -269,7 +271,7 @@ fn edits_that_cannot_be_are_refused_before_anything_is_computed() {
     place.refuses(
         &format!("edit inpaint {picture} --run run --hide top --num 1 --out data/noon"),
         2,
-        &["--out: data/noon/1.png", "take the place of"],
+        &["--out: data/noon/1.png", "would overwrite"],
     );
     write(&place, "twice/a.png", [8, 8], |_, _| 9);
     fs::copy(place.path("twice/a.png"), place.path("twice/a.gif")).unwrap();
@@ -320,7 +322,7 @@ fn edits_that_cannot_be_are_refused_before_anything_is_computed() {
     place.refuses(
         "edit reclass alone.png --run run --from all --to noon",
         2,
-        &["--from all", "one class"],
+        &["--from all", "exactly one class"],
     );
     place.refuses(
         "edit reclass alone.png --run run --from night --to dusk",

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use crate::common::{Workplace, names};
+use crate::common::{TestDir, names};
 
-/// A model folder that the library itself wrote.
+/// A model folder written by Python's diffusers.
 fn golden(model: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/models").join(model)
 }
@@ -15,8 +15,8 @@ fn golden(model: &str) -> PathBuf {
 const CONFIG: &str = "config.json";
 const WEIGHTS: &str = "diffusion_pytorch_model.safetensors";
 
-/// Copies a golden model's two files to `to` in the workplace.
-fn copy(place: &Workplace, model: &str, to: &str) -> PathBuf {
+/// Copies the two files of a golden model to the folder `to`.
+fn copy(place: &TestDir, model: &str, to: &str) -> PathBuf {
     for file in [CONFIG, WEIGHTS] {
         place.write(&format!("{to}/{file}"), fs::read(golden(model).join(file)).unwrap());
     }
@@ -50,8 +50,8 @@ fn edit_weights(path: &Path, change: impl FnOnce(&mut Weights)) {
     fs::write(path, safetensors::serialize(views, None).unwrap()).unwrap();
 }
 
-/// Refuses to import `src` with one sentence, and leaves nothing.
-fn refuses_import(place: &Workplace, parts: &[&str]) {
+/// Checks that importing `src` fails with one error line and leaves no files.
+fn refuses_import(place: &TestDir, parts: &[&str]) {
     place.refuses("import src --run-dir run", 1, parts);
     assert_eq!(names(&place.path("")).iter().filter(|name| *name != "src").count(), 0, "{parts:?}");
 }
@@ -59,11 +59,11 @@ fn refuses_import(place: &Workplace, parts: &[&str]) {
 const SAMPLE: &str = "--num 2 --steps 3 --format npy --out";
 
 #[test]
-fn models_of_the_library_are_imported_sampled_and_given_back_byte_for_byte() {
+fn models_of_the_library_are_imported_sampled_and_exported_byte_for_byte() {
     for model in
         ["unet_plain", "unet_ddpm_style", "unet_scale_shift_fourier", "unet_attention_class"]
     {
-        let place = Workplace::new();
+        let place = TestDir::new();
         copy(&place, model, "src");
         let answer = place.ok("import src --run-dir run");
         assert!(answer.out.contains("images of 16×16"), "{}", answer.out);
@@ -97,8 +97,8 @@ fn models_of_the_library_are_imported_sampled_and_given_back_byte_for_byte() {
 }
 
 #[test]
-fn a_trained_run_survives_the_way_there_and_back() {
-    let place = Workplace::new();
+fn a_trained_run_survives_export_and_import() {
+    let place = TestDir::new();
     place.write(
         "small.toml",
         "size = 8\nbatch_size = 4\nsteps = 2\nprediction_type = \"v_prediction\"\n[network]\nkind = \"unet2d\"\n\
@@ -148,7 +148,7 @@ fn a_trained_run_survives_the_way_there_and_back() {
 
 #[test]
 fn a_training_starts_from_a_run_or_a_checkpoint_of_the_same_shape() {
-    let place = Workplace::new();
+    let place = TestDir::new();
     place.train_small("run", 3);
     let tensors = |path: &str| fs::read(place.path(path).join("ema.safetensors")).unwrap();
     for (origin, run) in [("run", "a"), ("run/checkpoints/step-0000003", "b")] {
@@ -175,7 +175,7 @@ fn a_training_starts_from_a_run_or_a_checkpoint_of_the_same_shape() {
 
 #[test]
 fn schedulers_give_schedule_and_prediction_or_are_refused() {
-    let place = Workplace::new();
+    let place = TestDir::new();
     copy(&place, "unet_plain", "src/unet");
     place.write(
         "src/model_index.json",
@@ -210,7 +210,7 @@ fn schedulers_give_schedule_and_prediction_or_are_refused() {
 
 #[test]
 fn damaged_and_foreign_model_folders_are_refused_in_one_sentence() {
-    let place = Workplace::new();
+    let place = TestDir::new();
     place.refuses("import src --run-dir run", 1, &["src: there is no such folder"]);
     fs::create_dir(place.path("src")).unwrap();
     refuses_import(&place, &["src: this folder holds no model"]);
@@ -264,7 +264,7 @@ fn damaged_and_foreign_model_folders_are_refused_in_one_sentence() {
 
 #[test]
 fn names_in_a_pipelines_index_do_not_lead_out_of_its_folder() {
-    let place = Workplace::new();
+    let place = TestDir::new();
     let src = copy(&place, "unet_plain", "src");
     for (index, part) in [
         (
@@ -286,8 +286,8 @@ fn names_in_a_pipelines_index_do_not_lead_out_of_its_folder() {
 }
 
 #[test]
-fn nothing_is_overwritten_and_what_cannot_be_exported_leaves_nothing() {
-    let place = Workplace::new();
+fn nothing_is_overwritten_and_a_failed_export_leaves_nothing() {
+    let place = TestDir::new();
     copy(&place, "unet_plain", "src");
     place.write("full/mine.txt", "mine");
     place.refuses("import src --run-dir full", 1, &["full: this folder is not empty"]);

@@ -1,22 +1,22 @@
-//! Generated images beside real ones, and the model that comes with the program.
+//! The evaluation of generated images, and the model that comes with the program.
 
 use std::fs;
 
 use serde_json::Value;
 
-use crate::common::Workplace;
+use crate::common::TestDir;
 
-/// A training of a moment on the digits as they are.
+/// A short training on the digits.
 const DIGITS: &str = "batch_size = 4\nsteps = 4\n[network]\nbase_channels = 16\ntime_dim = 8\n[schedule]\n\
                       num_train_timesteps = 20\nbeta_schedule = \"linear\"\nbeta_start = 5e-3\nbeta_end = 0.6\n[sample_grid]\nnum = 2\nsteps = 2\n";
 
-fn json(place: &Workplace, name: &str) -> Value {
+fn json(place: &TestDir, name: &str) -> Value {
     serde_json::from_slice(&fs::read(place.path(name)).unwrap()).unwrap()
 }
 
 #[test]
-fn digits_are_drawn_and_judged_before_anything_was_trained() {
-    let place = Workplace::new();
+fn digits_are_sampled_and_evaluated_without_a_run() {
+    let place = TestDir::new();
     let answer = place.ok("sample --num 70 --sampler dpmpp-2m --steps 4 --out digits");
     assert!(answer.out.contains("by the model that comes with the program"), "{}", answer.out);
     assert!(answer.err.contains("there is no run in runs/ yet"), "{}", answer.err);
@@ -42,7 +42,7 @@ fn digits_are_drawn_and_judged_before_anything_was_trained() {
     assert!(real["frechet_distance"].as_f64().unwrap() < set["frechet_distance"].as_f64().unwrap());
     assert_eq!((&real["count"], &of_folder["sampler"]), (&set["count"], &Value::Null));
 
-    // The same images, drawn once more, but for what eight bits a pixel leave out.
+    // The same images, sampled again; the folder's are rounded to 8 bits per pixel.
     place.ok("evaluate samples --num 70 --seeds 1 --sampler dpmpp-2m --steps 4 --json model.json");
     let of_model = json(&place, "model.json");
     assert!(
@@ -67,7 +67,7 @@ fn digits_are_drawn_and_judged_before_anything_was_trained() {
 
 #[test]
 fn the_spread_is_that_of_the_seeds() {
-    let place = Workplace::new();
+    let place = TestDir::new();
     place.write("digits.toml", DIGITS);
     place.ok("train --config digits.toml --run-dir run");
     let line = "evaluate samples run --num 64 --seeds 2 --sampler ddim --steps 2 --json two.json";
@@ -93,14 +93,14 @@ fn the_spread_is_that_of_the_seeds() {
     assert!(answer.out.contains("compare 64 images with 3000 real ones"), "{}", answer.out);
 }
 
-/// Digits as a folder of pictures.
-fn own_pictures(place: &Workplace, folder: &str, num: u32) {
+/// Writes a folder of digits.
+fn own_pictures(place: &TestDir, folder: &str, num: u32) {
     place.ok(&format!("sample --num {num} --sampler dpmpp-2m --steps 2 --out {folder}"));
 }
 
 #[test]
-fn a_run_on_other_pictures_is_compared_with_those_that_it_kept() {
-    let place = Workplace::new();
+fn a_run_on_other_pictures_is_compared_with_its_validation_set() {
+    let place = TestDir::new();
     place.write("digits.toml", DIGITS);
     own_pictures(&place, "own", 60);
     let line = "evaluate samples run --num 64 --seeds 1 --sampler ddim --steps 2 --json out.json";
@@ -113,7 +113,7 @@ fn a_run_on_other_pictures_is_compared_with_those_that_it_kept() {
         "{kept}"
     );
     assert!(
-        answer.out.contains(&format!("the training pictures are {of_training} only")),
+        answer.out.contains(&format!("only {of_training} training pictures")),
         "{}",
         answer.out
     );
@@ -122,7 +122,10 @@ fn a_run_on_other_pictures_is_compared_with_those_that_it_kept() {
     assert!(answer.err.contains("a classifier of digits"), "{}", answer.err);
 
     place.ok(&format!("{line} --against own"));
-    assert!(json(&place, "out.json")["training_pictures"].is_null(), "its pictures are among them");
+    assert!(
+        json(&place, "out.json")["training_pictures"].is_null(),
+        "the training pictures are the reference"
+    );
 
     fs::remove_dir_all(place.path("run")).unwrap();
     let trained = place.ok("train --config digits.toml --data own --run-dir run").out;
@@ -136,17 +139,21 @@ fn a_run_on_other_pictures_is_compared_with_those_that_it_kept() {
     assert!(answer.out.contains("no column of training pictures"), "{}", answer.out);
 
     fs::rename(place.path("own"), place.path("elsewhere")).unwrap();
-    place.refuses(line, 2, &["own: the pictures that the run was trained on", "--training"]);
+    place.refuses(
+        line,
+        2,
+        &["own: the training pictures of the run no longer exist", "--training"],
+    );
     place.refuses(
         "evaluate model --run run",
         2,
-        &["own: the pictures that the run was trained on", "--data"],
+        &["own: the training pictures of the run no longer exist", "--data"],
     );
 }
 
 #[test]
-fn sets_of_different_numbers_are_told_apart() {
-    let place = Workplace::new();
+fn sets_of_different_sizes_are_noted() {
+    let place = TestDir::new();
     own_pictures(&place, "small", 10);
     own_pictures(&place, "large", 20);
     let out = place.ok("evaluate samples small large").out;
@@ -165,8 +172,8 @@ fn sets_of_different_numbers_are_told_apart() {
 }
 
 #[test]
-fn images_are_judged_as_they_are() {
-    let place = Workplace::new();
+fn images_are_evaluated_without_resizing() {
+    let place = TestDir::new();
     let grey = |name: &str, width: u32, height: u32| {
         let mut bytes = Vec::new();
         let mut encoder = png::Encoder::new(&mut bytes, width, height);
@@ -183,12 +190,12 @@ fn images_are_judged_as_they_are() {
     place.refuses("evaluate samples large --against large", 2, &["1×80×80"]);
     place.refuses("evaluate samples mixed", 2, &["mixed: its images differ in size"]);
     place.refuses("evaluate samples wide", 2, &["wide: its images are 40×28"]);
-    // What is there already is not drawn.
+    // Sampling flags do not apply to a folder of images.
     own_pictures(&place, "own", 6);
     place.refuses(
         "evaluate samples own --steps 3",
         2,
-        &["--steps is for drawing", "own is not the folder of a run"],
+        &["--steps is for sampling", "own is not the folder of a run"],
     );
     let out = place.ok("evaluate samples own").out;
     assert!(out.contains("6 images are fewer than the 64 features"), "{out}");
@@ -201,8 +208,8 @@ fn images_are_judged_as_they_are() {
 }
 
 #[test]
-fn copies_are_looked_for_in_mirrors_where_training_had_them() {
-    let place = Workplace::new();
+fn mirrored_copies_are_searched_for_after_training_with_flips() {
+    let place = TestDir::new();
     place.write("digits.toml", DIGITS);
     let line = "evaluate samples run --num 64 --seeds 1 --sampler ddim --steps 2";
     place.ok("train --config digits.toml --flip=true --run-dir run");
@@ -213,8 +220,8 @@ fn copies_are_looked_for_in_mirrors_where_training_had_them() {
 }
 
 #[test]
-fn without_features_copies_are_still_looked_for() {
-    let place = Workplace::new();
+fn copies_are_searched_for_without_features_too() {
+    let place = TestDir::new();
     place.train_small("run", 1);
     let answer = place
         .ok("evaluate samples run --num 64 --seeds 2 --sampler ddim --steps 2 --json out.json");
@@ -226,7 +233,7 @@ fn without_features_copies_are_still_looked_for() {
     assert!(of_pixels["sets"][1].get("frechet_distance").is_none(), "{of_pixels}");
     let answer = place.ok("train --config small.toml --run-dir other --eval-every 2 --eval-num 64");
     assert!(
-        answer.err.contains("looked at for copies of the 10000 training pictures only"),
+        answer.err.contains("checked for copies of the 10000 training pictures only"),
         "{}",
         answer.err
     );
@@ -239,13 +246,13 @@ fn without_features_copies_are_still_looked_for() {
 }
 
 #[test]
-fn where_nothing_can_be_written_is_said_before_anything_is_drawn() {
-    let place = Workplace::new();
+fn unwritable_outputs_fail_before_sampling() {
+    let place = TestDir::new();
     let line = "evaluate samples --num 64 --seeds 1 --steps 2 --sampler ddim";
     place.refuses(&format!("{line} --json no/such/file.json"), 2, &["--json", "no folder no/such"]);
     place.write("folder/kept.json", "kept");
     place.refuses(&format!("{line} --json folder"), 2, &["--json folder", "it is a folder"]);
-    // What fails later leaves no file behind, and one that was there as it was.
+    // A later failure leaves no new file and keeps an existing one.
     place.refuses(&format!("{line} --json new.json --against nowhere"), 2, &["nowhere"]);
     place.refuses(&format!("{line} --json folder/kept.json --against nowhere"), 2, &["nowhere"]);
     assert!(!place.path("new.json").exists());
@@ -253,8 +260,8 @@ fn where_nothing_can_be_written_is_said_before_anything_is_drawn() {
 }
 
 #[test]
-fn the_model_that_comes_with_the_program_is_measured_too() {
-    let place = Workplace::new();
+fn the_model_that_comes_with_the_program_is_evaluated_too() {
+    let place = TestDir::new();
     let out = place.ok("evaluate model --num 2 --bins 2 --looks 1").out;
     for part in [
         "the small model of digits that comes with the program",
@@ -269,8 +276,8 @@ fn the_model_that_comes_with_the_program_is_measured_too() {
 }
 
 #[test]
-fn a_training_is_judged_on_its_way() {
-    let place = Workplace::new();
+fn samples_are_evaluated_during_training() {
+    let place = TestDir::new();
     place.write("digits.toml", DIGITS);
     place.ok("train --config digits.toml --run-dir run --eval-every 2 --eval-num 64 --tensorboard");
     let metrics = fs::read_to_string(place.path("run/metrics.jsonl")).unwrap();
@@ -285,7 +292,7 @@ fn a_training_is_judged_on_its_way() {
     assert!((shares.sum::<f64>() - 1.0).abs() < 1e-9, "{last}");
     let page = fs::read_to_string(place.path("run/index.html")).unwrap();
     for part in [
-        "Judged samples",
+        "Sample quality",
         "coverage",
         "(64 images)",
         "share of class 9",
@@ -296,8 +303,8 @@ fn a_training_is_judged_on_its_way() {
 }
 
 #[test]
-fn samplers_are_judged_beside_their_seconds() {
-    let place = Workplace::new();
+fn evaluate_grid_prints_distances_and_seconds() {
+    let place = TestDir::new();
     let answer = place.ok("evaluate grid --samplers ddim,dpmpp-2m --steps 2,6 --num 4 --judged 64");
     let lines = answer.out.lines().skip_while(|line| !line.starts_with("distance")).skip(1);
     let distances: Vec<&str> = lines.take(2).collect();
@@ -313,8 +320,8 @@ fn samplers_are_judged_beside_their_seconds() {
 }
 
 #[test]
-fn what_cannot_be_judged_is_refused() {
-    let place = Workplace::new();
+fn impossible_evaluations_are_usage_errors() {
+    let place = TestDir::new();
     place.train_small("run", 1);
     place.refuses("evaluate samples run --against mnist", 2, &["1×8×8", "--inception"]);
     place.refuses(
@@ -322,7 +329,7 @@ fn what_cannot_be_judged_is_refused() {
         2,
         &["nowhere: there is no such folder", "checkpoint"],
     );
-    place.refuses("evaluate samples run run", 2, &["a model is judged alone"]);
+    place.refuses("evaluate samples run run", 2, &["must be the only folder"]);
     place.refuses(
         "evaluate samples --against nowhere",
         2,

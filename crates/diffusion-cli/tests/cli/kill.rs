@@ -1,22 +1,22 @@
 use std::fs;
 use std::time::Duration;
 
-use crate::common::Workplace;
+use crate::common::TestDir;
 
-/// A process can be killed at any instant, in the middle of a save too; ten times over, the run goes on from a whole
-/// checkpoint, and in the end it has the bytes of a run that nobody killed.
+/// The process may be killed at any time, even while it saves. Each time the run resumes from a
+/// complete checkpoint, and the result equals that of an uninterrupted run bit for bit.
 #[test]
-fn a_run_killed_ten_times_resumes_every_time_and_ends_as_if_never_killed() {
-    let place = Workplace::new();
+fn a_run_killed_ten_times_resumes_and_ends_like_an_uninterrupted_run() {
+    let place = TestDir::new();
     place.small_config();
     let config = fs::read_to_string(place.path("small.toml")).unwrap();
-    // Saving after every step puts most of the kills into a save.
+    // With a save after every step, most kills happen during a save.
     place.write("small.toml", format!("{config}[checkpoint]\nevery = 1\nkeep = 2\n"));
     let mut line = "train --config small.toml --run-dir killed --steps 1000000".to_owned();
     let mut last_step = 0;
     for round in 0..10u64 {
         let mut child = place.command(&line).stderr(std::process::Stdio::null()).spawn().unwrap();
-        // The run must have begun before it can be killed in it; after that, any moment will do.
+        // Wait until the run has started; then kill it at an arbitrary time.
         while !place.path("killed/latest").exists() {
             assert!(child.try_wait().unwrap().is_none(), "the program ended by itself");
             std::thread::yield_now();
@@ -46,7 +46,7 @@ fn a_run_killed_ten_times_resumes_every_time_and_ends_as_if_never_killed() {
     assert!(left.iter().all(|name| name.starts_with("step-")) && left.len() == 2, "{left:?}");
 }
 
-fn latest_step(place: &Workplace) -> u64 {
+fn latest_step(place: &TestDir) -> u64 {
     let latest = fs::read_to_string(place.path("killed/latest")).unwrap();
     latest.trim().trim_start_matches("step-").parse().unwrap()
 }

@@ -1,5 +1,6 @@
-//! The program from outside: what a user types, sees and finds on disk.
+//! Tests of the program as a user runs it: arguments, output and files.
 
+mod analysis;
 mod bad_input;
 mod common;
 mod control;
@@ -12,7 +13,6 @@ mod editing;
 mod exchange;
 mod judging;
 mod kill;
-mod looking;
 mod objectives;
 mod sampling;
 mod training;

@@ -1,9 +1,10 @@
 use std::fs;
 
-use crate::common::{Workplace, names};
+use crate::common::{TestDir, names};
 
-/// A run of the small model for two steps, with `first` before the tables of its configuration and `last` after them.
-fn train(place: &Workplace, run: &str, first: &str, last: &str) {
+/// A run of the small model for two steps, with `first` before the tables of its configuration and
+/// `last` after them.
+fn train(place: &TestDir, run: &str, first: &str, last: &str) {
     place.small_config();
     let small = fs::read_to_string(place.path("small.toml")).unwrap();
     place.write("c.toml", format!("{first}\n{small}\n{last}\n"));
@@ -12,7 +13,7 @@ fn train(place: &Workplace, run: &str, first: &str, last: &str) {
 
 #[test]
 fn flows_and_edm_are_trained_described_and_sampled_along_their_own_paths() {
-    let place = Workplace::new();
+    let place = TestDir::new();
     train(&place, "flow", "prediction_type = \"flow_prediction\"", "");
     train(&place, "edm", "", "[edm]\np_mean = -1.0");
     for (run, steps, described) in [
@@ -30,22 +31,22 @@ fn flows_and_edm_are_trained_described_and_sampled_along_their_own_paths() {
         place.refuses(
             &format!("sample --run {run} --sampler ddpm"),
             2,
-            &["ddpm needs a schedule", &format!("one of {run}: use ")],
+            &["ddpm needs a schedule", &format!("process is {run}: use ")],
         );
         place.ok(&format!("train --run-dir {run} --resume --steps 3"));
     }
-    place.refuses("sample --run edm --sampler flow-heun", 2, &["the path of a flow", "one of edm"]);
-    place.train_small("plain", 1);
     place.refuses(
-        "sample --run plain --sampler flow-euler",
+        "sample --run edm --sampler flow-heun",
         2,
-        &["this model is one of diffusion"],
+        &["needs a flow model", "process is edm"],
     );
+    place.train_small("plain", 1);
+    place.refuses("sample --run plain --sampler flow-euler", 2, &["process is diffusion"]);
 }
 
 #[test]
-fn a_learned_variance_is_what_sampling_takes_by_itself() {
-    let place = Workplace::new();
+fn sampling_uses_a_learned_variance_by_default() {
+    let place = TestDir::new();
     train(&place, "learned", "learned_variance = true", "");
     let info = place.ok("info --run learned");
     assert!(info.out.contains("variance         learned"), "{}", info.out);
@@ -66,7 +67,7 @@ fn a_learned_variance_is_what_sampling_takes_by_itself() {
 
 #[test]
 fn settings_that_contradict_each_other_are_usage_errors() {
-    let place = Workplace::new();
+    let place = TestDir::new();
     place.write(
         "c.toml",
         "prediction_type = \"epsilon\"\n[schedule]\nrescale_betas_zero_snr = true\n",

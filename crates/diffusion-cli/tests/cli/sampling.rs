@@ -1,10 +1,10 @@
 use std::fs;
 
-use crate::common::{Workplace, names};
+use crate::common::{TestDir, names};
 
 #[test]
 fn images_are_pngs_of_the_models_size_and_the_latest_run_is_named() {
-    let place = Workplace::new();
+    let place = TestDir::new();
     place.train_small("runs/old", 1);
     place.train_small("runs/new", 2);
     let answer = place.ok("sample --num 5 --out digits --grid all.png");
@@ -19,7 +19,7 @@ fn images_are_pngs_of_the_models_size_and_the_latest_run_is_named() {
         ["000000.png", "000001.png", "000002.png", "000003.png", "000004.png"]
     );
     for name in names(&place.path("digits")) {
-        // Width and height stand at bytes 16 and 20, depth and colour type at 24 and 25.
+        // Width and height are at bytes 16 and 20, depth and colour type at 24 and 25.
         let png = fs::read(place.path("digits").join(name)).unwrap();
         assert_eq!(
             (&png[..4], &png[16..26]),
@@ -33,7 +33,7 @@ fn images_are_pngs_of_the_models_size_and_the_latest_run_is_named() {
 
 #[test]
 fn npy_is_float32_in_range_and_of_the_right_shape() {
-    let place = Workplace::new();
+    let place = TestDir::new();
     place.train_small("run", 1);
     place.ok("sample --run run --num 3 --batch-size 2 --format npy --out out");
     assert_eq!(names(&place.path("out")), ["samples.npy"]);
@@ -49,7 +49,7 @@ fn npy_is_float32_in_range_and_of_the_right_shape() {
 
 #[test]
 fn an_image_depends_on_its_seed_and_number_alone() {
-    let place = Workplace::new();
+    let place = TestDir::new();
     place.train_small("run", 3);
     let first = |line: &str| {
         place.ok(&format!("sample --run run --format npy --out {line}"));
@@ -79,7 +79,7 @@ fn an_image_depends_on_its_seed_and_number_alone() {
 
 #[test]
 fn every_sampler_makes_images_in_few_steps() {
-    let place = Workplace::new();
+    let place = TestDir::new();
     place.train_small("run", 3);
     let help = place.ok("sample --help").out;
     for name in [
@@ -112,8 +112,8 @@ fn every_sampler_makes_images_in_few_steps() {
 }
 
 #[test]
-fn every_step_can_be_looked_at() {
-    let place = Workplace::new();
+fn every_sampling_step_can_be_saved() {
+    let place = TestDir::new();
     place.train_small("run", 1);
     place.ok("sample --run run --num 3 --steps 5 --sampler ddim --trajectory steps --out out");
     let expected: Vec<String> = (1..=5).map(|step| format!("step-{step:04}.png")).collect();
@@ -127,8 +127,8 @@ fn every_step_can_be_looked_at() {
 }
 
 #[test]
-fn given_noise_takes_the_place_of_the_seeds() {
-    let place = Workplace::new();
+fn initial_noise_from_a_file_replaces_the_seeds() {
+    let place = TestDir::new();
     place.train_small("run", 1);
     let noise =
         candle_core::Tensor::randn(0f32, 1.0, (3, 1, 8, 8), &candle_core::Device::Cpu).unwrap();
@@ -187,21 +187,22 @@ fn given_noise_takes_the_place_of_the_seeds() {
 
 #[test]
 fn samplers_are_compared_in_one_picture() {
-    let place = Workplace::new();
+    let place = TestDir::new();
     place.train_small("run", 1);
     let answer = place
         .ok("evaluate grid --run run --samplers ddim,unipc --steps 2,5 --num 4 --out table.png");
     for part in ["seconds", "ddim", "unipc", "table.png"] {
         assert!(answer.out.contains(part), "{part} is not in: {}", answer.out);
     }
-    // Two cells of a grid of four pictures of 8 × 8 side by side, at least, and the names of rows on the left.
+    // At least two cells side by side, each a grid of four 8×8 pictures, with row names on the
+    // left.
     let png = fs::read(place.path("table.png")).unwrap();
     let width = u32::from_be_bytes(png[16..20].try_into().unwrap());
     assert!((2 * 42..500).contains(&width), "{width}");
     place.refuses(
         "evaluate grid --run run --samplers flow-heun",
         2,
-        &["flow-heun", "path of a flow"],
+        &["flow-heun", "needs a flow model"],
     );
     place.refuses("evaluate grid --run run --steps 21", 2, &["--steps 21", "20"]);
 }

@@ -1,12 +1,12 @@
 use std::fs;
 
-use crate::common::{Workplace, names};
+use crate::common::{TestDir, names};
 
 const TENSORS: [&str; 3] = ["ema.safetensors", "model.safetensors", "optimizer.safetensors"];
 
 #[test]
 fn training_leaves_a_run_folder_and_says_what_comes_next() {
-    let place = Workplace::new();
+    let place = TestDir::new();
     place.small_config();
     place.write(
         "grid.toml",
@@ -43,7 +43,7 @@ fn training_leaves_a_run_folder_and_says_what_comes_next() {
 
 #[test]
 fn resuming_equals_training_in_one_go_byte_for_byte() {
-    let place = Workplace::new();
+    let place = TestDir::new();
     place.train_small("whole", 20);
     place.train_small("parts", 10);
     place.ok("train --run-dir parts --resume --steps 20");
@@ -58,7 +58,7 @@ fn resuming_equals_training_in_one_go_byte_for_byte() {
 
 #[test]
 fn training_does_not_depend_on_the_number_of_threads() {
-    let place = Workplace::new();
+    let place = TestDir::new();
     place.small_config();
     place.ok("train --config small.toml --run-dir one --threads 1");
     place.ok("train --config small.toml --run-dir two --threads 2");
@@ -70,10 +70,10 @@ fn training_does_not_depend_on_the_number_of_threads() {
     }
 }
 
-/// The plain path is the one that CUDA and Metal take; 32 channels are what Winograd's method begins with.
+/// CUDA and Metal use candle's operations; Winograd's method needs at least 32 channels.
 #[test]
-fn training_loses_as_much_with_the_kernels_as_with_candles_own_operations() {
-    let place = Workplace::new();
+fn training_has_the_same_loss_with_the_kernels_and_with_candle() {
+    let place = TestDir::new();
     place.small_config();
     let config = fs::read_to_string(place.path("small.toml")).unwrap();
     place.write(
@@ -106,7 +106,7 @@ fn training_loses_as_much_with_the_kernels_as_with_candles_own_operations() {
 
 #[test]
 fn flags_override_the_file_and_the_file_overrides_the_preset() {
-    let place = Workplace::new();
+    let place = TestDir::new();
     place.small_config();
     place
         .ok("train --config small.toml --run-dir run --lr 0.25 --seed 9 --batch-size 2 --epochs 1 --steps 3");
@@ -126,8 +126,8 @@ fn flags_override_the_file_and_the_file_overrides_the_preset() {
 }
 
 #[test]
-fn the_tutorial_warns_that_its_schedule_stops_short_of_noise() {
-    let place = Workplace::new();
+fn the_tutorial_warns_that_its_schedule_does_not_end_in_noise() {
+    let place = TestDir::new();
     place.write(
         "tiny.toml",
         "size = 8\nbatch_size = 2\n[network]\nbase_channels = 16\n[sample_grid]\nnum = 0\n",
@@ -146,7 +146,7 @@ fn the_tutorial_warns_that_its_schedule_stops_short_of_noise() {
 
 #[test]
 fn info_counts_the_parameters() {
-    let place = Workplace::new();
+    let place = TestDir::new();
     assert!(place.ok("info --preset tutorial").out.contains("parameters       520193"));
     place.train_small("runs/a", 2);
     let answer = place.ok("info --threads 1");
@@ -163,7 +163,7 @@ fn info_counts_the_parameters() {
 
 #[test]
 fn logs_can_be_json_or_silent() {
-    let place = Workplace::new();
+    let place = TestDir::new();
     place.small_config();
     let answer = place.ok("--log-format json train --config small.toml --run-dir a");
     for line in answer.err.lines() {
@@ -182,7 +182,7 @@ fn ctrl_c_saves_and_exits_130() {
     use std::io::{BufRead, BufReader};
     use std::process::{Command, Stdio};
 
-    let place = Workplace::new();
+    let place = TestDir::new();
     place.small_config();
     let mut child = place
         .command("train --config small.toml --run-dir run --steps 1000000")

@@ -1,22 +1,25 @@
-//! Data sets that candle-datasets has loaded.
+//! Conversion of data sets loaded by candle-datasets.
 
 use candle_core::{DType, Device, Tensor};
 use candle_datasets::vision::Dataset;
 
-use crate::dataset::{About, Pixels};
+use crate::dataset::{Metadata, Pixels};
 use crate::{DataError, ImageDataset, Split};
 
 impl ImageDataset {
-    /// One part of a data set of candle-datasets: images (N, C, H, W), or (N, H·W) for grey squares, in 0–1, with a label
-    /// each. The classes are named by their numbers.
+    /// Converts one split of a data set of candle-datasets. Its images must have the shape
+    /// (N, C, H, W), or (N, H·W) for grey squares, and values in 0–1. The classes are named by
+    /// their numbers.
     ///
-    /// The loaders `mnist::load`, `mnist::load_dir`, `fashion_mnist::load` and `cifar::load_dir` give pictures with rows
-    /// before columns, as they belong here. `cifar::load` of version 0.11 gives them transposed, (N, C, W, H); turn them
-    /// back with `dataset.train_images = dataset.train_images.transpose(2, 3)?`, and `test_images` likewise.
+    /// The loaders `mnist::load`, `mnist::load_dir`, `fashion_mnist::load` and `cifar::load_dir`
+    /// give (N, C, H, W). `cifar::load` of version 0.11 gives transposed images (N, C, W, H).
+    /// Correct them with `dataset.train_images = dataset.train_images.transpose(2, 3)?`, and
+    /// `test_images` likewise.
     ///
     /// # Errors
-    /// Images of another shape, or with values outside 0–1; another number of labels than of images; a label that is not
-    /// below the data set's number of classes; no images.
+    /// If there are no images, they have another shape, or a value is outside 0–1. If the number of
+    /// labels differs from the number of images, or a label is not below the number of classes. An
+    /// error of the device.
     pub fn from_candle(dataset: &Dataset, split: Split) -> Result<Self, DataError> {
         let (images, labels) = match split {
             Split::Train => (&dataset.train_images, &dataset.train_labels),
@@ -29,9 +32,9 @@ impl ImageDataset {
         }
         let classes = (0..dataset.labels).map(|class| class.to_string()).collect();
         let labels = labels.into_iter().map(Some).collect();
-        let about = About { labels, classes, names: Vec::new() };
+        let metadata = Metadata { labels, classes, names: Vec::new() };
         let image_shape = image_shape(images)?;
-        Self::assemble(Pixels::Memory(bytes(images)?), about, image_shape)
+        Self::assemble(Pixels::Memory(bytes(images)?), metadata, image_shape)
     }
 }
 
@@ -41,17 +44,18 @@ fn image_shape(images: &Tensor) -> Result<[usize; 3], DataError> {
         [_, channels @ (1 | 3), height, width] => Ok([*channels, *height, *width]),
         [_, area] if area.isqrt().pow(2) == *area => Ok([1, area.isqrt(), area.isqrt()]),
         dims => Err(DataError::Invalid(format!(
-            "images of shape {dims:?}; expected (N, C, H, W) with 1 or 3 channels, or (N, H·W) of grey squares"
+            "images of shape {dims:?}; expected (N, C, H, W) with 1 or 3 channels, or (N, H·W) of \
+             grey squares"
         ))),
     }
 }
 
-/// The values of 0–1 as bytes.
+/// Converts values in 0–1 to bytes.
 fn bytes(images: &Tensor) -> Result<Vec<u8>, DataError> {
     let values =
         images.to_device(&Device::Cpu)?.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
     if let Some(value) = values.iter().find(|value| !(0.0..=1.0).contains(*value)) {
-        return Err(DataError::Invalid(format!("a pixel is {value}; expected values of 0–1")));
+        return Err(DataError::Invalid(format!("a pixel is {value}; expected values in 0–1")));
     }
     Ok(values.into_iter().map(|value| (value * 255.0).round() as u8).collect())
 }

@@ -1,8 +1,9 @@
-//! A hash that is the same everywhere.
+//! A hash that is the same on every machine.
 
 use std::hash::Hasher;
 
-/// FNV-1a: the same numbers on every machine and in every version, which the standard library's does not promise.
+/// FNV-1a. It gives the same values on every machine and in every version; the standard library's
+/// hasher does not promise that.
 pub(crate) struct StableHasher(u64);
 
 impl Default for StableHasher {
@@ -18,7 +19,8 @@ impl Hasher for StableHasher {
         }
     }
 
-    /// Stirred, since the upper bits of FNV follow the last bytes badly (the finaliser of SplitMix64).
+    /// Applies the finaliser of SplitMix64, because the last bytes barely change the upper bits of
+    /// FNV.
     fn finish(&self) -> u64 {
         let mut x = self.0;
         x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

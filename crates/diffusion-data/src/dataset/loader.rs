@@ -1,4 +1,4 @@
-//! Shuffled batches from a seed.
+//! Seeded, shuffled training batches.
 
 use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::sync::{Mutex, PoisonError};
@@ -11,85 +11,88 @@ use serde::{Deserialize, Serialize};
 
 use crate::{DataError, ImageDataset};
 
-/// Batches that may be ready before they are asked for.
-const AHEAD: usize = 2;
+/// How many batches are prepared in advance.
+const PREFETCH: usize = 2;
 
-/// Where a loader is: the batch it will give next.
+/// The position of a loader: the batch that comes next.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LoaderPosition {
-    /// Passes over the data that are complete.
+    /// The number of completed passes over the data.
     pub epoch: u64,
-    /// Batches of the current pass that were given.
+    /// The number of batches already returned in the current pass.
     pub batch: u64,
 }
 
-/// How pictures become batches.
+/// The configuration of a [`Loader`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LoaderConfig {
-    /// Pictures in a batch, at least 1.
+    /// The number of pictures in a batch, at least 1.
     pub batch_size: usize,
-    /// The seed of the order, of flips and of windows.
+    /// The seed of the order, the flips and the random crops.
     pub seed: u64,
-    /// How often a pass gives each picture, at least 1; [`repeats`](Self::repeats) is what a loader makes of it.
+    /// The minimum number of times that each picture appears in a pass, at least 1;
+    /// [`repeats`](Self::repeats) gives the actual number.
     pub repeat: usize,
-    /// Mirror pictures, left to right, with probability ½.
+    /// Mirror each picture left to right with probability ½.
     pub flip: bool,
 }
 
 impl LoaderConfig {
-    /// Each picture once in a pass, as it is.
+    /// Each picture once in a pass, without flips.
     pub fn new(batch_size: usize, seed: u64) -> Self {
         Self { batch_size, seed, repeat: 1, flip: false }
     }
 
-    /// How often a pass gives each of `pictures` pictures, at least 1: `repeat` times, or as often as it takes to fill one batch.
+    /// How many times each of `pictures` pictures (at least 1) appears in a pass: `repeat` times,
+    /// or as often as needed to fill one batch.
     pub fn repeats(&self, pictures: usize) -> usize {
         self.repeat.max(self.batch_size.div_ceil(pictures))
     }
 }
 
-/// One batch.
+/// One batch of images.
 #[derive(Clone, Debug)]
 pub struct Batch {
-    /// (N, C, H, W) in \[−1, 1\].
+    /// The images (N, C, H, W) in \[−1, 1\].
     pub images: Tensor,
-    /// The class of each picture, an index of [`ImageDataset::classes`], where it has one.
+    /// The class of each image as an index into [`ImageDataset::classes`], if it has one.
     pub labels: Vec<Option<u32>>,
 }
 
-/// Endless shuffled batches of one size; the last, partial batch of a pass is left out, and pictures that are fewer than a batch are
-/// repeated within a pass. The order of a pass, and how its
-/// pictures are cut and mirrored, are pure functions of (seed, epoch), so a position is all there is to save. A thread
-/// makes the next two batches while the caller works on one.
+/// Returns shuffled batches of one size without end. The last, incomplete batch of a pass is
+/// dropped. If there are fewer pictures than a batch needs, they are repeated within a pass.
+///
+/// The order, crops and flips of a pass are pure functions of (seed, epoch), so a saved position is
+/// enough to resume. A thread prepares the next two batches while the caller uses one.
 #[derive(Debug)]
 pub struct Loader {
     dataset: ImageDataset,
     config: LoaderConfig,
     position: LoaderPosition,
-    /// From the thread that works ahead, once it was started; it ends when this is dropped. (The mutex is never waited for:
-    /// it only lets a loader be shared between threads.)
-    ahead: Option<Mutex<Receiver<Ready>>>,
+    /// Batches from the prefetching thread, once it has started. The thread ends when this is
+    /// dropped. The mutex never blocks; it only makes a loader `Sync`.
+    prefetched: Option<Mutex<Receiver<BatchData>>>,
 }
 
-/// The numbers of a batch, and its labels.
-type Ready = (Vec<f32>, Vec<Option<u32>>);
+/// The values of a batch (N·C·H·W) and its labels.
+type BatchData = (Vec<f32>, Vec<Option<u32>>);
 
 impl Loader {
-    /// A loader at the beginning of the first pass.
+    /// Creates a loader at the beginning of the first pass.
     ///
     /// # Errors
-    /// A batch size of 0; no repetition; a pass of more than 2³² − 1 pictures.
+    /// If `batch_size` or `repeat` is 0, or a pass has more than 2³² − 1 pictures.
     pub fn new(dataset: &ImageDataset, config: LoaderConfig) -> Result<Self, DataError> {
         if config.batch_size == 0 || config.repeat == 0 {
-            let problem = "a batch needs at least one picture, and a pass gives each at least once";
+            let problem = "batch size and repeat must be at least 1";
             return Err(DataError::Invalid(problem.to_owned()));
         }
         let config = LoaderConfig { repeat: config.repeats(dataset.len()), ..config };
         let pass = dataset.len().saturating_mul(config.repeat);
         if u32::try_from(pass).is_err() {
             let problem = format!(
-                "a pass of {pass} pictures is too long; repeat them less often, or take smaller batches"
+                "a pass of {pass} pictures is too long; use fewer repetitions or smaller batches"
             );
             return Err(DataError::Invalid(problem));
         }
@@ -97,52 +100,52 @@ impl Loader {
             dataset: dataset.clone(),
             config,
             position: LoaderPosition::default(),
-            ahead: None,
+            prefetched: None,
         })
     }
 
-    /// Batches in one pass over the data.
+    /// The number of batches in one pass over the data.
     pub fn batches_per_epoch(&self) -> u64 {
         (self.dataset.len() * self.config.repeat / self.config.batch_size) as u64
     }
 
-    /// The batch that comes next.
+    /// The position of the next batch.
     pub fn position(&self) -> LoaderPosition {
         self.position
     }
 
-    /// Goes to a position.
+    /// Moves to a position.
     ///
     /// # Errors
-    /// A batch beyond the end of a pass.
+    /// If `position.batch` is beyond the end of a pass.
     pub fn seek(&mut self, position: LoaderPosition) -> Result<(), DataError> {
         if position.batch >= self.batches_per_epoch() {
             return Err(DataError::Invalid(format!(
-                "position {} lies beyond the {} batches of a pass",
+                "batch position {} must be below {}, the number of batches in a pass",
                 position.batch,
                 self.batches_per_epoch()
             )));
         }
         self.position = position;
-        self.ahead = None;
+        self.prefetched = None;
         Ok(())
     }
 
-    /// The next batch.
+    /// Returns the next batch on `device`.
     ///
     /// # Errors
-    /// Those of the device.
+    /// An error of the device.
     pub fn next_batch(&mut self, device: &Device) -> Result<Batch, DataError> {
-        let ahead = self.ahead.get_or_insert_with(|| {
-            let (sender, receiver) = mpsc::sync_channel(AHEAD - 1);
+        let prefetched = self.prefetched.get_or_insert_with(|| {
+            let (sender, receiver) = mpsc::sync_channel(PREFETCH - 1);
             let (dataset, config, position) = (self.dataset.clone(), self.config, self.position);
-            std::thread::spawn(move || work_ahead(&dataset, config, position, &sender));
+            std::thread::spawn(move || prefetch(&dataset, config, position, &sender));
             Mutex::new(receiver)
         });
-        let ahead = ahead.get_mut().unwrap_or_else(PoisonError::into_inner);
-        let (values, labels) = ahead
-            .recv()
-            .map_err(|_| DataError::Invalid("the thread that loads pictures ended".to_owned()))?;
+        let prefetched = prefetched.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let (values, labels) = prefetched.recv().map_err(|_| {
+            DataError::Invalid("the thread that loads pictures ended unexpectedly".to_owned())
+        })?;
         let [channels, height, width] = self.dataset.image_shape();
         let images = Tensor::from_vec(values, (labels.len(), channels, height, width), device)?;
         self.position.batch += 1;
@@ -153,23 +156,23 @@ impl Loader {
     }
 }
 
-/// Makes batches from `position` on until nobody wants them any more.
-fn work_ahead(
+/// Sends batches from `position` on until the receiver is dropped.
+fn prefetch(
     dataset: &ImageDataset,
     config: LoaderConfig,
     position: LoaderPosition,
-    batches: &SyncSender<Ready>,
+    batches: &SyncSender<BatchData>,
 ) {
     let per_image: usize = dataset.image_shape().iter().product();
     let mut first = position.batch as usize;
     for epoch in position.epoch.. {
         let pass = Pass::new(dataset, config, epoch);
-        for chosen in pass.order.chunks_exact(config.batch_size).skip(first) {
-            let mut values = vec![0.0; chosen.len() * per_image];
-            for (place, values) in chosen.iter().zip(values.chunks_exact_mut(per_image)) {
+        for places in pass.order.chunks_exact(config.batch_size).skip(first) {
+            let mut values = vec![0.0; places.len() * per_image];
+            for (place, values) in places.iter().zip(values.chunks_exact_mut(per_image)) {
                 pass.write(*place, values);
             }
-            let labels = chosen.iter().map(|place| dataset.label(place % dataset.len())).collect();
+            let labels = places.iter().map(|place| dataset.label(place % dataset.len())).collect();
             if batches.send((values, labels)).is_err() {
                 return;
             }
@@ -184,7 +187,7 @@ struct Pass<'a> {
     config: LoaderConfig,
     source: NoiseSource,
     epoch: u64,
-    /// Picture i of repetition r has the place r·N + i.
+    /// The shuffled places; picture i of repetition r has the place r·N + i.
     order: Vec<usize>,
 }
 

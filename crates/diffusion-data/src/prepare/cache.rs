@@ -1,16 +1,16 @@
-//! Prepared pictures in a file that is mapped into memory: read once from their source, then shared by all runs.
+//! A memory-mapped file of prepared pictures. They are decoded once and then shared by all runs.
 //!
 //! ```text
 //! offset 0   "DIFFPIX1"
 //!        8   u32 × 3   channels, height, width
 //!       20   u32       CRC-32 of the description
-//!       24   u64 × 2   where the description begins, and its length
+//!       24   u64 × 2   offset and length of the description
 //!       64   pixels, N · channels · height · width bytes
-//!        …   the description: names, labels, classes and what was damaged, as JSON
+//!        …   the description: names, labels, classes and the report, as JSON
 //! ```
 //!
-//! All numbers are little-endian. A file appears under its final name when it is whole, and is never written again: its name
-//! holds a hash of everything that its content depends on.
+//! All numbers are little-endian. A file appears under its final name only when it is complete, and
+//! is never written again: its name contains a hash of everything that its content depends on.
 
 use std::fs::{self, File, TryLockError};
 use std::hash::{Hash, Hasher};
@@ -24,28 +24,28 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::Channels;
 use crate::dataset::hash::StableHasher;
-use crate::dataset::{About, Pixels};
+use crate::dataset::{Metadata, Pixels};
 use crate::prepare::report::Report;
 use crate::prepare::resize::Target;
 use crate::{DataError, ImageDataset, Source};
 
-/// Changes whenever other pixels would come out of the same pictures.
+/// Must change whenever the same pictures would be prepared as different pixels.
 const MAGIC: &[u8; 8] = b"DIFFPIX1";
 const HEAD: usize = 64;
 const EXTENSION: &str = "pictures";
 
-/// The place in a folder for the pictures of one source, prepared in one way.
+/// The cache file for one source, prepared with one configuration.
 #[derive(Debug)]
 pub(crate) struct Cache {
     folder: PathBuf,
-    /// Begins the names of all files of this source and preparation, older ones too.
+    /// The start of the names of all files of this source and configuration, including older ones.
     stem: String,
-    /// What the name of the file with the source as it is now goes on with.
+    /// The end of the file's name, a hash of the source's current state.
     key: u64,
 }
 
-/// Holds other processes off while it lives. The empty file stays: whoever removed it would let two in at once, one by the
-/// old file and one by a new one.
+/// Excludes other processes until it is dropped. The empty lock file is never removed: otherwise
+/// two processes could hold a lock at once, one on the old file and one on a new one.
 pub(crate) struct Lock {
     _file: File,
 }
@@ -64,30 +64,31 @@ impl Cache {
         let mut hash = StableHasher::default();
         hash.write(path.to_string_lossy().as_bytes());
         hash.write(format!("{target:?} {channels:?}").as_bytes());
-        let place = hash.finish();
+        let config_hash = hash.finish();
         (MAGIC, source.fingerprint(), source.classes()).hash(&mut hash);
         let name = path.file_stem().unwrap_or_default().to_string_lossy();
         let name: String =
             name.chars().filter(|c| c.is_alphanumeric() || *c == '-').take(32).collect();
         let folder = std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned());
-        Self { folder, stem: format!("{name}-{place:016x}"), key: hash.finish() }
+        Self { folder, stem: format!("{name}-{config_hash:016x}"), key: hash.finish() }
     }
 
     fn path(&self) -> PathBuf {
         self.folder.join(format!("{}-{:016x}.{EXTENSION}", self.stem, self.key))
     }
 
-    /// Whether an error about the file at `path` is one of the cache.
-    pub(crate) fn is_mine(&self, path: &Path) -> bool {
+    /// Whether `path` is in the folder of the cache.
+    pub(crate) fn contains(&self, path: &Path) -> bool {
         path.starts_with(&self.folder)
     }
 
-    /// The pictures, if they are there and whole.
+    /// Opens the cached pictures; `None` if the file does not exist or is damaged.
     pub(crate) fn open(&self) -> Option<(ImageDataset, Report)> {
         open(&self.path())
     }
 
-    /// Waits until no other process prepares the same pictures.
+    /// Waits until no other process prepares the same pictures, and excludes others. Calls `wait`
+    /// about every 100 ms.
     pub(crate) fn lock(
         &self,
         wait: &mut dyn FnMut() -> Result<(), DataError>,
@@ -102,22 +103,23 @@ impl Cache {
                     wait()?;
                     std::thread::sleep(Duration::from_millis(100));
                 }
-                // A file system without locks: two processes may do the same work, and the last one's result stays.
+                // The file system has no locks: two processes may do the same work, and the last
+                // result remains.
                 Err(TryLockError::Error(_)) => return Ok(None),
             }
         }
-        // What a process left that was killed.
+        // Remove the unfinished files of killed processes.
         let prefix = PartialFile::prefix(&self.label());
         self.remove(|name| name.starts_with(&prefix));
         Ok(Some(Lock { _file: file }))
     }
 
-    /// Part of the names of unfinished files.
+    /// The label of unfinished files.
     fn label(&self) -> String {
         format!("{}-", self.stem)
     }
 
-    /// Where pixels go before they are whole.
+    /// Creates an unfinished file for the pixels.
     pub(crate) fn sink(&self) -> Result<Sink, DataError> {
         let file = PartialFile::new_in(&self.folder, &self.label())?;
         let path = file.path().to_owned();
@@ -126,35 +128,38 @@ impl Cache {
         Ok(sink)
     }
 
-    /// Gives the file its final name, opens it, and removes those of earlier states of the source.
-    pub(crate) fn keep(
+    /// Completes the file, gives it its final name, opens it, and removes the files of earlier
+    /// states of the source.
+    pub(crate) fn finish(
         &self,
         sink: Sink,
-        about: About,
+        metadata: Metadata,
         report: &Report,
         shape: [usize; 3],
     ) -> Result<ImageDataset, DataError> {
-        let Sink::File(mut file, path) = sink else { unreachable!("sink() made a file") };
-        let About { names, labels, classes } = about;
+        let Sink::File(mut file, path) = sink else { unreachable!("sink() creates a file") };
+        let Metadata { names, labels, classes } = metadata;
         let description = Description { names, labels, classes, report: report.clone() };
         let description =
             serde_json::to_vec(&description).map_err(|e| DataError::io(&path)(e.into()))?;
         let write = |file: &mut File| {
-            let at = file.seek(SeekFrom::End(0))?;
+            let offset = file.seek(SeekFrom::End(0))?;
             file.write_all(&description)?;
             file.seek(SeekFrom::Start(0))?;
-            file.write_all(&head(shape, at, &description))
+            file.write_all(&head(shape, offset, &description))
         };
         write(file.file()).map_err(DataError::io(&path))?;
-        let kept = self.path();
-        file.finish(&kept)?;
-        let now = format!("{}-{:016x}", self.stem, self.key);
-        self.remove(|name| name.starts_with(&self.stem) && !name.starts_with(&now));
-        let broken = std::io::Error::other("the file that was just written cannot be read");
-        open(&kept).map(|(dataset, _)| dataset).ok_or_else(|| DataError::io(&kept)(broken))
+        let final_path = self.path();
+        file.finish(&final_path)?;
+        let current = format!("{}-{:016x}", self.stem, self.key);
+        self.remove(|name| name.starts_with(&self.stem) && !name.starts_with(&current));
+        let unreadable = std::io::Error::other("the file that was just written cannot be read");
+        open(&final_path)
+            .map(|(dataset, _)| dataset)
+            .ok_or_else(|| DataError::io(&final_path)(unreadable))
     }
 
-    /// Removes files by name, as far as that is possible: elsewhere one may be in use.
+    /// Removes files by name. Failures are ignored, because another process may be using a file.
     fn remove(&self, unwanted: impl Fn(&str) -> bool) {
         for entry in fs::read_dir(&self.folder).into_iter().flatten().filter_map(Result::ok) {
             if entry.file_name().to_str().is_some_and(&unwanted) {
@@ -164,7 +169,7 @@ impl Cache {
     }
 }
 
-fn head([channels, height, width]: [usize; 3], at: u64, description: &[u8]) -> [u8; HEAD] {
+fn head([channels, height, width]: [usize; 3], offset: u64, description: &[u8]) -> [u8; HEAD] {
     let mut head = [0; HEAD];
     head[..8].copy_from_slice(MAGIC);
     for (i, number) in
@@ -172,7 +177,7 @@ fn head([channels, height, width]: [usize; 3], at: u64, description: &[u8]) -> [
     {
         head[8 + 4 * i..12 + 4 * i].copy_from_slice(&number.to_le_bytes());
     }
-    head[24..32].copy_from_slice(&at.to_le_bytes());
+    head[24..32].copy_from_slice(&offset.to_le_bytes());
     head[32..40].copy_from_slice(&(description.len() as u64).to_le_bytes());
     head
 }
@@ -183,11 +188,12 @@ fn crc(bytes: &[u8]) -> u32 {
     crc.sum()
 }
 
-/// The pictures in the file at `path`; none if there is no such file or anything in it is not as it should be.
+/// Opens the pictures in the file at `path`; `None` if the file does not exist or is damaged.
 fn open(path: &Path) -> Option<(ImageDataset, Report)> {
     let file = File::open(path).ok()?;
-    // SAFETY: a file under this name is whole and is never written again, neither by this process nor by another one of
-    // this program (it is made under another name and renamed; a changed source gives another name).
+    // SAFETY: a file under this name is complete and is never written again, neither by this
+    // process nor by another process of this program. It is written under another name and then
+    // renamed, and a changed source gives another name.
     #[allow(unsafe_code)]
     let map = unsafe { Mmap::map(&file) }.ok()?;
     let number = |at: usize| Some(u32::from_le_bytes(*map.get(at..)?.first_chunk()?));
@@ -196,23 +202,24 @@ fn open(path: &Path) -> Option<(ImageDataset, Report)> {
         return None;
     }
     let shape = [number(8)? as usize, number(12)? as usize, number(16)? as usize];
-    let at = usize::try_from(long(24)?).ok().filter(|at| *at >= HEAD)?;
-    let end = at.checked_add(usize::try_from(long(32)?).ok()?)?;
+    let offset = usize::try_from(long(24)?).ok().filter(|offset| *offset >= HEAD)?;
+    let end = offset.checked_add(usize::try_from(long(32)?).ok()?)?;
     let description = map
-        .get(at..end)
+        .get(offset..end)
         .filter(|description| end == map.len() && crc(description) == number(20).unwrap_or(0))?;
     let Description { names, labels, classes, report } =
         serde_json::from_slice(description).ok()?;
     let bytes = shape.iter().try_fold(names.len(), |product, dim| product.checked_mul(*dim))?;
-    if bytes != at - HEAD {
+    if bytes != offset - HEAD {
         return None;
     }
-    let about = About { names, labels, classes };
-    let dataset = ImageDataset::assemble(Pixels::Mapped(map, HEAD..at), about, shape).ok()?;
+    let metadata = Metadata { names, labels, classes };
+    let dataset =
+        ImageDataset::assemble(Pixels::Mapped(map, HEAD..offset), metadata, shape).ok()?;
     Some((dataset, report))
 }
 
-/// Pixels on their way: into memory or into a file.
+/// Collects pixels in memory or in a file.
 #[derive(Debug)]
 pub(crate) enum Sink {
     Memory(Vec<u8>),
@@ -227,7 +234,7 @@ impl Sink {
     pub(crate) fn into_memory(self) -> Pixels {
         match self {
             Self::Memory(pixels) => Pixels::Memory(pixels),
-            Self::File(..) => unreachable!("memory() made no file"),
+            Self::File(..) => unreachable!("memory() creates no file"),
         }
     }
 
@@ -241,7 +248,7 @@ impl Sink {
         }
     }
 
-    /// Turns grey pictures of `area` pixels into RGB ones, in place, from the last to the first.
+    /// Converts grey pictures of `area` pixels to RGB in place, from the last to the first.
     pub(crate) fn widen(&mut self, area: usize) -> Result<(), DataError> {
         match self {
             Self::Memory(all) => {

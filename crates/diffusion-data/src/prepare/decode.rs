@@ -1,4 +1,4 @@
-//! One picture from the bytes of a file, whatever they are.
+//! Decodes one picture from the untrusted bytes of a file.
 
 use std::fs;
 use std::io::Cursor;
@@ -9,39 +9,40 @@ use std::sync::{Mutex, PoisonError};
 use image::metadata::Orientation;
 use image::{ColorType, DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
 
-/// A picture's file may have this many bytes.
+/// The maximum size of a picture file in bytes, 128 MiB.
 pub(crate) const MAX_FILE_BYTES: u64 = 1 << 27;
-/// More pixels than this are refused before memory is taken for them: 8,192 × 8,192.
+/// The maximum number of pixels, 8,192 × 8,192. It is checked before memory is allocated.
 pub(crate) const MAX_PIXELS: u64 = 1 << 26;
-/// A picture beyond this size must have a byte for so many of its pixels, which even an empty one has in any format but for
-/// forgeries: deflate packs 1,032 to one, and a byte holds up to eight pixels.
-const PIXELS_PER_BYTE: u64 = 8192;
-const UNSUSPICIOUS_PIXELS: u64 = 1 << 22;
-/// Larger pictures are decoded one at a time.
+/// A picture with more than `ALWAYS_ALLOWED_PIXELS` may have at most this many pixels per byte of
+/// its file. Even a blank genuine picture stays below it: deflate compresses 1,032 to 1, and a byte
+/// holds up to eight pixels.
+const MAX_PIXELS_PER_BYTE: u64 = 8192;
+const ALWAYS_ALLOWED_PIXELS: u64 = 1 << 22;
+/// Pictures with more pixels than this are decoded one at a time.
 const LARGE_PIXELS: u64 = 1 << 24;
-static LARGE: Mutex<()> = Mutex::new(());
-/// A decoder may take this many bytes beside its result.
+static LARGE_LOCK: Mutex<()> = Mutex::new(());
+/// The maximum memory in bytes that a decoder may allocate besides its result.
 const MAX_WORKING_BYTES: u64 = 8 * MAX_PIXELS;
 
-/// A picture with interleaved channels, rows from the top.
+/// A decoded picture. Rows run from the top, channels are interleaved.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Raster {
     pub(crate) width: usize,
     pub(crate) height: usize,
-    /// 1 (grey), 3 (RGB) or 4 (RGB and opacity).
+    /// 1 (grey), 3 (RGB) or 4 (RGB and alpha).
     pub(crate) channels: usize,
     pub(crate) pixels: Vec<u8>,
-    /// What the file held before it was brought to 8 bits, such as `RGB, 16 bits`.
+    /// The pixel format of the file, before conversion to 8 bits, such as `RGB, 16 bits`.
     pub(crate) form: &'static str,
 }
 
-/// The width and height that a file's header names, turned as the picture will be.
+/// The width and height in the file's header, after EXIF rotation.
 pub(crate) fn dimensions(bytes: &[u8]) -> Result<(usize, usize), String> {
-    guarded(|| {
+    catch_panic(|| {
         let mut decoder = decoder(bytes)?;
         let (width, height) = decoder.dimensions();
-        let turned = turns(decoder.orientation().unwrap_or(Orientation::NoTransforms));
-        Ok(if turned {
+        let swapped = swaps_sides(decoder.orientation().unwrap_or(Orientation::NoTransforms));
+        Ok(if swapped {
             (height as usize, width as usize)
         } else {
             (width as usize, height as usize)
@@ -49,18 +50,19 @@ pub(crate) fn dimensions(bytes: &[u8]) -> Result<(usize, usize), String> {
     })
 }
 
-/// Decodes a picture: turned as its EXIF data say, its first frame if it has several, 8 bits a channel.
+/// Decodes a picture to 8 bits per channel and applies its EXIF rotation. Of an animation, the
+/// first frame is used.
 ///
 /// # Errors
-/// In words: why these bytes are no picture that can be used.
+/// A text that says why the bytes are not a usable picture.
 pub(crate) fn decode(bytes: &[u8]) -> Result<Raster, String> {
-    guarded(|| {
+    catch_panic(|| {
         let mut decoder = decoder(bytes)?;
         let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
-        // Several large ones at once would take as many gigabytes.
+        // Decoding several large pictures at once would use several gigabytes.
         let (width, height) = decoder.dimensions();
-        let _turn = (u64::from(width) * u64::from(height) > LARGE_PIXELS)
-            .then(|| LARGE.lock().unwrap_or_else(PoisonError::into_inner));
+        let _large_guard = (u64::from(width) * u64::from(height) > LARGE_PIXELS)
+            .then(|| LARGE_LOCK.lock().unwrap_or_else(PoisonError::into_inner));
         let form = form(decoder.color_type());
         let mut picture = DynamicImage::from_decoder(decoder).map_err(|e| explain(&e))?;
         picture.apply_orientation(orientation);
@@ -82,7 +84,7 @@ fn decoder(bytes: &[u8]) -> Result<impl ImageDecoder + use<'_>, String> {
     let format = image::guess_format(bytes)
         .ok()
         .filter(ImageFormat::reading_enabled)
-        .ok_or("no picture: not the beginning of a PNG, JPEG, WebP, BMP or GIF file")?;
+        .ok_or("no picture: expected a PNG, JPEG, WebP, BMP or GIF file")?;
     if format == ImageFormat::Jpeg && !jpeg_is_whole(bytes) {
         return Err("a JPEG file that is cut short".to_owned());
     }
@@ -101,14 +103,17 @@ fn decoder(bytes: &[u8]) -> Result<impl ImageDecoder + use<'_>, String> {
             "{width}×{height} pixels, more than the {MAX_PIXELS} that a picture may have"
         ));
     }
-    if pixels > UNSUSPICIOUS_PIXELS + PIXELS_PER_BYTE * bytes.len() as u64 {
-        return Err(format!("{width}×{height} pixels in {} bytes, which cannot be", bytes.len()));
+    if pixels > ALWAYS_ALLOWED_PIXELS + MAX_PIXELS_PER_BYTE * bytes.len() as u64 {
+        return Err(format!(
+            "its header promises {width}×{height} pixels, too many for a file of {} bytes",
+            bytes.len()
+        ));
     }
     Ok(decoder)
 }
 
-/// Decoders answer bad bytes with errors; should one panic all the same, the picture is bad and nothing else is.
-fn guarded<T>(decode: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
+/// Runs a decoder and treats a panic like an error: only this picture is damaged.
+fn catch_panic<T>(decode: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
     catch_unwind(AssertUnwindSafe(decode))
         .unwrap_or_else(|_| Err("a picture that cannot be decoded".to_owned()))
 }
@@ -118,7 +123,8 @@ fn explain(error: &image::ImageError) -> String {
     format!("a damaged picture: {}", text.lines().next().unwrap_or_default())
 }
 
-fn turns(orientation: Orientation) -> bool {
+/// Whether the rotation swaps width and height.
+fn swaps_sides(orientation: Orientation) -> bool {
     use Orientation::{Rotate90, Rotate90FlipH, Rotate270, Rotate270FlipH};
     matches!(orientation, Rotate90 | Rotate270 | Rotate90FlipH | Rotate270FlipH)
 }
@@ -137,29 +143,30 @@ fn form(colour: ColorType) -> &'static str {
     }
 }
 
-/// Whether a JPEG file reaches its end mark. The decoder fills up what is missing with grey, which nobody wants to learn
-/// from.
+/// Whether a JPEG file reaches its end marker. The decoder fills missing parts with grey, which
+/// must not become training data.
 fn jpeg_is_whole(bytes: &[u8]) -> bool {
     const END: u8 = 0xd9;
     const SCAN: u8 = 0xda;
-    // Behind the mark of the beginning: marks with a length, in which others may be nested (a thumbnail's, say).
+    // After the start marker: segments with a length, which may contain other markers (for example
+    // those of a thumbnail).
     let mut at = 2;
     loop {
-        let mark = match bytes.get(at..) {
+        let marker = match bytes.get(at..) {
             Some([0xff, 0xff, ..]) => {
                 at += 1;
                 continue;
             }
-            Some([0xff, mark, ..]) => *mark,
+            Some([0xff, marker, ..]) => *marker,
             _ => return false,
         };
-        if mark == END {
+        if marker == END {
             return true;
         }
         let Some([high, low]) = bytes.get(at + 2..at + 4) else { return false };
         at += 2 + usize::from(u16::from_be_bytes([*high, *low]));
-        if mark == SCAN {
-            // Coded pixels: a mark is anything but an escaped 0xff or a restart.
+        if marker == SCAN {
+            // In coded pixels a marker is anything but an escaped 0xff or a restart marker.
             let Some(pixels) = bytes.get(at..) else { return false };
             let next = pixels
                 .windows(2)
@@ -170,23 +177,23 @@ fn jpeg_is_whole(bytes: &[u8]) -> bool {
     }
 }
 
-/// The bytes of the file at `path`, which must be a regular one of a reasonable length.
+/// Reads the file at `path`, which must be a regular file of at most [`MAX_FILE_BYTES`].
 pub(crate) fn read_file(path: &Path) -> Result<Vec<u8>, String> {
     let metadata = fs::metadata(path).map_err(|e| e.to_string())?;
     if !metadata.is_file() {
-        // Reading a pipe would wait for its writer.
+        // Reading a pipe would block until something writes to it.
         return Err("not a regular file".to_owned());
     }
     if metadata.len() > MAX_FILE_BYTES {
         return Err(format!(
-            "{} bytes, more than the {MAX_FILE_BYTES} that a picture's file may have",
+            "{} bytes, more than the {MAX_FILE_BYTES} that a picture file may have",
             metadata.len()
         ));
     }
     fs::read(path).map_err(|e| e.to_string())
 }
 
-/// As [`dimensions`], of a file.
+/// Like [`dimensions`], for the file at `path`.
 pub(crate) fn dimensions_of_file(path: &Path) -> Result<(usize, usize), String> {
     dimensions(&read_file(path)?)
 }

@@ -1,31 +1,32 @@
-//! What was found in a source, good and bad.
+//! The report on the pictures of a source.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// What a source holds.
+/// Sizes and formats of the usable pictures of a source, and its damaged pictures.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
-    /// Width, height and the number of usable pictures that have them.
+    /// Width and height in pixels, and the number of usable pictures of that size.
     pub sizes: Vec<(usize, usize, usize)>,
-    /// What the files held before, such as `RGB, 16 bits`, and how often.
+    /// The pixel formats of the files, such as `RGB, 16 bits`, and the number of usable pictures
+    /// with each.
     pub forms: BTreeMap<String, usize>,
     /// The pictures that were left out.
-    pub damaged: Vec<Damaged>,
+    pub damaged: Vec<DamagedPicture>,
 }
 
-/// A picture that cannot be used.
+/// A picture that cannot be used, and why.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Damaged {
-    /// Its name in the source.
+pub struct DamagedPicture {
+    /// The name in the source.
     pub name: String,
     /// What is wrong with it.
     pub reason: String,
 }
 
-impl fmt::Display for Damaged {
+impl fmt::Display for DamagedPicture {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.name, self.reason)
     }

@@ -1,4 +1,4 @@
-//! A picture brought to the size and the channels of training images.
+//! Scales pictures to the size of training images and converts their channels.
 
 use fast_image_resize::images::{TypedImage, TypedImageRef};
 use fast_image_resize::pixels::{U8, U8x3};
@@ -7,10 +7,10 @@ use fast_image_resize::{FilterType, PixelTrait, ResizeAlg, ResizeOptions, Resize
 use crate::config::{Background, Fit};
 use crate::prepare::decode::Raster;
 
-/// A picture may be enlarged so many times; a smaller one is no picture of what it shows.
+/// The maximum factor by which a picture is enlarged. Smaller pictures show too little detail.
 const MAX_ENLARGEMENT: usize = 8;
 
-/// What all pictures of a set become.
+/// The size to which all pictures of a set are scaled, and how.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Target {
     pub(crate) width: usize,
@@ -19,7 +19,7 @@ pub(crate) struct Target {
     pub(crate) background: Background,
 }
 
-/// The planes of a picture: one if it is grey, three if it has colour.
+/// The colour planes of a picture: one if it is grey, three if it has colour.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Planes {
     pub(crate) pixels: Vec<u8>,
@@ -27,11 +27,11 @@ pub(crate) struct Planes {
 }
 
 impl Target {
-    /// Resamples with an antialiasing filter (Catmull-Rom, the bicubic filter of Pillow), after opacity was resolved against
-    /// the background.
+    /// Lays the picture over the background and then resamples it with an antialiasing filter
+    /// (Catmull-Rom, the bicubic filter of Pillow).
     ///
     /// # Errors
-    /// In words: the picture is too small.
+    /// A text, if the picture is too small or cannot be resized.
     pub(crate) fn apply(&self, picture: Raster) -> Result<Planes, String> {
         let (width, height) = (picture.width, picture.height);
         if width.min(height) * MAX_ENLARGEMENT < self.width.min(self.height) {
@@ -54,19 +54,21 @@ impl Target {
         Ok(Planes { pixels, coloured })
     }
 
-    /// The picture over the background; a grey one stays grey if the background is.
+    /// Lays a picture with alpha over the background. A grey picture stays grey if the background
+    /// is grey.
     fn opaque(&self, picture: Raster) -> Raster {
         if picture.channels != 4 {
             return picture;
         }
-        let mix = |value: u8, behind: u8, opacity: u8| {
+        let mix = |value: u8, background: u8, opacity: u8| {
             let opacity = u32::from(opacity);
-            ((u32::from(value) * opacity + u32::from(behind) * (255 - opacity) + 127) / 255) as u8
+            ((u32::from(value) * opacity + u32::from(background) * (255 - opacity) + 127) / 255)
+                as u8
         };
         let rgba = picture.pixels.as_chunks::<4>().0;
         let over = |[r, g, b, a]: [u8; 4]| {
-            let behind = self.background.0;
-            [mix(r, behind[0], a), mix(g, behind[1], a), mix(b, behind[2], a)]
+            let background = self.background.0;
+            [mix(r, background[0], a), mix(g, background[1], a), mix(b, background[2], a)]
         };
         Raster {
             pixels: rgba.iter().flat_map(|pixel| over(*pixel)).collect(),
@@ -86,10 +88,10 @@ impl Target {
                 if self.fit == Fit::Crop { options.fit_into_destination(None) } else { options };
             return resample(&picture, to, options);
         }
-        // Inside the target, as large as it will go.
+        // As large as fits inside the target.
         let scale = (to.0 as f64 / from.0 as f64).min(to.1 as f64 / from.1 as f64);
         let side =
-            |length: usize, most: usize| ((length as f64 * scale).round() as usize).clamp(1, most);
+            |length: usize, max: usize| ((length as f64 * scale).round() as usize).clamp(1, max);
         let inside = (side(from.0, to.0), side(from.1, to.1));
         let small = resample(&picture, inside, ResizeOptions::new())?;
         let background = self.background.0;
@@ -116,7 +118,7 @@ fn resample(
     size: (usize, usize),
     options: ResizeOptions,
 ) -> Result<Raster, String> {
-    // By type, since `Resizer::resize` brings the code for all types of pixels into the program.
+    // Calls `resize_typed` per pixel type; `Resizer::resize` would link the code for all of them.
     let pixels = if picture.channels == 1 {
         resample_pixels::<U8>(picture, size, options)
     } else {
@@ -151,7 +153,7 @@ fn resample_pixels<P: PixelTrait>(
     Ok(pixels)
 }
 
-/// Grey of RGB planes: the luma of Rec. 601, in the whole numbers of Pillow.
+/// Converts RGB planes to grey: the luma of Rec. 601, in Pillow's integer arithmetic.
 pub(crate) fn luma(planes: &[u8]) -> Vec<u8> {
     let area = planes.len() / 3;
     let weighted = |i: usize| {

@@ -1,4 +1,4 @@
-//! A picture file as a model's image.
+//! Reads one picture file as an image tensor.
 
 use std::path::Path;
 
@@ -9,27 +9,28 @@ use crate::config::PictureConfig;
 use crate::prepare::decode;
 use crate::prepare::resize::{Target, luma};
 
-/// Width and height of the picture in the file at `path`, in pixels, turned as it is read.
+/// Width and height in pixels of the picture file at `path`, after EXIF rotation.
 ///
 /// # Errors
-/// A file that cannot be read or is no picture.
+/// If the file cannot be read or is not a picture.
 pub fn picture_dimensions(path: &Path) -> Result<(usize, usize), DataError> {
     decode::dimensions_of_file(path).map_err(|problem| DataError::unusable(path, problem))
 }
 
-/// The picture in the file at `path`, of any size and any mode, as an image (1, C, H, W) in \[−1, 1\] of the given [C, H, W], C being 1
-/// or 3, with the `fit` and the `background` of `prepared`.
+/// Reads the picture file at `path` as an image (1, C, H, W) in \[−1, 1\], where C is 1 or 3. The
+/// picture may have any size and colour type; `config` gives the `fit` and the `background`.
 ///
 /// # Errors
-/// A file that cannot be read or is no picture; one that is too small; another number of channels.
+/// If the file cannot be read or is not a picture, the picture is too small, or C is not 1 or 3. An
+/// error of the device.
 pub fn read_picture(
     path: &Path,
     [channels, height, width]: [usize; 3],
-    prepared: &PictureConfig,
+    config: &PictureConfig,
     device: &Device,
 ) -> Result<Tensor, DataError> {
     let invalid = |problem: String| DataError::unusable(path, problem);
-    let &PictureConfig { fit, background, .. } = prepared;
+    let &PictureConfig { fit, background, .. } = config;
     let target = Target { width, height, fit, background };
     let raster =
         decode::read_file(path).and_then(|bytes| decode::decode(&bytes)).map_err(invalid)?;
@@ -39,7 +40,7 @@ pub fn read_picture(
         (false, 3) => planes.pixels.repeat(3),
         (false, 1) | (true, 3) => planes.pixels,
         (_, channels) => {
-            return Err(invalid(format!("a picture has 1 or 3 channels, not {channels}")));
+            return Err(invalid(format!("an image must have 1 or 3 channels, got {channels}")));
         }
     };
     let values: Vec<f32> = pixels.into_iter().map(|pixel| f32::from(pixel) / 127.5 - 1.0).collect();

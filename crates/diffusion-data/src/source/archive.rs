@@ -1,4 +1,4 @@
-//! Pictures in tar and zip archives, read where they lie: nothing is unpacked to disk.
+//! Pictures in tar and zip archives. Nothing is unpacked to disk.
 
 use std::fs::File;
 use std::io::{BufReader, Read, Seek};
@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 use flate2::read::MultiGzDecoder;
 
 use super::listing::{self, TABLES};
-use super::{Content, Found, Record, Records};
+use super::{Content, Record, Records, SourceInfo};
 use crate::DataError;
 use crate::config::Split;
-use crate::error::listed;
+use crate::error::first_names;
 use crate::prepare::decode::MAX_FILE_BYTES;
 
 /// An archive and the label of each picture in it, in the archive's order.
@@ -19,7 +19,7 @@ pub(super) struct Archive {
     path: PathBuf,
     format: Format,
     pictures: Vec<Picture>,
-    /// Names in a table of labels that the archive does not hold.
+    /// Names in the table of labels that are not in the archive.
     missing: Vec<String>,
 }
 
@@ -30,7 +30,8 @@ enum Format {
     Zip,
 }
 
-/// A picture: its place among the entries, its name without the folder that all share, its label.
+/// A picture: its index among the entries, its name without the folder that all pictures share, and
+/// its label.
 #[derive(Debug)]
 struct Picture {
     place: usize,
@@ -38,21 +39,21 @@ struct Picture {
     label: Option<u32>,
 }
 
-/// Whether a file's first 512 bytes are those of a tar archive.
+/// Whether `head`, the first 512 bytes of a file, begins a tar archive.
 pub(super) fn is_tar(head: &[u8]) -> bool {
     head.get(257..262) == Some(b"ustar")
 }
 
-/// The first bytes of a gzipped file, unpacked; fewer where it is damaged.
+/// The first 512 unpacked bytes of a gzipped file; fewer if it is damaged.
 pub(super) fn gunzipped_head(path: &Path) -> Result<Vec<u8>, DataError> {
     let file = File::open(path).map_err(DataError::io(path))?;
     let mut head = Vec::new();
-    // What cannot be unpacked is recognised as nothing.
+    // If unpacking fails, the format is not recognised.
     let _ = MultiGzDecoder::new(BufReader::new(file)).take(512).read_to_end(&mut head);
     Ok(head)
 }
 
-pub(super) fn open(path: &Path, split: Split) -> Result<Found<Archive>, DataError> {
+pub(super) fn open(path: &Path, split: Split) -> Result<SourceInfo<Archive>, DataError> {
     let mut head = Vec::new();
     File::open(path)
         .and_then(|file| file.take(2).read_to_end(&mut head))
@@ -80,17 +81,17 @@ pub(super) fn open(path: &Path, split: Split) -> Result<Found<Archive>, DataErro
         return Err(DataError::NothingFound {
             path: path.to_owned(),
             expected,
-            found: listed(&others),
+            found: first_names(&others),
         });
     }
-    // The folder that all share is that of the set.
+    // The folder that all pictures share is the folder of the set.
     let shared = listing::shared_folder(&names).len();
     let prefix = names[0][..shared].to_owned();
     let mut named: Vec<(usize, String)> =
         places.into_iter().zip(names.into_iter().map(|name| name[shared..].to_owned())).collect();
-    let begins =
+    let is_folder =
         |folder: &str| named.iter().any(|(_, name)| name.starts_with(&format!("{folder}/")));
-    let part = listing::part(begins, split);
+    let part = listing::split_folder(is_folder, split);
     if let Some(part) = part {
         named.retain(|(_, name)| name.starts_with(&format!("{part}/")));
     }
@@ -105,14 +106,15 @@ pub(super) fn open(path: &Path, split: Split) -> Result<Found<Archive>, DataErro
             .map_err(|problem| archive.damaged(&format!("{table}: {problem}")))?,
         None => listing::by_folder(&names),
     };
-    let labelled = named.into_iter().zip(labels.of);
+    let labelled = named.into_iter().zip(labels.indices);
     archive.pictures =
         labelled.map(|((place, name), label)| Picture { place, name, label }).collect();
     archive.missing = labels.missing;
-    Ok(Found { count: archive.pictures.len(), classes: labels.classes, kind: archive })
+    Ok(SourceInfo { count: archive.pictures.len(), classes: labels.classes, kind: archive })
 }
 
-/// Calls with an entry's place and name, and something that reads it, or says in words why it cannot be read.
+/// A callback that receives an entry's index, its name, and a function that reads it. The inner
+/// error of that function is a text.
 type Visitor<'v> = dyn FnMut(
         usize,
         &str,
@@ -121,7 +123,7 @@ type Visitor<'v> = dyn FnMut(
     + 'v;
 
 impl Archive {
-    pub(super) fn what(&self) -> &'static str {
+    pub(super) fn description(&self) -> &'static str {
         match self.format {
             Format::Tar => "a tar archive",
             Format::GzippedTar => "a gzipped tar archive",
@@ -130,7 +132,7 @@ impl Archive {
     }
 
     fn damaged(&self, problem: &str) -> DataError {
-        DataError::unusable(&self.path, format!("{}: {problem}", self.what()))
+        DataError::unusable(&self.path, format!("{}: {problem}", self.description()))
     }
 
     fn file(&self) -> Result<BufReader<File>, DataError> {
@@ -155,19 +157,19 @@ impl Archive {
         zip::ZipArchive::new(self.file()?).map_err(|e| self.damaged(&e.to_string()))
     }
 
-    /// The file at one place.
-    fn read(&self, wanted: usize) -> Result<Result<Vec<u8>, String>, DataError> {
-        let mut found = Err("it is gone".to_owned());
+    /// Reads the entry with the given index.
+    fn read(&self, index: usize) -> Result<Result<Vec<u8>, String>, DataError> {
+        let mut result = Err("it no longer exists".to_owned());
         self.visit(&mut |place, _, content| {
-            if place == wanted {
-                found = content()?;
+            if place == index {
+                result = content()?;
             }
             Ok(())
         })?;
-        Ok(found)
+        Ok(result)
     }
 
-    /// All regular files, in order.
+    /// Visits all regular files, in order.
     fn visit(&self, visitor: &mut Visitor<'_>) -> Result<(), DataError> {
         if self.format == Format::Zip {
             let mut zip = self.zip()?;
@@ -176,7 +178,7 @@ impl Archive {
                     let entry =
                         zip.by_index_raw(place).map_err(|e| self.damaged(&e.to_string()))?;
                     entry.is_file().then(|| {
-                        normal(&String::from_utf8_lossy(entry.name_raw()).replace('\\', "/"))
+                        normalised(&String::from_utf8_lossy(entry.name_raw()).replace('\\', "/"))
                     })
                 };
                 let Some(name) = name else { continue };
@@ -187,12 +189,12 @@ impl Archive {
         let mut tar = self.tar()?;
         for (place, entry) in tar.entries().map_err(|e| self.damaged(&e.to_string()))?.enumerate() {
             let mut entry =
-                entry.map_err(|e| self.damaged(&format!("damaged behind entry {place}: {e}")))?;
+                entry.map_err(|e| self.damaged(&format!("damaged after entry {place}: {e}")))?;
             if !entry.header().entry_type().is_file() {
                 continue;
             }
-            let name = normal(&String::from_utf8_lossy(&entry.path_bytes()));
-            visitor(place, &name, &mut || Ok(limited(&mut entry)))?;
+            let name = normalised(&String::from_utf8_lossy(&entry.path_bytes()));
+            visitor(place, &name, &mut || Ok(read_limited(&mut entry)))?;
         }
         Ok(())
     }
@@ -214,25 +216,26 @@ impl Archive {
                 .map(move |picture| Ok(record(picture, zip_entry(&mut zip, picture.place))));
             return Ok(Box::new(records.chain(missing)));
         }
-        // The entries borrow their archive, which an iterator cannot hold beside them: a thread reads ahead instead.
+        // An iterator cannot own both the archive and the entries that borrow from it, so a thread
+        // reads ahead.
         let (sender, receiver) = std::sync::mpsc::sync_channel(READ_AHEAD);
         let mut tar = self.tar()?;
         let path = self.path.clone();
         let places: Vec<usize> = self.pictures.iter().map(|picture| picture.place).collect();
         std::thread::spawn(move || {
-            let mut wanted = places.into_iter().peekable();
+            let mut remaining = places.into_iter().peekable();
             let entries = match tar.entries() {
                 Ok(entries) => entries,
                 Err(e) => return drop(sender.send(Err(DataError::io(&path)(e)))),
             };
             for (place, entry) in entries.enumerate() {
                 let content = match entry {
-                    Ok(_) if wanted.peek() != Some(&place) => continue,
-                    Ok(mut entry) => Ok(limited(&mut entry)),
+                    Ok(_) if remaining.peek() != Some(&place) => continue,
+                    Ok(mut entry) => Ok(read_limited(&mut entry)),
                     Err(e) => Err(DataError::io(&path)(e)),
                 };
-                wanted.next();
-                let last = content.is_err() || wanted.peek().is_none();
+                remaining.next();
+                let last = content.is_err() || remaining.peek().is_none();
                 if sender.send(content).is_err() || last {
                     return;
                 }
@@ -240,33 +243,34 @@ impl Archive {
         });
         let records = self.pictures.iter().map(move |picture| {
             let content =
-                receiver.recv().map_err(|_| self.damaged("it was changed while it was read"))?;
+                receiver.recv().map_err(|_| self.damaged("it changed while it was read"))?;
             content.map(|content| record(picture, content))
         });
         Ok(Box::new(records.chain(missing)))
     }
 }
 
-/// Files that a thread may have read before they are asked for.
+/// How many files the thread reads in advance.
 const READ_AHEAD: usize = 16;
 
 fn zip_entry(zip: &mut zip::ZipArchive<impl Read + Seek>, place: usize) -> Result<Vec<u8>, String> {
     let mut entry = zip.by_index(place).map_err(|e| e.to_string())?;
-    limited(&mut entry)
+    read_limited(&mut entry)
 }
 
-/// The bytes of an entry, whatever length it claims.
-fn limited(entry: &mut impl Read) -> Result<Vec<u8>, String> {
+/// Reads an entry of at most [`MAX_FILE_BYTES`], whatever its header claims.
+fn read_limited(entry: &mut impl Read) -> Result<Vec<u8>, String> {
     let mut bytes = Vec::new();
     entry.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes).map_err(|e| e.to_string())?;
     if bytes.len() as u64 > MAX_FILE_BYTES {
-        return Err(format!("more than the {MAX_FILE_BYTES} bytes that a picture's file may have"));
+        return Err(format!("more than the {MAX_FILE_BYTES} bytes that a picture file may have"));
     }
     Ok(bytes)
 }
 
-/// A name without the steps that lead nowhere or out of the archive, which is not unpacked anyway.
-fn normal(name: &str) -> String {
-    let steps: Vec<&str> = name.split('/').filter(|step| !["", ".", ".."].contains(step)).collect();
-    steps.join("/")
+/// A name without the components ``, `.` and `..`. (Nothing is ever unpacked to such a path.)
+fn normalised(name: &str) -> String {
+    let components: Vec<&str> =
+        name.split('/').filter(|component| !["", ".", ".."].contains(component)).collect();
+    components.join("/")
 }

@@ -1,45 +1,45 @@
-//! Arrays of numpy's as sets of pictures: npy, and npz with a second array of labels.
+//! Pictures in numpy arrays: npy files, and npz files with an optional array of labels.
 
 use std::fs::File;
 use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
 
-use diffusion_picture::npy::{Header, Number};
+use diffusion_picture::npy::{Header, NumberType};
 
-use super::{Content, Found, Record, Records, numbered};
+use super::{Content, Record, Records, SourceInfo, numbered_name};
 use crate::DataError;
 use crate::dataset::numbered_classes;
 use crate::prepare::decode::{MAX_PIXELS, Raster};
 pub(super) use diffusion_picture::npy::MAGIC as NPY_MAGIC;
 
-/// The names under which an npz file may keep its pictures and its labels; the first that is there is taken.
+/// The possible names of the pictures and the labels in an npz file. The first that exists is used.
 const PICTURES: [&str; 6] = ["images", "x", "x_train", "data", "samples", "arr_0"];
 const LABELS: [&str; 5] = ["labels", "y", "y_train", "label", "arr_1"];
 
-/// Pictures that a thread may have read before they are asked for.
+/// How many pictures the thread reads in advance.
 const READ_AHEAD: usize = 16;
 
 /// An array of pictures in a file.
 #[derive(Debug)]
 pub(super) struct Arrays {
     path: PathBuf,
-    /// The name of the array in an npz file.
+    /// The name of the array, if the file is an npz file.
     member: Option<String>,
     layout: Layout,
     scale: Scale,
     labels: Option<Vec<u32>>,
 }
 
-/// Where the channels of a picture are.
+/// The shape, memory order and number type of the pictures in an array.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Layout {
     count: usize,
     height: usize,
     width: usize,
     channels: usize,
-    /// A picture is channels · height · width numbers, not height · width · channels.
+    /// The order of a picture's numbers: (C, H, W) if true, (H, W, C) if false.
     planar: bool,
-    number: Number,
+    number_type: NumberType,
 }
 
 /// How numbers become bytes: `byte = number · factor + offset`.
@@ -52,22 +52,19 @@ struct Scale {
 impl Scale {
     const BYTES: Self = Self { factor: 1.0, offset: 0.0 };
 
-    /// By the range of all numbers: [0, 1], [−1, 1] or [0, 255], the first that holds them all.
-    fn for_range(least: f64, most: f64) -> Result<Self, String> {
-        match (least, most) {
-            (least, most) if !least.is_finite() || !most.is_finite() => {
-                Err("it holds numbers that are not finite".to_owned())
+    /// The scale for numbers from `min` to `max`: the first of \[0, 1\], \[−1, 1\] and \[0, 255\]
+    /// that contains them.
+    fn for_range(min: f64, max: f64) -> Result<Self, String> {
+        match (min, max) {
+            (min, max) if !min.is_finite() || !max.is_finite() => {
+                Err("it contains numbers that are not finite".to_owned())
             }
-            // What a filter or a network has left may go a little beyond.
-            (least, most) if least >= -0.1 && most <= 1.1 => {
-                Ok(Self { factor: 255.0, offset: 0.0 })
-            }
-            (least, most) if least >= -1.5 && most <= 1.5 => {
-                Ok(Self { factor: 127.5, offset: 127.5 })
-            }
-            (least, most) if least >= -1.0 && most <= 256.0 => Ok(Self::BYTES),
+            // Filters and networks may exceed the range a little.
+            (min, max) if min >= -0.1 && max <= 1.1 => Ok(Self { factor: 255.0, offset: 0.0 }),
+            (min, max) if min >= -1.5 && max <= 1.5 => Ok(Self { factor: 127.5, offset: 127.5 }),
+            (min, max) if min >= -1.0 && max <= 256.0 => Ok(Self::BYTES),
             _ => Err(format!(
-                "its numbers go from {least} to {most}; expected [-1, 1], [0, 1] or [0, 255]"
+                "its numbers go from {min} to {max}; expected [-1, 1], [0, 1] or [0, 255]"
             )),
         }
     }
@@ -76,46 +73,51 @@ impl Scale {
 impl Layout {
     fn new(header: &Header) -> Result<Self, String> {
         let channels = |n: usize| [1, 3, 4].contains(&n);
-        let number = header.number;
+        let number_type = header.number_type;
         let layout = match header.shape[..] {
             [count, height, width] => {
-                Self { count, height, width, channels: 1, planar: true, number }
+                Self { count, height, width, channels: 1, planar: true, number_type }
             }
-            // Both may be meant by (N, 3, H, 3): bytes usually come from picture files, floats from networks.
-            [count, a, b, c] if channels(c) && (number == Number::U8 || !channels(a)) => {
-                Self { count, height: a, width: b, channels: c, planar: false, number }
+            // A shape such as (N, 3, H, 3) is ambiguous: bytes usually come from picture files,
+            // floats from networks.
+            [count, a, b, c] if channels(c) && (number_type == NumberType::U8 || !channels(a)) => {
+                Self { count, height: a, width: b, channels: c, planar: false, number_type }
             }
             [count, a, b, c] if channels(a) => {
-                Self { count, height: b, width: c, channels: a, planar: true, number }
+                Self { count, height: b, width: c, channels: a, planar: true, number_type }
             }
             _ => {
                 return Err(format!(
-                    "pictures (N, H, W), (N, H, W, C) or (N, C, H, W) with 1, 3 or 4 channels are wanted, not {:?}",
+                    "expected pictures of shape (N, H, W), (N, H, W, C) or (N, C, H, W) with 1, 3 \
+                     or 4 channels, got {:?}",
                     header.shape
                 ));
             }
         };
         if layout.count == 0 || layout.height == 0 || layout.width == 0 {
-            return Err(format!("an array of shape {:?} holds no pictures", header.shape));
+            return Err(format!("an array of shape {:?} contains no pictures", header.shape));
         }
         if (layout.height as u64).saturating_mul(layout.width as u64) > MAX_PIXELS {
-            return Err(format!("pictures of {}×{} are too large", layout.width, layout.height));
+            return Err(format!(
+                "pictures of {}×{} are too large; at most {MAX_PIXELS} pixels are allowed",
+                layout.width, layout.height
+            ));
         }
         Ok(layout)
     }
 
-    fn numbers(&self) -> usize {
+    fn numbers_per_picture(&self) -> usize {
         self.channels * self.height * self.width
     }
 
-    /// The numbers of the next picture.
+    /// Reads the numbers of the next picture.
     fn read(&self, input: &mut (impl Read + ?Sized)) -> Result<Vec<f64>, String> {
-        let mut bytes = vec![0; self.numbers() * self.number.bytes()];
+        let mut bytes = vec![0; self.numbers_per_picture() * self.number_type.bytes()];
         input.read_exact(&mut bytes).map_err(|e| e.to_string())?;
-        Ok(self.number.values(&bytes))
+        Ok(self.number_type.values(&bytes))
     }
 
-    /// Interleaved bytes from the numbers of a picture.
+    /// Converts the numbers of a picture to interleaved bytes.
     fn raster(&self, numbers: &[f64], scale: Scale) -> Raster {
         let byte =
             |value: f64| (value * scale.factor + scale.offset).round().clamp(0.0, 255.0) as u8;
@@ -137,7 +139,7 @@ impl Layout {
     }
 }
 
-pub(super) fn open_npy(path: &Path) -> Result<Found<Arrays>, DataError> {
+pub(super) fn open_npy(path: &Path) -> Result<SourceInfo<Arrays>, DataError> {
     let arrays = Arrays {
         path: path.to_owned(),
         member: None,
@@ -147,7 +149,7 @@ pub(super) fn open_npy(path: &Path) -> Result<Found<Arrays>, DataError> {
             width: 0,
             channels: 0,
             planar: true,
-            number: Number::U8,
+            number_type: NumberType::U8,
         },
         scale: Scale::BYTES,
         labels: None,
@@ -155,26 +157,27 @@ pub(super) fn open_npy(path: &Path) -> Result<Found<Arrays>, DataError> {
     arrays.complete(None)
 }
 
-/// The arrays of an npz file; none if the file is no zip archive or holds other things than arrays.
-pub(super) fn open_npz(path: &Path, head: &[u8]) -> Result<Option<Found<Arrays>>, DataError> {
+/// Opens the arrays of an npz file; `None` if the file is not a zip archive or contains other files
+/// than arrays.
+pub(super) fn open_npz(path: &Path, head: &[u8]) -> Result<Option<SourceInfo<Arrays>>, DataError> {
     if !head.starts_with(b"PK") {
         return Ok(None);
     }
     let Ok(zip) = open_zip(path) else { return Ok(None) };
-    // A name that cannot be read is not that of an array.
+    // An unreadable name becomes empty, which is not the name of an array.
     let names: Vec<String> =
         zip.file_names().map(|name| name.map(Into::into).unwrap_or_default()).collect();
     if names.is_empty() || !names.iter().all(|name| name.strip_suffix(".npy").is_some()) {
         return Ok(None);
     }
-    let find = |wanted: &[&str]| {
-        wanted.iter().map(|name| format!("{name}.npy")).find(|name| names.contains(name))
+    let find = |candidates: &[&str]| {
+        candidates.iter().map(|name| format!("{name}.npy")).find(|name| names.contains(name))
     };
     let invalid = |problem: String| DataError::unusable(path, problem);
     let member = find(&PICTURES).or_else(|| (names.len() == 1).then(|| names[0].clone()));
     let member = member.ok_or_else(|| {
         invalid(format!(
-            "one of its arrays must be called {}; there are {}",
+            "one of its arrays must be called {}; found {}",
             PICTURES.join(", "),
             names.join(", ")
         ))
@@ -190,7 +193,7 @@ pub(super) fn open_npz(path: &Path, head: &[u8]) -> Result<Option<Found<Arrays>>
             width: 0,
             channels: 0,
             planar: true,
-            number: Number::U8,
+            number_type: NumberType::U8,
         },
         scale: Scale::BYTES,
         labels: None,
@@ -204,37 +207,42 @@ fn open_zip(path: &Path) -> Result<zip::ZipArchive<BufReader<File>>, String> {
 }
 
 fn read_labels(path: &Path, member: &str) -> Result<Vec<u32>, String> {
-    /// More labels than any set of pictures has.
-    const MOST: usize = 1 << 28;
+    /// The maximum number of labels.
+    const MAX_LABELS: usize = 1 << 28;
     let mut zip = open_zip(path)?;
     let mut input = zip.by_name(member).map_err(|e| e.to_string())?;
     let header = Header::read(&mut input)?;
     let count = match header.shape[..] {
-        [count] | [count, 1] if count <= MOST => count,
-        _ => return Err(format!("labels are a list, not an array of shape {:?}", header.shape)),
+        [count] | [count, 1] if count <= MAX_LABELS => count,
+        _ => {
+            return Err(format!(
+                "labels must have the shape (N) or (N, 1), got {:?}",
+                header.shape
+            ));
+        }
     };
     let mut bytes = Vec::new();
     input
-        .take((count * header.number.bytes()) as u64)
+        .take((count * header.number_type.bytes()) as u64)
         .read_to_end(&mut bytes)
         .map_err(|e| e.to_string())?;
-    if bytes.len() != count * header.number.bytes() {
-        return Err("it ends early".to_owned());
+    if bytes.len() != count * header.number_type.bytes() {
+        return Err("it ends too early".to_owned());
     }
-    let values = header.number.values(&bytes).into_iter();
+    let values = header.number_type.values(&bytes).into_iter();
     let label = |value: f64| {
         if value.fract() == 0.0 && (0.0..65_536.0).contains(&value) {
             Ok(value as u32)
         } else {
-            Err(format!("{value} is no label; expected whole numbers from 0 to 65535"))
+            Err(format!("{value} is not a label; expected integers from 0 to 65535"))
         }
     };
     values.map(label).collect()
 }
 
 impl Arrays {
-    /// Reads the header, and, of floats, everything once for its range.
-    fn complete(mut self, labels: Option<Vec<u32>>) -> Result<Found<Self>, DataError> {
+    /// Reads the header. Of numbers other than bytes, it also reads all once to find their range.
+    fn complete(mut self, labels: Option<Vec<u32>>) -> Result<SourceInfo<Self>, DataError> {
         let path = self.path.clone();
         let invalid = |problem: String| {
             DataError::unusable(&path, format!("no array of pictures: {problem}"))
@@ -247,24 +255,24 @@ impl Arrays {
         .map(|layout| self.layout = layout)
         .map_err(&invalid)?;
         if self.member.is_none() {
-            // So that a wrong shape is noticed now and not behind the last picture.
+            // Finds a wrong shape now and not after the last picture.
             let length = std::fs::metadata(&self.path).map_err(DataError::io(&self.path))?.len();
             self.check_length(length).map_err(&invalid)?;
         }
-        if self.layout.number != Number::U8 {
+        if self.layout.number_type != NumberType::U8 {
             let layout = self.layout;
             self.scale = self
                 .with_input(|input| {
                     Header::read(input)?;
-                    let (mut least, mut most) = (f64::INFINITY, f64::NEG_INFINITY);
+                    let (mut min, mut max) = (f64::INFINITY, f64::NEG_INFINITY);
                     for _ in 0..layout.count {
                         for value in layout.read(input)? {
-                            // A NaN stays, where min and max would drop it.
-                            least = if value < least || value.is_nan() { value } else { least };
-                            most = if value > most || value.is_nan() { value } else { most };
+                            // Keeps NaN, which `f64::min` and `f64::max` would drop.
+                            min = if value < min || value.is_nan() { value } else { min };
+                            max = if value > max || value.is_nan() { value } else { max };
                         }
                     }
-                    Scale::for_range(least, most)
+                    Scale::for_range(min, max)
                 })
                 .map_err(&invalid)?;
         }
@@ -276,20 +284,22 @@ impl Arrays {
         }
         let classes = numbered_classes(labels.as_ref().and_then(|labels| labels.iter().max()));
         self.labels = labels;
-        Ok(Found { kind: self, classes, count })
+        Ok(SourceInfo { kind: self, classes, count })
     }
 
     fn check_length(&self, length: u64) -> Result<(), String> {
         self.with_input(|input| {
             let header = Header::read(input)?;
-            let wanted = [self.layout.count, self.layout.numbers(), header.number.bytes()];
-            let wanted = wanted.iter().try_fold(1u64, |product, n| product.checked_mul(*n as u64));
-            let there = length.saturating_sub(header.bytes);
-            if wanted == Some(there) {
+            let factors =
+                [self.layout.count, self.layout.numbers_per_picture(), header.number_type.bytes()];
+            let expected =
+                factors.iter().try_fold(1u64, |product, n| product.checked_mul(*n as u64));
+            let actual = length.saturating_sub(header.bytes);
+            if expected == Some(actual) {
                 Ok(())
             } else {
                 Err(format!(
-                    "its shape {:?} does not belong to the {there} bytes that follow",
+                    "its shape {:?} does not match its {actual} bytes of numbers",
                     header.shape
                 ))
             }
@@ -305,7 +315,8 @@ impl Arrays {
 
     pub(super) fn records(&self) -> Records<'_> {
         let failed = |problem: String| DataError::unusable(&self.path, problem);
-        // An entry of an archive borrows it, which an iterator cannot hold beside it: a thread reads ahead.
+        // An iterator cannot own both the archive and the entry that borrows from it, so a thread
+        // reads ahead.
         let (sender, receiver) = std::sync::mpsc::sync_channel(READ_AHEAD);
         let (path, member, layout) = (self.path.clone(), self.member.clone(), self.layout);
         std::thread::spawn(move || {
@@ -325,11 +336,11 @@ impl Arrays {
         Box::new((0..self.layout.count).map(move |i| {
             let numbers = receiver
                 .recv()
-                .unwrap_or_else(|_| Err("it ends early".to_owned()))
+                .unwrap_or_else(|_| Err("it ends too early".to_owned()))
                 .map_err(failed)?;
             let content = Ok(Content::Raw(self.layout.raster(&numbers, self.scale)));
             Ok(Record {
-                name: numbered(i),
+                name: numbered_name(i),
                 label: self.labels.as_ref().map(|labels| labels[i]),
                 content,
             })
@@ -337,7 +348,7 @@ impl Arrays {
     }
 }
 
-/// Calls with the array from its header on; `member` is its name in an npz file.
+/// Calls `read` with an array file from its start; `member` is the array's name in an npz file.
 fn with_input<T>(
     path: &Path,
     member: Option<&str>,

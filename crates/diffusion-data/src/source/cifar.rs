@@ -2,14 +2,14 @@
 //!
 //! ```text
 //! CIFAR-10    1 byte: class                  3072 bytes: red, green and blue, each row by row
-//! CIFAR-100   2 bytes: coarse, fine class    3072 bytes, the same
+//! CIFAR-100   2 bytes: coarse, fine class    3072 bytes, as above
 //! ```
 
 use std::fs::{self, File};
 use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
 
-use super::{Content, Found, Record, Records, Split, numbered};
+use super::{Content, Record, Records, SourceInfo, Split, numbered_name};
 use crate::DataError;
 use crate::prepare::decode::Raster;
 
@@ -17,15 +17,15 @@ const SIDE: usize = 32;
 const AREA: usize = SIDE * SIDE;
 const PIXELS: usize = 3 * AREA;
 
-/// Files of records, read one after the other.
+/// Files of records in the order in which they are read.
 #[derive(Debug)]
 pub(super) struct Batches {
     files: Vec<PathBuf>,
-    /// Bytes before the pixels, of which the last is the class.
+    /// The number of bytes before the pixels; the last of them is the class.
     label_bytes: usize,
 }
 
-/// The batches of one part in the folder `path`, if it holds any.
+/// The batches of one split in the folder `path`; `None` if there are none.
 pub(super) fn files(path: &Path, split: Split) -> Option<Vec<PathBuf>> {
     let names: [&[&str]; 2] = match split {
         Split::Train => [
@@ -40,17 +40,17 @@ pub(super) fn files(path: &Path, split: Split) -> Option<Vec<PathBuf>> {
         ],
         Split::Test => [&["test_batch.bin"], &["test.bin"]],
     };
-    let there = |names: &[&str]| -> Vec<PathBuf> {
+    let existing = |names: &[&str]| -> Vec<PathBuf> {
         names.iter().map(|name| path.join(name)).filter(|file| file.is_file()).collect()
     };
-    names.into_iter().map(there).find(|files| !files.is_empty())
+    names.into_iter().map(existing).find(|files| !files.is_empty())
 }
 
-pub(super) fn open(files: &[PathBuf]) -> Result<Found<Batches>, DataError> {
+pub(super) fn open(files: &[PathBuf]) -> Result<SourceInfo<Batches>, DataError> {
     // CIFAR-100's files are called train.bin and test.bin.
-    let hundred =
+    let is_cifar100 =
         files[0].file_name().is_some_and(|name| name == "train.bin" || name == "test.bin");
-    let label_bytes = if hundred { 2 } else { 1 };
+    let label_bytes = if is_cifar100 { 2 } else { 1 };
     let record = label_bytes + PIXELS;
     let mut count = 0;
     for file in files {
@@ -65,14 +65,14 @@ pub(super) fn open(files: &[PathBuf]) -> Result<Found<Batches>, DataError> {
         }
         count += length / record;
     }
-    let names = if hundred { "fine_label_names.txt" } else { "batches.meta.txt" };
+    let names = if is_cifar100 { "fine_label_names.txt" } else { "batches.meta.txt" };
     let folder = files[0].parent().unwrap_or(Path::new(""));
-    let classes = class_names(&folder.join(names), if hundred { 100 } else { 10 });
-    Ok(Found { kind: Batches { files: files.to_vec(), label_bytes }, classes, count })
+    let classes = class_names(&folder.join(names), if is_cifar100 { 100 } else { 10 });
+    Ok(SourceInfo { kind: Batches { files: files.to_vec(), label_bytes }, classes, count })
 }
 
-/// A file by itself, if its length and its classes are those of a batch.
-pub(super) fn open_one(path: &Path) -> Result<Option<Found<Batches>>, DataError> {
+/// Opens a single file as a batch; `None` if its length or its classes do not fit.
+pub(super) fn open_one(path: &Path) -> Result<Option<SourceInfo<Batches>>, DataError> {
     for (label_bytes, classes) in [(1, 10), (2, 100)] {
         let length = fs::metadata(path).map_err(DataError::io(path))?.len() as usize;
         if length == 0 || !length.is_multiple_of(label_bytes + PIXELS) {
@@ -85,13 +85,14 @@ pub(super) fn open_one(path: &Path) -> Result<Option<Found<Batches>>, DataError>
         if plausible {
             let classes = (0..classes).map(|class| class.to_string()).collect();
             let count = length / (label_bytes + PIXELS);
-            return Ok(Some(Found { kind: batches, classes, count }));
+            return Ok(Some(SourceInfo { kind: batches, classes, count }));
         }
     }
     Ok(None)
 }
 
-/// One name a line; numbers where the file is missing or has other lines.
+/// Class names from a file with one name per line; numbers if it is missing or does not have
+/// `count` names.
 fn class_names(path: &Path, count: usize) -> Vec<String> {
     let text = fs::read_to_string(path).unwrap_or_default();
     let names: Vec<String> =
@@ -108,7 +109,7 @@ impl Batches {
             std::iter::from_fn(move || {
                 let mut bytes = vec![0; record];
                 let read = match &mut input {
-                    Ok(input) => read_whole(input, &mut bytes),
+                    Ok(input) => read_record(input, &mut bytes),
                     Err(_) => File::open(path).map(|_| false),
                 };
                 match read {
@@ -123,13 +124,17 @@ impl Batches {
             let (labels, planes) = bytes.split_at(self.label_bytes);
             i += 1;
             let label = labels.last().map(|label| u32::from(*label));
-            Ok(Record { name: numbered(i - 1), label, content: Ok(Content::Raw(raster(planes))) })
+            Ok(Record {
+                name: numbered_name(i - 1),
+                label,
+                content: Ok(Content::Raw(raster(planes))),
+            })
         }))
     }
 }
 
-/// Fills `bytes`; says whether there were any left.
-fn read_whole(input: &mut impl Read, bytes: &mut [u8]) -> std::io::Result<bool> {
+/// Fills `bytes` with the next record; returns false at the end of the input.
+fn read_record(input: &mut impl Read, bytes: &mut [u8]) -> std::io::Result<bool> {
     if input.read(&mut bytes[..1])? == 0 {
         return Ok(false);
     }

@@ -7,17 +7,17 @@ use std::path::{Path, PathBuf};
 use walkdir::WalkDir;
 
 use super::listing::{self, Labels, TABLES};
-use super::{Content, Found, Record, Records, Split};
+use super::{Content, Record, Records, SourceInfo, Split};
 use crate::DataError;
 use crate::dataset::hash::StableHasher;
-use crate::error::listed;
+use crate::error::first_names;
 
 const EXPECTED: &str =
     "files ending in .png, .jpg, .webp, .bmp or .gif, or IDX, CIFAR or parquet files";
-/// Folders are followed so deep.
+/// The maximum depth of folders below the source.
 const MAX_DEPTH: usize = 32;
 
-/// Files below a folder, sorted by name.
+/// The pictures below a folder, sorted by name.
 #[derive(Debug)]
 pub(super) struct Files {
     entries: Vec<Entry>,
@@ -27,7 +27,7 @@ pub(super) struct Files {
 struct Entry {
     name: String,
     label: Option<u32>,
-    /// The file, its length and time; or why there is none.
+    /// The path of the file, its length and its modification time; or why it cannot be used.
     file: Result<(PathBuf, (u64, u128)), String>,
 }
 
@@ -53,19 +53,20 @@ impl Files {
     }
 }
 
-/// The folder of one part where `path` has parts named so, and the part's name.
-pub(super) fn part(path: &Path, split: Split) -> (PathBuf, Option<&'static str>) {
-    let part = listing::part(|name| path.join(name).is_dir(), split);
+/// The folder of the split and its name; `path` itself if it has no folders for splits.
+pub(super) fn split_folder(path: &Path, split: Split) -> (PathBuf, Option<&'static str>) {
+    let part = listing::split_folder(|name| path.join(name).is_dir(), split);
     (part.map_or_else(|| path.to_owned(), |part| path.join(part)), part)
 }
 
-/// The parquet files of a folder, or of its folder `data`; those of one part where their names have parts.
+/// The parquet files of a folder or of its subfolder `data`. If their names begin with a split,
+/// only the files of `split`.
 pub(super) fn shards(path: &Path, split: Split) -> Vec<PathBuf> {
     let in_folder = |folder: &Path| -> Vec<PathBuf> {
         let entries = fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok);
         let files: Vec<_> =
             entries.map(|entry| entry.path()).filter(|path| path.is_file()).collect();
-        // Beside pictures a table may have any form.
+        // A parquet file next to pictures may be a table of any kind.
         if files.iter().any(|file| listing::is_picture(&relative(folder, file))) {
             return Vec::new();
         }
@@ -87,18 +88,18 @@ pub(super) fn shards(path: &Path, split: Split) -> Vec<PathBuf> {
     let (train, test) = (["train"], ["test", "val"]);
     if files.iter().any(|file| starts(file, &train)) && files.iter().any(|file| starts(file, &test))
     {
-        let wanted: &[&str] = if split == Split::Train { &train } else { &test };
-        files.retain(|file| starts(file, wanted));
+        let prefixes: &[&str] = if split == Split::Train { &train } else { &test };
+        files.retain(|file| starts(file, prefixes));
     }
     files
 }
 
-/// All pictures below `root`, which is the folder of `part` in the folder of a set, or that folder itself.
-pub(super) fn open(root: &Path, part: Option<&str>) -> Result<Found<Files>, DataError> {
+/// Opens all pictures below `root`: the folder of a set, or its subfolder `part` for one split.
+pub(super) fn open(root: &Path, part: Option<&str>) -> Result<SourceInfo<Files>, DataError> {
     let mut entries = Vec::new();
     let mut others = Vec::new();
     let walk = WalkDir::new(root).follow_links(true).max_depth(MAX_DEPTH).sort_by_file_name();
-    for item in walk.into_iter().filter_entry(|entry| !is_run(entry.path())) {
+    for item in walk.into_iter().filter_entry(|entry| !is_run_folder(entry.path())) {
         match item {
             Ok(item) if item.file_type().is_dir() => {}
             Ok(item) => {
@@ -121,7 +122,7 @@ pub(super) fn open(root: &Path, part: Option<&str>) -> Result<Found<Files>, Data
                     continue;
                 }
                 let reason = match error.loop_ancestor() {
-                    Some(_) => "a link to a folder that it lies in".to_owned(),
+                    Some(_) => "a link to a folder that contains it".to_owned(),
                     None => error
                         .into_io_error()
                         .map_or_else(|| "cannot be read".to_owned(), |e| e.to_string()),
@@ -134,7 +135,7 @@ pub(super) fn open(root: &Path, part: Option<&str>) -> Result<Found<Files>, Data
         return Err(DataError::NothingFound {
             path: root.to_owned(),
             expected: EXPECTED,
-            found: listed(&others),
+            found: first_names(&others),
         });
     }
     let names: Vec<String> = entries.iter().map(|entry| entry.name.clone()).collect();
@@ -146,7 +147,7 @@ pub(super) fn open(root: &Path, part: Option<&str>) -> Result<Found<Files>, Data
         (None, Some((part, table))) => {
             let names: Vec<String> = names.iter().map(|name| format!("{part}/{name}")).collect();
             let labels = by_table(&names, &table)?;
-            // The table is about the other parts too.
+            // The table also lists the pictures of the other splits.
             Labels {
                 missing: labels
                     .missing
@@ -158,7 +159,7 @@ pub(super) fn open(root: &Path, part: Option<&str>) -> Result<Found<Files>, Data
         }
         (None, None) => listing::by_folder(&names),
     };
-    for (entry, label) in entries.iter_mut().zip(labels.of) {
+    for (entry, label) in entries.iter_mut().zip(labels.indices) {
         entry.label = label;
     }
     let missing = labels.missing.into_iter();
@@ -167,14 +168,14 @@ pub(super) fn open(root: &Path, part: Option<&str>) -> Result<Found<Files>, Data
         label: None,
         file: Err("listed in the table of labels, but not there".to_owned()),
     }));
-    Ok(Found { count: entries.len(), classes: labels.classes, kind: Files { entries } })
+    Ok(SourceInfo { count: entries.len(), classes: labels.classes, kind: Files { entries } })
 }
 
-/// One picture by itself.
-pub(super) fn one(path: &Path) -> Found<Files> {
+/// Opens a single picture file.
+pub(super) fn open_one(path: &Path) -> SourceInfo<Files> {
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let file = Ok((path.to_owned(), listing::stamp(fs::metadata(path))));
-    Found {
+    SourceInfo {
         kind: Files { entries: vec![Entry { name, label: None, file }] },
         classes: Vec::new(),
         count: 1,
@@ -185,20 +186,23 @@ fn by_table(names: &[String], table: &Path) -> Result<Labels, DataError> {
     let mismatch = |problem: String| DataError::unusable(table, problem);
     let length = fs::metadata(table).map_err(DataError::io(table))?.len();
     if length > listing::MAX_TABLE_BYTES {
-        return Err(mismatch(format!("{length} bytes are too many for a table of labels")));
+        return Err(mismatch(format!(
+            "a table of labels has at most {} bytes, got {length}",
+            listing::MAX_TABLE_BYTES
+        )));
     }
     let content = fs::read(table).map_err(DataError::io(table))?;
     listing::by_table(names, &table.to_string_lossy(), &content).map_err(mismatch)
 }
 
-/// The name of a file below `root`, with `/` between its folders on every system.
+/// The path of a file relative to `root`, with `/` as separator on every system.
 fn relative(root: &Path, path: &Path) -> String {
     let path = path.strip_prefix(root).unwrap_or(path);
     let parts: Vec<_> = path.iter().map(|part| part.to_string_lossy()).collect();
     parts.join("/")
 }
 
-/// Whether a folder is that of a training, whose pictures nobody wants to train on.
-fn is_run(path: &Path) -> bool {
+/// Whether a folder is a training run. Its sample images must not become training data.
+fn is_run_folder(path: &Path) -> bool {
     path.join("checkpoints").is_dir() && path.join("config.toml").is_file()
 }

@@ -1,4 +1,5 @@
-//! The IDX format of the MNIST family: a magic number, big-endian dimensions, then bytes; plain or gzipped.
+//! The IDX format of MNIST and similar sets: a magic number, big-endian dimensions, then bytes;
+//! plain or gzipped.
 //!
 //! ```text
 //! offset 0   00 00 08 nn      08: unsigned bytes, nn: number of dimensions
@@ -16,32 +17,36 @@ use flate2::write::GzEncoder;
 
 use crate::DataError;
 
-/// An array of bytes with its dimensions.
+/// An array of bytes, with its dimensions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IdxArray {
-    /// Outermost first, such as [60000, 28, 28].
+    /// The dimensions, outermost first, such as [60000, 28, 28].
     pub dims: Vec<usize>,
-    /// Their product many bytes.
+    /// The bytes; their number is the product of the dimensions.
     pub data: Vec<u8>,
 }
 
-/// A header that promises more than this is not believed (the largest of the family has 0.7 GB).
+/// The maximum size of the data in bytes (the largest MNIST-like set has 0.7 GB).
 const MAX_BYTES: usize = 4 << 30;
 
-/// Reads an array of `rank` dimensions from the file at `path`; gzip is recognised by its first bytes, not by name.
+/// Reads an array of `rank` dimensions from the file at `path`. Gzip is recognised by its first
+/// bytes, not by the file's name.
 ///
 /// # Errors
-/// What the system refuses; another format, another rank, a length other than the header's, damaged gzip. Each names
-/// the file, the offset and what was expected.
+/// An I/O error, if the file cannot be read. If it has another format or another rank, another
+/// length than its header says, or damaged gzip data. Errors of the format name the file, the
+/// offset and what was expected.
 pub fn read_file(path: &Path, rank: usize) -> Result<IdxArray, DataError> {
     let file = File::open(path).map_err(DataError::io(path))?;
     read(BufReader::new(file), rank, path)
 }
 
-/// Reads an array of `rank` dimensions from `bytes`; `name` stands for the file in errors.
+/// Reads an array of `rank` dimensions from `bytes`, plain or gzipped. Errors name `name` as the
+/// file.
 ///
 /// # Errors
-/// As [`read_file`].
+/// If the bytes have another format or another rank, another length than their header says, or
+/// damaged gzip data.
 pub fn read_bytes(bytes: &[u8], rank: usize, name: &str) -> Result<IdxArray, DataError> {
     read(bytes, rank, Path::new(name))
 }
@@ -52,7 +57,7 @@ fn read(mut input: impl BufRead, rank: usize, path: &Path) -> Result<IdxArray, D
 }
 
 fn parse(mut input: impl Read, rank: usize, path: &Path) -> Result<IdxArray, DataError> {
-    let wrong = |offset: usize, expected: String, found: String| DataError::Format {
+    let format_error = |offset: usize, expected: String, found: String| DataError::Format {
         path: path.to_owned(),
         offset: offset as u64,
         expected,
@@ -63,14 +68,14 @@ fn parse(mut input: impl Read, rank: usize, path: &Path) -> Result<IdxArray, Dat
     let magic = [0, 0, 8, rank as u8];
     if !header.starts_with(&magic) {
         let shown = &header[..header.len().min(4)];
-        return Err(wrong(
+        return Err(format_error(
             0,
             format!("the IDX magic number {} ({rank}-dimensional bytes)", hex(&magic)),
             if shown.is_empty() { "an empty file".to_owned() } else { hex(shown) },
         ));
     }
     if header.len() < header_len {
-        return Err(wrong(
+        return Err(format_error(
             header.len(),
             format!("{rank} dimensions of 4 bytes"),
             "the end of the file".to_owned(),
@@ -80,38 +85,42 @@ fn parse(mut input: impl Read, rank: usize, path: &Path) -> Result<IdxArray, Dat
         .chunks_exact(4)
         .map(|word| u32::from_be_bytes([word[0], word[1], word[2], word[3]]) as usize)
         .collect();
-    let described = dims.iter().map(ToString::to_string).collect::<Vec<_>>().join("×");
+    let shape = dims.iter().map(ToString::to_string).collect::<Vec<_>>().join("×");
     let len = dims
         .iter()
         .try_fold(1usize, |product, &dim| product.checked_mul(dim))
         .filter(|&len| len <= MAX_BYTES)
         .ok_or_else(|| {
-            wrong(4, format!("dimensions of at most {MAX_BYTES} bytes in all"), described.clone())
+            format_error(
+                4,
+                format!("dimensions of at most {MAX_BYTES} bytes in all"),
+                shape.clone(),
+            )
         })?;
     let data = read_up_to(&mut input, len, path)?;
     if data.len() < len {
-        return Err(wrong(
+        return Err(format_error(
             header_len + data.len(),
-            format!("{len} bytes of data ({described})"),
+            format!("{len} bytes of data ({shape})"),
             format!("the end of the file after {} of them", data.len()),
         ));
     }
     if !read_up_to(&mut input, 1, path)?.is_empty() {
-        return Err(wrong(
+        return Err(format_error(
             header_len + len,
-            format!("the end of the file after {len} bytes of data ({described})"),
+            format!("the end of the file after {len} bytes of data ({shape})"),
             "more bytes".to_owned(),
         ));
     }
     Ok(IdxArray { dims, data })
 }
 
-/// At most `len` bytes; fewer only at the end of the input, whole or cut off.
+/// Reads `len` bytes, or fewer if the input ends or is cut off before.
 fn read_up_to(input: &mut impl Read, len: usize, path: &Path) -> Result<Vec<u8>, DataError> {
     let mut bytes = Vec::new();
     match input.take(len as u64).read_to_end(&mut bytes) {
         Ok(_) => Ok(bytes),
-        // A gzip stream that ends too early says so; what it gave until then tells the caller where.
+        // A gzip stream that is cut off. From the bytes read so far the caller knows the offset.
         Err(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => Ok(bytes),
         Err(e) => Err(DataError::io(path)(e)),
     }
@@ -121,10 +130,11 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect::<Vec<_>>().join(" ")
 }
 
-/// The array as a gzipped IDX file: the same bytes for the same array, without name or time in the gzip header.
+/// The array as a gzipped IDX file. The gzip header has no name and no time, so equal arrays give
+/// equal bytes.
 ///
 /// # Panics
-/// A dimension above `u32::MAX`, or more than 255 of them, which the format cannot hold.
+/// If a dimension exceeds `u32::MAX`, or there are more than 255 dimensions.
 pub fn to_gzipped_bytes(array: &IdxArray) -> Vec<u8> {
     let rank = u8::try_from(array.dims.len()).expect("an IDX file has at most 255 dimensions");
     let mut bytes = vec![0, 0, 8, rank];

@@ -1,4 +1,4 @@
-//! From names of files to classes: by their folders, or by a table of labels beside them.
+//! Derives classes from file names: from their folders, or from a table of labels.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs;
@@ -12,17 +12,18 @@ use serde_json::Value;
 use crate::config::Split;
 use crate::dataset::hash::StableHasher;
 
-/// The tables that are looked for, in this order.
+/// The names of tables of labels, in order of priority.
 pub(super) const TABLES: [&str; 3] = ["metadata.csv", "labels.csv", "metadata.jsonl"];
 const FILE_COLUMNS: [&str; 5] = ["file_name", "filename", "file", "image", "path"];
 const LABEL_COLUMNS: [&str; 4] = ["label", "class", "category", "labels"];
-/// What `diffusion data inspect` leaves, perhaps among the pictures themselves.
+/// The file that `diffusion data inspect` writes, possibly into the folder of pictures.
 const CONTACT_SHEET: &str = "contact-sheet.png";
-/// A table has at most this many bytes.
+/// The maximum size of a table in bytes.
 pub(super) const MAX_TABLE_BYTES: u64 = 1 << 28;
 const EXTENSIONS: [&str; 8] = ["png", "jpg", "jpeg", "jpe", "jfif", "webp", "bmp", "gif"];
 
-/// Whether a file's name, with `/` between its folders, is that of a picture that is meant to be seen.
+/// Whether `name`, a path with `/` as separator, has the extension of a picture and is neither
+/// hidden nor a contact sheet.
 pub(crate) fn is_picture(name: &str) -> bool {
     let hidden = name.split('/').any(|part| part.starts_with('.') || part == "__MACOSX")
         || name == CONTACT_SHEET;
@@ -30,29 +31,30 @@ pub(crate) fn is_picture(name: &str) -> bool {
     !hidden && extension.is_some_and(|extension| EXTENSIONS.contains(&extension.as_str()))
 }
 
-/// The labels of a list of names, and the classes that they are indices of.
+/// The labels of a list of names.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Labels {
     pub(super) classes: Vec<String>,
-    pub(super) of: Vec<Option<u32>>,
-    /// Names that the table has and the list has not.
+    /// For each name of the list, the index of its class.
+    pub(super) indices: Vec<Option<u32>>,
+    /// Names that are in the table but not in the list.
     pub(super) missing: Vec<String>,
 }
 
-/// Labels by the first folder of each name, below the folders that all share. Where no two pictures lie in different
-/// folders, there are no classes.
+/// Labels by the first folder of each name below the folders that all names share. With fewer than
+/// two such folders there are no classes.
 pub(super) fn by_folder(names: &[String]) -> Labels {
     let shared = shared_folder(names).len();
     let folders: Vec<Option<&str>> =
         names.iter().map(|name| name[shared..].split_once('/').map(|(first, _)| first)).collect();
     let mut labels = by_name(folders.iter().map(|folder| folder.map(str::to_owned)).collect());
     if labels.classes.len() < 2 {
-        labels = Labels { of: vec![None; names.len()], ..Labels::default() };
+        labels = Labels { indices: vec![None; names.len()], ..Labels::default() };
     }
     labels
 }
 
-/// The folders, with a `/` behind each, that all names begin with.
+/// The longest sequence of folders that all names begin with, including its last `/`.
 pub(super) fn shared_folder(names: &[String]) -> &str {
     let folder = |name: &str| name.rfind('/').map_or(0, |end| end + 1);
     let Some(first) = names.first() else { return "" };
@@ -63,19 +65,20 @@ pub(super) fn shared_folder(names: &[String]) -> &str {
     })
 }
 
-/// The folder of one part, where names begin with folders that are parts of a set.
-pub(super) fn part(is_folder: impl Fn(&str) -> bool, split: Split) -> Option<&'static str> {
+/// The name of the folder of `split`, if there are folders for training and for test pictures.
+pub(super) fn split_folder(is_folder: impl Fn(&str) -> bool, split: Split) -> Option<&'static str> {
     let test = ["test", "val", "valid", "validation"].into_iter().find(|name| is_folder(name))?;
     is_folder("train").then_some(if split == Split::Train { "train" } else { test })
 }
 
-/// Labels by a table of the given name and content; by folders where it has no labels.
+/// Labels from the table with the given name and content. If the table has no labels, they come
+/// from the folders.
 ///
 /// # Errors
-/// In words: what is wrong with the table, and in which line.
+/// A text that says what is wrong with the table and, for JSON lines, in which line.
 pub(super) fn by_table(names: &[String], table: &str, content: &[u8]) -> Result<Labels, String> {
     let is_csv = table.strip_suffix(".csv").is_some();
-    // Some editors begin a text with a mark of its encoding.
+    // Some editors write a byte order mark.
     let content = content.strip_prefix(b"\xef\xbb\xbf").unwrap_or(content);
     let rows = if is_csv { csv_rows(content)? } else { jsonl_rows(content)? };
     if rows.is_empty() {
@@ -92,21 +95,23 @@ pub(super) fn by_table(names: &[String], table: &str, content: &[u8]) -> Result<
 fn by_name(class_of: Vec<Option<String>>) -> Labels {
     let distinct: BTreeSet<&String> = class_of.iter().flatten().collect();
     let mut classes: Vec<String> = distinct.into_iter().cloned().collect();
-    // Numbers in the order of numbers, so that class 10 stands behind class 9.
+    // Sorts numbers numerically, so that class 10 comes after class 9.
     let numbers: Option<Vec<u64>> = classes.iter().map(|class| class.parse().ok()).collect();
     if numbers.is_some() {
         classes.sort_by_key(|class| class.parse::<u64>().unwrap_or(0));
     }
     let index: HashMap<&String, u32> = classes.iter().zip(0..).collect();
-    let of = class_of.iter().map(|class| class.as_ref().map(|class| index[class])).collect();
-    Labels { of, classes, missing: Vec::new() }
+    let indices = class_of.iter().map(|class| class.as_ref().map(|class| index[class])).collect();
+    Labels { indices, classes, missing: Vec::new() }
 }
 
 fn csv_rows(content: &[u8]) -> Result<Vec<(String, String)>, String> {
     let mut reader = csv::ReaderBuilder::new().flexible(true).from_reader(content);
     let headers = reader.headers().map_err(|e| e.to_string())?.clone();
-    let column = |wanted: &[&str]| {
-        headers.iter().position(|name| wanted.contains(&name.trim().to_ascii_lowercase().as_str()))
+    let column = |candidates: &[&str]| {
+        headers
+            .iter()
+            .position(|name| candidates.contains(&name.trim().to_ascii_lowercase().as_str()))
     };
     let Some(file) = column(&FILE_COLUMNS) else {
         let found = headers.iter().collect::<Vec<_>>().join(", ");
@@ -114,11 +119,14 @@ fn csv_rows(content: &[u8]) -> Result<Vec<(String, String)>, String> {
             "its first line must name the columns file_name and label; it names {found}"
         ));
     };
-    // A table of captions, say.
+    // The table contains something else, such as captions.
     let Some(label) = column(&LABEL_COLUMNS) else { return Ok(Vec::new()) };
     let rows = reader.records().map(|row| {
         let row = row.map_err(|e| e.to_string())?;
-        Ok((normal(row.get(file).unwrap_or("")), row.get(label).unwrap_or("").trim().to_owned()))
+        Ok((
+            normalised(row.get(file).unwrap_or("")),
+            row.get(label).unwrap_or("").trim().to_owned(),
+        ))
     });
     rows.filter(|row| row.as_ref().map_or(true, |(_, label)| !label.is_empty())).collect()
 }
@@ -127,29 +135,29 @@ fn jsonl_rows(content: &[u8]) -> Result<Vec<(String, String)>, String> {
     let text = std::str::from_utf8(content).map_err(|_| "it is not UTF-8".to_owned())?;
     let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
     let rows = lines.map(|(number, line)| {
-        let wrong = |problem: String| format!("line {}: {problem}", number + 1);
-        let row: Value = serde_json::from_str(line).map_err(|e| wrong(e.to_string()))?;
-        let field = |wanted: &[&str]| wanted.iter().find_map(|name| row.get(name));
+        let line_error = |problem: String| format!("line {}: {problem}", number + 1);
+        let row: Value = serde_json::from_str(line).map_err(|e| line_error(e.to_string()))?;
+        let field = |candidates: &[&str]| candidates.iter().find_map(|name| row.get(name));
         let file = field(&FILE_COLUMNS).and_then(Value::as_str);
-        let file = file.ok_or_else(|| wrong("it must have a file_name".to_owned()))?;
+        let file = file.ok_or_else(|| line_error("it must have a file_name".to_owned()))?;
         let label = match field(&LABEL_COLUMNS) {
             Some(Value::String(label)) => label.clone(),
             Some(Value::Number(label)) => label.to_string(),
-            // Captions and boxes are no classes.
+            // Other values, such as captions or boxes, are not classes.
             _ => String::new(),
         };
-        Ok((normal(file), label))
+        Ok((normalised(file), label))
     });
     rows.filter(|row| row.as_ref().map_or(true, |(_, label)| !label.is_empty())).collect()
 }
 
-/// A name as the listing has it.
-fn normal(name: &str) -> String {
+/// A name from a table in the form of the listing: `/` as separator, without `./` at the start.
+fn normalised(name: &str) -> String {
     let name = name.trim().replace('\\', "/");
     name.strip_prefix("./").map_or(name.clone(), str::to_owned)
 }
 
-/// A number that changes with the names, lengths and times of files.
+/// A hash of the names, lengths and modification times of files.
 pub(super) fn fingerprint(files: &[PathBuf]) -> u64 {
     let mut hash = StableHasher::default();
     for file in files {
@@ -159,7 +167,7 @@ pub(super) fn fingerprint(files: &[PathBuf]) -> u64 {
     hash.finish()
 }
 
-/// The length and the time of a file.
+/// The length of a file in bytes, and its modification time in nanoseconds since 1970.
 pub(super) fn stamp(metadata: io::Result<fs::Metadata>) -> (u64, u128) {
     let time = |metadata: &fs::Metadata| {
         metadata.modified().ok()?.duration_since(UNIX_EPOCH).ok().map(|since| since.as_nanos())
@@ -179,23 +187,23 @@ mod tests {
     fn the_first_folder_is_the_class_and_numbers_keep_their_order() {
         let labels = by_folder(&names(&["10/a.png", "9/b.png", "9/deep/c.png", "d.png"]));
         assert_eq!(labels.classes, ["9", "10"]);
-        assert_eq!(labels.of, [Some(1), Some(0), Some(0), None]);
+        assert_eq!(labels.indices, [Some(1), Some(0), Some(0), None]);
         assert_eq!(by_folder(&names(&["only/a.png", "only/b.png"])).classes, [""; 0]);
     }
 
     #[test]
-    fn a_table_gives_labels_and_names_what_it_does_not_find() {
+    fn a_table_gives_labels_and_lists_missing_files() {
         let files = names(&["a.png", "sub/b, c.png", "d.png"]);
         let csv = b"File_Name,split,label\na.png,x,cat\n\"./sub/b, c.png\",x,dog\ngone.png,x,cat\nd.png,x,\n";
         let labels = by_table(&files, "metadata.csv", csv).unwrap();
         assert_eq!(labels.classes, ["cat", "dog"]);
-        assert_eq!(labels.of, [Some(0), Some(1), None]);
+        assert_eq!(labels.indices, [Some(0), Some(1), None]);
         assert_eq!(labels.missing, ["gone.png"]);
         let jsonl =
             b"{\"file_name\": \"a.png\", \"label\": 3}\n\n{\"file_name\": \"d.png\", \"label\": 20}\n";
         let labels = by_table(&files, "metadata.jsonl", jsonl).unwrap();
         assert_eq!(
-            (labels.classes, labels.of),
+            (labels.classes, labels.indices),
             (names(&["3", "20"]), vec![Some(0), None, Some(1)])
         );
         let problem = by_table(&files, "labels.csv", b"name,kind\nx,y\n").unwrap_err();
@@ -205,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn the_folder_that_all_share_is_no_class() {
+    fn the_folder_that_all_names_share_is_no_class() {
         let shared = |list: &[&str]| shared_folder(&names(list)).to_owned();
         assert_eq!(shared(&["set/cat/a.png", "set/cow/b.png"]), "set/");
         assert_eq!(shared(&["set/a.png", "set/b.png"]), "set/");
@@ -215,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn hidden_and_foreign_files_are_no_pictures() {
+    fn hidden_and_other_files_are_no_pictures() {
         assert!(["a.png", "b/C.JPG", "x y/ä.webp"].iter().all(|name| is_picture(name)));
         assert!(
             [".a.png", "__MACOSX/a.png", "b/.x/c.png", "a.txt", "png"]

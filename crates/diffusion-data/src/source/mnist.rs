@@ -1,43 +1,45 @@
-//! MNIST and the sets that share its form: four IDX files in a folder.
+//! MNIST and sets in its format: four IDX files in a folder.
 
 use std::path::{Path, PathBuf};
 
 use crate::config::Split;
-use crate::dataset::{About, Pixels, numbered_classes};
-use crate::error::listed;
+use crate::dataset::{Metadata, Pixels, numbered_classes};
+use crate::error::first_names;
 use crate::source::idx::{self, IdxArray};
 use crate::{DataError, ImageDataset};
 
-/// A file beside the four, with the names of the classes, one a line.
+/// An optional file in the same folder, with one class name per line.
 const CLASS_NAMES: &str = "classes.txt";
 const EXPECTED: &str = "train-images-idx3-ubyte (or the same with .gz)";
 
-/// The training pictures and labels of the IDX folder at `dir`, each file plain or gzipped. `dir` may also be the
-/// file of the pictures itself.
+/// Loads the training pictures and labels from the IDX folder `dir`, each file plain or gzipped.
+/// `dir` may also be the file of pictures itself.
 ///
 /// # Errors
-/// A path that does not exist; a folder without `train-images-idx3-ubyte`; files that are not IDX or do not belong
-/// together.
+/// If `dir` does not exist or is a folder without `train-images-idx3-ubyte`. If a file cannot be
+/// read or is not IDX, or the number of labels differs from the number of pictures.
 pub fn load_train(dir: &Path) -> Result<ImageDataset, DataError> {
     load(dir, Split::Train)
 }
 
-/// The test pictures and labels (`t10k-…`) of the IDX folder at `dir`.
+/// Loads the test pictures and labels (`t10k-…`) from the IDX folder `dir`, each file plain or
+/// gzipped. `dir` may also be the file of pictures itself.
 ///
 /// # Errors
-/// As [`load_train`].
+/// If `dir` does not exist or is a folder without `t10k-images-idx3-ubyte`. If a file cannot be
+/// read or is not IDX, or the number of labels differs from the number of pictures.
 pub fn load_test(dir: &Path) -> Result<ImageDataset, DataError> {
     load(dir, Split::Test)
 }
 
-/// The files of one part in the folder `dir`: its pictures and, if there are, its labels.
+/// The files of one split in the folder `dir`: its pictures and, if they exist, its labels.
 pub(crate) fn files(dir: &Path, split: Split) -> Option<Vec<PathBuf>> {
-    let part = match split {
+    let prefix = match split {
         Split::Train => "train",
         Split::Test => "t10k",
     };
-    let images = find(dir, &format!("{part}-images-idx3-ubyte"))?;
-    let labels = find(dir, &format!("{part}-labels-idx1-ubyte"));
+    let images = find(dir, &format!("{prefix}-images-idx3-ubyte"))?;
+    let labels = find(dir, &format!("{prefix}-labels-idx1-ubyte"));
     Some(std::iter::once(images).chain(labels).collect())
 }
 
@@ -52,7 +54,7 @@ pub(crate) fn load(path: &Path, split: Split) -> Result<ImageDataset, DataError>
         files(path, split).ok_or_else(|| DataError::NothingFound {
             path: path.to_owned(),
             expected: EXPECTED,
-            found: listing(path),
+            found: names_in_folder(path),
         })?
     };
     let images = idx::read_file(&files[0], 3)?;
@@ -61,10 +63,10 @@ pub(crate) fn load(path: &Path, split: Split) -> Result<ImageDataset, DataError>
     assemble(&files[0], images, labels, &names)
 }
 
-/// A data set from the bytes of an image file and a label file, plain or gzipped.
+/// Creates a data set from the bytes of an image file and a label file, plain or gzipped.
 ///
 /// # Errors
-/// Bytes that are not IDX or do not belong together.
+/// If the bytes are not IDX, or the number of labels differs from the number of pictures.
 pub fn from_bytes(images: &[u8], labels: &[u8]) -> Result<ImageDataset, DataError> {
     let name = "embedded digits";
     assemble(
@@ -87,18 +89,18 @@ fn assemble(
         .flat_map(|labels| labels.data)
         .map(|label| Some(u32::from(label)))
         .collect();
-    let most = labels.iter().flatten().max();
+    let last = labels.iter().flatten().max();
     let mut classes: Vec<String> = class_names
         .lines()
         .map(str::trim)
         .filter(|name| !name.is_empty())
         .map(str::to_owned)
         .collect();
-    if most.is_none_or(|most| classes.len() <= *most as usize) {
-        classes = numbered_classes(most);
+    if last.is_none_or(|last| classes.len() <= *last as usize) {
+        classes = numbered_classes(last);
     }
-    let about = About { labels, classes, names: Vec::new() };
-    ImageDataset::assemble(Pixels::Memory(images.data), about, image_shape)
+    let metadata = Metadata { labels, classes, names: Vec::new() };
+    ImageDataset::assemble(Pixels::Memory(images.data), metadata, image_shape)
         .map_err(|e| DataError::unusable(path, e))
 }
 
@@ -110,19 +112,19 @@ fn find(dir: &Path, name: &str) -> Option<PathBuf> {
 }
 
 /// The first few names in a folder, for an error message.
-fn listing(dir: &Path) -> String {
+fn names_in_folder(dir: &Path) -> String {
     let entries = std::fs::read_dir(dir).into_iter().flatten().filter_map(Result::ok);
     let mut names: Vec<String> =
         entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
     names.sort();
-    listed(&names)
+    first_names(&names)
 }
 
-/// The rule by which the digits that ship with the project were chosen: the first `per_class` of each class, in the
-/// order of the file.
+/// The first `per_class` pictures of each class, in the order of the data set, and their labels.
+/// The digits that ship with the project were chosen by this rule.
 ///
 /// # Errors
-/// A set without labels, or with fewer of some class.
+/// If a picture has no label below 256, or a class has fewer pictures than `per_class`.
 pub fn class_balanced_subset(
     dataset: &ImageDataset,
     per_class: usize,
@@ -133,17 +135,17 @@ pub fn class_balanced_subset(
     let labels = labels.ok_or_else(|| {
         DataError::Invalid("a class-balanced subset needs labels below 256".to_owned())
     })?;
-    let mut taken = [0; 256];
+    let mut counts = [0; 256];
     let mut chosen = Vec::new();
     for (i, &label) in labels.iter().enumerate() {
-        if taken[usize::from(label)] < per_class {
-            taken[usize::from(label)] += 1;
+        if counts[usize::from(label)] < per_class {
+            counts[usize::from(label)] += 1;
             chosen.push(i);
         }
     }
-    if let Some((class, n)) = taken.iter().enumerate().find(|(_, n)| **n > 0 && **n < per_class) {
+    if let Some((class, n)) = counts.iter().enumerate().find(|(_, n)| **n > 0 && **n < per_class) {
         return Err(DataError::Invalid(format!(
-            "class {class} has only {n} pictures of the {per_class} asked for"
+            "class {class} has only {n} pictures; expected at least {per_class}"
         )));
     }
     let [_, height, width] = dataset.image_shape();

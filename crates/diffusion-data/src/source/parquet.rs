@@ -1,4 +1,5 @@
-//! Parquet files with a column of pictures, the form in which the Hugging Face hub keeps image data sets.
+//! Parquet files with a column of pictures, the usual format of image data sets on the Hugging Face
+//! hub.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -11,16 +12,17 @@ use parquet::record::{Field, Row};
 use parquet::schema::types::Type;
 use serde_json::Value;
 
-use super::{Content, Found, Record, Records, numbered};
+use super::{Content, Record, Records, SourceInfo, numbered_name};
 use crate::DataError;
 use crate::dataset::numbered_classes;
 use crate::prepare::decode::MAX_FILE_BYTES;
 
-/// Names of the column of pictures, in the order in which they are looked for; else the only one that can be one.
+/// Possible names of the picture column, in order of priority. If none exists, the only column that
+/// could contain pictures is used.
 const PICTURES: [&str; 4] = ["image", "img", "picture", "photo"];
 const LABELS: [&str; 5] = ["label", "labels", "class", "category", "fine_label"];
 
-/// Files with the same columns, read one after the other.
+/// Files with the same columns, in the order in which they are read.
 #[derive(Debug)]
 pub(crate) struct Shards {
     files: Vec<PathBuf>,
@@ -31,14 +33,14 @@ pub(crate) struct Shards {
 #[derive(Debug)]
 struct LabelColumn {
     name: String,
-    /// Of a column of text: the index of each class.
+    /// For a text column, the index of each class.
     by_text: Option<HashMap<String, u32>>,
 }
 
-pub(super) fn open(files: &[PathBuf]) -> Result<Found<Shards>, DataError> {
+pub(super) fn open(files: &[PathBuf]) -> Result<SourceInfo<Shards>, DataError> {
     let first = open_file(&files[0])?;
     let schema = first.metadata().file_metadata().schema().clone();
-    let wrong = |problem: String| DataError::unusable(&files[0], problem);
+    let invalid = |problem: String| DataError::unusable(&files[0], problem);
     let names =
         || schema.get_fields().iter().map(|field| field.name()).collect::<Vec<_>>().join(", ");
     let pictures: Vec<&str> = schema
@@ -50,7 +52,10 @@ pub(super) fn open(files: &[PathBuf]) -> Result<Found<Shards>, DataError> {
     let picture = PICTURES.into_iter().find(|name| pictures.contains(name));
     let picture = picture.or_else(|| (pictures.len() == 1).then(|| pictures[0]));
     let picture = picture.ok_or_else(|| {
-        wrong(format!("it has no column of pictures, called image, say; it has {}", names()))
+        invalid(format!(
+            "it has no column of pictures, for example one called image; its columns are {}",
+            names()
+        ))
     })?;
     let label = LABELS
         .into_iter()
@@ -74,20 +79,20 @@ pub(super) fn open(files: &[PathBuf]) -> Result<Found<Shards>, DataError> {
             let by_text = Some(classes.iter().cloned().zip(0..).collect());
             shards.label = Some(LabelColumn { name, by_text });
         } else {
-            let most = values.iter().flatten().filter_map(|value| value.parse::<u32>().ok()).max();
-            // An integer column may count anything; only small numbers are classes.
-            if let Some(most) = most.filter(|most| *most < 65_536) {
+            let last = values.iter().flatten().filter_map(|value| value.parse::<u32>().ok()).max();
+            // Integers may mean anything; only numbers below 65,536 are taken for classes.
+            if let Some(last) = last.filter(|last| *last < 65_536) {
                 classes = class_names(&first, &name)
-                    .filter(|names| names.len() > most as usize)
-                    .unwrap_or_else(|| numbered_classes(Some(&most)));
+                    .filter(|names| names.len() > last as usize)
+                    .unwrap_or_else(|| numbered_classes(Some(&last)));
                 shards.label = Some(LabelColumn { name, by_text: None });
             }
         }
     }
-    Ok(Found { kind: shards, classes, count })
+    Ok(SourceInfo { kind: shards, classes, count })
 }
 
-/// A column of bytes, or of groups {bytes, path}.
+/// Whether a column contains bytes, or groups {bytes, path}.
 fn holds_bytes(field: &Type) -> bool {
     let bytes = |field: &Type| {
         field.is_primitive()
@@ -100,7 +105,7 @@ fn holds_bytes(field: &Type) -> bool {
             && field.get_fields().iter().any(|part| part.name() == "bytes" && bytes(part)))
 }
 
-/// The names of classes that the hub writes into the file beside its columns.
+/// The class names in the metadata that the hub writes into the file.
 fn class_names(reader: &SerializedFileReader<File>, column: &str) -> Option<Vec<String>> {
     let pairs = reader.metadata().file_metadata().key_value_metadata()?;
     let text = pairs.iter().find(|pair| pair.key == "huggingface")?.value.as_ref()?;
@@ -111,33 +116,36 @@ fn class_names(reader: &SerializedFileReader<File>, column: &str) -> Option<Vec<
 
 fn open_file(path: &Path) -> Result<SerializedFileReader<File>, DataError> {
     let file = File::open(path).map_err(DataError::io(path))?;
-    guarded(path, || SerializedFileReader::new(file).map_err(|e| e.to_string()))
+    catch_panic(path, || SerializedFileReader::new(file).map_err(|e| e.to_string()))
 }
 
-/// Calls the parquet crate, which answers most bad bytes with an error but asserts in a few places.
-fn guarded<T>(path: &Path, call: impl FnOnce() -> Result<T, String>) -> Result<T, DataError> {
+/// Calls the parquet crate and turns a panic into an error. It reports most damage as errors, but
+/// has a few assertions.
+fn catch_panic<T>(path: &Path, call: impl FnOnce() -> Result<T, String>) -> Result<T, DataError> {
     let result = catch_unwind(AssertUnwindSafe(call))
         .unwrap_or_else(|_| Err("its encoding is damaged".to_owned()));
-    result.map_err(|problem| DataError::unusable(path, format!("as parquet: {problem}")))
+    result.map_err(|problem| {
+        DataError::unusable(path, format!("cannot be read as parquet: {problem}"))
+    })
 }
 
 impl Shards {
-    /// The rows of a shard, with these columns only.
+    /// The rows of a shard, restricted to the given columns.
     fn rows(
         path: &Path,
         columns: &[&str],
     ) -> Result<impl Iterator<Item = Result<Row, DataError>> + use<>, DataError> {
         let reader = open_file(path)?;
         let schema = reader.metadata().file_metadata().schema();
-        let wanted = schema
+        let fields = schema
             .get_fields()
             .iter()
             .filter(|field| columns.contains(&field.name()))
             .cloned()
             .collect();
-        let projection = Type::group_type_builder(schema.name()).with_fields(wanted).build();
+        let projection = Type::group_type_builder(schema.name()).with_fields(fields).build();
         let path = path.to_owned();
-        let mut rows = guarded(&path, || {
+        let mut rows = catch_panic(&path, || {
             reader
                 .into_iter()
                 .project(Some(projection.map_err(|e| e.to_string())?))
@@ -148,14 +156,14 @@ impl Shards {
             if failed {
                 return None;
             }
-            let row =
-                guarded(&path, || rows.next().transpose().map_err(|e| e.to_string())).transpose();
+            let row = catch_panic(&path, || rows.next().transpose().map_err(|e| e.to_string()))
+                .transpose();
             failed = matches!(row, Some(Err(_)));
             row
         }))
     }
 
-    /// A column of all shards as text.
+    /// The values of a column in all shards, as text.
     fn values_of(&self, column: &str) -> Result<Vec<Option<String>>, DataError> {
         let mut values = Vec::new();
         for file in &self.files {
@@ -180,7 +188,7 @@ impl Shards {
 
     fn record(&self, i: usize, row: Row) -> Record {
         let mut record = Record {
-            name: numbered(i),
+            name: numbered_name(i),
             label: None,
             content: Err("its row has no picture".to_owned()),
         };
@@ -197,10 +205,10 @@ impl Shards {
                     for (part, field) in parts.into_columns() {
                         match field {
                             Field::Bytes(bytes) if part == "bytes" => {
-                                record.content = encoded(bytes.data())
+                                record.content = encoded(bytes.data());
                             }
                             Field::Str(path) if part == "path" && !path.is_empty() => {
-                                record.name = path
+                                record.name = path;
                             }
                             _ => {}
                         }
@@ -216,7 +224,7 @@ impl Shards {
         let text = text(field)?;
         match &self.label.as_ref()?.by_text {
             Some(index) => index.get(&text).copied(),
-            // −1 is the hub's way of leaving a label out.
+            // The hub writes −1 for a missing label.
             None => text.parse().ok(),
         }
     }
@@ -224,7 +232,7 @@ impl Shards {
 
 fn encoded(bytes: &[u8]) -> Result<Content, String> {
     if bytes.len() as u64 > MAX_FILE_BYTES {
-        return Err(format!("more than the {MAX_FILE_BYTES} bytes that a picture's file may have"));
+        return Err(format!("more than the {MAX_FILE_BYTES} bytes that a picture file may have"));
     }
     Ok(Content::Encoded(bytes.to_vec()))
 }

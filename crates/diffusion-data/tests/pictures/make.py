@@ -1,9 +1,11 @@
-"""Makes the pictures of this folder with Pillow (12.x): one motif in many forms, and what Pillow reads in each.
+"""Writes the pictures of this folder with Pillow (12.x): one motif in many formats, and the pixels that
+Pillow reads from each.
 
     python -m venv venv && venv/bin/pip install pillow numpy && venv/bin/python make.py
 
-`expected.npz` holds, by file name, the pixels (H, W, 3) after EXIF orientation, over white where a picture is transparent,
-and, under the name with `@16` behind it, the same brought to 16x16 by Pillow's antialiased bicubic filter.
+`expected.npz` contains for each file name the pixels (H, W, 3) after EXIF orientation, over white where
+the picture is transparent. Under the name followed by `@16` it has the middle square, scaled to 16x16 by
+Pillow's antialiased bicubic filter.
 """
 
 import io
@@ -12,7 +14,7 @@ from PIL import Image, ImageOps
 
 WIDTH, HEIGHT = 40, 24
 y, x = np.mgrid[0:HEIGHT, 0:WIDTH]
-# Smooth, so that lossy formats keep it, and different in each corner, so that a turn is noticed.
+# Smooth, so that lossy formats preserve it, and different in each corner, so that rotations are detected.
 rgb = np.stack([255 * x / (WIDTH - 1), 255 * y / (HEIGHT - 1), 128 + 90 * np.sin(x / 7) * np.cos(y / 5)], -1)
 rgb = rgb.round().astype(np.uint8)
 alpha = (255 * (x + y) / (WIDTH + HEIGHT - 2)).round().astype(np.uint8)

@@ -1,14 +1,14 @@
-//! Prepared pictures on disk.
+//! The cache of prepared pictures.
 
 use std::fs;
 use std::path::Path;
 use std::sync::Barrier;
 
-use diffusion_data::{Fit, PictureConfig, Prepared};
+use diffusion_data::{Fit, PictureConfig, PreparedDataset};
 
 use crate::common::{Folder, png, prepared_as};
 
-fn through(folder: &Folder, config: &PictureConfig) -> Prepared {
+fn prepared_with_cache(folder: &Folder, config: &PictureConfig) -> PreparedDataset {
     prepared_as(&folder.path("set"), Some(8), config, Some(&folder.path("cache"))).unwrap()
 }
 
@@ -31,13 +31,13 @@ fn files(folder: &Path) -> Vec<String> {
 }
 
 #[test]
-fn the_second_time_pictures_come_from_the_cache_until_the_source_changes() {
+fn pictures_come_from_the_cache_until_the_source_changes() {
     let folder = set(20);
     folder.write("set/bad.png", "bad");
     let config = PictureConfig::default();
     let memory = prepared_as(&folder.path("set"), Some(8), &config, None).unwrap();
-    let first = through(&folder, &config);
-    let second = through(&folder, &config);
+    let first = prepared_with_cache(&folder, &config);
+    let second = prepared_with_cache(&folder, &config);
     assert_eq!((first.from_cache, second.from_cache), (false, true));
     for prepared in [&first, &second] {
         assert_eq!(prepared.dataset.fingerprint(), memory.dataset.fingerprint());
@@ -49,24 +49,30 @@ fn the_second_time_pictures_come_from_the_cache_until_the_source_changes() {
     assert_eq!(before.len(), 1, "{before:?}");
 
     folder.write("set/20.png", png(20));
-    let changed = through(&folder, &config);
+    let changed = prepared_with_cache(&folder, &config);
     assert_eq!((changed.from_cache, changed.dataset.len()), (false, 21));
-    assert!(through(&folder, &config).from_cache);
+    assert!(prepared_with_cache(&folder, &config).from_cache);
     let after = files(&folder.path("cache"));
-    assert!(after.len() == 1 && after != before, "the earlier state is gone: {after:?}");
-    // Its pictures are still in use here.
+    assert!(
+        after.len() == 1 && after != before,
+        "the file of the earlier state is removed: {after:?}"
+    );
+    // The removed file is still mapped here.
     assert_eq!(first.dataset.fingerprint(), memory.dataset.fingerprint());
 
     let other = PictureConfig { fit: Fit::Stretch, ..PictureConfig::default() };
-    assert!(!through(&folder, &other).from_cache);
-    assert!(through(&folder, &config).from_cache, "each preparation has a file of its own");
+    assert!(!prepared_with_cache(&folder, &other).from_cache);
+    assert!(
+        prepared_with_cache(&folder, &config).from_cache,
+        "each configuration has its own file"
+    );
 }
 
 #[test]
-fn a_file_that_is_not_whole_is_made_anew() {
+fn a_damaged_file_is_written_again() {
     let folder = set(5);
     let config = PictureConfig::default();
-    let whole = through(&folder, &config).dataset.fingerprint();
+    let whole = prepared_with_cache(&folder, &config).dataset.fingerprint();
     let path = folder.path("cache").join(&files(&folder.path("cache"))[0]);
     let bytes = fs::read(&path).unwrap();
     let mut cases = vec![
@@ -82,10 +88,10 @@ fn a_file_that_is_not_whole_is_made_anew() {
         cases.push(damaged);
     }
     for (case, damaged) in cases.into_iter().enumerate() {
-        // A new file, since the old one may be mapped.
+        // Writes a new file, because the old one may be mapped.
         fs::remove_file(&path).unwrap();
         fs::write(&path, damaged).unwrap();
-        let prepared = through(&folder, &config);
+        let prepared = prepared_with_cache(&folder, &config);
         assert_eq!(
             (prepared.from_cache, prepared.dataset.fingerprint()),
             (false, whole),
@@ -95,7 +101,7 @@ fn a_file_that_is_not_whole_is_made_anew() {
 }
 
 #[test]
-fn many_at_once_make_one_file() {
+fn several_threads_at_once_write_one_file() {
     let folder = set(60);
     let config = PictureConfig::default();
     let start = Barrier::new(4);
@@ -104,7 +110,7 @@ fn many_at_once_make_one_file() {
             .map(|_| {
                 scope.spawn(|| {
                     start.wait();
-                    through(&folder, &config).dataset.fingerprint()
+                    prepared_with_cache(&folder, &config).dataset.fingerprint()
                 })
             })
             .collect();
@@ -112,39 +118,39 @@ fn many_at_once_make_one_file() {
     });
     assert!(fingerprints.iter().all(|fingerprint| *fingerprint == fingerprints[0]));
     assert_eq!(files(&folder.path("cache")).len(), 1);
-    assert!(through(&folder, &config).from_cache);
+    assert!(prepared_with_cache(&folder, &config).from_cache);
 }
 
 #[test]
-fn what_a_killed_process_left_is_removed() {
+fn files_of_a_killed_process_are_removed() {
     let folder = set(5);
     let config = PictureConfig::default();
-    through(&folder, &config);
-    let kept = files(&folder.path("cache")).remove(0);
-    fs::remove_file(folder.path("cache").join(&kept)).unwrap();
-    let stem = kept.rsplit_once('-').unwrap().0;
+    prepared_with_cache(&folder, &config);
+    let name = files(&folder.path("cache")).remove(0);
+    fs::remove_file(folder.path("cache").join(&name)).unwrap();
+    let stem = name.rsplit_once('-').unwrap().0;
     folder.write(&format!("cache/.partial-{stem}-abc"), "half of it");
     folder.write(&format!("cache/.{stem}.lock"), "");
-    assert!(!through(&folder, &config).from_cache);
-    assert_eq!(files(&folder.path("cache")), [kept]);
+    assert!(!prepared_with_cache(&folder, &config).from_cache);
+    assert_eq!(files(&folder.path("cache")), [name]);
 }
 
 #[test]
-fn a_cache_that_cannot_be_used_is_said_and_done_without() {
+fn an_unusable_cache_is_reported_and_not_used() {
     let folder = set(5);
     folder.write("cache", "a file where the folder should be");
-    let prepared = through(&folder, &PictureConfig::default());
+    let prepared = prepared_with_cache(&folder, &PictureConfig::default());
     assert_eq!(prepared.dataset.len(), 5);
     assert!(prepared.cache_problem.unwrap().contains("cache"));
 }
 
 #[test]
-fn new_names_of_classes_are_noticed() {
+fn new_class_names_are_detected() {
     let folder = set(2);
     let classes = |names: &str| {
         folder
             .write("set/labels.csv", format!("file_name,label\n0.png,{names}0\n1.png,{names}1\n"));
-        through(&folder, &PictureConfig::default()).dataset.classes().to_vec()
+        prepared_with_cache(&folder, &PictureConfig::default()).dataset.classes().to_vec()
     };
     assert_eq!(classes("old"), ["old0", "old1"]);
     assert_eq!(classes("new"), ["new0", "new1"]);

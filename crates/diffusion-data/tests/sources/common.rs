@@ -1,9 +1,11 @@
-//! Made-up pictures in a temporary folder.
+//! Helpers: generated pictures in a temporary folder.
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use diffusion_data::{DataError, ImageDataset, PictureConfig, Prepared, Source, Split, prepare};
+use diffusion_data::{
+    DataError, ImageDataset, PictureConfig, PreparedDataset, Source, Split, prepare,
+};
 use image::{ExtendedColorType, ImageEncoder};
 use tempfile::TempDir;
 
@@ -28,12 +30,12 @@ impl Folder {
     }
 }
 
-/// A picture of 12×10 pixels, unlike that of any other seed.
+/// A picture of 12×10 pixels that is different for each seed.
 pub(crate) fn png(seed: u8) -> Vec<u8> {
     encoded(12, 10, &colours(seed))
 }
 
-/// Its pixels.
+/// The pixels of [`png`].
 pub(crate) fn colours(seed: u8) -> Vec<u8> {
     (0..12 * 10 * 3u32).map(|i| (i * 7 + u32::from(seed) * 31 + i / 36 * 5) as u8).collect()
 }
@@ -49,8 +51,8 @@ pub(crate) fn open(path: &Path) -> Result<Source, DataError> {
     Source::open(path, Split::Train)
 }
 
-/// Everything at `path`, prepared in memory for images of 8×8 pixels.
-pub(crate) fn prepared(path: &Path) -> Result<Prepared, DataError> {
+/// Prepares all pictures at `path` in memory as images of 8×8 pixels.
+pub(crate) fn prepared(path: &Path) -> Result<PreparedDataset, DataError> {
     prepared_as(path, Some(8), &PictureConfig::default(), None)
 }
 
@@ -59,7 +61,7 @@ pub(crate) fn prepared_as(
     size: Option<usize>,
     config: &PictureConfig,
     cache: Option<&Path>,
-) -> Result<Prepared, DataError> {
+) -> Result<PreparedDataset, DataError> {
     prepare(&open(path)?, size, config, cache, &mut |_| ControlFlow::Continue(()))
 }
 

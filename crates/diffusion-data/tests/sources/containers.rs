@@ -1,4 +1,4 @@
-//! Archives, arrays, batches and parquet.
+//! Archives, numpy arrays, CIFAR batches, IDX files and packed sets.
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -36,7 +36,7 @@ fn gzipped(bytes: &[u8]) -> Vec<u8> {
     gzip.finish().unwrap()
 }
 
-/// A numpy file.
+/// An npy file.
 fn npy(descr: &str, shape: &str, data: &[u8]) -> Vec<u8> {
     let mut header =
         format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': ({shape}), }}");
@@ -56,7 +56,7 @@ fn floats(values: impl IntoIterator<Item = f32>) -> Vec<u8> {
 }
 
 #[test]
-fn archives_are_read_as_the_folder_they_hold() {
+fn archives_are_read_like_the_folder_they_contain() {
     let entries = [
         ("set/dog/a.png", png(1)),
         ("set/cat/b.png", png(2)),
@@ -68,7 +68,7 @@ fn archives_are_read_as_the_folder_they_hold() {
     for (name, bytes) in &entries {
         folder.write(name, bytes);
     }
-    let mut fingerprints = vec![prepared(&folder.path("set")).unwrap()];
+    let mut all = vec![prepared(&folder.path("set")).unwrap()];
     for (name, bytes) in [
         ("set.tar", tar(&entries)),
         ("set.tar.gz", gzipped(&tar(&entries))),
@@ -81,20 +81,20 @@ fn archives_are_read_as_the_folder_they_hold() {
             "{name}"
         );
         assert_eq!(prepared.report.damaged.len(), 1);
-        fingerprints.push(prepared);
+        all.push(prepared);
     }
-    // The folder is sorted, the archives have their own order.
-    let image = |prepared: &diffusion_data::Prepared, i| prepared.dataset.image(i).to_vec();
-    for archive in &fingerprints[1..] {
-        assert_eq!(image(archive, 0), image(&fingerprints[0], 1));
-        assert_eq!(image(archive, 1), image(&fingerprints[0], 0));
+    // The folder is sorted; the archives keep their own order.
+    let image = |prepared: &diffusion_data::PreparedDataset, i| prepared.dataset.image(i).to_vec();
+    for archive in &all[1..] {
+        assert_eq!(image(archive, 0), image(&all[0], 1));
+        assert_eq!(image(archive, 1), image(&all[0], 0));
     }
 }
 
 #[test]
-fn archives_of_the_folder_one_stands_in_and_of_two_parts_are_understood() {
+fn archives_with_dotted_paths_and_two_splits_are_read() {
     let folder = Folder::new();
-    // As `tar -C folder .` names them, which the crate would tidy up.
+    // Names as `tar -C folder .` writes them. The tar crate's own functions would normalise them.
     let mut dotted = tar::Builder::new(Vec::new());
     for (name, seed) in
         [("./train/cat/a.png", 1), ("./train/dog/b.png", 2), ("./test/cat/c.png", 3)]
@@ -148,7 +148,7 @@ fn a_damaged_archive_is_an_error_that_names_it() {
 }
 
 #[test]
-fn arrays_are_understood_by_shape_and_range() {
+fn arrays_are_interpreted_by_shape_and_range() {
     let folder = Folder::new();
     let images = |name: &str, bytes: Vec<u8>| {
         let prepared =
@@ -177,7 +177,7 @@ fn arrays_are_understood_by_shape_and_range() {
     for (bytes, problem) in [
         (npy("<f4", "1, 1, 2, 2", &floats([0.0, f32::NAN, 0.0, 0.0])), "not finite"),
         (npy("<f4", "1, 1, 2, 2", &floats([0.0, 999.0, 0.0, 0.0])), "its numbers go from 0 to 999"),
-        (npy("<f4", "1, 1, 2, 2", &floats([0.0; 3])), "does not belong to the 12 bytes"),
+        (npy("<f4", "1, 1, 2, 2", &floats([0.0; 3])), "does not match its 12 bytes"),
         (npy(">f4", "1, 1, 2, 2", &floats([0.0; 4])), "its numbers are \">f4\""),
         (npy("|u1", "9, 9", &[0; 81]), "(N, H, W), (N, H, W, C) or (N, C, H, W)"),
         (npy("|u1", "99999999999, 99999999999, 9", &[0; 81]), "too large"),
@@ -188,7 +188,7 @@ fn arrays_are_understood_by_shape_and_range() {
 }
 
 #[test]
-fn an_npz_file_has_labels_too() {
+fn an_npz_file_may_have_labels() {
     let folder = Folder::new();
     let pictures = npy("|u1", "3, 4, 4", &(0..48).collect::<Vec<u8>>());
     let labels = npy(
@@ -212,7 +212,7 @@ fn an_npz_file_has_labels_too() {
     );
 }
 
-/// A record of CIFAR: its class, and a picture with a red upper row and a blue left column.
+/// A CIFAR record: its label bytes, and a picture with a red top row and a blue left column.
 fn cifar_record(label_bytes: &[u8]) -> Vec<u8> {
     let mut record = label_bytes.to_vec();
     let plane = |lit: fn(usize, usize) -> bool| {
@@ -225,7 +225,7 @@ fn cifar_record(label_bytes: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn cifar_pictures_stand_upright() {
+fn cifar_pictures_are_not_transposed() {
     let folder = Folder::new();
     folder.write("ten/data_batch_1.bin", [cifar_record(&[3]), cifar_record(&[9])].concat());
     folder.write("ten/data_batch_2.bin", cifar_record(&[0]));
@@ -244,7 +244,7 @@ fn cifar_pictures_stand_upright() {
     assert_eq!(ten.image_shape(), [3, 32, 32]);
     let red: Vec<usize> = (0..1024).filter(|i| ten.image(0)[*i] == 255).collect();
     let blue: Vec<usize> = (0..1024).filter(|i| ten.image(0)[2048 + i] == 255).collect();
-    assert_eq!(red, (0..32).collect::<Vec<_>>(), "the upper row");
+    assert_eq!(red, (0..32).collect::<Vec<_>>(), "the top row");
     assert_eq!(blue, (0..32).map(|row| 32 * row).collect::<Vec<_>>(), "the left column");
 
     let hundred = prepared(&folder.path("hundred")).unwrap().dataset;
@@ -252,13 +252,13 @@ fn cifar_pictures_stand_upright() {
     assert_eq!(prepared(&alone).unwrap().dataset.label(0), Some(5));
     folder.write("ten/data_batch_2.bin", cifar_record(&[200]));
     let damaged = prepared(&folder.path("ten")).unwrap().report.damaged;
-    assert_eq!(damaged[0].to_string(), "000002: its class is 200, but there are only 10");
+    assert_eq!(damaged[0].to_string(), "000002: its class is 200, but there are only 10 classes");
     folder.write("ten/data_batch_2.bin", [0; 3000]);
     assert!(matches!(open(&folder.path("ten")).unwrap_err(), DataError::Format { offset: 0, .. }));
 }
 
 #[test]
-fn idx_files_find_their_labels_and_the_names_of_classes() {
+fn idx_files_are_read_with_labels_and_class_names() {
     let folder = Folder::new();
     let images =
         [&[0, 0, 8, 3, 0, 0, 0, 2, 0, 0, 0, 2, 0, 0, 0, 2][..], &[1, 2, 3, 4, 5, 6, 7, 8]].concat();
@@ -272,12 +272,12 @@ fn idx_files_find_their_labels_and_the_names_of_classes() {
     }
 }
 
-fn packed(source: &Path, out: &Path) -> Result<diffusion_data::Packed, DataError> {
+fn packed(source: &Path, out: &Path) -> Result<diffusion_data::PackReport, DataError> {
     pack(&open(source)?, out, 10, &mut |_| ControlFlow::Continue(()))
 }
 
 #[test]
-fn a_packed_set_is_the_set() {
+fn a_packed_set_equals_the_original() {
     let folder = Folder::new();
     for (seed, name) in ["cat/a.png", "cat/b c.png", "dog/a.png"].into_iter().enumerate() {
         folder.write(&format!("set/{name}"), png(seed as u8));
@@ -299,7 +299,7 @@ fn a_packed_set_is_the_set() {
         let error = packed(&folder.path("set"), &path).unwrap_err().to_string();
         assert!(error.contains("it exists already"), "{error}");
     }
-    // The very bytes of the files.
+    // The files are packed byte for byte.
     let mut archive = tar::Archive::new(File::open(folder.path("set.tar")).unwrap());
     let mut bytes = Vec::new();
     archive.entries().unwrap().next().unwrap().unwrap().read_to_end(&mut bytes).unwrap();
@@ -309,7 +309,7 @@ fn a_packed_set_is_the_set() {
     assert!(error.contains("ends in .tar"), "{error}");
     let names: Vec<_> =
         fs::read_dir(folder.path("")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-    assert_eq!(names.len(), 1 + outs.len(), "nothing partial is left: {names:?}");
+    assert_eq!(names.len(), 1 + outs.len(), "no unfinished file is left: {names:?}");
 }
 
 #[test]
@@ -339,8 +339,8 @@ fn raw_pixels_are_packed_as_png() {
     assert_eq!((after.image(0), after.image(1)), (before.image(0), before.image(1)));
 }
 
-/// A small file of each kind, for whoever wants to damage them.
-pub(crate) fn small_ones() -> Vec<(String, Vec<u8>)> {
+/// A small file of each format, for the tests with damaged files.
+pub(crate) fn small_files() -> Vec<(String, Vec<u8>)> {
     let table = b"file_name,label\na.png,x\nb.png,y\n".to_vec();
     let entries = [("a.png", png(1)), ("b.png", png(2)), ("metadata.csv", table)];
     let pictures = npy("<f4", "2, 1, 8, 8", &floats((0..128).map(|i| i as f32 / 128.0)));

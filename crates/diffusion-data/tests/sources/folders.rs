@@ -1,4 +1,4 @@
-//! Folders as people have them.
+//! Folders of pictures as users have them.
 
 use std::fs;
 
@@ -20,7 +20,7 @@ fn bomb() -> Vec<u8> {
 }
 
 #[test]
-fn the_good_pictures_are_used_and_the_bad_ones_named() {
+fn usable_pictures_are_used_and_damaged_ones_reported() {
     let folder = Folder::new();
     for seed in 0..5 {
         folder.write(&format!("set/good {seed} ünïcode ☂.png"), png(seed));
@@ -32,8 +32,8 @@ fn the_good_pictures_are_used_and_the_bad_ones_named() {
     folder.write("set/text.png", "I am a text.");
     folder.write("set/dot.png", encoded(1, 1, &[1, 2, 3]));
     folder.write("set/bomb.png", bomb());
-    folder.write("set/notes.txt", "not a picture, and not called one");
-    folder.write("set/.hidden.png", "nobody asked for this");
+    folder.write("set/notes.txt", "not a picture, and not named like one");
+    folder.write("set/.hidden.png", "a hidden file");
     #[cfg(unix)]
     {
         std::os::unix::fs::symlink(folder.path("set"), folder.path("set/loop")).unwrap();
@@ -50,7 +50,7 @@ fn the_good_pictures_are_used_and_the_bad_ones_named() {
         "cut.png: a damaged picture: ",
         "dot.png: 1×1 pixels are too few for 16×16",
         "empty.png: an empty file",
-        "text.png: no picture: not the beginning of a PNG, JPEG, WebP, BMP or GIF file",
+        "text.png: no picture: expected a PNG, JPEG, WebP, BMP or GIF file",
     ] {
         assert_eq!(
             reasons.iter().filter(|reason| reason.starts_with(expected)).count(),
@@ -60,7 +60,7 @@ fn the_good_pictures_are_used_and_the_bad_ones_named() {
     }
     if cfg!(unix) {
         assert!(
-            reasons.iter().any(|reason| reason == "loop: a link to a folder that it lies in"),
+            reasons.iter().any(|reason| reason == "loop: a link to a folder that contains it"),
             "{reasons:?}"
         );
         assert!(reasons.iter().any(|reason| reason.starts_with("dangling.png: ")), "{reasons:?}");
@@ -70,7 +70,7 @@ fn the_good_pictures_are_used_and_the_bad_ones_named() {
 
 #[cfg(unix)]
 #[test]
-fn what_is_no_file_or_may_not_be_read_is_named_and_not_waited_for() {
+fn sockets_and_unreadable_files_are_reported_without_blocking() {
     use std::os::unix::fs::PermissionsExt;
 
     let folder = Folder::new();
@@ -79,7 +79,7 @@ fn what_is_no_file_or_may_not_be_read_is_named_and_not_waited_for() {
     fs::set_permissions(&secret, fs::Permissions::from_mode(0o000)).unwrap();
     let _socket = std::os::unix::net::UnixListener::bind(folder.path("set/socket.png")).unwrap();
     let prepared = prepared(&folder.path("set")).unwrap();
-    // Whoever may read everything reads this too.
+    // The superuser can read the file all the same.
     let readable = fs::read(&secret).is_ok();
     assert_eq!(prepared.dataset.len(), 1 + usize::from(readable));
     let reasons: Vec<String> = prepared.report.damaged.iter().map(ToString::to_string).collect();
@@ -88,7 +88,7 @@ fn what_is_no_file_or_may_not_be_read_is_named_and_not_waited_for() {
 }
 
 #[test]
-fn too_many_bad_pictures_are_an_error_that_names_the_first() {
+fn too_many_damaged_pictures_are_an_error_that_names_the_first() {
     let folder = Folder::new();
     folder.write("set/a.png", "");
     folder.write("set/b.png", "x");
@@ -110,14 +110,14 @@ fn too_many_bad_pictures_are_an_error_that_names_the_first() {
             error.to_string().contains("more than 1 pictures cannot be used; a larger max_bad"),
             "{error}"
         );
-        // In the cache from now on, where the limit holds all the same.
+        // These pictures are then in the cache, and the limit still applies to them.
         prepared_as(&folder.path("set"), Some(8), &PictureConfig::default(), cache.as_deref())
             .unwrap();
     }
 }
 
 #[test]
-fn folders_without_pictures_say_what_they_hold() {
+fn an_error_about_a_folder_without_pictures_lists_its_files() {
     let folder = Folder::new();
     folder.write("set/readme.md", "");
     folder.write("set/set.csv", "");
@@ -169,7 +169,7 @@ fn classes_come_from_folders_or_from_a_table() {
 }
 
 #[test]
-fn a_folder_of_two_parts_is_two_sets() {
+fn a_folder_with_two_splits_is_two_sets() {
     let folder = Folder::new();
     folder.write("set/train/cat/1.png", png(1));
     folder.write("set/train/dog/2.png", png(2));
@@ -177,15 +177,15 @@ fn a_folder_of_two_parts_is_two_sets() {
     folder.write("set/val/dog/4.png", png(4));
     let names = |split| {
         let source = Source::open(&folder.path("set"), split).unwrap();
-        (source.count(), source.classes().to_vec(), source.what())
+        (source.count(), source.classes().to_vec(), source.description())
     };
     let classes = vec!["cat".to_owned(), "dog".to_owned()];
-    assert_eq!(names(Split::Train), (2, classes.clone(), "pictures; its part train".to_owned()));
-    assert_eq!(names(Split::Test), (2, classes, "pictures; its part val".to_owned()));
+    assert_eq!(names(Split::Train), (2, classes.clone(), "pictures; split train".to_owned()));
+    assert_eq!(names(Split::Test), (2, classes, "pictures; split val".to_owned()));
 }
 
 #[test]
-fn parts_of_a_set_stay_the_same_when_pictures_are_added() {
+fn splits_stay_the_same_when_pictures_are_added() {
     let folder = Folder::new();
     for seed in 0..40 {
         folder
@@ -223,7 +223,7 @@ fn parts_of_a_set_stay_the_same_when_pictures_are_added() {
 }
 
 #[test]
-fn how_many_are_taken_and_which_are_held_back_do_not_depend_on_each_other() {
+fn limit_and_validation_split_are_independent() {
     let folder = Folder::new();
     for i in 0..400 {
         folder.write(&format!("set/{i}.png"), png(i as u8));
@@ -236,7 +236,7 @@ fn how_many_are_taken_and_which_are_held_back_do_not_depend_on_each_other() {
 }
 
 #[test]
-fn trainings_and_contact_sheets_among_the_pictures_are_left_alone() {
+fn runs_and_contact_sheets_among_the_pictures_are_ignored() {
     let folder = Folder::new();
     folder.write("set/a.png", png(1));
     folder.write("set/contact-sheet.png", png(2));
@@ -248,7 +248,7 @@ fn trainings_and_contact_sheets_among_the_pictures_are_left_alone() {
 }
 
 #[test]
-fn a_table_above_the_parts_is_about_the_chosen_one() {
+fn a_table_above_the_splits_labels_the_chosen_one() {
     let folder = Folder::new();
     folder.write("set/train/1.png", png(1));
     folder.write("set/train/2.png", png(2));
@@ -258,7 +258,7 @@ fn a_table_above_the_parts_is_about_the_chosen_one() {
     let prepared = prepared(&folder.path("set")).unwrap();
     assert_eq!(labelled(&prepared.dataset), [pair("1.png", "x"), pair("2.png", "y")]);
     assert_eq!(prepared.report.damaged, []);
-    // A table without labels, of captions, leaves the folders their say.
+    // If the table has captions but no labels, the folders are the classes.
     folder.write("more/a/1.png", png(1));
     folder.write("more/b/2.png", png(2));
     folder.write("more/metadata.csv", "file_name,text\na/1.png,hello\n");
@@ -267,7 +267,7 @@ fn a_table_above_the_parts_is_about_the_chosen_one() {
 
 #[cfg(unix)]
 #[test]
-fn a_pipe_in_place_of_a_file_is_refused_at_once() {
+fn a_socket_in_place_of_a_file_is_rejected_at_once() {
     let folder = Folder::new();
     let path = folder.path("socket.png");
     let _socket = std::os::unix::net::UnixListener::bind(&path).unwrap();

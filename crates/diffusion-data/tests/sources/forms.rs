@@ -1,4 +1,5 @@
-//! Every form of picture, against what Pillow reads in the same files (`tests/pictures/make.py`).
+//! Every picture format, compared with what Pillow reads from the same files
+//! (`tests/pictures/make.py`).
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -46,21 +47,21 @@ fn largest_difference(a: &[u8], b: &[u8]) -> u8 {
     a.iter().zip(b).map(|(a, b)| a.abs_diff(*b)).max().unwrap()
 }
 
-/// Files whose pixels depend on the decoder: the standards leave the last bits of a cosine transform free, and CMYK has no
-/// one way to RGB.
+/// The tolerance for files whose pixels depend on the decoder: the standards do not fix the last
+/// bits of a cosine transform, and there is no single conversion from CMYK to RGB.
 fn tolerance(name: &str) -> u8 {
     match name {
         "cmyk.jpg" => 6,
         "lossy.webp" => 3,
         name if name.contains(".jpg") => 2,
-        // Pillow's own over-operator rounds opacity in another order.
+        // Pillow's compositing rounds alpha in another order.
         "rgba.png" | "grey-alpha.png" | "lossless.webp" => 1,
         _ => 0,
     }
 }
 
-/// A sharp edge overshoots black and white; both cut that off behind each of two passes, rows and columns, in an order of
-/// their own.
+/// The tolerance after scaling. A sharp edge overshoots black and white. Pillow and this crate both
+/// clamp that after each of two passes, over rows and over columns, but in different orders.
 fn scaled_tolerance(name: &str) -> u8 {
     match name {
         "bilevel.png" => 16,
@@ -70,7 +71,7 @@ fn scaled_tolerance(name: &str) -> u8 {
 }
 
 #[test]
-fn every_form_of_picture_is_read_as_pillow_reads_it() {
+fn every_picture_format_is_read_as_pillow_reads_it() {
     let config = PictureConfig { channels: Channels::Rgb, ..PictureConfig::default() };
     let expected = expected();
     let mut seen = 0;
@@ -107,7 +108,7 @@ fn a_set_is_grey_until_a_picture_has_colour() {
     for cache in [None, Some(folder.path("cache"))] {
         let set = prepared(Channels::Auto, cache.as_deref());
         assert_eq!(set.image_shape(), [3, 8, 8]);
-        // The grey ones that came before were kept as one plane.
+        // The earlier grey pictures had been stored as one plane.
         let plane: Vec<u8> = (0..64).collect();
         assert_eq!(set.image(0), plane.repeat(3));
         assert_eq!(set.image(1), plane.repeat(3));
@@ -149,9 +150,9 @@ fn a_picture_becomes_square_by_the_chosen_rule() {
 }
 
 #[test]
-fn opacity_is_resolved_before_pictures_are_scaled() {
+fn alpha_is_composited_before_pictures_are_scaled() {
     let folder = Folder::new();
-    // What is hidden is bright green; none of it may show at the edge.
+    // The transparent pixels are bright green; no green may appear at the edge.
     let clear = image::RgbaImage::from_fn(32, 32, |x, _| {
         image::Rgba(if x < 16 { [0, 255, 0, 0] } else { [255, 0, 0, 255] })
     });

@@ -1,6 +1,8 @@
-//! Damaged files of every kind: each is read or refused, quickly, in little memory, and without a panic.
+//! Damaged files of every format: each is read or rejected, quickly, in little memory, and without
+//! a panic.
 //!
-//! `FUZZ_CASES=10000 cargo test --release -p diffusion-data --features parquet --test sources hostile` tries more.
+//! `FUZZ_CASES=10000 cargo test --release -p diffusion-data --features parquet --test sources
+//! hostile` tries more mutations.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::ops::ControlFlow;
@@ -13,19 +15,19 @@ use rand::{Rng, RngExt};
 
 use crate::common::{Folder, open, png, prepared_as};
 
-/// Mutations of each file, unless `FUZZ_CASES` says otherwise.
+/// The number of mutations of each file; `FUZZ_CASES` overrides it.
 const CASES: u64 = 150;
-/// No single allocation may ask for more. The files are a few thousand bytes long.
-const MOST: usize = 256 << 20;
+/// The maximum size in bytes of a single allocation. The files are a few thousand bytes long.
+const MAX_ALLOCATION: usize = 256 << 20;
 
-/// The system's allocator, with a note of the largest request.
-struct Watched;
+/// The system's allocator, which records the largest request.
+struct RecordingAllocator;
 
 static LARGEST: AtomicUsize = AtomicUsize::new(0);
 
-// SAFETY: every call is handed on to the system's allocator as it is.
+// SAFETY: every call is passed unchanged to the system's allocator.
 #[allow(unsafe_code)]
-unsafe impl GlobalAlloc for Watched {
+unsafe impl GlobalAlloc for RecordingAllocator {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         LARGEST.fetch_max(layout.size(), Ordering::Relaxed);
         // SAFETY: the caller keeps the contract of `alloc`.
@@ -51,7 +53,7 @@ unsafe impl GlobalAlloc for Watched {
 }
 
 #[global_allocator]
-static ALLOCATOR: Watched = Watched;
+static ALLOCATOR: RecordingAllocator = RecordingAllocator;
 
 fn mutated(whole: &[u8], rng: &mut impl Rng) -> Vec<u8> {
     let mut bytes = whole.to_vec();
@@ -59,7 +61,7 @@ fn mutated(whole: &[u8], rng: &mut impl Rng) -> Vec<u8> {
         if bytes.is_empty() {
             break;
         }
-        // Headers and directories rule the rest, so half of the damage is near one end.
+        // Headers and directories matter most, so half of the damage is near one end.
         let near = bytes.len().min(64);
         let at = match rng.random_range(0..4) {
             0 => rng.random_range(0..near),
@@ -100,7 +102,7 @@ fn seeds(folder: &Folder) -> Vec<(String, Vec<u8>)> {
     for entry in std::fs::read_dir(pictures).unwrap() {
         let path = entry.unwrap().path();
         let name = path.file_name().unwrap().to_str().unwrap().to_owned();
-        // expected.npz stays out: it is long, and a shorter one comes below.
+        // expected.npz is left out because it is long; a shorter npz file is added below.
         if !["make.py", "expected.npz"].contains(&name.as_str()) {
             seeds.push((name, std::fs::read(path).unwrap()));
         }
@@ -115,23 +117,23 @@ fn seeds(folder: &Folder) -> Vec<(String, Vec<u8>)> {
         pack(&source, &folder.path(out), 0, &mut |_| ControlFlow::Continue(())).unwrap();
         seeds.push(((*out).to_owned(), std::fs::read(folder.path(out)).unwrap()));
     }
-    seeds.extend(crate::containers::small_ones());
+    seeds.extend(crate::containers::small_files());
     seeds.sort();
     seeds
 }
 
 #[test]
-fn damaged_files_are_read_or_refused() {
-    // A picture's decoder may panic and be caught; what it says of that helps nobody here.
+fn damaged_files_are_read_or_rejected() {
+    // A decoder's panic may be caught; its message would only clutter the output.
     std::panic::set_hook(Box::new(|_| {}));
     let cases =
         std::env::var("FUZZ_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(CASES);
     let folder = Folder::new();
     let config = PictureConfig::default();
-    let (mut read, mut refused) = (0u64, 0u64);
+    let (mut read, mut rejected) = (0u64, 0u64);
     for (name, whole) in seeds(&folder) {
         let path = folder.write(&format!("case/{name}"), &whole);
-        // The file itself is read, so that it is not the first byte already that refuses all of its mutations.
+        // The undamaged file must be readable; otherwise all of its mutations would be rejected.
         assert!(prepared_as(&path, Some(8), &config, None).is_ok(), "{name}");
         for case in 0..cases {
             let mut rng = NoiseSource::new(case).rng(Domain::Augmentation, 0, 0);
@@ -142,15 +144,18 @@ fn damaged_files_are_read_or_refused() {
                 std::panic::catch_unwind(|| prepared_as(&path, Some(8), &config, None).is_ok());
             let largest = LARGEST.load(Ordering::Relaxed);
             let Ok(outcome) = outcome else { panic!("{name}, case {case}: a panic") };
-            assert!(largest <= MOST, "{name}, case {case}: an allocation of {largest} bytes");
+            assert!(
+                largest <= MAX_ALLOCATION,
+                "{name}, case {case}: an allocation of {largest} bytes"
+            );
             if outcome {
                 read += 1;
             } else {
-                refused += 1;
+                rejected += 1;
             }
         }
     }
     let _ = std::panic::take_hook();
-    println!("{read} damaged files were read all the same, {refused} refused");
-    assert!(read > 0 && refused > read / 4, "{read} read, {refused} refused");
+    println!("{read} damaged files were read, {rejected} rejected");
+    assert!(read > 0 && rejected > read / 4, "{read} read, {rejected} rejected");
 }

@@ -1,4 +1,4 @@
-//! Pictures from everything that holds pictures.
+//! Sources of every format: folders, archives, arrays and damaged files.
 
 mod cache;
 mod common;

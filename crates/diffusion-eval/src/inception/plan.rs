@@ -1,38 +1,38 @@
-//! The network as data: Inception-v3 (Szegedy et al. 2016) with the names of torchvision's weights and the pooling of
-//! those that FID is measured with.
+//! Inception-v3 (Szegedy et al. 2016) as data, with the tensor names of torchvision and the pooling
+//! of the network that FID uses.
 
-/// What happens to images, one step after the other. `C` is a convolution, planned or loaded.
+/// A step of the network. `C` is a convolution, planned or loaded.
 #[derive(Clone, Debug)]
 pub(super) enum Step<C> {
     Convolution(C),
     Pool(Pool),
-    /// Every branch takes the same images; their channels are put one after the other.
+    /// Every branch gets the same input; the output channels are concatenated.
     Branches(Vec<Vec<Self>>),
 }
 
 use Step::{Branches, Pool as Pooled};
 
-/// Windows of 3 × 3.
+/// Pooling over windows of 3 × 3.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Pool {
-    /// The largest of each second window.
+    /// The maximum with stride 2.
     Halve,
-    /// The mean of what lies inside the image.
+    /// The mean of the values inside the image.
     Mean,
-    /// The largest of what lies inside the image.
+    /// The maximum of the values inside the image.
     Max,
 }
 
 /// A convolution without bias, a normalisation and a ReLU.
 #[derive(Clone, Debug)]
 pub(super) struct Plan {
-    /// Of its tensors, before `.conv` and `.bn`.
+    /// The prefix of the tensor names, before `.conv` and `.bn`.
     pub(super) name: String,
     pub(super) outputs: usize,
     /// Height and width.
     pub(super) kernel: [usize; 2],
     pub(super) stride: usize,
-    /// With zeros around the images, so that their size remains.
+    /// Whether zeros around the images keep their size.
     pub(super) padded: bool,
 }
 
@@ -40,12 +40,12 @@ fn conv(name: impl Into<String>, outputs: usize, kernel: [usize; 2]) -> Step<Pla
     Step::Convolution(Plan { name: name.into(), outputs, kernel, stride: 1, padded: true })
 }
 
-/// 3 × 3, and no zeros around the images.
+/// A 3 × 3 convolution without padding.
 fn inner(name: impl Into<String>, outputs: usize, stride: usize) -> Step<Plan> {
     Step::Convolution(Plan { name: name.into(), outputs, kernel: [3, 3], stride, padded: false })
 }
 
-/// From 3 channels of 299 × 299 to 2048 of 8 × 8.
+/// The whole network, from (3, 299, 299) to (2048, 8, 8).
 pub(super) fn network() -> Vec<Step<Plan>> {
     vec![
         inner("Conv2d_1a_3x3", 32, 2),
@@ -65,7 +65,7 @@ pub(super) fn network() -> Vec<Step<Plan>> {
         block_c("Mixed_6e", 192),
         block_d("Mixed_7a"),
         block_e("Mixed_7b", Pool::Mean),
-        // The weights were trained so, whatever the paper says.
+        // The weights were trained with max pooling here, unlike the paper's network.
         block_e("Mixed_7c", Pool::Max),
     ]
 }

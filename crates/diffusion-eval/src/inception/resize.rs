@@ -1,9 +1,9 @@
-//! Bilinear interpolation between the centres of pixels, as PyTorch's `interpolate` does it by default: no corners
-//! aligned, nothing smoothed before pixels are left out.
+//! Bilinear resizing like PyTorch's `interpolate` in bilinear mode: `align_corners=False` and no
+//! antialiasing.
 
 use candle_core::{Device, Result, Tensor};
 
-/// `images` (N, C, H, W), none of them 0, in f32 to (N, C, size, size).
+/// Resizes `images` (N, C, H, W) in f32 to (N, C, size, size). No dimension may be 0.
 pub(super) fn resize(images: &Tensor, size: usize) -> Result<Tensor> {
     let (n, c, h, w) = images.dims4()?;
     let (rows, columns) = (weights(h, size, images.device())?, weights(w, size, images.device())?);
@@ -11,11 +11,11 @@ pub(super) fn resize(images: &Tensor, size: usize) -> Result<Tensor> {
     rows.broadcast_matmul(&wide)?.reshape((n, c, size, size))
 }
 
-/// How much of each of `from` pixels is in each of `to`: (to, from).
+/// The interpolation weights (to, from): the share of each input pixel in each output pixel.
 fn weights(from: usize, to: usize, device: &Device) -> Result<Tensor> {
     let mut weights = vec![0f32; to * from];
     for (i, row) in weights.chunks_exact_mut(from).enumerate() {
-        // What lies outside of the outermost centres is as they are.
+        // Positions outside the outermost centres take the value of the border pixel.
         let position = ((i as f64 + 0.5) * from as f64 / to as f64 - 0.5).max(0.0);
         let first = (position as usize).min(from - 1);
         let share = position - first as f64;
@@ -49,17 +49,17 @@ mod tests {
     }
 
     #[test]
-    fn reducing_looks_at_two_pixels_however_many_there_are() {
+    fn reducing_uses_two_pixels_however_many_there_are() {
         // (i + ½)·8/2 − ½: the new centres are at 1½ and 5½.
         let row: &[f32] = &[100.0, 1.0, 3.0, 100.0, 100.0, 5.0, 9.0, 100.0];
         assert_eq!(resized(&[row], 2), [2.0, 7.0, 2.0, 7.0]);
-        // By 3, they are pixels, at 1 and 4.
+        // Reducing by 3: the centres are pixels, at 1 and 4.
         assert_eq!(resized(&[&[0.0, 1.0, 0.0, 0.0, 2.0, 0.0]], 2), [1.0, 2.0, 1.0, 2.0]);
     }
 
     #[test]
     fn each_side_is_resized_by_its_own_factor() {
-        // Rows at −¼, ¼, ¾, 1¼; a column each, at 1, 4, 7, 10.
+        // Rows at −¼, ¼, ¾, 1¼; columns at the pixels 1, 4, 7, 10.
         let rows: [Vec<f32>; 2] =
             [0u8, 12].map(|top| (0..12u8).map(|x| f32::from(top + x)).collect());
         let expected = [
@@ -72,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn images_of_the_size_stay_as_they_are() {
+    fn images_of_the_target_size_are_unchanged() {
         let image = [[0.1, 0.7, -0.3], [0.9, -1.0, 0.2], [0.3, 0.4, 1.0]];
         assert_eq!(resized(&[&image[0], &image[1], &image[2]], 3), image.as_flattened());
     }

@@ -1,18 +1,18 @@
-//! The classes that a classifier reads in images.
+//! The classes that a classifier recognises in images.
 
 use candle_core::{D, Tensor};
 
-/// What a classifier must give a class to be sure of it.
+/// The probability above which a classifier is sure of a class.
 const SURE: f64 = 0.95;
 
-/// What a classifier reads in a set of images.
+/// The classes that a classifier recognises in a set of images.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ClassShares {
-    /// The share of each class.
+    /// The share of images of each class, in \[0, 1\].
     pub shares: Vec<f64>,
-    /// Images whose class has a probability above 0.95.
+    /// The share of images whose likeliest class has a probability above 0.95, in \[0, 1\].
     pub sure: f64,
-    /// The mean probability of the likeliest class.
+    /// The mean probability of the likeliest class, in \[0, 1\].
     pub confidence: f64,
 }
 
@@ -22,32 +22,39 @@ impl ClassShares {
         self.shares.iter().copied().fold(f64::INFINITY, f64::min)
     }
 
-    /// The share of images in which the class is read that they were to be, of those that were to be of some
-    /// class; none where none was. `logits` are (N, classes), and `asked` has N entries.
+    /// The share of images whose recognised class is the requested one, in \[0, 1\]. Images without
+    /// a requested class do not count; `None` if no image has one. `logits` are (N, classes), and
+    /// `requested` has N entries.
     ///
     /// # Errors
-    /// A tensor of another rank.
-    pub fn as_asked(logits: &Tensor, asked: &[Option<u32>]) -> candle_core::Result<Option<f64>> {
-        let read = logits.argmax(D::Minus1)?.to_vec1::<u32>()?;
-        let pairs = read.into_iter().zip(asked).filter_map(|(read, asked)| Some((read, (*asked)?)));
+    /// If `logits` does not have rank 2.
+    pub fn class_accuracy(
+        logits: &Tensor,
+        requested: &[Option<u32>],
+    ) -> candle_core::Result<Option<f64>> {
+        let recognised = logits.argmax(D::Minus1)?.to_vec1::<u32>()?;
+        let pairs = recognised
+            .into_iter()
+            .zip(requested)
+            .filter_map(|(recognised, requested)| Some((recognised, (*requested)?)));
         let [mut all, mut right] = [0usize; 2];
-        for (read, asked) in pairs {
+        for (recognised, requested) in pairs {
             all += 1;
-            right += usize::from(read == asked);
+            right += usize::from(recognised == requested);
         }
         Ok((all > 0).then(|| right as f64 / all as f64))
     }
 
-    /// Of `logits` (N, classes), N at least 1.
+    /// The shares from `logits` (N, classes); N must be at least 1.
     ///
     /// # Errors
-    /// A tensor of another rank; no images.
+    /// If `logits` does not have rank 2. If there are no images.
     pub fn of(logits: &Tensor) -> candle_core::Result<Self> {
         let (count, classes) = logits.dims2()?;
         let probabilities = candle_nn::ops::softmax(logits, D::Minus1)?;
-        let read = probabilities.argmax(D::Minus1)?.to_vec1::<u32>()?;
+        let recognised = probabilities.argmax(D::Minus1)?.to_vec1::<u32>()?;
         let mut counts = vec![0usize; classes];
-        for class in read {
+        for class in recognised {
             counts[class as usize] += 1;
         }
         let likeliest: Vec<f64> =

@@ -5,7 +5,7 @@ use nalgebra::{DMatrix, DVector};
 
 use crate::EvalError;
 
-/// Mean and covariance of a set of features.
+/// The mean and covariance of a set of features.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Statistics {
     mean: DVector<f64>,
@@ -13,10 +13,12 @@ pub struct Statistics {
 }
 
 impl Statistics {
-    /// Of `features` (N, D), N at least 2; the covariance is divided by N − 1.
+    /// The statistics of `features` (N, D); N must be at least 2. The covariance has the divisor
+    /// N − 1.
     ///
     /// # Errors
-    /// A tensor of another rank; fewer rows; a feature that is not finite.
+    /// If `features` does not have rank 2, has fewer than 2 rows or no columns. If a feature is not
+    /// finite.
     pub fn of(features: &Tensor) -> Result<Self, EvalError> {
         let (rows, width) = features.dims2()?;
         if rows < 2 || width == 0 {
@@ -32,11 +34,10 @@ impl Statistics {
         Ok(Self { mean, covariance })
     }
 
-    /// From a `mean` (D) and a `covariance` (D, D), as [`mean`](Self::mean) and
-    /// [`covariance`](Self::covariance) give them.
+    /// The statistics with a given `mean` (D) and `covariance` (D, D).
     ///
     /// # Errors
-    /// Other shapes.
+    /// If the shapes do not fit. If a value is not finite.
     pub(crate) fn from_parts(mean: &Tensor, covariance: &Tensor) -> Result<Self, EvalError> {
         let (rows, columns) = covariance.dims2()?;
         let width = mean.dims1()?;
@@ -51,7 +52,7 @@ impl Statistics {
     /// The mean (D), in f64.
     ///
     /// # Errors
-    /// None to be expected.
+    /// No error is expected.
     pub fn mean(&self) -> candle_core::Result<Tensor> {
         Tensor::from_slice(self.mean.as_slice(), self.width(), &Device::Cpu)
     }
@@ -59,9 +60,9 @@ impl Statistics {
     /// The covariance (D, D), in f64.
     ///
     /// # Errors
-    /// None to be expected.
+    /// No error is expected.
     pub fn covariance(&self) -> candle_core::Result<Tensor> {
-        // Columns first or rows first: it is symmetric.
+        // The order of rows and columns does not matter: the matrix is symmetric.
         Tensor::from_slice(self.covariance.as_slice(), (self.width(), self.width()), &Device::Cpu)
     }
 
@@ -70,14 +71,14 @@ impl Statistics {
         self.mean.len()
     }
 
-    /// |m₁ − m₂|² + tr(C₁ + C₂ − 2·(C₁·C₂)^½), at least 0.
+    /// The Fréchet distance |m₁ − m₂|² + tr(C₁ + C₂ − 2·(C₁·C₂)^½), at least 0.
     ///
-    /// The trace of the root is that of (C₁^½·C₂·C₁^½)^½, which is symmetric: its eigenvalues are real, and
-    /// where there are fewer points than features those that should be 0 are cut off there instead of
-    /// spoiling the rest.
+    /// The trace of the root is computed from the symmetric matrix (C₁^½·C₂·C₁^½)^½, whose
+    /// eigenvalues are real. With fewer points than features, some eigenvalues should be 0; values
+    /// below 0 from rounding are set to 0.
     ///
     /// # Errors
-    /// Sets of different features.
+    /// If the numbers of features differ.
     pub fn frechet_distance(&self, other: &Self) -> Result<f64, EvalError> {
         if self.width() != other.width() {
             return Err(EvalError::Width(self.width(), other.width()));
@@ -91,10 +92,10 @@ impl Statistics {
     }
 }
 
-/// The numbers of `features` (N, D) in f64, row by row.
+/// The values of `features` (N, D) in f64, row by row.
 ///
 /// # Errors
-/// A tensor of another rank; a feature that is not finite.
+/// If `features` does not have rank 2. If a feature is not finite.
 pub(crate) fn finite_values(features: &Tensor) -> Result<Vec<f64>, EvalError> {
     let (_, width) = features.dims2()?;
     let values =
@@ -107,7 +108,7 @@ pub(crate) fn finite_values(features: &Tensor) -> Result<Vec<f64>, EvalError> {
     }
 }
 
-/// The root of a symmetric matrix without negative eigenvalues, but for rounding.
+/// The square root of a symmetric matrix whose eigenvalues are at least 0, up to rounding.
 fn symmetric_root(matrix: &DMatrix<f64>) -> DMatrix<f64> {
     let eigen = matrix.clone().symmetric_eigen();
     let roots = eigen.eigenvalues.map(|value| value.max(0.0).sqrt());
@@ -119,7 +120,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn features_that_make_no_gaussian_are_refused_in_words() {
+    fn features_without_a_gaussian_are_errors() {
         let of = |rows: &[[f32; 2]]| {
             Statistics::of(
                 &Tensor::from_slice(rows.as_flattened(), (rows.len(), 2), &Device::Cpu).unwrap(),
@@ -147,7 +148,7 @@ mod tests {
             let rows: Vec<f32> = [-1f32, 0.0, 1.0].iter().map(|x| x * deviation + mean).collect();
             Statistics::of(&Tensor::from_vec(rows, (3, 1), &Device::Cpu).unwrap()).unwrap()
         };
-        // The deviations are those factors, as the variance of −1, 0 and 1 is 1.
+        // The factors are the standard deviations, because the variance of −1, 0 and 1 is 1.
         let distance = set(2.0, 1.0).frechet_distance(&set(5.0, -3.0)).unwrap();
         assert!((distance - (16.0 + 9.0)).abs() < 1e-9, "{distance}");
     }

@@ -1,18 +1,20 @@
-//! How good and how varied generated images are, by whose neighbours they are.
+//! Precision, recall, density and coverage: metrics from nearest neighbours.
 
 use candle_core::Tensor;
 
 use super::points::Points;
 use crate::EvalError;
 
-/// Points and around each a ball that reaches to its k-th nearest neighbour: where the data lie, roughly.
+/// An estimate of where data lie: points, each with a ball that reaches to its k-th nearest
+/// neighbour.
 ///
 /// ```
 /// use candle_core::{Device, Tensor};
 /// use diffusion_eval::Manifold;
 ///
 /// let real = Manifold::new(&Tensor::new(&[[0f32], [1.0], [2.0], [3.0]], &Device::Cpu)?, 1)?;
-/// let generated = Manifold::new(&Tensor::new(&[[0.5f32], [0.6], [9.0], [9.1]], &Device::Cpu)?, 1)?;
+/// let generated =
+///     Manifold::new(&Tensor::new(&[[0.5f32], [0.6], [9.0], [9.1]], &Device::Cpu)?, 1)?;
 /// let agreement = real.agreement(&generated)?;
 /// assert_eq!((agreement.precision, agreement.coverage), (0.5, 0.5));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -20,31 +22,35 @@ use crate::EvalError;
 #[derive(Clone, Debug)]
 pub struct Manifold {
     points: Points,
-    /// The square of each ball's radius.
+    /// The squared radius of each ball.
     radii: Vec<f64>,
     neighbours: usize,
 }
 
-/// What two sets of points say of each other; all are shares, in \[0, 1\], but for the density.
+/// The agreement of real and generated points. All metrics but the density are shares in \[0, 1\].
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Agreement {
-    /// Generated points that lie in the ball of some real one: how many are good (Kynkäänniemi et al. 2019).
+    /// The share of generated points in the ball of any real point: the quality of the generated
+    /// points (Kynkäänniemi et al. 2019).
     pub precision: f64,
-    /// Real points that lie in the ball of some generated one: how much of the data is reached (the same).
+    /// The share of real points in the ball of any generated point: how much of the data is reached
+    /// (Kynkäänniemi et al. 2019).
     pub recall: f64,
-    /// In how many balls of real points a generated one lies, on average, by k: 1 for the data themselves,
-    /// and above for what lies where they are dense (Naeem et al. 2020).
+    /// The mean number of real balls that contain a generated point, divided by k (Naeem et al.
+    /// 2020). It is 1 for the data themselves, and larger for points in dense regions of the data.
     pub density: f64,
-    /// Real points in whose ball some generated one lies; unlike the recall, outliers among the generated
-    /// cannot raise it (the same).
+    /// The share of real points whose ball contains a generated point (Naeem et al. 2020). Unlike
+    /// the recall, it cannot be raised by outliers among the generated points.
     pub coverage: f64,
 }
 
 impl Manifold {
-    /// Of `features` (N, D), with balls that reach to the `neighbours`-th nearest of the other points.
+    /// The manifold of `features` (N, D), with balls that reach to the `neighbours`-th nearest
+    /// other point.
     ///
     /// # Errors
-    /// A tensor of another rank; no neighbours, or not as many points; a feature that is not finite.
+    /// If `features` does not have rank 2. If `neighbours` is 0 or not below N. If a feature is not
+    /// finite.
     pub fn new(features: &Tensor, neighbours: usize) -> Result<Self, EvalError> {
         let (rows, _) = features.dims2()?;
         if neighbours == 0 || rows <= neighbours {
@@ -54,7 +60,7 @@ impl Manifold {
         let mut radii = Vec::with_capacity(rows);
         points.each_row_of_distances(&points, |_, distances| {
             let mut distances = distances.to_vec();
-            // The nearest of all is the point itself.
+            // Index 0 is the point itself.
             let (_, radius, _) = distances.select_nth_unstable_by(neighbours, f64::total_cmp);
             radii.push(*radius);
         })?;
@@ -67,10 +73,10 @@ impl Manifold {
         self.points.len()
     }
 
-    /// What these points, the real ones, and `generated` say of each other.
+    /// The agreement of these points, taken as real ones, with `generated` points.
     ///
     /// # Errors
-    /// Points of different features.
+    /// If the numbers of features differ.
     pub fn agreement(&self, generated: &Self) -> Result<Agreement, EvalError> {
         let (real_count, count) = (self.len() as f64, generated.len() as f64);
         let mut inside = vec![0usize; generated.len()];

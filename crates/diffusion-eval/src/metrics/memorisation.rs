@@ -1,4 +1,4 @@
-//! Whether generated images are new, or those of training once more.
+//! Whether generated images are new or copies of training images.
 
 use candle_core::Tensor;
 
@@ -6,25 +6,26 @@ use super::points::Points;
 use super::quality::spread;
 use crate::EvalError;
 
-/// An image is a copy if its nearest training image is at less than this share of the distance of the second
-/// nearest (Yoon et al. 2023, "Diffusion probabilistic models generalize when they fail to memorize").
-const COPY: f64 = 1.0 / 3.0;
-/// Images this much nearer than a training image has its nearest other are the same image, whatever else is
-/// near.
-const SAME: f64 = 0.05;
-/// Training images whose own neighbours are looked for.
-const OWN: usize = 1000;
+/// An image is a copy if the distance to its nearest training image is below this share of the
+/// distance to the second nearest (Yoon et al. 2023, "Diffusion probabilistic models generalize
+/// when they fail to memorize").
+const COPY_SHARE: f64 = 1.0 / 3.0;
+/// An image is a copy, whatever its second nearest, if the distance to its nearest training image
+/// is below this share of the mean distance between nearest training images.
+const SAME_SHARE: f64 = 0.05;
+/// The number of training images whose nearest other training image is searched for.
+const TRAINING_QUERIES: usize = 1000;
 
-/// The nearest of many points.
+/// The nearest of a set of points.
 struct Neighbour {
-    /// Its Euclidean distance.
+    /// The Euclidean distance to it.
     distance: f64,
-    /// The distance of the second nearest; infinite where there is none.
+    /// The distance to the second nearest; infinite if there is none.
     second: f64,
 }
 
-/// The nearest of `among` to each point, of which `points` has as many views as `views` says, one after the
-/// other: near is what any of them is near.
+/// The nearest of `among` to each query. `points` has `views` consecutive rows for each query; the
+/// distance is that of the nearest view.
 fn nearest(points: &Points, views: usize, among: &Points) -> Result<Vec<Neighbour>, EvalError> {
     let mut found = Vec::with_capacity(points.len() / views);
     let mut nearest_view = vec![f64::INFINITY; among.len()];
@@ -49,52 +50,53 @@ fn nearest(points: &Points, views: usize, among: &Points) -> Result<Vec<Neighbou
     Ok(found)
 }
 
-/// How near images come to those of training, pixel by pixel.
+/// How near generated images are to training images, by Euclidean distance of pixels.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Memorisation {
-    /// The share of copies: images at less than a third of the distance from the nearest training image that
-    /// they are from the second nearest.
+    /// The share of copies, in \[0, 1\]. A copy is less than a third as far from its nearest
+    /// training image as from the second nearest.
     pub copies: f64,
     /// The mean distance to the nearest training image.
     pub nearest: f64,
-    /// The same of training images to the nearest other one. Where images are learnt by heart, `nearest` is
-    /// far below it.
+    /// The mean distance of a training image to the nearest other one. For memorised images,
+    /// `nearest` is far below it.
     pub training_nearest: f64,
 }
 
-/// Training images, among which others are looked for.
+/// Training images, to search for copies of them.
 #[derive(Clone, Debug)]
 pub struct TrainingImages {
     points: Points,
     mirrored: bool,
-    /// The mean distance of one to the nearest other one.
+    /// The mean distance of a training image to the nearest other one.
     nearest: f64,
 }
 
 impl TrainingImages {
-    /// The images of `training` (M, C, H, W), M at least 2; of a training that mirrored them, their mirror
-    /// images (`mirrored`) as well.
+    /// The images `training` (M, C, H, W); M must be at least 2. If `mirrored` is set, copies of
+    /// mirror images are found as well: use it if training mirrored the images.
     ///
     /// # Errors
-    /// Fewer; a pixel that is not finite.
+    /// If there are fewer than 2 images. If a pixel is not finite.
     pub fn new(training: &Tensor, mirrored: bool) -> Result<Self, EvalError> {
-        let known = training.dim(0)?;
-        if known < 2 {
-            return Err(EvalError::TooFew(known));
+        let count = training.dim(0)?;
+        if count < 2 {
+            return Err(EvalError::TooFew(count));
         }
         let mut new = Self { points: Points::new(training)?, mirrored, nearest: f64::NAN };
-        // The nearest of all is the image itself.
-        let own = new.nearest(&spread(training, OWN)?)?;
-        new.nearest = own.iter().map(|found| found.second).sum::<f64>() / own.len() as f64;
+        // The nearest is the image itself.
+        let neighbours = new.nearest(&spread(training, TRAINING_QUERIES)?)?;
+        new.nearest =
+            neighbours.iter().map(|found| found.second).sum::<f64>() / neighbours.len() as f64;
         Ok(new)
     }
 
-    /// Whether mirror images are looked for as well.
+    /// Whether copies of mirror images are found as well.
     pub fn mirrored(&self) -> bool {
         self.mirrored
     }
 
-    /// The nearest of these to each of `images`.
+    /// The nearest training image of each of `images`.
     fn nearest(&self, images: &Tensor) -> Result<Vec<Neighbour>, EvalError> {
         if !self.mirrored {
             return nearest(&Points::new(images)?, 1, &self.points);
@@ -103,21 +105,25 @@ impl TrainingImages {
         nearest(&Points::new(&views.flatten(0, 1)?)?, 2, &self.points)
     }
 
-    /// How near generated `images` (N, C, H, W) come to these, N at least 1. The work grows with N·M: a few
-    /// thousand of each are enough.
+    /// How near generated `images` (N, C, H, W) are to the training images; N must be at least 1.
+    /// The work grows with N·M: a few thousand of each are enough.
     ///
     /// # Errors
-    /// No images, or of another size; a pixel that is not finite.
+    /// If there are no images, or they differ in size from the training images. If a pixel is not
+    /// finite.
     pub fn memorisation(&self, images: &Tensor) -> Result<Memorisation, EvalError> {
         let count = images.dim(0)?;
         if count == 0 {
             return Err(EvalError::TooFew(count));
         }
         let found = self.nearest(images)?;
-        // A training image that is there twice is its copy's second neighbour too.
-        let same = SAME * self.nearest;
-        let copies =
-            found.iter().filter(|found| found.distance < (COPY * found.second).max(same)).count();
+        // If a training image exists twice, its copy is as far from both: the ratio alone misses
+        // it.
+        let same = SAME_SHARE * self.nearest;
+        let copies = found
+            .iter()
+            .filter(|found| found.distance < (COPY_SHARE * found.second).max(same))
+            .count();
         Ok(Memorisation {
             copies: copies as f64 / count as f64,
             nearest: found.iter().map(|found| found.distance).sum::<f64>() / count as f64,
@@ -149,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn the_nearest_of_several_views_is_that_of_any() {
+    fn the_nearest_of_several_views_counts() {
         let found =
             nearest(&points(&[[9.0, 9.0], [3.0, 4.0]]), 2, &points(&[[0.0, 0.0], [9.0, 8.0]]))
                 .unwrap();

@@ -5,10 +5,10 @@ use candle_core::{Device, Tensor};
 use super::frechet::finite_values;
 use crate::EvalError;
 
-/// Rows compared at once: a block of distances stays small however many rows there are.
+/// The number of rows compared at once. It bounds the memory for distances.
 const BLOCK: usize = 1024;
 
-/// Points in f64.
+/// Points in f64, with their squared norms.
 #[derive(Clone, Debug)]
 pub(crate) struct Points {
     /// (N, D).
@@ -18,7 +18,7 @@ pub(crate) struct Points {
 }
 
 impl Points {
-    /// The rows of `points` (N, …), each flattened.
+    /// The points `points` (N, …), each flattened.
     pub(crate) fn new(points: &Tensor) -> Result<Self, EvalError> {
         let points = points.flatten_from(1)?;
         let (rows, width) = points.dims2()?;
@@ -32,11 +32,12 @@ impl Points {
         self.squares.len()
     }
 
-    /// Calls `look` with the squared distances of each of these points to all `others`.
+    /// Calls `visit` with the index of each of these points and its squared distances to all
+    /// `others`.
     pub(crate) fn each_row_of_distances(
         &self,
         others: &Self,
-        mut look: impl FnMut(usize, &[f64]),
+        mut visit: impl FnMut(usize, &[f64]),
     ) -> Result<(), EvalError> {
         let (width, other_width) = (self.points.dim(1)?, others.points.dim(1)?);
         if width != other_width {
@@ -49,11 +50,11 @@ impl Points {
                 self.points.narrow(0, first, rows)?.matmul(&columns)?.to_vec2::<f64>()?;
             for (i, mut row) in products.into_iter().enumerate() {
                 let square = self.squares[first + i];
-                // |a − b|² = |a|² + |b|² − 2·a·b, which rounding may bring below 0.
+                // |a − b|² = |a|² + |b|² − 2·a·b; rounding may bring it below 0.
                 for (product, other) in row.iter_mut().zip(&others.squares) {
                     *product = (square + other - 2.0 * *product).max(0.0);
                 }
-                look(first + i, &row);
+                visit(first + i, &row);
             }
         }
         Ok(())

@@ -1,68 +1,69 @@
-//! What a set of generated images is worth beside real ones.
+//! The quality of generated images compared with real ones.
 
 use candle_core::Tensor;
 
 use crate::{Agreement, EvalError, Manifold, Statistics};
 
-/// Neighbours that the balls of precision, recall, density and coverage reach to.
+/// The number of neighbours k for precision, recall, density and coverage.
 const NEIGHBOURS: usize = 5;
 
-/// Real images, as a network of features sees them.
+/// The features of real images, to compare generated ones with.
 #[derive(Clone, Debug)]
 pub struct Reference {
     statistics: Statistics,
     manifold: Manifold,
 }
 
-/// What is said of generated images.
+/// The quality of generated images by their features.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SampleQuality {
-    /// The images.
+    /// The number of generated images.
     pub count: usize,
-    /// Between the Gaussians of the features of all images.
+    /// The Fréchet distance to the reference, from the features of all images.
     pub frechet_distance: f64,
-    /// How good and how varied 3,000 of them are.
+    /// Precision, recall, density and coverage, from at most 3,000 of the images.
     pub agreement: Agreement,
 }
 
 impl Reference {
-    /// Images that a set must have at least, of real and of generated ones: each needs its neighbours.
+    /// The smallest number of images in a set, real or generated: each image needs 5 neighbours.
     pub const SMALLEST: usize = NEIGHBOURS + 1;
-    /// Images of a set that precision, recall, density and coverage are told from at most, since the work
+    /// The largest number of images of a set for precision, recall, density and coverage: the work
     /// grows with the square.
     pub const COMPARED: usize = 3000;
 
-    /// Of the features (N, D) of real images, at least 6.
+    /// The reference from the features (N, D) of real images; N must be at least 6.
     ///
     /// # Errors
-    /// Fewer; a feature that is not finite.
+    /// If there are fewer than 6 images. If a feature is not finite.
     pub fn of(features: &Tensor) -> Result<Self, EvalError> {
         Self::new(Statistics::of(features)?, features)
     }
 
-    /// Of statistics that were computed from more images than `features` (N, D) are there of.
+    /// The reference from `statistics`, which may cover more images than the `features` (N, D).
     ///
     /// # Errors
-    /// Features of another number than the statistics', fewer than 6, or that are not finite.
+    /// If `features` has fewer than 6 rows. If a feature is not finite.
     pub fn new(statistics: Statistics, features: &Tensor) -> Result<Self, EvalError> {
         let manifold = Manifold::new(&compared(features)?, NEIGHBOURS)?;
         Ok(Self { statistics, manifold })
     }
 
-    /// Real images that precision, recall, density and coverage are told from.
+    /// The number of real images used for precision, recall, density and coverage.
     pub fn compared(&self) -> usize {
         self.manifold.len()
     }
 
-    /// D, the number of features. From fewer images than that, the distance says little.
+    /// The number of features, D. With fewer images than that, the Fréchet distance is unreliable.
     pub fn features(&self) -> usize {
         self.statistics.width()
     }
 
-    /// What generated images with these `features` (N, D) are worth; N at least 6.
+    /// The quality of generated images with these `features` (N, D); N must be at least 6.
     ///
     /// # Errors
-    /// Fewer; other features than the reference's; a feature that is not finite.
+    /// If there are fewer than 6 images. If the number of features is not that of the reference. If
+    /// a feature is not finite.
     pub fn quality(&self, features: &Tensor) -> Result<SampleQuality, EvalError> {
         Ok(SampleQuality {
             count: features.dim(0)?,
@@ -78,10 +79,11 @@ fn compared(features: &Tensor) -> candle_core::Result<Tensor> {
     spread(features, Reference::COMPARED)
 }
 
-/// At most `most` of the rows of `tensor`, evenly spread over all: sets may be sorted by class.
+/// At most `most` rows of `tensor`, evenly spread over all rows, because sets may be sorted by
+/// class.
 ///
 /// # Errors
-/// A scalar; those of the device.
+/// If `tensor` is a scalar. An error of the device.
 pub fn spread(tensor: &Tensor, most: usize) -> candle_core::Result<Tensor> {
     let count = tensor.dim(0)?;
     if count <= most {
@@ -91,8 +93,8 @@ pub fn spread(tensor: &Tensor, most: usize) -> candle_core::Result<Tensor> {
     tensor.index_select(&Tensor::new(chosen, tensor.device())?, 0)
 }
 
-/// The mean of `values` and the standard deviation that they let one guess (over n - 1); none from a single
-/// value.
+/// The mean of `values` and their sample standard deviation (divided by n − 1), `None` for fewer
+/// than 2 values.
 ///
 /// The mean of no values is NaN.
 pub fn mean_and_deviation(values: &[f64]) -> (f64, Option<f64>) {

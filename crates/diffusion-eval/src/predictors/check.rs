@@ -1,26 +1,28 @@
-//! Whether predictors that know nothing err as theory says.
+//! Whether the errors of trivial baselines are as expected.
 
 use super::{Predictor, PredictorErrors};
 use crate::Estimate;
 
-/// The error in ε of a baseline, beside the one that theory expects.
+/// The measured error in ε of a baseline, compared with the expected one.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct BaselineCheck {
-    /// The error that is expected at every level.
+    /// The expected error at every level.
     pub expected: f64,
-    /// The one over all levels.
+    /// The measured error over all levels.
     pub measured: Estimate,
-    /// How far the error over all levels is from the expected one, in standard errors. `None`: the standard
-    /// error is 0, or unknown as there is one image.
+    /// The difference of the measured and the expected error, in standard errors. `None` if the
+    /// standard error is 0 or unknown (one image).
     pub deviation: Option<f64>,
-    /// The same of the bin that is furthest from it.
+    /// The largest difference in a bin, in its standard errors. `None` if no bin has a standard
+    /// error.
     pub largest_deviation: Option<f64>,
-    /// The largest difference from the expected error in a bin.
+    /// The largest difference from the expected error in a bin, as a value.
     pub largest_difference: f64,
 }
 
 impl BaselineCheck {
-    /// Of the `errors` of a predictor that should err by `expected` in ε at every level, at least 0.
+    /// Compares `errors` with the expected error. `expected` is the error in ε at every level, at
+    /// least 0.
     pub fn new(errors: &PredictorErrors, expected: f64) -> Self {
         let deviation = |estimate: Estimate| {
             let deviation = (estimate.mean - expected).abs() / estimate.standard_error;
@@ -36,15 +38,15 @@ impl BaselineCheck {
         }
     }
 
-    /// Whether the error is the expected one in each bin, without any difference.
+    /// Whether the error is exactly the expected one in each bin.
     pub fn is_exact(&self) -> bool {
         self.largest_difference == 0.0
     }
 }
 
 impl Predictor<'_> {
-    /// The mean square of ε̂ − ε that theory expects at every level: the noise has variance 1, and other
-    /// noise has it once more. `None` for a model.
+    /// The expected mean square of ε̂ − ε at every level: 1, 2 and 0 for the baselines, `None` for
+    /// a model. The noise has variance 1, and independent noise adds 1.
     pub fn expected_error(&self) -> Option<f64> {
         match self {
             Self::Zero => Some(1.0),

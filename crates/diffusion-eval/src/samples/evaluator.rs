@@ -1,36 +1,36 @@
-//! Judging sets of generated images.
+//! The evaluation of sets of generated images.
 
 use std::collections::BTreeMap;
 
 use candle_core::{Device, Tensor};
 
-use super::training::KnownImages;
+use super::training::TrainingSubset;
 use super::{FeatureMetrics, ImageSet, Note, ReferenceSet, SampleMetrics, TrainingSet, notes};
 use crate::{
     ClassShares, DigitJudge, EvalError, FeatureExtractor, FeatureNetwork, Reference, diversity,
     spread,
 };
 
-/// Reference images that features are computed of, at most.
-const REFERENCES: usize = 10_000;
+/// The largest number of reference images whose features are computed.
+const MAX_REFERENCES: usize = 10_000;
 
-/// Reference images, as a network of features sees them.
+/// A feature network and the features of the reference images.
 #[derive(Clone, Debug)]
 pub struct FeatureJudge {
     extractor: FeatureExtractor,
     pub(super) reference: Reference,
     reference_name: String,
-    /// Whether the digits that the network reads are the classes of the images.
+    /// Whether the classes of the images are the digits that the network recognises.
     classifies: bool,
-    /// Whether images that the model was trained on are among the references.
+    /// Whether the reference images include training images of the model.
     pub(super) circular: bool,
 }
 
 impl FeatureJudge {
-    /// The digit judge that comes with this crate, beside MNIST's 10,000 test digits.
+    /// The included digit judge, with MNIST's 10,000 test digits as the reference images.
     ///
     /// # Errors
-    /// Those of the device.
+    /// An error of the device.
     pub fn of_mnist(device: &Device) -> Result<Self, EvalError> {
         let (judge, reference) = DigitJudge::shipped(device)?;
         Ok(Self {
@@ -42,10 +42,12 @@ impl FeatureJudge {
         })
     }
 
-    /// `extractor`, which is on `device`, beside up to 10,000 images of `references`.
+    /// The network `extractor`, with up to 10,000 images of `references`. `device` must be the
+    /// device of the network.
     ///
     /// # Errors
-    /// [`EvalError::TooFewReferences`]; those of reading and of the network.
+    /// Fails with [`EvalError::TooFewReferences`] if there are fewer than 6 reference images. If
+    /// the images cannot be read. If the network cannot read their shape.
     pub fn new<S: ImageSet>(
         extractor: FeatureExtractor,
         references: &ReferenceSet<S>,
@@ -56,7 +58,7 @@ impl FeatureJudge {
         if all < smallest {
             return Err(EvalError::TooFewReferences { name: name.clone(), count: all, smallest });
         }
-        let features = extractor.extract_from(images, REFERENCES, device)?;
+        let features = extractor.extract_from(images, MAX_REFERENCES, device)?;
         let count = features.dim(0)?;
         let of = if count < all { format!(" of {all}") } else { String::new() };
         Ok(Self {
@@ -68,28 +70,28 @@ impl FeatureJudge {
         })
     }
 
-    /// The network that makes the features.
+    /// The kind of the feature network.
     pub fn network(&self) -> FeatureNetwork {
         self.extractor.network()
     }
 
-    /// Whether the digit judge judges images that are no digits, as far as is known: it orders sets of them
-    /// only roughly.
+    /// Whether the network is the digit judge but the images are not known to be digits. It then
+    /// ranks sets of images only roughly.
     pub fn is_rough(&self) -> bool {
         self.network() == FeatureNetwork::DigitJudge && !self.classifies
     }
 
-    /// What the reference images are.
+    /// A description of the reference images.
     pub fn reference_name(&self) -> &str {
         &self.reference_name
     }
 
-    /// How near `images` (N, C, H, W) in \[−1, 1\] are to the reference images, and what classes are read in
-    /// them; N at least 6. `classes` are the names of those that they were to be of, one an image or none at
-    /// all; a digit's name is the digit.
+    /// The feature metrics of `images` (N, C, H, W) in \[−1, 1\]; N must be at least 6. `classes`
+    /// are the names of the requested classes: one for each image, or an empty slice. The name of a
+    /// digit is the digit.
     ///
     /// # Errors
-    /// Fewer images; of a shape that the network does not read.
+    /// If there are fewer than 6 images. If the network cannot read the shape of the images.
     pub fn metrics(
         &self,
         images: &Tensor,
@@ -97,21 +99,26 @@ impl FeatureJudge {
     ) -> Result<FeatureMetrics, EvalError> {
         let (features, logits) = self.extractor.extract(images)?;
         let logits = logits.filter(|_| self.classifies);
-        let expected: Vec<Option<u32>> = classes.iter().map(|name| (*name)?.parse().ok()).collect();
-        let as_asked = |logits| {
-            if expected.is_empty() { Ok(None) } else { ClassShares::as_asked(logits, &expected) }
+        let requested: Vec<Option<u32>> =
+            classes.iter().map(|name| (*name)?.parse().ok()).collect();
+        let class_accuracy = |logits| {
+            if requested.is_empty() {
+                Ok(None)
+            } else {
+                ClassShares::class_accuracy(logits, &requested)
+            }
         };
         Ok(FeatureMetrics {
             network: self.network(),
             quality: self.reference.quality(&features)?,
             diversity: diversity(&features, &numbered(classes))?,
-            as_asked: logits.as_ref().map(as_asked).transpose()?.flatten(),
+            class_accuracy: logits.as_ref().map(class_accuracy).transpose()?.flatten(),
             classes: logits.map(|logits| ClassShares::of(&logits)).transpose()?,
         })
     }
 }
 
-/// The same names as the same numbers.
+/// Replaces names by numbers: equal names get equal numbers.
 fn numbered(names: &[Option<&str>]) -> Vec<Option<u32>> {
     let mut numbers = BTreeMap::new();
     let mut number = |name| {
@@ -121,22 +128,23 @@ fn numbered(names: &[Option<&str>]) -> Vec<Option<u32>> {
     names.iter().map(|name| name.map(&mut number)).collect()
 }
 
-/// What generated images are compared with: reference images by their features, training images pixel by
-/// pixel.
+/// Evaluates generated images: by features against reference images, and pixel by pixel against
+/// training images.
 pub struct SampleEvaluator {
-    /// `None` where no network makes features of such images.
+    /// `None` if the feature network cannot read such images.
     judge: Option<FeatureJudge>,
-    /// `None` where the images that the model was trained on are not known.
-    training: Option<KnownImages>,
-    /// Channels, height and width of the images.
+    /// `None` if the training images of the model are unknown or fewer than 2.
+    training: Option<TrainingSubset>,
+    /// The shape (C, H, W) of the images.
     shape: [usize; 3],
 }
 
 impl SampleEvaluator {
-    /// For images of `shape`, compared by `judge`, from a model that was trained on `training`.
+    /// An evaluator of images of `shape` (C, H, W) by `judge`. `training` are the images that the
+    /// model was trained on.
     ///
     /// # Errors
-    /// Those of reading the training images.
+    /// If the training images cannot be read. If a pixel is not finite.
     pub fn new<S: ImageSet>(
         shape: [usize; 3],
         judge: Option<FeatureJudge>,
@@ -144,41 +152,46 @@ impl SampleEvaluator {
         device: &Device,
     ) -> Result<Self, EvalError> {
         let training = training.filter(|training| training.can_be_copied());
-        let training = training.map(|training| KnownImages::new(training, device)).transpose()?;
+        let training =
+            training.map(|training| TrainingSubset::new(training, device)).transpose()?;
         Ok(Self { judge, training, shape })
     }
 
-    /// How the images are judged, to follow "they are".
+    /// How the images are evaluated, as a phrase that can follow "they are".
     pub fn description(&self) -> String {
         match (&self.judge, &self.training) {
             (Some(judge), _) => {
-                format!("judged by the {}, beside {}", judge.network().name(), judge.reference_name)
+                format!(
+                    "judged by the {}, compared with {}",
+                    judge.network().name(),
+                    judge.reference_name
+                )
             }
             (None, training) => {
                 let [channels, height, width] = self.shape;
-                let among = training.as_ref().map_or(0, |training| training.all);
+                let count = training.as_ref().map_or(0, |training| training.all);
                 format!(
-                    "looked at for copies of the {among} training pictures only: the digit judge makes features of 1×28×28, not of \
-                     {channels}×{height}×{width}"
+                    "checked for copies of the {count} training pictures only: the digit judge \
+                     needs images of 1×28×28, not of {channels}×{height}×{width}"
                 )
             }
         }
     }
 
-    /// What judges by features, if anything can.
+    /// The judge by features; `None` if the feature network cannot read such images.
     pub fn judge(&self) -> Option<&FeatureJudge> {
         self.judge.as_ref()
     }
 
-    /// What a reader of the metrics of sets of `fewest` to `most` images has to know.
+    /// The notes about metrics of sets of `fewest` to `most` images.
     pub(super) fn notes(&self, fewest: usize, most: usize) -> Vec<Note> {
         notes::notes(self.judge.as_ref(), self.training.as_ref(), fewest, most)
     }
 
-    /// Whether `count` images, which are called `name`, are enough.
+    /// Checks that the `count` images of the set `name` are enough to be judged.
     ///
     /// # Errors
-    /// [`EvalError::TooFewImages`].
+    /// Fails with [`EvalError::TooFewImages`] if there is a judge and `count` is below 6.
     pub fn check_number(&self, name: &str, count: usize) -> Result<(), EvalError> {
         let smallest = Reference::SMALLEST;
         if self.judge.is_some() && count < smallest {
@@ -187,11 +200,11 @@ impl SampleEvaluator {
         Ok(())
     }
 
-    /// The metrics of `images` (N, C, H, W) in \[−1, 1\]. `classes` are the names of those that they were to
-    /// be of, one an image or none at all.
+    /// The metrics of `images` (N, C, H, W) in \[−1, 1\]. `classes` are the names of the requested
+    /// classes: one for each image, or an empty slice.
     ///
     /// # Errors
-    /// Too few images, or of another shape.
+    /// If there are too few images. If their shape does not fit the network or the training images.
     pub fn evaluate(
         &self,
         images: &Tensor,
@@ -204,12 +217,11 @@ impl SampleEvaluator {
         Ok(SampleMetrics { count: images.dim(0)?, features, memorisation })
     }
 
-    /// The metrics of `count` training images, or all there are, compared with the reference images as
-    /// generated ones are: what a perfect model would get. `None` where they are too few, not known, or among
-    /// the reference images.
+    /// The feature metrics of up to `count` training images: the score of a perfect model. `None`
+    /// if the training images are fewer than 6, unknown or part of the reference images.
     ///
     /// # Errors
-    /// Those of the network.
+    /// An error of the network.
     pub fn evaluate_training(&self, count: usize) -> Result<Option<SampleMetrics>, EvalError> {
         let (Some(judge), Some(training)) = (&self.judge, &self.training) else { return Ok(None) };
         let count = training.count().min(count);

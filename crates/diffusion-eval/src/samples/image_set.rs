@@ -1,4 +1,4 @@
-//! Images, wherever they come from.
+//! Sets of images from any source.
 
 use std::ops::Range;
 
@@ -6,29 +6,29 @@ use candle_core::{Device, Tensor};
 
 use crate::{EvalError, spread};
 
-/// A set of images that are read when they are needed.
-#[allow(clippy::len_without_is_empty)] // an empty set is judged by its number, as other small ones are
+/// A set of images that are read on demand.
+#[allow(clippy::len_without_is_empty)] // an empty set is too small, like other small ones
 pub trait ImageSet: Clone {
     /// The number of images.
     fn len(&self) -> usize;
 
-    /// Channels, height and width of each.
+    /// The shape (C, H, W) of each image.
     fn shape(&self) -> [usize; 3];
 
-    /// At most `most` of the images, spread over the set and the same ones at each call.
+    /// At most `most` of the images, spread over the set. Each call returns the same ones.
     ///
     /// # Errors
-    /// None of them.
+    /// If no image would be left.
     fn limited(&self, most: usize) -> Result<Self, EvalError>;
 
     /// The images at `positions`, (n, C, H, W) in \[−1, 1\], on `device`.
     ///
     /// # Errors
-    /// Positions outside the set; those of reading.
+    /// If positions are outside the set. If an image cannot be read.
     fn images(&self, positions: Range<usize>, device: &Device) -> Result<Tensor, EvalError>;
 }
 
-/// Images (N, C, H, W) that are in memory.
+/// Images (N, C, H, W) in memory.
 impl ImageSet for Tensor {
     fn len(&self) -> usize {
         self.dims().first().copied().unwrap_or(0)

@@ -1,32 +1,33 @@
-//! Which images generated ones are compared with.
+//! The reference images that generated images are compared with.
 
 use std::path::Path;
 
 use super::{ImageSet, TrainingSet};
 use crate::{EvalError, FeatureNetwork, Reference};
 
-/// Where reference images come from.
+/// The source of the reference images.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReferenceChoice {
-    /// MNIST's 10,000 test digits, whose features come with the digit judge.
+    /// MNIST's 10,000 test digits, whose features are included with the digit judge.
     Mnist,
-    /// A set that the caller names: see [`ReferenceSet::new`].
+    /// A set of images given by the caller: see [`ReferenceSet::new`].
     Named,
-    /// The run of the model: see [`ReferenceSet::of_run`].
+    /// The validation or training images of the model's run: see [`ReferenceSet::of_run`].
     Run,
 }
 
 impl ReferenceChoice {
-    /// What images of `shape` are compared with by `network`, if they come from a model that was trained on
-    /// `training`.
+    /// The source of the reference for images of `shape` (C, H, W). `training` are the images that
+    /// the model was trained on.
     ///
-    /// Default: MNIST's test digits for the digit judge, if the training images are unknown or digits of
-    /// MNIST; otherwise the images of the run. `None`: the network makes no features of such images, and only
-    /// copies of training images can be looked for.
+    /// Default, if `requested` is `None`: MNIST's test digits for the digit judge, if the training
+    /// images are unknown or digits of MNIST; otherwise the images of the run. Returns `None` if
+    /// `network` cannot read images of `shape`: only copies of training images can be searched for.
     ///
     /// # Errors
-    /// [`EvalError::NoFeatures`]: a reference was asked for that nothing can be compared with, or no copies
-    /// can be looked for either; [`EvalError::NoImagesOfMnist`].
+    /// Fails with [`EvalError::NoFeatures`] if `network` cannot read images of `shape` and a
+    /// reference was requested or copies cannot be searched for. Fails with
+    /// [`EvalError::NoImagesOfMnist`] if MNIST was requested for Inception.
     pub fn new<S: ImageSet>(
         requested: Option<Self>,
         network: FeatureNetwork,
@@ -51,22 +52,24 @@ impl ReferenceChoice {
     }
 }
 
-/// Images that generated ones are compared with.
+/// The reference images that generated images are compared with.
 #[derive(Clone, Debug)]
 pub struct ReferenceSet<S> {
     /// The images.
     pub images: S,
-    /// What they are.
+    /// A description of the images.
     pub name: String,
-    /// Whether images that the model was trained on are among them: those are not compared with them then.
+    /// Whether the reference includes training images of the model. If so, training images are not
+    /// evaluated for comparison.
     pub circular: bool,
 }
 
 impl<S: ImageSet> ReferenceSet<S> {
-    /// The `images` of `path`, for images of `shape` by a model that was trained on `training`.
+    /// The `images` of `path` as the reference for generated images of `shape` (C, H, W).
+    /// `training` are the images that the model was trained on.
     ///
     /// # Errors
-    /// [`EvalError::ReferenceShape`].
+    /// Fails with [`EvalError::ReferenceShape`] if the images do not have `shape`.
     pub fn new(
         images: S,
         path: &Path,
@@ -80,11 +83,11 @@ impl<S: ImageSet> ReferenceSet<S> {
         Ok(Self { images, name: format!("the pictures of {}", path.display()), circular })
     }
 
-    /// The images that the run of a model kept out of training, or if they are fewer than 6, those that it
-    /// was trained on.
+    /// The validation images of the model's run, or its training images if there are fewer than 6
+    /// validation images.
     ///
     /// # Errors
-    /// [`EvalError::NoReference`]: they are not known.
+    /// Fails with [`EvalError::NoReference`] if `training` is `None`.
     pub fn of_run(training: Option<&TrainingSet<S>>) -> Result<Self, EvalError> {
         let Some(TrainingSet { images, held_out, .. }) = training else {
             return Err(EvalError::NoReference);

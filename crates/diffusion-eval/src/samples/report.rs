@@ -1,4 +1,4 @@
-//! The metrics of several sets of images, and their spread.
+//! The metrics of several sets of images and their spread.
 
 use serde_json::{Map, Value, json};
 
@@ -6,34 +6,37 @@ use super::sample_metrics::Metric;
 use super::{FeatureJudge, Note, SampleEvaluator, SampleMetrics};
 use crate::mean_and_deviation;
 
-/// Sets of images, such as one for each seed, with training images beside them.
+/// The metrics of several sets of images, for example one set per seed, and of training images for
+/// comparison.
 #[derive(Clone, Debug)]
 pub struct SampleReport {
-    /// Each set's name and metrics, all with the same metrics; at least one.
+    /// The name and the metrics of each set. There is at least one set, and all have the same
+    /// metrics.
     pub sets: Vec<(String, SampleMetrics)>,
-    /// The metrics of training images; `None` where there is nothing to show.
+    /// The metrics of training images; `None` if there are none.
     pub training: Option<SampleMetrics>,
 }
 
-/// A metric over all sets.
+/// The mean and spread of a metric over all sets.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct MetricSpread {
-    /// Its name in a table.
+    /// The title of the metric in a table.
     pub title: &'static str,
-    /// Its name in JSON.
+    /// The key of the metric in JSON.
     pub key: &'static str,
     /// The mean over the sets.
     pub mean: f64,
     /// The standard deviation between sets; `None` for one set.
     pub deviation: Option<f64>,
-    /// The same metric of the training images, if they have it.
+    /// The same metric of the training images; `None` if they do not have it.
     pub training: Option<f64>,
 }
 
 impl SampleReport {
-    /// Images of a set by default: the distance falls with their number, so that sets are compared at the same one.
+    /// The default number of images in a set: 2000. The Fréchet distance falls with this number, so
+    /// only sets of the same number can be compared.
     pub const IMAGES: u64 = 2000;
-    /// Sets by default, one for each seed: the fewest that show a spread.
+    /// The default number of seeds, with one set each: 3, the smallest number that shows a spread.
     pub const SEEDS: u64 = 3;
 
     /// The smallest and the largest number of images in a set.
@@ -42,7 +45,7 @@ impl SampleReport {
         (counts().min().unwrap_or(0), counts().max().unwrap_or(0))
     }
 
-    /// Each metric over the sets, in the order of a table.
+    /// The mean and spread of each metric, in the order of a table.
     pub fn spreads(&self) -> Vec<MetricSpread> {
         let all: Vec<_> = self.sets.iter().map(|(_, metrics)| metrics.metrics()).collect();
         let Some(first) = all.first() else { return Vec::new() };
@@ -58,7 +61,7 @@ impl SampleReport {
         first.iter().enumerate().map(spread).collect()
     }
 
-    /// The mean share of each class over the sets; none where no classes are read.
+    /// The mean share of each class over the sets; empty if no classes are recognised.
     pub fn class_shares(&self) -> Vec<f64> {
         let sets: Vec<_> = self.sets.iter().filter_map(|(_, metrics)| metrics.classes()).collect();
         let Some(first) = sets.first() else { return Vec::new() };
@@ -68,14 +71,14 @@ impl SampleReport {
         (0..first.shares.len()).map(mean).collect()
     }
 
-    /// What a reader has to know of the metrics, which are those of `evaluator`.
+    /// The notes about these metrics, which `evaluator` computed.
     pub fn notes(&self, evaluator: &SampleEvaluator) -> Vec<Note> {
         let (fewest, most) = self.counts();
         evaluator.notes(fewest, most)
     }
 
-    /// A JSON object of all metrics, which are those of `evaluator`: the sets, mean and deviation, and the
-    /// training images.
+    /// All metrics as a JSON object: the sets, means, standard deviations and training images.
+    /// `evaluator` is the one that computed them.
     pub fn as_json(&self, evaluator: &SampleEvaluator) -> Value {
         let sets: Vec<Value> = self
             .sets

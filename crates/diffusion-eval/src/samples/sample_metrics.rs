@@ -6,50 +6,52 @@ use serde_json::{Value, json};
 
 use crate::{ClassShares, FeatureNetwork, Memorisation, SampleQuality};
 
-/// What is known of a set of images.
+/// The metrics of a set of images.
 #[derive(Clone, Debug)]
 pub struct SampleMetrics {
     /// The number of images.
     pub count: usize,
-    /// By their features; `None` without a network that makes some.
+    /// The metrics by features; `None` if there is no feature network for the images.
     pub features: Option<FeatureMetrics>,
-    /// Pixel by pixel; `None` where the training images are not known.
+    /// The comparison with training images, pixel by pixel; `None` if these are unknown.
     pub memorisation: Option<Memorisation>,
 }
 
-/// How near images are to reference images by their features.
+/// Metrics of images by their features.
 #[derive(Clone, Debug)]
 pub struct FeatureMetrics {
-    /// The network of the features.
+    /// The kind of the feature network.
     pub network: FeatureNetwork,
-    /// Distance, precision, recall, density and coverage.
+    /// Fréchet distance, precision, recall, density and coverage.
     pub quality: SampleQuality,
-    /// The classes that are read in the images, where those of the network are theirs.
+    /// The classes that the network recognises; `None` if the images are not known to have its
+    /// classes.
     pub classes: Option<ClassShares>,
-    /// The share of images in which the class is read that they were to be of, in \[0, 1\]; `None` where none
-    /// was to be of any.
-    pub as_asked: Option<f64>,
-    /// The mean distance between two images that were to be of one class.
+    /// The share of images whose recognised class is the requested one, in \[0, 1\]; `None` if no
+    /// class was requested. The JSON key is `as_asked`.
+    pub class_accuracy: Option<f64>,
+    /// The mean feature distance between two images of the same requested class; `None` if there is
+    /// no such pair.
     pub diversity: Option<f64>,
 }
 
-/// A number about a set of images.
+/// A metric of a set of images.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Metric {
-    /// Its name in a table.
+    /// The title in a table.
     pub(super) title: &'static str,
-    /// Its name in JSON and in the metrics of a run.
+    /// The key in JSON and in the metrics of a run.
     pub(super) key: &'static str,
-    /// The number.
+    /// The value.
     pub(super) value: f64,
 }
 
 impl SampleMetrics {
-    /// Each metric, in the order of a table.
+    /// All metrics, in the order of a table.
     pub(super) fn metrics(&self) -> Vec<Metric> {
         let mut metrics = Vec::new();
         let mut add = |title, key, value| metrics.push(Metric { title, key, value });
-        if let Some(FeatureMetrics { network, quality, classes, as_asked, diversity }) =
+        if let Some(FeatureMetrics { network, quality, classes, class_accuracy, diversity }) =
             &self.features
         {
             add(network.distance_name(), "frechet_distance", quality.frechet_distance);
@@ -62,8 +64,8 @@ impl SampleMetrics {
                 add("mean confidence", "confidence", classes.confidence);
                 add("smallest class", "smallest_class", classes.smallest());
             }
-            if let Some(share) = as_asked {
-                add("read as asked for", "as_asked", *share);
+            if let Some(share) = class_accuracy {
+                add("class accuracy", "as_asked", *share);
             }
             if let Some(distance) = diversity {
                 add("distance within a class", "diversity", *distance);
@@ -71,9 +73,9 @@ impl SampleMetrics {
         }
         if let Some(memorisation) = &self.memorisation {
             add("copies of training pictures", "copies", memorisation.copies);
-            add("distance to the nearest", "nearest_training_distance", memorisation.nearest);
+            add("nearest training distance", "nearest_training_distance", memorisation.nearest);
             add(
-                "the same among themselves",
+                "same within training set",
                 "training_nearest_distance",
                 memorisation.training_nearest,
             );
@@ -81,7 +83,8 @@ impl SampleMetrics {
         metrics
     }
 
-    /// The metrics by their keys, with `share_of_class_0` and so on, and the number of images as `count`.
+    /// All metrics by key, with the class shares as `share_of_class_0` and so on, and the number of
+    /// images as `count`.
     pub fn by_key(&self) -> BTreeMap<String, f64> {
         let metrics =
             self.metrics().into_iter().map(|Metric { key, value, .. }| (key.to_owned(), value));
@@ -91,7 +94,7 @@ impl SampleMetrics {
         metrics.chain(shares).chain([("count".to_owned(), self.count as f64)]).collect()
     }
 
-    /// A JSON object of the metrics by their keys, `count` and `class_shares`.
+    /// All metrics as a JSON object by key, with `count` and `class_shares`.
     pub fn as_json(&self) -> Value {
         let mut json = json!({ "count": self.count });
         for Metric { key, value, .. } in self.metrics() {
@@ -103,7 +106,7 @@ impl SampleMetrics {
         json
     }
 
-    /// The classes that are read in the images.
+    /// The classes recognised in the images.
     pub(super) fn classes(&self) -> Option<&ClassShares> {
         self.features.as_ref()?.classes.as_ref()
     }

@@ -1,4 +1,4 @@
-//! What goes wrong on the way, and what is left behind.
+//! Failed downloads, and the files that they leave.
 
 use std::time::{Duration, Instant};
 
@@ -7,15 +7,15 @@ use diffusion_hub::{HubError, download};
 use crate::fixture::{Digits, Fixture, names};
 use crate::mirror::{Reply, dead_url};
 
-fn refusal(status: u16) -> Reply {
+fn error_reply(status: u16) -> Reply {
     Reply::Whole(status, vec![], b"go away".to_vec())
 }
 
 #[test]
-fn other_digits_are_refused_and_nothing_is_written() {
+fn different_digits_are_an_error_and_nothing_is_written() {
     let mut fixture = Fixture::new();
     let mnist = fixture.mnist();
-    fixture.parquet[1] = Digits::made_up(12, 6).parquet();
+    fixture.parquet[1] = Digits::synthetic(12, 6).parquet();
     let hub = fixture.hub(|_, _| None);
     let error =
         download(&fixture.config(&hub.url()), &mnist, &fixture.dest(), &mut |_| ()).unwrap_err();
@@ -31,13 +31,14 @@ fn other_digits_are_refused_and_nothing_is_written() {
 #[test]
 fn a_missing_file_is_named_with_its_repository() {
     let fixture = Fixture::new();
-    let hub = fixture.hub(|_, _| Some(refusal(404)));
+    let hub = fixture.hub(|_, _| Some(error_reply(404)));
     let config = fixture.config(&hub.url());
     let error = fixture.download(&config).unwrap_err();
     assert_eq!(
         error.to_string(),
         format!(
-            "{} has no file mnist/train-00000-of-00001.parquet in the dataset ylecun/mnist at 77f3279092a1c1579b2250db8eafed0ad422088c",
+            "{} has no file mnist/train-00000-of-00001.parquet in the dataset ylecun/mnist at \
+             77f3279092a1c1579b2250db8eafed0ad422088c",
             hub.url()
         )
     );
@@ -46,12 +47,12 @@ fn a_missing_file_is_named_with_its_repository() {
 }
 
 #[test]
-fn a_busy_server_is_asked_again() {
+fn a_request_to_a_busy_server_is_repeated() {
     let fixture = Fixture::new();
     let hub = fixture.hub(|request, nth| match (request.method.as_str(), nth) {
-        ("HEAD", 0) => Some(refusal(429)),
-        ("HEAD", 1) => Some(refusal(500)),
-        ("GET", 0) if request.path.starts_with("/store") => Some(refusal(503)),
+        ("HEAD", 0) => Some(error_reply(429)),
+        ("HEAD", 1) => Some(error_reply(500)),
+        ("GET", 0) if request.path.starts_with("/store") => Some(error_reply(503)),
         _ => None,
     });
     let report = fixture.download(&fixture.config(&hub.url())).unwrap();
@@ -69,7 +70,7 @@ fn a_busy_server_is_asked_again() {
 #[test]
 fn a_server_that_stays_busy_is_an_error_after_the_repetitions() {
     let fixture = Fixture::new();
-    let hub = fixture.hub(|_, _| Some(refusal(429)));
+    let hub = fixture.hub(|_, _| Some(error_reply(429)));
     let error = fixture.download(&fixture.config(&hub.url())).unwrap_err();
     assert!(
         error.to_string().contains("refused mnist/train-00000-of-00001.parquet: it answered 429"),
@@ -79,7 +80,7 @@ fn a_server_that_stays_busy_is_an_error_after_the_repetitions() {
 }
 
 #[test]
-fn the_pause_a_busy_server_asks_for_is_granted() {
+fn the_pause_that_a_busy_server_requests_is_respected() {
     let fixture = Fixture::new();
     let hub = fixture.hub(|request, nth| {
         let headers = vec![("Retry-After", "1".to_owned())];
@@ -91,17 +92,18 @@ fn the_pause_a_busy_server_asks_for_is_granted() {
 }
 
 #[test]
-fn the_body_of_a_refusal_is_never_taken_for_the_file() {
+fn the_body_of_an_error_is_never_stored_as_the_file() {
     let fixture = Fixture::new();
-    let refusing = fixture.hub(|request, _| {
+    let gated = fixture.hub(|request, _| {
         let page = br#"{"error":"this dataset is gated"}"#.to_vec();
         request.path.starts_with("/store").then(|| Reply::Whole(403, vec![], page))
     });
-    let config = fixture.config(&refusing.url());
+    let config = fixture.config(&gated.url());
     let error = fixture.download(&config).unwrap_err();
     assert!(
         error.to_string().ends_with(
-            "refused mnist/train-00000-of-00001.parquet: it answered 403 Forbidden: this dataset is gated"
+            "refused mnist/train-00000-of-00001.parquet: it answered 403 Forbidden: \
+             this dataset is gated"
         ),
         "{error}"
     );
@@ -118,7 +120,7 @@ fn the_body_of_a_refusal_is_never_taken_for_the_file() {
 }
 
 #[test]
-fn a_page_that_a_proxy_puts_in_the_place_of_the_file_is_refused() {
+fn a_page_of_a_proxy_instead_of_the_file_is_an_error() {
     let fixture = Fixture::new();
     let hub = fixture.hub(|request, _| {
         let page = b"<html>please log in</html>".to_vec();
@@ -148,7 +150,7 @@ fn a_bad_cache_is_replaced() {
 }
 
 #[test]
-fn a_slow_server_is_waited_for() {
+fn a_slow_server_is_not_a_stalled_server() {
     let fixture = Fixture::new();
     let whole = fixture.parquet[0].clone();
     let hub = fixture.hub(move |request, _| {
@@ -162,7 +164,7 @@ fn a_slow_server_is_waited_for() {
 }
 
 #[test]
-fn a_silent_server_is_given_up() {
+fn a_server_that_sends_nothing_is_an_error() {
     let fixture = Fixture::new();
     let hub = fixture.hub(|_, _| Some(Reply::Silence));
     let mut config = fixture.config(&hub.url());
@@ -174,7 +176,7 @@ fn a_silent_server_is_given_up() {
 }
 
 #[test]
-fn an_unreachable_server_is_one_sentence() {
+fn the_error_of_an_unreachable_server_is_one_sentence() {
     let fixture = Fixture::new();
     let config = fixture.config(&dead_url());
     let error = fixture.download(&config).unwrap_err();
@@ -193,7 +195,7 @@ fn damaged_parquet_is_an_error_and_never_a_panic() {
     damaged.extend((1..6).map(|i| whole[..whole.len() * i / 6].to_vec()));
     damaged.extend((0..16).map(|i| {
         let mut bytes = whole.clone();
-        // Half of them in the footer, which rules all the rest.
+        // Half of them in the footer, which describes the rest of the file.
         let from = if i % 2 == 0 { 0 } else { bytes.len() - 700 };
         let position = from + (i * 7919) % (bytes.len() - from);
         bytes[position] ^= 1 << (i % 8);
@@ -208,7 +210,7 @@ fn damaged_parquet_is_an_error_and_never_a_panic() {
             Err(HubError::Malformed { .. } | HubError::Checksum { .. }) => {
                 assert!(!fixture.dest().exists(), "case {case}");
             }
-            // Some bits of the file mean nothing, such as those of a page's statistics.
+            // Some bits have no effect, such as those of a page's statistics.
             Ok(_) => std::fs::remove_dir_all(fixture.dest()).unwrap(),
             Err(error) => panic!("case {case}: {error:?}"),
         }

@@ -1,4 +1,4 @@
-//! A few made-up digits as the hub keeps them, and a hub that serves them.
+//! Synthetic digits in the hub's format, and a hub that serves them.
 
 use std::io::Read;
 use std::path::Path;
@@ -25,8 +25,8 @@ pub(crate) struct Digits {
 }
 
 impl Digits {
-    /// `count` pictures no two of which are alike.
-    pub(crate) fn made_up(count: usize, salt: usize) -> Self {
+    /// `count` different pictures.
+    pub(crate) fn synthetic(count: usize, salt: usize) -> Self {
         let pixels =
             (0..count * 784).map(|i| ((i * 31 + i / 784 * 7 + salt) % 256) as u8).collect();
         Self { pixels, labels: (0..count).map(|i| ((i + salt) % 10) as u8).collect() }
@@ -110,7 +110,7 @@ pub(crate) fn gunzip(path: &Path) -> Vec<u8> {
     bytes
 }
 
-/// The names in a folder, sorted; none if there is no folder.
+/// The sorted names in a folder; empty if there is no folder.
 pub(crate) fn names(folder: &Path) -> Vec<String> {
     let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
     let mut names: Vec<_> =
@@ -119,7 +119,7 @@ pub(crate) fn names(folder: &Path) -> Vec<String> {
     names
 }
 
-/// Made-up digits, a temporary cache, and an empty folder for the result.
+/// Synthetic digits, a temporary cache, and an empty folder for the result.
 pub(crate) struct Fixture {
     pub(crate) digits: [Digits; 2],
     pub(crate) parquet: [Vec<u8>; 2],
@@ -128,7 +128,7 @@ pub(crate) struct Fixture {
 
 impl Fixture {
     pub(crate) fn new() -> Self {
-        let digits = [Digits::made_up(30, 0), Digits::made_up(12, 5)];
+        let digits = [Digits::synthetic(30, 0), Digits::synthetic(12, 5)];
         let parquet = [digits[0].parquet(), digits[1].parquet()];
         Self { digits, parquet, folder: tempfile::tempdir().unwrap() }
     }
@@ -137,7 +137,7 @@ impl Fixture {
         self.folder.path().join("mnist")
     }
 
-    /// Quick repetitions and this server.
+    /// A configuration with this server and short pauses.
     pub(crate) fn config(&self, endpoint: &str) -> HubConfig {
         HubConfig {
             endpoint: endpoint.to_owned(),
@@ -153,7 +153,7 @@ impl Fixture {
         mnist
     }
 
-    /// Puts these digits' counts and digests into a dataset of MNIST's format.
+    /// Sets the counts and digests of a dataset in MNIST's format to those of these digits.
     pub(crate) fn adapt(&self, dataset: &mut NamedDataset) {
         for (split, digits) in dataset.splits.iter_mut().zip(&self.digits) {
             split.count = digits.labels.len();
@@ -167,33 +167,35 @@ impl Fixture {
         download(config, &self.mnist(), &self.dest(), &mut |_| ())
     }
 
-    /// A hub that answers with `odd` where that has an answer, and otherwise as the real one does.
+    /// A hub that answers with `special` where that returns an answer, otherwise as the real hub.
     pub(crate) fn hub(
         &self,
-        odd: impl Fn(&Request, usize) -> Option<Reply> + Send + Sync + 'static,
+        special: impl Fn(&Request, usize) -> Option<Reply> + Send + Sync + 'static,
     ) -> Mirror {
         let files = SPLITS.map(|split| format!("mnist/{split}-00000-of-00001.parquet"));
         let files = files.into_iter().zip(self.parquet.clone()).collect();
-        serve("ylecun/mnist", files, odd)
+        serve("ylecun/mnist", files, special)
     }
 }
 
-/// The commit of every made-up dataset.
+/// The commit of every synthetic dataset.
 pub(crate) const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
-/// A hub with one dataset, which answers with `odd` where that has an answer, and otherwise as the real one does.
+/// A hub with one dataset. It answers with `special` where that returns an answer, otherwise as the
+/// real hub.
 pub(crate) fn serve(
     repository: &str,
     files: Vec<(String, Vec<u8>)>,
-    odd: impl Fn(&Request, usize) -> Option<Reply> + Send + Sync + 'static,
+    special: impl Fn(&Request, usize) -> Option<Reply> + Send + Sync + 'static,
 ) -> Mirror {
     let repository = repository.to_owned();
     Mirror::start(move |request, nth| {
-        odd(request, nth).unwrap_or_else(|| answer(request, &repository, &files))
+        special(request, nth).unwrap_or_else(|| answer(request, &repository, &files))
     })
 }
 
-/// The hub's own way: the file's address redirects to a store, and the redirection describes the file.
+/// The answer of the real hub: the file's address redirects to a storage server, and the
+/// redirection describes the file.
 fn answer(request: &Request, repository: &str, files: &[(String, Vec<u8>)]) -> Reply {
     if request.path == format!("/api/datasets/{repository}/revision/refs%2Fconvert%2Fparquet") {
         let siblings: Vec<_> =
@@ -212,7 +214,7 @@ fn answer(request: &Request, repository: &str, files: &[(String, Vec<u8>)]) -> R
         let resolved = request.path.strip_prefix(&format!("/datasets/{repository}/resolve/"));
         let revision = resolved.and_then(|rest| rest.strip_suffix(&format!("/{name}")));
         if let Some(revision) = revision.filter(|revision| !revision.contains('/')) {
-            // A commit is its own; a branch is at the made-up one.
+            // A commit is its own commit; every branch is at `COMMIT`.
             let commit = if revision.len() == 40 { revision } else { COMMIT };
             let host = request.header("host").unwrap();
             let headers = vec![

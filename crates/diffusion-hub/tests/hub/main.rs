@@ -1,4 +1,4 @@
-//! `diffusion_hub` against a made-up hub on loopback.
+//! `diffusion_hub` with a simulated hub on loopback.
 
 mod faults;
 mod fixture;
@@ -10,7 +10,7 @@ mod resuming;
 use std::io::Read;
 use std::net::TcpListener;
 
-use diffusion_hub::{HubError, Progress, Proof, download};
+use diffusion_hub::{HubError, Progress, Verification, download};
 use fixture::{Fixture, gunzip, names};
 use mirror::{Mirror, Reply};
 
@@ -34,8 +34,8 @@ fn a_download_writes_four_files_that_candle_reads() {
     assert_eq!((report.written.len(), report.kept.len()), (4, 0));
     assert_eq!(report.bytes_received, (fixture.parquet[0].len() + fixture.parquet[1].len()) as u64);
     assert_eq!(
-        (report.proof, report.commit.as_deref()),
-        (Some(Proof::Content), Some(fixture.mnist().revision.as_str()))
+        (report.verification, report.commit.as_deref()),
+        (Some(Verification::Content), Some(fixture.mnist().revision.as_str()))
     );
     assert_eq!(names(&fixture.dest()), NAMES);
     assert_eq!(gunzip(&fixture.dest().join(NAMES[2])), fixture.digits[0].images_idx());
@@ -66,10 +66,10 @@ fn a_second_run_makes_no_request() {
     let hub = fixture.hub(|_, _| None);
     let config = fixture.config(&hub.url());
     fixture.download(&config).unwrap();
-    let asked = hub.requests().len();
+    let request_count = hub.requests().len();
     let report = fixture.download(&config).unwrap();
     assert_eq!((report.written.len(), report.kept.len(), report.bytes_received), (0, 4, 0));
-    assert_eq!(hub.requests().len(), asked);
+    assert_eq!(hub.requests().len(), request_count);
 }
 
 #[test]
@@ -78,7 +78,7 @@ fn a_damaged_file_is_replaced_from_the_cache_and_the_others_are_kept() {
     let hub = fixture.hub(|_, _| None);
     let config = fixture.config(&hub.url());
     fixture.download(&config).unwrap();
-    let asked = hub.requests().len();
+    let request_count = hub.requests().len();
     let path = fixture.dest().join(NAMES[0]);
     let whole = std::fs::read(&path).unwrap();
     for damaged in [&whole[..whole.len() / 2], b"not gzip at all", b""] {
@@ -87,11 +87,11 @@ fn a_damaged_file_is_replaced_from_the_cache_and_the_others_are_kept() {
         assert_eq!((report.written, report.kept.len()), (vec![path.clone()], 3));
         assert_eq!(std::fs::read(&path).unwrap(), whole);
     }
-    assert_eq!(hub.requests().len(), asked);
+    assert_eq!(hub.requests().len(), request_count);
 }
 
 #[test]
-fn offline_uses_the_cache_and_says_when_that_is_empty() {
+fn offline_uses_the_cache_and_reports_a_missing_file() {
     let fixture = Fixture::new();
     let hub = fixture.hub(|_, _| None);
     let mut config = fixture.config(&hub.url());
@@ -100,21 +100,22 @@ fn offline_uses_the_cache_and_says_when_that_is_empty() {
     assert!(matches!(error, HubError::Offline { .. }), "{error}");
     assert_eq!(
         error.to_string(),
-        "downloads are switched off and the hub's cache does not hold mnist/train-00000-of-00001.parquet"
+        "downloads are switched off and the hub's cache does not hold \
+         mnist/train-00000-of-00001.parquet"
     );
     assert!(hub.requests().is_empty());
     assert!(!fixture.dest().exists());
 
     config.offline = false;
     fixture.download(&config).unwrap();
-    let asked = hub.requests().len();
+    let request_count = hub.requests().len();
     config.offline = true;
     let elsewhere = fixture.folder.path().join("elsewhere");
     assert_eq!(
         download(&config, &fixture.mnist(), &elsewhere, &mut |_| ()).unwrap().written.len(),
         4
     );
-    assert_eq!(hub.requests().len(), asked);
+    assert_eq!(hub.requests().len(), request_count);
 }
 
 #[test]
@@ -135,7 +136,7 @@ fn the_token_is_sent_when_there_is_one_and_never_shown() {
 }
 
 #[test]
-fn an_https_address_is_spoken_to_in_tls() {
+fn https_addresses_use_tls() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let first_byte = std::thread::spawn(move || {
@@ -148,12 +149,12 @@ fn an_https_address_is_spoken_to_in_tls() {
     config.retries = 0;
     let error = fixture.download(&config).unwrap_err();
     assert!(matches!(error, HubError::Unreachable { .. }), "{error}");
-    // 22 begins a TLS handshake record; without TLS the client would refuse the address unasked.
+    // 22 begins a TLS handshake record. Without TLS the client would not connect at all.
     assert_eq!(first_byte.join().unwrap(), 22);
 }
 
 #[test]
-fn a_proxy_is_asked_unless_the_hub_is_exempt() {
+fn a_proxy_is_used_unless_the_hub_is_exempt() {
     let fixture = Fixture::new();
     let hub = fixture.hub(|_, _| None);
     let proxy = Mirror::start(|_, _| Reply::Whole(403, vec![], vec![]));
@@ -162,9 +163,9 @@ fn a_proxy_is_asked_unless_the_hub_is_exempt() {
     config.http_proxy = Some(proxy.url());
     let error = fixture.download(&config).unwrap_err();
     assert!(matches!(error, HubError::Unreachable { .. }), "{error:?}");
-    let asked = proxy.requests();
-    assert_eq!((asked.len(), asked[0].method.as_str()), (1, "CONNECT"));
-    assert!(hub.url().ends_with(&asked[0].path) && hub.requests().is_empty());
+    let requests = proxy.requests();
+    assert_eq!((requests.len(), requests[0].method.as_str()), (1, "CONNECT"));
+    assert!(hub.url().ends_with(&requests[0].path) && hub.requests().is_empty());
 
     config.no_proxy = "127.0.0.0/8".to_owned();
     assert_eq!(fixture.download(&config).unwrap().written.len(), 4);
@@ -172,7 +173,7 @@ fn a_proxy_is_asked_unless_the_hub_is_exempt() {
 }
 
 #[test]
-fn an_endpoint_that_is_no_address_is_named() {
+fn an_invalid_endpoint_is_an_error_that_names_it() {
     let fixture = Fixture::new();
     for endpoint in ["", "huggingface.co", "localhost:8080", "ftp://127.0.0.1"] {
         let error = fixture.download(&fixture.config(endpoint)).unwrap_err();

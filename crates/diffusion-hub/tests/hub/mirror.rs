@@ -1,4 +1,4 @@
-//! A web server on loopback that answers as a test tells it to, badly if need be.
+//! A web server on loopback whose answers, valid or faulty, are chosen by a test.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-/// A request as it came in.
+/// A received request.
 #[derive(Debug, Clone)]
 pub(crate) struct Request {
     pub(crate) method: String,
@@ -28,17 +28,17 @@ impl Request {
     }
 }
 
-/// What to answer.
+/// An answer.
 pub(crate) enum Reply {
     /// Status, headers, body.
     Whole(u16, Vec<(&'static str, String)>, Vec<u8>),
-    /// This file, or the range of it that was asked for.
+    /// This file, or the requested range of it.
     File(Vec<u8>),
     /// Announces the file or range, sends this many bytes of it and closes the connection.
     Cut(Vec<u8>, usize),
     /// Sends the body in this many pieces with a pause before each.
     Slow(Vec<u8>, usize, Duration),
-    /// Says nothing until the client goes away.
+    /// Sends nothing until the client closes the connection.
     Silence,
 }
 
@@ -73,7 +73,7 @@ impl Mirror {
                     }
                     let (log, sent, handler) =
                         (Arc::clone(&log), Arc::clone(&sent), Arc::clone(&handler));
-                    // A client that hangs up in the middle is what some tests are about.
+                    // Errors are ignored: in some tests the client closes the connection early.
                     thread::spawn(move || {
                         stream.and_then(|stream| serve(&stream, &log, &sent, &*handler))
                     });
@@ -91,12 +91,12 @@ impl Mirror {
         self.log.lock().unwrap().clone()
     }
 
-    /// How many bytes of bodies were sent.
+    /// Bytes of bodies that were sent.
     pub(crate) fn sent(&self) -> usize {
         self.sent.load(Ordering::SeqCst)
     }
 
-    /// The `Range` headers of the requests for the content at this path, "all" where there was none.
+    /// The `Range` headers of the `GET` requests for this path; "all" for a request without one.
     pub(crate) fn ranges(&self, path: &str) -> Vec<String> {
         let requests = self.requests();
         let of_path = requests.iter().filter(|r| r.method == "GET" && r.path == path);
@@ -118,13 +118,13 @@ impl Drop for Mirror {
     }
 }
 
-/// A port of loopback on which nobody listens.
+/// An address on loopback without a server.
 pub(crate) fn dead_url() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     format!("http://{}", listener.local_addr().unwrap())
 }
 
-/// One request, one answer, and the connection is closed.
+/// Reads one request, sends one answer, and closes the connection.
 fn serve(
     mut stream: &TcpStream,
     log: &Mutex<Vec<Request>>,

@@ -1,11 +1,11 @@
-//! The named datasets with made-up pictures.
+//! The named datasets with synthetic pictures.
 
-use diffusion_hub::{Content, HubConfig, HubError, NamedDataset, Proof, download};
+use diffusion_hub::{Content, HubConfig, HubError, NamedDataset, Verification, download};
 
 use crate::fixture::{Fixture, SPLITS, gunzip, names, parquet, png, serve, sha256};
 use crate::mirror::Mirror;
 
-/// A picture of 32×32 RGB pixels, black but for its first row, which is (200, 100, 50).
+/// A picture of 32×32 RGB pixels: the first row is (200, 100, 50), the rest is black.
 fn striped() -> Vec<u8> {
     let mut pixels = vec![0; 32 * 32 * 3];
     for pixel in pixels[..32 * 3].chunks_exact_mut(3) {
@@ -14,19 +14,19 @@ fn striped() -> Vec<u8> {
     pixels
 }
 
-/// Pictures no two of which are alike; the first is [`striped`].
+/// `count` different pictures; the first is [`striped`].
 fn pictures(count: usize, salt: usize) -> Vec<Vec<u8>> {
-    let made_up = |n: usize| (0..3072).map(|i| ((i * 31 + n * 7 + salt) % 251) as u8).collect();
-    std::iter::once(striped()).chain((1..count).map(made_up)).collect()
+    let synthetic = |n: usize| (0..3072).map(|i| ((i * 31 + n * 7 + salt) % 251) as u8).collect();
+    std::iter::once(striped()).chain((1..count).map(synthetic)).collect()
 }
 
-/// What the binary version of CIFAR-10 holds of a picture.
+/// The record of a picture in the binary version of CIFAR-10.
 fn record(label: u8, pixels: &[u8]) -> Vec<u8> {
     let plane = |channel: usize| pixels.iter().skip(channel).step_by(3);
     std::iter::once(&label).chain(plane(0)).chain(plane(1)).chain(plane(2)).copied().collect()
 }
 
-/// Ten training pictures in five batches, and four to test.
+/// Ten training pictures in five batches, and four test pictures.
 fn small_cifar10() -> NamedDataset {
     let mut dataset = NamedDataset::cifar10();
     for (split, count) in dataset.splits.iter_mut().zip([10, 4]) {
@@ -59,7 +59,7 @@ fn cifar10_becomes_the_batches_of_its_binary_version() {
     let config = HubConfig { endpoint: hub.url(), ..HubConfig::new(folder.path().join("cache")) };
     let dest = folder.path().join("cifar10");
     let report = download(&config, &small_cifar10(), &dest, &mut |_| ()).unwrap();
-    assert_eq!((report.written.len(), report.proof), (7, Some(Proof::Transfer)));
+    assert_eq!((report.written.len(), report.verification), (7, Some(Verification::Transfer)));
     assert_eq!(
         names(&dest),
         [
@@ -77,11 +77,7 @@ fn cifar10_becomes_the_batches_of_its_binary_version() {
     assert_eq!(batch.len(), 2 * 3073);
     assert_eq!(batch[0], 9);
     for (plane, value) in batch[1..3073].chunks_exact(1024).zip([200, 100, 50]) {
-        assert_eq!(
-            plane[..32],
-            [value; 32],
-            "the first row lies first, and is not the first column"
-        );
+        assert_eq!(plane[..32], [value; 32], "the picture is stored row by row");
         assert!(plane[32..].iter().all(|pixel| *pixel == 0));
     }
     let all = pictures(10, 0);
@@ -98,16 +94,19 @@ fn cifar10_becomes_the_batches_of_its_binary_version() {
 }
 
 #[test]
-fn cifar10_that_is_there_is_kept_and_said_to_be_checked_by_its_form_only() {
+fn existing_cifar10_files_without_digests_are_kept_and_verified_by_format_only() {
     let folder = tempfile::tempdir().unwrap();
     let hub = cifar_hub();
     let mut config =
         HubConfig { endpoint: hub.url(), ..HubConfig::new(folder.path().join("cache")) };
     let dest = folder.path().join("cifar10");
     download(&config, &small_cifar10(), &dest, &mut |_| ()).unwrap();
-    let asked = hub.requests().len();
+    let request_count = hub.requests().len();
     let report = download(&config, &small_cifar10(), &dest, &mut |_| ()).unwrap();
-    assert_eq!((report.written.len(), report.kept.len(), report.proof), (0, 7, Some(Proof::Form)));
+    assert_eq!(
+        (report.written.len(), report.kept.len(), report.verification),
+        (0, 7, Some(Verification::Format))
+    );
 
     config.offline = true;
     let path = dest.join("data_batch_3.bin");
@@ -123,11 +122,11 @@ fn cifar10_that_is_there_is_kept_and_said_to_be_checked_by_its_form_only() {
     std::fs::write(dest.join("batches.meta.txt"), "cat\n").unwrap();
     let report = download(&config, &small_cifar10(), &dest, &mut |_| ()).unwrap();
     assert_eq!(report.written, [dest.join("batches.meta.txt")]);
-    assert_eq!(hub.requests().len(), asked);
+    assert_eq!(hub.requests().len(), request_count);
 }
 
 #[test]
-fn batches_that_come_in_another_order_are_found_by_their_digests() {
+fn batches_in_another_order_are_found_by_their_digests() {
     let folder = tempfile::tempdir().unwrap();
     let hub = cifar_hub();
     let config = HubConfig { endpoint: hub.url(), ..HubConfig::new(folder.path().join("cache")) };
@@ -135,7 +134,7 @@ fn batches_that_come_in_another_order_are_found_by_their_digests() {
     let mut dataset = small_cifar10();
     let all = pictures(10, 0);
     let records: Vec<Vec<u8>> = (0..10).map(|i| record(((i + 9) % 10) as u8, &all[i])).collect();
-    // As on the hub: the file begins with the fourth batch.
+    // The order on the hub: the file begins with the fourth batch.
     let order = [4, 3, 2, 5, 1];
     for (place, number) in order.into_iter().enumerate() {
         dataset.splits[0].outputs[number - 1].sha256 =
@@ -169,7 +168,7 @@ fn fashion_mnist_becomes_four_idx_files_and_a_list_of_classes() {
     fixture.adapt(&mut dataset);
     let mut config = fixture.config(&hub.url());
     let report = download(&config, &dataset, &fixture.dest(), &mut |_| ()).unwrap();
-    assert_eq!((report.written.len(), report.proof), (5, Some(Proof::Content)));
+    assert_eq!((report.written.len(), report.verification), (5, Some(Verification::Content)));
     let classes = std::fs::read_to_string(fixture.dest().join("classes.txt")).unwrap();
     assert!(classes.starts_with("T-shirt/top\nTrouser\n"), "{classes}");
     let images = fixture.dest().join("t10k-images-idx3-ubyte.gz");

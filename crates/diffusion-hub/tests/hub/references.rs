@@ -1,4 +1,4 @@
-//! Any dataset of the hub, by its name.
+//! Datasets of the hub by reference.
 
 use std::path::PathBuf;
 
@@ -8,13 +8,13 @@ use tempfile::TempDir;
 use crate::fixture::serve;
 use crate::mirror::{Mirror, Reply};
 
-/// A hub with the dataset `me/things`, whose files hold their own names, and a cache.
-struct Things {
+/// A hub with the dataset `me/things`, and a cache. Each file contains its own name.
+struct TestDataset {
     hub: Mirror,
     folder: TempDir,
 }
 
-impl Things {
+impl TestDataset {
     fn new(files: &[&str]) -> Self {
         let files =
             files.iter().map(|name| ((*name).to_owned(), name.as_bytes().to_vec())).collect();
@@ -29,7 +29,7 @@ impl Things {
         fetch_parquet(&self.config(), &reference.parse()?, &mut |_| ())
     }
 
-    /// What the fetched files hold.
+    /// The contents of the fetched files.
     fn contents(&self, reference: &str) -> Vec<String> {
         let paths = self.fetch(reference).unwrap();
         paths.iter().map(|path| std::fs::read_to_string(path).unwrap()).collect()
@@ -46,34 +46,35 @@ const TWO_CONFIGS: [&str; 6] = [
 ];
 
 #[test]
-fn shards_come_in_order_from_the_configuration_and_the_split_that_were_named() {
-    let things = Things::new(&TWO_CONFIGS);
+fn shards_of_the_named_configuration_and_split_come_in_order() {
+    let dataset = TestDataset::new(&TWO_CONFIGS);
     let train = ["small/train/0000.parquet", "small/train/0001.parquet"];
-    assert_eq!(things.contents("me/things:small/train"), train);
-    assert_eq!(things.contents("me/things:small/test"), ["small/test/0000.parquet"]);
-    assert_eq!(things.contents("me/things:large/train"), ["large/train/0000.parquet"]);
-    let asked = things.hub.requests().len();
-    assert_eq!(things.contents("me/things:small/train"), train);
-    assert_eq!(things.hub.requests().len(), asked + 1, "only the list is asked for again");
-    let paths = things.fetch("me/things:small/train").unwrap();
+    assert_eq!(dataset.contents("me/things:small/train"), train);
+    assert_eq!(dataset.contents("me/things:small/test"), ["small/test/0000.parquet"]);
+    assert_eq!(dataset.contents("me/things:large/train"), ["large/train/0000.parquet"]);
+    let request_count = dataset.hub.requests().len();
+    assert_eq!(dataset.contents("me/things:small/train"), train);
+    assert_eq!(dataset.hub.requests().len(), request_count + 1, "only the list is requested again");
+    let paths = dataset.fetch("me/things:small/train").unwrap();
     assert_eq!(paths[0].parent(), paths[1].parent());
 }
 
 #[test]
-fn without_a_name_the_default_configuration_or_the_only_one_is_taken() {
-    let only = Things::new(&["odd/train/0000.parquet"]);
+fn without_a_name_the_default_or_the_only_configuration_is_used() {
+    let only = TestDataset::new(&["odd/train/0000.parquet"]);
     assert_eq!(only.contents("me/things"), ["odd/train/0000.parquet"]);
-    let default = Things::new(&["a/train/0000.parquet", "default/train/0000.parquet"]);
+    let default = TestDataset::new(&["a/train/0000.parquet", "default/train/0000.parquet"]);
     assert_eq!(default.contents("me/things"), ["default/train/0000.parquet"]);
 }
 
 #[test]
-fn a_choice_that_does_not_exist_is_answered_with_those_that_do() {
-    let things = Things::new(&TWO_CONFIGS);
+fn a_missing_configuration_or_split_is_an_error_that_lists_the_existing_ones() {
+    let dataset = TestDataset::new(&TWO_CONFIGS);
     for (reference, answer) in [
         (
             "me/things",
-            "the dataset me/things has several configurations, name one as CONFIG/train; it has large, small",
+            "the dataset me/things has several configurations, name one as CONFIG/train; it has \
+             large, small",
         ),
         (
             "me/things:huge/train",
@@ -84,27 +85,28 @@ fn a_choice_that_does_not_exist_is_answered_with_those_that_do() {
             "the dataset me/things has no split dev in small; it has test, train",
         ),
     ] {
-        assert_eq!(things.fetch(reference).unwrap_err().to_string(), answer);
+        assert_eq!(dataset.fetch(reference).unwrap_err().to_string(), answer);
     }
 }
 
 #[test]
-fn offline_the_cache_answers_alone_and_only_when_it_holds_all_shards() {
-    let things = Things::new(&TWO_CONFIGS);
-    let offline = HubConfig { offline: true, ..things.config() };
+fn offline_uses_the_cache_if_it_holds_all_shards() {
+    let dataset = TestDataset::new(&TWO_CONFIGS);
+    let offline = HubConfig { offline: true, ..dataset.config() };
     let train: HubReference = "me/things:small/train".parse().unwrap();
     let error = fetch_parquet(&offline, &train, &mut |_| ()).unwrap_err();
     assert!(matches!(error, HubError::Offline { .. }), "{error:?}");
-    assert!(things.hub.requests().is_empty());
+    assert!(dataset.hub.requests().is_empty());
 
-    let paths = things.fetch("me/things:small/train").unwrap();
-    let asked = things.hub.requests().len();
+    let paths = dataset.fetch("me/things:small/train").unwrap();
+    let request_count = dataset.hub.requests().len();
     assert_eq!(fetch_parquet(&offline, &train, &mut |_| ()).unwrap(), paths);
     let test = "me/things:small/test".parse().unwrap();
     let error = fetch_parquet(&offline, &test, &mut |_| ()).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "downloads are switched off and the hub's cache does not hold the parquet files of me/things"
+        "downloads are switched off and the hub's cache does not hold the parquet files of \
+         me/things"
     );
     std::fs::remove_file(&paths[1]).unwrap();
     let error = fetch_parquet(&offline, &train, &mut |_| ()).unwrap_err();
@@ -112,39 +114,36 @@ fn offline_the_cache_answers_alone_and_only_when_it_holds_all_shards() {
         matches!(error, HubError::Offline { .. }),
         "half of the shards are not the split: {error:?}"
     );
-    assert_eq!(things.hub.requests().len(), asked);
+    assert_eq!(dataset.hub.requests().len(), request_count);
 }
 
 #[test]
-fn offline_a_cache_that_another_program_filled_will_do() {
-    let things = Things::new(&TWO_CONFIGS);
-    let paths = things.fetch("me/things:small/train").unwrap();
-    std::fs::remove_dir_all(things.folder.path().join("datasets--me--things/.parquet")).unwrap();
-    let offline = HubConfig { offline: true, ..things.config() };
+fn offline_accepts_a_cache_filled_by_another_program() {
+    let dataset = TestDataset::new(&TWO_CONFIGS);
+    let paths = dataset.fetch("me/things:small/train").unwrap();
+    std::fs::remove_dir_all(dataset.folder.path().join("datasets--me--things/.parquet")).unwrap();
+    let offline = HubConfig { offline: true, ..dataset.config() };
     assert_eq!(fetch_parquet(&offline, &"me/things".parse().unwrap(), &mut |_| ()).unwrap(), paths);
 }
 
 #[test]
-fn a_dataset_that_is_not_there_or_not_converted_is_one_sentence() {
-    let things = Things::new(&["README.md"]);
+fn the_error_of_a_missing_or_unconverted_dataset_is_one_sentence() {
+    let dataset = TestDataset::new(&["README.md"]);
     for repository in ["me/things", "me/nothing"] {
         assert_eq!(
-            things.fetch(repository).unwrap_err().to_string(),
-            format!(
-                "{} knows no dataset {repository}, or keeps no parquet files of it",
-                things.hub.url()
-            )
+            dataset.fetch(repository).unwrap_err().to_string(),
+            format!("{} has no dataset {repository}, or no parquet files of it", dataset.hub.url())
         );
     }
 }
 
 #[test]
 fn paths_that_lead_out_of_the_cache_are_not_followed() {
-    let things =
-        Things::new(&["../train/0000.parquet", "/train/0000.parquet", "a/../0000.parquet"]);
-    assert!(matches!(things.fetch("me/things"), Err(HubError::NoParquet { .. })));
+    let dataset =
+        TestDataset::new(&["../train/0000.parquet", "/train/0000.parquet", "a/../0000.parquet"]);
+    assert!(matches!(dataset.fetch("me/things"), Err(HubError::NoParquet { .. })));
     let hub = Mirror::start(|_, _| Reply::Whole(200, vec![], b"<html>".to_vec()));
-    let config = HubConfig { endpoint: hub.url(), ..HubConfig::new(things.folder.path()) };
+    let config = HubConfig { endpoint: hub.url(), ..HubConfig::new(dataset.folder.path()) };
     let error = fetch_parquet(&config, &"me/things".parse().unwrap(), &mut |_| ()).unwrap_err();
     assert!(error.to_string().contains("refused the list of files of me/things"), "{error}");
 }
@@ -164,7 +163,7 @@ fn references_are_read_and_written() {
 }
 
 #[test]
-fn bad_references_are_refused_in_one_sentence() {
+fn the_error_of_a_bad_reference_is_one_sentence() {
     for text in [
         "",
         "mnist",

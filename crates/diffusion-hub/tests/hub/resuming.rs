@@ -1,4 +1,4 @@
-//! Transfers that stop in the middle, and two at once.
+//! Interrupted and simultaneous transfers.
 
 use std::path::PathBuf;
 use std::thread;
@@ -19,8 +19,8 @@ fn incomplete(config: &HubConfig, bytes: &[u8]) -> PathBuf {
     blob(config, bytes).with_extension("incomplete")
 }
 
-/// Leaves behind what a killed program leaves.
-fn leave(config: &HubConfig, whole: &[u8], left: &[u8]) {
+/// Writes the incomplete file that a killed program leaves.
+fn write_incomplete(config: &HubConfig, whole: &[u8], left: &[u8]) {
     let path = incomplete(config, whole);
     std::fs::create_dir_all(path.parent().unwrap()).unwrap();
     std::fs::write(path, left).unwrap();
@@ -30,8 +30,8 @@ fn range(from: usize) -> String {
     format!("bytes={from}-")
 }
 
-/// A hub that cuts the first transfers of the training split after so many bytes each.
-fn cutting(fixture: &Fixture, after: &'static [usize]) -> Mirror {
+/// A hub that cuts the first transfers of the training split, each after the given number of bytes.
+fn hub_with_cuts(fixture: &Fixture, after: &'static [usize]) -> Mirror {
     let whole = fixture.parquet[0].clone();
     fixture.hub(move |request, nth| {
         (request.path == TRAIN && nth < after.len()).then(|| Reply::Cut(whole.clone(), after[nth]))
@@ -39,9 +39,9 @@ fn cutting(fixture: &Fixture, after: &'static [usize]) -> Mirror {
 }
 
 #[test]
-fn a_cut_transfer_goes_on_in_the_same_run() {
+fn a_cut_transfer_is_resumed_in_the_same_run() {
     let fixture = Fixture::new();
-    let hub = cutting(&fixture, &[1000, 500]);
+    let hub = hub_with_cuts(&fixture, &[1000, 500]);
     let mut retries = Vec::new();
     let config = fixture.config(&hub.url());
     let report = download(&config, &fixture.mnist(), &fixture.dest(), &mut |event| {
@@ -53,13 +53,13 @@ fn a_cut_transfer_goes_on_in_the_same_run() {
     assert_eq!((report.written.len(), retries), (4, vec![2, 3]));
     assert_eq!(hub.ranges(TRAIN), ["all".to_owned(), range(1000), range(1500)]);
     let size: usize = fixture.parquet.iter().map(Vec::len).sum();
-    assert_eq!(report.bytes_received, size as u64, "no byte comes twice");
+    assert_eq!(report.bytes_received, size as u64, "no byte is received twice");
 }
 
 #[test]
 fn a_cut_transfer_is_completed_by_the_next_run() {
     let fixture = Fixture::new();
-    let hub = cutting(&fixture, &[1234]);
+    let hub = hub_with_cuts(&fixture, &[1234]);
     let mut config = fixture.config(&hub.url());
     config.retries = 0;
     let error = fixture.download(&config).unwrap_err();
@@ -75,12 +75,12 @@ fn a_cut_transfer_is_completed_by_the_next_run() {
 }
 
 #[test]
-fn a_killed_transfer_goes_on_where_it_stopped() {
+fn the_transfer_of_a_killed_program_is_resumed() {
     let fixture = Fixture::new();
     let hub = fixture.hub(|_, _| None);
     let config = fixture.config(&hub.url());
     let whole = &fixture.parquet[0];
-    leave(&config, whole, &whole[..whole.len() - 100]);
+    write_incomplete(&config, whole, &whole[..whole.len() - 100]);
     let mut first = None;
     let report = download(&config, &fixture.mnist(), &fixture.dest(), &mut |event| {
         if let Progress::Downloading { done, .. } = event {
@@ -88,54 +88,58 @@ fn a_killed_transfer_goes_on_where_it_stopped() {
         }
     });
     let rest = 100 + fixture.parquet[1].len();
-    assert_eq!(first, Some(whole.len() as u64 - 100), "the display begins where the file stands");
+    assert_eq!(
+        first,
+        Some(whole.len() as u64 - 100),
+        "the first event has the length of the incomplete file"
+    );
     assert_eq!(report.unwrap().bytes_received, rest as u64);
     assert_eq!(hub.ranges(TRAIN), [range(whole.len() - 100)]);
-    // Each redirection to the store has a text of 31 bytes, which a HEAD leaves out.
+    // Each redirection to the storage server has a body of 31 bytes; the answer to HEAD has none.
     assert_eq!(hub.sent(), rest + 2 * 31, "only the rest was sent");
     assert_eq!(names(&config.cache_dir.join("datasets--ylecun--mnist/blobs")).len(), 2);
 }
 
 #[test]
-fn a_transfer_that_was_complete_but_not_yet_named_needs_no_byte() {
+fn a_complete_but_unnamed_file_needs_no_transfer() {
     let fixture = Fixture::new();
     let hub = fixture.hub(|_, _| None);
     let config = fixture.config(&hub.url());
-    leave(&config, &fixture.parquet[0], &fixture.parquet[0]);
+    write_incomplete(&config, &fixture.parquet[0], &fixture.parquet[0]);
     assert_eq!(fixture.download(&config).unwrap().written.len(), 4);
     assert_eq!(hub.ranges(TRAIN), [""; 0]);
 }
 
 #[test]
-fn a_damaged_beginning_is_thrown_away_and_the_file_fetched_anew() {
+fn a_damaged_beginning_is_discarded_and_the_file_is_transferred_again() {
     let fixture = Fixture::new();
     let hub = fixture.hub(|_, _| None);
     let config = fixture.config(&hub.url());
     let whole = &fixture.parquet[0];
-    leave(&config, whole, &[7; 100]);
+    write_incomplete(&config, whole, &[7; 100]);
     assert_eq!(fixture.download(&config).unwrap().written.len(), 4);
     assert_eq!(hub.ranges(TRAIN), [range(100), "all".to_owned()]);
 }
 
 #[test]
-fn leftovers_longer_than_the_file_are_thrown_away() {
+fn an_incomplete_file_longer_than_the_file_is_discarded() {
     let fixture = Fixture::new();
     let hub = fixture.hub(|_, _| None);
     let config = fixture.config(&hub.url());
-    leave(&config, &fixture.parquet[0], &vec![7; fixture.parquet[0].len() + 1]);
+    write_incomplete(&config, &fixture.parquet[0], &vec![7; fixture.parquet[0].len() + 1]);
     assert_eq!(fixture.download(&config).unwrap().written.len(), 4);
     assert_eq!(hub.ranges(TRAIN), ["all"]);
 }
 
 #[test]
-fn a_server_that_ignores_ranges_sends_everything_and_all_is_well() {
+fn a_server_that_ignores_ranges_is_supported() {
     let fixture = Fixture::new();
     let whole = fixture.parquet[0].clone();
     let hub = fixture.hub(move |request, _| {
         (request.path == TRAIN).then(|| Reply::Whole(200, vec![], whole.clone()))
     });
     let config = fixture.config(&hub.url());
-    leave(&config, &fixture.parquet[0], &fixture.parquet[0][..999]);
+    write_incomplete(&config, &fixture.parquet[0], &fixture.parquet[0][..999]);
     let report = fixture.download(&config).unwrap();
     assert_eq!(report.written.len(), 4);
     assert_eq!(hub.ranges(TRAIN), [range(999)], "one request is enough");
@@ -143,14 +147,14 @@ fn a_server_that_ignores_ranges_sends_everything_and_all_is_well() {
 }
 
 #[test]
-fn a_server_that_refuses_the_range_is_asked_for_everything() {
+fn the_whole_file_is_requested_after_status_416() {
     let fixture = Fixture::new();
     let hub = fixture.hub(|request, _| {
         (request.path == TRAIN && request.header("range").is_some())
             .then(|| Reply::Whole(416, vec![], vec![]))
     });
     let config = fixture.config(&hub.url());
-    leave(&config, &fixture.parquet[0], &fixture.parquet[0][..999]);
+    write_incomplete(&config, &fixture.parquet[0], &fixture.parquet[0][..999]);
     assert_eq!(fixture.download(&config).unwrap().written.len(), 4);
     assert_eq!(hub.ranges(TRAIN), [range(999), "all".to_owned()]);
 }
@@ -169,12 +173,13 @@ fn content_with_another_digest_is_deleted_and_both_digests_are_named() {
     assert_eq!(
         error.to_string(),
         format!(
-            "the content for mnist/train-00000-of-00001.parquet has the SHA-256 {found}, expected {}",
+            "the content for mnist/train-00000-of-00001.parquet has the SHA-256 {found}, \
+             expected {}",
             sha256(&fixture.parquet[0])
         )
     );
     assert_eq!(names(&config.cache_dir.join("datasets--ylecun--mnist/blobs")), [""; 0]);
-    assert_eq!(hub.count("GET", TRAIN), 1, "a wrong file does not become right by repetition");
+    assert_eq!(hub.count("GET", TRAIN), 1, "a repetition would not help");
 }
 
 #[test]
@@ -184,7 +189,7 @@ fn redirections_are_followed_and_the_token_stays_with_the_hub() {
     let store = Mirror::start(move |_, _| Reply::File(train.clone()));
     let elsewhere = store.url();
     let hub = fixture.hub(move |request, _| match request.path.as_str() {
-        // As the hub does for a dataset that was renamed.
+        // The hub's answer for a renamed dataset.
         path if path.starts_with("/datasets/ylecun/mnist/")
             && request.header("renamed").is_none() =>
         {
@@ -221,7 +226,7 @@ fn fixture_files() -> [Vec<u8>; 2] {
 }
 
 #[test]
-fn two_at_once_take_turns_and_both_end_well() {
+fn simultaneous_downloads_transfer_a_file_once() {
     let fixture = Fixture::new();
     let whole = fixture.parquet[0].clone();
     let hub = fixture.hub(move |request, _| {
@@ -237,36 +242,37 @@ fn two_at_once_take_turns_and_both_end_well() {
         });
         assert_eq!(runs.map(|run| run.join().unwrap()), [4, 4, 4]);
     });
-    assert_eq!(hub.count("GET", TRAIN), 1, "the others find it done");
+    assert_eq!(hub.count("GET", TRAIN), 1, "the others find it complete");
 }
 
 #[test]
-fn the_cache_is_laid_out_as_the_hubs_own_tools_expect_it() {
+fn the_cache_has_the_layout_of_the_hubs_own_tools() {
     let fixture = Fixture::new();
     let hub = fixture.hub(|_, _| None);
     let config = fixture.config(&hub.url());
     fixture.download(&config).unwrap();
-    let shelf = config.cache_dir.join("datasets--ylecun--mnist");
+    let repository_cache = config.cache_dir.join("datasets--ylecun--mnist");
     let commit = fixture.mnist().revision;
-    let pointer = shelf.join("snapshots").join(&commit).join("mnist/train-00000-of-00001.parquet");
+    let pointer =
+        repository_cache.join("snapshots").join(&commit).join("mnist/train-00000-of-00001.parquet");
     assert_eq!(std::fs::read(&pointer).unwrap(), fixture.parquet[0]);
     #[cfg(unix)]
     assert_eq!(
         std::fs::read_link(&pointer).unwrap(),
         PathBuf::from("../../../blobs").join(sha256(&fixture.parquet[0]))
     );
-    // One of those tools finds it there without a request.
+    // hf-hub finds the file there without a request.
     let client = hf_hub::HFClient::builder()
         .endpoint(hub.url())
         .cache_dir(&config.cache_dir)
         .build()
         .unwrap();
     let client = hf_hub::HFClientSync::from_inner(client).unwrap();
-    let asked = hub.requests().len();
+    let request_count = hub.requests().len();
     let repository = client.dataset("ylecun", "mnist");
     let file =
         repository.download_file().filename("mnist/train-00000-of-00001.parquet").revision(&commit);
     let found = file.local_files_only(true).send().unwrap();
     assert_eq!(found, pointer);
-    assert_eq!(hub.requests().len(), asked);
+    assert_eq!(hub.requests().len(), request_count);
 }

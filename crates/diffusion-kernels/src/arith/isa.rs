@@ -1,8 +1,9 @@
-//! Which instructions this machine has: the one place where that is asked.
+//! Detection of the CPU's instruction sets, in this file only.
 
 use std::sync::OnceLock;
 
-/// The instruction set a kernel runs with. Special instructions come with the proof that this machine has them.
+/// The instruction set of a kernel. The variants with special instructions hold a token that only
+/// detection can create, so a value proves that the CPU has them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Isa {
     /// 16 lanes, 32 registers.
@@ -11,16 +12,16 @@ pub(crate) enum Isa {
     /// 8 lanes, 16 registers, fused multiply-add.
     #[cfg(target_arch = "x86_64")]
     Avx2(Avx2),
-    /// Plain Rust; what the compiler makes of it for the target.
+    /// Plain Rust, vectorised by the compiler for the target.
     Portable,
 }
 
-/// Proof that this machine has AVX-512F, AVX2 and FMA: only their detection makes one.
+/// A token that proves that the CPU has AVX-512F, AVX2 and FMA.
 #[cfg(target_arch = "x86_64")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Avx512(());
 
-/// Proof that this machine has AVX2 and FMA: only their detection makes one.
+/// A token that proves that the CPU has AVX2 and FMA.
 #[cfg(target_arch = "x86_64")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Avx2(());
@@ -39,7 +40,7 @@ impl Avx2 {
     }
 }
 
-/// Every instruction set this machine can run, the best first; never empty.
+/// All instruction sets that the CPU supports, the best first. Never empty.
 pub(crate) fn available() -> Vec<Isa> {
     #[cfg(target_arch = "x86_64")]
     let special = [Avx512::new().map(Isa::Avx512), Avx2::new().map(Isa::Avx2)];
@@ -48,16 +49,17 @@ pub(crate) fn available() -> Vec<Isa> {
     special.into_iter().flatten().chain([Isa::Portable]).collect()
 }
 
-/// The instructions that the kernels of this process use; none if [`crate::slow`] is to do everything.
+/// The instruction set of this process's kernels; `None` if [`crate::slow`] computes everything.
 ///
-/// They are chosen at the first call: the best available, unless the environment variable `DIFFUSION_KERNELS` says
-/// `avx2`, `portable` or `slow`. Any other value but `best` gives a warning.
-pub(crate) fn chosen() -> Option<Isa> {
-    static CHOSEN: OnceLock<Option<Isa>> = OnceLock::new();
-    *CHOSEN.get_or_init(|| {
-        let wanted = std::env::var("DIFFUSION_KERNELS").unwrap_or_default();
+/// It is selected at the first call: the best one available, unless the environment variable
+/// `DIFFUSION_KERNELS` is `avx2`, `portable` or `slow`. An unknown or unavailable value logs a
+/// warning and selects the best.
+pub(crate) fn selected() -> Option<Isa> {
+    static SELECTED: OnceLock<Option<Isa>> = OnceLock::new();
+    *SELECTED.get_or_init(|| {
+        let requested = std::env::var("DIFFUSION_KERNELS").unwrap_or_default();
         let best = available()[0];
-        let found = match wanted.as_str() {
+        let selected = match requested.as_str() {
             "" | "best" => Some(best),
             "slow" => return None,
             "portable" => Some(Isa::Portable),
@@ -65,20 +67,20 @@ pub(crate) fn chosen() -> Option<Isa> {
             "avx2" => Avx2::new().map(Isa::Avx2),
             _ => None,
         };
-        if found.is_none() {
+        if selected.is_none() {
             tracing::warn!(
-                "DIFFUSION_KERNELS is `{wanted}`, which is not available on this CPU; using the best kernels instead \
+                "DIFFUSION_KERNELS is `{requested}`, which is not available on this CPU; using the best kernels instead \
                  (known: best, avx2, portable, slow)"
             );
         }
-        found.or(Some(best))
+        selected.or(Some(best))
     })
 }
 
-/// Defines a function that is compiled once per instruction set from one text.
+/// Defines a function whose body is compiled once for each instruction set.
 ///
-/// The body may use the constant `FMA`: whether a fused multiply-add is a single instruction. The defined
-/// function takes the [`Isa`] first.
+/// The body may use the constant `FMA`: whether a fused multiply-add is a single instruction. The
+/// first argument of the defined function is the [`Isa`].
 macro_rules! vectorised {
     ($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
         $(#[$meta])*
@@ -100,7 +102,7 @@ macro_rules! vectorised {
             }
 
             match isa {
-                // SAFETY: the token proves that this machine has the instructions.
+                // SAFETY: the token proves that the CPU has the instructions.
                 #[cfg(target_arch = "x86_64")]
                 $crate::arith::isa::Isa::Avx512(_) => unsafe { avx512($($arg),*) },
                 // SAFETY: as above.

@@ -1,7 +1,8 @@
 //! Arithmetic on slices, compiled for each instruction set.
 //!
-//! [`isa`] detects the instruction sets, [`product`] multiplies small matrices in registers, [`vector`] holds the short
-//! loops. This room allocates no large buffers, starts no tasks, and knows neither images nor candle's tensors.
+//! [`isa`] detects the instruction sets, [`product`] multiplies small matrices in registers, and
+//! [`vector`] holds the short loops. This module allocates no large buffers, starts no tasks, and
+//! does not use images or candle's tensors.
 
 pub(crate) mod isa;
 pub(crate) mod product;

@@ -1,63 +1,90 @@
-//! Small matrix products with whole vectors of columns: the inner loop of everything here that multiplies.
-//!
-//! The left factor is read where it lies, element by element, which serves windows of an image with channels last as
-//! well as matrices and their transposes; the right one is dense. An element of the result is the sum of its products
-//! in order, one fused multiply-add a term, so that its value depends neither on how the work is cut nor on its
-//! neighbours, and is the same with AVX2 as with AVX-512.
+//! Register-tiled matrix products: the inner loop of convolutions, attention, linear layers and
+//! Muon.
+
+// c (rows, columns) = a · b, or c += a · b; columns is a multiple of LANES = 16:
+//
+//     for each tile of R rows and V vectors of 16 columns:
+//         acc[R][V] = onto ? c : 0                    all accumulators stay in registers
+//         for each term k, in order:
+//             x[v] = b[k][v], v < V                   V vector loads
+//             for r in 0..R:
+//                 w = a[r][k], copied to all lanes
+//                 acc[r][v] = w · x[v] + acc[r][v]    V multiply-adds
+//         c = acc
+//
+// 1. The tile fills the registers. AVX-512 has 32: 14 × 2 accumulators, 2 for x, 1 for w. AVX2 has
+//    16, of 8 lanes: 6 rows of 2 accumulators, 2 for x, 1 for w. R and V are const parameters, so
+//    the compiler unrolls the loops and keeps `acc` in registers.
+// 2. Rows are divided evenly: 15 rows become 8 + 7, not 14 + 1, because a tile of one row would
+//    load a vector of b for each multiply-add.
+// 3. `a` is never packed. It is read one element at a time through strides (see `Factor`). With
+//    channels last, the taps of one kernel row are a single run of numbers, so a convolution reads
+//    its windows straight from the zero-padded image; `blocks` holds where each kernel row begins.
+//    A transposed matrix only swaps the two strides.
+// 4. There is no masked tail: callers pad b and c to whole vectors.
+// 5. An element of c is one running sum over k in order. It is never split over lanes or tiles. So
+//    it does not depend on the tile, on other rows or columns, or on the thread. AVX2 and AVX-512
+//    round once per term (fused multiply-add) and agree in every bit. Portable code rounds twice,
+//    except on AArch64.
+// 6. Bounds are checked once, in `product`, for the largest index of each slice; the loops then use
+//    raw pointers. They are advanced with `wrapping_add`, because after the last term they may
+//    point outside the slice; they are not read there.
 
 #![allow(unsafe_code)]
 
 use crate::arith::isa::Isa;
 use crate::arith::vector::LANES;
 
-/// The left factor: its terms come in blocks; element (row r, term t of block i) is
+/// The left factor, whose terms come in blocks: the element in row r for term t of block i is
 /// `data[r · row + blocks[i] + t · term]`.
 #[derive(Clone, Copy)]
 pub(crate) struct Factor<'a> {
     pub data: &'a [f32],
     pub row: usize,
     pub blocks: &'a [usize],
-    /// Terms in a block.
+    /// The number of terms in a block.
     pub terms: usize,
     pub term: usize,
 }
 
 impl<'a> Factor<'a> {
-    /// A matrix of `terms` columns, its rows `row` apart.
+    /// A matrix with `terms` columns; its rows begin `row` floats apart.
     pub(crate) fn matrix(data: &'a [f32], row: usize, terms: usize) -> Self {
         Self { data, row, blocks: &[0], terms, term: 1 }
     }
 
-    /// The transpose of a matrix of `terms` rows, `row` apart.
+    /// The transpose of a matrix with `terms` rows, which begin `row` floats apart.
     pub(crate) fn transposed(data: &'a [f32], row: usize, terms: usize) -> Self {
         Self { data, row: 1, blocks: &[0], terms, term: row }
     }
 }
 
-/// Where a product goes: to rows that are `row` apart.
+/// The output of a product; its rows begin `row` floats apart.
 pub(crate) struct Target<'a> {
     data: &'a mut [f32],
     row: usize,
-    /// Whether the product is added to what is there.
+    /// Whether the product is added to the present values.
     onto: bool,
 }
 
 impl<'a> Target<'a> {
-    /// A target that the product replaces.
+    /// An output that the product overwrites.
     pub(crate) fn new(data: &'a mut [f32], row: usize) -> Self {
         Self { data, row, onto: false }
     }
 
-    /// A target that the product is added to.
+    /// An output that the product is added to.
     pub(crate) fn onto(data: &'a mut [f32], row: usize) -> Self {
         Self { data, row, onto: true }
     }
 }
 
-/// `c = a · b`, or `c += a · b`: `b` (terms, columns) is dense, and there are whole vectors of columns.
+/// Computes `c = a · b` or `c += a · b`. `b` (terms, columns) is dense; `columns` must be a
+/// multiple of [`LANES`].
 ///
 /// # Panics
-/// If a slice is too short.
+/// If a slice is too short, there are no rows or columns, or `columns` is not a multiple of
+/// [`LANES`].
 pub(crate) fn product(
     isa: Isa,
     a: Factor<'_>,
@@ -72,20 +99,20 @@ pub(crate) fn product(
     }
     assert!(b.len() >= terms * columns && c.data.len() >= (rows - 1) * c.row + columns);
     let vectors = columns / LANES;
-    let (most_rows, most_vectors) = match isa {
+    let (max_rows, max_vectors) = match isa {
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512(_) => (14, 2),
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2(_) => (6, 1),
         Isa::Portable => (4, 1),
     };
-    // As even groups as possible.
-    let at_once = rows.div_ceil(rows.div_ceil(most_rows));
-    let group = vectors.div_ceil(vectors.div_ceil(most_vectors));
-    for row in (0..rows).step_by(at_once) {
-        for first in (0..vectors).step_by(group) {
+    // Tiles of equal size, as far as possible.
+    let tile_rows = rows.div_ceil(rows.div_ceil(max_rows));
+    let tile_vectors = vectors.div_ceil(vectors.div_ceil(max_vectors));
+    for row in (0..rows).step_by(tile_rows) {
+        for first in (0..vectors).step_by(tile_vectors) {
             let tile = Tile {
-                // A factor without terms may have no data.
+                // A factor without terms may have no data, so the pointer may lie outside.
                 a: a.data.as_ptr().wrapping_add(row * a.row),
                 factor: a,
                 b: b.as_ptr().wrapping_add(first * LANES),
@@ -94,13 +121,15 @@ pub(crate) fn product(
                 c_row: c.row,
                 onto: c.onto,
             };
-            // SAFETY: the rows, terms and columns of the tile lie within the sizes asserted above.
-            unsafe { tile.run(isa, (rows - row).min(at_once), (vectors - first).min(group)) };
+            // SAFETY: the rows, terms and columns of the tile are within the sizes asserted above.
+            unsafe {
+                tile.run(isa, (rows - row).min(tile_rows), (vectors - first).min(tile_vectors));
+            };
         }
     }
 }
 
-/// Some rows and vectors of a product.
+/// Some rows and column vectors of a product.
 #[derive(Clone, Copy)]
 struct Tile<'a> {
     a: *const f32,
@@ -114,17 +143,19 @@ struct Tile<'a> {
 
 impl Tile<'_> {
     /// # Safety
-    /// The pointers must be good for `rows` rows, all terms and `vectors` vectors at their strides.
+    /// The pointers must be valid for `rows` rows, all terms and `vectors` vectors at their
+    /// strides.
     unsafe fn run(&self, isa: Isa, rows: usize, vectors: usize) {
         macro_rules! choose {
             ($f:ident: $([$r:literal $($v:literal)+])+) => {
                 match (rows, vectors) {
                     $($(($r, $v) => unsafe { self.$f::<$r, $v>() },)+)+
-                    _ => unreachable!("the caller cuts tiles no larger"),
+                    _ => unreachable!("a tile larger than the maximum"),
                 }
             };
         }
-        // SAFETY of each arm: the caller's promise, and the token's that this machine has the instructions.
+        // SAFETY of each arm: the caller's promise, and the token proves that the CPU has the
+        // instructions.
         match isa {
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512(_) => {

@@ -1,11 +1,12 @@
-//! Short loops over slices that every operation needs, compiled for each instruction set.
+//! Short loops over slices, compiled for each instruction set.
 
 use crate::arith::isa::vectorised;
 
-/// Lanes of the vectors that everything is padded to: one of AVX-512, two of AVX2.
+/// The number of floats that channels are padded to a multiple of: one AVX-512 register or two AVX2
+/// ones.
 pub(crate) const LANES: usize = 16;
 
-/// `numbers` filled up with zeros to whole vectors.
+/// `numbers`, padded with zeros to whole vectors.
 pub(crate) fn padded(numbers: &[f32]) -> Vec<f32> {
     let mut padded = numbers.to_vec();
     padded.resize(numbers.len().next_multiple_of(LANES), 0.0);
@@ -26,40 +27,41 @@ pub(crate) fn at(x: &[f32], i: usize) -> &[f32; LANES] {
     x[i..].first_chunk().expect("whole vectors")
 }
 
-/// Adds `f(index of a vector, its first channel)` over pixels with channels last to each channel of `totals`, in an order
-/// that depends on their number only. `len` floats in all.
+/// Sums `f(index of a vector, its first channel)` over pixels, channels last, and adds the sums to
+/// the channels of `totals`. The order of additions depends only on the number of pixels. `len` is
+/// the number of floats in all pixels.
 #[inline(always)]
 pub(crate) fn over_pixels(
     len: usize,
     totals: &mut [f32],
     mut f: impl FnMut(usize, usize) -> [f32; LANES],
 ) {
-    const WAYS: usize = 4;
-    // Rounding errors grow with the number of terms of a sum: of many pixels, sums of blocks are added up.
-    const BLOCK: usize = 64 * WAYS;
+    const ACCUMULATORS: usize = 4;
+    // Rounding errors grow with the number of terms of a sum, so long sums are sums of block sums.
+    const BLOCK: usize = 64 * ACCUMULATORS;
     let (pitch, pixels) = (totals.len(), len / totals.len());
     for c in (0..pitch).step_by(LANES) {
         let mut total = [0f32; LANES];
         for first in (0..pixels).step_by(BLOCK) {
-            let mut ways = [[0f32; LANES]; WAYS];
-            let mut add = |way: usize, pixel: usize| {
+            let mut sums = [[0f32; LANES]; ACCUMULATORS];
+            let mut add = |k: usize, pixel: usize| {
                 let x = f(pixel * pitch + c, c);
                 for l in 0..LANES {
-                    ways[way][l] += x[l];
+                    sums[k][l] += x[l];
                 }
             };
             let end = (first + BLOCK).min(pixels);
-            let whole = first + (end - first) / WAYS * WAYS;
-            for pixel in (first..whole).step_by(WAYS) {
-                for way in 0..WAYS {
-                    add(way, pixel + way);
+            let whole = first + (end - first) / ACCUMULATORS * ACCUMULATORS;
+            for pixel in (first..whole).step_by(ACCUMULATORS) {
+                for k in 0..ACCUMULATORS {
+                    add(k, pixel + k);
                 }
             }
             for pixel in whole..end {
-                add(pixel % WAYS, pixel);
+                add(pixel % ACCUMULATORS, pixel);
             }
             for l in 0..LANES {
-                total[l] += (ways[0][l] + ways[1][l]) + (ways[2][l] + ways[3][l]);
+                total[l] += (sums[0][l] + sums[1][l]) + (sums[2][l] + sums[3][l]);
             }
         }
         for l in 0..LANES {
@@ -69,58 +71,60 @@ pub(crate) fn over_pixels(
 }
 
 vectorised! {
-    /// Adds up pixels with channels last onto `totals`, channel by channel.
+    /// Sums pixels, channels last, and adds the sums to the channels of `totals`.
     pub(crate) fn add_up(x: &[f32], totals: &mut [f32]) {
         over_pixels(x.len(), totals, |i, _| *at(x, i));
     }
 }
 
-/// Running sums side by side in a reduction; a constant, so that the order of additions is one on all machines.
-const WAYS: usize = 32;
+/// The number of parallel sums in a reduction. A constant: the order of additions is the same
+/// everywhere.
+const ACCUMULATORS: usize = 32;
 
-/// Adds up `ways` in a fixed tree.
+/// Adds `sums` up in a fixed tree.
 #[inline(always)]
-pub(crate) fn fold(mut ways: [f32; WAYS]) -> f32 {
-    let mut n = WAYS / 2;
+pub(crate) fn fold(mut sums: [f32; ACCUMULATORS]) -> f32 {
+    let mut n = ACCUMULATORS / 2;
     while n > 0 {
         for i in 0..n {
-            ways[i] += ways[i + n];
+            sums[i] += sums[i + n];
         }
         n /= 2;
     }
-    ways[0]
+    sums[0]
 }
 
-/// The sum of `f` over `x`, in an order that depends on its length only.
+/// The sum of `f` over `x`, in an order that depends only on the length.
 #[inline(always)]
 pub(crate) fn map_sum(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
-    let mut ways = [0.0; WAYS];
-    let (blocks, rest) = x.as_chunks::<WAYS>();
+    let mut sums = [0.0; ACCUMULATORS];
+    let (blocks, rest) = x.as_chunks::<ACCUMULATORS>();
     for block in blocks {
-        for i in 0..WAYS {
-            ways[i] += f(block[i]);
+        for i in 0..ACCUMULATORS {
+            sums[i] += f(block[i]);
         }
     }
-    for (way, x) in ways.iter_mut().zip(rest) {
-        *way += f(*x);
+    for (sum, x) in sums.iter_mut().zip(rest) {
+        *sum += f(*x);
     }
-    fold(ways)
+    fold(sums)
 }
 
-/// The sum of `f(x, y)` over pairs, in an order that depends on their number only.
+/// The sum of `f(x, y)` over pairs, in an order that depends only on their number.
 #[inline(always)]
 pub(crate) fn map_sum2(x: &[f32], y: &[f32], f: impl Fn(f32, f32) -> f32) -> f32 {
-    let mut ways = [0.0; WAYS];
-    let ((xs, x_rest), (ys, y_rest)) = (x.as_chunks::<WAYS>(), y.as_chunks::<WAYS>());
+    let mut sums = [0.0; ACCUMULATORS];
+    let ((xs, x_rest), (ys, y_rest)) =
+        (x.as_chunks::<ACCUMULATORS>(), y.as_chunks::<ACCUMULATORS>());
     for (x, y) in xs.iter().zip(ys) {
-        for i in 0..WAYS {
-            ways[i] += f(x[i], y[i]);
+        for i in 0..ACCUMULATORS {
+            sums[i] += f(x[i], y[i]);
         }
     }
-    for ((way, x), y) in ways.iter_mut().zip(x_rest).zip(y_rest) {
-        *way += f(*x, *y);
+    for ((sum, x), y) in sums.iter_mut().zip(x_rest).zip(y_rest) {
+        *sum += f(*x, *y);
     }
-    fold(ways)
+    fold(sums)
 }
 
 #[inline(always)]
@@ -128,15 +132,15 @@ fn mul_add<const FMA: bool>(a: f32, b: f32, c: f32) -> f32 {
     if FMA { a.mul_add(b, c) } else { a * b + c }
 }
 
-/// e^x to about 2 ulp by range reduction and a polynomial (Cephes `expf`), in a form that compilers vectorise.
-/// 0 below −87 and infinite above 88, beyond which nothing normal is left.
+/// e^x to about 2 ulp by range reduction and a polynomial (Cephes `expf`), in a form that compilers
+/// vectorise. The result is 0 below −87 and infinite above 88, near the ends of the normal range.
 #[inline(always)]
 pub(crate) fn exp<const FMA: bool>(x: f32) -> f32 {
     // Adding 1.5·2²³ rounds to an integer and leaves it in the low bits.
     const ROUND: f32 = 12_582_912.0;
     const LN2_HI: f32 = 0.693_359_4;
     const LN2_LO: f32 = -2.121_944_4e-4;
-    let (all, x) = (x, x.clamp(-87.0, 88.0));
+    let (unclamped, x) = (x, x.clamp(-87.0, 88.0));
     let shifted = mul_add::<FMA>(x, std::f32::consts::LOG2_E, ROUND);
     let n = shifted - ROUND;
     let r = mul_add::<FMA>(n, -LN2_HI, x);
@@ -146,25 +150,25 @@ pub(crate) fn exp<const FMA: bool>(x: f32) -> f32 {
         p = mul_add::<FMA>(p, r, c);
     }
     let p = mul_add::<FMA>(p, r * r, r) + 1.0;
-    // 2ⁿ, by its exponent.
+    // 2ⁿ, built from its exponent bits.
     let scale = f32::from_bits((shifted.to_bits() << 23).wrapping_add(1f32.to_bits()));
-    let inside = if all < -87.0 { 0.0 } else { p * scale };
-    if all > 88.0 { f32::INFINITY } else { inside }
+    let bounded = if unclamped < -87.0 { 0.0 } else { p * scale };
+    if unclamped > 88.0 { f32::INFINITY } else { bounded }
 }
 
-/// 1 / (1 + e^−x).
+/// `1 / (1 + e^−x)`.
 #[inline(always)]
 pub(crate) fn sigmoid<const FMA: bool>(x: f32) -> f32 {
     1.0 / (1.0 + exp::<FMA>(-x))
 }
 
-/// The derivative of x · sigmoid(x).
+/// The derivative of `x · sigmoid(x)`.
 #[inline(always)]
 pub(crate) fn silu_slope<const FMA: bool>(x: f32) -> f32 {
     silu_slope_at::<FMA>(x, sigmoid::<FMA>(x))
 }
 
-/// The derivative of x · sigmoid(x), given s = sigmoid(x).
+/// The derivative of `x · sigmoid(x)`, given `s = sigmoid(x)`.
 #[inline(always)]
 pub(crate) fn silu_slope_at<const FMA: bool>(x: f32, s: f32) -> f32 {
     s * mul_add::<FMA>(x, 1.0 - s, 1.0)
@@ -187,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn sigmoid_saturates_without_leaving_its_range() {
+    fn sigmoid_saturates_within_its_range() {
         for x in [-3e38, -1e30, -100.0, -88.0, 88.0, 100.0, 1e30, 3e38] {
             let y = sigmoid::<false>(x);
             assert!((0.0..=1.0).contains(&y), "sigmoid({x}) = {y}");

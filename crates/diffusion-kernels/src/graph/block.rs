@@ -1,6 +1,6 @@
 //! The residual block as one candle operation.
 //!
-//! Candle's backward pass has one gradient to add where the separate operations give it seven.
+//! Candle's backward pass then adds one gradient; separate operations would give it seven.
 
 use std::sync::Arc;
 
@@ -13,14 +13,14 @@ use crate::arith::isa::Isa;
 use crate::graph::map::{Map, Node};
 use crate::graph::op::MapOp;
 use crate::graph::tasks::{CHUNK, sum_in_order};
-use crate::image::block::{BackwardPass, ForwardPass, Pass, Sizes, Stack};
+use crate::image::block::{BackwardPass, ForwardPass, Settings, Sizes, Stack};
 use crate::image::winograd::{STRIP, Tiles};
 use crate::memory::buffer::Buffer;
-use crate::memory::fresh::{Fresh, Unwritten};
 use crate::memory::scratch::Scratch;
 use crate::memory::storage::with_elements;
+use crate::memory::uninit::{UninitSlice, UninitVec};
 
-/// Checks every shape; `parts` have Cin channels in all, and are of one size otherwise.
+/// Checks all shapes. `parts` have Cin channels in total and otherwise the same shape.
 pub(crate) fn sizes_of(
     parts: &[Node],
     embedding: &Tensor,
@@ -30,12 +30,12 @@ pub(crate) fn sizes_of(
     let parts: Vec<usize> = parts.iter().map(|part| part.map.dims[3]).collect();
     let inputs = parts.iter().sum();
     let &[outputs, _, kernel, _] = block.conv1.0.dims() else {
-        bail!("residual_block wants weights (Cout, Cin, K, K), got {:?}", block.conv1.0.shape());
+        bail!("residual_block: weights must be (Cout, Cin, K, K), got {:?}", block.conv1.0.shape());
     };
     if images * inputs * height * width * outputs == 0 || kernel % 2 == 0 {
         bail!(
-            "residual_block wants an odd kernel and something to do, got a kernel of {kernel} and {images} images \
-             of {height}×{width} that go from {inputs} to {outputs} channels"
+            "residual_block: the kernel must be odd and nothing may be empty, got a kernel of {kernel} and \
+             {images} images of {height}×{width} from {inputs} to {outputs} channels"
         );
     }
     let groups = block.groups;
@@ -43,14 +43,14 @@ pub(crate) fn sizes_of(
         bail!("residual_block: {inputs} or {outputs} channels do not divide into {groups} groups");
     }
     if block.skip.is_none() && inputs != outputs {
-        bail!("residual_block: {inputs} channels become {outputs}, which wants a skip convolution");
+        bail!("residual_block: a skip convolution is needed from {inputs} to {outputs} channels");
     }
-    let check = |name: &str, tensor: &Tensor, wanted: &[usize]| {
-        if tensor.dims() == wanted {
+    let check = |name: &str, tensor: &Tensor, expected: &[usize]| {
+        if tensor.dims() == expected {
             Ok(())
         } else {
             bail!(
-                "residual_block: {name} should have the shape {wanted:?}, not {:?}",
+                "residual_block: {name} must have the shape {expected:?}, got {:?}",
                 tensor.dims()
             )
         }
@@ -72,7 +72,8 @@ pub(crate) fn sizes_of(
     Ok(Sizes { images, parts, inputs, outputs, kernel, tiles, groups, conditioning, skip })
 }
 
-/// The parameters and the embedding in one vector: a candle operation takes three tensors at most.
+/// The parameters and the embedding in one vector, since a candle operation takes at most three
+/// tensors.
 fn packed(embedding: &Tensor, block: &ResidualBlock<'_>) -> Result<Tensor> {
     let mut all = vec![block.norm1, block.conv1, block.norm2, block.conv2];
     all.extend(block.skip);
@@ -80,16 +81,16 @@ fn packed(embedding: &Tensor, block: &ResidualBlock<'_>) -> Result<Tensor> {
     Tensor::cat(&parameters.map(Tensor::flatten_all).collect::<Result<Vec<_>>>()?, 0)
 }
 
-/// Leads the gradient of `y` back to the parts of x and to what is [`packed`].
+/// The backward operation: from `y` to the parts of x and to the [`packed`] parameters.
 struct Op {
-    pass: Pass,
+    settings: Settings,
     parts: Vec<Arc<Map>>,
     y: Arc<Map>,
     /// The first convolution's output.
     hidden: Buffer,
 }
 
-/// [`crate::FeatureMap::residual_block`] of a map in one part or two, by the kernels.
+/// [`crate::FeatureMap::residual_block`] by the kernels, for a map in one part or two.
 ///
 /// # Panics
 /// If the sizes do not [fit](Sizes::fit).
@@ -104,41 +105,46 @@ pub(crate) fn residual_block(
     let _span = trace_span!("residual block, forward", shape = %sizes).entered();
     let packed = packed(embedding, block)?;
     let tracked = packed.track_op() || parts.iter().any(Node::is_tracked);
-    let pass = Pass { isa, sizes, eps: block.eps as f32 };
+    let settings = Settings { isa, sizes, eps: block.eps as f32 };
     let maps: Vec<Arc<Map>> = parts.iter().map(|part| part.map.clone()).collect();
     let (y, hidden) =
-        with_elements([&packed], |[packed]| Ok(forward(&pass, &maps, packed, tracked)))?;
+        with_elements([&packed], |[packed]| Ok(forward(&settings, &maps, packed, tracked)))?;
     let sources: Vec<&Node> = parts.iter().collect();
-    Node::new(y, &sources, &[&packed], |y| Op { pass, parts: maps, y, hidden })
+    Node::new(y, &sources, &[&packed], |y| Op { settings, parts: maps, y, hidden })
 }
 
-fn stack<'a>(pass: &Pass, parts: &'a [Arc<Map>]) -> Stack<'a> {
+fn stack<'a>(settings: &Settings, parts: &'a [Arc<Map>]) -> Stack<'a> {
     let parts = parts.iter().map(|part| (&*part.values, part.dims[3]));
-    Stack { parts: parts.collect(), pixels: pass.sizes.pixels() }
+    Stack { parts: parts.collect(), pixels: settings.sizes.pixels() }
 }
 
-/// The result and, if they are to be kept for a backward pass, the first convolution's outputs.
-fn forward(pass: &Pass, parts: &[Arc<Map>], packed: &[f32], keep: bool) -> (Arc<Map>, Buffer) {
-    let Sizes { images, outputs, tiles: Tiles { side: (height, width), .. }, .. } = pass.sizes;
-    let pixels = pass.sizes.pixels();
-    let kernel = ForwardPass::new(pass, pass.sizes.parameters(packed));
-    let x = stack(pass, parts);
-    let group = pass.sizes.group(STRIP).min(CHUNK);
-    let mut y = Fresh::recycled(images * outputs * pixels);
+/// The result and, with `keep`, the first convolution's outputs for the backward pass.
+fn forward(
+    settings: &Settings,
+    parts: &[Arc<Map>],
+    packed: &[f32],
+    keep: bool,
+) -> (Arc<Map>, Buffer) {
+    let Sizes { images, outputs, tiles: Tiles { side: (height, width), .. }, .. } = settings.sizes;
+    let pixels = settings.sizes.pixels();
+    let kernel = ForwardPass::new(settings, settings.sizes.parameters(packed));
+    let x = stack(settings, parts);
+    let group = settings.sizes.group(STRIP).min(CHUNK);
+    let mut y = UninitVec::from_pool(images * outputs * pixels);
     let results = y.par_chunks(group * outputs * pixels).enumerate();
-    let last = pass.sizes.padded_outputs() * pixels;
-    let mut hidden = Fresh::recycled(if keep { images * last } else { 0 });
+    let last = settings.sizes.padded_outputs() * pixels;
+    let mut hidden = UninitVec::from_pool(if keep { images * last } else { 0 });
     if keep {
         results
             .zip(hidden.par_chunks_mut(group * last))
             .for_each(|((i, y), hidden)| kernel.images(&x, i * group, hidden, y));
     } else {
         results.for_each(|(i, y)| {
-            let mut hidden = Scratch::new(y.len() / outputs * pass.sizes.padded_outputs());
+            let mut hidden = Scratch::new(y.len() / outputs * settings.sizes.padded_outputs());
             kernel.images(&x, i * group, &mut hidden, y);
         });
     }
-    (Map::new(y.keep(), [images, height, width, outputs]), hidden.keep())
+    (Map::new(y.into_buffer(), [images, height, width, outputs]), hidden.into_buffer())
 }
 
 impl MapOp for Op {
@@ -146,14 +152,15 @@ impl MapOp for Op {
 
     fn backward(&self, arguments: &[&Tensor], dtoken: &Tensor) -> Result<Vec<Option<Tensor>>> {
         let (tokens, packed) = (arguments, arguments[self.parts.len()]);
-        let Sizes { images, outputs, .. } = self.pass.sizes;
-        let (isa, sizes, pixels) = (self.pass.isa, &self.pass.sizes, self.pass.sizes.pixels());
+        let Sizes { images, outputs, .. } = self.settings.sizes;
+        let (isa, sizes, pixels) =
+            (self.settings.isa, &self.settings.sizes, self.settings.sizes.pixels());
         let _span = trace_span!("residual block, backward", shape = %sizes).entered();
         let dy = self.y.take_gradient(dtoken)?;
-        let x = stack(&self.pass, &self.parts);
-        let mut dx: Vec<Fresh> =
-            sizes.parts.iter().map(|part| Fresh::recycled(images * part * pixels)).collect();
-        let mut tasks: Vec<Vec<(Unwritten<'_>, usize)>> = Vec::new();
+        let x = stack(&self.settings, &self.parts);
+        let mut dx: Vec<UninitVec> =
+            sizes.parts.iter().map(|part| UninitVec::from_pool(images * part * pixels)).collect();
+        let mut tasks: Vec<Vec<(UninitSlice<'_>, usize)>> = Vec::new();
         tasks.resize_with(images.div_ceil(CHUNK), Vec::new);
         for (dx, &channels) in dx.iter_mut().zip(&sizes.parts) {
             let chunks = dx.chunks(CHUNK * channels * pixels);
@@ -163,19 +170,20 @@ impl MapOp for Op {
         let width = sizes.embedding();
         let mut de = vec![0.0; images * width];
         let partials: Vec<Buffer> = with_elements([packed], |[packed]| {
-            let pass = BackwardPass::new(&self.pass, sizes.parameters(packed));
+            let backward = BackwardPass::new(&self.settings, sizes.parameters(packed));
             Ok(tasks
                 .into_par_iter()
                 .zip(de.par_chunks_mut(CHUNK * width))
                 .zip(self.hidden.par_chunks(CHUNK * last).zip(dy.par_chunks(CHUNK * size)))
                 .enumerate()
                 .map(|(i, ((dx, de), (hidden, dy)))| {
-                    pass.chunk(&x, i * CHUNK, [hidden, dy], dx, de)
+                    backward.chunk(&x, i * CHUNK, [hidden, dy], dx, de)
                 })
                 .collect())
         })?;
         let parts = self.parts.iter().zip(dx).zip(tokens);
-        let parts = parts.map(|((part, dx), token)| part.lead_back(isa, token, || dx.keep()));
+        let parts = parts
+            .map(|((part, dx), token)| part.accumulate_gradient(isa, token, || dx.into_buffer()));
         let mut gradients = parts.collect::<Result<Vec<_>>>()?;
         let mut gradient = sum_in_order(isa, &partials, packed.elem_count() - de.len());
         gradient.extend(de);

@@ -1,6 +1,5 @@
-//! Convolution and transposed convolution as one candle operation: each is the other's transpose.
-//!
-//! Images have their channels last.
+//! Convolution and transposed convolution as one candle operation. Each computes the other's input
+//! gradient.
 
 use std::fmt;
 use std::sync::Arc;
@@ -19,26 +18,28 @@ use crate::image::convolution::{Convolution, Geometry};
 use crate::image::pixels::{Pixels, padded_len};
 use crate::image::weight_gradient::WeightGradient;
 use crate::memory::buffer::Buffer;
-use crate::memory::fresh::Fresh;
 use crate::memory::storage::with_elements;
+use crate::memory::uninit::UninitVec;
 
-/// More padding, on both sides together, is refused before sizes are computed with it.
-const MOST_PADDING: usize = 1 << 16;
+/// The largest padding, before and after together, in pixels. It keeps the size computations from
+/// overflow.
+const MAX_PADDING: usize = 1 << 16;
 
-/// Which of the two an operation is.
+/// The kind of convolution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Direction {
-    /// Convolution: a window of inputs to one output.
+    /// A convolution, from a window of inputs to one output.
     Gather,
-    /// Transposed convolution: one input to a window of outputs.
+    /// A transposed convolution, from one input to a window of outputs.
     Scatter,
 }
 
-/// The sizes of one call. The small side has one element a window; weights are (small, large, K, K).
+/// The sizes of one call. The small side has one pixel for each window of the large side. Weights
+/// are (small, large, K, K).
 #[derive(Clone, Copy, Debug)]
 struct Sizes {
     images: usize,
-    /// Channels of the small side and of the large one.
+    /// The numbers of channels of the small side and of the large side.
     channels: [usize; 2],
     geometry: Geometry,
 }
@@ -57,13 +58,13 @@ impl fmt::Display for Sizes {
 }
 
 impl Sizes {
-    /// Floats of an image on the small side, and on the large one.
+    /// The numbers of floats of an image on the small side and on the large side.
     fn lens(&self) -> [usize; 2] {
         [self.channels[0] * self.geometry.small_len(), self.channels[1] * self.geometry.large_len()]
     }
 }
 
-/// What is to be done, before sizes are known.
+/// The arguments of one call.
 #[derive(Clone, Copy, Debug)]
 struct Plan {
     direction: Direction,
@@ -71,7 +72,7 @@ struct Plan {
     padding: Padding,
 }
 
-/// Leads the gradient of `y` back to `x`, the weight and the bias.
+/// The backward operation: from `y` to `x`, the weight and the bias.
 struct Op {
     isa: Isa,
     direction: Direction,
@@ -80,7 +81,7 @@ struct Op {
     y: Arc<Map>,
 }
 
-/// `x`, convolved or convolved transposed, plus the bias.
+/// The convolution or transposed convolution of `x`, plus the bias.
 pub(crate) fn convolution(
     isa: Isa,
     direction: Direction,
@@ -96,7 +97,7 @@ pub(crate) fn convolution(
     let y = match bias {
         Some(bias) if bias.dims() != [outputs] => {
             bail!(
-                "{}: a bias of shape {:?} for {outputs} output channels",
+                "{}: {outputs} output channels need a bias of shape [{outputs}], got {:?}",
                 plan.name(),
                 bias.dims()
             )
@@ -124,29 +125,29 @@ impl Plan {
         let name = self.name();
         let &[small, large, kernel, kernel_w] = weight.dims() else {
             let order = if direction == Direction::Gather { "Cout, Cin" } else { "Cin, Cout" };
-            bail!("{name} wants a weight ({order}, K, K), got {weight:?}");
+            bail!("{name}: the weight must have the shape ({order}, K, K), got {weight:?}");
         };
         let size = format!("{h}×{w}");
-        let wanted = if direction == Direction::Gather { large } else { small };
-        if inputs != wanted {
-            bail!("{name}: the images have {inputs} channels, weight {weight:?} wants {wanted}");
+        let expected = if direction == Direction::Gather { large } else { small };
+        if inputs != expected {
+            bail!("{name}: the images have {inputs} channels, weight {weight:?} needs {expected}");
         }
         if kernel != kernel_w || kernel == 0 {
-            bail!("{name} wants a square kernel, got weight {weight:?}");
+            bail!("{name}: the kernel must be square and not empty, got weight {weight:?}");
         }
         if stride == 0 {
             bail!("{name}: the stride must not be 0");
         }
         if images * h * w * inputs * weight.elem_count() == 0 {
             bail!(
-                "{name}: nothing to do for {images} images of {size} with {inputs} channels and weight {weight:?}"
+                "{name}: images and weight must not be empty, got {images} images of {size} with {inputs} channels \
+                 and weight {weight:?}"
             );
         }
         let Padding { before, after } = padding;
-        let Some(around) = before.checked_add(after).filter(|&around| around <= MOST_PADDING)
-        else {
+        let Some(around) = before.checked_add(after).filter(|&around| around <= MAX_PADDING) else {
             bail!(
-                "{name}: padding of {before} and {after}; more than {MOST_PADDING} zeros are a slip of the finger"
+                "{name}: padding must be at most {MAX_PADDING} (before + after), got {before} + {after}"
             );
         };
         let geometry = |large, small| Geometry { kernel, stride, padding: before, large, small };
@@ -170,7 +171,8 @@ impl Plan {
                 };
                 let (Some(large_h @ 1..), Some(large_w @ 1..)) = (side(h), side(w)) else {
                     bail!(
-                        "{name}: nothing is left of images of {size} with weight {weight:?} and padding {before}"
+                        "{name}: the output would be empty or too large for images of {size} with weight {weight:?} \
+                         and padding {before}"
                     );
                 };
                 geometry((large_h, large_w), (h, w))
@@ -216,18 +218,18 @@ impl Sizes {
             Direction::Gather => (large, small, self.geometry.small),
             Direction::Scatter => (small, large, self.geometry.large),
         };
-        let mut y = Fresh::recycled(self.images * len);
+        let mut y = UninitVec::from_pool(self.images * len);
         y.par_chunks(len)
             .zip(x.values.par_chunks_exact(input))
             .for_each(|(y, x)| convolution.run(x, y));
-        Map::new(y.keep(), [self.images, height, width, self.outputs(direction)])
+        Map::new(y.into_buffer(), [self.images, height, width, self.outputs(direction)])
     }
 }
 
 impl MapOp for Op {
     const NAME: &'static str = "diffusion-convolution";
 
-    /// The last gradient is the bias', whether there is one or not.
+    /// The last gradient is that of the bias. It is computed even without a bias, and then ignored.
     fn backward(&self, arguments: &[&Tensor], dtoken: &Tensor) -> Result<Vec<Option<Tensor>>> {
         let (token, weight) = (arguments[0], arguments[1]);
         let &Self { isa, direction, sizes, .. } = self;
@@ -239,42 +241,42 @@ impl MapOp for Op {
         };
         let outputs = sizes.outputs(direction);
         let dy = self.y.take_gradient(dtoken)?;
-        let by_weight = WeightGradient::new(isa, sizes.geometry, sizes.channels);
+        let weight_gradient = WeightGradient::new(isa, sizes.geometry, sizes.channels);
         let sum = |x: &[f32], dy: &[f32]| {
-            let mut running = by_weight.begin();
+            let mut sums = weight_gradient.begin();
             let mut db = vec![0.0; padded_len(outputs)];
             for (x, dy) in x.chunks_exact(input).zip(dy.chunks_exact(len)) {
                 match direction {
-                    Direction::Gather => running.add(dy, x),
+                    Direction::Gather => sums.add(dy, x),
                     Direction::Scatter => {
-                        running.add(x, dy);
+                        sums.add(x, dy);
                         add_up(isa, &Pixels::new(dy, outputs), &mut db);
                     }
                 }
             }
-            let (dw, small) = running.finish();
+            let (dw, small) = sums.finish();
             (dw, if direction == Direction::Gather { small } else { db })
         };
-        let given = self.x.values.par_chunks(CHUNK * input).zip(dy.par_chunks(CHUNK * len));
-        let mut back_to_x = None;
+        let pairs = self.x.values.par_chunks(CHUNK * input).zip(dy.par_chunks(CHUNK * len));
+        let mut dx_token = None;
         let partials: Vec<(Buffer, Vec<f32>)> = if token.track_op() {
-            let by_input =
+            let transposed =
                 with_elements([weight], |[weight]| Ok(sizes.convolution(isa, back, weight, None)))?;
-            let mut dx = Fresh::recycled(sizes.images * input);
+            let mut dx = UninitVec::from_pool(sizes.images * input);
             let partials = dx
                 .par_chunks(CHUNK * input)
-                .zip(given)
+                .zip(pairs)
                 .map(|(dx, (x, dy))| {
                     dy.chunks_exact(len)
                         .zip(dx.chunks(input))
-                        .for_each(|(dy, dx)| by_input.run(dy, dx));
+                        .for_each(|(dy, dx)| transposed.run(dy, dx));
                     sum(x, dy)
                 })
                 .collect();
-            back_to_x = self.x.lead_back(isa, token, || dx.keep())?;
+            dx_token = self.x.accumulate_gradient(isa, token, || dx.into_buffer())?;
             partials
         } else {
-            given.map(|(x, dy)| sum(x, dy)).collect()
+            pairs.map(|(x, dy)| sum(x, dy)).collect()
         };
         let (weights, biases): (Vec<_>, Vec<_>) = partials.into_iter().unzip();
         let dw = Tensor::from_vec(
@@ -283,6 +285,6 @@ impl MapOp for Op {
             &Device::Cpu,
         )?;
         let db = Tensor::from_vec(sum_in_order(isa, &biases, outputs), outputs, &Device::Cpu)?;
-        Ok(vec![back_to_x, Some(dw), Some(db)])
+        Ok(vec![dx_token, Some(dw), Some(db)])
     }
 }

@@ -1,23 +1,23 @@
-//! Images between the layers of a network, laid out as the kernels like them.
+//! A batch of images between two layers, in the memory layout of the kernels.
 
 use candle_core::{Result, Tensor, bail};
 
 use crate::arith::isa::Isa;
+use crate::graph::convert::{from_images, to_images};
 use crate::graph::convolution::{Direction, convolution};
 use crate::graph::map::Node;
 use crate::graph::resample::{Resample, resample};
 use crate::graph::stack::stacked;
 use crate::graph::trace::operation;
-use crate::graph::turn::{from_images, to_images};
 use crate::graph::{attention, block, elementwise, group_norm};
 use crate::memory::storage::kernels_for;
 use crate::{Activation, GroupNorm, Padding, ResidualBlock, TimeConditioning, slow};
 
-/// Images (N, C, H, W) on their way through a network.
+/// A batch of images (N, C, H, W) between the layers of a network.
 ///
-/// The kernels keep a pixel's channels together, (N, H, W, C); candle's own operations want them apart. A network
-/// takes its input into a map, leads it from layer to layer, and takes the output out again, so that nothing is
-/// turned around in between. What a map holds is differentiable like any tensor.
+/// The kernels store images as (N, H, W, C), candle's own operations as (N, C, H, W). A network
+/// converts its input to a map once, passes the map from layer to layer, and converts the output
+/// back. A map is differentiable like any tensor.
 ///
 /// ```
 /// use candle_core::{DType, Device, Result, Tensor};
@@ -35,23 +35,23 @@ use crate::{Activation, GroupNorm, Padding, ResidualBlock, TimeConditioning, slo
 #[derive(Clone, Debug)]
 pub struct FeatureMap(Layout);
 
-/// How a map lies in memory.
+/// The memory layout of a map.
 #[derive(Clone, Debug)]
 enum Layout {
     /// (N, C, H, W), for candle's own operations.
     ChannelsFirst(Tensor),
-    /// For the kernels; the channels of all parts, one after the other.
+    /// (N, H, W, C), for the kernels. The map is the concatenation of the channels of all parts.
     ChannelsLast { isa: Isa, parts: Vec<Node> },
 }
 
 impl FeatureMap {
-    /// The map of `images` (N, C, H, W).
+    /// Converts `images` (N, C, H, W) to a map.
     ///
     /// # Errors
-    /// Tensors of another rank.
+    /// If `images` does not have four dimensions or, for the kernels, is empty.
     pub fn from_images(images: &Tensor) -> Result<Self> {
         if images.rank() != 4 {
-            bail!("a feature map is made of images (N, C, H, W), not of {:?}", images.shape());
+            bail!("a feature map needs images (N, C, H, W), got {:?}", images.shape());
         }
         match kernels_for(&[images]) {
             Some(isa) => Self::with_kernels(isa, images),
@@ -59,15 +59,15 @@ impl FeatureMap {
         }
     }
 
-    /// As [`Self::from_images`], for candle's own operations.
+    /// Like [`Self::from_images`], for candle's own operations.
     pub(crate) fn from_images_slow(images: &Tensor) -> Self {
         Self(Layout::ChannelsFirst(images.clone()))
     }
 
-    /// As [`Self::from_images`], for the kernels of `isa`.
+    /// Like [`Self::from_images`], for the kernels of `isa`.
     pub(crate) fn with_kernels(isa: Isa, images: &Tensor) -> Result<Self> {
         if images.elem_count() == 0 {
-            bail!("a feature map wants images with something in them, got {:?}", images.shape());
+            bail!("a feature map needs non-empty images, got {:?}", images.shape());
         }
         Ok(Self::last(isa, from_images(isa, images)?))
     }
@@ -76,18 +76,18 @@ impl FeatureMap {
         Self(Layout::ChannelsLast { isa, parts: vec![map] })
     }
 
-    /// The images (N, C, H, W).
+    /// Converts the map to images (N, C, H, W).
     ///
     /// # Errors
-    /// None of its own; whatever the device reports.
+    /// An error of the device.
     pub fn to_images(&self) -> Result<Tensor> {
-        match self.whole()? {
-            Whole::Images(images) => Ok(images.clone()),
-            Whole::Node(isa, node) => to_images(isa, &node),
+        match self.single_part()? {
+            SinglePart::Images(images) => Ok(images.clone()),
+            SinglePart::Node(isa, node) => to_images(isa, &node),
         }
     }
 
-    /// N, C, H and W.
+    /// The shape `[N, C, H, W]`.
     #[must_use]
     pub fn dims(&self) -> [usize; 4] {
         match &self.0 {
@@ -99,15 +99,16 @@ impl FeatureMap {
         }
     }
 
-    /// The channels of this map and then the `other`'s. Nothing is copied before it is needed.
+    /// Concatenates the channels of this map and of `other`. The kernels' maps are not copied until
+    /// an operation needs them in one piece.
     ///
     /// # Errors
-    /// Maps that differ in more than the number of channels, or are on different devices.
+    /// If the maps differ in N, H, W, type or device.
     pub fn cat(&self, other: &Self) -> Result<Self> {
         let ([n, _, h, w], [other_n, _, other_h, other_w]) = (self.dims(), other.dims());
         if [n, h, w] != [other_n, other_h, other_w] {
             bail!(
-                "cat wants maps that differ in their channels only, not {:?} and {:?}",
+                "cat: the maps may differ in their channels only, got {:?} and {:?}",
                 self.dims(),
                 other.dims()
             );
@@ -119,34 +120,38 @@ impl FeatureMap {
             (Layout::ChannelsLast { isa, parts: a }, Layout::ChannelsLast { parts: b, .. }) => {
                 Ok(Self(Layout::ChannelsLast { isa: *isa, parts: [a.as_slice(), b].concat() }))
             }
-            _ => bail!("cat wants maps of one type on one device"),
+            _ => bail!("cat: the maps must have the same type and device"),
         }
     }
 
-    /// This map in one part, as the kernels take it, or as images for candle's own operations.
-    fn whole(&self) -> Result<Whole<'_>> {
+    /// This map as one part for the kernels, or as images for candle's own operations.
+    fn single_part(&self) -> Result<SinglePart<'_>> {
         Ok(match &self.0 {
-            Layout::ChannelsFirst(images) => Whole::Images(images),
-            Layout::ChannelsLast { isa, parts } => Whole::Node(*isa, joined(*isa, parts)?),
+            Layout::ChannelsFirst(images) => SinglePart::Images(images),
+            Layout::ChannelsLast { isa, parts } => {
+                SinglePart::Node(*isa, concatenated(*isa, parts)?)
+            }
         })
     }
 
-    /// One way or the other, as this map is kept.
+    /// Applies `kernel` or `slow`, depending on the layout of this map.
     fn map(
         &self,
         kernel: impl FnOnce(Isa, &Node) -> Result<Node>,
         slow: impl FnOnce(&Tensor) -> Result<Tensor>,
     ) -> Result<Self> {
-        match self.whole()? {
-            Whole::Images(images) => Ok(Self(Layout::ChannelsFirst(slow(images)?))),
-            Whole::Node(isa, node) => Ok(Self::last(isa, kernel(isa, &node)?)),
+        match self.single_part()? {
+            SinglePart::Images(images) => Ok(Self(Layout::ChannelsFirst(slow(images)?))),
+            SinglePart::Node(isa, node) => Ok(Self::last(isa, kernel(isa, &node)?)),
         }
     }
 
-    /// 2-D cross-correlation: `weight` (Cout, Cin, K, K), `bias` (Cout), to (N, Cout, H', W').
+    /// 2-D convolution (cross-correlation) to (N, Cout, H', W'). `weight` has the shape (Cout, Cin,
+    /// K, K) and `bias` (Cout). `stride` must be at least 1.
     ///
     /// # Errors
-    /// Shapes that do not fit together.
+    /// If the shapes do not match, a shape is empty, `stride` is 0, the padding exceeds 65536, or
+    /// the kernel is larger than the padded images.
     pub fn conv2d(
         &self,
         weight: &Tensor,
@@ -161,17 +166,19 @@ impl FeatureMap {
                 |x| slow::conv2d(x, weight, bias, stride, padding),
             )
         };
-        // Each result is a sum over the weights of one output channel.
+        // Each output is a sum over the weights of one output channel.
         operation(convolved, |[n, _, h, w]| {
             (vec![weight.id()], (n * h * w * weight.elem_count()) as u64)
         })
     }
 
-    /// Transposed 2-D convolution: `weight` (Cin, Cout, K, K), `bias` (Cout), to
-    /// (N, Cout, (H−1)·stride − 2·padding + K, …).
+    /// Transposed 2-D convolution to (N, Cout, H', W') with H' = (H − 1)·stride − 2·padding + K,
+    /// and W' likewise. `weight` has the shape (Cin, Cout, K, K) and `bias` (Cout). `stride` must
+    /// be at least 1.
     ///
     /// # Errors
-    /// Shapes that do not fit together.
+    /// If the shapes do not match, a shape is empty, `stride` is 0, the padding exceeds 65536, or
+    /// the output would be empty.
     pub fn conv_transpose2d(
         &self,
         weight: &Tensor,
@@ -187,15 +194,15 @@ impl FeatureMap {
                 |x| slow::conv_transpose2d(x, weight, bias, stride, padding),
             )
         };
-        // Each pixel of the input goes out through the weights of its channel.
+        // Each input is multiplied by all weights of its channel.
         let [n, _, h, w] = self.dims();
         operation(convolved, |_| (vec![weight.id()], (n * h * w * weight.elem_count()) as u64))
     }
 
-    /// Group normalisation, with the modulation and the activation that follow it.
+    /// Group normalisation with its optional modulation and activation.
     ///
     /// # Errors
-    /// A channel count that the groups do not divide; shapes that do not fit together.
+    /// If C is not divisible by the number of groups, or the shapes do not match.
     pub fn group_norm(&self, norm: &GroupNorm<'_>) -> Result<Self> {
         operation(
             || {
@@ -208,29 +215,30 @@ impl FeatureMap {
         )
     }
 
-    /// Softmax attention over the pixels of each image (Vaswani et al. 2017, eq. 1), of this map's queries over `keys`
-    /// and `values`. Its channels are those of `heads` heads, one after the other; all three maps are of one size.
+    /// Softmax attention over the pixels of each image (Vaswani et al. 2017, eq. 1). This map holds
+    /// the queries. Head h has the channels from h·C/`heads` on. All three maps must have the same
+    /// shape.
     ///
     /// # Errors
-    /// Maps of different sizes; a channel count that the heads do not divide.
+    /// If the shapes differ, C is not divisible by `heads`, or the maps differ in type or device.
     pub fn attention(&self, keys: &Self, values: &Self, heads: usize) -> Result<Self> {
-        let attended = || match (self.whole()?, keys.whole()?, values.whole()?) {
-            (Whole::Images(q), Whole::Images(k), Whole::Images(v)) => {
+        let attended = || match (self.single_part()?, keys.single_part()?, values.single_part()?) {
+            (SinglePart::Images(q), SinglePart::Images(k), SinglePart::Images(v)) => {
                 Ok(Self(Layout::ChannelsFirst(slow::attention(q, k, v, heads)?)))
             }
-            (Whole::Node(isa, q), Whole::Node(_, k), Whole::Node(_, v)) => {
+            (SinglePart::Node(isa, q), SinglePart::Node(_, k), SinglePart::Node(_, v)) => {
                 Ok(Self::last(isa, attention::attention(isa, [&q, &k, &v], heads)?))
             }
-            _ => bail!("attention wants maps of one type on one device"),
+            _ => bail!("attention: the maps must have the same type and device"),
         };
-        // Every pixel's query with every key, and the values by the result.
+        // Each query times each key, and each attention weight times a value.
         operation(attended, |[n, c, h, w]| (Vec::new(), 2 * (n * c * (h * w).pow(2)) as u64))
     }
 
-    /// Twice as high and wide: each pixel four times.
+    /// Doubles height and width by repeating each pixel four times (nearest neighbour).
     ///
     /// # Errors
-    /// None of its own; whatever the device reports.
+    /// An error of the device.
     pub fn upsample_nearest2(&self) -> Result<Self> {
         operation(
             || self.map(|isa, x| resample(isa, Resample::Nearest, x), slow::upsample_nearest2),
@@ -238,10 +246,10 @@ impl FeatureMap {
         )
     }
 
-    /// Half as high and wide: the means of 2 × 2 pixels.
+    /// Halves height and width by averaging 2 × 2 pixels.
     ///
     /// # Errors
-    /// Sides that are not even.
+    /// If height or width is odd.
     pub fn avg_pool2(&self) -> Result<Self> {
         operation(
             || self.map(|isa, x| resample(isa, Resample::Average, x), slow::avg_pool2),
@@ -249,25 +257,27 @@ impl FeatureMap {
         )
     }
 
-    /// The sum of two maps of one size.
+    /// Adds two maps of the same shape.
     ///
     /// # Errors
-    /// Maps of different sizes, or on different devices.
+    /// If the shapes, types or devices differ.
     pub fn add(&self, other: &Self) -> Result<Self> {
-        let sum = || match (self.whole()?, other.whole()?) {
-            (Whole::Images(a), Whole::Images(b)) => Ok(Self(Layout::ChannelsFirst((a + b)?))),
-            (Whole::Node(isa, a), Whole::Node(_, b)) => {
+        let sum = || match (self.single_part()?, other.single_part()?) {
+            (SinglePart::Images(a), SinglePart::Images(b)) => {
+                Ok(Self(Layout::ChannelsFirst((a + b)?)))
+            }
+            (SinglePart::Node(isa, a), SinglePart::Node(_, b)) => {
                 Ok(Self::last(isa, elementwise::add(isa, &a, &b)?))
             }
-            _ => bail!("add wants maps of one type on one device"),
+            _ => bail!("add: the maps must have the same type and device"),
         };
         operation(sum, |_| (Vec::new(), 0))
     }
 
-    /// Adds a number to each channel of each image: `embedding` (N, C).
+    /// Adds `embedding` (N, C) to all pixels: one number for each channel of each image.
     ///
     /// # Errors
-    /// An embedding of another shape.
+    /// If `embedding` has another shape.
     pub fn add_channel_embedding(&self, embedding: &Tensor) -> Result<Self> {
         self.map(
             |isa, x| elementwise::add_channel_embedding(isa, x, embedding),
@@ -275,16 +285,21 @@ impl FeatureMap {
         )
     }
 
-    /// A residual block with a time embedding (Ho et al. 2020, appendix B) of width Cout: with `embedding` (N, Cout) to
-    /// (N, Cout, H, W), `skip(x) + conv2(silu(norm2(conv1(silu(norm1(x))) + embedding)))`, or as
-    /// [`TimeConditioning`] says.
+    /// A residual block with a time embedding (Ho et al. 2020, appendix B), to (N, Cout, H, W):
+    ///
+    /// `skip(x) + conv2(silu(norm2(conv1(silu(norm1(x))) + embedding)))`
+    ///
+    /// This is [`TimeConditioning::Add`] with `embedding` (N, Cout). With
+    /// [`TimeConditioning::ScaleShift`], `embedding` (N, 2·Cout) modulates the output of `norm2`
+    /// instead.
     ///
     /// # Errors
-    /// Shapes that do not fit together.
+    /// If the shapes do not match or are empty, the kernel size is even, a channel count is not
+    /// divisible by the number of groups, or Cin differs from Cout without a skip convolution.
     pub fn residual_block(&self, embedding: &Tensor, block: &ResidualBlock<'_>) -> Result<Self> {
         let conv = |weight: &Tensor| weight.elem_count();
         operation(
-            || self.whole_block(embedding, block),
+            || self.block_by_layout(embedding, block),
             |[n, _, h, w]| {
                 let skip = block.skip.map_or(0, |(weight, _)| conv(weight));
                 let products = n * h * w * (conv(block.conv1.0) + conv(block.conv2.0) + skip);
@@ -293,15 +308,15 @@ impl FeatureMap {
         )
     }
 
-    fn whole_block(&self, embedding: &Tensor, block: &ResidualBlock<'_>) -> Result<Self> {
+    fn block_by_layout(&self, embedding: &Tensor, block: &ResidualBlock<'_>) -> Result<Self> {
         match &self.0 {
             Layout::ChannelsFirst(_) => self.composed_block(embedding, block),
             Layout::ChannelsLast { isa, parts } => {
                 let first = parts.len().min(2) - 1;
-                let parts = [&parts[..first], &[joined(*isa, &parts[first..])?]].concat();
+                let parts = [&parts[..first], &[concatenated(*isa, &parts[first..])?]].concat();
                 let sizes = block::sizes_of(&parts, embedding, block)?;
                 if !sizes.fit() {
-                    return Self::last(*isa, joined(*isa, &parts)?)
+                    return Self::last(*isa, concatenated(*isa, &parts)?)
                         .composed_block(embedding, block);
                 }
                 Ok(Self::last(*isa, block::residual_block(*isa, sizes, &parts, embedding, block)?))
@@ -309,7 +324,8 @@ impl FeatureMap {
         }
     }
 
-    /// The block as separate operations, for kernels of another size and the smallest images.
+    /// The block as separate operations: for kernels other than 3 × 3, images with a side below 4
+    /// pixels, and candle's own operations.
     fn composed_block(&self, embedding: &Tensor, block: &ResidualBlock<'_>) -> Result<Self> {
         let padding = block.conv1.0.dim(2)? / 2;
         let (added, modulation) = match block.conditioning {
@@ -334,14 +350,14 @@ impl FeatureMap {
     }
 }
 
-/// A map in one part.
-enum Whole<'a> {
+/// A map whose parts are concatenated.
+enum SinglePart<'a> {
     Images(&'a Tensor),
     Node(Isa, Node),
 }
 
-/// All `parts` in one map.
-fn joined(isa: Isa, parts: &[Node]) -> Result<Node> {
-    let (first, rest) = parts.split_first().expect("a map has a part at least");
+/// Concatenates `parts` to one map.
+fn concatenated(isa: Isa, parts: &[Node]) -> Result<Node> {
+    let (first, rest) = parts.split_first().expect("a map has at least one part");
     rest.iter().try_fold(first.clone(), |map, part| stacked(isa, &map, part))
 }

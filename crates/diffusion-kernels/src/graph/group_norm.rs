@@ -1,4 +1,4 @@
-//! Group normalisation of a map, with the modulation and the activation that follow it.
+//! Group normalisation of a map, fused with modulation and activation.
 
 use std::sync::Arc;
 
@@ -12,12 +12,12 @@ use crate::graph::op::MapOp;
 use crate::image::norm::{Modulated, Norm};
 use crate::image::pixels::{Pixels, padded_len, write_pixels};
 use crate::memory::buffer::Buffer;
-use crate::memory::fresh::Fresh;
 use crate::memory::scratch::Scratch;
 use crate::memory::storage::with_elements;
+use crate::memory::uninit::UninitVec;
 use crate::{Activation, GroupNorm};
 
-/// Leads the gradient of `y` back to `x` and to what is packed.
+/// The backward operation: from `y` to `x` and the packed parameters.
 struct Op {
     isa: Isa,
     settings: Settings,
@@ -33,7 +33,7 @@ struct Settings {
     modulated: bool,
 }
 
-/// Says what does not fit.
+/// Checks the shapes.
 pub(crate) fn check([images, channels]: [usize; 2], norm: &GroupNorm<'_>) -> Result<()> {
     let GroupNorm { groups, weight, bias, modulation, .. } = norm;
     if *groups == 0 || !channels.is_multiple_of(*groups) {
@@ -41,7 +41,7 @@ pub(crate) fn check([images, channels]: [usize; 2], norm: &GroupNorm<'_>) -> Res
     }
     if weight.dims() != [channels] || bias.dims() != [channels] {
         bail!(
-            "group_norm: weight {:?} and bias {:?} for {channels} channels",
+            "group_norm: {channels} channels need a weight and a bias of shape [{channels}], got {:?} and {:?}",
             weight.dims(),
             bias.dims()
         );
@@ -49,7 +49,7 @@ pub(crate) fn check([images, channels]: [usize; 2], norm: &GroupNorm<'_>) -> Res
     match modulation {
         Some(modulation) if modulation.dims() != [images, 2 * channels] => {
             bail!(
-                "group_norm wants a modulation (N, 2·C) = {:?}, got {:?}",
+                "group_norm: expected a modulation (N, 2·C) = {:?}, got {:?}",
                 [images, 2 * channels],
                 modulation.dims()
             )
@@ -58,7 +58,7 @@ pub(crate) fn check([images, channels]: [usize; 2], norm: &GroupNorm<'_>) -> Res
     }
 }
 
-/// `x`, normalised, modulated and activated.
+/// Normalises, modulates and activates `x`.
 pub(crate) fn group_norm(isa: Isa, x: &Node, norm: &GroupNorm<'_>) -> Result<Node> {
     let [images, _, _, channels] = x.map.dims;
     check([images, channels], norm)?;
@@ -79,12 +79,16 @@ pub(crate) fn group_norm(isa: Isa, x: &Node, norm: &GroupNorm<'_>) -> Result<Nod
 }
 
 impl Settings {
-    /// The parameters as they act on image i.
+    /// The parameters and the modulation of image i.
     fn modulated<'a>(&self, packed: &'a [f32], channels: usize, i: usize) -> Modulated<'a> {
         let (weight, rest) = packed.split_at(channels);
         let (bias, modulation) = rest.split_at(channels);
-        let own = if self.modulated { 2 * channels } else { 0 };
-        Modulated { weight, bias, modulation: &modulation[i * own..(i + 1) * own] }
+        let width_per_image = if self.modulated { 2 * channels } else { 0 };
+        Modulated {
+            weight,
+            bias,
+            modulation: &modulation[i * width_per_image..(i + 1) * width_per_image],
+        }
     }
 
     fn norm<'a>(&self, isa: Isa, [weight, bias]: &'a [Vec<f32>; 2]) -> Norm<'a> {
@@ -94,7 +98,7 @@ impl Settings {
     fn forward(&self, isa: Isa, x: &Map, packed: &[f32]) -> Buffer {
         let [_, height, width, channels] = x.dims;
         let len = height * width * channels;
-        let mut y = Fresh::recycled(x.values.len());
+        let mut y = UninitVec::from_pool(x.values.len());
         y.par_chunks(len).zip(x.values.par_chunks_exact(len)).enumerate().for_each(
             |(i, (y, x))| {
                 let effective = self.modulated(packed, channels, i).effective();
@@ -110,25 +114,25 @@ impl Settings {
                 });
             },
         );
-        y.keep()
+        y.into_buffer()
     }
 }
 
 impl Op {
-    /// The gradients of x and of what is packed.
+    /// The gradients of x and of the packed parameters.
     fn gradients(&self, packed: &[f32], dtoken: &Tensor) -> Result<(Buffer, Vec<f32>)> {
         let Self { isa, settings, x, y } = self;
         let [images, height, width, channels] = x.dims;
         let len = height * width * channels;
         let dy = y.take_gradient(dtoken)?;
-        let mut dx = Fresh::recycled(x.values.len());
-        let own = if settings.modulated { 2 * channels } else { 0 };
-        let mut modulation = vec![0.0; images * own];
-        // An image's part of the modulation may be empty, which chunks cannot be.
+        let mut dx = UninitVec::from_pool(x.values.len());
+        let width_per_image = if settings.modulated { 2 * channels } else { 0 };
+        let mut modulation = vec![0.0; images * width_per_image];
+        // `chunks_mut` does not allow empty chunks, but the modulation of an image may be empty.
         let mut parts: Vec<&mut [f32]> = Vec::with_capacity(images);
         let mut rest = &mut modulation[..];
         for _ in 0..images {
-            let (part, after) = rest.split_at_mut(own);
+            let (part, after) = rest.split_at_mut(width_per_image);
             parts.push(part);
             rest = after;
         }
@@ -156,7 +160,7 @@ impl Op {
                 let combination = norm.backward(&x, &statistics, &slopes, &mut dz, &mut by_channel);
                 let zeros = vec![0.0; padded_len(channels)];
                 write_pixels(dx, channels, &zeros, |dx| {
-                    combination.write(&dz, &x, dx, &mut zeros.clone())
+                    combination.write(&dz, &x, dx, &mut zeros.clone());
                 });
                 let mut sums = vec![[0.0; 2]; channels];
                 modulated.backward(&by_channel, &mut sums, modulation);
@@ -167,7 +171,7 @@ impl Op {
         let mut gradient: Vec<f32> = (0..channels).map(|c| total(c, 0)).collect();
         gradient.extend((0..channels).map(|c| total(c, 1)));
         gradient.extend(modulation);
-        Ok((dx.keep(), gradient))
+        Ok((dx.into_buffer(), gradient))
     }
 }
 
@@ -178,7 +182,7 @@ impl MapOp for Op {
         let (token, packed) = (arguments[0], arguments[1]);
         let _span = trace_span!("group norm, backward", dims = ?self.x.dims).entered();
         let (dx, gradient) = with_elements([packed], |[packed]| self.gradients(packed, dtoken))?;
-        let dx = self.x.lead_back(self.isa, token, || dx)?;
+        let dx = self.x.accumulate_gradient(self.isa, token, || dx)?;
         Ok(vec![dx, Some(Tensor::from_vec(gradient, packed.shape(), &Device::Cpu)?)])
     }
 }

@@ -1,4 +1,4 @@
-//! The affine map of rows as a candle operation.
+//! The linear layer as a candle operation.
 
 use candle_core::{CpuStorage, Device, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
@@ -12,11 +12,11 @@ use crate::image::transpose::channels_last;
 use crate::memory::scratch::Scratch;
 use crate::memory::storage::{elements, output, with_elements};
 
-/// Rows that one task computes.
+/// The number of rows that one task computes.
 const ROWS: usize = 14;
 
-/// `a · b`, with `terms` terms a sum, each started from `start` of its column: `a` gives the left factor from a row on,
-/// `b` is dense, its columns padded to whole vectors.
+/// `a · b`, plus `start` in each row. `a` returns the left factor from a given row on; `b` is
+/// dense, with columns padded to whole vectors.
 fn product<'a>(
     isa: Isa,
     a: impl Fn(usize) -> Factor<'a> + Sync,
@@ -41,7 +41,7 @@ fn product<'a>(
     c
 }
 
-/// A matrix with its rows padded to whole vectors; the padding is whatever it was.
+/// A matrix with rows padded to whole vectors. The padding has arbitrary values.
 fn padded_rows(matrix: &[f32], columns: usize) -> Scratch {
     let padded = columns.next_multiple_of(LANES);
     let mut wide = Scratch::new(matrix.len() / columns * padded);
@@ -61,21 +61,21 @@ pub(crate) fn linear(isa: Isa, x: &Tensor, weight: &Tensor, bias: &Tensor) -> Re
     let [_, _, outputs] = sizes(x.shape(), weight.shape())?;
     let _span = trace_span!("linear, forward").entered();
     if bias.dims() != [outputs] {
-        bail!("linear: a bias of shape {:?} for {outputs} outputs", bias.dims());
+        bail!("linear: {outputs} outputs need a bias of shape [{outputs}], got {:?}", bias.dims());
     }
     apply(Linear { isa }, &[&x.contiguous()?, &weight.contiguous()?, &bias.contiguous()?])
 }
 
-/// Rows, inputs and outputs.
+/// The numbers of rows, inputs and outputs.
 fn sizes(x: &Shape, weight: &Shape) -> Result<[usize; 3]> {
     match (x.dims(), weight.dims()) {
-        (&[rows, inputs], &[outputs, wanted])
-            if inputs == wanted && rows * inputs * outputs > 0 =>
+        (&[rows, inputs], &[outputs, expected])
+            if inputs == expected && rows * inputs * outputs > 0 =>
         {
             Ok([rows, inputs, outputs])
         }
         _ => bail!(
-            "linear wants x (N, Din) and weight (Dout, Din), none of them empty, got {x:?} and {weight:?}"
+            "linear: expected non-empty x (N, Din) and weight (Dout, Din), got {x:?} and {weight:?}"
         ),
     }
 }
@@ -86,7 +86,7 @@ impl MapOp for Linear {
     fn forward(&self, arguments: &[Argument<'_>]) -> Result<(CpuStorage, Shape)> {
         let [rows, inputs, outputs] = sizes(arguments[0].1.shape(), arguments[1].1.shape())?;
         let (x, w, b) = (elements(arguments[0])?, elements(arguments[1])?, elements(arguments[2])?);
-        // The transpose of the weights, as if they were channels of images.
+        // Transposes the weights, as if outputs were channels and inputs pixels.
         let w = channels_last(self.isa, w, [outputs, inputs]);
         let a = |row: usize| Factor::matrix(&x[row * inputs..], inputs, inputs);
         let y = product(self.isa, a, &w, [rows, outputs], Some(b));

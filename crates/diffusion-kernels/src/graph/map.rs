@@ -1,12 +1,31 @@
-//! What layers hand on: images with their channels last, and beside them the gradients that come back.
-//!
-//! candle's backward pass begins every gradient with zeros and then adds, to a new tensor each time. Of a map, candle's
-//! graph holds a token only, a tensor of one number, which says what was made of what and so keeps the order. The
-//! images lie beside it; the first gradient to arrive is kept as it is, and the next ones are added in place.
-//!
-//! Each operation hands the number 1 back to the tokens of what it was made of, so that candle's sum for a token is the
-//! number of gradients that this pass has led to its map. A pass that failed halfway leaves its gradients behind; they
-//! are noticed by that number.
+//! A batch of images outside of candle's autograd graph, with its gradient, and its token in the
+//! graph.
+
+// candle's backward pass starts each gradient with zeros and adds to a new tensor each time. To
+// avoid this for large maps, candle only sees a token, a tensor of one number:
+//
+//     graph     token(x) ── op ── token(y)        one node per operation, so candle keeps the order
+//     Map x     values (N, H, W, C), and a table {(thread, pass): (sum of gradients, their number)}
+//
+//     forward   y.values = kernel(x.values);  token(y) = op(token(x), parameters) = [0]
+//     backward  of op, called by candle with d = the gradient of token(y):
+//         dy = y.take_gradient(d)                removes the sum; fails unless its number is d
+//         x.accumulate_gradient(dx)              stores dx, or adds the stored sum to it in place
+//         return 1 for token(x)                  candle adds up these ones
+//
+// 1. candle visits a node after all nodes that use it. When it visits y, all gradients of y have
+//    arrived.
+// 2. The gradient of a token counts the gradients sent to its map. A sum of ones is exact in f32 up
+//    to 2²⁴, so `take_gradient` can compare it with the number of gradients that arrived.
+// 3. A pass that fails halfway leaves gradients behind. A later pass with the same key would add
+//    its own to them. Then the two numbers differ, and `take_gradient` removes the sum and returns
+//    an error.
+// 4. Gradients are stored by thread and pass, since several passes may use one graph at a time.
+//    candle runs a pass on one thread. A waiting pool thread may start another pass; `in_pool`
+//    gives each its own number.
+// 5. The first gradient is stored without a copy. Later sums add the stored one to the new buffer.
+// 6. Without a tracked source or parameter there is no token and no operation, so nothing keeps the
+//    map for a backward pass.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -23,16 +42,17 @@ use crate::graph::op::{MapOp, apply};
 use crate::graph::tasks::current_pass;
 use crate::memory::buffer::Buffer;
 
-/// Images (N, H, W, C).
+/// A batch of images with channels last.
 pub(crate) struct Map {
+    /// N, H, W and C.
     pub dims: [usize; 4],
     pub values: Buffer,
-    /// The sum of the gradients that have arrived and their number, by the pass that is under way: nothing forbids two at
-    /// a time.
+    /// For each running backward pass, the sum of the gradients that have arrived, and their
+    /// number.
     gradients: Mutex<HashMap<(ThreadId, u64), (Buffer, usize)>>,
 }
 
-/// A map as a step in a computation; without a token if no gradient will be asked for.
+/// A map with its token in candle's graph. Without a token, it gets no gradient.
 #[derive(Clone)]
 pub(crate) struct Node {
     pub map: Arc<Map>,
@@ -53,12 +73,12 @@ impl Map {
         Arc::new(Self { dims, values, gradients: Mutex::default() })
     }
 
-    /// Floats of a row of pixels.
+    /// The number of floats in a row of pixels.
     pub(crate) fn row(&self) -> usize {
         self.dims[2] * self.dims[3]
     }
 
-    /// Adds to the gradient with respect to this map.
+    /// Adds to the gradient of this map in the current pass.
     fn add_gradient(&self, isa: Isa, gradient: Buffer) {
         const CHUNK: usize = 1 << 14;
         let pass = current_pass();
@@ -73,25 +93,26 @@ impl Map {
         self.gradients().insert(pass, (sum, count));
     }
 
-    /// The gradient with respect to this map, when all that was made of it has added to it; `dtoken` is the gradient of
-    /// its token.
+    /// Removes and returns the gradient of this map, after all operations that use it have added to
+    /// it. `dtoken` is the gradient of its token.
     ///
     /// # Errors
-    /// No gradient has arrived, or more than of this pass.
+    /// If no gradient has arrived, or some are left from a pass that failed.
     pub(crate) fn take_gradient(&self, dtoken: &Tensor) -> Result<Buffer> {
         let expected = dtoken.to_vec1::<f32>()?.first().copied().unwrap_or_default();
         match self.gradients().remove(&current_pass()) {
             Some((gradient, count)) if count as f32 == expected => Ok(gradient),
             Some(_) => bail!(
-                "a map of {:?} still holds gradients of a backward pass that failed; compute it anew",
+                "a map of shape {:?} still holds gradients of a backward pass that failed; compute the map again",
                 self.dims
             ),
-            None => bail!("no gradient has reached a map of {:?}", self.dims),
+            None => bail!("no gradient has reached a map of shape {:?}", self.dims),
         }
     }
 
-    /// Adds to the gradient with respect to this map if its `token` is tracked, and gives the token's.
-    pub(crate) fn lead_back(
+    /// If `token` is tracked, adds to the gradient of this map and returns the gradient of the
+    /// token, 1.
+    pub(crate) fn accumulate_gradient(
         &self,
         isa: Isa,
         token: &Tensor,
@@ -110,8 +131,9 @@ impl Map {
 }
 
 impl Node {
-    /// A map that was made of `sources` and `parameters`. If any of those needs a gradient, `op` is applied,
-    /// which leads it back. Its arguments are the tokens of `sources` and then the `parameters`.
+    /// The node of a `map` that was computed from `sources` and `parameters`. If any of these needs
+    /// a gradient, `op` is added to candle's graph. Its arguments are the tokens of `sources`, then
+    /// the `parameters`.
     pub(crate) fn new<O: MapOp>(
         map: Arc<Map>,
         sources: &[&Self],
@@ -130,7 +152,7 @@ impl Node {
         Ok(Self { map, token })
     }
 
-    /// Whether a gradient is wanted.
+    /// Whether a gradient is needed.
     pub(crate) fn is_tracked(&self) -> bool {
         self.token.as_ref().is_some_and(Tensor::track_op)
     }

@@ -1,11 +1,13 @@
-//! Differentiable operations over batches, as candle's graph sees them.
+//! Differentiable operations over batches in candle's autograd graph.
 //!
-//! [`feature_map`] is what networks use; [`map`] holds images and gradients beside the graph. [`op`] is the one candle
-//! operation behind all others, which have a file each. [`tasks`] divides batches among threads; [`trace`] records
-//! operations and their memory. This room knows [`crate::image`] and all below it, but no layers and no optimizers.
+//! Networks use [`feature_map`]; [`map`] holds images and gradients outside of candle's graph.
+//! [`op`] is the one candle operation behind all others, which have a file each. [`tasks`] divides
+//! batches among threads, and [`trace`] records operations and their memory. This module uses
+//! [`crate::image`] and the modules below it, but no layers and no optimisers.
 
 pub(crate) mod attention;
 pub(crate) mod block;
+pub(crate) mod convert;
 pub(crate) mod convolution;
 pub(crate) mod elementwise;
 pub(crate) mod feature_map;
@@ -18,4 +20,3 @@ pub(crate) mod silu;
 pub(crate) mod stack;
 pub(crate) mod tasks;
 pub(crate) mod trace;
-pub(crate) mod turn;

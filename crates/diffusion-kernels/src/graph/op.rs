@@ -1,24 +1,25 @@
-//! The one candle operation behind all kernels.
+//! The adapter from the kernels' operations to candle's custom operations.
 
 use candle_core::{
     CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail,
 };
 
-/// An argument of a forward pass: candle's memory, and where the tensor lies in it.
+/// An argument of a forward pass: candle's memory, and the tensor's layout in it.
 pub(crate) type Argument<'a> = (&'a CpuStorage, &'a Layout);
 
-/// What differs from one operation of the kernels to the next.
+/// A differentiable operation of the kernels.
 pub(crate) trait MapOp: Send + Sync + 'static {
-    /// The name in candle's messages.
+    /// The name in candle's error messages.
     const NAME: &'static str;
 
-    /// The result in candle's graph. Default: the token of a map, whose images were computed before.
+    /// The result in candle's graph. By default it is the token of a map whose images are already
+    /// computed.
     fn forward(&self, _: &[Argument<'_>]) -> Result<(CpuStorage, Shape)> {
         Ok((CpuStorage::F32(vec![0.0]), Shape::from(1)))
     }
 
-    /// The gradients of the arguments, in their order, from the gradient of the result. More of them than arguments are
-    /// ignored.
+    /// The gradients of the arguments, in their order, from the gradient of the result. Gradients
+    /// beyond the number of arguments are ignored.
     fn backward(&self, arguments: &[&Tensor], gradient: &Tensor) -> Result<Vec<Option<Tensor>>>;
 }
 
@@ -29,14 +30,14 @@ pub(crate) fn apply<O: MapOp>(op: O, arguments: &[&Tensor]) -> Result<Tensor> {
         [a, b] => a.apply_op2(b, Adapter(op)),
         [a, b, c] => a.apply_op3(b, c, Adapter(op)),
         _ => bail!(
-            "{}: candle's operations take one to three arguments, not {}",
+            "{}: a candle operation takes one to three arguments, got {}",
             O::NAME,
             arguments.len()
         ),
     }
 }
 
-/// A [`MapOp`] in the form that candle expects.
+/// Implements candle's custom operations by a [`MapOp`].
 struct Adapter<O>(O);
 
 impl<O: MapOp> Adapter<O> {

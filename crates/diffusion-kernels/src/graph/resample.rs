@@ -1,5 +1,5 @@
-//! Maps of twice the size by repeating pixels, and of half the size by averages of four: each is the other's transpose,
-//! but for a factor.
+//! Upsampling by repeating pixels and downsampling by averaging four. Each computes the other's
+//! gradient, up to a factor.
 
 use std::sync::Arc;
 
@@ -11,19 +11,19 @@ use crate::arith::isa::{Isa, vectorised};
 use crate::graph::map::{Map, Node};
 use crate::graph::op::MapOp;
 use crate::memory::buffer::Buffer;
-use crate::memory::fresh::Fresh;
+use crate::memory::uninit::UninitVec;
 
-/// Which of the two.
+/// The kind of resampling.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Resample {
-    /// Each pixel four times.
+    /// Doubles the size: each pixel four times.
     Nearest,
-    /// The mean of four pixels.
+    /// Halves the size: the mean of four pixels.
     Average,
 }
 
 vectorised! {
-    /// A row twice as wide: each pixel twice, times `factor`.
+    /// Doubles the width of a row: each pixel twice, times `factor`.
     fn repeat(x: &[f32], channels: usize, factor: f32, y: &mut [f32]) {
         for (y, x) in y.chunks_exact_mut(2 * channels).zip(x.chunks_exact(channels)) {
             let (left, right) = y.split_at_mut(channels);
@@ -36,7 +36,7 @@ vectorised! {
 }
 
 vectorised! {
-    /// Two rows to one half as wide: the sum of four pixels, times `factor`.
+    /// Merges two rows into one of half the width: sums of four pixels, times `factor`.
     fn gather(upper: &[f32], lower: &[f32], channels: usize, factor: f32, y: &mut [f32]) {
         let rows = upper.chunks_exact(2 * channels).zip(lower.chunks_exact(2 * channels));
         for (y, (upper, lower)) in y.chunks_exact_mut(channels).zip(rows) {
@@ -47,15 +47,15 @@ vectorised! {
     }
 }
 
-/// Says what does not fit.
+/// Checks that height and width can be resampled.
 pub(crate) fn check(resample: Resample, [height, width]: [usize; 2]) -> Result<()> {
     if resample == Resample::Average && !(height.is_multiple_of(2) && width.is_multiple_of(2)) {
-        bail!("avg_pool2 halves images, whose sides must be even, not {height}×{width}");
+        bail!("avg_pool2: both sides must be even, got {height}×{width}");
     }
     Ok(())
 }
 
-/// `x`, resampled.
+/// Resamples `x`.
 pub(crate) fn resample(isa: Isa, resample: Resample, x: &Node) -> Result<Node> {
     let [images, height, width, channels] = x.map.dims;
     check(resample, [height, width])?;
@@ -68,29 +68,30 @@ pub(crate) fn resample(isa: Isa, resample: Resample, x: &Node) -> Result<Node> {
     Node::new(map, &[x], &[], |y| Op { isa, resample, x: x.map.clone(), y })
 }
 
-/// Each pixel to four.
+/// Copies each pixel to four, times `factor`.
 fn spread(isa: Isa, x: &[f32], [_, _, width, channels]: [usize; 4], factor: f32) -> Buffer {
     let row = width * channels;
-    let mut y = Fresh::recycled(4 * x.len());
+    let mut y = UninitVec::from_pool(4 * x.len());
     y.par_chunks_mut(4 * row).zip(x.par_chunks_exact(row)).for_each(|(y, x)| {
         let (upper, lower) = y.split_at_mut(2 * row);
         repeat(isa, x, channels, factor, upper);
         lower.copy_from_slice(upper);
     });
-    y.keep()
+    y.into_buffer()
 }
 
-/// Four pixels to each.
+/// Sums four pixels to one, times `factor`.
 fn sums(isa: Isa, x: &[f32], [_, _, width, channels]: [usize; 4], factor: f32) -> Buffer {
     let row = width * channels;
-    let mut y = Fresh::recycled(x.len() / 4);
+    let mut y = UninitVec::from_pool(x.len() / 4);
     y.par_chunks_mut(row / 2).zip(x.par_chunks_exact(2 * row)).for_each(|(y, x)| {
         let (upper, lower) = x.split_at(row);
         gather(isa, upper, lower, channels, factor, y);
     });
-    y.keep()
+    y.into_buffer()
 }
 
+/// The backward operation: from `y` to `x`.
 struct Op {
     isa: Isa,
     resample: Resample,
@@ -104,7 +105,7 @@ impl MapOp for Op {
     fn backward(&self, tokens: &[&Tensor], dtoken: &Tensor) -> Result<Vec<Option<Tensor>>> {
         let _span = trace_span!("resample, backward").entered();
         let dy = self.y.take_gradient(dtoken)?;
-        let dx = self.x.lead_back(self.isa, tokens[0], || match self.resample {
+        let dx = self.x.accumulate_gradient(self.isa, tokens[0], || match self.resample {
             Resample::Nearest => sums(self.isa, &dy, self.y.dims, 1.0),
             Resample::Average => spread(self.isa, &dy, self.y.dims, 0.25),
         })?;

@@ -1,4 +1,4 @@
-//! x · sigmoid(x) as a candle operation.
+//! SiLU as a candle operation.
 
 use candle_core::{CpuStorage, Device, Result, Shape, Tensor};
 use rayon::prelude::*;
@@ -6,10 +6,10 @@ use rayon::prelude::*;
 use crate::arith::isa::{Isa, vectorised};
 use crate::arith::vector::{sigmoid, silu_slope};
 use crate::graph::op::{Argument, MapOp, apply};
-use crate::memory::fresh::Fresh;
 use crate::memory::storage::{elements, output, with_elements};
+use crate::memory::uninit::UninitVec;
 
-/// Elements of one task.
+/// The number of elements of one task.
 const CHUNK: usize = 1 << 14;
 
 vectorised! {
@@ -44,20 +44,20 @@ impl MapOp for Silu {
     fn forward(&self, arguments: &[Argument<'_>]) -> Result<(CpuStorage, Shape)> {
         let (_, layout) = arguments[0];
         let x = elements(arguments[0])?;
-        let mut y = Fresh::new(x.len());
+        let mut y = UninitVec::new(x.len());
         y.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).for_each(|(y, x)| forward(self.isa, x, y));
-        Ok(output(y.finish(), layout.shape()))
+        Ok(output(y.into_vec(), layout.shape()))
     }
 
     fn backward(&self, arguments: &[&Tensor], dy: &Tensor) -> Result<Vec<Option<Tensor>>> {
         let x = arguments[0];
         let dx = with_elements([x, dy], |[x, dy]| {
-            let mut dx = Fresh::new(x.len());
+            let mut dx = UninitVec::new(x.len());
             dx.par_chunks_mut(CHUNK)
                 .zip(x.par_chunks(CHUNK))
                 .zip(dy.par_chunks(CHUNK))
                 .for_each(|((dx, x), dy)| backward(self.isa, x, dy, dx));
-            Ok(dx.finish())
+            Ok(dx.into_vec())
         })?;
         Ok(vec![Some(Tensor::from_vec(dx, x.shape(), &Device::Cpu)?)])
     }

@@ -1,4 +1,4 @@
-//! Maps stacked channel on channel.
+//! Concatenation of the channels of maps.
 
 use std::sync::Arc;
 
@@ -8,14 +8,14 @@ use rayon::prelude::*;
 use crate::arith::isa::Isa;
 use crate::graph::map::{Map, Node};
 use crate::graph::op::MapOp;
-use crate::memory::fresh::Fresh;
+use crate::memory::uninit::UninitVec;
 
-/// The channels of `a` and then those of `b`, which are of the same size otherwise, copied into one map.
+/// Copies the channels of `a` and then those of `b` into one map. N, H and W must be equal.
 pub(crate) fn stacked(isa: Isa, a: &Node, b: &Node) -> Result<Node> {
     let ([n, h, w, ca], [.., cb]) = (a.map.dims, b.map.dims);
-    let mut values = Fresh::recycled(n * h * w * (ca + cb));
-    let given = a.map.values.par_chunks_exact(w * ca).zip(b.map.values.par_chunks_exact(w * cb));
-    values.par_chunks_mut(w * (ca + cb)).zip(given).for_each(|(y, (a, b))| {
+    let mut values = UninitVec::from_pool(n * h * w * (ca + cb));
+    let rows = a.map.values.par_chunks_exact(w * ca).zip(b.map.values.par_chunks_exact(w * cb));
+    values.par_chunks_mut(w * (ca + cb)).zip(rows).for_each(|(y, (a, b))| {
         for (y, (a, b)) in
             y.chunks_exact_mut(ca + cb).zip(a.chunks_exact(ca).zip(b.chunks_exact(cb)))
         {
@@ -23,11 +23,11 @@ pub(crate) fn stacked(isa: Isa, a: &Node, b: &Node) -> Result<Node> {
             y[ca..].copy_from_slice(b);
         }
     });
-    let map = Map::new(values.keep(), [n, h, w, ca + cb]);
+    let map = Map::new(values.into_buffer(), [n, h, w, ca + cb]);
     Node::new(map, &[a, b], &[], |y| Stack { isa, parts: [a.map.clone(), b.map.clone()], y })
 }
 
-/// Divides a stack's gradient.
+/// The backward operation: from the concatenation to its parts.
 struct Stack {
     isa: Isa,
     parts: [Arc<Map>; 2],
@@ -41,17 +41,19 @@ impl MapOp for Stack {
         let gradient = self.y.take_gradient(dtoken)?;
         let channels = self.y.dims[3];
         let part = |part: &Map, first: usize, token: &Tensor| {
-            part.lead_back(self.isa, token, || {
-                let [_, _, width, own] = part.dims;
-                let mut dx = Fresh::recycled(part.values.len());
-                dx.par_chunks_mut(width * own)
+            part.accumulate_gradient(self.isa, token, || {
+                let [_, _, width, part_channels] = part.dims;
+                let mut dx = UninitVec::from_pool(part.values.len());
+                dx.par_chunks_mut(width * part_channels)
                     .zip(gradient.par_chunks_exact(width * channels))
                     .for_each(|(dx, dy)| {
-                        for (dx, dy) in dx.chunks_exact_mut(own).zip(dy.chunks_exact(channels)) {
-                            dx.copy_from_slice(&dy[first..first + own]);
+                        for (dx, dy) in
+                            dx.chunks_exact_mut(part_channels).zip(dy.chunks_exact(channels))
+                        {
+                            dx.copy_from_slice(&dy[first..first + part_channels]);
                         }
                     });
-                dx.keep()
+                dx.into_buffer()
             })
         };
         let [a, b] = &self.parts;

@@ -1,4 +1,4 @@
-//! How work is divided among the threads, so that results do not depend on how many there are.
+//! Division of work among threads. Results do not depend on the number of threads.
 
 use std::cell::RefCell;
 use std::ops::Deref;
@@ -9,40 +9,40 @@ use rayon::prelude::*;
 
 use crate::arith::isa::Isa;
 use crate::arith::vector::add;
-use crate::memory::fresh::Fresh;
+use crate::memory::uninit::UninitVec;
 
-/// Images whose weight gradients one task adds up. A constant: the order of additions is the same for any
-/// number of threads.
+/// The number of images whose weight gradients one task sums. A constant, so that the order of
+/// additions is the same for any number of threads.
 pub(crate) const CHUNK: usize = 4;
 
-/// The sum of the first `len` elements of `partials`, taken one after the other.
+/// The elementwise sum of `partials`, of which the first `len` elements are used, in their order.
 pub(crate) fn sum_in_order(
     isa: Isa,
     partials: &[impl Deref<Target = [f32]> + Sync],
     len: usize,
 ) -> Vec<f32> {
     const CHUNK: usize = 1 << 12;
-    let mut sum = Fresh::new(len);
+    let mut sum = UninitVec::new(len);
     sum.par_chunks_mut(CHUNK).enumerate().for_each(|(i, sum)| {
         for partial in partials {
             add(isa, &partial[i * CHUNK..], sum);
         }
     });
-    sum.finish()
+    sum.into_vec()
 }
 
 thread_local! {
-    /// The passes that this thread has begun, the latest last.
+    /// The numbers of the passes that this thread has started, the latest last.
     static PASSES: RefCell<Vec<u64>> = const { RefCell::new(Vec::new()) };
 }
 
-/// What tells the present backward pass from all others. Candle keeps a pass on one thread; but while a thread of the pool
-/// waits for others it may take up a whole second pass, which [`in_pool`] therefore gives a number of its own.
+/// The identity of the current backward pass. candle runs a pass on one thread. But a pool thread
+/// that waits for others may start a second pass, so [`in_pool`] numbers the passes.
 pub(crate) fn current_pass() -> (ThreadId, u64) {
     (thread::current().id(), PASSES.with_borrow(|passes| passes.last().copied().unwrap_or(0)))
 }
 
-/// Ends a pass when it is dropped, by a panic too.
+/// Ends a pass when dropped, also by a panic.
 struct Pass;
 
 impl Pass {
@@ -59,14 +59,14 @@ impl Drop for Pass {
     }
 }
 
-/// Runs `f` on one of the threads that the kernels use.
+/// Runs `f` on a thread of the kernels' pool, which is rayon's pool.
 ///
-/// A kernel that is called on another thread wakes one of those up and waits for it, which takes as long as some of the
-/// kernels do. What calls many of them, a network or a training step, does so once if it runs in here.
+/// A kernel called on another thread wakes a pool thread and waits for it, which takes as long as
+/// some kernels do. Run a network or a training step in here to pay for this once.
 ///
-/// A backward pass that is to run on a thread of rayon's global pool must run in here if another one may lead through the
-/// same [`FeatureMap`](crate::FeatureMap)s at the same time: a waiting thread takes up other work, and only here are the
-/// two told apart.
+/// Backward passes on threads of rayon's global pool must run in here if two may use the same
+/// [`FeatureMap`](crate::FeatureMap)s at the same time. A waiting pool thread can start the second
+/// pass, and only `in_pool` keeps their gradients apart.
 pub fn in_pool<R: Send>(f: impl FnOnce() -> R + Send) -> R {
     rayon::scope(|_| {
         let _pass = Pass::begin();

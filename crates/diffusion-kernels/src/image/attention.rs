@@ -1,6 +1,8 @@
-//! Softmax attention over the pixels of an image (Vaswani et al. 2017, eq. 1), a block of queries at a time.
+//! Softmax attention over the pixels of an image (Vaswani et al. 2017, eq. 1), one block of queries
+//! at a time.
 //!
-//! The backward pass computes the weights again: what is kept for it is what the map holds anyway.
+//! The backward pass recomputes the attention weights, so that only queries, keys and values are
+//! stored.
 
 use rayon::prelude::*;
 
@@ -11,10 +13,10 @@ use crate::image::pixels::padded_len;
 use crate::image::transpose::to_channels_last;
 use crate::memory::scratch::Scratch;
 
-/// Queries whose weights are computed together.
+/// The number of queries whose weights are computed together.
 const BLOCK: usize = 56;
 
-/// Sizes of one image's attention.
+/// The sizes of the attention over one image.
 #[derive(Clone, Copy)]
 pub(crate) struct Sizes {
     pixels: usize,
@@ -27,7 +29,7 @@ impl Sizes {
         Self { pixels: height * width, channels, heads }
     }
 
-    /// Channels of a head.
+    /// The number of channels of a head.
     fn width(&self) -> usize {
         self.channels / self.heads
     }
@@ -36,7 +38,7 @@ impl Sizes {
         self.pixels * self.channels
     }
 
-    /// What the scores are multiplied by.
+    /// The factor of the scores: 1 / √width.
     fn scale(&self) -> f32 {
         1.0 / (self.width() as f32).sqrt()
     }
@@ -55,7 +57,7 @@ impl Sizes {
     fn columns(&self, isa: Isa, x: &[f32], h: usize) -> Scratch {
         let (padded, width) = (padded_len(self.pixels), self.width());
         let mut columns = Scratch::zeroed(width * padded);
-        // Pixels are to channels here as channels are to pixels elsewhere.
+        // Called with pixels and channels exchanged.
         to_channels_last(
             isa,
             &x[h * width..],
@@ -67,7 +69,8 @@ impl Sizes {
         columns
     }
 
-    /// The attention weights of some queries of head `h`, `[query][pixel padded]`, given the keys' [`Self::columns`].
+    /// The attention weights of some queries of head `h`, `[query][pixel padded]`; `keys` are
+    /// [`Self::columns`].
     fn weights(&self, isa: Isa, queries: &[f32], keys: &[f32], h: usize) -> Scratch {
         let (count, padded) = (queries.len() / self.channels, padded_len(self.pixels));
         let mut weights = Scratch::new(count * padded);
@@ -83,7 +86,7 @@ impl Sizes {
 }
 
 vectorised! {
-    /// Softmax of `x · scale`, in place.
+    /// Replaces `x` by the softmax of `x · scale`.
     fn softmax(x: &mut [f32], scale: f32) {
         let largest = x.iter().fold(f32::NEG_INFINITY, |largest, &x| if x > largest { x } else { largest });
         for x in &mut *x {
@@ -97,7 +100,8 @@ vectorised! {
 }
 
 vectorised! {
-    /// Leads the gradient of the weights back through the softmax: ds = w · (dw − Σ w·dw) · scale, in place of dw.
+    /// The backward pass of [`softmax`]: ds = w · (dw − Σ w·dw) · scale, which replaces dw in
+    /// `gradient`.
     fn softmax_backward(weights: &[f32], scale: f32, gradient: &mut [f32]) {
         let mean = map_sum2(weights, gradient, |w, dw| w * dw);
         for (dw, w) in gradient.iter_mut().zip(weights) {
@@ -106,7 +110,7 @@ vectorised! {
     }
 }
 
-/// One image; its blocks of queries are tasks of their own.
+/// The attention of one image. Each block of queries is a task.
 pub(crate) fn forward(isa: Isa, sizes: Sizes, [q, k, v]: [&[f32]; 3], y: &mut [f32]) {
     let (width, padded) = (sizes.width(), padded_len(sizes.width()));
     let heads: Vec<_> =
@@ -120,19 +124,24 @@ pub(crate) fn forward(isa: Isa, sizes: Sizes, [q, k, v]: [&[f32]; 3], y: &mut [f
             let by_query = Factor::matrix(&weights, padded_len(sizes.pixels), sizes.pixels);
             let sums = Target::new(&mut result, padded);
             product(isa, by_query, values, [count, padded], sums);
-            put(&result, padded, [sizes.channels, h * width, width], y);
+            copy_channels(&result, padded, [sizes.channels, h * width, width], y);
         }
     });
 }
 
-/// Copies `[row][width, padded]` to the `width` channels of pixels from `first` on.
-fn put(from: &[f32], padded: usize, [channels, first, width]: [usize; 3], to: &mut [f32]) {
+/// Copies `[row][width, padded]` to the channels `first..first + width` of pixels.
+fn copy_channels(
+    from: &[f32],
+    padded: usize,
+    [channels, first, width]: [usize; 3],
+    to: &mut [f32],
+) {
     for (to, from) in to.chunks_exact_mut(channels).zip(from.chunks_exact(padded)) {
         to[first..first + width].copy_from_slice(&from[..width]);
     }
 }
 
-/// One image: the gradients of queries, keys and values from that of the result.
+/// The backward pass of one image: the gradients of queries, keys and values.
 pub(crate) fn backward(
     isa: Isa,
     sizes: Sizes,
@@ -162,7 +171,7 @@ pub(crate) fn backward(
                 [sizes.pixels, padded],
                 Target::onto(&mut value_sums, padded),
             );
-            // dw = dy·vᵀ, and ds of it
+            // dw = dy·vᵀ, then ds
             let mut scores = Scratch::new(count * padded_pixels);
             let by_query = Factor::matrix(&dy_rows, padded, width);
             let result = Target::new(&mut scores, padded_pixels);
@@ -187,7 +196,7 @@ pub(crate) fn backward(
                 [count, padded],
                 Target::onto(&mut query_sums, padded),
             );
-            put(&query_sums, padded, place, dq);
+            copy_channels(&query_sums, padded, place, dq);
             // dk = dsᵀ·q
             let by_pixel = Factor::transposed(&scores, padded_pixels, count);
             product(
@@ -198,7 +207,7 @@ pub(crate) fn backward(
                 Target::onto(&mut key_sums, padded),
             );
         }
-        put(&key_sums, padded, place, dk);
-        put(&value_sums, padded, place, dv);
+        copy_channels(&key_sums, padded, place, dk);
+        copy_channels(&value_sums, padded, place, dv);
     }
 }

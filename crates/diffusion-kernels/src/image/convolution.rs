@@ -1,5 +1,7 @@
-//! The two directions of a convolution, for one image at a time: a window of inputs gathered into each output
-//! pixel, and its transpose, scattered by phases. All images have their channels last.
+//! Convolution and transposed convolution of one image, with channels last.
+//!
+//! Both gather: each output pixel is a product of a window of inputs with the weights. A transposed
+//! convolution with stride s is split into up to s × s phases that gather.
 
 use crate::arith::isa::Isa;
 use crate::arith::product::{Factor, Target, product};
@@ -8,23 +10,25 @@ use crate::image::pixels::{padded_len, write_pixels};
 use crate::image::transpose::{channels_last, to_channels_last};
 use crate::image::window::{Axis, Frame, Window};
 use crate::image::winograd::{self, Tiles, Winograd};
-use crate::memory::fresh::Unwritten;
 use crate::memory::scratch::Scratch;
+use crate::memory::uninit::UninitSlice;
 
-/// Sizes of a square kernel's convolution.
+/// The sizes of a convolution with a square kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Geometry {
     pub kernel: usize,
     pub stride: usize,
     pub padding: usize,
-    /// Height and width on the side of the window: a convolution's input, a transposed one's output.
+    /// Height and width of the large side: the input of a convolution, the output of a transposed
+    /// one.
     pub large: (usize, usize),
-    /// Height and width on the side of one element a window: a convolution's output.
+    /// Height and width of the small side, with one pixel for each window: the output of a
+    /// convolution, the input of a transposed one.
     pub small: (usize, usize),
 }
 
 impl Geometry {
-    /// The window through which a pixel of the small side sees the large one.
+    /// The window of the large side for each pixel of the small side.
     pub(crate) fn window(&self, channels: usize) -> Window {
         let axis = |input, output| Axis {
             input,
@@ -49,36 +53,36 @@ impl Geometry {
     }
 }
 
-/// A convolution in one of its directions, its weights laid out for it.
+/// A convolution in one of its directions, with its weights in the layout of its algorithm.
 pub(crate) struct Convolution {
     isa: Isa,
     outputs: usize,
-    /// The output's pixels across.
+    /// The width of the output, in pixels.
     width: usize,
-    /// What the outputs start from: the bias, padded.
+    /// The initial values of an output pixel: the bias, padded.
     start: Vec<f32>,
     algorithm: Algorithm,
 }
 
-/// The two ways to convolve.
+/// The algorithm of a convolution.
 enum Algorithm {
     Winograd(Winograd, Tiles),
     Direct(Frame, Vec<Phase>),
 }
 
-/// A window that gathers some of the output's pixels.
+/// The output pixels that one window gathers.
 struct Phase {
     window: Window,
     /// `[vertical tap][horizontal tap][channel][output padded]`.
     weights: Vec<f32>,
-    /// The first output pixel's row and column.
+    /// Row and column of the first output pixel.
     first: (usize, usize),
-    /// From one output pixel to the next, downwards and across.
+    /// The distance between output pixels, in both directions.
     stride: usize,
 }
 
 impl Convolution {
-    /// From the large side to the small one: `weight` is (outputs, channels, K, K).
+    /// A convolution, from the large side to the small one; `weight` is (outputs, channels, K, K).
     pub(crate) fn gathering(
         isa: Isa,
         geometry: Geometry,
@@ -114,10 +118,11 @@ impl Convolution {
         }
     }
 
-    /// From the small side to the large one, with the same weights: `weight` is (channels, outputs, K, K).
+    /// A transposed convolution, from the small side to the large one; `weight` is (channels,
+    /// outputs, K, K).
     ///
-    /// Large pixels that are congruent modulo the stride see the same taps of the kernel: each such phase gathers by a
-    /// window of its own (with stride 1, there is one).
+    /// Large pixels whose coordinates are equal modulo the stride use the same kernel taps. Each
+    /// such phase gathers with its own window. With stride 1 there is one phase.
     pub(crate) fn scattering(
         isa: Isa,
         geometry: Geometry,
@@ -126,8 +131,9 @@ impl Convolution {
         bias: Option<&[f32]>,
     ) -> Self {
         let Geometry { kernel, stride, padding, large, small } = geometry;
-        // y = q·stride + residue sees the small pixel q + reach − j through the kernel's tap k0 + j·stride.
-        // Counted from the smallest pixel on, tap t is j = taps − 1 − t.
+        // The large pixel q·stride + residue sums the small pixels q + reach − j, each times the
+        // kernel tap k0 + j·stride. The window's tap t, counted from the smallest pixel, is j =
+        // taps − 1 − t.
         let axis = |residue: usize, input: usize, output: usize| {
             let k0 = (residue + padding) % stride;
             let taps = kernel.saturating_sub(k0).div_ceil(stride);
@@ -175,8 +181,8 @@ impl Convolution {
         }
     }
 
-    /// Convolves the image `x` into `y`, both with their channels last.
-    pub(crate) fn run(&self, x: &[f32], y: Unwritten<'_>) {
+    /// Convolves the image `x` into `y`, both with channels last.
+    pub(crate) fn run(&self, x: &[f32], y: UninitSlice<'_>) {
         write_pixels(y, self.outputs, &self.start, |y| match &self.algorithm {
             Algorithm::Winograd(winograd, tiles) => winograd.run_image(*tiles, x, &self.start, y),
             Algorithm::Direct(frame, phases) => {
@@ -189,13 +195,14 @@ impl Convolution {
     }
 }
 
-/// The bias, or zeros, padded.
+/// The bias or zeros, padded.
 fn start_of(bias: Option<&[f32]>, outputs: usize) -> Vec<f32> {
     bias.map_or_else(|| vec![0.0; padded_len(outputs)], padded)
 }
 
 impl Phase {
-    /// `row(channel, vertical tap, horizontal tap)` gives the weights of all outputs, `pitch` of them with the padding.
+    /// `row(channel, vertical tap, horizontal tap)` returns the weights of all outputs, padded to
+    /// `pitch`.
     fn new<'a>(
         window: Window,
         pitch: usize,
@@ -213,7 +220,8 @@ impl Phase {
         Self { window, weights, first, stride }
     }
 
-    /// Gathers from a framed image onto one with padded channels, `width` pixels wide.
+    /// Gathers from a framed image and adds to `y`, which has padded channels and is `width` pixels
+    /// wide.
     fn run(
         &self,
         isa: Isa,

@@ -1,8 +1,9 @@
-//! Kernels of one image, or of a few that stay in the cache, all with their channels last.
+//! Kernels for one image, or for a few that stay in the cache, with channels last.
 //!
-//! Two convolutions, [`convolution`] for any kernel and [`winograd`] for 3 × 3 ones, with [`weight_gradient`]; [`norm`]
-//! and [`attention`]; [`block`], the residual block; [`pixels`], [`window`] and [`transpose`] lay images out for them.
-//! This room knows [`crate::arith`] and [`crate::memory`], but no tensors, no batches and no graph.
+//! [`convolution`] handles any kernel size, [`winograd`] 3 × 3 kernels; [`weight_gradient`] serves
+//! both. [`norm`] and [`attention`] are further layers, [`block`] is the fused residual block.
+//! [`pixels`], [`window`] and [`transpose`] lay images out for them. This module uses
+//! [`crate::arith`] and [`crate::memory`], but no tensors, batches or autograd graph.
 
 pub(crate) mod attention;
 pub(crate) mod block;

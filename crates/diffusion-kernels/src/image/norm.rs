@@ -1,4 +1,5 @@
-//! Group normalisation and what is fused with it, one image at a time: channels last, a pixel's padded to whole vectors.
+//! Group normalisation of one image, fused with modulation and activation. Images have channels
+//! last, padded to whole vectors.
 
 use crate::arith::isa::{Isa, vectorised};
 use crate::arith::vector::{LANES, add_up, at, over_pixels, sigmoid, silu_slope_at};
@@ -13,18 +14,18 @@ pub(crate) struct Norm<'a> {
     pub bias: &'a [f32],
 }
 
-/// The weight and bias of a normalisation after which an image's channels are multiplied by 1 + scale and shifted
-/// (Dhariwal & Nichol 2021, adaptive group normalisation).
+/// The weight and bias of a normalisation, and the modulation of one image that follows it:
+/// channels times 1 + scale, plus shift (adaptive group normalisation, Dhariwal & Nichol 2021).
 #[derive(Clone, Copy)]
 pub(crate) struct Modulated<'a> {
     pub weight: &'a [f32],
     pub bias: &'a [f32],
-    /// The channels' scales and then their shifts; empty for none.
+    /// The scales of all channels, then the shifts. Empty for no modulation.
     pub modulation: &'a [f32],
 }
 
 impl Modulated<'_> {
-    /// Weight and bias with the modulation in them.
+    /// The weight and bias that include the modulation.
     pub(crate) fn effective(&self) -> [Vec<f32>; 2] {
         if self.modulation.is_empty() {
             return [self.weight.to_vec(), self.bias.to_vec()];
@@ -40,8 +41,8 @@ impl Modulated<'_> {
         [weight.collect(), bias.collect()]
     }
 
-    /// Leads the gradients of one image's effective weight and bias back: adds those of weight and bias to `sums`, and
-    /// writes those of the modulation.
+    /// The backward pass of [`Self::effective`] for one image. Adds the gradients of weight and
+    /// bias to `sums` and writes those of the modulation.
     pub(crate) fn backward(
         &self,
         effective: &[[f32; 2]],
@@ -61,7 +62,7 @@ impl Modulated<'_> {
     }
 }
 
-/// What the backward pass of one image needs, each a number a channel.
+/// The statistics of one image, one number for each channel, for the backward pass.
 pub(crate) struct Statistics {
     mean: Scratch,
     /// 1 / √(variance + eps).
@@ -73,7 +74,7 @@ impl Norm<'_> {
         self.weight.len().next_multiple_of(LANES)
     }
 
-    /// Replaces each group's numbers by their sum divided by `by`.
+    /// Replaces the numbers of each group by their sum divided by `by`.
     fn over_groups(&self, channels: &mut [f32], by: f32) {
         for group in channels[..self.weight.len()].chunks_exact_mut(self.weight.len() / self.groups)
         {
@@ -96,7 +97,7 @@ impl Norm<'_> {
         Statistics { mean, scale }
     }
 
-    /// What turns x into the normalised x: a factor and a summand a channel, 0 for the padding.
+    /// The normalisation as a factor and a summand for each channel; both are 0 in the padding.
     fn affine(&self, statistics: &Statistics) -> [Scratch; 2] {
         let (mut factor, mut summand) =
             (Scratch::zeroed(self.pitch()), Scratch::zeroed(self.pitch()));
@@ -115,7 +116,7 @@ impl Norm<'_> {
         statistics
     }
 
-    /// Normalises and activates the image `x`; `rows` are the result's, however many.
+    /// Normalises and activates the image `x` into `rows`, which hold the whole image.
     pub(crate) fn activate<'r>(
         &self,
         mut x: &[f32],
@@ -129,7 +130,7 @@ impl Norm<'_> {
         }
     }
 
-    /// As [`Self::activate`], and the activation's slopes for [`Self::backward`].
+    /// Like [`Self::activate`]. Also writes the slopes of the activation for [`Self::backward`].
     pub(crate) fn activate_with_slopes<'r>(
         &self,
         mut x: &[f32],
@@ -139,19 +140,20 @@ impl Norm<'_> {
         let statistics = self.statistics(x);
         let [factor, summand] = self.affine(&statistics);
         for y in rows {
-            let (row, own);
+            let (row, row_slopes);
             (row, x) = x.split_at(y.len());
-            (own, slopes) = slopes.split_at_mut(y.len());
-            activate_with_slopes(self.isa, row, &factor, &summand, y, own);
+            (row_slopes, slopes) = slopes.split_at_mut(y.len());
+            activate_with_slopes(self.isa, row, &factor, &summand, y, row_slopes);
         }
         statistics
     }
 
-    /// The gradient of the image `x`, from that of the result in `dy`, which becomes dz: what is left to do, pixel by pixel.
-    /// Weight's and bias' gradients are added to `sums` as pairs.
+    /// The backward pass of the image `x` up to one pass over its pixels, which the returned
+    /// [`Combination`] makes. `dy` holds the gradient of the result and becomes dz. The gradients
+    /// of weight and bias are added to `sums` as pairs.
     ///
-    /// With x̂ = (x − μ)/σ, z = w·x̂ + b and dz = dy · silu'(z), averages over the group's elements:
-    /// dx = (w·dz − mean(w·dz) − x̂·mean(w·dz·x̂)) / σ.
+    /// With x̂ = (x − μ)/σ, z = w·x̂ + b and dz = dy · silu'(z), and means over the elements of the
+    /// group: dx = (w·dz − mean(w·dz) − x̂·mean(w·dz·x̂)) / σ.
     pub(crate) fn backward(
         &self,
         x: &[f32],
@@ -186,14 +188,14 @@ impl Norm<'_> {
     }
 }
 
-/// The last step of a backward pass: dx = a·dz + b·x + c, each a number a channel.
+/// The last step of the backward pass: dx = a·dz + b·x + c, with one a, b and c for each channel.
 pub(crate) struct Combination {
     isa: Isa,
     factors: [Scratch; 3],
 }
 
 impl Combination {
-    /// Writes some pixels' gradients to `dx` and adds them up, channel by channel, onto `totals`.
+    /// Writes the gradients of some pixels to `dx` and adds their sums to the channels of `totals`.
     pub(crate) fn write(&self, dz: &[f32], x: &[f32], dx: &mut [f32], totals: &mut [f32]) {
         let [a, b, c] = &self.factors;
         combine(self.isa, dz, x, [a, b, c], dx, totals);
@@ -261,7 +263,8 @@ vectorised! {
 }
 
 vectorised! {
-    /// Multiplies `dy` by the slopes; adds it up, and its product with x − mean.
+    /// Multiplies `dy` by `slopes`, adds its sums to `alone`, and those of its product with x −
+    /// mean to `with_x`.
     fn slope_sums(
         x: &[f32], mean: &[f32], slopes: &[f32], dy: &mut [f32], alone: &mut [f32], with_x: &mut [f32],
     ) {

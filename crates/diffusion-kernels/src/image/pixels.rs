@@ -1,34 +1,34 @@
-//! Pixels with their channels last: (…, C), where the kernels want channels that fill whole vectors.
+//! Pixels with channels last, (…, C), padded to whole vectors of channels as the kernels need them.
 
 use std::ops::Deref;
 
 use crate::arith::vector::LANES;
-use crate::memory::fresh::Unwritten;
 use crate::memory::scratch::Scratch;
+use crate::memory::uninit::UninitSlice;
 
-/// `channels` filled up to whole vectors.
+/// `channels`, rounded up to whole vectors.
 pub(crate) fn padded_len(channels: usize) -> usize {
     channels.next_multiple_of(LANES)
 }
 
-/// Pixels whose channels fill whole vectors: lent where they do so by themselves, else copied and filled up with
-/// zeros.
+/// Pixels whose channels fill whole vectors: borrowed if they already do, otherwise a copy padded
+/// with zeros.
 pub(crate) enum Pixels<'a> {
-    Lent(&'a [f32]),
+    Borrowed(&'a [f32]),
     Copied(Scratch),
 }
 
 impl<'a> Pixels<'a> {
-    /// The pixels `x` of `channels` channels.
+    /// The pixels `x` with `channels` channels.
     pub(crate) fn new(x: &'a [f32], channels: usize) -> Self {
         Self::stacked(&[(x, channels)])
     }
 
-    /// Pixels with the channels of all `parts`, each given with its number of channels, one after the other.
+    /// Concatenates the channels of all `parts`, each a slice with its number of channels.
     pub(crate) fn stacked(parts: &[(&'a [f32], usize)]) -> Self {
-        let &[(x, channels), ..] = parts else { unreachable!("there is a part at least") };
+        let &[(x, channels), ..] = parts else { unreachable!("at least one part") };
         if parts.len() == 1 && channels.is_multiple_of(LANES) {
-            return Self::Lent(x);
+            return Self::Borrowed(x);
         }
         let all: usize = parts.iter().map(|(_, channels)| channels).sum();
         let pitch = padded_len(all);
@@ -51,16 +51,16 @@ impl Deref for Pixels<'_> {
     type Target = [f32];
     fn deref(&self) -> &[f32] {
         match self {
-            Self::Lent(x) => x,
+            Self::Borrowed(x) => x,
             Self::Copied(x) => x,
         }
     }
 }
 
-/// Writes pixels whose channels are divided among `parts`, each given with its number of channels, by way of pixels
-/// that fill whole vectors. `write` finds `start` in each.
+/// Writes padded pixels by `write` and divides their channels among `parts`, each with its number
+/// of channels. Before `write`, each pixel holds `start`.
 pub(crate) fn write_stacked(
-    mut parts: Vec<(Unwritten<'_>, usize)>,
+    mut parts: Vec<(UninitSlice<'_>, usize)>,
     start: &[f32],
     write: impl FnOnce(&mut [f32]),
 ) {
@@ -81,9 +81,9 @@ pub(crate) fn write_stacked(
     }
 }
 
-/// As [`write_stacked`], for a single part.
+/// Like [`write_stacked`], for a single part.
 pub(crate) fn write_pixels(
-    y: Unwritten<'_>,
+    y: UninitSlice<'_>,
     channels: usize,
     start: &[f32],
     write: impl FnOnce(&mut [f32]),

@@ -1,19 +1,19 @@
-//! Pixels from channels first to channels last, and back.
+//! Conversion of images between channels first and channels last.
 
 #![allow(unsafe_code)]
 
 use crate::arith::isa::Isa;
 use crate::arith::vector::LANES;
-use crate::memory::fresh::Unwritten;
 use crate::memory::scratch::Scratch;
+use crate::memory::uninit::UninitSlice;
 
-/// Channels and pixels that are moved together.
+/// The number of channels and of pixels that are transposed together.
 const BLOCK: usize = 8;
 
 /// `to[pixel · pitch + c] = from[c · plane + pixel]` for each channel and pixel.
 ///
 /// # Panics
-/// If a slice is too short.
+/// If a slice is too short or `pitch` is less than `channels`.
 pub(crate) fn to_channels_last(
     isa: Isa,
     from: &[f32],
@@ -36,8 +36,8 @@ pub(crate) fn to_channels_last(
         for p in (0..pixels).step_by(BLOCK) {
             let count = (pixels - p).min(BLOCK);
             let (from, to) = (&from[c * plane + p..], &mut to[p * pitch + c..]);
-            // SAFETY: 8 channels of `count` pixels lie within both slices, by the assertion above; all values of
-            // `Isa` but `Portable` prove that there is AVX2.
+            // SAFETY: 8 channels of `count` pixels lie within both slices, by the assertion above;
+            // all values of `Isa` but `Portable` prove that the CPU has AVX2.
             unsafe {
                 x86::to_channels_last(from.as_ptr(), plane, count, to.as_mut_ptr(), pitch);
             }
@@ -51,7 +51,7 @@ pub(crate) fn to_channels_last(
     }
 }
 
-/// Images (C, pixels) with their channels last, padded with zeros to whole vectors.
+/// Images (C, pixels) with channels last, padded with zeros to whole vectors.
 pub(crate) fn channels_last(isa: Isa, from: &[f32], [channels, pixels]: [usize; 2]) -> Scratch {
     let pitch = channels.next_multiple_of(LANES);
     let len = from.len() / channels * pitch;
@@ -72,7 +72,7 @@ pub(crate) fn to_channels_first(
     from: &[f32],
     pitch: usize,
     [channels, pixels]: [usize; 2],
-    mut to: Unwritten<'_>,
+    mut to: UninitSlice<'_>,
 ) {
     assert!(channels > 0 && pixels > 0 && to.len() == channels * pixels);
     assert!(from.len() >= (pixels - 1) * pitch + channels);
@@ -82,8 +82,8 @@ pub(crate) fn to_channels_first(
     for c in (0..blocks).step_by(BLOCK) {
         for p in (0..pixels).step_by(BLOCK) {
             let count = (pixels - p).min(BLOCK);
-            // SAFETY: 8 channels of `count` pixels lie within the slices, by the assertions above; all values of
-            // `Isa` but `Portable` prove that there is AVX2.
+            // SAFETY: 8 channels of `count` pixels lie within the slices, by the assertions above;
+            // all values of `Isa` but `Portable` prove that the CPU has AVX2.
             unsafe {
                 let from = from[p * pitch + c..].as_ptr();
                 x86::to_channels_first(from, pitch, count, out.add(c * pixels + p), pixels);
@@ -92,7 +92,7 @@ pub(crate) fn to_channels_first(
     }
     for c in blocks..channels {
         for (p, x) in from[c..].iter().step_by(pitch).take(pixels).enumerate() {
-            // SAFETY: inside `to`, by the first assertion.
+            // SAFETY: within `to`, by the first assertion.
             unsafe { out.add(c * pixels + p).write(*x) };
         }
     }
@@ -115,7 +115,7 @@ mod x86 {
     #[target_feature(enable = "avx2")]
     fn mask(count: usize) -> __m256i {
         static MASKS: [i32; 2 * BLOCK] = [-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0];
-        // SAFETY: 8 of the 16 entries, from 8 − count on.
+        // SAFETY: reads 8 of the 16 entries, from 8 − count on.
         unsafe { _mm256_loadu_si256(MASKS[BLOCK - count..][..BLOCK].as_ptr().cast()) }
     }
 
@@ -143,7 +143,8 @@ mod x86 {
     }
 
     /// # Safety
-    /// 8 channels of `count` pixels, 1 to 8, must lie at both pointers; AVX2 must be there.
+    /// 8 channels of `count` pixels, 1 to 8, must be valid at both pointers. The CPU must have
+    /// AVX2.
     #[target_feature(enable = "avx2")]
     pub(super) unsafe fn to_channels_last(
         from: *const f32,
@@ -168,7 +169,8 @@ mod x86 {
     }
 
     /// # Safety
-    /// 8 channels of `count` pixels, 1 to 8, must lie at all pointers; AVX2 must be there.
+    /// 8 channels of `count` pixels, 1 to 8, must be valid at both pointers. The CPU must have
+    /// AVX2.
     #[target_feature(enable = "avx2")]
     pub(super) unsafe fn to_channels_first(
         from: *const f32,
@@ -189,7 +191,7 @@ mod x86 {
         for c in 0..BLOCK {
             // SAFETY: `count` pixels of channel c.
             unsafe {
-                // Masked stores are slow on some machines.
+                // Masked stores are slow on some CPUs.
                 if count == BLOCK {
                     _mm256_storeu_ps(to.add(c * plane), r[c]);
                 } else {

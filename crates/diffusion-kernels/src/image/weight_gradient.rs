@@ -1,4 +1,4 @@
-//! The sum over images and pixels that is the gradient of a convolution's weights.
+//! The gradient of a convolution's weights, a sum over images and pixels.
 
 use crate::arith::isa::Isa;
 use crate::arith::product::{Factor, Target, product};
@@ -7,27 +7,27 @@ use crate::image::convolution::Geometry;
 use crate::image::pixels::{Pixels, padded_len};
 use crate::image::window::{Frame, Window};
 use crate::image::winograd::{self, Canvas, Tiles, WinogradSums};
-use crate::memory::buffer::{Buffer, room};
+use crate::memory::buffer::{Buffer, pooled_vec};
 
-/// Sums over pixels of (an element of the small side) × (what its window sees of the large one): the gradient
-/// of a convolution's weights, or of a transposed convolution's.
+/// The weight gradient of a convolution or a transposed convolution: the sum over small-side pixels
+/// of the pixel times its window of the large side.
 pub(crate) struct WeightGradient {
     isa: Isa,
     window: Window,
     frame: Frame,
-    /// Channels of the small side.
+    /// The number of channels of the small side.
     small: usize,
-    /// Channels of the large side.
+    /// The number of channels of the large side.
     large: usize,
-    /// Whether to go by [`crate::image::winograd`].
+    /// Whether to use [`crate::image::winograd`].
     winograd: bool,
 }
 
-/// Sums in the making.
-pub(crate) struct Running<'a> {
+/// Partial sums of a weight gradient.
+pub(crate) struct PartialSums<'a> {
     gradient: &'a WeightGradient,
     algorithm: Algorithm,
-    /// Sums of the small side's channels, padded: a convolution's bias gradient.
+    /// The sums of the small side's channels, padded: the bias gradient of a convolution.
     small: Vec<f32>,
 }
 
@@ -44,8 +44,8 @@ impl WeightGradient {
         Self { isa, window, frame: Frame::around(&[window]), small, large, winograd }
     }
 
-    /// Nothing summed yet.
-    pub(crate) fn begin(&self) -> Running<'_> {
+    /// Sums of zero.
+    pub(crate) fn begin(&self) -> PartialSums<'_> {
         let pitch = padded_len(self.small);
         let algorithm = if self.winograd {
             Algorithm::Winograd(WinogradSums::new(self.isa, self.small, self.large))
@@ -55,12 +55,12 @@ impl WeightGradient {
                 self.window.h.taps * self.window.w.taps * self.large * pitch
             ])
         };
-        Running { gradient: self, algorithm, small: vec![0.0; pitch] }
+        PartialSums { gradient: self, algorithm, small: vec![0.0; pitch] }
     }
 }
 
-impl Running<'_> {
-    /// Adds an image: `small` and `large`, both with their channels last.
+impl PartialSums<'_> {
+    /// Adds an image, given by its small and large side with channels last.
     pub(crate) fn add(&mut self, small: &[f32], large: &[f32]) {
         let &WeightGradient { isa, window, frame, .. } = self.gradient;
         let [small_channels, large_channels] = [self.gradient.small, self.gradient.large];
@@ -95,7 +95,7 @@ impl Running<'_> {
         }
     }
 
-    /// The sums as (small, large, K, K), and those of the small side's channels.
+    /// The weight gradient (small, large, K, K), and the sums of the small side's channels.
     pub(crate) fn finish(self) -> (Buffer, Vec<f32>) {
         let WeightGradient { window, small, large, .. } = self.gradient;
         let pitch = self.small.len();
@@ -106,7 +106,7 @@ impl Running<'_> {
             Algorithm::Direct(sums) => sums,
         };
         let taps = window.h.taps * window.w.taps;
-        let mut weights = room(small * large * taps);
+        let mut weights = pooled_vec(small * large * taps);
         for s in 0..*small {
             for l in 0..*large {
                 weights.extend((0..taps).map(|tap| sums[(tap * large + l) * pitch + s]));

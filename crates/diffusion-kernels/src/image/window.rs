@@ -1,9 +1,9 @@
-//! Which input pixels an output pixel looks at, and the copy of an image made for it.
+//! The input pixels of each output pixel, and zero-padded copies of images.
 
 use crate::memory::scratch::Scratch;
 
-/// One axis of a sliding window: output position o sees the inputs `o·stride + first + t`, `t < taps`; those
-/// outside `0..input` count as zero.
+/// One axis of a sliding window. Output position o reads the inputs `o·stride + first + t` for `t <
+/// taps`; inputs outside of `0..input` are zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Axis {
     pub input: usize,
@@ -14,19 +14,19 @@ pub(crate) struct Axis {
 }
 
 impl Axis {
-    /// Zeros that are needed before the first input.
+    /// The number of zeros needed before the first input.
     fn before(&self) -> usize {
         (-self.first).max(0).unsigned_abs()
     }
 
-    /// Behind the last position that is looked at, counted from the first input.
+    /// The end of the positions read, counted from the first input.
     fn end(&self) -> usize {
-        let seen = self.first + (self.output.saturating_sub(1) * self.stride + self.taps) as isize;
-        seen.max(0).unsigned_abs()
+        let end = self.first + (self.output.saturating_sub(1) * self.stride + self.taps) as isize;
+        end.max(0).unsigned_abs()
     }
 }
 
-/// A window over images of `channels` channels.
+/// A window over images with `channels` channels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Window {
     pub channels: usize,
@@ -34,20 +34,21 @@ pub(crate) struct Window {
     pub w: Axis,
 }
 
-/// An image with its channels last, dense, in a frame of zeros that is wide enough for some windows.
+/// The layout of an image, channels last and dense, in a frame of zeros wide enough for some
+/// windows.
 ///
-/// A row of a window's taps with all their channels is then one run of numbers.
+/// The taps of one window row, with all channels, are then one run of numbers.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Frame {
     channels: usize,
     input: (usize, usize),
     before: (usize, usize),
-    /// Height and width with the zeros.
+    /// Height and width with the frame.
     size: (usize, usize),
 }
 
 impl Frame {
-    /// For windows over the same image.
+    /// The frame for some windows over the same image.
     pub(crate) fn around(windows: &[Window]) -> Self {
         let side = |axis: fn(&Window) -> Axis| {
             let before = windows.iter().map(|w| axis(w).before()).max().unwrap_or(0);
@@ -63,19 +64,19 @@ impl Frame {
         }
     }
 
-    /// Floats from one row to the next.
+    /// The distance between two rows, in floats.
     pub(crate) fn row(&self) -> usize {
         self.size.1 * self.channels
     }
 
-    /// Where the window of the first output begins.
+    /// The index of the first float of the window of the first output.
     pub(crate) fn first(&self, window: &Window) -> usize {
         let at = |before: usize, first: isize| before.strict_add_signed(first);
         at(self.before.0, window.h.first) * self.row()
             + at(self.before.1, window.w.first) * self.channels
     }
 
-    /// The image `x`, with its channels last, in its frame.
+    /// Copies the image `x`, channels last, into its frame.
     pub(crate) fn fill(&self, x: &[f32]) -> Scratch {
         let (channels, (height, width), (top, left)) = (self.channels, self.input, self.before);
         let mut framed = Scratch::new(self.size.0 * self.row());

@@ -1,10 +1,10 @@
-//! Where the numbers lie.
+//! Memory for working data and results.
 //!
-//! [`scratch`] lends a thread's working memory, [`fresh`] results that tasks write once, [`buffer`] large blocks that the
-//! next step uses again; [`storage`] turns candle's tensors into slices. This room knows [`crate::arith`] only: no
-//! images and no operations.
+//! [`scratch`] lends working memory of a thread. [`uninit`] holds results that parallel tasks write
+//! once. [`buffer`] recycles large buffers. [`storage`] turns candle's tensors into slices. This
+//! module uses [`crate::arith`] only: no images and no operations.
 
 pub(crate) mod buffer;
-pub(crate) mod fresh;
 pub(crate) mod scratch;
 pub(crate) mod storage;
+pub(crate) mod uninit;

@@ -1,16 +1,17 @@
-//! Working memory that a thread keeps between calls, so that the kernels do not pay for fresh pages.
+//! Working memory that each thread keeps between calls, so that the kernels do not pay for new
+//! pages.
 
 use std::cell::RefCell;
 use std::ops::{Deref, DerefMut};
 
-/// Floats in a cache line: buffers start on one.
+/// The number of floats in a cache line. Buffers start on a cache line.
 const LINE: usize = 16;
 
 thread_local! {
     static POOL: RefCell<Vec<Vec<f32>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// A borrowed buffer of `f32`, aligned to a cache line, given back to its thread when dropped.
+/// A buffer of `f32`, aligned to a cache line. It returns to the pool of the dropping thread.
 pub(crate) struct Scratch {
     memory: Vec<f32>,
     start: usize,
@@ -18,10 +19,11 @@ pub(crate) struct Scratch {
 }
 
 impl Scratch {
-    /// A buffer of `len` floats with whatever an earlier use left in them.
+    /// A buffer of `len` floats with arbitrary contents, left by an earlier use.
     pub(crate) fn new(len: usize) -> Self {
         let mut memory = POOL.with_borrow_mut(|pool| {
-            // The smallest buffer that is large enough, else the largest, which then grows.
+            // The smallest buffer that is large enough, otherwise the largest, which is then
+            // replaced.
             let fits = |v: &Vec<f32>| v.len() >= len + LINE;
             let best = (0..pool.len()).min_by_key(|&i| {
                 let v = &pool[i];

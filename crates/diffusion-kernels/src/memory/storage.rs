@@ -1,27 +1,28 @@
-//! From candle's tensors to slices and back.
+//! Access to the memory of candle's tensors as slices.
 
 use std::cell::RefCell;
 
 use candle_core::{CpuStorage, DType, InplaceOp1, Layout, Result, Storage, Tensor, bail};
 
-use crate::arith::isa::{Isa, chosen};
+use crate::arith::isa::{Isa, selected};
 
-/// The instructions to use if all of `tensors` are what the kernels take: `f32` on the CPU.
+/// The kernels' instruction set if they support all of `tensors` (`f32` on the CPU), otherwise
+/// `None`.
 pub(crate) fn kernels_for(tensors: &[&Tensor]) -> Option<Isa> {
     let fits = tensors.iter().all(|t| t.dtype() == DType::F32 && t.device().is_cpu());
-    chosen().filter(|_| fits)
+    selected().filter(|_| fits)
 }
 
 /// The elements of a contiguous `f32` argument of a custom operation.
 pub(crate) fn elements<'a>((storage, layout): (&'a CpuStorage, &Layout)) -> Result<&'a [f32]> {
     match (storage, layout.contiguous_offsets()) {
         (CpuStorage::F32(data), Some((begin, end))) => Ok(&data[begin..end]),
-        (CpuStorage::F32(_), None) => bail!("the kernels want contiguous arguments"),
-        _ => bail!("the kernels want f32 arguments"),
+        (CpuStorage::F32(_), None) => bail!("the kernels need contiguous arguments"),
+        _ => bail!("the kernels need f32 arguments"),
     }
 }
 
-/// Calls `f` with the elements of `tensors`, which are brought into contiguous order first.
+/// Calls `f` with the elements of `tensors`, after making them contiguous.
 pub(crate) fn with_elements<const N: usize, R>(
     tensors: [&Tensor; N],
     f: impl FnOnce([&[f32]; N]) -> Result<R>,
@@ -33,44 +34,42 @@ pub(crate) fn with_elements<const N: usize, R>(
     for (slice, (storage, layout)) in slices.iter_mut().zip(&guards) {
         match &**storage {
             Storage::Cpu(cpu) => *slice = elements((cpu, layout))?,
-            _ => bail!("the kernels want arguments on the CPU"),
+            _ => bail!("the kernels need arguments on the CPU"),
         }
     }
     f(slices)
 }
 
-/// What [`with_elements_mut`] calls.
+/// The callback of [`with_elements_mut`].
 type Change<'f> = dyn FnMut(&mut [&mut [f32]]) -> Result<()> + 'f;
 
-/// Calls `f` with the elements of `tensors`, to be changed where they are.
+/// Calls `f` with the elements of `tensors`, which it may change in place.
+///
+/// Two tensors that share memory would deadlock: compare their [`data_pointer`]s first.
 ///
 /// # Errors
-/// Tensors that are not contiguous `f32` on the CPU.
-///
-/// # Panics
-/// Never, but a tensor whose memory is another's would be waited for without end: see [`memory`].
+/// If a tensor is not contiguous `f32` on the CPU.
 pub(crate) fn with_elements_mut(tensors: &[&Tensor], f: &mut Change<'_>) -> Result<()> {
-    with_more_elements(tensors, &mut [], f)
+    borrow_all(tensors, &mut [], f)
 }
 
-/// Where the elements of a tensor begin, to find two that share them.
-pub(crate) fn memory(tensor: &Tensor) -> Result<*const f32> {
+/// The address of a tensor's memory, to find tensors that share it.
+pub(crate) fn data_pointer(tensor: &Tensor) -> Result<*const f32> {
     let (storage, _) = tensor.storage_and_layout();
     match &*storage {
         Storage::Cpu(CpuStorage::F32(data)) => Ok(data.as_ptr()),
-        _ => bail!("the kernels want f32 arguments on the CPU"),
+        _ => bail!("the kernels need f32 arguments on the CPU"),
     }
 }
 
-/// candle lends one tensor's memory at a time: each is asked for while the ones before it are held.
-fn with_more_elements(
-    tensors: &[&Tensor],
-    held: &mut [&mut [f32]],
-    f: &mut Change<'_>,
-) -> Result<()> {
+/// Borrows `tensors` one inside the other, since candle lends the memory of one tensor at a time;
+/// then calls `f`.
+fn borrow_all(tensors: &[&Tensor], borrowed: &mut [&mut [f32]], f: &mut Change<'_>) -> Result<()> {
     match tensors {
-        [] => f(held),
-        [first, rest @ ..] => first.inplace_op1(&Borrow { rest, state: RefCell::new((held, f)) }),
+        [] => f(borrowed),
+        [first, rest @ ..] => {
+            first.inplace_op1(&Borrow { rest, state: RefCell::new((borrowed, f)) })
+        }
     }
 }
 
@@ -87,17 +86,17 @@ impl InplaceOp1 for Borrow<'_, '_, '_> {
     fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> Result<()> {
         let (CpuStorage::F32(data), Some((begin, end))) = (storage, layout.contiguous_offsets())
         else {
-            bail!("the kernels change contiguous f32 tensors only");
+            bail!("the kernels can only change contiguous f32 tensors in place");
         };
         let mut state = self.state.borrow_mut();
-        let (held, f) = &mut *state;
-        let mut held: Vec<&mut [f32]> = held.iter_mut().map(|slice| &mut **slice).collect();
-        held.push(&mut data[begin..end]);
-        with_more_elements(self.rest, &mut held, f)
+        let (borrowed, f) = &mut *state;
+        let mut borrowed: Vec<&mut [f32]> = borrowed.iter_mut().map(|slice| &mut **slice).collect();
+        borrowed.push(&mut data[begin..end]);
+        borrow_all(self.rest, &mut borrowed, f)
     }
 }
 
-/// What a custom operation's forward pass returns.
+/// The result of a custom operation's forward pass.
 pub(crate) fn output(
     data: Vec<f32>,
     shape: impl Into<candle_core::Shape>,

@@ -1,33 +1,33 @@
-//! AdamW and the moving average of the weights, in one pass over a parameter's memory.
+//! AdamW and the moving average of the weights in one pass over a parameter's memory.
 
 use candle_core::{Result, Tensor, bail};
 use rayon::prelude::*;
 
 use crate::arith::isa::{Isa, vectorised};
 use crate::memory::storage::{with_elements, with_elements_mut};
-use crate::optim::{CHUNK, Trained, check_apart};
+use crate::optim::{CHUNK, ParameterState, check_disjoint};
 
 /// The constants of one AdamW update (Loshchilov & Hutter 2019, algorithm 2).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AdamW {
     /// The learning rate.
     pub lr: f64,
-    /// Decay of the first moment, in [0, 1).
+    /// The decay of the first moment, in [0, 1).
     pub beta1: f64,
-    /// Decay of the second moment, in [0, 1).
+    /// The decay of the second moment, in [0, 1).
     pub beta2: f64,
-    /// Added to the root of the second moment.
+    /// The value added to the root of the second moment.
     pub eps: f64,
-    /// Decoupled weight decay.
+    /// The decoupled weight decay.
     pub weight_decay: f64,
-    /// The number of this update, from 1 on.
+    /// The number of this update, counted from 1.
     pub step: u64,
-    /// What the gradient is multiplied by, for clipping; 1 to leave it.
+    /// The factor of the gradient, for clipping. 1 leaves the gradient unchanged.
     pub gradient_scale: f64,
 }
 
 impl AdamW {
-    /// 1 − βᵏ for both moments, which begin at zero.
+    /// The bias corrections 1 − βᵏ of both moments, which start at zero.
     pub(crate) fn corrections(&self) -> [f64; 2] {
         [self.beta1, self.beta2].map(|beta| 1.0 - beta.powf(self.step as f64))
     }
@@ -37,18 +37,18 @@ impl AdamW {
 pub(crate) fn adamw(
     isa: Isa,
     gradient: &Tensor,
-    trained: &Trained<'_>,
+    parameter: &ParameterState<'_>,
     adamw: &AdamW,
 ) -> Result<()> {
-    let Trained { weight, first, second, average } = *trained;
+    let ParameterState { weight, first, second, average } = *parameter;
     let constants = Constants::new(adamw, average.map_or(0.0, |(_, share)| share));
     let mut changed: Vec<&Tensor> = vec![weight, first, second];
     changed.extend(average.map(|(average, _)| average.as_tensor()));
-    check_apart("adamw", &changed, gradient)?;
+    check_disjoint("adamw", &changed, gradient)?;
     with_elements([gradient], |[gradient]| {
         with_elements_mut(&changed, &mut |slices| {
             let [weight, first, second, average @ ..] = slices else {
-                bail!("three slices or four")
+                bail!("expected three or four slices")
             };
             let tasks = gradient
                 .par_chunks(CHUNK)
@@ -70,18 +70,18 @@ pub(crate) fn adamw(
     })
 }
 
-/// [`AdamW`] in the form that the loop uses.
+/// [`AdamW`] as the constants of the loop.
 struct Constants {
     gradient_scale: f32,
     beta1: f32,
-    fresh1: f32,
+    one_minus_beta1: f32,
     beta2: f32,
-    fresh2: f32,
+    one_minus_beta2: f32,
     /// 1 / √(1 − β₂ᵏ).
     root_factor: f32,
     eps: f32,
     rate: f32,
-    keep: f32,
+    decay_factor: f32,
     average_share: f32,
 }
 
@@ -92,13 +92,13 @@ impl Constants {
         Self {
             gradient_scale: gradient_scale as f32,
             beta1: beta1 as f32,
-            fresh1: (1.0 - beta1) as f32,
+            one_minus_beta1: (1.0 - beta1) as f32,
             beta2: beta2 as f32,
-            fresh2: (1.0 - beta2) as f32,
+            one_minus_beta2: (1.0 - beta2) as f32,
             root_factor: (1.0 / correction2.sqrt()) as f32,
             eps: eps as f32,
             rate: (lr / correction1) as f32,
-            keep: (1.0 - lr * weight_decay) as f32,
+            decay_factor: (1.0 - lr * weight_decay) as f32,
             average_share: average_share as f32,
         }
     }
@@ -109,9 +109,9 @@ vectorised! {
         let k = constants;
         for (((g, w), m), v) in gradient.iter().zip(weight).zip(first).zip(second) {
             let g = g * k.gradient_scale;
-            *m = *m * k.beta1 + g * k.fresh1;
-            *v = *v * k.beta2 + g * g * k.fresh2;
-            *w = *w * k.keep - *m / (v.sqrt() * k.root_factor + k.eps) * k.rate;
+            *m = *m * k.beta1 + g * k.one_minus_beta1;
+            *v = *v * k.beta2 + g * g * k.one_minus_beta2;
+            *w = *w * k.decay_factor - *m / (v.sqrt() * k.root_factor + k.eps) * k.rate;
         }
     }
 }

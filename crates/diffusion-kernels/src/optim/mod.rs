@@ -1,7 +1,8 @@
-//! What an optimizer does to parameters, where they are.
+//! Optimiser updates of parameters in place.
 //!
-//! [`adamw`] is one pass over a parameter's memory, [`muon`] a few products of matrices; the sum of squares is for
-//! clipping. This room knows [`crate::arith`] and [`crate::memory`], but no images and no graph.
+//! [`adamw`] is one pass over a parameter's memory, [`muon`] a few matrix products. The sum of
+//! squares is for gradient clipping. This module uses [`crate::arith`] and [`crate::memory`], but
+//! no images and no graph.
 
 pub(crate) mod adamw;
 pub(crate) mod muon;
@@ -11,30 +12,31 @@ use rayon::prelude::*;
 
 use crate::arith::isa::{Isa, vectorised};
 use crate::arith::vector::map_sum;
-use crate::memory::storage::{memory, with_elements};
+use crate::memory::storage::{data_pointer, with_elements};
 use adamw::AdamW;
 
-/// Elements of one task; a constant, so that sums are taken in one order on all machines.
+/// The number of elements of one task. A constant, so that the order of additions is always the
+/// same.
 const CHUNK: usize = 1 << 14;
 
-/// A parameter and what is kept for it, all of one shape.
+/// A parameter with the optimiser's state for it. All tensors have the same shape.
 #[derive(Clone, Copy, Debug)]
-pub struct Trained<'a> {
+pub struct ParameterState<'a> {
     /// The parameter.
     pub weight: &'a Var,
-    /// The gradient's first moment.
+    /// The first moment of the gradient.
     pub first: &'a Var,
-    /// The gradient's second moment.
+    /// The second moment of the gradient.
     pub second: &'a Var,
-    /// The moving average of the weight and the share of the new weight that it takes in.
+    /// The moving average (EMA) of the weight, and the share of the new weight in each update.
     pub average: Option<(&'a Var, f64)>,
 }
 
-impl Trained<'_> {
-    /// Says what does not fit.
+impl ParameterState<'_> {
+    /// Checks the shapes and the step.
     pub(crate) fn check(&self, gradient: &Tensor, adamw: &AdamW) -> Result<()> {
         if adamw.step == 0 {
-            bail!("adamw: updates are counted from 1");
+            bail!("adamw: step must be at least 1 (updates are counted from 1), got 0");
         }
         let Self { weight, first, second, average } = self;
         let like = |t: &Tensor| t.dims() == weight.dims();
@@ -66,12 +68,12 @@ vectorised! {
     }
 }
 
-/// Refuses tensors that lie in the same memory, which cannot be lent twice.
-pub(crate) fn check_apart(update: &str, changed: &[&Tensor], gradient: &Tensor) -> Result<()> {
-    let mut places =
-        changed.iter().chain([&gradient]).map(|t| memory(t)).collect::<Result<Vec<_>>>()?;
-    places.sort_unstable();
-    if places.windows(2).any(|pair| pair[0] == pair[1]) {
+/// Checks that no two tensors share memory, which cannot be borrowed twice.
+pub(crate) fn check_disjoint(update: &str, changed: &[&Tensor], gradient: &Tensor) -> Result<()> {
+    let mut pointers =
+        changed.iter().chain([&gradient]).map(|t| data_pointer(t)).collect::<Result<Vec<_>>>()?;
+    pointers.sort_unstable();
+    if pointers.windows(2).any(|pair| pair[0] == pair[1]) {
         bail!("{update}: weight, moments, average and gradient must not share memory");
     }
     Ok(())

@@ -1,4 +1,4 @@
-//! Momentum whose directions all have one length: the optimizer Muon.
+//! The optimiser Muon: momentum with orthogonalised directions.
 
 use candle_core::{Result, Tensor, bail};
 use rayon::prelude::*;
@@ -8,74 +8,79 @@ use crate::arith::product::{Factor, Target, product};
 use crate::arith::vector::LANES;
 use crate::memory::scratch::Scratch;
 use crate::memory::storage::{with_elements, with_elements_mut};
-use crate::optim::{Trained, check_apart};
+use crate::optim::{ParameterState, check_disjoint};
 
-/// So many rounds bring singular values near 1, each by the polynomial a·x + b·x³ + c·x⁵ (Jordan et al. 2024).
-pub(crate) const ROUNDS: usize = 5;
+/// The number of iterations that bring singular values near 1 (Jordan et al. 2024).
+pub(crate) const ITERATIONS: usize = 5;
+/// The coefficients (a, b, c) of the polynomial a·x + b·x³ + c·x⁵ of one iteration.
 pub(crate) const POLYNOMIAL: (f32, f32, f32) = (3.4445, -4.7750, 2.0315);
-/// Keeps a gradient of zeros from being divided by its norm.
+/// Added to the norm, so that a gradient of zeros is not divided by zero.
 pub(crate) const TINY: f32 = 1e-7;
 
-/// The constants of one update by Muon (Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks").
+/// The constants of one Muon update (Jordan et al. 2024, "Muon: an optimizer for hidden layers in
+/// neural networks").
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Muon {
     /// The learning rate.
     pub lr: f64,
-    /// Decay of the momentum, in [0, 1).
+    /// The decay of the momentum, in [0, 1).
     pub momentum: f64,
-    /// Decoupled weight decay.
+    /// The decoupled weight decay.
     pub weight_decay: f64,
-    /// The root mean square of an update before the learning rate. About 0.2 is AdamW's, so that one rate serves both (Liu et al.
-    /// 2025, "Muon is scalable for LLM training", section 2.2).
+    /// The root mean square of an update before the learning rate. With about 0.2, that of AdamW,
+    /// one learning rate serves both (Liu et al. 2025, "Muon is scalable for LLM training", section
+    /// 2.2).
     pub update_rms: f64,
-    /// What the gradient is multiplied by, for clipping; 1 to leave it.
+    /// The factor of the gradient, for clipping. 1 leaves the gradient unchanged.
     pub gradient_scale: f64,
 }
 
 impl Muon {
-    /// What a matrix of singular values 1 is multiplied by, before the learning rate.
-    pub(crate) fn length(&self, rows: usize, columns: usize) -> f64 {
+    /// The factor of the orthogonalised direction, before the learning rate.
+    pub(crate) fn update_scale(&self, rows: usize, columns: usize) -> f64 {
         self.update_rms * (rows.max(columns) as f64).sqrt()
     }
 }
 
 /// A parameter with its gradient.
-pub type Update<'a> = (&'a Tensor, Trained<'a>);
+pub type Update<'a> = (&'a Tensor, ParameterState<'a>);
 
-/// Rows and columns of a weight whose other dimensions are taken as one.
+/// The rows and columns of a weight. All dimensions but the first are flattened into columns.
 pub(crate) fn matrix_of(weight: &Tensor) -> Result<(usize, usize)> {
     match weight.dims() {
         [rows, others @ ..] if !others.is_empty() => Ok((*rows, others.iter().product())),
-        other => bail!("muon updates matrices, not a parameter of shape {other:?}"),
+        other => bail!(
+            "muon: only matrices (2 or more dimensions) can be updated, got a parameter of shape {other:?}"
+        ),
     }
 }
 
-/// [`crate::muon`] by the kernels, a parameter a task.
+/// [`crate::muon`] by the kernels, one task for each parameter.
 pub(crate) fn muon(isa: Isa, updates: &[Update<'_>], muon: &Muon) -> Result<()> {
-    updates.par_iter().try_for_each(|(gradient, trained)| {
-        let Trained { weight, first, average, .. } = *trained;
+    updates.par_iter().try_for_each(|(gradient, parameter)| {
+        let ParameterState { weight, first, average, .. } = *parameter;
         let (rows, columns) = matrix_of(weight)?;
         let mut changed: Vec<&Tensor> = vec![weight, first];
         changed.extend(average.map(|(average, _)| average.as_tensor()));
-        check_apart("muon", &changed, gradient)?;
+        check_disjoint("muon", &changed, gradient)?;
         with_elements([*gradient], |[gradient]| {
             with_elements_mut(&changed, &mut |slices| {
                 let [weight, momentum, average_weight @ ..] = slices else {
-                    bail!("two slices or three")
+                    bail!("expected two or three slices")
                 };
                 let (decay, scale) = (muon.momentum as f32, muon.gradient_scale as f32);
                 let mut direction = Scratch::new(rows * columns);
                 for ((m, g), d) in momentum.iter_mut().zip(gradient).zip(direction.iter_mut()) {
                     let g = g * scale;
                     *m = *m * decay + g;
-                    // Nesterov's: a step further along the momentum.
+                    // Nesterov momentum.
                     *d = g + *m * decay;
                 }
                 orthogonalise(isa, &mut direction, rows, columns);
-                let keep = (1.0 - muon.lr * muon.weight_decay) as f32;
-                let rate = (muon.lr * muon.length(rows, columns)) as f32;
+                let decay_factor = (1.0 - muon.lr * muon.weight_decay) as f32;
+                let rate = (muon.lr * muon.update_scale(rows, columns)) as f32;
                 for (w, d) in weight.iter_mut().zip(direction.iter()) {
-                    *w = *w * keep - d * rate;
+                    *w = *w * decay_factor - d * rate;
                 }
                 if let (Some((_, share)), [average]) = (average, average_weight) {
                     let share = share as f32;
@@ -89,14 +94,14 @@ pub(crate) fn muon(isa: Isa, updates: &[Update<'_>], muon: &Muon) -> Result<()> 
     })
 }
 
-/// Brings the singular values of `matrix` (rows, columns) near 1: to between 0.7 and 1.2.
+/// Brings the singular values of `matrix` (rows, columns) to between about 0.7 and 1.2.
 fn orthogonalise(isa: Isa, matrix: &mut [f32], rows: usize, columns: usize) {
     let norm = matrix.iter().map(|x| x * x).sum::<f32>().sqrt() + TINY;
-    // The products are smaller with the short side first.
-    let turned = rows > columns;
-    let (short, long) = if turned { (columns, rows) } else { (rows, columns) };
-    let at = |i: usize, j: usize| if turned { j * columns + i } else { i * columns + j };
-    // Whole vectors of columns; what is beyond stays 0.
+    // The products are smaller if the short side comes first.
+    let tall = rows > columns;
+    let (short, long) = if tall { (columns, rows) } else { (rows, columns) };
+    let at = |i: usize, j: usize| if tall { j * columns + i } else { i * columns + j };
+    // Columns are padded with zeros to whole vectors.
     let (short_row, long_row) = (short.next_multiple_of(LANES), long.next_multiple_of(LANES));
     let mut x = Scratch::zeroed(short * long_row);
     for i in 0..short {
@@ -109,7 +114,7 @@ fn orthogonalise(isa: Isa, matrix: &mut [f32], rows: usize, columns: usize) {
         (Scratch::new(short * short_row), Scratch::new(short * short_row));
     let mut next = Scratch::new(short * long_row);
     let (a, b, c) = POLYNOMIAL;
-    for _ in 0..ROUNDS {
+    for _ in 0..ITERATIONS {
         for i in 0..short {
             for j in 0..long {
                 transposed[j * short_row + i] = x[i * long_row + j];

@@ -1,4 +1,4 @@
-//! Every other operation against its definition.
+//! All operations except convolutions against their definitions.
 
 use candle_core::Tensor;
 use proptest::prelude::*;
@@ -8,7 +8,7 @@ use crate::arith::isa::available;
 use crate::graph::{linear, silu};
 use crate::optim::{adamw, muon, square_sum};
 use crate::{
-    Activation, AdamW, FeatureMap, GroupNorm, Muon, TimeConditioning, Trained, Update, slow,
+    Activation, AdamW, FeatureMap, GroupNorm, Muon, ParameterState, TimeConditioning, Update, slow,
 };
 
 proptest! {
@@ -71,16 +71,16 @@ proptest! {
         let gradient = random(1, &[n]);
         let constants =
             AdamW { lr: 1e-2, beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: decay, step, gradient_scale: scale };
-        let run = |update: &dyn Fn(&Trained<'_>) -> candle_core::Result<()>| {
+        let run = |update: &dyn Fn(&ParameterState<'_>) -> candle_core::Result<()>| {
             let [weight, first, second, average] = [2, 3, 4, 5].map(|seed| random(seed, &[n]));
             second.set(&second.sqr().unwrap().detach()).unwrap();
-            let kept = averaged.then_some((&average, 0.1));
-            update(&Trained { weight: &weight, first: &first, second: &second, average: kept }).unwrap();
+            let averaging = averaged.then_some((&average, 0.1));
+            update(&ParameterState { weight: &weight, first: &first, second: &second, average: averaging }).unwrap();
             [weight, first, second, average].map(candle_core::Var::into_inner)
         };
-        let expected = run(&|trained| slow::adamw(&gradient, trained, &constants));
+        let expected = run(&|parameter| slow::adamw(&gradient, parameter, &constants));
         for isa in available() {
-            let fast = run(&|trained| adamw::adamw(isa, &gradient, trained, &constants));
+            let fast = run(&|parameter| adamw::adamw(isa, &gradient, parameter, &constants));
             close(&fast, &expected, 2e-6)?;
             let (fast, expected) = (square_sum(isa, &gradient).unwrap(), slow::square_sum(&gradient).unwrap());
             prop_assert!((fast - expected).abs() <= 1e-5 * expected);
@@ -95,7 +95,7 @@ proptest! {
         let run = |update: &dyn Fn(&[Update<'_>]) -> candle_core::Result<()>| {
             let [weight, first, second, average] = [2, 3, 4, 5].map(|seed| random(seed, &shape));
             let average = averaged.then_some((&average, 0.3));
-            update(&[(&gradient, Trained { weight: &weight, first: &first, second: &second, average })]).unwrap();
+            update(&[(&gradient, ParameterState { weight: &weight, first: &first, second: &second, average })]).unwrap();
             let average = average.map(|(average, _)| average.as_tensor().clone());
             [vec![weight.as_tensor().clone(), first.as_tensor().clone()], average.into_iter().collect()].concat()
         };
@@ -111,7 +111,7 @@ proptest! {
         kernel in prop_oneof![Just(1usize), Just(3), Just(5)], skip in any::<bool>(), wide in any::<bool>(),
         stacked in 1..4usize, scale_shift in any::<bool>()
     ) {
-        // Whole vectors of channels are not copied.
+        // Channels that fill whole vectors are not copied, a separate path.
         let sizes = if wide { (16 * sizes.0, 16 * sizes.1) } else { sizes };
         let (groups, n) = if wide { (1, n.min(2)) } else { (groups, n) };
         let cin = groups * sizes.0;
@@ -177,7 +177,8 @@ fn sums_of_maps_and_their_gradients_agree_with_the_definition() {
     }
 }
 
-/// Where the mean is far from 0 the sums of a normalisation lose digits, the kernels' no more than the definition's.
+/// If the mean is far from 0, the sums of a normalisation lose digits. The kernels must not lose
+/// more than the definition.
 #[test]
 fn normalisations_of_large_numbers_keep_their_digits() {
     let shape = [1, 16, 96, 96];
@@ -203,7 +204,7 @@ fn normalisations_of_large_numbers_keep_their_digits() {
 }
 
 #[test]
-fn stacked_maps_and_their_gradients_are_those_of_the_definition() {
+fn concatenated_maps_and_their_gradients_agree_with_the_definition() {
     let (a, b, c) = (random(1, &[3, 5, 4, 6]), random(2, &[3, 2, 4, 6]), random(3, &[3, 1, 4, 6]));
     let expected = with_gradients(|| Tensor::cat(&[&*a, &*b, &*c], 1), &[&a, &b, &c]);
     for isa in available() {
@@ -233,7 +234,7 @@ fn arguments_need_not_be_contiguous() {
 }
 
 #[test]
-fn other_types_take_the_definition() {
+fn other_types_use_the_definition() {
     let x = random(1, &[2, 4, 5, 5]).to_dtype(candle_core::DType::F64).unwrap();
     let weight = random(2, &[3, 4, 3, 3]).to_dtype(candle_core::DType::F64).unwrap();
     let y = crate::conv2d(&x, &weight, None, 1, 1).unwrap();

@@ -1,4 +1,4 @@
-//! Convolutions against sums term by term, and against their definition.
+//! Convolutions against direct sums in f64 and against their definition.
 
 use candle_core::Tensor;
 use proptest::prelude::*;
@@ -46,7 +46,7 @@ fn case() -> impl Strategy<Value = Case> {
     )
 }
 
-/// Convolutions that go by Winograd's method, with every kind of ragged edge.
+/// Convolutions that use Winograd's method, with all kinds of partial edge tiles.
 fn winograd_case() -> impl Strategy<Value = Case> {
     (1..4usize, 32..70usize, 32..70usize, 6..21usize, 6..21usize, any::<bool>())
         .prop_filter("enough work", |(_, cin, cout, h, w, _)| winograd::pays(*cin, *cout, h * w))
@@ -80,7 +80,8 @@ fn convolution_agrees(c: Case) -> Result<(), TestCaseError> {
     }
     let slow = || slow::conv2d(&x, &weight, b, c.stride, c.padding);
     close(&[slow().unwrap()], &direct, 2e-5)?;
-    // candle has no gradient for oblong images, nor where windows end within the padding: there it subtracts below zero.
+    // candle has no gradients for images that are not square, nor for windows that end within the
+    // padding, where it subtracts below zero.
     let past_the_padding = (side(c.h) - 1) * c.stride + c.kernel >= 2 * c.padding;
     if c.h == c.w && past_the_padding {
         close(&with_gradients(slow, vars), &direct, 2e-5)?;
@@ -142,17 +143,17 @@ fn images_may_be_padded_on_two_sides_only() {
     }
 }
 
-/// Sums of 576 products of numbers in (−1, 1), by Winograd's method; `--nocapture` shows the errors, in proportion to the
-/// largest result.
+/// Winograd's method on sums of 576 products of numbers in (−1, 1). `--nocapture` prints the
+/// errors, relative to the largest result.
 #[test]
 fn three_by_three_convolutions_err_by_less_than_3e_6_of_the_largest_result() {
     let (x, weight, bias) =
         (random(1, &[2, 64, 14, 14]), random(2, &[64, 64, 3, 3]), random(3, &[64]));
     let direct = direct::convolution([&x, &weight, &bias], false, 2, [[64, 14, 14]; 2], [3, 1, 1]);
     let worst = |run: &dyn Fn() -> candle_core::Result<Tensor>| -> Vec<f32> {
-        let found = with_gradients(run, &[&x, &weight, &bias]);
+        let results = with_gradients(run, &[&x, &weight, &bias]);
         let largest = |t: &Tensor| t.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
-        found.iter().zip(&direct).map(|(a, b)| largest(&(a - b).unwrap()) / largest(b)).collect()
+        results.iter().zip(&direct).map(|(a, b)| largest(&(a - b).unwrap()) / largest(b)).collect()
     };
     println!("plain sums: {:?}", worst(&|| slow::conv2d(&x, &weight, Some(&bias), 1, 1)));
     for isa in available() {

@@ -1,5 +1,5 @@
-//! Gradients against finite differences in f64, where the definitions compute: they are the kernels' oracle, so this is
-//! what holds both to the mathematics.
+//! The definitions' gradients against finite differences in f64. The kernels are compared with the
+//! definitions elsewhere, so these tests tie both to the mathematics.
 
 use candle_core::{DType, Device, Result, Tensor, Var};
 
@@ -14,7 +14,7 @@ fn numbers(t: &Tensor) -> Vec<f64> {
     t.flatten_all().unwrap().to_vec1().unwrap()
 }
 
-/// Holds every gradient of Σ cotangent · f against (f(x + h) − f(x − h)) / 2h, element by element.
+/// Compares each gradient of Σ cotangent · f with (f(x + h) − f(x − h)) / 2h, element by element.
 fn check(name: &str, vars: &[&Var], f: &dyn Fn() -> Result<Tensor>) {
     const H: f64 = 1e-5;
     let cotangent = random_f64(99, f().unwrap().dims());
@@ -41,7 +41,7 @@ fn check(name: &str, vars: &[&Var], f: &dyn Fn() -> Result<Tensor>) {
 }
 
 #[test]
-fn gradients_of_convolutions_are_those_of_finite_differences() {
+fn gradients_of_convolutions_agree_with_finite_differences() {
     let (x, bias) = (random_f64(1, &[2, 3, 5, 5]), random_f64(2, &[2]));
     for (kernel, stride, padding) in [
         (3, 1, 1.into()),
@@ -60,7 +60,7 @@ fn gradients_of_convolutions_are_those_of_finite_differences() {
 }
 
 #[test]
-fn gradients_of_normalisations_are_those_of_finite_differences() {
+fn gradients_of_normalisations_agree_with_finite_differences() {
     let (x, weight, bias) =
         (random_f64(1, &[2, 4, 3, 2]), random_f64(2, &[4]), random_f64(3, &[4]));
     let modulation = random_f64(4, &[2, 8]);
@@ -79,7 +79,7 @@ fn gradients_of_normalisations_are_those_of_finite_differences() {
 }
 
 #[test]
-fn gradients_of_attention_and_resampling_are_those_of_finite_differences() {
+fn gradients_of_attention_and_resampling_agree_with_finite_differences() {
     let [q, k, v] = [1, 2, 3].map(|seed| random_f64(seed, &[2, 4, 2, 3]));
     check("attention", &[&q, &k, &v], &|| slow::attention(&q, &k, &v, 2));
     let x = random_f64(4, &[2, 3, 4, 2]);
@@ -92,7 +92,7 @@ fn gradients_of_attention_and_resampling_are_those_of_finite_differences() {
 }
 
 #[test]
-fn gradients_of_residual_blocks_are_those_of_finite_differences() {
+fn gradients_of_residual_blocks_agree_with_finite_differences() {
     for conditioning in [TimeConditioning::Add, TimeConditioning::ScaleShift] {
         let (x, e) = (random_f64(1, &[2, 2, 3, 3]), random_f64(2, &[2, conditioning.width(4)]));
         let shapes: [&[usize]; 10] =

@@ -1,7 +1,7 @@
-//! Convolution by its definition, term by term in f64.
+//! Convolution by direct sums in f64.
 //!
-//! The oracle for images that are not square as well: there candle's own gradients of strided convolutions
-//! fail, since they take one output padding for both axes.
+//! It is the reference for images that are not square too: candle's own gradients of strided
+//! convolutions fail there, since they use one output padding for both axes.
 
 use candle_core::{Device, Tensor};
 
@@ -11,9 +11,11 @@ fn numbers(t: &Tensor) -> Vec<f64> {
     t.flatten_all().unwrap().to_vec1::<f32>().unwrap().into_iter().map(f64::from).collect()
 }
 
-/// The result and, under the cotangent of [`super::with_gradients`], the gradients of x, weight and bias.
+/// The result and, under the cotangent of [`super::with_gradients`], the gradients of x, weight and
+/// bias.
 ///
-/// `small` and `large` are the two sides' channels, height and width: a convolution reads the large one.
+/// `small` and `large` are channels, height and width of the two sides. A convolution reads the
+/// large side.
 pub(super) fn convolution(
     [x, weight, bias]: [&Tensor; 3],
     transposed: bool,

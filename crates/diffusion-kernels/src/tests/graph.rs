@@ -1,4 +1,4 @@
-//! Maps in candle's graph: whatever is made of them, gradients come back whole.
+//! Gradients of maps in candle's autograd graph.
 
 use candle_core::{Result, Tensor, Var};
 
@@ -6,8 +6,8 @@ use super::{bits, random, with_gradients};
 use crate::arith::isa::available;
 use crate::{FeatureMap, slow};
 
-/// A map that is used three times, once beside itself.
-fn tangle(
+/// A map that is used three times, twice in one concatenation.
+fn reused_map(
     map: impl Fn(&Tensor) -> Result<FeatureMap>,
     x: &Tensor,
     weight: &Tensor,
@@ -23,18 +23,18 @@ fn arguments() -> [Var; 3] {
 }
 
 #[test]
-fn a_map_that_is_used_again_and_again_gets_all_its_gradients() {
+fn a_map_that_is_used_several_times_gets_all_its_gradients() {
     let [x, weight, wide] = arguments();
     let definition = || {
         let a = slow::conv2d(&x, &weight, None, 1, 1)?;
         let b = Tensor::cat(&[&slow::conv2d(&a, &weight, None, 1, 1)?, &a, &a], 1)?;
         slow::conv2d(&b, &wide, None, 1, 0)
     };
-    // Candle's own gradients want square images here: see `direct`.
+    // The gradient of x is left out: candle's own needs square images here (see `direct`).
     let expected = with_gradients(definition, &[&weight, &wide]);
     for isa in available() {
         let fast = with_gradients(
-            || tangle(|x| FeatureMap::with_kernels(isa, x), &x, &weight, &wide),
+            || reused_map(|x| FeatureMap::with_kernels(isa, x), &x, &weight, &wide),
             &[&weight, &wide],
         );
         for (fast, expected) in fast.iter().zip(&expected) {
@@ -53,9 +53,9 @@ fn a_map_that_is_used_again_and_again_gets_all_its_gradients() {
 }
 
 #[test]
-fn backward_passes_may_be_repeated_and_run_side_by_side() {
+fn backward_passes_can_be_repeated_and_run_in_parallel() {
     let [x, weight, wide] = arguments();
-    let y = tangle(FeatureMap::from_images, &x, &weight, &wide)
+    let y = reused_map(FeatureMap::from_images, &x, &weight, &wide)
         .unwrap()
         .sqr()
         .unwrap()
@@ -74,20 +74,20 @@ fn backward_passes_may_be_repeated_and_run_side_by_side() {
 }
 
 #[test]
-fn a_map_that_wants_no_gradient_gets_none() {
+fn a_map_that_needs_no_gradient_gets_none() {
     let [x, weight, wide] = arguments();
     let (x, weight) = (x.detach(), weight.detach());
-    let y = tangle(FeatureMap::from_images, &x, &weight, &wide).unwrap();
+    let y = reused_map(FeatureMap::from_images, &x, &weight, &wide).unwrap();
     let gradients = y.sum_all().unwrap().backward().unwrap();
     assert!(
         gradients.get(&wide).is_some()
             && gradients.get(&x).is_none()
             && gradients.get(&weight).is_none()
     );
-    assert!(!tangle(FeatureMap::from_images, &x, &weight, &wide.detach()).unwrap().track_op());
+    assert!(!reused_map(FeatureMap::from_images, &x, &weight, &wide.detach()).unwrap().track_op());
 }
 
-/// Threads of the pool take up whole passes while they wait inside another one.
+/// Pool threads may start a second pass while they wait inside of another one.
 #[test]
 fn backward_passes_over_one_graph_do_not_mix_on_the_threads_of_the_pool() {
     let [x, weight, _] = arguments();
@@ -108,7 +108,7 @@ fn backward_passes_over_one_graph_do_not_mix_on_the_threads_of_the_pool() {
     });
 }
 
-/// An operation that candle cannot lead gradients through.
+/// An operation without a backward pass.
 struct Opaque;
 
 impl candle_core::CustomOp1 for Opaque {
@@ -122,14 +122,14 @@ impl candle_core::CustomOp1 for Opaque {
         layout: &candle_core::Layout,
     ) -> Result<(candle_core::CpuStorage, candle_core::Shape)> {
         let candle_core::CpuStorage::F32(data) = storage else {
-            candle_core::bail!("f32 is wanted")
+            candle_core::bail!("expected f32")
         };
         Ok((candle_core::CpuStorage::F32(data.clone()), layout.shape().clone()))
     }
 }
 
 #[test]
-fn a_pass_that_fails_does_not_spoil_the_next_one_unnoticed() {
+fn gradients_left_by_a_failed_pass_are_detected() {
     let [x, weight, _] = arguments();
     let a = FeatureMap::from_images(&x).unwrap().conv2d(&weight, None, 1, 1).unwrap();
     let good = || a.to_images().unwrap().sum_all().unwrap();
@@ -137,7 +137,7 @@ fn a_pass_that_fails_does_not_spoil_the_next_one_unnoticed() {
     let expected = bits(good().backward().unwrap().get(&weight).unwrap());
     for root in [(good() + &bad).unwrap(), (&bad + good()).unwrap()] {
         assert!(root.backward().is_err());
-        // Either nothing was left behind, or it is said; and then it is gone.
+        // Either nothing was left behind, or the first pass reports and removes it.
         for again in 0..2 {
             match good().backward() {
                 Ok(gradients) => assert!(bits(gradients.get(&weight).unwrap()) == expected),

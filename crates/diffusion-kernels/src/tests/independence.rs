@@ -1,4 +1,4 @@
-//! What results must not depend on: the batch size, the images beside, the number of threads.
+//! Results must not depend on the batch size, other images or the number of threads.
 
 use candle_core::{Result, Tensor, Var};
 
@@ -72,7 +72,7 @@ fn operations() -> Vec<Op> {
             random(1, &[11, 16, 9, 7]),
             parameters,
             Box::new(move |x, p| {
-                // The batch is cut before: an image's embedding is found by its place in the cut.
+                // `x` may be a part of the batch. Its offset tells which embeddings belong to it.
                 let first = x.layout().start_offset() / (16 * 63);
                 let embedding = p[0].narrow(0, first, x.dims()[0])?;
                 let block = block_of(8, TimeConditioning::Add, &p[1..]);
@@ -110,7 +110,7 @@ fn operations() -> Vec<Op> {
 }
 
 #[test]
-fn an_image_comes_out_the_same_whatever_the_batch() {
+fn the_result_of_an_image_does_not_depend_on_the_batch() {
     for (name, x, parameters, f) in operations() {
         let whole = f(&x, &parameters).unwrap();
         for (first, n) in [(0, 1), (3, 1), (10, 1), (2, 5), (7, 4)] {
@@ -145,7 +145,7 @@ fn results_and_gradients_are_the_same_for_any_number_of_threads() {
 #[test]
 fn avx2_and_avx512_agree_to_the_bit_in_convolutions() {
     let fused: Vec<_> = available().into_iter().filter(|isa| *isa != Isa::Portable).collect();
-    // By Winograd's method.
+    // Sizes that use Winograd's method.
     let (x, weight) = (random(1, &[3, 37, 11, 13]), random(2, &[33, 37, 3, 3]));
     let run = |isa| with_gradients(|| conv2d(isa, &x, &weight, None, 1, 1), &[&x, &weight]);
     let results: Vec<Vec<Vec<u32>>> =
@@ -154,7 +154,7 @@ fn avx2_and_avx512_agree_to_the_bit_in_convolutions() {
 }
 
 #[test]
-fn an_input_that_needs_no_gradient_costs_none() {
+fn an_input_that_needs_no_gradient_gets_none() {
     let x = random(1, &[2, 3, 6, 6]);
     let weight = random(2, &[4, 3, 3, 3]);
     let y = crate::conv2d(&x.detach(), &weight, None, 1, 1).unwrap();

@@ -1,12 +1,12 @@
-//! The kernels against their definitions, on every instruction set of the machine.
+//! Tests of the kernels against their definitions, with every instruction set of the CPU.
 
 mod agreement;
 mod convolutions;
 mod differences;
 mod direct;
+mod errors;
 mod graph;
 mod independence;
-mod refusals;
 
 use candle_core::{Device, Result, Tensor, Var};
 use proptest::prelude::*;
@@ -14,7 +14,7 @@ use proptest::prelude::*;
 use crate::arith::isa::Isa;
 use crate::{Activation, FeatureMap, GroupNorm, Padding, ResidualBlock, TimeConditioning};
 
-/// A plain normalisation.
+/// A normalisation without modulation or activation.
 fn norm_of<'a>(groups: usize, weight: &'a Tensor, bias: &'a Tensor) -> GroupNorm<'a> {
     GroupNorm {
         groups,
@@ -26,7 +26,7 @@ fn norm_of<'a>(groups: usize, weight: &'a Tensor, bias: &'a Tensor) -> GroupNorm
     }
 }
 
-/// A block with the parameters `p`, each a weight and then its bias; with a skip if there are ten.
+/// A block with the parameters `p`, pairs of weight and bias. Ten parameters include a skip.
 fn block_of(groups: usize, conditioning: TimeConditioning, p: &[Var]) -> ResidualBlock<'_> {
     let pair = |i: usize| (p[i].as_tensor(), p[i + 1].as_tensor());
     let skip = (p.len() > 8).then(|| pair(8));
@@ -46,7 +46,7 @@ fn random(seed: u64, shape: &[usize]) -> Var {
     Var::from_tensor(&Tensor::from_vec(data, shape, &Device::Cpu).unwrap()).unwrap()
 }
 
-/// The result of `f` and, under a random cotangent, the gradient of each of `vars`.
+/// The result of `f`, and the gradient of its product with a random cotangent for each of `vars`.
 fn with_gradients(f: impl Fn() -> Result<Tensor>, vars: &[&Var]) -> Vec<Tensor> {
     let y = f().unwrap();
     let cotangent = random(99, y.dims());
@@ -58,7 +58,8 @@ fn with_gradients(f: impl Fn() -> Result<Tensor>, vars: &[&Var]) -> Vec<Tensor> 
     all
 }
 
-/// Whether each tensor of `fast` is within `tolerance` of `slow`'s, in proportion to the largest element.
+/// Checks that each tensor of `fast` is within `tolerance` of that of `slow`, relative to its
+/// largest element or 1.
 fn close(
     fast: &[Tensor],
     slow: &[Tensor],
@@ -105,7 +106,7 @@ fn conv_transpose2d(
     FeatureMap::with_kernels(isa, x)?.conv_transpose2d(weight, bias, stride, padding)?.to_images()
 }
 
-/// The block of the channels of all `parts`, one after the other.
+/// The block of the concatenated channels of all `parts`.
 fn residual_block(
     isa: Isa,
     parts: &[Tensor],

@@ -1,4 +1,4 @@
-//! A network as a row of boxes.
+//! A picture of a network as a row of boxes.
 
 use std::path::Path;
 
@@ -12,40 +12,43 @@ use crate::chart::{Canvas, FONT, with_font, write_canvas};
 /// One part of a network.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NetworkBox {
-    /// What it is called.
+    /// The name of the part.
     pub name: String,
-    /// [C, H, W] of what it gives.
+    /// The shape (C, H, W) of the output.
     pub output: [usize; 3],
-    /// Trainable numbers.
+    /// The number of trainable parameters.
     pub parameters: usize,
 }
 
-/// Pixels.
+// Sizes in pixels.
 const BOX: i32 = 92;
 const GAP: i32 = 22;
 const MARGIN: i32 = 30;
-const TALLEST: i32 = 220;
-const ROW: i32 = TALLEST + 130;
+const MAX_HEIGHT: i32 = 220;
+const ROW: i32 = MAX_HEIGHT + 130;
 
-/// Networks, a row each: boxes from left to right, as high as the images are and as dark as they have channels, both by their
-/// logarithms; with names, sizes and parameters.
+/// Networks, one row of boxes each, with names, sizes and numbers of parameters.
+///
+/// The height of a box shows the height of the output, its darkness the number of channels; both
+/// scales are logarithmic.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NetworkPicture {
-    /// What stands above each row, and its boxes in the order in which they compute.
+    /// The title of each row, and its boxes in the order of computation.
     pub rows: Vec<(String, Vec<NetworkBox>)>,
 }
 
 impl NetworkPicture {
-    /// Draws the network into the file at `path`: a PNG or an SVG, by its ending.
+    /// Writes the picture to `path`: a PNG or an SVG, by its extension.
     ///
     /// # Errors
-    /// Another ending; no boxes; what the system refuses.
+    /// If the extension is neither `.png` nor `.svg`. If there are no rows, or a row without boxes.
+    /// An I/O error of the operating system.
     pub fn write(&self, path: &Path) -> Result<(), ReportError> {
         write_canvas(self, path)
     }
 }
 
-/// A count for people: 520,193 is 520 K.
+/// A count in short form: 520,193 is "520.2 K".
 fn short(count: usize) -> String {
     match count {
         0..1_000 => count.to_string(),
@@ -54,8 +57,9 @@ fn short(count: usize) -> String {
     }
 }
 
-/// What stands below everything.
-const LEGEND: &str = "Below each part: channels × height × width of what it gives, and its parameters. Heights and shades are logarithmic.";
+/// The text below the rows.
+const LEGEND: &str = "Below each part: channels × height × width of its output, and its \
+                      parameters. Heights and shades are logarithmic.";
 
 impl Canvas for NetworkPicture {
     fn size(&self) -> (u32, u32) {
@@ -70,7 +74,10 @@ impl Canvas for NetworkPicture {
         let largest = |of: fn(&NetworkBox) -> usize| parts().map(of).max().unwrap_or(0);
         let (highest, widest) = (largest(|b| b.output[1]), largest(|b| b.output[0]));
         if self.rows.is_empty() || self.rows.iter().any(|(_, boxes)| boxes.is_empty()) {
-            return Err(ReportError::Invalid("a network without parts cannot be drawn".to_owned()));
+            return Err(ReportError::Invalid(
+                "a network picture needs at least one row, and each row at least one box"
+                    .to_owned(),
+            ));
         }
         with_font();
         area.fill(&WHITE).map_err(failed)?;
@@ -82,11 +89,11 @@ impl Canvas for NetworkPicture {
         for (row, (title, boxes)) in self.rows.iter().enumerate() {
             let top = row as i32 * ROW;
             write(title.clone(), 18, (MARGIN, top + 22), HPos::Left)?;
-            let middle = top + 44 + TALLEST / 2;
+            let middle = top + 44 + MAX_HEIGHT / 2;
             for (i, part) in boxes.iter().enumerate() {
                 let left = MARGIN + i as i32 * (BOX + GAP);
                 let [channels, height, width] = part.output;
-                let half = (f64::from(TALLEST) / 2.0 * share(height, highest)).max(6.0) as i32;
+                let half = (f64::from(MAX_HEIGHT) / 2.0 * share(height, highest)).max(6.0) as i32;
                 let lightness = (225.0 - 150.0 * share(channels, widest)) as u8;
                 let corners = [(left, middle - half), (left + BOX, middle + half)];
                 let fill =
@@ -97,7 +104,7 @@ impl Canvas for NetworkPicture {
                     let line = vec![(left - GAP, middle), (left, middle)];
                     area.draw(&PathElement::new(line, BLACK.stroke_width(1))).map_err(failed)?;
                 }
-                let (centre, below) = (left + BOX / 2, middle + TALLEST / 2 + 16);
+                let (centre, below) = (left + BOX / 2, middle + MAX_HEIGHT / 2 + 16);
                 let is_map = height * width > 1;
                 let size = if is_map {
                     format!("{channels} × {height} × {width}")

@@ -1,4 +1,4 @@
-//! `index.html`.
+//! The HTML of `index.html`.
 
 use std::fmt::Write;
 use std::path::Path;
@@ -11,8 +11,8 @@ use diffusion_train::{Checkpoint, StepMetrics};
 use super::{RunPage, spread};
 use crate::{Chart, ReportError};
 
-/// Grids on the page, at most.
-const GRIDS: usize = 9;
+/// The largest number of sample grids on the page.
+const MAX_GRIDS: usize = 9;
 
 const STYLE: &str = "body{font:16px/1.5 sans-serif;margin:2em auto;max-width:62em;padding:0 1em;color:#222;background:#fff}\
 h1{font-size:1.5em}h2{font-size:1.15em;margin-top:2em}\
@@ -21,7 +21,7 @@ pre{background:#f4f4f4;padding:.8em;overflow:auto}\
 figure{display:inline-block;margin:0 1em 1em 0}figcaption{font-size:.85em}img,svg{max-width:100%;height:auto}\
 .grid img{width:17em;image-rendering:pixelated}";
 
-/// The page, with all pictures inside of it.
+/// The page as HTML, with all pictures embedded.
 pub(super) fn html(
     page: &RunPage<'_>,
     metrics: &[StepMetrics],
@@ -36,15 +36,15 @@ pub(super) fn html(
          <meta name=\"viewport\" content=\"width=device-width\"><style>{STYLE}</style></head><body>\n<h1>{name}</h1>\n"
     );
     html.push_str("<table>\n");
-    for (what, value) in summary(metrics) {
-        write_row(&mut html, what, &value);
+    for (label, value) in summary(metrics) {
+        write_row(&mut html, label, &value);
     }
     if let Ok(state) =
         page.run.layout().latest_checkpoint().and_then(|path| Checkpoint::read_state(&path))
     {
         let per_step = state.elapsed_seconds / state.step.max(1) as f64;
         let time = format!(
-            "{:.1} min at step {}, {per_step:.3} s a step",
+            "{:.1} min at step {}, {per_step:.3} s per step",
             state.elapsed_seconds / 60.0,
             state.step
         );
@@ -56,13 +56,16 @@ pub(super) fn html(
     html.push_str("</table>\n");
     if !page.commands.is_empty() {
         let commands: Vec<String> = page.commands.iter().map(|command| escaped(command)).collect();
-        push(&mut html, format_args!("<h2>Go on</h2>\n<pre>{}</pre>\n", commands.join("\n")));
+        push(
+            &mut html,
+            format_args!("<h2>Next commands</h2>\n<pre>{}</pre>\n", commands.join("\n")),
+        );
     }
     if let Some(chart) = losses {
         push(&mut html, format_args!("<h2>Loss</h2>\n{}\n", chart.to_svg()?));
     }
     if let Some(chart) = quality {
-        push(&mut html, format_args!("<h2>Judged samples</h2>\n{}\n", chart.to_svg()?));
+        push(&mut html, format_args!("<h2>Sample quality</h2>\n{}\n", chart.to_svg()?));
         if let Some(last) = metrics.iter().rfind(|m| !m.samples.is_empty()) {
             html.push_str("<table>\n");
             write_row(&mut html, "step", &last.step.to_string());
@@ -78,12 +81,16 @@ pub(super) fn html(
     }
     let grids = page.run.grids()?;
     if !grids.is_empty() {
-        html.push_str("<h2>Samples</h2>\n<p>The same noise at each step, with the averaged weights.</p>\n<div class=\"grid\">\n");
+        html.push_str(
+            "<h2>Samples</h2>\n\
+             <p>Sampled from the same noise at each step, with the EMA weights.</p>\n\
+             <div class=\"grid\">\n",
+        );
         let animation = page.run.layout().animation();
         if animation.is_file() {
             figure(&mut html, "all steps", "gif", &animation)?;
         }
-        for (step, path) in spread(&grids, GRIDS) {
+        for (step, path) in spread(&grids, MAX_GRIDS) {
             figure(&mut html, &format!("step {step}"), "png", path)?;
         }
         html.push_str("</div>\n");
@@ -96,7 +103,7 @@ pub(super) fn html(
     Ok(html)
 }
 
-/// What the metrics say in a few lines.
+/// The metrics in a few lines: label and text.
 fn summary(metrics: &[StepMetrics]) -> Vec<(&'static str, String)> {
     let Some(last) = metrics.last() else { return vec![("steps", "none yet".to_owned())] };
     let tail = &metrics[metrics.len() - (metrics.len() / 20).clamp(1, 100).min(metrics.len())..];
@@ -110,27 +117,27 @@ fn summary(metrics: &[StepMetrics]) -> Vec<(&'static str, String)> {
         ("learning rate", format!("{:.2e}", last.lr)),
         ("gradient norm", format!("{:.3}", mean(|m| m.grad_norm))),
     ];
-    if let Some(held_out) = metrics.iter().rev().find_map(|m| m.validation_loss) {
-        lines.push(("loss on held-out pictures", format!("{held_out:.4}")));
+    if let Some(loss) = metrics.iter().rev().find_map(|m| m.validation_loss) {
+        lines.push(("validation loss", format!("{loss:.4}")));
     }
-    let judged =
+    let evaluated =
         |m: &StepMetrics| Some((*m.samples.get("frechet_distance")?, *m.samples.get("count")?));
-    if let Some((distance, count)) = metrics.iter().rev().find_map(judged) {
+    if let Some((distance, count)) = metrics.iter().rev().find_map(evaluated) {
         lines.push(("Fréchet distance of samples", format!("{distance:.3} ({count} images)")));
     }
     if let Some(rate) = rates.get(rates.len() / 2) {
-        lines.push(("speed", format!("{rate:.0} images a second (median)")));
+        lines.push(("speed", format!("{rate:.0} images per second (median)")));
     }
     lines
 }
 
 fn push(html: &mut String, text: std::fmt::Arguments<'_>) {
-    // A string takes whatever is written.
+    // Writing to a string cannot fail.
     let _ = html.write_fmt(text);
 }
 
-fn write_row(html: &mut String, what: &str, value: &str) {
-    push(html, format_args!("<tr><td>{}</td><td>{}</td></tr>\n", escaped(what), escaped(value)));
+fn write_row(html: &mut String, label: &str, value: &str) {
+    push(html, format_args!("<tr><td>{}</td><td>{}</td></tr>\n", escaped(label), escaped(value)));
 }
 
 fn figure(html: &mut String, caption: &str, kind: &str, path: &Path) -> Result<(), ReportError> {
@@ -154,7 +161,7 @@ mod tests {
     use super::escaped;
 
     #[test]
-    fn nothing_in_a_name_or_a_configuration_is_taken_for_markup() {
+    fn markup_in_names_and_configurations_is_escaped() {
         assert_eq!(escaped("<b a=\"1\">&"), "&lt;b a=&quot;1&quot;&gt;&amp;");
     }
 }

@@ -1,4 +1,4 @@
-//! An equation that is solved exactly: the probability flow of Gaussian data only rescales x.
+//! An equation with an exact solution: the probability flow of Gaussian data only rescales x.
 
 use std::ops::ControlFlow;
 
@@ -10,14 +10,14 @@ use diffusion_sample::{
 };
 use diffusion_schedule::SamplingPlan;
 
-/// Standard deviation of the data.
+/// The standard deviation of the data.
 const DATA: f64 = 0.5;
 
-/// The perfect model of data that is normal with mean 0: E[x₀ | x] = signal·s²/(signal²·s² + noise²)·x.
+/// The perfect model of normal data with mean 0: E[x₀ | x] = signal·s²/(signal²·s² + noise²)·x.
 pub(crate) fn gaussian(x: &Tensor, level: NoiseLevel) -> Result<Prediction> {
     let NoiseLevel { signal, noise, .. } = level;
     let total = signal * signal * DATA * DATA + noise * noise;
-    // Both from x, so that neither is lost where the other factor is 0.
+    // Both are computed from x, because a factor of 0 would lose the other one.
     Ok(Prediction {
         x0: x.affine(signal * DATA * DATA / total, 0.0)?,
         noise: x.affine(noise / total, 0.0)?,
@@ -25,7 +25,8 @@ pub(crate) fn gaussian(x: &Tensor, level: NoiseLevel) -> Result<Prediction> {
     })
 }
 
-/// Levels on the straight path or the variance-preserving one, from much noise to little, evenly spaced in ln σ.
+/// A plan from high to low noise, evenly spaced in ln σ, on the straight path or on the
+/// variance-preserving one.
 fn smooth_plan(steps: usize, flow: bool) -> SamplingPlan {
     let levels: Vec<NoiseLevel> = (0..=steps)
         .map(|i| {
@@ -37,7 +38,7 @@ fn smooth_plan(steps: usize, flow: bool) -> SamplingPlan {
             }
         })
         .collect();
-    SamplingPlan::through(&levels).unwrap()
+    SamplingPlan::from_levels(&levels).unwrap()
 }
 
 /// |x − exact| at the end, in f64. Probability flow only rescales a Gaussian: x' = x·std'/std.
@@ -47,7 +48,7 @@ fn error(sampler: &mut dyn Sampler, steps: usize, flow: bool) -> f64 {
     let (from, to) = (plan.start(), plan.steps()[steps - 1].to);
     let x = Tensor::full(1f64, (1, 1, 1, 1), &Device::Cpu).unwrap();
     let noise = |_: usize| -> Result<Tensor> {
-        candle_core::bail!("a deterministic sampler asked for noise")
+        candle_core::bail!("a deterministic sampler requested noise")
     };
     let end = sample_from(x, &gaussian, sampler, &plan, &noise, &mut |_| ControlFlow::Continue(()))
         .unwrap();
@@ -55,7 +56,7 @@ fn error(sampler: &mut dyn Sampler, steps: usize, flow: bool) -> f64 {
     (end - deviation(&to) / deviation(&from)).abs()
 }
 
-/// A sampler, what it is called, and the order that theory gives it.
+/// A sampler with its name and its theoretical order.
 pub(crate) struct Case {
     pub(crate) name: &'static str,
     pub(crate) theory: f64,
@@ -73,13 +74,13 @@ impl Case {
         Self { name, theory, flow, make: Box::new(move || Box::new(make())) }
     }
 
-    /// The errors with each number of steps.
+    /// The errors for each number of steps.
     pub(crate) fn errors(&self, steps: &[usize]) -> Vec<f64> {
         steps.iter().map(|&steps| error(&mut *(self.make)(), steps, self.flow)).collect()
     }
 }
 
-/// Every deterministic sampler, at its full order throughout.
+/// Every deterministic sampler, at its full order in every step.
 pub(crate) fn cases() -> Vec<Case> {
     let dpm = |order, solver_type| {
         move || {
@@ -113,7 +114,7 @@ pub(crate) fn cases() -> Vec<Case> {
     ]
 }
 
-/// The slope of ln(error) against −ln(steps), from the first number of steps to the last.
+/// The slope of ln(error) against −ln(steps), between the first and the last number of steps.
 pub(crate) fn slope(steps: &[usize], errors: &[f64]) -> f64 {
     let last = steps.len() - 1;
     (errors[0] / errors[last]).ln() / (steps[last] as f64 / steps[0] as f64).ln()

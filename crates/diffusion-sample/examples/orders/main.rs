@@ -1,5 +1,5 @@
-//! The order of every deterministic sampler, measured on an equation whose solution is known, as a table and a plot:
-//! `cargo run -p diffusion-sample --example orders [-- FILE.svg]`.
+//! Measures the order of every deterministic sampler on an equation with a known solution, and
+//! writes a table and a plot: `cargo run -p diffusion-sample --example orders [-- FILE.svg]`.
 
 mod law;
 
@@ -10,7 +10,7 @@ use plotters::prelude::*;
 
 const STEPS: [usize; 6] = [10, 20, 40, 80, 160, 320];
 
-/// Distinct in grey as well: dark to light, with a mark of its own each.
+/// Also distinct in grey: dark to light, each with its own marker.
 const COLOURS: [RGBColor; 5] = [
     RGBColor(0, 0, 0),
     RGBColor(0, 70, 160),
@@ -26,7 +26,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         cases().iter().map(|case| (case.name, case.theory, case.errors(&STEPS))).collect();
     for (name, theory, errors) in &measured {
         let errors_text: Vec<String> = errors.iter().map(|error| format!("{error:.1e}")).collect();
-        // Between the steps where neither few steps nor rounding disturb.
+        // A range in which neither a small number of steps nor rounding distorts the slope.
         let order = slope(&STEPS[2..5], &errors[2..5]);
         println!("{name:24} {theory:>6} {order:>9.2}   {}", errors_text.join(" "));
     }

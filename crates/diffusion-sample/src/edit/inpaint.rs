@@ -1,4 +1,4 @@
-//! Filling in a part of a picture (Lugmayr et al. 2022).
+//! Inpainting (Lugmayr et al. 2022).
 
 use std::ops::ControlFlow;
 
@@ -8,42 +8,47 @@ use diffusion_schedule::{NoiseLevel, PlanStep, SamplingPlan};
 
 use super::{EditError, for_each_image, noised};
 use crate::arithmetic::combination;
-use crate::driver::{is_finite, lone_step};
+use crate::driver::{is_finite, single_step};
 use crate::{Progress, SampleError, SampleRequest, Sampler};
 
-/// What is to be filled in.
+/// The pictures and the mask of [`inpaint`].
 #[derive(Clone, Copy, Debug)]
 pub struct Inpainting<'a> {
-    /// The pictures, (N, C, H, W) or (1, C, H, W) for all images.
+    /// The pictures (N, C, H, W), or (1, C, H, W) for all images.
     pub pictures: &'a Tensor,
-    /// 1 where something is to be made, 0 where the picture is known: of the pictures' shape, or with 1 in place of any of N, C, H
-    /// and W.
+    /// The mask: 1 = repaint, 0 = keep. It has the shape of the pictures; each of N, C, H and W may
+    /// also be 1.
     pub mask: &'a Tensor,
-    /// How often each step but the last is taken, at least 1. Between two times noise leads back to where the step began, and what was
-    /// made and what is known grow together; 1 is the fastest, and leaves seams.
+    /// How often each step except the last is taken, at least 1. Before a step is repeated, noise
+    /// brings x back to the level at which the step began; the repetition harmonises the new part
+    /// with the known region. 1 is the fastest and leaves seams.
     pub resamples: usize,
 }
 
 impl Inpainting<'_> {
-    /// Steps that [`inpaint`] takes in all along `plan`, the repeated ones included.
+    /// The total number of steps that [`inpaint`] takes along `plan`, including repetitions.
     pub fn steps(&self, plan: &SamplingPlan) -> usize {
         (plan.steps().len() - 1) * self.resamples + 1
     }
 }
 
-/// RePaint (Lugmayr et al. 2022, algorithm 1, with jumps of one step): after each step the known part is replaced by that of the pictures
-/// with fresh noise of the level that was reached. In the images (N, C, H, W) it has the very numbers of the pictures.
+/// RePaint (Lugmayr et al. 2022, algorithm 1, with jumps of one step). After each step, the known
+/// region is replaced by the pictures with new noise at the level reached. In the result
+/// (N, C, H, W) the known region equals the pictures exactly.
 ///
-/// Each step is taken by itself, by a sampler that remembers nothing. What a sampler of several steps remembers is the past of one
-/// trajectory; here x leaves its trajectory after every step, by the known part and by the noise that leads back, so that a slope
-/// through earlier estimates would be one between different images, and a corrector would undo both. So the methods of several steps
-/// (DPM-Solver++, UniPC, LMS, PNDM) take the step here that they would begin with.
+/// Each step is taken alone, with a cleared sampler. The history of a multistep sampler belongs to
+/// one trajectory. Here the known region and the added noise move x off its trajectory after every
+/// step. A slope through earlier predictions would mix different images, and a corrector would undo
+/// both changes. Multistep methods (DPM-Solver++, UniPC, LMS, PNDM) therefore always take the step
+/// that they would begin with.
 ///
-/// Image i depends on the seed and its index only. `progress` is called after each step, the repeated ones included, of which there
-/// are [`Inpainting::steps`].
+/// Image i depends only on the seed and its index. `progress` is called after each step, including
+/// repetitions, [`Inpainting::steps`] times in total.
 ///
 /// # Errors
-/// No resamples; a mask of numbers other than 0 and 1; pictures or a mask of another shape; as [`sample`](crate::sample).
+/// If `resamples` is 0, if the mask has values other than 0 and 1, or if the pictures or the mask
+/// have the wrong shape. If `progress` stops the run, or if a result is not finite. Also an error
+/// of the denoiser or the device.
 pub fn inpaint(
     inpainting: &Inpainting<'_>,
     denoiser: &dyn Denoiser,
@@ -56,57 +61,61 @@ pub fn inpaint(
         return Err(EditError::Resamples);
     }
     let pictures = for_each_image(inpainting.pictures, request)?;
-    let wanted = hidden(inpainting.mask, &pictures)?;
-    let known = |level: NoiseLevel, draw: u64| -> candle_core::Result<Tensor> {
+    let repaint = mask_condition(inpainting.mask, &pictures)?;
+    let known_region = |level: NoiseLevel, draw: u64| -> candle_core::Result<Tensor> {
         noised(&pictures, &request.normal(Domain::Known, draw)?, &level)
     };
     let (count, steps) = (plan.steps().len(), inpainting.steps(plan));
-    let mut x =
-        wanted.where_cond(&request.initial(plan)?, &known(plan.start(), draw(count, 0))?)?;
+    let mut x = repaint
+        .where_cond(&request.initial(plan)?, &known_region(plan.start(), draw_number(count, 0))?)?;
     let mut done = 0;
     for (number, step) in plan.steps().iter().enumerate() {
         let left = count - 1 - number;
-        // Nothing that comes after the last step could profit from taking it again.
+        // Repeating the last step has no benefit, because no step follows it.
         let passes = if left == 0 { 1 } else { inpainting.resamples };
         for pass in 0..passes {
             if pass > 0 {
-                x = back(&x, step, &request.normal(Domain::Resampling, draw(left, pass))?)?;
+                x = renoise(
+                    &x,
+                    step,
+                    &request.normal(Domain::Resampling, draw_number(left, pass))?,
+                )?;
             }
-            // The first time, the noise of a step is that of `sample`.
-            let noise = |_: usize| request.normal(Domain::Sampler, draw(left, pass));
-            let (made, x0) = lone_step(number, &x, denoiser, sampler, plan, &noise)?;
-            x = wanted.where_cond(&made, &known(step.to, draw(left, pass))?)?;
+            // In the first pass, the noise of a step is that of `sample`.
+            let noise = |_: usize| request.normal(Domain::Sampler, draw_number(left, pass));
+            let (generated, x0) = single_step(number, &x, denoiser, sampler, plan, &noise)?;
+            x = repaint.where_cond(&generated, &known_region(step.to, draw_number(left, pass))?)?;
             done += 1;
             if !is_finite(&x)? {
                 return Err(
                     SampleError::NotFinite { done, steps, timestep: step.from.timestep }.into()
                 );
             }
-            let seen = Progress { done, steps, level: step.to, x: &x, x0: &x0 };
-            if progress(seen).is_break() && done < steps {
+            let state = Progress { done, steps, level: step.to, x: &x, x0: &x0 };
+            if progress(state).is_break() && done < steps {
                 return Err(SampleError::Cancelled { done, steps }.into());
             }
         }
     }
-    Ok(wanted.where_cond(&x, &pictures)?)
+    Ok(repaint.where_cond(&x, &pictures)?)
 }
 
-/// The number of a draw: of a step that has `left` steps after it, taken for the time `pass`, counted from 0.
-fn draw(left: usize, pass: usize) -> u64 {
+/// The number of a draw of noise: for the step that `left` steps follow, in pass `pass` (from 0).
+fn draw_number(left: usize, pass: usize) -> u64 {
     left as u64 | (pass as u64) << 32
 }
 
-/// x at the end of `step` brought back to its beginning by `noise`: the step forward of the process itself (algorithm 1, line 9), on any
-/// path.
-fn back(x: &Tensor, step: &PlanStep, noise: &Tensor) -> candle_core::Result<Tensor> {
-    let kept = step.from.signal / step.to.signal;
-    let already = kept * step.to.noise;
-    let added = (step.from.noise * step.from.noise - already * already).max(0.0).sqrt();
-    combination(&[(kept, x), (added, noise)])
+/// Brings x from the end of `step` back to its beginning by adding `noise`. This is a step of the
+/// forward process (algorithm 1, line 9), on any path.
+fn renoise(x: &Tensor, step: &PlanStep, noise: &Tensor) -> candle_core::Result<Tensor> {
+    let ratio = step.from.signal / step.to.signal;
+    let present = ratio * step.to.noise;
+    let added = (step.from.noise * step.from.noise - present * present).max(0.0).sqrt();
+    combination(&[(ratio, x), (added, noise)])
 }
 
-/// The mask as a condition for every pixel of `pictures`.
-fn hidden(mask: &Tensor, pictures: &Tensor) -> Result<Tensor, EditError> {
+/// The mask as a condition for every pixel of `pictures`: true = repaint.
+fn mask_condition(mask: &Tensor, pictures: &Tensor) -> Result<Tensor, EditError> {
     let fits =
         mask.rank() == 4 && mask.dims().iter().zip(pictures.dims()).all(|(m, p)| *m == 1 || m == p);
     if !fits {

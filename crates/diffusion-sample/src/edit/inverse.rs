@@ -1,4 +1,5 @@
-//! From a picture to the noise it comes from, and another way back (Song et al. 2021, section 5.3; Dhariwal & Nichol 2021, appendix F).
+//! Inversion of pictures to noise, and sampling from that noise (Song et al. 2021, section 5.3;
+//! Dhariwal & Nichol 2021, appendix F).
 
 use std::ops::ControlFlow;
 
@@ -11,17 +12,21 @@ use crate::arithmetic::{combination, transfer};
 use crate::driver::is_finite;
 use crate::{Ddim, Progress, SampleError, SampleRequest, sample_from};
 
-/// The noise (N, C, H, W) at the start of `plan` from which [`from_noise`] makes `images`: the steps of [`Ddim`] with η = 0 backwards.
+/// Inverts `images` to the noise (N, C, H, W) at the start of `plan` from which [`from_noise`]
+/// reproduces them: the steps of [`Ddim`] with η = 0, backwards.
 ///
-/// A step forward depends on the model's prediction at the noisier image, which a step backward looks for. The point is found by
-/// `iterations` of a fixed-point iteration, from the image rescaled to the noisier level. With 1 the model is asked once there, about
-/// as good as the usual approximation, which asks at the cleaner level (Dhariwal & Nichol 2021, appendix F). Where there is more noise
-/// than signal the iteration holds x̂₀, elsewhere ε̂: each depends less on x there, and x̂₀ leads to levels without signal, too.
+/// A forward step uses the model's prediction at the noisier image, which a backward step does not
+/// know. It is found by `iterations` of a fixed-point iteration that starts from the image rescaled
+/// to the noisier level. With 1 iteration, the model predicts once there. This is about as accurate
+/// as the usual approximation, which predicts at the cleaner level (Dhariwal & Nichol 2021,
+/// appendix F). Where there is more noise than signal, the iteration holds x̂₀ constant, elsewhere
+/// ε̂. Each depends less on x there, and x̂₀ also works for levels without signal.
 ///
-/// `progress` is called with the number of steps done.
+/// `progress` is called with the number of completed steps.
 ///
 /// # Errors
-/// Cancelling; noise that is not finite; those of the denoiser and the device.
+/// If `progress` stops the run, or if the noise is not finite. Also an error of the denoiser or the
+/// device.
 pub fn to_noise(
     images: &Tensor,
     denoiser: &dyn Denoiser,
@@ -45,7 +50,7 @@ pub fn to_noise(
     Ok(x)
 }
 
-/// The image at `step.from` that [`Ddim`] brings to `x` at `step.to`.
+/// The image at `step.from` that [`Ddim`] takes to `x` at `step.to`.
 fn step_back(
     x: &Tensor,
     step: &PlanStep,
@@ -53,9 +58,10 @@ fn step_back(
     iterations: usize,
 ) -> Result<Tensor> {
     let PlanStep { from, to, .. } = step;
-    // Nearly the same image at the scale of the other level, if the levels are near each other.
+    // Nearly the same image at the scale of the other level, if the levels are close.
     let mut noisier = x.affine(to.to_variance_preserving() / from.to_variance_preserving(), 0.0)?;
-    // Of data of variance v, x̂₀ converges faster where the product of both σ is above v, and ε̂ below.
+    // For data of variance v, x̂₀ converges faster where the product of both σ is above v, and ε̂
+    // below.
     let hold_x0 = from.sigma() * to.sigma() > 1.0;
     for _ in 0..iterations {
         let prediction = denoiser.denoise(&noisier, *from)?;
@@ -69,16 +75,21 @@ fn step_back(
     Ok(noisier)
 }
 
-/// `pictures`, (N, C, H, W) or (1, C, H, W) for all images of `request`, with the little noise at which `plan` has `steps` steps to go, and
-/// the plan up to there: what to give [`to_noise`] in place of pictures and plan, if the noise is to become something else. With 0 steps,
-/// pictures and plan as they are.
+/// Adds a little noise to `pictures` before inversion. `pictures` is (N, C, H, W), or (1, C, H, W)
+/// for all images of `request`. The noise level is the one from which `plan` has `steps` steps to
+/// go. Returns the noisy pictures and the part of the plan up to that level. Give both to
+/// [`to_noise`] if the noise is to become a different image. With 0 steps, pictures and plan are
+/// returned unchanged.
 ///
-/// Where a model knows a pixel for certain, the background of digits say, every noise leads to it, and inversion finds the one nearest to
-/// none: too little for any other picture, so that what is drawn from it stays what it was. A little noise on the picture is a question
-/// that has one answer, and leads to noise of the right size; the price is that the way back has to guess what it covered.
+/// Where a model is certain of a pixel, as in the background of digits, every noise leads to that
+/// pixel value. Inversion then finds the noise closest to zero. That is too little for any other
+/// picture, so sampling from it returns the original. With some noise on the picture, inversion has
+/// a unique solution of the right magnitude. The price: sampling has to guess what the noise
+/// covered.
 ///
 /// # Errors
-/// Pictures of another shape; as many steps as the plan has; those of the device.
+/// If the pictures have the wrong shape, or if `steps` is not below the number of steps of the
+/// plan. Also an error of the device.
 pub fn with_grain(
     pictures: &Tensor,
     steps: usize,
@@ -96,27 +107,32 @@ pub fn with_grain(
     Ok((noised(&pictures, &noise, &level)?, front))
 }
 
-/// The images (N, C, H, W) that [`Ddim`] with η = 0 makes along `plan` of `noise` at its start.
+/// Samples images (N, C, H, W) along `plan` from `noise` at its start, with [`Ddim`] and η = 0.
 ///
 /// # Errors
-/// As [`sample`](crate::sample).
+/// If `progress` stops the run, or if a result is not finite. Also an error of the denoiser or the
+/// device.
 pub fn from_noise(
     noise: &Tensor,
     denoiser: &dyn Denoiser,
     plan: &SamplingPlan,
     progress: &mut dyn FnMut(Progress<'_>) -> ControlFlow<()>,
 ) -> std::result::Result<Tensor, EditError> {
-    let none =
-        |_: usize| -> Result<Tensor> { candle_core::bail!("a step without noise asked for some") };
-    Ok(sample_from(noise.clone(), denoiser, &mut Ddim::default(), plan, &none, progress)?)
+    let no_noise =
+        |_: usize| -> Result<Tensor> { candle_core::bail!("a deterministic step requested noise") };
+    Ok(sample_from(noise.clone(), denoiser, &mut Ddim::default(), plan, &no_noise, progress)?)
 }
 
-/// The images between two: one (1, C, H, W) for each of `shares`, 0 being that of the noise `ends[0]` (1, C, H, W), 1 that of `ends[1]`,
-/// by [`slerp`] and [`from_noise`] (Song et al. 2021, section 5.3). Between pictures, the ends are the noise that [`to_noise`] finds;
-/// between seeds, [`SampleRequest::initial`](crate::SampleRequest::initial).
+/// Samples images between two noises: one image (1, C, H, W) for each of `shares`. Share 0 is the
+/// image of the noise `ends[0]` (1, C, H, W), share 1 that of `ends[1]`. Uses [`slerp`] and
+/// [`from_noise`] (Song et al. 2021, section 5.3). To interpolate between pictures, pass the noises
+/// that [`to_noise`] finds; between seeds, those of
+/// [`SampleRequest::initial`](crate::SampleRequest::initial).
 ///
 /// # Errors
-/// Ends that are not one image each, of one shape; no shares; as [`from_noise`].
+/// If the ends are not one image each, of the same shape, if `shares` is empty, or if a share is
+/// outside [0, 1]. If `progress` stops the run, or if a result is not finite. Also an error of the
+/// denoiser or the device.
 pub fn interpolate(
     ends: [&Tensor; 2],
     shares: &[f64],
@@ -126,21 +142,25 @@ pub fn interpolate(
 ) -> std::result::Result<Tensor, EditError> {
     let [from, to] = ends;
     if from.dims().first() != Some(&1) || from.dims() != to.dims() {
-        let expected = format!("of one image, as the other end's {:?}", from.dims());
-        return Err(EditError::Shape { what: "an end", found: to.dims().to_vec(), expected });
+        let expected = format!("[1, C, H, W] for both (the first has {:?})", from.dims());
+        return Err(EditError::Shape { what: "the ends", found: to.dims().to_vec(), expected });
     }
-    let between = shares.iter().map(|share| slerp(from, to, *share)).collect::<Result<Vec<_>>>()?;
-    from_noise(&Tensor::cat(&between, 0)?, denoiser, plan, progress)
+    let starts = shares.iter().map(|share| slerp(from, to, *share)).collect::<Result<Vec<_>>>()?;
+    from_noise(&Tensor::cat(&starts, 0)?, denoiser, plan, progress)
 }
 
-/// `pictures` (N, C, H, W), taken for what the denoiser `from` knows and drawn as what `to` knows: the noise that they come from as the
-/// one becomes images as the other (Su et al. 2022, with two classes in place of two models). What the class decides changes; what
-/// the noise decides, slant and stroke width of a digit say, stays. `progress` is told how many of twice the plan's steps are done.
+/// Inverts `pictures` (N, C, H, W) with the denoiser `from`, then samples from that noise with the
+/// denoiser `to` (Su et al. 2022, with two classes instead of two models). What the class
+/// determines changes; what the noise determines stays, for example the slant and stroke width of a
+/// digit. `progress` is called with the number of completed steps, out of twice the steps of the
+/// plan.
 ///
-/// Pictures with pixels that are certain change too little; for those [`with_grain`], [`to_noise`] and [`from_noise`] are the way.
+/// Pictures with pixels that the model is certain of change too little. For those, use
+/// [`with_grain`], [`to_noise`] and [`from_noise`].
 ///
 /// # Errors
-/// As [`to_noise`] and [`from_noise`].
+/// If `progress` stops the run, or if a result is not finite. Also an error of the denoisers or the
+/// device.
 pub fn reclass(
     pictures: &Tensor,
     [from, to]: [&dyn Denoiser; 2],
@@ -152,21 +172,25 @@ pub fn reclass(
     from_noise(&noise, to, plan, &mut |p| progress(plan.steps().len() + p.done))
 }
 
-/// The point a share `share` in [0, 1] of the way from `from` to `to` (N, C, H, W), along the great circle on which both lie, image by
-/// image: sin((1 − s)θ)/sin θ of one direction and sin(sθ)/sin θ of the other (Shoemake 1985), at a length that goes evenly from the one's
-/// to the other's. Shares of 0 and 1 give the ends, bit for bit. Directions that are all but the same or opposite have no such circle, and
-/// the way is straight.
+/// Spherical interpolation between `from` and `to` (N, C, H, W), image by image, at `share` in \[0,
+/// 1\] of the arc. The directions are weighted by sin((1 − s)θ)/sin θ and sin(sθ)/sin θ (Shoemake
+/// 1985); the length is interpolated linearly. Shares 0 and 1 return the ends bit for bit. If the
+/// directions are almost equal or opposite, the interpolation is linear.
 ///
 /// Angles and lengths are computed in f64.
 ///
 /// # Errors
-/// Different shapes; a share outside [0, 1].
+/// If the shapes differ, or if `share` is outside [0, 1].
 pub fn slerp(from: &Tensor, to: &Tensor, share: f64) -> Result<Tensor> {
     if from.dims() != to.dims() {
-        candle_core::bail!("both ends need one shape, got {:?} and {:?}", from.dims(), to.dims());
+        candle_core::bail!(
+            "both ends must have the same shape, got {:?} and {:?}",
+            from.dims(),
+            to.dims()
+        );
     }
     if !(0.0..=1.0).contains(&share) {
-        candle_core::bail!("the share of the way must lie in [0, 1], got {share}");
+        candle_core::bail!("the share must be between 0 and 1, got {share}");
     }
     if share == 0.0 {
         return Ok(from.clone());
@@ -181,20 +205,20 @@ pub fn slerp(from: &Tensor, to: &Tensor, share: f64) -> Result<Tensor> {
     };
     let (ff, tt, ft) = (dot(from, from)?, dot(to, to)?, dot(from, to)?);
     let weights: Vec<[f64; 2]> =
-        (0..n).map(|i| on_circle(ff[i].sqrt(), tt[i].sqrt(), ft[i], share)).collect();
-    let column = |of: usize| per_image(weights.iter().map(|pair| pair[of]), from);
+        (0..n).map(|i| slerp_weights(ff[i].sqrt(), tt[i].sqrt(), ft[i], share)).collect();
+    let column = |k: usize| per_image(weights.iter().map(|pair| pair[k]), from);
     from.broadcast_mul(&column(0)?)? + to.broadcast_mul(&column(1)?)?
 }
 
-/// Sines of angles below this are lost in rounding.
-const LEAST_SINE: f64 = 1e-6;
+/// Sines below this are lost in rounding.
+const MIN_SINE: f64 = 1e-6;
 
-/// The weights of two vectors of the lengths `a` and `b` and the inner product `dot`.
-fn on_circle(a: f64, b: f64, dot: f64, share: f64) -> [f64; 2] {
+/// The weights of two vectors with lengths `a` and `b` and inner product `dot`.
+fn slerp_weights(a: f64, b: f64, dot: f64, share: f64) -> [f64; 2] {
     let angle = (dot / (a * b)).clamp(-1.0, 1.0).acos();
     let sine = angle.sin();
     // A vector of length 0 has no direction.
-    if sine.is_nan() || sine <= LEAST_SINE {
+    if sine.is_nan() || sine <= MIN_SINE {
         return [1.0 - share, share];
     }
     let length = (1.0 - share) * a + share * b;

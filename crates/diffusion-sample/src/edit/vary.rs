@@ -9,10 +9,11 @@ use diffusion_schedule::SamplingPlan;
 use super::{EditError, for_each_image, noised};
 use crate::{Progress, SampleRequest, Sampler, sample_from};
 
-/// How many of the steps of `plan` a strength in (0, 1] is: its share, to the nearest whole number, and at least one.
+/// The number of steps of `plan` that a strength in (0, 1] stands for: that share of the steps,
+/// rounded, at least 1.
 ///
 /// # Errors
-/// A strength outside (0, 1].
+/// If `strength` is outside (0, 1].
 pub fn steps_at(strength: f64, plan: &SamplingPlan) -> Result<usize, EditError> {
     if !(strength > 0.0 && strength <= 1.0) {
         return Err(EditError::Strength(strength));
@@ -20,15 +21,18 @@ pub fn steps_at(strength: f64, plan: &SamplingPlan) -> Result<usize, EditError> 
     Ok(((strength * plan.steps().len() as f64).round() as usize).max(1))
 }
 
-/// SDEdit (Meng et al. 2022, algorithm 1): `pictures`, (N, C, H, W) or (1, C, H, W) for all images of `request`, with the noise from which
-/// `plan` has a share `strength` of its steps to go, and from there sampled to the end. The larger the strength, the less of a picture is
-/// left; if it is all steps, nothing is, and the images are those of [`sample`](crate::sample), bit for bit.
+/// SDEdit (Meng et al. 2022, algorithm 1). `pictures` is (N, C, H, W), or (1, C, H, W) for all
+/// images of `request`. Noise is added to the level from which `plan` has a share `strength` of its
+/// steps to go, and the rest of the plan is sampled. A larger strength preserves less of the
+/// picture. If the strength covers all steps, nothing is preserved, and the images equal those of
+/// [`sample`](crate::sample) bit for bit.
 ///
-/// The noise of image i is that from which `sample` would begin, whatever the strength. Samplers of several steps' memory begin without
-/// any, as they do in `sample`. `progress` counts the steps that are run.
+/// Image i uses the initial noise of `sample`, whatever the strength. Multistep samplers begin
+/// without history, as in `sample`. `progress` counts the steps that are taken.
 ///
 /// # Errors
-/// A strength outside (0, 1]; pictures of another shape; as `sample`.
+/// If `strength` is outside (0, 1], or if the pictures have the wrong shape. If `progress` stops
+/// the run, or if a result is not finite. Also an error of the denoiser or the device.
 pub fn vary(
     pictures: &Tensor,
     strength: f64,

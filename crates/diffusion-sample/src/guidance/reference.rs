@@ -1,52 +1,54 @@
-//! Images after a picture's large shapes.
+//! Low-frequency guidance by a reference picture.
 
 use candle_core::{Result, Tensor};
 use diffusion_process::{Denoiser, NoiseLevel, Prediction};
 
-/// A denoiser whose estimates have the low frequencies of a reference picture: x̂₀ + φ(y) − φ(x̂₀), where φ brings an image to a
-/// `factor`-th of its size and back. It is the iterative latent variable refinement of Choi et al. 2021, done to the estimate in place
-/// of the noisy image, so that every sampler can do it.
+/// Gives the predictions the low frequencies of a reference picture y: x̂₀ + φ(y) − φ(x̂₀), where φ
+/// scales an image down by `factor` and up again. This is iterative latent variable refinement
+/// (ILVR, Choi et al. 2021), applied to the prediction instead of the noisy image, so that it works
+/// with every sampler.
 #[derive(Clone)]
-pub struct AfterReference<'a> {
+pub struct ReferenceGuided<'a> {
     denoiser: &'a dyn Denoiser,
     /// φ(y).
     low: Tensor,
     filter: LowPass,
-    /// σ below which the images go their own way.
-    until: f64,
+    /// Below this σ, predictions are not changed.
+    min_sigma: f64,
 }
 
-impl<'a> AfterReference<'a> {
-    /// `denoiser`, after `reference`, (1, C, H, W) or one for each image. `factor`, at least 1 and the larger the freer, says what a
-    /// large shape is; at σ below `until` the images are left alone.
+impl<'a> ReferenceGuided<'a> {
+    /// Guides `denoiser` by `reference`: (1, C, H, W), or one picture for each image. `factor` is
+    /// at least 1; a larger factor follows the reference less closely. At σ below `min_sigma` the
+    /// predictions are not changed.
     ///
     /// # Errors
-    /// A reference of another rank; a factor below 1.
+    /// If `reference` does not have 4 dimensions, or if `factor` is below 1 or not finite.
     pub fn new(
         denoiser: &'a dyn Denoiser,
         reference: &Tensor,
         factor: f64,
-        until: f64,
+        min_sigma: f64,
     ) -> Result<Self> {
         let (_, _, height, width) = reference.dims4()?;
         let filter = LowPass::new(height, width, factor, reference)?;
-        Ok(Self { denoiser, low: filter.apply(reference)?, filter, until })
+        Ok(Self { denoiser, low: filter.apply(reference)?, filter, min_sigma })
     }
 }
 
-impl Denoiser for AfterReference<'_> {
+impl Denoiser for ReferenceGuided<'_> {
     fn denoise(&self, x_t: &Tensor, level: NoiseLevel) -> Result<Prediction> {
-        let said = self.denoiser.denoise(x_t, level)?;
-        if level.sigma() < self.until || level.is_clean() {
-            return Ok(said);
+        let prediction = self.denoiser.denoise(x_t, level)?;
+        if level.sigma() < self.min_sigma || level.is_clean() {
+            return Ok(prediction);
         }
-        let x0 = (&said.x0 - self.filter.apply(&said.x0)?)?.broadcast_add(&self.low)?;
-        said.with_x0(x0, x_t, level)
+        let x0 = (&prediction.x0 - self.filter.apply(&prediction.x0)?)?.broadcast_add(&self.low)?;
+        prediction.with_x0(x0, x_t, level)
     }
 }
 
-/// Images at a lower resolution, brought back to their size: means of areas, and straight lines between their middles. A linear map of
-/// rows and one of columns.
+/// Scales images down and up again: area means, then linear interpolation between the centres of
+/// the areas. The filter is one matrix for the rows and one for the columns.
 #[derive(Clone)]
 struct LowPass {
     /// (H, H).
@@ -59,7 +61,7 @@ impl LowPass {
     fn new(height: usize, width: usize, factor: f64, like: &Tensor) -> Result<Self> {
         if !(factor >= 1.0 && factor.is_finite()) {
             candle_core::bail!(
-                "the factor of a reference is {factor}; it must be a number of at least 1"
+                "the reference factor must be a finite number of at least 1, got {factor}"
             );
         }
         let matrix = |n: usize| {
@@ -68,7 +70,7 @@ impl LowPass {
         Ok(Self { rows: matrix(height)?, columns: matrix(width)?.t()?.contiguous()? })
     }
 
-    /// (N, C, H, W) to the same shape.
+    /// Filters (N, C, H, W); the shape stays the same.
     fn apply(&self, images: &Tensor) -> Result<Tensor> {
         let (n, c, h, w) = images.dims4()?;
         let columns = images.contiguous()?.reshape((n * c * h, w))?.matmul(&self.columns)?;
@@ -76,21 +78,22 @@ impl LowPass {
     }
 }
 
-/// An n × n matrix, row by row: down to about n / factor means, and up again.
+/// The n × n matrix, row by row, that scales n pixels down to about n / `factor` means and up
+/// again.
 fn low_pass(n: usize, factor: f64) -> Vec<f64> {
-    let few = ((n as f64 / factor).round() as usize).clamp(1, n);
-    let size = n as f64 / few as f64;
-    // The share of pixel j in the mean of area k.
+    let areas = ((n as f64 / factor).round() as usize).clamp(1, n);
+    let size = n as f64 / areas as f64;
+    // The weight of pixel j in the mean of area k.
     let share = |k: usize, j: usize| {
         let (begin, end) = (k as f64 * size, (k + 1) as f64 * size);
         ((j + 1) as f64).min(end).max(begin) / size - (j as f64).max(begin).min(end) / size
     };
     let mut matrix = vec![0.0; n * n];
     for i in 0..n {
-        let place = ((i as f64 + 0.5) / size - 0.5).clamp(0.0, (few - 1) as f64);
-        let (low, part) = (place.floor() as usize, place.fract());
+        let position = ((i as f64 + 0.5) / size - 0.5).clamp(0.0, (areas - 1) as f64);
+        let (low, part) = (position.floor() as usize, position.fract());
         for j in 0..n {
-            let next = share((low + 1).min(few - 1), j);
+            let next = share((low + 1).min(areas - 1), j);
             matrix[i * n + j] = (1.0 - part) * share(low, j) + part * next;
         }
     }

@@ -1,20 +1,21 @@
-//! Noise that is added between steps, to be taken away again (Karras et al. 2022, algorithm 2, lines 4 to 6).
+//! Noise that is added before a step (Karras et al. 2022, algorithm 2, lines 4 to 6).
 
 use candle_core::{Result, Tensor};
 use diffusion_process::NoiseLevel;
 
 use crate::Step;
 
-/// How much noise, and where. The default is none.
+/// The amount of noise, and the range of σ in which it is added. Default: none.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Churn {
-    /// S_churn: the amount, for all steps together.
+    /// S_churn: the amount for all steps together. Default: 0.
     pub amount: f64,
-    /// S_tmin: the smallest σ at which it is added.
+    /// S_tmin: the smallest σ at which noise is added. Default: 0.
     pub min: f64,
-    /// S_tmax: the largest.
+    /// S_tmax: the largest σ at which noise is added. Default: infinity.
     pub max: f64,
-    /// S_noise: the standard deviation of the noise, slightly above 1 to make up for lost detail.
+    /// S_noise: the standard deviation of the noise. Values slightly above 1 make up for lost
+    /// detail. Default: 1.
     pub deviation: f64,
 }
 
@@ -25,7 +26,7 @@ impl Default for Churn {
 }
 
 impl Churn {
-    /// γ of a step from `sigma`, of `count`.
+    /// γ of a step from `sigma`, in a plan of `count` steps.
     fn gamma(&self, sigma: f64, count: usize) -> f64 {
         if (self.min..=self.max).contains(&sigma) && sigma.is_finite() {
             (self.amount / count as f64).min(std::f64::consts::SQRT_2 - 1.0)
@@ -34,10 +35,10 @@ impl Churn {
         }
     }
 
-    /// x̂ and its level: x with the step's share of the noise.
+    /// Adds the step's share of the noise to x. Returns x̂ and its level.
     ///
     /// # Errors
-    /// Those of the device.
+    /// An error of the device.
     pub fn apply(&self, step: &Step<'_>, x: &Tensor) -> Result<(Tensor, NoiseLevel)> {
         let sigma = step.from.sigma();
         let gamma = self.gamma(sigma, step.count());

@@ -1,4 +1,5 @@
-//! Euler's method in σ (Karras et al. 2022, algorithm 2 without its correction): with no churn, DDIM by another name.
+//! Euler's method in σ (Karras et al. 2022, algorithm 2 without its correction). Without churn it
+//! is the same as DDIM.
 
 use candle_core::{Result, Tensor};
 use diffusion_process::Denoiser;
@@ -6,10 +7,10 @@ use diffusion_process::Denoiser;
 use crate::arithmetic::combination;
 use crate::{Churn, Sampler, Step};
 
-/// x' = x̂ + (σ' − σ̂)·ε̂, where the signal is 1.
+/// Euler's method: x' = x̂ + (σ' − σ̂)·ε̂ for a signal of 1.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Euler {
-    /// Noise added before each step.
+    /// Noise added before each step. Default: none.
     pub churn: Churn,
 }
 

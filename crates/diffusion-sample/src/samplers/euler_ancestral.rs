@@ -1,4 +1,5 @@
-//! Euler's method in σ with ancestral noise: down further than the next level, and up again by fresh noise.
+//! Euler's method in σ with ancestral noise: each step goes below the next level and adds new noise
+//! to reach it.
 
 use candle_core::{Result, Tensor};
 use diffusion_process::Denoiser;
@@ -6,8 +7,8 @@ use diffusion_process::Denoiser;
 use crate::arithmetic::combination;
 use crate::{Sampler, Step};
 
-/// x' = x + (σ_down − σ)·ε̂ + σ_up·z with σ_down² + σ_up² = σ'², where the signal is 1. The noise is DDPM's with the
-/// posterior's variance.
+/// Euler's method with ancestral noise: x' = x + (σ_down − σ)·ε̂ + σ_up·z with σ_down² + σ_up² =
+/// σ'², for a signal of 1. The noise is DDPM's with the posterior's variance.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct EulerAncestral;
 

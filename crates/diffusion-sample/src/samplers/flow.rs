@@ -1,4 +1,5 @@
-//! The straight path of flow matching, x = (1 − s)·x₀ + s·ε, whose velocity is u = ε − x₀ (Lipman et al. 2023).
+//! The straight path of flow matching, x = (1 − s)·x₀ + s·ε, with velocity u = ε − x₀ (Lipman et
+//! al. 2023).
 
 use candle_core::{Result, Tensor};
 use diffusion_process::{Denoiser, NoiseLevel};
@@ -10,7 +11,7 @@ use crate::{Sampler, Step};
 #[derive(Clone, Copy, Debug, Default)]
 pub struct FlowEuler;
 
-/// Heun's method in s: x' = x + (s' − s)·(û + û')/2, with û' from where Euler's step leads.
+/// Heun's method in s: x' = x + (s' − s)·(û + û')/2, with û' at the end of an Euler step.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct FlowHeun;
 

@@ -1,15 +1,17 @@
-//! Heun's method in σ: second order with two looks a step (Karras et al. 2022, algorithms 1 and 2).
+//! Heun's method in σ: second order with two predictions per step (Karras et al. 2022, algorithms 1
+//! and 2).
 
 use candle_core::{Result, Tensor};
 use diffusion_process::Denoiser;
 
-use crate::arithmetic::{MOST_GAIN, combination};
+use crate::arithmetic::{MAX_GAIN, combination};
 use crate::{Churn, Sampler, Step};
 
-/// An Euler step to x', then x̂ + (σ' − σ̂)·(ε̂ + ε̂')/2 with ε̂' from there, where the signal is 1.
+/// Heun's method: an Euler step to x', then x̂ + (σ' − σ̂)·(ε̂ + ε̂')/2 with ε̂' predicted at x',
+/// for a signal of 1.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Heun {
-    /// Noise added before each step.
+    /// Noise added before each step. Default: none.
     pub churn: Churn,
 }
 
@@ -19,8 +21,8 @@ impl Sampler for Heun {
         let (x, level) = self.churn.apply(step, x)?;
         let first = denoiser.denoise(&x, level)?;
         let euler = combination(&[(to.signal, &first.x0), (to.noise, &first.noise)])?;
-        // At the image itself there is no second ε̂; from noise alone, or nearly, there is no σ̂ to go by.
-        if to.is_clean() || to.signal > MOST_GAIN * level.signal {
+        // A clean image has no second ε̂. At (almost) pure noise, σ̂ is (almost) infinite.
+        if to.is_clean() || to.signal > MAX_GAIN * level.signal {
             return Ok(euler);
         }
         let second = denoiser.denoise(&euler, to)?;

@@ -1,11 +1,13 @@
-//! UniPC (Zhao et al. 2023): a multistep predictor (UniP), and a corrector (UniC) that repeats the step before with the next prediction.
+//! UniPC (Zhao et al. 2023): a multistep predictor (UniP), and a corrector (UniC) that repeats the
+//! previous step with the next prediction.
 //!
-//! In λ = ln(α/σ), with α the signal's factor and σ the noise's, both take x from s to t = s + h by (eq. 3, of a model of ε)
+//! In λ = ln(α/σ), with the signal's factor α and the noise's factor σ, both take x from s to t = s
+//! + h by (eq. 3, for a model of ε)
 //!
-//! x_t = (α_t/α_s)·x_s − σ_t·(e^h − 1)·m₀ − σ_t·B(h)·Σ aᵢ·(mᵢ − m₀)/rᵢ,
+//! x_t = (α_t/α_s)·x_s − σ_t·(e^h − 1)·m₀ − σ_t·B(h)·Σ aᵢ·(mᵢ − m₀)/rᵢ.
 //!
-//! where m₀ is the model's prediction at s and mᵢ that at λ_s + rᵢ·h: of earlier steps, and for UniC at t itself (r = 1). A model of x₀
-//! has σ_t/σ_s, α_t and −h in place of α_t/α_s, σ_t and h.
+//! m₀ is the model's prediction at s, and mᵢ its prediction at λ_s + rᵢ·h: from earlier steps, and
+//! for UniC also at t (r = 1). A model of x₀ has σ_t/σ_s, α_t and −h instead of α_t/α_s, σ_t and h.
 
 use candle_core::{Result, Tensor};
 use diffusion_process::{Denoiser, NoiseLevel};
@@ -24,21 +26,21 @@ pub enum Weighting {
     Bh2,
 }
 
-/// UniPC of any order up to 4.
+/// UniPC of order 1 to 4 (Zhao et al. 2023).
 #[derive(Clone, Debug)]
 pub struct UniPc {
-    /// The predictor's order, 1 to 4.
+    /// The predictor's order, 1 to 4. Default: 2.
     pub order: usize,
-    /// B(h).
+    /// B(h). Default: e^h − 1.
     pub weighting: Weighting,
-    /// Extrapolate x̂₀, as DPM-Solver++ does, rather than ε̂.
+    /// Extrapolate x̂₀, as DPM-Solver++ does; if false, ε̂. Default: true.
     pub predict_x0: bool,
-    /// Lower the order in the last steps.
+    /// Lower the order in the last steps. Default: true.
     pub lower_order_final: bool,
-    /// Steps, counted from 0, that are left uncorrected.
+    /// Steps without correction, counted from 0. Default: none.
     pub uncorrected: Vec<usize>,
     history: History,
-    /// The order, the start and the image of the last step, which the corrector repeats.
+    /// The order, start level and image of the previous step, which the corrector repeats.
     last: Option<(usize, NoiseLevel, Tensor)>,
 }
 
@@ -49,7 +51,7 @@ impl Default for UniPc {
 }
 
 impl UniPc {
-    /// A solver that predicts x₀. `order` is brought into its range.
+    /// A solver that predicts x₀. `order` is clamped to 1–4.
     pub fn new(order: usize) -> Self {
         Self {
             order: order.clamp(1, 4),
@@ -64,11 +66,11 @@ impl UniPc {
 
     fn order_of(&self, step: &Step<'_>) -> usize {
         let lower = self.lower_order_final || step.to.is_clean();
-        let most = if lower { step.left().min(self.order) } else { self.order };
-        most.min(self.history.usable().len())
+        let max_order = if lower { step.left().min(self.order) } else { self.order };
+        max_order.min(self.history.usable().len())
     }
 
-    /// Eq. 3 with the latest `order` predictions, and for UniC with the prediction `at_t`.
+    /// Eq. 3 with the latest `order` predictions, and for UniC also with the prediction `at_t`.
     fn update(
         &self,
         order: usize,
@@ -77,7 +79,7 @@ impl UniPc {
         at_t: Option<&Tensor>,
     ) -> Result<Tensor> {
         let length = t.lambda() - s.lambda();
-        let (h, kept, scale) = if self.predict_x0 {
+        let (h, decay, scale) = if self.predict_x0 {
             (-length, t.noise / s.noise, -t.signal)
         } else {
             (length, t.signal / s.signal, -t.noise)
@@ -92,7 +94,7 @@ impl UniPc {
         let r: Vec<f64> = r.chain(at_t.map(|_| 1.0)).collect();
         let m = earlier.iter().map(|(_, prediction)| prediction).chain(at_t);
 
-        let mut terms = vec![(kept, x_s), (scale * phi_1, m0)];
+        let mut terms = vec![(decay, x_s), (scale * phi_1, m0)];
         for ((m, r), a) in m.zip(&r).zip(coefficients(&r, h, b)) {
             let factor = scale * b * a / r;
             terms.extend([(factor, m), (-factor, m0)]);
@@ -101,8 +103,8 @@ impl UniPc {
     }
 }
 
-/// The a for which Σ aᵢ·rᵢᵏ⁻¹ = h·k!·φₖ₊₁(h)/B(h) for k = 1, 2, … (eq. 5), where φ₁(h) = (e^h − 1)/h and φₖ₊₁(h) = (φₖ(h) − 1/k!)/h.
-/// A single one is ½ for both B(h) (section 3.1).
+/// The aᵢ with Σ aᵢ·rᵢᵏ⁻¹ = h·k!·φₖ₊₁(h)/B(h) for k = 1, 2, … (eq. 5), where φ₁(h) = (e^h − 1)/h
+/// and φₖ₊₁(h) = (φₖ(h) − 1/k!)/h. A single coefficient is ½ for both B(h) (section 3.1).
 fn coefficients(r: &[f64], h: f64, b: f64) -> Vec<f64> {
     if r.len() <= 1 {
         return vec![0.5; r.len()];
@@ -129,7 +131,7 @@ impl Sampler for UniPc {
         let Step { from: s, to: t, .. } = *step;
         let prediction = denoiser.denoise(x, s)?;
         let prediction = if self.predict_x0 { prediction.x0 } else { prediction.noise };
-        // UniC: the last step again, which led here.
+        // UniC: repeats the previous step, which led here.
         let x = match &self.last {
             Some((order, before, x_before)) if !self.uncorrected.contains(&(step.number - 1)) => {
                 self.update(*order, [before, &s], x_before, Some(&prediction))?

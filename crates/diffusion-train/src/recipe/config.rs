@@ -1,4 +1,4 @@
-//! What a training is, as data.
+//! The configuration of a training.
 
 use std::path::PathBuf;
 
@@ -13,75 +13,81 @@ use serde::{Deserialize, Serialize};
 use super::{Conditional, LrSchedule};
 use crate::{AdamWConfig, EmaConfig, LossConfig, TimestepSampling};
 
-/// A whole training. Training ends at the first of `steps`, `epochs` and `max_minutes` that is given.
+/// The configuration of a training. Training ends when the first of `steps`, `epochs` and
+/// `max_minutes` is reached.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TrainConfig {
-    /// The folder or file of the pictures; none: whatever the caller takes for its default.
+    /// The folder or file of the pictures. `None`: the default of the caller.
     pub data: Option<PathBuf>,
-    /// Bring the pictures to this height and width; none: leave them as they are.
+    /// The height and width, in pixels, to which pictures are resized. `None`: no resizing.
     pub size: Option<usize>,
-    /// How pictures are brought to that size, and which of them are taken. What does not concern the loader (`flip` and
-    /// `repeat`) is done by whoever prepares the data set.
+    /// How pictures are resized, and which ones are used. The trainer applies `flip` and `repeat`;
+    /// the caller applies the other fields when it prepares the data set.
     pub pictures: PictureConfig,
-    /// The seed of weights, order, noise and timesteps.
+    /// The seed of weights, picture order, noise and timesteps. Default: 0.
     pub seed: u64,
-    /// Updates to make, at least 1.
+    /// The number of updates, at least 1.
     pub steps: Option<u64>,
-    /// Passes over the data, at least 1.
+    /// The number of passes over the data, at least 1.
     pub epochs: Option<u64>,
-    /// Minutes to train for, above 0; a resumed training counts the minutes that it had. The learning rate then follows
-    /// the clock, so two such runs differ; give `steps` to repeat a run exactly.
+    /// The training time in minutes, above 0, counted over all resumes. The learning rate then
+    /// follows the clock, so two such runs differ. Use `steps` to repeat a run exactly.
     pub max_minutes: Option<f64>,
-    /// Images in an update.
+    /// Images per update. Default: 64.
     pub batch_size: usize,
-    /// Parts in which a batch is computed to save memory; must divide `batch_size`.
+    /// The number of parts in which a batch is computed to save memory; it must divide
+    /// `batch_size`. Default: 1.
     pub accumulate: usize,
-    /// What the network learns to say. `flow_prediction` makes the model one of flow matching, which needs no schedule.
+    /// What the network predicts. `flow_prediction` trains a flow-matching model, which needs no
+    /// schedule.
     pub prediction_type: PredictionType,
-    /// Have the network learn the variance of the reverse steps too: its output gets twice the channels (Nichol & Dhariwal
-    /// 2021).
+    /// Also learn the variance of the reverse steps, which doubles the network's output channels
+    /// (Nichol & Dhariwal 2021). Default: false.
     pub learned_variance: bool,
-    /// Whether the network is told each picture's class.
+    /// Whether the network is conditioned on classes. Default: never.
     pub conditional: Conditional,
-    /// The share of pictures whose class it is not told, in [0, 1), so that it knows pictures of no class in particular too, as
-    /// classifier-free guidance needs (Ho & Salimans 2022). Pictures without a label are never told one.
+    /// The probability, in [0, 1), of hiding a picture's class from the network. Default: 0.1. The
+    /// network thus learns the unconditional prediction, which classifier-free guidance needs (Ho &
+    /// Salimans 2022). Pictures without a label are always unconditional.
     pub class_dropout: f64,
-    /// How the noise levels of a batch are drawn.
+    /// How the noise levels of a batch are drawn. Default: uniform.
     pub timestep_sampling: TimestepSampling,
-    /// Adds this times a normal number, one for each image and channel, to the noise of every pixel, so that the network
-    /// learns to change the brightness of a whole image; 0: none.
+    /// Strength of the offset noise: this times one normal number per image and channel is added to
+    /// the noise of every pixel. The network then learns to change the brightness of a whole image.
+    /// Default: 0 (none).
     pub offset_noise: f64,
-    /// The largest norm of the gradient; none: no clipping.
+    /// The largest gradient norm. `None`: no clipping.
     pub clip_grad_norm: Option<f64>,
-    /// The network. Its channels and the size of the images come from the data.
+    /// The network. The image channels and size come from the data.
     pub network: NetworkConfig,
-    /// The forward process of a diffusion.
+    /// The noise schedule of a diffusion model.
     pub schedule: ScheduleConfig,
-    /// Given, the model is one of Karras et al. 2022: neither `schedule` nor `prediction_type` is used then.
+    /// If set, trains an EDM model (Karras et al. 2022); `schedule` and `prediction_type` are then
+    /// unused.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub edm: Option<EdmConfig>,
-    /// What is minimised.
+    /// The loss.
     pub loss: LossConfig,
-    /// AdamW.
+    /// The optimiser, AdamW or Muon with AdamW.
     pub optimizer: AdamWConfig,
-    /// The learning rate over time.
+    /// The learning rate over the course of training.
     pub lr_schedule: LrSchedule,
     /// The moving average of the weights.
     pub ema: EmaConfig,
-    /// What is saved, and when.
+    /// When checkpoints are saved, and how many are kept.
     pub checkpoint: CheckpointConfig,
-    /// Pictures on the way.
+    /// Sample grids during training.
     pub sample_grid: SampleGridConfig,
 }
 
-/// When to save. The last step is always saved.
+/// When checkpoints are saved. The last step is always saved.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct CheckpointConfig {
-    /// Steps between checkpoints, at least 1.
+    /// Steps between checkpoints, at least 1. Default: 100.
     pub every: u64,
-    /// Checkpoints to keep, the newest; at least 1.
+    /// The number of newest checkpoints to keep, at least 1. Default: 3.
     pub keep: usize,
 }
 
@@ -91,22 +97,24 @@ impl Default for CheckpointConfig {
     }
 }
 
-/// Grids of samples from the same noise, so that one sees the same images form. The last step always gives one.
+/// Sample grids during training, all from the same initial noise, so that they show the same images
+/// improve. The last step always writes one.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct SampleGridConfig {
-    /// Steps between grids; 0: only at the end.
+    /// Steps between grids; 0: only at the end. Default: 100.
     pub every: u64,
-    /// Images in a grid; 0: no grids.
+    /// Images per grid, at most 4096; 0: no grids. Default: 16.
     pub num: u64,
-    /// The sampler, by its name on the command line; none: the one that `sample` takes.
+    /// The sampler, by its name on the command line. `None`: the default of the `sample` command.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sampler: Option<SamplerKind>,
-    /// Sampling steps, at least 1; more than the schedule has: all of its steps; none: as many as `sample` takes.
+    /// Sampling steps, at least 1; larger values than the schedule's length mean all its steps.
+    /// `None`: the default of the `sample` command.
     pub steps: Option<usize>,
-    /// The variance of a diffusion's reverse steps, where the network does not learn its own.
+    /// The variance of a diffusion model's reverse steps, unless the network has learned it.
     pub variance: VarianceType,
-    /// Cut the predicted image to its range at each step.
+    /// Clip the predicted image to its value range at each step. Default: true.
     pub clip_denoised: bool,
 }
 

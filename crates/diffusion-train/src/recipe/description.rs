@@ -1,4 +1,4 @@
-//! From a configuration and pictures to the description of a model, and back.
+//! Builds a model description from a configuration and pictures, and a configuration from a model.
 
 use diffusion_data::ImageDataset;
 use diffusion_model::{DATA_RANGE, ModelClass, ModelDescription};
@@ -8,24 +8,24 @@ use toml::Table;
 
 use super::{ConfigError, TrainConfig};
 
-/// Whether a training tells the network each picture's class.
+/// Whether a training conditions the network on classes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Conditional {
-    /// It does not.
+    /// Train an unconditional network.
     #[default]
     Never,
-    /// Where the pictures have two classes or more.
+    /// Condition on classes if the pictures have two or more.
     Auto,
-    /// It does, and refuses pictures without classes.
+    /// Condition on classes; pictures without any class are an error.
     Always,
 }
 
 impl Conditional {
-    /// All of them.
+    /// All variants.
     pub const ALL: [Self; 3] = [Self::Never, Self::Auto, Self::Always];
 
-    /// The name in configurations and on a command line.
+    /// The name in configurations and on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Self::Never => "never",
@@ -39,7 +39,9 @@ impl TrainConfig {
     /// The model that this configuration trains on `dataset`.
     ///
     /// # Errors
-    /// A network, classes or a size that the two do not allow together.
+    /// If the pictures must have classes and have none; if their size does not fit the network; if
+    /// the network has a wrong number of output channels, a number of classes, or an embedding that
+    /// cannot be trained.
     pub fn describe(&self, dataset: &ImageDataset) -> Result<ModelDescription, ConfigError> {
         let image_shape = dataset.image_shape();
         let classes = classes_for(self, dataset)?;
@@ -57,7 +59,7 @@ impl TrainConfig {
     }
 }
 
-/// The classes of `dataset`, in the order of its labels, with the number of pictures of each.
+/// The classes of `dataset` in the order of its labels, with the number of pictures per class.
 pub(crate) fn classes_of(dataset: &ImageDataset) -> Vec<ModelClass> {
     let mut classes: Vec<ModelClass> = dataset
         .classes()
@@ -76,59 +78,62 @@ fn classes_for(
     dataset: &ImageDataset,
 ) -> Result<Vec<ModelClass>, ConfigError> {
     let classes = classes_of(dataset);
-    let seen = classes.iter().filter(|class| class.pictures > 0).count();
+    let present = classes.iter().filter(|class| class.pictures > 0).count();
     match config.conditional {
-        Conditional::Always if seen == 0 => Err(ConfigError::Field {
+        Conditional::Always if present == 0 => Err(ConfigError::Field {
             field: "conditional",
             value: "always".to_owned(),
-            expected:
-                "the pictures must have classes then, by folders or labels, and they have none"
-                    .to_owned(),
+            expected: "the pictures must have classes, by folders or labels, and they have none"
+                .to_owned(),
         }),
         Conditional::Never => Ok(Vec::new()),
-        Conditional::Auto if seen < 2 => Ok(Vec::new()),
+        Conditional::Auto if present < 2 => Ok(Vec::new()),
         Conditional::Auto | Conditional::Always => Ok(classes),
     }
 }
 
-/// The configured network for pictures of this shape (C, H, W) and so many classes, and for none in particular if it sees some of it.
+/// The configured network for pictures of shape (C, H, W) and `classes` classes.
+///
+/// `with_unconditional` adds the unconditional row to its class table.
 fn network_for(
     config: &TrainConfig,
     [channels, height, width]: [usize; 3],
     classes: usize,
-    with_none: bool,
+    with_unconditional: bool,
 ) -> Result<NetworkConfig, ConfigError> {
-    let refuse = |field, value, expected: &str| {
+    let field_error = |field, value, expected: &str| {
         Err(ConfigError::Field { field, value, expected: expected.to_owned() })
     };
     let network = config.network.with_image_channels(channels);
     let multiple = network.size_multiple();
     if !height.is_multiple_of(multiple) || !width.is_multiple_of(multiple) {
         let expected = format!("both sides must be multiples of {multiple} for this network");
-        return refuse("the size of the pictures", format!("{height}×{width}"), &expected);
+        return field_error("the size of the pictures", format!("{height}×{width}"), &expected);
     }
     let outputs = network.output_channels();
     if outputs != channels {
         let expected =
-            "it must equal in_channels; learned_variance = true doubles what the network gives";
-        return refuse("network.out_channels", outputs.to_string(), expected);
+            "it must equal in_channels; learned_variance = true doubles the output channels itself";
+        return field_error("network.out_channels", outputs.to_string(), expected);
     }
     let network =
         if config.learned_variance { network.with_output_channels(2 * channels) } else { network };
     if network.classes() > 0 {
         let expected = "leave it out: it follows from the pictures' classes and `conditional`";
-        return refuse("network.num_class_embeds", network.classes().to_string(), expected);
+        return field_error("network.num_class_embeds", network.classes().to_string(), expected);
     }
-    let network = network.with_classes(classes, with_none);
+    let network = network.with_classes(classes, with_unconditional);
     let NetworkConfig::Unet2d(config) = &network else { return Ok(network) };
     if config.time_embedding_type == TimeEmbeddingType::Fourier {
-        let expected = "it must be positional: fourier takes ln(t), and t = 0 is trained too";
-        return refuse("network.time_embedding_type", "fourier".to_owned(), expected);
+        let expected =
+            "it must be positional: fourier computes ln(t), and the training includes t = 0";
+        return field_error("network.time_embedding_type", "fourier".to_owned(), expected);
     }
     Ok(network)
 }
 
-/// The network as a configuration has it, which says beside it that it learns a variance too, and is told classes.
+/// The network as it appears in a configuration, which holds the learned variance and the classes
+/// in fields of their own.
 pub(crate) fn network_alone(model: &ModelDescription) -> NetworkConfig {
     let network = model.network.with_classes(0, false);
     if model.learned_variance() {
@@ -138,7 +143,7 @@ pub(crate) fn network_alone(model: &ModelDescription) -> NetworkConfig {
     }
 }
 
-/// A training that begins with the model tells it the classes that it knows.
+/// The setting for a training that starts from `model`: conditional if the model is.
 pub(crate) fn conditional(model: &ModelDescription) -> Conditional {
     if model.classes.is_empty() { Conditional::Never } else { Conditional::Always }
 }

@@ -1,33 +1,33 @@
 use thiserror::Error;
 
-/// Why a configuration cannot be trained.
+/// Why a configuration is invalid.
 #[derive(Debug, Error)]
 pub enum ConfigError {
-    /// No preset of that name.
-    #[error("there is no preset `{name}`; there are {}", super::layers::PRESET_NAMES.join(", "))]
+    /// There is no preset of this name.
+    #[error("there is no preset `{name}`; the presets are {}", super::layers::PRESET_NAMES.join(", "))]
     UnknownPreset {
-        /// The name asked for.
+        /// The unknown name.
         name: String,
     },
-    /// Text that is not TOML, or not a configuration.
+    /// The text is not TOML or not a configuration.
     #[error("{place}: {problem}")]
     Text {
-        /// The file, with the line where it is known.
+        /// The file, with the line if it is known.
         place: String,
         /// One sentence.
         problem: String,
     },
-    /// A field outside its range.
+    /// A field is outside its range.
     #[error("{field} is {value}; {expected}")]
     Field {
-        /// The field, dotted.
+        /// The field as a dotted path.
         field: &'static str,
-        /// What it is.
+        /// Its value.
         value: String,
-        /// What would be right.
+        /// The valid values.
         expected: String,
     },
-    /// The schedule's own error.
+    /// The noise schedule is invalid.
     #[error("schedule: {0}")]
     Schedule(#[from] diffusion_schedule::ScheduleError),
 }

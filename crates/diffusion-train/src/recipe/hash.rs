@@ -1,4 +1,4 @@
-//! A hash by which a checkpoint knows the configuration that it was trained with.
+//! The hash that identifies the configuration of a checkpoint's training.
 
 use diffusion_data::PictureConfig;
 use serde_json::{Map, Value};
@@ -7,18 +7,22 @@ use sha2::{Digest, Sha256};
 use super::{CheckpointConfig, ConfigError, SampleGridConfig, TrainConfig};
 use crate::{LossConfig, TimestepSampling};
 
-/// The version of the canonical form, at the beginning of a hash. Hashes of the first version have no such beginning.
+/// The version of the canonical form, the prefix of a hash. Hashes of the first version have no
+/// prefix.
 const VERSION: &str = "2:";
 
 impl TrainConfig {
-    /// A hash of every field that determines the numbers of the training: all but when it ends, what it saves and draws,
-    /// and where the data is (whose own fingerprint is kept beside this hash).
+    /// A hash of every field that determines the numeric results of the training.
     ///
-    /// The canonical form is JSON with sorted keys, without fields that have the default's value, which for a network is the
-    /// default of its kind: a field that comes later leaves the hashes of earlier runs as they are.
+    /// It leaves out the length, the checkpoints, the sample grids and the path of the data; a
+    /// checkpoint holds the data's own fingerprint.
+    ///
+    /// The canonical form is JSON with sorted keys, without the fields that have their default
+    /// value. For a network that is the default of its kind. A field added later therefore does not
+    /// change the hashes of earlier runs.
     ///
     /// # Errors
-    /// None in practice: every configuration has a form in JSON.
+    /// If the configuration cannot be written as JSON, which does not happen in practice.
     pub fn hash(&self) -> Result<String, ConfigError> {
         let json = |config: &Self| {
             serde_json::to_value(config).map_err(|e| ConfigError::Text {
@@ -26,10 +30,10 @@ impl TrainConfig {
                 problem: format!("cannot be written as JSON: {e}"),
             })
         };
-        let usual = Self::default();
-        let mut default = json(&Self { network: self.network.default_of_kind(), ..usual.clone() })?;
-        // Of two networks with their defaults, the kind is the difference.
-        default["network"]["kind"] = json(&usual)?["network"]["kind"].take();
+        let base = Self::default();
+        let mut default = json(&Self { network: self.network.default_of_kind(), ..base.clone() })?;
+        // Two networks with default values differ by their kind only, so it must be hashed.
+        default["network"]["kind"] = json(&base)?["network"]["kind"].take();
         let canonical = difference(json(&self.numbers())?, &default);
         Ok(format!(
             "{VERSION}{}",
@@ -37,15 +41,15 @@ impl TrainConfig {
         ))
     }
 
-    /// Whether `hash`, of this version or the first, is that of this configuration.
+    /// Whether `hash`, of this version or the first, is the hash of this configuration.
     ///
     /// # Errors
-    /// Those of [`hash`](Self::hash).
+    /// If the configuration cannot be written as JSON, which does not happen in practice.
     pub fn has_hash(&self, hash: &str) -> Result<bool, ConfigError> {
         Ok(if hash.starts_with(VERSION) { self.hash()? == hash } else { self.first_hash() == hash })
     }
 
-    /// The configuration with defaults for what changes no number of the training.
+    /// The configuration with default values in the fields that do not affect numeric results.
     fn numbers(&self) -> Self {
         let mut numbers = self.clone();
         numbers.data = None;
@@ -54,13 +58,15 @@ impl TrainConfig {
         numbers.max_minutes = None;
         numbers.checkpoint = CheckpointConfig::default();
         numbers.sample_grid = SampleGridConfig::default();
-        // How much damage is put up with changes no number.
+        // The number of damaged pictures that are tolerated.
         numbers.pictures.max_bad = PictureConfig::default().max_bad;
         numbers
     }
 
-    /// The hash of the first version: of the debug text of the structures, from which fields that came later are cut while
-    /// they have the value they had before they came.
+    /// The hash of the first version: of the structures' debug text, without later fields.
+    ///
+    /// A field added later is removed from the text while it has the value that means the earlier
+    /// behaviour.
     fn first_hash(&self) -> String {
         let numbers = self.numbers();
         let later = [
@@ -86,18 +92,18 @@ impl TrainConfig {
     }
 }
 
-/// What of `value` differs from `default`; none: nothing.
+/// The parts of `value` that differ from `default`; `None` if they are equal.
 fn difference(value: Value, default: &Value) -> Option<Value> {
     match (value, default) {
         (Value::Object(fields), Value::Object(defaults)) => {
-            let kept: Map<String, Value> = fields
+            let different: Map<String, Value> = fields
                 .into_iter()
                 .filter_map(|(key, value)| {
-                    let kept = difference(value, defaults.get(&key).unwrap_or(&Value::Null))?;
-                    Some((key, kept))
+                    let different = difference(value, defaults.get(&key).unwrap_or(&Value::Null))?;
+                    Some((key, different))
                 })
                 .collect();
-            (!kept.is_empty()).then_some(Value::Object(kept))
+            (!different.is_empty()).then_some(Value::Object(different))
         }
         (value, default) => (value != *default).then_some(value),
     }
@@ -131,7 +137,7 @@ mod tests {
 
     use super::*;
 
-    /// The hashes in checkpoints of the first version, trained by each preset on 128 digits.
+    /// Hashes from checkpoints of the first version: each preset, trained on 128 digits.
     #[test]
     fn hashes_of_the_first_version_are_recognised() {
         for (preset, first) in FIRST {
@@ -142,7 +148,7 @@ mod tests {
         }
     }
 
-    /// A field that comes later, or a default that changes, must leave these as they are.
+    /// A new field or a changed default must not change these hashes.
     #[test]
     fn hashes_of_this_version_stay() {
         for (preset, second) in SECOND {
@@ -151,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_changes_numbers_changes_the_hash() {
+    fn only_fields_that_change_results_change_the_hash() {
         let config = TrainConfig::preset("mnist").unwrap();
         let hash = config.hash().unwrap();
         assert!(config.has_hash(&hash).unwrap());
@@ -178,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn defaults_leave_no_trace_and_keys_are_sorted() {
+    fn defaults_are_left_out_and_keys_are_sorted() {
         let json = |text: &str| serde_json::from_str::<Value>(text).unwrap();
         let default = json(r#"{"b": 1, "a": {"kind": "x", "c": 2.5}, "d": null}"#);
         let value = json(r#"{"b": 2, "a": {"kind": "x", "c": 2.5}, "d": null, "new": null}"#);

@@ -1,4 +1,4 @@
-//! Presets, files and flags laid over each other.
+//! Merges presets, models and configuration files into one configuration.
 
 use std::path::PathBuf;
 
@@ -8,19 +8,19 @@ use toml::Table;
 use super::description::fields_of;
 use super::{ConfigError, TrainConfig};
 
-/// A text that overrides fields of a preset.
+/// The text of a configuration file, which overrides fields of a preset.
 #[derive(Clone, Debug)]
 pub struct ConfigSource {
-    /// The file it came from, for errors.
+    /// The path of the file, for error messages.
     pub path: PathBuf,
-    /// TOML.
+    /// The text, TOML.
     pub text: String,
 }
 
 /// The names of the presets.
 pub(super) const PRESET_NAMES: [&str; 4] = ["mnist", "digits-attn", "cifar10", "tutorial"];
 
-/// The preset of a training that names none.
+/// The default preset, `mnist`.
 pub const DEFAULT_PRESET: &str = PRESET_NAMES[0];
 
 const PRESETS: [(&str, &str); 4] = [
@@ -30,30 +30,32 @@ const PRESETS: [(&str, &str); 4] = [
     (PRESET_NAMES[3], include_str!("presets/tutorial.toml")),
 ];
 
-/// The fields that say when to stop. A source that sets one of them replaces them all.
+/// The fields that set the length of the training. A file that sets one of them clears the others.
 const LENGTH_FIELDS: [&str; 3] = ["steps", "epochs", "max_minutes"];
 
 impl TrainConfig {
     /// A preset by name: `mnist`, `digits-attn`, `cifar10` or `tutorial`.
     ///
     /// # Errors
-    /// Another name.
+    /// If there is no preset of this name.
     pub fn preset(name: &str) -> Result<Self, ConfigError> {
         Self::layered(name, None)
     }
 
-    /// A preset with the fields of `file` over it.
+    /// A preset with the fields of `file` merged over it.
     ///
     /// # Errors
-    /// An unknown preset; a text that is not TOML; an unknown field, with its line and the nearest known name.
+    /// If the preset is unknown; if the text is not TOML; if a field is unknown or has a wrong
+    /// type. The error names the line and the most similar known field.
     pub fn layered(preset: &str, file: Option<&ConfigSource>) -> Result<Self, ConfigError> {
         Self::layered_on(preset, None, file)
     }
 
-    /// As [`layered`](Self::layered), with what `model` says between the preset and the file.
+    /// Like [`layered`](Self::layered), with the fields of `model` between the preset and the file.
     ///
     /// # Errors
-    /// Those of [`layered`](Self::layered); a model that has no form in TOML.
+    /// If the preset is unknown; if the text is not TOML; if a field is unknown or has a wrong
+    /// type; if the model cannot be written as TOML.
     pub fn layered_on(
         preset: &str,
         model: Option<&ModelDescription>,
@@ -65,7 +67,7 @@ impl TrainConfig {
         let preset_name = PathBuf::from(format!("preset {preset}"));
         let mut table = parse(&ConfigSource { path: preset_name, text: (*text).to_owned() })?;
         if let Some(model) = model {
-            // Whole fields: nothing of the preset's network may shine through.
+            // Replaces whole fields, so that no setting of the preset's network remains.
             table.extend(fields_of(model)?);
         }
         if let Some(file) = file {
@@ -85,18 +87,18 @@ impl TrainConfig {
         })
     }
 
-    /// A complete configuration, as saved with a run.
+    /// Reads a complete configuration, as saved with a run.
     ///
     /// # Errors
-    /// A text that is not TOML or not a configuration.
+    /// If the text is not TOML or not a configuration.
     pub fn from_source(source: &ConfigSource) -> Result<Self, ConfigError> {
         toml::from_str(&source.text).map_err(|e| explain(&e, source))
     }
 
-    /// The text that [`from_source`](Self::from_source) reads back.
+    /// The configuration as TOML, which [`from_source`](Self::from_source) reads.
     ///
     /// # Errors
-    /// None for a configuration whose numbers fit TOML (a seed up to 2⁶³ − 1).
+    /// If a number does not fit TOML: a seed above 2⁶³ − 1.
     pub fn to_toml(&self) -> Result<String, ConfigError> {
         toml::to_string_pretty(self).map_err(|e| ConfigError::Text {
             place: "configuration".to_owned(),
@@ -104,10 +106,10 @@ impl TrainConfig {
         })
     }
 
-    /// The process that is trained.
+    /// The training objective: diffusion, flow or EDM.
     ///
     /// # Errors
-    /// A schedule that cannot be built.
+    /// If the noise schedule is invalid.
     pub fn objective(&self) -> Result<Objective, ConfigError> {
         Ok(Objective::new(&self.schedule, self.prediction_type, self.edm)?)
     }
@@ -117,7 +119,7 @@ fn parse(source: &ConfigSource) -> Result<Table, ConfigError> {
     source.text.parse().map_err(|e: toml::de::Error| explain(&e, source))
 }
 
-/// Refuses ends of β over a schedule that has none.
+/// Fails if `over` sets β values for the cosine schedule, which has none.
 fn check_betas(base: &Table, over: &Table, file: &ConfigSource) -> Result<(), ConfigError> {
     fn field<'a>(table: &'a Table, name: &str) -> Option<&'a toml::Value> {
         table.get("schedule")?.get(name)
@@ -129,18 +131,19 @@ fn check_betas(base: &Table, over: &Table, file: &ConfigSource) -> Result<(), Co
         (Some(end), Some("squaredcos_cap_v2")) => Err(ConfigError::Text {
             place: file.path.display().to_string(),
             problem: format!(
-                "schedule.{end} means nothing to the cosine schedule; say beta_schedule = \"linear\" too"
+                "schedule.{end} is not supported by the cosine schedule; also set \
+                 beta_schedule = \"linear\""
             ),
         }),
         _ => Ok(()),
     }
 }
 
-/// Puts `over` on `base`, table by table.
+/// Merges `over` into `base`, table by table.
 fn merge(base: &mut Table, over: Table) {
     for (key, value) in over {
         match (base.get_mut(&key), value) {
-            // A table with another `kind` is another thing: nothing of the old one may shine through.
+            // A table of another `kind` replaces the old one, so that none of its fields remain.
             (Some(toml::Value::Table(base)), toml::Value::Table(over))
                 if same_kind(base, &over) =>
             {
@@ -157,7 +160,7 @@ fn same_kind(base: &Table, over: &Table) -> bool {
     over.get("kind").is_none_or(|kind| base.get("kind") == Some(kind))
 }
 
-/// Says where in the file the error is, and what a misspelt name was meant to be.
+/// Adds the line of the error and, for a misspelt name, the most similar known one.
 fn explain(error: &toml::de::Error, source: &ConfigSource) -> ConfigError {
     let message = error.message();
     let mut quoted = message.split('`').skip(1).step_by(2);
@@ -166,7 +169,7 @@ fn explain(error: &toml::de::Error, source: &ConfigSource) -> ConfigError {
         (Some(span), _) => {
             Some(source.text[..span.start.min(source.text.len())].matches('\n').count() + 1)
         }
-        // A name from the merged tables has no place of its own; look for it.
+        // The merged tables have no line numbers, so search for the name.
         (None, Some(name)) => {
             source.text.lines().position(|line| line.contains(name)).map(|i| i + 1)
         }
@@ -180,10 +183,10 @@ fn explain(error: &toml::de::Error, source: &ConfigSource) -> ConfigError {
                 .map(|candidate| (strsim::jaro_winkler(name, candidate), *candidate))
                 .max_by(|a, b| a.0.total_cmp(&b.0));
             match nearest {
-                Some((likeness, candidate)) if likeness > 0.75 => {
+                Some((similarity, candidate)) if similarity > 0.75 => {
                     format!("unknown key or value `{name}`; did you mean `{candidate}`?")
                 }
-                _ => format!("unknown key or value `{name}`; known here are {}", known.join(", ")),
+                _ => format!("unknown key or value `{name}`; known: {}", known.join(", ")),
             }
         }
         None => message.to_owned(),

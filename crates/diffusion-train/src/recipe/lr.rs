@@ -2,27 +2,28 @@
 
 use serde::{Deserialize, Serialize};
 
-/// What the rate does after the warm-up. `progress` runs from 0 at the end of the warm-up to 1 at the end of training.
+/// The decay of the learning rate after the warm-up. `progress` runs from 0 at the end of the
+/// warm-up to 1 at the end of training.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum LrDecay {
-    /// Stays.
+    /// No decay.
     #[default]
     Constant,
-    /// Falls to 0 in a line.
+    /// Linear decay to 0.
     Linear,
-    /// Falls to 0 along half a cosine (Loshchilov & Hutter 2017).
+    /// Decay to 0 along half a cosine (Loshchilov & Hutter 2017).
     Cosine,
-    /// Falls to 0 along half a cosine `num_cycles` times, starting anew each time.
+    /// `num_cycles` decays to 0 along half a cosine, each from the base learning rate.
     CosineWithRestarts {
-        /// At least 1.
+        /// The number of cycles, at least 1.
         num_cycles: u32,
     },
-    /// Falls to `lr_end` along a power of the remaining progress.
+    /// Decay to `lr_end` along a power of the remaining progress.
     Polynomial {
-        /// 1 is a line, 2 a parabola.
+        /// The exponent, above 0: 1 is a line, 2 a parabola.
         power: f64,
-        /// The rate at the end.
+        /// The final learning rate, between 0 and the base learning rate.
         lr_end: f64,
     },
 }
@@ -31,20 +32,21 @@ pub enum LrDecay {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LrSchedule {
-    /// Steps in which the rate rises from 0 to its base value.
+    /// Steps in which the learning rate rises from 0 to its base value. Default: 0.
     pub warmup_steps: u64,
-    /// What follows.
+    /// The decay after the warm-up. Default: constant.
     pub decay: LrDecay,
 }
 
 impl LrSchedule {
-    /// Progress through the decay at `step` of a training of `total` steps, in [0, 1].
+    /// The progress of the decay at `step` of `total` steps, in [0, 1].
     pub fn progress(&self, step: u64, total: u64) -> f64 {
         let decaying = total.saturating_sub(self.warmup_steps).max(1) as f64;
         (step.saturating_sub(self.warmup_steps) as f64 / decaying).min(1.0)
     }
 
-    /// The rate of the update number `step`, counted from 0, at the given progress through the decay.
+    /// The learning rate of update number `step`, counted from 0, at the given progress of the
+    /// decay.
     pub fn lr(&self, base_lr: f64, step: u64, progress: f64) -> f64 {
         if step < self.warmup_steps {
             return base_lr * (step as f64 / self.warmup_steps as f64);

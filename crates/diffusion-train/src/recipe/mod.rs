@@ -1,5 +1,5 @@
-//! What a training is, as data: a configuration, how presets, files and flags become one, what it must fulfil, and the model
-//! that it describes. Nothing here computes with tensors or knows the folder of a run.
+//! The configuration of a training: presets, files, validation, hash, and the model it describes.
+//! Nothing here computes with tensors or uses the folder of a run.
 
 mod config;
 mod description;

@@ -1,34 +1,36 @@
-//! Runs from models that were trained elsewhere.
+//! Runs made from models that were trained elsewhere.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use candle_core::Tensor;
 use diffusion_data::LoaderPosition;
-use diffusion_files::{FileError, new_folder};
+use diffusion_files::{FileError, write_new_folder};
 use diffusion_model::{FORMAT_VERSION, ModelDescription};
 
 use super::RunDir;
 use crate::recipe::{conditional, network_alone};
 use crate::{Checkpoint, CheckpointState, TrainConfig, TrainError};
 
-/// What stands in place of the hash of a configuration that nobody knows.
+/// The configuration hash of a model that was trained elsewhere.
 const UNKNOWN_CONFIG: &str = "unknown";
 
 impl CheckpointState {
-    /// Whether the model was trained elsewhere, so that there is no training to go on with.
+    /// Whether the model was trained elsewhere, so that its training cannot be resumed.
     pub fn is_adopted(&self) -> bool {
         self.config_hash == UNKNOWN_CONFIG
     }
 }
 
 impl RunDir {
-    /// Makes a run of a model that was trained elsewhere: one checkpoint of `weights`, after no steps. The folder is
-    /// written beside its final name and renamed when it is whole.
+    /// Makes a run from a model that was trained elsewhere: one checkpoint of `weights`, at step 0.
+    ///
+    /// The folder is written beside its final name and renamed when it is complete. On an error,
+    /// nothing is left behind.
     ///
     /// # Errors
-    /// A description that is impossible; a folder that holds something already; what the system refuses. Nothing is left
-    /// behind then.
+    /// If the description is invalid; if the folder is not empty; an I/O error of the operating
+    /// system.
     pub fn adopt(
         path: &Path,
         model: ModelDescription,
@@ -37,7 +39,7 @@ impl RunDir {
         if let Some(problem) = model.problem() {
             return Err(FileError::unusable(path, problem).into());
         }
-        new_folder(path, |partial| write_run(partial, model, weights))
+        write_new_folder(path, |partial| write_run(partial, model, weights))
     }
 }
 

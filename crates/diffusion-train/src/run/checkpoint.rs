@@ -1,4 +1,4 @@
-//! The folder of a checkpoint.
+//! Reads and writes the folder of a checkpoint.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -14,11 +14,14 @@ use crate::{
 };
 
 impl Checkpoint {
-    /// Writes a folder at `path`. It is written beside its final name, synced, and renamed when it is whole, so a
+    /// Writes the checkpoint as a folder at `path`.
+    ///
+    /// The folder is written beside its final name, synced, and renamed when it is complete, so a
     /// folder under its final name is always complete.
     ///
     /// # Errors
-    /// What the system reports, a full disk for one; then nothing is left under the final name.
+    /// An I/O error of the operating system, for example a full disk. Nothing is then left under
+    /// the final name.
     pub fn write(&self, path: &Path) -> Result<(), TrainError> {
         write_folder(path, |folder| self.write_files(folder))
     }
@@ -40,10 +43,10 @@ impl Checkpoint {
         Ok(write_synced(&path, &json)?)
     }
 
-    /// Reads the folder at `path`.
+    /// Reads the checkpoint folder at `path`.
     ///
     /// # Errors
-    /// A folder that is no checkpoint of this format, or that is damaged; the file is named.
+    /// If the folder is not a checkpoint of this format, or is damaged. The error names the file.
     pub fn read(path: &Path, device: &Device) -> Result<Self, TrainError> {
         let tensors = |file: CheckpointFile| read_tensors(&path.join(file.name()), device);
         let history = path.join(CheckpointFile::LossHistory.name());
@@ -60,10 +63,11 @@ impl Checkpoint {
         })
     }
 
-    /// Reads the description in the folder at `path` and nothing else.
+    /// Reads only the state of the checkpoint folder at `path`, without the tensors.
     ///
     /// # Errors
-    /// A folder without one; another format version; fields that are missing, unknown or impossible.
+    /// If the folder has no state; if it has another format version; if a field is missing, unknown
+    /// or invalid.
     pub fn read_state(path: &Path) -> Result<CheckpointState, FileError> {
         ModelState::read(path)?;
         let file = path.join(CheckpointFile::State.name());
@@ -71,14 +75,15 @@ impl Checkpoint {
             .map_err(|e| FileError::unusable(&file, format!("not a checkpoint's state: {e}")))
     }
 
-    /// Has `trainer` go on from this checkpoint, which was read from the folder at `path`.
+    /// Restores this checkpoint, read from the folder at `path`, into `trainer`.
     ///
     /// # Errors
-    /// A checkpoint of another network, configuration or data set; each says in what it differs.
+    /// If the checkpoint has another network, configuration or data set, or is damaged. The error
+    /// names the difference.
     pub fn restore_into(self, trainer: &mut Trainer, path: &Path) -> Result<(), TrainError> {
         trainer.restore(self).map_err(|e| match e {
             RestoreError::OtherData => TrainError::OtherData { path: path.to_owned() },
-            RestoreError::Unfit { file, problem } => {
+            RestoreError::Incompatible { file, problem } => {
                 let file = file.map_or_else(|| path.to_owned(), |file| path.join(file.name()));
                 FileError::unusable(&file, problem).into()
             }

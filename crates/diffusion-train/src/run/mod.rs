@@ -1,13 +1,13 @@
-//! A training in the folder of a run: checkpoints, metrics, grids of samples, and what is checked on the way.
+//! A training in the folder of a run: checkpoints, metrics, sample grids and evaluations.
 
 mod adopt;
 mod checkpoint;
-mod held_out;
 mod run_dir;
 mod samples;
 mod training;
+mod validation;
 
-pub use held_out::HeldOut;
 pub use run_dir::RunDir;
-pub use samples::{Judge, SampleJudge, averaged_model};
-pub use training::{Checks, Outcome, Pace, TrainEvent, rehearse, run};
+pub use samples::{Judge, SampleJudge, ema_model};
+pub use training::{Checks, Outcome, Pace, TrainEvent, measure_pace, run};
+pub use validation::ValidationSet;

@@ -1,4 +1,4 @@
-//! The folder of a run, as training uses it.
+//! The folder of a run: creation, locking, metrics and clean-up.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{BufWriter, Write};
@@ -9,19 +9,21 @@ use diffusion_model::RunLayout;
 
 use crate::{ConfigSource, StepMetrics, TrainConfig, TrainError};
 
-/// The folder of a run; [`RunLayout`] says where things are in it.
+/// The folder of a run. [`RunLayout`] holds the paths in it.
 #[derive(Debug)]
 pub struct RunDir {
     layout: RunLayout,
-    /// Held while this process may train in the folder.
+    /// The lock file, open while this process may train in the folder.
     lock: Option<File>,
 }
 
 impl RunDir {
-    /// Makes the folder, or takes one that holds no run yet, and saves `config` there.
+    /// Creates the folder of a new run, or uses a folder that holds no run, and saves `config`
+    /// there.
     ///
     /// # Errors
-    /// A folder that already holds a run; what the system refuses.
+    /// If the folder already holds a run; if another process trains in it; an I/O error of the
+    /// operating system.
     pub fn create(path: &Path, config: &TrainConfig) -> Result<Self, TrainError> {
         fs::create_dir_all(path).map_err(FileError::io(path))?;
         let mut run = Self { layout: RunLayout::new(path), lock: None };
@@ -36,11 +38,14 @@ impl RunDir {
         Ok(run)
     }
 
-    /// Opens the folder of an existing run to go on training in it: nobody else can until this value is dropped. Clears
-    /// away what a killed process left unfinished.
+    /// Opens the folder of an existing run to train in it, and locks it until this value is
+    /// dropped.
+    ///
+    /// Removes incomplete files left by a killed process.
     ///
     /// # Errors
-    /// A folder without a run, or in which another process trains.
+    /// If the folder holds no run; if another process trains in it; an I/O error of the operating
+    /// system.
     pub fn resume(path: &Path) -> Result<Self, TrainError> {
         let mut run = Self::open(path)?;
         run.lock = Some(run.take_lock()?);
@@ -48,10 +53,10 @@ impl RunDir {
         Ok(run)
     }
 
-    /// Opens the folder of an existing run to look at it.
+    /// Opens the folder of an existing run for reading.
     ///
     /// # Errors
-    /// A folder without a run.
+    /// If the folder holds no run.
     pub fn open(path: &Path) -> Result<Self, TrainError> {
         let layout = RunLayout::new(path);
         layout.check()?;
@@ -75,52 +80,53 @@ impl RunDir {
         self.layout.root()
     }
 
-    /// Where things are in the folder.
+    /// The paths in the folder.
     pub fn layout(&self) -> &RunLayout {
         &self.layout
     }
 
-    /// The configuration that the run was started or last resumed with.
+    /// Reads the configuration with which the run was started or last resumed.
     ///
     /// # Errors
-    /// A file that is not a configuration.
+    /// If the file is not a configuration; an I/O error of the operating system.
     pub fn read_config(&self) -> Result<TrainConfig, TrainError> {
         let path = self.layout.config();
         let text = self.config_text()?;
         Ok(TrainConfig::from_source(&ConfigSource { path, text })?)
     }
 
-    /// The configuration as it stands in the folder.
+    /// The text of the configuration file in the folder.
     ///
     /// # Errors
-    /// What the system refuses.
+    /// An I/O error of the operating system.
     pub fn config_text(&self) -> Result<String, TrainError> {
         let path = self.layout.config();
         Ok(fs::read_to_string(&path).map_err(FileError::io(&path))?)
     }
 
-    /// The metrics of all steps so far; a line that was cut short, and what comes after it, is left out.
+    /// Reads the metrics of all steps so far; a run without steps has none. An incomplete line and
+    /// all lines after it are left out.
     ///
     /// # Errors
-    /// What the system refuses. A run that has made no step yet has no metrics, which is no error.
+    /// An I/O error of the operating system.
     pub fn read_metrics(&self) -> Result<Vec<StepMetrics>, TrainError> {
         let path = self.layout.metrics();
         if !path.exists() {
             return Ok(Vec::new());
         }
         let text = read_file(&path)?;
-        Ok(whole_lines(&String::from_utf8_lossy(&text)).map(|(_, metrics)| metrics).collect())
+        Ok(complete_lines(&String::from_utf8_lossy(&text)).map(|(_, metrics)| metrics).collect())
     }
 
-    /// The grids that were drawn, by their steps.
+    /// The steps and paths of the sample grids, in the order of steps.
     ///
     /// # Errors
-    /// What the system refuses.
+    /// An I/O error of the operating system.
     pub fn grids(&self) -> Result<Vec<(u64, PathBuf)>, TrainError> {
-        let drawn = entries(&self.layout.samples())?
+        let pictures = entries(&self.layout.samples())?
             .into_iter()
             .filter(|path| path.extension().is_some_and(|e| e == "png"));
-        let mut grids: Vec<(u64, PathBuf)> = drawn
+        let mut grids: Vec<(u64, PathBuf)> = pictures
             .filter_map(|path| Some((RunLayout::step_of(&path.with_extension(""))?, path)))
             .collect();
         grids.sort();
@@ -131,12 +137,12 @@ impl RunDir {
         Ok(write_file(&self.layout.config(), config.to_toml()?.as_bytes())?)
     }
 
-    /// Whether this process may train in the folder: it was created or resumed, not just opened.
+    /// Whether this process may train in the folder: it was created or resumed, not only opened.
     pub(crate) fn is_locked(&self) -> bool {
         self.lock.is_some()
     }
 
-    /// Keeps other processes from training in this folder for as long as the returned file is open.
+    /// Locks the folder against other trainings while the returned file is open.
     fn take_lock(&self) -> Result<File, TrainError> {
         let path = self.layout.lock();
         let file = File::create(&path).map_err(FileError::io(&path))?;
@@ -145,7 +151,7 @@ impl RunDir {
                 Err(FileError::unusable(self.path(), "another process is training in this folder")
                     .into())
             }
-            // A file system without locks is no reason not to train.
+            // Train without a lock if the file system has no locks.
             Ok(()) | Err(TryLockError::Error(_)) => Ok(file),
         }
     }
@@ -157,24 +163,26 @@ impl RunDir {
         )?)
     }
 
-    /// Removes all checkpoints but the newest `keep` up to that of `step`, the one just saved. Later ones are what a
-    /// killed process saved and did not live to call the latest; they go first.
+    /// Removes all checkpoints except the newest `keep` up to the one of `step`, just saved.
+    ///
+    /// Checkpoints of later steps are removed first: a killed process saved them but did not make
+    /// them the latest.
     pub(crate) fn prune_checkpoints(&self, step: u64, keep: usize) -> Result<(), TrainError> {
-        let mut whole: Vec<(u64, PathBuf)> = entries(&self.layout.checkpoints())?
+        let mut checkpoints: Vec<(u64, PathBuf)> = entries(&self.layout.checkpoints())?
             .into_iter()
             .filter_map(|path| Some((RunLayout::step_of(&path)?, path)))
             .collect();
-        whole.sort_by_key(|(of, _)| (*of <= step, *of));
-        let surplus = whole.len().saturating_sub(keep);
-        Ok(whole[..surplus].iter().try_for_each(|(_, path)| remove_folder(path))?)
+        checkpoints.sort_by_key(|(saved, _)| (*saved <= step, *saved));
+        let surplus = checkpoints.len().saturating_sub(keep);
+        Ok(checkpoints[..surplus].iter().try_for_each(|(_, path)| remove_folder(path))?)
     }
 
-    /// Opens `metrics.jsonl` to append, after cutting off whatever was written after `step` updates.
+    /// Opens `metrics.jsonl` for appending, after removing the lines of steps after `step`.
     pub(crate) fn open_metrics(&self, step: u64) -> Result<MetricsFile, TrainError> {
         let path = self.layout.metrics();
         if path.exists() {
-            let kept = whole_lines_up_to(&path, step)?;
-            write_file(&path, kept.as_bytes())?;
+            let lines = complete_lines_up_to(&path, step)?;
+            write_file(&path, lines.as_bytes())?;
         }
         let file = OpenOptions::new()
             .create(true)
@@ -192,7 +200,7 @@ pub(crate) struct MetricsFile {
 }
 
 impl MetricsFile {
-    /// Writes one line, visible to readers at once.
+    /// Writes one line and flushes it, so that readers see it at once.
     pub(crate) fn write(&mut self, metrics: &StepMetrics) -> Result<(), FileError> {
         serde_json::to_writer(&mut self.file, metrics)
             .map_err(std::io::Error::from)
@@ -211,14 +219,15 @@ fn entries(dir: &Path) -> Result<Vec<PathBuf>, TrainError> {
     entries.map(|entry| Ok(entry.map_err(FileError::io(dir))?.path())).collect()
 }
 
-/// The lines of `metrics.jsonl` and what they say. A line cut short by a killed process does not parse, and nothing after it counts.
-fn whole_lines(text: &str) -> impl Iterator<Item = (&str, StepMetrics)> {
+/// The lines of `metrics.jsonl` and their values, up to the first line that does not parse, which a
+/// killed process left incomplete.
+fn complete_lines(text: &str) -> impl Iterator<Item = (&str, StepMetrics)> {
     text.lines().map_while(|line| Some((line, serde_json::from_str(line).ok()?)))
 }
 
-fn whole_lines_up_to(path: &Path, step: u64) -> Result<String, TrainError> {
+fn complete_lines_up_to(path: &Path, step: u64) -> Result<String, TrainError> {
     let text = read_file(path)?;
     let text = String::from_utf8_lossy(&text);
-    let kept = whole_lines(&text).take_while(|(_, metrics)| metrics.step <= step);
-    Ok(kept.flat_map(|(line, _)| [line, "\n"]).collect())
+    let lines = complete_lines(&text).take_while(|(_, metrics)| metrics.step <= step);
+    Ok(lines.flat_map(|(line, _)| [line, "\n"]).collect())
 }

@@ -1,4 +1,4 @@
-//! Images of the averaged weights on the way: grids, and what a judge says of them.
+//! Images sampled with the EMA weights during training: grids, and the metrics of a judge.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -12,32 +12,32 @@ use diffusion_schedule::NoiseSchedule;
 use super::{RunDir, TrainEvent};
 use crate::{TrainError, Trainer};
 
-/// Looks at images (N, C, H, W) in \[−1, 1\] and gives metrics by name.
+/// Computes metrics, by name, of images (N, C, H, W) in \[−1, 1\].
 pub type Judge =
     dyn Fn(&Tensor) -> Result<BTreeMap<String, f64>, Box<dyn Error + Send + Sync>> + Send + Sync;
 
-/// A judge of the images that a training generates on its way.
+/// An evaluation of images that are generated during training.
 pub struct SampleJudge {
-    /// Steps between two looks, at least 1; the last step is always looked at.
+    /// Steps between evaluations, at least 1. The last step is always evaluated.
     pub every: u64,
-    /// Images to generate for each look.
+    /// The number of images per evaluation.
     pub num: u64,
-    /// The judge.
+    /// The function that computes the metrics.
     pub judge: Box<Judge>,
 }
 
 impl SampleJudge {
-    /// Whether this step is one to look at.
+    /// Whether the images of this step are to be evaluated.
     pub(super) fn is_due(&self, trainer: &Trainer) -> bool {
         trainer.is_finished() || trainer.steps_done().is_multiple_of(self.every)
     }
 }
 
-/// The model with the averaged weights as they are now.
+/// The model with the current EMA weights.
 ///
 /// # Errors
-/// Those of the device.
-pub fn averaged_model(trainer: &Trainer) -> Result<LoadedModel, TrainError> {
+/// An error of the device.
+pub fn ema_model(trainer: &Trainer) -> Result<LoadedModel, TrainError> {
     Ok(LoadedModel::new(
         trainer.description().clone(),
         trainer.steps_done(),
@@ -47,7 +47,7 @@ pub fn averaged_model(trainer: &Trainer) -> Result<LoadedModel, TrainError> {
     )?)
 }
 
-/// The judge's metrics of images generated now, unless the observer breaks.
+/// Generates images and computes their metrics, unless the observer breaks.
 pub(super) fn judge_samples(
     trainer: &Trainer,
     judge: &SampleJudge,
@@ -63,8 +63,8 @@ pub(super) fn judge_samples(
         .map_err(|source| TrainError::Judge { step, source })
 }
 
-/// Writes the grid of samples from the noise of the run's seed, if the configuration wants one.
-pub(super) fn draw_grid(
+/// Samples a grid from the noise of the run's seed and writes it, if the configuration has grids.
+pub(super) fn write_grid(
     trainer: &Trainer,
     run_dir: &RunDir,
     observer: &mut dyn FnMut(TrainEvent<'_>) -> ControlFlow<()>,
@@ -83,30 +83,30 @@ pub(super) fn draw_grid(
     Ok(observer(TrainEvent::Grid(path)))
 }
 
-/// Images of the averaged weights; `None` when the observer breaks.
+/// Images sampled with the EMA weights; `None` if the observer breaks.
 fn generate(
     trainer: &Trainer,
     generation: &Generation,
     observer: &mut dyn FnMut(TrainEvent<'_>) -> ControlFlow<()>,
 ) -> Result<Option<Tensor>, TrainError> {
-    let model = averaged_model(trainer)?;
+    let model = ema_model(trainer)?;
     match model.generate(generation, &mut |progress| observer(TrainEvent::Sampling(progress))) {
         Err(error) if error.is_cancelled() => Ok(None),
         images => Ok(Some(images?)),
     }
 }
 
-/// How the images of a training's grids are generated.
+/// The sampling settings of the grids.
 fn grid_generation(trainer: &Trainer) -> Generation {
     let config = &trainer.config().sample_grid;
     let objective = trainer.objective();
     let learned = trainer.description().learned_variance();
-    let sampler = config.sampler.unwrap_or(objective.sampler(learned));
-    let most = objective.schedule().map_or(usize::MAX, NoiseSchedule::len);
+    let sampler = config.sampler.unwrap_or(objective.default_sampler(learned));
+    let max_steps = objective.schedule().map_or(usize::MAX, NoiseSchedule::len);
     let variance = if learned { VarianceType::LearnedRange } else { config.variance };
     Generation {
         sampler: Some(sampler),
-        steps: Some(config.steps.unwrap_or(objective.default_steps(sampler)).min(most)),
+        steps: Some(config.steps.unwrap_or(objective.default_steps(sampler)).min(max_steps)),
         options: Some(SamplerOptions { variance, ..SamplerOptions::default() }),
         seed: trainer.config().seed,
         clip: config.clip_denoised,

@@ -1,4 +1,4 @@
-//! A training and its folder: metrics, grids and checkpoints as it goes.
+//! The training loop, which writes metrics, grids and checkpoints into the folder of the run.
 
 use std::ops::ControlFlow;
 use std::path::PathBuf;
@@ -7,25 +7,25 @@ use std::time::{Duration, Instant};
 use diffusion_files::FileError;
 use diffusion_model::GenerationProgress;
 
-use super::samples::{draw_grid, judge_samples};
-use super::{HeldOut, RunDir, SampleJudge};
+use super::samples::{judge_samples, write_grid};
+use super::{RunDir, SampleJudge, ValidationSet};
 use crate::{StepMetrics, TrainError, Trainer};
 
-/// What a run reports as it goes.
+/// An event that a run reports to its observer.
 #[derive(Debug)]
 pub enum TrainEvent<'a> {
     /// A step was made.
     Step(&'a StepMetrics),
-    /// The first steps of this process are done, and say what the others will take.
+    /// The first steps of this process were timed.
     Pace(Pace),
     /// A pass over the data ended.
     Epoch {
-        /// Counted from 1.
+        /// The number of the epoch, counted from 1.
         epoch: u64,
-        /// The mean loss of its steps made by this process.
+        /// The mean loss of its steps, without those of earlier processes.
         mean_loss: f64,
     },
-    /// A grid is being drawn.
+    /// Images are being generated for a grid or an evaluation.
     Sampling(&'a GenerationProgress<'a>),
     /// A grid was written.
     Grid(PathBuf),
@@ -33,24 +33,24 @@ pub enum TrainEvent<'a> {
     Checkpoint(PathBuf),
 }
 
-/// What the first steps say of all others.
+/// The speed of a training, measured over its first steps.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Pace {
-    /// The median.
+    /// The median time of a step, in seconds.
     pub seconds_per_step: f64,
 }
 
-/// Steps that are enough to know the pace; the first of them, which fills caches, does not count.
+/// The number of steps to time. The first one, which fills caches, is left out of the median.
 const PACE_STEPS: usize = 5;
 
-/// Measures the first steps.
+/// Measures the duration of the first steps.
 #[derive(Default)]
-struct Pacemaker {
+struct PaceMeter {
     seconds: Vec<f64>,
 }
 
-impl Pacemaker {
-    /// One step of `trainer`, and the pace when this was the last step needed to know it.
+impl PaceMeter {
+    /// Makes one step of `trainer`; returns the pace after the last step that is timed.
     fn step(&mut self, trainer: &mut Trainer) -> Result<(StepMetrics, Option<Pace>), TrainError> {
         if self.seconds.len() == PACE_STEPS {
             return Ok((trainer.step()?, None));
@@ -67,15 +67,17 @@ impl Pacemaker {
     }
 }
 
-/// Makes a few steps to learn what the others will take. The training is no longer at its beginning afterwards: it is for those
-/// who do not go on with it.
+/// Measures the time of a step by making a few steps.
+///
+/// The steps change the weights, so `trainer` should not be used for a training afterwards.
 ///
 /// # Errors
-/// Those of [`Trainer::step`].
-pub fn rehearse(trainer: &mut Trainer) -> Result<Pace, TrainError> {
-    let mut pacemaker = Pacemaker::default();
+/// If the loss or a gradient is not finite, or a parameter gets no gradient; an error of the
+/// device.
+pub fn measure_pace(trainer: &mut Trainer) -> Result<Pace, TrainError> {
+    let mut pace_meter = PaceMeter::default();
     loop {
-        if let (_, Some(pace)) = pacemaker.step(trainer)? {
+        if let (_, Some(pace)) = pace_meter.step(trainer)? {
             return Ok(pace);
         }
     }
@@ -84,26 +86,30 @@ pub fn rehearse(trainer: &mut Trainer) -> Result<Pace, TrainError> {
 /// How a run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// Where its configuration says.
+    /// The end given by the configuration is reached.
     Finished,
-    /// Where its callback said; the state is saved.
+    /// The observer stopped it; the state is saved.
     Interrupted,
 }
 
-/// What is looked at on the way, besides the loss.
+/// Evaluations during training, besides the training loss.
 #[derive(Default)]
 pub struct Checks {
-    /// Pictures kept out of training, on which the loss of the averaged weights is measured.
-    pub validation: Option<HeldOut>,
-    /// A judge of generated images.
+    /// Validation pictures, on which the loss of the EMA weights is measured at the steps of the
+    /// sample grids.
+    pub validation: Option<ValidationSet>,
+    /// An evaluation of generated images.
     pub judge: Option<SampleJudge>,
 }
 
-/// Trains until the configuration's end or until `observer` breaks, saving into `run_dir` as the configuration says and
-/// always at the end.
+/// Trains until the end given by the configuration, or until `observer` breaks.
+///
+/// Metrics, sample grids and checkpoints are written into `run_dir`. The last state is always
+/// saved.
 ///
 /// # Errors
-/// Those of [`Trainer::step`]; what the system refuses in the folder.
+/// If `run_dir` was opened for reading only; if the loss or a gradient is not finite, or a
+/// parameter gets no gradient; if an evaluation fails; an I/O error of the operating system.
 pub fn run(
     trainer: &mut Trainer,
     run_dir: &RunDir,
@@ -111,17 +117,18 @@ pub fn run(
     observer: &mut dyn FnMut(TrainEvent<'_>) -> ControlFlow<()>,
 ) -> Result<Outcome, TrainError> {
     if !run_dir.is_locked() {
-        let problem = "the folder was opened to look at it; create or resume it to train there";
+        let problem =
+            "the folder was opened for reading only; create or resume the run to train in it";
         return Err(FileError::unusable(run_dir.path(), problem).into());
     }
     run_dir.write_config(trainer.config())?;
     let mut metrics_file = run_dir.open_metrics(trainer.steps_done())?;
     let (before, start) = (trainer.elapsed(), Instant::now());
-    let mut rate = Rate::new(trainer.config().batch_size);
+    let mut throughput = Throughput::new(trainer.config().batch_size);
     let mut epoch_losses = Vec::new();
-    let mut pacemaker = Pacemaker::default();
+    let mut pace_meter = PaceMeter::default();
     let mut flow = ControlFlow::Continue(());
-    // With a checkpoint from the first moment on, a run can be resumed whenever it is killed.
+    // With a checkpoint of step 0, a run can be resumed whenever it is killed.
     if trainer.steps_done() == 0 {
         flow = save(trainer, run_dir, observer)?;
     }
@@ -129,15 +136,15 @@ pub fn run(
 
     while flow.is_continue() && !trainer.is_finished() {
         let (mut metrics, pace) =
-            pacemaker.step(trainer).map_err(|e| with_checkpoint(e, run_dir))?;
+            pace_meter.step(trainer).map_err(|e| with_checkpoint(e, run_dir))?;
         trainer.set_elapsed(before + start.elapsed());
-        metrics.images_per_second = rate.tick();
+        metrics.images_per_second = throughput.tick();
         let grid_every = trainer.config().sample_grid.every;
-        let look = grid_every > 0 && metrics.step % grid_every == 0;
-        if let Some(held_out) = &checks.validation
-            && (look || trainer.is_finished())
+        let grid_due = grid_every > 0 && metrics.step % grid_every == 0;
+        if let Some(validation) = &checks.validation
+            && (grid_due || trainer.is_finished())
         {
-            metrics.validation_loss = Some(held_out.loss(trainer)?);
+            metrics.validation_loss = Some(validation.loss(trainer)?);
         }
         if let Some(judge) = checks.judge.as_ref().filter(|judge| judge.is_due(trainer)) {
             match judge_samples(trainer, judge, observer)? {
@@ -146,34 +153,37 @@ pub fn run(
             }
         }
         metrics_file.write(&metrics)?;
-        flow = both(flow, observer(TrainEvent::Step(&metrics)));
+        flow = first_break(flow, observer(TrainEvent::Step(&metrics)));
         if let Some(pace) = pace {
-            flow = both(flow, observer(TrainEvent::Pace(pace)));
+            flow = first_break(flow, observer(TrainEvent::Pace(pace)));
         }
 
         epoch_losses.push(metrics.loss);
         if metrics.step % trainer.steps_per_epoch() == 0 {
             let mean_loss = epoch_losses.iter().sum::<f64>() / epoch_losses.len() as f64;
             epoch_losses.clear();
-            flow = both(flow, observer(TrainEvent::Epoch { epoch: metrics.epoch + 1, mean_loss }));
+            flow = first_break(
+                flow,
+                observer(TrainEvent::Epoch { epoch: metrics.epoch + 1, mean_loss }),
+            );
         }
-        if look && !trainer.is_finished() && flow.is_continue() {
-            flow = both(flow, draw_grid(trainer, run_dir, observer)?);
+        if grid_due && !trainer.is_finished() && flow.is_continue() {
+            flow = first_break(flow, write_grid(trainer, run_dir, observer)?);
         }
         if metrics.step % trainer.config().checkpoint.every == 0 {
-            flow = both(flow, save(trainer, run_dir, observer)?);
+            flow = first_break(flow, save(trainer, run_dir, observer)?);
             saved_step = metrics.step;
         }
     }
     trainer.set_elapsed(before + start.elapsed());
     if saved_step != trainer.steps_done() {
-        flow = both(flow, save(trainer, run_dir, observer)?);
+        flow = first_break(flow, save(trainer, run_dir, observer)?);
     }
     if !trainer.is_finished() {
         return Ok(Outcome::Interrupted);
     }
     if flow.is_continue() {
-        let _ = draw_grid(trainer, run_dir, observer)?;
+        let _ = write_grid(trainer, run_dir, observer)?;
     }
     Ok(Outcome::Finished)
 }
@@ -191,14 +201,16 @@ fn save(
     Ok(observer(TrainEvent::Checkpoint(path)))
 }
 
-fn both(a: ControlFlow<()>, b: ControlFlow<()>) -> ControlFlow<()> {
+/// `Break` if either of the two is.
+fn first_break(a: ControlFlow<()>, b: ControlFlow<()>) -> ControlFlow<()> {
     if a.is_break() { a } else { b }
 }
 
+/// Adds the latest checkpoint to the error of a diverged training.
 fn with_checkpoint(error: TrainError, run_dir: &RunDir) -> TrainError {
     match error {
-        TrainError::NotFinite { what, step, lr, .. } => TrainError::NotFinite {
-            what,
+        TrainError::NotFinite { quantity, step, lr, .. } => TrainError::NotFinite {
+            quantity,
             step,
             lr,
             last_checkpoint: run_dir.layout().latest_checkpoint().ok(),
@@ -207,14 +219,14 @@ fn with_checkpoint(error: TrainError, run_dir: &RunDir) -> TrainError {
     }
 }
 
-/// Images a second, averaged over about the last ten steps.
-struct Rate {
+/// Images per second, averaged over about the last ten steps.
+struct Throughput {
     batch_size: usize,
     last: Instant,
     mean: Option<Duration>,
 }
 
-impl Rate {
+impl Throughput {
     fn new(batch_size: usize) -> Self {
         Self { batch_size, last: Instant::now(), mean: None }
     }

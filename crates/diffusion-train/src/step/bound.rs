@@ -1,4 +1,4 @@
-//! The term of the variational bound from which a variance is learned (Nichol & Dhariwal 2021).
+//! The term of the variational bound that trains a learned variance (Nichol & Dhariwal 2021).
 
 use candle_core::{Result, Tensor};
 use diffusion_process::{
@@ -7,27 +7,29 @@ use diffusion_process::{
 };
 use diffusion_schedule::NoiseSchedule;
 
-/// A network's output for one reverse step of each image.
+/// A network's output for one reverse step per image.
 #[derive(Clone, Debug)]
 pub struct ReverseStep<'a> {
-    /// The schedule of training.
+    /// The noise schedule of the training.
     pub schedule: &'a NoiseSchedule,
-    /// What the first half of the output predicts.
+    /// The quantity that the first half of the output predicts.
     pub prediction_type: PredictionType,
-    /// The first half of the output (N, C, H, W).
+    /// The first half of the output, (N, C, H, W).
     pub output: &'a Tensor,
-    /// The second half: the log-variance, from −1 for that of the posterior to 1 for ln β (eq. 15), (N, C, H, W).
+    /// The second half, (N, C, H, W): the log-variance, scaled so that −1 means the posterior's and
+    /// 1 means ln β (eq. 15).
     pub variance: &'a Tensor,
 }
 
 impl ReverseStep<'_> {
-    /// The bound's term of each image at its timestep, in bits a dimension (N): KL(q(x_{t−1} | x_t, x₀) ‖ p(x_{t−1} | x_t))
-    /// for t > 0 and −ln p(x₀ | x₁) for t = 0 (eq. 4 to 6), averaged over pixels and divided by ln 2.
+    /// The bound's term of each image at its timestep, in bits per dimension, (N).
     ///
-    /// No gradient flows into the mean: it learns from the simple loss alone (section 3.1).
+    /// The term is KL(q(x_{t−1} | x_t, x₀) ‖ p(x_{t−1} | x_t)) for t > 0 and −ln p(x₀ | x₁) for t =
+    /// 0 (eq. 4 to 6), averaged over pixels and divided by ln 2. No gradient flows into the mean,
+    /// which learns from the simple loss only (section 3.1).
     ///
     /// # Errors
-    /// Shapes that differ; an ε prediction at a level without signal.
+    /// If the shapes differ; if ε is predicted at a level without signal.
     pub fn bits(&self, x0: &Tensor, x_t: &Tensor, levels: &[NoiseLevel]) -> Result<Tensor> {
         let Self { schedule, prediction_type, output, variance } = *self;
         let column = |of: &dyn Fn(usize) -> f64| {
@@ -42,8 +44,8 @@ impl ReverseStep<'_> {
 
         let low = column(&|t| schedule.posterior_log_variance_clipped(t))?;
         let high = column(&|t| schedule.betas()[t].ln())?;
-        let (middle, reach) = (((&high + &low)? * 0.5)?, ((&high - &low)? * 0.5)?);
-        let log_variance = variance.broadcast_mul(&reach)?.broadcast_add(&middle)?;
+        let (centre, half_range) = (((&high + &low)? * 0.5)?, ((&high - &low)? * 0.5)?);
+        let log_variance = variance.broadcast_mul(&half_range)?.broadcast_add(&centre)?;
 
         let predicted_mean = mean(&predicted_x0)?;
         let kl = gaussian_kl(&mean(x0)?, &low, &predicted_mean, &log_variance)?;

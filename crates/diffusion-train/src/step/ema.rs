@@ -1,4 +1,4 @@
-//! An exponential moving average of the weights, the ones to sample with.
+//! The exponential moving average (EMA) of the weights, which sampling uses.
 
 use std::collections::BTreeMap;
 
@@ -6,21 +6,24 @@ use candle_core::{Result, Tensor, Var};
 use diffusion_nn::Parameters;
 use serde::{Deserialize, Serialize};
 
-/// How fast the average forgets. The default is what `diffusers` trains with.
+/// The decay of the moving average. The defaults are those of training with `diffusers`.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct EmaConfig {
-    /// The largest share of the old average that an update keeps, in [0, 1).
+    /// The largest share of the old average that an update keeps, in [0, 1). Default: 0.9999.
     pub decay: f64,
-    /// The smallest, once averaging has begun.
+    /// The smallest share of the old average that an update keeps, once averaging has started;
+    /// at most `decay`. Default: 0.
     pub min_decay: f64,
-    /// Updates that only copy the weights.
+    /// The number of updates that only copy the weights. Default: 0.
     pub update_after_step: u64,
-    /// Let the decay rise as 1 − (1 + k/inv_gamma)^−power with the number k of updates; otherwise as (1 + k)/(10 + k).
+    /// Raises the decay as 1 − (1 + k/inv_gamma)^−power with the number k of updates, otherwise as
+    /// (1 + k)/(10 + k). Default: true.
     pub use_ema_warmup: bool,
-    /// See `use_ema_warmup`.
+    /// The `inv_gamma` of `use_ema_warmup`, above 0. Default: 1.
     pub inv_gamma: f64,
-    /// See `use_ema_warmup`; 2/3 for long trainings, 3/4 for short ones.
+    /// The exponent of `use_ema_warmup`, above 0: 2/3 for long trainings, 3/4 for short ones.
+    /// Default: 0.75.
     pub power: f64,
 }
 
@@ -38,7 +41,8 @@ impl Default for EmaConfig {
 }
 
 impl EmaConfig {
-    /// The share of the old average that update number `step` keeps, counted from 1; the first only copies.
+    /// The share of the old average that update number `step`, counted from 1, keeps. The first
+    /// update only copies.
     pub fn decay_at(&self, step: u64) -> f64 {
         let k = step.saturating_sub(self.update_after_step + 1) as f64;
         if k == 0.0 {
@@ -53,7 +57,8 @@ impl EmaConfig {
     }
 }
 
-/// The averages, which [`AdamW::update`](crate::AdamW::update) takes on in its own pass over the weights.
+/// The moving averages. [`AdamW::update`](crate::AdamW::update) updates them in its pass over the
+/// weights.
 #[derive(Clone, Debug)]
 pub struct Ema {
     config: EmaConfig,
@@ -61,10 +66,10 @@ pub struct Ema {
 }
 
 impl Ema {
-    /// Starts from the current weights.
+    /// Averages that start from the current weights.
     ///
     /// # Errors
-    /// Those of the device.
+    /// An error of the device.
     pub fn new(config: EmaConfig, parameters: &Parameters) -> Result<Self> {
         let shadow = parameters
             .iter()
@@ -73,21 +78,21 @@ impl Ema {
         Ok(Self { config, shadow })
     }
 
-    /// A parameter's average and the share of the new weights that update number `step` gives it.
+    /// The average of a parameter, and the share of the new weights in update number `step`.
     pub(crate) fn share(&self, name: &str, step: u64) -> Option<(&Var, f64)> {
         Some((self.shadow.get(name)?, 1.0 - self.config.decay_at(step)))
     }
 
-    /// The averages by name. The tensors share memory with the averages: write them out or copy them before training
-    /// goes on.
+    /// The averages by name. The tensors share memory with the averages: write or copy them before
+    /// the next update.
     pub fn tensors(&self) -> BTreeMap<String, Tensor> {
         self.shadow.iter().map(|(name, var)| (name.clone(), var.as_detached_tensor())).collect()
     }
 
-    /// Goes on from saved averages, which must be those of the same network.
+    /// Restores saved averages, which must belong to the same network.
     ///
     /// # Errors
-    /// Those of the device.
+    /// An error of the device.
     pub(crate) fn restore(&mut self, shadow: BTreeMap<String, Tensor>) -> Result<()> {
         self.shadow = shadow
             .into_iter()

@@ -1,4 +1,4 @@
-//! The gradients of all parameters: sums, norms and what is wrong with them.
+//! The gradients of all parameters: sums, norms, clipping and checks.
 
 use std::collections::BTreeMap;
 
@@ -21,16 +21,16 @@ impl Default for Gradients {
 }
 
 impl Gradients {
-    /// Adds those of one backward pass.
+    /// Adds the gradients of one backward pass.
     ///
     /// # Errors
-    /// Those of the device.
+    /// An error of the device.
     pub fn accumulate(&mut self, parameters: &Parameters, mut store: GradStore) -> Result<()> {
         for (name, var) in parameters.iter() {
-            if let Some(fresh) = store.remove(var) {
+            if let Some(gradient) = store.remove(var) {
                 let sum = match self.by_name.get(name) {
-                    Some(sum) => (sum + fresh)?,
-                    None => fresh,
+                    Some(sum) => (sum + gradient)?,
+                    None => gradient,
                 };
                 self.by_name.insert(name.to_owned(), sum);
             }
@@ -38,7 +38,7 @@ impl Gradients {
         Ok(())
     }
 
-    /// The gradient of one parameter, not yet [clipped](Self::clip).
+    /// The gradient of one parameter, before [clipping](Self::clip).
     pub fn get(&self, name: &str) -> Option<&Tensor> {
         self.by_name.get(name)
     }
@@ -54,26 +54,28 @@ impl Gradients {
     /// The Euclidean norm over all gradients together.
     ///
     /// # Errors
-    /// Those of the device.
+    /// An error of the device.
     pub fn global_norm(&self) -> Result<f64> {
         Ok(self.norms()?.iter().map(|(_, norm)| norm * norm).sum::<f64>().sqrt())
     }
 
-    /// Has the optimizer scale all gradients by min(1, max_norm/(norm + 1e-6)), as PyTorch does, when it reads them;
-    /// `norm` is their [`global_norm`](Self::global_norm).
+    /// Sets the scale of all gradients to min(1, max_norm/(norm + 1e-6)), as PyTorch does.
+    ///
+    /// `norm` is their [`global_norm`](Self::global_norm). The optimiser applies the scale when it
+    /// reads the gradients.
     pub fn clip(&mut self, norm: f64, max_norm: f64) {
         self.scale = (max_norm / (norm + 1e-6)).min(1.0);
     }
 
-    /// What the optimizer is to multiply the gradients by.
+    /// The factor by which the optimiser multiplies the gradients.
     pub fn scale(&self) -> f64 {
         self.scale
     }
 
-    /// The first parameter, by name, whose gradient holds a number that is not finite.
+    /// The first parameter, in the order of names, whose gradient is not finite.
     ///
     /// # Errors
-    /// Those of the device.
+    /// An error of the device.
     pub(crate) fn first_not_finite(&self) -> Result<Option<String>> {
         Ok(self
             .norms()?
@@ -82,10 +84,10 @@ impl Gradients {
             .map(|(name, _)| name.to_owned()))
     }
 
-    /// Parameters that learn nothing: no gradient, all zero, or not finite.
+    /// The parameters whose gradient is missing, all zero or not finite.
     ///
     /// # Errors
-    /// Those of the device.
+    /// An error of the device.
     pub(crate) fn dead(&self, parameters: &Parameters) -> Result<Vec<String>> {
         let norms: BTreeMap<&str, f64> = self.norms()?.into_iter().collect();
         let alive =

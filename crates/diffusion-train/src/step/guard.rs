@@ -1,4 +1,4 @@
-//! What must hold of the gradients of a step.
+//! Checks of the loss and the gradients of a step.
 
 use candle_core::{DType, Result};
 use diffusion_nn::Parameters;
@@ -6,47 +6,51 @@ use diffusion_unet::NetworkConfig;
 
 use crate::{Gradients, PixelError, TrainError};
 
-/// The step, counted from 0, by which every parameter must get a gradient. An output of zeros has learned something after
-/// two updates: the first one of a warm-up has the rate 0.
+/// The step, counted from 0, at which every parameter must have a gradient.
+///
+/// A network whose output starts as zeros passes gradients on after two updates, since the first
+/// update of a warm-up has the learning rate 0.
 pub(super) fn first_step_with_gradients(network: &NetworkConfig) -> u64 {
-    if network.begins_with_zeros() { 2 } else { 0 }
+    if network.has_zero_init_output() { 2 } else { 0 }
 }
 
-/// Refuses a network of which some parameter has no gradient, or one that is all zero or not finite: an operation in it cuts
-/// the gradient off.
-pub(super) fn every_parameter_learns(
+/// Fails if the gradient of a parameter is missing, all zero or not finite: an operation of the
+/// network then blocks it.
+pub(super) fn check_every_parameter_learns(
     gradients: &Gradients,
     parameters: &Parameters,
     error: PixelError,
 ) -> std::result::Result<(), TrainError> {
     let mut names = gradients.dead(parameters)?;
     if error == PixelError::L1 {
-        // The signs that its gradient consists of may add up to exactly 0.
+        // The gradient of L1 is a sum of signs, which may be exactly 0.
         names.retain(|name| gradients.get(name).is_none());
     }
     if names.is_empty() { Ok(()) } else { Err(TrainError::DeadParameters { names }) }
 }
 
-/// A step with a number that is not finite.
+/// The error of a step whose loss or gradient is not finite.
 pub(super) enum NotFinite {
-    /// The first bad tensor.
-    What(String),
-    /// It could not be found.
+    /// The first quantity that is not finite.
+    Quantity(String),
+    /// The search for the quantity failed.
     Unknown(candle_core::Error),
 }
 
 impl NotFinite {
-    /// The error of the step with this number, counted from 0, and learning rate.
+    /// The error for `step`, counted from 0, with the learning rate `lr`.
     pub(super) fn at(self, step: u64, lr: f64) -> TrainError {
         match self {
-            Self::What(what) => TrainError::NotFinite { what, step, lr, last_checkpoint: None },
+            Self::Quantity(quantity) => {
+                TrainError::NotFinite { quantity, step, lr, last_checkpoint: None }
+            }
             Self::Unknown(error) => error.into(),
         }
     }
 }
 
-/// Refuses a loss or a gradient that is not finite.
-pub(super) fn finite(
+/// Fails if the loss or a gradient is not finite.
+pub(super) fn check_finite(
     loss: f64,
     grad_norm: f64,
     gradients: &Gradients,
@@ -55,12 +59,12 @@ pub(super) fn finite(
     if loss.is_finite() && grad_norm.is_finite() {
         return Ok(());
     }
-    let culprit = culprit(loss, gradients, parameters).map_err(NotFinite::Unknown)?;
-    Err(NotFinite::What(culprit))
+    let quantity = first_not_finite(loss, gradients, parameters).map_err(NotFinite::Unknown)?;
+    Err(NotFinite::Quantity(quantity))
 }
 
-/// The first tensor that is not finite.
-fn culprit(loss: f64, gradients: &Gradients, parameters: &Parameters) -> Result<String> {
+/// The first quantity that is not finite: the loss, with the weights at fault, or a gradient.
+fn first_not_finite(loss: f64, gradients: &Gradients, parameters: &Parameters) -> Result<String> {
     if loss.is_finite() {
         let name = gradients.first_not_finite()?;
         return Ok(
@@ -69,7 +73,7 @@ fn culprit(loss: f64, gradients: &Gradients, parameters: &Parameters) -> Result<
     }
     for (name, var) in parameters.iter() {
         if !var.sqr()?.sum_all()?.to_dtype(DType::F64)?.to_scalar::<f64>()?.is_finite() {
-            return Ok(format!("the loss, because of the weights `{name}`,"));
+            return Ok(format!("the loss (because of the weights `{name}`)"));
         }
     }
     Ok("the loss".to_owned())

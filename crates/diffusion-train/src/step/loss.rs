@@ -1,4 +1,4 @@
-//! How far an output is from its target, and how much that counts at each noise level.
+//! The training loss: the error of the prediction, and its weight at each noise level.
 
 use candle_core::{Result, Tensor};
 use diffusion_model::{NoisyBatch, Objective};
@@ -7,37 +7,37 @@ use serde::{Deserialize, Serialize};
 
 use super::bound::ReverseStep;
 
-/// What is minimised.
+/// The configuration of the loss.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LossConfig {
-    /// The measure of a pixel's error.
+    /// The error of a pixel. Default: squared error.
     pub error: PixelError,
-    /// What an image's error counts.
+    /// The weight of an image's error by noise level. Default: none.
     pub weighting: LossWeighting,
 }
 
-/// A measure of the difference between output and target.
+/// The error of a pixel as a function of d, the difference between output and target.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum PixelError {
-    /// d².
+    /// The squared error, d².
     #[default]
     Mse,
-    /// |d|.
+    /// The absolute error, |d|.
     L1,
-    /// d²/2 up to `delta`, and from there on the straight line δ·(|d| − δ/2) (Huber 1964).
+    /// The Huber loss: d²/2 for |d| ≤ δ, and δ·(|d| − δ/2) above (Huber 1964).
     Huber {
-        /// Above 0.
+        /// The threshold δ, above 0.
         delta: f64,
     },
 }
 
 impl PixelError {
-    /// The mean over each image's pixels (N); `output` and `target` are (N, C, H, W).
+    /// The mean error of each image, (N). `output` and `target` are (N, C, H, W).
     ///
     /// # Errors
-    /// Shapes that differ.
+    /// If the shapes differ.
     pub fn per_image(self, output: &Tensor, target: &Tensor) -> Result<Tensor> {
         let difference = (output - target)?;
         let error = match self {
@@ -54,40 +54,42 @@ impl PixelError {
     }
 }
 
-/// What an error counts by its level's signal-to-noise ratio SNR = ᾱ/(1 − ᾱ).
+/// The weight of an error as a function of the signal-to-noise ratio, SNR = ᾱ/(1 − ᾱ).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum LossWeighting {
-    /// The same at every level, for the prediction as it is.
+    /// Weight 1 at every level, for the error of the predicted quantity.
     #[default]
     None,
     /// min(SNR, γ) for the error of x₀ (Hang et al. 2023, section 3.4).
     MinSnr {
-        /// Above 0; the paper's is 5.
+        /// The bound γ, above 0; 5 in the paper.
         gamma: f64,
     },
     /// 1/(k + SNR)^γ for the error of ε (Choi et al. 2022, eq. 8).
     P2 {
-        /// Above 0; the paper's is 1.
+        /// The constant k, above 0; 1 in the paper.
         k: f64,
-        /// Above 0; the paper's is 1 or ½.
+        /// The exponent γ, above 0; 1 or ½ in the paper.
         gamma: f64,
     },
 }
 
 impl LossWeighting {
-    /// The weight of the squared error of what is predicted. Errors of ε are those of x₀ times SNR, errors of v those of x₀
-    /// times SNR + 1. A flow, which has no schedule, gets 1.
+    /// The weight of the squared error of the predicted quantity.
+    ///
+    /// The squared error of ε is that of x₀ times SNR; the squared error of v is that of x₀ times
+    /// SNR + 1. For flows, which have no schedule, the weight is 1.
     pub fn weight(self, prediction_type: PredictionType, snr: f64) -> f64 {
         match (self, prediction_type) {
             (Self::None, _) | (_, PredictionType::Flow) => 1.0,
             (Self::MinSnr { gamma }, PredictionType::Sample) => snr.min(gamma),
-            // min(SNR, γ)/SNR, with its limit 1 where SNR is 0.
+            // min(SNR, γ)/SNR, whose limit is 1 as SNR approaches 0.
             (Self::MinSnr { gamma }, PredictionType::Epsilon) => (gamma / snr).min(1.0),
             (Self::MinSnr { gamma }, PredictionType::VPrediction) => snr.min(gamma) / (snr + 1.0),
-            (Self::P2 { k, gamma }, of) => {
+            (Self::P2 { k, gamma }, predicted) => {
                 let for_epsilon = (k + snr).powf(-gamma);
-                match of {
+                match predicted {
                     PredictionType::Sample => for_epsilon * snr,
                     PredictionType::VPrediction => for_epsilon * snr / (snr + 1.0),
                     PredictionType::Epsilon | PredictionType::Flow => for_epsilon,
@@ -97,24 +99,26 @@ impl LossWeighting {
     }
 }
 
-/// All that makes a number of a network's output.
+/// The complete loss of a training.
 #[derive(Clone, Debug)]
 pub struct TrainingLoss {
-    /// The process.
+    /// The training objective: diffusion, flow or EDM.
     pub objective: Objective,
-    /// Error and weighting.
+    /// The pixel error and the weighting.
     pub config: LossConfig,
-    /// Whether the output has a second half that is a variance. It adds T/1000 times the bound's term in bits a dimension,
-    /// which is 0.001·L_vlb in expectation (Nichol & Dhariwal 2021, eq. 16).
+    /// Whether the second half of the output is a variance. If so, the loss includes T/1000 times
+    /// the bound's term in bits per dimension, which is 0.001·L_vlb in expectation (Nichol &
+    /// Dhariwal 2021, eq. 16).
     pub learned_variance: bool,
 }
 
 impl TrainingLoss {
-    /// The loss of each image (N), where the network said `output`, (N, C, H, W) or with twice as many channels, of the
-    /// images of `batch`.
+    /// The loss of each image, (N), for the network's `output` on `batch`.
+    ///
+    /// `output` is (N, C, H, W), or (N, 2C, H, W) with a learned variance.
     ///
     /// # Errors
-    /// An output of another shape.
+    /// If the output has another shape.
     pub fn per_image(&self, output: &Tensor, batch: &NoisyBatch) -> Result<Tensor> {
         let channels = batch.target.dim(1)?;
         match &self.objective {

@@ -1,36 +1,39 @@
-//! What one step reports.
+//! The metrics of one step.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-/// One line of `metrics.jsonl`.
+/// The metrics of one step, a line of `metrics.jsonl`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct StepMetrics {
-    /// The step, counted from 1: the number of updates made.
+    /// The number of updates made, so counted from 1.
     pub step: u64,
-    /// Passes over the data that were complete before this step.
+    /// The number of complete passes over the data before this step.
     pub epoch: u64,
     /// The mean loss of the batch.
     pub loss: f64,
-    /// The mean loss of the images whose noise level lies in each quarter of those of training, cleanest first; `null` if
-    /// there were none.
+    /// The mean loss of the images in each quarter of the training's noise levels, cleanest first;
+    /// `null` for a quarter without images.
     pub loss_by_t_quartile: [Option<f64>; 4],
     /// The learning rate of the update.
     pub lr: f64,
-    /// The norm of the gradient before clipping.
+    /// The gradient norm before clipping.
     pub grad_norm: f64,
-    /// Images trained on per second of the whole loop, over the last few steps; 0 before it is known.
+    /// Training images per second of the whole loop, averaged over about the last ten steps; 0 if
+    /// unknown.
     pub images_per_second: f64,
-    /// The mean loss of the averaged weights on the pictures kept out of training; only where it was looked at.
+    /// The mean loss of the EMA weights on the validation pictures, at steps where it was computed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub validation_loss: Option<f64>,
-    /// What a judge says of images drawn from the averaged weights, `frechet_distance` say; only where it was asked.
+    /// Metrics of images sampled with the EMA weights, for example `frechet_distance`, at steps
+    /// where they were computed.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub samples: BTreeMap<String, f64>,
 }
 
-/// Means of `losses` over the images of each quarter; `shares` says where in [0, 1) each image is.
+/// The mean of `losses` in each quarter. `shares` holds each image's position in the distribution
+/// of noise levels, in [0, 1).
 pub(crate) fn by_quartile(losses: &[f32], shares: &[f64]) -> [Option<f64>; 4] {
     std::array::from_fn(|quartile| {
         let chosen: Vec<f64> = losses
@@ -48,7 +51,7 @@ mod tests {
     use super::by_quartile;
 
     #[test]
-    fn quartiles_part_the_schedule_evenly() {
+    fn quartiles_split_the_schedule_evenly() {
         let losses = [1.0, 3.0, 5.0, 7.0];
         assert_eq!(
             by_quartile(&losses, &[0.0, 0.245, 0.25, 0.995]),

@@ -1,5 +1,5 @@
-//! One step of training: noise levels, loss, gradients, optimizer, moving average. Mathematics without files: what a step
-//! needs is given to it, and what it leaves is written by `run`.
+//! One step of training: noise levels, loss, gradients, optimiser and moving average.
+//! Nothing here reads or writes files.
 
 mod bound;
 mod ema;

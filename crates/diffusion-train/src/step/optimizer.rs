@@ -1,31 +1,32 @@
-//! AdamW with its moments in the open, so that a checkpoint can hold them.
+//! AdamW and Muon, with moments that a checkpoint can save.
 
 use std::collections::BTreeMap;
 
 use candle_core::{Result, Tensor, Var};
-use diffusion_kernels::{self as kernels, Muon, Trained};
+use diffusion_kernels::{self as kernels, Muon, ParameterState};
 use diffusion_nn::{ParameterError, Parameters};
 use serde::{Deserialize, Serialize};
 
 use super::ema::Ema;
 use super::gradients::Gradients;
 
-/// The constants of AdamW. With `weight_decay` 0 it is Adam.
+/// The configuration of AdamW. With a `weight_decay` of 0 it is Adam.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct AdamWConfig {
-    /// The base learning rate, above 0.
+    /// The base learning rate, above 0. Default: 0.001.
     pub lr: f64,
-    /// Decay of the first moment, in [0, 1).
+    /// The decay of the first moment, in [0, 1). Default: 0.9.
     pub beta1: f64,
-    /// Decay of the second moment, in [0, 1).
+    /// The decay of the second moment, in [0, 1). Default: 0.999.
     pub beta2: f64,
-    /// Added to the root of the second moment, above 0.
+    /// A number added to the root of the second moment, above 0. Default: 1e-8.
     pub eps: f64,
-    /// Decoupled weight decay (Loshchilov & Hutter 2019), at least 0.
+    /// The decoupled weight decay (Loshchilov & Hutter 2019), at least 0. Default: 0.
     pub weight_decay: f64,
-    /// Update the [hidden matrices](Parameters::is_hidden_matrix) by Muon instead, momentum with orthogonalised
-    /// directions (Jordan et al. 2024). AdamW updates the other parameters.
+    /// Updates the [hidden matrices](Parameters::is_hidden_matrix) by Muon, momentum with
+    /// orthogonalised directions (Jordan et al. 2024). AdamW updates the other parameters. Default:
+    /// false.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub muon: bool,
 }
@@ -36,7 +37,7 @@ impl Default for AdamWConfig {
     }
 }
 
-/// Muon's constants; the others are those of the training.
+/// Muon's constants. `update` replaces the learning rate, weight decay and gradient scale.
 const MUON: Muon =
     Muon { lr: 0.0, momentum: 0.95, weight_decay: 0.0, update_rms: 0.2, gradient_scale: 1.0 };
 
@@ -45,15 +46,15 @@ const MUON: Muon =
 pub struct AdamW {
     config: AdamWConfig,
     step: u64,
-    /// First and second moment by the name of the parameter.
+    /// The first and second moments by parameter name.
     moments: BTreeMap<String, (Var, Var)>,
 }
 
 impl AdamW {
-    /// Moments at zero.
+    /// An optimiser with moments of zero.
     ///
     /// # Errors
-    /// Those of the device.
+    /// An error of the device.
     pub fn new(config: AdamWConfig, parameters: &Parameters) -> Result<Self> {
         let zeros = |var: &Var| Var::zeros(var.shape(), var.dtype(), var.device());
         let moments = parameters
@@ -63,11 +64,12 @@ impl AdamW {
         Ok(Self { config, step: 0, moments })
     }
 
-    /// One update with the learning rate `lr`, after which `average` takes the new weights in. A parameter without a
-    /// gradient stays as it is.
+    /// Makes one update with the learning rate `lr`, then updates the moving average `average`.
+    ///
+    /// A parameter without a gradient does not change.
     ///
     /// # Errors
-    /// Those of the device.
+    /// An error of the device.
     pub fn update(
         &mut self,
         parameters: &Parameters,
@@ -85,7 +87,7 @@ impl AdamW {
             let average = average.and_then(|ema| ema.share(name, self.step));
             match (gradients.get(name), self.moments.get(name), average) {
                 (Some(gradient), Some((first, second)), average) => {
-                    let trained = Trained { weight, first, second, average };
+                    let trained = ParameterState { weight, first, second, average };
                     if self.config.muon && parameters.is_hidden_matrix(name) {
                         matrices.push((gradient, trained));
                         continue;
@@ -112,10 +114,10 @@ impl AdamW {
             .collect()
     }
 
-    /// Goes on after `step` updates from saved moments. Nothing is changed if any tensor does not fit.
+    /// Restores the moments saved after `step` updates. On an error, the optimiser is unchanged.
     ///
     /// # Errors
-    /// A tensor that is missing, unknown or of another shape, named.
+    /// If a tensor is missing, unknown or has a wrong shape. The error names the tensor.
     pub fn restore(
         &mut self,
         step: u64,

@@ -1,27 +1,27 @@
-//! Why a training cannot go on from a checkpoint, and the file that says so.
+//! The files of a checkpoint, and the errors of resuming from one.
 
 use std::fmt;
 
 use diffusion_model::Weights;
 use thiserror::Error;
 
-/// A file of a checkpoint's folder.
+/// A file in the folder of a checkpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CheckpointFile {
-    /// Everything but the tensors.
+    /// Everything except the tensors.
     State,
     /// The weights.
     Model,
-    /// Their moving average.
+    /// The moving average (EMA) of the weights.
     Ema,
-    /// The optimizer's moments.
+    /// The optimiser's moments.
     Optimizer,
-    /// The losses that importance sampling goes by, where it is used.
+    /// The losses from which importance sampling computes its probabilities, if it is used.
     LossHistory,
 }
 
 impl CheckpointFile {
-    /// Its name.
+    /// The name of the file.
     pub fn name(self) -> &'static str {
         match self {
             Self::State => diffusion_model::ModelState::FILE,
@@ -33,24 +33,24 @@ impl CheckpointFile {
     }
 }
 
-/// Why a training cannot go on from a checkpoint.
+/// Why a training cannot resume from a checkpoint.
 #[derive(Debug, Error)]
 pub enum RestoreError {
-    /// The pictures are not those of the training.
+    /// The pictures differ from those of the checkpoint's training.
     #[error("the run was trained on other data")]
     OtherData,
-    /// A part of the checkpoint that does not fit the training.
+    /// A part of the checkpoint does not fit the training.
     #[error("{problem}")]
-    Unfit {
-        /// The file that does not fit; none: the checkpoint as a whole.
+    Incompatible {
+        /// The file that does not fit. `None`: the checkpoint as a whole.
         file: Option<CheckpointFile>,
-        /// One sentence.
+        /// What is wrong, in one sentence.
         problem: String,
     },
 }
 
 impl RestoreError {
     pub(super) fn new(file: Option<CheckpointFile>, problem: impl fmt::Display) -> Self {
-        Self::Unfit { file, problem: problem.to_string() }
+        Self::Incompatible { file, problem: problem.to_string() }
     }
 }

@@ -1,4 +1,4 @@
-//! A training at rest, in memory.
+//! The state of a training as a value.
 
 use std::collections::BTreeMap;
 
@@ -9,39 +9,39 @@ use serde::{Deserialize, Serialize};
 
 use super::timesteps::LossHistory;
 
-/// `checkpoint.json`: everything but the tensors.
+/// The content of `checkpoint.json`: everything except the tensors.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CheckpointState {
-    /// [`FORMAT_VERSION`](diffusion_model::FORMAT_VERSION) of the writer.
+    /// The [`FORMAT_VERSION`](diffusion_model::FORMAT_VERSION) of the program that wrote it.
     pub format_version: u32,
-    /// Updates made.
+    /// The number of updates made.
     pub step: u64,
-    /// Seconds of training so far, over all runs.
+    /// The training time in seconds, over all resumes.
     pub elapsed_seconds: f64,
-    /// The seed that, with the step, determines every random number to come.
+    /// The seed, which together with the step determines every random number to come.
     pub seed: u64,
-    /// The batch that comes next.
+    /// The position of the next batch.
     pub position: LoaderPosition,
-    /// A hash of the parts of the configuration that determine the numbers.
+    /// A hash of the configuration fields that determine the numeric results.
     pub config_hash: String,
-    /// [`fingerprint`](diffusion_data::ImageDataset::fingerprint) of the data.
+    /// The [`fingerprint`](diffusion_data::ImageDataset::fingerprint) of the data.
     pub data_fingerprint: u32,
-    /// The model.
+    /// The description of the model.
     pub model: ModelDescription,
 }
 
-/// The whole of a training.
+/// The complete state of a training.
 #[derive(Clone, Debug)]
 pub struct Checkpoint {
-    /// Everything but the tensors.
+    /// Everything except the tensors.
     pub state: CheckpointState,
     /// The weights.
     pub model: BTreeMap<String, Tensor>,
-    /// Their moving average.
+    /// The moving average (EMA) of the weights.
     pub ema: BTreeMap<String, Tensor>,
-    /// The optimizer's moments.
+    /// The optimiser's moments.
     pub optimizer: BTreeMap<String, Tensor>,
-    /// The losses that importance sampling goes by, where it is used.
+    /// The losses from which importance sampling computes its probabilities, if it is used.
     pub loss_history: Option<LossHistory>,
 }

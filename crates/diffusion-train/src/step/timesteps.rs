@@ -1,4 +1,4 @@
-//! Which noise levels training looks at, and how often.
+//! The noise levels of each batch, and their weights in the loss.
 
 use std::collections::BTreeMap;
 
@@ -12,43 +12,43 @@ use serde::{Deserialize, Serialize};
 
 use super::restore::{CheckpointFile, RestoreError};
 
-/// How the levels of a batch are drawn.
+/// How the noise levels of a batch are drawn.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TimestepSampling {
-    /// Each by itself.
+    /// Independently and uniformly.
     #[default]
     Uniform,
-    /// Evenly over the whole range, with one offset a batch (Kingma et al. 2021, appendix I.1): the mean loss of a batch
-    /// varies less.
+    /// Evenly spaced over the whole range, with one random offset per batch, so that the mean loss
+    /// of a batch varies less (Kingma et al. 2021, appendix I.1).
     LowDiscrepancy,
-    /// Timesteps of large losses more often, their losses counting less, so that the mean loss stays what it is (Nichol &
-    /// Dhariwal 2021, section 3.3).
+    /// Timesteps with large losses more often, with smaller weights, so that the expected loss
+    /// stays the same (Nichol & Dhariwal 2021, section 3.3).
     Importance,
 }
 
-/// The levels of a batch.
+/// The noise levels of a batch.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DrawnLevels {
-    /// One an image.
+    /// One level per image.
     pub levels: Vec<NoiseLevel>,
-    /// What each image's loss counts, 1 on average; none: 1.
+    /// The weight of each image's loss, 1 in expectation. `None`: all weights are 1.
     pub weights: Option<Vec<f64>>,
 }
 
 impl DrawnLevels {
-    /// The mean of `losses`, each counted as it is to be.
+    /// The weighted mean of `losses`.
     pub fn mean(&self, losses: &[f32]) -> f64 {
         let weight = |i: usize| self.weights.as_ref().map_or(1.0, |weights| weights[i]);
         losses.iter().enumerate().map(|(i, &loss)| weight(i) * f64::from(loss)).sum::<f64>()
             / losses.len() as f64
     }
 
-    /// `losses` (n), those of the images from `first` on, each counted as it is to be.
+    /// `losses`, (n), times their weights; they are the losses of the images from index `first` on.
     ///
     /// # Errors
-    /// Those of the device.
-    pub(crate) fn weigh(&self, losses: &Tensor, first: usize) -> Result<Tensor> {
+    /// An error of the device.
+    pub(crate) fn weighted(&self, losses: &Tensor, first: usize) -> Result<Tensor> {
         match &self.weights {
             None => Ok(losses.clone()),
             Some(weights) => {
@@ -59,7 +59,8 @@ impl DrawnLevels {
     }
 }
 
-/// Draws levels by keyed randomness; all that it remembers is the losses that importance sampling goes by.
+/// Draws noise levels as a function of seed and step. Its only state is the loss history of
+/// importance sampling.
 #[derive(Clone, Debug)]
 pub struct LevelSampler {
     sampling: TimestepSampling,
@@ -67,8 +68,8 @@ pub struct LevelSampler {
 }
 
 impl LevelSampler {
-    /// A sampler at the beginning of a training. Importance sampling counts timesteps, so it needs a diffusion; elsewhere
-    /// it is uniform.
+    /// A sampler without a history. Importance sampling needs the discrete timesteps of a diffusion
+    /// model; for flows and EDM, levels are drawn uniformly instead.
     pub fn new(sampling: TimestepSampling, objective: &Objective) -> Self {
         let history = match (sampling, objective.schedule()) {
             (TimestepSampling::Importance, Some(schedule)) => {
@@ -79,7 +80,7 @@ impl LevelSampler {
         Self { sampling, history }
     }
 
-    /// The levels of the `n` images of step `step`.
+    /// Draws the levels of the `n` images of step `step`.
     pub fn draw(
         &self,
         objective: &Objective,
@@ -102,7 +103,7 @@ impl LevelSampler {
             (_, Objective::Diffusion { schedule, .. }, Some(history)) => {
                 let probabilities = history.probabilities();
                 let chosen: Vec<usize> =
-                    (0..n).map(|i| pick(&probabilities, rng(i).random())).collect();
+                    (0..n).map(|i| index_at(&probabilities, rng(i).random())).collect();
                 let weight = |&t: &usize| 1.0 / (schedule.len() as f64 * probabilities[t]);
                 let weights = Some(chosen.iter().map(weight).collect());
                 return DrawnLevels {
@@ -118,7 +119,7 @@ impl LevelSampler {
         DrawnLevels { levels, weights: None }
     }
 
-    /// Takes in the losses of images at `levels`, before they are weighed for the gradient.
+    /// Records the unweighted losses of images at `levels`.
     pub fn record(&mut self, levels: &[NoiseLevel], losses: &[f32]) {
         if let Some(history) = &mut self.history {
             for (level, &loss) in levels.iter().zip(losses) {
@@ -127,15 +128,16 @@ impl LevelSampler {
         }
     }
 
-    /// What is remembered, if anything is.
+    /// The loss history, if importance sampling uses one.
     pub fn history(&self) -> Option<&LossHistory> {
         self.history.as_ref()
     }
 
-    /// Goes on from what was remembered. Nothing is changed if it does not fit.
+    /// Restores a saved history. On an error, the sampler is unchanged.
     ///
     /// # Errors
-    /// A memory where none is used, none where one is, or one of another number of timesteps.
+    /// If there is a history and the sampler needs none, or the reverse; if it has another number
+    /// of timesteps.
     pub fn restore(
         &mut self,
         history: Option<LossHistory>,
@@ -146,7 +148,7 @@ impl LevelSampler {
         let (found, expected) = (steps(&history), steps(&self.history));
         if found != expected {
             let problem =
-                format!("it remembers the losses of {found} timesteps, the run needs {expected}");
+                format!("it holds the losses of {found} timesteps, the run needs {expected}");
             return Err(history_error(problem));
         }
         self.history = history;
@@ -154,46 +156,49 @@ impl LevelSampler {
     }
 }
 
-/// Losses remembered of each timestep.
-const HISTORY: usize = 10;
+/// The number of losses kept per timestep.
+const HISTORY_LEN: usize = 10;
 
-/// The share of draws that are uniform whatever the losses are, so that no timestep is forgotten.
+/// The share of uniform draws in importance sampling, so that every timestep keeps being drawn.
 const UNIFORM_SHARE: f64 = 0.001;
 
-/// The last ten losses of each timestep, the oldest first.
+/// The last ten losses of each timestep, oldest first.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LossHistory {
     losses: Vec<Vec<f32>>,
 }
 
 impl LossHistory {
-    /// The tensor that holds it in a file.
+    /// The name of its tensor in a file.
     const TENSOR: &str = "loss_history";
 
-    /// Of `steps` timesteps, with nothing in it.
+    /// An empty history of `steps` timesteps.
     pub fn new(steps: usize) -> Self {
         Self { losses: vec![Vec::new(); steps] }
     }
 
-    /// Takes in a loss; timesteps that are not its own leave it as it is.
+    /// Adds a loss. A timestep outside the history is ignored.
     pub fn push(&mut self, timestep: usize, loss: f32) {
         if let Some(losses) = self.losses.get_mut(timestep) {
-            if losses.len() == HISTORY {
+            if losses.len() == HISTORY_LEN {
                 losses.remove(0);
             }
             losses.push(loss);
         }
     }
 
-    /// p_t ∝ √(mean of L_t²) (Nichol & Dhariwal 2021, eq. 18), once every timestep has ten losses to say so; uniform until then.
+    /// The probability of each timestep: p_t ∝ √(mean of L_t²) (Nichol & Dhariwal 2021, eq. 18).
+    ///
+    /// 0.1 % of the draws are uniform. All draws are uniform until every timestep has ten losses.
     pub fn probabilities(&self) -> Vec<f64> {
         let steps = self.losses.len() as f64;
         let square = |loss: &f32| f64::from(*loss).powi(2);
-        let root =
-            |losses: &Vec<f32>| (losses.iter().map(square).sum::<f64>() / HISTORY as f64).sqrt();
+        let root = |losses: &Vec<f32>| {
+            (losses.iter().map(square).sum::<f64>() / HISTORY_LEN as f64).sqrt()
+        };
         let roots: Vec<f64> = self.losses.iter().map(root).collect();
         let total: f64 = roots.iter().sum();
-        if self.losses.iter().any(|losses| losses.len() < HISTORY)
+        if self.losses.iter().any(|losses| losses.len() < HISTORY_LEN)
             || !total.is_finite()
             || total <= 0.0
         {
@@ -205,22 +210,22 @@ impl LossHistory {
             .collect()
     }
 
-    /// `loss_history` (T, 10) in f32, NaN where there is no loss yet.
+    /// The tensor `loss_history`, (T, 10), f32; NaN means that there is no loss yet.
     ///
     /// # Errors
-    /// None in practice: the numbers fill the shape.
+    /// If the tensor cannot be built, which does not happen in practice.
     pub fn to_tensors(&self) -> Result<BTreeMap<String, Tensor>> {
         let padded = |losses: &Vec<f32>| {
-            losses.iter().copied().chain(std::iter::repeat(f32::NAN)).take(HISTORY).collect()
+            losses.iter().copied().chain(std::iter::repeat(f32::NAN)).take(HISTORY_LEN).collect()
         };
         let rows: Vec<Vec<f32>> = self.losses.iter().map(padded).collect();
         Ok(BTreeMap::from([(Self::TENSOR.to_owned(), Tensor::new(rows, &Device::Cpu)?)]))
     }
 
-    /// The inverse of [`to_tensors`](Self::to_tensors).
+    /// Reads the history from the output of [`to_tensors`](Self::to_tensors).
     ///
     /// # Errors
-    /// A tensor that is missing, unknown, or of another width or type.
+    /// If the tensor is missing or has another width or type; if there is another tensor.
     pub fn from_tensors(
         mut tensors: BTreeMap<String, Tensor>,
     ) -> std::result::Result<Self, RestoreError> {
@@ -228,19 +233,22 @@ impl LossHistory {
         let tensor = tensors
             .remove(name)
             .ok_or_else(|| history_error(format!("tensor `{name}` is missing")))?;
-        if let Some(name) = tensors.keys().next() {
-            return Err(history_error(format!("tensor `{name}` is not known here")));
+        if let Some(unknown) = tensors.keys().next() {
+            return Err(history_error(format!(
+                "unknown tensor `{unknown}`; expected only `{name}`"
+            )));
         }
         let rows =
             tensor.to_vec2::<f32>().map_err(|e| history_error(format!("tensor `{name}`: {e}")))?;
-        if rows.iter().any(|row| row.len() != HISTORY) {
+        if rows.iter().any(|row| row.len() != HISTORY_LEN) {
             return Err(history_error(format!(
-                "tensor `{name}` has shape {:?}; each row must be {HISTORY} wide",
+                "tensor `{name}` has shape {:?}; each row must have {HISTORY_LEN} entries",
                 tensor.dims()
             )));
         }
-        let kept = |row: Vec<f32>| row.into_iter().filter(|loss| !loss.is_nan()).collect();
-        Ok(Self { losses: rows.into_iter().map(kept).collect() })
+        let without_padding =
+            |row: Vec<f32>| row.into_iter().filter(|loss| !loss.is_nan()).collect();
+        Ok(Self { losses: rows.into_iter().map(without_padding).collect() })
     }
 }
 
@@ -248,13 +256,13 @@ fn history_error(problem: String) -> RestoreError {
     RestoreError::new(Some(CheckpointFile::LossHistory), problem)
 }
 
-/// The index at which the running sum of `probabilities` passes `share`, in [0, 1).
-fn pick(probabilities: &[f64], share: f64) -> usize {
+/// The index at which the cumulative sum of `probabilities` exceeds `share`, in [0, 1).
+fn index_at(probabilities: &[f64], share: f64) -> usize {
     let mut sum = 0.0;
-    let passed = probabilities.iter().position(|probability| {
+    let index = probabilities.iter().position(|probability| {
         sum += probability;
         share < sum
     });
-    // Rounding may leave the whole sum a little below 1.
-    passed.unwrap_or(probabilities.len() - 1)
+    // By rounding, the whole sum may be slightly below 1.
+    index.unwrap_or(probabilities.len() - 1)
 }

@@ -1,4 +1,4 @@
-//! The mathematics of training, one step at a time.
+//! The trainer: one update at a time, and its state.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -20,18 +20,21 @@ use crate::{
     RestoreError, TrainConfig, TrainError, TrainingLoss,
 };
 
-/// A network to be trained, its parameters, and what it is.
+/// A network to train, its parameters and its description.
 pub struct TrainingModel {
-    /// What it is.
+    /// The description of the model.
     pub description: ModelDescription,
     /// The network.
     pub network: Box<dyn TrainingNetwork + Send + Sync>,
-    /// Its parameters.
+    /// The parameters of the network.
     pub parameters: Parameters,
 }
 
-/// A training in progress. Every random number is a function of (seed, step, position in the batch), so the state is
-/// the tensors, the step, the loader's position and the losses that importance sampling goes by, and nothing else.
+/// A training in progress.
+///
+/// Every random number is a function of the seed, the step and the position in the batch. The state
+/// therefore consists of the tensors, the step, the loader's position and the loss history of
+/// importance sampling.
 pub struct Trainer {
     config: TrainConfig,
     device: Device,
@@ -48,10 +51,10 @@ pub struct Trainer {
 }
 
 impl Trainer {
-    /// A training of `model` at its beginning.
+    /// A new training of `model` on `dataset`.
     ///
     /// # Errors
-    /// A configuration that cannot be trained, by itself or on this data.
+    /// If the configuration is invalid or does not fit the data; an error of the device.
     pub fn new(
         config: &TrainConfig,
         model: TrainingModel,
@@ -86,16 +89,17 @@ impl Trainer {
         })
     }
 
-    /// One update: predict at random noise levels, compare, go down the gradient (Ho et al. 2020, algorithm 1).
+    /// Makes one update: noise a batch, predict, compute the loss, descend its gradient (Ho et al.
+    /// 2020, algorithm 1).
     ///
     /// # Errors
-    /// A loss or gradient that is not finite, naming the first bad tensor; in the first step, parameters that got no
-    /// gradient.
+    /// If the loss or a gradient is not finite; if a parameter gets no gradient in the first step,
+    /// or in the third for a network whose output starts as zeros. The error names the tensors.
     pub fn step(&mut self) -> Result<StepMetrics, TrainError> {
-        let _span = trace_span!("the rest of the step").entered();
+        let _span = trace_span!("training step, other").entered();
         let lr = self.lr();
         let epoch = self.loader.position().epoch;
-        let batch = trace_span!("load").in_scope(|| self.loader.next_batch(&self.device))?;
+        let batch = trace_span!("load batch").in_scope(|| self.loader.next_batch(&self.device))?;
         let classes = self.classes_after_dropout(batch.labels);
         let drawn =
             self.levels.draw(self.objective(), self.source, self.step, self.config.batch_size);
@@ -104,15 +108,19 @@ impl Trainer {
             in_pool(|| self.losses_and_gradients(&batch.images, &classes, &drawn))?;
         let loss = drawn.mean(&losses);
         let grad_norm = gradients.global_norm()?;
-        guard::finite(loss, grad_norm, &gradients, self.parameters())
+        guard::check_finite(loss, grad_norm, &gradients, self.parameters())
             .map_err(|e| e.at(self.step, lr))?;
         if self.step == guard::first_step_with_gradients(&self.model.description.network) {
-            guard::every_parameter_learns(&gradients, self.parameters(), self.config.loss.error)?;
+            guard::check_every_parameter_learns(
+                &gradients,
+                self.parameters(),
+                self.config.loss.error,
+            )?;
         }
         if let Some(max_norm) = self.config.clip_grad_norm {
             gradients.clip(grad_norm, max_norm);
         }
-        trace_span!("AdamW and moving average").in_scope(|| {
+        trace_span!("AdamW and EMA").in_scope(|| {
             self.optimizer.update(&self.model.parameters, &gradients, lr, Some(&self.ema))
         })?;
         self.levels.record(&drawn.levels, &losses);
@@ -131,7 +139,7 @@ impl Trainer {
         })
     }
 
-    /// The loss of each image, and the gradient of their mean as `drawn` counts them, computed in `accumulate` parts.
+    /// The loss of each image, and the gradients of their weighted mean, in `accumulate` parts.
     fn losses_and_gradients(
         &self,
         images: &Tensor,
@@ -150,7 +158,7 @@ impl Trainer {
             let dropout =
                 DropoutNoise { source: self.source, draw: self.step, first_index: first as u64 };
             let classes = &classes[first..first + part];
-            let output = trace_span!("forward, between the operations").in_scope(|| {
+            let output = trace_span!("forward, other").in_scope(|| {
                 self.model.network.forward_training(
                     &batch.input,
                     &batch.timesteps,
@@ -159,16 +167,15 @@ impl Trainer {
                 )
             })?;
             let loss = self.loss.per_image(&output, &batch)?;
-            let mean = (drawn.weigh(&loss, first)?.sum_all()? / self.config.batch_size as f64)?;
-            let store =
-                trace_span!("backward, between the operations").in_scope(|| mean.backward())?;
+            let mean = (drawn.weighted(&loss, first)?.sum_all()? / self.config.batch_size as f64)?;
+            let store = trace_span!("backward, other").in_scope(|| mean.backward())?;
             gradients.accumulate(&self.model.parameters, store)?;
             losses.extend(loss.to_vec1::<f32>()?);
         }
         Ok((losses, gradients))
     }
 
-    /// The classes of a batch as the network sees them: a share of `labels` is left out.
+    /// The classes that the network is conditioned on: `labels`, some of them hidden at random.
     fn classes_after_dropout(&self, labels: Vec<Option<u32>>) -> Vec<Option<u32>> {
         if self.model.description.classes.is_empty() {
             return vec![None; labels.len()];
@@ -180,7 +187,7 @@ impl Trainer {
         labels.into_iter().enumerate().map(|(i, label)| label.filter(|_| !hidden(i))).collect()
     }
 
-    /// ε for `count` images of the batch, from number `first` on.
+    /// The noise ε, (count, C, H, W), of the images of the batch from index `first` on.
     fn noise(&self, first: u64, count: u64) -> candle_core::Result<Tensor> {
         let shape @ [channels, _, _] = self.model.description.image_shape;
         let normal = |domain, shape: &[usize]| {
@@ -198,7 +205,7 @@ impl Trainer {
         self.config.lr_schedule.lr(self.config.optimizer.lr, self.step, self.progress())
     }
 
-    /// How far the learning rate's decay is: by steps, by the clock, whichever is further.
+    /// The progress of the learning rate's decay: the larger of steps done and time used.
     fn progress(&self) -> f64 {
         let by_steps = self
             .total_steps()
@@ -210,24 +217,24 @@ impl Trainer {
         by_steps.max(by_clock)
     }
 
-    /// Updates made so far.
+    /// The number of updates made.
     pub fn steps_done(&self) -> u64 {
         self.step
     }
 
-    /// Updates to make, if `steps` or `epochs` say so.
+    /// The number of updates to make, if `steps` or `epochs` is set.
     pub fn total_steps(&self) -> Option<u64> {
         let by_epochs =
             self.config.epochs.map(|epochs| epochs.saturating_mul(self.loader.batches_per_epoch()));
         [self.config.steps, by_epochs].into_iter().flatten().min()
     }
 
-    /// Updates in one pass over the data.
+    /// The number of updates per pass over the data.
     pub fn steps_per_epoch(&self) -> u64 {
         self.loader.batches_per_epoch()
     }
 
-    /// Whether the configuration's end is reached.
+    /// Whether `steps`, `epochs` or `max_minutes` of the configuration is reached.
     pub fn is_finished(&self) -> bool {
         self.total_steps().is_some_and(|total| self.step >= total)
             || self
@@ -236,12 +243,13 @@ impl Trainer {
                 .is_some_and(|minutes| self.elapsed.as_secs_f64() >= 60.0 * minutes)
     }
 
-    /// Tells the trainer how long it has been at work in all; a time limit and its learning rate follow this clock.
+    /// Sets the total training time, which determines the time limit and its learning rate.
     pub fn set_elapsed(&mut self, elapsed: Duration) {
         self.elapsed = elapsed;
     }
 
-    /// What [`set_elapsed`](Self::set_elapsed) said last, or the checkpoint that this training goes on from.
+    /// The total training time: the last value of [`set_elapsed`](Self::set_elapsed), or that of
+    /// the checkpoint.
     pub fn elapsed(&self) -> Duration {
         self.elapsed
     }
@@ -251,27 +259,27 @@ impl Trainer {
         &self.config
     }
 
-    /// What is being trained.
+    /// The description of the model.
     pub fn description(&self) -> &ModelDescription {
         &self.model.description
     }
 
-    /// The process that is trained.
+    /// The training objective: diffusion, flow or EDM.
     pub fn objective(&self) -> &Objective {
         &self.loss.objective
     }
 
-    /// The loss that is minimised.
+    /// The training loss.
     pub fn loss(&self) -> &TrainingLoss {
         &self.loss
     }
 
-    /// The trained weights.
+    /// The weights, not averaged.
     pub fn parameters(&self) -> &Parameters {
         &self.model.parameters
     }
 
-    /// Their moving average.
+    /// The moving average of the weights.
     pub fn ema(&self) -> &Ema {
         &self.ema
     }
@@ -281,10 +289,11 @@ impl Trainer {
         &self.device
     }
 
-    /// The training at rest. Its tensors share memory with the trainer's: write it before the next step.
+    /// The complete state of the training. Its tensors share memory with the trainer's, so write it
+    /// before the next step.
     ///
     /// # Errors
-    /// Those of [`TrainConfig::hash`].
+    /// If the configuration cannot be written as JSON, which does not happen in practice.
     pub fn checkpoint(&self) -> Result<Checkpoint, TrainError> {
         Ok(Checkpoint {
             loss_history: self.levels.history().cloned(),
@@ -304,23 +313,26 @@ impl Trainer {
         })
     }
 
-    /// Goes on from a checkpoint.
+    /// Restores the state of a checkpoint.
     ///
     /// # Errors
-    /// A checkpoint of another network, configuration or data set; each says in what it differs, and in which file.
+    /// If the checkpoint has another network, configuration or data set, or is damaged. The error
+    /// names the difference and, if known, the file.
     pub fn restore(&mut self, checkpoint: Checkpoint) -> Result<(), RestoreError> {
         let state = checkpoint.state;
-        let refuse = |problem: &str| Err(RestoreError::new(None, problem));
+        let incompatible = |problem: &str| Err(RestoreError::new(None, problem));
         if state.data_fingerprint != self.data_fingerprint {
             return Err(RestoreError::OtherData);
         }
         if state.model != self.model.description {
-            return refuse("it holds another model than the run's configuration and data describe");
+            return incompatible(
+                "it holds another model than the run's configuration and its data describe",
+            );
         }
         if !self.config.has_hash(&state.config_hash).map_err(|e| RestoreError::new(None, e))? {
-            return refuse(
-                "the run's config.toml was changed since; only steps, epochs, max_minutes, checkpoint and sample_grid \
-                 may change in a run",
+            return incompatible(
+                "the run's config.toml was changed after this checkpoint; only steps, epochs, \
+                 max_minutes, checkpoint and sample_grid may change within a run",
             );
         }
         let position = state.position;
@@ -328,7 +340,8 @@ impl Trainer {
         if state.seed != self.config.seed
             || batches.and_then(|n| n.checked_add(position.batch)) != Some(state.step)
         {
-            let problem = "its seed, step and position do not belong together; it was changed by hand or damaged";
+            let problem =
+                "its seed, step and position do not belong together; it was edited or is damaged";
             return Err(RestoreError::new(Some(CheckpointFile::State), problem));
         }
         let parameters = &self.model.parameters;
@@ -350,10 +363,10 @@ impl Trainer {
         Ok(())
     }
 
-    /// Begins with `weights` in place of random ones. Optimizer and moving average begin anew.
+    /// Replaces the weights. The moving average starts anew.
     ///
     /// # Errors
-    /// A tensor that is missing, unknown or of another shape than this training's network needs.
+    /// If a tensor is missing, unknown or has another shape than this training's network needs.
     pub(crate) fn start_with(
         &mut self,
         weights: &BTreeMap<String, Tensor>,

@@ -44,8 +44,8 @@ fn settings_are_read_and_saved() {
 }
 
 #[test]
-fn a_run_of_before_these_settings_keeps_its_hash_and_each_of_them_changes_it() {
-    // The preset as it was then.
+fn a_run_from_before_these_settings_keeps_its_hash_and_each_setting_changes_it() {
+    // The preset as it was before these settings existed.
     let mut old = layered(
         "conditional = \"never\"\n[schedule]\nbeta_schedule = \"linear\"\nbeta_start = 5e-4\nbeta_end = 0.1\n[optimizer]\nmuon = false\n",
     );
@@ -79,7 +79,7 @@ fn a_run_of_before_these_settings_keeps_its_hash_and_each_of_them_changes_it() {
 }
 
 #[test]
-fn settings_that_cannot_be_trained_are_refused_by_field() {
+fn settings_that_cannot_be_trained_are_named_by_field() {
     let flow = "prediction_type = \"flow_prediction\"\n";
     let cases = [
         (
@@ -92,7 +92,10 @@ fn settings_that_cannot_be_trained_are_refused_by_field() {
         ("edm.sigma_data is 0", "[edm]\nsigma_data = 0.0"),
         ("edm.p_std is 11; it must be above 0 and at most 10", "[edm]\np_std = 11.0"),
         ("edm.p_mean is inf", "[edm]\np_mean = inf"),
-        ("prediction_type is flow_prediction; leave it out beside [edm]", &format!("{flow}[edm]")),
+        (
+            "prediction_type is flow_prediction; leave it out or remove [edm]",
+            &format!("{flow}[edm]"),
+        ),
         (
             "loss.weighting is min_snr; it must be none: flow has no schedule",
             &format!("{flow}loss.weighting = {{ kind = \"min_snr\", gamma = 5.0 }}"),

@@ -11,7 +11,7 @@ fn objectives() -> [Objective; 3] {
     [diffusion(50, PredictionType::Epsilon), Objective::Flow, Objective::Edm(EdmConfig::default())]
 }
 
-/// Where in the distribution of training each of `n` images is, over `steps` batches.
+/// The positions in the distribution of noise levels of `n` images per batch, over `steps` batches.
 fn shares(sampling: TimestepSampling, objective: &Objective, steps: u64, n: usize) -> Vec<f64> {
     let sampler = LevelSampler::new(sampling, objective);
     let draw = |step| sampler.draw(objective, NoiseSource::new(SOURCE), step, n).levels;
@@ -19,7 +19,7 @@ fn shares(sampling: TimestepSampling, objective: &Objective, steps: u64, n: usiz
 }
 
 #[test]
-fn every_way_of_drawing_covers_the_levels_evenly() {
+fn every_sampling_method_covers_the_levels_evenly() {
     for objective in objectives() {
         for sampling in [
             TimestepSampling::Uniform,
@@ -63,7 +63,7 @@ fn levels_and_their_shares_are_inverse_and_edm_is_log_normal() {
 }
 
 #[test]
-fn uniform_timesteps_are_those_of_earlier_versions() {
+fn uniform_timesteps_are_the_same_as_in_earlier_versions() {
     let objective = diffusion(200, PredictionType::Epsilon);
     let sampler = LevelSampler::new(TimestepSampling::Uniform, &objective);
     let source = NoiseSource::new(SOURCE);
@@ -120,7 +120,7 @@ fn importance_sampling_draws_large_losses_more_often_and_keeps_the_mean() {
     let ratio = (probabilities[19] - 0.001 / 20.0) / (probabilities[3] - 0.001 / 20.0);
     assert!((ratio - f64::from(loss(19.0) / loss(3.0))).abs() < 1e-4, "{ratio}");
 
-    // Σ p·L/(T·p) is the plain mean: exactly, and so also over many draws.
+    // Σ p·L/(T·p) equals the plain mean exactly, and approximately over many draws.
     let mean = (0..20).map(|t| f64::from(loss(f64::from(t)))).sum::<f64>() / 20.0;
     let mut sum = 0.0;
     for step in 100..400 {
@@ -131,11 +131,11 @@ fn importance_sampling_draws_large_losses_more_often_and_keeps_the_mean() {
         }
         sum += drawn.mean(&losses(&drawn.levels)) / 300.0;
     }
-    assert!((sum / mean - 1.0).abs() < 0.02, "{sum}, not {mean}");
+    assert!((sum / mean - 1.0).abs() < 0.02, "got {sum}, expected {mean}");
 }
 
 #[test]
-fn importance_sampling_goes_by_the_last_ten_losses() {
+fn importance_sampling_uses_the_last_ten_losses() {
     let mut history = LossHistory::new(2);
     for loss in 0..15 {
         history.push(0, loss as f32);
@@ -150,7 +150,7 @@ fn importance_sampling_goes_by_the_last_ten_losses() {
     assert!((history.probabilities()[0] - expected).abs() < 1e-12);
     assert_eq!(LossHistory::from_tensors(history.to_tensors().unwrap()).unwrap(), history);
 
-    // Ten zeros say nothing of what matters.
+    // Ten zeros give no information, so the draws stay uniform.
     let mut zeros = LossHistory::new(1);
     (0..10).for_each(|_| zeros.push(0, 0.0));
     assert_eq!(zeros.probabilities(), [1.0]);

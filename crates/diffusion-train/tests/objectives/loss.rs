@@ -6,7 +6,7 @@ use diffusion_train::{LossConfig, LossWeighting, PixelError, ReverseStep, Traini
 use crate::{diffusion, flat, normal};
 
 #[test]
-fn the_bound_of_a_perfect_model_is_that_of_its_variance() {
+fn the_bound_of_a_perfect_prediction_depends_on_the_variance_only() {
     let Objective::Diffusion { schedule, .. } = &diffusion(50, PredictionType::Epsilon) else {
         panic!()
     };
@@ -16,8 +16,8 @@ fn the_bound_of_a_perfect_model_is_that_of_its_variance() {
         [PredictionType::Epsilon, PredictionType::Sample, PredictionType::VPrediction]
     {
         let batch = diffusion(50, prediction_type).noisy_batch(&x0, &noise, &levels).unwrap();
-        for said in [-1.0, 1.0] {
-            let variance = Tensor::full(said, x0.shape(), &Device::Cpu).unwrap();
+        for output in [-1.0, 1.0] {
+            let variance = Tensor::full(output, x0.shape(), &Device::Cpu).unwrap();
             let step = ReverseStep {
                 schedule,
                 prediction_type,
@@ -26,20 +26,20 @@ fn the_bound_of_a_perfect_model_is_that_of_its_variance() {
             };
             let bits = flat(&step.bits(&x0, &batch.x_t, &levels).unwrap());
             for (t, bits) in [1, 20, 49].into_iter().zip(bits) {
-                // −1 is the posterior's own variance; 1 is β.
+                // −1 means the posterior's variance, 1 means β.
                 let ratio = schedule.posterior(t).variance / schedule.betas()[t];
-                let nats = if said < 0.0 { 0.0 } else { 0.5 * (ratio - ratio.ln() - 1.0) };
+                let nats = if output < 0.0 { 0.0 } else { 0.5 * (ratio - ratio.ln() - 1.0) };
                 let expected = nats / std::f64::consts::LN_2;
                 assert!(
                     (bits - expected).abs() < 1e-9,
-                    "{prediction_type:?} t {t}: {bits}, not {expected}"
+                    "{prediction_type:?} t {t}: got {bits}, expected {expected}"
                 );
             }
         }
     }
 }
 
-/// The loss of three images under `objective`, where the network said `output` in f64.
+/// The loss of three images under `objective` for the network's `output`, in f64.
 fn losses(
     objective: &Objective,
     config: LossConfig,
@@ -71,7 +71,7 @@ fn the_mean_learns_from_the_simple_loss_alone_and_the_variance_from_the_bound() 
     assert_eq!(mean, flat(gradients.get(&plain).unwrap()));
     assert!(variance.iter().all(|g| g.is_finite() && *g != 0.0), "{variance:?}");
 
-    // The bound alone: nothing reaches the mean, not even a rounding error.
+    // The bound alone: the mean gets no gradient, not even a rounding error.
     let Objective::Diffusion { schedule, prediction_type } = objective else { panic!() };
     let (x0, noise) = (normal(1, 3).tanh().unwrap(), normal(2, 3));
     let levels = [0, 20, 45].map(|t| schedule.level(t));
@@ -88,7 +88,7 @@ fn the_mean_learns_from_the_simple_loss_alone_and_the_variance_from_the_bound() 
 }
 
 #[test]
-fn pixel_errors_are_square_absolute_and_hubers() {
+fn pixel_errors_are_squared_absolute_and_huber() {
     let output = Tensor::new(&[[[[0.5, -3.0]]]], &Device::Cpu).unwrap();
     let target = output.zeros_like().unwrap();
     let error = |kind: PixelError| flat(&kind.per_image(&output, &target).unwrap())[0];
@@ -103,7 +103,8 @@ fn pixel_errors_are_square_absolute_and_hubers() {
     assert_eq!(flat(gradient.get(&x).unwrap()), [0.5 / 2.0, -2.0 / 2.0]);
 }
 
-/// Errors of ε are SNR times, errors of v SNR + 1 times those of x₀; so a weighting of one is a weighting of all.
+/// The squared error of ε is SNR times that of x₀, and that of v is SNR + 1 times that of x₀, so a
+/// weighting of one determines the others.
 #[test]
 fn a_weighting_means_the_same_for_every_prediction_type() {
     let weightings =
@@ -125,7 +126,7 @@ fn a_weighting_means_the_same_for_every_prediction_type() {
     let p2 = LossWeighting::P2 { k: 2.0, gamma: 2.0 };
     assert_eq!(p2.weight(PredictionType::Epsilon, 2.0), 1.0 / 16.0);
 
-    // In the loss, by the level of each image.
+    // The loss applies the weight of each image's level.
     let objective = diffusion(50, PredictionType::Epsilon);
     let Objective::Diffusion { schedule, .. } = &objective else { panic!() };
     let output = Var::from_tensor(&normal(3, 3)).unwrap();
@@ -157,14 +158,14 @@ fn edm_minimises_the_denoisers_error_weighted_by_lambda() {
         let expected = lambda * flat(&error)[0];
         assert!(
             (found[i] / expected - 1.0).abs() < 1e-6,
-            "σ {sigma}: {}, not {expected}",
+            "σ {sigma}: got {}, expected {expected}",
             found[i]
         );
     }
 }
 
 #[test]
-fn networks_see_and_are_told_what_their_process_says() {
+fn flow_and_edm_batches_have_the_defined_inputs_timesteps_and_targets() {
     let (x0, noise) =
         (normal(1, 2).to_dtype(DType::F32).unwrap(), normal(2, 2).to_dtype(DType::F32).unwrap());
     let close = |a: &Tensor, b: &Tensor| {

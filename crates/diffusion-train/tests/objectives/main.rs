@@ -1,4 +1,5 @@
-//! What can be trained besides the plain prediction of ε: each process and each loss by itself, and all of them trained.
+//! Objectives, losses and noise levels other than the plain prediction of ε: each one on its own,
+//! and all of them in a short training.
 
 mod configuration;
 mod levels;
@@ -10,7 +11,7 @@ use diffusion_model::Objective;
 use diffusion_process::{Domain, NoiseSource, PredictionType};
 use diffusion_schedule::{BetaSchedule, ScheduleConfig};
 
-/// Standard normal numbers (n, 1, 4, 4) in f64.
+/// Standard normal numbers, (n, 1, 4, 4), in f64.
 fn normal(seed: u64, n: u64) -> Tensor {
     let source = NoiseSource::new(seed);
     let noise = source.normal(Domain::Initial, 0, 0..n, &[1, 4, 4], &Device::Cpu).unwrap();

@@ -17,7 +17,7 @@ use diffusion_unet::{DownBlockType, NetworkConfig, SimpleUNetConfig, UNet2DConfi
 
 use crate::cosine;
 
-/// A dark and a bright half, upright in every other picture: soon learned.
+/// Pictures with a dark and a bright half, divided horizontally or vertically: learned quickly.
 fn pictures() -> ImageDataset {
     let bright = |i: usize, p: usize| if i.is_multiple_of(2) { p / 8 < 4 } else { p % 8 < 4 };
     let pixels = (0..40).flat_map(|i| (0..64).map(move |p| if bright(i, p) { 255 } else { 0 }));
@@ -47,7 +47,7 @@ fn with_error(error: PixelError) -> TrainConfig {
     TrainConfig { loss: LossConfig { error, ..LossConfig::default() }, ..config() }
 }
 
-/// Everything that can be trained, by name.
+/// One configuration per kind of training, with its name.
 fn kinds() -> Vec<(&'static str, TrainConfig)> {
     let tiny_unet2d = UNet2DConfig {
         block_out_channels: vec![8, 16],
@@ -84,7 +84,7 @@ fn kinds() -> Vec<(&'static str, TrainConfig)> {
             "low discrepancy",
             TrainConfig { timestep_sampling: TimestepSampling::LowDiscrepancy, ..config() },
         ),
-        // So few timesteps that ten losses of each are seen before the training is half over.
+        // Few timesteps, so that each has ten losses before half of the training.
         (
             "importance",
             TrainConfig {
@@ -97,9 +97,9 @@ fn kinds() -> Vec<(&'static str, TrainConfig)> {
     ]
 }
 
-/// Steps until `trainer` has made `steps` in all; the losses.
+/// Trains until `trainer` has made `steps` steps; returns the losses.
 fn advance(trainer: &mut Trainer, steps: u64) -> Vec<f64> {
-    // The first step refuses a parameter without a gradient.
+    // The first step fails if a parameter gets no gradient.
     std::iter::from_fn(|| (trainer.steps_done() < steps).then(|| trainer.step().unwrap().loss))
         .collect()
 }
@@ -137,8 +137,8 @@ fn every_kind_of_training_learns_and_resumes_byte_for_byte_and_samples() {
             files(&whole_path) == files(&resumed_path),
             "{name}: resuming changed the training"
         );
-        let remembers = whole_path.join("loss_history.safetensors").exists();
-        assert_eq!(remembers, config.timestep_sampling == TimestepSampling::Importance, "{name}");
+        let has_history = whole_path.join("loss_history.safetensors").exists();
+        assert_eq!(has_history, config.timestep_sampling == TimestepSampling::Importance, "{name}");
 
         samples(name, &whole_path, &config);
     }
@@ -149,7 +149,7 @@ fn samples(name: &str, checkpoint: &Path, config: &TrainConfig) {
     assert_eq!(model.description.learned_variance(), config.learned_variance, "{name}");
     let objective = &model.objective;
     assert_eq!(*objective, config.objective().unwrap(), "{name}");
-    let sampler = objective.sampler(config.learned_variance);
+    let sampler = objective.default_sampler(config.learned_variance);
     let steps = objective.default_steps(sampler).min(10);
     let plan = objective.plan(steps, TimestepSpacing::Trailing, SigmaSpacing::Timesteps).unwrap();
     let variance =
@@ -162,7 +162,7 @@ fn samples(name: &str, checkpoint: &Path, config: &TrainConfig) {
         device: &Device::Cpu,
     };
     let clipped = Thresholded::new(&model.denoiser, Threshold::Clip { range: 1.0 });
-    // Numbers that are none are an error of `sample`.
+    // `sample` fails if a number is not finite.
     let images =
         sample(&clipped, &mut *sampler, &plan, &request, &mut |_| ControlFlow::Continue(()))
             .unwrap();
@@ -171,7 +171,7 @@ fn samples(name: &str, checkpoint: &Path, config: &TrainConfig) {
 }
 
 #[test]
-fn every_process_draws_its_grid() {
+fn every_kind_of_training_writes_its_grid() {
     let data = pictures();
     let folder = tempfile::tempdir().unwrap();
     for (name, mut config) in kinds() {
@@ -232,7 +232,7 @@ fn a_run_without_its_loss_history_is_not_resumed() {
 }
 
 #[test]
-fn impossible_descriptions_are_refused() {
+fn invalid_descriptions_are_errors() {
     let data = pictures();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("c");

@@ -1,32 +1,33 @@
-//! A U-Net reduced to its convolutions, as one sketches it on paper.
+//! The cost of a U-Net reduced to one convolution per level.
 
 use candle_core::{Error, Result};
 
 /// One level of a [`UNetSketch`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SketchLevel {
-    /// `encoder 1`, `bottleneck` or `decoder 1`, counted from the image.
+    /// The name: `encoder 1`, `bottleneck` or `decoder 1`. Levels count from the image.
     pub name: String,
-    /// Channels of its feature map.
+    /// Channels of the feature map.
     pub channels: usize,
-    /// Height and width of its feature map.
+    /// Height and width of the feature map.
     pub resolution: usize,
-    /// Weights and biases.
+    /// The number of weights and biases.
     pub parameters: usize,
-    /// Bytes of its feature map, in f32, for one image.
+    /// Bytes of the feature map in f32, for one image.
     pub bytes: usize,
 }
 
-/// The arithmetic of a U-Net with one convolution a level, without its normalisations, its time embedding or its last layer:
-/// what decides the size of a network, on half a page.
+/// Parameters and memory of a U-Net with one convolution per level, without normalisations, time
+/// embedding and last layer. These convolutions determine the size of a network.
 ///
 /// With widths w₁ … w_L and an image of S × S:
 ///
-/// - encoder i: a 3×3 convolution from the level above to wᵢ, at S/2^(i−1); its result is the skip connection, and is halved
-///   for the next level;
-/// - bottleneck: a 3×3 convolution from w_L to w_L, at S/2^L;
-/// - decoder i, from L to 1: a 4×4 transposed convolution that doubles the map below and brings it to wᵢ, and a 3×3 convolution
-///   from that beside the skip, 2·wᵢ channels, to wᵢ, at S/2^(i−1).
+/// - encoder i: a 3×3 convolution from the channels of the level above to wᵢ, at the resolution
+///   S/2^(i−1). Its output is the skip connection, and is halved for the next level.
+/// - bottleneck: a 3×3 convolution from w_L to w_L channels, at S/2^L.
+/// - decoder i, from L to 1: a 4×4 transposed convolution that doubles the resolution of the level
+///   below and gives wᵢ channels. Then a 3×3 convolution from these and the skip connection,
+///   together 2·wᵢ channels, to wᵢ, at S/2^(i−1).
 ///
 /// ```
 /// use diffusion_unet::UNetSketch;
@@ -38,34 +39,37 @@ pub struct SketchLevel {
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UNetSketch {
-    /// From the image down and up again.
+    /// The levels, from the image down and up again.
     pub levels: Vec<SketchLevel>,
-    /// The most bytes at a time, when the network is used on one image: the skips that wait, what a layer reads and what it
-    /// gives.
+    /// The most bytes of feature maps at a time, for one image during inference: the stored skip
+    /// connections and the input and output of a layer.
     pub peak_bytes: usize,
 }
 
 impl UNetSketch {
-    /// The sketch of a U-Net of these encoder widths, for images of `in_channels` × `size` × `size`.
+    /// The sketch of a U-Net with the given encoder widths, for images of
+    /// `in_channels` × `size` × `size`.
     ///
     /// # Errors
-    /// No widths; a width of 0 or above 65,536; more than 16 levels; a size that the levels do not halve evenly, or above
-    /// 65,536.
+    /// - If there are no widths, or more than 16.
+    /// - If a width or `in_channels` is 0 or above 65,536.
+    /// - If `size` is 0, above 65,536 or not a multiple of 2^L.
     pub fn new(widths: &[usize], in_channels: usize, size: usize) -> Result<Self> {
-        const MOST: usize = 65_536;
+        const MAX: usize = 65_536;
         let invalid = |problem: String| Err(Error::Msg(problem));
         if widths.is_empty() || widths.len() > 16 {
-            return invalid(format!("{} levels; a U-Net is sketched with 1 to 16", widths.len()));
+            return invalid(format!("a U-Net sketch needs 1 to 16 levels, got {}", widths.len()));
         }
         if let Some(width) =
-            widths.iter().chain([&in_channels]).find(|width| !(1..=MOST).contains(*width))
+            widths.iter().chain([&in_channels]).find(|width| !(1..=MAX).contains(*width))
         {
-            return invalid(format!("{width} channels; a level has 1 to {MOST}"));
+            return invalid(format!("a level must have 1 to {MAX} channels, got {width}"));
         }
-        let halved = 1 << widths.len();
-        if size == 0 || size > MOST || !size.is_multiple_of(halved) {
+        let multiple = 1 << widths.len();
+        if size == 0 || size > MAX || !size.is_multiple_of(multiple) {
             return invalid(format!(
-                "a size of {size}: {} levels halve it as often, so it must be a multiple of {halved}, at most {MOST}",
+                "the size must be a multiple of {multiple} for {} levels, \
+                 and at most {MAX}, got {size}",
                 widths.len()
             ));
         }
@@ -110,7 +114,8 @@ impl UNetSketch {
         for (i, &width) in widths.iter().enumerate().rev() {
             let parameters = conv(below, width, 4) + conv(2 * width, width, 3);
             levels.push(level(format!("decoder {}", i + 1), width, side(i), parameters));
-            // The doubling, then the convolution of both halves.
+            // The transposed convolution, then the convolution of its output and the skip
+            // connection.
             peak = peak.max(skips + bytes(below, side(i + 1)) + bytes(width, side(i)));
             peak = peak.max(skips + 2 * bytes(width, side(i)));
             skips -= bytes(width, side(i));
@@ -119,12 +124,12 @@ impl UNetSketch {
         Ok(Self { levels, peak_bytes: peak })
     }
 
-    /// Weights and biases in all.
+    /// The number of weights and biases of all levels.
     pub fn parameters(&self) -> usize {
         self.levels.iter().map(|level| level.parameters).sum()
     }
 
-    /// Bytes of all feature maps together: what waits for the backward pass of one image.
+    /// Bytes of all feature maps together, which the backward pass of one image needs.
     pub fn bytes(&self) -> usize {
         self.levels.iter().map(|level| level.bytes).sum()
     }

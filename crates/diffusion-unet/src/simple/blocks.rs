@@ -1,5 +1,5 @@
-//! The residual block and the time embedding of the small networks, with the parameter names of the
-//! PyTorch text.
+//! The residual block and the time embedding of the small networks, with the parameter names of
+//! the tutorial's PyTorch code (Learn AI Series #84, Generative Images – Diffusion Models, Part 1).
 
 use candle_core::Result;
 use candle_nn::VarBuilder;
@@ -11,13 +11,15 @@ use diffusion_nn::{
 
 /// Groups of every normalisation.
 pub(crate) const GROUPS: usize = 8;
-/// PyTorch's default ε.
+/// The ε of every normalisation: PyTorch's default.
 pub(crate) const EPS: f64 = 1e-5;
 
-/// A block that adds the time embedding. Construction warns if its normalisation cancels what is added.
+/// A residual block that adds the time embedding. Logs a warning if the normalisation cancels the
+/// embedding.
 ///
 /// # Errors
-/// Channel counts that 8 groups do not divide; parameters that `vb` does not have.
+/// - If 8 groups do not divide the channels.
+/// - If `vb` does not have a parameter, or has it in another shape.
 pub(crate) fn residual_block(
     in_channels: usize,
     out_channels: usize,
@@ -27,8 +29,9 @@ pub(crate) fn residual_block(
     if out_channels == GROUPS {
         tracing::warn!(
             block = vb.prefix(),
-            "{out_channels} channels in {GROUPS} groups: the normalisation cancels the time embedding, \
-             and this block cannot see the timestep; use at least {} channels",
+            "{out_channels} channels in {GROUPS} groups: the normalisation cancels \
+             the time embedding, and this block cannot see the timestep; \
+             use at least {} channels",
             2 * GROUPS
         );
     }
@@ -43,10 +46,12 @@ pub(crate) fn residual_block(
     ResidualBlock::new(in_channels, out_channels, &config, vb)
 }
 
-/// An embedding of width `dim`, four times as wide between its layers. Parameters `mlp.0` and `mlp.2`.
+/// A time embedding of width `dim`, with 4·`dim` units between its layers. Parameters `mlp.0` and
+/// `mlp.2`.
 ///
 /// # Errors
-/// A `dim` below 4; parameters that `vb` does not have.
+/// - If `dim` is below 4.
+/// - If `vb` does not have a parameter, or has it in another shape.
 pub(crate) fn time_embedding(dim: usize, vb: VarBuilder<'_>) -> Result<TimeEmbedding> {
     let features = TimeFeatures::Positional(TimestepEmbedding::new(dim, false, 1.0)?);
     TimeEmbedding::new(features, 4 * dim, dim, [vb.pp("mlp.0"), vb.pp("mlp.2")])

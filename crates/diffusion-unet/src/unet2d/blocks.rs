@@ -1,4 +1,4 @@
-//! The levels of the configurable U-Net.
+//! The down blocks, the middle block and the up blocks of the configurable U-Net.
 
 use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
@@ -50,7 +50,7 @@ fn attention(
     Attention::new(&AttentionConfig { channels, head_channels, groups, eps }, vb)
 }
 
-/// A residual block, followed by attention if its level has any.
+/// A residual block, followed by attention if its level has attention.
 #[derive(Clone, Debug)]
 struct Layer {
     resnet: ResidualBlock,
@@ -58,12 +58,12 @@ struct Layer {
 }
 
 impl Layer {
-    /// One layer for each number of input channels; all of them have `outputs`.
-    fn several(
+    /// One layer for each number of input channels in `inputs`, all with `outputs` output channels.
+    fn stack(
         config: &UNet2DConfig,
         inputs: impl Iterator<Item = usize>,
         outputs: usize,
-        attends: bool,
+        has_attention: bool,
         vb: &VarBuilder<'_>,
     ) -> Result<Vec<Self>> {
         let layer = |(i, inputs)| {
@@ -71,7 +71,7 @@ impl Layer {
                 residual_block(config, inputs, outputs, None, vb.pp(format!("resnets.{i}")))?;
             let groups = Some(config.norm_num_groups);
             let attention = || attention(config, outputs, groups, vb.pp(format!("attentions.{i}")));
-            Ok(Self { resnet, attention: attends.then(attention).transpose()? })
+            Ok(Self { resnet, attention: has_attention.then(attention).transpose()? })
         };
         inputs.enumerate().map(layer).collect()
     }
@@ -85,14 +85,14 @@ impl Layer {
     }
 }
 
-/// How a level ends: with images of another size.
+/// The change of resolution at the end of a level.
 #[derive(Clone, Debug)]
 enum Resampler {
-    /// A convolution with stride 2.
+    /// Halves height and width by a convolution with stride 2.
     Halving(Conv2d),
-    /// A convolution after each pixel is repeated.
+    /// Doubles height and width by nearest-neighbour upsampling and a convolution.
     Doubling(Conv2d),
-    /// A residual block that resamples.
+    /// Halves or doubles them by a residual block.
     Resnet(Box<ResidualBlock>),
 }
 
@@ -100,10 +100,10 @@ impl Resampler {
     fn halving(
         config: &UNet2DConfig,
         channels: usize,
-        by: ResampleType,
+        resample_type: ResampleType,
         vb: VarBuilder<'_>,
     ) -> Result<Self> {
-        if by == ResampleType::Resnet {
+        if resample_type == ResampleType::Resnet {
             return Self::resnet(config, channels, Resample::Halve, vb);
         }
         let padding = Padding { before: config.downsample_padding, after: 1 };
@@ -114,10 +114,10 @@ impl Resampler {
     fn doubling(
         config: &UNet2DConfig,
         channels: usize,
-        by: ResampleType,
+        resample_type: ResampleType,
         vb: VarBuilder<'_>,
     ) -> Result<Self> {
-        if by == ResampleType::Resnet {
+        if resample_type == ResampleType::Resnet {
             return Self::resnet(config, channels, Resample::Double, vb);
         }
         Ok(Self::Doubling(conv2d(channels, channels, Conv2dConfig::default(), vb.pp("conv"))?))
@@ -126,10 +126,11 @@ impl Resampler {
     fn resnet(
         config: &UNet2DConfig,
         channels: usize,
-        how: Resample,
+        resample: Resample,
         vb: VarBuilder<'_>,
     ) -> Result<Self> {
-        Ok(Self::Resnet(Box::new(residual_block(config, channels, channels, Some(how), vb)?)))
+        let block = residual_block(config, channels, channels, Some(resample), vb)?;
+        Ok(Self::Resnet(Box::new(block)))
     }
 
     fn forward(&self, x: &FeatureMap, pass: &mut Pass) -> Result<FeatureMap> {
@@ -141,7 +142,7 @@ impl Resampler {
     }
 }
 
-/// A level on the way down: (N, Cin, H, W) to (N, Cout, H/2, W/2), or with the last level's H and W.
+/// A down block: (N, Cin, H, W) to (N, Cout, H/2, W/2). The last one keeps H and W.
 #[derive(Clone, Debug)]
 pub(crate) struct DownBlock {
     layers: Vec<Layer>,
@@ -149,29 +150,31 @@ pub(crate) struct DownBlock {
 }
 
 impl DownBlock {
-    /// Level `level` of the way down.
+    /// The down block of level `level`, from 0.
     ///
     /// # Errors
-    /// Parameters that `vb` does not have.
+    /// If `vb` does not have a parameter, or has it in another shape.
     pub(crate) fn new(config: &UNet2DConfig, level: usize, vb: VarBuilder<'_>) -> Result<Self> {
         let widths = &config.block_out_channels;
         let (inputs, outputs) = (widths[level.saturating_sub(1)], widths[level]);
-        let (attends, by) = match config.down_block_types[level] {
+        let (has_attention, resample_type) = match config.down_block_types[level] {
             DownBlockType::DownBlock2D => (false, ResampleType::Conv),
             DownBlockType::AttnDownBlock2D => (true, config.downsample_type),
         };
         let inputs = std::iter::once(inputs).chain(std::iter::repeat(outputs));
-        let layers =
-            Layer::several(config, inputs.take(config.layers_per_block), outputs, attends, &vb)?;
-        let downsampler = || Resampler::halving(config, outputs, by, vb.pp("downsamplers.0"));
+        let inputs = inputs.take(config.layers_per_block);
+        let layers = Layer::stack(config, inputs, outputs, has_attention, &vb)?;
+        let downsampler =
+            || Resampler::halving(config, outputs, resample_type, vb.pp("downsamplers.0"));
         let is_last = level + 1 == widths.len();
         Ok(Self { layers, downsampler: (!is_last).then(downsampler).transpose()? })
     }
 
-    /// `x` (N, Cin, H, W). What the way up will take is put on `skips`.
+    /// Applies the block to `x` (N, Cin, H, W) and pushes the skip connections for the up blocks
+    /// onto `skips`.
     ///
     /// # Errors
-    /// Shapes that do not fit.
+    /// If the shapes do not fit.
     pub(crate) fn forward(
         &self,
         x: FeatureMap,
@@ -191,7 +194,8 @@ impl DownBlock {
     }
 }
 
-/// The middle: a residual block, attention if any, a residual block; (N, C, H, W) to the same.
+/// The middle block: a residual block, optional attention, a residual block. The shape (N, C, H, W)
+/// stays the same.
 #[derive(Clone, Debug)]
 pub(crate) struct MidBlock {
     first: ResidualBlock,
@@ -200,10 +204,10 @@ pub(crate) struct MidBlock {
 }
 
 impl MidBlock {
-    /// The middle of the deepest level's width.
+    /// The middle block, as wide as the deepest level.
     ///
     /// # Errors
-    /// Parameters that `vb` does not have.
+    /// If `vb` does not have a parameter, or has it in another shape.
     pub(crate) fn new(config: &UNet2DConfig, vb: VarBuilder<'_>) -> Result<Self> {
         let channels = config.block_out_channels[config.block_out_channels.len() - 1];
         let resnet =
@@ -217,10 +221,10 @@ impl MidBlock {
         })
     }
 
-    /// `x` (N, C, H, W).
+    /// Applies the block to `x` (N, C, H, W).
     ///
     /// # Errors
-    /// Shapes that do not fit.
+    /// If the shapes do not fit.
     pub(crate) fn forward(&self, x: &FeatureMap, pass: &mut Pass) -> Result<FeatureMap> {
         let mut x = run(&self.first, x, pass)?;
         if let Some(attention) = &self.attention {
@@ -230,7 +234,7 @@ impl MidBlock {
     }
 }
 
-/// A level on the way up: (N, Cin, H, W) to (N, Cout, 2·H, 2·W), or with the last level's H and W.
+/// An up block: (N, Cin, H, W) to (N, Cout, 2·H, 2·W). The last one keeps H and W.
 #[derive(Clone, Debug)]
 pub(crate) struct UpBlock {
     layers: Vec<Layer>,
@@ -238,33 +242,35 @@ pub(crate) struct UpBlock {
 }
 
 impl UpBlock {
-    /// Level `level` of the way up, counted from the deepest.
+    /// The up block of level `level`, from 0 for the deepest.
     ///
     /// # Errors
-    /// Parameters that `vb` does not have.
+    /// If `vb` does not have a parameter, or has it in another shape.
     pub(crate) fn new(config: &UNet2DConfig, level: usize, vb: VarBuilder<'_>) -> Result<Self> {
         let widths: Vec<usize> = config.block_out_channels.iter().rev().copied().collect();
         let last = widths.len() - 1;
         let (below, outputs, above) =
             (widths[level.saturating_sub(1)], widths[level], widths[(level + 1).min(last)]);
-        let (attends, by) = match config.up_block_types[level] {
+        let (has_attention, resample_type) = match config.up_block_types[level] {
             UpBlockType::UpBlock2D => (false, ResampleType::Conv),
             UpBlockType::AttnUpBlock2D => (true, config.upsample_type),
         };
-        // The skips of this level on the way down and, below them, what came into it.
+        // The skip connections of this level's down block, last one first, and then the input of
+        // that block.
         let layers = config.layers_per_block;
         let skips = std::iter::repeat_n(outputs, layers).chain([above]);
         let hidden = std::iter::once(below).chain(std::iter::repeat_n(outputs, layers));
         let inputs = hidden.zip(skips).map(|(hidden, skip)| hidden + skip);
-        let layers = Layer::several(config, inputs, outputs, attends, &vb)?;
-        let upsampler = || Resampler::doubling(config, outputs, by, vb.pp("upsamplers.0"));
+        let layers = Layer::stack(config, inputs, outputs, has_attention, &vb)?;
+        let upsampler =
+            || Resampler::doubling(config, outputs, resample_type, vb.pp("upsamplers.0"));
         Ok(Self { layers, upsampler: (level != last).then(upsampler).transpose()? })
     }
 
-    /// `x` (N, Cin, H, W); the last of `skips` are taken.
+    /// Applies the block to `x` (N, Cin, H, W). Pops one skip connection per layer from `skips`.
     ///
     /// # Errors
-    /// Shapes that do not fit.
+    /// If the shapes do not fit.
     pub(crate) fn forward(
         &self,
         x: FeatureMap,
@@ -273,9 +279,9 @@ impl UpBlock {
     ) -> Result<FeatureMap> {
         let mut x = x;
         for layer in &self.layers {
-            // The first convolution and each level's layers and downsampler gave one each: as many as
-            // there are here.
-            let skip = skips.pop().expect("there is a skip for each layer on the way up");
+            // The first convolution and the layers and downsampler of each down block pushed one
+            // each, as many as the up blocks have layers.
+            let skip = skips.pop().expect("one skip connection per layer of the up blocks");
             x = layer.forward(&x.cat(&skip)?, pass)?;
         }
         match &self.upsampler {

@@ -1,10 +1,10 @@
-//! The description of a configurable U-Net, and its validation.
+//! The settings of the configurable U-Net, and their validation.
 
 use candle_core::{Error, Result};
 use diffusion_kernels::TimeConditioning;
 use serde::{Deserialize, Serialize};
 
-/// A level on the way down.
+/// The kind of a down block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum DownBlockType {
     /// Residual blocks.
@@ -13,7 +13,7 @@ pub enum DownBlockType {
     AttnDownBlock2D,
 }
 
-/// A level on the way up.
+/// The kind of an up block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum UpBlockType {
     /// Residual blocks.
@@ -22,14 +22,14 @@ pub enum UpBlockType {
     AttnUpBlock2D,
 }
 
-/// What the time embedding does in a residual block.
+/// How the time embedding enters a residual block.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TimeScaleShift {
-    /// It is added between the convolutions (Ho et al. 2020).
+    /// Added between the convolutions (Ho et al. 2020).
     #[default]
     Default,
-    /// It scales and shifts the second normalisation's output (Dhariwal & Nichol 2021).
+    /// Scales and shifts the output of the second normalisation (Dhariwal & Nichol 2021).
     ScaleShift,
 }
 
@@ -42,99 +42,107 @@ impl TimeScaleShift {
     }
 }
 
-/// How a level with attention changes the size of its images. Levels without attention always convolve.
+/// How a level with attention changes the resolution. Levels without attention always use
+/// [`ResampleType::Conv`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ResampleType {
-    /// A convolution: with stride 2, or after each pixel is repeated.
+    /// A convolution: with stride 2 to halve, after nearest-neighbour upsampling to double.
     #[default]
     Conv,
-    /// A residual block that resamples on both of its ways.
+    /// A residual block that also resamples on its skip connection.
     Resnet,
 }
 
-/// The features of the timestep that the embedding starts from.
+/// The features that the time embedding starts from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TimeEmbeddingType {
-    /// Sinusoids of fixed frequencies (Ho et al. 2020).
+    /// Sinusoids of t with fixed frequencies (Ho et al. 2020).
     #[default]
     Positional,
     /// Sinusoids of ln(t) with random frequencies, for timesteps that are noise levels (Song et al.
-    /// 2021). The output is divided by t.
+    /// 2021). The network's output is divided by t.
     Fourier,
 }
 
-/// A [`crate::UNet2D`]. Names, values and defaults are those of `UNet2DModel` in diffusers, but for
-/// `attention_head_dim`, whose default there is 8; what is missing here, this network does not vary:
-/// SiLU, a middle block, no scaling of outputs.
+/// The settings of a [`crate::UNet2D`].
+///
+/// Names, values and defaults are those of `UNet2DModel` in diffusers, except that the default of
+/// `attention_head_dim` there is 8. The other settings of diffusers are fixed here: the activation
+/// is SiLU, there is a middle block, and outputs are not scaled.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-#[allow(clippy::struct_excessive_bools)] // The library's settings, which are independent of each other.
+#[allow(clippy::struct_excessive_bools)] // Independent settings of diffusers.
 pub struct UNet2DConfig {
-    /// Channels of the images.
+    /// Channels of the images. Default: 3.
     pub in_channels: usize,
-    /// Channels of the output.
+    /// Channels of the output. Default: 3.
     pub out_channels: usize,
-    /// The width of each level; each but the last halves the images' sides.
+    /// Channels of each level. Each level except the last halves height and width. Default: 224,
+    /// 448, 672, 896.
     pub block_out_channels: Vec<usize>,
-    /// Residual blocks in a level on the way down; there is one more on the way up.
+    /// Residual blocks of a down block. An up block has one more. Default: 2.
     pub layers_per_block: usize,
-    /// The levels on the way down, as many as there are widths.
+    /// The down blocks, one for each level.
     pub down_block_types: Vec<DownBlockType>,
-    /// The levels on the way up, the deepest first.
+    /// The up blocks, one for each level, the deepest first.
     pub up_block_types: Vec<UpBlockType>,
-    /// Whether there is attention between the middle's two residual blocks.
+    /// Whether the middle block has attention between its two residual blocks. Default: true.
     pub add_attention: bool,
-    /// Channels of an attention head; there are as many heads as fit into the level's width. None: one
-    /// head.
+    /// Channels of an attention head. The number of heads is the level's width divided by this,
+    /// rounded down. `None`, the default: one head.
     pub attention_head_dim: Option<usize>,
-    /// Groups of every normalisation; must divide all of `block_out_channels`.
+    /// Groups of every normalisation; must divide all of `block_out_channels`. Default: 32.
     pub norm_num_groups: usize,
-    /// Added to the variance in every normalisation, above 0.
+    /// The ε that every normalisation adds to the variance, above 0. Default: 1e-5.
     pub norm_eps: f64,
-    /// Groups of the normalisation in the middle's attention. None: `norm_num_groups`, but with
-    /// `scale_shift` no normalisation.
+    /// Groups of the normalisation in the middle block's attention. `None`, the default:
+    /// `norm_num_groups`, or no normalisation if `resnet_time_scale_shift` is `scale_shift`.
     pub attn_norm_num_groups: Option<usize>,
-    /// What the time embedding does in a residual block.
+    /// How the time embedding enters a residual block. Default: added.
     pub resnet_time_scale_shift: TimeScaleShift,
-    /// How levels with attention halve the images.
+    /// How levels with attention halve the resolution. Default: by a convolution.
     pub downsample_type: ResampleType,
-    /// How levels with attention double them.
+    /// How levels with attention double the resolution. Default: by a convolution.
     pub upsample_type: ResampleType,
-    /// Zeros around the images that a convolution halves: 1 on all sides, or with 0 one below and to the
-    /// right.
+    /// The padding of the convolutions that halve the resolution. 1, the default: one zero on all
+    /// sides. 0: one zero below and one to the right.
     pub downsample_padding: usize,
-    /// The features of the timestep.
+    /// The features that the time embedding starts from. Default: positional.
     pub time_embedding_type: TimeEmbeddingType,
-    /// The width of the time embedding. None: four times the first level's.
+    /// The width of the time embedding. `None`, the default: four times the width of the first
+    /// level.
     pub time_embedding_dim: Option<usize>,
-    /// Positional features begin with the cosines.
+    /// Whether the cosines come first in positional features. Default: true.
     pub flip_sin_to_cos: bool,
-    /// The last positional frequency is 1/10000 with 1, a little higher with 0.
+    /// The frequency shift of positional features. With 1 the last frequency is 1/10000, with 0 it
+    /// is a little higher. Default: 0.
     pub freq_shift: usize,
-    /// Rows of the table of classes. None: the network is unconditional.
+    /// Rows of the class embedding table. `None`, the default: the network is unconditional.
     pub num_class_embeds: Option<usize>,
-    /// The share of a residual block's activations that training removes, in [0, 1).
+    /// The dropout rate in the residual blocks during training, in [0, 1). Default: 0.
     pub dropout: f64,
-    /// Images come in [0, 1] and are brought to [−1, 1] first.
+    /// Whether the images are in [0, 1] and are mapped to [−1, 1] first. Default: false.
     pub center_input_sample: bool,
-    /// Begin with an output of zeros, as Ho et al. 2020 do: the first updates then reach the last layer
-    /// only. Not a setting of the library's, since it leaves no trace in a trained network.
+    /// Whether the output layer is initialised with zeros, as in Ho et al. 2020. The first updates
+    /// then reach this layer only. Not a setting of diffusers, because it does not show in a
+    /// trained network. Default: false.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub zero_init_output: bool,
-    /// The side of the squares of pixels that the network takes as one, their values as channels
-    /// (Hoogeboom et al. 2023, section 3.2): 2 spares the level with the most pixels. Not a setting of
-    /// the library's: such a network cannot be exported.
+    /// The side of the patches, in pixels. The network treats a patch as one pixel, with the
+    /// patch's values as channels (Hoogeboom et al. 2023, section 3.2). 2 avoids the level with the
+    /// most pixels. Not a setting of diffusers: such a network cannot be exported. Default: 1.
     #[serde(skip_serializing_if = "is_one")]
     pub patch_size: usize,
-    /// The last row of that table stands for "no class", as classifier-free guidance needs it.
-    /// Not a setting of the library's, where it is up to the user what a row stands for.
+    /// Whether the last row of the class embedding table stands for "no class", which
+    /// classifier-free guidance needs. Not a setting of diffusers, where the user decides what a
+    /// row stands for. Default: false.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub null_class: bool,
 }
 
-#[allow(clippy::trivially_copy_pass_by_ref)] // serde's wish
+#[allow(clippy::trivially_copy_pass_by_ref)] // the signature that serde needs
 fn is_one(n: &usize) -> bool {
     *n == 1
 }
@@ -173,7 +181,7 @@ impl Default for UNet2DConfig {
     }
 }
 
-/// Larger values are mistakes or come from a damaged file.
+/// The limits of the settings. Larger values are mistakes or come from a damaged file.
 const MAX_WIDTH: usize = 4096;
 const MAX_PATCH: usize = 16;
 const MAX_TIME_WIDTH: usize = 4 * MAX_WIDTH;
@@ -182,8 +190,8 @@ const MAX_LAYERS: usize = 32;
 const MAX_CLASSES: usize = 1_000_000;
 
 impl UNet2DConfig {
-    /// Height and width of the images must be multiples of this: they are divided by the patches, and
-    /// halved by each level but the last.
+    /// Height and width of the images must be multiples of this. Both are divided by `patch_size`,
+    /// and halved by each level except the last.
     pub fn size_multiple(&self) -> usize {
         let halvings = self.block_out_channels.len().saturating_sub(1);
         self.patch_size << halvings.min(MAX_LEVELS)
@@ -195,7 +203,7 @@ impl UNet2DConfig {
         self.time_embedding_dim.unwrap_or(first.saturating_mul(4))
     }
 
-    /// Groups of the normalisation in the middle's attention, if it has one.
+    /// Groups of the normalisation in the middle block's attention. `None`: no normalisation.
     pub(crate) fn middle_attention_groups(&self) -> Option<usize> {
         match self.resnet_time_scale_shift {
             TimeScaleShift::Default => {
@@ -205,7 +213,7 @@ impl UNet2DConfig {
         }
     }
 
-    /// The widths on which there is attention.
+    /// The channels of all layers with attention.
     fn attention_widths(&self) -> impl Iterator<Item = usize> {
         let widths = &self.block_out_channels;
         let down =
@@ -213,30 +221,31 @@ impl UNet2DConfig {
         let up = self.up_block_types.iter().map(|level| *level == UpBlockType::AttnUpBlock2D);
         let middle = std::iter::once(&self.block_out_channels[widths.len() - 1]);
         let levels = widths.iter().zip(down).chain(widths.iter().rev().zip(up));
-        let with_attention = |(width, attends): (&usize, bool)| attends.then_some(*width);
+        let with_attention =
+            |(width, has_attention): (&usize, bool)| has_attention.then_some(*width);
         levels.chain(middle.map(|width| (width, self.add_attention))).filter_map(with_attention)
     }
 
-    /// An error that names the field and its value, if this describes no network.
+    /// Checks the settings. The error gives the field and its value.
     pub(crate) fn validate(&self) -> Result<()> {
         self.check_levels()?;
         self.check_widths()?;
         self.check_groups()?;
         if let Some(width) = self.attention_head_dim {
             let narrowest = self.attention_widths().min().unwrap_or(MAX_WIDTH);
-            within("attention_head_dim", width, narrowest)?;
+            check_range("attention_head_dim", width, narrowest)?;
         }
         if !(self.norm_eps > 0.0 && self.norm_eps.is_finite()) {
-            return refuse(format!("norm_eps is {}; it must be a number above 0", self.norm_eps));
+            return invalid(format!("norm_eps is {}; it must be a number above 0", self.norm_eps));
         }
         if self.downsample_padding > 1 {
-            return refuse(format!(
+            return invalid(format!(
                 "downsample_padding is {}; it must be 0 or 1",
                 self.downsample_padding
             ));
         }
         if !(0.0..1.0).contains(&self.dropout) {
-            return refuse(format!("dropout is {}; it must lie in [0, 1)", self.dropout));
+            return invalid(format!("dropout is {}; it must lie in [0, 1)", self.dropout));
         }
         Ok(())
     }
@@ -244,7 +253,7 @@ impl UNet2DConfig {
     fn check_levels(&self) -> Result<()> {
         let levels = self.block_out_channels.len();
         if !(1..=MAX_LEVELS).contains(&levels) {
-            return refuse(format!(
+            return invalid(format!(
                 "block_out_channels has {levels} levels; there must be between 1 and {MAX_LEVELS}"
             ));
         }
@@ -254,8 +263,9 @@ impl UNet2DConfig {
         ];
         for (field, length) in lengths {
             if length != levels {
-                return refuse(format!(
-                    "{field} has {length} levels; it must have {levels}, as many as block_out_channels"
+                return invalid(format!(
+                    "{field} has {length} levels; \
+                     it must have {levels}, as many as block_out_channels"
                 ));
             }
         }
@@ -263,18 +273,18 @@ impl UNet2DConfig {
     }
 
     fn check_widths(&self) -> Result<()> {
-        within("in_channels", self.in_channels, MAX_WIDTH)?;
-        within("out_channels", self.out_channels, MAX_WIDTH)?;
-        within("patch_size", self.patch_size, MAX_PATCH)?;
+        check_range("in_channels", self.in_channels, MAX_WIDTH)?;
+        check_range("out_channels", self.out_channels, MAX_WIDTH)?;
+        check_range("patch_size", self.patch_size, MAX_PATCH)?;
         for (level, width) in self.block_out_channels.iter().enumerate() {
-            within(&format!("block_out_channels[{level}]"), *width, MAX_WIDTH)?;
+            check_range(&format!("block_out_channels[{level}]"), *width, MAX_WIDTH)?;
         }
-        within("layers_per_block", self.layers_per_block, MAX_LAYERS)?;
-        within("time_embedding_dim", self.time_width(), MAX_TIME_WIDTH)?;
+        check_range("layers_per_block", self.layers_per_block, MAX_LAYERS)?;
+        check_range("time_embedding_dim", self.time_width(), MAX_TIME_WIDTH)?;
         check_classes(self.num_class_embeds, self.null_class)?;
         let half = self.block_out_channels[0] / 2;
         if self.time_embedding_type == TimeEmbeddingType::Positional && half <= self.freq_shift {
-            return refuse(format!(
+            return invalid(format!(
                 "freq_shift is {}; it must be below half of block_out_channels[0], which is {}",
                 self.freq_shift, self.block_out_channels[0]
             ));
@@ -284,14 +294,15 @@ impl UNet2DConfig {
 
     fn check_groups(&self) -> Result<()> {
         let last = self.block_out_channels.len() - 1;
-        let of_levels = (0..=last).map(|level| ("norm_num_groups", self.norm_num_groups, level));
-        let of_middle =
+        let in_levels = (0..=last).map(|level| ("norm_num_groups", self.norm_num_groups, level));
+        let in_middle =
             self.attn_norm_num_groups.map(|groups| ("attn_norm_num_groups", groups, last));
-        for (field, groups, level) in of_levels.chain(of_middle) {
+        for (field, groups, level) in in_levels.chain(in_middle) {
             let width = self.block_out_channels[level];
             if groups == 0 || !width.is_multiple_of(groups) {
-                return refuse(format!(
-                    "{field} is {groups}; it must divide block_out_channels[{level}], which is {width}"
+                return invalid(format!(
+                    "{field} is {groups}; \
+                     it must divide block_out_channels[{level}], which is {width}"
                 ));
             }
         }
@@ -299,22 +310,22 @@ impl UNet2DConfig {
     }
 }
 
-/// Refuses tables of classes that cannot be.
+/// Checks the size of the class embedding table.
 pub(crate) fn check_classes(num_class_embeds: Option<usize>, null_class: bool) -> Result<()> {
-    within("num_class_embeds", num_class_embeds.unwrap_or(1), MAX_CLASSES)?;
+    check_range("num_class_embeds", num_class_embeds.unwrap_or(1), MAX_CLASSES)?;
     if null_class && num_class_embeds.is_none_or(|rows| rows < 2) {
-        return refuse("null_class is true; it needs num_class_embeds of 2 at least".to_owned());
+        return invalid("null_class is true; num_class_embeds must then be at least 2".to_owned());
     }
     Ok(())
 }
 
-fn within(field: &str, value: usize, largest: usize) -> Result<()> {
+fn check_range(field: &str, value: usize, largest: usize) -> Result<()> {
     if (1..=largest).contains(&value) {
         return Ok(());
     }
-    refuse(format!("{field} is {value}; it must lie between 1 and {largest}"))
+    invalid(format!("{field} is {value}; it must lie between 1 and {largest}"))
 }
 
-pub(crate) fn refuse<T>(problem: String) -> Result<T> {
+pub(crate) fn invalid<T>(problem: String) -> Result<T> {
     Err(Error::Msg(problem))
 }

@@ -1,17 +1,21 @@
-//! `--data` and the flags beside it.
+//! The flags of pictures.
 
 use std::path::{Path, PathBuf};
 
 use diffusion_data::{Background, Channels, Fit, ImageDataset, PictureConfig};
 
-use super::{open, prepared, report_damaged, resolve, select};
+use super::{open, prepare_pictures, report_damaged, resolve, select};
 use crate::session::usage::bail_usage;
 
-/// Pictures, how they are prepared, and where they are kept. A command with another default says so by
-/// `#[command(mut_arg("data", …))]`.
+/// The heading of [`PictureArgs`] and [`CacheArgs`] in a help text. Each flag names it, because
+/// `next_help_heading` would also apply to the later flags of a command.
+const HEADING: &str = "Pictures";
+
+/// The flags of pictures, their preparation and their cache. A command replaces the help of
+/// `--data` with `#[command(mut_arg("data", …))]`, which is why that help has no second paragraph.
 #[derive(clap::Args, Clone)]
 pub(crate) struct DataArgs {
-    /// The pictures: whatever --data of train understands [default: the embedded digits]
+    /// Pictures, in any form that `train --data` accepts [default: 10,000 embedded digits of MNIST]
     #[arg(id = "data", long = "data", value_name = "PATH")]
     pub(crate) path: Option<PathBuf>,
     #[command(flatten)]
@@ -21,18 +25,18 @@ pub(crate) struct DataArgs {
 }
 
 impl DataArgs {
-    /// The pictures of --data, or the embedded digits, as the flags over `(size, config)` choose and
-    /// [`select`] divides them; damaged ones are named.
-    pub(crate) fn chosen(
+    /// The pictures of --data or the embedded digits, split by [`select`]. The flags override
+    /// `defaults`, the size and the configuration. Logs damaged pictures.
+    pub(crate) fn load(
         &self,
-        usual: (Option<usize>, PictureConfig),
+        defaults: (Option<usize>, PictureConfig),
         quiet: bool,
     ) -> anyhow::Result<(ImageDataset, Option<ImageDataset>)> {
-        self.chosen_from(self.path.as_deref(), usual, quiet)
+        self.load_from(self.path.as_deref(), defaults, quiet)
     }
 
-    /// The same of `path`, in place of --data.
-    pub(crate) fn chosen_from(
+    /// Like [`load`](Self::load), with `path` instead of --data.
+    pub(crate) fn load_from(
         &self,
         path: Option<&Path>,
         (mut size, mut config): (Option<usize>, PictureConfig),
@@ -43,55 +47,75 @@ impl DataArgs {
             bail_usage!("{field}: {value}: {expected}");
         }
         let path = path.map(resolve).transpose()?;
-        let prepared = prepared(&open(path.as_deref())?, size, &config, &self.cache, quiet)?;
+        let prepared =
+            prepare_pictures(&open(path.as_deref())?, size, &config, &self.cache, quiet)?;
         report_damaged(&prepared.report.damaged);
         select(prepared.dataset, &config)
     }
 }
 
-/// What is done to the pictures.
+/// The flags of the selection and preparation of pictures. Their defaults hold where no preset,
+/// configuration file or run sets another value.
 #[derive(clap::Args, Clone)]
-#[command(next_help_heading = "Pictures")]
 pub(crate) struct PictureArgs {
-    /// Bring the pictures to SIZE×SIZE pixels [default: as they are if the first 64 have one size up to
-    /// 64×64, else 32]
-    #[arg(long, value_name = "SIZE", value_parser = clap::value_parser!(u64).range(1..=4096))]
+    /// Resize the pictures to SIZE×SIZE pixels, 1 to 4096 [default: their own size if the first 64
+    /// pictures have the same size of at most 64×64, otherwise 32]
+    ///
+    /// The network of the preset mnist needs a multiple of 4.
+    #[arg(long, help_heading = HEADING, value_name = "SIZE", value_parser = clap::value_parser!(u64).range(1..=4096))]
     size: Option<u64>,
-    /// auto (grey if no picture has colour), grey or rgb
-    #[arg(long, value_name = "CHANNELS")]
+    /// Colour channels of the images: auto, grey or rgb [default: auto]
+    ///
+    /// auto means grey if no picture has colour, otherwise rgb.
+    #[arg(long, help_heading = HEADING, value_name = "CHANNELS")]
     channels: Option<Channels>,
-    /// How a picture becomes square: crop (its middle), pad (all of it, on background) or stretch
-    #[arg(long, value_name = "FIT")]
+    /// Method of making a picture square: crop, pad or stretch [default: crop]
+    ///
+    /// crop keeps the square in the middle, pad keeps the whole picture and fills two sides with
+    /// --background, stretch distorts the picture.
+    #[arg(long, help_heading = HEADING, value_name = "FIT")]
     fit: Option<Fit>,
-    /// The colour behind transparent pictures and beside padded ones: white, black, grey or #rrggbb
-    #[arg(long, value_name = "COLOUR")]
+    /// Colour of transparent pixels and of padding: white, black, grey or #rrggbb [default: white]
+    #[arg(long, help_heading = HEADING, value_name = "COLOUR")]
     background: Option<Background>,
-    /// Keep the pictures an eighth larger and cut another window out of them in each pass
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    /// Cut a random window out of each picture in each pass; the pictures are prepared an eighth
+    /// larger [default: false]
+    ///
+    /// Use it as augmentation of small sets.
+    #[arg(long, help_heading = HEADING, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     random_crop: Option<bool>,
-    /// Mirror pictures at random, left to right
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    /// Mirror each picture left to right with probability 1/2 in each pass [default: false; true in
+    /// the preset cifar10]
+    ///
+    /// Use it as augmentation where a mirrored picture is still a valid one; digits and letters are
+    /// not.
+    #[arg(long, help_heading = HEADING, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     flip: Option<bool>,
-    /// Give each picture N times in a pass [default: once, or as often as it takes to fill a batch]
-    #[arg(long, value_name = "N")]
+    /// Number of times that a pass contains each picture, 1 to 1,000,000 [default: 1, or as often
+    /// as a batch needs]
+    #[arg(long, help_heading = HEADING, value_name = "N")]
     repeat: Option<usize>,
-    /// Take these classes only
-    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    /// Use only the pictures of these classes, by name, separated by commas [default: all]
+    #[arg(long, help_heading = HEADING, value_name = "NAMES", value_delimiter = ',')]
     classes: Option<Vec<String>>,
-    /// Take N of the pictures, spread over all of them
-    #[arg(long, value_name = "N")]
+    /// Use only N pictures, at least 1, chosen by a hash of their names [default: all]
+    #[arg(long, help_heading = HEADING, value_name = "N")]
     limit: Option<usize>,
-    /// Keep this share of the pictures out of training and report the loss on them
-    #[arg(long, value_name = "SHARE", allow_negative_numbers = true)]
+    /// Share of the pictures that is kept out of training for validation, from 0 to below 1
+    /// [default: 0]
+    ///
+    /// Training reports the loss on these pictures. They are chosen by a hash of their names, so a
+    /// picture stays on its side when others are added or removed.
+    #[arg(long, help_heading = HEADING, value_name = "SHARE", allow_negative_numbers = true)]
     pub(crate) validation: Option<f64>,
-    /// Leave out up to N damaged pictures before giving up [default: 100]
-    #[arg(long, value_name = "N")]
+    /// Number of damaged pictures to leave out; more of them are an error [default: 100]
+    #[arg(long, help_heading = HEADING, value_name = "N")]
     max_bad: Option<usize>,
 }
 
 impl PictureArgs {
-    /// Lays the flags over a configuration. Returns the first one given that changes the numbers of a
-    /// training.
+    /// Overrides a configuration with the flags. Returns the first given flag that changes the
+    /// results of a training.
     pub(crate) fn apply(
         &self,
         size: &mut Option<usize>,
@@ -125,16 +149,17 @@ impl PictureArgs {
     }
 }
 
-/// Where prepared pictures are kept.
+/// The flags of the cache of prepared pictures.
 #[derive(clap::Args, Clone)]
-#[command(next_help_heading = "Pictures")]
 pub(crate) struct CacheArgs {
-    /// The folder for prepared pictures, shared by all runs [default: DIFFUSION_CACHE, else diffusion/ in the
-    /// user's cache folder]
-    #[arg(long, value_name = "DIR")]
+    /// Folder for prepared pictures, shared by all runs [default: the environment variable
+    /// DIFFUSION_CACHE, otherwise diffusion/ in the user's cache folder]
+    #[arg(long, help_heading = HEADING, value_name = "DIR")]
     cache: Option<PathBuf>,
-    /// Prepare the pictures anew, in memory
-    #[arg(long)]
+    /// Prepare the pictures in memory, without the cache
+    ///
+    /// Use it where the disk is too small or read-only.
+    #[arg(long, help_heading = HEADING)]
     no_cache: bool,
 }
 

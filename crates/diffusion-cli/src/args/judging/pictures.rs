@@ -1,4 +1,4 @@
-//! Real pictures: those that images are compared with, and those that a model was trained on.
+//! Real pictures: reference images and training pictures.
 
 use std::ops::Range;
 use std::path::Path;
@@ -8,10 +8,10 @@ use diffusion_data::{DataError, ImageDataset, PictureConfig};
 use diffusion_eval::{EvalError, ImageSet, ReferenceSet, TrainingSet};
 
 use super::MNIST;
-use crate::args::data::{self, CacheArgs, Flag, TrainedOn};
+use crate::args::data::{self, CacheArgs, Flag, TrainingSource};
 use crate::session::usage::bail_usage;
 
-/// Prepared pictures, as evaluation reads them.
+/// Prepared pictures as an image set of `diffusion-eval`.
 #[derive(Clone)]
 pub(crate) struct Pictures(pub(crate) ImageDataset);
 
@@ -37,7 +37,8 @@ fn error(error: DataError) -> EvalError {
     EvalError::Images(Box::new(error))
 }
 
-/// The pictures of --against `path`, for images of `shape` by a model that was trained on `training`.
+/// The reference images at `path`, the value of --against, for images of `shape` by a model that
+/// was trained on `training`.
 pub(super) fn references(
     path: &Path,
     shape: [usize; 3],
@@ -46,7 +47,7 @@ pub(super) fn references(
     quiet: bool,
 ) -> anyhow::Result<ReferenceSet<Pictures>> {
     let path = data::resolve_for(Flag::Against, path)?;
-    let prepared = brought_to(Flag::Against, Some(&path), shape, cache, quiet)?;
+    let prepared = resized(Flag::Against, Some(&path), shape, cache, quiet)?;
     data::report_damaged(&prepared.report.damaged);
     match ReferenceSet::new(Pictures(prepared.dataset), &path, shape, training) {
         Err(error @ EvalError::ReferenceShape { .. }) => {
@@ -56,24 +57,23 @@ pub(super) fn references(
     }
 }
 
-/// What the model in the folder `checkpoint`, or the one that comes with the program, was trained on, if its
-/// run says so.
+/// The training pictures of the model in the folder `checkpoint`, if its run is known.
 pub(super) fn of_run(
     checkpoint: &Path,
     cache: &CacheArgs,
     quiet: bool,
 ) -> anyhow::Result<Option<TrainingSet<Pictures>>> {
-    let trained_on = TrainedOn::of(Some(checkpoint), "--training of `evaluate samples`")?;
-    let Ok(TrainedOn { path, size, pictures }) = trained_on else { return Ok(None) };
+    let source = TrainingSource::of(Some(checkpoint), "--training of `evaluate samples`")?;
+    let Ok(TrainingSource { path, size, pictures }) = source else { return Ok(None) };
     let source = data::open(path.as_deref())?;
-    let prepared = data::prepared(&source, size, &pictures, cache, quiet)?;
+    let prepared = data::prepare_pictures(&source, size, &pictures, cache, quiet)?;
     let (images, held_out) = data::select(prepared.dataset, &pictures)?;
     let (images, held_out) = (Pictures(images), held_out.map(Pictures));
     Ok(Some(TrainingSet { images, held_out, path, mirrored: pictures.flip }))
 }
 
-/// The pictures of --training `path`, brought to `shape`; `mnist` stands for the digits that come with the
-/// program.
+/// The pictures at `path`, the value of --training, resized to `shape`; `mnist` means the digits
+/// that come with the program.
 pub(crate) fn training_pictures(
     path: &Path,
     shape: [usize; 3],
@@ -82,26 +82,27 @@ pub(crate) fn training_pictures(
 ) -> anyhow::Result<TrainingSet<Pictures>> {
     let path =
         (path.as_os_str() != MNIST).then(|| data::resolve_for(Flag::Training, path)).transpose()?;
-    let images =
-        Pictures(brought_to(Flag::Training, path.as_deref(), shape, cache, quiet)?.dataset);
+    let images = Pictures(resized(Flag::Training, path.as_deref(), shape, cache, quiet)?.dataset);
     if images.shape() != shape {
         bail_usage!(
-            "--training: its pictures are {:?}, the images {shape:?} (channels, height, width)",
+            "--training: the pictures have shape {:?}, the images {shape:?} (channels, height, \
+             width)",
             images.shape()
         );
     }
     Ok(TrainingSet { images, held_out: None, path, mirrored: false })
 }
 
-/// All pictures of `path`, or of the digits that come with the program, at the height of `shape`.
-fn brought_to(
+/// All pictures at `path`, or the digits that come with the program, resized to the height of
+/// `shape`.
+fn resized(
     flag: Flag,
     path: Option<&Path>,
     shape: [usize; 3],
     cache: &CacheArgs,
     quiet: bool,
-) -> anyhow::Result<diffusion_data::Prepared> {
-    data::prepared(
+) -> anyhow::Result<diffusion_data::PreparedDataset> {
+    data::prepare_pictures(
         &data::open_for(flag, path)?,
         Some(shape[1]),
         &PictureConfig::default(),

@@ -10,35 +10,42 @@ use serde_json::json;
 use crate::args::data;
 use crate::session::interrupt;
 
-/// Classes in a contact sheet; more would not be looked at.
+/// Rows of a contact sheet, at most.
 const SHEET_ROWS: usize = 20;
 const SHEET_COLUMNS: usize = 10;
-/// Letters of a class's name.
+/// Letters of a class name in a contact sheet, at most.
 const SHEET_LETTERS: usize = 24;
-/// Sizes and classes in a printed table.
+/// Sizes and classes in a printed list, at most.
 const SHOWN: usize = 20;
 
-/// Say what a source of pictures holds: counts, sizes, classes, mean and deviation, damaged files
+/// Report the contents of a source of pictures and draw a contact sheet
 ///
-/// The pictures are prepared as `train` would prepare them, and stay in the cache for it. A contact sheet shows some of
-/// each class as training will see them.
+/// The report lists the number of pictures, their sizes, formats and classes, the mean and standard
+/// deviation of the pixels, and damaged files. The pictures are prepared as for `train` and stay in
+/// the cache. The contact sheet shows up to 10 pictures of each of the first 20 classes, as
+/// training sees them.
 #[derive(clap::Args)]
 #[command(
-    after_help = "Examples:\n  diffusion data inspect photos --size 32\n  diffusion data inspect mnist --json"
+    after_help = "Examples:\n  diffusion data inspect photos --size 32\n  diffusion data inspect mnist --json",
+    mut_arg("max_bad", |arg| arg.help(
+        "Fail if more than N pictures are damaged; at least 0 [default: no limit]"
+    ).long_help(
+        "Fail if more than N pictures are damaged; at least 0 [default: no limit]"
+    ))
 )]
 pub(crate) struct InspectArgs {
-    /// The pictures: whatever --data of train understands
+    /// Pictures to inspect: any source that `train --data` accepts
     path: PathBuf,
+    /// Write the contact sheet to this file, as PNG
+    #[arg(long, value_name = "FILE", default_value = "contact-sheet.png")]
+    sheet: PathBuf,
+    /// Print one JSON object instead of the report
+    #[arg(long)]
+    json: bool,
     #[command(flatten)]
     pictures: data::PictureArgs,
     #[command(flatten)]
     cache: data::CacheArgs,
-    /// The contact sheet to write
-    #[arg(long, value_name = "FILE", default_value = "contact-sheet.png")]
-    sheet: PathBuf,
-    /// Print one JSON object
-    #[arg(long)]
-    json: bool,
 }
 
 pub(super) fn run(args: &InspectArgs, quiet: bool) -> anyhow::Result<ExitCode> {
@@ -50,34 +57,34 @@ pub(super) fn run(args: &InspectArgs, quiet: bool) -> anyhow::Result<ExitCode> {
         crate::session::usage::bail_usage!("{field}: {value}: {expected}");
     }
     let source = data::open(Some(&data::resolve(&args.path)?))?;
-    let prepared = data::prepared(&source, size, &config, &args.cache, quiet)?;
-    let (dataset, held_back) = data::select(prepared.dataset, &config)?;
+    let prepared = data::prepare_pictures(&source, size, &config, &args.cache, quiet)?;
+    let (dataset, validation) = data::select(prepared.dataset, &config)?;
     let statistics = Statistics::new(&dataset);
     contact_sheet(&dataset)?.write_png(&args.sheet)?;
     if args.json {
         println!("{:#}", as_json(&source, &prepared.report, &dataset, &statistics, &args.sheet));
     } else {
         print!("{}", as_text(&source, &prepared.report, &dataset, &statistics));
-        if let Some(held_back) = held_back {
-            println!("kept for validation: {} pictures", held_back.len());
+        if let Some(validation) = validation {
+            println!("kept for validation: {} pictures", validation.len());
         }
         println!("contact sheet: {}", args.sheet.display());
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// Numbers about all pixels of a set, black 0 and white 1.
+/// Statistics of a data set; pixels are in \[0, 1\], black is 0.
 struct Statistics {
-    /// Of each channel: mean and standard deviation.
+    /// Mean and standard deviation of each channel.
     channels: Vec<(f64, f64)>,
-    /// Pictures of each class, and of none.
+    /// Number of pictures of each class.
     per_class: Vec<usize>,
     unlabelled: usize,
 }
 
 impl Statistics {
     fn new(dataset: &ImageDataset) -> Self {
-        // Of as many values as there are bytes, exactly.
+        // A histogram of the 256 byte values makes the sums exact.
         let mut counts = vec![[0u64; 256]; dataset.image_shape()[0]];
         let mut per_class = vec![0; dataset.classes().len()];
         let mut unlabelled = 0;
@@ -115,8 +122,8 @@ fn as_text(
         text.push_str(&line);
         text.push('\n');
     };
-    line(format!("{}: {}", source.path().display(), source.what()));
-    line(format!("training would see {}", data::describe(None, source, report, dataset)));
+    line(format!("{}: {}", source.path().display(), source.description()));
+    line(format!("prepared for training: {}", data::describe(None, source, report, dataset)));
     let mut sizes = report.sizes.clone();
     sizes.sort_by_key(|(width, height, count)| (std::cmp::Reverse(*count), *width, *height));
     line(format!("sizes: {}", sizes.len()));
@@ -124,7 +131,7 @@ fn as_text(
         line(format!("  {:>13}  {count}", format!("{width}×{height}")));
     }
     rest(sizes.len(), &mut line);
-    line("forms:".to_owned());
+    line("formats:".to_owned());
     for (form, count) in &report.forms {
         line(format!("  {form}: {count}"));
     }
@@ -176,7 +183,7 @@ fn as_json(
         .collect();
     json!({
         "path": source.path(),
-        "kind": source.what(),
+        "kind": source.description(),
         "pictures": dataset.len(),
         "image_shape": dataset.image_shape(),
         "sizes": report.sizes.iter().map(|(w, h, n)| json!({ "width": w, "height": h, "count": n })).collect::<Vec<_>>(),
@@ -197,7 +204,8 @@ fn spread(dataset: &ImageDataset) -> Vec<(String, Vec<usize>)> {
     spread.chunks(SHEET_COLUMNS).map(|row| (format!("from {}", row[0]), row.to_vec())).collect()
 }
 
-/// A row of pictures for each class; without classes, pictures spread over the set.
+/// A sheet with one row of pictures per class, or without classes with pictures spread over the
+/// set.
 fn contact_sheet(dataset: &ImageDataset) -> anyhow::Result<Picture> {
     let mut rows: Vec<(String, Vec<usize>)> = if dataset.classes().is_empty() {
         spread(dataset)

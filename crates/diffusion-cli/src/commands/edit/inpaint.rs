@@ -10,15 +10,17 @@ use diffusion_data::{Background, PictureConfig};
 use diffusion_model::Batch;
 use diffusion_sample::edit::{Inpainting, RESAMPLES, inpaint};
 
-use super::drawing::{Drawing, DrawingArgs};
+use super::job::{EditArgs, EditJob};
 use super::pictures::InputPictures;
-use super::{by, counted, stopped};
+use super::{model_note, quantity, report_interrupted};
 use crate::session::progress::clock;
 use crate::session::usage::bail_usage;
 
-/// Make a part of a picture anew, to fit the rest (Lugmayr et al. 2022)
+/// Repaint a part of a picture so that it fits the rest
 ///
-/// Result i depends on the seed, the picture and on i only; what is not made anew stays as it is, pixel by pixel.
+/// After each step the known part is replaced by the picture with noise of the same level (RePaint,
+/// Lugmayr et al. 2022). The known part of a result is equal to the picture, pixel by pixel. Result
+/// i depends only on the model, the sampling flags, the picture, --seed and i.
 #[derive(clap::Args)]
 #[command(
     after_help = "Examples:\n  diffusion edit inpaint seven.png --hide bottom --grid filled.png\n  \
@@ -27,35 +29,47 @@ use crate::session::usage::bail_usage;
 )]
 pub(crate) struct InpaintArgs {
     #[command(flatten)]
-    hole: HoleArgs,
-    /// Results of each picture and class [default: 4, of each picture of a folder 1]
+    region: RegionArgs,
+    /// Number of results of each picture and class, 1 to 1,000,000 [default: 4, or 1 if PICTURE is
+    /// a folder]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     num: Option<u64>,
-    /// How often each step is taken: more make a better fit, in as many times the time
+    /// Number of times that each step is taken, 1 to 1000
+    ///
+    /// Before each repetition noise leads back to the start of the step, which lets the repainted
+    /// part and the known part fit each other. Larger values fit better and take proportionally
+    /// longer; 1 is the fastest and leaves seams (Lugmayr et al. 2022).
     #[arg(long, value_name = "N", default_value_t = RESAMPLES as u64, value_parser = clap::value_parser!(u64).range(1..=1000))]
     resamples: u64,
     #[command(flatten)]
-    drawing: DrawingArgs,
+    edit: EditArgs,
 }
 
-/// What is to be made.
+/// The flags of the region to repaint.
 #[derive(clap::Args)]
 #[group(required = true, multiple = false)]
-struct HoleArgs {
-    /// A picture of the same size as the one to be changed: white where something is to be made, black where nothing
+struct RegionArgs {
+    /// Mask picture: white = repaint, black = keep
+    ///
+    /// It must have the same size as the picture, in pixels. Values of 128 to 255 count as white.
     #[arg(long, value_name = "MASK.png")]
     mask: Option<PathBuf>,
-    /// Make this half anew, or the middle half of both sides
+    /// Part of the picture to repaint
     #[arg(long, value_name = "PART")]
     hide: Option<Part>,
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
 enum Part {
+    /// The upper half.
     Top,
+    /// The lower half.
     Bottom,
+    /// The left half.
     Left,
+    /// The right half.
     Right,
+    /// The middle half of the width and of the height.
     Center,
 }
 
@@ -72,24 +86,24 @@ impl Part {
     }
 }
 
-impl HoleArgs {
-    /// (1, 1, H, W): 1 where something is to be made.
+impl RegionArgs {
+    /// The mask (1, 1, H, W): 1 = repaint, 0 = keep.
     fn mask(
         &self,
-        given: &InputPictures,
+        inputs: &InputPictures,
         prepared: PictureConfig,
         device: &Device,
     ) -> anyhow::Result<Tensor> {
-        let (_, _, height, width) = given.images.dims4()?;
+        let (_, _, height, width) = inputs.images.dims4()?;
         let values: Vec<f32> = match (&self.mask, self.hide) {
             (Some(path), _) => {
-                check_size(path, given)?;
-                // What is laid beside a picture is known.
+                check_size(path, inputs)?;
+                // Black, because the padding beside a picture is known.
                 let prepared = PictureConfig { background: Background::BLACK, ..prepared };
                 let mask =
                     diffusion_data::read_picture(path, [1, height, width], &prepared, device)
                         .context("--mask")?;
-                // White from 128 of 255 on, which is just above 0 in [−1, 1].
+                // 128 of 255 is just above 0 in [−1, 1].
                 mask.flatten_all()?
                     .to_vec1::<f32>()?
                     .into_iter()
@@ -99,18 +113,18 @@ impl HoleArgs {
             (None, Some(part)) => (0..height * width)
                 .map(|i| f32::from(u8::from(part.covers((i / width, height), (i % width, width)))))
                 .collect(),
-            (None, None) => bail_usage!("--mask or --hide: say what is to be made"),
+            (None, None) => bail_usage!("--mask or --hide is required: name the part to repaint"),
         };
         if let Some(path) = &self.mask {
             let path = path.display();
             if values.iter().all(|value| *value == 0.0) {
                 bail_usage!(
-                    "--mask {path}: nothing is white in the part of it that the model sees, and what is white is made"
+                    "--mask {path}: nothing to repaint, the visible part has no white pixels"
                 );
             }
             if values.iter().all(|value| *value == 1.0) {
                 tracing::warn!(
-                    "--mask {path}: all of it is white, so that nothing of the picture is left"
+                    "--mask {path}: all pixels are white, so nothing of the picture is left"
                 );
             }
         }
@@ -118,15 +132,15 @@ impl HoleArgs {
     }
 }
 
-/// Refuses a mask that does not lie on all pictures as it is.
-fn check_size(mask: &Path, given: &InputPictures) -> anyhow::Result<()> {
+/// Fails if the mask has not the size of every picture.
+fn check_size(mask: &Path, inputs: &InputPictures) -> anyhow::Result<()> {
     let (width, height) = diffusion_data::picture_dimensions(mask).context("--mask")?;
-    for path in &given.paths {
-        let (of_width, of_height) = diffusion_data::picture_dimensions(path)?;
-        if (width, height) != (of_width, of_height) {
+    for path in &inputs.paths {
+        let (picture_width, picture_height) = diffusion_data::picture_dimensions(path)?;
+        if (width, height) != (picture_width, picture_height) {
             bail_usage!(
-                "--mask {}: it has {width}×{height} pixels, and the picture {} {of_width}×{of_height}; a mask must have the size of \
-                 its picture",
+                "--mask {}: the mask has {width}×{height} pixels, the picture {} \
+                 {picture_width}×{picture_height}; they must have the same size",
                 mask.display(),
                 path.display()
             );
@@ -137,12 +151,16 @@ fn check_size(mask: &Path, given: &InputPictures) -> anyhow::Result<()> {
 
 pub(super) fn run(args: &InpaintArgs, device: &Device, quiet: bool) -> anyhow::Result<ExitCode> {
     let num = |folder: bool| args.num.unwrap_or(if folder { 1 } else { 4 });
-    let drawing =
-        Drawing::open(&args.drawing, args.hole.mask.as_slice(), |given| num(given.folder), device)?;
-    let mask = args.hole.mask(&drawing.given, drawing.found.prepared()?, device)?;
+    let job = EditJob::open(
+        &args.edit,
+        args.region.mask.as_slice(),
+        |inputs| num(inputs.folder),
+        device,
+    )?;
+    let mask = args.region.mask(&job.inputs, job.found.picture_config()?, device)?;
     let resamples = args.resamples as usize;
-    let pictures = &drawing.given.images;
-    let steps = Inpainting { pictures, mask: &mask, resamples }.steps(&drawing.config.plan);
+    let pictures = &job.inputs.images;
+    let steps = Inpainting { pictures, mask: &mask, resamples }.steps(&job.config.plan);
     let start = Instant::now();
     let edit = |pictures: &Tensor, batch: &mut Batch<'_>| {
         let Batch { denoiser, sampler, plan, request, observer, .. } = batch;
@@ -150,25 +168,25 @@ pub(super) fn run(args: &InpaintArgs, device: &Device, quiet: bool) -> anyhow::R
         let inpainting = Inpainting { pictures, mask: &mask, resamples };
         inpaint(&inpainting, *denoiser, *sampler, plan, request, observer)
     };
-    let Some(results) = drawing.run(steps, quiet, &edit)? else {
-        return Ok(stopped(&args.drawing.out));
+    let Some(results) = job.run(steps, quiet, &edit)? else {
+        return Ok(report_interrupted(&args.edit.out));
     };
-    let hidden = mask.ne(0f32)?.broadcast_as(pictures.shape())?;
-    // Grey is the middle of the range.
-    let known = hidden.where_cond(&pictures.zeros_like()?, pictures)?;
-    drawing.write_grid(&[("given", pictures), ("known", &known)], &results)?;
-    let made: f32 = mask.sum_all()?.to_scalar()?;
+    let repainted = mask.ne(0f32)?.broadcast_as(pictures.shape())?;
+    // 0 is grey, the middle of the range.
+    let known = repainted.where_cond(&pictures.zeros_like()?, pictures)?;
+    job.write_grid(&[("input", pictures), ("known", &known)], &results)?;
+    let pixels: f32 = mask.sum_all()?.to_scalar()?;
     println!(
-        "{} of {} in {}: {made} of {} pixels made ({} steps of {}, each taken {}, {}){}",
-        counted(drawing.count(), "filling", "fillings"),
-        drawing.given.names(),
-        args.drawing.out.display(),
+        "{} of {} in {}: {pixels} of {} pixels repainted ({} steps of {}, each taken {}, {}){}",
+        quantity(job.count(), "filling", "fillings"),
+        job.inputs.names(),
+        args.edit.out.display(),
         mask.elem_count(),
-        drawing.config.plan.steps().len(),
-        drawing.config.sampler.name(),
-        counted(resamples, "time", "times"),
+        job.config.plan.steps().len(),
+        job.config.sampler.name(),
+        quantity(resamples, "time", "times"),
         clock(start.elapsed().as_secs_f64()),
-        by(&drawing.found)
+        model_note(&job.found)
     );
     Ok(ExitCode::SUCCESS)
 }

@@ -1,41 +1,46 @@
-//! What edits by way of a picture's noise have in common.
+//! The common part of edits that invert pictures to noise.
 
 use candle_core::{DType, Tensor};
 use diffusion_model::{LoadedModel, SamplingConfig};
 use diffusion_sample::SamplerKind;
 use diffusion_sample::edit::INVERSION_STEPS;
 
-use crate::session::usage::planned;
+use crate::session::usage::checked_plan;
 
-/// How the way there and back is gone: DDIM without noise.
+/// The sampling configuration of inversion and of the sampling after it: DDIM with η = 0.
 pub(super) fn config(steps: Option<u64>, model: &LoadedModel) -> anyhow::Result<SamplingConfig> {
-    let most =
+    let max_steps =
         model.objective.schedule().map_or(INVERSION_STEPS, diffusion_schedule::NoiseSchedule::len);
-    let steps = steps.map_or(INVERSION_STEPS.min(most), |steps| steps as usize);
-    planned(steps, SamplingConfig::new(model, SamplerKind::Ddim, steps))
+    let steps = steps.map_or(INVERSION_STEPS.min(max_steps), |steps| steps as usize);
+    checked_plan(steps, SamplingConfig::new(model, SamplerKind::Ddim, steps))
 }
 
-/// How far pictures are from those that came back.
+/// The mean absolute difference between pictures and their reconstructions from the inverted noise.
 #[derive(Default)]
 pub(super) struct RoundTripError {
     sum: f64,
-    numbers: usize,
+    count: usize,
 }
 
 impl RoundTripError {
-    /// Compares `back` with `pictures` (N, C, H, W) in [−1, 1].
-    pub(super) fn add(&mut self, pictures: &Tensor, back: &Tensor) -> anyhow::Result<()> {
-        let difference = (pictures - back)?.abs()?.to_dtype(DType::F64)?.sum_all()?;
+    /// Compares `reconstructions` with `pictures`, both (N, C, H, W) in \[−1, 1\].
+    pub(super) fn add(
+        &mut self,
+        pictures: &Tensor,
+        reconstructions: &Tensor,
+    ) -> anyhow::Result<()> {
+        let difference = (pictures - reconstructions)?.abs()?.to_dtype(DType::F64)?.sum_all()?;
         self.sum += difference.to_scalar::<f64>()?;
-        self.numbers += pictures.elem_count();
+        self.count += pictures.elem_count();
         Ok(())
     }
 
-    /// For people.
+    /// One line for display.
     pub(super) fn describe(&self) -> String {
-        let mean = self.sum / self.numbers as f64;
+        let mean = self.sum / self.count as f64;
         format!(
-            "to its noise and back a picture comes with a mean absolute error of {:.2} of 255 ({mean:.4} in [−1, 1])",
+            "reconstruction from the inverted noise: mean absolute error of {:.2} of 255 ({mean:.4} \
+             in [−1, 1])",
             mean * 127.5
         )
     }

@@ -1,4 +1,4 @@
-//! The pictures that are changed, and the names of what becomes of them.
+//! The input pictures of an edit, and the names of the results.
 
 use std::collections::HashMap;
 use std::fs;
@@ -12,44 +12,44 @@ use diffusion_report::{Cell, sheet};
 
 use crate::session::usage::bail_usage;
 
-/// Endings of files that are taken for pictures where a folder is named.
+/// Endings of picture files in a folder.
 const ENDINGS: [&str; 6] = ["png", "jpg", "jpeg", "webp", "bmp", "gif"];
-/// Pixels that a picture's side has in a grid, at least.
+/// The smallest side of a picture in a grid, in pixels.
 const SIDE: usize = 84;
-/// Letters of a name that a grid has room for.
+/// The largest number of letters of a name in a grid.
 const LETTERS: usize = 24;
 
-/// Pictures, brought to the size and the channels of a model's.
+/// Pictures with the size and the channels of a model's images.
 pub(super) struct InputPictures {
     pub(super) paths: Vec<PathBuf>,
     /// (N, C, H, W).
     pub(super) images: Tensor,
-    /// Whether a folder was named.
+    /// Whether the argument is a folder.
     pub(super) folder: bool,
 }
 
 impl InputPictures {
-    /// The picture at `path`, or all pictures of the folder there, in the order of their names; fitted and laid over a background as
-    /// `prepared` says.
+    /// Reads the picture at `path`, or all pictures in that folder in the order of their names.
+    /// `config` sets how they are fitted, and their background.
     pub(super) fn open(
         path: &Path,
         shape: [usize; 3],
-        prepared: &PictureConfig,
+        config: &PictureConfig,
         device: &Device,
     ) -> anyhow::Result<Self> {
         let folder = path.is_dir();
         let paths = if folder { pictures_in(path)? } else { vec![path.to_owned()] };
-        let read = |path: &PathBuf| diffusion_data::read_picture(path, shape, prepared, device);
+        let read = |path: &PathBuf| diffusion_data::read_picture(path, shape, config, device);
         let images = paths.iter().map(read).collect::<Result<Vec<_>, _>>()?;
         Ok(Self { paths, images: Tensor::cat(&images, 0)?, folder })
     }
 
-    /// What a picture is called, for people.
+    /// The name of a picture for display.
     pub(super) fn name(&self, picture: usize) -> String {
         name_of(&self.paths[picture])
     }
 
-    /// All of them, for people.
+    /// The pictures for display: one path, or their number.
     pub(super) fn names(&self) -> String {
         if let [only] = self.paths.as_slice() {
             return only.display().to_string();
@@ -57,23 +57,23 @@ impl InputPictures {
         format!("{} pictures", self.paths.len())
     }
 
-    /// Where a picture's result is written: its own name, with what tells its results apart.
+    /// The file of a result: the name of the picture, followed by `marks`.
     pub(super) fn result(&self, out: &Path, picture: usize, marks: &[String]) -> PathBuf {
         let parts: Vec<String> =
             std::iter::once(self.name(picture)).chain(marks.iter().cloned()).collect();
         out.join(parts.join("-") + ".png")
     }
 
-    /// Refuses results that would take each other's place.
+    /// Fails if two results have the same file.
     pub(super) fn check_results<'a>(
         &self,
         results: impl Iterator<Item = (usize, &'a Path)>,
     ) -> anyhow::Result<()> {
-        let mut taken: HashMap<&Path, usize> = HashMap::new();
+        let mut files: HashMap<&Path, usize> = HashMap::new();
         for (picture, result) in results {
-            if let Some(other) = taken.insert(result, picture) {
+            if let Some(other) = files.insert(result, picture) {
                 bail_usage!(
-                    "{} and {} would both become {}; give one of them another name",
+                    "{} and {} would both be written to {}; rename one of them",
                     self.paths[other].display(),
                     self.paths[picture].display(),
                     result.display()
@@ -84,7 +84,7 @@ impl InputPictures {
     }
 }
 
-/// A file's name without its ending.
+/// The name of a file without its ending.
 pub(super) fn name_of(path: &Path) -> String {
     path.file_stem()
         .map_or_else(|| "picture".to_owned(), |stem| stem.to_string_lossy().into_owned())
@@ -109,7 +109,7 @@ fn pictures_in(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
     paths.sort();
     if paths.is_empty() {
         bail_usage!(
-            "{}: there is no picture in this folder, no file .{}",
+            "{}: there is no picture in this folder; expected files ending in .{}",
             folder.display(),
             ENDINGS.join(", .")
         );
@@ -117,7 +117,7 @@ fn pictures_in(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-/// Rows of pictures with names, enlarged to be seen.
+/// Writes rows of pictures with names, enlarged for visibility.
 pub(super) fn write_grid(
     path: &Path,
     rows: Vec<(String, Vec<Picture>)>,

@@ -15,7 +15,7 @@ use diffusion_sample::edit::{GRAIN, INVERSION_ITERATIONS, from_noise, to_noise, 
 
 use super::inversion::{RoundTripError, config};
 use super::pictures::{InputPictures, write_grid};
-use super::{GRID, by, stopped};
+use super::{GRID, model_note, report_interrupted};
 use crate::args::control::{Control, ControlArgs, find_classes};
 use crate::args::numbers::{scale, share_below_1};
 use crate::args::runs::ModelArgs;
@@ -23,62 +23,85 @@ use crate::commands::make_folder;
 use crate::session::generation::{GenerationDisplay, each_batch};
 use crate::session::progress::clock;
 use crate::session::trajectory::Trajectory;
-use crate::session::usage::{bail_usage, check_picture, check_spares};
+use crate::session::usage::{bail_usage, check_no_overwrite, check_picture};
 
-/// Draw a picture as one of another class
+/// Turn a picture into one of another class
 ///
-/// The noise that the picture comes from as one of its class becomes an image as one of the other: what the class does not decide,
-/// as a digit's slant and stroke, stays.
+/// Inverts the picture to noise under its own class, then samples from that noise under the new
+/// class, both with DDIM (Song et al. 2021). Properties that do not depend on the class remain, for
+/// example the slant and stroke of a digit. The model must have classes.
 #[derive(clap::Args)]
 #[command(
     after_help = "Examples:\n  diffusion edit reclass seven.png --from 7 --to 1,2,3 --grid others.png\n  \
                         diffusion edit reclass digits/7 --to all --out others"
 )]
 pub(crate) struct ReclassArgs {
-    /// The picture, of any size and kind, or a folder of pictures
+    /// Picture to edit, or a folder of pictures: PNG, JPEG, WebP, BMP or GIF, of any size
+    ///
+    /// It is brought to the size and the channels of the model's images, cropped or padded as the
+    /// training pictures were.
     #[arg(value_name = "PICTURE")]
     picture: PathBuf,
-    /// What the picture is of, by name or number, or `none` [default: the name of its folder, where that is a class]
+    /// Class of the pictures, by name or number, or `none` to invert unconditionally [default: the
+    /// name of their folder, if it is a class]
+    ///
+    /// Numbers count from 0. `diffusion info` lists the classes of a model.
     #[arg(long, value_name = "CLASS")]
     from: Option<String>,
-    /// What is to be drawn, by name or number, or `all`
+    /// New classes, by name or number, separated by commas; `all` for every class, `none` for
+    /// unconditional results
+    ///
+    /// Each picture gets one result per class.
     #[arg(long, value_name = "CLASS", value_delimiter = ',', required = true)]
     to: Vec<String>,
     #[command(flatten)]
     model: ModelArgs,
-    /// How far to push the results towards their class; 1: not at all [default: as `diffusion sample`]
+    /// Guidance scale of the results, -1000 to 1000; 1 = no extra guidance [default: 1.1, or 1 if
+    /// the model does not support classifier-free guidance]
+    ///
+    /// Larger values change the class more reliably and preserve less of the picture. The inversion
+    /// uses no guidance.
     #[arg(long, value_name = "SCALE", value_parser = scale, allow_negative_numbers = true)]
     guidance: Option<f64>,
-    /// Steps there, and as many back [default: 50, or all that the model was trained with]
+    /// Number of inversion steps, and of sampling steps; at most the number of training timesteps
+    /// [default: 50, or the number of training timesteps if that is smaller]
+    ///
+    /// Flow and EDM models have no training timesteps and accept 1 to 1,000,000. More steps invert
+    /// more exactly.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     steps: Option<u64>,
-    /// Noise on the pictures before the way to their own begins, as a share of the steps, which are then not gone backwards: the more, the
-    /// more is changed; with 0, little is, and the way back is the most exact
+    /// Add noise before the inversion, and skip this share of the inversion steps; at least 0 and
+    /// below 1
+    ///
+    /// Larger values change the class more reliably and preserve less of the picture. 0 inverts
+    /// most exactly and changes least.
     #[arg(long, value_name = "SHARE", default_value_t = GRAIN, value_parser = share_below_1, allow_negative_numbers = true)]
     grain: f64,
-    /// The seed of that noise
+    /// Seed of the noise of --grain, 0 to 2^64 - 1
     #[arg(long, value_name = "SEED", default_value = "0")]
     seed: u64,
-    /// The folder for the results, PNGs that are named after the pictures and their new class
+    /// Folder for the results, PNG files named PICTURE-CLASS.png
     #[arg(long, value_name = "DIR", default_value = "edited")]
     out: PathBuf,
-    /// Also write the pictures and their results in rows, up to 16 pictures
+    /// Also write a picture with one row per input, up to 16: the input, its reconstruction and its
+    /// results
     #[arg(long, value_name = "FILE.png")]
     grid: Option<PathBuf>,
-    /// Also write how the first results came to be as the first class of --to, beside what the model took them for at each step: animated
+    /// Also write an animation of up to 16 results of the first class in --to: x_t on the left, the
+    /// predicted image on the right, one frame per step
     #[arg(long, value_name = "FILE.gif")]
     gif: Option<PathBuf>,
 }
 
-/// What becomes of pictures.
+/// A change of class with its model, pictures and settings.
 struct Task<'a> {
     model: &'a LoadedModel,
     config: SamplingConfig,
-    given: InputPictures,
+    inputs: InputPictures,
     from: Option<u32>,
     to: Vec<Option<u32>>,
-    guided: Control,
-    /// Steps that noise on the pictures stands for.
+    control: Control,
+    /// Number of inversion steps that noise replaces.
     grain: usize,
 }
 
@@ -89,30 +112,32 @@ pub(super) fn run(args: &ReclassArgs, device: &Device, quiet: bool) -> anyhow::R
     let trajectory = Trajectory::new(None, args.gif.as_deref(), None)?;
     let found = args.model.open(Weights::Ema, device)?;
     let model = &found.model.description;
-    let to = find_classes("--to", &args.to, &model.classes, model.network.takes_no_class())?;
-    let from = class_before(args, model)?;
-    let guided = ControlArgs::of_guidance(args.guidance).open(&found, device)?;
+    let to =
+        find_classes("--to", &args.to, &model.classes, model.network.supports_unconditional())?;
+    let from = original_class(args, model)?;
+    let control = ControlArgs::classifier_free(args.guidance).open(&found, device)?;
     let config = SamplingConfig { seed: args.seed, ..config(args.steps, &found.model)? };
-    let given = InputPictures::open(&args.picture, model.image_shape, &found.prepared()?, device)?;
+    let inputs =
+        InputPictures::open(&args.picture, model.image_shape, &found.picture_config()?, device)?;
     let steps = config.plan.steps().len();
     let grain = (args.grain * steps as f64).round() as usize;
-    // Few steps are no reason to leave out what was asked for.
+    // At least one step, unless --grain is 0.
     let grain = grain.max(usize::from(args.grain > 0.0)).min(steps - 1);
-    let task = Task { model: &found.model, config, given, from, to, guided, grain };
+    let task = Task { model: &found.model, config, inputs, from, to, control, grain };
     let files: Vec<(usize, PathBuf)> = task.files(&args.out).collect();
-    task.given.check_results(files.iter().map(|(picture, file)| (*picture, file.as_path())))?;
-    let drawn = [("--grid", &args.grid), ("--gif", &args.gif)];
-    check_spares(&task.given.paths, &drawn, files.into_iter().map(|(_, file)| file))?;
+    task.inputs.check_results(files.iter().map(|(picture, file)| (*picture, file.as_path())))?;
+    let outputs = [("--grid", &args.grid), ("--gif", &args.gif)];
+    check_no_overwrite(&task.inputs.paths, &outputs, files.into_iter().map(|(_, file)| file))?;
     make_folder(&args.out)?;
 
     let start = Instant::now();
-    let Some((rows, error)) = task.draw(&args.out, trajectory, quiet)? else {
-        return Ok(stopped(&args.out));
+    let Some((rows, error)) = task.run(&args.out, trajectory, quiet)? else {
+        return Ok(report_interrupted(&args.out));
     };
-    let named = |class: Option<u32>| task.guided.class_name(class).to_owned();
-    let targets: Vec<String> = task.to.iter().map(|class| named(*class)).collect();
+    let class_name = |class: Option<u32>| task.control.class_name(class).to_owned();
+    let targets: Vec<String> = task.to.iter().map(|class| class_name(*class)).collect();
     if let Some(path) = &args.grid {
-        let columns = [format!("given: {}", named(from)), "and back".to_owned()];
+        let columns = [format!("input: {}", class_name(from)), "reconstruction".to_owned()];
         write_grid(
             path,
             rows,
@@ -120,28 +145,29 @@ pub(super) fn run(args: &ReclassArgs, device: &Device, quiet: bool) -> anyhow::R
         )?;
     }
     println!(
-        "{}, taken for {}, as {} in {} ({steps} steps each way, the last {} of them grain, {}){}",
-        task.given.names(),
-        named(from),
+        "{} changed from {} to {} in {} ({steps} steps each way, {} inversion steps replaced by \
+         grain, {}){}",
+        task.inputs.names(),
+        class_name(from),
         targets.join(", "),
         args.out.display(),
         task.grain,
         clock(start.elapsed().as_secs_f64()),
-        by(&found)
+        model_note(&found)
     );
     println!("{}", error.describe());
     Ok(ExitCode::SUCCESS)
 }
 
-/// The class that the pictures are of.
-fn class_before(args: &ReclassArgs, model: &ModelDescription) -> anyhow::Result<Option<u32>> {
+/// The class of the pictures: --from, or by default the name of their folder.
+fn original_class(args: &ReclassArgs, model: &ModelDescription) -> anyhow::Result<Option<u32>> {
     if let Some(name) = &args.from {
-        let takes_none = model.network.takes_no_class();
+        let takes_none = model.network.supports_unconditional();
         return match find_classes("--from", std::slice::from_ref(name), &model.classes, takes_none)?
             .as_slice()
         {
             &[class] => Ok(class),
-            _ => bail_usage!("--from {name}: a picture is of one class"),
+            _ => bail_usage!("--from {name}: expected exactly one class"),
         };
     }
     let path = args.picture.canonicalize().unwrap_or_else(|_| args.picture.clone());
@@ -150,62 +176,64 @@ fn class_before(args: &ReclassArgs, model: &ModelDescription) -> anyhow::Result<
     match model.classes.iter().position(|class| Some(&class.name) == folder.as_ref()) {
         Some(class) => Ok(Some(class as u32)),
         None => bail_usage!(
-            "--from: say what {} is of, a class of the model's or none; the name of its folder is not one",
+            "--from is required: the folder name of {} is no class of the model; name a class or \
+             `none`",
             args.picture.display()
         ),
     }
 }
 
-/// The rows of a grid, and how far the pictures are from those that came back.
-type Drawn = (Vec<(String, Vec<Picture>)>, RoundTripError);
+/// The rows of the grid, and the reconstruction error of the pictures.
+type ReclassResult = (Vec<(String, Vec<Picture>)>, RoundTripError);
 
 impl Task<'_> {
-    /// The file of each picture as each class.
+    /// The index of the picture and the file of each result.
     fn files(&self, out: &Path) -> impl Iterator<Item = (usize, PathBuf)> {
-        let pictures = 0..self.given.paths.len();
+        let pictures = 0..self.inputs.paths.len();
         pictures.flat_map(move |picture| {
             self.to.iter().map(move |to| (picture, self.file(out, picture, *to)))
         })
     }
 
     fn file(&self, out: &Path, picture: usize, class: Option<u32>) -> PathBuf {
-        self.given.result(out, picture, &[self.guided.class_folder(class).to_owned()])
+        self.inputs.result(out, picture, &[self.control.class_folder(class).to_owned()])
     }
 
-    /// All results, batch by batch; `trajectory` follows the first. None if interrupted.
-    fn draw(
+    /// Generates all results, batch by batch; `trajectory` records the first batch. `None` if
+    /// interrupted.
+    fn run(
         &self,
         out: &Path,
         trajectory: Trajectory,
         quiet: bool,
-    ) -> anyhow::Result<Option<Drawn>> {
+    ) -> anyhow::Result<Option<ReclassResult>> {
         let (steps, count, size) =
-            (self.config.plan.steps().len(), self.given.paths.len(), self.config.batch_size);
-        // There, back, and to each class.
-        let ways = 2 + self.to.len();
+            (self.config.plan.steps().len(), self.inputs.paths.len(), self.config.batch_size);
+        // Inversion, reconstruction, and one pass per class.
+        let passes = 2 + self.to.len();
         let mut display =
-            GenerationDisplay::new("editing", count.div_ceil(size) * ways * steps, quiet);
+            GenerationDisplay::new("editing", count.div_ceil(size) * passes * steps, quiet);
         let mut trajectory = Some(trajectory);
         let (mut rows, mut error) = (Vec::new(), RoundTripError::default());
         for first in (0..count).step_by(size) {
             let range = first..count.min(first + size);
-            let drawn = self.draw_batch(&range, out, &mut error, &mut trajectory, &mut display)?;
-            let Some(columns) = drawn else {
+            let batch = self.run_batch(&range, out, &mut error, &mut trajectory, &mut display)?;
+            let Some(columns) = batch else {
                 display.close()?;
                 return Ok(None);
             };
             for number in range.take_while(|number| *number < GRID) {
                 let row = columns.iter().map(|column| column[number - first].clone()).collect();
-                rows.push((self.given.name(number), row));
+                rows.push((self.inputs.name(number), row));
             }
         }
         display.close()?;
         Ok(Some((rows, error)))
     }
 
-    /// The pictures at `range`, what comes back of them, and what they are as each class; PNGs are written as they come. None if
-    /// interrupted.
-    fn draw_batch(
+    /// The columns of the grid for the pictures at `range`: the pictures, their reconstructions,
+    /// and the results of each class. Writes each result at once. `None` if interrupted.
+    fn run_batch(
         &self,
         range: &Range<usize>,
         out: &Path,
@@ -213,7 +241,7 @@ impl Task<'_> {
         trajectory: &mut Option<Trajectory>,
         display: &mut GenerationDisplay,
     ) -> anyhow::Result<Option<Vec<Vec<Picture>>>> {
-        let pictures = self.given.images.narrow(0, range.start, range.len())?;
+        let pictures = self.inputs.images.narrow(0, range.start, range.len())?;
         let plain = GuidanceConfig::default();
         let inversion = |batch: &mut Batch<'_>| {
             let Batch { denoiser, plan, request, observer, .. } = batch;
@@ -225,24 +253,24 @@ impl Task<'_> {
         let Some(noise) = self.apply(range, &plain, self.from, &inversion, display)? else {
             return Ok(None);
         };
-        let way = |batch: &mut Batch<'_>| {
+        let sampling = |batch: &mut Batch<'_>| {
             let Batch { denoiser, plan, observer, .. } = batch;
             let observer = &mut |p: diffusion_sample::Progress<'_>| observer(p.done, Some(&p));
             Ok(from_noise(&noise, *denoiser, plan, observer)?.clamp(-1f32, 1f32)?)
         };
-        let Some(back) = self.apply(range, &plain, self.from, &way, display)? else {
+        let Some(reconstruction) = self.apply(range, &plain, self.from, &sampling, display)? else {
             return Ok(None);
         };
-        error.add(&pictures, &back)?;
+        error.add(&pictures, &reconstruction)?;
         let mut columns = vec![
             diffusion_picture::from_tensor(&pictures)?,
-            diffusion_picture::from_tensor(&back)?,
+            diffusion_picture::from_tensor(&reconstruction)?,
         ];
         if let Some(trajectory) = trajectory.take() {
             display.follow(trajectory);
         }
         for class in &self.to {
-            let result = self.apply(range, &self.guided.guidance, *class, &way, display)?;
+            let result = self.apply(range, &self.control.guidance, *class, &sampling, display)?;
             let Some(result) = result else { return Ok(None) };
             let results = diffusion_picture::from_tensor(&result)?;
             for (number, result) in range.clone().zip(&results) {
@@ -253,7 +281,8 @@ impl Task<'_> {
         Ok(Some(columns))
     }
 
-    /// What `operation` makes of the pictures at `range`, a batch, as ones of `class`. None if interrupted.
+    /// The result of `operation` under `class` for the batch of pictures at `range`. `None` if
+    /// interrupted.
     fn apply(
         &self,
         range: &Range<usize>,

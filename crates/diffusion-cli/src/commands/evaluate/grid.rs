@@ -15,13 +15,14 @@ use crate::args::one_of;
 use crate::args::runs::{FoundModel, ModelArgs};
 use crate::args::sampling::sampler_kind;
 use crate::session::interrupt;
-use crate::session::usage::{bail_usage, check_picture, planned};
+use crate::session::usage::{bail_usage, check_picture, checked_plan};
 
-/// Draw the same images by several samplers with several numbers of steps, in one labelled picture
+/// Compare samplers and numbers of steps in one labelled picture
 ///
-/// Every cell begins with the same noise. The tables on standard output have the seconds that each cell took and, for --judged images of
-/// each, their Fréchet distance from real ones as `evaluate samples` measures it: the picture shows the first --num of them. The
-/// distance depends on the number of images; compare equal numbers only.
+/// All cells start from the same noise; the picture shows the first --num images of each. The
+/// command prints two tables: the seconds per cell, and the Fréchet distance of --judged images per
+/// cell from real images, measured as in `evaluate samples`. The distance depends on the number of
+/// images, so compare equal numbers only.
 #[derive(clap::Args)]
 #[command(
     after_help = "Example:\n  diffusion evaluate grid --run runs/mnist-1 --samplers ddim,dpmpp-2m,heun --steps 5,10,20,50"
@@ -29,36 +30,40 @@ use crate::session::usage::{bail_usage, check_picture, planned};
 pub(crate) struct GridArgs {
     #[command(flatten)]
     model: ModelArgs,
-    /// The samplers, a row each [default: all that suit the model]
+    /// Samplers to compare, separated by commas, one row each [default: all that fit the model]
     #[arg(long, value_name = "NAMES", value_delimiter = ',', value_parser = one_of(&SamplerKind::ALL, SamplerKind::name))]
     samplers: Vec<SamplerKind>,
-    /// The numbers of steps, a column each
+    /// Numbers of sampling steps to compare, separated by commas, one column each; 1 to 100,000
+    ///
+    /// A model with a noise schedule allows at most as many steps as the schedule has timesteps.
     #[arg(long, value_name = "NUMBERS", value_delimiter = ',', default_value = "5,10,20,50", value_parser = clap::value_parser!(u64).range(1..=100_000))]
     steps: Vec<u64>,
-    /// Images to judge in each cell, 64 or more; 0: none
-    #[arg(long, value_name = "N", default_value = "256", value_parser = judged)]
+    /// Images per cell for the Fréchet distance; 0, or 64 to 100,000
+    ///
+    /// More images give a more precise distance and take longer. 0 skips the distance.
+    #[arg(long, value_name = "N", default_value = "256", value_parser = judged_count)]
     judged: u64,
     #[command(flatten)]
     judge: JudgeArgs,
-    #[command(flatten)]
-    cache: data::CacheArgs,
-    /// Images to show in each cell
+    /// Images to show per cell; 1 to 256
     #[arg(long, value_name = "N", default_value = "9", value_parser = clap::value_parser!(u64).range(1..=256))]
     num: u64,
-    /// The seed of the noise
+    /// Seed of the noise; 0 to 2^64 − 1
     #[arg(long, value_name = "SEED", default_value = "0")]
     seed: u64,
-    /// The picture
+    /// Write the picture to this PNG file
     #[arg(long, value_name = "FILE.png", default_value = "samplers.png")]
     out: PathBuf,
+    #[command(flatten)]
+    cache: data::CacheArgs,
 }
 
-/// So few images are worth a distance.
-fn judged(text: &str) -> Result<u64, String> {
+/// Parses the number of images for the Fréchet distance: 0, or 64 to 100,000.
+fn judged_count(text: &str) -> Result<u64, String> {
     match text.parse() {
         Ok(number @ (0 | 64..=100_000)) => Ok(number),
         _ => Err(
-            "expected 0, or 64 to 100000: the distance of fewer images than there are features says little"
+            "expected 0, or 64 to 100000: the distance is unreliable with fewer images than features"
                 .to_owned(),
         ),
     }
@@ -71,14 +76,14 @@ pub(super) fn run(args: &GridArgs, device: &Device, quiet: bool) -> anyhow::Resu
     if let Some(schedule) = model.objective.schedule() {
         crate::commands::warn_of_terminal_snr(schedule);
     }
-    // What cannot be planned or written is said before anything is computed.
+    // Invalid steps and output files fail before anything is computed.
     for &steps in &args.steps {
-        planned(steps as usize, model.objective.usual_plan(steps as usize))?;
+        checked_plan(steps as usize, model.objective.default_plan(steps as usize))?;
     }
     check_picture("--out", &args.out, &["png"])?;
     let evaluator = evaluator(args, checkpoint.as_deref(), &model, device, quiet)?;
     let judge = evaluator.as_ref().and_then(SampleEvaluator::judge);
-    let drawn = if judge.is_some() { args.num.max(args.judged) } else { args.num };
+    let generated = if judge.is_some() { args.num.max(args.judged) } else { args.num };
     let longest =
         kinds.iter().map(|kind| kind.name().len()).max().unwrap_or(0).max("distance".len());
     let line = |name: &str, numbers: &[String]| {
@@ -86,7 +91,7 @@ pub(super) fn run(args: &GridArgs, device: &Device, quiet: bool) -> anyhow::Resu
         println!("{name:longest$}  {}", numbers.concat());
     };
     let steps: Vec<String> = args.steps.iter().map(u64::to_string).collect();
-    println!("seconds for {drawn} images");
+    println!("seconds for {generated} images");
     line("seconds", &steps);
     let mut cells = Vec::new();
     let mut distances = Vec::new();
@@ -95,8 +100,8 @@ pub(super) fn run(args: &GridArgs, device: &Device, quiet: bool) -> anyhow::Resu
         let (mut seconds, mut row_of_distances) = (Vec::new(), Vec::new());
         for &steps in &args.steps {
             let start = Instant::now();
-            let Some(images) = images(args, &model, kind, steps as usize, drawn)? else {
-                println!("stopped before the picture was done");
+            let Some(images) = images(args, &model, kind, steps as usize, generated)? else {
+                println!("stopped before all cells were generated");
                 return Ok(ExitCode::from(interrupt::EXIT_CODE));
             };
             seconds.push(format!("{:.2}", start.elapsed().as_secs_f64()));
@@ -105,7 +110,7 @@ pub(super) fn run(args: &GridArgs, device: &Device, quiet: bool) -> anyhow::Resu
                 row_of_distances.push(format!("{:.3}", metrics.quality.frechet_distance));
             }
             let shown = diffusion_picture::from_tensor(&images.narrow(0, 0, args.num as usize)?)?;
-            // Twice the size, to be seen.
+            // Enlarged for viewing.
             row.push(diffusion_picture::grid(&shown)?.enlarged(2).into());
         }
         line(kind.name(), &seconds);
@@ -117,7 +122,7 @@ pub(super) fn run(args: &GridArgs, device: &Device, quiet: bool) -> anyhow::Resu
     diffusion_report::sheet(&cells, &names, &columns)?.write_png(&args.out)?;
     if let Some(judge) = judge {
         println!(
-            "{} of {} images, {}, beside {}",
+            "{} of {} images ({}), compared with {}",
             judge.network().distance_name(),
             args.judged,
             judge.network().name(),
@@ -140,7 +145,8 @@ fn kinds(args: &GridArgs, model: &LoadedModel) -> anyhow::Result<Vec<SamplerKind
     args.samplers.iter().map(|kind| sampler_kind(Some(*kind), false, model)).collect()
 }
 
-/// What judges the cells; none where they are not to be judged, or nothing can.
+/// The evaluator of the Fréchet distances; `None` if they are skipped or no network accepts the
+/// images.
 fn evaluator(
     args: &GridArgs,
     checkpoint: Option<&Path>,
@@ -150,21 +156,24 @@ fn evaluator(
 ) -> anyhow::Result<Option<SampleEvaluator>> {
     if args.judged == 0 {
         if let Some(flag) = args.judge.given() {
-            bail_usage!("{flag} says how images are judged, and --judged 0 that they are not");
+            bail_usage!(
+                "{flag} cannot be combined with --judged 0, which skips the Fréchet distance"
+            );
         }
         return Ok(None);
     }
     let shape = model.description.image_shape;
     if !args.judge.network().accepts(shape) {
         tracing::info!(
-            "no distances are given: the digit judge reads 28×28 grey images; see --inception"
+            "the Fréchet distance is skipped: the digit judge needs 28×28 grey images; \
+             --inception accepts others"
         );
         return Ok(None);
     }
     args.judge.evaluator_of_model(checkpoint, shape, None, &args.cache, device, quiet).map(Some)
 }
 
-/// The images of one cell; `None` when interrupted.
+/// Generates the images of one cell; `None` if interrupted.
 fn images(
     args: &GridArgs,
     model: &LoadedModel,
@@ -176,7 +185,7 @@ fn images(
     let generation = Generation { sampler: kind, steps, seed: args.seed, ..Generation::new(num) };
     match model.generate(&generation, &mut |_| interrupt::flow()) {
         Err(e) if e.is_cancelled() => Ok(None),
-        // Its place stays black: that a sampler fails with so few steps is a finding.
+        // The cell stays black: a sampler that fails with few steps is a valid result.
         Err(ModelError::Sample(e @ SampleError::NotFinite { .. })) => {
             tracing::warn!("{}: {e}", sampler.name());
             let [c, h, w] = model.description.image_shape;

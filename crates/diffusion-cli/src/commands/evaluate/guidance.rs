@@ -19,11 +19,14 @@ use crate::session::interrupt;
 use crate::session::progress::Progress;
 use crate::session::usage::{CHARTS, bail_usage, check_output, check_picture};
 
-/// Say what guidance gives and what it costs: the same images under each scale, judged
+/// Measure how the guidance scale changes the quality and diversity of images
 ///
-/// As many images of each class are drawn, from the same noise under every scale. Of each scale the table has the share of images
-/// that the judge reads as what was asked for, how near all are to real ones, and how varied: recall, and the mean distance between two
-/// images of a class in the judge's features.
+/// Under every scale, the command generates the same number of images of each class from the same
+/// noise. The table shows per scale: class accuracy, the share of images in which the judge
+/// recognises the given class; the Fréchet distance from real images; precision, recall and
+/// coverage; and diversity, the mean distance between two images of a class in the judge's feature
+/// space. The model must be class-conditional and trained with class dropout, the default of `train
+/// --conditional`.
 #[derive(clap::Args)]
 #[command(
     after_help = "Example:\n  diffusion evaluate guidance --run runs/mnist-1 --per-class 100 --plot guidance.png --grid scales.png"
@@ -33,22 +36,27 @@ pub(crate) struct GuidanceArgs {
     model: ModelArgs,
     #[command(flatten)]
     judge: JudgeArgs,
-    /// The scales
+    /// Guidance scales to compare, separated by commas; -1000 to 1000
+    ///
+    /// 0 ignores the class, 1 is no extra guidance, larger scales follow the class more strictly
+    /// (Ho & Salimans 2022).
     #[arg(long, value_name = "NUMBERS", value_delimiter = ',', default_value = "0,1,1.1,1.25,1.5,2,3,4,6", value_parser = scale)]
     scales: Vec<f64>,
-    /// Images of each class
+    /// Images to generate per class and scale; 1 to 10,000
+    ///
+    /// More images give more precise metrics and take longer.
     #[arg(long, value_name = "N", default_value = "100", value_parser = clap::value_parser!(u64).range(1..=10_000))]
     per_class: u64,
-    /// The seed of the noise
+    /// Seed of the noise; 0 to 2^62 − 1
     #[arg(long, value_name = "SEED", default_value = "0", value_parser = clap::value_parser!(u64).range(..1 << 62))]
     seed: u64,
-    /// Draw the table as curves
+    /// Also write the metrics as a chart over the scale, PNG or SVG by the file's ending
     #[arg(long, value_name = "FILE.png|FILE.svg")]
     plot: Option<PathBuf>,
-    /// Also write an image of each class under each scale as one picture
+    /// Also write one image of each class under each scale to this PNG file
     #[arg(long, value_name = "FILE.png")]
     grid: Option<PathBuf>,
-    /// Also write the table as JSON
+    /// Also write the table to this file as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
     #[command(flatten)]
@@ -72,7 +80,8 @@ pub(super) fn run(args: &GuidanceArgs, device: &Device, quiet: bool) -> anyhow::
     let classes = description.classes.len();
     if description.check_classifier_free().is_err() {
         bail_usage!(
-            "the model was trained without classes, or without images of none: there is nothing to push towards"
+            "the model was trained without classes or without class dropout, so classifier-free \
+             guidance is impossible; train one with `train --conditional`"
         );
     }
     let shape = description.image_shape;
@@ -81,15 +90,16 @@ pub(super) fn run(args: &GuidanceArgs, device: &Device, quiet: bool) -> anyhow::
         args.judge.evaluator_of_model(checkpoint, shape, None, &args.cache, device, quiet)?;
     let Some(judge) = evaluator.judge() else {
         bail_usage!(
-            "no network makes features of such images: give Inception's by --inception FILE.safetensors"
+            "the digit judge needs 28×28 grey images; for others, give the weights of Inception-v3 by \
+             --inception FILE.safetensors"
         )
     };
-    let sampler = model.objective.sampler(description.learned_variance());
+    let sampler = model.objective.default_sampler(description.learned_variance());
     let steps = model.objective.default_steps(sampler);
     let num = args.per_class * classes as u64;
     judging::check_number(&evaluator, "--per-class", num as usize)?;
     println!(
-        "{}, {} in {steps} steps, {} images of each of {classes} classes",
+        "{}, {} in {steps} steps, {} images for each of {classes} classes",
         found.name(),
         sampler.name(),
         args.per_class
@@ -98,7 +108,7 @@ pub(super) fn run(args: &GuidanceArgs, device: &Device, quiet: bool) -> anyhow::
     let names: Vec<Option<&str>> =
         (0..num as usize).map(|i| Some(description.classes[i % classes].name.as_str())).collect();
 
-    let mut progress = Progress::new("drawing", args.scales.len() as u64 * num, quiet);
+    let mut progress = Progress::new("sampling", args.scales.len() as u64 * num, quiet);
     let (mut rows, mut cells) = (Vec::new(), Vec::new());
     for (place, &scale) in (0u64..).zip(&args.scales) {
         let generation = Generation {
@@ -116,14 +126,15 @@ pub(super) fn run(args: &GuidanceArgs, device: &Device, quiet: bool) -> anyhow::
         let images = match images {
             Err(e) if e.is_cancelled() => {
                 progress.finish();
-                println!("stopped before all scales were judged");
+                println!("stopped before all scales were evaluated");
                 return Ok(ExitCode::from(interrupt::EXIT_CODE));
             }
             images => images?.clamp(-1f32, 1f32)?,
         };
         let shown =
             diffusion_picture::from_tensor(&images.narrow(0, 0, classes.min(num as usize))?)?;
-        let row: Cell = diffusion_picture::grid_of(&shown, shown.len())?.enlarged(2).into();
+        let row: Cell =
+            diffusion_picture::grid_with_columns(&shown, shown.len())?.enlarged(2).into();
         cells.push(vec![row]);
         rows.push((scale, judge.metrics(&images, &names)?));
     }
@@ -145,11 +156,11 @@ pub(super) fn run(args: &GuidanceArgs, device: &Device, quiet: bool) -> anyhow::
     Ok(ExitCode::SUCCESS)
 }
 
-/// The columns: for people, for programs, and the value.
+/// The columns of the table: heading, JSON key and value.
 fn columns(metrics: &FeatureMetrics) -> [(&'static str, &'static str, Option<f64>); 6] {
     let quality = &metrics.quality;
     [
-        ("read as asked", "as_asked", metrics.as_asked),
+        ("class accuracy", "as_asked", metrics.class_accuracy),
         (metrics.network.distance_name(), "frechet_distance", Some(quality.frechet_distance)),
         ("precision", "precision", Some(quality.agreement.precision)),
         ("recall", "recall", Some(quality.agreement.recall)),
@@ -173,29 +184,29 @@ fn print_table(rows: &[(f64, FeatureMetrics)]) {
     }
 }
 
-/// What is to be weighed: obedience and nearness against variety.
+/// The trade-off as curves over the scale: class accuracy and Fréchet distance against diversity.
 fn chart(rows: &[(f64, FeatureMetrics)]) -> Chart {
     let value_of =
         |row: &FeatureMetrics, key: &str| columns(row).into_iter().find(|(_, k, _)| *k == key)?.2;
     let panels = [
-        ("read as asked", "as_asked", Scale::Linear),
-        ("distance from real images", "frechet_distance", Scale::Logarithmic),
+        ("class accuracy", "as_asked", Scale::Linear),
+        ("Fréchet distance", "frechet_distance", Scale::Logarithmic),
         ("recall", "recall", Scale::Linear),
-        ("distance within a class", "diversity", Scale::Linear),
+        ("diversity", "diversity", Scale::Linear),
     ];
     let panel = |(name, key, y_scale): (&str, &str, Scale)| {
         let points: Vec<(f64, f64)> =
             rows.iter().filter_map(|(scale, row)| Some((*scale, value_of(row, key)?))).collect();
-        let curves = vec![Curve::new("the model, by scale of guidance", points)];
+        let curves = vec![Curve::new("the model, by guidance scale", points)];
         Panel { y: name.to_owned(), y_scale, y_range: None, curves }
     };
-    let known = panels
+    let present = panels
         .into_iter()
         .filter(|(_, key, _)| rows.iter().any(|(_, row)| value_of(row, key).is_some()));
     Chart {
-        title: "What guidance gives and what it costs".to_owned(),
-        x: "scale of guidance".to_owned(),
-        panels: known.map(panel).collect(),
+        title: "Quality and diversity by guidance scale".to_owned(),
+        x: "guidance scale".to_owned(),
+        panels: present.map(panel).collect(),
     }
 }
 

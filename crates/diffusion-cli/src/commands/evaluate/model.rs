@@ -12,7 +12,7 @@ use diffusion_sample::VarianceType;
 use serde_json::{Value, json};
 
 use super::pictures::of_model;
-use super::{CONTINUOUS, as_object, axis, continuous_levels, with_error};
+use super::{CONTINUOUS_LEVELS, as_object, axis, continuous_levels, with_error};
 use crate::args::data;
 use crate::args::one_of;
 use crate::args::runs::{FoundModel, ModelArgs, program};
@@ -21,45 +21,58 @@ use crate::session::interrupt;
 use crate::session::progress::Progress;
 use crate::session::usage::{CHARTS, bail_usage, check_picture};
 
-/// Measure a model on pictures: its losses by noise level, and the bits a dimension that its variational bound gives
+/// Measure a model's losses by noise level and its variational bound
 ///
-/// The losses are mean squares of what is wrong with the predicted noise, picture and velocity. The bound is that of Ho et al. 2020
-/// on -log2 p(x0), of a reverse process along all timesteps with x0 cut to [-1, 1]: L_T, what is left of the pictures at the last
-/// timestep; L_t, a term for each step; L_0, which decodes to 256 grey levels. L_T is exact, the terms are seen at a few timesteps of each
-/// picture, drawn so that sums are unbiased; the standard errors hold what that adds. Flows and EDM have losses only.
+/// The losses are mean squared errors of the predicted noise, image and velocity. The variational
+/// bound (Ho et al. 2020) is an upper bound on -log2 p(x0), in bits per dimension; its reverse
+/// process visits all timesteps and clips x0 to [-1, 1]. It is the sum of L_T, the signal left at
+/// the last timestep, one term L_t per step, and L_0, the decoder to 256 grey levels. L_T is exact.
+/// The other terms are unbiased estimates from a few random timesteps per picture, and their
+/// standard errors include that. Models of flows and EDM have losses only.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  diffusion evaluate model --run runs/mnist-1\n  \
                         diffusion evaluate model --run runs/mnist-1 --num 1000 --bins 20 --plot model.png",
-          mut_arg("data", |arg| arg.help(
-              "The pictures: whatever --data of train understands [default: those that the run kept out of training, or if there are \
-               none, those that it was trained on; without a run, the digits that come with the program, as its model]"
+          mut_arg("data", |arg| arg.display_order(2).help(
+              "Pictures to evaluate on [default: the run's validation set, else its training set]"
+          ).long_help(
+              "Pictures to evaluate on [default: the run's validation set, else its training set]\n\n\
+               Any source that `train --data` accepts. The default for the model that comes with the \
+               program: the embedded digits that it was trained on."
           )))]
 pub(crate) struct ModelEvaluationArgs {
     #[command(flatten)]
     model: ModelArgs,
-    #[command(flatten)]
-    data: data::DataArgs,
-    /// Take N of these pictures
+    /// Evaluate on N of the pictures; at least 1
+    ///
+    /// More pictures give smaller standard errors and take longer.
     #[arg(long, value_name = "N", default_value = "256", value_parser = clap::value_parser!(u64).range(1..))]
     num: u64,
-    /// Into how many parts of one size the timesteps are divided [default: 10]
+    /// Bins of equal size to divide the timesteps into; 1 to 1000 [default: 10]
+    ///
+    /// N cannot exceed the number of timesteps; the default is lowered to that number. Models of
+    /// flows and EDM are evaluated at 1000 noise levels.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1000))]
     bins: Option<u64>,
-    /// At how many timesteps of each part each picture is looked at; the time it takes grows with it
+    /// Random timesteps per bin and picture; at least 1
+    ///
+    /// More timesteps give smaller standard errors; the time grows in proportion.
     #[arg(long, value_name = "N", default_value = "4", value_parser = clap::value_parser!(u64).range(1..))]
     looks: u64,
-    /// The variance of the bound's steps [default: learned-range if the model has learned one, else fixed-small]
+    /// Variance of the bound's reverse steps [default: learned-range if the model has learned it,
+    /// else fixed-small]
     #[arg(long, value_name = "VARIANCE", value_parser = one_of(VarianceType::ALL, VarianceType::name))]
     variance: Option<VarianceType>,
-    /// The seed of noise and timesteps
+    /// Seed of the noise and timesteps; 0 to 2^64 − 1
     #[arg(long, value_name = "SEED", default_value = "0")]
     seed: u64,
-    /// Draw losses and bits against the timestep into a PNG or SVG
+    /// Also write losses and bits as a chart over the timesteps, PNG or SVG by the file's ending
     #[arg(long, value_name = "FILE")]
     plot: Option<PathBuf>,
-    /// Print one JSON object
+    /// Print one JSON object instead of the tables
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    data: data::DataArgs,
 }
 
 pub(super) fn run(
@@ -74,12 +87,12 @@ pub(super) fn run(
     let found = args.model.open(Weights::Ema, device)?;
     let model = &found.model;
     let bound = bound(args, model)?;
-    let levels = bound.map_or(CONTINUOUS, |bound| bound.schedule().len());
+    let levels = bound.map_or(CONTINUOUS_LEVELS, |bound| bound.schedule().len());
     let bins = args.bins.map_or(10.min(levels), |bins| bins as usize);
     if bins > levels {
-        bail_usage!("--bins {bins}: there are {levels} timesteps");
+        bail_usage!("--bins {bins} is too large: there are {levels} timesteps");
     }
-    let (dataset, which) = pictures(args, &found, quiet)?;
+    let (dataset, description) = pictures(args, &found, quiet)?;
     let all: Vec<usize> = (0..dataset.len()).collect();
     let images = dataset.images(&all, device)?;
 
@@ -94,7 +107,7 @@ pub(super) fn run(
             seed,
         )?,
     };
-    let mut progress = Progress::new("looking", 100, quiet);
+    let mut progress = Progress::new("evaluating", 100, quiet);
     let errors = evaluation.errors(&model.denoiser, &mut |done, all| {
         let percent = 100 * done / all;
         progress.advance(percent as u64, || format!("{percent} %"));
@@ -107,20 +120,20 @@ pub(super) fn run(
         model_chart(&errors, axis(model)).write(path)?;
     }
     if args.json {
-        println!("{:#}", as_json(&errors, model.step, &which, images.dim(0)?));
+        println!("{:#}", as_json(&errors, model.step, &description, images.dim(0)?));
         return Ok(ExitCode::SUCCESS);
     }
     match &found.checkpoint {
         Some(checkpoint) => println!("step {}: {}", model.step, checkpoint.display()),
         None => println!("{}", found.name()),
     }
-    println!("{which}; mean ± standard error\n");
+    println!("{description}; mean ± standard error\n");
     print_table(&errors);
     println!();
     match &errors.bound {
         Some(bound) => print_bound(bound),
         None => println!(
-            "no bits/dim: the bound is a sum over the steps of a schedule, and a model of {} has none",
+            "no bits/dim: the bound is a sum over the steps of a schedule; a model of {} has no schedule",
             model.objective.name()
         ),
     }
@@ -130,7 +143,7 @@ pub(super) fn run(
     Ok(ExitCode::SUCCESS)
 }
 
-/// The bound along the model's schedule; none without one.
+/// The variational bound along the model's schedule; `None` if it has no schedule.
 fn bound<'a>(
     args: &ModelEvaluationArgs,
     model: &'a LoadedModel,
@@ -138,14 +151,14 @@ fn bound<'a>(
     let Some(schedule) = model.objective.schedule() else {
         if args.variance.is_some() {
             let process = model.objective.name();
-            bail_usage!("--variance is for the bound, which a model of {process} has none of");
+            bail_usage!("--variance sets the bound's variance; a model of {process} has no bound");
         }
         return Ok(None);
     };
     Ok(Some(VariationalBound::new(schedule, variance(args.variance, model)?)))
 }
 
-/// The pictures, and which they are in words.
+/// The pictures to evaluate on, and their description.
 fn pictures(
     args: &ModelEvaluationArgs,
     FoundModel { model, checkpoint }: &FoundModel,
@@ -153,31 +166,30 @@ fn pictures(
 ) -> anyhow::Result<(ImageDataset, String)> {
     let data = args.data.path.as_ref();
     if data.is_none() && args.data.pictures.validation.is_some() {
-        bail_usage!("--validation divides the pictures of --data; the run has divided its own");
+        bail_usage!("--validation needs --data: the run's own pictures are already split");
     }
     let (training, held_out) = of_model(&args.data, checkpoint.as_deref(), model, |_| {}, quiet)?;
     let from = match (data, &held_out) {
         (None, Some(_)) => "pictures that the run kept out of training".to_owned(),
         (None, None) if checkpoint.is_none() => {
-            "digits that come with the program and that the model was trained on (--data names others)"
-                .to_owned()
+            "embedded digits that the model was trained on (use --data for others)".to_owned()
         }
         (None, None) => format!(
-            "pictures that the model was trained on, since none were kept out (by `{}`)",
+            "pictures that the model was trained on (no validation set; `{}` makes one)",
             program("train --validation SHARE")
         ),
-        (Some(path), Some(_)) => format!("pictures of {} that --validation divides off", path.display()),
+        (Some(path), Some(_)) => format!("pictures of {} held out by --validation", path.display()),
         (Some(path), None) => format!("pictures of {}", path.display()),
     };
     let all = held_out.unwrap_or(training);
     let chosen = all.limited(args.num as usize)?;
     let [channels, height, width] = chosen.image_shape();
-    let which = format!(
+    let description = format!(
         "{} images of {channels}×{height}×{width}, of the {} {from}",
         chosen.len(),
         all.len()
     );
-    Ok((chosen, which))
+    Ok((chosen, description))
 }
 
 fn print_table(errors: &ModelErrors) {
@@ -200,17 +212,17 @@ fn print_table(errors: &ModelErrors) {
 
 fn print_bound(bound: &Bound) {
     println!("variational bound, in bits/dim");
-    for (name, what, estimate) in [
-        ("L_T", "what is left of the pictures at the last timestep", bound.prior),
-        ("sum of L_t", "the steps", bound.steps),
-        ("L_0", "the decoder to 256 grey levels, at t = 0 above", bound.decoder),
-        ("total", "at most so many bits a dimension code the pictures", bound.total),
+    for (name, meaning, estimate) in [
+        ("L_T", "signal left at the last timestep", bound.prior),
+        ("sum of L_t", "reverse steps", bound.steps),
+        ("L_0", "decoder to 256 grey levels (t = 0 above)", bound.decoder),
+        ("total", "upper bound on the bits per dimension", bound.total),
     ] {
-        println!("{name:>11} {:>19}  {what}", with_error(estimate));
+        println!("{name:>11} {:>19}  {meaning}", with_error(estimate));
     }
 }
 
-fn as_json(errors: &ModelErrors, step: u64, which: &str, images: usize) -> Value {
+fn as_json(errors: &ModelErrors, step: u64, description: &str, images: usize) -> Value {
     let loss = |loss: &ModelLoss| json!({ "epsilon": as_object(loss.noise), "x0": as_object(loss.x0), "v": as_object(loss.velocity) });
     let bins: Vec<Value> = errors
         .bins
@@ -231,7 +243,7 @@ fn as_json(errors: &ModelErrors, step: u64, which: &str, images: usize) -> Value
     json!({
         "step": step,
         "images": images,
-        "pictures": which,
+        "pictures": description,
         "overall": loss(&errors.overall),
         "bins": bins,
         "bits_per_dimension": bound,

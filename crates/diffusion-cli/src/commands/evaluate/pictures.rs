@@ -1,16 +1,18 @@
-//! Which pictures a model is looked at with.
+//! The pictures that a model is evaluated on.
 
 use std::path::Path;
 
 use diffusion_data::{ImageDataset, PictureConfig};
 use diffusion_model::LoadedModel;
 
-use crate::args::data::{DataArgs, TrainedOn};
+use crate::args::data::{DataArgs, TrainingSource};
 use crate::session::usage::bail_usage;
 
-/// --data, or what the model in `checkpoint`, or the one that comes with the program, was trained on, as that
-/// training chose and divided it: the pictures it was trained on and those kept out of training. They have
-/// the model's shape. `adapt` changes what is chosen, before the flags do.
+/// The training and validation pictures: those of --data, otherwise those of the run of
+/// `checkpoint`, or without one those of the model that comes with the program.
+///
+/// They are prepared and split as for that training, and have the model's shape. `adapt` changes
+/// the configuration before the flags do.
 pub(super) fn of_model(
     args: &DataArgs,
     checkpoint: Option<&Path>,
@@ -18,26 +20,27 @@ pub(super) fn of_model(
     adapt: impl FnOnce(&mut PictureConfig),
     quiet: bool,
 ) -> anyhow::Result<(ImageDataset, Option<ImageDataset>)> {
-    let mut usual = match &args.path {
-        Some(path) => TrainedOn { path: Some(path.clone()), ..TrainedOn::default() },
-        None => match TrainedOn::of(checkpoint, "--data")? {
-            Ok(trained_on) => trained_on,
-            Err(unknown) => bail_usage!("{unknown}; say --data"),
+    let mut source = match &args.path {
+        Some(path) => TrainingSource { path: Some(path.clone()), ..TrainingSource::default() },
+        None => match TrainingSource::of(checkpoint, "--data")? {
+            Ok(training_source) => training_source,
+            Err(reason) => bail_usage!("{reason}; give --data"),
         },
     };
-    // Whatever the pictures are, the model takes its own size.
+    // The pictures are resized to the model's size.
     let [_, height, width] = model.description.image_shape;
     if height == width {
-        usual.size = usual.size.or(Some(height));
+        source.size = source.size.or(Some(height));
     }
-    adapt(&mut usual.pictures);
-    let chosen = args.chosen_from(usual.path.as_deref(), (usual.size, usual.pictures), quiet)?;
-    if chosen.0.image_shape() != model.description.image_shape {
+    adapt(&mut source.pictures);
+    let sets = args.load_from(source.path.as_deref(), (source.size, source.pictures), quiet)?;
+    if sets.0.image_shape() != model.description.image_shape {
         bail_usage!(
-            "the pictures are {:?}, the model's {:?} (channels, height, width); choose --channels and --size, or other --data",
-            chosen.0.image_shape(),
+            "the pictures have shape {:?}, the model needs {:?} (channels, height, width); set \
+             --channels and --size, or choose other --data",
+            sets.0.image_shape(),
             model.description.image_shape
         );
     }
-    Ok(chosen)
+    Ok(sets)
 }

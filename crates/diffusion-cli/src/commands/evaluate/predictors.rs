@@ -7,7 +7,7 @@ use candle_core::{Device, Tensor};
 use diffusion_data::PictureConfig;
 use diffusion_eval::{
     BaselineCheck, Estimate, PredictionError, Predictor, PredictorErrors, PredictorEvaluation,
-    lesson_images,
+    tutorial_images,
 };
 use diffusion_model::{LoadedModel, Objective, Weights};
 use diffusion_process::NoiseLevel;
@@ -22,45 +22,74 @@ use crate::args::schedules;
 use crate::session::interrupt;
 use crate::session::usage::{CHARTS, bail_usage, check_picture};
 
-/// Pictures of a set that are looked at, unless --limit says otherwise.
+/// Default number of pictures of a data set to evaluate on.
 const PICTURES: usize = 200;
 
-/// Measure how well predictors tell the noise in an image, by timestep
+/// Measure noise-prediction errors by timestep, for baselines and a model
 ///
-/// zero says that there is no noise, random draws other noise, perfect knows it; --run adds a trained model. Two errors are given:
-/// the mean square in epsilon, which is 1 for zero and 2 for random at every timestep, and the same in the image's own scale,
-/// times 1 − alpha_cumprod, which grows with t. Each has its standard error over the images, every one of which is looked at with the
-/// noise of eight timesteps in each bin.
+/// Three baselines are measured: zero predicts no noise, random predicts independent noise, and
+/// perfect predicts the true noise. --run or --checkpoint adds a trained model. Two errors are
+/// shown. The first is the mean squared error (MSE) in epsilon, which is 1 for zero and 2 for
+/// random at every timestep. The second is in image scale, multiplied by 1 − alpha_cumprod, which
+/// grows with t. Both have a standard error over the images; every image is evaluated at up to 8
+/// timesteps per bin.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  diffusion evaluate predictors --plot predictors.png\n  \
                         diffusion evaluate predictors --run runs/mnist-1 --bins 10",
-          mut_arg("data", |arg| arg.help(
-              "The pictures: whatever --data of train understands [default: those that the model was trained on; without a model, 50 \
-               synthetic images of 1×32×32]"
+          mut_arg("run", |arg| arg.help(
+              "Add the model of the run in this folder, by its newest checkpoint [default: no model]"
+          ).long_help(
+              "Add the model of the run in this folder, by its newest checkpoint [default: no model]"
+          )),
+          mut_arg("checkpoint", |arg| arg.help(
+              "Add the model of the checkpoint in this folder [default: no model]"
+          ).long_help(
+              "Add the model of the checkpoint in this folder [default: no model]"
+          )),
+          mut_arg("data", |arg| arg.display_order(2).help(
+              "Pictures to evaluate on [default: the model's training set, else 50 synthetic images \
+               of 1×32×32]"
+          ).long_help(
+              "Pictures to evaluate on [default: the model's training set, else 50 synthetic images \
+               of 1×32×32]\n\n\
+               Any source that `train --data` accepts. Pixels of the synthetic images are standard \
+               normal numbers, clipped to [-1, 1]."
+          )),
+          mut_arg("limit", |arg| arg.help(
+              "Use only N pictures, at least 1, chosen by a hash of their names [default: 200]"
+          ).long_help(
+              "Use only N pictures, at least 1, chosen by a hash of their names [default: 200]"
           )))]
 pub(crate) struct PredictorsArgs {
     #[command(flatten)]
     model: ModelArgs,
-    #[command(flatten)]
-    data: data::DataArgs,
-    /// Without a model: linear, cosine, sigmoid, scaled-linear, or a file that `schedule compare` understands
+    /// Noise schedule without a model: linear, cosine, sigmoid, scaled-linear or a file
+    ///
+    /// A file is a TOML file with a table `[schedule]`, the folder of a run or of a model of
+    /// Python's diffusers, or a scheduler_config.json. A model has its own schedule.
     #[arg(long, value_name = "NAME", default_value = "linear", conflicts_with_all = ["run", "checkpoint"])]
     schedule: String,
-    /// Without a model: the schedule's number of steps, if it has a name
+    /// Number of timesteps T of a named schedule; 1 to 1,000,000
+    ///
+    /// Files and models have their own number of timesteps.
     #[arg(long, value_name = "T", default_value = "200", conflicts_with_all = ["run", "checkpoint"], value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     timesteps: u64,
-    /// Into how many parts of one size the timesteps are divided [default: 4]
+    /// Bins of equal size to divide the timesteps into; 1 to 1000 [default: 4]
+    ///
+    /// N cannot exceed the number of timesteps; the default is lowered to that number.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1000))]
     bins: Option<u64>,
-    /// The seed of images and noise
+    /// Seed of the synthetic images and the noise; 0 to 2^64 − 1
     #[arg(long, value_name = "SEED", default_value = "0")]
     seed: u64,
-    /// Draw the errors against the timestep into a PNG or SVG
+    /// Also write the errors as a chart over the timesteps, PNG or SVG by the file's ending
     #[arg(long, value_name = "FILE")]
     plot: Option<PathBuf>,
-    /// Print one JSON object
+    /// Print one JSON object instead of the tables
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    data: data::DataArgs,
 }
 
 pub(super) fn run(args: &PredictorsArgs, device: &Device, quiet: bool) -> anyhow::Result<ExitCode> {
@@ -75,7 +104,7 @@ pub(super) fn run(args: &PredictorsArgs, device: &Device, quiet: bool) -> anyhow
     let levels = levels(args, model.as_ref().map(|(_, model)| model))?;
     let bins = args.bins.map_or(4.min(levels.len()), |bins| bins as usize);
     if bins > levels.len() {
-        bail_usage!("--bins {bins}: there are {} timesteps", levels.len());
+        bail_usage!("--bins {bins} is too large: there are {} timesteps", levels.len());
     }
     let images = images(args, model.as_ref(), device, quiet)?;
     let evaluation = PredictorEvaluation::new(&images, levels, bins, args.seed)?;
@@ -114,18 +143,18 @@ pub(super) fn run(args: &PredictorsArgs, device: &Device, quiet: bool) -> anyhow
     Ok(ExitCode::SUCCESS)
 }
 
-/// All levels of the schedule, or of a model's process, from the cleanest on.
+/// All noise levels of the schedule or of the model's process, the cleanest first.
 fn levels(args: &PredictorsArgs, model: Option<&LoadedModel>) -> anyhow::Result<Vec<NoiseLevel>> {
-    let own;
+    let named;
     let schedule = match model.map(|model| &model.objective) {
         None => {
-            own = schedules::named(&args.schedule, args.timesteps as usize)?.1;
-            &own
+            named = schedules::named(&args.schedule, args.timesteps as usize)?.1;
+            &named
         }
         Some(Objective::Diffusion { schedule, .. }) => schedule,
         Some(objective) => return Ok(continuous_levels(objective)),
     };
-    // An end without signal has nothing to tell noise from, for ε; the step before it has.
+    // Levels without signal are left out: there, x_t is the noise itself.
     let with_signal =
         (0..schedule.len()).map(|t| schedule.level(t)).filter(|level| level.signal > 0.0);
     Ok(with_signal.collect())
@@ -146,16 +175,16 @@ fn images(
             of_model(&args.data, Some(checkpoint), model, adapt, quiet)?.0
         }
         None if args.data.path.is_some() => {
-            let usual = PictureConfig { limit: Some(PICTURES), ..PictureConfig::default() };
-            args.data.chosen((None, usual), quiet)?.0
+            let config = PictureConfig { limit: Some(PICTURES), ..PictureConfig::default() };
+            args.data.load((None, config), quiet)?.0
         }
         None => {
             if let Some(flag) = args.data.pictures.apply(&mut None, &mut PictureConfig::default()) {
                 bail_usage!(
-                    "{flag} is for pictures of --data; the synthetic images are as they are"
+                    "{flag} is for pictures of --data; the synthetic images have no settings"
                 );
             }
-            return Ok(lesson_images(args.seed, device)?);
+            return Ok(tutorial_images(args.seed, device)?);
         }
     };
     let all: Vec<usize> = (0..dataset.len()).collect();
@@ -193,7 +222,7 @@ fn print_table(errors: &[(String, PredictorErrors)], shape: &[usize]) {
     }
 }
 
-/// Where an error is expected, what was measured instead.
+/// Prints the measured error of each baseline next to its expected error.
 fn print_checks(errors: &[(String, PredictorErrors)], expected: &[Option<f64>]) {
     println!();
     for ((name, errors), expected) in errors.iter().zip(expected) {
@@ -209,7 +238,7 @@ fn print_checks(errors: &[(String, PredictorErrors)], expected: &[Option<f64>]) 
     }
 }
 
-/// What was measured of the baseline `name`, beside what theory expects.
+/// The measured and the expected error of the baseline `name`, as text.
 fn check(name: &str, check: &BaselineCheck) -> String {
     let expected = check.expected;
     if check.is_exact() {
@@ -249,7 +278,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_check_says_what_was_measured_of_right_and_wrong_predictors() {
+    fn the_check_reports_measured_errors_of_correct_and_wrong_predictors() {
         let measured = |mean: f64, standard_error: f64| {
             let error = Estimate { mean, standard_error };
             let error = PredictionError { noise: error, image: error };

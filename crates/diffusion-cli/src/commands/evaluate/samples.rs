@@ -21,51 +21,71 @@ use crate::session::interrupt;
 use crate::session::progress::Progress;
 use crate::session::usage::{bail_usage, check_output, first_given};
 
-/// Judge generated images: how near they are to real ones, how varied, how many are copies of training pictures
+/// Evaluate generated images: quality, diversity and copies of training pictures
 ///
-/// Given folders of images, each is judged, and the spread is that of the folders. Given a run, a checkpoint or nothing, images are
-/// drawn from the model with --seeds different seeds, and the spread is that of the seeds. Beside them stand as many of the pictures
-/// that the model was trained on, where they are known and not themselves what is compared with: what a model without faults would get.
+/// Every given folder of images is one set. For a run, a checkpoint or no argument, the command
+/// generates one set per seed of --seeds. The table shows the mean of each metric and its standard
+/// deviation between sets. For comparison it shows the same metrics for an equal number of training
+/// pictures, the score of a perfect model; this column is omitted if the training pictures are
+/// unknown or used as the reference.
 ///
-/// The Fréchet distance is of all images. Precision, recall, density and coverage are of 3,000, beside 3,000 real ones; copies
-/// are looked for among 2,000, of up to 10,000 training pictures. All but the share of copies depend on the number of images;
-/// compare equal numbers only. Without features of such images (the digit judge reads 28×28 grey ones, Inception any) copies are all
-/// that is looked for.
+/// The Fréchet distance (Heusel et al. 2017) uses all images. Precision and recall (Kynkäänniemi et
+/// al. 2019), density and coverage (Naeem et al. 2020) use up to 3,000 generated and 3,000 real
+/// images. Copies are searched for in up to 2,000 images, among up to 10,000 training pictures. All
+/// metrics but the share of copies depend on the number of images, so compare equal numbers only.
+/// By default the features are those of the digit judge, a classifier that needs 28×28 grey images.
+/// For other images use --inception; without it, only copies are searched for.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  diffusion evaluate samples --run runs/mnist-1\n  \
                         diffusion evaluate samples digits --against mnist\n  \
                         diffusion evaluate samples runs/mnist-1 --num 10000 --seeds 1 --json quality.json")]
 pub(crate) struct SamplesArgs {
-    /// Folders of images, or of a run, or of a checkpoint [default: the run that saved last in runs/]
+    /// Folders of images to evaluate, or the folder of one run or checkpoint [default: the run that
+    /// saved last in runs/]
+    ///
+    /// The images of all folders must be square and of one size. Without any run in runs/, the
+    /// default is the model that comes with the program.
     #[arg(value_name = "DIR", conflicts_with_all = ["run", "checkpoint"])]
     folders: Vec<PathBuf>,
     #[command(flatten)]
     model: ModelArgs,
     #[command(flatten)]
     judge: JudgeArgs,
-    /// The pictures that a model was trained on, to look for copies of; mnist: the 10,000 that come with the program [default: those
-    /// that its run names]
+    /// Training pictures of the model, among which copies are searched for [default: those of its
+    /// run]
+    ///
+    /// mnist: the 10,000 digits that come with the program. PATH: any source that `train --data`
+    /// accepts. Folders of images have no default; without this flag, their copies are not searched
+    /// for.
     #[arg(long, value_name = "mnist|PATH")]
     training: Option<PathBuf>,
-    /// Images to draw for each seed [default: 2000]
+    /// Images to generate per seed; 64 to 100,000 [default: 2000]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(64..=100_000))]
     num: Option<u64>,
-    /// Seeds to draw with [default: 3]
+    /// Number of seeds, one set of images each; 1 to 100 [default: 3]
+    ///
+    /// With 1 seed there is no standard deviation.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=100))]
     seeds: Option<u64>,
-    /// The first seed; the others follow it [default: 0]
+    /// First seed, which the others follow; 0 to 2^62 − 1 [default: 0]
     #[arg(long, value_name = "SEED", value_parser = clap::value_parser!(u64).range(..1 << 62))]
     seed: Option<u64>,
-    /// The sampler [default: as `sample`]
+    /// Sampler [default: the same as in `sample`]
     #[arg(long, value_name = "NAME", value_parser = one_of(&SamplerKind::ALL, SamplerKind::name))]
     sampler: Option<SamplerKind>,
-    /// Sampling steps [default: as `sample`]
+    /// Sampling steps; 1 to 1,000,000 [default: the same as in `sample`]
+    ///
+    /// A model with a noise schedule allows at most as many steps as the schedule has timesteps.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     steps: Option<u64>,
-    /// How far to push the images of a model with classes towards theirs [default: as `sample`]
+    /// Guidance scale for a class-conditional model; -1000 to 1000 [default: the same as in
+    /// `sample`]
+    ///
+    /// 0 ignores the class, 1 is no extra guidance, larger scales follow the class more strictly
+    /// (Ho & Salimans 2022).
     #[arg(long, value_name = "SCALE", value_parser = crate::args::numbers::scale, allow_negative_numbers = true)]
     guidance: Option<f64>,
-    /// Also write everything as JSON
+    /// Also write all metrics to this file as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
     #[command(flatten)]
@@ -73,23 +93,23 @@ pub(crate) struct SamplesArgs {
 }
 
 impl SamplesArgs {
-    /// The number of seeds to draw with.
+    /// The number of seeds.
     fn seeds(&self) -> u64 {
         self.seeds.unwrap_or(SampleReport::SEEDS)
     }
 }
 
-/// Sets of images that are judged, each with its name.
-struct Judged {
-    what: String,
-    /// How they were drawn; none: they were there.
-    drawn: Option<Drawn>,
+/// The evaluation of one or more sets of images.
+struct Evaluation {
+    description: String,
+    /// How the images were generated; `None` for images of a folder.
+    sampling: Option<SamplingInfo>,
     report: SampleReport,
 }
 
-/// How sets of images were drawn from a model, one for each seed.
-struct Drawn {
-    /// None: that of the model that comes with the program.
+/// How the sets of images were generated, one set per seed.
+struct SamplingInfo {
+    /// `None` for the model that comes with the program.
     checkpoint: Option<PathBuf>,
     sampler: &'static str,
     steps: usize,
@@ -104,7 +124,8 @@ pub(super) fn run(args: &SamplesArgs, device: &Device, quiet: bool) -> anyhow::R
     }
     if let Some(folder) = args.folders.iter().find(|folder| !folder.exists()) {
         bail_usage!(
-            "{}: there is no such folder; name folders of images, or the folder of a run or of a checkpoint",
+            "{}: there is no such folder; expected folders of images, or the folder of a run or a \
+             checkpoint",
             folder.display()
         );
     }
@@ -112,18 +133,21 @@ pub(super) fn run(args: &SamplesArgs, device: &Device, quiet: bool) -> anyhow::R
         [] => None,
         [folder] => checkpoint_at(folder)?,
         folders => match folders.iter().find_map(|folder| checkpoint_at(folder).transpose()) {
-            Some(found) => bail_usage!("{}: a model is judged alone", found?.display()),
+            Some(checkpoint) => bail_usage!(
+                "{}: a run or a checkpoint must be the only folder",
+                checkpoint?.display()
+            ),
             None => None,
         },
     };
-    let judged = if args.folders.is_empty() || named.is_some() {
+    let evaluation = if args.folders.is_empty() || named.is_some() {
         let model = match named {
             Some(checkpoint) => ModelArgs { run: None, checkpoint: Some(checkpoint) },
             None => args.model.clone(),
         };
-        of_model(args, &model.open(Weights::Ema, device)?, device, quiet)?
+        evaluate_model(args, &model.open(Weights::Ema, device)?, device, quiet)?
     } else {
-        let of_drawing = [
+        let sampling_flags = [
             ("--num", args.num.is_some()),
             ("--seeds", args.seeds.is_some()),
             ("--seed", args.seed.is_some()),
@@ -131,43 +155,44 @@ pub(super) fn run(args: &SamplesArgs, device: &Device, quiet: bool) -> anyhow::R
             ("--steps", args.steps.is_some()),
             ("--guidance", args.guidance.is_some()),
         ];
-        if let Some(flag) = first_given(&of_drawing) {
+        if let Some(flag) = first_given(&sampling_flags) {
             bail_usage!(
-                "{flag} is for drawing images from a model, and {} is not the folder of a run or of a checkpoint",
+                "{flag} is for sampling from a model, but {} is not the folder of a run or a checkpoint",
                 args.folders[0].display()
             );
         }
-        Some(of_folders(args, device, quiet)?)
+        Some(evaluate_folders(args, device, quiet)?)
     };
-    let Some((evaluator, judged)) = judged else {
-        println!("stopped before the images were judged");
+    let Some((evaluator, evaluation)) = evaluation else {
+        println!("stopped before the images were evaluated");
         return Ok(ExitCode::from(interrupt::EXIT_CODE));
     };
-    // First what stays, should nobody read the table.
+    // The file comes first: printing ends the program if the output pipe is closed.
     if let Some(path) = &args.json {
-        let text = format!("{:#}\n", as_json(&evaluator, &judged));
+        let text = format!("{:#}\n", as_json(&evaluator, &evaluation));
         write_file(path, text.as_bytes())?;
     }
-    print_table(&evaluator, &judged);
-    if judged.drawn.is_some() && judged.report.sets.len() < args.seeds() as usize {
-        println!("stopped after {} of {} seeds", judged.report.sets.len(), args.seeds());
+    print_table(&evaluator, &evaluation);
+    let sets = evaluation.report.sets.len();
+    if evaluation.sampling.is_some() && sets < args.seeds() as usize {
+        println!("stopped after {sets} of {} seeds", args.seeds());
         return Ok(ExitCode::from(interrupt::EXIT_CODE));
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// The checkpoint that the folder is or has, if it is that of a model.
+/// The checkpoint in `folder`, if it is the folder of a run or a checkpoint.
 fn checkpoint_at(folder: &Path) -> anyhow::Result<Option<PathBuf>> {
-    let of_model = folder.join(ModelState::FILE).is_file() || RunLayout::new(folder).is_run();
-    Ok(of_model.then(|| RunLayout::checkpoint_at(folder)).transpose()?)
+    let is_model = folder.join(ModelState::FILE).is_file() || RunLayout::new(folder).is_run();
+    Ok(is_model.then(|| RunLayout::checkpoint_at(folder)).transpose()?)
 }
 
-fn of_model(
+fn evaluate_model(
     args: &SamplesArgs,
     found: &FoundModel,
     device: &Device,
     quiet: bool,
-) -> anyhow::Result<Option<(SampleEvaluator, Judged)>> {
+) -> anyhow::Result<Option<(SampleEvaluator, Evaluation)>> {
     let model = &found.model;
     let shape = model.description.image_shape;
     let sampler = sampler_kind(args.sampler, false, model)?;
@@ -180,7 +205,7 @@ fn of_model(
     let num = args.num.unwrap_or(SampleReport::IMAGES);
     let first = args.seed.unwrap_or(0);
     let all = num * args.seeds();
-    let mut progress = Progress::new("drawing", all, quiet);
+    let mut progress = Progress::new("sampling", all, quiet);
     let mut sets = Vec::new();
     for seed in first..first + args.seeds() {
         let generation = Generation {
@@ -197,18 +222,18 @@ fn of_model(
             interrupt::flow()
         });
         let images = match images {
-            // What earlier seeds gave is not lost.
+            // The sets of earlier seeds are kept.
             Err(e) if e.is_cancelled() => break,
             Err(ModelError::Guidance(e)) => bail_usage!("--guidance: {e}"),
             Err(ModelError::Schedule(e)) => bail_usage!("--steps {steps}: {e}"),
             images => images?,
         };
-        let known = &model.description.classes;
+        let classes = &model.description.classes;
         let indices: Vec<u64> = (0..num).collect();
-        let asked = generation.classes.classes(seed, &indices, known);
-        let names: Vec<Option<&str>> = asked
+        let chosen = generation.classes.classes(seed, &indices, classes);
+        let names: Vec<Option<&str>> = chosen
             .into_iter()
-            .map(|class| class.map(|class| known[class as usize].name.as_str()))
+            .map(|class| class.map(|class| classes[class as usize].name.as_str()))
             .collect();
         sets.push((format!("seed {seed}"), evaluator.evaluate(&images, &names)?));
     }
@@ -224,50 +249,59 @@ fn of_model(
     let guidance = args.guidance.unwrap_or(model.description.guidance().scale);
     let guided =
         if guidance == 1.0 { String::new() } else { format!(" with guidance of {guidance}") };
-    let what = format!(
+    let description = format!(
         "{}, {} in {steps} steps{guided}, {num} images {from}",
         found.name(),
         sampler.name()
     );
     let checkpoint = found.checkpoint.clone();
-    let drawn = Some(Drawn { checkpoint, sampler: sampler.name(), steps, guidance, seeds });
+    let sampling =
+        Some(SamplingInfo { checkpoint, sampler: sampler.name(), steps, guidance, seeds });
     let training = evaluator.evaluate_training(num as usize)?;
-    Ok(Some((evaluator, Judged { what, drawn, report: SampleReport { sets, training } })))
+    Ok(Some((
+        evaluator,
+        Evaluation { description, sampling, report: SampleReport { sets, training } },
+    )))
 }
 
-/// The side of the images in `folder`, which are judged as they are.
-fn own_size(source: &Source, folder: &Path) -> anyhow::Result<usize> {
+/// The side of the images in `folder`, which are evaluated without resizing.
+fn common_side(source: &Source, folder: &Path) -> anyhow::Result<usize> {
     let folder = folder.display();
     match source.common_size(usize::MAX)? {
         Some((width, height)) if width == height => Ok(width),
         Some((width, height)) => {
-            bail_usage!("{folder}: its images are {width}×{height}; only square ones can be judged")
+            bail_usage!("{folder}: its images are {width}×{height}; they must be square")
         }
         None => bail_usage!(
-            "{folder}: its images differ in size, or none can be read; images of one size are judged"
+            "{folder}: its images differ in size, or none can be read; all must have one size"
         ),
     }
 }
 
-fn of_folders(
+fn evaluate_folders(
     args: &SamplesArgs,
     device: &Device,
     quiet: bool,
-) -> anyhow::Result<(SampleEvaluator, Judged)> {
+) -> anyhow::Result<(SampleEvaluator, Evaluation)> {
     let mut sets = Vec::new();
     for folder in &args.folders {
         let path = std::path::absolute(folder)?;
         let source = data::open(Some(&path))?;
-        let size = own_size(&source, folder)?;
-        let prepared =
-            data::prepared(&source, Some(size), &PictureConfig::default(), &args.cache, quiet)?;
+        let size = common_side(&source, folder)?;
+        let prepared = data::prepare_pictures(
+            &source,
+            Some(size),
+            &PictureConfig::default(),
+            &args.cache,
+            quiet,
+        )?;
         data::report_damaged(&prepared.report.damaged);
         sets.push((folder.display().to_string(), prepared.dataset));
     }
     let shape = sets[0].1.image_shape();
     if let Some((name, other)) = sets.iter().find(|(_, set)| set.image_shape() != shape) {
         bail_usage!(
-            "{name}: its images are {:?}, those of {} {shape:?}",
+            "{name}: its images have shape {:?}, those of {} have {shape:?} (channels, height, width)",
             other.image_shape(),
             sets[0].0
         );
@@ -282,7 +316,7 @@ fn of_folders(
     }
     let counts: Vec<String> =
         sets.iter().map(|(name, set)| format!("{name} ({} images)", set.len())).collect();
-    let mut judged = Vec::new();
+    let mut evaluated = Vec::new();
     for (name, set) in sets {
         let positions: Vec<usize> = (0..set.len()).collect();
         let images: Tensor = set.images(&positions, device)?;
@@ -290,15 +324,15 @@ fn of_folders(
         let names: Vec<Option<&str>> = (0..set.len())
             .map(|i| set.label(i).map(|label| classes[label as usize].as_str()))
             .collect();
-        judged.push((name, evaluator.evaluate(&images, &names)?));
+        evaluated.push((name, evaluator.evaluate(&images, &names)?));
     }
-    let mut report = SampleReport { sets: judged, training: None };
+    let mut report = SampleReport { sets: evaluated, training: None };
     report.training = evaluator.evaluate_training(report.counts().1)?;
-    Ok((evaluator, Judged { what: counts.join(", "), drawn: None, report }))
+    Ok((evaluator, Evaluation { description: counts.join(", "), sampling: None, report }))
 }
 
-fn print_table(evaluator: &SampleEvaluator, Judged { what, report, .. }: &Judged) {
-    println!("{what}");
+fn print_table(evaluator: &SampleEvaluator, Evaluation { description, report, .. }: &Evaluation) {
+    println!("{description}");
     println!("{}", judging::description(evaluator));
     for note in report.notes(evaluator) {
         println!("{}", judging::note(&note));
@@ -309,11 +343,11 @@ fn print_table(evaluator: &SampleEvaluator, Judged { what, report, .. }: &Judged
         let [mean, deviation, training] = cells;
         println!("{}", format!("{name:<28} {mean:>10} {deviation:>10}  {training:>17}").trim_end());
     };
-    line("", ["images", "± spread", title].map(str::to_owned));
+    line("", ["images", "± std", title].map(str::to_owned));
     let (fewest, most) = report.counts();
     let number = if fewest < most { format!("{fewest}-{most}") } else { most.to_string() };
     line(
-        "number",
+        "number of images",
         [number, String::new(), training.map_or_else(String::new, |t| t.count.to_string())],
     );
     for MetricSpread { title, mean, deviation, training, .. } in report.spreads() {
@@ -325,23 +359,24 @@ fn print_table(evaluator: &SampleEvaluator, Judged { what, report, .. }: &Judged
     if !shares.is_empty() {
         let share = |(class, share): (usize, f64)| format!("{class}: {:.1} %", share * 100.0);
         let shares: Vec<String> = shares.into_iter().enumerate().map(share).collect();
-        println!("classes as the judge reads them  {}", shares.join("  "));
+        println!("class frequencies  {}", shares.join("  "));
     }
 }
 
-fn as_json(evaluator: &SampleEvaluator, Judged { what, drawn, report }: &Judged) -> Value {
+fn as_json(evaluator: &SampleEvaluator, evaluation: &Evaluation) -> Value {
+    let Evaluation { description, sampling, report } = evaluation;
     let mut json = report.as_json(evaluator);
-    let drawn = drawn.as_ref();
+    let sampling = sampling.as_ref();
     for i in 0..report.sets.len() {
-        json["sets"][i]["seed"] = drawn.map(|drawn| drawn.seeds.start + i as u64).into();
+        json["sets"][i]["seed"] = sampling.map(|sampling| sampling.seeds.start + i as u64).into();
     }
-    json["what"] = what.as_str().into();
-    let checkpoint = drawn.and_then(|drawn| drawn.checkpoint.as_deref());
+    json["what"] = description.as_str().into();
+    let checkpoint = sampling.and_then(|sampling| sampling.checkpoint.as_deref());
     json["checkpoint"] = checkpoint.map(|path| path.display().to_string()).into();
-    json["sampler"] = drawn.map(|drawn| drawn.sampler).into();
-    json["steps"] = drawn.map(|drawn| drawn.steps).into();
-    json["guidance"] = drawn.map(|drawn| drawn.guidance).into();
-    json["seeds"] = drawn.map(|drawn| drawn.seeds.clone().collect::<Vec<_>>()).into();
+    json["sampler"] = sampling.map(|sampling| sampling.sampler).into();
+    json["steps"] = sampling.map(|sampling| sampling.steps).into();
+    json["guidance"] = sampling.map(|sampling| sampling.guidance).into();
+    json["seeds"] = sampling.map(|sampling| sampling.seeds.clone().collect::<Vec<_>>()).into();
     json["notes"] = report.notes(evaluator).iter().map(judging::note).collect();
     json
 }

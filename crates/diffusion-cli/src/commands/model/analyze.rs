@@ -15,52 +15,74 @@ use crate::args::runs::ModelArgs;
 use crate::commands::bytes;
 use crate::session::usage::{CHARTS, bail_usage, check_picture};
 
-/// The two configurations of the lesson's exercise.
-const LESSON: [&str; 2] = ["64,128,256", "32,64,128,256"];
+/// The two configurations of the tutorial's exercise.
+const TUTORIAL: [&str; 2] = ["64,128,256", "32,64,128,256"];
 
-/// Sets of numbers that a training keeps for each weight: itself, its gradient, AdamW's two moments and its moving average.
+/// Values that a training stores per weight: the weight, its gradient, AdamW's two moments and the
+/// moving average.
 const TRAINED_COPIES: usize = 5;
 
 /// Pixels of a batch, at most: a large network takes some 20 KB of memory for each.
 const MOST_PIXELS: usize = 1 << 20;
 
-/// Say what a U-Net costs, level by level: parameters, sizes, memory, multiply-adds
+/// Report parameters, sizes, memory and multiply-adds of a U-Net, level by level
 ///
-/// Without a model, sketches of one convolution a level are compared, as one calculates them on paper: 3×3 convolutions on the
-/// way down and in the bottleneck, a 4×4 transposed and a 3×3 convolution of both halves on the way up. With --preset, --run
-/// or --import, the real network is built and run once, there and back, on the CPU, and its variables, results and memory are
-/// counted. Activations are the results of operations as the kernels run them: a whole residual block is one.
+/// With --preset, --run, --checkpoint or --import, the command builds the real network, runs one
+/// forward and one backward pass on the CPU, and counts parameters, multiply-adds, activations and
+/// memory. Activations are the results of kernels; a whole residual block is one kernel. Otherwise
+/// it compares sketches of a U-Net with one convolution per level, as one calculates them
+/// on paper. A sketch has 3×3 convolutions in the encoder and the bottleneck, and per decoder level
+/// a 4×4 transposed convolution and a 3×3 convolution of its result and the skip connection.
 #[derive(clap::Args)]
 #[command(
     after_help = "Examples:\n  diffusion model analyze --channels 64,128,256 --channels 32,64,128,256\n  \
                         diffusion model analyze --preset mnist --plot network.png\n  \
-                        diffusion model analyze --run runs/mnist-1 --batch-size 64"
+                        diffusion model analyze --run runs/mnist-1 --batch-size 64",
+    mut_arg("run", |arg| arg.help(
+        "Analyse the network of the run in this folder, by its newest checkpoint [default: a sketch]"
+    ).long_help(
+        "Analyse the network of the run in this folder, by its newest checkpoint [default: a sketch]"
+    )),
+    mut_arg("checkpoint", |arg| arg.help(
+        "Analyse the network of the checkpoint in this folder"
+    ).long_help(
+        "Analyse the network of the checkpoint in this folder"
+    ))
 )]
 pub(crate) struct AnalyzeArgs {
     #[command(flatten)]
     model: ModelArgs,
-    /// The network of a preset
+    /// Analyse the network of a preset: mnist, digits-attn, cifar10 or tutorial
     #[arg(long, value_name = "NAME", conflicts_with_all = ["run", "checkpoint", "import"])]
     preset: Option<String>,
-    /// A model folder of Python's diffusers
+    /// Analyse a model of Python's diffusers in this folder
     #[arg(long, value_name = "DIR", conflicts_with_all = ["run", "checkpoint"])]
     import: Option<PathBuf>,
-    /// Encoder widths of a sketch, once for each configuration [default: the lesson's 64,128,256 and 32,64,128,256]
+    /// Encoder widths of a sketch, separated by commas; 1 to 65,536 each [default: 64,128,256 and
+    /// 32,64,128,256]
+    ///
+    /// One width per level, up to 16 levels. Repeat the flag to compare configurations.
     #[arg(long, value_name = "WIDTHS", conflicts_with_all = ["preset", "run", "checkpoint", "import", "batch_size"])]
     channels: Vec<String>,
-    /// Channels of the images [default: the model's, 3 in a sketch]
+    /// Channels of the images; 1 to 4096 [default: the network's, 3 for a sketch]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=4096))]
     in_channels: Option<u64>,
-    /// Height and width of the images [default: the model's or its preset's, 64 in a sketch]
+    /// Height and width of the images, in pixels; 1 to 65,536 [default: the model's, 64 for a
+    /// sketch]
+    ///
+    /// The default of a preset is its image size, or 28. The size must be divisible by 2 for each
+    /// level that halves it.
     #[arg(long, value_name = "SIZE", value_parser = clap::value_parser!(u64).range(1..=65_536))]
     size: Option<u64>,
-    /// Images computed together, for the memory of a real network [default: 1]
+    /// Images per batch, for the memory of a real network; 1 to 4096 [default: 1]
+    ///
+    /// The batch may have up to 1,048,576 pixels (width × height × images).
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=4096))]
     batch_size: Option<u64>,
-    /// Draw the network's shape into a PNG or SVG
+    /// Also draw the structure of the network, PNG or SVG by the file's ending
     #[arg(long, value_name = "FILE")]
     plot: Option<PathBuf>,
-    /// Print one JSON object
+    /// Print one JSON object instead of the table
     #[arg(long)]
     json: bool,
 }
@@ -73,7 +95,7 @@ pub(super) fn run(args: &AnalyzeArgs) -> anyhow::Result<ExitCode> {
         Some((name, network, size)) => analyze(args, &name, &network, size)?,
         None if args.batch_size.is_some() => {
             bail_usage!(
-                "--batch-size is for a real network; name one by --preset, --run, --checkpoint or --import"
+                "--batch-size is for a real network; give --preset, --run, --checkpoint or --import"
             )
         }
         None => sketch(args)?,
@@ -84,7 +106,7 @@ pub(super) fn run(args: &AnalyzeArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The network that was named, what to call it, and the size of its images.
+/// The name of the given network, its configuration, and the height and width of its images.
 fn real_network(args: &AnalyzeArgs) -> anyhow::Result<Option<(String, NetworkConfig, [usize; 2])>> {
     let size = args.size.map(|size| [size as usize; 2]);
     let (name, mut network, own_size) = if let Some(name) = &args.preset {
@@ -108,14 +130,15 @@ fn real_network(args: &AnalyzeArgs) -> anyhow::Result<Option<(String, NetworkCon
     let multiple = network.size_multiple();
     if !height.is_multiple_of(multiple) || !width.is_multiple_of(multiple) {
         bail_usage!(
-            "{height}×{width}: both sides must be multiples of {multiple} for this network; say --size"
+            "{height}×{width}: both sides must be multiples of {multiple} for this network; set --size"
         );
     }
     let batch = args.batch_size.unwrap_or(1);
     let pixels = height * width * batch as usize;
     if pixels > MOST_PIXELS {
         bail_usage!(
-            "{batch} image(s) of {height}×{width} are {pixels} pixels; the network is really run, so at most {MOST_PIXELS} are taken"
+            "{batch} image(s) of {height}×{width} are {pixels} pixels; at most {MOST_PIXELS} are \
+             supported, because the network is executed"
         );
     }
     Ok(Some((name, network, [height, width])))
@@ -154,7 +177,7 @@ fn analyze(
             "{name:<16} {parameters:>12} {output:>15} {multiply_adds:>14} {activations:>14} {training:>14}"
         );
     };
-    row(["part", "parameters", "output", "mult-adds", "activations", "kept to train"]
+    row(["part", "parameters", "output", "mult-adds", "activations", "for backward"]
         .map(str::to_owned));
     for part in &analysis.parts {
         row([
@@ -163,7 +186,7 @@ fn analyze(
             output(part.output),
             grouped(part.multiply_adds),
             bytes(part.activation_bytes),
-            // A row of numbers is no map, and candle keeps it.
+            // An output of 1×1 is a vector, not a feature map; candle stores it.
             if part.output[1] * part.output[2] > 1 {
                 bytes(part.training_bytes)
             } else {
@@ -227,14 +250,14 @@ fn analysis_json(name: &str, analysis: &NetworkAnalysis) -> Value {
 fn sketch(args: &AnalyzeArgs) -> anyhow::Result<()> {
     let (in_channels, size) =
         (args.in_channels.unwrap_or(3) as usize, args.size.unwrap_or(64) as usize);
-    let named: Vec<String> = if args.channels.is_empty() {
-        LESSON.map(str::to_owned).to_vec()
+    let configurations: Vec<String> = if args.channels.is_empty() {
+        TUTORIAL.map(str::to_owned).to_vec()
     } else {
         args.channels.clone()
     };
-    let sketches: Vec<(String, UNetSketch)> = named
+    let sketches: Vec<(String, UNetSketch)> = configurations
         .into_iter()
-        .map(|widths| Ok((widths.clone(), sketched(&widths, in_channels, size)?)))
+        .map(|widths| Ok((widths.clone(), parse_sketch(&widths, in_channels, size)?)))
         .collect::<anyhow::Result<_>>()?;
     if let Some(path) = &args.plot {
         draw_sketches(&sketches, path)?;
@@ -272,11 +295,11 @@ fn sketch(args: &AnalyzeArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn sketched(widths: &str, in_channels: usize, size: usize) -> anyhow::Result<UNetSketch> {
+fn parse_sketch(widths: &str, in_channels: usize, size: usize) -> anyhow::Result<UNetSketch> {
     let numbers: Result<Vec<usize>, _> =
         widths.split(',').map(|width| width.trim().parse::<usize>()).collect();
     let Ok(numbers) = numbers else {
-        bail_usage!("--channels {widths}: whole numbers with commas between them are wanted")
+        bail_usage!("--channels {widths}: expected whole numbers separated by commas")
     };
     match UNetSketch::new(&numbers, in_channels, size) {
         Ok(sketch) => Ok(sketch),
@@ -295,7 +318,7 @@ fn compare(sketches: &[(String, UNetSketch)]) {
     }
 }
 
-/// A row of boxes for each configuration.
+/// Draws one row of boxes per configuration.
 fn draw_sketches(sketches: &[(String, UNetSketch)], path: &Path) -> anyhow::Result<()> {
     let row = |(widths, sketch): &(String, UNetSketch)| {
         let boxes = sketch.levels.iter().map(|level| NetworkBox {
@@ -338,7 +361,7 @@ fn output([channels, height, width]: [usize; 3]) -> String {
     }
 }
 
-/// 1234567 as 1,234,567.
+/// Groups digits by commas: 1,234,567.
 fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();

@@ -11,23 +11,25 @@ use super::SchedulesArgs;
 use crate::args::schedules::{alpha_text, db_text};
 use crate::session::usage::{CHARTS, check_picture};
 
-/// Compare noise schedules: how much signal is left at each timestep, and where noise takes over
+/// Compare how noise schedules replace the signal by noise over the timesteps
 ///
-/// alpha_cumprod is the share of the image's variance that is left at t; SNR is alpha_cumprod/(1 − alpha_cumprod) in decibels,
-/// 0 where there is as much noise as signal.
+/// The table shows alpha_cumprod and the signal-to-noise ratio (SNR) of each schedule.
+/// alpha_cumprod is the share of the image's variance that is left at timestep t. The SNR is
+/// alpha_cumprod/(1 − alpha_cumprod) in decibels; at 0 dB there is as much noise as signal. The
+/// lines below the table name the timestep from which there is more noise than signal.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  diffusion schedule compare --plot schedules.png\n  \
                         diffusion schedule compare --schedules linear,cosine,sigmoid,runs/mnist-1 --timesteps 200 --at 0,50,199")]
 pub(crate) struct CompareArgs {
     #[command(flatten)]
     schedules: SchedulesArgs,
-    /// Draw alpha_cumprod, SNR and beta into a PNG or SVG
+    /// Also write alpha_cumprod, SNR and beta as a chart, PNG or SVG by the file's ending
     #[arg(long, value_name = "FILE")]
     plot: Option<PathBuf>,
-    /// Print one JSON object
+    /// Print one JSON object instead of the table
     #[arg(long, conflicts_with = "csv")]
     json: bool,
-    /// Print the table as CSV
+    /// Print the table as CSV; an infinite SNR is an empty cell
     #[arg(long)]
     csv: bool,
 }
@@ -62,7 +64,7 @@ fn print_table(comparison: &ScheduleComparison, timesteps: &[usize]) {
     let pair = |alpha: &str, snr: &str| format!("{alpha:>13} {snr:>9}");
     line("t", &mut comparison.schedules().iter().map(|_| pair("alpha_cumprod", "SNR dB")));
     for &t in timesteps {
-        let cell = |sample: Option<diffusion_schedule::Sample>| match sample {
+        let cell = |sample: Option<diffusion_schedule::SchedulePoint>| match sample {
             Some(sample) => pair(&alpha_text(sample.alpha_cumprod), &db_text(sample.snr_db)),
             None => pair("-", "-"),
         };
@@ -84,11 +86,12 @@ fn print_table(comparison: &ScheduleComparison, timesteps: &[usize]) {
         }
     }
     if comparison.schedules().len() > 1 {
-        println!("{}", verdict(comparison));
+        println!("{}", longest_signal_text(comparison));
     }
 }
 
-fn verdict(comparison: &ScheduleComparison) -> String {
+/// A sentence about the schedules that keep the signal longest.
+fn longest_signal_text(comparison: &ScheduleComparison) -> String {
     let best = comparison.longest_signal();
     let names: Vec<&str> = best.iter().map(|&i| comparison.schedules()[i].0.as_str()).collect();
     match names.as_slice() {
@@ -115,7 +118,7 @@ fn print_csv(comparison: &ScheduleComparison, timesteps: &[usize]) {
     println!("t,{}", names.collect::<Vec<_>>().join(","));
     for &t in timesteps {
         let cells = comparison.at(t).map(|sample| match sample {
-            // What is infinite has no number in CSV.
+            // CSV has no infinite numbers.
             Some(s) if s.snr_db.is_finite() => format!("{:e},{}", s.alpha_cumprod, s.snr_db),
             Some(s) => format!("{:e},", s.alpha_cumprod),
             None => ",".to_owned(),

@@ -15,29 +15,31 @@ use crate::args::schedules::db_text;
 use crate::session::interrupt;
 use crate::session::usage::{bail_usage, check_picture};
 
-/// Pixels that a picture's side has in the sheet, at least.
+/// Side of a picture in the sheet in pixels, at least.
 const SIDE: usize = 84;
 
-/// Draw one picture at several timesteps, a row for each schedule
+/// Draw one picture at several timesteps, one row per noise schedule
 ///
-/// Every picture has the same noise on it, more of it from left to right; under each stands its signal-to-noise ratio.
+/// The noise is the same in every cell and grows from left to right. The number under each picture
+/// is its signal-to-noise ratio in decibels.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  diffusion schedule show-noise\n  \
-                        diffusion schedule show-noise --data photos --size 64 --index 3 --schedules linear,cosine,sigmoid")]
+                        diffusion schedule show-noise --data photos --size 64 --index 3 --schedules linear,cosine,sigmoid",
+          mut_arg("data", |arg| arg.display_order(3)))]
 pub(crate) struct ShowNoiseArgs {
     #[command(flatten)]
     schedules: SchedulesArgs,
-    #[command(flatten)]
-    data: data::DataArgs,
-    /// Which of the pictures
+    /// Number of the picture in the data set, counted from 0
     #[arg(long, value_name = "N", default_value = "0")]
     index: usize,
-    /// The seed of the noise
+    /// Seed of the noise; 0 to 2^64 − 1
     #[arg(long, value_name = "SEED", default_value = "0")]
     seed: u64,
-    /// The picture to write
+    /// Write the pictures to this PNG file
     #[arg(long, value_name = "FILE.png", default_value = "noise.png")]
     out: PathBuf,
+    #[command(flatten)]
+    data: data::DataArgs,
 }
 
 pub(super) fn run(args: &ShowNoiseArgs, quiet: bool) -> anyhow::Result<ExitCode> {
@@ -45,9 +47,9 @@ pub(super) fn run(args: &ShowNoiseArgs, quiet: bool) -> anyhow::Result<ExitCode>
     check_picture("--out", &args.out, &["png"])?;
     let comparison = args.schedules.comparison()?;
     let timesteps = args.schedules.timesteps(&comparison)?;
-    let (dataset, _) = args.data.chosen((None, PictureConfig::default()), quiet)?;
+    let (dataset, _) = args.data.load((None, PictureConfig::default()), quiet)?;
     if args.index >= dataset.len() {
-        bail_usage!("--index {}: there are {} pictures", args.index, dataset.len());
+        bail_usage!("--index {}: there are {} pictures, counted from 0", args.index, dataset.len());
     }
     let x0 = dataset.images(&[args.index], &Device::Cpu)?;
     let noise = NoiseSource::new(args.seed).normal(
@@ -80,7 +82,7 @@ pub(super) fn run(args: &ShowNoiseArgs, quiet: bool) -> anyhow::Result<ExitCode>
     Ok(ExitCode::SUCCESS)
 }
 
-/// The place of a timestep that a shorter schedule does not have.
+/// An empty cell, for a timestep beyond the end of a shorter schedule.
 fn blank(width: usize, height: usize, channels: usize) -> Cell {
     Picture { width, height, channels, pixels: vec![255; width * height * channels] }.into()
 }

@@ -1,4 +1,4 @@
-//! A training as it goes on: progress, the run's page, event files.
+//! Reports a training while it runs: progress, the run's page and event files.
 
 use std::ops::ControlFlow;
 use std::time::Instant;
@@ -6,31 +6,31 @@ use std::time::Instant;
 use diffusion_report::{EventWriter, RunPage};
 use diffusion_train::{Checks, Outcome, RunDir, StepMetrics, TrainEvent, Trainer};
 
-use super::outlook::Outlook;
+use super::estimate::TrainingEstimate;
 use crate::args::runs;
 use crate::session::interrupt;
 use crate::session::progress::{LINE_INTERVAL, Progress, clock};
 
-/// What is shown and written while a training goes on.
+/// Shows and writes the progress of a training.
 pub(super) struct TrainingDisplay<'a> {
     run_dir: &'a RunDir,
     page: RunPage<'a>,
     events: Option<EventWriter>,
-    /// Why the page is no longer written, once that has failed: a page is no reason to end a training.
+    /// Whether writing the page has failed; it is then no longer written, and training continues.
     page_failed: bool,
     quiet: bool,
 }
 
 impl<'a> TrainingDisplay<'a> {
-    /// Ready to watch `trainer` train in `run_dir`.
+    /// Prepares the display for a training by `trainer` in `run_dir`.
     pub(super) fn new(
         trainer: &Trainer,
         run_dir: &'a RunDir,
         tensorboard: bool,
         quiet: bool,
     ) -> anyhow::Result<Self> {
-        let path = runs::typed(run_dir.path());
-        let name = runs::pictures_of(trainer.config());
+        let path = runs::quoted(run_dir.path());
+        let name = runs::image_folder_name(trainer.config());
         let mut page = RunPage::new(run_dir);
         page.notes = vec![format!(
             "{} parameters, trained on {} threads",
@@ -52,17 +52,17 @@ impl<'a> TrainingDisplay<'a> {
         Ok(Self { run_dir, page, events, page_failed: false, quiet })
     }
 
-    /// Trains to the end, or to where the user says.
+    /// Trains until the end or until the user interrupts.
     pub(super) fn train(
         &mut self,
         trainer: &mut Trainer,
         checks: &Checks,
     ) -> anyhow::Result<Outcome> {
-        // A run limited by time has no known number of steps; its bar counts seconds.
+        // A run limited by time has no known number of steps; its bar shows the share of the time.
         let total_steps = trainer.total_steps();
         let limit_seconds = trainer.config().max_minutes.map(|minutes| minutes * 60.0);
-        let (first_step, before) = (trainer.steps_done(), trainer.elapsed().as_secs_f64());
-        let outlook = Outlook::of(trainer);
+        let (first_step, seconds_before) = (trainer.steps_done(), trainer.elapsed().as_secs_f64());
+        let estimate = TrainingEstimate::of(trainer);
         let start = Instant::now();
         let length = total_steps.unwrap_or(1000);
         let mut progress = Progress::new("training", length, self.quiet);
@@ -81,12 +81,12 @@ impl<'a> TrainingDisplay<'a> {
                         seconds / (metrics.step - first_step) as f64
                             * total.saturating_sub(metrics.step) as f64
                     });
-                    let by_clock = limit_seconds.map(|limit| limit - before - seconds);
+                    let by_clock = limit_seconds.map(|limit| limit - seconds_before - seconds);
                     let left =
                         [by_steps, by_clock].into_iter().flatten().fold(f64::INFINITY, f64::min);
                     let position = match limit_seconds {
                         Some(limit) if total_steps.is_none() => {
-                            ((before + seconds) / limit * 1000.0) as u64
+                            ((seconds_before + seconds) / limit * 1000.0) as u64
                         }
                         _ => metrics.step,
                     };
@@ -96,12 +96,12 @@ impl<'a> TrainingDisplay<'a> {
                         progress.note(&format!("step {}: validation loss {loss:.4}", metrics.step));
                     }
                     if let Some(distance) = metrics.samples.get("frechet_distance") {
-                        let sure = metrics.samples.get("sure");
-                        let sure = sure
-                            .map(|sure| format!(", {:.0} % sure", sure * 100.0))
+                        let confident = metrics.samples.get("sure");
+                        let confident = confident
+                            .map(|share| format!(", {:.0} % classified confidently", share * 100.0))
                             .unwrap_or_default();
                         progress.note(&format!(
-                            "step {}: Fréchet distance {distance:.3}{sure}",
+                            "step {}: Fréchet distance {distance:.3}{confident}",
                             metrics.step
                         ));
                     } else if let Some(copies) = metrics.samples.get("copies") {
@@ -118,9 +118,9 @@ impl<'a> TrainingDisplay<'a> {
                         return ControlFlow::Break(());
                     }
                 }
-                TrainEvent::Pace(pace) => progress.note(&outlook.at(pace).to_string()),
+                TrainEvent::Pace(pace) => progress.note(&estimate.at(pace).to_string()),
                 TrainEvent::Epoch { epoch, mean_loss } => {
-                    // Passes over a few pictures would drown everything else.
+                    // Epochs over a few pictures end too often to report each of them.
                     if last_epoch.is_none_or(|last: Instant| last.elapsed() >= LINE_INTERVAL) {
                         last_epoch = Some(Instant::now());
                         progress.note(&format!("epoch {epoch}: mean loss {mean_loss:.4}"));
@@ -151,19 +151,19 @@ impl<'a> TrainingDisplay<'a> {
         if !self.page_failed
             && let Err(e) = self.page.write()
         {
-            tracing::warn!("the run's page is not written: {e}");
+            tracing::warn!("cannot write the run's page: {e}");
             self.page_failed = true;
         }
     }
 
     fn animate(&self) {
         if let Err(e) = self.page.animate() {
-            tracing::warn!("the run's animation is not written: {e}");
+            tracing::warn!("cannot write the run's animation: {e}");
         }
     }
 }
 
-/// The numbers of a step by TensorBoard's tags.
+/// The metrics of a step with their TensorBoard tags.
 fn scalars(metrics: &StepMetrics) -> Vec<(String, f64)> {
     const QUARTERS: [&str; 4] = [
         "loss_by_t/quarter_1_cleanest",
@@ -180,8 +180,9 @@ fn scalars(metrics: &StepMetrics) -> Vec<(String, f64)> {
     let quarters = QUARTERS.into_iter().zip(metrics.loss_by_t_quartile);
     scalars.extend(quarters.filter_map(|(tag, loss)| Some((tag, loss?))));
     scalars.extend(metrics.validation_loss.map(|loss| ("loss/held_out", loss)));
-    let own = scalars.into_iter().map(|(tag, value)| (tag.to_owned(), value));
-    own.chain(metrics.samples.iter().map(|(name, value)| (format!("samples/{name}"), *value)))
+    let scalars = scalars.into_iter().map(|(tag, value)| (tag.to_owned(), value));
+    scalars
+        .chain(metrics.samples.iter().map(|(name, value)| (format!("samples/{name}"), *value)))
         .collect()
 }
 

@@ -1,23 +1,23 @@
 //! The block's backward pass.
 
 use super::conv::{Conv, ConvSums};
-use super::{Parameters, Pass, Sizes, Stack};
+use super::{Parameters, Settings, Sizes, Stack};
 use crate::TimeConditioning;
 use crate::arith::product::{Factor, Target, product};
 use crate::arith::vector::{add, add_up};
 use crate::image::norm::Norm;
 use crate::image::pixels::{Pixels, padded_len, write_stacked};
 use crate::image::winograd::{Canvas, SUM_STRIP};
-use crate::memory::buffer::{Buffer, room};
-use crate::memory::fresh::Unwritten;
+use crate::memory::buffer::{Buffer, pooled_vec};
 use crate::memory::scratch::Scratch;
+use crate::memory::uninit::UninitSlice;
 
-/// What the backward pass of every image uses.
+/// The backward pass with its parameters, for all images.
 pub(crate) struct BackwardPass<'a> {
-    pass: &'a Pass,
+    settings: &'a Settings,
     norm1: Norm<'a>,
     norm2: [&'a [f32]; 2],
-    /// The images' embeddings, one after the other.
+    /// The embeddings of all images, concatenated.
     embedding: &'a [f32],
     conv1: Conv,
     conv2: Conv,
@@ -25,38 +25,44 @@ pub(crate) struct BackwardPass<'a> {
     skip: Option<Scratch>,
 }
 
-/// The gradients of one task's parameters, which it sums over its images.
+/// The parameter gradients of one task, summed over its images.
 struct Sums {
     conv1: ConvSums,
-    /// The first convolution's bias, padded.
+    /// The gradient of the first convolution's bias, padded.
     bias1: Vec<f32>,
     conv2: ConvSums,
     /// `[input][output padded]`.
     skip: Vec<f32>,
-    /// Pairs of weight and bias, a channel each.
+    /// Pairs of weight and bias gradient for each channel.
     norm1: Vec<[f32; 2]>,
     norm2: Vec<[f32; 2]>,
-    /// Sums of dy, padded: the gradient of the second convolution's bias and of the skip's.
+    /// The sums of dy, padded: the gradient of the second convolution's bias and of the skip's
+    /// bias.
     dy: Vec<f32>,
 }
 
 impl<'a> BackwardPass<'a> {
-    pub(crate) fn new(pass: &'a Pass, parameters: Parameters<'a>) -> Self {
-        let Sizes { inputs, outputs, .. } = pass.sizes;
+    pub(crate) fn new(settings: &'a Settings, parameters: Parameters<'a>) -> Self {
+        let Sizes { inputs, outputs, .. } = settings.sizes;
         let Parameters { norm1, conv1, norm2, conv2, skip, embedding } = parameters;
         let padded_in = padded_len(inputs);
         let conv = |weight, inputs| {
-            Conv::transposed(pass.isa, pass.sizes.winograd(inputs), weight, [outputs, inputs])
+            Conv::transposed(
+                settings.isa,
+                settings.sizes.winograd(inputs),
+                weight,
+                [outputs, inputs],
+            )
         };
-        let skip = pass.sizes.skip.then(|| {
+        let skip = settings.sizes.skip.then(|| {
             let mut padded = Scratch::zeroed(outputs * padded_in);
             let rows = padded.chunks_exact_mut(padded_in).zip(skip[0].chunks_exact(inputs));
             rows.for_each(|(to, from)| to[..inputs].copy_from_slice(from));
             padded
         });
         Self {
-            pass,
-            norm1: pass.norm(norm1),
+            settings,
+            norm1: settings.norm(norm1),
             norm2,
             embedding,
             conv1: conv(conv1[0], inputs),
@@ -65,42 +71,48 @@ impl<'a> BackwardPass<'a> {
         }
     }
 
-    /// A task's images of `x`, from the one numbered `first` on: the gradients of its parts go to `dx`, those of the
-    /// embedding to `de`, those of the parameters, summed and packed, are returned.
+    /// Processes a task's images of `x` from image `first` on. Writes the gradients of the parts of
+    /// `x` to `dx` and those of the embedding to `de`. Returns the summed parameter gradients,
+    /// packed.
     pub(crate) fn chunk(
         &self,
         x: &Stack<'_>,
         first: usize,
         [hidden, dy]: [&[f32]; 2],
-        dx: Vec<(Unwritten<'_>, usize)>,
+        dx: Vec<(UninitSlice<'_>, usize)>,
         de: &mut [f32],
     ) -> Buffer {
-        let sizes = &self.pass.sizes;
+        let sizes = &self.settings.sizes;
         let (pixels, group) = (sizes.pixels(), sizes.group(SUM_STRIP));
         let mut sums = self.begin();
         let mut dx: Vec<_> = dx
             .into_iter()
             .map(|(dx, channels)| (dx.chunks(group * pixels * channels), channels))
             .collect();
-        let given = hidden.chunks(group * pixels * sizes.padded_outputs());
-        let given = given.zip(dy.chunks(group * pixels * sizes.outputs));
-        for (i, (de, given)) in de.chunks_mut(group * sizes.embedding()).zip(given).enumerate() {
+        let groups = hidden.chunks(group * pixels * sizes.padded_outputs());
+        let groups = groups.zip(dy.chunks(group * pixels * sizes.outputs));
+        for (i, (de, hidden_dy)) in de.chunks_mut(group * sizes.embedding()).zip(groups).enumerate()
+        {
             let images = de.len() / sizes.embedding();
             let dx = dx
                 .iter_mut()
                 .filter_map(|(chunks, channels)| Some((chunks.next()?, *channels)))
                 .collect();
-            self.images(x, (first + i * group, images), given, dx, de, &mut sums);
+            self.images(x, (first + i * group, images), hidden_dy, dx, de, &mut sums);
         }
         self.finish(&sums)
     }
 
-    /// Nothing summed yet.
+    /// Sums of zero.
     fn begin(&self) -> Sums {
-        let Sizes { inputs, outputs, skip, .. } = self.pass.sizes;
-        let pitch = self.pass.sizes.padded_outputs();
+        let Sizes { inputs, outputs, skip, .. } = self.settings.sizes;
+        let pitch = self.settings.sizes.padded_outputs();
         let sums = |inputs| {
-            ConvSums::new(self.pass.isa, self.pass.sizes.winograd(inputs), [outputs, inputs])
+            ConvSums::new(
+                self.settings.isa,
+                self.settings.sizes.winograd(inputs),
+                [outputs, inputs],
+            )
         };
         Sums {
             conv1: sums(inputs),
@@ -113,21 +125,21 @@ impl<'a> BackwardPass<'a> {
         }
     }
 
-    /// Some images of `x`, given by their first and number, which stay in the cache: from the last layer to the first.
-    /// `hidden` is padded.
+    /// Processes `images` images of `x` from image `first` on, from the last layer to the first.
+    /// They stay in the cache. `hidden` has padded channels.
     fn images(
         &self,
         x: &Stack<'_>,
         (first, images): (usize, usize),
         (hidden, dy): (&[f32], &[f32]),
-        dx: Vec<(Unwritten<'_>, usize)>,
+        dx: Vec<(UninitSlice<'_>, usize)>,
         de: &mut [f32],
         sums: &mut Sums,
     ) {
-        let (pass, isa) = (self.pass, self.pass.isa);
-        let &Sizes { inputs, outputs, tiles, .. } = &pass.sizes;
+        let (settings, isa) = (self.settings, self.settings.isa);
+        let &Sizes { inputs, outputs, tiles, .. } = &settings.sizes;
         let (pixels, pitch_in, pitch) =
-            (tiles.pixels(), padded_len(inputs), pass.sizes.padded_outputs());
+            (tiles.pixels(), padded_len(inputs), settings.sizes.padded_outputs());
         let x = &x.images(first, images);
         let zeros = Scratch::zeroed(pitch_in.max(pitch));
         let mut back = Scratch::new(images * pixels * pitch_in.max(pitch));
@@ -139,9 +151,9 @@ impl<'a> BackwardPass<'a> {
         canvas.fill(&dy, pitch);
         let mut normed = Canvas::new(tiles, images, outputs);
         let size = pixels * pitch;
-        let modulated = |i| pass.modulated(self.norm2, self.embedding, first + i);
+        let modulated = |i| settings.modulated(self.norm2, self.embedding, first + i);
         let effective: Vec<_> = (0..images).map(|i| modulated(i).effective()).collect();
-        let norm2 = |i: usize| pass.norm([&effective[i][0], &effective[i][1]]);
+        let norm2 = |i: usize| settings.norm([&effective[i][0], &effective[i][1]]);
         let statistics: Vec<_> = (0..images)
             .map(|i| {
                 let range = i * size..(i + 1) * size;
@@ -153,7 +165,7 @@ impl<'a> BackwardPass<'a> {
         self.conv2.run(&canvas, &zeros[..pitch], &mut back[..images * size]);
         let mut d_hidden = Canvas::new(tiles, images, outputs);
         for (i, (statistics, de)) in
-            statistics.iter().zip(de.chunks_exact_mut(pass.sizes.embedding())).enumerate()
+            statistics.iter().zip(de.chunks_exact_mut(settings.sizes.embedding())).enumerate()
         {
             let range = i * size..(i + 1) * size;
             let (hidden, dz) = (&hidden[range.clone()], &mut back[range.clone()]);
@@ -168,7 +180,7 @@ impl<'a> BackwardPass<'a> {
                 combination.write(dz, hidden, dx, &mut totals);
             }
             add(isa, &totals, &mut sums.bias1);
-            if pass.sizes.conditioning == TimeConditioning::Add {
+            if settings.sizes.conditioning == TimeConditioning::Add {
                 de.copy_from_slice(&totals[..outputs]);
             }
         }
@@ -212,11 +224,11 @@ impl<'a> BackwardPass<'a> {
 
     /// The sums as gradients of the packed parameters.
     fn finish(&self, sums: &Sums) -> Buffer {
-        let Sizes { inputs, outputs, .. } = self.pass.sizes;
+        let Sizes { inputs, outputs, .. } = self.settings.sizes;
         let (conv1, conv2) = (sums.conv1.weights(), sums.conv2.weights());
-        let pitch = self.pass.sizes.padded_outputs();
+        let pitch = self.settings.sizes.padded_outputs();
         let mut packed =
-            room(conv1.len() + conv2.len() + sums.skip.len() + 2 * inputs + 5 * outputs);
+            pooled_vec(conv1.len() + conv2.len() + sums.skip.len() + 2 * inputs + 5 * outputs);
         let pairs = |packed: &mut Vec<f32>, sums: &[[f32; 2]]| {
             (0..2).for_each(|which| packed.extend(sums.iter().map(|pair| pair[which])));
         };

@@ -1,4 +1,4 @@
-//! The block's 3 × 3 convolutions, from canvas to image with channels last: by Winograd's method or by plain sums.
+//! The block's 3 × 3 convolutions from a canvas to an image, by Winograd's method or by plain sums.
 
 use crate::arith::isa::Isa;
 use crate::arith::product::{Factor, Target, product};
@@ -6,14 +6,14 @@ use crate::image::pixels::padded_len;
 use crate::image::transpose::{channels_last, to_channels_first};
 use crate::image::winograd::{Canvas, Winograd, WinogradSums};
 use crate::memory::buffer::Buffer;
-use crate::memory::fresh::Fresh;
 use crate::memory::scratch::Scratch;
+use crate::memory::uninit::UninitVec;
 
-/// Side of the kernels.
+/// The kernel size.
 pub(super) const KERNEL: usize = 3;
 const TAPS: usize = KERNEL * KERNEL;
 
-/// A convolution, its weights laid out for it.
+/// A convolution with its weights in the layout of its algorithm.
 pub(super) enum Conv {
     Winograd(Winograd),
     /// `[tap][channel padded][output padded]`, and the padded number of outputs.
@@ -41,7 +41,7 @@ impl Conv {
         Self::Direct(isa, weights, padded)
     }
 
-    /// The convolution that leads gradients back through `weight` (outputs, channels, 3, 3).
+    /// The convolution for the input gradient of `weight` (outputs, channels, 3, 3).
     pub(super) fn transposed(
         isa: Isa,
         winograd: bool,
@@ -62,8 +62,8 @@ impl Conv {
         Self::Direct(isa, weights, padded)
     }
 
-    /// Convolves the images on `canvas` into `y`. `start` is what the channels start from, padded, for each image or
-    /// for all.
+    /// Convolves the images on `canvas` into `y`. `start` holds the initial values of the output
+    /// channels, padded, for each image or for all.
     pub(super) fn run(&self, canvas: &Canvas, start: &[f32], y: &mut [f32]) {
         let (isa, weights, padded) = match self {
             Self::Winograd(winograd) => return winograd.run(canvas, start, y),
@@ -86,7 +86,7 @@ impl Conv {
     }
 }
 
-/// The gradient of a convolution's weights in the making.
+/// Partial sums of the gradient of a convolution's weights.
 pub(super) enum ConvSums {
     Winograd(WinogradSums),
     /// `[tap][channel padded][output padded]`, and the numbers of outputs and channels.
@@ -102,7 +102,7 @@ impl ConvSums {
         Self::Direct(isa, sums, [outputs, channels])
     }
 
-    /// Adds `images` images: the convolution's inputs and the gradients of its outputs.
+    /// Adds `images` images, given by the convolution's inputs and the gradients of its outputs.
     pub(super) fn add(&mut self, images: usize, inputs: &Canvas, gradients: &Canvas) {
         let (isa, sums) = match self {
             Self::Winograd(sums) => return sums.add(inputs, gradients),
@@ -120,7 +120,7 @@ impl ConvSums {
         }
     }
 
-    /// The gradient (outputs, channels, 3, 3).
+    /// The weight gradient (outputs, channels, 3, 3).
     pub(super) fn weights(&self) -> Buffer {
         let (isa, sums, [outputs, channels]) = match self {
             Self::Winograd(sums) => return sums.weights(),
@@ -132,7 +132,7 @@ impl ConvSums {
             let (c, tap) = (i / TAPS, i % TAPS);
             row.copy_from_slice(&sums[(tap * pitch + c) * padded..][..padded]);
         }
-        Fresh::written(outputs * channels * TAPS, |weights| {
+        UninitVec::build(outputs * channels * TAPS, |weights| {
             to_channels_first(isa, &last, padded, [outputs, channels * TAPS], weights);
         })
     }

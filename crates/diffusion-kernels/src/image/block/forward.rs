@@ -1,7 +1,7 @@
 //! The block's forward pass.
 
 use super::conv::Conv;
-use super::{Parameters, Pass, Sizes, Stack};
+use super::{Parameters, Settings, Sizes, Stack};
 use crate::TimeConditioning;
 use crate::arith::product::{Factor, Target, product};
 use crate::arith::vector::{add, padded};
@@ -9,66 +9,76 @@ use crate::image::norm::Norm;
 use crate::image::pixels::{padded_len, write_pixels};
 use crate::image::transpose::channels_last;
 use crate::image::winograd::Canvas;
-use crate::memory::fresh::Unwritten;
 use crate::memory::scratch::Scratch;
+use crate::memory::uninit::UninitSlice;
 
-/// What the forward pass of every image uses.
+/// The forward pass with its parameters, for all images.
 pub(crate) struct ForwardPass<'a> {
-    pass: &'a Pass,
+    settings: &'a Settings,
     norm1: Norm<'a>,
     norm2: [&'a [f32]; 2],
-    /// The images' embeddings, one after the other.
+    /// The embeddings of all images, concatenated.
     embedding: &'a [f32],
     conv1: Conv,
     conv2: Conv,
     /// `[input][output padded]`.
     skip: Option<Scratch>,
-    /// What the first convolution starts from, padded: its bias, or an image after the other its bias and the embedding.
+    /// The initial values of the first convolution, padded: its bias, or for each image its bias
+    /// plus the embedding.
     starts: Vec<f32>,
-    /// The second convolution's bias and the skip's together, padded.
+    /// The sum of the second convolution's bias and the skip's bias, padded.
     bias2: Vec<f32>,
 }
 
 impl<'a> ForwardPass<'a> {
-    pub(crate) fn new(pass: &'a Pass, parameters: Parameters<'a>) -> Self {
-        let Sizes { inputs, outputs, .. } = pass.sizes;
+    pub(crate) fn new(settings: &'a Settings, parameters: Parameters<'a>) -> Self {
+        let Sizes { inputs, outputs, .. } = settings.sizes;
         let Parameters { norm1, conv1, norm2, conv2, skip, embedding } = parameters;
         let sum =
             |a: &[f32], b: &[f32]| padded(&a.iter().zip(b).map(|(a, b)| a + b).collect::<Vec<_>>());
         let conv = |weight, inputs| {
-            Conv::new(pass.isa, pass.sizes.winograd(inputs), weight, [outputs, inputs])
+            Conv::new(settings.isa, settings.sizes.winograd(inputs), weight, [outputs, inputs])
         };
         Self {
-            pass,
-            norm1: pass.norm(norm1),
+            settings,
+            norm1: settings.norm(norm1),
             norm2,
             embedding,
             conv1: conv(conv1[0], inputs),
             conv2: conv(conv2[0], outputs),
-            skip: pass.sizes.skip.then(|| channels_last(pass.isa, skip[0], [outputs, inputs])),
-            starts: match pass.sizes.conditioning {
+            skip: settings
+                .sizes
+                .skip
+                .then(|| channels_last(settings.isa, skip[0], [outputs, inputs])),
+            starts: match settings.sizes.conditioning {
                 TimeConditioning::Add => {
                     embedding.chunks_exact(outputs).flat_map(|e| sum(e, conv1[1])).collect()
                 }
                 TimeConditioning::ScaleShift => padded(conv1[1]),
             },
-            bias2: if pass.sizes.skip { sum(conv2[1], skip[1]) } else { padded(conv2[1]) },
+            bias2: if settings.sizes.skip { sum(conv2[1], skip[1]) } else { padded(conv2[1]) },
         }
     }
 
-    /// Some images of `x`, from the one numbered `first` on, to `y`; `hidden`, padded, becomes the first convolution's
-    /// output.
-    pub(crate) fn images(&self, x: &Stack<'_>, first: usize, hidden: &mut [f32], y: Unwritten<'_>) {
-        let (pass, isa) = (self.pass, self.pass.isa);
-        let &Sizes { inputs, outputs, tiles, .. } = &pass.sizes;
-        let (pixels, pitch) = (tiles.pixels(), pass.sizes.padded_outputs());
+    /// Computes `y` for the images of `x` from image `first` on. `hidden`, with padded channels,
+    /// receives the first convolution's output.
+    pub(crate) fn images(
+        &self,
+        x: &Stack<'_>,
+        first: usize,
+        hidden: &mut [f32],
+        y: UninitSlice<'_>,
+    ) {
+        let (settings, isa) = (self.settings, self.settings.isa);
+        let &Sizes { inputs, outputs, tiles, .. } = &settings.sizes;
+        let (pixels, pitch) = (tiles.pixels(), settings.sizes.padded_outputs());
         let images = hidden.len() / (pixels * pitch);
         let x = x.images(first, images);
         let mut canvas = Canvas::new(tiles, images, inputs);
         for (i, x) in x.chunks_exact(x.len() / images).enumerate() {
             self.norm1.activate(x, canvas.rows_mut(i));
         }
-        let starts = match pass.sizes.conditioning {
+        let starts = match settings.sizes.conditioning {
             TimeConditioning::Add => &self.starts[first * pitch..][..images * pitch],
             TimeConditioning::ScaleShift => &self.starts,
         };
@@ -76,8 +86,8 @@ impl<'a> ForwardPass<'a> {
 
         let mut canvas = Canvas::new(tiles, images, outputs);
         for (i, hidden) in hidden.chunks_exact(pixels * pitch).enumerate() {
-            let effective = pass.modulated(self.norm2, self.embedding, first + i).effective();
-            pass.norm([&effective[0], &effective[1]]).activate(hidden, canvas.rows_mut(i));
+            let effective = settings.modulated(self.norm2, self.embedding, first + i).effective();
+            settings.norm([&effective[0], &effective[1]]).activate(hidden, canvas.rows_mut(i));
         }
         write_pixels(y, outputs, &self.bias2, |y| {
             self.conv2.run(&canvas, &self.bias2, y);

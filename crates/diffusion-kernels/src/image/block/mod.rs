@@ -1,7 +1,31 @@
-//! The residual block, some images at a time.
-//!
-//! Both passes take images through the whole block before the next ones, so that everything between stays in the cache.
-//! What lies between is computed again in the backward pass, except for the first convolution's output.
+//! The fused residual block: forward and backward pass of a few images at a time.
+
+// For each group of images, while they are in the cache (Add; with ScaleShift, e modulates norm2
+// instead):
+//
+//     forward   n1 = silu(norm1(x))            written into a canvas
+//               h  = conv1(n1) + (bias1 + e)   kept if there will be a backward pass
+//               n2 = silu(norm2(h))            written into a second canvas
+//               y  = conv2(n2) + (bias2 + skip bias) + (skip · x, or x)
+//     backward  n2 from h again;  dconv2 += n2, dy;  dn2 = conv2ᵀ(dy);  dh = norm2 backward
+//               n1 from x again;  dconv1 += n1, dh;  dn1 = conv1ᵀ(dh)
+//               dx = norm1 backward + (skipᵀ · dy, or dy)
+//
+// 1. A group runs through the whole block before the next one starts, so that its intermediate
+//    images stay in the cache. The group size depends on the image size only, and an output is
+//    computed from its own image only. So the forward result does not depend on the batch.
+// 2. Only h is kept for the backward pass. n1 and n2 are computed again from x and h: the same
+//    arithmetic as before, so the same bits.
+// 3. Normalisations write into the convolution's canvas, whose zero frame is the padding. So n1, n2
+//    and dh are not copied to be padded.
+// 4. Biases and the embedding cost no pass: they are the convolutions' initial values. The skip
+//    product is added to the output in place.
+// 5. The backward pass of a normalisation ends as dx = a·dz + b·x + c for each channel
+//    (`Combination`). For norm2, one pass writes dh into the canvas of conv1ᵀ and sums it over the
+//    pixels: the gradient of conv1's bias and, with Add, of the embedding.
+// 6. conv2's bias and the skip's bias have the same gradient, Σ dy. It is summed once.
+// 7. A task sums the parameters' gradients of a fixed number of images, and the tasks are added in
+//    order (`graph/tasks.rs`). So gradients do not depend on the number of threads.
 
 mod backward;
 mod conv;
@@ -18,11 +42,11 @@ pub(crate) use backward::BackwardPass;
 use conv::KERNEL;
 pub(crate) use forward::ForwardPass;
 
-/// What one call is about.
+/// The sizes of one call.
 #[derive(Clone, Debug)]
 pub(crate) struct Sizes {
     pub images: usize,
-    /// The input's channels, by the tensors that hold them.
+    /// The numbers of input channels of the maps that are concatenated.
     pub parts: Vec<usize>,
     pub inputs: usize,
     pub outputs: usize,
@@ -41,7 +65,7 @@ impl fmt::Display for Sizes {
 }
 
 impl Sizes {
-    /// Whether these passes are for this block: 3 × 3 kernels, and images that are not too small.
+    /// Whether the fused passes support this block: 3 × 3 kernels, and no side below 4 pixels.
     pub(crate) fn fit(&self) -> bool {
         self.kernel == KERNEL && winograd::fits_side(self.tiles.side)
     }
@@ -50,7 +74,7 @@ impl Sizes {
         self.tiles.pixels()
     }
 
-    /// Numbers of an image's embedding.
+    /// The width of the embedding of an image.
     pub(crate) fn embedding(&self) -> usize {
         self.conditioning.width(self.outputs)
     }
@@ -59,17 +83,18 @@ impl Sizes {
         padded_len(self.outputs)
     }
 
-    /// Whether the convolution from `inputs` channels goes by Winograd's method, in all directions.
+    /// Whether the convolution from `inputs` channels uses Winograd's method, in both passes.
     pub(crate) fn winograd(&self, inputs: usize) -> bool {
         winograd::pays(inputs, self.outputs, self.pixels())
     }
 
-    /// How many images to take together, for about `tiles` tiles.
+    /// The number of images to process together, for about `tiles` tiles.
     pub(crate) fn group(&self, tiles: usize) -> usize {
         (tiles / self.tiles.per_image()).max(1)
     }
 
-    /// Takes the packed parameters apart again, and the embedding: weights before biases, in the order of the block.
+    /// Splits the packed parameters and the embedding: weights before biases, in the order of the
+    /// block.
     pub(crate) fn parameters<'a>(&self, mut packed: &'a [f32]) -> Parameters<'a> {
         let &Self { images, inputs, outputs, skip, .. } = self;
         let mut take = |len: usize| {
@@ -90,7 +115,7 @@ impl Sizes {
     }
 }
 
-/// The parameters, or their gradients, as slices: weight before bias.
+/// The parameters as slices, weight before bias.
 pub(crate) struct Parameters<'a> {
     norm1: [&'a [f32]; 2],
     conv1: [&'a [f32]; 2],
@@ -101,14 +126,14 @@ pub(crate) struct Parameters<'a> {
     embedding: &'a [f32],
 }
 
-/// Images whose channels come from one tensor or two, each given with its number of channels.
+/// Images whose channels come from one map or two, each given with its number of channels.
 pub(crate) struct Stack<'a> {
     pub parts: Vec<(&'a [f32], usize)>,
     pub pixels: usize,
 }
 
 impl<'a> Stack<'a> {
-    /// Some images, their channels padded.
+    /// `count` images from `first` on, with padded channels.
     fn images(&self, first: usize, count: usize) -> Pixels<'a> {
         let part = |&(x, channels): &(&'a [f32], usize)| {
             (&x[first * self.pixels * channels..][..count * self.pixels * channels], channels)
@@ -117,20 +142,20 @@ impl<'a> Stack<'a> {
     }
 }
 
-/// What both passes know.
+/// What both passes need besides the parameters.
 #[derive(Clone, Debug)]
-pub(crate) struct Pass {
+pub(crate) struct Settings {
     pub isa: Isa,
     pub sizes: Sizes,
     pub eps: f32,
 }
 
-impl Pass {
+impl Settings {
     fn norm<'a>(&self, [weight, bias]: [&'a [f32]; 2]) -> Norm<'a> {
         Norm { isa: self.isa, groups: self.sizes.groups, eps: self.eps, weight, bias }
     }
 
-    /// The second normalisation's parameters as they act on image i.
+    /// The second normalisation's parameters and the modulation for image i.
     fn modulated<'a>(
         &self,
         [weight, bias]: [&'a [f32]; 2],

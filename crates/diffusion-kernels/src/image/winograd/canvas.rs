@@ -1,17 +1,17 @@
-//! Images with their channels last, in a frame of zeros: what Winograd's tiles are cut from.
+//! Images with channels last in a frame of zeros, from which Winograd's tiles are read.
 
 use crate::arith::vector::LANES;
 use crate::memory::scratch::Scratch;
 
-/// Side of a tile of outputs; a tile of inputs has one more pixel on every side.
+/// Side of an output tile. An input tile has one more pixel on every side.
 pub(super) const OUT: usize = 4;
 
-/// How images are cut into tiles, which may reach over the right and the lower edge.
+/// The division of images into tiles, which may extend past the right and the lower edge.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Tiles {
     /// Height and width of an image.
     pub(crate) side: (usize, usize),
-    /// Tiles downwards and across.
+    /// The number of tiles vertically and horizontally.
     count: (usize, usize),
 }
 
@@ -20,7 +20,7 @@ impl Tiles {
         Self { side, count: (side.0.div_ceil(OUT), side.1.div_ceil(OUT)) }
     }
 
-    /// The tiles of one image.
+    /// The number of tiles of one image.
     pub(crate) fn per_image(&self) -> usize {
         self.count.0 * self.count.1
     }
@@ -29,15 +29,16 @@ impl Tiles {
         self.side.0 * self.side.1
     }
 
-    /// The image in which tile `t` lies, counted through all images, and the row and column of its first output.
+    /// The image of tile `t`, which counts through all images, and the row and column of its first
+    /// output.
     pub(super) fn position(&self, t: usize) -> (usize, usize, usize) {
         let (image, t) = (t / self.per_image(), t % self.per_image());
         (image, t / self.count.1 * OUT, t % self.count.1 * OUT)
     }
 }
 
-/// `images` images of `channels` channels: pixels `pitch` floats apart, a pixel of zeros around each image and as many
-/// more as fill the tiles.
+/// Some images in frames of zeros. Pixels are `pitch` floats apart. The frame is one pixel wide,
+/// and wider on the right and below where tiles extend past the image.
 pub(crate) struct Canvas {
     pub(super) tiles: Tiles,
     images: usize,
@@ -46,7 +47,8 @@ pub(crate) struct Canvas {
 }
 
 impl Canvas {
-    /// A canvas whose images are yet to be written, every row of them.
+    /// A canvas with zero frames. The rows of the images are not initialised; the caller must write
+    /// them all.
     pub(crate) fn new(tiles: Tiles, images: usize, channels: usize) -> Self {
         let pitch = channels.next_multiple_of(LANES);
         let (height, width) = Self::frame(tiles);
@@ -68,24 +70,24 @@ impl Canvas {
         (tiles.count.0 * OUT + 2, tiles.count.1 * OUT + 2)
     }
 
-    /// Pixels from one row's beginning to the next one's.
+    /// The distance between the beginnings of two rows, in pixels.
     pub(super) fn width(&self) -> usize {
         Self::frame(self.tiles).1
     }
 
-    /// The tiles of all images.
+    /// The number of tiles of all images.
     pub(super) fn len(&self) -> usize {
         self.images * self.tiles.per_image()
     }
 
-    /// The canvas from tile `t`'s inputs on, or from those inputs on that are `inset` pixels further down and right.
+    /// The canvas from the first input of tile `t` on, moved down and right by `inset` pixels.
     pub(super) fn tile(&self, t: usize, inset: usize) -> &[f32] {
         let (image, y, x) = self.tiles.position(t);
         let (height, width) = Self::frame(self.tiles);
         &self.data[((image * height + y + inset) * width + x + inset) * self.pitch..]
     }
 
-    /// Where row y of an image begins.
+    /// The index of the first float of row y of an image.
     fn row_start(&self, image: usize, y: usize) -> usize {
         let (height, width) = Self::frame(self.tiles);
         ((image * height + y + 1) * width + 1) * self.pitch
@@ -96,17 +98,17 @@ impl Canvas {
         self.tiles.side
     }
 
-    /// Floats from one pixel to the next.
+    /// The distance between two pixels, in floats.
     pub(crate) fn pitch(&self) -> usize {
         self.pitch
     }
 
-    /// Floats from one row to the next.
+    /// The distance between two rows, in floats.
     pub(crate) fn row_pitch(&self) -> usize {
         self.width() * self.pitch
     }
 
-    /// The canvas from the pixel on that lies above and to the left of the first one of row y.
+    /// The canvas from the pixel above and to the left of the first pixel of row y on.
     pub(crate) fn around(&self, image: usize, y: usize) -> &[f32] {
         &self.data[self.row_start(image, y) - self.row_pitch() - self.pitch..]
     }
@@ -117,20 +119,20 @@ impl Canvas {
         &self.data[start..start + self.tiles.side.1 * self.pitch]
     }
 
-    /// The rows of an image, to be written.
+    /// The rows of an image, for writing.
     pub(crate) fn rows_mut(&mut self, image: usize) -> impl Iterator<Item = &mut [f32]> {
         let (start, len) = (self.row_start(image, 0), self.tiles.side.1 * self.pitch);
         let (height, row_pitch) = (self.tiles.side.0, self.row_pitch());
         self.data[start..].chunks_mut(row_pitch).take(height).map(move |row| &mut row[..len])
     }
 
-    /// As [`Self::row`], to be written.
+    /// Row y of an image, for writing.
     pub(crate) fn row_mut(&mut self, image: usize, y: usize) -> &mut [f32] {
         let start = self.row_start(image, y);
         &mut self.data[start..start + self.tiles.side.1 * self.pitch]
     }
 
-    /// Copies `x`, images of `channels` channels, which come last.
+    /// Copies the images `x` with `channels` channels, channels last.
     pub(crate) fn fill(&mut self, x: &[f32], channels: usize) {
         let (height, pitch) = (self.tiles.side.0, self.pitch);
         for (i, x) in x.chunks_exact(self.tiles.side.1 * channels).enumerate() {

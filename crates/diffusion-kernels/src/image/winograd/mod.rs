@@ -1,15 +1,36 @@
-//! 3 × 3 convolutions with a quarter of the multiplications: Winograd's F(4 × 4, 3 × 3) (Lavin & Gray 2016).
-//!
-//! ```text
-//! Y = Aᵀ[ (G g Gᵀ) ⊙ (Bᵀ d B) ]A        d: 6 × 6 inputs, g: 3 × 3 weights, Y: 4 × 4 outputs
-//! ```
-//!
-//! Summed over channels, ⊙ becomes 36 matrix products, one for each place in the 6 × 6 tile. The weights'
-//! gradient is Gᵀ[ Σ (A dY Aᵀ) ⊙ (Bᵀ d B) ]G, summed over tiles. Everything is kept with channels last, so that
-//! 16 channels are transformed at a time, and goes by strips of a few tiles that stay in the cache.
-//!
-//! Rounding errors are two to three times those of the plain sum (see `transforms`): with 64 channels the largest is
-//! 1.5e-6 of the largest result, where the plain sum's is 6e-7; a test prints them and holds them below 3e-6.
+//! 3 × 3 convolutions with a quarter of the multiplications: Winograd's F(4 × 4, 3 × 3) (Lavin &
+//! Gray 2016), and their weight gradients.
+
+// For input tiles d of 6 × 6, kernels g of 3 × 3 and output tiles Y of 4 × 4:
+//
+//     Y  = Aᵀ[ Σ_channels (G g Gᵀ) ⊙ (Bᵀ d B) ]A
+//     dg = Gᵀ[ Σ_tiles (A dY Aᵀ) ⊙ (Bᵀ d B) ]G
+//
+//     U[place] = (G g Gᵀ)[place], (channels, outputs)       once per call, for 36 places
+//     for each strip of 16 tiles:
+//         V[place] = (Bᵀ d B)[place], (tiles, channels)
+//         M[place] = V[place] · U[place]                    36 matrix products
+//         Y = bias + Aᵀ M A                                 and store
+//
+// 1. 36 products replace 4·4·9 = 144. Summed over channels, ⊙ is one matrix product per place,
+//    which is the work of `arith/product.rs`.
+// 2. Tiles do not overlap in the output, so strips may be cut anywhere, also across images. A row
+//    of a product depends on its own tile only; the bits of an image therefore do not depend on the
+//    batch.
+// 3. Strips are short (16 tiles), so that V and M stay in the cache between the three steps. The
+//    weight gradient uses 64 tiles, because each strip reads and writes the sums once. Each strip
+//    continues the sums of the one before in the order of the tiles.
+// 4. With channels last, the transforms act on 16 channels at a time; no lane ever needs another
+//    one.
+// 5. Edge tiles extend past the image. The canvas holds zeros there: they are the padding for
+//    inputs and add nothing to the weight gradient. Outputs past the edge are not stored.
+// 6. The gradient of the input is the same convolution with inputs and outputs exchanged and each
+//    kernel rotated by half a turn, so only the weights are prepared differently (`transposed`).
+// 7. The transforms add and subtract numbers of similar size, which can cost digits. The points in
+//    `transforms.rs` keep the factors near 1, so that rounding errors are only two to three times
+//    those of the plain sum. With 64 channels, the largest error is 1.5e-6 of the largest result,
+//    and 6e-7 for the plain sum. A test prints the errors and requires less than 3e-6.
+// 8. Small convolutions gain little, so they keep the plain sum and its smaller errors (`pays`).
 
 mod canvas;
 mod transforms;
@@ -27,45 +48,48 @@ use crate::arith::vector::LANES;
 use crate::image::transpose::{to_channels_first, to_channels_last};
 use crate::image::window::Window;
 use crate::memory::buffer::Buffer;
-use crate::memory::fresh::Fresh;
 use crate::memory::scratch::Scratch;
+use crate::memory::uninit::UninitVec;
 
-/// Tiles that are convolved together: their transformed inputs and outputs stay in the cache.
+/// The number of tiles convolved together. Their transformed inputs and outputs stay in the cache.
 pub(crate) const STRIP: usize = 16;
-/// Tiles that are summed into the weights' gradient together: many, since the sums are read and written for each strip.
+/// The number of tiles added to the weight gradient together. It is large, since each strip reads
+/// and writes the sums.
 pub(crate) const SUM_STRIP: usize = 64;
 
-/// `total` in as few equal strips of at most `most` as possible: first and count of each.
-fn strips(total: usize, most: usize) -> impl Iterator<Item = (usize, usize)> {
-    let number = total.div_ceil(most);
+/// Divides `total` into as few strips of at most `max` as possible, of nearly equal size. Yields
+/// the first index and the count of each.
+fn strips(total: usize, max: usize) -> impl Iterator<Item = (usize, usize)> {
+    let number = total.div_ceil(max);
     (0..number).map(move |i| {
         let first = i * total / number;
         (first, (i + 1) * total / number - first)
     })
 }
 
-/// The fewest channels on either side for which the method pays.
-const LEAST_CHANNELS: usize = 32;
-/// The least number of products of channels for an image, likewise. Smaller convolutions gain little by the method, and
-/// by plain sums their results are two to three times nearer to other libraries'.
-const LEAST_WORK: usize = 150_000;
+/// The smallest number of channels, on both sides, for which the method is used.
+const MIN_CHANNELS: usize = 32;
+/// The smallest channels · outputs · pixels of an image for which the method is used. Smaller
+/// convolutions gain little, and with plain sums their results are two to three times closer to
+/// those of other libraries.
+const MIN_WORK: usize = 150_000;
 
-/// Whether the method is for this window, and pays.
+/// Whether the method supports this window and is worth its cost.
 pub(crate) fn applies(window: &Window, outputs: usize) -> bool {
     pays(window.channels, outputs, window.h.output * window.w.output) && fits(window)
 }
 
-/// Whether the method is worth its transforms and its rounding errors.
+/// Whether the method is worth its transforms and its rounding errors, for `pixels` of an image.
 pub(crate) fn pays(channels: usize, outputs: usize, pixels: usize) -> bool {
-    channels.min(outputs) >= LEAST_CHANNELS && channels * outputs * pixels >= LEAST_WORK
+    channels.min(outputs) >= MIN_CHANNELS && channels * outputs * pixels >= MIN_WORK
 }
 
-/// Whether images of this height and width are large enough.
+/// Whether images of this height and width hold a whole output tile.
 pub(crate) fn fits_side(side: (usize, usize)) -> bool {
     side.0.min(side.1) >= OUT
 }
 
-/// Whether the method is for this window.
+/// Whether the method supports this window: 3 × 3, stride 1, padding 1, and no side below 4 pixels.
 fn fits(window: &Window) -> bool {
     let axis = |a: &crate::image::window::Axis| {
         a.taps == K && a.first == -1 && a.stride == 1 && a.output == a.input
@@ -73,7 +97,7 @@ fn fits(window: &Window) -> bool {
     axis(&window.h) && axis(&window.w) && fits_side((window.h.input, window.w.input))
 }
 
-/// The weights of a convolution, transformed.
+/// A convolution with transformed weights.
 pub(crate) struct Winograd {
     isa: Isa,
     channels: usize,
@@ -92,8 +116,8 @@ impl Winograd {
         Self::transformed(isa, &plain, channels, outputs, false)
     }
 
-    /// The convolution that leads gradients back through `weight` (outputs, channels, 3, 3): from `outputs` channels
-    /// to `channels`, with the kernels turned by half a turn.
+    /// The convolution for the input gradient of `weight` (outputs, channels, 3, 3): from `outputs`
+    /// to `channels` channels, with kernels rotated by half a turn.
     pub(crate) fn transposed(isa: Isa, weight: &[f32], outputs: usize, channels: usize) -> Self {
         let padded = channels.next_multiple_of(LANES);
         let mut plain = Scratch::zeroed(outputs * K * K * padded);
@@ -105,16 +129,23 @@ impl Winograd {
         Self::transformed(isa, &plain, outputs, channels, true)
     }
 
-    /// From `[channel][3·3][output]`.
-    fn transformed(isa: Isa, plain: &[f32], channels: usize, outputs: usize, turned: bool) -> Self {
+    /// Transforms weights in the layout `[channel][3·3][output]`.
+    fn transformed(
+        isa: Isa,
+        plain: &[f32],
+        channels: usize,
+        outputs: usize,
+        rotated: bool,
+    ) -> Self {
         let padded = outputs.next_multiple_of(LANES);
         let mut weights = Scratch::new(PLACES * place_pitch(channels * padded));
-        transform_weights(isa, plain, padded, turned, &mut weights);
+        transform_weights(isa, plain, padded, rotated, &mut weights);
         Self { isa, channels, outputs, weights }
     }
 
-    /// Convolves the images on `canvas` into `y`, images with channels last and padded to 16. `start` is what the
-    /// channels start from, padded likewise, for each image or for all.
+    /// Convolves the images on `canvas` into `y`, which has channels last, padded to a multiple of
+    /// 16. `start` holds the values added to the output channels, padded likewise, for each image
+    /// or for all.
     pub(crate) fn run(&self, canvas: &Canvas, start: &[f32], y: &mut [f32]) {
         let Self { isa, channels, .. } = *self;
         let (padded_in, padded) = (canvas.pitch(), self.outputs.next_multiple_of(LANES));
@@ -134,7 +165,7 @@ impl Winograd {
         }
     }
 
-    /// Convolves one image, with its channels last, likewise.
+    /// Like [`Self::run`], for one image with channels last.
     pub(crate) fn run_image(&self, tiles: Tiles, x: &[f32], start: &[f32], y: &mut [f32]) {
         let mut canvas = Canvas::new(tiles, 1, self.channels);
         canvas.fill(x, self.channels);
@@ -142,12 +173,12 @@ impl Winograd {
     }
 }
 
-/// The gradient of a convolution's weights in the making.
+/// Partial sums of the gradient of a convolution's weights.
 pub(crate) struct WinogradSums {
     isa: Isa,
     outputs: usize,
     channels: usize,
-    /// `[place][channel][output padded to 16]`, once something has been added.
+    /// `[place][channel][output padded to 16]`, valid once `begun`.
     sums: Scratch,
     begun: bool,
 }
@@ -158,7 +189,7 @@ impl WinogradSums {
         Self { isa, outputs, channels, sums, begun: false }
     }
 
-    /// Adds images: the convolution's inputs and the gradients of its outputs.
+    /// Adds some images, given by the convolution's inputs and the gradients of its outputs.
     pub(crate) fn add(&mut self, inputs: &Canvas, gradients: &Canvas) {
         let Self { isa, channels, .. } = *self;
         let (padded_in, padded) = (inputs.pitch(), gradients.pitch());
@@ -179,7 +210,7 @@ impl WinogradSums {
         }
     }
 
-    /// The gradient (outputs, channels, 3, 3).
+    /// The weight gradient (outputs, channels, 3, 3).
     pub(crate) fn weights(&self) -> Buffer {
         let (taps, padded) = (self.channels * K * K, self.outputs.next_multiple_of(LANES));
         if !self.begun {
@@ -187,7 +218,7 @@ impl WinogradSums {
         }
         let mut plain = Scratch::new(taps * padded);
         transform_weight_gradients(self.isa, &self.sums, padded, &mut plain);
-        Fresh::written(self.outputs * taps, |weights| {
+        UninitVec::build(self.outputs * taps, |weights| {
             to_channels_first(self.isa, &plain, padded, [self.outputs, taps], weights);
         })
     }

@@ -1,8 +1,20 @@
-//! The five linear maps of F(4 × 4, 3 × 3), 16 channels at a time.
-//!
-//! The polynomials are evaluated at 0, ±1/√2, ±√2 and ∞. With a = 1/√2 and b = √2, b = 2a and ab = 1, which keeps the
-//! factors short; and as no power of a point is far from 1, the rounding errors are two to three times smaller than
-//! at the usual points 0, ±1, ±2, ∞.
+//! The five linear maps of F(4 × 4, 3 × 3), for 16 channels at a time.
+
+// A product of polynomials is computed from its values at six points. The usual ones are 0, ±1, ±2
+// and ∞. Here they are 0, ±a, ±b and ∞ with a = 1/√2 and b = √2:
+//
+//     Aᵀ row i = 0ⁱ, aⁱ, (−a)ⁱ, bⁱ, (−b)ⁱ, and 1 if i = 3, else 0;  i = 0..4
+//     Bᵀ       = coefficients of P = (x² − a²)(x² − b²) = x⁴ − 2.5x² + 1 for the point 0,
+//                of x·P/(x − p) for p = ±a, ±b, and of x·P for ∞
+//     G        = the kernel's polynomial g₀ + g₁x + g₂x² at the points, divided by −3/2 for ±a
+//                and by 6 for ±b; g₀ for 0 and g₂ for ∞
+//
+// 1. No power is far from 1: those in Aᵀ range from a³ = 0.35 to b³ = 2.8, where ±2 would give 8.
+//    The rounding errors are therefore two to three times smaller than at 0, ±1, ±2, ∞.
+// 2. b = 2a and ab = 1 keep the factors short: 0.5, 2, 2.5, 2/3, 1/6, a and b.
+// 3. The points ±p share work: the even terms s and the odd terms u are summed once, for both
+//    s + p·u and s − p·u.
+// 4. Each map acts on columns and then on rows, as T X Tᵀ requires.
 
 use std::f32::consts::{FRAC_1_SQRT_2 as A, SQRT_2 as B};
 use std::ops::{Add, Sub};
@@ -11,11 +23,11 @@ use super::canvas::{Canvas, OUT, Tiles};
 use crate::arith::isa::vectorised;
 use crate::arith::vector::LANES;
 
-/// Side of a tile of inputs, and of transformed ones.
+/// Side of an input tile and of a transformed tile.
 const IN: usize = 6;
 /// Side of the kernel.
 pub(super) const K: usize = 3;
-/// Places in a transformed tile.
+/// The number of places in a transformed tile.
 pub(super) const PLACES: usize = IN * IN;
 
 /// 16 channels.
@@ -74,14 +86,15 @@ impl Sub for Lanes {
     }
 }
 
-/// A linear map of M numbers to N, for 16 channels at a time.
+/// A linear map from M numbers to N, for 16 channels at a time.
 ///
-/// A type and no function value, so that it is inlined where the wide instructions may be used.
+/// It is a type, not a function value, so that it is inlined into the functions with wide
+/// instructions.
 trait Transform<const M: usize, const N: usize> {
     fn apply<const FMA: bool>(x: [Lanes; M]) -> [Lanes; N];
 }
 
-/// Bᵀ: inputs.
+/// Bᵀ, which transforms inputs.
 struct Inputs;
 
 impl Transform<IN, IN> for Inputs {
@@ -100,7 +113,7 @@ impl Transform<IN, IN> for Inputs {
     }
 }
 
-/// Aᵀ: products to outputs.
+/// Aᵀ, which transforms products to outputs.
 struct Outputs;
 
 impl Transform<IN, OUT> for Outputs {
@@ -116,7 +129,7 @@ impl Transform<IN, OUT> for Outputs {
     }
 }
 
-/// A: gradients of outputs.
+/// A, which transforms gradients of outputs.
 struct OutputGradients;
 
 impl Transform<OUT, IN> for OutputGradients {
@@ -135,7 +148,7 @@ impl Transform<OUT, IN> for OutputGradients {
     }
 }
 
-/// G: weights.
+/// G, which transforms weights.
 struct Weights;
 
 impl Transform<K, IN> for Weights {
@@ -147,7 +160,7 @@ impl Transform<K, IN> for Weights {
     }
 }
 
-/// Gᵀ: gradients of transformed weights.
+/// Gᵀ, which transforms gradients of transformed weights.
 struct WeightGradients;
 
 impl Transform<IN, K> for WeightGradients {
@@ -162,7 +175,7 @@ impl Transform<IN, K> for WeightGradients {
     }
 }
 
-/// Applies a transform to the columns, then to the rows.
+/// Applies a transform to the columns and then to the rows.
 #[inline(always)]
 fn two_dimensional<T: Transform<M, N>, const FMA: bool, const M: usize, const N: usize>(
     _: T,
@@ -188,14 +201,15 @@ fn two_dimensional<T: Transform<M, N>, const FMA: bool, const M: usize, const N:
     }
 }
 
-/// Floats from one place's matrix of `len` numbers to the next one's; not a multiple of a page, so that the 36 stores
-/// of a tile do not compete for the same lines of the cache.
+/// The distance between the matrices of two places, of `len` floats each. It is not a multiple of a
+/// page, so that the 36 stores of a tile do not compete for the same cache lines.
 pub(super) fn place_pitch(len: usize) -> usize {
     len + LANES
 }
 
 vectorised! {
-    /// The tiles `first..first + count` of `canvas` to `places[place][tile][channel]`, the places `pitch` apart.
+    /// Transforms the tiles `first..first + count` of `canvas` to `places[place][tile][channel]`.
+    /// Places are `pitch` floats apart.
     pub(super) fn transform_inputs(canvas: &Canvas, first: usize, count: usize, places: &mut [f32], pitch: usize) {
         let (channels, width) = (canvas.pitch(), canvas.width());
         for t in 0..count {
@@ -214,7 +228,7 @@ vectorised! {
 }
 
 vectorised! {
-    /// As [`transform_inputs`] for gradients of outputs, which lie within the canvas' border.
+    /// Like [`transform_inputs`], for gradients of outputs, which have no border.
     pub(super) fn transform_output_gradients(canvas: &Canvas, first: usize, count: usize, places: &mut [f32], pitch: usize) {
         let (channels, width) = (canvas.pitch(), canvas.width());
         for t in 0..count {
@@ -232,7 +246,7 @@ vectorised! {
     }
 }
 
-/// Sums of products, `places[place][tile][channel]`, the places `pitch` apart.
+/// Sums of products, `places[place][tile][channel]`; places are `pitch` floats apart.
 #[derive(Clone, Copy)]
 pub(super) struct Products<'a> {
     pub places: &'a [f32],
@@ -241,8 +255,9 @@ pub(super) struct Products<'a> {
 }
 
 vectorised! {
-    /// Products to the tiles `first..first + count` of channels-last images `y`, whose pixels are
-    /// `channels` apart; `start` holds the channels' bias, for each image or for all.
+    /// Transforms products to the tiles `first..first + count` of `y`, images with channels last
+    /// whose pixels are `channels` floats apart. `start` is added to the channels, for each image
+    /// or for all.
     pub(super) fn transform_outputs(
         products: Products<'_>, start: &[f32], tiles: Tiles, first: usize, count: usize, y: &mut [f32],
     ) {
@@ -269,8 +284,9 @@ vectorised! {
 }
 
 vectorised! {
-    /// `[term][3·3][outputs]` to `[36][term][outputs]`, the places at [`place_pitch`]; with `turned`, the kernels by half a turn.
-    pub(super) fn transform_weights(weights: &[f32], outputs: usize, turned: bool, places: &mut [f32]) {
+    /// Transforms `[term][3·3][outputs]` to `[36][term][outputs]`, places at [`place_pitch`].
+    /// `rotated` turns the kernels by half a turn.
+    pub(super) fn transform_weights(weights: &[f32], outputs: usize, rotated: bool, places: &mut [f32]) {
         let pitch = place_pitch(weights.len() / (K * K));
         for (term, weights) in weights.chunks_exact(K * K * outputs).enumerate() {
             for o in (0..outputs).step_by(LANES) {
@@ -279,7 +295,7 @@ vectorised! {
                     Weights,
                     |ky, kx| {
                         let tap = ky * K + kx;
-                        let tap = if turned { K * K - 1 - tap } else { tap };
+                        let tap = if rotated { K * K - 1 - tap } else { tap };
                         Lanes::load(&weights[tap * outputs + o..])
                     },
                     |y, x, u| u.store(&mut to[(y * IN + x) * pitch..]),
@@ -290,7 +306,7 @@ vectorised! {
 }
 
 vectorised! {
-    /// `[36][term][outputs]`, the places at [`place_pitch`], to `[term][3·3][outputs]`.
+    /// Transforms `[36][term][outputs]`, places at [`place_pitch`], to `[term][3·3][outputs]`.
     pub(super) fn transform_weight_gradients(places: &[f32], outputs: usize, weights: &mut [f32]) {
         let pitch = place_pitch(weights.len() / (K * K));
         for (term, weights) in weights.chunks_exact_mut(K * K * outputs).enumerate() {

@@ -1,0 +1,137 @@
+//! Uninitialised memory for results, written once by the parallel tasks that compute them.
+//!
+//! `vec![0.0; n]` would clear all of it in the calling thread while the others wait, and then be
+//! overwritten.
+
+#![allow(unsafe_code)]
+
+use std::mem::MaybeUninit;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use rayon::prelude::*;
+
+use crate::memory::buffer::{Buffer, pooled_vec};
+
+/// A vector of `f32` that is not yet written. It counts the written elements, so that
+/// [`into_vec`](Self::into_vec) can check that none is missing.
+pub(crate) struct UninitVec {
+    memory: Vec<f32>,
+    len: usize,
+    /// The number of elements written so far.
+    written: AtomicUsize,
+}
+
+impl UninitVec {
+    pub(crate) fn new(len: usize) -> Self {
+        Self { memory: Vec::with_capacity(len), len, written: AtomicUsize::new(0) }
+    }
+
+    /// Like [`Self::new`], with memory from the pool of [`Buffer`]s; for [`Self::into_buffer`].
+    pub(crate) fn from_pool(len: usize) -> Self {
+        Self { memory: pooled_vec(len), len, written: AtomicUsize::new(0) }
+    }
+
+    /// A buffer of `len` elements that `write` fills.
+    pub(crate) fn build(len: usize, write: impl FnOnce(UninitSlice<'_>)) -> Buffer {
+        let mut vector = Self::from_pool(len);
+        let Self { memory, written, .. } = &mut vector;
+        write(UninitSlice { memory: &mut memory.spare_capacity_mut()[..len], written });
+        vector.into_buffer()
+    }
+
+    /// Splits the vector into parts of `chunk` elements, for different tasks to write.
+    pub(crate) fn par_chunks(
+        &mut self,
+        chunk: usize,
+    ) -> impl IndexedParallelIterator<Item = UninitSlice<'_>> {
+        self.written = AtomicUsize::new(0);
+        let written = &self.written;
+        let memory = &mut self.memory.spare_capacity_mut()[..self.len];
+        memory.par_chunks_mut(chunk).map(move |memory| UninitSlice { memory, written })
+    }
+
+    /// Like [`Self::par_chunks`], as a list.
+    pub(crate) fn chunks(&mut self, chunk: usize) -> Vec<UninitSlice<'_>> {
+        self.par_chunks(chunk).collect()
+    }
+
+    /// Like [`Self::par_chunks`], with each part filled with zeros first.
+    pub(crate) fn par_chunks_mut(
+        &mut self,
+        chunk: usize,
+    ) -> impl IndexedParallelIterator<Item = &mut [f32]> {
+        self.par_chunks(chunk).map(UninitSlice::zeros)
+    }
+
+    /// The written vector, as a buffer that returns to the pool.
+    ///
+    /// # Panics
+    /// If an element was not written.
+    pub(crate) fn into_buffer(self) -> Buffer {
+        self.into_vec().into()
+    }
+
+    /// The written vector.
+    ///
+    /// # Panics
+    /// If an element was not written.
+    pub(crate) fn into_vec(mut self) -> Vec<f32> {
+        assert_eq!(*self.written.get_mut(), self.len);
+        // SAFETY: the parts do not overlap, and each counted its elements when it was written.
+        unsafe { self.memory.set_len(self.len) };
+        self.memory
+    }
+}
+
+/// A part of an [`UninitVec`] that is not yet written.
+pub(crate) struct UninitSlice<'a> {
+    memory: &'a mut [MaybeUninit<f32>],
+    written: &'a AtomicUsize,
+}
+
+impl<'a> UninitSlice<'a> {
+    pub(crate) fn len(&self) -> usize {
+        self.memory.len()
+    }
+
+    /// Fills the part with zeros.
+    pub(crate) fn zeros(self) -> &'a mut [f32] {
+        self.memory.fill(MaybeUninit::new(0.0));
+        // SAFETY: just written.
+        unsafe { self.assume_written() }
+    }
+
+    /// Fills the part with repetitions of `pattern`, whose length must divide the part's.
+    pub(crate) fn repeat(self, pattern: &[f32]) -> &'a mut [f32] {
+        if pattern.iter().all(|x| x.to_bits() == 0) {
+            return self.zeros();
+        }
+        assert!(self.memory.len().is_multiple_of(pattern.len()));
+        for chunk in self.memory.chunks_exact_mut(pattern.len()) {
+            chunk.write_copy_of_slice(pattern);
+        }
+        // SAFETY: the pattern fits a whole number of times, so all of it was just written.
+        unsafe { self.assume_written() }
+    }
+
+    /// Splits the part into parts of `chunk` elements.
+    pub(crate) fn chunks(self, chunk: usize) -> impl Iterator<Item = UninitSlice<'a>> {
+        let written = self.written;
+        self.memory.chunks_mut(chunk).map(move |memory| UninitSlice { memory, written })
+    }
+
+    /// A pointer to the first element, for writing.
+    pub(crate) fn as_mut_ptr(&mut self) -> *mut f32 {
+        self.memory.as_mut_ptr().cast()
+    }
+
+    /// Marks the part as written.
+    ///
+    /// # Safety
+    /// Every element must have been written.
+    pub(crate) unsafe fn assume_written(self) -> &'a mut [f32] {
+        self.written.fetch_add(self.memory.len(), Ordering::Relaxed);
+        // SAFETY: the caller's promise.
+        unsafe { self.memory.assume_init_mut() }
+    }
+}

@@ -128,7 +128,7 @@ fn flat(source: &str) -> String {
     flat
 }
 
-/// [`name`] and [`name`](path) as `name`; links to web pages stay.
+/// Links of rustdoc to items as code; links to web pages stay.
 fn without_links(line: &str) -> String {
     let (mut text, mut rest) = (String::new(), line);
     while let Some((before, after)) = rest.split_once("[`") {

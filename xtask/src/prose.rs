@@ -66,20 +66,27 @@ pub(crate) fn run(_: &ProseArgs) -> Result<()> {
     Ok(())
 }
 
-/// The files of the repository that hold text: their paths below `root`.
+/// The files below the folder `root` that hold text: their paths in it, with slashes.
 fn sources(root: &Path) -> Result<Vec<String>> {
-    let output = std::process::Command::new("git")
-        .args(["ls-files", "--cached", "--others", "--exclude-standard"])
-        .args(["--", "*.rs", "*.md", "*.toml", "*.py"])
-        .current_dir(root)
-        .output()
-        .context("cannot start git")?;
-    ensure!(output.status.success(), "git ls-files failed");
-    let paths = String::from_utf8(output.stdout)?;
     // This file holds the phrases, and the font's licence is somebody else's text.
     let exceptions = ["xtask/src/prose.rs", "crates/diffusion-report/font/README.md"];
-    let paths = paths.lines().filter(|path| !exceptions.contains(path));
-    Ok(paths.filter(|path| root.join(path).is_file()).map(str::to_owned).collect())
+    let mut paths = Vec::new();
+    let mut folders = vec![String::new()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(root.join(&folder))? {
+            let entry = entry?;
+            let path = format!("{folder}{}", entry.file_name().to_string_lossy());
+            let is_text = [".rs", ".md", ".toml", ".py"].iter().any(|end| path.ends_with(end));
+            if entry.file_type()?.is_dir() {
+                let is_output = ["target", "runs", "data"].contains(&path.as_str());
+                folders.extend((!is_output && !path.starts_with('.')).then(|| path + "/"));
+            } else if is_text && !exceptions.contains(&path.as_str()) {
+                paths.push(path);
+            }
+        }
+    }
+    paths.sort();
+    Ok(paths)
 }
 
 /// The unclear phrases of a text, also those that a line break divides: a line number and a sentence

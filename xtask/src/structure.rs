@@ -1,7 +1,7 @@
 //! `cargo xtask structure`: prints the size of each crate, and checks that dependencies point
 //! downwards only.
 
-mod layers;
+mod order;
 mod sources;
 mod table;
 mod unused;
@@ -18,7 +18,7 @@ use sources::Sources;
 ///
 /// Fails if a dependency points upwards or forms a cycle, if a crate has no place in the order of
 /// crates, if no source file uses a dependency, or if the table in ARCHITECTURE.md is out of date.
-/// The order is in xtask/src/structure/layers.rs. Long files and full folders are only listed.
+/// The order is in xtask/src/structure/order.rs. Long files and full folders are only listed.
 ///
 /// Columns: "code" is lines of Rust in src outside test modules. "tests" is lines of test modules,
 /// and of the folders tests, benches and examples. "direct" counts dependencies on other crates of
@@ -49,14 +49,14 @@ const SHOWN: usize = 3;
 
 pub(crate) fn run(args: &StructureArgs) -> Result<()> {
     let mut crates = workspace::read()?;
-    crates.sort_by_key(|package| layers::position(&package.name));
+    crates.sort_by_key(|package| order::position(&package.name));
     let figures = crates.iter().map(figures).collect::<Result<Vec<_>>>()?;
     print_figures(&figures);
     if let Some(path) = &args.json {
         let text = serde_json::to_string_pretty(&figures)? + "\n";
         std::fs::write(path, text).with_context(|| format!("--json {}", path.display()))?;
     }
-    let mut problems = layers::problems(&crates);
+    let mut problems = order::problems(&crates);
     problems.extend(unused::problems(&crates)?);
     let published: Vec<&str> =
         crates.iter().filter(|c| c.is_published()).map(|c| c.name.as_str()).collect();

@@ -75,8 +75,8 @@ impl FeatureExtractor {
     pub(crate) fn extract(&self, images: &Tensor) -> Result<(Tensor, Option<Tensor>), EvalError> {
         match self {
             Self::DigitJudge(judge) => {
-                let verdict = judge.judge(images)?;
-                Ok((verdict.features, Some(verdict.logits)))
+                let output = judge.judge(images)?;
+                Ok((output.features, Some(output.logits)))
             }
             Self::Inception(network) => {
                 let count = images.dim(0)?;

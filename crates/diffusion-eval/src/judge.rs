@@ -43,7 +43,7 @@ pub struct DigitJudge {
 
 /// The output of the judge for N images.
 #[derive(Clone, Debug)]
-pub struct Verdict {
+pub struct JudgeOutput {
     /// The features (N, 64).
     pub features: Tensor,
     /// The logits (N, 10): their softmax is the probability of each digit.
@@ -84,7 +84,7 @@ impl DigitJudge {
     ///
     /// # Errors
     /// If the images have another shape.
-    pub fn forward(&self, images: &Tensor) -> Result<Verdict> {
+    pub fn forward(&self, images: &Tensor) -> Result<JudgeOutput> {
         if images.rank() != 4 || images.dims()[1..] != Self::IMAGE_SHAPE {
             bail!("the digit judge needs images (N, 1, 28, 28), got {:?}", images.shape());
         }
@@ -95,7 +95,7 @@ impl DigitJudge {
         let pooled = h.to_images()?.flatten_from(2)?.mean(2)?;
         let features = silu(&self.hidden.forward(&pooled)?)?;
         let logits = self.out.forward(&features)?;
-        Ok(Verdict { features, logits })
+        Ok(JudgeOutput { features, logits })
     }
 
     /// The features and logits of `images` (N, 1, 28, 28) in \[−1, 1\], in batches of 256 and
@@ -103,16 +103,16 @@ impl DigitJudge {
     ///
     /// # Errors
     /// If the images have another shape. If there are no images.
-    pub fn judge(&self, images: &Tensor) -> Result<Verdict> {
+    pub fn judge(&self, images: &Tensor) -> Result<JudgeOutput> {
         let count = images.dim(0)?;
         let (mut features, mut logits) = (Vec::new(), Vec::new());
         for first in (0..count).step_by(BATCH) {
             let batch = images.narrow(0, first, BATCH.min(count - first))?.detach();
-            let verdict = in_pool(|| self.forward(&batch))?;
-            features.push(verdict.features.detach());
-            logits.push(verdict.logits.detach());
+            let output = in_pool(|| self.forward(&batch))?;
+            features.push(output.features.detach());
+            logits.push(output.logits.detach());
         }
-        Ok(Verdict { features: Tensor::cat(&features, 0)?, logits: Tensor::cat(&logits, 0)? })
+        Ok(JudgeOutput { features: Tensor::cat(&features, 0)?, logits: Tensor::cat(&logits, 0)? })
     }
 }
 

@@ -43,7 +43,7 @@ mod samples;
 pub use error::EvalError;
 pub use features::{FeatureExtractor, FeatureNetwork};
 pub use inception::Inception;
-pub use judge::{DigitJudge, Verdict};
+pub use judge::{DigitJudge, JudgeOutput};
 pub use likelihood::VariationalBound;
 pub use metrics::{
     Agreement, ClassShares, Manifold, Memorisation, Reference, SampleQuality, Statistics,

@@ -98,13 +98,13 @@ fn the_included_judge_recognises_the_included_digits() {
     let positions: Vec<usize> = (0..600).collect();
     let images = digits.images(&positions, &Device::Cpu).unwrap();
     let (judge, reference) = DigitJudge::shipped(&Device::Cpu).unwrap();
-    let verdict = judge.judge(&images).unwrap();
-    assert_eq!(verdict.features.dims(), [600, DigitJudge::WIDTH]);
-    let read = verdict.logits.argmax(1).unwrap().to_vec1::<u32>().unwrap();
+    let output = judge.judge(&images).unwrap();
+    assert_eq!(output.features.dims(), [600, DigitJudge::WIDTH]);
+    let read = output.logits.argmax(1).unwrap().to_vec1::<u32>().unwrap();
     let right = positions.iter().filter(|i| digits.label(**i) == Some(read[**i])).count();
     assert!(right >= 595, "{right} of 600");
 
-    let real = reference.quality(&verdict.features).unwrap();
+    let real = reference.quality(&output.features).unwrap();
     let noise = points(3, 600, 784).clamp(-1f32, 1f32).unwrap().reshape((600, 1, 28, 28)).unwrap();
     let noise = judge.judge(&noise).unwrap();
     let unreal = reference.quality(&noise.features).unwrap();
@@ -113,7 +113,7 @@ fn the_included_judge_recognises_the_included_digits() {
         real.agreement.precision > 0.9 && unreal.agreement.coverage < 0.1,
         "{real:?} {unreal:?}"
     );
-    assert!(ClassShares::of(&verdict.logits).unwrap().sure > 0.95);
+    assert!(ClassShares::of(&output.logits).unwrap().sure > 0.95);
 
     let error =
         judge.judge(&Tensor::zeros((2, 3, 32, 32), candle_core::DType::F32, &Device::Cpu).unwrap());

@@ -34,7 +34,6 @@
 mod beta_distribution;
 mod churned;
 mod config;
-mod denoisers;
 mod error;
 mod export;
 mod folder;
@@ -43,6 +42,7 @@ mod levels;
 mod model_config;
 mod openai;
 mod scheduler;
+mod signed_network;
 mod weights;
 
 pub use config::{SchedulerClass, SchedulerConfig};

@@ -13,8 +13,8 @@ use diffusion_schedule::{
 };
 
 use crate::churned::ChurnedEuler;
-use crate::denoisers::SignedNetwork;
 use crate::levels::{SigmaTable, Sigmas, spaced_sigmas, timesteps};
+use crate::signed_network::SignedNetwork;
 use crate::{InteropError, SchedulerClass, SchedulerConfig};
 
 /// A scheduler of `diffusers` with a checked configuration.

@@ -39,23 +39,23 @@ pub(crate) struct ControlArgs {
     /// unscaled gradient) [default: 1.1, or 1 if the model does not support classifier-free
     /// guidance; 2 with --autoguide or --classifier]
     ///
-    /// The guided prediction is D0 + w·(D1 − D0). D1 is the model's prediction for the class. D0 is
-    /// its unconditional prediction (classifier-free guidance, Ho & Salimans 2022), or with
-    /// --autoguide the prediction of the weaker model. With --classifier, D0 is the model's
-    /// prediction, and D1 is the same plus the classifier's gradient. Larger values follow the
-    /// class more strictly and make the images less varied.
+    /// Larger values follow the class more strictly and make the images less varied. 1 is the plain
+    /// prediction for the class, 0 ignores the class. In formulas: the predicted image is
+    /// D0 + w·(D1 − D0), where D1 is the prediction for the class, and D0 the unconditional one
+    /// (classifier-free guidance, Ho & Salimans 2022). With --autoguide, D0 is the prediction of
+    /// the weaker model. With --classifier, D0 is the model's prediction, and D1 − D0 comes from
+    /// the classifier's gradient.
     #[arg(long, help_heading = HEADING, value_name = "SCALE", value_parser = scale, allow_negative_numbers = true)]
     pub(crate) guidance: Option<f64>,
     /// Apply guidance only at noise levels σ from A to B, for example 0.3:5 [default: all levels]
     ///
     /// σ is noise/signal, with 0 <= A < B. `0.3:` has no upper limit, `:5` no lower limit. Outside
-    /// the interval the images are not guided; with --classifier they are then generated without
-    /// the class. An interval keeps more variety than guidance at all levels (Kynkäänniemi et al.
-    /// 2024).
+    /// the interval, w is 1; with --classifier it is 0, so the class has no effect there. An
+    /// interval keeps more variety than guidance at all levels (Kynkäänniemi et al. 2024).
     #[arg(long, help_heading = HEADING, value_name = "A:B", value_parser = interval)]
     guidance_interval: Option<[f64; 2]>,
-    /// Remove the contrast that guidance adds: share φ, from 0 (nothing) to 1 (all of it) [default:
-    /// 0]
+    /// Share φ of the contrast added by guidance that is removed again, from 0 (nothing) to 1 (all
+    /// of it) [default: 0]
     ///
     /// φ = 1 gives the predicted image the standard deviation that it has without guidance. Use it
     /// with large guidance scales, which exaggerate the contrast (Lin et al. 2023).

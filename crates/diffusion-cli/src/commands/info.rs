@@ -17,9 +17,8 @@ use crate::args::runs::{self, ModelArgs};
 ///
 /// Prints the version, the device and the number of threads, then the model: its classes with their
 /// numbers of training pictures, network, number of parameters, prediction type and noise schedule.
-/// Without --run,
-/// --checkpoint or --preset, it describes the newest run in runs/, or if there is none the default
-/// preset.
+/// Without --run, --checkpoint or --preset, it describes the newest run in runs/. If there
+/// is none, it describes the default preset.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  diffusion info\n  diffusion info --preset tutorial\n  \
                         diffusion info --checkpoint runs/mnist-1/checkpoints/step-0000100")]

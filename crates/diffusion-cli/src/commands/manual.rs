@@ -2,7 +2,6 @@
 
 mod markdown;
 
-use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -53,7 +52,9 @@ pub(crate) struct ManArgs {
 /// Prints the completion script of `program`.
 pub(crate) fn completions(args: &CompletionsArgs, mut program: Command) -> ExitCode {
     let name = program.get_name().to_owned();
-    clap_complete::generate(args.shell, &mut program, name, &mut std::io::stdout());
+    let mut script = Vec::new();
+    clap_complete::generate(args.shell, &mut program, name, &mut script);
+    print!("{}", String::from_utf8_lossy(&script));
     ExitCode::SUCCESS
 }
 
@@ -69,7 +70,6 @@ pub(crate) fn man(args: &ManArgs, program: Command) -> anyhow::Result<ExitCode> 
         let mut page = Vec::new();
         clap_mangen::Man::new(find(program, &args.command)?).render(&mut page)?;
         print!("{}", String::from_utf8_lossy(&page));
-        std::io::stdout().flush()?;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -30,10 +30,12 @@ use crate::session::usage::{bail_usage, check_no_overwrite, check_picture, check
 /// Generate images with a trained model
 ///
 /// Without --run or --checkpoint the newest run in runs/ is used. Without any run, a small model of
-/// handwritten digits that comes with the program is used. Image i depends only on the model, the
-/// sampling flags, --seed and i: not on --num, --batch-size or --threads.
+/// handwritten digits that comes with the program is used. Image i depends only on the model, on i,
+/// and on the flags --seed, --sampler, --steps and the others that change the sampling. It does not
+/// depend on --num, --batch-size, --threads or the output flags.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  diffusion sample --num 64 --out digits --grid digits.png\n  \
+                        diffusion sample --class all --per-class 10 --grid classes.png\n  \
                         diffusion sample --steps 50 --gif digits.gif --strip digits-strip.png\n  \
                         diffusion sample --run runs/mnist-1 --steps 50 --format npy --out digits")]
 pub(crate) struct SampleArgs {
@@ -41,11 +43,10 @@ pub(crate) struct SampleArgs {
     model: ModelArgs,
     /// Number of images, 1 to 10,000,000 [default: 16]
     ///
-    /// For several classes use --per-class instead.
+    /// With several classes in --class, use --per-class instead.
     #[arg(long, value_name = "N", conflicts_with = "per_class", value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
     num: Option<u64>,
-    /// Number of images of each class in --class, 1 to 1,000,000 [default: 8, or 16 if --class
-    /// names one class]
+    /// Number of images of each class in --class, 1 to 1,000,000 [default: 8]
     ///
     /// All classes start from the same noise, so the images show what the class changes. With
     /// several classes, each has its own folder in --out.

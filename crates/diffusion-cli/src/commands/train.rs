@@ -46,9 +46,11 @@ use crate::session::usage::{bail_usage, first_given, with_advice};
          hf:OWNER/NAME [default: 10,000 embedded digits]\n\n\
          Accepted: a folder of PNG, JPEG, WebP, BMP or GIF files; a tar or zip archive; a parquet, \
          npy, npz or IDX file; binary batches of CIFAR; the name of a set fetched by `diffusion data \
-         download` (mnist, fashion-mnist or cifar10); hf:OWNER/NAME or hf:OWNER/NAME:SPLIT for a \
-         data set of the Hugging Face hub. Classes come from the first level of folders, a table of \
-         labels (metadata.csv, labels.csv or metadata.jsonl) or the labels of a data file."
+         download` (mnist, fashion-mnist or cifar10); hf:OWNER/NAME, hf:OWNER/NAME:SPLIT or \
+         hf:OWNER/NAME:CONFIG/SPLIT for a data set of the Hugging Face hub. Classes come from the \
+         first level of folders, from the labels of a data file, or from a table in the folder: \
+         metadata.csv, labels.csv or metadata.jsonl with the columns file_name (a path in the \
+         folder) and label."
     ))
 )]
 pub(crate) struct TrainArgs {
@@ -75,9 +77,10 @@ pub(crate) struct TrainArgs {
     run_dir: Option<PathBuf>,
     /// Continue the run in --run-dir from its newest checkpoint
     ///
-    /// A larger --steps, --epochs or --max-minutes extends a finished run. Settings that change the
-    /// training, such as --lr and --batch-size, cannot be given. Without a time limit, the result
-    /// equals that of an uninterrupted run bit for bit.
+    /// After an interruption, --resume alone continues to the old limit. A larger --steps, --epochs
+    /// or --max-minutes extends a finished run. Settings that change the training, such as --lr and
+    /// --batch-size, cannot be given. Without a time limit, the result equals that of an
+    /// uninterrupted run bit for bit.
     #[arg(long, requires = "run_dir")]
     resume: bool,
     /// Start from the EMA weights of the run or checkpoint in this folder

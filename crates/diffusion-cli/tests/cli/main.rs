@@ -13,6 +13,7 @@ mod editing;
 mod exchange;
 mod judging;
 mod kill;
+mod manual;
 mod objectives;
 mod sampling;
 mod training;

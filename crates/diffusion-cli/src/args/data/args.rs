@@ -91,8 +91,8 @@ pub(crate) struct PictureArgs {
     /// not.
     #[arg(long, help_heading = HEADING, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     flip: Option<bool>,
-    /// Number of times that a pass contains each picture, 1 to 1,000,000 [default: 1, or as often
-    /// as a batch needs]
+    /// Number of times that a pass contains each picture, 1 to 1,000,000 [default: 1, or more if
+    /// the pictures do not fill one batch]
     #[arg(long, help_heading = HEADING, value_name = "N")]
     repeat: Option<usize>,
     /// Use only the pictures of these classes, by name, separated by commas [default: all]

@@ -26,7 +26,7 @@ pub(super) struct EditArgs {
     /// Picture to edit, or a folder of pictures: PNG, JPEG, WebP, BMP or GIF, of any size
     ///
     /// It is brought to the size and the channels of the model's images, cropped or padded as the
-    /// training pictures were.
+    /// training pictures were. The results have this size too.
     #[arg(value_name = "PICTURE")]
     pub(super) picture: PathBuf,
     #[command(flatten)]

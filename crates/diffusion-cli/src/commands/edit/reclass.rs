@@ -70,11 +70,12 @@ pub(crate) struct ReclassArgs {
     /// more exactly.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     steps: Option<u64>,
-    /// Add noise before the inversion, and skip this share of the inversion steps; at least 0 and
-    /// below 1
+    /// Grain: share of the inversion steps that random noise replaces; at least 0 and below 1
     ///
-    /// Larger values change the class more reliably and preserve less of the picture. 0 inverts
-    /// most exactly and changes least.
+    /// The picture gets random noise of the level after these steps, and the inversion continues
+    /// from there. Larger values change the class more reliably and preserve less of the details,
+    /// such as the handwriting of a digit. 0 inverts most exactly and changes least. Try --guidance
+    /// first if the class changes too little.
     #[arg(long, value_name = "SHARE", default_value_t = GRAIN, value_parser = share_below_1, allow_negative_numbers = true)]
     grain: f64,
     /// Seed of the noise of --grain, 0 to 2^64 - 1

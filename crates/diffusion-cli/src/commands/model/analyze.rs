@@ -29,10 +29,12 @@ const MOST_PIXELS: usize = 1 << 20;
 ///
 /// With --preset, --run, --checkpoint or --import, the command builds the real network, runs one
 /// forward and one backward pass on the CPU, and counts parameters, multiply-adds, activations and
-/// memory. Activations are the results of kernels; a whole residual block is one kernel. Otherwise
-/// it compares sketches of a U-Net with one convolution per level, as one calculates them
-/// on paper. A sketch has 3×3 convolutions in the encoder and the bottleneck, and per decoder level
-/// a 4×4 transposed convolution and a 3×3 convolution of its result and the skip connection.
+/// memory. Activations are the results of kernels; a whole residual block is one kernel.
+///
+/// Without these flags it calculates sketches: simplified U-Nets with one convolution per level,
+/// described by their widths alone (--channels). A sketch has a 3×3 convolution per encoder level
+/// and in the bottleneck. Each decoder level has a 4×4 transposed convolution, and a 3×3
+/// convolution of its result and the skip connection.
 #[derive(clap::Args)]
 #[command(
     after_help = "Examples:\n  diffusion model analyze --channels 64,128,256 --channels 32,64,128,256\n  \

@@ -4,7 +4,7 @@ use crate::workspace::{Crate, Kind};
 
 /// The crates from top to bottom. A crate may only depend on crates below it. Planned crates are
 /// included.
-const LAYERS: [&str; 24] = [
+const ORDER: [&str; 24] = [
     // Tools of the repository.
     "xtask",
     "diffusion-bench",
@@ -42,23 +42,23 @@ const ALLOWED: [(&str, &str, &str); 1] = [(
      package",
 )];
 
-/// The position of a crate in [`LAYERS`]: 0 is the top, their number an unknown crate.
+/// The position of a crate in [`ORDER`]: 0 is the top, their number an unknown crate.
 pub(super) fn position(name: &str) -> usize {
-    LAYERS.iter().position(|other| *other == name).unwrap_or(LAYERS.len())
+    ORDER.iter().position(|other| *other == name).unwrap_or(ORDER.len())
 }
 
 /// The errors in the dependencies between `crates`, one sentence each.
 pub(super) fn problems(crates: &[Crate]) -> Vec<String> {
     let edges = edges(crates);
-    let unknown = crates.iter().filter(|c| !LAYERS.contains(&c.name.as_str())).map(|c| {
+    let unknown = crates.iter().filter(|c| !ORDER.contains(&c.name.as_str())).map(|c| {
         format!(
-            "{} is not in LAYERS: add it in xtask/src/structure/layers.rs, \
+            "{} is not in ORDER: add it in xtask/src/structure/order.rs, \
              above all crates that it depends on",
             c.name
         )
     });
     let upward = edges.iter().filter(|edge| {
-        [edge.from, edge.to].iter().all(|name| LAYERS.contains(name))
+        [edge.from, edge.to].iter().all(|name| ORDER.contains(name))
             && position(edge.from) >= position(edge.to)
     });
     let upward =
@@ -200,7 +200,7 @@ mod tests {
     #[test]
     fn an_unknown_crate_is_an_error_that_says_where_to_add_it() {
         let crates = [package("diffusion-new", &[("diffusion-cli", Kind::Normal)])];
-        let expected = "diffusion-new is not in LAYERS: add it in xtask/src/structure/layers.rs, \
+        let expected = "diffusion-new is not in ORDER: add it in xtask/src/structure/order.rs, \
                         above all crates that it depends on";
         assert_eq!(problems(&crates), [expected]);
     }

@@ -39,12 +39,14 @@ pub(crate) struct ControlArgs {
     /// unscaled gradient) [default: 1.1, or 1 if the model does not support classifier-free
     /// guidance; 2 with --autoguide or --classifier]
     ///
-    /// Larger values follow the class more strictly and make the images less varied. 1 is the plain
-    /// prediction for the class, 0 ignores the class. In formulas: the predicted image is
-    /// D0 + w·(D1 − D0), where D1 is the prediction for the class, and D0 the unconditional one
-    /// (classifier-free guidance, Ho & Salimans 2022). With --autoguide, D0 is the prediction of
-    /// the weaker model. With --classifier, D0 is the model's prediction, and D1 − D0 comes from
-    /// the classifier's gradient.
+    /// 0 ignores the class, 1 is the plain prediction for the class, and larger values follow the
+    /// class more strictly and make the images less varied (classifier-free guidance, Ho & Salimans
+    /// 2022). With --autoguide, 1 is the plain prediction, and larger values move further away from
+    /// the weaker model. With --classifier, 0 has no effect, and 1 is the classifier's gradient.
+    ///
+    /// In formulas, the predicted image is D0 + w·(D1 − D0). D1 is the prediction for the class. D0
+    /// is the unconditional prediction, or that of the weaker model. With --classifier, D0 is the
+    /// model's prediction, and D1 − D0 comes from the gradient.
     #[arg(long, help_heading = HEADING, value_name = "SCALE", value_parser = scale, allow_negative_numbers = true)]
     pub(crate) guidance: Option<f64>,
     /// Apply guidance only at noise levels σ from A to B, for example 0.3:5 [default: all levels]
@@ -64,8 +66,8 @@ pub(crate) struct ControlArgs {
     /// Guide away from the predictions of a weaker model, in the folder of a run or a checkpoint
     ///
     /// Use a smaller model of the same pictures, or an earlier checkpoint (autoguidance, Karras et
-    /// al. 2024). Its images must have the same shape, and it must have the same classes or none.
-    /// The model itself needs no classes.
+    /// al. 2024). The weaker model must make images of the same shape, with the same classes or
+    /// without classes. The main model may also be one without classes.
     #[arg(long, help_heading = HEADING, value_name = "RUN")]
     autoguide: Option<PathBuf>,
     /// Guide by a classifier of noisy images, a file written by `diffusion train-classifier`

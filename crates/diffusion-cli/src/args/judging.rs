@@ -25,9 +25,8 @@ pub(crate) struct JudgeArgs {
     /// at most 10,000 pictures of it [default: mnist where it applies, otherwise the run's
     /// validation set, otherwise its training set]
     ///
-    /// mnist applies to models trained on the digits that come with the program, and to folders of
-    /// grey 28×28 images if --training is absent; these test digits come with the program too. It
-    /// cannot be combined with --inception. Folders of other images need --against or --training.
+    /// mnist applies to models trained on the digits that come with the program, as these test
+    /// digits do. The value mnist does not work with --inception.
     #[arg(long, value_name = "mnist|PATH", help_heading = "Image metrics")]
     pub(crate) against: Option<PathBuf>,
     /// Compute the metrics from features of Inception-v3; the value is its weights as a safetensors

@@ -41,12 +41,10 @@ use crate::session::usage::{bail_usage, check_no_overwrite, check_picture, check
 pub(crate) struct SampleArgs {
     #[command(flatten)]
     model: ModelArgs,
-    /// Number of images, 1 to 10,000,000 [default: 16]
-    ///
-    /// With several classes in --class, use --per-class instead.
+    /// Number of images if --class has one class or is absent, 1 to 10,000,000 [default: 16]
     #[arg(long, value_name = "N", conflicts_with = "per_class", value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
     num: Option<u64>,
-    /// Number of images of each class in --class, 1 to 1,000,000 [default: 8]
+    /// Number of images of each class if --class has several classes, 1 to 1,000,000 [default: 8]
     ///
     /// All classes start from the same noise, so the images show what the class changes. With
     /// several classes, each has its own folder in --out.

@@ -77,10 +77,10 @@ pub(crate) struct TrainArgs {
     run_dir: Option<PathBuf>,
     /// Continue the run in --run-dir from its newest checkpoint
     ///
-    /// After an interruption, --resume alone continues to the old limit. A larger --steps, --epochs
-    /// or --max-minutes extends a finished run. Settings that change the training, such as --lr and
-    /// --batch-size, cannot be given. Without a time limit, the result equals that of an
-    /// uninterrupted run bit for bit.
+    /// Without a limit, the training continues to the run's old limit. A new --steps, --epochs or
+    /// --max-minutes replaces the old limit; it counts from the start of the run, not from now.
+    /// Settings that change the training, such as --lr and --batch-size, cannot be given. Without a
+    /// time limit, the result equals that of an uninterrupted run bit for bit.
     #[arg(long, requires = "run_dir")]
     resume: bool,
     /// Start from the EMA weights of the run or checkpoint in this folder

@@ -72,10 +72,10 @@ pub(crate) struct ReclassArgs {
     steps: Option<u64>,
     /// Grain: share of the inversion steps that random noise replaces; at least 0 and below 1
     ///
-    /// The picture gets random noise of the level after these steps, and the inversion continues
-    /// from there. Larger values change the class more reliably and preserve less of the details,
-    /// such as the handwriting of a digit. 0 inverts most exactly and changes least. Try --guidance
-    /// first if the class changes too little.
+    /// These first steps of the inversion are skipped. Instead, the picture gets as much random
+    /// noise as it would have after them. Larger values change the class more reliably and preserve
+    /// less of the details, such as the handwriting of a digit. 0 inverts most exactly and changes
+    /// least. Try --guidance first if the class changes too little.
     #[arg(long, value_name = "SHARE", default_value_t = GRAIN, value_parser = share_below_1, allow_negative_numbers = true)]
     grain: f64,
     /// Seed of the noise of --grain, 0 to 2^64 - 1

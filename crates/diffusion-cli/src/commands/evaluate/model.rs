@@ -25,10 +25,11 @@ use crate::session::usage::{CHARTS, bail_usage, check_picture};
 ///
 /// The losses are mean squared errors of the predicted noise, image and velocity. The variational
 /// bound (Ho et al. 2020) is an upper bound on -log2 p(x0), in bits per dimension; its reverse
-/// process visits all timesteps and clips x0 to [-1, 1]. It is the sum of L_T, the signal left at
-/// the last timestep, one term L_t per step, and L_0, the decoder to 256 grey levels. L_T is exact.
-/// The other terms are unbiased estimates from a few random timesteps per picture, and their
-/// standard errors include that. Models of flows and EDM have losses only.
+/// process visits all timesteps and clips x0 to [-1, 1]. It has three parts. L_T: the signal left
+/// at the last timestep. L_t: one term for each denoising step. L_0: the last step, to 256 grey
+/// levels. L_T is exact. The others are unbiased estimates from a few random timesteps of each
+/// picture, and the standard errors cover this estimation too. Models of flows and EDM have losses
+/// only.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  diffusion evaluate model --run runs/mnist-1\n  \
                         diffusion evaluate model --run runs/mnist-1 --num 1000 --bins 20 --plot model.png",

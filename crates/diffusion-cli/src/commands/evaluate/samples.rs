@@ -35,6 +35,9 @@ use crate::session::usage::{bail_usage, check_output, first_given};
 /// metrics but the share of copies depend on the number of images, so compare equal numbers only.
 /// By default the features are those of the digit judge, a classifier that needs 28×28 grey images.
 /// For other images use --inception; without it, only copies are searched for.
+///
+/// For folders, --against has the default `mnist` if the images are grey and 28×28 and --training
+/// is absent. Other folders need --against or --training.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  diffusion evaluate samples --run runs/mnist-1\n  \
                         diffusion evaluate samples digits --against mnist\n  \

@@ -20,8 +20,8 @@ use crate::session::usage::bail_usage;
 ///
 /// After each step the known part is replaced by the picture with noise of the same level (RePaint,
 /// Lugmayr et al. 2022). The known part of a result is equal to the picture in the model's
-/// size, pixel by pixel. Result i depends only on the model, the sampling flags, the picture, --seed
-/// and i.
+/// size, pixel by pixel. Result i depends only on the model, the sampling flags, the picture,
+/// --seed and i.
 #[derive(clap::Args)]
 #[command(
     after_help = "Examples:\n  diffusion edit inpaint seven.png --hide bottom --grid filled.png\n  \

@@ -1,6 +1,7 @@
 //! The file layout of a run folder.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -144,32 +145,71 @@ impl RunLayout {
         path.file_name()?.to_str()?.strip_prefix("step-")?.parse().ok()
     }
 
-    /// Whether the run has a complete checkpoint.
-    pub fn has_checkpoint(&self) -> bool {
-        self.latest().exists()
+    /// The steps and folders of all complete checkpoints, in the order of steps.
+    ///
+    /// A checkpoint gets its name when it is complete, so a folder with that name and a
+    /// `checkpoint.json` is one.
+    pub fn complete_checkpoints(&self) -> Vec<(u64, PathBuf)> {
+        let entries = fs::read_dir(self.checkpoints()).into_iter().flatten().flatten();
+        let mut checkpoints: Vec<(u64, PathBuf)> = entries
+            .filter_map(|entry| Some((Self::step_of(&entry.path())?, entry.path())))
+            .filter(|(_, path)| path.join(ModelState::FILE).is_file())
+            .collect();
+        checkpoints.sort();
+        checkpoints
     }
 
     /// The time at which the last checkpoint was completed, if there is one.
     pub fn saved_at(&self) -> Option<SystemTime> {
-        fs::metadata(self.latest()).and_then(|metadata| metadata.modified()).ok()
+        let newest = || Some(self.complete_checkpoints().pop()?.1.join(ModelState::FILE));
+        let file = Some(self.latest()).filter(|file| file.exists()).or_else(newest)?;
+        fs::metadata(file).and_then(|metadata| metadata.modified()).ok()
     }
 
-    /// The folder of the newest complete checkpoint.
+    /// The step of the checkpoint that `latest` names, whether it exists or not. `None`: the file is
+    /// missing or empty.
     ///
     /// # Errors
-    /// If the run has no checkpoint yet, or if `latest` does not name an existing checkpoint.
-    pub fn latest_checkpoint(&self) -> Result<PathBuf, FileError> {
-        if !self.has_checkpoint() {
-            return Err(FileError::unusable(&self.root, "this run has no checkpoint yet"));
-        }
+    /// If the file cannot be read, or names no checkpoint.
+    pub fn latest_step(&self) -> Result<Option<u64>, FileError> {
         let file = self.latest();
-        let name = fs::read_to_string(&file).map_err(FileError::io(&file))?;
-        let path = self.checkpoints().join(name.trim_end());
-        if Self::step_of(&path).is_none() || !path.is_dir() {
-            let problem =
-                format!("it names the checkpoint `{}`, which does not exist", name.trim_end());
-            return Err(FileError::unusable(&file, problem));
+        let name = match fs::read_to_string(&file) {
+            Ok(name) => name,
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(FileError::io(&file)(e)),
+        };
+        let name = name.trim_end();
+        let step = Self::step_of(Path::new(name));
+        if step.is_none() && !name.is_empty() {
+            return Err(FileError::unusable(&file, missing(name)));
         }
-        Ok(path)
+        Ok(step)
     }
+
+    /// The folder of the checkpoint that `latest` names. If the file is missing or empty, for
+    /// example in a copy, the newest complete checkpoint.
+    ///
+    /// # Errors
+    /// If the run has no checkpoint, or if `latest` names one that does not exist.
+    pub fn latest_checkpoint(&self) -> Result<PathBuf, FileError> {
+        let newest = self.complete_checkpoints().pop().map(|(_, path)| path);
+        let Some(step) = self.latest_step()? else {
+            let problem = "this run has no checkpoint yet";
+            return newest.ok_or_else(|| FileError::unusable(&self.root, problem));
+        };
+        let path = self.checkpoint(step);
+        if path.is_dir() {
+            return Ok(path);
+        }
+        let mut problem = missing(&Self::step_name(step));
+        if let Some(newest) = newest {
+            problem += "; remove this file to use the newest complete checkpoint, ";
+            problem += &newest.display().to_string();
+        }
+        Err(FileError::unusable(&self.latest(), problem))
+    }
+}
+
+fn missing(checkpoint: &str) -> String {
+    format!("it names the checkpoint `{checkpoint}`, which does not exist")
 }

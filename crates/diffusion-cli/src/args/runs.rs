@@ -8,7 +8,7 @@ use candle_core::Device;
 use diffusion_assets::DIGITS_MODEL;
 use diffusion_data::PictureConfig;
 use diffusion_model::{LoadedModel, ModelState, RunLayout, Weights};
-use diffusion_train::{RunDir, TrainConfig};
+use diffusion_train::{Checkpoint, RunDir, TrainConfig};
 
 use crate::session::usage::{UsageError, bail_usage, check_input};
 
@@ -82,7 +82,8 @@ impl ModelArgs {
         };
         let found = match checkpoint {
             Some(checkpoint) => FoundModel {
-                model: LoadedModel::open(&checkpoint, weights, device)?,
+                model: LoadedModel::open(&checkpoint, weights, device)
+                    .map_err(|e| damaged(e.into(), &checkpoint))?,
                 checkpoint: Some(checkpoint),
             },
             None => FoundModel {
@@ -117,6 +118,26 @@ impl ModelArgs {
                 ),
             },
         }
+    }
+}
+
+/// `error` of reading `checkpoint`, with the newest checkpoint of its run that can be read.
+pub(crate) fn damaged(error: anyhow::Error, checkpoint: &Path) -> anyhow::Error {
+    let others = RunLayout::of_checkpoint(checkpoint).map(|run| run.complete_checkpoints());
+    let is_readable = |path: &Path| Checkpoint::read(path, &Device::Cpu).is_ok();
+    let step = RunLayout::step_of(checkpoint);
+    let other = others
+        .into_iter()
+        .flatten()
+        .rev()
+        .find(|(other, path)| Some(*other) != step && is_readable(path));
+    match other {
+        Some((_, other)) => error.context(format!(
+            "the checkpoint cannot be read; the newest one that can is {}. Remove {} to use that one",
+            other.display(),
+            checkpoint.display()
+        )),
+        None => error,
     }
 }
 

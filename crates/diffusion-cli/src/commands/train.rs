@@ -226,7 +226,7 @@ pub(crate) fn run(args: &TrainArgs, device: &Device, quiet: bool) -> anyhow::Res
             start_from(&mut trainer, origin).map_err(with_advice)?;
             tracing::info!("starting from the weights of {}", origin.display());
         }
-        create_run(args, &config)?
+        create_run(args, &trainer)?
     };
     tracing::info!(
         "training on {}",
@@ -373,12 +373,12 @@ fn set_length(config: &mut TrainConfig, args: &TrainArgs) {
     }
 }
 
-fn create_run(args: &TrainArgs, config: &TrainConfig) -> anyhow::Result<RunDir> {
+fn create_run(args: &TrainArgs, trainer: &Trainer) -> anyhow::Result<RunDir> {
     let path = match &args.run_dir {
         Some(path) => path.clone(),
-        None => runs::new_folder(&run_name(args, config))?,
+        None => runs::new_folder(&run_name(args, trainer.config()))?,
     };
-    RunDir::create(&path, config).map_err(with_advice)
+    RunDir::start(&path, trainer).map_err(with_advice)
 }
 
 /// The name of a run: the preset if one is given, otherwise the name of the data.
@@ -393,12 +393,13 @@ fn run_name(args: &TrainArgs, config: &TrainConfig) -> String {
 }
 
 fn restore(trainer: &mut Trainer, run_dir: &RunDir, device: &Device) -> anyhow::Result<()> {
-    if !run_dir.layout().has_checkpoint() {
+    let layout = run_dir.layout();
+    if layout.latest_step()?.is_none() {
         tracing::warn!("{} has no checkpoint yet; starting from step 0", run_dir.path().display());
         return Ok(());
     }
-    let path = run_dir.layout().latest_checkpoint()?;
-    let checkpoint = Checkpoint::read(&path, device)?;
+    let path = layout.latest_checkpoint()?;
+    let checkpoint = Checkpoint::read(&path, device).map_err(|e| runs::damaged(e.into(), &path))?;
     if checkpoint.state.is_adopted() {
         let name = run_dir.path().display();
         bail_usage!(

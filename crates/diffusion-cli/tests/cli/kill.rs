@@ -50,3 +50,86 @@ fn latest_step(place: &TestDir) -> u64 {
     let latest = fs::read_to_string(place.path("killed/latest")).unwrap();
     latest.trim().trim_start_matches("step-").parse().unwrap()
 }
+
+/// A copy of a run, or a power cut, may lose the file `latest`. Its checkpoints are found all the
+/// same, and no step is lost or repeated.
+#[test]
+fn a_run_without_latest_continues_from_its_newest_checkpoint() {
+    let place = TestDir::new();
+    place.small_config();
+    let config = fs::read_to_string(place.path("small.toml")).unwrap();
+    place.write("small.toml", format!("{config}[checkpoint]\nevery = 2\nkeep = 3\n"));
+    place.ok("train --config small.toml --run-dir whole --steps 8");
+    place.ok("train --config small.toml --run-dir run --steps 6");
+    let checkpoints = |place: &TestDir| crate::common::names(&place.path("run/checkpoints"));
+    let before = checkpoints(&place);
+    for latest in [None, Some(""), Some("step-0000002\n")] {
+        match latest {
+            Some(latest) => drop(place.write("run/latest", latest)),
+            None => fs::remove_file(place.path("run/latest")).unwrap(),
+        }
+        let resumed = place.ok("train --run-dir run --resume");
+        assert!(resumed.err.contains("step-0000006 (step 6)"), "{}", resumed.err);
+        assert_eq!(checkpoints(&place), before, "{latest:?}");
+        let metrics = fs::read_to_string(place.path("run/metrics.jsonl")).unwrap();
+        assert_eq!(metrics.lines().count(), 6);
+    }
+    fs::remove_file(place.path("run/latest")).unwrap();
+    assert!(place.ok("info --run run").out.contains("step-0000006"));
+    place.ok("train --run-dir run --resume --steps 8");
+    let model = |run: &str| {
+        fs::read(place.path(&format!("{run}/checkpoints/step-0000008/model.safetensors"))).unwrap()
+    };
+    assert!(model("run") == model("whole"));
+
+    // A checkpoint that `latest` names but that does not exist is an error, not a new start.
+    place.write("run/latest", "step-0000009\n");
+    let parts = ["`step-0000009`, which does not exist", "step-0000008"];
+    place.refuses("train --run-dir run --resume --steps 10", 1, &parts);
+    place.refuses("sample --run run", 1, &parts);
+    // The checkpoints alone are a run that must not be overwritten.
+    fs::remove_file(place.path("run/config.toml")).unwrap();
+    place.refuses("train --config small.toml --run-dir run", 1, &["already holds a run"]);
+    assert_eq!(checkpoints(&place).len(), 3);
+}
+
+#[test]
+fn a_damaged_checkpoint_is_named_with_the_newest_one_that_can_be_read() {
+    let place = TestDir::new();
+    place.small_config();
+    let config = fs::read_to_string(place.path("small.toml")).unwrap();
+    place.write("small.toml", format!("{config}[checkpoint]\nevery = 2\nkeep = 3\n"));
+    place.ok("train --config small.toml --run-dir run --steps 6");
+    for (step, file) in [(6, "model.safetensors"), (4, "ema.safetensors")] {
+        let path = place.path(&format!("run/checkpoints/step-000000{step}/{file}"));
+        let bytes = fs::read(&path).unwrap();
+        fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
+    }
+    let parts = ["step-0000006", "model.safetensors", "step-0000002"];
+    place.refuses("train --run-dir run --resume --steps 8", 1, &parts);
+    place.refuses("sample --run run --weights raw", 1, &parts);
+    let left = crate::common::names(&place.path("run/checkpoints"));
+    assert_eq!(left, ["step-0000002", "step-0000004", "step-0000006"]);
+}
+
+/// A run that starts from another run's weights has them from its first moment.
+#[test]
+fn a_run_has_its_first_checkpoint_before_its_configuration() {
+    let place = TestDir::new();
+    place.train_small("origin", 2);
+    place.ok("train --config small.toml --init-from origin --run-dir run --steps 1");
+    // What a process that was killed before the first step leaves.
+    fs::create_dir_all(place.path("rest/checkpoints")).unwrap();
+    fs::create_dir_all(place.path("rest/samples")).unwrap();
+    for name in crate::common::names(&place.path("run/checkpoints/step-0000000")) {
+        let copy = format!("rest/checkpoints/step-0000000/{name}");
+        let bytes = fs::read(place.path(&format!("run/checkpoints/step-0000000/{name}"))).unwrap();
+        place.write(&copy, bytes);
+    }
+    place.refuses("train --run-dir rest --resume", 1, &["holds no run"]);
+    place.ok("train --config small.toml --init-from origin --run-dir rest --steps 1");
+    let model = |run: &str| {
+        fs::read(place.path(&format!("{run}/checkpoints/step-0000001/model.safetensors"))).unwrap()
+    };
+    assert!(model("rest") == model("run"));
+}

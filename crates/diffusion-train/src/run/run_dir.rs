@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use diffusion_files::{FileError, is_leftover, read_file, remove_folder, write_file};
 use diffusion_model::RunLayout;
 
-use crate::{ConfigSource, StepMetrics, TrainConfig, TrainError};
+use crate::{ConfigSource, StepMetrics, TrainConfig, TrainError, Trainer};
 
 /// The folder of a run. [`RunLayout`] holds the paths in it.
 #[derive(Debug)]
@@ -25,31 +25,67 @@ impl RunDir {
     /// If the folder already holds a run; if another process trains in it; an I/O error of the
     /// operating system.
     pub fn create(path: &Path, config: &TrainConfig) -> Result<Self, TrainError> {
+        let run = Self::prepare(path)?;
+        run.write_config(config)?;
+        Ok(run)
+    }
+
+    /// As [`create`](Self::create), for a trainer that has not taken a step, with its checkpoint. A
+    /// process killed in the middle leaves no run, or one that resumes from these weights.
+    ///
+    /// # Errors
+    /// Those of [`create`](Self::create), and those of [`Trainer::checkpoint`].
+    pub fn start(path: &Path, trainer: &Trainer) -> Result<Self, TrainError> {
+        let run = Self::prepare(path)?;
+        run.save(trainer)?;
+        run.write_config(trainer.config())?;
+        Ok(run)
+    }
+
+    /// Locks a folder that holds no run, and creates the folders in it.
+    fn prepare(path: &Path) -> Result<Self, TrainError> {
         fs::create_dir_all(path).map_err(FileError::io(path))?;
         let mut run = Self { layout: RunLayout::new(path), lock: None };
         run.lock = Some(run.take_lock()?);
-        if run.layout.config().exists() || run.layout.has_checkpoint() {
+        // Without a configuration, a checkpoint of step 0 is the rest of a run that never started.
+        let has_trained = run.layout.complete_checkpoints().iter().any(|(step, _)| *step > 0);
+        if run.layout.config().exists() || has_trained {
             return Err(TrainError::RunExists { path: path.to_owned() });
         }
         for dir in [run.layout.samples(), run.layout.checkpoints()] {
             fs::create_dir_all(&dir).map_err(FileError::io(&dir))?;
         }
-        run.write_config(config)?;
         Ok(run)
+    }
+
+    /// Saves a checkpoint and removes old ones. Returns its folder.
+    pub(crate) fn save(&self, trainer: &Trainer) -> Result<PathBuf, TrainError> {
+        let step = trainer.steps_done();
+        let path = self.layout.checkpoint(step);
+        trainer.checkpoint()?.write(&path)?;
+        self.set_latest(step)?;
+        self.prune_checkpoints(step, trainer.config().checkpoint.keep)?;
+        Ok(path)
     }
 
     /// Opens the folder of an existing run to train in it, and locks it until this value is
     /// dropped.
     ///
-    /// Removes incomplete files left by a killed process.
+    /// Removes incomplete files left by a killed process. If a complete checkpoint is newer than
+    /// the one that `latest` names, or the file is missing, it is made the latest one.
     ///
     /// # Errors
-    /// If the folder holds no run; if another process trains in it; an I/O error of the operating
-    /// system.
+    /// If the folder holds no run; if another process trains in it; if `latest` is damaged; an I/O
+    /// error of the operating system.
     pub fn resume(path: &Path) -> Result<Self, TrainError> {
         let mut run = Self::open(path)?;
         run.lock = Some(run.take_lock()?);
         run.clear_leftovers()?;
+        if let Some((newest, _)) = run.layout.complete_checkpoints().pop()
+            && run.layout.latest_step()?.is_none_or(|step| step < newest)
+        {
+            run.set_latest(newest)?;
+        }
         Ok(run)
     }
 
@@ -163,11 +199,9 @@ impl RunDir {
         )?)
     }
 
-    /// Removes all checkpoints except the newest `keep` up to the one of `step`, just saved.
-    ///
-    /// Checkpoints of later steps are removed first: a killed process saved them but did not make
-    /// them the latest.
-    pub(crate) fn prune_checkpoints(&self, step: u64, keep: usize) -> Result<(), TrainError> {
+    /// Removes all checkpoints except the newest `keep` up to the one of `step`, just saved. No
+    /// complete checkpoint of a later step exists, because a run continues from the newest one.
+    fn prune_checkpoints(&self, step: u64, keep: usize) -> Result<(), TrainError> {
         let mut checkpoints: Vec<(u64, PathBuf)> = entries(&self.layout.checkpoints())?
             .into_iter()
             .filter_map(|path| Some((RunLayout::step_of(&path)?, path)))

@@ -121,6 +121,15 @@ pub fn run(
             "the folder was opened for reading only; create or resume the run to train in it";
         return Err(FileError::unusable(run_dir.path(), problem).into());
     }
+    if let Some((newest, path)) = run_dir.layout().complete_checkpoints().pop()
+        && newest > trainer.steps_done()
+    {
+        let problem = format!(
+            "the training would begin at step {} and replace this checkpoint; restore it first",
+            trainer.steps_done()
+        );
+        return Err(FileError::unusable(&path, problem).into());
+    }
     run_dir.write_config(trainer.config())?;
     let mut metrics_file = run_dir.open_metrics(trainer.steps_done())?;
     let (before, start) = (trainer.elapsed(), Instant::now());
@@ -193,12 +202,7 @@ fn save(
     run_dir: &RunDir,
     observer: &mut dyn FnMut(TrainEvent<'_>) -> ControlFlow<()>,
 ) -> Result<ControlFlow<()>, TrainError> {
-    let step = trainer.steps_done();
-    let path = run_dir.layout().checkpoint(step);
-    trainer.checkpoint()?.write(&path)?;
-    run_dir.set_latest(step)?;
-    run_dir.prune_checkpoints(step, trainer.config().checkpoint.keep)?;
-    Ok(observer(TrainEvent::Checkpoint(path)))
+    Ok(observer(TrainEvent::Checkpoint(run_dir.save(trainer)?)))
 }
 
 /// `Break` if either of the two is.

@@ -2,10 +2,12 @@
 //!
 //! - `loader`: shuffled batches.
 //! - `candle`: data sets loaded by candle-datasets (feature `candle-datasets`).
+//! - `classes`: names and order of classes.
 //! - `hash`: the stable hash that chooses subsets.
 
 #[cfg(feature = "candle-datasets")]
 mod candle;
+pub(crate) mod classes;
 pub(crate) mod hash;
 pub(crate) mod loader;
 
@@ -40,11 +42,6 @@ pub(crate) struct Metadata {
     pub(crate) classes: Vec<String>,
 }
 
-/// Class names 0, 1, … `last` for classes without names; empty if there is no `last`.
-pub(crate) fn numbered_classes(last: Option<&u32>) -> Vec<String> {
-    last.map_or_else(Vec::new, |last| (0..=*last).map(|class| class.to_string()).collect())
-}
-
 /// The N·C·H·W bytes of all pictures.
 #[derive(Debug)]
 pub(crate) enum Pixels {
@@ -75,7 +72,7 @@ impl ImageDataset {
     ) -> Result<Self, DataError> {
         let labels: Vec<_> =
             labels.into_iter().flatten().map(|label| Some(u32::from(label))).collect();
-        let classes = numbered_classes(labels.iter().flatten().max());
+        let classes = classes::numbered_classes(labels.iter().flatten().max());
         Self::assemble(
             Pixels::Memory(pixels),
             Metadata { labels, classes, names: Vec::new() },
@@ -216,7 +213,7 @@ impl ImageDataset {
     /// If a name is not one of the classes, or no picture belongs to the named classes.
     pub fn of_classes(&self, names: &[String]) -> Result<Self, DataError> {
         let index = |name: &String| {
-            let place = self.classes().iter().position(|class| class == name);
+            let place = classes::find_class(self.classes(), name);
             place.map(|place| place as u32).ok_or_else(|| {
                 let known = match self.classes() {
                     [] => "the set has no classes".to_owned(),

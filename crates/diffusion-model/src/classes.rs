@@ -49,6 +49,9 @@ pub enum ClassError {
 
 /// The index of the class with the given name, or else with the given number.
 ///
+/// If all classes are named by numbers, a number is a name and is compared by its value: `2` is the
+/// class `2` or `2.0`, never the third class.
+///
 /// # Errors
 /// If the model has no classes, or if no class has that name or number. The error lists the nearest
 /// names.
@@ -57,7 +60,12 @@ pub fn find_class(classes: &[ModelClass], name: &str) -> Result<u32, ClassError>
         return Err(ClassError::NoClasses);
     }
     let by_name = classes.iter().position(|class| class.name == name);
-    let by_number = || name.parse().ok().filter(|number: &usize| *number < classes.len());
+    let value = |name: &str| name.trim().parse().ok().filter(|value: &f64| value.is_finite());
+    let values: Option<Vec<f64>> = classes.iter().map(|class| value(&class.name)).collect();
+    let by_number = || match values {
+        Some(values) => values.iter().position(|other| Some(*other) == value(name)),
+        None => name.parse().ok().filter(|number: &usize| *number < classes.len()),
+    };
     if let Some(class) = by_name.or_else(by_number) {
         return Ok(class as u32);
     }
@@ -145,6 +153,23 @@ mod tests {
 
     fn class(pictures: u64) -> ModelClass {
         ModelClass { name: pictures.to_string(), pictures }
+    }
+
+    #[test]
+    fn a_number_is_a_name_where_all_names_are_numbers() {
+        let classes = |names: &[&str]| -> Vec<ModelClass> {
+            names.iter().map(|name| ModelClass { name: (*name).to_owned(), pictures: 1 }).collect()
+        };
+        let numbers = classes(&["1", "2", "10.0"]);
+        for (name, class) in [("1", 0), ("2.0", 1), ("10", 2)] {
+            assert_eq!(find_class(&numbers, name), Ok(class));
+        }
+        let error = find_class(&numbers, "0").unwrap_err().to_string();
+        assert_eq!(error, "unknown class `0` among 3 classes; known: `1`, `2`, `10.0`");
+        assert_eq!(find_class(&classes(&["-1", "1"]), "-1"), Ok(0));
+        // With other names, a number is the place in the list.
+        let mixed = classes(&["cat", "dog", "3"]);
+        assert_eq!([find_class(&mixed, "0"), find_class(&mixed, "3")], [Ok(0), Ok(2)]);
     }
 
     #[test]

@@ -166,7 +166,7 @@ impl RunLayout {
         fs::metadata(file).and_then(|metadata| metadata.modified()).ok()
     }
 
-    /// The step of the checkpoint that `latest` names, whether it exists or not. `None`: the file is
+    /// The step of the checkpoint that `latest` names, which need not exist. `None`: the file is
     /// missing or empty.
     ///
     /// # Errors

@@ -31,9 +31,9 @@ pub(crate) struct ControlArgs {
     /// for unconditional images [default: random classes at their training frequencies for
     /// `sample`, `none` for `edit`]
     ///
-    /// Numbers count from 0. `diffusion info` lists the classes of a model. With --classifier the
-    /// classes are those of the classifier.
-    #[arg(long, help_heading = HEADING, value_name = "CLASS", value_delimiter = ',')]
+    /// Numbers count from 0; if all names are numbers, a number is a name. `diffusion info` lists
+    /// the classes of a model. With --classifier the classes are those of the classifier.
+    #[arg(long, help_heading = HEADING, value_name = "CLASS", value_delimiter = ',', allow_negative_numbers = true)]
     pub(crate) class: Vec<String>,
     /// Guidance scale w, -1000 to 1000; 1 = no extra guidance (with --classifier: the classifier's
     /// unscaled gradient) [default: 1.1, or 1 if the model does not support classifier-free

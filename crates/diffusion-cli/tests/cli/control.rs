@@ -68,6 +68,50 @@ fn two_commands_train_and_sample_classes() {
     assert!(about.contains("classes          2: night (12), noon (12)"), "{about}");
 }
 
+/// Where all classes are named by numbers, a number is a name: in folders, and in a table as pandas
+/// writes it.
+#[test]
+fn a_number_is_the_name_of_a_class_if_all_names_are_numbers() {
+    let place = TestDir::new();
+    two_classes(&place);
+    // Dark pictures are class 10, light ones class 2.
+    for (from, to) in [("night", "10"), ("noon", "2")] {
+        fs::rename(place.path("data").join(from), place.path("data").join(to)).unwrap();
+    }
+    fs::remove_file(place.path("data/noon-without-a-class.png")).unwrap();
+    let row = |class: &str, i: u8, label: &str| format!("{class}/{i}.png,{label}\n");
+    let rows: String = (0..12u8)
+        .map(|i| row("10", i, "10.0") + &row("2", i, if i < 11 { "2.0" } else { "" }))
+        .collect();
+    let table = "file_name,Label\n".to_owned() + &rows;
+    place.write("small.toml", SMALL);
+    for table in [None, Some(&table)] {
+        if let Some(table) = table {
+            place.write("data/metadata.csv", table);
+        }
+        let run = if table.is_some() { "table" } else { "folders" };
+        place.ok(&format!(
+            "train --data data --size 8 --conditional --config small.toml --run-dir {run}"
+        ));
+        let about = place.ok(&format!("info --run {run}")).out;
+        assert!(about.contains("2 (1"), "{about}");
+        assert!(about.find("2 (1").unwrap() < about.find("10 (12)").unwrap(), "{about}");
+        for (class, is_dark) in [("10", true), ("2", false), ("2.0", false)] {
+            let out = format!("{run}-{class}");
+            place.ok(&format!("sample --run {run} --class {class} --num 1 --out {out}"));
+            let light = brightness(&place, &format!("{out}/000000.png"));
+            assert_eq!(light < 110.0, is_dark, "{run} {class}: {light}");
+        }
+        for class in ["0", "1"] {
+            let parts = [&format!("unknown class `{class}`"), "`2`, `10`"];
+            place.refuses(&format!("sample --run {run} --class {class} --num 1"), 2, &parts);
+        }
+        place.refuses(&format!("sample --run {run} --class -1 --num 1"), 2, &["`-1`"]);
+    }
+    place.ok("data inspect data --classes 2.0");
+    place.refuses("data inspect data --classes -1", 1, &["-1"]);
+}
+
 #[test]
 fn every_image_has_a_file_of_its_own() {
     let place = TestDir::new();

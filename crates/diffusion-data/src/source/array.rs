@@ -8,7 +8,7 @@ use diffusion_picture::npy::{Header, NumberType};
 
 use super::{Content, Record, Records, SourceInfo, numbered_name};
 use crate::DataError;
-use crate::dataset::numbered_classes;
+use crate::dataset::classes::numbered_classes;
 use crate::prepare::decode::{MAX_PIXELS, Raster};
 pub(super) use diffusion_picture::npy::MAGIC as NPY_MAGIC;
 

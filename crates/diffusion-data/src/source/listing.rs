@@ -10,12 +10,15 @@ use std::time::UNIX_EPOCH;
 use serde_json::Value;
 
 use crate::config::Split;
+use crate::dataset::classes::classes_of;
 use crate::dataset::hash::StableHasher;
 
 /// The names of tables of labels, in order of priority.
 pub(super) const TABLES: [&str; 3] = ["metadata.csv", "labels.csv", "metadata.jsonl"];
 const FILE_COLUMNS: [&str; 5] = ["file_name", "filename", "file", "image", "path"];
-const LABEL_COLUMNS: [&str; 4] = ["label", "class", "category", "labels"];
+/// The names of the column of labels, in any case, in order of priority.
+pub(super) const LABEL_COLUMNS: [&str; 6] =
+    ["label", "labels", "class", "category", "target", "fine_label"];
 /// The file that `diffusion data inspect` writes, possibly into the folder of pictures.
 const CONTACT_SHEET: &str = "contact-sheet.png";
 /// The maximum size of a table in bytes.
@@ -47,7 +50,7 @@ pub(super) fn by_folder(names: &[String]) -> Labels {
     let shared = shared_folder(names).len();
     let folders: Vec<Option<&str>> =
         names.iter().map(|name| name[shared..].split_once('/').map(|(first, _)| first)).collect();
-    let mut labels = by_name(folders.iter().map(|folder| folder.map(str::to_owned)).collect());
+    let mut labels = by_label(folders.iter().map(|folder| folder.map(str::to_owned)).collect());
     if labels.classes.len() < 2 {
         labels = Labels { indices: vec![None; names.len()], ..Labels::default() };
     }
@@ -88,20 +91,13 @@ pub(super) fn by_table(names: &[String], table: &str, content: &[u8]) -> Result<
     let missing = rows.iter().map(|(name, _)| name).filter(|name| !known.contains(name.as_str()));
     let missing = missing.cloned().collect();
     let mut class_of: HashMap<String, String> = rows.into_iter().collect();
-    let labels = by_name(names.iter().map(|name| class_of.remove(name.as_str())).collect());
+    let labels = by_label(names.iter().map(|name| class_of.remove(name.as_str())).collect());
     Ok(Labels { missing, ..labels })
 }
 
-fn by_name(class_of: Vec<Option<String>>) -> Labels {
-    let distinct: BTreeSet<&String> = class_of.iter().flatten().collect();
-    let mut classes: Vec<String> = distinct.into_iter().cloned().collect();
-    // Sorts numbers numerically, so that class 10 comes after class 9.
-    let numbers: Option<Vec<u64>> = classes.iter().map(|class| class.parse().ok()).collect();
-    if numbers.is_some() {
-        classes.sort_by_key(|class| class.parse::<u64>().unwrap_or(0));
-    }
-    let index: HashMap<&String, u32> = classes.iter().zip(0..).collect();
-    let indices = class_of.iter().map(|class| class.as_ref().map(|class| index[class])).collect();
+fn by_label(labels: Vec<Option<String>>) -> Labels {
+    let (classes, index) = classes_of(labels.iter().flatten().map(String::as_str));
+    let indices = labels.iter().map(|label| label.as_ref().map(|label| index[label])).collect();
     Labels { indices, classes, missing: Vec::new() }
 }
 
@@ -109,9 +105,10 @@ fn csv_rows(content: &[u8]) -> Result<Vec<(String, String)>, String> {
     let mut reader = csv::ReaderBuilder::new().flexible(true).from_reader(content);
     let headers = reader.headers().map_err(|e| e.to_string())?.clone();
     let column = |candidates: &[&str]| {
-        headers
-            .iter()
-            .position(|name| candidates.contains(&name.trim().to_ascii_lowercase().as_str()))
+        let position = |candidate: &&str| {
+            headers.iter().position(|name| name.trim().eq_ignore_ascii_case(candidate))
+        };
+        candidates.iter().find_map(position)
     };
     let Some(file) = column(&FILE_COLUMNS) else {
         let found = headers.iter().collect::<Vec<_>>().join(", ");
@@ -137,12 +134,22 @@ fn jsonl_rows(content: &[u8]) -> Result<Vec<(String, String)>, String> {
     let rows = lines.map(|(number, line)| {
         let line_error = |problem: String| format!("line {}: {problem}", number + 1);
         let row: Value = serde_json::from_str(line).map_err(|e| line_error(e.to_string()))?;
-        let field = |candidates: &[&str]| candidates.iter().find_map(|name| row.get(name));
+        let field = |candidates: &[&str]| {
+            let fields = row.as_object()?;
+            let value = |name: &&str| {
+                fields
+                    .iter()
+                    .find(|(key, _)| key.eq_ignore_ascii_case(name))
+                    .map(|(_, value)| value)
+            };
+            candidates.iter().find_map(value)
+        };
         let file = field(&FILE_COLUMNS).and_then(Value::as_str);
         let file = file.ok_or_else(|| line_error("it must have a file_name".to_owned()))?;
         let label = match field(&LABEL_COLUMNS) {
             Some(Value::String(label)) => label.clone(),
             Some(Value::Number(label)) => label.to_string(),
+            Some(Value::Bool(label)) => label.to_string(),
             // Other values, such as captions or boxes, are not classes.
             _ => String::new(),
         };

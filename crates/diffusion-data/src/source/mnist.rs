@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use crate::config::Split;
-use crate::dataset::{Metadata, Pixels, numbered_classes};
+use crate::dataset::classes::numbered_classes;
+use crate::dataset::{Metadata, Pixels};
 use crate::error::first_names;
 use crate::source::idx::{self, IdxArray};
 use crate::{DataError, ImageDataset};

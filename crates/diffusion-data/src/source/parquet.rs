@@ -12,15 +12,15 @@ use parquet::record::{Field, Row};
 use parquet::schema::types::Type;
 use serde_json::Value;
 
+use super::listing::LABEL_COLUMNS;
 use super::{Content, Record, Records, SourceInfo, numbered_name};
 use crate::DataError;
-use crate::dataset::numbered_classes;
+use crate::dataset::classes::{classes_of, numbered_classes};
 use crate::prepare::decode::MAX_FILE_BYTES;
 
 /// Possible names of the picture column, in order of priority. If none exists, the only column that
 /// could contain pictures is used.
 const PICTURES: [&str; 4] = ["image", "img", "picture", "photo"];
-const LABELS: [&str; 5] = ["label", "labels", "class", "category", "fine_label"];
 
 /// Files with the same columns, in the order in which they are read.
 #[derive(Debug)]
@@ -57,9 +57,9 @@ pub(super) fn open(files: &[PathBuf]) -> Result<SourceInfo<Shards>, DataError> {
             names()
         ))
     })?;
-    let label = LABELS
-        .into_iter()
-        .find_map(|name| schema.get_fields().iter().find(|field| field.name() == name));
+    let label = LABEL_COLUMNS.into_iter().find_map(|name| {
+        schema.get_fields().iter().find(|field| field.name().eq_ignore_ascii_case(name))
+    });
 
     let mut count = 0;
     for file in files {
@@ -70,14 +70,20 @@ pub(super) fn open(files: &[PathBuf]) -> Result<SourceInfo<Shards>, DataError> {
     let mut classes = Vec::new();
     if let Some(label) = label.filter(|label| label.is_primitive()) {
         let name = label.name().to_owned();
-        let is_text = label.get_physical_type() == Physical::BYTE_ARRAY;
+        let physical = label.get_physical_type();
         let values = shards.values_of(&name)?;
-        if is_text {
-            classes = values.iter().flatten().filter(|class| !class.is_empty()).cloned().collect();
-            classes.sort();
-            classes.dedup();
-            let by_text = Some(classes.iter().cloned().zip(0..).collect());
-            shards.label = Some(LabelColumn { name, by_text });
+        let is_integer = matches!(physical, Physical::INT32 | Physical::INT64 | Physical::INT96);
+        // Other numbers are not classes but measurements.
+        let is_whole =
+            |value: &String| value.parse::<f64>().is_ok_and(|value| value.fract() == 0.0);
+        let is_float = matches!(physical, Physical::FLOAT | Physical::DOUBLE);
+        if is_float && !values.iter().flatten().all(is_whole) {
+            // No classes.
+        } else if !is_integer {
+            let labels = values.iter().flatten().filter(|label| !label.is_empty());
+            let by_text;
+            (classes, by_text) = classes_of(labels.map(String::as_str));
+            shards.label = Some(LabelColumn { name, by_text: Some(by_text) });
         } else {
             let last = values.iter().flatten().filter_map(|value| value.parse::<u32>().ok()).max();
             // Integers may mean anything; only numbers below 65,536 are taken for classes.
@@ -249,6 +255,10 @@ fn text(field: &Field) -> Option<String> {
         Field::UShort(n) => Some(n.to_string()),
         Field::UInt(n) => Some(n.to_string()),
         Field::ULong(n) => Some(n.to_string()),
+        Field::Bool(value) => Some(value.to_string()),
+        // NaN is how numpy and pandas write a missing number.
+        Field::Float(x) if !x.is_nan() => Some(x.to_string()),
+        Field::Double(x) if !x.is_nan() => Some(x.to_string()),
         _ => None,
     }
 }

@@ -45,14 +45,21 @@ pub(crate) struct ReclassArgs {
     /// Class of the pictures, by name or number, or `none` to invert unconditionally [default: the
     /// name of their folder, if it is a class]
     ///
-    /// Numbers count from 0. `diffusion info` lists the classes of a model.
-    #[arg(long, value_name = "CLASS")]
+    /// Numbers count from 0; if all names are numbers, a number is a name. `diffusion info` lists
+    /// the classes of a model.
+    #[arg(long, value_name = "CLASS", allow_negative_numbers = true)]
     from: Option<String>,
     /// New classes, by name or number, separated by commas; `all` for every class, `none` for
     /// unconditional results
     ///
     /// Each picture gets one result per class.
-    #[arg(long, value_name = "CLASS", value_delimiter = ',', required = true)]
+    #[arg(
+        long,
+        value_name = "CLASS",
+        value_delimiter = ',',
+        required = true,
+        allow_negative_numbers = true
+    )]
     to: Vec<String>,
     #[command(flatten)]
     model: ModelArgs,

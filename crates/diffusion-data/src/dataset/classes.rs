@@ -1,7 +1,7 @@
 //! Names and order of classes.
 //!
-//! If all names are numbers, classes are sorted as numbers, and a name is found by its value: `2` is
-//! the class `2` or `02`, wherever it is in the list.
+//! If all names are numbers, classes are sorted as numbers, and a name is found by its value: `2`
+//! is the class `2` or `02`, wherever it is in the list.
 
 use std::collections::{BTreeSet, HashMap};
 

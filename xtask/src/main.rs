@@ -32,8 +32,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Check everything that CI checks: format, structure, prose, lints, documentation, tests,
-    /// packages
+    /// Check everything that CI checks (format, structure, prose, lints, documentation, tests), and
+    /// package every crate
     Check,
     Structure(structure::StructureArgs),
     Prose(prose::ProseArgs),

@@ -32,9 +32,10 @@ pub(crate) fn run(args: &PackageArgs) -> Result<()> {
         }
         published += 1;
         let readme = readme(&package)?;
-        let path = package.folder.join("README.md");
+        let path =
+            package.folder.join(package.publication.readme.as_deref().unwrap_or("README.md"));
         // Here the README describes the folder.
-        let is_generated = !["diffusion-assets", "diffusion-docs"].contains(&package.name.as_str());
+        let is_generated = package.name != "diffusion-assets";
         if args.write && is_generated {
             std::fs::write(&path, &readme).with_context(|| path.display().to_string())?;
         }
@@ -69,14 +70,17 @@ fn missing_reason(package: &Crate) -> Result<Option<String>> {
 fn missing(package: &Crate) -> Vec<String> {
     let Crate { folder, publication: about, .. } = package;
     let docs_rs = |m: &serde_json::Value| m.pointer("/docs/rs").is_some();
+    // docs.rs shows libraries only.
+    let is_program = !folder.join("src/lib.rs").is_file();
+    let readme = about.readme.as_deref().unwrap_or("README.md");
     let has = [
         ("description", about.description.is_some()),
         ("keywords", !about.keywords.is_empty()),
         ("categories", !about.categories.is_empty()),
         ("license", about.license.is_some()),
-        ("documentation", about.documentation.is_some()),
-        ("[package.metadata.docs.rs]", about.metadata.as_ref().is_some_and(docs_rs)),
-        ("README.md", folder.join("README.md").is_file()),
+        ("documentation", is_program || about.documentation.is_some()),
+        ("[package.metadata.docs.rs]", is_program || about.metadata.as_ref().is_some_and(docs_rs)),
+        ("README", folder.join(readme).is_file()),
         ("LICENSE-MIT", is_licence(folder, "LICENSE-MIT")),
         ("LICENSE-APACHE", is_licence(folder, "LICENSE-APACHE")),
     ];
@@ -96,10 +100,13 @@ fn readme(package: &Crate) -> Result<String> {
     let source = source.into_iter().find(|path| path.is_file()).context(package.name.clone())?;
     let text = std::fs::read_to_string(&source)?;
     let mut readme = format!("# {}\n\n{}", package.name, flat(&text));
+    let licence = match package.publication.license.as_deref() {
+        None | Some("MIT OR Apache-2.0") => "MIT or Apache-2.0, at your option".to_owned(),
+        Some(licence) => format!("`{licence}`; Cargo.toml says which part has which licence"),
+    };
     let _ = write!(
         readme,
-        "\n## Licence\n\nMIT or Apache-2.0, at your option. This crate is a part of the toolkit \
-         `diffusion`.\n"
+        "\n## Licence\n\n{licence}. This crate is a part of the toolkit `diffusion`.\n"
     );
     Ok(readme)
 }
@@ -114,9 +121,12 @@ fn flat(source: &str) -> String {
         let line = line.strip_prefix(' ').unwrap_or(line);
         if line.starts_with("```") {
             is_example = !is_example;
-            let opening = if line.trim() == "```" { "```rust" } else { line };
+            let is_rust = ["```", "```no_run", "```rust,no_run", "```rust"].contains(&line.trim());
+            let opening = if is_rust { "```rust" } else { line };
             flat.push_str(if is_example { opening } else { line });
         } else if !is_example {
+            // The name of the crate is the only heading of the first level.
+            flat.push_str(if line.starts_with("# ") { "#" } else { "" });
             flat.push_str(&without_links(line));
         } else if line == "#" || line.starts_with("# ") {
             continue;

@@ -7,29 +7,34 @@ use anyhow::{Context, Result, ensure};
 use crate::cargo::workspace_root;
 
 /// Phrases that hide the subject, invent a word, or leave the reader to look elsewhere, and what to
-/// write instead.
-const PHRASES: [(&str, &str); 17] = [
-    (" is wanted", "expected, must be, needs"),
-    (" are wanted", "expected, must be, need"),
-    ("As there", "the thing itself"),
-    (" in particular", "unconditional, for classes; else the thing itself"),
-    (" is told ", "is conditioned on, gets"),
-    (" are told ", "are conditioned on, get"),
+/// write instead. They are found as whole words, in any case.
+const PHRASES: [(&str, &str); 22] = [
+    ("is wanted", "expected, must be, needs"),
+    ("are wanted", "expected, must be, need"),
+    ("as there", "the thing itself"),
+    ("in particular", "unconditional, for classes; else the thing itself"),
+    ("is told", "is conditioned on, gets"),
+    ("are told", "are conditioned on, get"),
+    ("untold", "unconditional"),
     ("nobody", "the subject: which user, which process"),
-    (" for people", "human-readable"),
+    ("for people", "human-readable"),
     ("unasked", "by default"),
+    ("unless told otherwise", "by default"),
     ("slip of the finger", "must be at most"),
-    ("hat the system refuses", "an I/O error of the operating system"),
+    ("what the system refuses", "an I/O error of the operating system"),
     ("the lesson", "the tutorial, named once"),
     (", say,", "for example"),
     (", say:", "for example"),
     (", say.", "for example"),
-    (" to be had", "available"),
+    ("to be had", "available"),
     ("learnt by heart", "memorised"),
+    ("quiet minutes", "an idle machine"),
+    ("way back to noise", "inversion"),
+    ("knows nothing", "baseline, for predictors"),
 ];
 
 /// Openings of a list of errors that send the reader elsewhere.
-const ELSEWHERE: [&str; 3] = ["# Errors See ", "# Errors As ", "# Errors Those of the "];
+const ELSEWHERE: [&str; 3] = ["# errors see ", "# errors as ", "# errors those of the "];
 
 /// The most columns of a line of prose or of a comment.
 const COLUMNS: usize = 100;
@@ -94,13 +99,21 @@ fn sources(root: &Path) -> Result<Vec<String>> {
 fn phrases(text: &str) -> impl Iterator<Item = String> + use<> {
     let (joined, starts) = join(text);
     let line = move |position: usize| starts.partition_point(|start| *start <= position);
+    let is_whole = |at: usize, phrase: &str| {
+        let is_word = |c: Option<char>| c.is_some_and(char::is_alphanumeric);
+        let starts_word = phrase.starts_with(char::is_alphanumeric);
+        let ends_word = phrase.ends_with(char::is_alphanumeric);
+        !(starts_word && is_word(joined[..at].chars().next_back()))
+            && !(ends_word && is_word(joined[at + phrase.len()..].chars().next()))
+    };
     let mut found = Vec::new();
     for (phrase, instead) in PHRASES {
-        found.extend(joined.match_indices(phrase).map(|(at, _)| (line(at), phrase, instead)));
+        let places = joined.match_indices(phrase).filter(|(at, _)| is_whole(*at, phrase));
+        found.extend(places.map(|(at, _)| (line(at), phrase, instead)));
     }
     for phrase in ELSEWHERE {
-        let found_here = joined.match_indices(phrase);
-        found.extend(found_here.map(|(at, _)| (line(at), phrase, "the errors themselves")));
+        let places = joined.match_indices(phrase);
+        found.extend(places.map(|(at, _)| (line(at), phrase, "the errors themselves")));
     }
     found.sort_unstable();
     found
@@ -108,23 +121,20 @@ fn phrases(text: &str) -> impl Iterator<Item = String> + use<> {
         .map(|(line, phrase, instead)| format!("{line}: `{}`; write: {instead}", phrase.trim()))
 }
 
-/// The text as one line without the marks of comments, and where in it each line begins.
+/// The text as one line in lower case, without the marks of comments, and where in it each line
+/// begins.
 fn join(text: &str) -> (String, Vec<usize>) {
     let (mut joined, mut starts) = (String::new(), Vec::new());
     for line in text.lines() {
         starts.push(joined.len());
         let line = line.trim();
-        let marks = ["///", "//!", "//", "#"];
-        let mark = marks
-            .iter()
-            .find(|mark| line.starts_with(**mark) && line[mark.len()..].starts_with(' '));
-        let line = match mark {
-            // A heading of Markdown keeps its mark.
-            Some(mark) if *mark != "#" => line[mark.len()..].trim(),
-            _ => line,
-        };
+        let marks = ["///", "//!", "//"];
+        let text = marks.iter().find_map(|mark| line.strip_prefix(mark)).unwrap_or(line).trim();
+        let line = text.to_lowercase();
         joined.push_str(line.trim_end_matches('\\').trim_end());
-        joined.push(' ');
+        if !line.is_empty() {
+            joined.push(' ');
+        }
     }
     (joined, starts)
 }
@@ -214,11 +224,13 @@ mod tests {
         assert!(found[0].starts_with("1: `is wanted`"), "{found:?}");
         assert!(found[1].starts_with("4: `slip of the finger`"), "{found:?}");
         assert_eq!(phrases("A number from 0 to 1 is expected.").count(), 0);
+        assert_eq!(phrases("/// Nobody knows.\n\"unasked\"\n").count(), 2);
+        assert_eq!(phrases("the lessons of busybody, as there are").count(), 1);
     }
 
     #[test]
     fn errors_that_send_the_reader_elsewhere_are_found() {
-        assert_eq!(phrases("    /// # Errors\n    /// See [`HubError`].\n").count(), 1);
+        assert_eq!(phrases("    /// # Errors\n    ///\n    /// See [`HubError`].\n").count(), 1);
         assert_eq!(phrases("    /// # Errors\n    /// If `width` is 0.\n").count(), 0);
     }
 

@@ -51,6 +51,7 @@ pub(crate) struct Publication {
     pub(crate) categories: Vec<String>,
     pub(crate) license: Option<String>,
     pub(crate) documentation: Option<String>,
+    pub(crate) readme: Option<String>,
     pub(crate) metadata: Option<serde_json::Value>,
     /// The registries; `None` are all, an empty list is none.
     publish: Option<Vec<String>>,

@@ -47,6 +47,11 @@ fn bytes(count: usize) -> String {
     }
 }
 
+/// A number with its noun.
+fn quantity(count: usize, one: &str, many: &str) -> String {
+    format!("{count} {}", if count == 1 { one } else { many })
+}
+
 fn make_folder(path: &Path) -> anyhow::Result<()> {
     std::fs::create_dir_all(path)
         .with_context(|| format!("cannot make the folder {}", path.display()))
@@ -70,7 +75,10 @@ fn warn_of_images_beyond(out: &Path, folders: &[(PathBuf, usize)]) -> anyhow::Re
         others += numbers.filter(|number| number >= images).count();
     }
     if others > 0 {
-        tracing::warn!("{} holds {others} other images from before, which are kept", out.display());
+        tracing::warn!(
+            "{} contains {others} other images from before; they are kept",
+            out.display()
+        );
     }
     Ok(())
 }

@@ -23,9 +23,10 @@ mod args;
 mod commands;
 mod session;
 
+use crate::args::numbers::whole;
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use self::session::{device, interrupt, logging, usage};
 
@@ -89,7 +90,7 @@ struct GlobalArgs {
     /// Number of CPU threads, 1 to 1024 [default: RAYON_NUM_THREADS, otherwise all cores]
     ///
     /// It changes the speed, but neither the images nor the weights after a given number of steps.
-    #[arg(long, global = true, help_heading = GLOBAL_HEADING, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1024))]
+    #[arg(long, global = true, help_heading = GLOBAL_HEADING, value_name = "N", value_parser = whole(1..=1024))]
     threads: Option<u64>,
     /// Log more: -v for debug messages, -vv for trace messages
     #[arg(short, long, global = true, help_heading = GLOBAL_HEADING, action = clap::ArgAction::Count, conflicts_with = "quiet")]
@@ -120,9 +121,15 @@ fn end_quietly_on_closed_pipes() {
     }));
 }
 
+/// Reads `--steps -1` as a wrong value of the flag, in place of an unknown flag `-1`.
+fn with_negative_numbers(command: clap::Command) -> clap::Command {
+    command.allow_negative_numbers(true).mut_subcommands(with_negative_numbers)
+}
+
 fn main() -> ExitCode {
     end_quietly_on_closed_pipes();
-    let cli = Cli::parse();
+    let matches = with_negative_numbers(Cli::command()).get_matches();
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     logging::init(cli.global.verbose, cli.global.quiet, cli.global.log_format);
     match run(cli) {
         Ok(code) => code,

@@ -70,17 +70,18 @@ impl PictureConfig {
     /// The first field outside its range: its name, its value, and what is allowed.
     pub fn problem(&self) -> Option<(&'static str, String, &'static str)> {
         if !(1..=MAX_REPEATS).contains(&self.repeat) {
-            let expected = "it must be at least 1, and at most a million";
+            let expected = "it must be from 1 to 1000000 (flag --repeat)";
             return Some(("pictures.repeat", self.repeat.to_string(), expected));
         }
         if self.limit == Some(0) {
-            return Some(("pictures.limit", "0".to_owned(), "it must be at least 1"));
+            let expected = "it must be at least 1 (flag --limit)";
+            return Some(("pictures.limit", "0".to_owned(), expected));
         }
         if !(0.0..1.0).contains(&self.validation) {
             return Some((
                 "pictures.validation",
                 self.validation.to_string(),
-                "it must lie in [0, 1)",
+                "it must be at least 0 and below 1 (flag --validation)",
             ));
         }
         None

@@ -307,8 +307,9 @@ pub(crate) fn check_damaged_count(
     if damaged.len() <= max_bad {
         return Ok(());
     }
-    let problem =
-        format!("more than {max_bad} pictures cannot be used; a larger max_bad leaves them out");
+    let problem = format!(
+        "more than {max_bad} pictures cannot be used; raise max_bad (--max-bad) to leave them out"
+    );
     Err(damaged_error(source, problem, damaged))
 }
 

@@ -102,7 +102,7 @@ pub enum EvalError {
     },
     /// Too few generated images.
     #[error(
-        "{name}: {count} {} too few to be judged; {smallest} are needed",
+        "{name}: {count} {} too few to evaluate; {smallest} are needed",
         if *count == 1 { "image is" } else { "images are" }
     )]
     TooFewImages {

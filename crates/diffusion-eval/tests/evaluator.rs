@@ -128,8 +128,8 @@ fn too_few_images_are_errors_with_the_name() {
     );
     let evaluator = evaluator(&training(9, 0));
     let refused = |count| evaluator.check_number("generated", count).unwrap_err().to_string();
-    assert_eq!(refused(5), "generated: 5 images are too few to be judged; 6 are needed");
-    assert_eq!(refused(1), "generated: 1 image is too few to be judged; 6 are needed");
+    assert_eq!(refused(5), "generated: 5 images are too few to evaluate; 6 are needed");
+    assert_eq!(refused(1), "generated: 1 image is too few to evaluate; 6 are needed");
     assert!(evaluator.check_number("generated", 6).is_ok());
 }
 
@@ -139,7 +139,7 @@ fn training_images_are_evaluated_unless_they_are_the_reference() {
     let of_held_out = evaluator(&known);
     assert_eq!(
         of_held_out.description(),
-        "judged by the features of the digit judge, compared with the pictures that the run kept \
+        "evaluated with the features of the digit judge, compared with the pictures that the run kept \
          out of training (8)"
     );
     assert_eq!(of_held_out.evaluate_training(10).unwrap().unwrap().count, 10);
@@ -176,7 +176,7 @@ fn notes_give_the_number_of_images_behind_the_metrics() {
     assert_eq!(
         notes(&evaluator(&known), &[4000]),
         [
-            "no column of training pictures: there are 5, too few to be judged",
+            "no column of training pictures: there are 5, too few to evaluate",
             "precision, recall, density and coverage compare 3000 images with 8 real ones",
             "2000 of the images are checked for copies",
             "mirror images of training pictures are copies too, as the run trained on them"

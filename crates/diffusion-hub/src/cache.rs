@@ -7,7 +7,7 @@ use std::path::{Component, Path, PathBuf};
 
 use crate::{HubError, RemoteFile, files};
 
-/// The part of the cache for one dataset repository.
+/// The part of the cache for one data set repository.
 pub(crate) struct RepositoryCache {
     root: PathBuf,
     locks: PathBuf,

@@ -113,7 +113,7 @@ impl<'a> Client<'a> {
         Ok(Body::new(response, start))
     }
 
-    /// Requests the hub's JSON description of a dataset.
+    /// Requests the hub's JSON description of a data set.
     pub(crate) fn info(&self, repository: &str, revision: &str) -> Result<Vec<u8>, Failure> {
         let segments = ["api", "datasets"].into_iter().chain(repository.split('/'));
         let address = self.address(segments.chain(["revision", revision]))?;

@@ -14,7 +14,7 @@ pub struct HubConfig {
     pub endpoint: String,
     /// Folder of the hub's cache, usually `~/.cache/huggingface/hub`.
     pub cache_dir: PathBuf,
-    /// Access token, sent to `endpoint` only. Public datasets need none.
+    /// Access token, sent to `endpoint` only. Public data sets need none.
     pub token: Option<String>,
     /// Address of the proxy for `http` addresses, such as `http://user:password@host:3128`.
     pub http_proxy: Option<String>,

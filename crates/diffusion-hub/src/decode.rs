@@ -51,7 +51,7 @@ fn read(
         catch_panics(|| SerializedFileReader::new(file))?.map_err(|error| error.to_string())?;
     let count = usize::try_from(reader.metadata().file_metadata().num_rows()).unwrap_or(0);
     if count != split.count {
-        return Err(format!("it holds {count} rows, expected {}", split.count));
+        return Err(format!("it has {count} rows, expected {}", split.count));
     }
     let picture_len = dataset.picture_len();
     let mut pixels = Vec::with_capacity(count * picture_len);
@@ -105,7 +105,7 @@ fn columns(row: Row, dataset: &NamedDataset) -> Result<(Vec<u8>, u8), String> {
             _ => {}
         }
     }
-    let png = png.ok_or_else(|| format!("{}.bytes holds no picture", dataset.column))?;
+    let png = png.ok_or_else(|| format!("{}.bytes contains no picture", dataset.column))?;
     let label = label
         .ok_or_else(|| format!("label must be a class from 0 to {}", dataset.classes.len() - 1))?;
     Ok((png, label))

@@ -1,4 +1,4 @@
-//! Downloads a named dataset to a folder.
+//! Downloads a named data set to a folder.
 
 use std::path::{Path, PathBuf};
 

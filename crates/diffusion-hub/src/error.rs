@@ -19,7 +19,7 @@ pub enum HubError {
         reason: String,
     },
     /// The server stopped sending.
-    #[error("{endpoint} has sent nothing for {seconds} seconds", seconds = after.as_secs_f32())]
+    #[error("no data from {endpoint} for {seconds} seconds", seconds = after.as_secs_f32())]
     Stalled {
         /// Address of the server.
         endpoint: String,
@@ -28,14 +28,14 @@ pub enum HubError {
     },
     /// Downloads are switched off by [`HubConfig::offline`](crate::HubConfig::offline), and the
     /// file is not in the cache.
-    #[error("downloads are switched off and the hub's cache does not hold {file}")]
+    #[error("downloads are switched off and the hub's cache does not contain {file}")]
     Offline {
         /// Path of the file inside the repository, or a description of the request.
         file: String,
     },
     /// Every attempt to transfer the file was interrupted. The received bytes are kept, and the
     /// next download continues after them.
-    #[error("the transfer of {file} broke off (attempt {attempts}): {reason}")]
+    #[error("the transfer of {file} was interrupted (attempt {attempts}): {reason}")]
     Interrupted {
         /// Path of the file inside the repository.
         file: String,
@@ -51,7 +51,7 @@ pub enum HubError {
         endpoint: String,
         /// Path of the file inside the repository.
         file: String,
-        /// Dataset repository.
+        /// Data set repository.
         repository: String,
         /// Branch, tag or commit.
         revision: String,
@@ -83,7 +83,7 @@ pub enum HubError {
     Malformed {
         /// The file in the cache.
         path: PathBuf,
-        /// The dataset's name in a sentence.
+        /// The data set's name in a sentence.
         title: String,
         /// What is wrong, and in which row.
         reason: String,
@@ -98,10 +98,10 @@ pub enum HubError {
         /// The digest of the content.
         found: String,
     },
-    /// The text is not a reference to a dataset of the hub.
+    /// The text is not a reference to a data set of the hub.
     #[error(
-        "{text:?} names no dataset of the hub; expected OWNER/NAME, OWNER/NAME:SPLIT or \
-         OWNER/NAME:CONFIG/SPLIT ({reason})"
+        "{text:?} is not the name of a dataset of the hub; expected OWNER/NAME, \
+         OWNER/NAME:SPLIT or OWNER/NAME:CONFIG/SPLIT ({reason})"
     )]
     Reference {
         /// The text.
@@ -109,23 +109,23 @@ pub enum HubError {
         /// What is wrong with it.
         reason: String,
     },
-    /// The dataset has no such configuration or split, or has several configurations and the
+    /// The data set has no such configuration or split, or has several configurations and the
     /// reference names none.
     #[error("the dataset {repository} {problem}; it has {}", found.join(", "))]
     Choice {
-        /// Dataset repository.
+        /// Data set repository.
         repository: String,
         /// What is missing.
         problem: String,
         /// The configurations or splits that exist.
         found: Vec<String>,
     },
-    /// The hub has no such dataset, or has not converted it to parquet.
+    /// The hub has no such data set, or has not converted it to parquet.
     #[error("{endpoint} has no dataset {repository}, or no parquet files of it")]
     NoParquet {
         /// Address of the server.
         endpoint: String,
-        /// Dataset repository.
+        /// Data set repository.
         repository: String,
     },
     /// A file or folder cannot be read or written.

@@ -1,4 +1,4 @@
-//! Reads, verifies and writes the files of a dataset.
+//! Reads, verifies and writes the files of a data set.
 
 use std::fs::{self, File};
 use std::io::{self, BufReader, Read, Write};

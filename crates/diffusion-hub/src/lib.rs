@@ -1,9 +1,9 @@
-//! Downloads image datasets from the Hugging Face hub, resumes interrupted transfers, and verifies
+//! Downloads image data sets from the Hugging Face hub, resumes interrupted transfers, and verifies
 //! the files.
 //!
-//! - [`download`] writes a known dataset ([`NamedDataset`]) to a folder, as the files of its
-//!   original publication. Known are MNIST, Fashion-MNIST and CIFAR-10.
-//! - [`fetch_parquet`] downloads the parquet files of any dataset ([`HubReference`]) to the hub's
+//! - [`download`] writes a known data set ([`NamedDataset`]) to a folder, as the files of its
+//!   original publication. It knows MNIST, Fashion-MNIST and CIFAR-10.
+//! - [`fetch_parquet`] downloads the parquet files of any data set ([`HubReference`]) to the hub's
 //!   cache and returns their paths.
 //! - [`HubConfig`] holds the address of the hub, the cache folder, the token, the proxies and the
 //!   timeouts.
@@ -27,7 +27,7 @@
 //!
 //! # Where the files come from
 //!
-//! The hub stores every dataset as parquet files. [`download`] fetches those of a named dataset,
+//! The hub stores every data set as parquet files. [`download`] fetches those of a named data set,
 //! decodes their pictures, and restores the original files. It compares the SHA-256 of each file
 //! with the original's, where that is known, before it writes any.
 //!
@@ -111,7 +111,7 @@ pub enum Progress {
         /// Pictures in the file.
         total: usize,
     },
-    /// One of the dataset's files was verified and written.
+    /// One of the data set's files was verified and written.
     Written {
         /// Path of the file.
         path: PathBuf,
@@ -142,7 +142,7 @@ pub struct Report {
     pub kept: Vec<PathBuf>,
     /// Bytes received from the network, including those of failed attempts.
     pub bytes_received: u64,
-    /// The commit of the dataset, if files were written.
+    /// The commit of the data set, if files were written.
     pub commit: Option<String>,
     /// The weakest verification of all files.
     pub verification: Option<Verification>,

@@ -1,12 +1,12 @@
-//! The datasets known by name: their repositories on the hub and the files to write.
+//! The data sets known by name: their repositories on the hub and the files to write.
 
-/// The branch on which the hub keeps every dataset converted to parquet. File names on it do not
+/// The branch on which the hub keeps every data set converted to parquet. File names on it do not
 /// change.
 ///
 /// candle-datasets uses the same branch, so both share one copy in the cache.
 pub(crate) const PARQUET_REVISION: &str = "refs/convert/parquet";
 
-/// A dataset of small pictures with classes: its parquet files on the hub, and the files of its
+/// A data set of small pictures with classes: its parquet files on the hub, and the files of its
 /// original format to write from them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NamedDataset {
@@ -14,7 +14,7 @@ pub struct NamedDataset {
     pub name: String,
     /// Name in a sentence, such as `Fashion-MNIST`.
     pub title: String,
-    /// Dataset repository, `owner/name`.
+    /// Data set repository, `owner/name`.
     pub repository: String,
     /// Branch, tag or commit.
     pub revision: String,
@@ -76,7 +76,7 @@ impl NamedDataset {
     /// The names that [`NamedDataset::named`] accepts.
     pub const NAMES: [&str; 3] = ["mnist", "fashion-mnist", "cifar10"];
 
-    /// The dataset with this name; `None` for an unknown name.
+    /// The data set with this name; `None` for an unknown name.
     ///
     /// ```
     /// use diffusion_hub::NamedDataset;
@@ -199,7 +199,7 @@ impl NamedDataset {
         }
     }
 
-    /// A dataset in MNIST's format. `digests` are those of the training pictures, the training
+    /// A data set in MNIST's format. `digests` are those of the training pictures, the training
     /// labels, the test pictures and the test labels.
     fn idx(
         (name, title): (&str, &str),

@@ -1,4 +1,4 @@
-//! Downloads the parquet files of any dataset of the hub.
+//! Downloads the parquet files of any data set of the hub.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -13,7 +13,7 @@ use crate::failure::Failure;
 use crate::named::PARQUET_REVISION;
 use crate::{HubConfig, HubError, Progress, RemoteFile, transfer};
 
-/// A split of a dataset on the hub, written as `OWNER/NAME`, `OWNER/NAME:SPLIT` or
+/// A split of a data set on the hub, written as `OWNER/NAME`, `OWNER/NAME:SPLIT` or
 /// `OWNER/NAME:CONFIG/SPLIT`.
 ///
 /// ```
@@ -28,7 +28,7 @@ use crate::{HubConfig, HubError, Progress, RemoteFile, transfer};
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HubReference {
-    /// Dataset repository, `owner/name`.
+    /// Data set repository, `owner/name`.
     pub repository: String,
     /// Configuration. `None`: `default`, or the only one that exists.
     pub config: Option<String>,
@@ -77,7 +77,7 @@ impl fmt::Display for HubReference {
 /// Downloads the parquet files of a split to the hub's cache and returns their paths, in the order
 /// of the shards.
 ///
-/// The list of files is requested each time, so a changed dataset is noticed. Files in the cache
+/// The list of files is requested each time, so a changed data set is noticed. Files in the cache
 /// are not transferred again. Offline, the list and the files come from the cache.
 ///
 /// This function blocks. An asynchronous runtime should call it on a thread for blocking work.
@@ -85,9 +85,9 @@ impl fmt::Display for HubReference {
 /// # Errors
 ///
 /// - If the configuration or split does not exist, or the reference must name a configuration.
-/// - If the hub has no such dataset, or has not converted it to parquet.
+/// - If the hub has no such data set, or has not converted it to parquet.
 /// - If the configured address is not the address of a hub.
-/// - If downloads are switched off and the cache does not hold all files of the split.
+/// - If downloads are switched off and the cache does not contain all files of the split.
 /// - If the server cannot be reached, stops sending, has no such file, or answers with an error.
 /// - If the transfer was interrupted in every attempt.
 /// - If the SHA-256 of a file differs from the announced one.
@@ -135,7 +135,7 @@ fn remote(reference: &HubReference, revision: &str, path: String) -> RemoteFile 
     RemoteFile { repository: reference.repository.clone(), revision: revision.to_owned(), path }
 }
 
-/// The fields that are used of the hub's JSON description of a dataset.
+/// The fields that are used of the hub's JSON description of a data set.
 #[derive(Deserialize)]
 struct DatasetInfo {
     sha: Option<String>,
@@ -148,7 +148,7 @@ struct Sibling {
     rfilename: String,
 }
 
-/// The commit of the converted dataset, or the branch if the hub names no commit, and the names of
+/// The commit of the converted data set, or the branch if the hub names no commit, and the names of
 /// the parquet files.
 fn list_files(
     client: &Client<'_>,

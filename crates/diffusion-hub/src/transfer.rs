@@ -11,7 +11,7 @@ use crate::client::{Body, Client, Description};
 use crate::failure::Failure;
 use crate::{HubError, Progress, files};
 
-/// A file of a dataset repository.
+/// A file of a data set repository.
 #[derive(Debug, Clone)]
 pub(crate) struct RemoteFile {
     /// `owner/name`.

@@ -133,7 +133,7 @@ impl ImportedModel {
     ) -> Result<Self, InteropError> {
         let tensors = weights::read(path)?;
         if !is_openai(&tensors) {
-            let problem = "it has no tensor `input_blocks.0.0.weight`, so it is no network of \
+            let problem = "it has no tensor `input_blocks.0.0.weight`, so this is not a model of \
                            improved-diffusion or guided-diffusion; to import a model of \
                            diffusers, give its folder";
             return Err(InteropError::unusable(path, problem));

@@ -131,7 +131,7 @@ fn read_pickle(path: &Path) -> Result<Tensors, InteropError> {
     }
     if claimed > length {
         return Err(damaged(format!(
-            "it claims {claimed} bytes of numbers, but has only {length} bytes"
+            "its header states {claimed} bytes of numbers, but it has only {length} bytes"
         )));
     }
     let mut tensors = Tensors::new();
@@ -143,7 +143,7 @@ fn read_pickle(path: &Path) -> Result<Tensors, InteropError> {
         }
     }
     if tensors.is_empty() {
-        return Err(damaged("it holds no named tensors".to_owned()));
+        return Err(damaged("it contains no named tensors".to_owned()));
     }
     Ok(tensors)
 }

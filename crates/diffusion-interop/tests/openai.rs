@@ -150,7 +150,11 @@ fn missing_and_unsupported_parts_are_errors() {
     fails_with(&unchanged, &OpenAiOptions { heads: Some(7), ..FOUR_HEADS }, "do not divide");
     let remove = |name: &'static str| move |dict: &mut StateDict| drop(dict.0.remove(name));
     fails_with(&remove("out.2.bias"), &FOUR_HEADS, "`conv_out.bias` is missing");
-    fails_with(&remove("input_blocks.0.0.weight"), &FOUR_HEADS, "no network of improved-diffusion");
+    fails_with(
+        &remove("input_blocks.0.0.weight"),
+        &FOUR_HEADS,
+        "not a model of improved-diffusion",
+    );
     fails_with(&|dict| dict.add("extra", &[1]), &FOUR_HEADS, "`extra`");
     fails_with(
         &|dict| dict.residual("output_blocks.1.2", 64, 64, true),

@@ -50,8 +50,8 @@ impl RunLayout {
         let run = Self::new(path);
         if !run.is_run() {
             let problem = format!(
-                "this folder holds no run: it has no config.toml; and this is not a checkpoint: it \
-                 holds no {}",
+                "this folder holds no run: it has no config.toml; and this is not a checkpoint: {} \
+                 is missing",
                 ModelState::FILE
             );
             return Err(FileError::unusable(path, problem));

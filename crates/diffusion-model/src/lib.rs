@@ -13,13 +13,13 @@
 //!
 //! ```
 //! use std::ops::ControlFlow;
-//! use std::path::Path;
 //!
 //! use candle_core::Device;
-//! use diffusion_model::{Generation, LoadedModel, Weights};
+//! use diffusion_assets::DIGITS_MODEL;
+//! use diffusion_model::{Generation, LoadedModel};
 //!
-//! # let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../assets/digits.safetensors");
-//! let model = LoadedModel::open(Path::new(path), Weights::Ema, &Device::Cpu)?;
+//! // A small model of handwritten digits; `LoadedModel::open` loads the folder of a run.
+//! let model = LoadedModel::unpack(DIGITS_MODEL, "digits".as_ref(), &Device::Cpu)?;
 //! let generation = Generation { steps: Some(4), seed: 7, ..Generation::new(2) };
 //! let images = model.generate(&generation, &mut |_| ControlFlow::Continue(()))?;
 //! assert_eq!(images.dims(), [2, 1, 28, 28]);

@@ -37,7 +37,7 @@ impl ModelState {
     pub fn read(folder: &Path) -> Result<Self, FileError> {
         let file = folder.join(Self::FILE);
         if !file.exists() {
-            let problem = format!("this is not a checkpoint: it holds no {}", Self::FILE);
+            let problem = format!("this is not a checkpoint: {} is missing", Self::FILE);
             return Err(FileError::unusable(folder, problem));
         }
         Self::parse(&read_file(&file)?, &file)

@@ -272,11 +272,20 @@ impl Objective {
     }
 }
 
+/// The kind of a model with this process, with its article.
+fn model_kind(process: &str) -> &'static str {
+    match process {
+        "flow" => "a flow model",
+        "edm" => "an EDM model",
+        _ => "a diffusion model",
+    }
+}
+
 /// Why a sampler does not suit a model.
 #[derive(Debug, Error)]
 pub enum SamplerError {
     /// The sampler needs the straight path of flow matching.
-    #[error("{name} needs a flow model; this model's process is {process}")]
+    #[error("{name} needs a flow model; this is {}", model_kind(process))]
     NeedsFlow {
         /// The name of the sampler.
         name: &'static str,
@@ -284,7 +293,7 @@ pub enum SamplerError {
         process: &'static str,
     },
     /// The sampler needs the steps of a schedule.
-    #[error("{name} needs a schedule; this model's process is {process}: use {suggested}")]
+    #[error("{name} needs a schedule; this is {}: use {suggested}", model_kind(process))]
     NeedsSchedule {
         /// The name of the sampler.
         name: &'static str,

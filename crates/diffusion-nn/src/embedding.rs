@@ -39,7 +39,7 @@ impl TimestepEmbedding {
     /// The features of `timesteps` (N): (N, dim) in f32 on the same device. Computed in f64.
     ///
     /// # Errors
-    /// A device error.
+    /// An error of the device.
     pub fn forward(&self, timesteps: &Tensor) -> Result<Tensor> {
         let t = numbers(timesteps)?;
         let mut features = Vec::with_capacity(t.len() * self.dim);
@@ -202,7 +202,7 @@ impl ClassEmbedding {
             ))),
             None if self.null_class => Ok(num_classes as u32),
             None => Err(Error::Msg(format!(
-                "the network knows {num_classes} classes; every image needs one of them"
+                "the network has {num_classes} classes and needs one for each image"
             ))),
         };
         let rows = classes.iter().map(row).collect::<Result<Vec<u32>>>()?;

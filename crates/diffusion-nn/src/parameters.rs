@@ -116,7 +116,7 @@ impl Parameters {
     /// # Errors
     /// - If a tensor is missing, or has another shape than the parameter.
     /// - If a tensor is not a parameter.
-    /// - A device error. Only in this case may some parameters have changed.
+    /// - An error of the device. Only in this case may some parameters have changed.
     pub fn load(
         &self,
         tensors: &BTreeMap<String, Tensor>,

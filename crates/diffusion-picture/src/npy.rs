@@ -181,8 +181,8 @@ pub fn read_npy(path: &Path) -> Result<Tensor, PictureError> {
         .into());
     }
     let bytes = std::fs::read(path).map_err(FileError::io(path))?;
-    let (shape, values) =
-        parse(&bytes).map_err(|problem| invalid(format!("no npy array of images: {problem}")))?;
+    let (shape, values) = parse(&bytes)
+        .map_err(|problem| invalid(format!("not an npy array of images: {problem}")))?;
     if !values.iter().all(|value| value.is_finite()) {
         return Err(invalid("it contains numbers that are not finite".to_owned()).into());
     }

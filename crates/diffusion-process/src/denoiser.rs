@@ -39,7 +39,7 @@ pub fn reject_classes(classes: &[Option<u32>]) -> Result<()> {
     if classes.iter().all(Option::is_none) {
         return Ok(());
     }
-    Err(Error::Msg("the network is unconditional and knows no classes; pass none".to_owned()))
+    Err(Error::Msg("the network is unconditional; pass no classes".to_owned()))
 }
 
 /// An estimator of the clean image and of the noise in a noisy image.

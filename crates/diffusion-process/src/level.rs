@@ -77,7 +77,7 @@ impl Levels {
     /// A value computed from the level of each image: (N, 1, 1, 1).
     ///
     /// # Errors
-    /// A device error.
+    /// An error of the device.
     pub fn column(&self, number: impl Fn(&NoiseLevel) -> f64) -> Result<Tensor> {
         per_image(self.per_image.iter().map(number), &self.like)
     }
@@ -102,7 +102,7 @@ impl Levels {
 ///
 /// # Errors
 /// - If the number of values is not N.
-/// - A device error.
+/// - An error of the device.
 pub fn per_image(values: impl IntoIterator<Item = f64>, like: &Tensor) -> Result<Tensor> {
     let mut shape = vec![1; like.rank()];
     shape[0] = like.dim(0)?;

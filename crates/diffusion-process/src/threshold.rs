@@ -50,7 +50,7 @@ impl Threshold {
     ///
     /// # Errors
     /// - If `ratio` is outside [0, 1], or `max` is NaN or below 1.
-    /// - A device error.
+    /// - An error of the device.
     pub fn apply(self, x0: &Tensor) -> Result<Tensor> {
         match self {
             Self::Clip { range } => x0.clamp(-range, range),

@@ -381,6 +381,22 @@ mod tests {
         }
     }
 
+    /// A letter without a glyph would be drawn as nothing, so two such letters look the same.
+    #[test]
+    fn the_font_has_the_letters_of_european_names() {
+        let drawn = |letter: &str| {
+            let mut chart = chart(&[(0.0, 0.0), (1.0, 1.0)], Scale::Linear);
+            letter.clone_into(&mut chart.title);
+            picture(&chart).unwrap().pixels
+        };
+        let letters = ["", "é", "è", "ö", "ñ", "ł", "σ", "ε", "α", "·", "₀", "−"];
+        for (i, a) in letters.iter().enumerate() {
+            for b in &letters[..i] {
+                assert!(drawn(a) != drawn(b), "`{a}` looks like `{b}`");
+            }
+        }
+    }
+
     #[test]
     fn empty_charts_and_unknown_extensions_are_errors() {
         let empty = Chart { panels: Vec::new(), ..chart(&[], Scale::Linear) };

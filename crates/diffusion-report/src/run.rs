@@ -151,11 +151,12 @@ fn quality_chart(metrics: &[StepMetrics]) -> Option<Chart> {
         (!curves.is_empty()).then(|| Panel { y: y.to_owned(), y_scale, y_range, curves })
     };
     let distance = curve("frechet_distance", "Fréchet distance");
-    let shares =
-        ["sure", "precision", "recall", "coverage", "copies"].map(|name| curve(name, name));
+    let confident = curve("sure", "classified confidently");
+    let others = ["precision", "recall", "coverage", "copies"].map(|name| curve(name, name));
+    let shares = std::iter::once(confident).chain(others).collect();
     let panels = [
         panel("Fréchet distance", Scale::Logarithmic, None, vec![distance]),
-        panel("share", Scale::Linear, Some((0.0, 1.0)), shares.into()),
+        panel("share", Scale::Linear, Some((0.0, 1.0)), shares),
     ];
     let panels: Vec<Panel> = panels.into_iter().flatten().collect();
     (!panels.is_empty()).then(|| Chart {

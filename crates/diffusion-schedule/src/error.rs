@@ -15,7 +15,7 @@ pub enum ScheduleError {
     )]
     TooManyTimesteps(usize),
     /// A number of the configuration is NaN or outside its range.
-    #[error("{name} is {value}; it must lie strictly between 0 and 1")]
+    #[error("{name} is {value}; it must be above 0 and below 1")]
     OutOfUnitInterval {
         /// The field of [`crate::ScheduleConfig`].
         name: &'static str,
@@ -23,7 +23,7 @@ pub enum ScheduleError {
         value: f64,
     },
     /// A β of the table is NaN or outside (0, 1).
-    #[error("beta at t = {timestep} is {value}; every beta must lie strictly between 0 and 1")]
+    #[error("beta at t = {timestep} is {value}; every beta must be above 0 and below 1")]
     Beta {
         /// The index in the table, from 0.
         timestep: usize,
@@ -69,7 +69,7 @@ pub enum ScheduleError {
     },
     /// A step of the plan raises σ, or a number of it is NaN or outside its range.
     #[error(
-        "step {number} of the plan leads from sigma {from} to {to}; \
+        "step {number} of the plan goes from sigma {from} to {to}; \
          sigma must be a number and must fall"
     )]
     Step {

@@ -121,7 +121,7 @@ impl NoiseSchedule {
     /// The training timestep that index `i` stands for.
     ///
     /// # Panics
-    /// If `i` is outside the schedule. The same holds for every method below with an index.
+    /// If `i` is outside the schedule.
     pub fn timestep(&self, i: usize) -> usize {
         self.timesteps[i]
     }
@@ -142,6 +142,9 @@ impl NoiseSchedule {
     }
 
     /// The noise level of index `i`.
+    ///
+    /// # Panics
+    /// If `i` is outside the schedule.
     pub fn level(&self, i: usize) -> NoiseLevel {
         NoiseLevel::variance_preserving(self.timesteps[i] as f64, self.alphas_cumprod[i])
     }
@@ -169,11 +172,17 @@ impl NoiseSchedule {
     }
 
     /// The signal-to-noise ratio of index `i`: ᾱ/(1 − ᾱ).
+    ///
+    /// # Panics
+    /// If `i` is outside the schedule.
     pub fn snr(&self, i: usize) -> f64 {
         self.alphas_cumprod[i] / (1.0 - self.alphas_cumprod[i])
     }
 
     /// The signal-to-noise ratio of index `i` in decibels: 10·log₁₀(SNR); −∞ if ᾱ is 0.
+    ///
+    /// # Panics
+    /// If `i` is outside the schedule.
     pub fn snr_db(&self, i: usize) -> f64 {
         10.0 * self.snr(i).log10()
     }
@@ -191,12 +200,18 @@ impl NoiseSchedule {
 
     /// The posterior q(x_{t−1} | x_t, x₀) of the step from index `i` to the index before it (Ho et
     /// al. 2020, eq. 7). Its variance is 0 at index 0.
+    ///
+    /// # Panics
+    /// If `i` is outside the schedule.
     pub fn posterior(&self, i: usize) -> Posterior {
         Posterior::at(self, i)
     }
 
     /// ln β̃ of index `i`. At index 0, where it would be −∞, the value of index 1 is used, as in
     /// improved-diffusion. A schedule of one step gives ln β.
+    ///
+    /// # Panics
+    /// If `i` is outside the schedule.
     pub fn posterior_log_variance_clipped(&self, i: usize) -> f64 {
         if self.len() == 1 { self.betas[0].ln() } else { self.posterior(i.max(1)).variance.ln() }
     }

@@ -410,6 +410,24 @@ fn configurations_layer_and_explain_their_errors() {
     );
     assert!(error("seed = \n").contains("my.toml:1"));
     assert!(error("prediction_type = \"v_predicton\"").contains("did you mean `v_prediction`?"));
+    for (text, expected) in [
+        (
+            "steps = 3\nbatch_size = \"x\"\n",
+            "my.toml:2: batch_size: expected a whole number of at least 0, got string \"x\"",
+        ),
+        ("seed = -1\n", "my.toml:1: seed: expected a whole number of at least 0, got integer `-1`"),
+        (
+            "[optimizer]\nlr = true\n",
+            "my.toml:2: optimizer.lr: expected a number, got boolean `true`",
+        ),
+        (
+            "[lr_schedule]\ndecay = \"cosine\"\n",
+            "my.toml:2: lr_schedule.decay: expected a table with the key `kind`, got string \"cosine\"",
+        ),
+        ("[loss]\nerror = { kind = \"huber\" }\n", "loss.error: the key `delta` is missing"),
+    ] {
+        assert!(error(text).contains(expected), "{}", error(text));
+    }
     let field = |text: &str| layered(text).unwrap().validate().unwrap_err().to_string();
     assert!(field("steps = 0").contains("steps is 0; it must be at least 1"));
     assert!(field("[optimizer]\nlr = nan").contains("optimizer.lr is NaN"));

@@ -115,7 +115,7 @@ impl SimpleUNet {
         ] {
             if !(1..=MAX_WIDTH).contains(&width) {
                 return Err(Error::Msg(format!(
-                    "{name} is {width}; it must lie between 1 and {MAX_WIDTH}"
+                    "{name} is {width}; it must be from 1 to {MAX_WIDTH}"
                 )));
             }
         }
@@ -146,7 +146,7 @@ impl SimpleUNet {
     /// The time embedding (N, `time_dim`) of `timesteps` (N), without the class embedding.
     ///
     /// # Errors
-    /// A device error.
+    /// An error of the device.
     pub fn embed_time(&self, timesteps: &Tensor) -> Result<Tensor> {
         self.conditioning.time.forward(timesteps)
     }

@@ -181,7 +181,7 @@ fn impossible_networks_are_errors() {
             .contains("20 channels do not divide into 8 groups")
     );
     assert!(error(SimpleUNetConfig { time_dim: 3, ..SMALL }).contains("width 3 is too narrow"));
-    assert!(error(SimpleUNetConfig { in_channels: 0, ..SMALL }).contains("between 1 and 4096"));
+    assert!(error(SimpleUNetConfig { in_channels: 0, ..SMALL }).contains("from 1 to 4096"));
     assert!(
         error(SimpleUNetConfig { base_channels: 800_000, ..SMALL })
             .contains("base_channels is 800000")

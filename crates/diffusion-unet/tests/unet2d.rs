@@ -147,7 +147,7 @@ fn classes_change_the_output_and_must_be_known() {
     let error = output(3).unwrap_err().to_string();
     assert!(error.contains("class 3 is not among the 3 classes of the network"), "{error}");
     let error = unet.forward(&x, &t).unwrap_err().to_string();
-    assert!(error.contains("knows 3 classes; every image needs one"), "{error}");
+    assert!(error.contains("has 3 classes and needs one for each image"), "{error}");
 
     let (with_null_class, _) = build(&UNet2DConfig { null_class: true, ..config });
     let error = with_null_class.forward_classes(&x, &t, &[Some(2)]).unwrap_err().to_string();
@@ -158,7 +158,7 @@ fn classes_change_the_output_and_must_be_known() {
     );
 
     let error = build(&tiny()).0.forward_classes(&x, &t, &[Some(0)]).unwrap_err().to_string();
-    assert!(error.contains("knows no classes"), "{error}");
+    assert!(error.contains("is unconditional; pass no classes"), "{error}");
 }
 
 #[test]

@@ -14,11 +14,15 @@
 //! use diffusion::Model;
 //! use diffusion::sample::SamplerKind;
 //!
-//! # let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../assets/digits.safetensors");
-//! let model = Model::open(path)?;
+//! // A small model of handwritten digits. The folder of a `diffusion train` run works, too.
+//! let path = std::env::temp_dir().join("diffusion-example-digits.safetensors");
+//! std::fs::write(&path, diffusion_assets::DIGITS_MODEL)?;
+//!
+//! let model = Model::open(&path)?;
 //! let images = model.images(4).class("7").sampler(SamplerKind::Ddim).steps(5).seed(1).tensor()?;
 //! assert_eq!(images.dims(), [4, 1, 28, 28]);
-//! # Ok::<(), diffusion::Error>(())
+//! # std::fs::remove_file(&path)?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
 mod simple;

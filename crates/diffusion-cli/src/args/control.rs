@@ -226,6 +226,7 @@ pub(crate) fn find_classes(
             NONE => bail_usage!("{flag} none: this model needs a class for each image"),
             name => match find_class(classes, name) {
                 Ok(class) => vec![Some(class)],
+                Err(e) if name.is_empty() => bail_usage!("{flag} is empty: {e}"),
                 Err(e) => bail_usage!("{flag} {name}: {e}"),
             },
         };

@@ -7,11 +7,13 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use anyhow::anyhow;
 use diffusion_assets::{MNIST_IMAGES, MNIST_LABELS};
 use diffusion_data::{
-    ImageDataset, PictureConfig, PrepareProgress, PreparedDataset, Report, Source, Split, mnist,
-    prepare,
+    DataError, ImageDataset, PictureConfig, PrepareProgress, PreparedDataset, Report, Source,
+    Split, mnist, prepare,
 };
+use diffusion_model::RunLayout;
 
 pub(crate) use self::args::{CacheArgs, DataArgs, PictureArgs};
 pub(crate) use self::training_source::TrainingSource;
@@ -101,7 +103,12 @@ pub(crate) fn open_for(flag: Flag, path: Option<&Path>) -> anyhow::Result<Source
     };
     match hub_reference(path) {
         Some(reference) => on_hub(flag, reference),
-        None => Ok(Source::open(path, Split::Train)?),
+        None => Source::open(path, Split::Train).map_err(|error| match error {
+            DataError::NothingFound { .. } if RunLayout::new(path).is_run() => {
+                anyhow!("{error}; this is the folder of a run")
+            }
+            error => error.into(),
+        }),
     }
 }
 

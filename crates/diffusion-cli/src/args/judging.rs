@@ -168,7 +168,7 @@ pub(crate) fn note(note: &Note) -> String {
     match note {
         Note::Circular => {
             format!(
-                "{note}; `{}` keeps pictures out of training for that",
+                "{note}; `{}` reserves validation pictures",
                 runs::program("train --validation SHARE")
             )
         }

@@ -1,5 +1,31 @@
 //! Parsers of numbers with a range.
 
+use std::ops::{Bound, RangeBounds};
+
+/// A whole number within `range`, as a parser of a flag.
+pub(crate) fn whole<R>(range: R) -> impl Fn(&str) -> Result<u64, String> + Clone + Send + Sync
+where
+    R: RangeBounds<u64> + Clone + Send + Sync + 'static,
+{
+    move |text| {
+        let low = match range.start_bound() {
+            Bound::Included(low) => *low,
+            Bound::Excluded(low) => low + 1,
+            Bound::Unbounded => 0,
+        };
+        let expected = match range.end_bound() {
+            Bound::Included(high) => format!("from {low} to {high}"),
+            Bound::Excluded(high) if high.is_power_of_two() => {
+                format!("from {low} to 2^{} - 1", high.trailing_zeros())
+            }
+            Bound::Excluded(high) => format!("from {low} to {}", high - 1),
+            Bound::Unbounded => format!("of at least {low}"),
+        };
+        let number = text.parse().ok().filter(|number| range.contains(number));
+        number.ok_or_else(|| format!("expected a whole number {expected}"))
+    }
+}
+
 /// A finite number within `range`.
 ///
 /// # Errors

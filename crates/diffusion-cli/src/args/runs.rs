@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use candle_core::Device;
 use diffusion_assets::DIGITS_MODEL;
 use diffusion_data::PictureConfig;
@@ -60,7 +60,13 @@ impl ModelArgs {
         match (&self.checkpoint, &self.run) {
             (Some(checkpoint), _) => {
                 check_input("--checkpoint", checkpoint)?;
-                ModelState::read(checkpoint)?;
+                ModelState::read(checkpoint).map_err(|e| {
+                    if RunLayout::new(checkpoint).is_run() {
+                        anyhow!("{e}; this is the folder of a run: use --run")
+                    } else {
+                        e.into()
+                    }
+                })?;
                 Ok(Some(checkpoint.clone()))
             }
             (None, Some(run)) => {

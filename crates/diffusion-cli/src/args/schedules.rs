@@ -40,9 +40,8 @@ pub(crate) fn named(argument: &str, timesteps: usize) -> anyhow::Result<(String,
     if !file.is_file() {
         let names: Vec<&str> = NAMED.iter().map(|(name, ..)| *name).collect();
         bail_usage!(
-            "`{argument}` is no schedule: it is none of {} and no file; expected one of these names, \
-             a TOML file with a table [schedule], the folder of a run or a model, or a \
-             scheduler_config.json",
+            "unknown schedule `{argument}`; expected {}, a TOML file with a table [schedule], the \
+             folder of a run or a model, or a scheduler_config.json",
             names.join(", ")
         );
     }

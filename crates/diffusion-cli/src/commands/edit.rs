@@ -13,6 +13,7 @@ use std::process::ExitCode;
 
 use candle_core::Device;
 
+use super::quantity;
 use crate::args::runs::FoundModel;
 use crate::session::interrupt;
 
@@ -20,7 +21,7 @@ use crate::session::interrupt;
 ///
 /// The model needs no further training. `vary` makes variations of a picture, `inpaint` repaints a
 /// part of it, `interpolate` generates images between two pictures, and `reclass` changes its
-/// class. Pictures may have any size; they are brought to the size of the model's images. Without a
+/// class. Pictures may have any size; they are resized to the size of the model's images. Without a
 /// run, a small model of handwritten digits that comes with the program is used.
 #[derive(clap::Subcommand)]
 pub(crate) enum EditCommand {
@@ -52,9 +53,4 @@ fn report_interrupted(out: &Path) -> ExitCode {
 /// The end of a result line, which names the model that comes with the program if it was used.
 fn model_note(found: &FoundModel) -> &'static str {
     if found.checkpoint.is_none() { ", by the model that comes with the program" } else { "" }
-}
-
-/// A number with its noun.
-fn quantity(count: usize, one: &str, many: &str) -> String {
-    format!("{count} {}", if count == 1 { one } else { many })
 }

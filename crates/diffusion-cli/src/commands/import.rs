@@ -10,6 +10,8 @@ use diffusion_schedule::TimestepSpacing;
 use diffusion_train::RunDir;
 use diffusion_unet::{NetworkConfig, TimeEmbeddingType};
 
+use super::quantity;
+use crate::args::numbers::whole;
 use crate::args::{one_of, runs};
 use crate::session::usage::bail_usage;
 
@@ -36,16 +38,16 @@ pub(crate) struct ImportArgs {
     /// Height and width of the images in pixels, 1 to 4096 [default: sample_size in config.json]
     ///
     /// Required for a state dict of OpenAI.
-    #[arg(long, value_name = "SIZE", value_parser = clap::value_parser!(u64).range(1..=4096))]
+    #[arg(long, value_name = "SIZE", value_parser = whole(1..=4096))]
     size: Option<u64>,
     /// Noise schedule of an OpenAI model [default: linear]
     #[arg(long, value_name = "SCHEDULE", value_parser = one_of(&["linear", "cosine"], |name| name))]
     schedule: Option<&'static str>,
     /// Number of attention heads of an OpenAI model (num_heads), 1 to 1024
-    #[arg(long, value_name = "N", conflicts_with = "head_channels", value_parser = clap::value_parser!(u64).range(1..=1024))]
+    #[arg(long, value_name = "N", conflicts_with = "head_channels", value_parser = whole(1..=1024))]
     heads: Option<u64>,
     /// Number of channels of each attention head of an OpenAI model (num_head_channels), 1 to 4096
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=4096))]
+    #[arg(long, value_name = "N", value_parser = whole(1..=4096))]
     head_channels: Option<u64>,
     /// Read the attention weights of an OpenAI model in the order of use_new_attention_order
     ///
@@ -113,7 +115,8 @@ pub(crate) fn run(args: &ImportArgs) -> anyhow::Result<ExitCode> {
     RunDir::adopt(&args.run_dir, description, model.weights)?;
     let path = args.run_dir.display();
     println!(
-        "imported {weights} tensors into {path}: images of {width}×{height}, {channels} channel(s)"
+        "imported {weights} tensors into {path}: images of {width}×{height}, {}",
+        quantity(channels, "channel", "channels")
     );
     let flags = match &model.scheduler {
         Some(scheduler) => sampling_flags(scheduler),

@@ -11,6 +11,7 @@ use diffusion_schedule::{NoiseSchedule, ScheduleConfig};
 use diffusion_train::{Checkpoint, DEFAULT_PRESET, TrainConfig};
 use diffusion_unet::NetworkConfig;
 
+use super::quantity;
 use crate::args::runs::{self, ModelArgs};
 
 /// Describe this program and a model
@@ -46,7 +47,7 @@ pub(crate) fn run(args: &InfoArgs, device: &Device) -> anyhow::Result<ExitCode> 
             let learned_variance = state.model.learned_variance();
             let ModelDescription { network, schedule, classes, image_shape: [c, h, w], .. } =
                 state.model;
-            println!("images           {w}×{h}, {c} channel(s)");
+            println!("images           {w}×{h}, {}", quantity(c, "channel", "channels"));
             describe_classes(&classes);
             describe_network(&network)?;
             describe_objective(&objective, &schedule, learned_variance)?;

@@ -15,9 +15,9 @@ use diffusion_sample::{Churn, SamplerKind, SamplerOptions, VarianceType};
 use diffusion_schedule::{SigmaSpacing, TimestepSpacing};
 
 use self::image_list::ImageList;
-use super::{image_number, make_folder};
+use super::{image_number, make_folder, quantity};
 use crate::args::control::ControlArgs;
-use crate::args::numbers::{at_least_0, share};
+use crate::args::numbers::{at_least_0, share, whole};
 use crate::args::one_of;
 use crate::args::runs::ModelArgs;
 use crate::args::sampling::{sampler_kind, variance};
@@ -42,13 +42,13 @@ pub(crate) struct SampleArgs {
     #[command(flatten)]
     model: ModelArgs,
     /// Number of images if --class has one class or is absent, 1 to 10,000,000 [default: 16]
-    #[arg(long, value_name = "N", conflicts_with = "per_class", value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
+    #[arg(long, value_name = "N", conflicts_with = "per_class", value_parser = whole(1..=10_000_000))]
     num: Option<u64>,
     /// Number of images of each class if --class has several classes, 1 to 1,000,000 [default: 8]
     ///
-    /// All classes start from the same noise, so the images show what the class changes. With
-    /// several classes, each has its own folder in --out.
-    #[arg(long, value_name = "N", requires = "class", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    /// It also works with one class. All classes start from the same noise, so the images show what
+    /// the class changes. With several classes, each has its own folder in --out.
+    #[arg(long, value_name = "N", requires = "class", value_parser = whole(1..=1_000_000))]
     per_class: Option<u64>,
     #[command(flatten)]
     control: ControlArgs,
@@ -67,13 +67,14 @@ pub(crate) struct SampleArgs {
     /// --eta or --churn is set.
     #[arg(long, value_name = "NAME", value_parser = one_of(&SamplerKind::ALL, SamplerKind::name))]
     sampler: Option<SamplerKind>,
-    /// Number of sampling steps, at most the number of training timesteps [default: 20; all
-    /// training timesteps for ddpm; 25 for a flow model; 18 for an EDM model]
+    /// Number of sampling steps, at most the number of training timesteps [default: 20, or the
+    /// number of training timesteps if that is smaller; all training timesteps for ddpm; 25 for a
+    /// flow model; 18 for an EDM model]
     ///
     /// Flow and EDM models have no training timesteps and accept 1 to 1,000,000. The time is
     /// proportional to the number of steps; heun and flow-heun evaluate the network twice in a
     /// step.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    #[arg(long, value_name = "N", value_parser = whole(1..=1_000_000))]
     steps: Option<u64>,
     /// Choice of the training timesteps to visit (Lin et al. 2024); ignored by flow and EDM models
     ///
@@ -127,7 +128,7 @@ pub(crate) struct SampleArgs {
     /// Number of images computed at a time, 1 to 65,536
     ///
     /// It changes the memory that is needed, but not the images.
-    #[arg(long, value_name = "N", default_value = "64", value_parser = clap::value_parser!(u64).range(1..=65_536))]
+    #[arg(long, value_name = "N", default_value = "64", value_parser = whole(1..=65_536))]
     batch_size: u64,
     /// Weights of the checkpoint: their moving average (ema) or those of the last training step
     /// (raw)
@@ -231,7 +232,9 @@ pub(crate) fn run(args: &SampleArgs, device: &Device, quiet: bool) -> anyhow::Re
         list.grid(&pictures, &control)?.write_png(path)?;
     }
     println!(
-        "{num} images in {out} ({steps} steps each, {}){}",
+        "{} in {out} ({} each, {}){}",
+        quantity(num, "image", "images"),
+        quantity(steps, "step", "steps"),
         clock(start.elapsed().as_secs_f64()),
         if found.checkpoint.is_none() { ", by the model that comes with the program" } else { "" }
     );

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use diffusion_schedule::ScheduleComparison;
 
+use crate::args::numbers::whole;
 use crate::args::schedules;
 use crate::session::usage::bail_usage;
 
@@ -29,7 +30,7 @@ struct SchedulesArgs {
     /// Number of timesteps T of named schedules; 1 to 1,000,000
     ///
     /// Files have their own number of timesteps.
-    #[arg(long, value_name = "T", default_value = "1000", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    #[arg(long, value_name = "T", default_value = "1000", value_parser = whole(1..=1_000_000))]
     timesteps: u64,
     /// Timesteps t to show, separated by commas; 0 to T − 1 [default: 0, 100, 250, 500, 750, 900
     /// and 999 for T = 1000]

@@ -3,10 +3,11 @@
 mod display;
 mod estimate;
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::Context;
+use anyhow::anyhow;
 use candle_core::{Device, Tensor};
 use diffusion_data::LoaderConfig;
 use diffusion_eval::TrainingSet;
@@ -20,7 +21,7 @@ use self::display::TrainingDisplay;
 use self::estimate::TrainingEstimate;
 use crate::args::data;
 use crate::args::judging::{self, JudgeArgs, Pictures};
-use crate::args::numbers::positive;
+use crate::args::numbers::{positive, whole};
 use crate::args::{one_of, runs};
 use crate::session::interrupt;
 use crate::session::progress::clock;
@@ -51,7 +52,13 @@ use crate::session::usage::{bail_usage, first_given, with_advice};
          first level of folders, from the labels of a data file, or from a table in the folder: \
          metadata.csv, labels.csv or metadata.jsonl with the columns file_name (a path in the \
          folder) and label."
-    ))
+    )),
+    mut_arg("size", |arg| {
+        let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
+        arg.long_help(format!(
+            "{help}\n\nThe default network needs a multiple of 4 (preset cifar10: 8)."
+        ))
+    })
 )]
 pub(crate) struct TrainArgs {
     /// Start from a preset: mnist, digits-attn, cifar10 or tutorial [default: mnist]
@@ -102,12 +109,12 @@ pub(crate) struct TrainArgs {
     ///
     /// --steps, --epochs and --max-minutes replace all limits of the preset and the file. The
     /// number of updates, unlike a time limit, makes a run reproducible.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", value_parser = whole(1..))]
     steps: Option<u64>,
     /// Stop after N passes over the pictures; at least 1 [default: 5 in tutorial, else no limit]
     ///
     /// Replaces all limits of the preset and the file.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", value_parser = whole(1..))]
     epochs: Option<u64>,
     /// Stop after M minutes; above 0 [default: 5 in mnist and digits-attn, else no limit]
     ///
@@ -118,8 +125,8 @@ pub(crate) struct TrainArgs {
     /// Pictures per update; at least 1 [default: 32 in mnist and digits-attn, 128 in cifar10, 64 in
     /// tutorial]
     ///
-    /// Larger batches need more memory and time per update.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    /// Memory is the only upper limit. Larger batches need more memory and time per update.
+    #[arg(long, value_name = "N", value_parser = whole(1..))]
     batch_size: Option<u64>,
     /// Base learning rate; above 0 [default: 0.002 in mnist and digits-attn, 0.0002 in cifar10,
     /// 0.001 in tutorial]
@@ -132,12 +139,12 @@ pub(crate) struct TrainArgs {
     ///
     /// The metrics are those of `evaluate samples`. They are written to metrics.jsonl and to the
     /// run's page. The time counts towards --max-minutes.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", value_parser = whole(1..))]
     eval_every: Option<u64>,
     /// Images to generate for each evaluation of --eval-every; 64 to 100,000
     ///
     /// More images give more precise metrics and take longer.
-    #[arg(long, value_name = "N", default_value = "500", requires = "eval_every", value_parser = clap::value_parser!(u64).range(64..=100_000))]
+    #[arg(long, value_name = "N", default_value = "500", requires = "eval_every", value_parser = whole(64..=100_000))]
     eval_num: u64,
     #[command(flatten)]
     judge: JudgeArgs,
@@ -149,8 +156,8 @@ pub(crate) struct TrainArgs {
     /// Also write the metrics as TensorBoard event files, to tensorboard/ in the run's folder
     #[arg(long)]
     tensorboard: bool,
-    /// Seed of the weights, picture order, noise and timesteps; 0 to 2^63 − 1 [default: 0]
-    #[arg(long, value_name = "SEED", value_parser = clap::value_parser!(u64).range(..1 << 63))]
+    /// Seed of the weights, picture order, noise and timesteps; 0 to 2^63 - 1 [default: 0]
+    #[arg(long, value_name = "SEED", value_parser = whole(..1 << 63))]
     seed: Option<u64>,
     #[command(flatten)]
     data: data::DataArgs,
@@ -237,8 +244,7 @@ pub(crate) fn run(args: &TrainArgs, device: &Device, quiet: bool) -> anyhow::Res
         checks.validation = Some(ValidationSet::new(&validation, &trainer)?);
     }
     tracing::info!(
-        "{} parameters, {} on {} threads, run folder {}",
-        trainer.parameters().count(),
+        "{} on {} threads, run folder {}",
         crate::session::device::name(device),
         rayon::current_num_threads(),
         run_dir.path().display()
@@ -311,8 +317,13 @@ fn open_run(args: &TrainArgs) -> anyhow::Result<RunDir> {
 fn new_config(args: &TrainArgs, origin: Option<&Path>) -> anyhow::Result<TrainConfig> {
     let file = match &args.config {
         Some(path) => {
-            let text = std::fs::read_to_string(path)
-                .with_context(|| format!("--config {}", path.display()))?;
+            let text = std::fs::read_to_string(path).map_err(|e| match e.kind() {
+                ErrorKind::InvalidData => anyhow!(
+                    "--config {}: this is not a text file (not valid UTF-8)",
+                    path.display()
+                ),
+                _ => anyhow!(e).context(format!("--config {}", path.display())),
+            })?;
             Some(ConfigSource { path: path.clone(), text })
         }
         None => None,
@@ -427,7 +438,11 @@ fn print_outcome(
     let (path, step) = (runs::quoted(run_dir.path()), trainer.steps_done());
     match outcome {
         Outcome::Finished => {
-            println!("trained {step} steps in {}", clock(trainer.elapsed().as_secs_f64()));
+            println!(
+                "trained {} in {}",
+                super::quantity(step as usize, "step", "steps"),
+                clock(trainer.elapsed().as_secs_f64())
+            );
             println!("samples: {}", run_dir.layout().grid(step).display());
             println!("report: {}", run_dir.layout().page().display());
             let out = runs::image_folder_name(trainer.config());

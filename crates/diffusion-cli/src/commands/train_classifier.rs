@@ -11,7 +11,7 @@ use diffusion_data::{ImageDataset, PictureConfig};
 use diffusion_train::{ClassifierConfig, ClassifierStep, classifier_accuracy, train_classifier};
 
 use crate::args::data;
-use crate::args::numbers::positive;
+use crate::args::numbers::{positive, whole};
 use crate::args::runs;
 use crate::session::interrupt;
 use crate::session::progress::{Progress, clock};
@@ -58,18 +58,18 @@ pub(crate) struct TrainClassifierArgs {
     /// Stop after N updates; at least 1 [default: no limit]
     ///
     /// If --max-minutes is given too, training ends at the first limit reached.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", value_parser = whole(1..))]
     steps: Option<u64>,
     /// Pictures per update; 1 to 65,536
-    #[arg(long, value_name = "N", default_value = "128", value_parser = clap::value_parser!(u64).range(1..=65_536))]
+    #[arg(long, value_name = "N", default_value = "128", value_parser = whole(1..=65_536))]
     batch_size: u64,
     /// Base learning rate; above 0
     ///
     /// The warm-up rises to this rate, and the decay falls from it.
     #[arg(long, value_name = "RATE", default_value = "0.002", value_parser = positive, allow_negative_numbers = true)]
     lr: f64,
-    /// Seed of the weights, picture order, noise and noise levels; 0 to 2^63 − 1
-    #[arg(long, value_name = "SEED", default_value = "0", value_parser = clap::value_parser!(u64).range(..1 << 63))]
+    /// Seed of the weights, picture order, noise and noise levels; 0 to 2^63 - 1
+    #[arg(long, value_name = "SEED", default_value = "0", value_parser = whole(..1 << 63))]
     seed: u64,
     #[command(flatten)]
     data: data::DataArgs,

@@ -75,7 +75,10 @@ fn wrong_schedules_timesteps_and_file_names_are_explained() {
     place.write("edm.json", r#"{"_class_name": "EDMEulerScheduler"}"#);
     place.write("empty.toml", "");
     for (line, part) in [
-        ("schedule compare --schedules linaer", "it is none of linear, cosine"),
+        (
+            "schedule compare --schedules linaer",
+            "unknown schedule `linaer`; expected linear, cosine",
+        ),
         ("schedule compare --at 1000", "the last timestep is 999"),
         ("schedule compare --plot chart.jpg", ".png or .svg"),
         ("schedule compare --plot none/chart.png", "there is no folder none"),
@@ -190,7 +193,7 @@ fn a_model_is_evaluated_on_the_validation_set_of_its_run() {
     place.refuses(
         "evaluate model --run flow --variance fixed-small",
         2,
-        &["a model of flow has no bound"],
+        &["flow models have no bound"],
     );
     place.refuses(
         "evaluate model --run kept --validation 0.5",
@@ -214,7 +217,7 @@ fn networks_are_analysed_as_sketches_and_as_built() {
     png_size(&place.path("net.png"));
     place.train_small("run", 1);
     let out = place.ok("model analyze --run run --batch-size 4").out;
-    assert!(out.contains("4 image(s) of 1×8×8") && out.contains("peak of maps, training"), "{out}");
+    assert!(out.contains("4 images of 1×8×8") && out.contains("peak of maps, training"), "{out}");
 }
 
 #[test]

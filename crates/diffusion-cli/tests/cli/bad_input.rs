@@ -94,14 +94,14 @@ fn wrong_configurations_are_usage_errors_with_their_line() {
     place.write("c.toml", "steps = 0\n");
     place.refuses("train --config c.toml", 2, &["steps is 0; it must be at least 1"]);
     place.write("c.toml", "[schedule]\nbeta_schedule = \"linear\"\nbeta_end = 1.5\n");
-    place.refuses("train --config c.toml", 2, &["beta_end is 1.5", "between 0 and 1"]);
+    place.refuses("train --config c.toml", 2, &["beta_end is 1.5; it must be above 0 and below 1"]);
     place.write("c.toml", "[network]\nbase_channels = 20\n");
     place.refuses("train --config c.toml", 2, &["20 channels do not divide into 8 groups"]);
     place.write("c.toml", "[network]\nbase_channels = 800000\n");
     place.refuses(
         "train --config c.toml",
         2,
-        &["base_channels is 800000; it must lie between 1 and 4096"],
+        &["base_channels is 800000; it must be from 1 to 4096"],
     );
     place.write("c.toml", "[schedule]\nnum_train_timesteps = 1000000000000\n");
     place.refuses(

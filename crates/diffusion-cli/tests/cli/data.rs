@@ -40,7 +40,7 @@ fn a_folder_trains_on_its_good_pictures_and_the_bad_ones_are_named() {
     let answer = place.ok(&format!("{line} --run-dir run"));
     for part in [
         "left out empty.jpg: an empty file",
-        "left out even/broken.png: no picture",
+        "left out even/broken.png: not a picture",
         "RGB pictures of 8×8 from ",
         "(pictures, 16×16, 2 classes, 2 left out)",
         "other pictures are kept for validation",
@@ -83,7 +83,7 @@ fn a_folder_trains_on_its_good_pictures_and_the_bad_ones_are_named() {
     place.refuses(
         "train --data set --validation 2",
         2,
-        &["pictures.validation is 2; it must lie in [0, 1)"],
+        &["pictures.validation is 2; it must be at least 0 and below 1"],
     );
 }
 
@@ -99,7 +99,7 @@ fn inspect_reports_the_contents_of_a_folder() {
         "even: 3",
         "odd: 3",
         "damaged: 1",
-        "odd/broken.png: no picture",
+        "odd/broken.png: not a picture",
     ] {
         assert!(answer.out.contains(part), "{part}: {}", answer.out);
     }

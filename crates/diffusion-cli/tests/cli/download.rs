@@ -146,7 +146,7 @@ fn a_reference_that_names_nothing_is_a_usage_error() {
     let place = TestDir::new();
     let answer = run(&place, "train --data hf:mnist --steps 1", &[]);
     assert_eq!(answer.code, Some(2), "{}", answer.err);
-    assert!(answer.err.contains("names no dataset of the hub"), "{}", answer.err);
+    assert!(answer.err.contains("is not the name of a dataset of the hub"), "{}", answer.err);
 }
 
 #[test]

@@ -16,9 +16,9 @@ fn flows_and_edm_are_trained_described_and_sampled_along_their_own_paths() {
     let place = TestDir::new();
     train(&place, "flow", "prediction_type = \"flow_prediction\"", "");
     train(&place, "edm", "", "[edm]\np_mean = -1.0");
-    for (run, steps, described) in [
-        ("flow", 25, "process          flow"),
-        ("edm", 18, "ln sigma ~ N(-1, 1.2²), sigma_data 0.5"),
+    for (run, steps, described, kind) in [
+        ("flow", 25, "process          flow", "a flow model"),
+        ("edm", 18, "ln sigma ~ N(-1, 1.2²), sigma_data 0.5", "an EDM model"),
     ] {
         let info = place.ok(&format!("info --run {run}"));
         assert!(info.out.contains(described) && !info.out.contains("schedule"), "{}", info.out);
@@ -31,17 +31,17 @@ fn flows_and_edm_are_trained_described_and_sampled_along_their_own_paths() {
         place.refuses(
             &format!("sample --run {run} --sampler ddpm"),
             2,
-            &["ddpm needs a schedule", &format!("process is {run}: use ")],
+            &["ddpm needs a schedule", &format!("this is {kind}: use ")],
         );
         place.ok(&format!("train --run-dir {run} --resume --steps 3"));
     }
     place.refuses(
         "sample --run edm --sampler flow-heun",
         2,
-        &["needs a flow model", "process is edm"],
+        &["needs a flow model", "this is an EDM model"],
     );
     place.train_small("plain", 1);
-    place.refuses("sample --run plain --sampler flow-euler", 2, &["process is diffusion"]);
+    place.refuses("sample --run plain --sampler flow-euler", 2, &["this is a diffusion model"]);
 }
 
 #[test]

@@ -167,7 +167,7 @@ fn initial_noise_from_a_file_replaces_the_seeds() {
         place.refuses(
             "sample --run run --init-noise claims.npy",
             1,
-            &["claims.npy", "no npy array of images"],
+            &["claims.npy", "not an npy array of images"],
         );
     }
     place.refuses("sample --run run --sampler lms --eta 0.5", 2, &["--eta is for ddim", "lms"]);

@@ -54,7 +54,7 @@ pub(crate) fn dimensions(bytes: &[u8]) -> Result<(usize, usize), String> {
 /// first frame is used.
 ///
 /// # Errors
-/// A text that says why the bytes are not a usable picture.
+/// If the bytes are not a usable picture, with the reason as text.
 pub(crate) fn decode(bytes: &[u8]) -> Result<Raster, String> {
     catch_panic(|| {
         let mut decoder = decoder(bytes)?;
@@ -84,7 +84,7 @@ fn decoder(bytes: &[u8]) -> Result<impl ImageDecoder + use<'_>, String> {
     let format = image::guess_format(bytes)
         .ok()
         .filter(ImageFormat::reading_enabled)
-        .ok_or("no picture: expected a PNG, JPEG, WebP, BMP or GIF file")?;
+        .ok_or("not a picture: expected a PNG, JPEG, WebP, BMP or GIF file")?;
     if format == ImageFormat::Jpeg && !jpeg_is_whole(bytes) {
         return Err("a JPEG file that is cut short".to_owned());
     }
@@ -105,7 +105,7 @@ fn decoder(bytes: &[u8]) -> Result<impl ImageDecoder + use<'_>, String> {
     }
     if pixels > ALWAYS_ALLOWED_PIXELS + MAX_PIXELS_PER_BYTE * bytes.len() as u64 {
         return Err(format!(
-            "its header promises {width}×{height} pixels, too many for a file of {} bytes",
+            "its header states {width}×{height} pixels, too many for a file of {} bytes",
             bytes.len()
         ));
     }

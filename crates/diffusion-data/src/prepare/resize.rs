@@ -31,12 +31,12 @@ impl Target {
     /// (Catmull-Rom, the bicubic filter of Pillow).
     ///
     /// # Errors
-    /// A text, if the picture is too small or cannot be resized.
+    /// If the picture is too small or cannot be resized, with the reason as text.
     pub(crate) fn apply(&self, picture: Raster) -> Result<Planes, String> {
         let (width, height) = (picture.width, picture.height);
         if width.min(height) * MAX_ENLARGEMENT < self.width.min(self.height) {
             return Err(format!(
-                "{width}×{height} pixels are too few for {}×{}",
+                "the picture has {width}×{height} pixels, too few for {}×{}",
                 self.width, self.height
             ));
         }

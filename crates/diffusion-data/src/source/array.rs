@@ -245,7 +245,7 @@ impl Arrays {
     fn complete(mut self, labels: Option<Vec<u32>>) -> Result<SourceInfo<Self>, DataError> {
         let path = self.path.clone();
         let invalid = |problem: String| {
-            DataError::unusable(&path, format!("no array of pictures: {problem}"))
+            DataError::unusable(&path, format!("not an array of pictures: {problem}"))
         };
         self.with_input(|input| {
             let header = Header::read(input)?;

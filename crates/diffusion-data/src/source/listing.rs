@@ -78,7 +78,7 @@ pub(super) fn split_folder(is_folder: impl Fn(&str) -> bool, split: Split) -> Op
 /// from the folders.
 ///
 /// # Errors
-/// A text that says what is wrong with the table and, for JSON lines, in which line.
+/// If the table is invalid, with the reason as text and, for JSON lines, the number of the line.
 pub(super) fn by_table(names: &[String], table: &str, content: &[u8]) -> Result<Labels, String> {
     let is_csv = table.strip_suffix(".csv").is_some();
     // Some editors write a byte order mark.

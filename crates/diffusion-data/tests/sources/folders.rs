@@ -7,7 +7,7 @@ use diffusion_files::FileError;
 
 use crate::common::{Folder, encoded, labelled, open, pair, png, prepared, prepared_as};
 
-/// A PNG file whose header promises 20,000×20,000 pixels.
+/// A PNG file whose header states 20,000×20,000 pixels.
 fn bomb() -> Vec<u8> {
     let mut bytes = encoded(8, 8, &[0; 192]);
     for side in [16..20, 20..24] {
@@ -48,9 +48,9 @@ fn usable_pictures_are_used_and_damaged_ones_reported() {
         "bomb.png: 20000×20000 pixels, more than the 67108864 that a picture may have",
         "cut.jpg: a JPEG file that is cut short",
         "cut.png: a damaged picture: ",
-        "dot.png: 1×1 pixels are too few for 16×16",
+        "dot.png: the picture has 1×1 pixels, too few for 16×16",
         "empty.png: an empty file",
-        "text.png: no picture: expected a PNG, JPEG, WebP, BMP or GIF file",
+        "text.png: not a picture: expected a PNG, JPEG, WebP, BMP or GIF file",
     ] {
         assert_eq!(
             reasons.iter().filter(|reason| reason.starts_with(expected)).count(),
@@ -95,7 +95,7 @@ fn too_many_damaged_pictures_are_an_error_that_names_the_first() {
     let error = prepared(&folder.path("set")).unwrap_err().to_string();
     assert!(
         error.contains(
-            "none of its 2 pictures can be used: a.png: an empty file; b.png: no picture"
+            "none of its 2 pictures can be used: a.png: an empty file; b.png: not a picture"
         ),
         "{error}"
     );
@@ -107,7 +107,7 @@ fn too_many_damaged_pictures_are_an_error_that_names_the_first() {
             prepared_as(&folder.path("set"), Some(8), &strict, cache.as_deref()).unwrap_err();
         assert!(matches!(error, DataError::Damaged { .. }));
         assert!(
-            error.to_string().contains("more than 1 pictures cannot be used; a larger max_bad"),
+            error.to_string().contains("more than 1 pictures cannot be used; raise max_bad"),
             "{error}"
         );
         // These pictures are then in the cache, and the limit still applies to them.

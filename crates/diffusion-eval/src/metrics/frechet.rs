@@ -52,7 +52,7 @@ impl Statistics {
     /// The mean (D), in f64.
     ///
     /// # Errors
-    /// No error is expected.
+    /// If the tensor cannot be created.
     pub fn mean(&self) -> candle_core::Result<Tensor> {
         Tensor::from_slice(self.mean.as_slice(), self.width(), &Device::Cpu)
     }
@@ -60,7 +60,7 @@ impl Statistics {
     /// The covariance (D, D), in f64.
     ///
     /// # Errors
-    /// No error is expected.
+    /// If the tensor cannot be created.
     pub fn covariance(&self) -> candle_core::Result<Tensor> {
         // The order of rows and columns does not matter: the matrix is symmetric.
         Tensor::from_slice(self.covariance.as_slice(), (self.width(), self.width()), &Device::Cpu)

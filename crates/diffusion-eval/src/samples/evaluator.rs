@@ -162,7 +162,7 @@ impl SampleEvaluator {
         match (&self.judge, &self.training) {
             (Some(judge), _) => {
                 format!(
-                    "judged by the {}, compared with {}",
+                    "evaluated with the {}, compared with {}",
                     judge.network().name(),
                     judge.reference_name
                 )
@@ -188,7 +188,7 @@ impl SampleEvaluator {
         notes::notes(self.judge.as_ref(), self.training.as_ref(), fewest, most)
     }
 
-    /// Checks that the `count` images of the set `name` are enough to be judged.
+    /// Checks that the `count` images of the set `name` are enough to evaluate.
     ///
     /// # Errors
     /// Fails with [`EvalError::TooFewImages`] if there is a judge and `count` is below 6.

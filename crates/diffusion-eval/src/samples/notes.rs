@@ -43,7 +43,7 @@ pub(super) fn notes(
         match training.map(TrainingSubset::count) {
             Some(_) if judge.circular => notes.push(Note::Circular),
             Some(few) if few < Reference::SMALLEST.min(most) => notes.push(Note::Other(format!(
-                "no column of training pictures: there are {few}, too few to be judged"
+                "no column of training pictures: there are {few}, too few to evaluate"
             ))),
             Some(few) if few < most => notes.push(Note::Other(format!(
                 "there are only {few} training pictures, and the metrics depend on the number of \

@@ -60,7 +60,7 @@ impl SampleMetrics {
             add("density", "density", quality.agreement.density);
             add("coverage", "coverage", quality.agreement.coverage);
             if let Some(classes) = classes {
-                add("sure (confidence > 0.95)", "sure", classes.sure);
+                add("classified confidently (> 0.95)", "sure", classes.sure);
                 add("mean confidence", "confidence", classes.confidence);
                 add("smallest class", "smallest_class", classes.smallest());
             }
@@ -68,14 +68,14 @@ impl SampleMetrics {
                 add("class accuracy", "as_asked", *share);
             }
             if let Some(distance) = diversity {
-                add("distance within a class", "diversity", *distance);
+                add("diversity", "diversity", *distance);
             }
         }
         if let Some(memorisation) = &self.memorisation {
             add("copies of training pictures", "copies", memorisation.copies);
             add("nearest training distance", "nearest_training_distance", memorisation.nearest);
             add(
-                "same within training set",
+                "nearest distance between training pictures",
                 "training_nearest_distance",
                 memorisation.training_nearest,
             );

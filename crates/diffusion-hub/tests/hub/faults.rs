@@ -171,7 +171,7 @@ fn a_server_that_sends_nothing_is_an_error() {
     config.stall_timeout = Duration::from_millis(200);
     let start = Instant::now();
     let error = fixture.download(&config).unwrap_err();
-    assert_eq!(error.to_string(), format!("{} has sent nothing for 0.2 seconds", hub.url()));
+    assert_eq!(error.to_string(), format!("no data from {} for 0.2 seconds", hub.url()));
     assert!(start.elapsed() < Duration::from_secs(5));
 }
 

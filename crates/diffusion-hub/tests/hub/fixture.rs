@@ -153,7 +153,7 @@ impl Fixture {
         mnist
     }
 
-    /// Sets the counts and digests of a dataset in MNIST's format to those of these digits.
+    /// Sets the counts and digests of a data set in MNIST's format to those of these digits.
     pub(crate) fn adapt(&self, dataset: &mut NamedDataset) {
         for (split, digits) in dataset.splits.iter_mut().zip(&self.digits) {
             split.count = digits.labels.len();
@@ -178,11 +178,11 @@ impl Fixture {
     }
 }
 
-/// The commit of every synthetic dataset.
+/// The commit of every synthetic data set.
 pub(crate) const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
-/// A hub with one dataset. It answers with `special` where that returns an answer, otherwise as the
-/// real hub.
+/// A hub with one data set. It answers with `special` where that returns an answer, otherwise as
+/// the real hub.
 pub(crate) fn serve(
     repository: &str,
     files: Vec<(String, Vec<u8>)>,

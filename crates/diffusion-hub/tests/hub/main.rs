@@ -100,7 +100,7 @@ fn offline_uses_the_cache_and_reports_a_missing_file() {
     assert!(matches!(error, HubError::Offline { .. }), "{error}");
     assert_eq!(
         error.to_string(),
-        "downloads are switched off and the hub's cache does not hold \
+        "downloads are switched off and the hub's cache does not contain \
          mnist/train-00000-of-00001.parquet"
     );
     assert!(hub.requests().is_empty());

@@ -1,4 +1,4 @@
-//! The named datasets with synthetic pictures.
+//! The named data sets with synthetic pictures.
 
 use diffusion_hub::{Content, HubConfig, HubError, NamedDataset, Verification, download};
 

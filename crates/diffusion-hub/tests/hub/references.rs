@@ -1,4 +1,4 @@
-//! Datasets of the hub by reference.
+//! Data sets of the hub by reference.
 
 use std::path::PathBuf;
 
@@ -8,7 +8,7 @@ use tempfile::TempDir;
 use crate::fixture::serve;
 use crate::mirror::{Mirror, Reply};
 
-/// A hub with the dataset `me/things`, and a cache. Each file contains its own name.
+/// A hub with the data set `me/things`, and a cache. Each file contains its own name.
 struct TestDataset {
     hub: Mirror,
     folder: TempDir,
@@ -105,7 +105,7 @@ fn offline_uses_the_cache_if_it_holds_all_shards() {
     let error = fetch_parquet(&offline, &test, &mut |_| ()).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "downloads are switched off and the hub's cache does not hold the parquet files of \
+        "downloads are switched off and the hub's cache does not contain the parquet files of \
          me/things"
     );
     std::fs::remove_file(&paths[1]).unwrap();
@@ -187,7 +187,8 @@ fn the_error_of_a_bad_reference_is_one_sentence() {
         "a/b\n",
     ] {
         let error = text.parse::<HubReference>().unwrap_err().to_string();
-        assert!(error.starts_with(&format!("{text:?} names no dataset of the hub")), "{error}");
+        let expected = format!("{text:?} is not the name of a dataset of the hub");
+        assert!(error.starts_with(&expected), "{error}");
         assert!(!error.contains('\n'));
     }
 }

@@ -189,7 +189,7 @@ fn redirections_are_followed_and_the_token_stays_with_the_hub() {
     let store = Mirror::start(move |_, _| Reply::File(train.clone()));
     let elsewhere = store.url();
     let hub = fixture.hub(move |request, _| match request.path.as_str() {
-        // The hub's answer for a renamed dataset.
+        // The hub's answer for a renamed data set.
         path if path.starts_with("/datasets/ylecun/mnist/")
             && request.header("renamed").is_none() =>
         {

@@ -70,11 +70,11 @@ pub(super) fn html(
             html.push_str("<table>\n");
             write_row(&mut html, "step", &last.step.to_string());
             for (name, value) in &last.samples {
-                write_row(
-                    &mut html,
-                    &name.replace('_', " "),
-                    &format!("{}", (value * 1e4).round() / 1e4),
-                );
+                let label = match name.as_str() {
+                    "sure" => "classified confidently".to_owned(),
+                    name => name.replace('_', " "),
+                };
+                write_row(&mut html, &label, &format!("{}", (value * 1e4).round() / 1e4));
             }
             html.push_str("</table>\n");
         }

@@ -83,7 +83,7 @@ fn classes_for(
         Conditional::Always if present == 0 => Err(ConfigError::Field {
             field: "conditional",
             value: "always".to_owned(),
-            expected: "the pictures must have classes, by folders or labels, and they have none"
+            expected: "the pictures must have classes: sort them into folders or add labels"
                 .to_owned(),
         }),
         Conditional::Never => Ok(Vec::new()),

@@ -78,11 +78,12 @@ impl TrainConfig {
             check_betas(&table, &over, file)?;
             merge(&mut table, over);
         }
-        table.try_into().map_err(|e: toml::de::Error| match file {
-            Some(file) => explain(&e, file),
+        let table = toml::Value::Table(table);
+        serde_path_to_error::deserialize(table).map_err(|e| match file {
+            Some(file) => explain(e.inner(), &e.path().to_string(), file),
             None => ConfigError::Text {
                 place: format!("preset {preset}"),
-                problem: e.message().to_owned(),
+                problem: e.inner().message().to_owned(),
             },
         })
     }
@@ -92,7 +93,10 @@ impl TrainConfig {
     /// # Errors
     /// If the text is not TOML or not a configuration.
     pub fn from_source(source: &ConfigSource) -> Result<Self, ConfigError> {
-        toml::from_str(&source.text).map_err(|e| explain(&e, source))
+        let deserializer =
+            toml::Deserializer::parse(&source.text).map_err(|e| explain(&e, "", source))?;
+        serde_path_to_error::deserialize(deserializer)
+            .map_err(|e| explain(e.inner(), &e.path().to_string(), source))
     }
 
     /// The configuration as TOML, which [`from_source`](Self::from_source) reads.
@@ -116,7 +120,7 @@ impl TrainConfig {
 }
 
 fn parse(source: &ConfigSource) -> Result<Table, ConfigError> {
-    source.text.parse().map_err(|e: toml::de::Error| explain(&e, source))
+    source.text.parse().map_err(|e: toml::de::Error| explain(&e, "", source))
 }
 
 /// Fails if `over` sets β values for the cosine schedule, which has none.
@@ -160,8 +164,9 @@ fn same_kind(base: &Table, over: &Table) -> bool {
     over.get("kind").is_none_or(|kind| base.get("kind") == Some(kind))
 }
 
-/// Adds the line of the error and, for a misspelt name, the most similar known one.
-fn explain(error: &toml::de::Error, source: &ConfigSource) -> ConfigError {
+/// Adds the line and the key of the error and, for a misspelt name, the most similar known one.
+/// `key` is the path of the key, such as `lr_schedule.decay`, or empty.
+fn explain(error: &toml::de::Error, key: &str, source: &ConfigSource) -> ConfigError {
     let message = error.message();
     let mut quoted = message.split('`').skip(1).step_by(2);
     let unknown = message.starts_with("unknown ").then(|| quoted.next()).flatten();
@@ -170,10 +175,11 @@ fn explain(error: &toml::de::Error, source: &ConfigSource) -> ConfigError {
             Some(source.text[..span.start.min(source.text.len())].matches('\n').count() + 1)
         }
         // The merged tables have no line numbers, so search for the name.
-        (None, Some(name)) => {
-            source.text.lines().position(|line| line.contains(name)).map(|i| i + 1)
+        (None, name) => {
+            let name = name.or(key.rsplit('.').next()).filter(|name| !name.is_empty());
+            let has_name = |line: &str| name.is_some_and(|name| line.contains(name));
+            source.text.lines().position(has_name).map(|i| i + 1)
         }
-        (None, None) => None,
     };
     let problem = match unknown {
         Some(name) => {
@@ -189,11 +195,30 @@ fn explain(error: &toml::de::Error, source: &ConfigSource) -> ConfigError {
                 _ => format!("unknown key or value `{name}`; known: {}", known.join(", ")),
             }
         }
-        None => message.to_owned(),
+        None if key.is_empty() || key == "." => message.to_owned(),
+        None => format!("{key}: {}", in_words(message)),
     };
     let path = source.path.display();
     ConfigError::Text {
         place: line.map_or_else(|| path.to_string(), |line| format!("{path}:{line}")),
         problem,
     }
+}
+/// A message of serde with words in place of the names of Rust's types.
+fn in_words(message: &str) -> String {
+    if let Some(field) = message.strip_prefix("missing field ") {
+        return format!("the key {field} is missing");
+    }
+    let Some((found, expected)) = message.rsplit_once(", expected ") else {
+        return message.to_owned();
+    };
+    let expected = match expected {
+        "usize" | "u64" | "u32" => "a whole number of at least 0",
+        "f64" | "f32" => "a number",
+        expected if expected.contains("tagged enum") => "a table with the key `kind`",
+        expected if expected.starts_with("struct ") => "a table",
+        expected => expected,
+    };
+    format!("expected {expected}, got {}", found.trim_start_matches("invalid type: "))
+        .replace("invalid value: ", "")
 }

@@ -13,7 +13,7 @@ impl TrainConfig {
     /// Checks the ranges of all fields except the network's, which are checked when it is built.
     ///
     /// # Errors
-    /// The first invalid field, with its value and the valid values.
+    /// If a field is invalid. The error names the first one, its value and the valid values.
     pub fn validate(&self) -> Result<(), ConfigError> {
         let field = |field, value: String, expected: &str, ok: bool| {
             if ok {
@@ -33,7 +33,8 @@ impl TrainConfig {
             )
         };
         let fraction = |name, value: f64| {
-            field(name, value.to_string(), "it must lie in [0, 1)", (0.0..1.0).contains(&value))
+            let ok = (0.0..1.0).contains(&value);
+            field(name, value.to_string(), "it must be at least 0 and below 1", ok)
         };
         at_least_1("size", self.size.unwrap_or(1) as u64)?;
         if let Some((name, value, expected)) = self.pictures.problem() {
@@ -101,7 +102,7 @@ impl TrainConfig {
             LrDecay::Polynomial { power, lr_end } => {
                 positive("lr_schedule.decay.power", power)?;
                 let ok = (0.0..=self.optimizer.lr).contains(&lr_end);
-                let expected = "it must lie between 0 and optimizer.lr";
+                let expected = "it must be from 0 to optimizer.lr";
                 field("lr_schedule.decay.lr_end", lr_end.to_string(), expected, ok)?;
             }
             LrDecay::Constant | LrDecay::Linear | LrDecay::Cosine => {}
@@ -155,9 +156,8 @@ impl TrainConfig {
 
     /// Checks that a model without a noise schedule uses no setting that needs one.
     fn validate_without_schedule(&self, objective: &Objective) -> Result<(), ConfigError> {
-        let expected = |valid: &str| {
-            format!("{valid}: {} has no schedule, only a diffusion has one", objective.name())
-        };
+        let name = if matches!(objective, Objective::Edm(_)) { "EDM" } else { objective.name() };
+        let expected = |valid: &str| format!("{valid}: {name} models have no schedule");
         require(
             self.edm.is_none() || self.prediction_type != PredictionType::Flow,
             "prediction_type",

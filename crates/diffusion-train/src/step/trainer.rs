@@ -325,9 +325,7 @@ impl Trainer {
             return Err(RestoreError::OtherData);
         }
         if state.model != self.model.description {
-            return incompatible(
-                "it holds another model than the run's configuration and its data describe",
-            );
+            return incompatible("it has another model than config.toml and the data describe");
         }
         if !self.config.has_hash(&state.config_hash).map_err(|e| RestoreError::new(None, e))? {
             return incompatible(

@@ -97,7 +97,7 @@ fn settings_that_cannot_be_trained_are_named_by_field() {
             &format!("{flow}[edm]"),
         ),
         (
-            "loss.weighting is min_snr; it must be none: flow has no schedule",
+            "loss.weighting is min_snr; it must be none: flow models have no schedule",
             &format!("{flow}loss.weighting = {{ kind = \"min_snr\", gamma = 5.0 }}"),
         ),
         ("loss.weighting is p2", "loss.weighting = { kind = \"p2\", k = 1.0, gamma = 1.0 }\n[edm]"),

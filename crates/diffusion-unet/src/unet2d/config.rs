@@ -245,7 +245,10 @@ impl UNet2DConfig {
             ));
         }
         if !(0.0..1.0).contains(&self.dropout) {
-            return invalid(format!("dropout is {}; it must lie in [0, 1)", self.dropout));
+            return invalid(format!(
+                "dropout is {}; it must be at least 0 and below 1",
+                self.dropout
+            ));
         }
         Ok(())
     }
@@ -323,7 +326,7 @@ fn check_range(field: &str, value: usize, largest: usize) -> Result<()> {
     if (1..=largest).contains(&value) {
         return Ok(());
     }
-    invalid(format!("{field} is {value}; it must lie between 1 and {largest}"))
+    invalid(format!("{field} is {value}; it must be from 1 to {largest}"))
 }
 
 pub(crate) fn invalid<T>(problem: String) -> Result<T> {

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use diffusion_data::{Background, Channels, Fit, ImageDataset, PictureConfig};
 
 use super::{open, prepare_pictures, report_damaged, resolve, select};
+use crate::args::numbers::whole;
 use crate::session::usage::bail_usage;
 
 /// The heading of [`PictureArgs`] and [`CacheArgs`] in a help text. Each flag names it, because
@@ -60,9 +61,7 @@ impl DataArgs {
 pub(crate) struct PictureArgs {
     /// Resize the pictures to SIZE×SIZE pixels, 1 to 4096 [default: their own size if the first 64
     /// pictures have the same size of at most 64×64, otherwise 32]
-    ///
-    /// The network of the preset mnist needs a multiple of 4.
-    #[arg(long, help_heading = HEADING, value_name = "SIZE", value_parser = clap::value_parser!(u64).range(1..=4096))]
+    #[arg(long, help_heading = HEADING, value_name = "SIZE", value_parser = whole(1..=4096))]
     size: Option<u64>,
     /// Colour channels of the images: auto, grey or rgb [default: auto]
     ///

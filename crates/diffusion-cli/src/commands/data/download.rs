@@ -87,13 +87,13 @@ fn summary(dataset: &NamedDataset, folder: &Path, report: &Report) -> String {
     };
     if report.written.is_empty() {
         return format!(
-            "{folder} already holds the complete {title}, {verification}; nothing was downloaded."
+            "{folder} already contains the complete {title}, {verification}; nothing was downloaded."
         );
     }
     let commit =
         report.commit.as_ref().map(|commit| format!(" from commit {commit}")).unwrap_or_default();
     format!(
-        "{folder} holds the complete {title}, {verification} ({} files written{commit}).",
+        "{folder} contains the complete {title}, {verification} ({} files written{commit}).",
         report.written.len()
     )
 }

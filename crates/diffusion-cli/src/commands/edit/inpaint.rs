@@ -13,6 +13,7 @@ use diffusion_sample::edit::{Inpainting, RESAMPLES, inpaint};
 use super::job::{EditArgs, EditJob};
 use super::pictures::InputPictures;
 use super::{model_note, quantity, report_interrupted};
+use crate::args::numbers::whole;
 use crate::session::progress::clock;
 use crate::session::usage::bail_usage;
 
@@ -33,14 +34,14 @@ pub(crate) struct InpaintArgs {
     region: RegionArgs,
     /// Number of results of each picture and class, 1 to 1,000,000 [default: 4, or 1 if PICTURE is
     /// a folder]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    #[arg(long, value_name = "N", value_parser = whole(1..=1_000_000))]
     num: Option<u64>,
     /// Number of times that each step is taken, 1 to 1000
     ///
     /// Before each repetition noise leads back to the start of the step, which lets the repainted
     /// part and the known part fit each other. Larger values fit better and take proportionally
     /// longer; 1 is the fastest and leaves seams (Lugmayr et al. 2022).
-    #[arg(long, value_name = "N", default_value_t = RESAMPLES as u64, value_parser = clap::value_parser!(u64).range(1..=1000))]
+    #[arg(long, value_name = "N", default_value_t = RESAMPLES as u64, value_parser = whole(1..=1000))]
     resamples: u64,
     #[command(flatten)]
     edit: EditArgs,
@@ -178,12 +179,12 @@ pub(super) fn run(args: &InpaintArgs, device: &Device, quiet: bool) -> anyhow::R
     job.write_grid(&[("input", pictures), ("known", &known)], &results)?;
     let pixels: f32 = mask.sum_all()?.to_scalar()?;
     println!(
-        "{} of {} in {}: {pixels} of {} pixels repainted ({} steps of {}, each taken {}, {}){}",
+        "{} of {} in {}: {pixels} of {} pixels repainted ({} of {}, each taken {}, {}){}",
         quantity(job.count(), "filling", "fillings"),
         job.inputs.names(),
         args.edit.out.display(),
         mask.elem_count(),
-        job.config.plan.steps().len(),
+        quantity(job.config.plan.steps().len(), "step", "steps"),
         job.config.sampler.name(),
         quantity(resamples, "time", "times"),
         clock(start.elapsed().as_secs_f64()),

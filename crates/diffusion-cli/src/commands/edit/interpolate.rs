@@ -16,6 +16,7 @@ use super::inversion::{RoundTripError, config};
 use super::pictures::{name_of, write_grid};
 use super::{model_note, quantity, report_interrupted};
 use crate::args::control::{Control, ControlArgs};
+use crate::args::numbers::whole;
 use crate::args::runs::{FoundModel, ModelArgs};
 use crate::commands::{make_folder, warn_of_images_beyond};
 use crate::session::generation::{GenerationDisplay, each_batch};
@@ -40,8 +41,8 @@ const SHOWN: usize = 12;
 pub(crate) struct InterpolateArgs {
     /// Two pictures, the ends: PNG, JPEG, WebP, BMP or GIF, of any size
     ///
-    /// They are brought to the size and the channels of the model's images, cropped or padded as
-    /// the training pictures were.
+    /// They are resized to the size of the model's images and converted to their channels. They are
+    /// cropped or padded as the training pictures were.
     #[arg(value_names = ["A", "B"], num_args = 2, required_unless_present = "seeds", conflicts_with = "seeds")]
     pictures: Vec<PathBuf>,
     /// Two seeds instead of two pictures, for example 1,2; each 0 to 2^64 - 1
@@ -53,14 +54,14 @@ pub(crate) struct InterpolateArgs {
     #[command(flatten)]
     model: ModelArgs,
     /// Number of images, the ends included, 2 to 10,000
-    #[arg(long, value_name = "N", default_value = "10", value_parser = clap::value_parser!(u64).range(2..=10_000))]
+    #[arg(long, value_name = "N", default_value = "10", value_parser = whole(2..=10_000))]
     frames: u64,
     /// Number of sampling steps, and of inversion steps; at most the number of training timesteps
     /// [default: 50, or the number of training timesteps if that is smaller]
     ///
     /// Flow and EDM models have no training timesteps and accept 1 to 1,000,000. More steps invert
     /// more exactly.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    #[arg(long, value_name = "N", value_parser = whole(1..=1_000_000))]
     steps: Option<u64>,
     /// Folder for the images 000000.png, 000001.png, …
     #[arg(long, value_name = "DIR", default_value = "edited")]
@@ -129,12 +130,12 @@ pub(super) fn run(
         return Ok(report_interrupted(&args.out));
     };
     println!(
-        "{} from {} to {} in {} ({} steps each, {}){}",
+        "{} from {} to {} in {} ({} each, {}){}",
         quantity(frames.len(), "image", "images"),
         task.end(0),
         task.end(1),
         args.out.display(),
-        task.config.plan.steps().len(),
+        quantity(task.config.plan.steps().len(), "step", "steps"),
         clock(start.elapsed().as_secs_f64()),
         model_note(&task.found)
     );

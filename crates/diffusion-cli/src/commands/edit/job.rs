@@ -12,6 +12,7 @@ use diffusion_sample::edit::EditError;
 use super::GRID;
 use super::pictures::{InputPictures, write_grid};
 use crate::args::control::{Control, ControlArgs};
+use crate::args::numbers::whole;
 use crate::args::one_of;
 use crate::args::runs::{FoundModel, ModelArgs};
 use crate::args::sampling::sampler_kind;
@@ -25,8 +26,8 @@ use crate::session::usage::{check_no_overwrite, check_picture, checked_plan};
 pub(super) struct EditArgs {
     /// Picture to edit, or a folder of pictures: PNG, JPEG, WebP, BMP or GIF, of any size
     ///
-    /// It is brought to the size and the channels of the model's images, cropped or padded as the
-    /// training pictures were. The results have this size too.
+    /// It is resized to the size of the model's images and converted to their channels. It is
+    /// cropped or padded as the training pictures were. The results have this size too.
     #[arg(value_name = "PICTURE")]
     pub(super) picture: PathBuf,
     #[command(flatten)]
@@ -40,7 +41,7 @@ pub(super) struct EditArgs {
     /// [default: as for `diffusion sample`]
     ///
     /// Flow and EDM models have no training timesteps and accept 1 to 1,000,000.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    #[arg(long, value_name = "N", value_parser = whole(1..=1_000_000))]
     steps: Option<u64>,
     /// Seed of the noise, 0 to 2^64 - 1
     #[arg(long, value_name = "SEED", default_value = "0")]

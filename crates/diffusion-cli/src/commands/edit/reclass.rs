@@ -15,9 +15,9 @@ use diffusion_sample::edit::{GRAIN, INVERSION_ITERATIONS, from_noise, to_noise, 
 
 use super::inversion::{RoundTripError, config};
 use super::pictures::{InputPictures, write_grid};
-use super::{GRID, model_note, report_interrupted};
+use super::{GRID, model_note, quantity, report_interrupted};
 use crate::args::control::{Control, ControlArgs, find_classes};
-use crate::args::numbers::{scale, share_below_1};
+use crate::args::numbers::{scale, share_below_1, whole};
 use crate::args::runs::ModelArgs;
 use crate::commands::make_folder;
 use crate::session::generation::{GenerationDisplay, each_batch};
@@ -38,8 +38,8 @@ use crate::session::usage::{bail_usage, check_no_overwrite, check_picture};
 pub(crate) struct ReclassArgs {
     /// Picture to edit, or a folder of pictures: PNG, JPEG, WebP, BMP or GIF, of any size
     ///
-    /// It is brought to the size and the channels of the model's images, cropped or padded as the
-    /// training pictures were.
+    /// It is resized to the size of the model's images and converted to their channels. It is
+    /// cropped or padded as the training pictures were.
     #[arg(value_name = "PICTURE")]
     picture: PathBuf,
     /// Class of the pictures, by name or number, or `none` to invert unconditionally [default: the
@@ -75,7 +75,7 @@ pub(crate) struct ReclassArgs {
     ///
     /// Flow and EDM models have no training timesteps and accept 1 to 1,000,000. More steps invert
     /// more exactly.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    #[arg(long, value_name = "N", value_parser = whole(1..=1_000_000))]
     steps: Option<u64>,
     /// Grain: share of the inversion steps that random noise replaces; at least 0 and below 1
     ///
@@ -153,13 +153,13 @@ pub(super) fn run(args: &ReclassArgs, device: &Device, quiet: bool) -> anyhow::R
         )?;
     }
     println!(
-        "{} changed from {} to {} in {} ({steps} steps each way, {} inversion steps replaced by \
-         grain, {}){}",
+        "{} changed from {} to {} in {} ({} each way, {} replaced by grain, {}){}",
         task.inputs.names(),
         class_name(from),
         targets.join(", "),
         args.out.display(),
-        task.grain,
+        quantity(steps, "step", "steps"),
+        quantity(task.grain, "inversion step", "inversion steps"),
         clock(start.elapsed().as_secs_f64()),
         model_note(&found)
     );
@@ -184,8 +184,8 @@ fn original_class(args: &ReclassArgs, model: &ModelDescription) -> anyhow::Resul
     match model.classes.iter().position(|class| Some(&class.name) == folder.as_ref()) {
         Some(class) => Ok(Some(class as u32)),
         None => bail_usage!(
-            "--from is required: the folder name of {} is no class of the model; name a class or \
-             `none`",
+            "--from is required: the folder name of {} is not a class of the model; name a class \
+             or `none`",
             args.picture.display()
         ),
     }

@@ -9,7 +9,7 @@ use diffusion_sample::edit::{steps_at, vary};
 
 use super::job::{EditArgs, EditJob};
 use super::{model_note, quantity, report_interrupted};
-use crate::args::numbers::share_above_0;
+use crate::args::numbers::{share_above_0, whole};
 use crate::session::progress::clock;
 
 /// Generate variations of a picture
@@ -37,7 +37,7 @@ pub(crate) struct VaryArgs {
     strength: f64,
     /// Number of variations of each picture and class, 1 to 1,000,000 [default: 8, or 1 if PICTURE
     /// is a folder]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    #[arg(long, value_name = "N", value_parser = whole(1..=1_000_000))]
     num: Option<u64>,
     #[command(flatten)]
     edit: EditArgs,

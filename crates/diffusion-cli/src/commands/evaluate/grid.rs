@@ -11,6 +11,7 @@ use diffusion_sample::{SampleError, SamplerKind};
 
 use crate::args::data;
 use crate::args::judging::JudgeArgs;
+use crate::args::numbers::whole;
 use crate::args::one_of;
 use crate::args::runs::{FoundModel, ModelArgs};
 use crate::args::sampling::sampler_kind;
@@ -36,7 +37,7 @@ pub(crate) struct GridArgs {
     /// Numbers of sampling steps to compare, separated by commas, one column each; 1 to 100,000
     ///
     /// A model with a noise schedule allows at most as many steps as the schedule has timesteps.
-    #[arg(long, value_name = "NUMBERS", value_delimiter = ',', default_value = "5,10,20,50", value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    #[arg(long, value_name = "NUMBERS", value_delimiter = ',', default_value = "5,10,20,50", value_parser = whole(1..=100_000))]
     steps: Vec<u64>,
     /// Images per cell for the Fréchet distance; 0, or 64 to 100,000
     ///
@@ -46,9 +47,9 @@ pub(crate) struct GridArgs {
     #[command(flatten)]
     judge: JudgeArgs,
     /// Images to show per cell; 1 to 256
-    #[arg(long, value_name = "N", default_value = "9", value_parser = clap::value_parser!(u64).range(1..=256))]
+    #[arg(long, value_name = "N", default_value = "9", value_parser = whole(1..=256))]
     num: u64,
-    /// Seed of the noise; 0 to 2^64 − 1
+    /// Seed of the noise; 0 to 2^64 - 1
     #[arg(long, value_name = "SEED", default_value = "0")]
     seed: u64,
     /// Write the picture to this PNG file

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::args::data;
 use crate::args::judging::{self, JudgeArgs};
-use crate::args::numbers::scale;
+use crate::args::numbers::{scale, whole};
 use crate::args::runs::ModelArgs;
 use crate::session::interrupt;
 use crate::session::progress::Progress;
@@ -45,10 +45,10 @@ pub(crate) struct GuidanceArgs {
     /// Images to generate per class and scale; 1 to 10,000
     ///
     /// More images give more precise metrics and take longer.
-    #[arg(long, value_name = "N", default_value = "100", value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    #[arg(long, value_name = "N", default_value = "100", value_parser = whole(1..=10_000))]
     per_class: u64,
-    /// Seed of the noise; 0 to 2^62 − 1
-    #[arg(long, value_name = "SEED", default_value = "0", value_parser = clap::value_parser!(u64).range(..1 << 62))]
+    /// Seed of the noise; 0 to 2^62 - 1
+    #[arg(long, value_name = "SEED", default_value = "0", value_parser = whole(..1 << 62))]
     seed: u64,
     /// Also write the metrics as a chart over the scale, PNG or SVG by the file's ending
     #[arg(long, value_name = "FILE.png|FILE.svg")]

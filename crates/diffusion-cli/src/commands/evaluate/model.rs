@@ -3,10 +3,11 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use anyhow::anyhow;
 use candle_core::Device;
 use diffusion_data::ImageDataset;
 use diffusion_eval::{Bound, Estimate, ModelErrors, ModelEvaluation, ModelLoss, VariationalBound};
-use diffusion_model::{LoadedModel, Weights};
+use diffusion_model::{LoadedModel, Objective, Weights};
 use diffusion_report::model_chart;
 use diffusion_sample::VarianceType;
 use serde_json::{Value, json};
@@ -14,6 +15,7 @@ use serde_json::{Value, json};
 use super::pictures::of_model;
 use super::{CONTINUOUS_LEVELS, as_object, axis, continuous_levels, with_error};
 use crate::args::data;
+use crate::args::numbers::whole;
 use crate::args::one_of;
 use crate::args::runs::{FoundModel, ModelArgs, program};
 use crate::args::sampling::variance;
@@ -46,24 +48,24 @@ pub(crate) struct ModelEvaluationArgs {
     /// Evaluate on N of the pictures; at least 1
     ///
     /// More pictures give smaller standard errors and take longer.
-    #[arg(long, value_name = "N", default_value = "256", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", default_value = "256", value_parser = whole(1..))]
     num: u64,
     /// Bins of equal size to divide the timesteps into; 1 to 1000 [default: 10]
     ///
     /// N cannot exceed the number of timesteps; the default is lowered to that number. Models of
     /// flows and EDM are evaluated at 1000 noise levels.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1000))]
+    #[arg(long, value_name = "N", value_parser = whole(1..=1000))]
     bins: Option<u64>,
     /// Random timesteps per bin and picture; at least 1
     ///
     /// More timesteps give smaller standard errors; the time grows in proportion.
-    #[arg(long, value_name = "N", default_value = "4", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", default_value = "4", value_parser = whole(1..))]
     looks: u64,
     /// Variance of the bound's reverse steps [default: learned-range if the model has learned it,
     /// else fixed-small]
     #[arg(long, value_name = "VARIANCE", value_parser = one_of(VarianceType::ALL, VarianceType::name))]
     variance: Option<VarianceType>,
-    /// Seed of the noise and timesteps; 0 to 2^64 − 1
+    /// Seed of the noise and timesteps; 0 to 2^64 - 1
     #[arg(long, value_name = "SEED", default_value = "0")]
     seed: u64,
     /// Also write losses and bits as a chart over the timesteps, PNG or SVG by the file's ending
@@ -115,6 +117,16 @@ pub(super) fn run(
         interrupt::flow()
     });
     progress.finish();
+    let errors = errors.map_err(|error| {
+        if model.description.network.supports_unconditional() {
+            anyhow::Error::from(error)
+        } else {
+            anyhow!(
+                "{error}; this command predicts without classes, so the model must be trained with \
+                 class_dropout above 0"
+            )
+        }
+    });
     let Some(errors) = errors? else { return Ok(ExitCode::from(interrupt::EXIT_CODE)) };
 
     if let Some(path) = &args.plot {
@@ -134,14 +146,19 @@ pub(super) fn run(
     match &errors.bound {
         Some(bound) => print_bound(bound),
         None => println!(
-            "no bits/dim: the bound is a sum over the steps of a schedule; a model of {} has no schedule",
-            model.objective.name()
+            "no bits/dim: the bound is a sum over the steps of a schedule; {} models have no schedule",
+            process_name(&model.objective)
         ),
     }
     if let Some(path) = &args.plot {
         println!("plot: {}", path.display());
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The name of the process before "models".
+fn process_name(objective: &Objective) -> &'static str {
+    if matches!(objective, Objective::Edm(_)) { "EDM" } else { objective.name() }
 }
 
 /// The variational bound along the model's schedule; `None` if it has no schedule.
@@ -151,8 +168,8 @@ fn bound<'a>(
 ) -> anyhow::Result<Option<VariationalBound<'a>>> {
     let Some(schedule) = model.objective.schedule() else {
         if args.variance.is_some() {
-            let process = model.objective.name();
-            bail_usage!("--variance sets the bound's variance; a model of {process} has no bound");
+            let process = process_name(&model.objective);
+            bail_usage!("--variance sets the bound's variance; {process} models have no bound");
         }
         return Ok(None);
     };

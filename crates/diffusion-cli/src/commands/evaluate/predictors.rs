@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 use super::pictures::of_model;
 use super::{TIMESTEP, as_object, axis, continuous_levels, with_error};
 use crate::args::data;
+use crate::args::numbers::whole;
 use crate::args::runs::ModelArgs;
 use crate::args::schedules;
 use crate::session::interrupt;
@@ -72,14 +73,14 @@ pub(crate) struct PredictorsArgs {
     /// Number of timesteps T of a named schedule; 1 to 1,000,000
     ///
     /// Files and models have their own number of timesteps.
-    #[arg(long, value_name = "T", default_value = "200", conflicts_with_all = ["run", "checkpoint"], value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    #[arg(long, value_name = "T", default_value = "200", conflicts_with_all = ["run", "checkpoint"], value_parser = whole(1..=1_000_000))]
     timesteps: u64,
     /// Bins of equal size to divide the timesteps into; 1 to 1000 [default: 4]
     ///
     /// N cannot exceed the number of timesteps; the default is lowered to that number.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1000))]
+    #[arg(long, value_name = "N", value_parser = whole(1..=1000))]
     bins: Option<u64>,
-    /// Seed of the synthetic images and the noise; 0 to 2^64 − 1
+    /// Seed of the synthetic images and the noise; 0 to 2^64 - 1
     #[arg(long, value_name = "SEED", default_value = "0")]
     seed: u64,
     /// Also write the errors as a chart over the timesteps, PNG or SVG by the file's ending

@@ -14,6 +14,7 @@ use serde_json::Value;
 
 use crate::args::data;
 use crate::args::judging::{self, JudgeArgs, training_pictures};
+use crate::args::numbers::whole;
 use crate::args::one_of;
 use crate::args::runs::{FoundModel, ModelArgs};
 use crate::args::sampling::sampler_kind;
@@ -63,15 +64,15 @@ pub(crate) struct SamplesArgs {
     #[arg(long, value_name = "mnist|PATH")]
     training: Option<PathBuf>,
     /// Images to generate per seed; 64 to 100,000 [default: 2000]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(64..=100_000))]
+    #[arg(long, value_name = "N", value_parser = whole(64..=100_000))]
     num: Option<u64>,
     /// Number of seeds, one set of images each; 1 to 100 [default: 3]
     ///
     /// With 1 seed there is no standard deviation.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=100))]
+    #[arg(long, value_name = "N", value_parser = whole(1..=100))]
     seeds: Option<u64>,
-    /// First seed, which the others follow; 0 to 2^62 − 1 [default: 0]
-    #[arg(long, value_name = "SEED", value_parser = clap::value_parser!(u64).range(..1 << 62))]
+    /// First seed, which the others follow; 0 to 2^62 - 1 [default: 0]
+    #[arg(long, value_name = "SEED", value_parser = whole(..1 << 62))]
     seed: Option<u64>,
     /// Sampler [default: the same as in `sample`]
     #[arg(long, value_name = "NAME", value_parser = one_of(&SamplerKind::ALL, SamplerKind::name))]
@@ -79,7 +80,7 @@ pub(crate) struct SamplesArgs {
     /// Sampling steps; 1 to 1,000,000 [default: the same as in `sample`]
     ///
     /// A model with a noise schedule allows at most as many steps as the schedule has timesteps.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    #[arg(long, value_name = "N", value_parser = whole(1..=1_000_000))]
     steps: Option<u64>,
     /// Guidance scale for a class-conditional model; -1000 to 1000 [default: the same as in
     /// `sample`]
@@ -344,7 +345,7 @@ fn print_table(evaluator: &SampleEvaluator, Evaluation { description, report, ..
     let title = if training.is_some() { "training pictures" } else { "" };
     let line = |name: &str, cells: [String; 3]| {
         let [mean, deviation, training] = cells;
-        println!("{}", format!("{name:<28} {mean:>10} {deviation:>10}  {training:>17}").trim_end());
+        println!("{}", format!("{name:<42} {mean:>10} {deviation:>10}  {training:>17}").trim_end());
     };
     line("", ["images", "± std", title].map(str::to_owned));
     let (fewest, most) = report.counts();

@@ -38,10 +38,14 @@ fn section(page: &mut String, command: &Command, arguments: &str) {
     let usage = usage.trim_start_matches("Usage: ");
     let _ = write!(page, "\n## {name}\n\n{}\n", paragraphs(&about.unwrap_or_default(), "", ""));
     let _ = write!(page, "```text\n{usage}\n```\n");
-    if let Some(examples) = command.get_after_help() {
-        let lines: Vec<String> =
-            examples.to_string().lines().skip(1).map(|line| line.trim_start().to_owned()).collect();
-        let _ = write!(page, "\nExamples:\n\n```sh\n{}\n```\n", lines.join("\n"));
+    for block in command.get_after_help().map(ToString::to_string).unwrap_or_default().split("\n\n")
+    {
+        // Each block has a title, such as "Examples:", and indented lines.
+        let Some((title, lines)) = block.split_once('\n') else { continue };
+        let language = if title.starts_with("Example") { "sh" } else { "text" };
+        let lines: Vec<&str> =
+            lines.lines().map(|line| line.strip_prefix("  ").unwrap_or(line)).collect();
+        let _ = write!(page, "\n{title}\n\n```{language}\n{}\n```\n", lines.join("\n"));
     }
     page.push_str(arguments);
 }
@@ -110,15 +114,23 @@ fn ended(text: &str) -> String {
 /// The paragraphs of a help text in lines of at most [`COLUMNS`]: the first line after `first`, the
 /// others after `indent`. Ends with a line break.
 fn paragraphs(text: &str, first: &str, indent: &str) -> String {
-    let escaped = text.trim().replace('<', "\\<").replace('*', "\\*").replace('[', "\\[");
     let mut lines = first.to_owned();
-    for (number, paragraph) in escaped.split("\n\n").enumerate() {
+    for (number, paragraph) in text.trim().split("\n\n").enumerate() {
         if number > 0 {
             let _ = write!(lines, "\n{indent}");
         }
-        wrap(&mut lines, paragraph, indent);
+        wrap(&mut lines, &escaped(paragraph), indent);
     }
     lines
+}
+
+/// `text` with backslashes before the signs of Markdown, except in code.
+fn escaped(text: &str) -> String {
+    let escape = |text: &str| text.replace('<', "\\<").replace('*', "\\*").replace('[', "\\[");
+    let parts = text.split('`').enumerate();
+    let parts: Vec<String> =
+        parts.map(|(i, part)| if i % 2 == 0 { escape(part) } else { part.to_owned() }).collect();
+    parts.join("`")
 }
 
 /// Appends a paragraph and a line break to `lines`.

@@ -11,8 +11,9 @@ use diffusion_train::TrainConfig;
 use diffusion_unet::{NetworkAnalysis, NetworkConfig, UNetSketch};
 use serde_json::{Value, json};
 
+use crate::args::numbers::whole;
 use crate::args::runs::ModelArgs;
-use crate::commands::bytes;
+use crate::commands::{bytes, quantity};
 use crate::session::usage::{CHARTS, bail_usage, check_picture};
 
 /// The two configurations of the tutorial's exercise.
@@ -67,19 +68,19 @@ pub(crate) struct AnalyzeArgs {
     #[arg(long, value_name = "WIDTHS", conflicts_with_all = ["preset", "run", "checkpoint", "import", "batch_size"])]
     channels: Vec<String>,
     /// Channels of the images; 1 to 4096 [default: the network's, 3 for a sketch]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=4096))]
+    #[arg(long, value_name = "N", value_parser = whole(1..=4096))]
     in_channels: Option<u64>,
     /// Height and width of the images, in pixels; 1 to 65,536 [default: the model's, 64 for a
     /// sketch]
     ///
     /// The default of a preset is its image size, or 28. The size must be divisible by 2 for each
     /// level that halves it.
-    #[arg(long, value_name = "SIZE", value_parser = clap::value_parser!(u64).range(1..=65_536))]
+    #[arg(long, value_name = "SIZE", value_parser = whole(1..=65_536))]
     size: Option<u64>,
     /// Images per batch, for the memory of a real network; 1 to 4096 [default: 1]
     ///
     /// The batch may have up to 1,048,576 pixels (width × height × images).
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=4096))]
+    #[arg(long, value_name = "N", value_parser = whole(1..=4096))]
     batch_size: Option<u64>,
     /// Also draw the structure of the network, PNG or SVG by the file's ending
     #[arg(long, value_name = "FILE")]
@@ -139,8 +140,9 @@ fn real_network(args: &AnalyzeArgs) -> anyhow::Result<Option<(String, NetworkCon
     let pixels = height * width * batch as usize;
     if pixels > MOST_PIXELS {
         bail_usage!(
-            "{batch} image(s) of {height}×{width} are {pixels} pixels; at most {MOST_PIXELS} are \
-             supported, because the network is executed"
+            "{} of {height}×{width}: {pixels} pixels in all; at most {MOST_PIXELS} are supported, \
+             because the network is executed",
+            quantity(batch as usize, "image", "images")
         );
     }
     Ok(Some((name, network, [height, width])))
@@ -154,8 +156,13 @@ fn analyze(
 ) -> anyhow::Result<()> {
     let batch = args.batch_size.unwrap_or(1) as usize;
     let analysis = NetworkAnalysis::new(network, size, batch).with_context(|| name.to_owned())?;
-    let title =
-        format!("{name}, {batch} image(s) of {}×{}×{}", network.image_channels(), size[0], size[1]);
+    let title = format!(
+        "{name}, {} of {}×{}×{}",
+        quantity(batch, "image", "images"),
+        network.image_channels(),
+        size[0],
+        size[1]
+    );
     if let Some(path) = &args.plot {
         let boxes = analysis
             .parts
@@ -218,7 +225,7 @@ fn analyze(
         bytes(TRAINED_COPIES * weights + analysis.training_peak_bytes)
     );
     println!(
-        "The program itself, its data and the threads' working memory come on top; train --dry-run measures them."
+        "The program itself, its data and the threads' working memory are not included; train --dry-run measures them."
     );
     Ok(())
 }

@@ -32,7 +32,7 @@ pub(crate) struct ShowNoiseArgs {
     /// Number of the picture in the data set, counted from 0
     #[arg(long, value_name = "N", default_value = "0")]
     index: usize,
-    /// Seed of the noise; 0 to 2^64 − 1
+    /// Seed of the noise; 0 to 2^64 - 1
     #[arg(long, value_name = "SEED", default_value = "0")]
     seed: u64,
     /// Write the pictures to this PNG file

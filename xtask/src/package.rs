@@ -102,11 +102,11 @@ fn readme(package: &Crate) -> Result<String> {
     let mut readme = format!("# {}\n\n{}", package.name, flat(&text));
     let licence = match package.publication.license.as_deref() {
         None | Some("MIT OR Apache-2.0") => "MIT or Apache-2.0, at your option".to_owned(),
-        Some(licence) => format!("`{licence}`; Cargo.toml says which part has which licence"),
+        Some(licence) => format!("`{licence}`.\nThe manifest says which part has which licence"),
     };
     let _ = write!(
         readme,
-        "\n## Licence\n\n{licence}. This crate is a part of the toolkit `diffusion`.\n"
+        "\n## Licence\n\n{licence}.\n\nThis crate is a part of the toolkit `diffusion`.\n"
     );
     Ok(readme)
 }

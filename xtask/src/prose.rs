@@ -103,8 +103,9 @@ fn phrases(text: &str) -> impl Iterator<Item = String> + use<> {
         let is_word = |c: Option<char>| c.is_some_and(char::is_alphanumeric);
         let starts_word = phrase.starts_with(char::is_alphanumeric);
         let ends_word = phrase.ends_with(char::is_alphanumeric);
-        !(starts_word && is_word(joined[..at].chars().next_back()))
-            && !(ends_word && is_word(joined[at + phrase.len()..].chars().next()))
+        let begins_inside = starts_word && is_word(joined[..at].chars().next_back());
+        let ends_inside = ends_word && is_word(joined[at + phrase.len()..].chars().next());
+        !begins_inside && !ends_inside
     };
     let mut found = Vec::new();
     for (phrase, instead) in PHRASES {

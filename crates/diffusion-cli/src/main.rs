@@ -16,8 +16,8 @@
 //! diffusion man | man -l -
 //! ```
 //!
-//! Exit codes: 0 success, 1 failure, 2 wrong argument or configuration, 130 interrupted, 141 output
-//! pipe closed.
+//! Exit codes: 0 success, 1 failure, 2 wrong argument or configuration, 130 interrupted (143 by
+//! SIGTERM, 129 by SIGHUP), 141 output pipe closed.
 
 mod args;
 mod commands;
@@ -41,8 +41,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// handwritten digits that comes with the program. `diffusion COMMAND --help` explains every flag
 /// of a command; `-h` is its short form.
 ///
-/// Exit codes: 0 success, 1 failure, 2 wrong argument or configuration, 130 interrupted, 141 output
-/// pipe closed.
+/// Exit codes: 0 success, 1 failure, 2 wrong argument or configuration, 130 interrupted (143 by
+/// SIGTERM, 129 by SIGHUP), 141 output pipe closed.
 #[derive(Parser)]
 #[command(name = "diffusion", version, propagate_version = true)]
 struct Cli {
@@ -137,7 +137,7 @@ fn main() -> ExitCode {
             if matches!(error.downcast_ref(), Some(diffusion_data::DataError::Cancelled)) =>
         {
             tracing::warn!("{error}");
-            ExitCode::from(interrupt::EXIT_CODE)
+            ExitCode::from(interrupt::exit_code())
         }
         Err(error) => {
             logging::report(&error);

@@ -47,7 +47,7 @@ const GRID: usize = 16;
 /// Prints that the edit was interrupted; returns the exit code.
 fn report_interrupted(out: &Path) -> ExitCode {
     println!("stopped before the last picture; the finished ones are in {}", out.display());
-    ExitCode::from(interrupt::EXIT_CODE)
+    ExitCode::from(interrupt::exit_code())
 }
 
 /// The end of a result line, which names the model that comes with the program if it was used.

@@ -226,7 +226,7 @@ pub(crate) fn run(args: &SampleArgs, device: &Device, quiet: bool) -> anyhow::Re
     let out = args.out.display();
     if flow == ControlFlow::Break(()) {
         println!("stopped before the last image; the {count} finished images are in {out}");
-        return Ok(ExitCode::from(interrupt::EXIT_CODE));
+        return Ok(ExitCode::from(interrupt::exit_code()));
     }
     if let Some(path) = &args.grid {
         list.grid(&pictures, &control)?.write_png(path)?;

@@ -456,7 +456,7 @@ fn print_outcome(
                 runs::program("train"),
                 args.unsaved_flags()
             );
-            ExitCode::from(interrupt::EXIT_CODE)
+            ExitCode::from(interrupt::exit_code())
         }
     }
 }

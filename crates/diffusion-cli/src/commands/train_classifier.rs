@@ -147,7 +147,7 @@ pub(crate) fn run(
         if interrupted { format!("the unfinished classifier is in {path}") } else { path.clone() }
     );
     if interrupted {
-        return Ok(ExitCode::from(interrupt::EXIT_CODE));
+        return Ok(ExitCode::from(interrupt::exit_code()));
     }
     if let Some(held_out) = &held_out {
         let accuracies = SIGMAS.map(|sigma| -> anyhow::Result<String> {

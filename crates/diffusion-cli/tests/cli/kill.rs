@@ -133,3 +133,64 @@ fn a_run_has_its_first_checkpoint_before_its_configuration() {
     };
     assert!(model("rest") == model("run"));
 }
+
+/// A cluster ends a job by SIGTERM, a closed terminal by SIGHUP. Both save like Ctrl-C.
+#[cfg(target_os = "linux")]
+#[test]
+fn sigterm_and_sighup_save_and_stop() {
+    use std::process::Stdio;
+
+    for (signal, code) in [("TERM", 143), ("HUP", 129), ("INT", 130)] {
+        let place = TestDir::new();
+        place.small_config();
+        let mut command = place.command("train --config small.toml --run-dir run --steps 1000000");
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        wait_for_steps(&place);
+        send(signal, child.id());
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(code), "{signal}");
+        let out = String::from_utf8(output.stdout).unwrap();
+        assert!(out.contains("everything is saved in run"), "{signal}: {out}");
+        let metrics = fs::read_to_string(place.path("run/metrics.jsonl")).unwrap();
+        let step = fs::read_to_string(place.path("run/latest")).unwrap();
+        let step: usize = step.trim().trim_start_matches("step-").parse().unwrap();
+        assert_eq!(metrics.lines().count(), step);
+    }
+}
+
+/// `nohup` makes a program ignore SIGHUP. It must go on when the terminal closes.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_training_under_nohup_survives_sighup() {
+    let place = TestDir::new();
+    place.small_config();
+    let line = "train --config small.toml --run-dir run --steps 1000000";
+    let mut command = std::process::Command::new("sh");
+    let program = place.command(line).get_program().to_owned();
+    let script = format!("trap '' HUP; exec {} {line}", program.to_str().unwrap());
+    command.args(["-c", &script]).current_dir(place.path("")).env("CI", "true");
+    command.env("DIFFUSION_CACHE", place.path("cache")).stdout(std::process::Stdio::null());
+    let mut child = command.stderr(std::process::Stdio::null()).spawn().unwrap();
+    wait_for_steps(&place);
+    send("HUP", child.id());
+    std::thread::sleep(Duration::from_millis(300));
+    assert!(child.try_wait().unwrap().is_none(), "SIGHUP ended it");
+    send("TERM", child.id());
+    assert_eq!(child.wait().unwrap().code(), Some(143));
+}
+
+#[cfg(target_os = "linux")]
+fn send(signal: &str, process: u32) {
+    let process = process.to_string();
+    let status = std::process::Command::new("kill").args(["-s", signal, &process]).status();
+    assert!(status.unwrap().success());
+}
+
+/// Waits until the run has trained some steps.
+#[cfg(target_os = "linux")]
+fn wait_for_steps(place: &TestDir) {
+    let lines = || fs::read_to_string(place.path("run/metrics.jsonl")).unwrap_or_default();
+    while lines().lines().count() < 2 {
+        std::thread::yield_now();
+    }
+}

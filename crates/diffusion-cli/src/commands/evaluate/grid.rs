@@ -103,7 +103,7 @@ pub(super) fn run(args: &GridArgs, device: &Device, quiet: bool) -> anyhow::Resu
             let start = Instant::now();
             let Some(images) = images(args, &model, kind, steps as usize, generated)? else {
                 println!("stopped before all cells were generated");
-                return Ok(ExitCode::from(interrupt::EXIT_CODE));
+                return Ok(ExitCode::from(interrupt::exit_code()));
             };
             seconds.push(format!("{:.2}", start.elapsed().as_secs_f64()));
             if let Some(judge) = judge {

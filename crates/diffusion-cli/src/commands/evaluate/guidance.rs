@@ -127,7 +127,7 @@ pub(super) fn run(args: &GuidanceArgs, device: &Device, quiet: bool) -> anyhow::
             Err(e) if e.is_cancelled() => {
                 progress.finish();
                 println!("stopped before all scales were evaluated");
-                return Ok(ExitCode::from(interrupt::EXIT_CODE));
+                return Ok(ExitCode::from(interrupt::exit_code()));
             }
             images => images?.clamp(-1f32, 1f32)?,
         };

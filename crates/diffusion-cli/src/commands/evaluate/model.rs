@@ -127,7 +127,7 @@ pub(super) fn run(
             )
         }
     });
-    let Some(errors) = errors? else { return Ok(ExitCode::from(interrupt::EXIT_CODE)) };
+    let Some(errors) = errors? else { return Ok(ExitCode::from(interrupt::exit_code())) };
 
     if let Some(path) = &args.plot {
         model_chart(&errors, axis(model)).write(path)?;

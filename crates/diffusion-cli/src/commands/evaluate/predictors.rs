@@ -120,7 +120,7 @@ pub(super) fn run(args: &PredictorsArgs, device: &Device, quiet: bool) -> anyhow
     let (mut errors, mut expected) = (Vec::new(), Vec::new());
     for (name, predictor) in predictors {
         if interrupt::flow().is_break() {
-            return Ok(ExitCode::from(interrupt::EXIT_CODE));
+            return Ok(ExitCode::from(interrupt::exit_code()));
         }
         errors.push((name, evaluation.errors(&predictor)?));
         expected.push(predictor.expected_error());

@@ -169,7 +169,7 @@ pub(super) fn run(args: &SamplesArgs, device: &Device, quiet: bool) -> anyhow::R
     };
     let Some((evaluator, evaluation)) = evaluation else {
         println!("stopped before the images were evaluated");
-        return Ok(ExitCode::from(interrupt::EXIT_CODE));
+        return Ok(ExitCode::from(interrupt::exit_code()));
     };
     // The file comes first: printing ends the program if the output pipe is closed.
     if let Some(path) = &args.json {
@@ -180,7 +180,7 @@ pub(super) fn run(args: &SamplesArgs, device: &Device, quiet: bool) -> anyhow::R
     let sets = evaluation.report.sets.len();
     if evaluation.sampling.is_some() && sets < args.seeds() as usize {
         println!("stopped after {sets} of {} seeds", args.seeds());
-        return Ok(ExitCode::from(interrupt::EXIT_CODE));
+        return Ok(ExitCode::from(interrupt::exit_code()));
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -252,9 +252,10 @@ pub(crate) fn run(args: &TrainArgs, device: &Device, quiet: bool) -> anyhow::Res
     if let Some(schedule) = trainer.objective().schedule() {
         super::warn_of_terminal_snr(schedule);
     }
+    let start = trainer.steps_done();
     let outcome = TrainingDisplay::new(&trainer, &run_dir, args.tensorboard, quiet)?
         .train(&mut trainer, &checks)?;
-    Ok(print_outcome(outcome, &trainer, &run_dir, args))
+    Ok(print_outcome(outcome, start, &trainer, &run_dir, args))
 }
 
 /// Logs that an epoch repeats each picture more often than configured, if it does.
@@ -420,6 +421,7 @@ fn restore(trainer: &mut Trainer, run_dir: &RunDir, device: &Device) -> anyhow::
     }
     checkpoint.restore_into(trainer, &path).map_err(with_advice)?;
     tracing::info!("resuming from {} (step {})", path.display(), trainer.steps_done());
+    log_raised_rate(trainer, run_dir)?;
     if trainer.is_finished() {
         tracing::warn!(
             "this run is already finished; give a larger --steps, --epochs or --max-minutes to \
@@ -429,8 +431,25 @@ fn restore(trainer: &mut Trainer, run_dir: &RunDir, device: &Device) -> anyhow::
     Ok(())
 }
 
+/// Logs that a decayed learning rate rises again, because the training now ends later.
+fn log_raised_rate(trainer: &Trainer, run_dir: &RunDir) -> anyhow::Result<()> {
+    let step = trainer.steps_done();
+    let before = run_dir.read_metrics()?.into_iter().rev().find(|metrics| metrics.step <= step);
+    let (Some(before), now) = (before, trainer.learning_rate()) else { return Ok(()) };
+    let is_warm = step >= trainer.config().lr_schedule.warmup_steps;
+    if is_warm && !trainer.is_finished() && now > 2.0 * before.lr {
+        tracing::warn!(
+            "the learning rate rises from {:.2e} to {now:.2e}, because the training now ends later",
+            before.lr
+        );
+    }
+    Ok(())
+}
+
+/// `start` is the step at which this process began.
 fn print_outcome(
     outcome: Outcome,
+    start: u64,
     trainer: &Trainer,
     run_dir: &RunDir,
     args: &TrainArgs,
@@ -438,12 +457,16 @@ fn print_outcome(
     let (path, step) = (runs::quoted(run_dir.path()), trainer.steps_done());
     match outcome {
         Outcome::Finished => {
-            println!(
-                "trained {} in {}",
-                super::quantity(step as usize, "step", "steps"),
-                clock(trainer.elapsed().as_secs_f64())
-            );
-            println!("samples: {}", run_dir.layout().grid(step).display());
+            let steps = super::quantity(step as usize, "step", "steps");
+            if step == start {
+                println!("already trained {steps}; nothing was done");
+            } else {
+                println!("trained {steps} in {}", clock(trainer.elapsed().as_secs_f64()));
+            }
+            let grid = run_dir.layout().grid(step);
+            if grid.is_file() {
+                println!("samples: {}", grid.display());
+            }
             println!("report: {}", run_dir.layout().page().display());
             let out = runs::image_folder_name(trainer.config());
             println!("next: {} --run {path} --num 64 --out {out}", runs::program("sample"));

@@ -134,6 +134,27 @@ fn a_run_has_its_first_checkpoint_before_its_configuration() {
     assert!(model("rest") == model("run"));
 }
 
+/// Whoever lets a run train further reads that its learning rate rises again, and whoever does not
+/// reads that nothing was trained.
+#[test]
+fn a_resumed_run_says_what_changes() {
+    let place = TestDir::new();
+    place.small_config();
+    let config = fs::read_to_string(place.path("small.toml")).unwrap();
+    place.write("small.toml", config.replace("\"constant\"", "\"cosine\""));
+    let first = place.ok("train --config small.toml --run-dir run --steps 12");
+    assert!(first.out.contains("trained 12 steps in"), "{}", first.out);
+    assert!(!first.out.contains("samples:"), "no grid was drawn: {}", first.out);
+    let again = place.ok("train --run-dir run --resume");
+    assert!(again.out.contains("already trained 12 steps; nothing was done"), "{}", again.out);
+    assert!(!again.err.contains("the learning rate rises"), "{}", again.err);
+    let longer = place.ok("train --run-dir run --resume --steps 40");
+    assert!(longer.err.contains("the learning rate rises from"), "{}", longer.err);
+
+    fs::write(place.path("run/config.toml"), "").unwrap();
+    place.refuses("train --run-dir run --resume", 1, &["config.toml: the file is empty"]);
+}
+
 /// A cluster ends a job by SIGTERM, a closed terminal by SIGHUP. Both save like Ctrl-C.
 #[cfg(target_os = "linux")]
 #[test]

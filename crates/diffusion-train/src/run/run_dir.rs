@@ -124,10 +124,13 @@ impl RunDir {
     /// Reads the configuration with which the run was started or last resumed.
     ///
     /// # Errors
-    /// If the file is not a configuration; an I/O error of the operating system.
+    /// If the file is empty or not a configuration; an I/O error of the operating system.
     pub fn read_config(&self) -> Result<TrainConfig, TrainError> {
         let path = self.layout.config();
         let text = self.config_text()?;
+        if text.trim().is_empty() {
+            return Err(FileError::unusable(&path, "the file is empty").into());
+        }
         Ok(TrainConfig::from_source(&ConfigSource { path, text })?)
     }
 

@@ -97,7 +97,7 @@ impl Trainer {
     /// or in the third for a network whose output starts as zeros. The error names the tensors.
     pub fn step(&mut self) -> Result<StepMetrics, TrainError> {
         let _span = trace_span!("training step, other").entered();
-        let lr = self.lr();
+        let lr = self.learning_rate();
         let epoch = self.loader.position().epoch;
         let batch = trace_span!("load batch").in_scope(|| self.loader.next_batch(&self.device))?;
         let classes = self.classes_after_dropout(batch.labels);
@@ -201,7 +201,8 @@ impl Trainer {
         }
     }
 
-    fn lr(&self) -> f64 {
+    /// The learning rate of the next update.
+    pub fn learning_rate(&self) -> f64 {
         self.config.lr_schedule.lr(self.config.optimizer.lr, self.step, self.progress())
     }
 

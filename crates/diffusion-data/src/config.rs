@@ -67,6 +67,15 @@ impl Default for PictureConfig {
 }
 
 impl PictureConfig {
+    /// The settings that decide how a picture looks: channels, fit and background. All others have
+    /// their defaults. Other pictures must be prepared with these to be compared with a data set.
+    pub fn appearance(&self) -> Self {
+        let &Self { channels, fit, background, max_bad, .. } = self;
+        Self { channels, fit, background, max_bad, ..Self::default() }
+    }
+}
+
+impl PictureConfig {
     /// The first field outside its range: its name, its value, and what is allowed.
     pub fn problem(&self) -> Option<(&'static str, String, &'static str)> {
         if !(1..=MAX_REPEATS).contains(&self.repeat) {

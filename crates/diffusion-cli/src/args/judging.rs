@@ -5,6 +5,7 @@ mod pictures;
 use std::path::{Path, PathBuf};
 
 use candle_core::Device;
+use diffusion_data::PictureConfig;
 use diffusion_eval::{
     EvalError, FeatureExtractor, FeatureJudge, FeatureNetwork, Inception, Note, ReferenceChoice,
     ReferenceSet, SampleEvaluator, TrainingSet,
@@ -55,11 +56,13 @@ impl JudgeArgs {
         }
     }
 
-    /// An evaluator for images of `shape` by a model that was trained on `training`.
+    /// An evaluator for images of `shape` by a model that was trained on `training`. References
+    /// are prepared with `settings`, those of the training.
     pub(crate) fn evaluator(
         &self,
         shape: [usize; 3],
         training: Option<&TrainingSet<Pictures>>,
+        settings: &PictureConfig,
         cache: &CacheArgs,
         device: &Device,
         quiet: bool,
@@ -76,7 +79,9 @@ impl JudgeArgs {
             Some(ReferenceChoice::Named | ReferenceChoice::Run) => {
                 let extractor = self.extractor(device)?;
                 let references = match &self.against {
-                    Some(path) => pictures::references(path, shape, training, cache, quiet)?,
+                    Some(path) => {
+                        pictures::references(path, shape, training, settings, cache, quiet)?
+                    }
                     None => {
                         ReferenceSet::of_run(training).map_err(|error| self.with_flags(error))?
                     }
@@ -106,12 +111,15 @@ impl JudgeArgs {
         device: &Device,
         quiet: bool,
     ) -> anyhow::Result<SampleEvaluator> {
+        let run = checkpoint.and_then(runs::run_of);
+        let settings = run.map(|run| run.read_config()).transpose()?.unwrap_or_default().pictures;
+        let named = |path| training_pictures(path, shape, &settings, cache, quiet);
         let training = match (training, checkpoint) {
-            (Some(path), _) => Some(training_pictures(path, shape, cache, quiet)?),
+            (Some(path), _) => Some(named(path)?),
             (None, Some(checkpoint)) => pictures::of_run(checkpoint, cache, quiet)?,
-            (None, None) => Some(training_pictures(Path::new(MNIST), shape, cache, quiet)?),
+            (None, None) => Some(named(Path::new(MNIST))?),
         };
-        self.evaluator(shape, training.as_ref(), cache, device, quiet)
+        self.evaluator(shape, training.as_ref(), &settings, cache, device, quiet)
     }
 
     fn extractor(&self, device: &Device) -> anyhow::Result<FeatureExtractor> {

@@ -215,8 +215,14 @@ pub(crate) fn run(args: &TrainArgs, device: &Device, quiet: bool) -> anyhow::Res
             mirrored: config.pictures.flip,
         };
         let shape = dataset.image_shape();
-        let evaluator =
-            args.judge.evaluator(shape, Some(&training), &args.data.cache, device, quiet)?;
+        let evaluator = args.judge.evaluator(
+            shape,
+            Some(&training),
+            &config.pictures,
+            &args.data.cache,
+            device,
+            quiet,
+        )?;
         let description = judging::description(&evaluator);
         tracing::info!("every {every} steps, {} images are {description}", args.eval_num);
         let judge = Box::new(move |images: &Tensor| Ok(evaluator.evaluate(images, &[])?.by_key()));

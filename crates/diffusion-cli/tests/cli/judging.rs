@@ -348,3 +348,31 @@ fn impossible_evaluations_are_usage_errors() {
     place.refuses("train --against mnist", 2, &["--against", "--eval-every"]);
     place.refuses("evaluate grid --judged 0 --inception x", 2, &["--inception", "--judged 0"]);
 }
+
+/// Reference images get the picture settings of the run's training: here, transparent pictures on
+/// black. The same folder as reference gives the same metrics as the training set itself.
+#[test]
+fn reference_images_are_prepared_as_the_training_pictures_were() {
+    let place = TestDir::new();
+    for i in 0..80u8 {
+        let path = place.write(&format!("set/{i}.png"), "");
+        let mut encoder = png::Encoder::new(fs::File::create(path).unwrap(), 28, 20);
+        encoder.set_color(png::ColorType::GrayscaleAlpha);
+        let pixels: Vec<u8> = (0..28 * 20u32)
+            .flat_map(|p| if (p + u32::from(i)) % 9 < 3 { [255 - i, 255] } else { [0, 0] })
+            .collect();
+        encoder.write_header().unwrap().write_image_data(&pixels).unwrap();
+    }
+    place.write("small.toml", "steps = 1\nbatch_size = 8\n[network]\nbase_channels = 16\ntime_dim = 16\n[sample_grid]\nnum = 0\n");
+    place.ok("train --data set --size 28 --fit pad --background black --conditional=never \
+         --config small.toml --run-dir run");
+    let line = "evaluate samples --run run --num 64 --seeds 1 --steps 1 --json";
+    place.ok(&format!("{line} own.json"));
+    place.ok(&format!("{line} named.json --against set"));
+    let distance = |file: &str| json(&place, file)["mean"]["frechet_distance"].as_f64().unwrap();
+    assert_eq!(distance("own.json"), distance("named.json"));
+    // `--training` gets the same settings: nothing else would find its copies.
+    place.ok(&format!("{line} training.json --training set --against set"));
+    let training = json(&place, "training.json");
+    assert_eq!(training["sets"], json(&place, "named.json")["sets"]);
+}

@@ -22,8 +22,9 @@ impl TrainingSource {
     /// The training pictures according to the run of `checkpoint`, or the reason why they are
     /// unknown. Without a checkpoint: those of the model that comes with the program.
     ///
-    /// # Errors If the pictures no longer exist; the error suggests `flag`. If the files of the
-    /// checkpoint or the run cannot be read.
+    /// # Errors
+    /// If the pictures no longer exist; the error suggests `flag`. If the files of the checkpoint or
+    /// the run cannot be read.
     pub(crate) fn of(
         checkpoint: Option<&Path>,
         flag: &str,

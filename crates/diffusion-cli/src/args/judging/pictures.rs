@@ -38,16 +38,17 @@ fn error(error: DataError) -> EvalError {
 }
 
 /// The reference images at `path`, the value of --against, for images of `shape` by a model that
-/// was trained on `training`.
+/// was trained on `training`, prepared with the settings of that training.
 pub(super) fn references(
     path: &Path,
     shape: [usize; 3],
     training: Option<&TrainingSet<Pictures>>,
+    settings: &PictureConfig,
     cache: &CacheArgs,
     quiet: bool,
 ) -> anyhow::Result<ReferenceSet<Pictures>> {
     let path = data::resolve_for(Flag::Against, path)?;
-    let prepared = resized(Flag::Against, Some(&path), shape, cache, quiet)?;
+    let prepared = resized(Flag::Against, Some(&path), shape, settings, cache, quiet)?;
     data::report_damaged(&prepared.report.damaged);
     match ReferenceSet::new(Pictures(prepared.dataset), &path, shape, training) {
         Err(error @ EvalError::ReferenceShape { .. }) => {
@@ -77,12 +78,14 @@ pub(super) fn of_run(
 pub(crate) fn training_pictures(
     path: &Path,
     shape: [usize; 3],
+    settings: &PictureConfig,
     cache: &CacheArgs,
     quiet: bool,
 ) -> anyhow::Result<TrainingSet<Pictures>> {
     let path =
         (path.as_os_str() != MNIST).then(|| data::resolve_for(Flag::Training, path)).transpose()?;
-    let images = Pictures(resized(Flag::Training, path.as_deref(), shape, cache, quiet)?.dataset);
+    let prepared = resized(Flag::Training, path.as_deref(), shape, settings, cache, quiet)?;
+    let images = Pictures(prepared.dataset);
     if images.shape() != shape {
         bail_usage!(
             "--training: the pictures have shape {:?}, the images {shape:?} (channels, height, \
@@ -94,19 +97,15 @@ pub(crate) fn training_pictures(
 }
 
 /// All pictures at `path`, or the digits that come with the program, resized to the height of
-/// `shape`.
+/// `shape`, with the channels, fit and background of `settings`.
 fn resized(
     flag: Flag,
     path: Option<&Path>,
     shape: [usize; 3],
+    settings: &PictureConfig,
     cache: &CacheArgs,
     quiet: bool,
 ) -> anyhow::Result<diffusion_data::PreparedDataset> {
-    data::prepare_pictures(
-        &data::open_for(flag, path)?,
-        Some(shape[1]),
-        &PictureConfig::default(),
-        cache,
-        quiet,
-    )
+    let source = data::open_for(flag, path)?;
+    data::prepare_pictures(&source, Some(shape[1]), &settings.appearance(), cache, quiet)
 }

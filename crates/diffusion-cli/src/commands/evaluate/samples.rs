@@ -287,18 +287,13 @@ fn evaluate_folders(
     device: &Device,
     quiet: bool,
 ) -> anyhow::Result<(SampleEvaluator, Evaluation)> {
+    let settings = PictureConfig::default();
     let mut sets = Vec::new();
     for folder in &args.folders {
         let path = std::path::absolute(folder)?;
         let source = data::open(Some(&path))?;
         let size = common_side(&source, folder)?;
-        let prepared = data::prepare_pictures(
-            &source,
-            Some(size),
-            &PictureConfig::default(),
-            &args.cache,
-            quiet,
-        )?;
+        let prepared = data::prepare_pictures(&source, Some(size), &settings, &args.cache, quiet)?;
         data::report_damaged(&prepared.report.damaged);
         sets.push((folder.display().to_string(), prepared.dataset));
     }
@@ -311,10 +306,11 @@ fn evaluate_folders(
         );
     }
     let training = match &args.training {
-        Some(path) => Some(training_pictures(path, shape, &args.cache, quiet)?),
+        Some(path) => Some(training_pictures(path, shape, &settings, &args.cache, quiet)?),
         None => None,
     };
-    let evaluator = args.judge.evaluator(shape, training.as_ref(), &args.cache, device, quiet)?;
+    let training = training.as_ref();
+    let evaluator = args.judge.evaluator(shape, training, &settings, &args.cache, device, quiet)?;
     for (name, set) in &sets {
         judging::check_number(&evaluator, name, set.len())?;
     }

@@ -12,7 +12,7 @@ use diffusion_model::{GenerationProgress, Generator, LoadedModel, SamplingConfig
 use diffusion_picture::Picture;
 use diffusion_process::Threshold;
 use diffusion_sample::{Churn, SamplerKind, SamplerOptions, VarianceType};
-use diffusion_schedule::{SigmaSpacing, TimestepSpacing};
+use diffusion_schedule::{NoiseSchedule, SamplingPlan, SigmaSpacing, TimestepSpacing};
 
 use self::image_list::ImageList;
 use super::{image_number, make_folder, quantity};
@@ -296,6 +296,9 @@ fn config(args: &SampleArgs, model: &LoadedModel) -> anyhow::Result<SamplingConf
     let variance = variance(args.variance, model)?;
     let steps = args.steps.map_or(model.objective.default_steps(kind), |steps| steps as usize);
     let plan = checked_plan(steps, model.objective.plan(steps, args.spacing, args.sigmas))?;
+    if let Some(schedule) = model.objective.schedule() {
+        check_start(args.spacing, steps, &plan, schedule)?;
+    }
     let threshold = match args.dynamic_threshold {
         Some(ratio) => Threshold::Dynamic { ratio, max: f64::INFINITY },
         None => SamplingConfig::CLIP,
@@ -307,6 +310,50 @@ fn config(args: &SampleArgs, model: &LoadedModel) -> anyhow::Result<SamplingConf
         batch_size: args.batch_size as usize,
         ..SamplingConfig::with_plan(model, plan, kind)
     })
+}
+
+/// How much more of the image the first level of a plan may keep than the last training timestep,
+/// as a difference of ᾱ: above the first number there is a warning, above the second an error.
+const START: [f64; 2] = [0.05, 0.3];
+
+/// Checks that the plan starts near pure noise. `leading` with a number of steps that does not
+/// divide the training timesteps, and one step of `linspace`, do not.
+fn check_start(
+    spacing: TimestepSpacing,
+    steps: usize,
+    plan: &SamplingPlan,
+    schedule: &NoiseSchedule,
+) -> anyhow::Result<()> {
+    let alphas = schedule.alphas_cumprod();
+    let end = alphas.last().copied().unwrap_or_default();
+    let start = plan.start();
+    let excess = |alpha: f64| alpha - end;
+    let kept = start.signal.powi(2) / (start.signal.powi(2) + start.noise.powi(2));
+    if excess(kept) <= START[0] {
+        return Ok(());
+    }
+    let is_good = |steps: &usize| {
+        let timesteps = spacing.timesteps(alphas.len(), *steps).unwrap_or_default();
+        timesteps.last().is_some_and(|&last| excess(alphas[last]) <= START[0])
+    };
+    let below = (1..steps).rev().find(is_good);
+    let above = (steps + 1..=alphas.len()).find(is_good);
+    let numbers: Vec<String> =
+        [below, above].into_iter().flatten().map(|n| n.to_string()).collect();
+    let spacing = spacing.name();
+    let problem = format!(
+        "--steps {steps} with --spacing {spacing} starts at timestep {} of {}, where {:.0} % of the \
+         image should be left; use --spacing trailing, or --steps {}",
+        start.timestep,
+        alphas.len(),
+        100.0 * kept,
+        numbers.join(" or ")
+    );
+    if excess(kept) > START[1] {
+        bail_usage!("{problem}");
+    }
+    tracing::warn!("{problem}");
+    Ok(())
 }
 
 /// The noise of --init-noise. Fails if its image shape is not that of the model.

@@ -206,3 +206,22 @@ fn samplers_are_compared_in_one_picture() {
     );
     place.refuses("evaluate grid --run run --steps 21", 2, &["--steps 21", "20"]);
 }
+
+/// `leading` starts far from noise if the steps do not divide the training timesteps (here 200).
+#[test]
+fn a_plan_that_starts_far_from_noise_is_named() {
+    let place = TestDir::new();
+    let warning = "starts at timestep 149 of 200";
+    let line = |flags: &str| format!("sample --num 1 --steps {flags} --out out");
+    let bad = place.ok(&line("150 --spacing leading"));
+    assert!(bad.err.contains(warning), "{}", bad.err);
+    assert!(bad.err.contains("--spacing trailing, or --steps 100 or 172"), "{}", bad.err);
+    for good in ["100 --spacing leading", "150", "150 --spacing linspace", "1", "20"] {
+        let answer = place.ok(&line(good));
+        assert!(!answer.err.contains("starts at timestep"), "{good}: {}", answer.err);
+    }
+    for spacing in ["leading", "linspace"] {
+        let parts = ["--steps 1 with", "starts at timestep 0 of 200", "--spacing trailing"];
+        place.refuses(&line(&format!("1 --spacing {spacing}")), 2, &parts);
+    }
+}

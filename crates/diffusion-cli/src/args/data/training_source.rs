@@ -23,8 +23,8 @@ impl TrainingSource {
     /// unknown. Without a checkpoint: those of the model that comes with the program.
     ///
     /// # Errors
-    /// If the pictures no longer exist; the error suggests `flag`. If the files of the checkpoint or
-    /// the run cannot be read.
+    /// If the pictures no longer exist; the error suggests `flag`. If the files of the checkpoint
+    /// or the run cannot be read.
     pub(crate) fn of(
         checkpoint: Option<&Path>,
         flag: &str,

@@ -69,6 +69,7 @@ impl Default for PictureConfig {
 impl PictureConfig {
     /// The settings that decide how a picture looks: channels, fit and background. All others have
     /// their defaults. Other pictures must be prepared with these to be compared with a data set.
+    #[must_use]
     pub fn appearance(&self) -> Self {
         let &Self { channels, fit, background, max_bad, .. } = self;
         Self { channels, fit, background, max_bad, ..Self::default() }

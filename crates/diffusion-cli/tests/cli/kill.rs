@@ -169,8 +169,8 @@ fn sigterm_and_sighup_save_and_stop() {
         let place = TestDir::new();
         place.small_config();
         let mut command = place.command("train --config small.toml --run-dir run --steps 1000000");
-        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        wait_for_steps(&place);
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        wait_for_steps(&place, &mut child);
         send(signal, child.id());
         let output = child.wait_with_output().unwrap();
         assert_eq!(output.status.code(), Some(code), "{signal}");
@@ -196,7 +196,7 @@ fn a_training_under_nohup_survives_sighup() {
     command.args(["-c", &script]).current_dir(place.path("")).env("CI", "true");
     command.env("DIFFUSION_CACHE", place.path("cache")).stdout(std::process::Stdio::null());
     let mut child = command.stderr(std::process::Stdio::null()).spawn().unwrap();
-    wait_for_steps(&place);
+    wait_for_steps(&place, &mut child);
     send("HUP", child.id());
     std::thread::sleep(Duration::from_millis(300));
     assert!(child.try_wait().unwrap().is_none(), "SIGHUP ended it");
@@ -220,9 +220,10 @@ fn send(signal: &str, process: u32) {
 
 /// Waits until the run has trained some steps.
 #[cfg(target_os = "linux")]
-fn wait_for_steps(place: &TestDir) {
+fn wait_for_steps(place: &TestDir, child: &mut std::process::Child) {
     let lines = || fs::read_to_string(place.path("run/metrics.jsonl")).unwrap_or_default();
     while lines().lines().count() < 2 {
+        assert!(child.try_wait().unwrap().is_none(), "the program ended by itself");
         std::thread::yield_now();
     }
 }

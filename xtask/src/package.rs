@@ -53,8 +53,15 @@ pub(crate) fn run(args: &PackageArgs) -> Result<()> {
     ensure!(problems.is_empty(), "{} things are missing for publishing", problems.len());
     println!("{published} crates have all that crates.io and docs.rs ask for");
     let mut command = vec!["package", "--workspace", "--allow-dirty", "--quiet"];
-    command.extend(args.no_verify.then_some("--no-verify"));
-    cargo(&command, &[])
+    if args.no_verify {
+        command.push("--no-verify");
+        return cargo(&command, &[]);
+    }
+    // In a known folder, cargo would find the sources of an earlier package with the same version.
+    let target = workspace_root().join("target");
+    std::fs::create_dir_all(&target)?;
+    let target = tempfile::tempdir_in(target)?;
+    cargo(&command, &[("CARGO_TARGET_DIR", &target.path().to_string_lossy())])
 }
 
 /// A crate that is not published says why, in the line above `publish = false`.

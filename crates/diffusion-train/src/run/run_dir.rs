@@ -48,10 +48,11 @@ impl RunDir {
         let mut run = Self { layout: RunLayout::new(path), lock: None };
         run.lock = Some(run.take_lock()?);
         // Without a configuration, a checkpoint of step 0 is the rest of a run that never started.
-        let has_trained = run.layout.complete_checkpoints().iter().any(|(step, _)| *step > 0);
-        if run.layout.config().exists() || has_trained {
+        let rest = run.layout.complete_checkpoints();
+        if run.layout.config().exists() || rest.iter().any(|(step, _)| *step > 0) {
             return Err(TrainError::RunExists { path: path.to_owned() });
         }
+        rest.iter().try_for_each(|(_, path)| remove_folder(path))?;
         for dir in [run.layout.samples(), run.layout.checkpoints()] {
             fs::create_dir_all(&dir).map_err(FileError::io(&dir))?;
         }

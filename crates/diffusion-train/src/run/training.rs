@@ -137,8 +137,9 @@ pub fn run(
     let mut epoch_losses = Vec::new();
     let mut pace_meter = PaceMeter::default();
     let mut flow = ControlFlow::Continue(());
-    // With a checkpoint of step 0, a run can be resumed whenever it is killed.
-    if trainer.steps_done() == 0 {
+    // With a checkpoint of step 0, a run can be resumed whenever it is killed. `RunDir::start` has
+    // saved it.
+    if trainer.steps_done() == 0 && run_dir.layout().complete_checkpoints().is_empty() {
         flow = save(trainer, run_dir, observer)?;
     }
     let mut saved_step = trainer.steps_done();

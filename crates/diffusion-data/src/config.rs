@@ -74,9 +74,17 @@ impl PictureConfig {
         let &Self { channels, fit, background, max_bad, .. } = self;
         Self { channels, fit, background, max_bad, ..Self::default() }
     }
-}
 
-impl PictureConfig {
+    /// The same settings for a model of images of shape [C, H, W]: RGB instead of `auto` if C is 3.
+    /// Grey pictures then fit an RGB model.
+    #[must_use]
+    pub fn with_channels_of(self, [channels, _, _]: [usize; 3]) -> Self {
+        match (self.channels, channels) {
+            (Channels::Auto, 3) => Self { channels: Channels::Rgb, ..self },
+            _ => self,
+        }
+    }
+
     /// The first field outside its range: its name, its value, and what is allowed.
     pub fn problem(&self) -> Option<(&'static str, String, &'static str)> {
         if !(1..=MAX_REPEATS).contains(&self.repeat) {

@@ -8,7 +8,8 @@
 //!   classes or to a number of pictures, and split for validation.
 //! - [`Loader`]: shuffled batches in \[−1, 1\], which can be resumed at an exact position.
 //! - [`pack()`]: writes the pictures of a source to one tar or parquet file.
-//! - [`read_picture`]: reads one picture file as a tensor of a given shape.
+//! - [`read_picture`]: reads one picture file as a tensor of a given shape. [`picture_files`] finds
+//!   those of a folder.
 //!
 //! This crate does not train, download (`diffusion-hub`), write single pictures
 //! (`diffusion-picture`) or print. Files are not trusted: an invalid one is an error that names the
@@ -41,4 +42,4 @@ pub use pack::{PackReport, pack};
 pub use prepare::report::{DamagedPicture, Report};
 pub use prepare::single::{picture_dimensions, read_picture};
 pub use prepare::{PrepareProgress, PreparedDataset, prepare};
-pub use source::{Source, idx, mnist};
+pub use source::{PictureFiles, SizeSurvey, Source, idx, mnist, picture_files};

@@ -149,7 +149,7 @@ fn file_name(picture: &PackedPicture, classes: &[String], used: &mut HashSet<Str
         image::guess_format(&picture.bytes).ok().and_then(|format| format.extensions_str().first());
     let extension =
         extension.map_or_else(|| ".png".to_owned(), |extension| format!(".{extension}"));
-    let name = if crate::source::is_picture(&picture.name) {
+    let name = if crate::source::has_picture_ending(&picture.name) {
         picture.name.clone()
     } else {
         picture.name.clone() + &extension

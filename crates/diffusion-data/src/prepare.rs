@@ -13,7 +13,7 @@ pub(crate) mod report;
 pub(crate) mod resize;
 pub(crate) mod single;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::path::Path;
 
@@ -25,11 +25,13 @@ use crate::dataset::Metadata;
 use crate::prepare::cache::{Cache, Sink};
 use crate::prepare::report::{DamagedPicture, Report};
 use crate::prepare::resize::{Planes, Target};
-use crate::source::{Content, Record};
+use crate::source::{Content, Record, SizeSurvey};
 use crate::{DataError, ImageDataset, Source};
 
 /// Without a requested size, pictures of one common size keep it if no side is longer than this.
 const MAX_NATURAL_SIZE: usize = 64;
+/// The share of the pictures that must have one size for it to be the size of the set.
+const NATURAL_SHARE: f64 = 0.95;
 /// The size of all other pictures without a requested size.
 const DEFAULT_SIZE: usize = 32;
 /// The maximum number of pictures decoded at once. Together with `CHUNK_BYTES`, it bounds the
@@ -69,9 +71,9 @@ pub enum PrepareProgress {
 /// folder `cache`, where the next call finds it; without `cache`, in memory. Damaged pictures are
 /// left out and reported.
 ///
-/// Without `size`, pictures of one common size keep it if they are raw pixels or at most 64×64; all
-/// others become 32×32. A picture counts as damaged if its shorter side is less than an eighth of
-/// the required size.
+/// Without `size`, pictures keep their size if at least 95 % of them share it, and they are raw
+/// pixels or at most 64×64; all others become 32×32. A picture counts as damaged if its shorter
+/// side is less than an eighth of the required size.
 ///
 /// # Errors
 /// If more than `config.max_bad` pictures are damaged, or none is usable. If a side of the images
@@ -151,7 +153,7 @@ fn target(
     /// The networks of this project cannot be trained on larger images.
     const MAX_SIZE: usize = 4096;
     let max_natural = if source.is_raw() { usize::MAX } else { MAX_NATURAL_SIZE };
-    let natural = if size.is_none() { source.common_size(max_natural)? } else { None };
+    let natural = if size.is_none() { natural_size(source, max_natural)? } else { None };
     let (width, height) =
         natural.unwrap_or((size.unwrap_or(DEFAULT_SIZE), size.unwrap_or(DEFAULT_SIZE)));
     if width.min(height) == 0 || width.max(height) > MAX_SIZE {
@@ -164,6 +166,14 @@ fn target(
     let (width, height) =
         window.map_or((width, height), |side| (config.stored_size(side), config.stored_size(side)));
     Ok((Target { width, height, fit: config.fit, background: config.background }, window))
+}
+
+/// The width and height that nearly all pictures share, if no side is longer than `most`.
+fn natural_size(source: &Source, most: usize) -> Result<Option<(usize, usize)>, DataError> {
+    let survey = source.sizes()?;
+    let is_natural =
+        |size: &(usize, usize)| survey.share() >= NATURAL_SHARE && size.0.max(size.1) <= most;
+    Ok(survey.most_frequent().filter(is_natural))
 }
 
 fn cancelled(flow: ControlFlow<()>) -> Result<(), DataError> {
@@ -181,7 +191,7 @@ fn fill(
 ) -> Result<(Metadata, Report, [usize; 3]), DataError> {
     let mut metadata = Metadata { classes: source.classes().to_vec(), ..Metadata::default() };
     let mut report = Report::default();
-    let mut sizes = BTreeMap::new();
+    let mut sizes = SizeSurvey::default();
     let area = target.width * target.height;
     // Unless RGB is configured, the set is grey until the first picture with colour.
     let mut channels = if config.channels == Channels::Rgb { 3 } else { 1 };
@@ -217,7 +227,7 @@ fn fill(
                 (false, 3) => pixels.extend(planes.pixels.repeat(3)),
                 _ => pixels.extend(planes.pixels),
             }
-            *sizes.entry(size).or_insert(0) += 1;
+            sizes.add(name.clone(), size);
             *report.forms.entry(form.to_owned()).or_insert(0) += 1;
             metadata.names.push(unique_name(name, &mut used_names));
             metadata.labels.push(label);
@@ -226,8 +236,13 @@ fn fill(
         check_damaged_count(source, &report.damaged, config.max_bad)?;
         cancelled(progress(PrepareProgress::Done(done, source.count().max(done))))?;
     }
-    report.sizes =
-        sizes.into_iter().map(|((width, height), count)| (width, height, count)).collect();
+    report.sizes = sizes.counts();
+    if sizes.share() >= NATURAL_SHARE {
+        let others = sizes.others().into_iter().take(MAX_NAMED);
+        report.other_sizes = others
+            .map(|(width, height, count, name)| (width, height, count, name.to_owned()))
+            .collect();
+    }
     if metadata.names.is_empty() {
         return Err(no_usable_pictures(source, &report.damaged));
     }

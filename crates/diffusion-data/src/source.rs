@@ -2,38 +2,49 @@
 //!
 //! | format | recognised by | classes |
 //! |---|---|---|
-//! | folder of pictures | names of PNG, JPEG, WebP, BMP or GIF | top folders or a table of labels |
+//! | folder of pictures | PNG, JPEG, WebP, BMP, GIF or TIFF files | top folders or a table of labels |
 //! | tar (also gzipped) or zip archive | first bytes | as in a folder |
 //! | parquet file, or folder of shards | `PAR1` | an integer or text column |
 //! | npy or npz array | first bytes | the array `labels` (or `y`, `arr_1`) of an npz |
-//! | IDX files of MNIST | names like `train-images-idx3-ubyte`, or `00 00 08 03` | the label file |
+//! | IDX files of MNIST | `00 00 08 03` | the label file beside it |
 //! | CIFAR binary batches | names like `data_batch_1.bin`, or length | 1st (CIFAR-100: 2nd) byte |
 //!
-//! A table of labels is `metadata.csv`, `labels.csv` or `metadata.jsonl` at the top of a folder or
-//! archive, with columns `file_name` and `label`. A folder or archive that contains `train` and
-//! `test` (or `val`, `valid`, `validation`) has two splits.
+//! A table of labels is `metadata.csv`, `labels.csv`, `metadata.jsonl` or `metadata.parquet` in a
+//! folder above the pictures, with columns `file_name`, relative to the table's folder, and `label`.
+//! A folder or archive that contains `train` and `test` (or `val`, `valid`, `validation`) has two
+//! splits. In a folder, pictures come first: files of other formats beside them are not used.
+//!
+//! - `kind`: what a file is, by its name and first bytes.
+//! - `listing`: which files are the pictures of a split, and their classes.
+//! - `table`: tables of labels.
 
 mod archive;
 mod array;
 mod cifar;
 mod folder;
 pub mod idx;
+mod kind;
 mod listing;
 pub mod mnist;
 #[cfg(feature = "parquet")]
 pub(crate) mod parquet;
+mod table;
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-pub(crate) use listing::is_picture;
+pub(crate) use self::kind::{has_picture_ending, other_format};
 
+use self::folder::FolderFiles;
+use crate::error::first_names;
 use crate::prepare::decode::{self, Raster};
 use crate::{DataError, Split};
 
-/// How many pictures are read to find the common size of a source.
-const SIZE_SAMPLE: usize = 64;
+/// What a folder or an archive should contain, for an error.
+const EXPECTED: &str = "pictures (.png, .jpg, .webp, .bmp, .gif or .tif), or files in the format \
+                        IDX, CIFAR, parquet or npy";
 
 /// A set of pictures on disk, with its classes. Opening it reads names, headers and labels; most
 /// formats' pixels are read later.
@@ -44,8 +55,9 @@ pub struct Source {
     classes: Vec<String>,
     count: usize,
     fingerprint: u64,
-    /// An addition to the description, such as the split that was opened.
-    note: Option<String>,
+    /// The folder of the split that was opened.
+    split: Option<&'static str>,
+    notes: Vec<String>,
 }
 
 #[derive(Debug)]
@@ -120,25 +132,52 @@ impl Source {
     ) -> Self {
         let SourceInfo { kind, classes, count } = info;
         let fingerprint = listing::fingerprint(files);
-        Self { path: path.to_owned(), kind: wrap(kind), classes, count, fingerprint, note: None }
+        Self {
+            path: path.to_owned(),
+            kind: wrap(kind),
+            classes,
+            count,
+            fingerprint,
+            split: None,
+            notes: Vec::new(),
+        }
+    }
+
+    fn with_notes(self, notes: Vec<String>) -> Self {
+        Self { notes, ..self }
     }
 
     fn open_folder(path: &Path, split: Split) -> Result<Self, DataError> {
-        if let Some(files) = mnist::files(path, split) {
-            return Self::open_idx(path, &files, split);
+        let files = FolderFiles::find(path)?;
+        if files.has_pictures() {
+            let (info, list) = files.open(path, split)?;
+            let fingerprint = info.kind.fingerprint();
+            let source = Self::new(path, info, &[], Kind::Files);
+            return Ok(Self { fingerprint, split: list.part, notes: list.notes, ..source });
         }
-        if let Some(files) = cifar::files(path, split) {
+        if let Some(files) = mnist::files(path, split)? {
+            return Self::open_idx(path, &files);
+        }
+        if let Some(files) = cifar::files(path, split)? {
             return Ok(Self::new(path, cifar::open(&files)?, &files, Kind::Cifar));
         }
-        let (folder, part) = folder::split_folder(path, split);
-        let note = part.map(|part| format!("split {part}"));
-        let shards = folder::shards(&folder, split);
+        let shards = folder::shards(path, split);
         if !shards.is_empty() {
             return Self::open_parquet(path, &shards);
         }
-        let info = folder::open(&folder, part)?;
-        let fingerprint = info.kind.fingerprint();
-        Ok(Self { fingerprint, note, ..Self::new(path, info, &[], Kind::Files) })
+        let names = files.names();
+        let mut arrays = names
+            .iter()
+            .filter(|name| [Some("npy"), Some("npz")].contains(&kind::ending(name).as_deref()));
+        if let (Some(array), None) = (arrays.next(), arrays.next()) {
+            let source = Self::open_file(&path.join(array), split)?;
+            return Ok(Self { path: path.to_owned(), ..source });
+        }
+        Err(DataError::NothingFound {
+            path: path.to_owned(),
+            expected: EXPECTED,
+            found: first_names(&names),
+        })
     }
 
     fn open_file(path: &Path, split: Split) -> Result<Self, DataError> {
@@ -159,18 +198,20 @@ impl Source {
         };
         if archive::is_tar(&head) || archive::is_tar(&unpacked) || head.starts_with(b"PK\x03\x04") {
             if let Some(info) = array::open_npz(path, &head)? {
-                return Ok(Self::new(path, info, &files, Kind::Array));
+                return Ok(Self::new_array(path, info, &files));
             }
-            return Ok(Self::new(path, archive::open(path, split)?, &files, Kind::Archive));
+            let (info, list) = archive::open(path, split)?;
+            let source = Self::new(path, info, &files, Kind::Archive);
+            return Ok(Self { split: list.part, notes: list.notes, ..source });
         }
         if head.starts_with(b"PAR1") {
             return Self::open_parquet(path, &files);
         }
         if head.starts_with(array::NPY_MAGIC) {
-            return Ok(Self::new(path, array::open_npy(path)?, &files, Kind::Array));
+            return Ok(Self::new_array(path, array::open_npy(path)?, &files));
         }
         if head.starts_with(&[0, 0, 8]) || unpacked.starts_with(&[0, 0, 8]) {
-            return Self::open_idx(path, &files, split);
+            return Self::open_idx(path, &mnist::files_of(path));
         }
         if let Some(info) = cifar::open_one(path)? {
             return Ok(Self::new(path, info, &files, Kind::Cifar));
@@ -180,23 +221,34 @@ impl Source {
             let fingerprint = info.kind.fingerprint();
             return Ok(Self { fingerprint, ..Self::new(path, info, &[], Kind::Files) });
         }
-        Err(DataError::unusable(
-            path,
-            "not recognised; expected a picture, a tar or zip archive, a parquet, npy, npz or IDX \
-             file, or a CIFAR binary batch",
-        ))
+        let problem = kind::other_format(&head).map_or_else(
+            || {
+                "not recognised; expected a picture, a tar or zip archive, a parquet, npy, npz or \
+                 IDX file, or a CIFAR binary batch"
+                    .to_owned()
+            },
+            str::to_owned,
+        );
+        Err(DataError::unusable(path, problem))
     }
 
-    fn open_idx(path: &Path, files: &[PathBuf], split: Split) -> Result<Self, DataError> {
-        let dataset = mnist::load(path, split)?;
+    fn open_idx(path: &Path, files: &mnist::IdxFiles) -> Result<Self, DataError> {
+        let dataset = mnist::load(files)?;
         let info =
             SourceInfo { classes: dataset.classes().to_vec(), count: dataset.len(), kind: dataset };
-        Ok(Self::new(path, info, files, Kind::Idx))
+        let notes = files.notes();
+        Ok(Self::new(path, info, &files.paths(), Kind::Idx).with_notes(notes))
+    }
+
+    fn new_array(path: &Path, info: SourceInfo<array::Arrays>, files: &[PathBuf]) -> Self {
+        let notes = info.kind.notes();
+        Self::new(path, info, files, Kind::Array).with_notes(notes)
     }
 
     #[cfg(feature = "parquet")]
     fn open_parquet(path: &Path, shards: &[PathBuf]) -> Result<Self, DataError> {
-        Ok(Self::new(path, parquet::open(shards)?, shards, Kind::Parquet))
+        let (info, notes) = parquet::open(shards)?;
+        Ok(Self::new(path, info, shards, Kind::Parquet).with_notes(notes))
     }
 
     #[cfg(not(feature = "parquet"))]
@@ -226,19 +278,25 @@ impl Source {
         self.fingerprint
     }
 
+    /// What a user should know about the source: files that are not used, pictures without a class,
+    /// or a range of numbers that was guessed. Each is one line of text.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
     /// The kind of source in words, such as `a zip archive` or `pictures; split train`.
     pub fn description(&self) -> String {
         let kind = match &self.kind {
-            Kind::Files(_) => "pictures",
-            Kind::Archive(archive) => archive.description(),
+            Kind::Files(_) => "pictures".to_owned(),
+            Kind::Archive(archive) => archive.description().to_owned(),
             #[cfg(feature = "parquet")]
-            Kind::Parquet(_) => "parquet",
-            Kind::Array(_) => "a numpy array",
-            Kind::Idx(_) => "IDX files",
-            Kind::Memory(_) => "in memory",
-            Kind::Cifar(_) => "binary batches of CIFAR",
+            Kind::Parquet(_) => "parquet".to_owned(),
+            Kind::Array(arrays) => arrays.description(),
+            Kind::Idx(_) => "IDX files".to_owned(),
+            Kind::Memory(_) => "in memory".to_owned(),
+            Kind::Cifar(_) => "binary batches of CIFAR".to_owned(),
         };
-        self.note.as_ref().map_or_else(|| kind.to_owned(), |note| format!("{kind}; {note}"))
+        self.split.map_or_else(|| kind.clone(), |split| format!("{kind}; split {split}"))
     }
 
     /// Whether the source stores decoded pixels.
@@ -261,24 +319,82 @@ impl Source {
         })
     }
 
-    /// The size (width, height) in pixels that the first 64 pictures share, if no side is longer
-    /// than `max_side`. Pictures without a readable header are ignored.
+    /// The sizes in the headers of all pictures. Pictures without a readable header are left out.
     ///
     /// # Errors
     /// If the source cannot be read.
-    pub fn common_size(&self, max_side: usize) -> Result<Option<(usize, usize)>, DataError> {
-        let mut common = None;
-        for record in self.records()?.take(SIZE_SAMPLE) {
-            let Ok(size) = record?.content.and_then(|content| content.dimensions()) else {
-                continue;
-            };
-            if size.0.max(size.1) > max_side || common.is_some_and(|common| common != size) {
-                return Ok(None);
+    pub fn sizes(&self) -> Result<SizeSurvey, DataError> {
+        let raw = self.is_raw();
+        let mut survey = SizeSurvey::default();
+        for record in self.records()? {
+            let Record { name, content, .. } = record?;
+            let Ok(size) = content.and_then(|content| content.dimensions()) else { continue };
+            survey.add(name, size);
+            if raw {
+                // All pictures of these formats have one size.
+                break;
             }
-            common = Some(size);
         }
-        Ok(common)
+        Ok(survey)
     }
+}
+
+/// How many pictures of a source have each size, by their headers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SizeSurvey {
+    /// For each (width, height) in pixels: the number of pictures, and the name of the first.
+    sizes: BTreeMap<(usize, usize), (usize, String)>,
+}
+
+impl SizeSurvey {
+    pub(crate) fn add(&mut self, name: String, size: (usize, usize)) {
+        self.sizes.entry(size).or_insert((0, name)).0 += 1;
+    }
+
+    /// Width, height and number of pictures of each size.
+    pub(crate) fn counts(&self) -> Vec<(usize, usize, usize)> {
+        self.sizes.iter().map(|(&(width, height), (count, _))| (width, height, *count)).collect()
+    }
+
+    /// The most frequent (width, height) in pixels; the smallest of several. `None` if no picture
+    /// has a readable header.
+    pub fn most_frequent(&self) -> Option<(usize, usize)> {
+        let (size, _) = self.sizes.iter().rev().max_by_key(|(_, (count, _))| *count)?;
+        Some(*size)
+    }
+
+    /// The share of the pictures that have the most frequent size, 0 to 1.
+    pub fn share(&self) -> f64 {
+        let counts = || self.sizes.values().map(|(count, _)| *count);
+        counts().max().unwrap_or_default() as f64 / counts().sum::<usize>().max(1) as f64
+    }
+
+    /// The pictures of other sizes: the width, height and number of pictures of each size, and the
+    /// name of the first.
+    pub fn others(&self) -> Vec<(usize, usize, usize, &str)> {
+        let most = self.most_frequent();
+        let others = self.sizes.iter().filter(|(size, _)| Some(**size) != most);
+        others.map(|(&(w, h), (count, name))| (w, h, *count, name.as_str())).collect()
+    }
+}
+
+/// The picture files of a folder.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PictureFiles {
+    /// The name of each file below the folder, with `/` as separator, and its path; in the order of
+    /// the names.
+    pub files: Vec<(String, PathBuf)>,
+    /// What a user should know: files that are not used or cannot be read.
+    pub notes: Vec<String>,
+}
+
+/// The picture files in the folder at `path` and in its subfolders, as [`Source::open`] finds them,
+/// of all splits.
+///
+/// # Errors
+/// An I/O error, if the folder does not exist or cannot be read.
+pub fn picture_files(path: &Path) -> Result<PictureFiles, DataError> {
+    Ok(FolderFiles::find(path)?.pictures())
 }
 
 fn dataset_record(dataset: &crate::ImageDataset, i: usize) -> Record {
@@ -299,7 +415,7 @@ fn numbered_name(i: usize) -> String {
 impl Content {
     fn dimensions(&self) -> Result<(usize, usize), String> {
         match self {
-            Self::File(path) => decode::dimensions_of_file(path),
+            Self::File(path) => decode::header_dimensions(path),
             Self::Encoded(bytes) => decode::dimensions(bytes),
             Self::Raw(raster) => Ok((raster.width, raster.height)),
         }

@@ -103,7 +103,7 @@ fn a_folder_may_mix_plain_and_gzipped_files() {
     let set = mnist::load_train(dir.path()).unwrap();
     assert_eq!((set.len(), set.image_shape(), set.label(2)), (3, [1, 4, 5], Some(1)));
     let alone = mnist::load_train(&dir.path().join("train-images-idx3-ubyte")).unwrap();
-    assert_eq!((alone.len(), alone.label(0)), (3, None));
+    assert_eq!((alone.len(), alone.label(0)), (3, Some(1)));
     assert!(mnist::load_test(dir.path()).is_err());
 }
 

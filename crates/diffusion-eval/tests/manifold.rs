@@ -109,3 +109,27 @@ fn too_few_points_and_bad_values_are_errors() {
         Manifold::new(&two, 1).unwrap().agreement(&Manifold::new(&three, 1).unwrap()).unwrap_err();
     assert!(error.to_string().contains("2 features, the other 3"));
 }
+
+#[test]
+fn equal_points_reach_each_other() {
+    let device = Device::Cpu;
+    let one = points(3, 1, 64, 100.0, 7.0);
+    let equal = one.repeat((40, 1)).unwrap();
+    // 30 points, 12 of which are the first one.
+    let some =
+        Tensor::cat(&[points(4, 18, 64, 1.0, 0.0), one.repeat((12, 1)).unwrap()], 0).unwrap();
+    for features in [&equal, &some] {
+        let manifold = Manifold::new(features, 5).unwrap();
+        let Agreement { precision, recall, density, coverage } =
+            manifold.agreement(&manifold).unwrap();
+        assert_eq!([precision, recall, coverage], [1.0; 3], "a set against itself");
+        assert!(density >= 1.0, "{density}");
+    }
+    // Without equal points, the density of a set against itself is exactly 1.
+    let manifold = Manifold::new(&points(5, 50, 8, 1.0, 0.0), 5).unwrap();
+    assert_eq!(manifold.agreement(&manifold).unwrap().density, 1.0);
+    let other =
+        Manifold::new(&Tensor::zeros((9, 64), candle_core::DType::F32, &device).unwrap(), 5);
+    let apart = Manifold::new(&equal, 5).unwrap().agreement(&other.unwrap()).unwrap();
+    assert_eq!([apart.precision, apart.recall, apart.coverage], [0.0; 3]);
+}

@@ -4,11 +4,11 @@ use std::path::Path;
 
 use diffusion_files::FileError;
 
-use crate::{Picture, PictureError, write_bytes};
+use crate::{Picture, PictureError, SHEET_MARK, write_bytes};
 
 /// Writes pictures of one size as an animated GIF that repeats endlessly. Each picture is shown for
-/// `hundredths` hundredths of a second, the last one for at least 1.5 seconds. The file appears
-/// under its name only when it is complete.
+/// `hundredths` hundredths of a second, the last one for at least 1.5 seconds. The file has the
+/// mark of [`is_sheet`](crate::is_sheet), and appears under its name only when it is complete.
 ///
 /// # Errors
 /// If there are no pictures, or they differ in size or channels, or a side has more than 65,535
@@ -36,6 +36,8 @@ pub fn write_gif(pictures: &[Picture], hundredths: u16, path: &Path) -> Result<(
     let palette: &[u8] = if first.channels == 1 { &greys } else { &[] };
     let mut encoder = gif::Encoder::new(&mut bytes, width, height, palette).map_err(io)?;
     encoder.set_repeat(gif::Repeat::Infinite).map_err(io)?;
+    let mark = gif::Extension::Comment.into();
+    encoder.write_raw_extension(mark, &[SHEET_MARK.as_bytes()]).map_err(io)?;
     for (i, picture) in pictures.iter().enumerate() {
         let mut frame = if picture.channels == 1 {
             gif::Frame::from_indexed_pixels(width, height, picture.pixels.as_slice(), None)

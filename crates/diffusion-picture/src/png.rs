@@ -4,7 +4,7 @@ use std::path::Path;
 
 use diffusion_files::FileError;
 
-use crate::{Picture, PictureError, write_bytes};
+use crate::{Picture, PictureError, SHEET_MARK, write_bytes};
 
 impl Picture {
     /// Reads a PNG file of 8 bits per channel, grey or RGB, as [`write_png`](Self::write_png)
@@ -43,6 +43,20 @@ impl Picture {
     /// # Errors
     /// If the picture cannot be encoded. An I/O error, if the file cannot be written.
     pub fn write_png(&self, path: &Path) -> Result<(), PictureError> {
+        self.encode_png(path, false)
+    }
+
+    /// Writes a PNG file that shows several images: a grid, a strip or a contact sheet. It contains
+    /// a mark by which [`is_sheet`](crate::is_sheet) recognises it, so that it is not taken for one
+    /// picture of a data set.
+    ///
+    /// # Errors
+    /// If the picture cannot be encoded. An I/O error, if the file cannot be written.
+    pub fn write_sheet(&self, path: &Path) -> Result<(), PictureError> {
+        self.encode_png(path, true)
+    }
+
+    fn encode_png(&self, path: &Path, is_sheet: bool) -> Result<(), PictureError> {
         let mut bytes = Vec::new();
         let mut encoder = png::Encoder::new(&mut bytes, self.width as u32, self.height as u32);
         encoder.set_color(if self.channels == 1 {
@@ -53,8 +67,12 @@ impl Picture {
         encoder.set_depth(png::BitDepth::Eight);
         encoder.set_compression(png::Compression::Balanced);
         encoder.set_filter(png::Filter::Adaptive);
-        encoder
-            .write_header()
+        let mark = if is_sheet {
+            encoder.add_text_chunk("Comment".to_owned(), SHEET_MARK.to_owned())
+        } else {
+            Ok(())
+        };
+        mark.and_then(|()| encoder.write_header())
             .and_then(|mut writer| writer.write_image_data(&self.pixels))
             .map_err(|e| FileError::io(path)(e.into()))?;
         Ok(write_bytes(path, &bytes)?)

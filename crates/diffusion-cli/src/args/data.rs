@@ -15,8 +15,8 @@ use diffusion_data::{
 };
 use diffusion_model::RunLayout;
 
-pub(crate) use self::args::{CacheArgs, DataArgs, PictureArgs};
-pub(crate) use self::training_source::TrainingSource;
+pub(crate) use self::args::{AppearanceArgs, CacheArgs, DataArgs, PictureArgs};
+pub(crate) use self::training_source::{TrainingSource, trained_side};
 
 use crate::session::interrupt;
 use crate::session::progress::Progress;
@@ -101,7 +101,7 @@ pub(crate) fn open_for(flag: Flag, path: Option<&Path>) -> anyhow::Result<Source
             "the embedded digits",
         ));
     };
-    match hub_reference(path) {
+    let source = match hub_reference(path) {
         Some(reference) => on_hub(flag, reference),
         None => Source::open(path, Split::Train).map_err(|error| match error {
             DataError::NothingFound { .. } if RunLayout::new(path).is_run() => {
@@ -109,7 +109,11 @@ pub(crate) fn open_for(flag: Flag, path: Option<&Path>) -> anyhow::Result<Source
             }
             error => error.into(),
         }),
+    }?;
+    for note in source.notes() {
+        tracing::warn!("{}: {note}", path.display());
     }
+    Ok(source)
 }
 
 #[cfg(feature = "hub")]
@@ -148,6 +152,10 @@ pub(crate) fn prepare_pictures(
         tracing::warn!(
             "the pictures are kept in memory, because the cache cannot be used: {problem}"
         );
+    }
+    for (width, height, count, name) in &prepared.report.other_sizes {
+        let more = if *count > 1 { format!(" (and {} more)", count - 1) } else { String::new() };
+        tracing::warn!("{name}{more} has {width}×{height} pixels, unlike most of the pictures");
     }
     Ok(prepared)
 }

@@ -25,7 +25,7 @@ use crate::session::generation::{GenerationDisplay, each_batch};
 use crate::session::interrupt;
 use crate::session::progress::clock;
 use crate::session::trajectory::Trajectory;
-use crate::session::usage::{bail_usage, check_no_overwrite, check_picture, checked_plan};
+use crate::session::usage::{bail_usage, check_no_overwrite, check_picture_beside, checked_plan};
 
 /// Generate images with a trained model
 ///
@@ -183,7 +183,7 @@ pub(crate) fn run(args: &SampleArgs, device: &Device, quiet: bool) -> anyhow::Re
     let list = ImageList::new(args, &control, noise.as_ref())?;
     let (num, steps) = (list.specs.len(), config.plan.steps().len());
     if let Some(path) = &args.grid {
-        check_picture("--grid", path, &["png"])?;
+        check_picture_beside(&args.out, "--grid", path, &["png"])?;
     }
     check_outputs(args)?;
     if args.format == Format::Png {
@@ -196,6 +196,7 @@ pub(crate) fn run(args: &SampleArgs, device: &Device, quiet: bool) -> anyhow::Re
     let mut display =
         GenerationDisplay::new("sampling", num.div_ceil(config.batch_size) * steps, quiet);
     display.follow(Trajectory::new(
+        &args.out,
         args.trajectory.as_deref(),
         args.gif.as_deref(),
         args.strip.as_deref(),
@@ -229,7 +230,7 @@ pub(crate) fn run(args: &SampleArgs, device: &Device, quiet: bool) -> anyhow::Re
         return Ok(ExitCode::from(interrupt::exit_code()));
     }
     if let Some(path) = &args.grid {
-        list.grid(&pictures, &control)?.write_png(path)?;
+        list.grid(&pictures, &control)?.write_sheet(path)?;
     }
     println!(
         "{} in {out} ({} each, {}){}",

@@ -47,13 +47,13 @@ use crate::session::usage::{bail_usage, first_given, with_advice};
     ).long_help(
         "Pictures to train on: a folder, an archive, a data file, a downloaded set or \
          hf:OWNER/NAME [default: 10,000 embedded digits]\n\n\
-         Accepted: a folder of PNG, JPEG, WebP, BMP or GIF files; a tar or zip archive; a parquet, \
+         Accepted: a folder of PNG, JPEG, WebP, BMP, GIF or TIFF files; a tar or zip archive; a parquet, \
          npy, npz or IDX file; binary batches of CIFAR; the name of a set fetched by `diffusion data \
          download` (mnist, fashion-mnist or cifar10); hf:OWNER/NAME, hf:OWNER/NAME:SPLIT or \
          hf:OWNER/NAME:CONFIG/SPLIT for a data set of the Hugging Face hub. Classes come from the \
-         first level of folders, from the labels of a data file, or from a table in the folder: \
-         metadata.csv, labels.csv or metadata.jsonl with the columns file_name (a path in the \
-         folder) and label."
+         first level of folders, from the labels of a data file, or from tables in folders above \
+         the pictures: metadata.csv, labels.csv, metadata.jsonl or metadata.parquet with the \
+         columns file_name (a path below the table's folder) and label."
     )),
     mut_arg("size", |arg| {
         let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
@@ -198,9 +198,14 @@ pub(crate) fn run(args: &TrainArgs, device: &Device, quiet: bool) -> anyhow::Res
         Some(run_dir) => resumed_config(args, run_dir)?,
         None => new_config(args, origin.as_deref())?,
     };
+    let trained = existing.as_ref().and_then(|run| run.layout().latest_checkpoint().ok());
+    let size = match (config.size, &trained) {
+        (None, Some(checkpoint)) => data::trained_side(checkpoint)?,
+        (size, _) => size,
+    };
     let source = data::open(config.data.as_deref())?;
     let prepared =
-        data::prepare_pictures(&source, config.size, &config.pictures, &args.data.cache, quiet)?;
+        data::prepare_pictures(&source, size, &config.pictures, &args.data.cache, quiet)?;
     data::report_damaged(&prepared.report.damaged);
     let (dataset, validation) = data::select(prepared.dataset, &config.pictures)?;
     let mut trainer = config.trainer(&dataset, device)?;

@@ -7,7 +7,7 @@ use diffusion_picture::Picture;
 use diffusion_report::{Cell, animation, sheet};
 use diffusion_sample::Progress;
 
-use crate::session::usage::check_picture;
+use crate::session::usage::check_picture_beside;
 
 /// Number of images that are recorded.
 const IMAGES: usize = 16;
@@ -30,8 +30,10 @@ pub(crate) struct Trajectory {
 
 impl Trajectory {
     /// A trajectory that is written as an animation to `gif`, as a strip to `strip`, and as all of
-    /// these and one picture per step to `folder`, which is created now.
+    /// these and one picture per step to `folder`, which is created now. The command makes the
+    /// folder `out`.
     pub(crate) fn new(
+        out: &Path,
         folder: Option<&Path>,
         gif: Option<&Path>,
         strip: Option<&Path>,
@@ -42,7 +44,7 @@ impl Trajectory {
         }
         for (flag, file, ending) in [("--gif", gif, "gif"), ("--strip", strip, "png")] {
             if let Some(file) = file {
-                check_picture(flag, file, &[ending])?;
+                check_picture_beside(out, flag, file, &[ending])?;
             }
         }
         let in_folder = |name: &str| folder.map(|folder| folder.join(name));
@@ -68,7 +70,7 @@ impl Trajectory {
         let [x, x0] = [pictures(&x)?, pictures(progress.x0)?];
         if let Some(folder) = &self.folder {
             let name = format!("step-{:04}.png", progress.done);
-            diffusion_picture::grid(&x)?.enlarged_for_viewing().write_png(&folder.join(name))?;
+            diffusion_picture::grid(&x)?.enlarged_for_viewing().write_sheet(&folder.join(name))?;
         }
         self.steps.push([x, x0]);
         Ok(())
@@ -105,7 +107,7 @@ impl Trajectory {
             .flat_map(|image| [format!("{image}: x_t"), "predicted x0".to_owned()])
             .collect();
         let names: Vec<String> = shown.iter().map(|step| format!("step {step}")).collect();
-        Ok(sheet(&cells, &rows, &names)?.write_png(path)?)
+        Ok(sheet(&cells, &rows, &names)?.write_sheet(path)?)
     }
 
     /// Each frame has all images: x_t on the left, x̂₀ on the right.

@@ -71,11 +71,28 @@ pub(crate) fn check_input(flag: &str, path: &Path) -> anyhow::Result<()> {
 
 /// Fails if the output `path` of `flag` ends in none of `endings` or cannot be written.
 pub(crate) fn check_picture(flag: &str, path: &Path, endings: &[&str]) -> anyhow::Result<()> {
+    check_ending(flag, path, endings)?;
+    check_output(flag, path)
+}
+
+/// Like [`check_picture`] for a command that makes the folder `out`, in which the picture may be.
+pub(crate) fn check_picture_beside(
+    out: &Path,
+    flag: &str,
+    path: &Path,
+    endings: &[&str],
+) -> anyhow::Result<()> {
+    check_ending(flag, path, endings)?;
+    let is_new = !out.exists() && path.parent().is_some_and(|folder| folder == out);
+    if is_new { Ok(()) } else { check_output(flag, path) }
+}
+
+fn check_ending(flag: &str, path: &Path, endings: &[&str]) -> anyhow::Result<()> {
     let matches = |own: &OsStr| endings.iter().any(|ending| own.eq_ignore_ascii_case(ending));
     if !path.extension().is_some_and(matches) {
         bail_usage!("{flag} {}: the name must end in .{}", path.display(), endings.join(" or ."));
     }
-    check_output(flag, path)
+    Ok(())
 }
 
 /// Fails if the output `path` of `flag` cannot be written. Leaves no new file and does not change

@@ -336,3 +336,22 @@ fn impossible_edits_fail_before_anything_is_computed() {
     );
     assert!(!place.path("edited").exists(), "nothing was computed");
 }
+
+#[test]
+fn a_folder_is_edited_with_its_subfolders() {
+    let place = TestDir::new();
+    place.train_small("run", 1);
+    for name in ["in/1.png", "in/a/1.png", "in/b/1.png"] {
+        write(&place, name, [8, 8], |x, y| (x * y) as u8);
+    }
+    place.write("in/notes.avif", "x");
+    let line =
+        "edit vary in --run run --strength 0.2 --steps 4 --out in/out --grid in/out/grid.png";
+    let answer = place.ok(line);
+    assert!(answer.err.contains("in: not used: notes.avif"), "{}", answer.err);
+    let expected = ["1.png", "a-1.png", "b-1.png", "grid.png"];
+    assert_eq!(names(&place.path("in/out")), expected);
+    // The results are not the pictures of the next call.
+    place.ok(line);
+    assert_eq!(names(&place.path("in/out")), expected);
+}

@@ -188,7 +188,13 @@ fn images_are_evaluated_without_resizing() {
         grey(&format!("wide/{i}.png"), 40, 28);
     }
     place.refuses("evaluate samples large --against large", 2, &["1×80×80"]);
-    place.refuses("evaluate samples mixed", 2, &["mixed: its images differ in size"]);
+    let odd = "1.png (and 3 more) has 29×29 pixels, most others have 28×28";
+    place.refuses("evaluate samples mixed", 2, &["mixed: its images differ in size", odd]);
+    place.refuses(
+        "evaluate samples mixed --size 20 --against mixed --channels rgb",
+        2,
+        &["3×20×20"],
+    );
     place.refuses("evaluate samples wide", 2, &["wide: its images are 40×28"]);
     // Sampling flags do not apply to a folder of images.
     own_pictures(&place, "own", 6);
@@ -375,4 +381,50 @@ fn reference_images_are_prepared_as_the_training_pictures_were() {
     place.ok(&format!("{line} training.json --training set --against set"));
     let training = json(&place, "training.json");
     assert_eq!(training["sets"], json(&place, "named.json")["sets"]);
+}
+
+#[test]
+fn everything_that_sample_wrote_can_be_evaluated() {
+    let place = TestDir::new();
+    let line = "sample --num 8 --sampler ddim --steps 2";
+    // The pictures of several images are in the folder of the images, which does not exist yet.
+    place.ok(&format!(
+        "{line} --out new --grid new/grid.png --strip new/strip.png --gif new/film.gif \
+         --trajectory new/steps"
+    ));
+    assert!(
+        place.path("new/grid.png").is_file() && place.path("new/steps/step-0001.png").is_file()
+    );
+    place.ok("evaluate samples new --json new.json");
+    assert_eq!(json(&place, "new.json")["sets"][0]["count"], 8);
+    // As an array, the images are not rounded.
+    place.ok(&format!("{line} --out array --format npy"));
+    let answer = place.ok("evaluate samples array --json array.json");
+    assert!(!answer.err.contains("WARN array: "), "{}", answer.err);
+    let distance = |file: &str| json(&place, file)["mean"]["frechet_distance"].as_f64().unwrap();
+    assert!((distance("new.json") - distance("array.json")).abs() < 1e-3);
+}
+
+#[test]
+fn folders_are_prepared_with_the_flags_of_pictures() {
+    let place = TestDir::new();
+    for i in 0..80u8 {
+        let path = place.write(&format!("clear/{i}.png"), "");
+        let mut encoder = png::Encoder::new(fs::File::create(path).unwrap(), 28, 28);
+        encoder.set_color(png::ColorType::GrayscaleAlpha);
+        let pixel = |p: u32| if (p + u32::from(i)) % 9 < 3 { [255 - i, 255] } else { [0, 0] };
+        let pixels: Vec<u8> = (0..28 * 28u32).flat_map(pixel).collect();
+        encoder.write_header().unwrap().write_image_data(&pixels).unwrap();
+    }
+    place.write("small.toml", "steps = 1\nbatch_size = 8\n[network]\nbase_channels = 16\ntime_dim = 16\n[sample_grid]\nnum = 0\n");
+    place.ok("train --data clear --background black --conditional=never --config small.toml --run-dir run");
+    let distance = |line: &str| {
+        place.ok(&format!("evaluate samples {line} --json out.json"));
+        json(&place, "out.json")["mean"]["frechet_distance"].as_f64().unwrap()
+    };
+    let on_white = distance("clear");
+    let on_black = distance("clear --background black");
+    assert!((on_white - on_black).abs() > 1.0, "{on_white} {on_black}");
+    assert!(distance("clear --against clear --background black") < 1e-3);
+    place.refuses("evaluate samples run --background black", 2, &["--background is for folders"]);
 }

@@ -38,15 +38,26 @@ pub(crate) struct Raster {
 
 /// The width and height in the file's header, after EXIF rotation.
 pub(crate) fn dimensions(bytes: &[u8]) -> Result<(usize, usize), String> {
+    catch_panic(|| Ok(turned_dimensions(&mut decoder(bytes)?)))
+}
+
+/// The width and height after EXIF rotation.
+fn turned_dimensions(decoder: &mut impl ImageDecoder) -> (usize, usize) {
+    let (width, height) = decoder.dimensions();
+    let swapped = swaps_sides(decoder.orientation().unwrap_or(Orientation::NoTransforms));
+    if swapped { (height as usize, width as usize) } else { (width as usize, height as usize) }
+}
+
+/// Like [`dimensions`], for the file at `path`, of which it reads little more than the header.
+pub(crate) fn header_dimensions(path: &Path) -> Result<(usize, usize), String> {
+    if !path.is_file() {
+        // Reading a pipe would block until something writes to it.
+        return Err("not a regular file".to_owned());
+    }
     catch_panic(|| {
-        let mut decoder = decoder(bytes)?;
-        let (width, height) = decoder.dimensions();
-        let swapped = swaps_sides(decoder.orientation().unwrap_or(Orientation::NoTransforms));
-        Ok(if swapped {
-            (height as usize, width as usize)
-        } else {
-            (width as usize, height as usize)
-        })
+        let reader = ImageReader::open(path).and_then(ImageReader::with_guessed_format);
+        let decoder = reader.map_err(|e| e.to_string())?.into_decoder();
+        Ok(turned_dimensions(&mut decoder.map_err(|e| explain(&e))?))
     })
 }
 
@@ -81,10 +92,13 @@ fn decoder(bytes: &[u8]) -> Result<impl ImageDecoder + use<'_>, String> {
         return Err("an empty file".to_owned());
     }
     let mut reader = ImageReader::new(Cursor::new(bytes));
-    let format = image::guess_format(bytes)
-        .ok()
-        .filter(ImageFormat::reading_enabled)
-        .ok_or("not a picture: expected a PNG, JPEG, WebP, BMP or GIF file")?;
+    let format =
+        image::guess_format(bytes).ok().filter(ImageFormat::reading_enabled).ok_or_else(|| {
+            crate::source::other_format(bytes).map_or_else(
+                || "not a picture: expected a PNG, JPEG, WebP, BMP, GIF or TIFF file".to_owned(),
+                str::to_owned,
+            )
+        })?;
     if format == ImageFormat::Jpeg && !jpeg_is_whole(bytes) {
         return Err("a JPEG file that is cut short".to_owned());
     }

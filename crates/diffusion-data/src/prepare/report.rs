@@ -10,6 +10,10 @@ use serde::{Deserialize, Serialize};
 pub struct Report {
     /// Width and height in pixels, and the number of usable pictures of that size.
     pub sizes: Vec<(usize, usize, usize)>,
+    /// If at least 95 % of the pictures have one size: width, height and number of the pictures of
+    /// each other size, and the name of the first; at most 5 sizes.
+    #[serde(default)]
+    pub other_sizes: Vec<(usize, usize, usize, String)>,
     /// The pixel formats of the files, such as `RGB, 16 bits`, and the number of usable pictures
     /// with each.
     pub forms: BTreeMap<String, usize>,

@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 
 use flate2::read::MultiGzDecoder;
 
-use super::listing::{self, TABLES};
-use super::{Content, Record, Records, SourceInfo};
+use super::kind::{self, FileKind, HEAD_BYTES};
+use super::listing::{self, ListedFile, Listing};
+use super::{Content, EXPECTED, Record, Records, SourceInfo, table};
 use crate::DataError;
 use crate::config::Split;
 use crate::error::first_names;
@@ -53,7 +54,8 @@ pub(super) fn gunzipped_head(path: &Path) -> Result<Vec<u8>, DataError> {
     Ok(head)
 }
 
-pub(super) fn open(path: &Path, split: Split) -> Result<SourceInfo<Archive>, DataError> {
+/// Opens the pictures of `split`.
+pub(super) fn open(path: &Path, split: Split) -> Result<(SourceInfo<Archive>, Listing), DataError> {
     let mut head = Vec::new();
     File::open(path)
         .and_then(|file| file.take(2).read_to_end(&mut head))
@@ -65,62 +67,43 @@ pub(super) fn open(path: &Path, split: Split) -> Result<SourceInfo<Archive>, Dat
     };
     let mut archive =
         Archive { path: path.to_owned(), format, pictures: Vec::new(), missing: Vec::new() };
-    let (mut places, mut names, mut others) = (Vec::new(), Vec::new(), Vec::new());
-    archive.visit(&mut |place, name, _| {
-        if listing::is_picture(name) {
-            places.push(place);
-            names.push(name.to_owned());
-        } else {
-            others.push((place, name.to_owned()));
-        }
+    if format == Format::Zip {
+        archive.check_methods()?;
+    }
+    let (mut places, mut listed) = (Vec::new(), Vec::new());
+    archive.visit(&mut |place, name, read| {
+        let kind = kind::kind_of(name, || read(HEAD_BYTES as u64).unwrap_or_default());
+        let table = (kind == FileKind::Table).then(|| read(table::MAX_BYTES + 1));
+        listed.push(ListedFile { name: name.to_owned(), kind, table });
+        places.push(place);
         Ok(())
     })?;
-    if names.is_empty() {
-        let expected = "files ending in .png, .jpg, .webp, .bmp or .gif";
-        let others: Vec<String> = others.into_iter().map(|(_, name)| name).collect();
+    if !listed.iter().any(|file| file.kind == FileKind::Picture) {
+        let names: Vec<String> = listed.into_iter().map(|file| file.name).collect();
         return Err(DataError::NothingFound {
             path: path.to_owned(),
-            expected,
-            found: first_names(&others),
+            expected: EXPECTED,
+            found: first_names(&names),
         });
     }
-    // The folder that all pictures share is the folder of the set.
-    let shared = listing::shared_folder(&names).len();
-    let prefix = names[0][..shared].to_owned();
-    let mut named: Vec<(usize, String)> =
-        places.into_iter().zip(names.into_iter().map(|name| name[shared..].to_owned())).collect();
-    let is_folder =
-        |folder: &str| named.iter().any(|(_, name)| name.starts_with(&format!("{folder}/")));
-    let part = listing::split_folder(is_folder, split);
-    if let Some(part) = part {
-        named.retain(|(_, name)| name.starts_with(&format!("{part}/")));
-    }
-    let names: Vec<String> = named.iter().map(|(_, name)| name.clone()).collect();
-    let table = TABLES.iter().find_map(|table| {
-        others.iter().find(|(_, name)| name.strip_prefix(&prefix) == Some(table))
-    });
-    let labels = match table {
-        Some((place, table)) => archive
-            .read(*place)?
-            .and_then(|content| listing::by_table(&names, table, &content))
-            .map_err(|problem| archive.damaged(&format!("{table}: {problem}")))?,
-        None => listing::by_folder(&names),
-    };
-    let labelled = named.into_iter().zip(labels.indices);
-    archive.pictures =
-        labelled.map(|((place, name), label)| Picture { place, name, label }).collect();
-    archive.missing = labels.missing;
-    Ok(SourceInfo { count: archive.pictures.len(), classes: labels.classes, kind: archive })
+    let mut list = Listing::new(&listed, split)
+        .map_err(|(table, problem)| archive.damaged(&format!("{table}: {problem}")))?;
+    let below = |name: &str| name.strip_prefix(&list.shared).unwrap_or(name).to_owned();
+    archive.missing = list.missing.iter().map(|name| below(name)).collect();
+    archive.pictures = list
+        .pictures
+        .iter()
+        .map(|&(i, label)| Picture { place: places[i], name: below(&listed[i].name), label })
+        .collect();
+    let classes = std::mem::take(&mut list.classes);
+    Ok((SourceInfo { count: archive.pictures.len(), classes, kind: archive }, list))
 }
 
-/// A callback that receives an entry's index, its name, and a function that reads it. The inner
-/// error of that function is a text.
-type Visitor<'v> = dyn FnMut(
-        usize,
-        &str,
-        &mut dyn FnMut() -> Result<Result<Vec<u8>, String>, DataError>,
-    ) -> Result<(), DataError>
-    + 'v;
+/// Reads at most the given number of bytes of an entry.
+type ReadEntry<'r> = dyn FnMut(u64) -> Result<Vec<u8>, String> + 'r;
+
+/// A callback that receives an entry's index, its name, and a function that reads it once.
+type Visitor<'v> = dyn FnMut(usize, &str, &mut ReadEntry<'_>) -> Result<(), DataError> + 'v;
 
 impl Archive {
     pub(super) fn description(&self) -> &'static str {
@@ -157,16 +140,38 @@ impl Archive {
         zip::ZipArchive::new(self.file()?).map_err(|e| self.damaged(&e.to_string()))
     }
 
-    /// Reads the entry with the given index.
-    fn read(&self, index: usize) -> Result<Result<Vec<u8>, String>, DataError> {
-        let mut result = Err("it no longer exists".to_owned());
-        self.visit(&mut |place, _, content| {
-            if place == index {
-                result = content()?;
+    /// Checks that the files of a zip archive can be unpacked.
+    fn check_methods(&self) -> Result<(), DataError> {
+        use zip::CompressionMethod::{Deflated, Stored};
+
+        let mut zip = self.zip()?;
+        let (mut of, mut encrypted, mut packed, mut method_name) = (0, 0, 0, String::new());
+        for place in 0..zip.len() {
+            let entry = zip.by_index_raw(place).map_err(|e| self.damaged(&e.to_string()))?;
+            if !kind::has_picture_ending(&kind::text_of(entry.name_raw())) {
+                continue;
             }
-            Ok(())
-        })?;
-        Ok(result)
+            of += 1;
+            encrypted += usize::from(entry.encrypted());
+            let method = entry.compression();
+            if ![Stored, Deflated].contains(&method) {
+                packed += 1;
+                method_name = method.to_string();
+            }
+        }
+        let advice = "unpack it and use the folder, or pack it again with deflate";
+        if encrypted > 0 {
+            return Err(self.damaged(&format!(
+                "{encrypted} of its {of} pictures are encrypted; unpack it and use the folder"
+            )));
+        }
+        if packed > 0 {
+            return Err(self.damaged(&format!(
+                "{packed} of its {of} pictures are compressed by {method_name}, which cannot be read; \
+                 {advice}"
+            )));
+        }
+        Ok(())
     }
 
     /// Visits all regular files, in order.
@@ -178,11 +183,16 @@ impl Archive {
                     let entry =
                         zip.by_index_raw(place).map_err(|e| self.damaged(&e.to_string()))?;
                     entry.is_file().then(|| {
-                        normalised(&String::from_utf8_lossy(entry.name_raw()).replace('\\', "/"))
+                        let name: Vec<u8> = entry.name_raw().to_vec();
+                        let slashes = name.into_iter().map(|b| if b == b'\\' { b'/' } else { b });
+                        normalised(&kind::text_of(&slashes.collect::<Vec<u8>>()))
                     })
                 };
                 let Some(name) = name else { continue };
-                visitor(place, &name, &mut || Ok(zip_entry(&mut zip, place)))?;
+                visitor(place, &name, &mut |most| {
+                    let entry = zip.by_index(place).map_err(|e| e.to_string())?;
+                    read_at_most(entry, most)
+                })?;
             }
             return Ok(());
         }
@@ -193,15 +203,15 @@ impl Archive {
             if !entry.header().entry_type().is_file() {
                 continue;
             }
-            let name = normalised(&String::from_utf8_lossy(&entry.path_bytes()));
-            visitor(place, &name, &mut || Ok(read_limited(&mut entry)))?;
+            let name = normalised(&kind::text_of(&entry.path_bytes()));
+            visitor(place, &name, &mut |most| read_at_most(&mut entry, most))?;
         }
         Ok(())
     }
 
     pub(super) fn records(&self) -> Result<Records<'_>, DataError> {
         let missing = self.missing.iter().map(|name| {
-            let reason = "listed in the table of labels, but not there".to_owned();
+            let reason = listing::MISSING.to_owned();
             Ok(Record { name: name.clone(), label: None, content: Err(reason) })
         });
         let record = |picture: &Picture, content: Result<Vec<u8>, String>| Record {
@@ -258,10 +268,15 @@ fn zip_entry(zip: &mut zip::ZipArchive<impl Read + Seek>, place: usize) -> Resul
     read_limited(&mut entry)
 }
 
+fn read_at_most(entry: impl Read, most: u64) -> Result<Vec<u8>, String> {
+    let mut bytes = Vec::new();
+    entry.take(most).read_to_end(&mut bytes).map_err(|e| e.to_string())?;
+    Ok(bytes)
+}
+
 /// Reads an entry of at most [`MAX_FILE_BYTES`], whatever its header claims.
 fn read_limited(entry: &mut impl Read) -> Result<Vec<u8>, String> {
-    let mut bytes = Vec::new();
-    entry.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes).map_err(|e| e.to_string())?;
+    let bytes = read_at_most(entry, MAX_FILE_BYTES + 1)?;
     if bytes.len() as u64 > MAX_FILE_BYTES {
         return Err(format!("more than the {MAX_FILE_BYTES} bytes that a picture file may have"));
     }

@@ -27,6 +27,8 @@ pub(super) struct Arrays {
     member: Option<String>,
     layout: Layout,
     scale: Scale,
+    /// The smallest and the largest number, unless the numbers are bytes.
+    range: Option<(f64, f64)>,
     labels: Option<Vec<u32>>,
 }
 
@@ -51,6 +53,15 @@ struct Scale {
 
 impl Scale {
     const BYTES: Self = Self { factor: 1.0, offset: 0.0 };
+    /// For \[0, 1\].
+    const UNIT: Self = Self { factor: 255.0, offset: 0.0 };
+    /// For \[−1, 1\].
+    const SIGNED: Self = Self { factor: 127.5, offset: 127.5 };
+
+    /// The numbers that become black and white.
+    fn range(self) -> [f64; 2] {
+        [0.0, 255.0].map(|byte| (byte - self.offset) / self.factor)
+    }
 
     /// The scale for numbers from `min` to `max`: the first of \[0, 1\], \[−1, 1\] and \[0, 255\]
     /// that contains them.
@@ -60,8 +71,8 @@ impl Scale {
                 Err("it contains numbers that are not finite".to_owned())
             }
             // Filters and networks may exceed the range a little.
-            (min, max) if min >= -0.1 && max <= 1.1 => Ok(Self { factor: 255.0, offset: 0.0 }),
-            (min, max) if min >= -1.5 && max <= 1.5 => Ok(Self { factor: 127.5, offset: 127.5 }),
+            (min, max) if min >= -0.1 && max <= 1.1 => Ok(Self::UNIT),
+            (min, max) if min >= -1.5 && max <= 1.5 => Ok(Self::SIGNED),
             (min, max) if min >= -1.0 && max <= 256.0 => Ok(Self::BYTES),
             _ => Err(format!(
                 "its numbers go from {min} to {max}; expected [-1, 1], [0, 1] or [0, 255]"
@@ -152,6 +163,7 @@ pub(super) fn open_npy(path: &Path) -> Result<SourceInfo<Arrays>, DataError> {
             number_type: NumberType::U8,
         },
         scale: Scale::BYTES,
+        range: None,
         labels: None,
     };
     arrays.complete(None)
@@ -196,6 +208,7 @@ pub(super) fn open_npz(path: &Path, head: &[u8]) -> Result<Option<SourceInfo<Arr
             number_type: NumberType::U8,
         },
         scale: Scale::BYTES,
+        range: None,
         labels: None,
     };
     arrays.complete(labels.transpose()?).map(Some)
@@ -261,7 +274,7 @@ impl Arrays {
         }
         if self.layout.number_type != NumberType::U8 {
             let layout = self.layout;
-            self.scale = self
+            (self.scale, self.range) = self
                 .with_input(|input| {
                     Header::read(input)?;
                     let (mut min, mut max) = (f64::INFINITY, f64::NEG_INFINITY);
@@ -272,7 +285,7 @@ impl Arrays {
                             max = if value > max || value.is_nan() { value } else { max };
                         }
                     }
-                    Scale::for_range(min, max)
+                    Ok((Scale::for_range(min, max)?, Some((min, max))))
                 })
                 .map_err(&invalid)?;
         }
@@ -285,6 +298,36 @@ impl Arrays {
         let classes = numbered_classes(labels.as_ref().and_then(|labels| labels.iter().max()));
         self.labels = labels;
         Ok(SourceInfo { kind: self, classes, count })
+    }
+
+    /// In words, with the range that its numbers are taken to have.
+    pub(super) fn description(&self) -> String {
+        match self.range {
+            Some(_) => {
+                let [black, white] = self.scale.range();
+                format!("a numpy array of numbers in [{black}, {white}]")
+            }
+            None => "a numpy array".to_owned(),
+        }
+    }
+
+    /// Which range was taken, if the numbers leave a doubt.
+    pub(super) fn notes(&self) -> Vec<String> {
+        let Some((min, max)) = self.range else { return Vec::new() };
+        let [black, white] = self.scale.range();
+        let outside = min < black || max > white;
+        let narrow = match self.scale {
+            Scale::SIGNED => min > -0.5 || max < 0.5,
+            Scale::BYTES => max <= 4.0,
+            _ => false,
+        };
+        let note = || {
+            format!(
+                "the numbers of the array go from {min} to {max}; {black} is taken for black and \
+                 {white} for white"
+            )
+        };
+        (outside || narrow).then(note).into_iter().collect()
     }
 
     fn check_length(&self, length: u64) -> Result<(), String> {

@@ -25,8 +25,13 @@ pub(super) struct Batches {
     label_bytes: usize,
 }
 
-/// The batches of one split in the folder `path`; `None` if there are none.
-pub(super) fn files(path: &Path, split: Split) -> Option<Vec<PathBuf>> {
+/// The batches of one split in the folder `path`, or in the folder that the archives of CIFAR
+/// unpack to; `None` if there are none.
+///
+/// # Errors
+/// If the batches are those for Python.
+pub(super) fn files(path: &Path, split: Split) -> Result<Option<Vec<PathBuf>>, DataError> {
+    const FOLDERS: [&str; 3] = ["", "cifar-10-batches-bin", "cifar-100-binary"];
     let names: [&[&str]; 2] = match split {
         Split::Train => [
             &[
@@ -40,10 +45,22 @@ pub(super) fn files(path: &Path, split: Split) -> Option<Vec<PathBuf>> {
         ],
         Split::Test => [&["test_batch.bin"], &["test.bin"]],
     };
-    let existing = |names: &[&str]| -> Vec<PathBuf> {
-        names.iter().map(|name| path.join(name)).filter(|file| file.is_file()).collect()
+    let existing = |folder: &Path, names: &[&str]| -> Vec<PathBuf> {
+        names.iter().map(|name| folder.join(name)).filter(|file| file.is_file()).collect()
     };
-    names.into_iter().map(existing).find(|files| !files.is_empty())
+    let files = FOLDERS
+        .iter()
+        .flat_map(|folder| names.map(|names| existing(&path.join(folder), names)))
+        .find(|files| !files.is_empty());
+    let python = ["", "cifar-10-batches-py"].map(|folder| path.join(folder).join("data_batch_1"));
+    match python.iter().find(|file| files.is_none() && file.is_file()) {
+        Some(file) => Err(DataError::unusable(
+            file,
+            "the version of CIFAR for Python cannot be read; use the binary version \
+             (cifar-10-binary.tar.gz)",
+        )),
+        None => Ok(files),
+    }
 }
 
 pub(super) fn open(files: &[PathBuf]) -> Result<SourceInfo<Batches>, DataError> {

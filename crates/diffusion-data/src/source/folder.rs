@@ -1,19 +1,18 @@
 //! Folders of pictures.
 
-use std::fs;
+use std::fs::{self, File};
 use std::hash::{Hash, Hasher};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use walkdir::WalkDir;
 
-use super::listing::{self, Labels, TABLES};
-use super::{Content, Record, Records, SourceInfo, Split};
+use super::kind::{self, FileKind, HEAD_BYTES};
+use super::listing::{self, ListedFile, Listing};
+use super::{Content, PictureFiles, Record, Records, SourceInfo, Split, table};
 use crate::DataError;
 use crate::dataset::hash::StableHasher;
-use crate::error::first_names;
 
-const EXPECTED: &str =
-    "files ending in .png, .jpg, .webp, .bmp or .gif, or IDX, CIFAR or parquet files";
 /// The maximum depth of folders below the source.
 const MAX_DEPTH: usize = 32;
 
@@ -27,9 +26,11 @@ pub(super) struct Files {
 struct Entry {
     name: String,
     label: Option<u32>,
-    /// The path of the file, its length and its modification time; or why it cannot be used.
-    file: Result<(PathBuf, (u64, u128)), String>,
+    file: FoundFile,
 }
+
+/// The path of a file, its length and its modification time; or why it cannot be used.
+type FoundFile = Result<(PathBuf, (u64, u128)), String>;
 
 impl Files {
     pub(super) fn records(&self) -> Records<'_> {
@@ -53,26 +54,16 @@ impl Files {
     }
 }
 
-/// The folder of the split and its name; `path` itself if it has no folders for splits.
-pub(super) fn split_folder(path: &Path, split: Split) -> (PathBuf, Option<&'static str>) {
-    let part = listing::split_folder(|name| path.join(name).is_dir(), split);
-    (part.map_or_else(|| path.to_owned(), |part| path.join(part)), part)
-}
-
 /// The parquet files of a folder or of its subfolder `data`. If their names begin with a split,
 /// only the files of `split`.
 pub(super) fn shards(path: &Path, split: Split) -> Vec<PathBuf> {
     let in_folder = |folder: &Path| -> Vec<PathBuf> {
         let entries = fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok);
-        let files: Vec<_> =
-            entries.map(|entry| entry.path()).filter(|path| path.is_file()).collect();
-        // A parquet file next to pictures may be a table of any kind.
-        if files.iter().any(|file| listing::is_picture(&relative(folder, file))) {
-            return Vec::new();
-        }
-        let mut files: Vec<_> = files
-            .into_iter()
-            .filter(|file| file.extension().is_some_and(|e| e.eq_ignore_ascii_case("parquet")))
+        let is_parquet =
+            |file: &PathBuf| file.extension().is_some_and(|e| e.eq_ignore_ascii_case("parquet"));
+        let mut files: Vec<_> = entries
+            .map(|entry| entry.path())
+            .filter(|path| path.is_file() && is_parquet(path))
             .collect();
         files.sort();
         files
@@ -94,81 +85,136 @@ pub(super) fn shards(path: &Path, split: Split) -> Vec<PathBuf> {
     files
 }
 
-/// Opens all pictures below `root`: the folder of a set, or its subfolder `part` for one split.
-pub(super) fn open(root: &Path, part: Option<&str>) -> Result<SourceInfo<Files>, DataError> {
-    let mut entries = Vec::new();
-    let mut others = Vec::new();
-    let walk = WalkDir::new(root).follow_links(true).max_depth(MAX_DEPTH).sort_by_file_name();
-    for item in walk.into_iter().filter_entry(|entry| !is_run_folder(entry.path())) {
-        match item {
-            Ok(item) if item.file_type().is_dir() => {}
-            Ok(item) => {
-                let name = relative(root, item.path());
-                if !listing::is_picture(&name) {
-                    others.push(name);
-                    continue;
+/// All files below a folder.
+#[derive(Debug)]
+pub(super) struct FolderFiles {
+    listed: Vec<ListedFile>,
+    files: Vec<FoundFile>,
+}
+
+impl FolderFiles {
+    /// Finds all files below `root`, in the order of their names. Hidden folders and the folders of
+    /// runs are left out.
+    pub(super) fn find(root: &Path) -> Result<Self, DataError> {
+        let mut found = Self { listed: Vec::new(), files: Vec::new() };
+        let walk = WalkDir::new(root).follow_links(true).max_depth(MAX_DEPTH).sort_by_file_name();
+        for item in walk.into_iter().filter_entry(|entry| !is_run_folder(entry.path())) {
+            match item {
+                Ok(item) if item.file_type().is_dir() => {}
+                Ok(item) => {
+                    let path = item.into_path();
+                    let name = relative(root, &path);
+                    let kind = kind::kind_of(&name, || head(&path));
+                    let table = (kind == FileKind::Table).then(|| read_table(&path));
+                    let stamp = listing::stamp(fs::metadata(&path));
+                    found.listed.push(ListedFile { name, kind, table });
+                    found.files.push(Ok((path, stamp)));
                 }
-                let stamp = listing::stamp(fs::metadata(item.path()));
-                entries.push(Entry { name, label: None, file: Ok((item.into_path(), stamp)) });
-            }
-            Err(error) if error.depth() == 0 => {
-                return Err(DataError::io(root)(error.into()));
-            }
-            Err(error) => {
-                let name = error.path().map_or_else(String::new, |path| relative(root, path));
-                let gone =
-                    error.io_error().is_some_and(|e| e.kind() == std::io::ErrorKind::NotFound);
-                if gone && !listing::is_picture(&name) {
-                    continue;
+                Err(error) if error.depth() == 0 => {
+                    return Err(DataError::io(root)(error.into()));
                 }
-                let reason = match error.loop_ancestor() {
-                    Some(_) => "a link to a folder that contains it".to_owned(),
-                    None => error
-                        .into_io_error()
-                        .map_or_else(|| "cannot be read".to_owned(), |e| e.to_string()),
-                };
-                entries.push(Entry { name, label: None, file: Err(reason) });
+                Err(error) => {
+                    let name = error.path().map_or_else(String::new, |path| relative(root, path));
+                    let gone =
+                        error.io_error().is_some_and(|e| e.kind() == std::io::ErrorKind::NotFound);
+                    if gone && !kind::has_picture_ending(&name) {
+                        continue;
+                    }
+                    let reason = match error.loop_ancestor() {
+                        Some(_) => "a link to a folder that contains it".to_owned(),
+                        None => error
+                            .into_io_error()
+                            .map_or_else(|| "cannot be read".to_owned(), |e| e.to_string()),
+                    };
+                    found.listed.push(ListedFile { name, kind: FileKind::Other, table: None });
+                    found.files.push(Err(reason));
+                }
             }
         }
+        Ok(found)
     }
-    if !entries.iter().any(|entry| entry.file.is_ok()) {
-        return Err(DataError::NothingFound {
-            path: root.to_owned(),
-            expected: EXPECTED,
-            found: first_names(&others),
-        });
+
+    /// Whether there is a picture.
+    pub(super) fn has_pictures(&self) -> bool {
+        self.listed.iter().any(|file| file.kind == FileKind::Picture)
     }
-    let names: Vec<String> = entries.iter().map(|entry| entry.name.clone()).collect();
-    let table_in =
-        |folder: &Path| TABLES.iter().map(|table| folder.join(table)).find(|table| table.is_file());
-    let above = part.and_then(|part| Some((part, table_in(root.parent()?)?)));
-    let labels = match (table_in(root), above) {
-        (Some(table), _) => by_table(&names, &table)?,
-        (None, Some((part, table))) => {
-            let names: Vec<String> = names.iter().map(|name| format!("{part}/{name}")).collect();
-            let labels = by_table(&names, &table)?;
-            // The table also lists the pictures of the other splits.
-            Labels {
-                missing: labels
-                    .missing
-                    .into_iter()
-                    .filter(|name| name.starts_with(&format!("{part}/")))
-                    .collect(),
-                ..labels
+
+    /// All pictures, of any split.
+    pub(super) fn pictures(self) -> PictureFiles {
+        let mut notes = listing::unused(&self.listed);
+        let mut files = Vec::new();
+        for (ListedFile { name, kind, .. }, file) in self.listed.into_iter().zip(self.files) {
+            match file {
+                Ok((path, _)) if kind == FileKind::Picture => files.push((name, path)),
+                Ok(_) => {}
+                Err(problem) => notes.push(format!("{name}: {problem}")),
             }
         }
-        (None, None) => listing::by_folder(&names),
-    };
-    for (entry, label) in entries.iter_mut().zip(labels.indices) {
-        entry.label = label;
+        PictureFiles { files, notes }
     }
-    let missing = labels.missing.into_iter();
-    entries.extend(missing.map(|name| Entry {
-        name,
-        label: None,
-        file: Err("listed in the table of labels, but not there".to_owned()),
-    }));
-    Ok(SourceInfo { count: entries.len(), classes: labels.classes, kind: Files { entries } })
+
+    /// The names of all files, for an error.
+    pub(super) fn names(&self) -> Vec<String> {
+        self.listed.iter().map(|file| file.name.clone()).collect()
+    }
+
+    /// The pictures of `split`, the name of its folder, and notes.
+    pub(super) fn open(
+        mut self,
+        root: &Path,
+        split: Split,
+    ) -> Result<(SourceInfo<Files>, Listing), DataError> {
+        // What cannot be read is reported as a damaged picture, and not among the unused files.
+        let damaged: Vec<usize> =
+            (0..self.files.len()).filter(|&i| self.files[i].is_err()).collect();
+        for &i in &damaged {
+            self.listed[i].kind = FileKind::Hidden;
+        }
+        let mut list = Listing::new(&self.listed, split)
+            .map_err(|(table, problem)| DataError::unusable(&root.join(table), problem))?;
+        let prefix = list.part.map_or_else(String::new, |part| format!("{}{part}/", list.shared));
+        let below = |name: &str| name.strip_prefix(&prefix).map(str::to_owned);
+        let mut places = std::mem::take(&mut list.pictures);
+        places.extend(damaged.into_iter().map(|place| (place, None)));
+        places.sort_by_key(|(place, _)| *place);
+        let mut entries: Vec<Entry> = places
+            .into_iter()
+            .filter_map(|(place, label)| {
+                let name = below(&self.listed[place].name)?;
+                Some(Entry { name, label, file: self.files[place].clone() })
+            })
+            .collect();
+        entries.extend(list.missing.iter().map(|name| Entry {
+            name: below(name).unwrap_or_else(|| name.clone()),
+            label: None,
+            file: Err(listing::MISSING.to_owned()),
+        }));
+        let classes = std::mem::take(&mut list.classes);
+        Ok((SourceInfo { count: entries.len(), classes, kind: Files { entries } }, list))
+    }
+}
+
+/// The first bytes of a file; none if it cannot be read.
+fn head(path: &Path) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    // Reading a pipe would block until something writes to it.
+    if path.is_file() {
+        let file = File::open(path);
+        let _ = file.and_then(|file| file.take(HEAD_BYTES as u64).read_to_end(&mut bytes));
+    }
+    bytes
+}
+
+fn read_table(path: &Path) -> Result<Vec<u8>, String> {
+    let metadata = fs::metadata(path).map_err(|e| e.to_string())?;
+    if !metadata.is_file() {
+        return Err("not a regular file".to_owned());
+    }
+    if metadata.len() > table::MAX_BYTES {
+        let (most, length) = (table::MAX_BYTES, metadata.len());
+        return Err(format!("a table of labels has at most {most} bytes, got {length}"));
+    }
+    fs::read(path).map_err(|e| e.to_string())
 }
 
 /// Opens a single picture file.
@@ -182,23 +228,10 @@ pub(super) fn open_one(path: &Path) -> SourceInfo<Files> {
     }
 }
 
-fn by_table(names: &[String], table: &Path) -> Result<Labels, DataError> {
-    let mismatch = |problem: String| DataError::unusable(table, problem);
-    let length = fs::metadata(table).map_err(DataError::io(table))?.len();
-    if length > listing::MAX_TABLE_BYTES {
-        return Err(mismatch(format!(
-            "a table of labels has at most {} bytes, got {length}",
-            listing::MAX_TABLE_BYTES
-        )));
-    }
-    let content = fs::read(table).map_err(DataError::io(table))?;
-    listing::by_table(names, &table.to_string_lossy(), &content).map_err(mismatch)
-}
-
 /// The path of a file relative to `root`, with `/` as separator on every system.
 fn relative(root: &Path, path: &Path) -> String {
     let path = path.strip_prefix(root).unwrap_or(path);
-    let parts: Vec<_> = path.iter().map(|part| part.to_string_lossy()).collect();
+    let parts: Vec<_> = path.iter().map(|part| kind::text_of(part.as_encoded_bytes())).collect();
     parts.join("/")
 }
 

@@ -51,6 +51,19 @@ pub fn read_bytes(bytes: &[u8], rank: usize, name: &str) -> Result<IdxArray, Dat
     read(bytes, rank, Path::new(name))
 }
 
+/// The first 8 bytes of the file at `path`, after decompression: the magic number and the first
+/// dimension. `None` if it is shorter or cannot be read.
+pub(crate) fn head(path: &Path) -> Option<[u8; 8]> {
+    let mut input = BufReader::new(File::open(path).ok()?);
+    let mut bytes = [0; 8];
+    if input.fill_buf().ok()?.starts_with(&[0x1f, 0x8b]) {
+        GzDecoder::new(input).read_exact(&mut bytes).ok()?;
+    } else {
+        input.read_exact(&mut bytes).ok()?;
+    }
+    Some(bytes)
+}
+
 fn read(mut input: impl BufRead, rank: usize, path: &Path) -> Result<IdxArray, DataError> {
     let gzipped = input.fill_buf().map_err(DataError::io(path))?.starts_with(&[0x1f, 0x8b]);
     if gzipped { parse(GzDecoder::new(input), rank, path) } else { parse(input, rank, path) }

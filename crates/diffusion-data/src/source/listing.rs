@@ -1,67 +1,214 @@
-//! Derives classes from file names: from their folders, or from a table of labels.
+//! Which files of a folder or an archive are the pictures of a split, and what their classes are.
+//!
+//! All containers are lists of files to [`Listing::new`], so the same files give the same set in a
+//! folder, a tar archive and a zip archive.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs;
 use std::hash::{Hash, Hasher};
 use std::io;
 use std::path::PathBuf;
 use std::time::UNIX_EPOCH;
 
-use serde_json::Value;
-
+use super::kind::{self, FileKind};
+use super::table;
 use crate::config::Split;
 use crate::dataset::classes::classes_of;
 use crate::dataset::hash::StableHasher;
 
-/// The names of tables of labels, in order of priority.
-pub(super) const TABLES: [&str; 3] = ["metadata.csv", "labels.csv", "metadata.jsonl"];
-const FILE_COLUMNS: [&str; 5] = ["file_name", "filename", "file", "image", "path"];
-/// The names of the column of labels, in any case, in order of priority.
-pub(super) const LABEL_COLUMNS: [&str; 6] =
-    ["label", "labels", "class", "category", "target", "fine_label"];
-/// The file that `diffusion data inspect` writes, possibly into the folder of pictures.
-const CONTACT_SHEET: &str = "contact-sheet.png";
-/// The maximum size of a table in bytes.
-pub(super) const MAX_TABLE_BYTES: u64 = 1 << 28;
-const EXTENSIONS: [&str; 8] = ["png", "jpg", "jpeg", "jpe", "jfif", "webp", "bmp", "gif"];
+/// Folders of test pictures, in order of priority.
+const TEST_FOLDERS: [&str; 4] = ["test", "val", "valid", "validation"];
+const TRAIN_FOLDER: &str = "train";
+/// Why a file that only a table names cannot be used.
+pub(super) const MISSING: &str = "listed in the table of labels, but not there";
+/// How many kinds of unused files a note names.
+const MAX_NAMED: usize = 6;
 
-/// Whether `name`, a path with `/` as separator, has the extension of a picture and is neither
-/// hidden nor a contact sheet.
-pub(crate) fn is_picture(name: &str) -> bool {
-    let hidden = name.split('/').any(|part| part.starts_with('.') || part == "__MACOSX")
-        || name == CONTACT_SHEET;
-    let extension = name.rsplit_once('.').map(|(_, extension)| extension.to_ascii_lowercase());
-    !hidden && extension.is_some_and(|extension| EXTENSIONS.contains(&extension.as_str()))
+/// A file of a folder or an archive.
+#[derive(Debug)]
+pub(super) struct ListedFile {
+    /// The path below the folder or in the archive, with `/` as separator.
+    pub(super) name: String,
+    pub(super) kind: FileKind,
+    /// The content of a table, or why it cannot be read.
+    pub(super) table: Option<Result<Vec<u8>, String>>,
 }
 
-/// The labels of a list of names.
+/// A table that cannot be used: its name, and the problem.
+pub(super) type TableProblem = (String, String);
+
+/// The labels of files by their names; `None` for a file that a table lists without a label.
+type TableLabels = HashMap<String, Option<String>>;
+
+/// The pictures of one split and their classes.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Labels {
+pub(super) struct Listing {
+    /// The place of each picture in the list of files, and the index of its class.
+    pub(super) pictures: Vec<(usize, Option<u32>)>,
     pub(super) classes: Vec<String>,
-    /// For each name of the list, the index of its class.
-    pub(super) indices: Vec<Option<u32>>,
-    /// Names that are in the table but not in the list.
+    /// Files that a table lists but that do not exist.
     pub(super) missing: Vec<String>,
+    /// The folder that all pictures of all splits share, including its last `/`.
+    pub(super) shared: String,
+    /// The folder of the split below `shared`.
+    pub(super) part: Option<&'static str>,
+    /// What a user has to know: files that are not used, and pictures without a class.
+    pub(super) notes: Vec<String>,
 }
 
-/// Labels by the first folder of each name below the folders that all names share. With fewer than
-/// two such folders there are no classes.
-pub(super) fn by_folder(names: &[String]) -> Labels {
-    let shared = shared_folder(names).len();
-    let folders: Vec<Option<&str>> =
-        names.iter().map(|name| name[shared..].split_once('/').map(|(first, _)| first)).collect();
-    let mut labels = by_label(folders.iter().map(|folder| folder.map(str::to_owned)).collect());
-    if labels.classes.len() < 2 {
-        labels = Labels { indices: vec![None; names.len()], ..Labels::default() };
+impl Listing {
+    /// Lists the pictures of `split`.
+    ///
+    /// Classes come from tables of labels, or else from the folders below the folder that all
+    /// pictures of the split share. Rows of a table are relative to its folder; a table nearer to a
+    /// picture overrides one further up.
+    ///
+    /// # Errors
+    /// If a table in a folder above a picture is invalid.
+    pub(super) fn new(files: &[ListedFile], split: Split) -> Result<Self, TableProblem> {
+        let is_picture = |file: &&ListedFile| file.kind == FileKind::Picture;
+        let all: Vec<&str> = files.iter().filter(is_picture).map(|f| f.name.as_str()).collect();
+        let shared = shared_folder(&all).to_owned();
+        let part = split_folder(
+            |folder| all.iter().any(|name| is_below(name, &shared, Some(folder))),
+            split,
+        );
+        let places: Vec<usize> = (0..files.len())
+            .filter(|&i| is_picture(&&files[i]) && is_below(&files[i].name, &shared, part))
+            .collect();
+        let names: Vec<&str> = places.iter().map(|&i| files[i].name.as_str()).collect();
+
+        let mut notes = Vec::new();
+        let (labels, missing) = table_labels(files, &names, &shared, part, &mut notes)?;
+        let labels = if labels.values().any(Option::is_some) {
+            names.iter().map(|name| labels.get(*name).cloned().flatten()).collect()
+        } else {
+            folder_labels(&names)
+        };
+        let (classes, index) = classes_of(labels.iter().flatten().map(String::as_str));
+        let indices = labels.iter().map(|label| label.as_ref().map(|label| index[label]));
+        let pictures: Vec<(usize, Option<u32>)> = places.into_iter().zip(indices).collect();
+
+        let unlabelled = pictures.iter().filter(|(_, label)| label.is_none()).count();
+        if !classes.is_empty() && unlabelled > 0 {
+            notes.push(format!("{unlabelled} of {} pictures have no class", pictures.len()));
+        }
+        if let Some(part) = part {
+            let outside = all.iter().filter(|name| {
+                let folders = [TRAIN_FOLDER].into_iter().chain(TEST_FOLDERS);
+                !folders.into_iter().any(|folder| is_below(name, &shared, Some(folder)))
+            });
+            let outside = outside.count();
+            if outside > 0 {
+                notes.push(format!(
+                    "{outside} pictures outside of the folders of splits are not used; the split is \
+                     {part}"
+                ));
+            }
+        }
+        notes.extend(unused(files));
+        Ok(Self { pictures, classes, missing, shared, part, notes })
     }
-    labels
+}
+
+/// Whether a file is in the folder `part` of the folder `shared`.
+fn is_below(name: &str, shared: &str, part: Option<&str>) -> bool {
+    let Some(below) = name.strip_prefix(shared) else { return false };
+    part.is_none_or(|part| below.strip_prefix(part).is_some_and(|rest| rest.starts_with('/')))
+}
+
+/// The labels that tables give to files, and the names in them that do not exist.
+fn table_labels(
+    files: &[ListedFile],
+    names: &[&str],
+    shared: &str,
+    part: Option<&str>,
+    notes: &mut Vec<String>,
+) -> Result<(TableLabels, Vec<String>), TableProblem> {
+    let mut folders = HashSet::new();
+    for name in names {
+        let mut folder = folder_of(name);
+        while folders.insert(folder) && !folder.is_empty() {
+            folder = folder_of(&folder[..folder.len() - 1]);
+        }
+    }
+    // A table nearer to the pictures comes later and overrides the others.
+    let priority = |name: &str| {
+        let file = &name[folder_of(name).len()..];
+        (name.matches('/').count(), table::NAMES.iter().position(|known| *known == file))
+    };
+    let mut tables: Vec<(&str, &Result<Vec<u8>, String>)> = files
+        .iter()
+        .filter_map(|file| Some((file.name.as_str(), file.table.as_ref()?)))
+        .filter(|(name, _)| folders.contains(folder_of(name)))
+        .collect();
+    tables.sort_by_key(|(name, _)| priority(name));
+
+    let existing: HashSet<&str> = files.iter().map(|file| file.name.as_str()).collect();
+    let other_split = |name: &str| {
+        let Some(part) = part.or_else(|| part_of(shared)) else { return false };
+        let root = shared.strip_suffix(&format!("{part}/")).unwrap_or(shared);
+        let folders = [TRAIN_FOLDER].into_iter().chain(TEST_FOLDERS);
+        folders.into_iter().any(|folder| folder != part && is_below(name, root, Some(folder)))
+    };
+    let mut labels = TableLabels::new();
+    let mut missing = BTreeSet::new();
+    for (name, content) in tables {
+        let invalid = |problem: String| (name.to_owned(), problem);
+        let content = content.as_ref().map_err(|problem| invalid(problem.clone()))?;
+        let table = table::read(name, content).map_err(invalid)?;
+        notes.extend(table.problem.map(|problem| format!("{name}: {problem}")));
+        let folder = folder_of(name);
+        let mut own = TableLabels::new();
+        let mut contradictions = 0;
+        for (file, label) in table.rows {
+            let file = format!("{folder}{file}");
+            if !existing.contains(file.as_str()) {
+                if label.is_some() && !other_split(&file) {
+                    missing.insert(file);
+                }
+                continue;
+            }
+            let earlier = own.insert(file, label.clone());
+            contradictions += usize::from(earlier.is_some_and(|earlier| earlier != label));
+        }
+        if contradictions > 0 {
+            notes.push(format!(
+                "{name}: {contradictions} rows repeat a file with another label; the last row counts"
+            ));
+        }
+        labels.extend(own);
+    }
+    Ok((labels, missing.into_iter().collect()))
+}
+
+/// The split whose folder `shared` is, if the other splits do not exist.
+fn part_of(shared: &str) -> Option<&str> {
+    let last = shared.strip_suffix('/')?.rsplit('/').next()?;
+    [TRAIN_FOLDER].iter().chain(&TEST_FOLDERS).find(|folder| **folder == last).map(|_| last)
+}
+
+/// The first folder of each name below the folders that all names share. With fewer than two such
+/// folders there are no labels.
+fn folder_labels(names: &[&str]) -> Vec<Option<String>> {
+    let shared = shared_folder(names).len();
+    let folders: Vec<Option<String>> = names
+        .iter()
+        .map(|name| name[shared..].split_once('/').map(|(first, _)| first.to_owned()))
+        .collect();
+    let different: BTreeSet<_> = folders.iter().flatten().collect();
+    if different.len() < 2 { vec![None; names.len()] } else { folders }
+}
+
+/// The folder of a file, including its last `/`.
+fn folder_of(name: &str) -> &str {
+    &name[..name.rfind('/').map_or(0, |end| end + 1)]
 }
 
 /// The longest sequence of folders that all names begin with, including its last `/`.
-pub(super) fn shared_folder(names: &[String]) -> &str {
-    let folder = |name: &str| name.rfind('/').map_or(0, |end| end + 1);
+fn shared_folder<'a>(names: &[&'a str]) -> &'a str {
     let Some(first) = names.first() else { return "" };
-    names.iter().fold(&first[..folder(first)], |shared, name| {
+    names.iter().fold(folder_of(first), |shared, name| {
         let equal = shared.bytes().zip(name.bytes()).take_while(|(a, b)| a == b).count();
         let end = shared.as_bytes()[..equal].iter().rposition(|byte| *byte == b'/');
         end.map_or("", |end| &shared[..=end])
@@ -69,99 +216,49 @@ pub(super) fn shared_folder(names: &[String]) -> &str {
 }
 
 /// The name of the folder of `split`, if there are folders for training and for test pictures.
-pub(super) fn split_folder(is_folder: impl Fn(&str) -> bool, split: Split) -> Option<&'static str> {
-    let test = ["test", "val", "valid", "validation"].into_iter().find(|name| is_folder(name))?;
-    is_folder("train").then_some(if split == Split::Train { "train" } else { test })
+fn split_folder(is_folder: impl Fn(&str) -> bool, split: Split) -> Option<&'static str> {
+    let test = TEST_FOLDERS.into_iter().find(|name| is_folder(name))?;
+    is_folder(TRAIN_FOLDER).then_some(if split == Split::Train { TRAIN_FOLDER } else { test })
 }
 
-/// Labels from the table with the given name and content. If the table has no labels, they come
-/// from the folders.
-///
-/// # Errors
-/// If the table is invalid, with the reason as text and, for JSON lines, the number of the line.
-pub(super) fn by_table(names: &[String], table: &str, content: &[u8]) -> Result<Labels, String> {
-    let is_csv = table.strip_suffix(".csv").is_some();
-    // Some editors write a byte order mark.
-    let content = content.strip_prefix(b"\xef\xbb\xbf").unwrap_or(content);
-    let rows = if is_csv { csv_rows(content)? } else { jsonl_rows(content)? };
-    if rows.is_empty() {
-        return Ok(by_folder(names));
+/// Notes about the files that are not read.
+pub(super) fn unused(files: &[ListedFile]) -> Vec<String> {
+    let of_kind = |kind| files.iter().filter(move |file| file.kind == kind);
+    let mut notes = Vec::new();
+    let sheets: Vec<&str> = of_kind(FileKind::Sheet).map(|file| file.name.as_str()).collect();
+    if let Some(first) = sheets.first() {
+        let others = match sheets.len() - 1 {
+            0 => " shows".to_owned(),
+            n => format!(" and {n} others show"),
+        };
+        notes.push(format!("{first}{others} several images, so it is not used as one picture"));
     }
-    let known: BTreeSet<&str> = names.iter().map(String::as_str).collect();
-    let missing = rows.iter().map(|(name, _)| name).filter(|name| !known.contains(name.as_str()));
-    let missing = missing.cloned().collect();
-    let mut class_of: HashMap<String, String> = rows.into_iter().collect();
-    let labels = by_label(names.iter().map(|name| class_of.remove(name.as_str())).collect());
-    Ok(Labels { missing, ..labels })
-}
-
-fn by_label(labels: Vec<Option<String>>) -> Labels {
-    let (classes, index) = classes_of(labels.iter().flatten().map(String::as_str));
-    let indices = labels.iter().map(|label| label.as_ref().map(|label| index[label])).collect();
-    Labels { indices, classes, missing: Vec::new() }
-}
-
-fn csv_rows(content: &[u8]) -> Result<Vec<(String, String)>, String> {
-    let mut reader = csv::ReaderBuilder::new().flexible(true).from_reader(content);
-    let headers = reader.headers().map_err(|e| e.to_string())?.clone();
-    let column = |candidates: &[&str]| {
-        let position = |candidate: &&str| {
-            headers.iter().position(|name| name.trim().eq_ignore_ascii_case(candidate))
-        };
-        candidates.iter().find_map(position)
-    };
-    let Some(file) = column(&FILE_COLUMNS) else {
-        let found = headers.iter().collect::<Vec<_>>().join(", ");
-        return Err(format!(
-            "its first line must name the columns file_name and label; it names {found}"
-        ));
-    };
-    // The table contains something else, such as captions.
-    let Some(label) = column(&LABEL_COLUMNS) else { return Ok(Vec::new()) };
-    let rows = reader.records().map(|row| {
-        let row = row.map_err(|e| e.to_string())?;
-        Ok((
-            normalised(row.get(file).unwrap_or("")),
-            row.get(label).unwrap_or("").trim().to_owned(),
-        ))
-    });
-    rows.filter(|row| row.as_ref().map_or(true, |(_, label)| !label.is_empty())).collect()
-}
-
-fn jsonl_rows(content: &[u8]) -> Result<Vec<(String, String)>, String> {
-    let text = std::str::from_utf8(content).map_err(|_| "it is not UTF-8".to_owned())?;
-    let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
-    let rows = lines.map(|(number, line)| {
-        let line_error = |problem: String| format!("line {}: {problem}", number + 1);
-        let row: Value = serde_json::from_str(line).map_err(|e| line_error(e.to_string()))?;
-        let field = |candidates: &[&str]| {
-            let fields = row.as_object()?;
-            let value = |name: &&str| {
-                fields
-                    .iter()
-                    .find(|(key, _)| key.eq_ignore_ascii_case(name))
-                    .map(|(_, value)| value)
+    let mut endings: BTreeMap<Option<String>, Vec<&str>> = BTreeMap::new();
+    for file in of_kind(FileKind::Other) {
+        endings.entry(kind::ending(&file.name)).or_default().push(&file.name);
+    }
+    let mut kinds: Vec<(usize, String)> = endings
+        .into_iter()
+        .map(|(ending, names)| {
+            let text = match (names.as_slice(), ending) {
+                ([name], _) => (*name).to_owned(),
+                (names, Some(ending)) => format!("{} files ending in .{ending}", names.len()),
+                (names, None) => format!("{} files without an ending", names.len()),
             };
-            candidates.iter().find_map(value)
-        };
-        let file = field(&FILE_COLUMNS).and_then(Value::as_str);
-        let file = file.ok_or_else(|| line_error("it must have a file_name".to_owned()))?;
-        let label = match field(&LABEL_COLUMNS) {
-            Some(Value::String(label)) => label.clone(),
-            Some(Value::Number(label)) => label.to_string(),
-            Some(Value::Bool(label)) => label.to_string(),
-            // Other values, such as captions or boxes, are not classes.
-            _ => String::new(),
-        };
-        Ok((normalised(file), label))
-    });
-    rows.filter(|row| row.as_ref().map_or(true, |(_, label)| !label.is_empty())).collect()
-}
-
-/// A name from a table in the form of the listing: `/` as separator, without `./` at the start.
-fn normalised(name: &str) -> String {
-    let name = name.trim().replace('\\', "/");
-    name.strip_prefix("./").map_or(name.clone(), str::to_owned)
+            (names.len(), text)
+        })
+        .collect();
+    kinds.sort_by_key(|(count, _)| std::cmp::Reverse(*count));
+    if !kinds.is_empty() {
+        let all: usize = kinds.iter().skip(MAX_NAMED).map(|(count, _)| count).sum();
+        let mut texts: Vec<String> =
+            kinds.into_iter().take(MAX_NAMED).map(|(_, text)| text).collect();
+        if all > 0 {
+            texts.push(format!("{all} others"));
+        }
+        notes.push(format!("not used: {}", texts.join(", ")));
+    }
+    notes
 }
 
 /// A hash of the names, lengths and modification times of files.
@@ -186,56 +283,121 @@ pub(super) fn stamp(metadata: io::Result<fs::Metadata>) -> (u64, u128) {
 mod tests {
     use super::*;
 
-    fn names(names: &[&str]) -> Vec<String> {
-        names.iter().map(|&name| name.to_owned()).collect()
+    /// A file called `name`; the text after a `|` is the content of a table.
+    fn file(name: &str) -> ListedFile {
+        let (name, content) = name.split_once('|').unwrap_or((name, ""));
+        let kind = kind::kind_of(name, Vec::new);
+        let table = (kind == FileKind::Table).then(|| Ok(content.as_bytes().to_vec()));
+        ListedFile { name: name.to_owned(), kind, table }
+    }
+
+    fn listing(names: &[&str]) -> Result<Listing, TableProblem> {
+        Listing::new(&names.iter().map(|name| file(name)).collect::<Vec<_>>(), Split::Train)
+    }
+
+    /// `name: class` of each picture.
+    fn labelled(names: &[&str]) -> Vec<String> {
+        let listing = listing(names).unwrap();
+        let class = |label: Option<u32>| {
+            label.map_or("none", |label| listing.classes[label as usize].as_str())
+        };
+        let text =
+            |(place, label): &(usize, Option<u32>)| format!("{}: {}", names[*place], class(*label));
+        listing.pictures.iter().map(text).collect()
     }
 
     #[test]
     fn the_first_folder_is_the_class_and_numbers_keep_their_order() {
-        let labels = by_folder(&names(&["10/a.png", "9/b.png", "9/deep/c.png", "d.png"]));
-        assert_eq!(labels.classes, ["9", "10"]);
-        assert_eq!(labels.indices, [Some(1), Some(0), Some(0), None]);
-        assert_eq!(by_folder(&names(&["only/a.png", "only/b.png"])).classes, [""; 0]);
-    }
-
-    #[test]
-    fn a_table_gives_labels_and_lists_missing_files() {
-        let files = names(&["a.png", "sub/b, c.png", "d.png"]);
-        let csv = b"File_Name,split,label\na.png,x,cat\n\"./sub/b, c.png\",x,dog\ngone.png,x,cat\nd.png,x,\n";
-        let labels = by_table(&files, "metadata.csv", csv).unwrap();
-        assert_eq!(labels.classes, ["cat", "dog"]);
-        assert_eq!(labels.indices, [Some(0), Some(1), None]);
-        assert_eq!(labels.missing, ["gone.png"]);
-        let jsonl =
-            b"{\"file_name\": \"a.png\", \"label\": 3}\n\n{\"file_name\": \"d.png\", \"label\": 20}\n";
-        let labels = by_table(&files, "metadata.jsonl", jsonl).unwrap();
+        let names = ["10/a.png", "9/b.png", "9/deep/c.png", "d.png"];
+        let numbers = listing(&names).unwrap();
+        assert_eq!(numbers.classes, ["9", "10"]);
         assert_eq!(
-            (labels.classes, labels.indices),
-            (names(&["3", "20"]), vec![Some(0), None, Some(1)])
+            labelled(&names),
+            ["10/a.png: 10", "9/b.png: 9", "9/deep/c.png: 9", "d.png: none"]
         );
-        let problem = by_table(&files, "labels.csv", b"name,kind\nx,y\n").unwrap_err();
-        assert!(problem.contains("file_name and label; it names name, kind"), "{problem}");
-        let problem = by_table(&files, "metadata.jsonl", b"{}\n").unwrap_err();
-        assert!(problem.starts_with("line 1: it must have a file_name"), "{problem}");
+        assert_eq!(numbers.notes, ["1 of 4 pictures have no class"]);
+        assert_eq!(listing(&["only/a.png", "only/b.png"]).unwrap().classes, [""; 0]);
     }
 
     #[test]
     fn the_folder_that_all_names_share_is_no_class() {
-        let shared = |list: &[&str]| shared_folder(&names(list)).to_owned();
-        assert_eq!(shared(&["set/cat/a.png", "set/cow/b.png"]), "set/");
-        assert_eq!(shared(&["set/a.png", "set/b.png"]), "set/");
-        assert_eq!(shared(&["é/a.png", "è/b.png"]), "");
-        assert_eq!(shared(&["a.png", "x/b.png"]), "");
-        assert_eq!(by_folder(&names(&["set/cat/a.png", "set/cow/b.png"])).classes, ["cat", "cow"]);
+        assert_eq!(shared_folder(&["set/cat/a.png", "set/cow/b.png"]), "set/");
+        assert_eq!(shared_folder(&["set/a.png", "set/b.png"]), "set/");
+        assert_eq!(shared_folder(&["é/a.png", "è/b.png"]), "");
+        assert_eq!(shared_folder(&["a.png", "x/b.png"]), "");
+        assert_eq!(listing(&["set/cat/a.png", "set/cow/b.png"]).unwrap().classes, ["cat", "cow"]);
     }
 
     #[test]
-    fn hidden_and_other_files_are_no_pictures() {
-        assert!(["a.png", "b/C.JPG", "x y/ä.webp"].iter().all(|name| is_picture(name)));
-        assert!(
-            [".a.png", "__MACOSX/a.png", "b/.x/c.png", "a.txt", "png"]
-                .iter()
-                .all(|name| !is_picture(name))
+    fn a_table_gives_labels_wherever_it_is_above_the_pictures() {
+        let rows = "file_name,label\na.png,x\nb.png,y\n";
+        for folder in ["", "set/", "set/images/"] {
+            let names = [
+                format!("{folder}a.png"),
+                format!("{folder}b.png"),
+                format!("{folder}metadata.csv|{rows}"),
+            ];
+            let names: Vec<&str> = names.iter().map(String::as_str).collect();
+            assert_eq!(listing(&names).unwrap().classes, ["x", "y"], "{folder}");
+        }
+        let root = "metadata.csv|file_name,label\nimages/a.png,x\nimages/b.png,y\n";
+        assert_eq!(
+            labelled(&["images/a.png", "images/b.png", root]),
+            ["images/a.png: x", "images/b.png: y"]
+        );
+        // The nearer table overrides the one at the top.
+        let near = "u/metadata.csv|file_name,label\na.png,near\n";
+        let far = "labels.csv|file_name,label\nu/a.png,far\nv/b.png,far\n";
+        assert_eq!(labelled(&["u/a.png", "v/b.png", near, far]), ["u/a.png: near", "v/b.png: far"]);
+        // A table elsewhere is not used, and cannot be an error.
+        assert_eq!(
+            listing(&["u/a.png", "v/b.png", "docs/labels.csv|x\n"]).unwrap().classes,
+            ["u", "v"]
+        );
+        let (table, problem) = listing(&["u/a.png", "labels.csv|x\n"]).unwrap_err();
+        assert_eq!(table, "labels.csv");
+        assert!(problem.contains("file_name and label; it names x"), "{problem}");
+    }
+
+    #[test]
+    fn rows_of_other_splits_are_not_missing() {
+        let table = "metadata.csv|file_name,label\ntrain/a.png,x\ntrain/c.png,x\ntest/b.png,y\n";
+        let both = listing(&["train/a.png", "test/b.png", table]).unwrap();
+        assert_eq!((both.part, both.missing), (Some("train"), vec!["train/c.png".to_owned()]));
+        assert_eq!(both.classes, ["x"]);
+        let only = listing(&["train/a.png", table]).unwrap();
+        assert_eq!((only.part, only.missing), (None, vec!["train/c.png".to_owned()]));
+    }
+
+    #[test]
+    fn what_is_not_used_is_named() {
+        let notes = |names: &[&str]| listing(names).unwrap().notes;
+        assert_eq!(notes(&["a.png", ".hidden", "README.md"]), [""; 0]);
+        assert_eq!(
+            notes(&[
+                "a.png",
+                "b.avif",
+                "c.avif",
+                "metadata.csv|file_name,text\na.png,hello\n",
+                "x"
+            ]),
+            [
+                "metadata.csv: it has no column of labels, such as label; its columns are \
+                 file_name, text",
+                "not used: 2 files ending in .avif, x"
+            ]
+        );
+        assert_eq!(
+            notes(&["train/a.png", "val/b.png", "c.png"]),
+            ["1 pictures outside of the folders of splits are not used; the split is train"]
+        );
+        assert_eq!(
+            notes(&["a.png", "labels.csv|file,label\na.png,x\na.png,y\n"]),
+            ["labels.csv: 1 rows repeat a file with another label; the last row counts"]
+        );
+        assert_eq!(
+            notes(&["a.png", "contact-sheet.png"]),
+            ["contact-sheet.png shows several images, so it is not used as one picture"]
         );
     }
 }

@@ -1,6 +1,9 @@
-//! MNIST and sets in its format: four IDX files in a folder.
+//! MNIST and sets in its format: IDX files of pictures and of labels in a folder. They are
+//! recognised by their first bytes, because there are many spellings of their names.
 
 use std::path::{Path, PathBuf};
+
+use walkdir::WalkDir;
 
 use crate::config::Split;
 use crate::dataset::classes::numbered_classes;
@@ -12,56 +15,218 @@ use crate::{DataError, ImageDataset};
 /// An optional file in the same folder, with one class name per line.
 const CLASS_NAMES: &str = "classes.txt";
 const EXPECTED: &str = "train-images-idx3-ubyte (or the same with .gz)";
+/// MNIST's own names, which are chosen if there are others.
+const STANDARD_KEYS: [&str; 2] = ["trainimagesidx3ubyte", "t10kimagesidx3ubyte"];
+/// The maximum depth of folders in which IDX files are searched for.
+const MAX_DEPTH: usize = 3;
 
 /// Loads the training pictures and labels from the IDX folder `dir`, each file plain or gzipped.
 /// `dir` may also be the file of pictures itself.
 ///
 /// # Errors
-/// If `dir` does not exist or is a folder without `train-images-idx3-ubyte`. If a file cannot be
-/// read or is not IDX, or the number of labels differs from the number of pictures.
+/// If `dir` does not exist or is a folder without a file of training pictures, or with several. If a
+/// file cannot be read or is not IDX, or the number of labels differs from the number of pictures.
 pub fn load_train(dir: &Path) -> Result<ImageDataset, DataError> {
-    load(dir, Split::Train)
+    load_split(dir, Split::Train)
 }
 
 /// Loads the test pictures and labels (`t10k-…`) from the IDX folder `dir`, each file plain or
 /// gzipped. `dir` may also be the file of pictures itself.
 ///
 /// # Errors
-/// If `dir` does not exist or is a folder without `t10k-images-idx3-ubyte`. If a file cannot be
-/// read or is not IDX, or the number of labels differs from the number of pictures.
+/// If `dir` does not exist or is a folder without a file of test pictures, or with several. If a
+/// file cannot be read or is not IDX, or the number of labels differs from the number of pictures.
 pub fn load_test(dir: &Path) -> Result<ImageDataset, DataError> {
-    load(dir, Split::Test)
+    load_split(dir, Split::Test)
 }
 
-/// The files of one split in the folder `dir`: its pictures and, if they exist, its labels.
-pub(crate) fn files(dir: &Path, split: Split) -> Option<Vec<PathBuf>> {
-    let prefix = match split {
-        Split::Train => "train",
-        Split::Test => "t10k",
+/// The IDX files of one split.
+#[derive(Debug)]
+pub(crate) struct IdxFiles {
+    images: PathBuf,
+    labels: Option<PathBuf>,
+    /// Other sets of pictures of the same split.
+    unused: Vec<PathBuf>,
+}
+
+impl IdxFiles {
+    pub(crate) fn paths(&self) -> Vec<PathBuf> {
+        std::iter::once(&self.images).chain(&self.labels).cloned().collect()
+    }
+
+    pub(crate) fn notes(&self) -> Vec<String> {
+        let images = self.images.file_name().unwrap_or_default().to_string_lossy();
+        let missing = || {
+            format!(
+                "no labels were found beside {images}; expected an IDX file of one dimension, such \
+                 as train-labels-idx1-ubyte"
+            )
+        };
+        let unused: Vec<String> =
+            self.unused.iter().map(|file| file.display().to_string()).collect();
+        let unused = (!unused.is_empty()).then(|| format!("not used: {}", first_names(&unused)));
+        self.labels.is_none().then(missing).into_iter().chain(unused).collect()
+    }
+}
+
+/// The files of one split in the folder `dir` or its subfolders, by their first bytes; `None` if
+/// there are no pictures of that split.
+///
+/// # Errors
+/// If there are several sets of pictures.
+pub(crate) fn files(dir: &Path, split: Split) -> Result<Option<IdxFiles>, DataError> {
+    let candidates = Candidate::find(dir, MAX_DEPTH);
+    let mut sets: Vec<&Candidate> = candidates
+        .iter()
+        .filter(|file| file.rank == 3 && file.split.unwrap_or(Split::Train) == split)
+        .collect();
+    // The same file may be there plain and gzipped, and in a folder of its own name.
+    sets.sort_by_key(|file| file.preference());
+    let mut different: Vec<&Candidate> = Vec::new();
+    for set in sets {
+        if different.iter().all(|other| other.key != set.key) {
+            different.push(set);
+        }
+    }
+    let standard = different.iter().find(|file| STANDARD_KEYS.contains(&file.key.as_str()));
+    let images: &Candidate = match (standard, different.as_slice()) {
+        (_, []) => return Ok(None),
+        (Some(file), _) | (None, [file]) => file,
+        (None, files) => {
+            let names: Vec<String> =
+                files.iter().map(|file| file.path.display().to_string()).collect();
+            let problem = format!(
+                "it contains several sets of IDX pictures; name the file of one: {}",
+                first_names(&names)
+            );
+            return Err(DataError::unusable(dir, problem));
+        }
     };
-    let images = find(dir, &format!("{prefix}-images-idx3-ubyte"))?;
-    let labels = find(dir, &format!("{prefix}-labels-idx1-ubyte"));
-    Some(std::iter::once(images).chain(labels).collect())
+    let labels = images.labels_among(&candidates);
+    let unused = different.iter().filter(|file| file.key != images.key);
+    let unused = unused.map(|file| file.path.clone()).collect();
+    Ok(Some(IdxFiles { images: images.path.clone(), labels, unused }))
 }
 
-pub(crate) fn load(path: &Path, split: Split) -> Result<ImageDataset, DataError> {
+/// The file of pictures at `path`, with the labels beside it.
+pub(crate) fn files_of(path: &Path) -> IdxFiles {
+    let Some(images) = Candidate::open(path, 0) else {
+        // Reading it gives an error that says what is wrong.
+        return IdxFiles { images: path.to_owned(), labels: None, unused: Vec::new() };
+    };
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    // Of a large folder, only files and folders whose name says that they are labels are opened.
+    let is_label = |entry: &walkdir::DirEntry| {
+        entry.depth() == 0 || entry.file_name().to_string_lossy().to_lowercase().contains("label")
+    };
+    let labels = Candidate::walk(folder.unwrap_or(Path::new(".")), 2, is_label);
+    let labels = images.labels_among(&labels);
+    IdxFiles { images: path.to_owned(), labels, unused: Vec::new() }
+}
+
+pub(crate) fn load(files: &IdxFiles) -> Result<ImageDataset, DataError> {
+    let images = idx::read_file(&files.images, 3)?;
+    let labels = files.labels.as_ref().map(|file| idx::read_file(file, 1)).transpose()?;
+    let names =
+        std::fs::read_to_string(files.images.with_file_name(CLASS_NAMES)).unwrap_or_default();
+    assemble(&files.images, images, labels, &names)
+}
+
+fn load_split(path: &Path, split: Split) -> Result<ImageDataset, DataError> {
     let metadata = std::fs::metadata(path).map_err(DataError::io(path))?;
-    let files = if metadata.is_file() {
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let labels = path.with_file_name(name.replace("images-idx3", "labels-idx1"));
-        let labels = (labels != path && labels.is_file()).then_some(labels);
-        std::iter::once(path.to_owned()).chain(labels).collect()
-    } else {
-        files(path, split).ok_or_else(|| DataError::NothingFound {
-            path: path.to_owned(),
-            expected: EXPECTED,
-            found: names_in_folder(path),
-        })?
-    };
-    let images = idx::read_file(&files[0], 3)?;
-    let labels = files.get(1).map(|file| idx::read_file(file, 1)).transpose()?;
-    let names = std::fs::read_to_string(files[0].with_file_name(CLASS_NAMES)).unwrap_or_default();
-    assemble(&files[0], images, labels, &names)
+    if metadata.is_file() {
+        return load(&files_of(path));
+    }
+    let found = files(path, split)?.ok_or_else(|| DataError::NothingFound {
+        path: path.to_owned(),
+        expected: EXPECTED,
+        found: names_in_folder(path),
+    })?;
+    load(&found)
+}
+
+/// A file that begins like an IDX file of bytes.
+#[derive(Debug)]
+struct Candidate {
+    path: PathBuf,
+    depth: usize,
+    /// 3 for pictures, 1 for labels.
+    rank: u8,
+    /// The number of pictures or labels.
+    count: u32,
+    /// The name in lower case without `.gz` and everything but letters and digits. The spellings
+    /// `train-images-idx3-ubyte` and `train-images.idx3-ubyte.gz` have one key.
+    key: String,
+    /// The split that the name says.
+    split: Option<Split>,
+}
+
+impl Candidate {
+    /// All IDX files in `dir` and its subfolders, down to `depth`.
+    fn find(dir: &Path, depth: usize) -> Vec<Self> {
+        Self::walk(dir, depth, |_| true)
+    }
+
+    fn walk(dir: &Path, depth: usize, wanted: impl Fn(&walkdir::DirEntry) -> bool) -> Vec<Self> {
+        let walk = WalkDir::new(dir).follow_links(true).max_depth(depth).sort_by_file_name();
+        let entries = walk.into_iter().filter_entry(wanted).filter_map(Result::ok);
+        let files = entries.filter(|entry| entry.file_type().is_file());
+        files.filter_map(|entry| Self::open(entry.path(), entry.depth())).collect()
+    }
+
+    fn open(path: &Path, depth: usize) -> Option<Self> {
+        let head = idx::head(path)?;
+        let (rank, count) = match head {
+            [0, 0, 8, rank @ (1 | 3), a, b, c, d] => (rank, u32::from_be_bytes([a, b, c, d])),
+            _ => return None,
+        };
+        let name = path.file_name()?.to_string_lossy().to_lowercase();
+        let name = name.strip_suffix(".gz").unwrap_or(&name);
+        let key: String = name.chars().filter(|c| c.is_alphanumeric()).collect();
+        let split = split_in(name).or_else(|| {
+            // Kaggle packs each file into a folder of its own name.
+            split_in(&path.parent()?.file_name()?.to_string_lossy().to_lowercase())
+                .filter(|_| depth > 1)
+        });
+        Some(Self { path: path.to_owned(), depth, rank, count, key, split })
+    }
+
+    /// Files in the folder itself come first, and plain ones before gzipped ones.
+    fn preference(&self) -> (usize, bool, &Path) {
+        (self.depth, self.path.extension().is_some_and(|ending| ending == "gz"), &self.path)
+    }
+
+    /// The labels of these pictures: the file with the same name but for the words `images` and
+    /// `idx3`; otherwise the only one of the same split with as many labels.
+    fn labels_among(&self, candidates: &[Self]) -> Option<PathBuf> {
+        let key = self.key.replace("image", "label").replace("idx3", "idx1");
+        let labels = || candidates.iter().filter(|file| file.rank == 1);
+        let namesakes = labels().filter(|file| file.key == key && file.key != self.key);
+        let nearest = namesakes
+            .min_by_key(|file| (file.path.parent() != self.path.parent(), file.preference()));
+        if let Some(file) = nearest {
+            return Some(file.path.clone());
+        }
+        let mut similar = labels()
+            .filter(|file| file.count == self.count && file.split == self.split)
+            .collect::<Vec<_>>();
+        similar.sort_by_key(|file| file.preference());
+        let first = similar.first()?;
+        similar.iter().all(|file| file.key == first.key).then(|| first.path.clone())
+    }
+}
+
+/// The split that a name says, such as `t10k-images-idx3-ubyte`.
+fn split_in(name: &str) -> Option<Split> {
+    let mut words = name.split(|c: char| !c.is_alphanumeric());
+    words.find_map(|word| {
+        let starts = |starts: &[&str]| starts.iter().any(|start| word.starts_with(start));
+        match word {
+            _ if starts(&["train"]) => Some(Split::Train),
+            _ if starts(&["t10k", "test", "val"]) => Some(Split::Test),
+            _ => None,
+        }
+    })
 }
 
 /// Creates a data set from the bytes of an image file and a label file, plain or gzipped.
@@ -103,13 +268,6 @@ fn assemble(
     let metadata = Metadata { labels, classes, names: Vec::new() };
     ImageDataset::assemble(Pixels::Memory(images.data), metadata, image_shape)
         .map_err(|e| DataError::unusable(path, e))
-}
-
-fn find(dir: &Path, name: &str) -> Option<PathBuf> {
-    [name.to_owned(), format!("{name}.gz")]
-        .into_iter()
-        .map(|name| dir.join(name))
-        .find(|path| path.is_file())
 }
 
 /// The first few names in a folder, for an error message.

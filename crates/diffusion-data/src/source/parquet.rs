@@ -9,10 +9,10 @@ use std::path::{Path, PathBuf};
 use parquet::basic::Type as Physical;
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::record::{Field, Row};
-use parquet::schema::types::Type;
+use parquet::schema::types::{Type, TypePtr};
 use serde_json::Value;
 
-use super::listing::LABEL_COLUMNS;
+use super::table::{self, LABEL_COLUMNS, Table};
 use super::{Content, Record, Records, SourceInfo, numbered_name};
 use crate::DataError;
 use crate::dataset::classes::{classes_of, numbered_classes};
@@ -21,6 +21,9 @@ use crate::prepare::decode::MAX_FILE_BYTES;
 /// Possible names of the picture column, in order of priority. If none exists, the only column that
 /// could contain pictures is used.
 const PICTURES: [&str; 4] = ["image", "img", "picture", "photo"];
+
+/// Integers may mean anything; only those below this number are taken for classes.
+const MAX_CLASSES: u64 = 65_536;
 
 /// Files with the same columns, in the order in which they are read.
 #[derive(Debug)]
@@ -37,65 +40,144 @@ struct LabelColumn {
     by_text: Option<HashMap<String, u32>>,
 }
 
-pub(super) fn open(files: &[PathBuf]) -> Result<SourceInfo<Shards>, DataError> {
+/// Opens the shards; returns also notes for the user.
+pub(super) fn open(files: &[PathBuf]) -> Result<(SourceInfo<Shards>, Vec<String>), DataError> {
     let first = open_file(&files[0])?;
     let schema = first.metadata().file_metadata().schema().clone();
-    let invalid = |problem: String| DataError::unusable(&files[0], problem);
-    let names =
-        || schema.get_fields().iter().map(|field| field.name()).collect::<Vec<_>>().join(", ");
+    let picture = picture_column(&schema)
+        .map_err(|problem| DataError::unusable(&files[0], problem))?
+        .to_owned();
+    let mut count = 0;
+    for file in files {
+        let reader = open_file(file)?;
+        count += usize::try_from(reader.metadata().file_metadata().num_rows()).unwrap_or(0);
+    }
+    let mut shards = Shards { files: files.to_vec(), picture, label: None };
+    let (mut classes, mut notes) = (Vec::new(), Vec::new());
+    if let Some(label) = LABEL_COLUMNS.into_iter().find_map(|name| field(&schema, name)) {
+        match shards.classes(label, &first)? {
+            Ok((column, names)) => {
+                shards.label = Some(column);
+                classes = names;
+            }
+            Err(problem) => {
+                notes.push(format!("the column {} gives no classes: {problem}", label.name()));
+            }
+        }
+    } else {
+        let others: Vec<&str> =
+            column_names(&schema).filter(|name| *name != shards.picture).collect();
+        if !others.is_empty() {
+            notes.push(format!(
+                "there are no classes, because no column is called {}; the columns {} are not used",
+                LABEL_COLUMNS.join(", "),
+                others.join(", ")
+            ));
+        }
+    }
+    Ok((SourceInfo { kind: shards, classes, count }, notes))
+}
+
+fn field<'s>(schema: &'s Type, name: &str) -> Option<&'s TypePtr> {
+    schema.get_fields().iter().find(|field| field.name().eq_ignore_ascii_case(name))
+}
+
+fn column_names(schema: &Type) -> impl Iterator<Item = &str> {
+    schema.get_fields().iter().map(|field| field.name())
+}
+
+/// The column of pictures, or why there is none.
+fn picture_column(schema: &Type) -> Result<&str, String> {
     let pictures: Vec<&str> = schema
         .get_fields()
         .iter()
         .filter(|field| holds_bytes(field))
         .map(|field| field.name())
         .collect();
-    let picture = PICTURES.into_iter().find(|name| pictures.contains(name));
-    let picture = picture.or_else(|| (pictures.len() == 1).then(|| pictures[0]));
-    let picture = picture.ok_or_else(|| {
-        invalid(format!(
-            "it has no column of pictures, for example one called image; its columns are {}",
-            names()
-        ))
-    })?;
-    let label = LABEL_COLUMNS.into_iter().find_map(|name| {
-        schema.get_fields().iter().find(|field| field.name().eq_ignore_ascii_case(name))
-    });
+    let by_name = PICTURES
+        .into_iter()
+        .find_map(|name| pictures.iter().find(|column| column.eq_ignore_ascii_case(name)).copied());
+    if let Some(column) = by_name.or_else(|| (pictures.len() == 1).then(|| pictures[0])) {
+        return Ok(column);
+    }
+    let named = PICTURES.into_iter().find_map(|name| field(schema, name));
+    if let Some(column) = named {
+        return Err(format!(
+            "its column {} contains {}, but pictures must be the bytes of picture files",
+            column.name(),
+            content_of(column)
+        ));
+    }
+    let names: Vec<&str> = column_names(schema).collect();
+    Err(match pictures.as_slice() {
+        [] => format!(
+            "it has no column with the bytes of picture files; its columns are {}",
+            names.join(", ")
+        ),
+        several => format!(
+            "several columns could contain pictures ({}); rename one to image",
+            several.join(", ")
+        ),
+    })
+}
 
-    let mut count = 0;
-    for file in files {
-        let reader = open_file(file)?;
-        count += usize::try_from(reader.metadata().file_metadata().num_rows()).unwrap_or(0);
+/// What a column contains, in words.
+fn content_of(field: &Type) -> &'static str {
+    if !field.is_primitive() {
+        return "lists or groups of values";
     }
-    let mut shards = Shards { files: files.to_vec(), picture: picture.to_owned(), label: None };
-    let mut classes = Vec::new();
-    if let Some(label) = label.filter(|label| label.is_primitive()) {
-        let name = label.name().to_owned();
-        let physical = label.get_physical_type();
-        let values = shards.values_of(&name)?;
-        let is_integer = matches!(physical, Physical::INT32 | Physical::INT64 | Physical::INT96);
-        // Other numbers are not classes but measurements.
-        let is_whole =
-            |value: &String| value.parse::<f64>().is_ok_and(|value| value.fract() == 0.0);
-        let is_float = matches!(physical, Physical::FLOAT | Physical::DOUBLE);
-        if is_float && !values.iter().flatten().all(is_whole) {
-            // No classes.
-        } else if !is_integer {
-            let labels = values.iter().flatten().filter(|label| !label.is_empty());
-            let by_text;
-            (classes, by_text) = classes_of(labels.map(String::as_str));
-            shards.label = Some(LabelColumn { name, by_text: Some(by_text) });
-        } else {
-            let last = values.iter().flatten().filter_map(|value| value.parse::<u32>().ok()).max();
-            // Integers may mean anything; only numbers below 65,536 are taken for classes.
-            if let Some(last) = last.filter(|last| *last < 65_536) {
-                classes = class_names(&first, &name)
-                    .filter(|names| names.len() > last as usize)
-                    .unwrap_or_else(|| numbered_classes(Some(&last)));
-                shards.label = Some(LabelColumn { name, by_text: None });
-            }
+    match field.get_physical_type() {
+        Physical::BYTE_ARRAY => "text",
+        Physical::BOOLEAN => "booleans",
+        Physical::FIXED_LEN_BYTE_ARRAY => "arrays of fixed length",
+        _ => "numbers",
+    }
+}
+
+/// Reads a table of labels from the bytes of a parquet file.
+///
+/// # Errors
+/// If it is not a parquet file.
+pub(super) fn read_table(content: &[u8]) -> Result<Table, String> {
+    let bytes = bytes::Bytes::copy_from_slice(content);
+    let read = || {
+        let reader = SerializedFileReader::new(bytes).map_err(|e| e.to_string())?;
+        let schema = reader.metadata().file_metadata().schema().clone();
+        let column = |candidates: &[&str]| candidates.iter().find_map(|name| field(&schema, name));
+        let is_text = |field: &&TypePtr| {
+            field.is_primitive() && field.get_physical_type() == Physical::BYTE_ARRAY
+        };
+        let problem = |problem: String| {
+            let columns = column_names(&schema).collect::<Vec<_>>().join(", ");
+            let problem = Some(format!("{problem}; its columns are {columns}"));
+            Ok(Table { rows: Vec::new(), problem })
+        };
+        let Some(file) = column(&table::FILE_COLUMNS).filter(is_text) else {
+            return problem("it has no column of file names, such as file_name".to_owned());
+        };
+        let Some(label) = column(&LABEL_COLUMNS) else {
+            return problem("it has no column of labels, such as label".to_owned());
+        };
+        if !label.is_primitive() {
+            return problem(format!("its column {} contains lists or groups", label.name()));
         }
-    }
-    Ok(SourceInfo { kind: shards, classes, count })
+        let mut rows = Vec::new();
+        for row in reader.get_row_iter(None).map_err(|e| e.to_string())? {
+            let (mut name, mut class) = (None, None);
+            for (column, value) in row.map_err(|e| e.to_string())?.into_columns() {
+                if column == file.name() {
+                    name = text(&value);
+                } else if column == label.name() {
+                    class = text(&value);
+                }
+            }
+            let class = class.and_then(|class| table::non_empty(class.trim()));
+            rows.extend(name.map(|name| (table::normalised(&name), class)));
+        }
+        Ok(Table { rows, problem: None })
+    };
+    catch_unwind(AssertUnwindSafe(read))
+        .unwrap_or_else(|_| Err("its encoding is damaged".to_owned()))
 }
 
 /// Whether a column contains bytes, or groups {bytes, path}.
@@ -136,6 +218,48 @@ fn catch_panic<T>(path: &Path, call: impl FnOnce() -> Result<T, String>) -> Resu
 }
 
 impl Shards {
+    /// The classes in the column `label`, or why it gives none.
+    fn classes(
+        &self,
+        label: &Type,
+        first: &SerializedFileReader<File>,
+    ) -> Result<Result<(LabelColumn, Vec<String>), String>, DataError> {
+        if !label.is_primitive() {
+            return Ok(Err("it contains lists or groups of values".to_owned()));
+        }
+        let name = label.name().to_owned();
+        let values = self.values_of(&name)?;
+        let values = || values.iter().flatten().filter(|label| !label.is_empty());
+        let is_whole =
+            |value: &String| value.parse::<f64>().is_ok_and(|value| value.fract() == 0.0);
+        Ok(match label.get_physical_type() {
+            _ if values().next().is_none() => Err("it is empty".to_owned()),
+            Physical::INT32 | Physical::INT64 | Physical::INT96 => {
+                // The hub writes −1 for a missing label.
+                let last = values().filter_map(|value| value.parse::<u64>().ok()).max();
+                match last {
+                    Some(last) if last < MAX_CLASSES => {
+                        let names = class_names(first, &name)
+                            .filter(|names| names.len() as u64 > last)
+                            .unwrap_or_else(|| numbered_classes(Some(&(last as u32))));
+                        Ok((LabelColumn { name, by_text: None }, names))
+                    }
+                    Some(last) => Err(format!(
+                        "it contains the number {last}; the numbers of classes are below {MAX_CLASSES}"
+                    )),
+                    None => Err("all of its numbers are negative".to_owned()),
+                }
+            }
+            Physical::FLOAT | Physical::DOUBLE if !values().all(is_whole) => {
+                Err("its numbers are not whole, so they are taken for measurements".to_owned())
+            }
+            _ => {
+                let (names, by_text) = classes_of(values().map(String::as_str));
+                Ok((LabelColumn { name, by_text: Some(by_text) }, names))
+            }
+        })
+    }
+
     /// The rows of a shard, restricted to the given columns.
     fn rows(
         path: &Path,

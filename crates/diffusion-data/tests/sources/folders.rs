@@ -50,7 +50,7 @@ fn usable_pictures_are_used_and_damaged_ones_reported() {
         "cut.png: a damaged picture: ",
         "dot.png: the picture has 1×1 pixels, too few for 16×16",
         "empty.png: an empty file",
-        "text.png: not a picture: expected a PNG, JPEG, WebP, BMP or GIF file",
+        "text.png: not a picture: expected a PNG, JPEG, WebP, BMP, GIF or TIFF file",
     ] {
         assert_eq!(
             reasons.iter().filter(|reason| reason.starts_with(expected)).count(),

@@ -6,3 +6,4 @@ mod containers;
 mod folders;
 mod forms;
 mod hostile;
+mod layouts;

@@ -5,8 +5,9 @@ use candle_core::Tensor;
 use super::points::Points;
 use crate::EvalError;
 
-/// An estimate of where data lie: points, each with a ball that reaches to its k-th nearest
-/// neighbour.
+/// An estimate of where data lie: points, each with a closed ball that reaches to its k-th nearest
+/// neighbour (Kynkäänniemi et al. 2019, equation 1). Equal points have balls of radius 0, which
+/// contain each other.
 ///
 /// ```
 /// use candle_core::{Device, Tensor};
@@ -79,23 +80,24 @@ impl Manifold {
     /// If the numbers of features differ.
     pub fn agreement(&self, generated: &Self) -> Result<Agreement, EvalError> {
         let (real_count, count) = (self.len() as f64, generated.len() as f64);
-        let mut inside = vec![0usize; generated.len()];
-        let (mut reached, mut covered) = (0usize, 0usize);
+        let mut inside = vec![false; generated.len()];
+        let (mut total, mut reached, mut covered) = (0usize, 0usize, 0usize);
         self.points.each_row_of_distances(&generated.points, |i, distances| {
             let mut any = false;
             for (inside, distance) in inside.iter_mut().zip(distances) {
-                if *distance < self.radii[i] {
-                    *inside += 1;
+                if *distance <= self.radii[i] {
+                    *inside = true;
                     any = true;
                 }
+                // The k-th neighbour itself does not count, or a ball would hold k + 1 points.
+                total += usize::from(*distance < self.radii[i] || *distance == 0.0);
             }
             covered += usize::from(any);
             reached +=
-                usize::from(distances.iter().zip(&generated.radii).any(|(d, radius)| d < radius));
+                usize::from(distances.iter().zip(&generated.radii).any(|(d, radius)| d <= radius));
         })?;
-        let total: usize = inside.iter().sum();
         Ok(Agreement {
-            precision: inside.iter().filter(|balls| **balls > 0).count() as f64 / count,
+            precision: inside.iter().filter(|inside| **inside).count() as f64 / count,
             recall: reached as f64 / real_count,
             density: total as f64 / (self.neighbours as f64 * count),
             coverage: covered as f64 / real_count,

@@ -7,6 +7,8 @@ use crate::EvalError;
 
 /// The number of rows compared at once. It bounds the memory for distances.
 const BLOCK: usize = 1024;
+/// A squared distance below this share of the squared norms is rounding.
+const ROUNDING: f64 = 1e-13;
 
 /// Points in f64, with their squared norms.
 #[derive(Clone, Debug)]
@@ -50,9 +52,11 @@ impl Points {
                 self.points.narrow(0, first, rows)?.matmul(&columns)?.to_vec2::<f64>()?;
             for (i, mut row) in products.into_iter().enumerate() {
                 let square = self.squares[first + i];
-                // |a − b|² = |a|² + |b|² − 2·a·b; rounding may bring it below 0.
+                // |a − b|² = |a|² + |b|² − 2·a·b. Rounding must not separate equal points.
                 for (product, other) in row.iter_mut().zip(&others.squares) {
-                    *product = (square + other - 2.0 * *product).max(0.0);
+                    let sum = square + other;
+                    let distance = sum - 2.0 * *product;
+                    *product = if distance > ROUNDING * sum { distance } else { 0.0 };
                 }
                 visit(first + i, &row);
             }

@@ -79,7 +79,7 @@ pub(super) fn write_grid(
     let path = run_dir.layout().grid(trainer.steps_done());
     diffusion_picture::grid(&diffusion_picture::from_tensor(&images)?)?
         .enlarged_for_viewing()
-        .write_png(&path)?;
+        .write_sheet(&path)?;
     Ok(observer(TrainEvent::Grid(path)))
 }
 

@@ -6,7 +6,7 @@ use diffusion_data::{Background, Channels, Fit, ImageDataset, PictureConfig};
 
 use super::{open, prepare_pictures, report_damaged, resolve, select};
 use crate::args::numbers::whole;
-use crate::session::usage::bail_usage;
+use crate::session::usage::{bail_usage, first_given};
 
 /// The heading of [`PictureArgs`] and [`CacheArgs`] in a help text. Each flag names it, because
 /// `next_help_heading` would also apply to the later flags of a command.
@@ -55,11 +55,10 @@ impl DataArgs {
     }
 }
 
-/// The flags of the selection and preparation of pictures. Their defaults hold where no preset,
-/// configuration file or run sets another value.
+/// The flags of the size, the channels, the fit and the background of pictures.
 #[derive(clap::Args, Clone)]
-pub(crate) struct PictureArgs {
-    /// Resize the pictures to SIZE×SIZE pixels, 1 to 4096 [default: their own size if the first 64
+pub(crate) struct AppearanceArgs {
+    /// Resize the pictures to SIZE×SIZE pixels, 1 to 4096 [default: their own size if 95 % of the
     /// pictures have the same size of at most 64×64, otherwise 32]
     #[arg(long, help_heading = HEADING, value_name = "SIZE", value_parser = whole(1..=4096))]
     size: Option<u64>,
@@ -77,6 +76,34 @@ pub(crate) struct PictureArgs {
     /// Colour of transparent pixels and of padding: white, black, grey or #rrggbb [default: white]
     #[arg(long, help_heading = HEADING, value_name = "COLOUR")]
     background: Option<Background>,
+}
+
+impl AppearanceArgs {
+    /// Overrides a configuration with the flags.
+    pub(crate) fn apply(&self, size: &mut Option<usize>, config: &mut PictureConfig) {
+        *size = self.size.map(|side| side as usize).or(*size);
+        config.channels = self.channels.unwrap_or(config.channels);
+        config.fit = self.fit.unwrap_or(config.fit);
+        config.background = self.background.unwrap_or(config.background);
+    }
+
+    /// The name of the first given flag.
+    pub(crate) fn given(&self) -> Option<&'static str> {
+        first_given(&[
+            ("--size", self.size.is_some()),
+            ("--channels", self.channels.is_some()),
+            ("--fit", self.fit.is_some()),
+            ("--background", self.background.is_some()),
+        ])
+    }
+}
+
+/// The flags of the selection and preparation of pictures. Their defaults hold where no preset,
+/// configuration file or run sets another value.
+#[derive(clap::Args, Clone)]
+pub(crate) struct PictureArgs {
+    #[command(flatten)]
+    appearance: AppearanceArgs,
     /// Cut a random window out of each picture in each pass; the pictures are prepared an eighth
     /// larger [default: false]
     ///
@@ -131,12 +158,8 @@ impl PictureArgs {
                 first.get_or_insert(name);
             }
         }
-        let mut first = None;
-        let side = self.size.map(|side| Some(side as usize));
-        set(size, side.as_ref(), "--size", &mut first);
-        set(&mut config.channels, self.channels.as_ref(), "--channels", &mut first);
-        set(&mut config.fit, self.fit.as_ref(), "--fit", &mut first);
-        set(&mut config.background, self.background.as_ref(), "--background", &mut first);
+        self.appearance.apply(size, config);
+        let mut first = self.appearance.given();
         set(&mut config.random_crop, self.random_crop.as_ref(), "--random-crop", &mut first);
         set(&mut config.flip, self.flip.as_ref(), "--flip", &mut first);
         set(&mut config.repeat, self.repeat.as_ref(), "--repeat", &mut first);

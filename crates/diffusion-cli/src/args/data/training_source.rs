@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use diffusion_data::PictureConfig;
+use diffusion_model::ModelState;
 use diffusion_train::Checkpoint;
 
 use super::hub_reference;
@@ -48,6 +49,15 @@ impl TrainingSource {
                 path.display()
             );
         }
-        Ok(Ok(Self { path: config.data, size: config.size, pictures: config.pictures }))
+        let size = config.size.or(trained_side(checkpoint)?);
+        Ok(Ok(Self { path: config.data, size, pictures: config.pictures }))
     }
+}
+
+/// The side in pixels of the square images of the model in the folder `checkpoint`. Pictures of a
+/// run without a configured size are prepared with it, so that pictures added later cannot change
+/// the size.
+pub(crate) fn trained_side(checkpoint: &Path) -> anyhow::Result<Option<usize>> {
+    let [_, height, width] = ModelState::read(checkpoint)?.model.image_shape;
+    Ok((height == width).then_some(height))
 }

@@ -107,5 +107,6 @@ fn resized(
     quiet: bool,
 ) -> anyhow::Result<diffusion_data::PreparedDataset> {
     let source = data::open_for(flag, path)?;
-    data::prepare_pictures(&source, Some(shape[1]), &settings.appearance(), cache, quiet)
+    let settings = settings.appearance().with_channels_of(shape);
+    data::prepare_pictures(&source, Some(shape[1]), &settings, cache, quiet)
 }

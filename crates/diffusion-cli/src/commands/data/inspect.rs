@@ -60,7 +60,7 @@ pub(super) fn run(args: &InspectArgs, quiet: bool) -> anyhow::Result<ExitCode> {
     let prepared = data::prepare_pictures(&source, size, &config, &args.cache, quiet)?;
     let (dataset, validation) = data::select(prepared.dataset, &config)?;
     let statistics = Statistics::new(&dataset);
-    contact_sheet(&dataset)?.write_png(&args.sheet)?;
+    contact_sheet(&dataset)?.write_sheet(&args.sheet)?;
     if args.json {
         println!("{:#}", as_json(&source, &prepared.report, &dataset, &statistics, &args.sheet));
     } else {

@@ -21,7 +21,7 @@ use crate::args::runs::{FoundModel, ModelArgs};
 use crate::commands::{make_folder, warn_of_images_beyond};
 use crate::session::generation::{GenerationDisplay, each_batch};
 use crate::session::progress::clock;
-use crate::session::usage::{bail_usage, check_no_overwrite, check_picture};
+use crate::session::usage::{bail_usage, check_no_overwrite, check_picture_beside};
 
 /// Duration of a frame, in hundredths of a second.
 const DELAY: u16 = 12;
@@ -39,7 +39,7 @@ const SHOWN: usize = 12;
                         diffusion edit interpolate --seeds 1,2 --frames 30 --gif between.gif"
 )]
 pub(crate) struct InterpolateArgs {
-    /// Two pictures, the ends: PNG, JPEG, WebP, BMP or GIF, of any size
+    /// Two pictures, the ends: PNG, JPEG, WebP, BMP, GIF or TIFF, of any size
     ///
     /// They are resized to the size of the model's images and converted to their channels. They are
     /// cropped or padded as the training pictures were.
@@ -104,7 +104,7 @@ pub(super) fn run(
 ) -> anyhow::Result<ExitCode> {
     for (flag, path, ending) in [("--grid", &args.grid, "png"), ("--gif", &args.gif, "gif")] {
         if let Some(path) = path {
-            check_picture(flag, path, &[ending])?;
+            check_picture_beside(&args.out, flag, path, &[ending])?;
         }
     }
     let inputs: Vec<PathBuf> = args.pictures.iter().chain(args.control.inputs()).cloned().collect();

@@ -19,12 +19,12 @@ use crate::args::sampling::sampler_kind;
 use crate::commands::{make_folder, warn_of_terminal_snr};
 use crate::session::generation::{GenerationDisplay, each_batch};
 use crate::session::trajectory::Trajectory;
-use crate::session::usage::{check_no_overwrite, check_picture, checked_plan};
+use crate::session::usage::{check_no_overwrite, check_picture_beside, checked_plan};
 
 /// The common flags of `edit vary` and `edit inpaint`.
 #[derive(clap::Args)]
 pub(super) struct EditArgs {
-    /// Picture to edit, or a folder of pictures: PNG, JPEG, WebP, BMP or GIF, of any size
+    /// Picture to edit, or a folder of pictures: PNG, JPEG, WebP, BMP, GIF or TIFF, of any size
     ///
     /// It is resized to the size of the model's images and converted to their channels. It is
     /// cropped or padded as the training pictures were. The results have this size too.
@@ -90,7 +90,7 @@ impl<'a> EditJob<'a> {
         device: &Device,
     ) -> anyhow::Result<Self> {
         if let Some(path) = &args.grid {
-            check_picture("--grid", path, &["png"])?;
+            check_picture_beside(&args.out, "--grid", path, &["png"])?;
         }
         let found = args.model.open(Weights::Ema, device)?;
         let model = &found.model;
@@ -105,6 +105,7 @@ impl<'a> EditJob<'a> {
         let classes = control.requested_or_unconditional(&model.description)?;
         let inputs = InputPictures::open(
             &args.picture,
+            &args.out,
             model.description.image_shape,
             &found.picture_config()?,
             device,
@@ -147,7 +148,7 @@ impl<'a> EditJob<'a> {
         quiet: bool,
         edit: &dyn Fn(&Tensor, &mut Batch<'_>) -> Result<Tensor, EditError>,
     ) -> anyhow::Result<Option<Vec<Picture>>> {
-        let trajectory = Trajectory::new(None, self.args.gif.as_deref(), None)?;
+        let trajectory = Trajectory::new(&self.args.out, None, self.args.gif.as_deref(), None)?;
         make_folder(&self.args.out)?;
         let batches = self.items.len().div_ceil(self.config.batch_size);
         let mut display = GenerationDisplay::new("editing", batches * steps, quiet);

@@ -1,10 +1,8 @@
 //! The input pictures of an edit, and the names of the results.
 
 use std::collections::HashMap;
-use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
 use candle_core::{Device, Tensor};
 use diffusion_data::PictureConfig;
 use diffusion_picture::Picture;
@@ -12,8 +10,6 @@ use diffusion_report::{Cell, sheet};
 
 use crate::session::usage::bail_usage;
 
-/// Endings of picture files in a folder.
-const ENDINGS: [&str; 6] = ["png", "jpg", "jpeg", "webp", "bmp", "gif"];
 /// The smallest side of a picture in a grid, in pixels.
 const SIDE: usize = 84;
 /// The largest number of letters of a name in a grid.
@@ -22,6 +18,8 @@ const LETTERS: usize = 24;
 /// Pictures with the size and the channels of a model's images.
 pub(super) struct InputPictures {
     pub(super) paths: Vec<PathBuf>,
+    /// The names of the pictures without their endings; in a folder, `cat-1` for `cat/1.png`.
+    names: Vec<String>,
     /// (N, C, H, W).
     pub(super) images: Tensor,
     /// Whether the argument is a folder.
@@ -29,24 +27,30 @@ pub(super) struct InputPictures {
 }
 
 impl InputPictures {
-    /// Reads the picture at `path`, or all pictures in that folder in the order of their names.
-    /// `config` sets how they are fitted, and their background.
+    /// Reads the picture at `path`, or all pictures in that folder in the order of their names, but
+    /// none in `out`, the folder of the results. `config` sets how they are fitted, and their
+    /// background.
     pub(super) fn open(
         path: &Path,
+        out: &Path,
         shape: [usize; 3],
         config: &PictureConfig,
         device: &Device,
     ) -> anyhow::Result<Self> {
         let folder = path.is_dir();
-        let paths = if folder { pictures_in(path)? } else { vec![path.to_owned()] };
+        let (names, paths) = if folder {
+            pictures_in(path, out)?.into_iter().unzip()
+        } else {
+            (vec![name_of(path)], vec![path.to_owned()])
+        };
         let read = |path: &PathBuf| diffusion_data::read_picture(path, shape, config, device);
         let images = paths.iter().map(read).collect::<Result<Vec<_>, _>>()?;
-        Ok(Self { paths, images: Tensor::cat(&images, 0)?, folder })
+        Ok(Self { paths, names, images: Tensor::cat(&images, 0)?, folder })
     }
 
     /// The name of a picture for display.
     pub(super) fn name(&self, picture: usize) -> String {
-        name_of(&self.paths[picture])
+        self.names[picture].clone()
     }
 
     /// The pictures for display: one path, or their number.
@@ -90,31 +94,32 @@ pub(super) fn name_of(path: &Path) -> String {
         .map_or_else(|| "picture".to_owned(), |stem| stem.to_string_lossy().into_owned())
 }
 
-fn pictures_in(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
-    let entries = fs::read_dir(folder)
-        .with_context(|| format!("cannot read the folder {}", folder.display()))?;
-    let mut paths = Vec::new();
-    for entry in entries {
-        let path =
-            entry.with_context(|| format!("cannot read the folder {}", folder.display()))?.path();
-        let hidden = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
-        let ending = path.extension().map(|ending| ending.to_string_lossy().to_lowercase());
-        if !hidden
-            && path.is_file()
-            && ending.is_some_and(|ending| ENDINGS.contains(&ending.as_str()))
-        {
-            paths.push(path);
-        }
+/// The pictures in a folder and its subfolders, but for those in the subfolder `out`.
+fn pictures_in(folder: &Path, out: &Path) -> anyhow::Result<Vec<(String, PathBuf)>> {
+    let found = diffusion_data::picture_files(folder)?;
+    for note in &found.notes {
+        tracing::warn!("{}: {note}", folder.display());
     }
-    paths.sort();
-    if paths.is_empty() {
+    let out = out.canonicalize().ok().filter(|out| {
+        folder.canonicalize().is_ok_and(|folder| *out != folder && out.starts_with(folder))
+    });
+    let is_result = |path: &Path| {
+        out.as_ref().is_some_and(|out| path.canonicalize().is_ok_and(|path| path.starts_with(out)))
+    };
+    let files = found.files.into_iter().filter(|(_, path)| !is_result(path));
+    let named = files.map(|(name, path)| {
+        let folders = name.rfind('/').map_or(0, |end| end + 1);
+        (name[..folders].replace('/', "-") + &name_of(&path), path)
+    });
+    let pictures: Vec<(String, PathBuf)> = named.collect();
+    if pictures.is_empty() {
         bail_usage!(
-            "{}: there is no picture in this folder; expected files ending in .{}",
-            folder.display(),
-            ENDINGS.join(", .")
+            "{}: there is no picture in this folder; expected files ending in .png, .jpg, .webp, \
+             .bmp, .gif or .tif",
+            folder.display()
         );
     }
-    Ok(paths)
+    Ok(pictures)
 }
 
 /// Writes rows of pictures with names, enlarged for visibility.
@@ -132,7 +137,7 @@ pub(super) fn write_grid(
         cells.push(pictures.into_iter().map(large).collect());
     }
     let columns: Vec<String> = columns.iter().map(|name| shortened(name)).collect();
-    Ok(sheet(&cells, &names, &columns)?.write_png(path)?)
+    Ok(sheet(&cells, &names, &columns)?.write_sheet(path)?)
 }
 
 fn shortened(name: &str) -> String {

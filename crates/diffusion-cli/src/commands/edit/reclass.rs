@@ -23,7 +23,7 @@ use crate::commands::make_folder;
 use crate::session::generation::{GenerationDisplay, each_batch};
 use crate::session::progress::clock;
 use crate::session::trajectory::Trajectory;
-use crate::session::usage::{bail_usage, check_no_overwrite, check_picture};
+use crate::session::usage::{bail_usage, check_no_overwrite, check_picture_beside};
 
 /// Turn a picture into one of another class
 ///
@@ -36,7 +36,7 @@ use crate::session::usage::{bail_usage, check_no_overwrite, check_picture};
                         diffusion edit reclass digits/7 --to all --out others"
 )]
 pub(crate) struct ReclassArgs {
-    /// Picture to edit, or a folder of pictures: PNG, JPEG, WebP, BMP or GIF, of any size
+    /// Picture to edit, or a folder of pictures: PNG, JPEG, WebP, BMP, GIF or TIFF, of any size
     ///
     /// It is resized to the size of the model's images and converted to their channels. It is
     /// cropped or padded as the training pictures were.
@@ -115,9 +115,9 @@ struct Task<'a> {
 
 pub(super) fn run(args: &ReclassArgs, device: &Device, quiet: bool) -> anyhow::Result<ExitCode> {
     if let Some(path) = &args.grid {
-        check_picture("--grid", path, &["png"])?;
+        check_picture_beside(&args.out, "--grid", path, &["png"])?;
     }
-    let trajectory = Trajectory::new(None, args.gif.as_deref(), None)?;
+    let trajectory = Trajectory::new(&args.out, None, args.gif.as_deref(), None)?;
     let found = args.model.open(Weights::Ema, device)?;
     let model = &found.model.description;
     let to =
@@ -125,8 +125,13 @@ pub(super) fn run(args: &ReclassArgs, device: &Device, quiet: bool) -> anyhow::R
     let from = original_class(args, model)?;
     let control = ControlArgs::classifier_free(args.guidance).open(&found, device)?;
     let config = SamplingConfig { seed: args.seed, ..config(args.steps, &found.model)? };
-    let inputs =
-        InputPictures::open(&args.picture, model.image_shape, &found.picture_config()?, device)?;
+    let inputs = InputPictures::open(
+        &args.picture,
+        &args.out,
+        model.image_shape,
+        &found.picture_config()?,
+        device,
+    )?;
     let steps = config.plan.steps().len();
     let grain = (args.grain * steps as f64).round() as usize;
     // At least one step, unless --grain is 0.

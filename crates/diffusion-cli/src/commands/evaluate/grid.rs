@@ -120,7 +120,7 @@ pub(super) fn run(args: &GridArgs, device: &Device, quiet: bool) -> anyhow::Resu
     }
     let names: Vec<String> = kinds.iter().map(|kind| kind.name().to_owned()).collect();
     let columns: Vec<String> = steps.iter().map(|steps| format!("{steps} steps")).collect();
-    diffusion_report::sheet(&cells, &names, &columns)?.write_png(&args.out)?;
+    diffusion_report::sheet(&cells, &names, &columns)?.write_sheet(&args.out)?;
     if let Some(judge) = judge {
         println!(
             "{} of {} images ({}), compared with {}",

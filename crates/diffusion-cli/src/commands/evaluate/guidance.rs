@@ -146,7 +146,7 @@ pub(super) fn run(args: &GuidanceArgs, device: &Device, quiet: bool) -> anyhow::
     }
     if let Some(path) = &args.grid {
         let names: Vec<String> = rows.iter().map(|(scale, _)| format!("scale {scale}")).collect();
-        diffusion_report::sheet(&cells, &names, &[String::new()])?.write_png(path)?;
+        diffusion_report::sheet(&cells, &names, &[String::new()])?.write_sheet(path)?;
         println!("grid: {}", path.display());
     }
     if let Some(path) = &args.json {

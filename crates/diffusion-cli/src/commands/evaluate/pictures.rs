@@ -6,6 +6,7 @@ use diffusion_data::{ImageDataset, PictureConfig};
 use diffusion_model::LoadedModel;
 
 use crate::args::data::{DataArgs, TrainingSource};
+use crate::args::runs;
 use crate::session::usage::bail_usage;
 
 /// The training and validation pictures: those of --data, otherwise those of the run of
@@ -21,7 +22,12 @@ pub(super) fn of_model(
     quiet: bool,
 ) -> anyhow::Result<(ImageDataset, Option<ImageDataset>)> {
     let mut source = match &args.path {
-        Some(path) => TrainingSource { path: Some(path.clone()), ..TrainingSource::default() },
+        Some(path) => {
+            let run = checkpoint.and_then(runs::run_of);
+            let config = run.map(|run| run.read_config()).transpose()?.unwrap_or_default();
+            let pictures = config.pictures.appearance();
+            TrainingSource { path: Some(path.clone()), pictures, ..TrainingSource::default() }
+        }
         None => match TrainingSource::of(checkpoint, "--data")? {
             Ok(training_source) => training_source,
             Err(reason) => bail_usage!("{reason}; give --data"),
@@ -32,6 +38,7 @@ pub(super) fn of_model(
     if height == width {
         source.size = source.size.or(Some(height));
     }
+    source.pictures = source.pictures.with_channels_of(model.description.image_shape);
     adapt(&mut source.pictures);
     let sets = args.load_from(source.path.as_deref(), (source.size, source.pictures), quiet)?;
     if sets.0.image_shape() != model.description.image_shape {

@@ -47,8 +47,9 @@ pub(crate) struct SamplesArgs {
     /// Folders of images to evaluate, or the folder of one run or checkpoint [default: the run that
     /// saved last in runs/]
     ///
-    /// The images of all folders must be square and of one size. Without any run in runs/, the
-    /// default is the model that comes with the program.
+    /// The images of all folders must be square and of one size, unless --size is given. A folder
+    /// may also be any other source that `train --data` accepts, such as an npy file. Without any
+    /// run in runs/, the default is the model that comes with the program.
     #[arg(value_name = "DIR", conflicts_with_all = ["run", "checkpoint"])]
     folders: Vec<PathBuf>,
     #[command(flatten)]
@@ -92,6 +93,8 @@ pub(crate) struct SamplesArgs {
     /// Also write all metrics to this file as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    #[command(flatten)]
+    appearance: data::AppearanceArgs,
     #[command(flatten)]
     cache: data::CacheArgs,
 }
@@ -149,6 +152,12 @@ pub(super) fn run(args: &SamplesArgs, device: &Device, quiet: bool) -> anyhow::R
             Some(checkpoint) => ModelArgs { run: None, checkpoint: Some(checkpoint) },
             None => args.model.clone(),
         };
+        if let Some(flag) = args.appearance.given() {
+            bail_usage!(
+                "{flag} is for folders of images; the pictures of a run are prepared as in its \
+                 training"
+            );
+        }
         evaluate_model(args, &model.open(Weights::Ema, device)?, device, quiet)?
     } else {
         let sampling_flags = [
@@ -271,15 +280,21 @@ fn evaluate_model(
 /// The side of the images in `folder`, which are evaluated without resizing.
 fn common_side(source: &Source, folder: &Path) -> anyhow::Result<usize> {
     let folder = folder.display();
-    match source.common_size(usize::MAX)? {
-        Some((width, height)) if width == height => Ok(width),
-        Some((width, height)) => {
-            bail_usage!("{folder}: its images are {width}×{height}; they must be square")
-        }
-        None => bail_usage!(
-            "{folder}: its images differ in size, or none can be read; all must have one size"
-        ),
+    let sizes = source.sizes()?;
+    let Some((width, height)) = sizes.most_frequent() else {
+        bail_usage!("{folder}: none of its images can be read")
+    };
+    if let [(odd_width, odd_height, count, name), ..] = sizes.others()[..] {
+        let more = if count > 1 { format!(" (and {} more)", count - 1) } else { String::new() };
+        bail_usage!(
+            "{folder}: its images differ in size, but all must have one size: {name}{more} has \
+             {odd_width}×{odd_height} pixels, most others have {width}×{height}"
+        );
     }
+    if width != height {
+        bail_usage!("{folder}: its images are {width}×{height}; they must be square");
+    }
+    Ok(width)
 }
 
 fn evaluate_folders(
@@ -287,12 +302,13 @@ fn evaluate_folders(
     device: &Device,
     quiet: bool,
 ) -> anyhow::Result<(SampleEvaluator, Evaluation)> {
-    let settings = PictureConfig::default();
+    let (mut side, mut settings) = (None, PictureConfig::default());
+    args.appearance.apply(&mut side, &mut settings);
     let mut sets = Vec::new();
     for folder in &args.folders {
         let path = std::path::absolute(folder)?;
         let source = data::open(Some(&path))?;
-        let size = common_side(&source, folder)?;
+        let size = side.map_or_else(|| common_side(&source, folder), Ok)?;
         let prepared = data::prepare_pictures(&source, Some(size), &settings, &args.cache, quiet)?;
         data::report_damaged(&prepared.report.damaged);
         sets.push((folder.display().to_string(), prepared.dataset));

@@ -77,7 +77,7 @@ pub(super) fn run(args: &ShowNoiseArgs, quiet: bool) -> anyhow::Result<ExitCode>
     }
     let rows: Vec<String> = comparison.schedules().iter().map(|(name, _)| name.clone()).collect();
     let columns: Vec<String> = timesteps.iter().map(|t| format!("t = {t}")).collect();
-    sheet(&cells, &rows, &columns)?.write_png(&args.out)?;
+    sheet(&cells, &rows, &columns)?.write_sheet(&args.out)?;
     println!("{}: picture {} ({})", args.out.display(), args.index, dataset.name(args.index));
     Ok(ExitCode::SUCCESS)
 }

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
-use candle_core::Device;
+use candle_core::{Device, Tensor};
 use clap::Args;
 use diffusion_process::{Domain, NoiseSource};
 
@@ -50,8 +50,9 @@ const TENSORBOARD: [&str; 2] = ["tensorboard==2.21.0", "setuptools<81"];
 const FID: [&str; 3] = ["pytorch-fid==0.3.0", TORCH, "torchvision"];
 
 /// The golden tests that work with any cases in a folder.
-const TESTS: [&str; 3] = [
+const TESTS: [&str; 4] = [
     "golden_schedule_tables_agree",
+    "golden_timesteps_of_all_numbers_of_steps_agree",
     "golden_sampler_trajectories_agree",
     "golden_unet2d_models_agree",
 ];
@@ -105,6 +106,7 @@ pub(crate) fn run(args: &GoldenArgs) -> Result<()> {
     sandbox.numbers()?;
     sandbox.exported_models()?;
     sandbox.imported_pipelines()?;
+    sandbox.imported_schedulers()?;
     sandbox.imported_state_dicts()?;
     println!("all agree (seed {seed})");
     Ok(())
@@ -166,6 +168,7 @@ impl Sandbox {
         println!("numbers of diffusers:");
         let golden = self.path("golden");
         self.python("reference.py", &[Path::new(&self.seed.to_string()), &golden])?;
+        self.python("timesteps.py", &[&golden.join("schedules/all_timesteps.json")])?;
         let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
         command
             .args(["test", "--quiet", "--workspace", "--test", "golden", "--", "--nocapture"])
@@ -213,6 +216,35 @@ impl Sandbox {
             self.compare("pipelines.py", model, &format!("pipelines/{model}"), [3, 16, 16])?;
         }
         Ok(())
+    }
+
+    /// Imports pipelines with every scheduler class, with default and with random settings, and
+    /// compares the images from the same noise.
+    fn imported_schedulers(&self) -> Result<()> {
+        println!("schedulers of diffusers, imported with a model that is sampled here:");
+        let folder = self.path("schedulers");
+        self.python(
+            "schedulers.py",
+            &[Path::new("save"), Path::new(&self.seed.to_string()), &folder],
+        )?;
+        for entry in fs::read_dir(&folder)? {
+            let path = entry?.path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let steps: u64 = fs::read_to_string(path.join("steps"))?.parse()?;
+            self.diffusion(&format!("import schedulers/{name} --run-dir {name}"))?;
+            self.diffusion(&format!(
+                "sample --run {name} --steps {steps} --init-noise schedulers/{name}/noise.npy \
+                 --format npy --out schedulers/{name}/samples"
+            ))?;
+            // The noise that the sampler adds: one draw for each step, counted from the last.
+            let source = NoiseSource::new(0);
+            let draw =
+                |draw| source.normal(Domain::Sampler, draw, 0..2, &[3, 16, 16], &Device::Cpu);
+            let draws = (0..=steps).map(draw).collect::<candle_core::Result<Vec<_>>>()?;
+            let file = path.join("step-noise.safetensors");
+            Tensor::stack(&draws, 0)?.save_safetensors("noise", &file)?;
+        }
+        self.python("schedulers.py", &[Path::new("compare"), &folder])
     }
 
     /// Imports state dicts of improved-diffusion's network and samples them here.

@@ -10,7 +10,7 @@
 //! | CIFAR binary batches | names like `data_batch_1.bin`, or length | 1st (CIFAR-100: 2nd) byte |
 //!
 //! A table of labels is `metadata.csv`, `labels.csv`, `metadata.jsonl` or `metadata.parquet` in a
-//! folder above the pictures, with columns `file_name`, relative to the table's folder, and `label`.
+//! folder above the pictures, with the columns `file_name`, relative to the table, and `label`.
 //! A folder or archive that contains `train` and `test` (or `val`, `valid`, `validation`) has two
 //! splits. In a folder, pictures come first: files of other formats beside them are not used.
 //!

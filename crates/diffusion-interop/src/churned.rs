@@ -5,6 +5,9 @@ use candle_core::{Result, Tensor};
 use diffusion_process::{Denoiser, NoiseLevel, Parametrisation};
 use diffusion_sample::{Churn, Sampler, Step};
 
+/// The relative rounding error of σ in diffusers.
+const ROUNDING: f64 = 1e-6;
+
 /// [`diffusion_sample::Euler`] with the network evaluated before the noise is added.
 pub(crate) struct ChurnedEuler {
     pub(crate) churn: Churn,
@@ -15,7 +18,13 @@ pub(crate) struct ChurnedEuler {
 impl Sampler for ChurnedEuler {
     fn step(&mut self, step: &Step<'_>, x: &Tensor, denoiser: &dyn Denoiser) -> Result<Tensor> {
         let prediction = denoiser.denoise(x, step.from)?;
-        let (noisier, level) = self.churn.apply(step, x)?;
+        // The ends of the range count, as σ in single precision.
+        let churn = Churn {
+            min: self.churn.min * (1.0 - ROUNDING),
+            max: self.churn.max * (1.0 + ROUNDING),
+            ..self.churn
+        };
+        let (noisier, level) = churn.apply(step, x)?;
         let (sigma, raised) = (step.from.sigma(), level.sigma());
         let x0 = match self.parametrisation {
             // x̂₀ = x − σ̂·ε̂ with the raised σ̂.

@@ -3,6 +3,9 @@
 use diffusion_process::PredictionType;
 use diffusion_schedule::{BetaSchedule, TimestepSpacing};
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use crate::folder::python_number;
 
 /// The supported schedulers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,6 +71,15 @@ impl SchedulerClass {
         Self::ALL.into_iter().find(|class| class.name() == name)
     }
 
+    /// The pipeline of unconditional models with this scheduler.
+    pub fn pipeline(self) -> &'static str {
+        match self {
+            Self::Ddim => "DDIMPipeline",
+            Self::Pndm => "PNDMPipeline",
+            _ => "DDPMPipeline",
+        }
+    }
+
     pub(crate) fn names() -> String {
         Self::ALL.map(Self::name).join(", ")
     }
@@ -131,4 +143,57 @@ pub struct SchedulerConfig {
     pub sigma_data: Option<f64>,
     pub sigma_schedule: Option<String>,
     pub rho: Option<f64>,
+}
+
+impl SchedulerConfig {
+    /// The settings in the fields of a file. Settings of old versions of diffusers are translated.
+    ///
+    /// # Errors
+    /// If a key is unknown or its value has the wrong type; the message names the key.
+    pub(crate) fn from_fields(mut fields: Map<String, Value>) -> Result<Self, String> {
+        translate(&mut fields);
+        let Ok(Value::Object(known)) = serde_json::to_value(Self::complete()) else {
+            return Err("the settings cannot be listed".to_owned());
+        };
+        for (key, value) in &fields {
+            if !known.contains_key(key) {
+                let distance = |other: &&String| strsim::levenshtein(key, other);
+                let nearest = known.keys().min_by_key(distance).map_or("", String::as_str);
+                return Err(format!(
+                    "unknown field `{key}`; the most similar setting is `{nearest}`"
+                ));
+            }
+            if let Some(number) = python_number(value) {
+                return Err(format!("`{key}` is {number}; it must be a finite number"));
+            }
+            // Each key alone, so that the message can name it.
+            serde_json::from_value::<Self>(json!({ key: value }))
+                .map_err(|e| format!("`{key}`: {e}"))?;
+        }
+        serde_json::from_value(fields.into()).map_err(|e| e.to_string())
+    }
+
+    /// Settings of which none is left out in a file.
+    fn complete() -> Self {
+        let name = || Some(String::new());
+        Self { class_name: name(), diffusers_version: name(), ..Self::default() }
+    }
+}
+
+/// Replaces the settings of old versions of diffusers, and removes what is not a setting.
+fn translate(fields: &mut Map<String, Value>) {
+    // Predictions before 0.11 were ε or x₀.
+    let predicts_noise = fields.remove("predict_epsilon");
+    if let Some(Value::Bool(noise)) = predicts_noise {
+        let prediction = if noise { "epsilon" } else { "sample" };
+        fields.entry("prediction_type").or_insert(prediction.into());
+    }
+    // The library of the tensors, a table that was always empty, and notes such as
+    // `_use_default_values`.
+    let is_obsolete = |key: &str| ["tensor_format", "timestep_values"].contains(&key);
+    let is_note = |key: &str| key.starts_with('_') && key != "_class_name";
+    fields.retain(|key, value| {
+        let is_unlimited = key == "lambda_min_clipped" && python_number(value) == Some("-Infinity");
+        !(value.is_null() || is_obsolete(key) || is_note(key) || is_unlimited)
+    });
 }

@@ -10,10 +10,12 @@ use thiserror::Error;
 /// Why an import or an export failed, or a scheduler is not supported.
 #[derive(Debug, Error)]
 pub enum InteropError {
-    /// The scheduler's configuration is not JSON, or has an unknown key or a value of the wrong
-    /// type. The message says where.
+    /// The scheduler's configuration is not a JSON object. The message says where.
     #[error("scheduler configuration: {0}")]
     Json(#[from] serde_json::Error),
+    /// The scheduler's configuration has an unknown key, or a value of the wrong type.
+    #[error("scheduler configuration: {0}")]
+    Setting(String),
     /// The class of the scheduler is not supported.
     #[error(
         "scheduler `{0}` is not supported; supported: {known}",

@@ -10,9 +10,9 @@ use diffusion_schedule::{ScheduleConfig, TimestepSpacing};
 use diffusion_unet::{NetworkConfig, UNet2D, UNet2DConfig};
 use serde_json::{Value, json};
 
-use crate::import::LABELS;
+use crate::import::{LABELS, SCHEDULER_FILE};
 use crate::weights::{self, Tensors};
-use crate::{InteropError, SchedulerClass, model_config};
+use crate::{InteropError, Scheduler, SchedulerClass, model_config};
 
 /// The version of diffusers whose format is written.
 const VERSION: &str = "0.42.1";
@@ -32,10 +32,14 @@ pub struct ExportedModel<'a> {
     pub prediction_type: PredictionType,
     /// The names of the network's classes. Empty if it is unconditional.
     pub class_names: &'a [String],
+    /// The text of the `scheduler_config.json` with which the model was imported; it is written
+    /// unchanged. `None`: a `DDPMScheduler` that samples as this project does.
+    pub scheduler: Option<&'a str>,
 }
 
 impl ExportedModel<'_> {
-    /// Writes the folder `out` so that `DDPMPipeline.from_pretrained` loads it.
+    /// Writes the folder `out` so that `DDPMPipeline.from_pretrained`, or the pipeline of the
+    /// scheduler, loads it.
     ///
     /// # Errors
     /// - If `diffusers` does not have this network or prediction type.
@@ -80,10 +84,14 @@ impl ExportedModel<'_> {
 
     fn write_files(&self, dir: &Path, network: &UNet2DConfig) -> Result<(), InteropError> {
         let [_, height, width] = self.image_shape;
+        let class = match self.scheduler {
+            Some(text) => Scheduler::from_json(text)?.class(),
+            None => SchedulerClass::Ddpm,
+        };
         let mut index = json!({
-            "_class_name": "DDPMPipeline",
+            "_class_name": class.pipeline(),
             "_diffusers_version": VERSION,
-            "scheduler": ["diffusers", SchedulerClass::Ddpm.name()],
+            "scheduler": ["diffusers", class.name()],
             "unet": ["diffusers", model_config::CLASS],
         });
         if !self.class_names.is_empty() {
@@ -107,12 +115,16 @@ impl ExportedModel<'_> {
 
         let folder = dir.join("scheduler");
         std::fs::create_dir(&folder).map_err(FileError::io(&folder))?;
-        write_json(&folder.join("scheduler_config.json"), &self.scheduler(network))
+        let file = folder.join(SCHEDULER_FILE);
+        match self.scheduler {
+            Some(text) => Ok(write_synced(&file, text.as_bytes())?),
+            None => write_json(&file, &self.own_scheduler(network)),
+        }
     }
 
     /// The settings of a `DDPMScheduler` that samples as this project does: x̂₀ is clipped, and
     /// sampling starts at the last timestep of the training.
-    fn scheduler(&self, network: &UNet2DConfig) -> Value {
+    fn own_scheduler(&self, network: &UNet2DConfig) -> Value {
         let learned = network.out_channels == 2 * network.in_channels;
         json!({
             "_class_name": SchedulerClass::Ddpm.name(),

@@ -9,7 +9,7 @@ use diffusion_schedule::{BetaSchedule, ScheduleConfig};
 use diffusion_unet::{UNet2D, UNet2DConfig};
 use serde_json::Value;
 
-use crate::folder::read_object;
+use crate::folder::{read_object, read_text};
 use crate::model_config::{self, CLASS, SampleSize};
 use crate::openai::{OpenAiOptions, convert, is_openai};
 use crate::weights::{self, Tensors};
@@ -22,6 +22,8 @@ pub struct ImportedModel {
     pub network: UNet2DConfig,
     /// The weights as f32, under the parameter names of [`UNet2D`].
     pub weights: Tensors,
+    /// The moving average of the weights, if the folder has one beside them (`unet_ema/`).
+    pub ema: Option<Tensors>,
     /// Shape of the images, `[C, H, W]`.
     pub image_shape: [usize; 3],
     /// The noise schedule of the training.
@@ -34,6 +36,8 @@ pub struct ImportedModel {
     /// The scheduler of the folder. `None`: there is no `scheduler_config.json`. Without it,
     /// schedule and prediction type of a folder are the defaults of `DDPMScheduler`.
     pub scheduler: Option<Scheduler>,
+    /// The text of the scheduler's file.
+    pub scheduler_text: Option<String>,
 }
 
 /// The largest height and width of images, in pixels. A larger number means a damaged file.
@@ -41,14 +45,20 @@ const MAX_SIDE: usize = 65_536;
 
 /// The supported parts of a pipeline, which are also the names of their folders.
 const UNET: &str = "unet";
+/// The folder that trainings with `EMAModel` write beside `unet`.
+const UNET_EMA: &str = "unet_ema";
 const SCHEDULER: &str = "scheduler";
+/// The file of a scheduler, in its own folder or that of a model.
+pub(crate) const SCHEDULER_FILE: &str = "scheduler_config.json";
 /// The key of the class names by number in a pipeline's `model_index.json`.
 pub(crate) const LABELS: &str = "id2label";
 
 impl ImportedModel {
-    /// Reads the folder of a pipeline (`model_index.json`, `unet/`, `scheduler/`) or of a model
-    /// alone (`config.json`, the weights, and optionally `scheduler_config.json`). `side` is the
-    /// height and width of the images in pixels; it replaces `sample_size` in the file.
+    /// Reads the folder of a pipeline (`model_index.json`, `unet/`, `scheduler/`), of a training's
+    /// checkpoint (`unet/`, `unet_ema/`) or of a model alone (`config.json`, the weights, and
+    /// optionally `scheduler_config.json`). `side` is the height and width of the images in pixels;
+    /// it replaces `sample_size` in the file. Configurations of old versions of `diffusers` are
+    /// translated.
     ///
     /// # Errors
     /// - If the folder does not exist or holds no model.
@@ -90,27 +100,47 @@ impl ImportedModel {
         }
         let image_shape = image_shape(&network, side.map(|side| [side, side]).or(size))
             .map_err(|e| InteropError::unusable(&config, e))?;
-        let scheduler =
-            read_scheduler(&part_folder(folder, SCHEDULER).join("scheduler_config.json"))?;
+        let file = part_folder(folder, SCHEDULER).join(SCHEDULER_FILE);
+        let (scheduler, scheduler_text) = if file.exists() {
+            let (scheduler, text) = Scheduler::read(&file)?;
+            if let Some(problem) = training_problem(&scheduler, &network) {
+                return Err(InteropError::unusable(&file, problem));
+            }
+            (Some(scheduler), Some(text))
+        } else {
+            (None, None)
+        };
         let (schedule, prediction_type) = match &scheduler {
             Some(scheduler) => (scheduler.schedule_config(), scheduler.prediction_type()),
             None => (ScheduleConfig::default(), PredictionType::default()),
         };
-        let path = weights::find(&model)?;
-        let weights = weights::read(&path)?;
-        // Building the network finds tensors that are missing, left over or of another shape.
-        load_frozen(weights.clone(), &Device::Cpu, |vb| UNet2D::new(&network, vb))
-            .map_err(|source| InteropError::Parameters { path, source })?;
+        let weights = read_weights(&model, &network)?;
+        let ema = folder.join(UNET_EMA);
+        let has_ema = model != folder && ema.join("config.json").is_file();
+        let ema = has_ema.then(|| read_weights(&ema, &network)).transpose()?;
         Ok(Self {
             network,
             weights,
+            ema,
             image_shape,
             schedule,
             prediction_type,
             class_names,
             scheduler,
+            scheduler_text,
         })
     }
+}
+
+/// The weights of `network` in a folder.
+fn read_weights(folder: &Path, network: &UNet2DConfig) -> Result<Tensors, InteropError> {
+    let files = weights::find(folder)?;
+    let weights = weights::read_all(&files)?;
+    let path = if let [file] = files.as_slice() { file.clone() } else { folder.to_owned() };
+    // Building the network finds tensors that are missing, left over or of another shape.
+    load_frozen(weights.clone(), &Device::Cpu, |vb| UNet2D::new(network, vb))
+        .map_err(|source| InteropError::Parameters { path, source })?;
+    Ok(weights)
 }
 
 impl ImportedModel {
@@ -151,11 +181,13 @@ impl ImportedModel {
         Ok(Self {
             network,
             weights,
+            ema: None,
             image_shape,
             schedule,
             prediction_type,
             class_names,
             scheduler: None,
+            scheduler_text: None,
         })
     }
 }
@@ -216,28 +248,28 @@ fn image_shape(network: &UNet2DConfig, size: SampleSize) -> Result<[usize; 3], S
     Ok([network.in_channels, height, width])
 }
 
-fn read_scheduler(path: &Path) -> Result<Option<Scheduler>, InteropError> {
-    if !path.exists() {
-        return Ok(None);
-    }
-    let mut fields = read_object(path)?;
-    // Information for diffusers, and a setting of its first versions.
-    fields.retain(|key, value| {
-        let is_note = key.starts_with('_') && key != "_class_name";
-        let is_obsolete = key == "timestep_values" && value.is_null();
-        !is_note && !is_obsolete
-    });
-    let scheduler = Scheduler::from_json(&Value::Object(fields).to_string())
-        .map_err(|e| InteropError::unusable(path, e))?;
-    match training_problem(&scheduler) {
-        Some(problem) => Err(InteropError::unusable(path, problem)),
-        None => Ok(Some(scheduler)),
+impl Scheduler {
+    /// Reads the scheduler at `path`: a `scheduler_config.json`, or the folder of a scheduler, a
+    /// model or a pipeline. Also returns the text of the file.
+    ///
+    /// # Errors
+    /// If the file is missing, too large, a pointer of Git LFS, or not a JSON object. If the class
+    /// or a setting is not supported; the message names it.
+    pub fn read(path: &Path) -> Result<(Self, String), InteropError> {
+        let file = if path.is_dir() {
+            part_folder(path, SCHEDULER).join(SCHEDULER_FILE)
+        } else {
+            path.to_owned()
+        };
+        let text = read_text(&file)?;
+        let scheduler = Self::from_json(&text).map_err(|e| InteropError::unusable(&file, e))?;
+        Ok((scheduler, text))
     }
 }
 
 /// Why a run cannot represent the training of a scheduler's model; `None` if it can.
-fn training_problem(scheduler: &Scheduler) -> Option<String> {
-    let class = scheduler.class();
+fn training_problem(scheduler: &Scheduler, network: &UNet2DConfig) -> Option<String> {
+    let (class, config) = (scheduler.class(), scheduler.config());
     if class.is_edm() {
         return Some(format!(
             "{} is for networks of Karras et al. 2022, which are trained on noise levels, not on \
@@ -245,11 +277,28 @@ fn training_problem(scheduler: &Scheduler) -> Option<String> {
             class.name()
         ));
     }
-    if scheduler.config().trained_betas.is_some() {
+    if config.trained_betas.is_some() {
         return Some(
             "`trained_betas` is a table; a run needs a schedule with a formula (beta_schedule)"
                 .to_owned(),
         );
+    }
+    if config.rescale_betas_zero_snr && scheduler.prediction_type() == PredictionType::Epsilon {
+        return Some(
+            "`rescale_betas_zero_snr` is true and `prediction_type` is epsilon; the last timestep \
+             is pure noise then, from which a predicted ε gives no image (Lin et al. 2024); set \
+             one of them to what the model was trained with"
+                .to_owned(),
+        );
+    }
+    let learned = config.variance_type.as_deref() == Some("learned_range");
+    if learned && network.out_channels != 2 * network.in_channels {
+        return Some(format!(
+            "`variance_type` is learned_range, but the network has {} output channels; a learned \
+             variance needs {}",
+            network.out_channels,
+            2 * network.in_channels
+        ));
     }
     scheduler.schedule().err().map(|e| e.to_string())
 }

@@ -6,6 +6,8 @@
 //! - [`ExportedModel::write`] writes a folder that `DDPMPipeline.from_pretrained` loads.
 //! - [`Scheduler`] reads a `scheduler_config.json` and takes the same steps as that scheduler in
 //!   `diffusers`. [`SchedulerClass`] lists the eleven supported classes.
+//! - [`SchedulerMethod`] is a scheduler as the sampling method of a
+//!   [`LoadedModel`](diffusion_model::LoadedModel). An imported run keeps its scheduler.
 //! - [`InteropError`] names the setting, scheduler or tensor that has no counterpart.
 //!
 //! A scheduler of `diffusers` is a noise schedule, a choice of noise levels and a sampler in one.
@@ -39,15 +41,19 @@ mod export;
 mod folder;
 mod import;
 mod levels;
+mod method;
 mod model_config;
 mod openai;
+mod pndm;
 mod scheduler;
 mod signed_network;
+mod single_precision;
 mod weights;
 
 pub use config::{SchedulerClass, SchedulerConfig};
 pub use error::InteropError;
 pub use export::ExportedModel;
 pub use import::ImportedModel;
+pub use method::SchedulerMethod;
 pub use openai::OpenAiOptions;
 pub use scheduler::{Scheduler, StepArguments, Steps};

@@ -8,19 +8,36 @@ pub(crate) const CLASS: &str = "UNet2DModel";
 
 /// The settings that are fixed in `UNet2D`, with their supported values. The first value is
 /// written.
-fn fixed_settings() -> [(&'static str, Vec<Value>); 6] {
+fn fixed_settings() -> [(&'static str, Vec<Value>); 5] {
     [
         ("_class_name", vec![json!(CLASS)]),
         ("act_fn", vec![json!("silu"), json!("swish")]),
         ("class_embed_type", vec![Value::Null]),
         ("mid_block_type", vec![json!("UNetMidBlock2D")]),
-        ("mid_block_scale_factor", vec![json!(1), json!(1.0)]),
         ("num_train_timesteps", vec![Value::Null]),
     ]
 }
 
 /// The default of `attention_head_dim` in diffusers.
 const ATTENTION_HEAD_DIM: usize = 8;
+
+/// The prefix of the block types in the first versions of diffusers.
+const OLD_PREFIX: &str = "UNetRes";
+/// The settings of the moving average that diffusers' `EMAModel` adds to the file, and one of the
+/// first versions without a meaning.
+const OTHER_SETTINGS: [&str; 9] = [
+    "decay",
+    "inv_gamma",
+    "min_decay",
+    "optimization_step",
+    "power",
+    "update_after_step",
+    "use_ema_warmup",
+    "collected_params",
+    "tensor_format",
+];
+/// A setting that is written as a whole number if it is one.
+const SCALE_FACTOR: &str = "mid_block_scale_factor";
 
 /// Height and width of the images, if the file has them.
 pub(crate) type SampleSize = Option<[usize; 2]>;
@@ -31,6 +48,8 @@ pub(crate) type SampleSize = Option<[usize; 2]>;
 /// If a key is unknown or its value is not supported; the message names the key.
 pub(crate) fn read(fields: &Map<String, Value>) -> Result<(UNet2DConfig, SampleSize), String> {
     let mut fields = fields.clone();
+    fields.retain(|key, _| !OTHER_SETTINGS.contains(&key.as_str()));
+    translate(&mut fields);
     for (key, supported) in fixed_settings() {
         if let Some(value) = fields.remove(key).filter(|value| !supported.contains(value)) {
             return Err(format!("`{key}` is {value}; only {} is supported", supported[0]));
@@ -40,7 +59,9 @@ pub(crate) fn read(fields: &Map<String, Value>) -> Result<(UNet2DConfig, SampleS
     // Information for diffusers: its version, the name of the hub's repository.
     fields.retain(|key, _| !key.starts_with('_'));
     fields.entry("attention_head_dim").or_insert(json!(ATTENTION_HEAD_DIM));
-    let known = config_fields(&UNet2DConfig::default());
+    // A setting with its default value may be left out.
+    let known =
+        config_fields(&UNet2DConfig { mid_block_scale_factor: 2.0, ..UNet2DConfig::default() });
     for (key, value) in &fields {
         if !known.contains_key(key) {
             return Err(format!("`{key}` is not a setting of {CLASS} that this program knows"));
@@ -53,6 +74,26 @@ pub(crate) fn read(fields: &Map<String, Value>) -> Result<(UNet2DConfig, SampleS
     Ok((config, size))
 }
 
+/// Replaces the names of the first versions of diffusers.
+fn translate(fields: &mut Map<String, Value>) {
+    let current = |name: &mut Value| {
+        if let Some(rest) = name.as_str().and_then(|name| name.strip_prefix(OLD_PREFIX)) {
+            *name = json!(rest);
+        }
+    };
+    for key in ["down_block_types", "up_block_types"] {
+        if let Some(Value::Array(types)) = fields.get_mut(key) {
+            types.iter_mut().for_each(current);
+        }
+    }
+    if fields.get("mid_block_type") == Some(&json!("UNetResMidBlock2D")) {
+        fields.remove("mid_block_type");
+    }
+    if fields.get(SCALE_FACTOR).is_some_and(Value::is_null) {
+        fields.remove(SCALE_FACTOR);
+    }
+}
+
 /// The settings for the file, from the network's configuration and the image size.
 pub(crate) fn write(
     config: &UNet2DConfig,
@@ -63,6 +104,10 @@ pub(crate) fn write(
     fields.remove("zero_init_output");
     fields.remove("null_class");
     fields.extend(fixed_settings().map(|(key, values)| (key.to_owned(), values[0].clone())));
+    let factor = config.mid_block_scale_factor;
+    let is_whole = factor.fract() == 0.0 && factor < 1e15;
+    let factor = if is_whole { json!(factor as u64) } else { json!(factor) };
+    fields.insert(SCALE_FACTOR.to_owned(), factor);
     let size = if height == width { json!(height) } else { json!([height, width]) };
     fields.insert("sample_size".to_owned(), size);
     fields.insert("_diffusers_version".to_owned(), json!(version));
@@ -94,6 +139,8 @@ fn sample_size(value: Option<&Value>) -> Result<SampleSize, String> {
 
 #[cfg(test)]
 mod tests {
+    use diffusion_unet::{DownBlockType, UpBlockType};
+
     use super::*;
 
     fn parse(value: &Value) -> Result<(UNet2DConfig, SampleSize), String> {
@@ -111,8 +158,12 @@ mod tests {
 
     #[test]
     fn a_written_configuration_can_be_read() {
-        let config =
-            UNet2DConfig { attention_head_dim: None, dropout: 0.25, ..UNet2DConfig::default() };
+        let config = UNet2DConfig {
+            attention_head_dim: None,
+            dropout: 0.25,
+            mid_block_scale_factor: 2f64.sqrt(),
+            ..UNet2DConfig::default()
+        };
         for size in [[32, 32], [16, 24]] {
             assert_eq!(
                 read(&write(&config, size, "0.42.1")).unwrap(),
@@ -141,6 +192,23 @@ mod tests {
             let problem = parse(&fields).unwrap_err();
             assert!(problem.contains(part), "{fields}: {problem}");
         }
+    }
+
+    #[test]
+    fn settings_of_old_versions_and_of_a_moving_average_are_read() {
+        let fields = json!({
+            "_class_name": "UNet2DModel", "down_block_types": ["UNetResDownBlock2D", "AttnDownBlock2D"],
+            "up_block_types": ["UNetResAttnUpBlock2D", "UpBlock2D"], "block_out_channels": [8, 8],
+            "norm_num_groups": 4, "tensor_format": "pt", "decay": 0.9999, "inv_gamma": 1.0,
+            "min_decay": 0.0, "optimization_step": 500, "power": 0.75, "update_after_step": 0,
+            "use_ema_warmup": true, "mid_block_scale_factor": 1.5,
+        });
+        let (config, _) = parse(&fields).unwrap();
+        assert_eq!(
+            (config.down_block_types[0], config.up_block_types[0]),
+            (DownBlockType::DownBlock2D, UpBlockType::AttnUpBlock2D)
+        );
+        assert_eq!(config.mid_block_scale_factor, 1.5);
     }
 
     #[test]

@@ -1,11 +1,13 @@
 //! A scheduler of diffusers as a plan, a sampler and a denoiser.
 
+use std::sync::OnceLock;
+
 use diffusion_process::{
     Denoiser, Network, NetworkDenoiser, NoiseLevel, Parametrisation, PredictionType, Threshold,
 };
 use diffusion_sample::{
-    Churn, Ddim, Ddpm, DpmSolver, Euler, EulerAncestral, Heun, Lms, Pndm, Sampler, SolverType,
-    UniPc, VarianceType, Weighting,
+    Churn, Ddim, Ddpm, DpmSolver, Euler, EulerAncestral, Heun, Lms, Sampler, SolverType, UniPc,
+    VarianceType, Weighting,
 };
 use diffusion_schedule::{
     BetaSchedule, KARRAS_RHO, KARRAS_SIGMAS, NoiseSchedule, PlanStep, SamplingPlan, ScheduleConfig,
@@ -13,8 +15,11 @@ use diffusion_schedule::{
 };
 
 use crate::churned::ChurnedEuler;
-use crate::levels::{SigmaTable, Sigmas, spaced_sigmas, timesteps};
+use crate::folder::parse_object;
+use crate::levels::{SigmaTable, Sigmas, TimestepList, spaced_sigmas};
+use crate::pndm::{PlainPndm, RUNGE_KUTTA_STEPS};
 use crate::signed_network::SignedNetwork;
+use crate::single_precision::RoundedSchedule;
 use crate::{InteropError, SchedulerClass, SchedulerConfig};
 
 /// A scheduler of `diffusers` with a checked configuration.
@@ -22,6 +27,8 @@ use crate::{InteropError, SchedulerClass, SchedulerConfig};
 pub struct Scheduler {
     class: SchedulerClass,
     config: SchedulerConfig,
+    /// Computed by the first plan.
+    rounded_schedule: OnceLock<RoundedSchedule>,
 }
 
 /// The number of sampling steps, or their timesteps.
@@ -50,10 +57,13 @@ impl Scheduler {
     /// Reads the text of a `scheduler_config.json`, which names the class.
     ///
     /// # Errors
-    /// - If the text is not JSON, or has an unknown key or a value of the wrong type.
+    /// - If the text is not a JSON object, or has an unknown key or a value of the wrong type. The
+    ///   numbers `NaN` and `Infinity` of Python's `json` are read; only `lambda_min_clipped` may be
+    ///   `-Infinity`. Settings of old versions are translated.
     /// - If the class or a setting is not supported; the message names it.
     pub fn from_json(text: &str) -> Result<Self, InteropError> {
-        let config: SchedulerConfig = serde_json::from_str(text)?;
+        let config =
+            SchedulerConfig::from_fields(parse_object(text)?).map_err(InteropError::Setting)?;
         let name = config.class_name.clone().unwrap_or_default();
         Self::new(
             SchedulerClass::from_name(&name).ok_or(InteropError::UnknownScheduler(name))?,
@@ -66,7 +76,7 @@ impl Scheduler {
     /// # Errors
     /// If a setting is not supported; the message names it.
     pub fn new(class: SchedulerClass, config: SchedulerConfig) -> Result<Self, InteropError> {
-        let scheduler = Self { class, config };
+        let scheduler = Self { class, config, rounded_schedule: OnceLock::new() };
         scheduler.check()?;
         Ok(scheduler)
     }
@@ -111,7 +121,8 @@ impl Scheduler {
         };
         one_of("algorithm_type", &c.algorithm_type, &["dpmsolver++", "sde-dpmsolver++"])?;
         let solver_types: &[&str] = if self.class == SchedulerClass::UniPc {
-            &["bh1", "bh2"]
+            // diffusers replaces the last three by bh2.
+            &["bh1", "bh2", "midpoint", "heun", "logrho"]
         } else {
             &["midpoint", "heun"]
         };
@@ -123,6 +134,8 @@ impl Scheduler {
         if self.class == SchedulerClass::Ddpm {
             let known = ["fixed_small", "fixed_small_log", "fixed_large", "learned_range"];
             one_of("variance_type", &c.variance_type, &known)?;
+        } else if c.variance_type.is_some() {
+            one_of("variance_type", &c.variance_type, &[])?;
         }
         if c.solver_p.as_ref().is_some_and(|value| !value.is_null()) {
             return Err(self.unsupported("solver_p", "set", "it is not supported"));
@@ -133,20 +146,6 @@ impl Scheduler {
                 "use_karras_sigmas",
                 true,
                 "only one spacing of sigmas can be used",
-            ));
-        }
-        let multistep =
-            matches!(self.class, SchedulerClass::DpmSolverMultistep | SchedulerClass::UniPc);
-        if multistep
-            && !matches!(
-                self.sigma_spacing(),
-                Sigmas::Standard(SigmaSpacing::Timesteps | SigmaSpacing::Karras)
-            )
-        {
-            return Err(self.unsupported(
-                "use_exponential_sigmas",
-                true,
-                "only Karras sigmas are supported here",
             ));
         }
         if self.prediction_type() == PredictionType::Flow {
@@ -185,6 +184,16 @@ impl Scheduler {
             return Ok(NoiseSchedule::from_betas(betas.clone())?);
         }
         Ok(self.schedule_config().build()?)
+    }
+
+    /// The noise schedule with the rounding errors of diffusers.
+    fn rounded_schedule(&self) -> Result<&RoundedSchedule, InteropError> {
+        if let Some(schedule) = self.rounded_schedule.get() {
+            return Ok(schedule);
+        }
+        let betas = self.config.trained_betas.as_deref();
+        let schedule = RoundedSchedule::new(&self.schedule_config(), betas)?;
+        Ok(self.rounded_schedule.get_or_init(|| schedule))
     }
 
     /// The settings of the noise schedule of the training. `trained_betas` is not included.
@@ -291,8 +300,35 @@ impl Scheduler {
             }
             SchedulerClass::Lms => Box::new(Lms::new(arguments.order.unwrap_or(4))),
             SchedulerClass::Pndm => {
-                Box::new(Pndm::new(!c.skip_prk_steps.unwrap_or(false), self.prediction_type()))
+                let levels = self.rounded_schedule().map(|schedule| {
+                    (0..schedule.len()).map(|t| schedule.level(t)).collect::<Vec<_>>()
+                });
+                Box::new(PlainPndm::new(
+                    self.has_runge_kutta_steps(),
+                    self.parametrisation(),
+                    // Without a schedule there is no plan either.
+                    levels.unwrap_or_default(),
+                ))
             }
+        }
+    }
+
+    fn has_runge_kutta_steps(&self) -> bool {
+        !self.config.skip_prk_steps.unwrap_or(false)
+    }
+
+    /// The factor of noise of variance 1 at the start of `plan` (`init_noise_sigma`).
+    pub fn initial_scale(&self, plan: &SamplingPlan) -> f64 {
+        use SchedulerClass::{EdmDpmSolverMultistep, EdmEuler, Euler, EulerAncestral, Heun, Lms};
+        let largest = plan.steps().iter().map(|step| step.from.sigma()).fold(0.0, f64::max);
+        match self.class {
+            Euler | EulerAncestral | Heun | Lms if self.spacing() != TimestepSpacing::Leading => {
+                largest
+            }
+            Euler | EulerAncestral | Heun | Lms | EdmEuler | EdmDpmSolverMultistep => {
+                largest.hypot(1.0)
+            }
+            _ => 1.0,
         }
     }
 
@@ -318,7 +354,7 @@ impl Scheduler {
         if self.class.is_edm() {
             return self.edm_plan(n);
         }
-        let schedule = self.schedule()?;
+        let schedule = self.rounded_schedule()?;
         let total = schedule.len();
         if n == 0 || n > total {
             return Err(diffusion_schedule::ScheduleError::InferenceSteps {
@@ -328,9 +364,9 @@ impl Scheduler {
             .into());
         }
         match self.class {
-            SchedulerClass::Ddpm | SchedulerClass::Ddim => self.plan_by_alpha(&schedule, n, steps),
-            SchedulerClass::Pndm => self.pndm_plan(&schedule, n),
-            _ => self.plan_by_sigma(&schedule, n),
+            SchedulerClass::Ddpm | SchedulerClass::Ddim => self.plan_by_alpha(schedule, n, steps),
+            SchedulerClass::Pndm => self.pndm_plan(schedule, n),
+            _ => self.plan_by_sigma(schedule, n),
         }
     }
 
@@ -346,34 +382,41 @@ impl Scheduler {
         self.config.timestep_spacing.unwrap_or(by_class)
     }
 
-    fn timesteps(&self, total: usize, n: usize, points: usize) -> Vec<f64> {
-        let timesteps =
-            timesteps(self.spacing(), total, n, points, self.config.steps_offset.unwrap_or(0));
-        timesteps.into_iter().map(|t| t.clamp(0.0, (total - 1) as f64)).collect()
+    /// The timesteps of `n` steps, the largest first. `used` of the schedule's `total` timesteps
+    /// are used.
+    fn timesteps(&self, total: usize, used: usize, n: usize, one_more: bool) -> Vec<f64> {
+        let (spacing, offset) = (self.spacing(), self.config.steps_offset.unwrap_or(0));
+        TimestepList { spacing, total, used, steps: n, one_more, offset }.timesteps()
+    }
+
+    /// The level of a timestep. As in Python, −1 is the last one.
+    fn level(&self, schedule: &RoundedSchedule, timestep: f64) -> Result<NoiseLevel, InteropError> {
+        let total = schedule.len();
+        if timestep >= total as f64 {
+            return Err(self.unsupported(
+                "timesteps",
+                timestep,
+                format!("they must be below {total}"),
+            ));
+        }
+        let index = if timestep < 0.0 { total - 1 } else { timestep as usize };
+        Ok(NoiseLevel { timestep, ..schedule.level(index) })
     }
 
     fn plan_by_alpha(
         &self,
-        schedule: &NoiseSchedule,
+        schedule: &RoundedSchedule,
         n: usize,
         steps: &Steps,
     ) -> Result<SamplingPlan, InteropError> {
         let total = schedule.len();
-        let visited: Vec<usize> = match steps {
-            Steps::Timesteps(list) => list.clone(),
-            Steps::Count(_) => self
-                .timesteps(total, n, n)
-                .into_iter()
-                .map(|t| t.round_ties_even() as usize)
-                .collect(),
+        let visited: Vec<f64> = match steps {
+            Steps::Timesteps(list) => list.iter().map(|&t| t as f64).collect(),
+            Steps::Count(_) => {
+                let timesteps = self.timesteps(total, total, n, false);
+                timesteps.into_iter().map(f64::round_ties_even).collect()
+            }
         };
-        if let Some(&outside) = visited.iter().find(|&&t| t >= total) {
-            return Err(self.unsupported(
-                "timesteps",
-                outside,
-                format!("they must be below {total}"),
-            ));
-        }
         let to_one = self.config.set_alpha_to_one.unwrap_or(true);
         let end = if to_one || self.class == SchedulerClass::Ddpm {
             NoiseLevel::CLEAN
@@ -383,57 +426,75 @@ impl Scheduler {
         let steps = visited.iter().enumerate().map(|(i, &t)| {
             // DDIM steps back by T/N timesteps with every spacing.
             let before = match self.class {
-                SchedulerClass::Ddim => t.checked_sub(total / n),
+                SchedulerClass::Ddim => Some(t - (total / n) as f64),
                 _ => visited.get(i + 1).copied(),
             };
-            let to = before.map_or(end, |t| schedule.level(t));
+            let to = match before.filter(|before| *before >= 0.0) {
+                Some(before) => self.level(schedule, before)?,
+                None => end,
+            };
             // DDPM adds noise where t is above 0, in the last step too.
-            let noisy = if self.class == SchedulerClass::Ddpm { t > 0 } else { true };
-            PlanStep { from: schedule.level(t), to, middle: None, noisy }
+            let noisy = if self.class == SchedulerClass::Ddpm { t > 0.0 } else { true };
+            Ok(PlanStep { from: self.level(schedule, t)?, to, middle: None, noisy })
         });
-        Ok(SamplingPlan::from_steps(steps.collect())?)
+        Ok(SamplingPlan::from_steps(steps.collect::<Result<_, InteropError>>()?)?)
     }
 
-    /// If T/N is odd, diffusers evaluates the network at another timestep than the one that its
-    /// first half step leads to. Here both are the same.
-    fn pndm_plan(&self, schedule: &NoiseSchedule, n: usize) -> Result<SamplingPlan, InteropError> {
+    /// The steps of PNDM. All but those of the warm-up go back by ⌊T/N⌋ timesteps, with every
+    /// spacing.
+    fn pndm_plan(
+        &self,
+        schedule: &RoundedSchedule,
+        n: usize,
+    ) -> Result<SamplingPlan, InteropError> {
         let total = schedule.len();
-        let stride = total / n;
+        let runge_kutta = self.has_runge_kutta_steps();
+        if runge_kutta && n <= RUNGE_KUTTA_STEPS {
+            return Err(self.unsupported(
+                "skip_prk_steps",
+                false,
+                format!("it needs at least {} steps, got {n}", RUNGE_KUTTA_STEPS + 1),
+            ));
+        }
         let end = if self.config.set_alpha_to_one.unwrap_or(false) {
             NoiseLevel::CLEAN
         } else {
             schedule.level(0)
         };
-        let steps = self.timesteps(total, n, n).into_iter().map(|t| {
-            let t = t.round_ties_even() as usize;
-            let level = |t: Option<usize>| t.map_or(end, |t| schedule.level(t));
-            PlanStep {
-                from: schedule.level(t),
-                to: level(t.checked_sub(stride)),
-                middle: Some(level(t.checked_sub(stride / 2))),
-                noisy: false,
-            }
+        let visited: Vec<f64> = self.timesteps(total, total, n, false);
+        let visited: Vec<f64> = visited.into_iter().map(f64::round_ties_even).collect();
+        let warm_up = if runge_kutta { RUNGE_KUTTA_STEPS } else { 1 };
+        let steps = visited.iter().enumerate().map(|(i, &t)| {
+            let before = match visited.get(i + 1) {
+                Some(next) if i < warm_up => *next,
+                _ => t - (total / n) as f64,
+            };
+            let to = if before < 0.0 { end } else { self.level(schedule, before)? };
+            Ok(PlanStep { from: self.level(schedule, t)?, to, middle: None, noisy: false })
         });
-        Ok(SamplingPlan::from_steps(steps.collect())?)
+        Ok(SamplingPlan::from_steps(steps.collect::<Result<_, InteropError>>()?)?)
     }
 
     fn plan_by_sigma(
         &self,
-        schedule: &NoiseSchedule,
+        schedule: &RoundedSchedule,
         n: usize,
     ) -> Result<SamplingPlan, InteropError> {
         let table = SigmaTable::new(schedule.alphas_cumprod());
         // DPM-Solver and UniPC space one timestep more and round. The schedulers in σ interpolate
-        // σ.
+        // σ, at timesteps in single precision.
         let rounds =
             matches!(self.class, SchedulerClass::DpmSolverMultistep | SchedulerClass::UniPc);
-        let (points, total) =
-            if rounds { (n + 1, self.clipped_length(schedule)) } else { (n, schedule.len()) };
-        let round = |t: f64| if rounds { t.round_ties_even() } else { t };
-        let by_timestep = self.timesteps(total, n, points).into_iter().map(round);
+        let used = if self.class == SchedulerClass::DpmSolverMultistep {
+            self.clipped_length(schedule)
+        } else {
+            schedule.len()
+        };
+        let round = |t: f64| if rounds { t.round_ties_even() } else { f64::from(t as f32) };
+        let by_timestep = self.timesteps(schedule.len(), used, n, rounds).into_iter().map(round);
         let by_timestep: Vec<(f64, f64)> = by_timestep.map(|t| (t, table.at(t))).collect();
-        let visited = match self.sigma_spacing() {
-            Sigmas::Standard(SigmaSpacing::Timesteps) => by_timestep,
+        let spaced = match self.sigma_spacing() {
+            Sigmas::Standard(SigmaSpacing::Timesteps) => None,
             sigmas => {
                 // The schedulers in σ space it between the first and the last timestep, the others
                 // between the ends of the table.
@@ -444,11 +505,27 @@ impl Scheduler {
                 };
                 let min = self.config.sigma_min.unwrap_or(smallest);
                 let max = self.config.sigma_max.unwrap_or(largest);
+                let timestep = |sigma: f64| {
+                    let t = table.timestep(sigma);
+                    match (rounds, self.rounds_spaced(sigmas)) {
+                        (false, _) => t,
+                        (true, true) => t.round_ties_even(),
+                        // As a whole number, without rounding first.
+                        (true, false) => t.floor(),
+                    }
+                };
                 let sigmas = spaced_sigmas(sigmas, n, min, max).into_iter();
-                sigmas.map(|sigma| (round(table.timestep(sigma)), sigma)).collect()
+                Some(sigmas.map(|sigma| (timestep(sigma), sigma)).collect::<Vec<_>>())
             }
         };
-        let last = if self.ends_at_smallest() { table.smallest() } else { 0.0 };
+        let last = match &spaced {
+            _ if !self.ends_at_smallest() => 0.0,
+            Some(spaced) if self.class == SchedulerClass::UniPc => {
+                spaced.last().map_or(0.0, |(_, sigma)| *sigma)
+            }
+            _ => table.smallest(),
+        };
+        let visited = spaced.unwrap_or(by_timestep);
         let mut levels: Vec<NoiseLevel> = visited
             .into_iter()
             .map(|(t, sigma)| NoiseLevel::variance_exploding(t, sigma))
@@ -462,8 +539,15 @@ impl Scheduler {
         Self::plan_through(&levels)
     }
 
+    /// Whether DPM-Solver and UniPC round the timesteps of these σ to the nearest.
+    fn rounds_spaced(&self, sigmas: Sigmas) -> bool {
+        let is_karras = sigmas == Sigmas::Standard(SigmaSpacing::Karras);
+        let is_cosine = self.config.beta_schedule == Some(BetaSchedule::Cosine);
+        is_karras && !(is_cosine && self.class == SchedulerClass::DpmSolverMultistep)
+    }
+
     /// The number of timesteps whose λ is at least `lambda_min_clipped`.
-    fn clipped_length(&self, schedule: &NoiseSchedule) -> usize {
+    fn clipped_length(&self, schedule: &RoundedSchedule) -> usize {
         let min = self.config.lambda_min_clipped.unwrap_or(f64::NEG_INFINITY);
         (0..schedule.len()).rev().find(|&i| schedule.level(i).lambda() >= min).map_or(1, |i| i + 1)
     }

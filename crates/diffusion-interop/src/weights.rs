@@ -1,15 +1,18 @@
 //! Reads the weights of a model folder: a safetensors file, or a pickle, which is parsed and not
 //! executed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor, pickle};
 use diffusion_files::FileError;
 use safetensors::SafeTensors;
+use serde_json::Value;
 
 use crate::InteropError;
-use crate::folder::{length_within, read_limited};
+use crate::folder::{check_not_pointer, length_within, read_limited, read_object};
 
 /// The file that diffusers writes.
 pub(crate) const FILE: &str = "diffusion_pytorch_model.safetensors";
@@ -30,38 +33,135 @@ const PICKLE_STACK: usize = 1 << 30;
 /// Tensors by name.
 pub(crate) type Tensors = BTreeMap<String, Tensor>;
 
-/// The path of the file of weights in `folder`.
+/// The files of weights of a model: one, or several parts of it.
+pub(crate) type Files = Vec<PathBuf>;
+
+/// Beginnings of the names of files that a training saves beside the weights.
+const NOT_WEIGHTS: [&str; 4] = ["optimizer", "scheduler", "random_states", "scaler"];
+
+/// The endings of files of weights.
+const ENDINGS: [&str; 5] = ["safetensors", "bin", "pt", "pth", "ckpt"];
+
+/// The files of weights in `folder`: the usual one, the parts that an index lists, or the only file
+/// that can be one, such as `diffusion_pytorch_model.fp16.safetensors`.
 ///
 /// # Errors
-/// If there is no such file, or the weights are in several files.
-pub(crate) fn find(folder: &Path) -> Result<PathBuf, InteropError> {
-    let found = FILES.iter().map(|name| folder.join(name)).find(|path| path.exists());
-    found.ok_or_else(|| {
-        let has_parts = folder.join(format!("{FILE}.index.json")).exists();
-        let problem = if has_parts {
-            format!("the weights are in several parts; save them in one file, {FILE}")
-        } else {
-            format!("this folder holds no weights: there is no {}", FILES.join(" and no "))
-        };
-        InteropError::unusable(folder, problem)
-    })
+/// If there is no such file, or if several could be meant. If the index is invalid.
+pub(crate) fn find(folder: &Path) -> Result<Files, InteropError> {
+    if let Some(path) = FILES.iter().map(|name| folder.join(name)).find(|path| path.exists()) {
+        return Ok(vec![path]);
+    }
+    let mut names: Vec<String> = fs::read_dir(folder)
+        .map_err(FileError::io(folder))?
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .collect();
+    names.sort();
+    let indexes: Vec<&String> =
+        names.iter().filter(|name| name.strip_suffix(".index.json").is_some()).collect();
+    if let [index] = indexes.as_slice() {
+        return parts(folder, &folder.join(index));
+    }
+    let is_weights = |name: &&String| {
+        let ending = name.rsplit_once('.').map_or("", |(_, ending)| ending);
+        ENDINGS.contains(&ending) && !NOT_WEIGHTS.iter().any(|start| name.starts_with(start))
+    };
+    let candidates: Vec<&String> = names.iter().filter(is_weights).collect();
+    let problem = match candidates.as_slice() {
+        [only] => return Ok(vec![folder.join(only)]),
+        [] => format!("this folder holds no weights: there is no {}", FILES.join(" and no ")),
+        several => {
+            let names: Vec<&str> = several.iter().map(|name| name.as_str()).collect();
+            format!(
+                "this folder holds several files of weights ({}); keep one of them, or rename it to \
+                 {FILE}",
+                names.join(", ")
+            )
+        }
+    };
+    Err(InteropError::unusable(folder, problem))
+}
+
+/// The files that an index of several parts lists. They must be in the folder of the index.
+fn parts(folder: &Path, index: &Path) -> Result<Files, InteropError> {
+    let problem = |problem: String| {
+        let problem = format!("the weights are in several parts, but {problem}");
+        InteropError::unusable(index, problem)
+    };
+    let fields = read_object(index)?;
+    let map = fields.get("weight_map").and_then(Value::as_object);
+    let map = map.ok_or_else(|| problem("this index has no `weight_map`".to_owned()))?;
+    let names: BTreeSet<&str> = map.values().filter_map(Value::as_str).collect();
+    let name = |name: &str| {
+        let is_plain = !name.contains(['/', '\\']) && ![".", "..", ""].contains(&name);
+        let path = folder.join(name);
+        if is_plain && path.is_file() {
+            return Ok(path);
+        }
+        Err(problem(format!("its part `{name}` is missing")))
+    };
+    let parts: Files = names.into_iter().map(name).collect::<Result<_, _>>()?;
+    if parts.is_empty() {
+        return Err(problem("its `weight_map` names none".to_owned()));
+    }
+    Ok(parts)
+}
+
+/// The tensors in all `files` of a model.
+///
+/// # Errors
+/// See [`read`]. If two files have a tensor of the same name.
+pub(crate) fn read_all(files: &[PathBuf]) -> Result<Tensors, InteropError> {
+    let mut all = Tensors::new();
+    for path in files {
+        for (name, tensor) in read(path)? {
+            if all.contains_key(&name) {
+                let problem = format!("tensor `{name}` is also in another part");
+                return Err(InteropError::unusable(path, problem));
+            }
+            all.insert(name, tensor);
+        }
+    }
+    Ok(all)
+}
+
+/// What wrappers of PyTorch put before the name of each tensor: compilation, data-parallel
+/// training, and others.
+const PREFIXES: [&str; 5] = ["_orig_mod.", "module.", "model.", "unet.", "net."];
+
+/// The names without the prefixes that all of them have.
+fn without_prefixes(mut tensors: Tensors) -> Tensors {
+    while let Some(prefix) = PREFIXES
+        .iter()
+        .find(|prefix| !tensors.is_empty() && tensors.keys().all(|name| name.starts_with(**prefix)))
+    {
+        tensors = tensors
+            .into_iter()
+            .map(|(name, tensor)| (name[prefix.len()..].to_owned(), tensor))
+            .collect();
+    }
+    tensors
 }
 
 /// The tensors in a file, as f32 and under their current names.
 ///
 /// # Errors
-/// - If the file is damaged, too large or of another type.
+/// - If the file is damaged, too large, a pointer of Git LFS, or of another type.
 /// - If a tensor does not hold finite floating-point numbers.
 /// - If a tensor occurs twice, under its current and its old name.
 /// - An I/O error of the operating system.
 pub(crate) fn read(path: &Path) -> Result<Tensors, InteropError> {
+    length_within(path, MAX_BYTES)?;
+    let mut head = Vec::new();
+    let file = File::open(path).map_err(FileError::io(path))?;
+    file.take(64).read_to_end(&mut head).map_err(FileError::io(path))?;
+    check_not_pointer(path, &head)?;
     let tensors = if path.extension().is_some_and(|extension| extension == "safetensors") {
         read_safetensors(path)?
     } else {
         read_pickle(path)?
     };
     let mut renamed = Tensors::new();
-    for (name, tensor) in tensors {
+    for (name, tensor) in without_prefixes(tensors) {
         let problem =
             |problem: String| InteropError::unusable(path, format!("tensor `{name}` {problem}"));
         if !matches!(tensor.dtype(), DType::F32 | DType::F16 | DType::BF16 | DType::F64) {
@@ -203,6 +303,18 @@ mod tests {
         for (old, new) in cases {
             assert_eq!(current_name(old), new);
         }
+    }
+
+    #[test]
+    fn prefixes_of_wrappers_are_removed_if_all_names_have_them() {
+        let names = |names: &[&str]| {
+            let tensor = Tensor::zeros(1, DType::F32, &Device::Cpu).unwrap();
+            let tensors = names.iter().map(|name| ((*name).to_owned(), tensor.clone())).collect();
+            without_prefixes(tensors).into_keys().collect::<Vec<_>>()
+        };
+        assert_eq!(names(&["_orig_mod.a.b", "_orig_mod.c"]), ["a.b", "c"]);
+        assert_eq!(names(&["module._orig_mod.a", "module._orig_mod.b"]), ["a", "b"]);
+        assert_eq!(names(&["module.a", "b"]), ["b", "module.a"]);
     }
 
     #[test]

@@ -32,6 +32,9 @@ pub enum ModelError {
     /// A sampler that does not suit the model.
     #[error(transparent)]
     Sampler(#[from] SamplerError),
+    /// A number of steps that the model's own sampling method does not have.
+    #[error(transparent)]
+    Method(Box<dyn std::error::Error + Send + Sync>),
     /// Guidance that does not suit the model.
     #[error(transparent)]
     Guidance(#[from] GuidanceError),

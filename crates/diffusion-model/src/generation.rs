@@ -13,7 +13,7 @@ use crate::{
 /// What to generate, and with which settings.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Generation {
-    /// The sampler. Default: the one that suits the model.
+    /// The sampler. Default: the method that the model came with, or else the one that suits it.
     pub sampler: Option<SamplerKind>,
     /// The number of steps: at least 1, at most those of the model's schedule. Default: as suits
     /// the sampler.
@@ -64,17 +64,25 @@ impl LoadedModel {
         generation: &Generation,
         observer: &mut dyn FnMut(&GenerationProgress<'_>) -> ControlFlow<()>,
     ) -> Result<Tensor, ModelError> {
-        let learned = self.description.learned_variance();
-        let sampler = generation.sampler.unwrap_or(self.objective.default_sampler(learned));
-        self.objective.check_sampler(sampler)?;
-        let steps = generation.steps.unwrap_or(self.objective.default_steps(sampler));
-        let mut config = SamplingConfig::new(self, sampler, steps)?;
+        let mut config = match (generation.sampler, &self.method) {
+            (None, Some(method)) => {
+                let steps = generation.steps.unwrap_or(method.default_steps());
+                SamplingConfig::with_method(self, method.clone(), steps)?
+            }
+            (sampler, _) => {
+                let learned = self.description.learned_variance();
+                let sampler = sampler.unwrap_or(self.objective.default_sampler(learned));
+                self.objective.check_sampler(sampler)?;
+                let steps = generation.steps.unwrap_or(self.objective.default_steps(sampler));
+                SamplingConfig::new(self, sampler, steps)?
+            }
+        };
         config.seed = generation.seed;
         if let Some(options) = generation.options {
             config.options = options;
         }
         if !generation.clip {
-            config.threshold = None;
+            config = config.unclipped();
         }
         if generation.guidance.is_some_and(|guidance| guidance.scale != 1.0) {
             self.description.check_classifier_free()?;

@@ -1,6 +1,7 @@
 //! The loop that generates images with a model, batch by batch.
 
 use std::ops::{ControlFlow, Range};
+use std::sync::Arc;
 
 use candle_core::{DType, Tensor};
 use diffusion_process::{Denoiser, Threshold};
@@ -10,7 +11,7 @@ use diffusion_sample::{
 };
 use diffusion_schedule::{SamplingPlan, ScheduleError};
 
-use crate::{GuidanceConfig, LoadedModel, ModelError};
+use crate::{GuidanceConfig, LoadedModel, ModelError, SamplingMethod};
 
 /// An image to generate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,12 +27,18 @@ pub struct ImageSpec {
 pub struct SamplingConfig {
     /// The steps.
     pub plan: SamplingPlan,
-    /// The sampler.
+    /// The sampler, unless there is a `method`.
     pub sampler: SamplerKind,
     /// Further settings of the sampler.
     pub options: SamplerOptions,
-    /// How x̂₀ is kept in range in each step. If set, the result is clipped too.
+    /// The method that made the plan and takes its steps, instead of `sampler`.
+    pub method: Option<Arc<dyn SamplingMethod>>,
+    /// How x̂₀ is kept in range in each step.
     pub threshold: Option<Threshold>,
+    /// Whether ε̂ stays unchanged by the threshold.
+    pub keeps_noise: bool,
+    /// Whether the result is clipped to \[−1, 1\].
+    pub clips_result: bool,
     /// The seed of all noise.
     pub seed: u64,
     /// The number of images per batch; 0 means 1. Default: 64; larger batches are not faster on a
@@ -66,9 +73,42 @@ impl SamplingConfig {
                 variance: model.description.variance(),
                 ..SamplerOptions::default()
             },
+            method: None,
             threshold: Some(Self::CLIP),
+            keeps_noise: false,
+            clips_result: true,
             seed: 0,
             batch_size: Self::BATCH_SIZE,
+        }
+    }
+
+    /// `steps` steps of `method`, with its plan and threshold. The result is clipped.
+    ///
+    /// # Errors
+    /// If the method does not have that many steps.
+    pub fn with_method(
+        model: &LoadedModel,
+        method: Arc<dyn SamplingMethod>,
+        steps: usize,
+    ) -> Result<Self, ModelError> {
+        let plan = method.plan(steps).map_err(ModelError::Method)?;
+        let (threshold, keeps_noise) = method.threshold().unzip();
+        let keeps_noise = keeps_noise.unwrap_or(false);
+        let config = Self::with_plan(model, plan, SamplerKind::default());
+        Ok(Self { method: Some(method), threshold, keeps_noise, ..config })
+    }
+
+    /// The configuration without any threshold.
+    #[must_use]
+    pub fn unclipped(self) -> Self {
+        Self { threshold: None, clips_result: false, ..self }
+    }
+
+    /// The factor of noise of variance 1 at the start of the plan.
+    fn initial_scale(&self) -> f64 {
+        match &self.method {
+            Some(method) => method.initial_scale(&self.plan),
+            None => 1.0 / self.plan.start().to_variance_preserving(),
         }
     }
 }
@@ -157,8 +197,8 @@ pub struct Generator<'a> {
 }
 
 impl Generator<'_> {
-    /// Samples the images `specs`, batch by batch. If the configuration has a threshold, the result
-    /// is clipped to \[−1, 1\], because multistep formulas may slightly exceed it. `noise`
+    /// Samples the images `specs`, batch by batch. Unless the configuration says otherwise, the
+    /// result is clipped to \[−1, 1\], because multistep formulas may slightly exceed it. `noise`
     /// (N, C, H, W) with variance 1 replaces the initial noise of the images' indices.
     pub fn sample<'g>(
         &'g self,
@@ -166,14 +206,14 @@ impl Generator<'_> {
         noise: Option<&'g Tensor>,
         observer: &'g mut Observer<'g>,
     ) -> Batches<'g> {
-        let in_range = self.config.threshold.is_some();
+        let (clips, scale) = (self.config.clips_result, self.config.initial_scale());
         let operation = move |batch: &mut Batch<'_>| {
-            let scale = 1.0 / batch.plan.start().to_variance_preserving();
-            let start = noise.map(|noise| {
-                noise.narrow(0, batch.range.start, batch.range.len())?.affine(scale, 0.0)
-            });
-            let images = batch.sample(start.transpose()?)?;
-            Ok(if in_range { images.clamp(-1f32, 1f32)? } else { images })
+            let start = match noise {
+                Some(noise) => noise.narrow(0, batch.range.start, batch.range.len())?,
+                None => batch.request.noise()?,
+            };
+            let images = batch.sample(Some(start.affine(scale, 0.0)?))?;
+            Ok(if clips { images.clamp(-1f32, 1f32)? } else { images })
         };
         self.apply(specs, self.config.plan.steps().len(), Box::new(operation), observer)
     }
@@ -248,9 +288,13 @@ impl Batches<'_> {
             }
             flow
         };
-        let mut sampler = config.sampler.build(&config.options);
+        let mut sampler = match &config.method {
+            Some(method) => method.sampler(),
+            None => config.sampler.build(&config.options),
+        };
+        let threshold = config.threshold.map(|threshold| (threshold, config.keeps_noise));
         let operation = &self.operation;
-        let images = guidance.apply(model, &classes, config.threshold, &mut |denoiser| {
+        let images = guidance.apply(model, &classes, threshold, &mut |denoiser| {
             operation(&mut Batch {
                 range: range.clone(),
                 denoiser,

@@ -145,7 +145,7 @@ impl GuidanceConfig {
     }
 
     /// Calls `operation` with the guided denoiser of `model` for images of these classes.
-    /// `threshold` keeps its predictions in range.
+    /// `threshold` keeps its predictions in range; its second part is whether ε̂ stays unchanged.
     ///
     /// # Errors
     /// If the reference picture has the wrong shape. Also an error of `operation`.
@@ -153,7 +153,7 @@ impl GuidanceConfig {
         &self,
         model: &LoadedModel,
         classes: &[Option<u32>],
-        threshold: Option<Threshold>,
+        threshold: Option<(Threshold, bool)>,
         operation: &mut DenoiserOperation<'_>,
     ) -> Result<Tensor, EditError> {
         let (denoiser, classes) = (&model.denoiser, classes.to_vec());
@@ -190,11 +190,16 @@ impl GuidanceConfig {
     fn with_threshold(
         &self,
         guided: &dyn Denoiser,
-        threshold: Option<Threshold>,
+        threshold: Option<(Threshold, bool)>,
         operation: &mut DenoiserOperation<'_>,
     ) -> Result<Tensor, EditError> {
         match threshold {
-            Some(threshold) => self.with_reference(&Thresholded::new(guided, threshold), operation),
+            Some((threshold, keeps_noise)) => {
+                let thresholded = Thresholded::new(guided, threshold);
+                let thresholded =
+                    if keeps_noise { thresholded.keeping_noise() } else { thresholded };
+                self.with_reference(&thresholded, operation)
+            }
             None => self.with_reference(guided, operation),
         }
     }

@@ -18,6 +18,7 @@ use crate::ModelState;
 /// checkpoints/step-0000100 the checkpoint after step 100
 /// latest                   the name of the newest complete checkpoint
 /// lock                     locked by the training process
+/// scheduler_config.json    the scheduler of an imported model, unchanged
 /// ```
 ///
 /// All code that reads or writes there takes its paths from this type.
@@ -98,6 +99,11 @@ impl RunLayout {
     /// The file that the training process locks.
     pub fn lock(&self) -> PathBuf {
         self.root.join("lock")
+    }
+
+    /// The scheduler of a model that was imported from `diffusers`.
+    pub fn scheduler(&self) -> PathBuf {
+        self.root.join("scheduler_config.json")
     }
 
     /// The HTML page of the run.

@@ -6,6 +6,7 @@
 //! - [`LoadedModel::generate`]: images in one call, with the settings in [`Generation`].
 //! - [`Generator`]: the loop over batches, for access to each batch, custom plans and custom
 //!   operations. An observer sees every step and can stop the generation.
+//! - [`SamplingMethod`]: a sampler from elsewhere that makes its own plan.
 //! - [`GuidanceConfig`]: guidance as data. [`ModelClass`] and [`ClassChoice`]: the classes of a
 //!   model and of its images.
 //!
@@ -35,6 +36,7 @@ mod generator;
 mod guidance;
 mod layout;
 mod loaded;
+mod method;
 mod objective;
 
 pub use classes::{ClassChoice, ClassError, ModelClass, find_class};
@@ -49,4 +51,5 @@ pub use generator::{
 pub use guidance::{GuidanceConfig, GuidanceError, GuidanceMethod, Reference};
 pub use layout::RunLayout;
 pub use loaded::{FORMAT_VERSION, LoadedModel, ModelState, Weights};
+pub use method::SamplingMethod;
 pub use objective::{EdmConfig, NoisyBatch, Objective, SamplerError};

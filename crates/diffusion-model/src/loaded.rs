@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 use diffusion_files::{DescribedTensors, FileError, read_file, read_tensors};
 use diffusion_process::{Network, NetworkDenoiser};
 use serde::{Deserialize, Serialize};
 
-use crate::{ModelDescription, ModelError, Objective, RunLayout};
+use crate::{ModelDescription, ModelError, Objective, RunLayout, SamplingMethod};
 
 /// The format version of a checkpoint's files. Other versions are rejected.
 pub const FORMAT_VERSION: u32 = 1;
@@ -121,6 +122,9 @@ pub struct LoadedModel {
     pub step: u64,
     /// The device of the weights.
     pub device: Device,
+    /// The sampling method that the model came with. `None`: it is sampled as its
+    /// [`objective`](Self::objective) suggests.
+    pub method: Option<Arc<dyn SamplingMethod>>,
 }
 
 impl LoadedModel {
@@ -161,7 +165,8 @@ impl LoadedModel {
             diffusion_nn::load_frozen(tensors, device, |vb| description.network.build(vb))
                 .map_err(|source| ModelError::Parameters { path: file.to_owned(), source })?;
         let denoiser = objective.denoiser(network);
-        Ok(Self { description, objective, denoiser, step, device: device.clone() })
+        let device = device.clone();
+        Ok(Self { description, objective, denoiser, step, device, method: None })
     }
 
     /// Reads the model from the bytes of a packed file, as [`pack`](Self::pack) writes it. `name`

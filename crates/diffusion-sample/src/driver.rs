@@ -31,6 +31,14 @@ pub struct SampleRequest<'a> {
 }
 
 impl SampleRequest<'_> {
+    /// The initial noise (N, C, H, W) with variance 1.
+    ///
+    /// # Errors
+    /// An error of the device.
+    pub fn noise(&self) -> candle_core::Result<Tensor> {
+        self.normal(Domain::Initial, 0)
+    }
+
     pub(crate) fn normal(&self, domain: Domain, draw: u64) -> candle_core::Result<Tensor> {
         let Self { seed, indices, image_shape, device } = self;
         NoiseSource::new(*seed).normal(domain, draw, indices.iter().copied(), image_shape, device)
@@ -42,7 +50,7 @@ impl SampleRequest<'_> {
     /// # Errors
     /// An error of the device.
     pub fn initial(&self, plan: &SamplingPlan) -> candle_core::Result<Tensor> {
-        self.normal(Domain::Initial, 0)?.affine(1.0 / plan.start().to_variance_preserving(), 0.0)
+        self.noise()?.affine(1.0 / plan.start().to_variance_preserving(), 0.0)
     }
 
     /// The noise of each step. It is keyed by the number of steps that follow, so the last steps of

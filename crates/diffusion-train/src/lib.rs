@@ -43,8 +43,8 @@ pub use recipe::{
     SampleGridConfig, TrainConfig,
 };
 pub use run::{
-    Checks, Judge, Outcome, Pace, RunDir, SampleJudge, TrainEvent, ValidationSet, ema_model,
-    measure_pace, run,
+    AdoptedModel, Checks, Judge, Outcome, Pace, RunDir, SampleJudge, TrainEvent, ValidationSet,
+    ema_model, measure_pace, run,
 };
 pub use start::start_from;
 pub use step::{

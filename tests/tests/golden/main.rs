@@ -20,6 +20,11 @@ fn golden_inference_timesteps_agree() {
 }
 
 #[test]
+fn golden_timesteps_of_all_numbers_of_steps_agree() {
+    schedules::all_timesteps();
+}
+
+#[test]
 fn golden_forward_process_agrees() {
     schedules::forward_process();
 }

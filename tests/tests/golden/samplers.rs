@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::ops::ControlFlow;
 
 use candle_core::Tensor;
-use diffusion_interop::{Scheduler, SchedulerClass, StepArguments, Steps};
+use diffusion_interop::{InteropError, Scheduler, SchedulerClass, StepArguments, Steps};
 use diffusion_process::{Denoiser, Levels, Network, NoiseLevel, Thresholded};
 use diffusion_sample::{Churn, Progress, sample_from};
 use diffusion_tests::{
@@ -33,10 +33,19 @@ impl Network for FakeNetwork {
     }
 }
 
-fn arguments(case: &Value) -> StepArguments {
+/// The arguments of `step`. The error names one that is not supported.
+fn arguments(case: &Value) -> Result<StepArguments, String> {
+    const KNOWN: [&str; 7] =
+        ["eta", "use_clipped_model_output", "s_churn", "s_tmin", "s_tmax", "s_noise", "order"];
     let json = &case["step_arguments"];
+    let mut given = json.as_object().into_iter().flatten();
+    if let Some((key, value)) =
+        given.find(|(key, value)| !value.is_null() && !KNOWN.contains(&key.as_str()))
+    {
+        return Err(format!("step argument {key} = {value}"));
+    }
     let or = |key: &str, default: f64| json[key].as_f64().unwrap_or(default);
-    StepArguments {
+    Ok(StepArguments {
         eta: or("eta", 0.0),
         use_clipped_model_output: json["use_clipped_model_output"] == true,
         churn: Churn {
@@ -46,15 +55,20 @@ fn arguments(case: &Value) -> StepArguments {
             deviation: or("s_noise", 1.0),
         },
         order: json["order"].as_u64().map(|order| order as usize),
-    }
+    })
 }
 
-fn steps(case: &Value) -> Steps {
-    match case["custom_timesteps"].as_array() {
-        Some(_) => Steps::Timesteps(
-            numbers(&case["custom_timesteps"]).iter().map(|&t| t as usize).collect(),
-        ),
-        None => Steps::Count(number(&case["num_inference_steps"]) as usize),
+/// The steps of a case. The error names a choice of steps that is not supported.
+fn steps(case: &Value) -> Result<Steps, String> {
+    let fields = case.as_object().into_iter().flatten();
+    let mut custom =
+        fields.filter(|(key, value)| key.strip_prefix("custom_").is_some() && !value.is_null());
+    match custom.next() {
+        None => Ok(Steps::Count(number(&case["num_inference_steps"]) as usize)),
+        Some((key, list)) if key == "custom_timesteps" => {
+            Ok(Steps::Timesteps(numbers(list).iter().map(|&t| t as usize).collect()))
+        }
+        Some((key, _)) => Err(format!("{key} is given")),
     }
 }
 
@@ -92,8 +106,9 @@ pub(crate) fn trajectories() {
         for case in cases(&json["cases"]) {
             let id = format!("{file}/{}", text(&case["id"]));
             let tensor = |name: &str| tensors.get(&format!("{}/{name}", text(&case["id"])));
-            let outcome = scheduler(case)
-                .map(|scheduler| trajectory(&id, case, &scheduler, &tensors["x_init"], &tensor));
+            let outcome = scheduler(case).and_then(|scheduler| {
+                trajectory(&id, case, &scheduler, &tensors["x_init"], &tensor)
+            });
             coverage.count(id, outcome);
         }
     }
@@ -106,9 +121,12 @@ fn trajectory<'a>(
     scheduler: &Scheduler,
     x_init: &Tensor,
     tensor: &dyn Fn(&str) -> Option<&'a Tensor>,
-) {
-    let arguments = arguments(case);
-    let plan = scheduler.plan(&steps(case)).unwrap_or_else(|e| panic!("{id}: {e}"));
+) -> Result<(), String> {
+    let arguments = arguments(case)?;
+    let plan = match scheduler.plan(&steps(case)?) {
+        Err(e @ InteropError::Unsupported { .. }) => return Err(e.to_string()),
+        plan => plan.unwrap_or_else(|e| panic!("{id}: {e}")),
+    };
     let network = scheduler.denoiser(FakeNetwork(text(&case["fake_model"]).to_owned()));
     let calls = RefCell::new(vec![]);
     let x0s = RefCell::new(vec![]);
@@ -174,6 +192,23 @@ fn trajectory<'a>(
             assert_close(&format!("{id} {name}"), x0, &flat(reference), atol);
         }
     }
+    Ok(())
+}
+
+#[test]
+fn what_a_case_asks_for_is_supported_or_named() {
+    let case = |arguments: Value, custom: Value| {
+        serde_json::json!({
+            "step_arguments": arguments, "num_inference_steps": 5, "custom_timesteps": null,
+            "custom_sigmas": custom,
+        })
+    };
+    let plain = case(serde_json::json!({ "eta": 0.5, "generator": null }), Value::Null);
+    assert_eq!(arguments(&plain).unwrap().eta, 0.5);
+    assert_eq!(steps(&plain).unwrap(), Steps::Count(5));
+    let other = case(serde_json::json!({ "variance_noise": 1 }), serde_json::json!([1.0]));
+    assert_eq!(arguments(&other).unwrap_err(), "step argument variance_noise = 1");
+    assert_eq!(steps(&other).unwrap_err(), "custom_sigmas is given");
 }
 
 /// x₀ + σ·noise at the levels of a ten-step Euler schedule.

@@ -1,9 +1,12 @@
+use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 
-use candle_core::Tensor;
-use diffusion_interop::{Scheduler, SchedulerClass, Steps};
-use diffusion_process::{Levels, NoiseLevel, Parametrisation};
-use diffusion_schedule::{NoiseSchedule, Posterior, ScheduleConfig};
+use candle_core::{DType, Device, Tensor};
+use diffusion_interop::{Scheduler, SchedulerClass, StepArguments, Steps};
+use diffusion_process::{Levels, NoiseLevel, Parametrisation, Prediction};
+use diffusion_sample::sample_from;
+use diffusion_schedule::{NoiseSchedule, Posterior, SamplingPlan, ScheduleConfig};
 use diffusion_tests::{
     assert_close, cases, flat, golden_json, golden_tensors, number, numbers, text,
 };
@@ -153,4 +156,76 @@ pub(crate) fn posterior() {
             assert_close(&format!("{id} mean at {t}"), &flat(&mean), &flat(&pick(expected)), 1e-9);
         }
     }
+}
+
+/// The largest number of timesteps of a schedule whose calls of PNDM are compared. For larger ones,
+/// only the timesteps at which its steps begin.
+const LARGEST_OF_CALLS: usize = 100;
+
+/// The timesteps of every scheduler class for all numbers of steps, by their hashes.
+pub(crate) fn all_timesteps() {
+    let json = golden_json("schedules/all_timesteps.json");
+    let mut differences = Vec::new();
+    for row in cases(&json["rows"]) {
+        let total = number(&row["num_train_timesteps"]) as usize;
+        let what = format!(
+            "{} T={total} {} offset {}",
+            text(&row["class"]),
+            text(&row["timestep_spacing"]),
+            row["steps_offset"]
+        );
+        let config = json!({
+            "_class_name": row["class"], "num_train_timesteps": total,
+            "timestep_spacing": row["timestep_spacing"], "steps_offset": row["steps_offset"],
+        });
+        let scheduler = Scheduler::from_json(&config.to_string()).unwrap();
+        let found: Vec<u64> =
+            (1..=total).map(|steps| hash_of_timesteps(&scheduler, total, steps)).collect();
+        if let Some(expected) = row["hashes"].as_array() {
+            let expected = expected.iter().map(|hash| hash.as_u64().unwrap());
+            for (steps, (found, expected)) in (1..).zip(found.iter().zip(expected)) {
+                if *found != expected {
+                    differences.push(format!("{what} N={steps}"));
+                }
+            }
+        } else if hash(found) != row["hash"].as_u64().unwrap() {
+            differences.push(what);
+        }
+    }
+    let shown = &differences[..differences.len().min(20)];
+    assert!(differences.is_empty(), "{} differ: {shown:#?}", differences.len());
+}
+
+/// The hash of the timesteps of a plan; 0 if there is no such plan.
+fn hash_of_timesteps(scheduler: &Scheduler, total: usize, steps: usize) -> u64 {
+    let Ok(plan) = scheduler.plan(&Steps::Count(steps)) else { return 0 };
+    let timesteps = if scheduler.class() == SchedulerClass::Pndm && total <= LARGEST_OF_CALLS {
+        calls(scheduler, &plan)
+    } else {
+        plan.steps().iter().map(|step| step.from.timestep).collect()
+    };
+    hash(timesteps.into_iter().map(|t| u64::from((t as f32).to_bits())))
+}
+
+/// The timesteps at which the sampler of `scheduler` evaluates the network.
+fn calls(scheduler: &Scheduler, plan: &SamplingPlan) -> Vec<f64> {
+    let calls = RefCell::new(Vec::new());
+    let denoiser = |x: &Tensor, level: NoiseLevel| {
+        calls.borrow_mut().push(level.timestep);
+        Ok(Prediction { x0: x.clone(), noise: x.clone(), variance: None })
+    };
+    let x = Tensor::zeros((1, 1, 1, 1), DType::F32, &Device::Cpu).unwrap();
+    let mut sampler = scheduler.sampler(&StepArguments::default());
+    let noise = |_| unreachable!("PNDM adds no noise");
+    sample_from(x, &denoiser, &mut *sampler, plan, &noise, &mut |_| ControlFlow::Continue(()))
+        .unwrap();
+    calls.into_inner()
+}
+
+/// A hash of numbers that depends on their order; `xtask/src/golden/timesteps.py` has the same.
+fn hash(values: impl IntoIterator<Item = u64>) -> u64 {
+    let sum = values.into_iter().enumerate().fold(0u64, |sum, (place, value)| {
+        sum.wrapping_add(value.wrapping_add(1).wrapping_mul(2 * place as u64 + 1))
+    });
+    sum.wrapping_mul(0x9E37_79B9_7F4A_7C15)
 }

@@ -88,22 +88,43 @@ def schedules(rng, folder):
     write_tensors(folder / "schedules/tables.safetensors", tensors)
 
 
+def spaced_sigmas(rng):
+    """A random spacing of the noise levels."""
+    kind = rng.choice([None, None, "use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas"])
+    return {kind: True} if kind else {}
+
+
 def sampler_case(rng, name):
-    """Settings of a scheduler, its number of steps, arguments of `step`, and if it draws noise."""
+    """Settings of a scheduler, its number of steps, arguments of `step`, and if it draws noise.
+
+    The steps begin at different timesteps: with repeated ones, diffusers begins at the second and runs out of σ.
+    """
+    while True:
+        settings, steps, arguments, noisy = any_sampler_case(rng, name)
+        scheduler = getattr(diffusers, name)(**settings)
+        scheduler.set_timesteps(steps)
+        timesteps = scheduler.timesteps.tolist()
+        if timesteps.count(timesteps[0]) == 1:
+            return settings, steps, arguments, noisy
+
+
+def any_sampler_case(rng, name):
     edm = name.startswith("EDM")
-    steps, settings, arguments, noisy = rng.choice([5, 8, 10, 20]), {}, {}, False
+    steps, settings, arguments, noisy = rng.choice([5, 7, 8, 10, 13, 20]), {}, {}, False
     predictions = ["epsilon", "v_prediction"]
     if name not in ("PNDMScheduler", "EulerAncestralDiscreteScheduler") and not edm:
         predictions.append("sample")
     settings["prediction_type"] = rng.choice(predictions)
     if not edm:
         settings["num_train_timesteps"] = rng.choice([200, 500, 1000])
-        kind, start, end = rng.choice([("linear", 1e-4, 0.02), ("scaled_linear", 0.00085, 0.012)])
+        kind, start, end = rng.choice([
+            ("linear", 1e-4, 0.02), ("scaled_linear", 0.00085, 0.012), ("squaredcos_cap_v2", 1e-4, 0.02)])
         settings |= {"beta_schedule": kind, "beta_start": start, "beta_end": end}
         settings["timestep_spacing"] = rng.choice(["leading", "linspace", "trailing"])
         settings["steps_offset"] = rng.choice([0, 1])
     if name == "DDIMScheduler":
         settings |= {"clip_sample": rng.random() < 0.5, "set_alpha_to_one": rng.random() < 0.5}
+        settings |= rng.choice([{}, {"clip_sample_range": 1.5}, {"thresholding": True, "sample_max_value": 2.0}])
         arguments["eta"] = rng.choice([0.0, 0.5, 1.0])
         noisy = arguments["eta"] > 0
     elif name == "DDPMScheduler":
@@ -114,17 +135,21 @@ def sampler_case(rng, name):
         noisy = settings["algorithm_type"].startswith("sde")
         settings["solver_order"] = rng.choice([1, 2] if noisy else [1, 2, 3])
         settings["solver_type"] = rng.choice(["midpoint", "heun"])
+        settings |= spaced_sigmas(rng) | rng.choice([{}, {"lambda_min_clipped": -5.1}, {"euler_at_final": True}])
     elif name == "UniPCMultistepScheduler":
         settings["solver_order"] = rng.choice([1, 2, 3])
+        # diffusers gives NaN for the smallest σ at the end if σ are spaced, and for bh1 with σ = 0 at the end.
+        smallest = {"final_sigmas_type": "sigma_min", "solver_type": rng.choice(["bh1", "bh2"])}
+        settings |= rng.choice([spaced_sigmas(rng), smallest])
     elif name in ("EulerDiscreteScheduler", "HeunDiscreteScheduler", "LMSDiscreteScheduler"):
-        spaced = rng.choice([None, "use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas"])
-        settings |= {spaced: True} if spaced else {}
+        settings |= spaced_sigmas(rng)
     elif name == "EulerAncestralDiscreteScheduler":
         noisy = True
     elif name == "PNDMScheduler":
-        settings |= {"timestep_spacing": "leading", "skip_prk_steps": rng.random() < 0.5}
-        # An odd distance has no exact middle, and diffusers halves it in two different ways.
-        steps = rng.choice([5, 10])
+        settings |= {"skip_prk_steps": rng.random() < 0.5, "set_alpha_to_one": rng.random() < 0.5}
+    if name == "EulerDiscreteScheduler" and rng.random() < 0.5:
+        arguments |= {"s_churn": 5.0, "s_tmin": 0.1, "s_tmax": 2.0, "s_noise": 1.01}
+        noisy = True
     if name == "LMSDiscreteScheduler":
         arguments["order"] = rng.choice([2, 3, 4])
     return settings, steps, arguments, noisy
@@ -225,6 +250,7 @@ def model_config(rng):
         "norm_eps": choice(1e-5, 1e-6),
         "resnet_time_scale_shift": choice("default", "scale_shift"),
         "add_attention": choice(False, True),
+        "mid_block_scale_factor": choice(1, 2**0.5),
         "num_class_embeds": choice(None, 7),
     }
 

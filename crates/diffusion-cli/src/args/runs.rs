@@ -7,6 +7,7 @@ use anyhow::{Context, anyhow};
 use candle_core::Device;
 use diffusion_assets::DIGITS_MODEL;
 use diffusion_data::PictureConfig;
+use diffusion_interop::{Scheduler, SchedulerMethod};
 use diffusion_model::{LoadedModel, ModelState, RunLayout, Weights};
 use diffusion_train::{Checkpoint, RunDir, TrainConfig};
 
@@ -33,6 +34,8 @@ pub(crate) struct FoundModel {
     pub(crate) model: LoadedModel,
     /// `None` for the model that comes with the program.
     pub(crate) checkpoint: Option<PathBuf>,
+    /// The scheduler of the run, if it was imported with one.
+    pub(crate) scheduler: Option<Scheduler>,
 }
 
 impl FoundModel {
@@ -87,11 +90,16 @@ impl ModelArgs {
             None => latest().map(|run| run.latest_checkpoint()).transpose()?,
         };
         let found = match checkpoint {
-            Some(checkpoint) => FoundModel {
-                model: LoadedModel::open(&checkpoint, weights, device)
-                    .map_err(|e| damaged(e.into(), &checkpoint))?,
-                checkpoint: Some(checkpoint),
-            },
+            Some(checkpoint) => {
+                let mut model = LoadedModel::open(&checkpoint, weights, device)
+                    .map_err(|e| damaged(e.into(), &checkpoint))?;
+                let method = SchedulerMethod::of_run(&checkpoint)?;
+                let scheduler = method.as_ref().map(|method| method.scheduler.clone());
+                if let Some(method) = method {
+                    method.set(&mut model);
+                }
+                FoundModel { model, checkpoint: Some(checkpoint), scheduler }
+            }
             None => FoundModel {
                 model: LoadedModel::unpack(
                     DIGITS_MODEL,
@@ -99,6 +107,7 @@ impl ModelArgs {
                     device,
                 )?,
                 checkpoint: None,
+                scheduler: None,
             },
         };
         tracing::info!("using {}", found.name());

@@ -6,16 +6,17 @@ use std::process::ExitCode;
 use anyhow::bail;
 use candle_core::Device;
 use diffusion_files::read_tensors;
-use diffusion_interop::ExportedModel;
-use diffusion_model::{ModelState, Weights};
+use diffusion_interop::{ExportedModel, Scheduler};
+use diffusion_model::{ModelState, RunLayout, Weights};
 
 use crate::args::one_of;
 use crate::args::runs::ModelArgs;
 
 /// Export a model as a folder that Python's diffusers loads with DDPMPipeline.from_pretrained
 ///
-/// Only networks of kind unet2d can be exported. The folder contains a DDPMScheduler with the
-/// schedule and prediction type of the run. A class-conditional network must be loaded as a
+/// Only networks of kind unet2d can be exported. The folder contains the scheduler with which the
+/// run was imported, unchanged, or else a DDPMScheduler with the schedule and prediction type of the
+/// run. A class-conditional network must be loaded as a
 /// UNet2DModel, because DDPMPipeline passes no classes. Models with EDM preconditioning cannot be
 /// exported.
 #[derive(clap::Args)]
@@ -44,6 +45,11 @@ pub(crate) fn run(args: &ExportArgs) -> anyhow::Result<ExitCode> {
     }
     let weights = read_tensors(&checkpoint.join(args.weights.file()), &Device::Cpu)?;
     let class_names: Vec<String> = model.classes.into_iter().map(|class| class.name).collect();
+    let file = RunLayout::of_checkpoint(&checkpoint).map(|run| run.scheduler());
+    let scheduler = match file.filter(|file| file.is_file()) {
+        Some(file) => Some(Scheduler::read(&file)?.1),
+        None => None,
+    };
     let exported = ExportedModel {
         network: &model.network,
         weights: &weights,
@@ -51,6 +57,7 @@ pub(crate) fn run(args: &ExportArgs) -> anyhow::Result<ExitCode> {
         schedule: &model.schedule,
         prediction_type: model.prediction_type,
         class_names: &class_names,
+        scheduler: scheduler.as_deref(),
     };
     exported.write(&args.out)?;
     let has_classes = !class_names.is_empty();
@@ -63,9 +70,15 @@ pub(crate) fn run(args: &ExportArgs) -> anyhow::Result<ExitCode> {
     let out = args.out.display();
     println!("exported {} to {out}", checkpoint.display());
     if !has_classes {
-        let steps = model.schedule.num_train_timesteps;
+        let (pipeline, steps) = match &scheduler {
+            Some(text) => {
+                let scheduler = Scheduler::from_json(text)?;
+                (scheduler.class().pipeline(), scheduler.default_steps())
+            }
+            None => ("DDPMPipeline", model.schedule.num_train_timesteps),
+        };
         println!(
-            "in Python: diffusers.DDPMPipeline.from_pretrained(\"{out}\")(num_inference_steps={steps})"
+            "in Python: diffusers.{pipeline}.from_pretrained(\"{out}\")(num_inference_steps={steps})"
         );
     }
     Ok(ExitCode::SUCCESS)

@@ -7,7 +7,7 @@ use diffusion_interop::{ImportedModel, OpenAiOptions, Scheduler, SchedulerClass,
 use diffusion_model::{DATA_RANGE, ModelClass, ModelDescription};
 use diffusion_process::Threshold;
 use diffusion_schedule::TimestepSpacing;
-use diffusion_train::RunDir;
+use diffusion_train::{AdoptedModel, RunDir};
 use diffusion_unet::{NetworkConfig, TimeEmbeddingType};
 
 use super::quantity;
@@ -17,9 +17,10 @@ use crate::session::usage::bail_usage;
 
 /// Import a model of Python's diffusers or of OpenAI as a new run
 ///
-/// SRC is a folder that diffusers saved: a UNet2DModel, alone or in a pipeline. Its schedule and
-/// prediction type are those of the folder's scheduler. The run can be sampled from, described,
-/// trained further with `train --init-from`, and exported again.
+/// SRC is a folder that diffusers saved: a UNet2DModel, alone, in a pipeline, or in a training's
+/// checkpoint beside its moving average (unet_ema). Its schedule and prediction type are those of
+/// the folder's scheduler. The run keeps the scheduler: `sample` takes the same steps, and `export`
+/// writes it unchanged. The run can also be described and trained further with `train --init-from`.
 ///
 /// SRC may also be a state dict of OpenAI's improved-diffusion or guided-diffusion that was trained
 /// with 1000 timesteps. A state dict contains neither the image size nor the attention heads: it
@@ -102,7 +103,13 @@ pub(crate) fn run(args: &ImportArgs) -> anyhow::Result<ExitCode> {
     let network = NetworkConfig::Unet2d(model.network);
     let classes = classes(&network, model.class_names);
     let [channels, height, width] = model.image_shape;
-    let weights = model.weights.len();
+    let timesteps = model.schedule.num_train_timesteps;
+    let tensors = model.weights.len();
+    if model.ema.is_some() {
+        tracing::info!(
+            "the moving average of the weights is in unet_ema; `sample` uses it by default"
+        );
+    }
     let description = ModelDescription {
         network,
         classes,
@@ -112,45 +119,52 @@ pub(crate) fn run(args: &ImportArgs) -> anyhow::Result<ExitCode> {
         image_shape: model.image_shape,
         data_range: DATA_RANGE,
     };
-    RunDir::adopt(&args.run_dir, description, model.weights)?;
+    let (weights, ema, scheduler) = (model.weights, model.ema, model.scheduler_text);
+    RunDir::adopt(&args.run_dir, AdoptedModel { description, weights, ema, scheduler })?;
     let path = args.run_dir.display();
     println!(
-        "imported {weights} tensors into {path}: images of {width}×{height}, {}",
+        "imported {tensors} tensors into {path}: images of {width}×{height}, {}",
         quantity(channels, "channel", "channels")
     );
-    let flags = match &model.scheduler {
-        Some(scheduler) => sampling_flags(scheduler),
-        None if fourier => " --steps 100".to_owned(),
-        None => String::new(),
+    if let Some(scheduler) = &model.scheduler {
+        println!(
+            "sampled by its {} in {}; the most similar flags of `sample` are{}",
+            scheduler.class().name(),
+            quantity(scheduler.default_steps(), "step", "steps"),
+            sampling_flags(scheduler)
+        );
+    }
+    let flags = if fourier {
+        format!(" --sampler ddim --steps {}", (timesteps / 2).clamp(1, 100))
+    } else {
+        String::new()
     };
     println!("next: {} --run {path}{flags} --num 16 --out pictures", runs::program("sample"));
     Ok(ExitCode::SUCCESS)
 }
 
-/// The flags with which `diffusion sample` does the same as `scheduler`, as far as possible.
+/// The flags with which the samplers of this project come closest to `scheduler`.
 fn sampling_flags(scheduler: &Scheduler) -> String {
     let config = scheduler.config();
     let is = |value: &Option<String>, expected: &str| value.as_deref() == Some(expected);
-    let (sampler, steps) = match scheduler.class() {
-        SchedulerClass::Ddim => ("ddim", 50),
+    let sampler = match scheduler.class() {
+        SchedulerClass::Ddim => "ddim",
         SchedulerClass::DpmSolverMultistep if is(&config.algorithm_type, "sde-dpmsolver++") => {
-            ("dpmpp-2m-sde", 20)
+            "dpmpp-2m-sde"
         }
-        SchedulerClass::DpmSolverMultistep if is(&config.solver_type, "heun") => {
-            ("dpmpp-2m-heun", 20)
-        }
-        SchedulerClass::DpmSolverMultistep => ("dpmpp-2m", 20),
-        SchedulerClass::Euler => ("euler", 50),
-        SchedulerClass::EulerAncestral => ("euler-ancestral", 50),
-        SchedulerClass::Heun => ("heun", 25),
-        SchedulerClass::UniPc => ("unipc", 20),
-        SchedulerClass::Lms => ("lms", 50),
-        SchedulerClass::Pndm => ("pndm", 50),
+        SchedulerClass::DpmSolverMultistep if is(&config.solver_type, "heun") => "dpmpp-2m-heun",
+        SchedulerClass::DpmSolverMultistep => "dpmpp-2m",
+        SchedulerClass::Euler => "euler",
+        SchedulerClass::EulerAncestral => "euler-ancestral",
+        SchedulerClass::Heun => "heun",
+        SchedulerClass::UniPc => "unipc",
+        SchedulerClass::Lms => "lms",
+        SchedulerClass::Pndm => "pndm",
         SchedulerClass::Ddpm | SchedulerClass::EdmEuler | SchedulerClass::EdmDpmSolverMultistep => {
-            ("ddpm", 1000)
+            "ddpm"
         }
     };
-    let steps = steps.min(scheduler.schedule_config().num_train_timesteps);
+    let steps = scheduler.default_steps();
     let spacing = match scheduler.spacing() {
         TimestepSpacing::Leading => "leading",
         TimestepSpacing::Linspace => "linspace",

@@ -1,6 +1,7 @@
 //! `diffusion sample`.
 
 mod image_list;
+mod scheduler;
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -19,7 +20,7 @@ use super::{image_number, make_folder, quantity};
 use crate::args::control::ControlArgs;
 use crate::args::numbers::{at_least_0, share, whole};
 use crate::args::one_of;
-use crate::args::runs::ModelArgs;
+use crate::args::runs::{FoundModel, ModelArgs};
 use crate::args::sampling::{sampler_kind, variance};
 use crate::session::generation::{GenerationDisplay, each_batch};
 use crate::session::interrupt;
@@ -52,7 +53,7 @@ pub(crate) struct SampleArgs {
     per_class: Option<u64>,
     #[command(flatten)]
     control: ControlArgs,
-    /// Sampling method [default: dpmpp-2m-sde; ddpm with --variance or a learned variance;
+    /// Sampling method [default: the scheduler of an imported run; dpmpp-2m-sde; ddpm with --variance or a learned variance;
     /// flow-heun for a flow model; heun for an EDM model]
     ///
     /// ddpm: ancestral sampling (Ho et al. 2020). ddim: DDIM (Song et al. 2021). dpmpp-2m,
@@ -67,6 +68,15 @@ pub(crate) struct SampleArgs {
     /// --eta or --churn is set.
     #[arg(long, value_name = "NAME", value_parser = one_of(&SamplerKind::ALL, SamplerKind::name))]
     sampler: Option<SamplerKind>,
+    /// Sample by this scheduler of Python's diffusers: a scheduler_config.json, or the folder of a
+    /// scheduler, a model or a pipeline [default: that of an imported run, unless --sampler is
+    /// given]
+    ///
+    /// The steps are those of diffusers, also where they differ from the papers. --spacing,
+    /// --sigmas, --variance, --eta, --churn, --no-clip and --dynamic-threshold override its
+    /// settings.
+    #[arg(long, value_name = "PATH", conflicts_with = "sampler")]
+    scheduler: Option<PathBuf>,
     /// Number of sampling steps, at most the number of training timesteps [default: 20, or the
     /// number of training timesteps if that is smaller; all training timesteps for ddpm; 25 for a
     /// flow model; 18 for an EDM model]
@@ -77,19 +87,21 @@ pub(crate) struct SampleArgs {
     #[arg(long, value_name = "N", value_parser = whole(1..=1_000_000))]
     steps: Option<u64>,
     /// Choice of the training timesteps to visit (Lin et al. 2024); ignored by flow and EDM models
+    /// [default: trailing, or that of the scheduler]
     ///
     /// trailing: evenly spaced down from the last timestep. leading: multiples of T/N (rounded
     /// down) from 0, for N steps and T training timesteps; leaves out the noisiest timestep.
     /// linspace: evenly spaced from the first to the last timestep.
-    #[arg(long, value_name = "SPACING", default_value = "trailing", value_parser = one_of(TimestepSpacing::ALL, TimestepSpacing::name))]
-    spacing: TimestepSpacing,
-    /// Spacing of the noise levels σ; ignored by flow and EDM models
+    #[arg(long, value_name = "SPACING", value_parser = one_of(TimestepSpacing::ALL, TimestepSpacing::name))]
+    spacing: Option<TimestepSpacing>,
+    /// Spacing of the noise levels σ; ignored by flow and EDM models [default: timesteps, or that of
+    /// the scheduler]
     ///
     /// timesteps: the levels of the timesteps that --spacing chooses. karras: evenly spaced in
     /// σ^(1/7), with most steps at little noise (Karras et al. 2022). exponential: evenly spaced in
     /// ln σ.
-    #[arg(long, value_name = "SPACING", default_value = "timesteps", value_parser = one_of(SigmaSpacing::ALL, SigmaSpacing::name))]
-    sigmas: SigmaSpacing,
+    #[arg(long, value_name = "SPACING", value_parser = one_of(SigmaSpacing::ALL, SigmaSpacing::name))]
+    sigmas: Option<SigmaSpacing>,
     /// Variance of the noise in the steps of ddpm [default: learned-range if the model learned a
     /// variance, otherwise fixed-small]
     ///
@@ -176,7 +188,7 @@ pub(crate) fn run(args: &SampleArgs, device: &Device, quiet: bool) -> anyhow::Re
     if let Some(schedule) = model.objective.schedule() {
         super::warn_of_terminal_snr(schedule);
     }
-    let config = config(args, model)?;
+    let config = config(args, &found)?;
     let noise =
         args.init_noise.as_deref().map(|path| read_noise(path, model, device)).transpose()?;
     let control = args.control.open(&found, device)?;
@@ -289,26 +301,46 @@ fn check_options(args: &SampleArgs, kind: SamplerKind) -> anyhow::Result<()> {
     }
 }
 
-/// The sampling configuration for `model`.
-fn config(args: &SampleArgs, model: &LoadedModel) -> anyhow::Result<SamplingConfig> {
+/// The sampling configuration for the model.
+fn config(args: &SampleArgs, found: &FoundModel) -> anyhow::Result<SamplingConfig> {
+    let model = &found.model;
+    let config = match scheduler::find(args, found)? {
+        Some(scheduler) => {
+            let spacing = args.spacing.unwrap_or(scheduler.spacing());
+            let config = scheduler::config(args, scheduler, model)?;
+            if let Some(schedule) = model.objective.schedule() {
+                check_start(spacing, config.plan.steps().len(), &config.plan, schedule)?;
+            }
+            config
+        }
+        None => own_config(args, model)?,
+    };
+    let config = match args.dynamic_threshold {
+        Some(ratio) => {
+            let threshold = Threshold::Dynamic { ratio, max: f64::INFINITY };
+            SamplingConfig { threshold: Some(threshold), ..config }
+        }
+        None => config,
+    };
+    let config = if args.no_clip { config.unclipped() } else { config };
+    Ok(SamplingConfig { seed: args.seed, batch_size: args.batch_size as usize, ..config })
+}
+
+/// The configuration of a sampler of this project.
+fn own_config(args: &SampleArgs, model: &LoadedModel) -> anyhow::Result<SamplingConfig> {
     let kind = sampler_kind(args.sampler, args.variance.is_some(), model)?;
     check_options(args, kind)?;
     let churn = Churn { amount: args.churn.unwrap_or(0.0), ..Churn::default() };
     let variance = variance(args.variance, model)?;
     let steps = args.steps.map_or(model.objective.default_steps(kind), |steps| steps as usize);
-    let plan = checked_plan(steps, model.objective.plan(steps, args.spacing, args.sigmas))?;
+    let spacing = args.spacing.unwrap_or(TimestepSpacing::Trailing);
+    let sigmas = args.sigmas.unwrap_or(SigmaSpacing::Timesteps);
+    let plan = checked_plan(steps, model.objective.plan(steps, spacing, sigmas))?;
     if let Some(schedule) = model.objective.schedule() {
-        check_start(args.spacing, steps, &plan, schedule)?;
+        check_start(spacing, steps, &plan, schedule)?;
     }
-    let threshold = match args.dynamic_threshold {
-        Some(ratio) => Threshold::Dynamic { ratio, max: f64::INFINITY },
-        None => SamplingConfig::CLIP,
-    };
     Ok(SamplingConfig {
         options: SamplerOptions { variance, eta: args.eta.unwrap_or(0.0), churn },
-        threshold: (!args.no_clip).then_some(threshold),
-        seed: args.seed,
-        batch_size: args.batch_size as usize,
         ..SamplingConfig::with_plan(model, plan, kind)
     })
 }

@@ -24,8 +24,9 @@ const MAX_DEPTH: usize = 3;
 /// `dir` may also be the file of pictures itself.
 ///
 /// # Errors
-/// If `dir` does not exist or is a folder without a file of training pictures, or with several. If a
-/// file cannot be read or is not IDX, or the number of labels differs from the number of pictures.
+/// If `dir` does not exist or is a folder without a file of training pictures, or with several. If
+/// a file cannot be read or is not IDX. If the number of labels differs from the number of
+/// pictures.
 pub fn load_train(dir: &Path) -> Result<ImageDataset, DataError> {
     load_split(dir, Split::Train)
 }

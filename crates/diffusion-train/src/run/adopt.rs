@@ -5,7 +5,7 @@ use std::path::Path;
 
 use candle_core::Tensor;
 use diffusion_data::LoaderPosition;
-use diffusion_files::{FileError, write_new_folder};
+use diffusion_files::{FileError, write_new_folder, write_synced};
 use diffusion_model::{FORMAT_VERSION, ModelDescription};
 
 use super::RunDir;
@@ -23,7 +23,8 @@ impl CheckpointState {
 }
 
 impl RunDir {
-    /// Makes a run from a model that was trained elsewhere: one checkpoint of `weights`, at step 0.
+    /// Makes a run from a model that was trained elsewhere: one checkpoint of `weights` and their
+    /// moving average, at step 0.
     ///
     /// The folder is written beside its final name and renamed when it is complete. On an error,
     /// nothing is left behind.
@@ -31,23 +32,29 @@ impl RunDir {
     /// # Errors
     /// If the description is invalid; if the folder is not empty; an I/O error of the operating
     /// system.
-    pub fn adopt(
-        path: &Path,
-        model: ModelDescription,
-        weights: BTreeMap<String, Tensor>,
-    ) -> Result<(), TrainError> {
-        if let Some(problem) = model.problem() {
+    pub fn adopt(path: &Path, model: AdoptedModel) -> Result<(), TrainError> {
+        if let Some(problem) = model.description.problem() {
             return Err(FileError::unusable(path, problem).into());
         }
-        write_new_folder(path, |partial| write_run(partial, model, weights))
+        write_new_folder(path, |partial| write_run(partial, model))
     }
 }
 
-fn write_run(
-    dir: &Path,
-    model: ModelDescription,
-    weights: BTreeMap<String, Tensor>,
-) -> Result<(), TrainError> {
+/// A model that was trained elsewhere.
+#[derive(Clone, Debug)]
+pub struct AdoptedModel {
+    /// The description of the model.
+    pub description: ModelDescription,
+    /// The weights, by parameter name.
+    pub weights: BTreeMap<String, Tensor>,
+    /// The moving average of the weights. `None`: the weights themselves.
+    pub ema: Option<BTreeMap<String, Tensor>>,
+    /// The text of the scheduler's file, which the run keeps unchanged.
+    pub scheduler: Option<String>,
+}
+
+fn write_run(dir: &Path, adopted: AdoptedModel) -> Result<(), TrainError> {
+    let AdoptedModel { description: model, weights, ema, scheduler } = adopted;
     let [_, height, width] = model.image_shape;
     let config = TrainConfig {
         size: (height == width).then_some(height),
@@ -70,13 +77,12 @@ fn write_run(
         data_fingerprint: 0,
         model,
     };
-    let checkpoint = Checkpoint {
-        state,
-        model: weights.clone(),
-        ema: weights,
-        optimizer: BTreeMap::new(),
-        loss_history: None,
-    };
+    let ema = ema.unwrap_or_else(|| weights.clone());
+    let checkpoint =
+        Checkpoint { state, model: weights, ema, optimizer: BTreeMap::new(), loss_history: None };
+    if let Some(text) = scheduler {
+        write_synced(&run.layout().scheduler(), text.as_bytes())?;
+    }
     checkpoint.write(&run.layout().checkpoint(0))?;
     run.set_latest(0)
 }

@@ -7,6 +7,7 @@ mod samples;
 mod training;
 mod validation;
 
+pub use adopt::AdoptedModel;
 pub use run_dir::RunDir;
 pub use samples::{Judge, SampleJudge, ema_model};
 pub use training::{Checks, Outcome, Pace, TrainEvent, measure_pace, run};

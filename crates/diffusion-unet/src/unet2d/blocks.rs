@@ -201,6 +201,8 @@ pub(crate) struct MidBlock {
     first: ResidualBlock,
     attention: Option<Attention>,
     second: ResidualBlock,
+    /// The divisor of the output of each of them.
+    scale_factor: f64,
 }
 
 impl MidBlock {
@@ -218,6 +220,7 @@ impl MidBlock {
             first: resnet(0)?,
             attention: config.add_attention.then(attention).transpose()?,
             second: resnet(1)?,
+            scale_factor: config.mid_block_scale_factor,
         })
     }
 
@@ -226,11 +229,18 @@ impl MidBlock {
     /// # Errors
     /// If the shapes do not fit.
     pub(crate) fn forward(&self, x: &FeatureMap, pass: &mut Pass) -> Result<FeatureMap> {
-        let mut x = run(&self.first, x, pass)?;
+        let mut x = self.scaled(run(&self.first, x, pass)?)?;
         if let Some(attention) = &self.attention {
-            x = attention.forward(&x)?;
+            x = self.scaled(attention.forward(&x)?)?;
         }
-        run(&self.second, &x, pass)
+        self.scaled(run(&self.second, &x, pass)?)
+    }
+
+    fn scaled(&self, x: FeatureMap) -> Result<FeatureMap> {
+        if self.scale_factor == 1.0 {
+            return Ok(x);
+        }
+        FeatureMap::from_images(&x.to_images()?.affine(1.0 / self.scale_factor, 0.0)?)
     }
 }
 

@@ -70,7 +70,7 @@ pub enum TimeEmbeddingType {
 ///
 /// Names, values and defaults are those of `UNet2DModel` in diffusers, except that the default of
 /// `attention_head_dim` there is 8. The other settings of diffusers are fixed here: the activation
-/// is SiLU, there is a middle block, and outputs are not scaled.
+/// is SiLU, and there is a middle block.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 #[allow(clippy::struct_excessive_bools)] // Independent settings of diffusers.
@@ -90,6 +90,10 @@ pub struct UNet2DConfig {
     pub up_block_types: Vec<UpBlockType>,
     /// Whether the middle block has attention between its two residual blocks. Default: true.
     pub add_attention: bool,
+    /// The divisor of the outputs of the middle block's two residual blocks and of its attention,
+    /// above 0. √2 in NCSN++ (Song et al. 2021, appendix H.1). Default: 1.
+    #[serde(skip_serializing_if = "is_unscaled")]
+    pub mid_block_scale_factor: f64,
     /// Channels of an attention head. The number of heads is the level's width divided by this,
     /// rounded down. `None`, the default: one head.
     pub attention_head_dim: Option<usize>,
@@ -143,6 +147,11 @@ pub struct UNet2DConfig {
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref)] // the signature that serde needs
+fn is_unscaled(factor: &f64) -> bool {
+    *factor == 1.0
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // the signature that serde needs
 fn is_one(n: &usize) -> bool {
     *n == 1
 }
@@ -159,6 +168,7 @@ impl Default for UNet2DConfig {
             down_block_types: vec![DownBlock2D, AttnDownBlock2D, AttnDownBlock2D, AttnDownBlock2D],
             up_block_types: vec![AttnUpBlock2D, AttnUpBlock2D, AttnUpBlock2D, UpBlock2D],
             add_attention: true,
+            mid_block_scale_factor: 1.0,
             attention_head_dim: None,
             norm_num_groups: 32,
             norm_eps: 1e-5,
@@ -237,6 +247,12 @@ impl UNet2DConfig {
         }
         if !(self.norm_eps > 0.0 && self.norm_eps.is_finite()) {
             return invalid(format!("norm_eps is {}; it must be a number above 0", self.norm_eps));
+        }
+        if !(self.mid_block_scale_factor > 0.0 && self.mid_block_scale_factor.is_finite()) {
+            return invalid(format!(
+                "mid_block_scale_factor is {}; it must be a number above 0",
+                self.mid_block_scale_factor
+            ));
         }
         if self.downsample_padding > 1 {
             return invalid(format!(

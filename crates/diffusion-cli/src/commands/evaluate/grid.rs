@@ -72,7 +72,7 @@ fn judged_count(text: &str) -> Result<u64, String> {
 
 pub(super) fn run(args: &GridArgs, device: &Device, quiet: bool) -> anyhow::Result<ExitCode> {
     interrupt::listen()?;
-    let FoundModel { model, checkpoint } = args.model.open(Weights::Ema, device)?;
+    let FoundModel { model, checkpoint, .. } = args.model.open(Weights::Ema, device)?;
     let kinds = kinds(args, &model)?;
     if let Some(schedule) = model.objective.schedule() {
         crate::commands::warn_of_terminal_snr(schedule);

@@ -179,7 +179,7 @@ fn bound<'a>(
 /// The pictures to evaluate on, and their description.
 fn pictures(
     args: &ModelEvaluationArgs,
-    FoundModel { model, checkpoint }: &FoundModel,
+    FoundModel { model, checkpoint, .. }: &FoundModel,
     quiet: bool,
 ) -> anyhow::Result<(ImageDataset, String)> {
     let data = args.data.path.as_ref();

@@ -118,7 +118,7 @@ struct Evaluation {
 struct SamplingInfo {
     /// `None` for the model that comes with the program.
     checkpoint: Option<PathBuf>,
-    sampler: &'static str,
+    sampler: String,
     steps: usize,
     guidance: f64,
     seeds: Range<u64>,
@@ -208,8 +208,12 @@ fn evaluate_model(
 ) -> anyhow::Result<Option<(SampleEvaluator, Evaluation)>> {
     let model = &found.model;
     let shape = model.description.image_shape;
-    let sampler = sampler_kind(args.sampler, false, model)?;
-    let steps = args.steps.map_or(model.objective.default_steps(sampler), |steps| steps as usize);
+    let method = model.method.as_ref().filter(|_| args.sampler.is_none());
+    let kind = sampler_kind(args.sampler, false, model)?;
+    let sampler = method.map_or(kind.name(), |method| method.name());
+    let default_steps =
+        method.map_or_else(|| model.objective.default_steps(kind), |method| method.default_steps());
+    let steps = args.steps.map_or(default_steps, |steps| steps as usize);
     let training = args.training.as_deref();
     let checkpoint = found.checkpoint.as_deref();
     let evaluator =
@@ -222,7 +226,7 @@ fn evaluate_model(
     let mut sets = Vec::new();
     for seed in first..first + args.seeds() {
         let generation = Generation {
-            sampler: Some(sampler),
+            sampler: method.is_none().then_some(kind),
             steps: Some(steps),
             seed,
             guidance: args.guidance.map(Guidance::new),
@@ -239,6 +243,7 @@ fn evaluate_model(
             Err(e) if e.is_cancelled() => break,
             Err(ModelError::Guidance(e)) => bail_usage!("--guidance: {e}"),
             Err(ModelError::Schedule(e)) => bail_usage!("--steps {steps}: {e}"),
+            Err(ModelError::Method(e)) => bail_usage!("--steps {steps}: {e}"),
             images => images?,
         };
         let classes = &model.description.classes;
@@ -262,14 +267,11 @@ fn evaluate_model(
     let guidance = args.guidance.unwrap_or(model.description.guidance().scale);
     let guided =
         if guidance == 1.0 { String::new() } else { format!(" with guidance of {guidance}") };
-    let description = format!(
-        "{}, {} in {steps} steps{guided}, {num} images {from}",
-        found.name(),
-        sampler.name()
-    );
+    let description =
+        format!("{}, {} in {steps} steps{guided}, {num} images {from}", found.name(), sampler);
     let checkpoint = found.checkpoint.clone();
-    let sampling =
-        Some(SamplingInfo { checkpoint, sampler: sampler.name(), steps, guidance, seeds });
+    let sampler = sampler.to_owned();
+    let sampling = Some(SamplingInfo { checkpoint, sampler, steps, guidance, seeds });
     let training = evaluator.evaluate_training(num as usize)?;
     Ok(Some((
         evaluator,
@@ -389,7 +391,7 @@ fn as_json(evaluator: &SampleEvaluator, evaluation: &Evaluation) -> Value {
     json["what"] = description.as_str().into();
     let checkpoint = sampling.and_then(|sampling| sampling.checkpoint.as_deref());
     json["checkpoint"] = checkpoint.map(|path| path.display().to_string()).into();
-    json["sampler"] = sampling.map(|sampling| sampling.sampler).into();
+    json["sampler"] = sampling.map(|sampling| sampling.sampler.as_str()).into();
     json["steps"] = sampling.map(|sampling| sampling.steps).into();
     json["guidance"] = sampling.map(|sampling| sampling.guidance).into();
     json["seeds"] = sampling.map(|sampling| sampling.seeds.clone().collect::<Vec<_>>()).into();

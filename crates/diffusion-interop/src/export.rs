@@ -10,9 +10,30 @@ use diffusion_schedule::{ScheduleConfig, TimestepSpacing};
 use diffusion_unet::{NetworkConfig, UNet2D, UNet2DConfig};
 use serde_json::{Value, json};
 
+use crate::folder::parse_object;
 use crate::import::{LABELS, SCHEDULER_FILE};
 use crate::weights::{self, Tensors};
 use crate::{InteropError, Scheduler, SchedulerClass, model_config};
+
+/// The key and the value that mark the scheduler of a model that was not imported. diffusers keeps
+/// them.
+const WRITER_KEY: &str = "_written_by";
+const WRITER: &str = "diffusion";
+
+/// Whether a scheduler is the one that [`ExportedModel::write`] adds to models of this project. It
+/// stands for the samplers of this project, which diffusers does not have. Someone who changed it
+/// wants the changed one.
+pub(crate) fn is_own_scheduler(text: &str, scheduler: &Scheduler) -> bool {
+    let Ok(fields) = parse_object(text) else { return false };
+    let c = scheduler.config();
+    fields.get(WRITER_KEY).and_then(Value::as_str) == Some(WRITER)
+        && scheduler.class() == SchedulerClass::Ddpm
+        && c.timestep_spacing == Some(TimestepSpacing::Trailing)
+        && c.clip_sample == Some(true)
+        && c.clip_sample_range == Some(1.0)
+        && !c.thresholding
+        && c.variance_type.as_deref().is_some_and(|variance| variance != "fixed_large")
+}
 
 /// The version of diffusers whose format is written.
 const VERSION: &str = "0.42.1";
@@ -129,6 +150,7 @@ impl ExportedModel<'_> {
         json!({
             "_class_name": SchedulerClass::Ddpm.name(),
             "_diffusers_version": VERSION,
+            WRITER_KEY: WRITER,
             "num_train_timesteps": self.schedule.num_train_timesteps,
             "beta_start": self.schedule.beta_start,
             "beta_end": self.schedule.beta_end,

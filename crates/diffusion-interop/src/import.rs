@@ -9,6 +9,7 @@ use diffusion_schedule::{BetaSchedule, ScheduleConfig};
 use diffusion_unet::{UNet2D, UNet2DConfig};
 use serde_json::Value;
 
+use crate::export::is_own_scheduler;
 use crate::folder::{read_object, read_text};
 use crate::model_config::{self, CLASS, SampleSize};
 use crate::openai::{OpenAiOptions, convert, is_openai};
@@ -36,7 +37,8 @@ pub struct ImportedModel {
     /// The scheduler of the folder. `None`: there is no `scheduler_config.json`. Without it,
     /// schedule and prediction type of a folder are the defaults of `DDPMScheduler`.
     pub scheduler: Option<Scheduler>,
-    /// The text of the scheduler's file.
+    /// The text of the scheduler's file. `None` also for the scheduler of a model that this project
+    /// exported, which is sampled by the samplers of this project again.
     pub scheduler_text: Option<String>,
 }
 
@@ -106,7 +108,8 @@ impl ImportedModel {
             if let Some(problem) = training_problem(&scheduler, &network) {
                 return Err(InteropError::unusable(&file, problem));
             }
-            (Some(scheduler), Some(text))
+            let text = (!is_own_scheduler(&text, &scheduler)).then_some(text);
+            (Some(scheduler), text)
         } else {
             (None, None)
         };

@@ -119,6 +119,12 @@ impl Scheduler {
             )),
             _ => Ok(()),
         };
+        let stochastic = c.algorithm_type.as_deref() == Some("sde-dpmsolver++");
+        let most = if stochastic { 2 } else { 3 };
+        if c.solver_order.is_some_and(|order| !(1..=most).contains(&order)) {
+            let expected = format!("it must be from 1 to {most} here");
+            return Err(self.unsupported("solver_order", c.solver_order.unwrap_or(0), expected));
+        }
         one_of("algorithm_type", &c.algorithm_type, &["dpmsolver++", "sde-dpmsolver++"])?;
         let solver_types: &[&str] = if self.class == SchedulerClass::UniPc {
             // diffusers replaces the last three by bh2.

@@ -23,6 +23,10 @@ pub enum Error {
     /// A folder that cannot be created.
     #[error(transparent)]
     File(#[from] FileError),
+    /// The scheduler of an imported run is damaged.
+    #[cfg(feature = "interop")]
+    #[error(transparent)]
+    Scheduler(#[from] diffusion_interop::InteropError),
 }
 
 /// A trained model, ready for sampling. It dereferences to [`LoadedModel`], which has its parts.
@@ -44,14 +48,31 @@ impl Model {
     /// If there is nothing at `path`, or no model, or if the model is damaged. Also an error of the
     /// device.
     pub fn open_on(path: impl AsRef<Path>, device: &Device) -> Result<Self, Error> {
-        Ok(Self(LoadedModel::open(path.as_ref(), Weights::Ema, device)?))
+        let path = path.as_ref();
+        let model = LoadedModel::open(path, Weights::Ema, device)?;
+        #[cfg(feature = "interop")]
+        let model = with_scheduler(model, path)?;
+        Ok(Self(model))
     }
 
-    /// A request for `num` images. Defaults: the sampler, steps and guidance that suit the model,
-    /// seed 0, and classes drawn with their training frequencies.
+    /// A request for `num` images. Defaults: the sampler, steps and guidance that suit the model, or
+    /// with the feature `interop` the scheduler of an imported model; seed 0, and classes drawn with
+    /// their training frequencies.
     pub fn images(&self, num: u64) -> Images<'_> {
         Images { model: self, generation: Generation::new(num), class: None }
     }
+}
+
+/// The model, with the scheduler of its run if it was imported.
+#[cfg(feature = "interop")]
+fn with_scheduler(mut model: LoadedModel, path: &Path) -> Result<LoadedModel, Error> {
+    if path.is_dir() {
+        let checkpoint = diffusion_model::RunLayout::checkpoint_at(path)?;
+        if let Some(method) = diffusion_interop::SchedulerMethod::of_run(&checkpoint)? {
+            method.set(&mut model);
+        }
+    }
+    Ok(model)
 }
 
 impl Deref for Model {

@@ -45,11 +45,11 @@ pub(crate) fn named(argument: &str, timesteps: usize) -> anyhow::Result<(String,
             names.join(", ")
         );
     }
-    let text = std::fs::read_to_string(&file)
-        .with_context(|| format!("cannot read {}", file.display()))?;
     let schedule = if file.extension().is_some_and(|ending| ending == "json") {
-        in_json(&text).with_context(|| file.display().to_string())?
+        in_json(&file)?
     } else {
+        let text = std::fs::read_to_string(&file)
+            .with_context(|| format!("cannot read {}", file.display()))?;
         in_toml(&text).with_context(|| file.display().to_string())?
     };
     Ok((display_name(path), schedule))
@@ -84,13 +84,13 @@ fn in_toml(text: &str) -> anyhow::Result<NoiseSchedule> {
 }
 
 /// The schedule in a scheduler file of Python's diffusers.
-fn in_json(text: &str) -> anyhow::Result<NoiseSchedule> {
-    let scheduler = Scheduler::from_json(text)?;
+fn in_json(file: &Path) -> anyhow::Result<NoiseSchedule> {
+    let (scheduler, _) = Scheduler::read(file)?;
     if matches!(scheduler.class(), SchedulerClass::EdmEuler | SchedulerClass::EdmDpmSolverMultistep)
     {
-        bail_usage!("{} has no schedule of β", scheduler.class().name());
+        bail_usage!("{}: {} has no schedule of β", file.display(), scheduler.class().name());
     }
-    Ok(scheduler.schedule()?)
+    scheduler.schedule().with_context(|| file.display().to_string())
 }
 
 /// The last part of `path` that is not a generic file name.

@@ -119,6 +119,7 @@ pub(crate) fn run(args: &ImportArgs) -> anyhow::Result<ExitCode> {
         image_shape: model.image_shape,
         data_range: DATA_RANGE,
     };
+    let keeps_scheduler = model.scheduler_text.is_some();
     let (weights, ema, scheduler) = (model.weights, model.ema, model.scheduler_text);
     RunDir::adopt(&args.run_dir, AdoptedModel { description, weights, ema, scheduler })?;
     let path = args.run_dir.display();
@@ -126,7 +127,7 @@ pub(crate) fn run(args: &ImportArgs) -> anyhow::Result<ExitCode> {
         "imported {tensors} tensors into {path}: images of {width}×{height}, {}",
         quantity(channels, "channel", "channels")
     );
-    if let Some(scheduler) = &model.scheduler {
+    if let (Some(scheduler), true) = (&model.scheduler, keeps_scheduler) {
         println!(
             "sampled by its {} in {}; the most similar flags of `sample` are{}",
             scheduler.class().name(),

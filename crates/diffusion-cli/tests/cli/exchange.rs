@@ -307,3 +307,225 @@ fn nothing_is_overwritten_and_a_failed_export_leaves_nothing() {
     );
     assert_eq!(names(&place.path("")), ["empty", "full", "run", "simple", "small.toml", "src"]);
 }
+
+/// The numbers of an npy file.
+fn npy(place: &TestDir, out: &str) -> Vec<f32> {
+    let images = diffusion_picture::read_npy(&place.path(out).join("samples.npy")).unwrap();
+    images.flatten_all().unwrap().to_vec1().unwrap()
+}
+
+fn difference(a: &[f32], b: &[f32]) -> f32 {
+    assert_eq!(a.len(), b.len());
+    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+}
+
+#[test]
+fn an_imported_run_keeps_its_scheduler_and_is_sampled_by_it() {
+    let place = TestDir::new();
+    copy(&place, "unet_plain", "src/unet");
+    let text = "{\n  \"_class_name\": \"DDIMScheduler\", \"_diffusers_version\": \"0.11.1\",\n  \
+                \"num_train_timesteps\": 60, \"clip_sample\": false, \"timestep_spacing\": \"leading\",\n  \
+                \"beta_end\": 0.2, \"steps_offset\": 1, \"set_alpha_to_one\": false}\n";
+    place.write("src/scheduler/scheduler_config.json", text);
+    let answer = place.ok("import src --run-dir run");
+    assert!(answer.out.contains("sampled by its DDIMScheduler in 50 steps"), "{}", answer.out);
+    assert_eq!(fs::read_to_string(place.path("run/scheduler_config.json")).unwrap(), text);
+
+    let sample = |flags: &str, out: &str| {
+        place.ok(&format!("sample --run run --num 2 --format npy --out {out} {flags}")).err
+    };
+    let log = sample("--steps 6", "own");
+    assert!(log.contains("by the settings of DDIMScheduler (6 steps)"), "{log}");
+    // The offset of one timestep and the last level are what these flags leave out.
+    let log = sample("--steps 6 --sampler ddim --spacing leading --no-clip", "flags");
+    assert!(!log.contains("DDIMScheduler"), "{log}");
+    let without = "{\"_class_name\": \"DDIMScheduler\", \"num_train_timesteps\": 60, \
+                   \"beta_end\": 0.2, \"clip_sample\": false, \"timestep_spacing\": \"leading\"}";
+    place.write("without.json", without);
+    sample("--steps 6 --scheduler without.json", "without");
+    let clamped: Vec<f32> = npy(&place, "flags").iter().map(|v| v.clamp(-1.0, 1.0)).collect();
+    assert!(difference(&npy(&place, "without"), &clamped) < 1e-4);
+    assert!(difference(&npy(&place, "own"), &clamped) > 1e-4);
+    // Flags override settings.
+    sample("--steps 6 --scheduler without.json --spacing trailing", "trailing");
+    assert!(difference(&npy(&place, "without"), &npy(&place, "trailing")) > 1e-3);
+    place.refuses("sample --run run --churn 1", 2, &["--churn has no effect on DDIMScheduler"]);
+    place.refuses("sample --run run --steps 61", 2, &["--steps 61", "60"]);
+    place.refuses("sample --run run --scheduler run --sampler ddim", 2, &["--scheduler"]);
+    place.refuses("sample --run run --scheduler nowhere", 2, &["nowhere: there is no such"]);
+    place.write(
+        "v.json",
+        "{\"_class_name\": \"DDIMScheduler\", \"prediction_type\": \"v_prediction\"}",
+    );
+    place.refuses("sample --run run --scheduler v.json", 2, &["v_prediction", "epsilon"]);
+    let other = sample("--steps 6 --scheduler src/scheduler --seed 3", "folder");
+    assert!(other.contains("DDIMScheduler"), "{other}");
+
+    // `export` writes it back unchanged, and `evaluate` uses it too.
+    place.ok("export --run run --out back");
+    assert_eq!(
+        fs::read_to_string(place.path("back/scheduler/scheduler_config.json")).unwrap(),
+        text
+    );
+    let index = fs::read_to_string(place.path("back/model_index.json")).unwrap();
+    assert!(index.contains("DDIMPipeline") && index.contains("\"DDIMScheduler\""), "{index}");
+    place.ok("import back --run-dir again");
+    let samples = |run: &str| {
+        place.ok(&format!("sample --run {run} --num 2 --steps 6 --format npy --out {run}-out"));
+        npy(&place, &format!("{run}-out"))
+    };
+    assert_eq!(samples("run"), samples("again"));
+}
+
+#[test]
+fn every_form_in_which_weights_are_saved_is_imported() {
+    let place = TestDir::new();
+    let tensors = |run: &str, file: &str| {
+        fs::read(place.path(run).join("checkpoints/step-0000000").join(file)).unwrap()
+    };
+    copy(&place, "unet_plain", "plain");
+    place.ok("import plain --run-dir a");
+    let expected = tensors("a", "model.safetensors");
+
+    // Under another name, and with the prefix of a compiled model.
+    let src = copy(&place, "unet_plain", "named");
+    edit_weights(&src.join(WEIGHTS), |tensors| {
+        tensors.iter_mut().for_each(|(name, ..)| *name = format!("_orig_mod.{name}"));
+    });
+    fs::rename(src.join(WEIGHTS), src.join("diffusion_pytorch_model.fp32.safetensors")).unwrap();
+    place.write("named/optimizer.bin", "not weights");
+    place.ok("import named --run-dir b");
+    assert!(tensors("b", "model.safetensors") == expected);
+    place.write("named/other.safetensors", "x");
+    place.refuses(
+        "import named --run-dir c",
+        1,
+        &[
+            "several files of weights",
+            "diffusion_pytorch_model.fp32.safetensors, other.safetensors",
+        ],
+    );
+
+    // In two parts with an index.
+    let src = copy(&place, "unet_plain", "parts");
+    let whole = fs::read(src.join(WEIGHTS)).unwrap();
+    let mut map = serde_json::Map::new();
+    for part in 0..2 {
+        let name = format!("diffusion_pytorch_model-0000{}-of-00002.safetensors", part + 1);
+        fs::write(src.join(&name), &whole).unwrap();
+        edit_weights(&src.join(&name), |tensors| {
+            tensors.retain(|(tensor, ..)| {
+                let belongs = tensor.len() % 2 == part;
+                if belongs {
+                    map.insert(tensor.clone(), json!(name));
+                }
+                belongs
+            });
+        });
+    }
+    fs::remove_file(src.join(WEIGHTS)).unwrap();
+    let index = json!({ "metadata": {}, "weight_map": map }).to_string();
+    place.write("parts/diffusion_pytorch_model.safetensors.index.json", index);
+    place.ok("import parts --run-dir d");
+    assert!(tensors("d", "model.safetensors") == expected);
+    fs::remove_file(src.join("diffusion_pytorch_model-00002-of-00002.safetensors")).unwrap();
+    place.refuses("import parts --run-dir e", 1, &["00002-of-00002.safetensors` is missing"]);
+
+    // A training's checkpoint with a moving average, and a pointer in place of a file.
+    copy(&place, "unet_plain", "training/unet");
+    let ema = copy(&place, "unet_plain", "training/unet_ema");
+    edit(&ema.join(CONFIG), |config| {
+        config["decay"] = json!(0.9999);
+        config["power"] = json!(0.75);
+        config["update_after_step"] = json!(0);
+    });
+    edit_weights(&ema.join(WEIGHTS), |tensors| tensors[0].2.fill(0));
+    let answer = place.ok("import training --run-dir f");
+    assert!(answer.err.contains("moving average of the weights is in unet_ema"), "{}", answer.err);
+    assert!(tensors("f", "model.safetensors") == expected);
+    assert!(tensors("f", "ema.safetensors") != expected);
+    place.ok("import training/unet_ema --run-dir g");
+    assert!(tensors("g", "model.safetensors") == tensors("f", "ema.safetensors"));
+    let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n";
+    for file in [WEIGHTS, CONFIG] {
+        copy(&place, "unet_plain", "pointer");
+        place.write(&format!("pointer/{file}"), pointer);
+        place.refuses(
+            "import pointer --run-dir h",
+            1,
+            &[file, "a Git LFS pointer", "git lfs pull"],
+        );
+    }
+}
+
+#[test]
+fn configurations_as_python_and_old_versions_wrote_them_are_read() {
+    let place = TestDir::new();
+    let src = copy(&place, "unet_plain", "src/unet");
+    edit(&src.join(CONFIG), |config| {
+        let down = config["down_block_types"].as_array_mut().unwrap();
+        down.iter_mut()
+            .for_each(|name| *name = json!(format!("UNetRes{}", name.as_str().unwrap())));
+        config["tensor_format"] = json!("pt");
+    });
+    let scheduler = |text: &str| {
+        place.write("src/scheduler/scheduler_config.json", text);
+    };
+    scheduler(
+        "{\"_class_name\": \"DPMSolverMultistepScheduler\", \"lambda_min_clipped\": -Infinity, \
+         \"num_train_timesteps\": 50, \"solver_p\": null, \"variance_type\": null}",
+    );
+    place.ok("import src --run-dir a");
+    place.ok("sample --run a --num 1 --out a-out");
+    let answer = place.ok("schedule compare --schedules src");
+    assert!(answer.out.contains("src"), "{}", answer.out);
+    place.ok("model analyze --import src");
+    scheduler(
+        "{\"_class_name\": \"DDPMScheduler\", \"tensor_format\": \"np\", \"timestep_values\": null, \
+         \"num_train_timesteps\": 50, \"predict_epsilon\": false}",
+    );
+    place.ok("import src --run-dir b");
+    assert!(place.ok("info --run b").out.contains("sample"), "predicts x0");
+    for (text, part) in [
+        ("{\"_class_name\": \"DDPMScheduler\", \"beta_end\": NaN}", "`beta_end` is NaN"),
+        ("{\"_class_name\": \"DDPMScheduler\", \"beta_end\": \"x\"}", "`beta_end`: invalid type"),
+        ("{\"_class_name\": \"DDPMScheduler\", beta}", "line 1 column 34"),
+        (
+            "{\"_class_name\": \"DDPMScheduler\", \"beta_ent\": 1}",
+            "most similar setting is `beta_end`",
+        ),
+        (
+            "{\"_class_name\": \"DDPMScheduler\", \"rescale_betas_zero_snr\": true}",
+            "`rescale_betas_zero_snr` is true and `prediction_type` is epsilon",
+        ),
+        (
+            "{\"_class_name\": \"DDPMScheduler\", \"variance_type\": \"learned_range\"}",
+            "a learned variance needs 2",
+        ),
+        (
+            "{\"_class_name\": \"DPMSolverMultistepScheduler\", \"algorithm_type\": \"sde-dpmsolver++\", \
+             \"solver_order\": 3}",
+            "`solver_order` is 3; it must be from 1 to 2",
+        ),
+    ] {
+        scheduler(text);
+        place.refuses("import src --run-dir c", 1, &["scheduler_config.json", part]);
+    }
+}
+
+#[test]
+fn the_command_that_import_prints_works() {
+    for model in ["unet_plain", "unet_scale_shift_fourier"] {
+        for class in ["DDPMScheduler", "DDIMScheduler", "EulerDiscreteScheduler"] {
+            let place = TestDir::new();
+            copy(&place, model, "src");
+            let text = format!("{{\"_class_name\": \"{class}\", \"num_train_timesteps\": 12}}");
+            place.write("src/scheduler_config.json", text);
+            let out = place.ok("import src --run-dir run").out;
+            let line = out.lines().find_map(|line| line.strip_prefix("next: ")).unwrap();
+            let start = line.find("sample ").unwrap();
+            let line = line[start..].replace("--num 16", "--num 1");
+            place.ok(&line);
+        }
+    }
+}

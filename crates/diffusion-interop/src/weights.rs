@@ -109,7 +109,7 @@ fn parts(folder: &Path, index: &Path) -> Result<Files, InteropError> {
 /// The tensors in all `files` of a model.
 ///
 /// # Errors
-/// See [`read`]. If two files have a tensor of the same name.
+/// If a file cannot be read as a state dict, or two files have a tensor of the same name.
 pub(crate) fn read_all(files: &[PathBuf]) -> Result<Tensors, InteropError> {
     let mut all = Tensors::new();
     for path in files {

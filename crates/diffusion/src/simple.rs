@@ -26,7 +26,7 @@ pub enum Error {
     /// The scheduler of an imported run is damaged.
     #[cfg(feature = "interop")]
     #[error(transparent)]
-    Scheduler(#[from] diffusion_interop::InteropError),
+    Scheduler(Box<diffusion_interop::InteropError>),
 }
 
 /// A trained model, ready for sampling. It dereferences to [`LoadedModel`], which has its parts.
@@ -55,9 +55,9 @@ impl Model {
         Ok(Self(model))
     }
 
-    /// A request for `num` images. Defaults: the sampler, steps and guidance that suit the model, or
-    /// with the feature `interop` the scheduler of an imported model; seed 0, and classes drawn with
-    /// their training frequencies.
+    /// A request for `num` images. Defaults: the sampler, steps and guidance that suit the model,
+    /// seed 0, and classes drawn with their training frequencies. With the feature `interop`, an
+    /// imported model is sampled by its scheduler.
     pub fn images(&self, num: u64) -> Images<'_> {
         Images { model: self, generation: Generation::new(num), class: None }
     }
@@ -68,7 +68,9 @@ impl Model {
 fn with_scheduler(mut model: LoadedModel, path: &Path) -> Result<LoadedModel, Error> {
     if path.is_dir() {
         let checkpoint = diffusion_model::RunLayout::checkpoint_at(path)?;
-        if let Some(method) = diffusion_interop::SchedulerMethod::of_run(&checkpoint)? {
+        if let Some(method) = diffusion_interop::SchedulerMethod::of_run(&checkpoint)
+            .map_err(|e| Error::Scheduler(Box::new(e)))?
+        {
             method.set(&mut model);
         }
     }

@@ -15,10 +15,9 @@ use crate::args::runs::ModelArgs;
 /// Export a model as a folder that Python's diffusers loads with DDPMPipeline.from_pretrained
 ///
 /// Only networks of kind unet2d can be exported. The folder contains the scheduler with which the
-/// run was imported, unchanged, or else a DDPMScheduler with the schedule and prediction type of the
-/// run. A class-conditional network must be loaded as a
-/// UNet2DModel, because DDPMPipeline passes no classes. Models with EDM preconditioning cannot be
-/// exported.
+/// run was imported, unchanged, or else a DDPMScheduler with the run's schedule and prediction type.
+/// A class-conditional network must be loaded as a UNet2DModel, because DDPMPipeline passes no
+/// classes. Models with EDM preconditioning cannot be exported.
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  diffusion export --run runs/digits-attn-1 --out digits-attn")]
 pub(crate) struct ExportArgs {

@@ -53,8 +53,8 @@ pub(crate) struct SampleArgs {
     per_class: Option<u64>,
     #[command(flatten)]
     control: ControlArgs,
-    /// Sampling method [default: the scheduler of an imported run; dpmpp-2m-sde; ddpm with --variance or a learned variance;
-    /// flow-heun for a flow model; heun for an EDM model]
+    /// Sampling method [default: the scheduler of an imported run, otherwise dpmpp-2m-sde; ddpm
+    /// with --variance or a learned variance; flow-heun for a flow model; heun for an EDM model]
     ///
     /// ddpm: ancestral sampling (Ho et al. 2020). ddim: DDIM (Song et al. 2021). dpmpp-2m,
     /// dpmpp-2m-heun, dpmpp-2m-sde: DPM-Solver++ of second order with the midpoint rule, with
@@ -94,8 +94,8 @@ pub(crate) struct SampleArgs {
     /// linspace: evenly spaced from the first to the last timestep.
     #[arg(long, value_name = "SPACING", value_parser = one_of(TimestepSpacing::ALL, TimestepSpacing::name))]
     spacing: Option<TimestepSpacing>,
-    /// Spacing of the noise levels σ; ignored by flow and EDM models [default: timesteps, or that of
-    /// the scheduler]
+    /// Spacing of the noise levels σ; ignored by flow and EDM models [default: timesteps, or that
+    /// of the scheduler]
     ///
     /// timesteps: the levels of the timesteps that --spacing chooses. karras: evenly spaced in
     /// σ^(1/7), with most steps at little noise (Karras et al. 2022). exponential: evenly spaced in

@@ -390,7 +390,9 @@ fn every_form_in_which_weights_are_saved_is_imported() {
     // Under another name, and with the prefix of a compiled model.
     let src = copy(&place, "unet_plain", "named");
     edit_weights(&src.join(WEIGHTS), |tensors| {
-        tensors.iter_mut().for_each(|(name, ..)| *name = format!("_orig_mod.{name}"));
+        for (name, ..) in tensors {
+            *name = format!("_orig_mod.{name}");
+        }
     });
     fs::rename(src.join(WEIGHTS), src.join("diffusion_pytorch_model.fp32.safetensors")).unwrap();
     place.write("named/optimizer.bin", "not weights");
@@ -464,8 +466,9 @@ fn configurations_as_python_and_old_versions_wrote_them_are_read() {
     let src = copy(&place, "unet_plain", "src/unet");
     edit(&src.join(CONFIG), |config| {
         let down = config["down_block_types"].as_array_mut().unwrap();
-        down.iter_mut()
-            .for_each(|name| *name = json!(format!("UNetRes{}", name.as_str().unwrap())));
+        for name in down {
+            *name = json!(format!("UNetRes{}", name.as_str().unwrap()));
+        }
         config["tensor_format"] = json!("pt");
     });
     let scheduler = |text: &str| {

@@ -30,7 +30,7 @@ pub(super) fn find(args: &SampleArgs, found: &FoundModel) -> anyhow::Result<Opti
     Ok(Some(scheduler))
 }
 
-/// Fails if a scheduler cannot sample from the model, and warns if it was made for another schedule.
+/// Fails if a scheduler cannot sample from the model. Warns if it was made for another schedule.
 fn check_model(scheduler: &Scheduler, model: &LoadedModel) -> anyhow::Result<()> {
     let name = scheduler.class().name();
     let Some(schedule) = model.objective.schedule() else {

@@ -26,13 +26,17 @@ const TERMINAL_SNR_LIMIT_DB: f64 = -30.0;
 fn warn_of_terminal_snr(schedule: &NoiseSchedule) {
     let db = schedule.terminal_snr_db();
     if db > TERMINAL_SNR_LIMIT_DB {
+        let beta_end = 0.02 * 1000.0 / schedule.len() as f64;
+        let advice = if beta_end < 1.0 {
+            format!("raise beta_end to {beta_end:.3} (1000/T times DDPM's 0.02)")
+        } else {
+            "choose beta_schedule squaredcos_cap_v2".to_owned()
+        };
         tracing::warn!(
             "the schedule ends at a signal-to-noise ratio of {db:.1} dB (alpha_cumprod {:.3}), but \
-             sampling starts from pure noise, which the model never sees in training; raise \
-             beta_end to {:.3} (1000/T times DDPM's 0.02), or set rescale_betas_zero_snr with \
-             prediction_type v_prediction",
+             sampling starts from pure noise, which the model never sees in training; {advice}, or \
+             set rescale_betas_zero_snr with prediction_type v_prediction",
             schedule.alphas_cumprod()[schedule.len() - 1],
-            0.02 * 1000.0 / schedule.len() as f64,
         );
     }
 }

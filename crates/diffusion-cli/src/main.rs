@@ -106,19 +106,28 @@ struct GlobalArgs {
 /// The exit code that shells report for a program that wrote to a closed pipe (128 + SIGPIPE).
 const CLOSED_PIPE: i32 = 141;
 
-/// Exits silently when standard output is closed, as in `diffusion … | head`. Printing to a closed
-/// pipe would panic otherwise.
-fn end_quietly_on_closed_pipes() {
+/// Exits silently when standard output is closed, as in `diffusion … | head`, and with an error if
+/// it cannot be written for another reason, such as a full disk. Printing would panic otherwise.
+fn end_when_output_fails() {
     let report = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
-        if panic
-            .payload_as_str()
-            .is_some_and(|message| message.starts_with("failed printing to stdout"))
-        {
-            std::process::exit(CLOSED_PIPE);
+        let message = panic.payload_as_str().unwrap_or_default();
+        if let Some(problem) = message.strip_prefix("failed printing to stdout: ") {
+            if is_closed_pipe(problem) {
+                std::process::exit(CLOSED_PIPE);
+            }
+            logging::report(&anyhow::anyhow!("standard output cannot be written: {problem}"));
+            std::process::exit(1);
         }
         report(panic);
     }));
+}
+
+/// Whether this is the text of the error of a closed pipe, on any system.
+fn is_closed_pipe(problem: &str) -> bool {
+    let codes: &[i32] = if cfg!(windows) { &[109, 232] } else { &[32] };
+    let text = |code: &i32| std::io::Error::from_raw_os_error(*code).to_string();
+    codes.iter().any(|code| problem == text(code))
 }
 
 /// Reads `--steps -1` as a wrong value of the flag, in place of an unknown flag `-1`.
@@ -127,7 +136,7 @@ fn with_negative_numbers(command: clap::Command) -> clap::Command {
 }
 
 fn main() -> ExitCode {
-    end_quietly_on_closed_pipes();
+    end_when_output_fails();
     let matches = with_negative_numbers(Cli::command()).get_matches();
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     logging::init(cli.global.verbose, cli.global.quiet, cli.global.log_format);

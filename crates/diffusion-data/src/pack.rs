@@ -32,7 +32,7 @@ struct PackedPicture {
 }
 
 /// Writes the pictures of `source` to the file `out`. The extension decides the format: `.tar` is
-/// an archive with a folder for each class; `.parquet` is a file as on the Hugging Face hub, with
+/// an archive with a folder for each class, and a table of labels where folders cannot express them; `.parquet` is a file as on the Hugging Face hub, with
 /// the feature `parquet`.
 ///
 /// Picture files are copied unchanged, raw pixels become PNG files, and damaged pictures are left
@@ -156,6 +156,10 @@ fn file_name(picture: &PackedPicture, classes: &[String], used: &mut HashSet<Str
     };
     let class =
         picture.label.and_then(|label| classes.get(label as usize)).map(|class| folder_name(class));
+    let name: String = {
+        let parts: Vec<String> = name.split('/').map(visible).collect();
+        parts.join("/")
+    };
     let name = match class {
         Some(class) if !name.starts_with(&format!("{class}/")) => format!("{class}/{name}"),
         Some(_) => name,
@@ -173,10 +177,16 @@ fn file_name(picture: &PackedPicture, classes: &[String], used: &mut HashSet<Str
     unique
 }
 
-/// The folder name for a class; it is never hidden.
+/// The folder name for a class; it is never hidden, and not that of a split.
 fn folder_name(class: &str) -> String {
-    let name = class.replace(['/', '\\'], "-");
-    if name.is_empty() || name.starts_with('.') { format!("_{name}") } else { name }
+    let name = visible(&class.replace(['/', '\\'], "-"));
+    let is_split = crate::source::kind_of_split(&name).is_some();
+    if name.is_empty() || is_split { name + "_" } else { name }
+}
+
+/// A part of a path that readers do not take for hidden.
+fn visible(part: &str) -> String {
+    if part.starts_with('.') || part == "__MACOSX" { format!("_{part}") } else { part.to_owned() }
 }
 
 fn write_tar(
@@ -186,16 +196,35 @@ fn write_tar(
 ) -> Result<usize, TarError> {
     let mut tar = tar::Builder::new(BufWriter::new(file));
     let mut used = HashSet::new();
+    let mut labelled = Vec::new();
+    let mut append = |name: &str, bytes: &[u8]| {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(bytes.len() as u64);
+        header.set_mode(0o644);
+        tar.append_data(&mut header, name, bytes)
+    };
     for picture in pictures {
         let picture = picture.map_err(TarError::Data)?;
-        let mut header = tar::Header::new_gnu();
-        header.set_size(picture.bytes.len() as u64);
-        header.set_mode(0o644);
         let name = file_name(&picture, classes, &mut used);
-        tar.append_data(&mut header, name, picture.bytes.as_slice())?;
+        append(&name, &picture.bytes)?;
+        let class = picture.label.and_then(|label| classes.get(label as usize)).cloned();
+        labelled.push((name, class));
+    }
+    if !crate::source::folders_give(&labelled) {
+        append(LABELS, table(&labelled).as_bytes())?;
     }
     tar.into_inner()?.flush()?;
     Ok(used.len())
+}
+
+/// The table of labels in an archive whose folders cannot express the classes.
+const LABELS: &str = "metadata.jsonl";
+
+fn table(labelled: &[(String, Option<String>)]) -> String {
+    let row = |(name, class): &(String, Option<String>)| {
+        format!("{}\n", serde_json::json!({ "file_name": name, "label": class.as_ref()? })).into()
+    };
+    labelled.iter().filter_map(row).collect::<Vec<String>>().concat()
 }
 
 #[cfg(not(feature = "parquet"))]

@@ -4,11 +4,13 @@
 //! - `decode`: decodes a picture file to 8-bit pixels and applies its EXIF rotation.
 //! - `resize`: scales pictures to one size and fills transparent areas with the background.
 //! - `cache`: stores the result in a memory-mapped file.
+//! - `profile`: colour profiles and animations.
 //! - `report`: sizes and formats of the pictures, and the damaged ones.
 //! - `single`: reads one picture file as an image tensor, without a data set.
 
 pub(crate) mod cache;
 pub(crate) mod decode;
+pub(crate) mod profile;
 pub(crate) mod report;
 pub(crate) mod resize;
 pub(crate) mod single;
@@ -23,6 +25,7 @@ use rayon::prelude::*;
 use crate::config::{Channels, PictureConfig};
 use crate::dataset::Metadata;
 use crate::prepare::cache::{Cache, Sink};
+use crate::prepare::decode::Lost;
 use crate::prepare::report::{DamagedPicture, Report};
 use crate::prepare::resize::{Planes, Target};
 use crate::source::{Content, Record, SizeSurvey};
@@ -209,13 +212,19 @@ fn fill(
             chunk.into_par_iter().map(|record| prepare_record(record, target, classes)).collect();
         let mut pixels = Vec::new();
         for result in results {
-            let PreparedPicture { name, label, size, form, planes } = match result {
+            let PreparedPicture { name, label, size, form, lost, planes } = match result {
                 Ok(picture) => picture,
                 Err(damaged) => {
                     report.damaged.push(damaged);
                     continue;
                 }
             };
+            let (low, high) = report.byte_range.unwrap_or((u8::MAX, u8::MIN));
+            let range = planes
+                .pixels
+                .iter()
+                .fold((low, high), |(low, high), byte| (low.min(*byte), high.max(*byte)));
+            report.byte_range = Some(range);
             if planes.coloured && config.channels == Channels::Auto && channels == 1 {
                 sink.append(&pixels)?;
                 pixels.clear();
@@ -228,6 +237,8 @@ fn fill(
                 _ => pixels.extend(planes.pixels),
             }
             sizes.add(name.clone(), size);
+            report.other_colours += usize::from(lost.colours);
+            report.animations += usize::from(lost.frames);
             *report.forms.entry(form.to_owned()).or_insert(0) += 1;
             metadata.names.push(unique_name(name, &mut used_names));
             metadata.labels.push(label);
@@ -279,6 +290,7 @@ struct PreparedPicture {
     label: Option<u32>,
     size: (usize, usize),
     form: &'static str,
+    lost: Lost,
     planes: Planes,
 }
 
@@ -295,11 +307,13 @@ fn prepare_record(
         });
     }
     let prepared = content.and_then(Content::decode).and_then(|raster| {
-        let (size, form) = ((raster.width, raster.height), raster.form);
-        Ok((size, form, target.apply(raster)?))
+        let (size, form, lost) = ((raster.width, raster.height), raster.form, raster.lost);
+        Ok((size, form, lost, target.apply(raster)?))
     });
     match prepared {
-        Ok((size, form, planes)) => Ok(PreparedPicture { name, label, size, form, planes }),
+        Ok((size, form, lost, planes)) => {
+            Ok(PreparedPicture { name, label, size, form, lost, planes })
+        }
         Err(reason) => Err(DamagedPicture { name, reason }),
     }
 }

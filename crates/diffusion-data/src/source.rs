@@ -36,15 +36,16 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 pub(crate) use self::kind::{has_picture_ending, other_format};
+pub(crate) use self::listing::{folders_give, kind_of_split};
 
 use self::folder::FolderFiles;
 use crate::error::first_names;
-use crate::prepare::decode::{self, Raster};
+use crate::prepare::decode::{self, Lost, Raster};
 use crate::{DataError, Split};
 
 /// What a folder or an archive should contain, for an error.
-const EXPECTED: &str = "pictures (.png, .jpg, .webp, .bmp, .gif or .tif), or files in the format \
-                        IDX, CIFAR, parquet or npy";
+const EXPECTED: &str = "files ending in .png, .jpg, .webp, .bmp, .gif or .tif, or IDX, CIFAR, \
+                        parquet or npy files";
 
 /// A set of pictures on disk, with its classes. Opening it reads names, headers and labels; most
 /// formats' pixels are read later.
@@ -56,7 +57,7 @@ pub struct Source {
     count: usize,
     fingerprint: u64,
     /// The folder of the split that was opened.
-    split: Option<&'static str>,
+    split: Option<String>,
     notes: Vec<String>,
 }
 
@@ -296,7 +297,7 @@ impl Source {
             Kind::Memory(_) => "in memory".to_owned(),
             Kind::Cifar(_) => "binary batches of CIFAR".to_owned(),
         };
-        self.split.map_or_else(|| kind.clone(), |split| format!("{kind}; split {split}"))
+        self.split.as_ref().map_or_else(|| kind.clone(), |split| format!("{kind}; split {split}"))
     }
 
     /// Whether the source stores decoded pixels.
@@ -403,7 +404,7 @@ fn dataset_record(dataset: &crate::ImageDataset, i: usize) -> Record {
     let pixels =
         (0..area).flat_map(|pixel| (0..channels).map(move |c| planes[c * area + pixel])).collect();
     let form = if channels == 1 { "grey" } else { "RGB" };
-    let raster = Raster { width, height, channels, pixels, form };
+    let raster = Raster { width, height, channels, pixels, form, lost: Lost::default() };
     Record { name: dataset.name(i), label: dataset.label(i), content: Ok(Content::Raw(raster)) }
 }
 

@@ -23,11 +23,15 @@ pub fn read_file(path: &Path) -> Result<Vec<u8>, FileError> {
 }
 
 /// Writes `bytes` under a temporary name in the folder of `path`, syncs the file and renames it to
-/// `path`. An existing file is replaced.
+/// `path`. An existing file is replaced; of a link, the file that it leads to. A pipe or a device is
+/// written to.
 ///
 /// # Errors
 /// An I/O error, if the file cannot be written. The previous file, if any, remains unchanged.
 pub fn write_file(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
+    if is_special(path) {
+        return fs::write(path, bytes).map_err(FileError::io(path));
+    }
     write_file_with(path, |partial| write_synced(partial, bytes))?;
     sync_folder(path.parent())
 }
@@ -42,14 +46,29 @@ pub fn write_file_with<E: From<FileError>>(
     path: &Path,
     write: impl FnOnce(&Path) -> Result<(), E>,
 ) -> Result<(), E> {
-    let partial = temporary_path(path, PARTIAL);
-    let result =
-        write(&partial).and_then(|()| Ok(fs::rename(&partial, path).map_err(FileError::io(path))?));
+    // Renaming to a link would replace the link.
+    let is_link = path.symlink_metadata().is_ok_and(|metadata| metadata.is_symlink());
+    let target = if is_link { fs::canonicalize(path).ok() } else { None };
+    let target = target.as_deref().unwrap_or(path);
+    let partial = temporary_path(target, PARTIAL);
+    let result = write(&partial).and_then(|()| {
+        if !is_special(target) {
+            return Ok(fs::rename(&partial, target).map_err(FileError::io(path))?);
+        }
+        let bytes = fs::read(&partial).map_err(FileError::io(path))?;
+        fs::write(target, bytes).map_err(FileError::io(path))?;
+        Ok(fs::remove_file(&partial).map_err(FileError::io(path))?)
+    });
     if result.is_err() {
         // Best effort: the error that matters is the one being returned.
         let _ = fs::remove_file(&partial);
     }
     result
+}
+
+/// Whether there is a pipe or a device at `path`, which must not be replaced by a file.
+fn is_special(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|metadata| !metadata.is_file() && !metadata.is_dir())
 }
 
 /// Creates a folder with a temporary name, lets `write` fill it, syncs it and renames it to `path`.

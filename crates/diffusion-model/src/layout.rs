@@ -154,12 +154,12 @@ impl RunLayout {
     /// The steps and folders of all complete checkpoints, in the order of steps.
     ///
     /// A checkpoint gets its name when it is complete, so a folder with that name and a
-    /// `checkpoint.json` is one.
+    /// `checkpoint.json` of that step is one. A copy of another checkpoint under this name is not.
     pub fn complete_checkpoints(&self) -> Vec<(u64, PathBuf)> {
         let entries = fs::read_dir(self.checkpoints()).into_iter().flatten().flatten();
         let mut checkpoints: Vec<(u64, PathBuf)> = entries
             .filter_map(|entry| Some((Self::step_of(&entry.path())?, entry.path())))
-            .filter(|(_, path)| path.join(ModelState::FILE).is_file())
+            .filter(|(step, path)| ModelState::read(path).is_ok_and(|state| state.step == *step))
             .collect();
         checkpoints.sort();
         checkpoints

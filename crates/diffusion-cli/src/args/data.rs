@@ -153,11 +153,42 @@ pub(crate) fn prepare_pictures(
             "the pictures are kept in memory, because the cache cannot be used: {problem}"
         );
     }
+    warn_of_pixels(&prepared.report);
     for (width, height, count, name) in &prepared.report.other_sizes {
         let more = if *count > 1 { format!(" (and {} more)", count - 1) } else { String::new() };
         tracing::warn!("{name}{more} has {width}×{height} pixels, unlike most of the pictures");
     }
     Ok(prepared)
+}
+
+/// Warns of pictures whose pixels are probably not as they should be.
+fn warn_of_pixels(report: &Report) {
+    /// Bytes up to this one look black.
+    const BLACK: u8 = 8;
+    match report.byte_range {
+        Some((low, high)) if low == high => tracing::warn!(
+            "every pixel of every picture is {low} of 255; transparent pictures of one colour may \
+             need another --background"
+        ),
+        Some((_, high)) if high <= BLACK => tracing::warn!(
+            "the pictures are nearly black: no pixel is above {high} of 255; if their numbers are \
+             0 and 1, multiply them by 255"
+        ),
+        _ => {}
+    }
+    if report.other_colours > 0 {
+        tracing::warn!(
+            "{} pictures have a colour profile other than sRGB, which is not applied; convert them \
+             to sRGB for the right colours",
+            report.other_colours
+        );
+    }
+    if report.animations > 0 {
+        tracing::warn!(
+            "{} pictures are animations, of which only the first frame is used",
+            report.animations
+        );
+    }
 }
 
 /// The display of a preparation.

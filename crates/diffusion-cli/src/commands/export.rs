@@ -15,7 +15,7 @@ use crate::args::runs::ModelArgs;
 /// Export a model as a folder that Python's diffusers loads with DDPMPipeline.from_pretrained
 ///
 /// Only networks of kind unet2d can be exported. The folder contains the scheduler with which the
-/// run was imported, unchanged, or else a DDPMScheduler with the run's schedule and prediction type.
+/// run was imported, unchanged, or else a DDPMScheduler with its schedule and prediction type.
 /// A class-conditional network must be loaded as a UNet2DModel, because DDPMPipeline passes no
 /// classes. Models with EDM preconditioning cannot be exported.
 #[derive(clap::Args)]

@@ -147,8 +147,8 @@ pub(crate) struct SampleArgs {
     #[arg(long, value_name = "WEIGHTS", default_value = "ema", value_parser = one_of(&Weights::ALL, Weights::name))]
     weights: Weights,
     /// Start from the noise in this file: an npy array (N, C, H, W) of float32 or float64, with
-    /// variance 1; generates N images
-    #[arg(long, value_name = "FILE.npy", conflicts_with = "num")]
+    /// variance 1; generates N images, or the first --num
+    #[arg(long, value_name = "FILE.npy")]
     init_noise: Option<PathBuf>,
     /// Also write an animation of up to 16 images: x_t on the left, the predicted image on the
     /// right, one frame per step
@@ -193,6 +193,13 @@ pub(crate) fn run(args: &SampleArgs, device: &Device, quiet: bool) -> anyhow::Re
         args.init_noise.as_deref().map(|path| read_noise(path, model, device)).transpose()?;
     let control = args.control.open(&found, device)?;
     let list = ImageList::new(args, &control, noise.as_ref())?;
+    let untrained = list.untrained_classes(&control);
+    if !untrained.is_empty() {
+        tracing::warn!(
+            "the model had no training pictures of {}, so these images mean nothing",
+            untrained.join(", ")
+        );
+    }
     let (num, steps) = (list.specs.len(), config.plan.steps().len());
     if let Some(path) = &args.grid {
         check_picture_beside(&args.out, "--grid", path, &["png"])?;
@@ -238,7 +245,11 @@ pub(crate) fn run(args: &SampleArgs, device: &Device, quiet: bool) -> anyhow::Re
     }
     let out = args.out.display();
     if flow == ControlFlow::Break(()) {
-        println!("stopped before the last image; the {count} finished images are in {out}");
+        let finished = match count {
+            0 => String::new(),
+            _ => format!("; the {count} finished images are in {out}"),
+        };
+        println!("stopped before the last image{finished}");
         return Ok(ExitCode::from(interrupt::exit_code()));
     }
     if let Some(path) = &args.grid {
@@ -377,7 +388,7 @@ fn check_start(
     let problem = format!(
         "--steps {steps} with --spacing {spacing} starts at timestep {} of {}, where {:.0} % of the \
          image should be left; use --spacing trailing, or --steps {}",
-        start.timestep,
+        (start.timestep * 100.0).round() / 100.0,
         alphas.len(),
         100.0 * kept,
         numbers.join(" or ")
@@ -400,5 +411,18 @@ fn read_noise(path: &Path, model: &LoadedModel, device: &Device) -> anyhow::Resu
             &noise.dims()[1..]
         );
     }
+    let values = noise.flatten_all()?.to_dtype(candle_core::DType::F64)?;
+    let mean = values.mean_all()?.to_scalar::<f64>()?;
+    let deviation = (values.sqr()?.mean_all()?.to_scalar::<f64>()? - mean * mean).max(0.0).sqrt();
+    if values.elem_count() >= MANY_NUMBERS && (mean.abs() > 0.1 || (deviation - 1.0).abs() > 0.1) {
+        tracing::warn!(
+            "--init-noise {}: the noise has mean {mean:.2} and standard deviation {deviation:.2}; \
+             the model expects 0 and 1",
+            path.display()
+        );
+    }
     Ok(noise.to_device(device)?)
 }
+
+/// Fewer numbers can have other moments by chance.
+const MANY_NUMBERS: usize = 500;

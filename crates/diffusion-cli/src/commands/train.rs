@@ -12,7 +12,7 @@ use anyhow::anyhow;
 use candle_core::{Device, Tensor};
 use diffusion_data::LoaderConfig;
 use diffusion_eval::TrainingSet;
-use diffusion_model::RunLayout;
+use diffusion_model::{ModelClass, RunLayout};
 use diffusion_train::{
     Checkpoint, Checks, Conditional, ConfigSource, DEFAULT_PRESET, Outcome, RunDir, SampleJudge,
     TrainConfig, Trainer, ValidationSet, start_from,
@@ -115,6 +115,7 @@ pub(crate) struct TrainArgs {
     steps: Option<u64>,
     /// Stop after N passes over the pictures; at least 1 [default: 5 in tutorial, else no limit]
     ///
+    /// A pass has whole batches only; the pictures that are left over come in other passes.
     /// Replaces all limits of the preset and the file.
     #[arg(long, value_name = "N", value_parser = whole(1..))]
     epochs: Option<u64>,
@@ -245,6 +246,7 @@ pub(crate) fn run(args: &TrainArgs, device: &Device, quiet: bool) -> anyhow::Res
         if let Some(origin) = &origin {
             start_from(&mut trainer, origin).map_err(with_advice)?;
             tracing::info!("starting from the weights of {}", origin.display());
+            warn_of_other_classes(&trainer, origin)?;
         }
         create_run(args, &trainer)?
     };
@@ -269,6 +271,27 @@ pub(crate) fn run(args: &TrainArgs, device: &Device, quiet: bool) -> anyhow::Res
     let outcome = TrainingDisplay::new(&trainer, &run_dir, args.tensorboard, quiet)?
         .train(&mut trainer, &checks)?;
     Ok(print_outcome(outcome, start, &trainer, &run_dir, args))
+}
+
+/// Warns of classes of the model at `origin` that the training does not have, and of new ones.
+fn warn_of_other_classes(trainer: &Trainer, origin: &Path) -> anyhow::Result<()> {
+    let before = Checkpoint::read_state(origin)?.model.classes;
+    let now = &trainer.description().classes;
+    let missing_in = |classes: &[ModelClass], others: &[ModelClass]| -> Vec<String> {
+        let is_known = |class: &&ModelClass| others.iter().all(|other| other.name != class.name);
+        classes.iter().filter(is_known).map(|class| class.name.clone()).collect()
+    };
+    let (lost, new) = (missing_in(&before, now), missing_in(now, &before));
+    if before.is_empty() || lost.is_empty() && new.is_empty() {
+        return Ok(());
+    }
+    if !lost.is_empty() {
+        tracing::warn!("classes that this training does not have: {}", lost.join(", "));
+    }
+    if !new.is_empty() {
+        tracing::warn!("classes that the model does not know yet: {}", new.join(", "));
+    }
+    Ok(())
 }
 
 /// Logs that an epoch repeats each picture more often than configured, if it does.

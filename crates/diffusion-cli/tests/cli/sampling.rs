@@ -1,5 +1,7 @@
 use std::fs;
 
+use candle_core::{Device, Tensor};
+
 use crate::common::{TestDir, names};
 
 #[test]
@@ -223,5 +225,60 @@ fn a_plan_that_starts_far_from_noise_is_named() {
     for spacing in ["leading", "linspace"] {
         let parts = ["--steps 1 with", "starts at timestep 0 of 200", "--spacing trailing"];
         place.refuses(&line(&format!("1 --spacing {spacing}")), 2, &parts);
+    }
+}
+
+#[test]
+fn doubtful_noise_and_classes_are_named() {
+    let place = TestDir::new();
+    place.train_small("run", 1);
+    let noise = |name: &str, scale: f64| {
+        let values: Vec<f32> = (0..9 * 64)
+            .map(|i| (scale * (f64::from(i) * 1.7).sin() * 2f64.sqrt()) as f32)
+            .collect();
+        let noise = Tensor::from_vec(values, (9, 1, 8, 8), &Device::Cpu).unwrap();
+        diffusion_picture::write_npy(&noise, &place.path(name)).unwrap();
+    };
+    noise("good.npy", 1.0);
+    noise("wide.npy", 14.6);
+    let line = "sample --run run --steps 2 --sampler ddim --format npy --init-noise";
+    assert!(!place.ok(&format!("{line} good.npy --out good")).err.contains("WARN --init-noise"));
+    let answer = place.ok(&format!("{line} wide.npy --out wide"));
+    assert!(answer.err.contains("standard deviation 14.59"), "{}", answer.err);
+    // --num takes the first images.
+    place.ok(&format!("{line} good.npy --num 4 --out four"));
+    let images =
+        |out: &str| diffusion_picture::read_npy(&place.path(out).join("samples.npy")).unwrap();
+    let (all, four) = (images("good"), images("four"));
+    assert_eq!((all.dims()[0], four.dims()[0]), (9, 4));
+    let first = all.narrow(0, 0, 4).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    assert_eq!(first, four.flatten_all().unwrap().to_vec1::<f32>().unwrap());
+    place.refuses(&format!("{line} good.npy --num 10 --out ten"), 2, &["has only 9 images"]);
+
+    // A class without training pictures.
+    place.ok("train --config small.toml --conditional --classes 3,5 --run-dir two --steps 1");
+    let line = "sample --run two --num 1 --steps 1 --sampler ddim --out o";
+    assert!(!place.ok(&format!("{line} --class 3")).err.contains("no training pictures"));
+    let answer = place.ok(&format!("{line} --class 4"));
+    assert!(answer.err.contains("no training pictures of 4"), "{}", answer.err);
+}
+
+#[cfg(unix)]
+#[test]
+fn outputs_go_through_links_and_pipes_and_a_full_one_is_an_error() {
+    let place = TestDir::new();
+    place.write("real.json", "old");
+    std::os::unix::fs::symlink("real.json", place.path("link.json")).unwrap();
+    place.ok("sample --num 6 --steps 1 --sampler ddim --out own");
+    place.ok("evaluate samples own --against mnist --json link.json");
+    assert!(place.path("link.json").symlink_metadata().unwrap().is_symlink());
+    assert!(fs::read_to_string(place.path("real.json")).unwrap().contains("frechet_distance"));
+    let full = std::path::Path::new("/dev/full");
+    if full.exists() {
+        let output = fs::File::options().write(true).open(full).unwrap();
+        let answer = place.command("schedule compare --csv").stdout(output).output().unwrap();
+        assert_eq!(answer.status.code(), Some(1));
+        let text = String::from_utf8_lossy(&answer.stderr).into_owned();
+        assert!(text.contains("standard output cannot be written"), "{text}");
     }
 }

@@ -215,3 +215,49 @@ fn ctrl_c_saves_and_exits_130() {
     let answer = place.ok(&format!("train --run-dir run --resume --steps {}", step + 2));
     assert!(answer.out.contains(&format!("trained {} steps", step + 2)), "{}", answer.out);
 }
+
+#[test]
+fn advice_about_a_short_schedule_can_be_followed() {
+    let place = TestDir::new();
+    place.small_config();
+    let text = fs::read_to_string(place.path("small.toml")).unwrap();
+    for (steps, advice) in
+        [(25, "raise beta_end to 0.800"), (15, "beta_schedule squaredcos_cap_v2")]
+    {
+        let text = text.replace("= 20", &format!("= {steps}")).replace("0.6", "0.1");
+        place.write("short.toml", text);
+        let answer = place.ok(&format!("train --config short.toml --steps 1 --run-dir r{steps}"));
+        assert!(answer.err.contains(advice), "{}", answer.err);
+    }
+}
+
+#[test]
+fn a_copy_under_another_step_is_no_checkpoint_and_other_classes_are_named() {
+    let place = TestDir::new();
+    place.small_config();
+    place.ok("train --config small.toml --conditional --classes 3,5 --run-dir run --steps 2");
+    let checkpoint = |step: u32| place.path(&format!("run/checkpoints/step-{step:07}"));
+    fs::create_dir(checkpoint(99)).unwrap();
+    for name in names(&checkpoint(2)) {
+        fs::copy(checkpoint(2).join(&name), checkpoint(99).join(&name)).unwrap();
+    }
+    let answer = place.ok("train --run-dir run --resume --steps 3");
+    assert!(answer.err.contains("step-0000002 (step 2)"), "{}", answer.err);
+    assert_eq!(fs::read_to_string(place.path("run/latest")).unwrap().trim(), "step-0000003");
+
+    // Class folders whose names differ.
+    for (class, seed) in [("3", 1u8), ("new", 2)] {
+        let picture = diffusion_picture::Picture {
+            width: 8,
+            height: 8,
+            channels: 1,
+            pixels: (0..64).map(|i| i * seed).collect(),
+        };
+        fs::create_dir_all(place.path(&format!("own/{class}"))).unwrap();
+        picture.write_png(&place.path(&format!("own/{class}/a.png"))).unwrap();
+    }
+    let line = "train --config small.toml --conditional --init-from run --data own --run-dir tuned";
+    let answer = place.ok(&format!("{line} --steps 1"));
+    assert!(answer.err.contains("does not know yet: new"), "{}", answer.err);
+    assert!(answer.err.contains("this training does not have: 0, 1, 2, 4"), "{}", answer.err);
+}

@@ -9,6 +9,8 @@ use std::sync::{Mutex, PoisonError};
 use image::metadata::Orientation;
 use image::{ColorType, DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
 
+use crate::prepare::profile;
+
 /// The maximum size of a picture file in bytes, 128 MiB.
 pub(crate) const MAX_FILE_BYTES: u64 = 1 << 27;
 /// The maximum number of pixels, 8,192 × 8,192. It is checked before memory is allocated.
@@ -34,6 +36,16 @@ pub(crate) struct Raster {
     pub(crate) pixels: Vec<u8>,
     /// The pixel format of the file, before conversion to 8 bits, such as `RGB, 16 bits`.
     pub(crate) form: &'static str,
+    pub(crate) lost: Lost,
+}
+
+/// What of a picture file is not in its pixels.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Lost {
+    /// It has a colour profile other than sRGB, which is not applied.
+    pub(crate) colours: bool,
+    /// It is an animation, of which only the first frame is used.
+    pub(crate) frames: bool,
 }
 
 /// The width and height in the file's header, after EXIF rotation.
@@ -75,6 +87,11 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Raster, String> {
         let _large_guard = (u64::from(width) * u64::from(height) > LARGE_PIXELS)
             .then(|| LARGE_LOCK.lock().unwrap_or_else(PoisonError::into_inner));
         let form = form(decoder.color_type());
+        let profile = decoder.icc_profile().ok().flatten();
+        let lost = Lost {
+            colours: profile.is_some_and(|icc| profile::is_other_than_srgb(&icc)),
+            frames: profile::is_animation(bytes),
+        };
         let mut picture = DynamicImage::from_decoder(decoder).map_err(|e| explain(&e))?;
         picture.apply_orientation(orientation);
         let (width, height) = (picture.width() as usize, picture.height() as usize);
@@ -83,7 +100,7 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Raster, String> {
             colour if colour.has_alpha() => (4, picture.into_rgba8().into_raw()),
             _ => (3, picture.into_rgb8().into_raw()),
         };
-        Ok(Raster { width, height, channels, pixels, form })
+        Ok(Raster { width, height, channels, pixels, form, lost })
     })
 }
 

@@ -14,6 +14,15 @@ pub struct Report {
     /// each other size, and the name of the first; at most 5 sizes.
     #[serde(default)]
     pub other_sizes: Vec<(usize, usize, usize, String)>,
+    /// The smallest and the largest byte of all prepared pictures.
+    #[serde(default)]
+    pub byte_range: Option<(u8, u8)>,
+    /// How many pictures have a colour profile other than sRGB, which is not applied.
+    #[serde(default)]
+    pub other_colours: usize,
+    /// How many are animations, of which only the first frame is used.
+    #[serde(default)]
+    pub animations: usize,
     /// The pixel formats of the files, such as `RGB, 16 bits`, and the number of usable pictures
     /// with each.
     pub forms: BTreeMap<String, usize>,

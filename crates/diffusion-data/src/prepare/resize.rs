@@ -109,7 +109,14 @@ impl Target {
                 }
             }
         }
-        Ok(Raster { width: to.0, height: to.1, channels, pixels, form: picture.form })
+        Ok(Raster {
+            width: to.0,
+            height: to.1,
+            channels,
+            pixels,
+            form: picture.form,
+            lost: picture.lost,
+        })
     }
 }
 
@@ -131,6 +138,7 @@ fn resample(
         pixels,
         channels: picture.channels,
         form: picture.form,
+        lost: picture.lost,
     })
 }
 

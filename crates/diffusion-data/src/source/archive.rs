@@ -1,5 +1,6 @@
 //! Pictures in tar and zip archives. Nothing is unpacked to disk.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::{BufReader, Read, Seek};
 use std::path::{Path, PathBuf};
@@ -31,10 +32,10 @@ enum Format {
     Zip,
 }
 
-/// A picture: its index among the entries, its name without the folder that all pictures share, and
-/// its label.
+/// A picture: its name without the folder that all pictures share, and its label.
 #[derive(Debug)]
 struct Picture {
+    /// The index of the entry with its content.
     place: usize,
     name: String,
     label: Option<u32>,
@@ -70,14 +71,22 @@ pub(super) fn open(path: &Path, split: Split) -> Result<(SourceInfo<Archive>, Li
     if format == Format::Zip {
         archive.check_methods()?;
     }
-    let (mut places, mut listed) = (Vec::new(), Vec::new());
-    archive.visit(&mut |place, name, read| {
+    let (mut places, mut listed, mut links) = (Vec::new(), Vec::new(), Vec::new());
+    archive.visit(&mut |entry, read| {
+        let Entry { place, name, link } = entry;
+        if let Some(target) = link {
+            links.push((listed.len(), target.to_owned()));
+            places.push(place);
+            listed.push(ListedFile { name: name.to_owned(), kind: FileKind::Other, table: None });
+            return Ok(());
+        }
         let kind = kind::kind_of(name, || read(HEAD_BYTES as u64).unwrap_or_default());
         let table = (kind == FileKind::Table).then(|| read(table::MAX_BYTES + 1));
         listed.push(ListedFile { name: name.to_owned(), kind, table });
         places.push(place);
         Ok(())
     })?;
+    let lost = follow(&links, &mut listed, &mut places);
     if !listed.iter().any(|file| file.kind == FileKind::Picture) {
         let names: Vec<String> = listed.into_iter().map(|file| file.name).collect();
         return Err(DataError::NothingFound {
@@ -88,6 +97,9 @@ pub(super) fn open(path: &Path, split: Split) -> Result<(SourceInfo<Archive>, Li
     }
     let mut list = Listing::new(&listed, split)
         .map_err(|(table, problem)| archive.damaged(&format!("{table}: {problem}")))?;
+    if lost > 0 {
+        list.notes.push(format!("{lost} links lead to no file of the archive"));
+    }
     let below = |name: &str| name.strip_prefix(&list.shared).unwrap_or(name).to_owned();
     archive.missing = list.missing.iter().map(|name| below(name)).collect();
     archive.pictures = list
@@ -99,11 +111,64 @@ pub(super) fn open(path: &Path, split: Split) -> Result<(SourceInfo<Archive>, Li
     Ok((SourceInfo { count: archive.pictures.len(), classes, kind: archive }, list))
 }
 
+/// Gives each link the kind, the table and the place of the file that it leads to. Returns the
+/// number of links that lead to no file.
+fn follow(links: &[(usize, String)], listed: &mut [ListedFile], places: &mut [usize]) -> usize {
+    /// Links to links are followed this often.
+    const MAX_LINKS: usize = 8;
+    let targets: HashMap<usize, &String> = links.iter().map(|(i, target)| (*i, target)).collect();
+    let by_name: HashMap<String, usize> =
+        listed.iter().enumerate().map(|(i, file)| (file.name.clone(), i)).collect();
+    let file_of = |link: usize| {
+        let mut at = link;
+        for _ in 0..MAX_LINKS {
+            let Some(target) = targets.get(&at) else { return Some(at) };
+            at = *by_name.get(*target)?;
+        }
+        None
+    };
+    let mut lost = 0;
+    for (link, _) in links {
+        let Some(file) = file_of(*link) else {
+            listed[*link].kind = FileKind::Hidden;
+            lost += 1;
+            continue;
+        };
+        let (kind, table) = (listed[file].kind, listed[file].table.clone());
+        places[*link] = places[file];
+        (listed[*link].kind, listed[*link].table) = (kind, table);
+    }
+    lost
+}
+
+/// A file of an archive, or a link.
+struct Entry<'e> {
+    /// Its index among the entries.
+    place: usize,
+    name: &'e str,
+    /// The name of the file that a link leads to.
+    link: Option<&'e str>,
+}
+
+/// The name that a symbolic link in the file `name` leads to.
+fn link_target(name: &str, target: &str) -> String {
+    let folder = name.rsplit_once('/').map_or("", |(folder, _)| folder);
+    let mut parts: Vec<&str> = folder.split('/').filter(|part| !part.is_empty()).collect();
+    for part in target.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => drop(parts.pop()),
+            part => parts.push(part),
+        }
+    }
+    parts.join("/")
+}
+
 /// Reads at most the given number of bytes of an entry.
 type ReadEntry<'r> = dyn FnMut(u64) -> Result<Vec<u8>, String> + 'r;
 
-/// A callback that receives an entry's index, its name, and a function that reads it once.
-type Visitor<'v> = dyn FnMut(usize, &str, &mut ReadEntry<'_>) -> Result<(), DataError> + 'v;
+/// A callback that receives an entry, and a function that reads it once.
+type Visitor<'v> = dyn FnMut(Entry<'_>, &mut ReadEntry<'_>) -> Result<(), DataError> + 'v;
 
 impl Archive {
     pub(super) fn description(&self) -> &'static str {
@@ -174,25 +239,29 @@ impl Archive {
         Ok(())
     }
 
-    /// Visits all regular files, in order.
+    /// Visits all files and links, in order.
     fn visit(&self, visitor: &mut Visitor<'_>) -> Result<(), DataError> {
         if self.format == Format::Zip {
             let mut zip = self.zip()?;
             for place in 0..zip.len() {
-                let name = {
+                let (name, is_link) = {
                     let entry =
                         zip.by_index_raw(place).map_err(|e| self.damaged(&e.to_string()))?;
-                    entry.is_file().then(|| {
-                        let name: Vec<u8> = entry.name_raw().to_vec();
-                        let slashes = name.into_iter().map(|b| if b == b'\\' { b'/' } else { b });
-                        normalised(&kind::text_of(&slashes.collect::<Vec<u8>>()))
-                    })
+                    if !entry.is_file() && !entry.is_symlink() {
+                        continue;
+                    }
+                    let name: Vec<u8> = entry.name_raw().to_vec();
+                    let slashes = name.into_iter().map(|b| if b == b'\\' { b'/' } else { b });
+                    let name = normalised(&kind::text_of(&slashes.collect::<Vec<u8>>()));
+                    (name, entry.is_symlink())
                 };
-                let Some(name) = name else { continue };
-                visitor(place, &name, &mut |most| {
+                let mut read = |most| {
                     let entry = zip.by_index(place).map_err(|e| e.to_string())?;
                     read_at_most(entry, most)
-                })?;
+                };
+                let link = if is_link { read(MAX_LINK_BYTES).ok() } else { None };
+                let link = link.map(|target| link_target(&name, &kind::text_of(&target)));
+                visitor(Entry { place, name: &name, link: link.as_deref() }, &mut read)?;
             }
             return Ok(());
         }
@@ -200,11 +269,18 @@ impl Archive {
         for (place, entry) in tar.entries().map_err(|e| self.damaged(&e.to_string()))?.enumerate() {
             let mut entry =
                 entry.map_err(|e| self.damaged(&format!("damaged after entry {place}: {e}")))?;
-            if !entry.header().entry_type().is_file() {
+            let kind = entry.header().entry_type();
+            if !kind.is_file() && !kind.is_symlink() && !kind.is_hard_link() {
                 continue;
             }
             let name = normalised(&kind::text_of(&entry.path_bytes()));
-            visitor(place, &name, &mut |most| read_at_most(&mut entry, most))?;
+            let target = entry.link_name_bytes().map(|target| kind::text_of(&target));
+            let link = target.filter(|_| !kind.is_file()).map(|target| {
+                // A hard link names a file of the archive, a symbolic one a path from its folder.
+                if kind.is_symlink() { link_target(&name, &target) } else { normalised(&target) }
+            });
+            let entry_info = Entry { place, name: &name, link: link.as_deref() };
+            visitor(entry_info, &mut |most| read_at_most(&mut entry, most))?;
         }
         Ok(())
     }
@@ -233,20 +309,35 @@ impl Archive {
         let path = self.path.clone();
         let places: Vec<usize> = self.pictures.iter().map(|picture| picture.place).collect();
         std::thread::spawn(move || {
-            let mut remaining = places.into_iter().peekable();
             let entries = match tar.entries() {
                 Ok(entries) => entries,
                 Err(e) => return drop(sender.send(Err(DataError::io(&path)(e)))),
             };
+            let mut uses: HashMap<usize, usize> = HashMap::new();
+            for place in &places {
+                *uses.entry(*place).or_default() += 1;
+            }
+            // What links need later, or what comes before a picture that is sent first.
+            let mut kept: HashMap<usize, Result<Vec<u8>, String>> = HashMap::new();
+            let mut next = places.iter().peekable();
             for (place, entry) in entries.enumerate() {
-                let content = match entry {
-                    Ok(_) if remaining.peek() != Some(&place) => continue,
-                    Ok(mut entry) => Ok(read_limited(&mut entry)),
-                    Err(e) => Err(DataError::io(&path)(e)),
-                };
-                remaining.next();
-                let last = content.is_err() || remaining.peek().is_none();
-                if sender.send(content).is_err() || last {
+                match entry {
+                    Ok(mut entry) if uses.contains_key(&place) => {
+                        kept.insert(place, read_limited(&mut entry));
+                    }
+                    Ok(_) => {}
+                    Err(e) => return drop(sender.send(Err(DataError::io(&path)(e)))),
+                }
+                while let Some(wanted) = next.next_if(|wanted| kept.contains_key(wanted)) {
+                    let left = uses.entry(*wanted).or_default();
+                    *left = left.saturating_sub(1);
+                    let content =
+                        if *left == 0 { kept.remove(wanted) } else { kept.get(wanted).cloned() };
+                    if content.is_none_or(|content| sender.send(Ok(content)).is_err()) {
+                        return;
+                    }
+                }
+                if next.peek().is_none() {
                     return;
                 }
             }
@@ -259,6 +350,9 @@ impl Archive {
         Ok(Box::new(records.chain(missing)))
     }
 }
+
+/// The maximum length of the path in a link of a zip archive, in bytes.
+const MAX_LINK_BYTES: u64 = 4096;
 
 /// How many files the thread reads in advance.
 const READ_AHEAD: usize = 16;

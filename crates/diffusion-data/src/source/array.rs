@@ -9,12 +9,13 @@ use diffusion_picture::npy::{Header, NumberType};
 use super::{Content, Record, Records, SourceInfo, numbered_name};
 use crate::DataError;
 use crate::dataset::classes::numbered_classes;
-use crate::prepare::decode::{MAX_PIXELS, Raster};
+use crate::prepare::decode::{Lost, MAX_PIXELS, Raster};
 pub(super) use diffusion_picture::npy::MAGIC as NPY_MAGIC;
 
 /// The possible names of the pictures and the labels in an npz file. The first that exists is used.
 const PICTURES: [&str; 6] = ["images", "x", "x_train", "data", "samples", "arr_0"];
-const LABELS: [&str; 5] = ["labels", "y", "y_train", "label", "arr_1"];
+const LABELS: [&str; 9] =
+    ["labels", "y", "y_train", "label", "targets", "target", "classes", "class", "arr_1"];
 
 /// How many pictures the thread reads in advance.
 const READ_AHEAD: usize = 16;
@@ -146,7 +147,8 @@ impl Layout {
             3 => "RGB",
             _ => "RGB with opacity",
         };
-        Raster { width: self.width, height: self.height, channels: self.channels, pixels, form }
+        let (width, height, channels) = (self.width, self.height, self.channels);
+        Raster { width, height, channels, pixels, form, lost: Lost::default() }
     }
 }
 
@@ -311,9 +313,13 @@ impl Arrays {
         }
     }
 
-    /// Which range was taken, if the numbers leave a doubt.
+    /// What a user should know: the range, if the numbers leave a doubt, and labels in another file.
     pub(super) fn notes(&self) -> Vec<String> {
-        let Some((min, max)) = self.range else { return Vec::new() };
+        self.range_note().into_iter().chain(self.labels_beside()).collect()
+    }
+
+    fn range_note(&self) -> Option<String> {
+        let (min, max) = self.range?;
         let [black, white] = self.scale.range();
         let outside = min < black || max > white;
         let narrow = match self.scale {
@@ -327,7 +333,26 @@ impl Arrays {
                  {white} for white"
             )
         };
-        (outside || narrow).then(note).into_iter().collect()
+        (outside || narrow).then(note)
+    }
+
+    /// A file of labels beside an npy file, which has no place for them.
+    fn labels_beside(&self) -> Option<String> {
+        let stem = self.member.is_none().then(|| self.path.file_stem())??.to_string_lossy();
+        let names = [
+            format!("{stem}_labels.npy"),
+            stem.replace("images", "labels") + ".npy",
+            stem.replace("data", "labels") + ".npy",
+            "labels.npy".to_owned(),
+        ];
+        let own = self.path.file_name()?.to_string_lossy();
+        names.into_iter().find(|name| *name != own && self.path.with_file_name(name).is_file()).map(
+            |name| {
+                format!(
+                    "{name} is not used; save both arrays in one npz file, as images and labels"
+                )
+            },
+        )
     }
 
     fn check_length(&self, length: u64) -> Result<(), String> {

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use super::{Content, Record, Records, SourceInfo, Split, numbered_name};
 use crate::DataError;
-use crate::prepare::decode::Raster;
+use crate::prepare::decode::{Lost, Raster};
 
 const SIDE: usize = 32;
 const AREA: usize = SIDE * SIDE;
@@ -161,5 +161,5 @@ fn read_record(input: &mut impl Read, bytes: &mut [u8]) -> std::io::Result<bool>
 fn raster(planes: &[u8]) -> Raster {
     let pixels =
         (0..AREA).flat_map(|i| [planes[i], planes[AREA + i], planes[2 * AREA + i]]).collect();
-    Raster { width: SIDE, height: SIDE, channels: 3, pixels, form: "RGB" }
+    Raster { width: SIDE, height: SIDE, channels: 3, pixels, form: "RGB", lost: Lost::default() }
 }

@@ -8,10 +8,11 @@ use std::path::{Path, PathBuf};
 use walkdir::WalkDir;
 
 use super::kind::{self, FileKind, HEAD_BYTES};
-use super::listing::{self, ListedFile, Listing};
+use super::listing::{self, ListedFile, Listing, Stamp};
 use super::{Content, PictureFiles, Record, Records, SourceInfo, Split, table};
 use crate::DataError;
 use crate::dataset::hash::StableHasher;
+use crate::error::first_names;
 
 /// The maximum depth of folders below the source.
 const MAX_DEPTH: usize = 32;
@@ -29,8 +30,8 @@ struct Entry {
     file: FoundFile,
 }
 
-/// The path of a file, its length and its modification time; or why it cannot be used.
-type FoundFile = Result<(PathBuf, (u64, u128)), String>;
+/// The path of a file and its state; or why it cannot be used.
+type FoundFile = Result<(PathBuf, Stamp), String>;
 
 impl Files {
     pub(super) fn records(&self) -> Records<'_> {
@@ -89,6 +90,7 @@ pub(super) fn shards(path: &Path, split: Split) -> Vec<PathBuf> {
 #[derive(Debug)]
 pub(super) struct FolderFiles {
     listed: Vec<ListedFile>,
+    folders: Vec<String>,
     files: Vec<FoundFile>,
 }
 
@@ -96,11 +98,13 @@ impl FolderFiles {
     /// Finds all files below `root`, in the order of their names. Hidden folders and the folders of
     /// runs are left out.
     pub(super) fn find(root: &Path) -> Result<Self, DataError> {
-        let mut found = Self { listed: Vec::new(), files: Vec::new() };
+        let mut found = Self { listed: Vec::new(), folders: Vec::new(), files: Vec::new() };
         let walk = WalkDir::new(root).follow_links(true).max_depth(MAX_DEPTH).sort_by_file_name();
         for item in walk.into_iter().filter_entry(|entry| !is_run_folder(entry.path())) {
             match item {
-                Ok(item) if item.file_type().is_dir() => {}
+                Ok(item) if item.file_type().is_dir() => {
+                    found.folders.push(relative(root, item.path()));
+                }
                 Ok(item) => {
                     let path = item.into_path();
                     let name = relative(root, &path);
@@ -172,7 +176,12 @@ impl FolderFiles {
         }
         let mut list = Listing::new(&self.listed, split)
             .map_err(|(table, problem)| DataError::unusable(&root.join(table), problem))?;
-        let prefix = list.part.map_or_else(String::new, |part| format!("{}{part}/", list.shared));
+        let prefix =
+            list.part.as_ref().map_or_else(String::new, |part| format!("{}{part}/", list.shared));
+        let empty = self.empty_classes(list.part.as_ref().map_or(&list.shared, |_| &prefix), &list);
+        if !empty.is_empty() {
+            list.notes.push(format!("no pictures in the folders {}", first_names(&empty)));
+        }
         let below = |name: &str| name.strip_prefix(&prefix).map(str::to_owned);
         let mut places = std::mem::take(&mut list.pictures);
         places.extend(damaged.into_iter().map(|place| (place, None)));
@@ -191,6 +200,28 @@ impl FolderFiles {
         }));
         let classes = std::mem::take(&mut list.classes);
         Ok((SourceInfo { count: entries.len(), classes, kind: Files { entries } }, list))
+    }
+}
+
+impl FolderFiles {
+    /// The folders beside those of the classes, in `base`, that contain no pictures.
+    fn empty_classes(&self, base: &str, list: &Listing) -> Vec<String> {
+        let inside = |folder: &str| format!("{base}{folder}/");
+        let holds_pictures = |folder: &str| {
+            list.pictures
+                .iter()
+                .any(|(place, _)| self.listed[*place].name.starts_with(&inside(folder)))
+        };
+        let siblings: Vec<&str> = self
+            .folders
+            .iter()
+            .filter_map(|name| name.strip_prefix(base))
+            .filter(|name| !name.is_empty() && !name.contains('/') && !name.starts_with('.'))
+            .collect();
+        if !siblings.iter().any(|name| list.classes.iter().any(|class| class == name)) {
+            return Vec::new();
+        }
+        siblings.into_iter().filter(|name| !holds_pictures(name)).map(str::to_owned).collect()
     }
 }
 

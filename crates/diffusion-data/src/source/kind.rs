@@ -4,7 +4,7 @@ use std::str::Utf8Chunk;
 
 use image::ImageFormat;
 
-use super::table;
+use super::{mnist, table};
 
 /// The number of bytes that decide what a file is.
 pub(super) const HEAD_BYTES: usize = 1024;
@@ -59,7 +59,8 @@ pub(super) fn kind_of(name: &str, head: impl FnOnce() -> Vec<u8>) -> FileKind {
         let is_sheet = may_be_sheet && diffusion_picture::is_sheet(&head());
         return if is_sheet { FileKind::Sheet } else { FileKind::Picture };
     }
-    let is_known = TEXT_ENDINGS.contains(&ending.as_str())
+    let is_known = mnist::has_idx_name(file)
+        || TEXT_ENDINGS.contains(&ending.as_str())
         || RAW_ENDINGS.contains(&ending.as_str())
         || ["parquet", "npy", "npz", "bin"].contains(&ending.as_str());
     if !is_known && is_picture_content(&head()) { FileKind::Picture } else { FileKind::Other }

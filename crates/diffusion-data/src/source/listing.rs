@@ -16,9 +16,21 @@ use crate::config::Split;
 use crate::dataset::classes::classes_of;
 use crate::dataset::hash::StableHasher;
 
-/// Folders of test pictures, in order of priority.
-const TEST_FOLDERS: [&str; 4] = ["test", "val", "valid", "validation"];
-const TRAIN_FOLDER: &str = "train";
+/// Names of folders of training pictures, and of test pictures in order of priority, in lower case
+/// and without a prefix such as `seg_`.
+const TRAIN_NAMES: [&str; 2] = ["train", "training"];
+const TEST_NAMES: [&str; 10] = [
+    "test",
+    "testing",
+    "val",
+    "valid",
+    "validation",
+    "validate",
+    "dev",
+    "eval",
+    "evaluation",
+    "holdout",
+];
 /// Why a file that only a table names cannot be used.
 pub(super) const MISSING: &str = "listed in the table of labels, but not there";
 /// How many kinds of unused files a note names.
@@ -51,7 +63,7 @@ pub(super) struct Listing {
     /// The folder that all pictures of all splits share, including its last `/`.
     pub(super) shared: String,
     /// The folder of the split below `shared`.
-    pub(super) part: Option<&'static str>,
+    pub(super) part: Option<String>,
     /// What a user has to know: files that are not used, and pictures without a class.
     pub(super) notes: Vec<String>,
 }
@@ -69,17 +81,17 @@ impl Listing {
         let is_picture = |file: &&ListedFile| file.kind == FileKind::Picture;
         let all: Vec<&str> = files.iter().filter(is_picture).map(|f| f.name.as_str()).collect();
         let shared = shared_folder(&all).to_owned();
-        let part = split_folder(
-            |folder| all.iter().any(|name| is_below(name, &shared, Some(folder))),
-            split,
-        );
+        let splits = Splits::find(&all, &shared);
+        let part = splits.as_ref().map(|splits| splits.folder(split).to_owned());
         let places: Vec<usize> = (0..files.len())
-            .filter(|&i| is_picture(&&files[i]) && is_below(&files[i].name, &shared, part))
+            .filter(|&i| {
+                is_picture(&&files[i]) && is_below(&files[i].name, &shared, part.as_deref())
+            })
             .collect();
         let names: Vec<&str> = places.iter().map(|&i| files[i].name.as_str()).collect();
 
         let mut notes = Vec::new();
-        let (labels, missing) = table_labels(files, &names, &shared, part, &mut notes)?;
+        let (labels, missing) = table_labels(files, &names, &shared, &mut notes)?;
         let labels = if labels.values().any(Option::is_some) {
             names.iter().map(|name| labels.get(*name).cloned().flatten()).collect()
         } else {
@@ -93,12 +105,11 @@ impl Listing {
         if !classes.is_empty() && unlabelled > 0 {
             notes.push(format!("{unlabelled} of {} pictures have no class", pictures.len()));
         }
-        if let Some(part) = part {
-            let outside = all.iter().filter(|name| {
-                let folders = [TRAIN_FOLDER].into_iter().chain(TEST_FOLDERS);
-                !folders.into_iter().any(|folder| is_below(name, &shared, Some(folder)))
-            });
-            let outside = outside.count();
+        if let (Some(splits), Some(part)) = (&splits, &part) {
+            let is_outside = |name: &&&str| {
+                splits.all.iter().all(|folder| !is_below(name, &shared, Some(folder)))
+            };
+            let outside = all.iter().filter(is_outside).count();
             if outside > 0 {
                 notes.push(format!(
                     "{outside} pictures outside of the folders of splits are not used; the split is \
@@ -109,6 +120,23 @@ impl Listing {
         notes.extend(unused(files));
         Ok(Self { pictures, classes, missing, shared, part, notes })
     }
+}
+
+/// Whether the folders of pictures give them these classes.
+pub(crate) fn folders_give(labelled: &[(String, Option<String>)]) -> bool {
+    let file = |(name, _): &(String, _)| ListedFile {
+        name: name.clone(),
+        kind: FileKind::Picture,
+        table: None,
+    };
+    let files: Vec<ListedFile> = labelled.iter().map(file).collect();
+    let Ok(listing) = Listing::new(&files, Split::Train) else { return false };
+    let class = |label: Option<u32>| label.map(|label| &listing.classes[label as usize]);
+    listing.pictures.len() == labelled.len()
+        && listing
+            .pictures
+            .iter()
+            .all(|(place, label)| class(*label) == labelled[*place].1.as_ref())
 }
 
 /// Whether a file is in the folder `part` of the folder `shared`.
@@ -122,7 +150,6 @@ fn table_labels(
     files: &[ListedFile],
     names: &[&str],
     shared: &str,
-    part: Option<&str>,
     notes: &mut Vec<String>,
 ) -> Result<(TableLabels, Vec<String>), TableProblem> {
     let mut folders = HashSet::new();
@@ -145,14 +172,22 @@ fn table_labels(
     tables.sort_by_key(|(name, _)| priority(name));
 
     let existing: HashSet<&str> = files.iter().map(|file| file.name.as_str()).collect();
+    // A row of a split that is not in this copy of the set is not missing.
+    let existing_folders: HashSet<&str> = existing.iter().map(|name| folder_of(name)).collect();
+    let root = &shared[..folder_of(shared.trim_end_matches('/')).len()];
     let other_split = |name: &str| {
-        let Some(part) = part.or_else(|| part_of(shared)) else { return false };
-        let root = shared.strip_suffix(&format!("{part}/")).unwrap_or(shared);
-        let folders = [TRAIN_FOLDER].into_iter().chain(TEST_FOLDERS);
-        folders.into_iter().any(|folder| folder != part && is_below(name, root, Some(folder)))
+        [shared, root].into_iter().any(|base| {
+            let folder = name.strip_prefix(base).and_then(|rest| rest.split_once('/'));
+            folder.is_some_and(|(folder, _)| {
+                let path = format!("{base}{folder}/");
+                kind_of_split(folder).is_some()
+                    && !existing_folders.iter().any(|known| known.starts_with(&path))
+            })
+        })
     };
     let mut labels = TableLabels::new();
     let mut missing = BTreeSet::new();
+    let mut read: Vec<&str> = Vec::new();
     for (name, content) in tables {
         let invalid = |problem: String| (name.to_owned(), problem);
         let content = content.as_ref().map_err(|problem| invalid(problem.clone()))?;
@@ -177,15 +212,21 @@ fn table_labels(
                 "{name}: {contradictions} rows repeat a file with another label; the last row counts"
             ));
         }
+        let is_other = |(file, label): &(&String, &Option<String>)| {
+            let earlier = labels.get(*file).and_then(Option::as_ref);
+            earlier.is_some_and(|earlier| label.as_ref().is_some_and(|label| label != earlier))
+        };
+        let others = own.iter().filter(is_other).count();
+        if others > 0 {
+            notes.push(format!(
+                "{name}: {others} files have another label in {}; {name} counts",
+                read.join(", ")
+            ));
+        }
+        read.push(name);
         labels.extend(own);
     }
     Ok((labels, missing.into_iter().collect()))
-}
-
-/// The split whose folder `shared` is, if the other splits do not exist.
-fn part_of(shared: &str) -> Option<&str> {
-    let last = shared.strip_suffix('/')?.rsplit('/').next()?;
-    [TRAIN_FOLDER].iter().chain(&TEST_FOLDERS).find(|folder| **folder == last).map(|_| last)
 }
 
 /// The first folder of each name below the folders that all names share. With fewer than two such
@@ -215,10 +256,50 @@ fn shared_folder<'a>(names: &[&'a str]) -> &'a str {
     })
 }
 
-/// The name of the folder of `split`, if there are folders for training and for test pictures.
-fn split_folder(is_folder: impl Fn(&str) -> bool, split: Split) -> Option<&'static str> {
-    let test = TEST_FOLDERS.into_iter().find(|name| is_folder(name))?;
-    is_folder(TRAIN_FOLDER).then_some(if split == Split::Train { TRAIN_FOLDER } else { test })
+/// The folders of splits below the shared folder.
+#[derive(Debug)]
+struct Splits {
+    train: String,
+    test: String,
+    /// All folders of splits, with the other ones.
+    all: Vec<String>,
+}
+
+impl Splits {
+    /// The splits, if there are folders for training and for test pictures.
+    fn find(names: &[&str], shared: &str) -> Option<Self> {
+        let folders: BTreeSet<&str> = names
+            .iter()
+            .filter_map(|name| name.strip_prefix(shared)?.split_once('/'))
+            .map(|(folder, _)| folder)
+            .collect();
+        let rank = |folder: &&&str| kind_of_split(folder);
+        let mut of_splits: Vec<&&str> = folders.iter().filter(|f| rank(f).is_some()).collect();
+        of_splits.sort_by_key(rank);
+        let train = of_splits.iter().find(|f| kind_of_split(f).is_some_and(|k| k.0 == 0))?;
+        let test = of_splits.iter().find(|f| kind_of_split(f).is_some_and(|k| k.0 == 1))?;
+        Some(Self {
+            train: (**train).to_string(),
+            test: (**test).to_string(),
+            all: of_splits.iter().map(|folder| (**folder).to_owned()).collect(),
+        })
+    }
+
+    fn folder(&self, split: Split) -> &str {
+        if split == Split::Train { &self.train } else { &self.test }
+    }
+}
+
+/// 0 for the name of a folder of training pictures, 1 for test pictures, and the priority among the
+/// names of that kind. A prefix such as `seg_` comes last.
+pub(crate) fn kind_of_split(folder: &str) -> Option<(usize, usize, bool)> {
+    let name = folder.to_lowercase();
+    let last = name.rsplit(['_', '-', ' ']).next().unwrap_or(&name);
+    let has_prefix = last.len() < name.len();
+    [&TRAIN_NAMES[..], &TEST_NAMES].iter().enumerate().find_map(|(kind, names)| {
+        let rank = names.iter().position(|known| *known == last)?;
+        Some((kind, rank, has_prefix))
+    })
 }
 
 /// Notes about the files that are not read.
@@ -271,12 +352,29 @@ pub(super) fn fingerprint(files: &[PathBuf]) -> u64 {
     hash.finish()
 }
 
-/// The length of a file in bytes, and its modification time in nanoseconds since 1970.
-pub(super) fn stamp(metadata: io::Result<fs::Metadata>) -> (u64, u128) {
+/// The length of a file in bytes, its modification time in nanoseconds since 1970, and on Unix the
+/// time of the last change of the file or its attributes. `cp -p` keeps the modification time.
+pub(super) type Stamp = (u64, u128, i128);
+
+pub(super) fn stamp(metadata: io::Result<fs::Metadata>) -> Stamp {
     let time = |metadata: &fs::Metadata| {
         metadata.modified().ok()?.duration_since(UNIX_EPOCH).ok().map(|since| since.as_nanos())
     };
-    metadata.map_or((0, 0), |metadata| (metadata.len(), time(&metadata).unwrap_or(0)))
+    metadata.map_or((0, 0, 0), |metadata| {
+        (metadata.len(), time(&metadata).unwrap_or(0), changed(&metadata))
+    })
+}
+
+#[cfg(unix)]
+fn changed(metadata: &fs::Metadata) -> i128 {
+    use std::os::unix::fs::MetadataExt;
+
+    i128::from(metadata.ctime()) * 1_000_000_000 + i128::from(metadata.ctime_nsec())
+}
+
+#[cfg(not(unix))]
+fn changed(_: &fs::Metadata) -> i128 {
+    0
 }
 
 #[cfg(test)]
@@ -363,10 +461,34 @@ mod tests {
     fn rows_of_other_splits_are_not_missing() {
         let table = "metadata.csv|file_name,label\ntrain/a.png,x\ntrain/c.png,x\ntest/b.png,y\n";
         let both = listing(&["train/a.png", "test/b.png", table]).unwrap();
-        assert_eq!((both.part, both.missing), (Some("train"), vec!["train/c.png".to_owned()]));
+        assert_eq!(
+            (both.part.as_deref(), both.missing),
+            (Some("train"), vec!["train/c.png".to_owned()])
+        );
         assert_eq!(both.classes, ["x"]);
         let only = listing(&["train/a.png", table]).unwrap();
         assert_eq!((only.part, only.missing), (None, vec!["train/c.png".to_owned()]));
+    }
+
+    #[test]
+    fn splits_have_many_names() {
+        for (train, test) in [
+            ("train", "test"),
+            ("Training", "Testing"),
+            ("TRAIN", "VAL"),
+            ("train", "dev"),
+            ("seg_train", "seg_test"),
+        ] {
+            let names =
+                [format!("{train}/a/1.png"), format!("{train}/b/2.png"), format!("{test}/a/3.png")];
+            let names: Vec<&str> = names.iter().map(String::as_str).collect();
+            let found = listing(&names).unwrap();
+            assert_eq!((found.part.as_deref(), found.pictures.len()), (Some(train), 2), "{test}");
+            assert_eq!(found.classes, ["a", "b"]);
+        }
+        for names in [["trainer/1.png", "tester/2.png"], ["train/1.png", "latest/2.png"]] {
+            assert_eq!(listing(&names).unwrap().part, None);
+        }
     }
 
     #[test]
@@ -394,6 +516,14 @@ mod tests {
         assert_eq!(
             notes(&["a.png", "labels.csv|file,label\na.png,x\na.png,y\n"]),
             ["labels.csv: 1 rows repeat a file with another label; the last row counts"]
+        );
+        assert_eq!(
+            notes(&[
+                "a.png",
+                "metadata.csv|file,label\na.png,x\n",
+                "labels.csv|file,label\na.png,y\n"
+            ]),
+            ["metadata.csv: 1 files have another label in labels.csv; metadata.csv counts"]
         );
         assert_eq!(
             notes(&["a.png", "contact-sheet.png"]),

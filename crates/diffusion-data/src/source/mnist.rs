@@ -176,14 +176,15 @@ impl Candidate {
     }
 
     fn open(path: &Path, depth: usize) -> Option<Self> {
-        let head = idx::head(path)?;
-        let (rank, count) = match head {
-            [0, 0, 8, rank @ (1 | 3), a, b, c, d] => (rank, u32::from_be_bytes([a, b, c, d])),
-            _ => return None,
-        };
         let name = path.file_name()?.to_string_lossy().to_lowercase();
         let name = name.strip_suffix(".gz").unwrap_or(&name);
-        let key: String = name.chars().filter(|c| c.is_alphanumeric()).collect();
+        let key = key_of(name);
+        let (rank, count) = match idx::head(path) {
+            Some([0, 0, 8, rank @ (1 | 3), a, b, c, d]) => (rank, u32::from_be_bytes([a, b, c, d])),
+            // Reading it gives an error that says what is wrong.
+            _ if STANDARD_KEYS.contains(&key.as_str()) => (3, 0),
+            _ => return None,
+        };
         let split = split_in(name).or_else(|| {
             // Kaggle packs each file into a folder of its own name.
             split_in(&path.parent()?.file_name()?.to_string_lossy().to_lowercase())
@@ -215,6 +216,17 @@ impl Candidate {
         let first = similar.first()?;
         similar.iter().all(|file| file.key == first.key).then(|| first.path.clone())
     }
+}
+
+/// The letters and digits of a name in lower case.
+fn key_of(name: &str) -> String {
+    name.to_lowercase().chars().filter(|c| c.is_alphanumeric()).collect()
+}
+
+/// Whether a name says that the file has the format IDX, whatever it contains.
+pub(super) fn has_idx_name(name: &str) -> bool {
+    let key = key_of(name);
+    key.contains("idx3ubyte") || key.contains("idx1ubyte")
 }
 
 /// The split that a name says, such as `t10k-images-idx3-ubyte`.

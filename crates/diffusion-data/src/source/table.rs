@@ -97,7 +97,7 @@ fn read_jsonl(content: &[u8]) -> Result<Table, String> {
         let label = field(&LABEL_COLUMNS);
         has_labels |= label.is_some();
         let label = match label {
-            Some(Value::String(label)) => non_empty(label),
+            Some(Value::String(label)) => non_empty(label.trim()),
             Some(Value::Number(label)) => Some(label.to_string()),
             Some(Value::Bool(label)) => Some(label.to_string()),
             None | Some(Value::Null) => None,

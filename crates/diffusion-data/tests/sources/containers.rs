@@ -322,7 +322,7 @@ fn a_packed_archive_keeps_hidden_classes_and_invents_none() {
     packed(&folder.path("set"), &folder.path("set.tar")).unwrap();
     let dataset = prepared(&folder.path("set.tar")).unwrap().dataset;
     let expected =
-        [pair("_.net/a.png", "_.net"), pair("x/sub/b.png", "x"), ("sub-c.png".to_owned(), None)];
+        [pair("_.net/a.png", ".net"), pair("x/sub/b.png", "x"), ("sub-c.png".to_owned(), None)];
     assert_eq!(labelled(&dataset), expected);
 }
 

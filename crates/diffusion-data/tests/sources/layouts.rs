@@ -463,3 +463,97 @@ mod parquet_files {
         );
     }
 }
+
+#[test]
+fn a_packed_archive_keeps_classes_that_folders_cannot_express() {
+    for classes in [
+        vec!["car", "train", "test"],
+        vec!["a/b", "a-b"],
+        vec!["__MACOSX", ".net"],
+        vec!["only"],
+        vec!["10", "9", "-1"],
+    ] {
+        let folder = Folder::new();
+        let mut rows = vec!["file_name,label".to_owned()];
+        for (i, class) in classes.iter().enumerate() {
+            folder.write(&format!("set/{i}.png"), png(i as u8));
+            rows.push(format!("{i}.png,{class}"));
+        }
+        folder.write("set/metadata.csv", rows.join("\n"));
+        let expected = prepared(&folder.path("set")).unwrap().dataset;
+        let out = folder.path("set.tar");
+        diffusion_data::pack(&open(&folder.path("set")).unwrap(), &out, 0, &mut |_| {
+            std::ops::ControlFlow::Continue(())
+        })
+        .unwrap();
+        let packed = prepared(&out).unwrap().dataset;
+        assert_eq!(packed.classes(), expected.classes());
+        assert_eq!(packed.fingerprint(), expected.fingerprint(), "{classes:?}");
+    }
+}
+
+#[test]
+fn links_in_an_archive_are_followed() {
+    let mut archive = tar::Builder::new(Vec::new());
+    let mut add = |name: &str, kind: tar::EntryType, target: &str, bytes: &[u8]| {
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(kind);
+        header.set_size(bytes.len() as u64);
+        if kind.is_file() {
+            archive.append_data(&mut header, name, bytes).unwrap();
+        } else {
+            archive.append_link(&mut header, name, target).unwrap();
+        }
+    };
+    let (file, hard, soft) =
+        (tar::EntryType::Regular, tar::EntryType::Link, tar::EntryType::Symlink);
+    add("t/cat/first.png", soft, "../dog/b.png", &[]);
+    add("t/dog/a.png", file, "", &png(1));
+    add("t/dog/b.png", file, "", &png(2));
+    add("t/dog/hard.png", hard, "t/dog/a.png", &[]);
+    add("t/dog/soft.png", soft, "b.png", &[]);
+    add("t/dog/lost.png", soft, "../../nowhere.png", &[]);
+    let folder = Folder::new();
+    let path = folder.write("t.tar", archive.into_inner().unwrap());
+    let source = open(&path).unwrap();
+    assert_eq!(source.notes(), ["1 links lead to no file of the archive"]);
+    let dataset = prepared(&path).unwrap().dataset;
+    let expected = [
+        pair("cat/first.png", "cat"),
+        pair("dog/a.png", "dog"),
+        pair("dog/b.png", "dog"),
+        pair("dog/hard.png", "dog"),
+        pair("dog/soft.png", "dog"),
+    ];
+    assert_eq!(labelled(&dataset), expected);
+    assert_eq!(dataset.image(0), dataset.image(2));
+    assert_eq!(dataset.image(3), dataset.image(1));
+    assert_eq!(dataset.image(4), dataset.image(2));
+}
+
+#[test]
+fn doubtful_pictures_and_folders_are_named() {
+    let folder = Folder::new();
+    folder.write("set/cat/1.png", png(1));
+    folder.write("set/dog/2.png", png(2));
+    fs::create_dir_all(folder.path("set/eel")).unwrap();
+    assert_eq!(open(&folder.path("set")).unwrap().notes(), ["no pictures in the folders eel"]);
+    // The smallest and the largest byte show pictures of 0 and 1.
+    let path = folder.write("binary.npy", npy("|u1", "1, 4, 4", &[0, 1].repeat(8)));
+    assert_eq!(prepared(&path).unwrap().report.byte_range, Some((0, 1)));
+    folder.write("binary_labels.npy", npy("|u1", "1,", &[1]));
+    assert!(open(&path).unwrap().notes()[0].starts_with("binary_labels.npy is not used"));
+}
+
+#[cfg(unix)]
+#[test]
+fn the_cache_notices_a_file_that_was_replaced_with_its_time() {
+    let folder = Folder::new();
+    let path = folder.write("set/1.bmp", png(1));
+    let time = fs::metadata(&path).unwrap().modified().unwrap();
+    let before = open(&folder.path("set")).unwrap().fingerprint();
+    std::thread::sleep(std::time::Duration::from_millis(20));
+    fs::write(&path, png(2)).unwrap();
+    fs::File::options().write(true).open(&path).unwrap().set_modified(time).unwrap();
+    assert_ne!(open(&folder.path("set")).unwrap().fingerprint(), before);
+}

@@ -77,6 +77,7 @@ impl TrainConfig {
             ("loss", format!("{:?}", LossConfig::default())),
             ("out_channels", "None".to_owned()),
             ("patch_size", "1".to_owned()),
+            ("mid_block_scale_factor", format!("{:?}", 1.0)),
             ("muon", "false".to_owned()),
             ("sampler", "None".to_owned()),
             ("conditional", "Never".to_owned()),

@@ -1,5 +1,6 @@
 //! The images that `diffusion sample` generates, and their file names.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use candle_core::Tensor;
@@ -29,6 +30,12 @@ impl ImageList {
         noise: Option<&Tensor>,
     ) -> anyhow::Result<Self> {
         let noise_count = noise.map(|noise| noise.dim(0)).transpose()?.map(|n| n as u64);
+        if let (Some(available), Some(num)) = (noise_count, args.num)
+            && num > available
+        {
+            bail_usage!("--num {num}: --init-noise has only {available} images");
+        }
+        let noise_count = args.num.filter(|_| noise_count.is_some()).or(noise_count);
         let indexed = |class, num| (0..num).map(move |index| ImageSpec { index, class });
         let Some(classes) = control.requested.clone() else {
             let indices = 0..noise_count.or(args.num).unwrap_or(16);
@@ -50,6 +57,16 @@ impl ImageList {
                 Ok(Self { specs, by_class: Some((classes, num as usize)) })
             }
         }
+    }
+
+    /// The names of the classes that are requested and had no training pictures, where the model
+    /// has such a record.
+    pub(super) fn untrained_classes<'c>(&self, control: &'c Control) -> Vec<&'c str> {
+        let has_record = control.classes.iter().any(|class| class.pictures > 0);
+        let used: BTreeSet<u32> = self.specs.iter().filter_map(|spec| spec.class).collect();
+        let classes = used.into_iter().filter_map(|class| control.classes.get(class as usize));
+        let untrained = classes.filter(|class| has_record && class.pictures == 0);
+        untrained.map(|class| class.name.as_str()).collect()
     }
 
     /// Creates the folder `out` and those of the classes in it. Warns about images of an earlier

@@ -32,8 +32,8 @@ struct PackedPicture {
 }
 
 /// Writes the pictures of `source` to the file `out`. The extension decides the format: `.tar` is
-/// an archive with a folder for each class, and a table of labels where folders cannot express them; `.parquet` is a file as on the Hugging Face hub, with
-/// the feature `parquet`.
+/// an archive with a folder for each class, and a table of labels where folders cannot express
+/// them; `.parquet` is a file as on the Hugging Face hub, with the feature `parquet`.
 ///
 /// Picture files are copied unchanged, raw pixels become PNG files, and damaged pictures are left
 /// out. The file appears under its name only when it is complete.

@@ -23,8 +23,8 @@ pub fn read_file(path: &Path) -> Result<Vec<u8>, FileError> {
 }
 
 /// Writes `bytes` under a temporary name in the folder of `path`, syncs the file and renames it to
-/// `path`. An existing file is replaced; of a link, the file that it leads to. A pipe or a device is
-/// written to.
+/// `path`. An existing file is replaced; of a link, the file that it leads to. A pipe or a device
+/// is written to.
 ///
 /// # Errors
 /// An I/O error, if the file cannot be written. The previous file, if any, remains unchanged.

@@ -313,7 +313,7 @@ impl Arrays {
         }
     }
 
-    /// What a user should know: the range, if the numbers leave a doubt, and labels in another file.
+    /// What a user should know: the range, if the numbers leave a doubt, and unused labels.
     pub(super) fn notes(&self) -> Vec<String> {
         self.range_note().into_iter().chain(self.labels_beside()).collect()
     }

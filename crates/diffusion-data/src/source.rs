@@ -156,6 +156,11 @@ impl Source {
             let source = Self::new(path, info, &[], Kind::Files);
             return Ok(Self { fingerprint, split: list.part, notes: list.notes, ..source });
         }
+        if let Some(pointer) = files.first_pointer() {
+            let problem =
+                "this is a Git LFS pointer, not the file itself; `git lfs pull` downloads it";
+            return Err(DataError::unusable(&path.join(pointer), problem));
+        }
         if let Some(files) = mnist::files(path, split)? {
             return Self::open_idx(path, &files);
         }

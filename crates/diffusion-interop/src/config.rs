@@ -71,6 +71,82 @@ impl SchedulerClass {
         Self::ALL.into_iter().find(|class| class.name() == name)
     }
 
+    /// The settings that the class has in `diffusers`, which ignores all others. A scheduler that
+    /// was made from the settings of another class contains those too.
+    pub(crate) fn settings(self) -> Vec<&'static str> {
+        const SCHEDULE: [&str; 8] = [
+            "num_train_timesteps",
+            "beta_start",
+            "beta_end",
+            "beta_schedule",
+            "trained_betas",
+            "prediction_type",
+            "timestep_spacing",
+            "steps_offset",
+        ];
+        const SIGMAS: [&str; 3] =
+            ["use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas"];
+        // Not settings of all these classes, but read where another class has left them.
+        const LIMITS: [&str; 2] = ["sigma_min", "sigma_max"];
+        const THRESHOLD: [&str; 3] =
+            ["thresholding", "dynamic_thresholding_ratio", "sample_max_value"];
+        const MULTISTEP: [&str; 4] =
+            ["solver_order", "solver_type", "lower_order_final", "final_sigmas_type"];
+        const SOLVER: [&str; 3] = ["algorithm_type", "euler_at_final", "lambda_min_clipped"];
+        const FLOW: [&str; 4] =
+            ["use_flow_sigmas", "flow_shift", "use_dynamic_shifting", "time_shift_type"];
+        const CLIP: [&str; 2] = ["clip_sample", "clip_sample_range"];
+        const ZERO_SNR: &str = "rescale_betas_zero_snr";
+        const EDM: [&str; 8] = [
+            "sigma_min",
+            "sigma_max",
+            "sigma_data",
+            "sigma_schedule",
+            "num_train_timesteps",
+            "prediction_type",
+            "rho",
+            "final_sigmas_type",
+        ];
+        let lists: &[&[&str]] = match self {
+            Self::Ddpm => &[&SCHEDULE, &CLIP, &THRESHOLD, &["variance_type", ZERO_SNR]],
+            Self::Ddim => &[&SCHEDULE, &CLIP, &THRESHOLD, &["set_alpha_to_one", ZERO_SNR]],
+            Self::DpmSolverMultistep => &[
+                &SCHEDULE,
+                &SIGMAS,
+                &LIMITS,
+                &THRESHOLD,
+                &MULTISTEP,
+                &SOLVER,
+                &FLOW,
+                &["use_lu_lambdas", "variance_type", ZERO_SNR],
+            ],
+            Self::Euler => &[
+                &SCHEDULE,
+                &SIGMAS,
+                &LIMITS,
+                &["interpolation_type", "timestep_type", "final_sigmas_type", ZERO_SNR],
+            ],
+            Self::EulerAncestral => &[&SCHEDULE, &[ZERO_SNR]],
+            Self::Heun => &[&SCHEDULE, &SIGMAS, &LIMITS, &CLIP],
+            Self::UniPc => &[
+                &SCHEDULE,
+                &SIGMAS,
+                &LIMITS,
+                &THRESHOLD,
+                &MULTISTEP,
+                &FLOW,
+                &["predict_x0", "disable_corrector", "solver_p", "shift_terminal", ZERO_SNR],
+            ],
+            Self::Lms => &[&SCHEDULE, &SIGMAS, &LIMITS],
+            Self::Pndm => &[&SCHEDULE, &["skip_prk_steps", "set_alpha_to_one"]],
+            Self::EdmEuler => &[&EDM],
+            Self::EdmDpmSolverMultistep => {
+                &[&EDM, &THRESHOLD, &MULTISTEP, &["algorithm_type", "euler_at_final"]]
+            }
+        };
+        lists.concat()
+    }
+
     /// The pipeline of unconditional models with this scheduler.
     pub fn pipeline(self) -> &'static str {
         match self {
@@ -171,6 +247,17 @@ impl SchedulerConfig {
                 .map_err(|e| format!("`{key}`: {e}"))?;
         }
         serde_json::from_value(fields.into()).map_err(|e| e.to_string())
+    }
+
+    /// The settings that `class` has; the others have their defaults.
+    pub(crate) fn of_class(&self, class: SchedulerClass) -> Self {
+        let known = class.settings();
+        let Ok(Value::Object(mut fields)) = serde_json::to_value(self) else { return self.clone() };
+        fields.retain(|key, value| {
+            (key.starts_with('_') || known.contains(&key.as_str())) && !value.is_null()
+        });
+        // A setting that JSON cannot hold, such as −∞, is one that was not limited.
+        serde_json::from_value(fields.into()).unwrap_or_else(|_| self.clone())
     }
 
     /// Settings of which none is left out in a file.

@@ -79,8 +79,12 @@ impl ImportedModel {
         let model = part_folder(folder, UNET);
         let config = model.join("config.json");
         if !config.exists() {
-            let problem =
-                "this folder holds no model: there is neither unet/config.json nor config.json";
+            let mut problem =
+                "this folder holds no model: there is neither unet/config.json nor config.json"
+                    .to_owned();
+            if folder.join(UNET_EMA).is_dir() {
+                problem += "; to import the moving average, name the folder unet_ema in it";
+            }
             return Err(InteropError::unusable(folder, problem));
         }
         let (mut network, size) = model_config::read(&read_object(&config)?)

@@ -4,10 +4,10 @@ use std::error::Error;
 use std::path::Path;
 use std::sync::Arc;
 
-use diffusion_model::{LoadedModel, RunLayout, SamplingMethod};
+use diffusion_model::{LoadedModel, ModelState, SamplingMethod};
 use diffusion_process::Threshold;
 use diffusion_sample::Sampler;
-use diffusion_schedule::SamplingPlan;
+use diffusion_schedule::{SamplingPlan, TimestepSpacing};
 
 use crate::{InteropError, Scheduler, SchedulerClass, StepArguments, Steps};
 
@@ -26,14 +26,16 @@ impl SchedulerMethod {
         Self { scheduler, arguments: StepArguments::default() }
     }
 
-    /// The method of the run that contains the folder `checkpoint`; `None` if it has no
-    /// `scheduler_config.json`, as only imported runs have.
+    /// The method in the folder `checkpoint`; `None` if it has no `scheduler_config.json`, as only
+    /// imported runs have.
     ///
     /// # Errors
     /// If the file is damaged or names a scheduler that is not supported.
-    pub fn of_run(checkpoint: &Path) -> Result<Option<Self>, InteropError> {
-        let file = RunLayout::of_checkpoint(checkpoint).map(|run| run.scheduler());
-        let Some(file) = file.filter(|file| file.is_file()) else { return Ok(None) };
+    pub fn of_checkpoint(checkpoint: &Path) -> Result<Option<Self>, InteropError> {
+        let file = checkpoint.join(ModelState::SCHEDULER);
+        if !file.is_file() {
+            return Ok(None);
+        }
         Ok(Some(Self::new(Scheduler::read(&file)?.0)))
     }
 
@@ -45,19 +47,26 @@ impl SchedulerMethod {
 
 impl Scheduler {
     /// The default number of sampling steps: all timesteps for `DDPMScheduler`, 50 for the other
-    /// first-order methods and PNDM, fewer for those of higher order.
+    /// first-order methods and PNDM, fewer for those of higher order; at most the number of
+    /// timesteps. With leading spacing, a number whose steps begin near the last timestep.
     pub fn default_steps(&self) -> usize {
         let timesteps = match &self.config().trained_betas {
             Some(betas) => betas.len(),
             None => self.schedule_config().num_train_timesteps,
         };
-        match self.class() {
-            SchedulerClass::Ddpm => timesteps,
-            SchedulerClass::DpmSolverMultistep | SchedulerClass::UniPc => timesteps.min(20),
-            SchedulerClass::Heun => timesteps.min(25),
-            SchedulerClass::EdmEuler | SchedulerClass::EdmDpmSolverMultistep => 50,
-            _ => timesteps.min(50),
+        // DPM-Solver and UniPC space one timestep more.
+        let (most, more) = match self.class() {
+            SchedulerClass::Ddpm => return timesteps,
+            SchedulerClass::EdmEuler | SchedulerClass::EdmDpmSolverMultistep => return 50,
+            SchedulerClass::DpmSolverMultistep | SchedulerClass::UniPc => (20, 1),
+            SchedulerClass::Heun => (25, 0),
+            _ => (50, 0),
+        };
+        if self.spacing() != TimestepSpacing::Leading {
+            return timesteps.min(most);
         }
+        let stride = timesteps.div_ceil(most + more).max(1);
+        (timesteps / stride).saturating_sub(more).max(1)
     }
 }
 

@@ -14,6 +14,8 @@ use diffusion_schedule::{
     SigmaSpacing, TimestepSpacing,
 };
 
+use serde_json::Value;
+
 use crate::churned::ChurnedEuler;
 use crate::folder::parse_object;
 use crate::levels::{SigmaTable, Sigmas, TimestepList, spaced_sigmas};
@@ -62,20 +64,22 @@ impl Scheduler {
     ///   `-Infinity`. Settings of old versions are translated.
     /// - If the class or a setting is not supported; the message names it.
     pub fn from_json(text: &str) -> Result<Self, InteropError> {
-        let config =
-            SchedulerConfig::from_fields(parse_object(text)?).map_err(InteropError::Setting)?;
-        let name = config.class_name.clone().unwrap_or_default();
-        Self::new(
-            SchedulerClass::from_name(&name).ok_or(InteropError::UnknownScheduler(name))?,
-            config,
-        )
+        let fields = parse_object(text)?;
+        let Some(name) = fields.get("_class_name").and_then(Value::as_str) else {
+            let problem = "it has no `_class_name`, which names the class of the scheduler";
+            return Err(InteropError::Setting(problem.to_owned()));
+        };
+        let class = SchedulerClass::from_name(name)
+            .ok_or_else(|| InteropError::UnknownScheduler(name.to_owned()))?;
+        Self::new(class, SchedulerConfig::from_fields(fields).map_err(InteropError::Setting)?)
     }
 
-    /// A scheduler of `class`.
+    /// A scheduler of `class`. Like `diffusers`, it ignores settings that the class does not have.
     ///
     /// # Errors
     /// If a setting is not supported; the message names it.
     pub fn new(class: SchedulerClass, config: SchedulerConfig) -> Result<Self, InteropError> {
+        let config = config.of_class(class);
         let scheduler = Self { class, config, rounded_schedule: OnceLock::new() };
         scheduler.check()?;
         Ok(scheduler)
@@ -140,8 +144,14 @@ impl Scheduler {
         if self.class == SchedulerClass::Ddpm {
             let known = ["fixed_small", "fixed_small_log", "fixed_large", "learned_range"];
             one_of("variance_type", &c.variance_type, &known)?;
-        } else if c.variance_type.is_some() {
-            one_of("variance_type", &c.variance_type, &[])?;
+        } else if let Some(variance) =
+            c.variance_type.as_deref().filter(|variance| variance.starts_with("learned"))
+        {
+            return Err(self.unsupported(
+                "variance_type",
+                format!("\"{variance}\""),
+                "a learned variance is supported by DDPMScheduler only",
+            ));
         }
         if c.solver_p.as_ref().is_some_and(|value| !value.is_null()) {
             return Err(self.unsupported("solver_p", "set", "it is not supported"));
@@ -509,8 +519,11 @@ impl Scheduler {
                     [only] if !rounds => (only.1, only.1),
                     _ => (table.largest(), table.smallest()),
                 };
-                let min = self.config.sigma_min.unwrap_or(smallest);
-                let max = self.config.sigma_max.unwrap_or(largest);
+                // LMS has Karras sigmas of its own, without limits.
+                let is_karras = sigmas == Sigmas::Standard(SigmaSpacing::Karras);
+                let has_limits = !(is_karras && self.class == SchedulerClass::Lms);
+                let min = self.config.sigma_min.filter(|_| has_limits).unwrap_or(smallest);
+                let max = self.config.sigma_max.filter(|_| has_limits).unwrap_or(largest);
                 let timestep = |sigma: f64| {
                     let t = table.timestep(sigma);
                     match (rounds, self.rounds_spaced(sigmas)) {

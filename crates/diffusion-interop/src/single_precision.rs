@@ -74,12 +74,16 @@ fn betas(
     Ok(betas)
 }
 
-/// torch's `linspace`: from both ends towards the middle.
+/// torch's `linspace`: from both ends towards the middle, each value rounded once.
 fn linspace(start: f64, end: f64, n: usize) -> Vec<f32> {
     let (start, end) = (start as f32, end as f32);
     let step = if n > 1 { (end - start) / (n - 1) as f32 } else { 0.0 };
     let value = |i: usize| {
-        if i < n / 2 { start + step * i as f32 } else { end - step * (n - 1 - i) as f32 }
+        if i < n / 2 {
+            step.mul_add(i as f32, start)
+        } else {
+            (-step).mul_add((n - 1 - i) as f32, end)
+        }
     };
     if n == 1 { vec![start] } else { (0..n).map(value).collect() }
 }

@@ -48,16 +48,22 @@ const ENDINGS: [&str; 5] = ["safetensors", "bin", "pt", "pth", "ckpt"];
 /// # Errors
 /// If there is no such file, or if several could be meant. If the index is invalid.
 pub(crate) fn find(folder: &Path) -> Result<Files, InteropError> {
-    if let Some(path) = FILES.iter().map(|name| folder.join(name)).find(|path| path.exists()) {
-        return Ok(vec![path]);
-    }
     let mut names: Vec<String> = fs::read_dir(folder)
         .map_err(FileError::io(folder))?
         .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
         .collect();
     names.sort();
-    let indexes: Vec<&String> =
-        names.iter().filter(|name| name.strip_suffix(".index.json").is_some()).collect();
+    // As in diffusers, parts come before a single file. An index may be that of a variant, such as
+    // `….index.fp16.json`.
+    let is_index = |name: &&String| name.contains(".index.") && name.ends_with("json");
+    let mut indexes: Vec<&String> = names.iter().filter(is_index).collect();
+    indexes.sort_by_key(|name| !name.ends_with(".index.json"));
+    if let Some(index) = indexes.first().filter(|name| name.ends_with(".index.json")) {
+        return parts(folder, &folder.join(index));
+    }
+    if let Some(path) = FILES.iter().map(|name| folder.join(name)).find(|path| path.exists()) {
+        return Ok(vec![path]);
+    }
     if let [index] = indexes.as_slice() {
         return parts(folder, &folder.join(index));
     }
@@ -124,22 +130,26 @@ pub(crate) fn read_all(files: &[PathBuf]) -> Result<Tensors, InteropError> {
     Ok(all)
 }
 
-/// What wrappers of PyTorch put before the name of each tensor: compilation, data-parallel
-/// training, and others.
-const PREFIXES: [&str; 5] = ["_orig_mod.", "module.", "model.", "unet.", "net."];
+/// A tensor that every network has.
+const FIRST_TENSOR: &str = "conv_in.weight";
 
-/// The names without the prefixes that all of them have.
-fn without_prefixes(mut tensors: Tensors) -> Tensors {
-    while let Some(prefix) = PREFIXES
-        .iter()
-        .find(|prefix| !tensors.is_empty() && tensors.keys().all(|name| name.starts_with(**prefix)))
+/// The names without what wrappers put before all of them, such as `_orig_mod.` of a compiled
+/// model, `module.` of data-parallel training or `ema_model.`. Counters of a wrapper are left out.
+fn without_prefixes(tensors: Tensors) -> Tensors {
+    let mut wrapped = tensors.keys().filter_map(|name| name.strip_suffix(FIRST_TENSOR));
+    let (Some(prefix), None) = (wrapped.next(), wrapped.next()) else { return tensors };
+    let belongs = |name: &str| name.starts_with(prefix);
+    let is_counter = |tensor: &Tensor| tensor.elem_count() == 1;
+    if !prefix.ends_with('.')
+        || !tensors.iter().all(|(name, tensor)| belongs(name) || is_counter(tensor))
     {
-        tensors = tensors
-            .into_iter()
-            .map(|(name, tensor)| (name[prefix.len()..].to_owned(), tensor))
-            .collect();
+        return tensors;
     }
+    let prefix = prefix.to_owned();
     tensors
+        .into_iter()
+        .filter_map(|(name, tensor)| Some((name.strip_prefix(&prefix)?.to_owned(), tensor)))
+        .collect()
 }
 
 /// The tensors in a file, as f32 and under their current names.
@@ -214,15 +224,24 @@ fn read_pickle(path: &Path) -> Result<Tensors, InteropError> {
     };
     // In places the reader assumes that PyTorch wrote the file, and it recurses as deep as the file
     // requires. On its own thread a panic ends only that thread, and the stack is large.
-    let owned_path = path.to_owned();
-    let reader = std::thread::Builder::new().stack_size(PICKLE_STACK);
-    let reader = reader
-        .spawn(move || pickle::PthTensors::new(owned_path, None))
-        .map_err(FileError::io(path))?;
-    let file = reader
-        .join()
-        .map_err(|_| damaged("it is damaged".to_owned()))?
-        .map_err(|e| damaged(e.to_string()))?;
+    let open = |key: Option<&'static str>| {
+        let owned_path = path.to_owned();
+        let reader = std::thread::Builder::new().stack_size(PICKLE_STACK);
+        let reader = reader
+            .spawn(move || pickle::PthTensors::new(owned_path, key))
+            .map_err(FileError::io(path))?;
+        let file = reader.join().map_err(|_| damaged("it is damaged".to_owned()))?;
+        file.map_err(|e| damaged(explained(&e.to_string())))
+    };
+    let mut file = open(None)?;
+    for key in STATE_KEYS {
+        if !file.tensor_infos().is_empty() {
+            break;
+        }
+        if let Ok(nested) = open(Some(key)) {
+            file = nested;
+        }
+    }
     let mut claimed = 0u64;
     for info in file.tensor_infos().values() {
         let dims = info.layout.dims().iter().map(|&dim| dim as u64);
@@ -246,6 +265,17 @@ fn read_pickle(path: &Path) -> Result<Tensors, InteropError> {
         return Err(damaged("it contains no named tensors".to_owned()));
     }
     Ok(tensors)
+}
+
+/// Names under which trainings save the weights in a larger dictionary.
+const STATE_KEYS: [&str; 6] = ["ema", "state_dict", "model_state_dict", "model", "module", "net"];
+
+/// The error of the pickle reader, in other words where it does not say what to do.
+fn explained(problem: &str) -> String {
+    if problem.contains("EOCD") {
+        return "it has the format of PyTorch before 1.6".to_owned();
+    }
+    problem.to_owned()
 }
 
 /// The layers of attention: the names in old versions of diffusers, and the current names.
@@ -312,8 +342,12 @@ mod tests {
             let tensors = names.iter().map(|name| ((*name).to_owned(), tensor.clone())).collect();
             without_prefixes(tensors).into_keys().collect::<Vec<_>>()
         };
-        assert_eq!(names(&["_orig_mod.a.b", "_orig_mod.c"]), ["a.b", "c"]);
-        assert_eq!(names(&["module._orig_mod.a", "module._orig_mod.b"]), ["a", "b"]);
+        assert_eq!(names(&["_orig_mod.conv_in.weight", "_orig_mod.c"]), ["c", "conv_in.weight"]);
+        let twice = names(&["module._orig_mod.conv_in.weight", "module._orig_mod.b"]);
+        assert_eq!(twice, ["b", "conv_in.weight"]);
+        // A tensor of one number may be a counter of the wrapper.
+        assert_eq!(names(&["ema_model.conv_in.weight", "step"]), ["conv_in.weight"]);
+        assert_eq!(names(&["conv_in.weight", "b"]), ["b", "conv_in.weight"]);
         assert_eq!(names(&["module.a", "b"]), ["b", "module.a"]);
     }
 

@@ -18,7 +18,6 @@ use crate::ModelState;
 /// checkpoints/step-0000100 the checkpoint after step 100
 /// latest                   the name of the newest complete checkpoint
 /// lock                     locked by the training process
-/// scheduler_config.json    the scheduler of an imported model, unchanged
 /// ```
 ///
 /// All code that reads or writes there takes its paths from this type.
@@ -99,11 +98,6 @@ impl RunLayout {
     /// The file that the training process locks.
     pub fn lock(&self) -> PathBuf {
         self.root.join("lock")
-    }
-
-    /// The scheduler of a model that was imported from `diffusers`.
-    pub fn scheduler(&self) -> PathBuf {
-        self.root.join("scheduler_config.json")
     }
 
     /// The HTML page of the run.
@@ -187,7 +181,8 @@ impl RunLayout {
         let name = name.trim_end();
         let step = Self::step_of(Path::new(name));
         if step.is_none() && !name.is_empty() {
-            return Err(FileError::unusable(&file, missing(name)));
+            let newest = self.complete_checkpoints().pop().map(|(_, path)| path);
+            return Err(FileError::unusable(&file, missing(name) + &advice(newest.as_deref())));
         }
         Ok(step)
     }
@@ -207,13 +202,16 @@ impl RunLayout {
         if path.is_dir() {
             return Ok(path);
         }
-        let mut problem = missing(&Self::step_name(step));
-        if let Some(newest) = newest {
-            problem += "; remove this file to use the newest complete checkpoint, ";
-            problem += &newest.display().to_string();
-        }
+        let problem = missing(&Self::step_name(step)) + &advice(newest.as_deref());
         Err(FileError::unusable(&self.latest(), problem))
     }
+}
+
+/// What to do about a wrong `latest`, if there is a complete checkpoint.
+fn advice(newest: Option<&Path>) -> String {
+    newest.map_or_else(String::new, |newest| {
+        format!("; remove this file to use the newest complete checkpoint, {}", newest.display())
+    })
 }
 
 fn missing(checkpoint: &str) -> String {

@@ -29,6 +29,8 @@ pub struct ModelState {
 impl ModelState {
     /// The name of the file in the folder of a checkpoint.
     pub const FILE: &str = "checkpoint.json";
+    /// The name of the scheduler in that folder, unchanged, if the model was imported with one.
+    pub const SCHEDULER: &str = "scheduler_config.json";
 
     /// Reads the state in the folder of a checkpoint.
     ///

@@ -68,7 +68,7 @@ impl Model {
 fn with_scheduler(mut model: LoadedModel, path: &Path) -> Result<LoadedModel, Error> {
     if path.is_dir() {
         let checkpoint = diffusion_model::RunLayout::checkpoint_at(path)?;
-        if let Some(method) = diffusion_interop::SchedulerMethod::of_run(&checkpoint)
+        if let Some(method) = diffusion_interop::SchedulerMethod::of_checkpoint(&checkpoint)
             .map_err(|e| Error::Scheduler(Box::new(e)))?
         {
             method.set(&mut model);

@@ -93,7 +93,7 @@ impl ModelArgs {
             Some(checkpoint) => {
                 let mut model = LoadedModel::open(&checkpoint, weights, device)
                     .map_err(|e| damaged(e.into(), &checkpoint))?;
-                let method = SchedulerMethod::of_run(&checkpoint)?;
+                let method = SchedulerMethod::of_checkpoint(&checkpoint)?;
                 let scheduler = method.as_ref().map(|method| method.scheduler.clone());
                 if let Some(method) = method {
                     method.set(&mut model);
@@ -204,5 +204,12 @@ pub(crate) fn program(command: &str) -> String {
 /// A path for a command line, in quotes if it contains white space.
 pub(crate) fn quoted(path: &Path) -> String {
     let text = path.display().to_string();
-    if text.contains(char::is_whitespace) { format!("\"{text}\"") } else { text }
+    let is_plain = |c: char| c.is_alphanumeric() || "_./\\:-+,@%=~".contains(c);
+    if text.chars().all(is_plain) {
+        text
+    } else if cfg!(windows) || text.chars().all(|c| is_plain(c) || c == ' ') {
+        format!("\"{text}\"")
+    } else {
+        format!("'{}'", text.replace('\'', "'\\''"))
+    }
 }

@@ -7,7 +7,7 @@ use anyhow::bail;
 use candle_core::Device;
 use diffusion_files::read_tensors;
 use diffusion_interop::{ExportedModel, Scheduler};
-use diffusion_model::{ModelState, RunLayout, Weights};
+use diffusion_model::{ModelState, Weights};
 
 use crate::args::one_of;
 use crate::args::runs::ModelArgs;
@@ -44,11 +44,8 @@ pub(crate) fn run(args: &ExportArgs) -> anyhow::Result<ExitCode> {
     }
     let weights = read_tensors(&checkpoint.join(args.weights.file()), &Device::Cpu)?;
     let class_names: Vec<String> = model.classes.into_iter().map(|class| class.name).collect();
-    let file = RunLayout::of_checkpoint(&checkpoint).map(|run| run.scheduler());
-    let scheduler = match file.filter(|file| file.is_file()) {
-        Some(file) => Some(Scheduler::read(&file)?.1),
-        None => None,
-    };
+    let file = checkpoint.join(ModelState::SCHEDULER);
+    let scheduler = if file.is_file() { Some(Scheduler::read(&file)?.1) } else { None };
     let exported = ExportedModel {
         network: &model.network,
         weights: &weights,

@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use diffusion_interop::{ImportedModel, OpenAiOptions, Scheduler, SchedulerClass, StepArguments};
+use diffusion_interop::{
+    ImportedModel, OpenAiOptions, Scheduler, SchedulerClass, StepArguments, Steps,
+};
 use diffusion_model::{DATA_RANGE, ModelClass, ModelDescription};
 use diffusion_process::Threshold;
 use diffusion_schedule::TimestepSpacing;
@@ -122,7 +124,7 @@ pub(crate) fn run(args: &ImportArgs) -> anyhow::Result<ExitCode> {
     let keeps_scheduler = model.scheduler_text.is_some();
     let (weights, ema, scheduler) = (model.weights, model.ema, model.scheduler_text);
     RunDir::adopt(&args.run_dir, AdoptedModel { description, weights, ema, scheduler })?;
-    let path = args.run_dir.display();
+    let path = runs::quoted(&args.run_dir);
     println!(
         "imported {tensors} tensors into {path}: images of {width}×{height}, {}",
         quantity(channels, "channel", "channels")
@@ -135,10 +137,12 @@ pub(crate) fn run(args: &ImportArgs) -> anyhow::Result<ExitCode> {
             sampling_flags(scheduler)
         );
     }
-    let flags = if fourier {
-        format!(" --sampler ddim --steps {}", (timesteps / 2).clamp(1, 100))
-    } else {
-        String::new()
+    let flags = match &model.scheduler {
+        _ if fourier => format!(" --sampler ddim --steps {}", (timesteps / 2).clamp(1, 100)),
+        Some(scheduler) if scheduler.plan(&Steps::Count(scheduler.default_steps())).is_err() => {
+            " --sampler ddim".to_owned()
+        }
+        _ => String::new(),
     };
     println!("next: {} --run {path}{flags} --num 16 --out pictures", runs::program("sample"));
     Ok(ExitCode::SUCCESS)

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use candle_core::Device;
+use diffusion_interop::SchedulerMethod;
 use diffusion_model::{EdmConfig, ModelClass, ModelDescription, Objective};
 use diffusion_nn::count_parameters;
 use diffusion_process::PredictionType;
@@ -51,6 +52,9 @@ pub(crate) fn run(args: &InfoArgs, device: &Device) -> anyhow::Result<ExitCode> 
             describe_classes(&classes);
             describe_network(&network)?;
             describe_objective(&objective, &schedule, learned_variance)?;
+            if let Some(method) = SchedulerMethod::of_checkpoint(&path)? {
+                println!("sampled by       {} of diffusers", method.scheduler.class().name());
+            }
         }
         (preset, _) => {
             let name = preset.as_deref().unwrap_or(DEFAULT_PRESET);

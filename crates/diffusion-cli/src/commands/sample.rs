@@ -3,6 +3,7 @@
 mod image_list;
 mod scheduler;
 
+use std::collections::HashSet;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -17,7 +18,7 @@ use diffusion_schedule::{NoiseSchedule, SamplingPlan, SigmaSpacing, TimestepSpac
 
 use self::image_list::ImageList;
 use super::{image_number, make_folder, quantity};
-use crate::args::control::ControlArgs;
+use crate::args::control::{Control, ControlArgs};
 use crate::args::numbers::{at_least_0, share, whole};
 use crate::args::one_of;
 use crate::args::runs::{FoundModel, ModelArgs};
@@ -205,6 +206,7 @@ pub(crate) fn run(args: &SampleArgs, device: &Device, quiet: bool) -> anyhow::Re
         check_picture_beside(&args.out, "--grid", path, &["png"])?;
     }
     check_outputs(args)?;
+    check_separate_outputs(args, &list, &control)?;
     if args.format == Format::Png {
         list.make_folders(&args.out, &control)?;
     } else {
@@ -263,6 +265,35 @@ pub(crate) fn run(args: &SampleArgs, device: &Device, quiet: bool) -> anyhow::Re
         if found.checkpoint.is_none() { ", by the model that comes with the program" } else { "" }
     );
     Ok(ExitCode::SUCCESS)
+}
+
+/// Fails if two outputs have one file: two flags, or a flag and an image.
+fn check_separate_outputs(
+    args: &SampleArgs,
+    list: &ImageList,
+    control: &Control,
+) -> anyhow::Result<()> {
+    let flags = [("--grid", &args.grid), ("--gif", &args.gif), ("--strip", &args.strip)];
+    let given: Vec<(&str, PathBuf)> = flags
+        .into_iter()
+        .filter_map(|(flag, path)| Some((flag, std::path::absolute(path.as_ref()?).ok()?)))
+        .collect();
+    let out = std::path::absolute(&args.out)?;
+    let images: HashSet<PathBuf> = match args.format {
+        Format::Png => {
+            (0..list.specs.len()).map(|number| out.join(list.file(number, control))).collect()
+        }
+        Format::Npy => HashSet::from([out.join(SAMPLES)]),
+    };
+    for (place, (flag, path)) in given.iter().enumerate() {
+        if let Some((other, _)) = given[..place].iter().find(|(_, other)| other == path) {
+            bail_usage!("{other} and {flag} name the same file, {}", path.display());
+        }
+        if images.contains(path) {
+            bail_usage!("{flag} {}: an image of --out has this name", path.display());
+        }
+    }
+    Ok(())
 }
 
 /// Fails if an output would overwrite an input.

@@ -328,9 +328,15 @@ fn an_imported_run_keeps_its_scheduler_and_is_sampled_by_it() {
                 \"beta_end\": 0.2, \"steps_offset\": 1, \"set_alpha_to_one\": false}\n";
     place.write("src/scheduler/scheduler_config.json", text);
     let answer = place.ok("import src --run-dir run");
-    assert!(answer.out.contains("sampled by its DDIMScheduler in 50 steps"), "{}", answer.out);
-    assert_eq!(fs::read_to_string(place.path("run/scheduler_config.json")).unwrap(), text);
+    assert!(answer.out.contains("sampled by its DDIMScheduler in 30 steps"), "{}", answer.out);
+    assert_eq!(
+        fs::read_to_string(place.path("run/checkpoints/step-0000000/scheduler_config.json"))
+            .unwrap(),
+        text
+    );
 
+    let about = place.ok("info --run run").out;
+    assert!(about.contains("DDIMScheduler of diffusers"), "{about}");
     let sample = |flags: &str, out: &str| {
         place.ok(&format!("sample --run run --num 2 --format npy --out {out} {flags}")).err
     };
@@ -360,6 +366,16 @@ fn an_imported_run_keeps_its_scheduler_and_is_sampled_by_it() {
     place.refuses("sample --run run --scheduler v.json", 2, &["v_prediction", "epsilon"]);
     let other = sample("--steps 6 --scheduler src/scheduler --seed 3", "folder");
     assert!(other.contains("DDIMScheduler"), "{other}");
+
+    // A copy of the checkpoint has it too.
+    fs::create_dir(place.path("copy")).unwrap();
+    for name in names(&place.path("run/checkpoints/step-0000000")) {
+        let from = place.path("run/checkpoints/step-0000000").join(&name);
+        fs::copy(from, place.path("copy").join(&name)).unwrap();
+    }
+    let log = place.ok("sample --checkpoint copy --num 2 --steps 6 --format npy --out copied").err;
+    assert!(log.contains("DDIMScheduler"), "{log}");
+    assert_eq!(npy(&place, "copied"), npy(&place, "own"));
 
     // `export` writes it back unchanged, and `evaluate` uses it too.
     place.ok("export --run run --out back");
@@ -432,6 +448,19 @@ fn every_form_in_which_weights_are_saved_is_imported() {
     assert!(tensors("d", "model.safetensors") == expected);
     fs::remove_file(src.join("diffusion_pytorch_model-00002-of-00002.safetensors")).unwrap();
     place.refuses("import parts --run-dir e", 1, &["00002-of-00002.safetensors` is missing"]);
+
+    // Parts of a variant, beside a file that is older.
+    copy(&place, "unet_plain", "variant");
+    fs::remove_file(place.path("variant").join(WEIGHTS)).unwrap();
+    place.write("variant/part-1.fp16.safetensors", &whole);
+    place.write("variant/part-2.fp16.safetensors", "not read");
+    let names: Vec<String> = map.keys().cloned().collect();
+    let map: serde_json::Map<String, Value> =
+        names.into_iter().map(|name| (name, json!("part-1.fp16.safetensors"))).collect();
+    let index = json!({ "weight_map": map }).to_string();
+    place.write("variant/diffusion_pytorch_model.safetensors.index.fp16.json", index);
+    place.ok("import variant --run-dir v");
+    assert!(tensors("v", "model.safetensors") == expected);
 
     // A training's checkpoint with a moving average, and a pointer in place of a file.
     copy(&place, "unet_plain", "training/unet");

@@ -282,3 +282,15 @@ fn outputs_go_through_links_and_pipes_and_a_full_one_is_an_error() {
         assert!(text.contains("standard output cannot be written"), "{text}");
     }
 }
+
+#[test]
+fn outputs_that_would_overwrite_each_other_are_refused() {
+    let place = TestDir::new();
+    let line = "sample --num 4 --steps 1 --sampler ddim --out d";
+    place.refuses(&format!("{line} --grid d/000001.png"), 2, &["an image of --out has this name"]);
+    place.refuses(&format!("{line} --grid a.png --strip a.png"), 2, &["--grid and --strip name"]);
+    place.ok(&format!("{line} --grid d/7.png"));
+    let out = place.ok("data inspect d --json --sheet s.png").out;
+    let json: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(json["pictures"], 4, "the grid is no picture");
+}

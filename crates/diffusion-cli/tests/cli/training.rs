@@ -261,3 +261,27 @@ fn a_copy_under_another_step_is_no_checkpoint_and_other_classes_are_named() {
     assert!(answer.err.contains("does not know yet: new"), "{}", answer.err);
     assert!(answer.err.contains("this training does not have: 0, 1, 2, 4"), "{}", answer.err);
 }
+
+#[test]
+fn a_damaged_newer_checkpoint_is_not_overwritten() {
+    let place = TestDir::new();
+    place.small_config();
+    let config = fs::read_to_string(place.path("small.toml")).unwrap();
+    place.write("small.toml", config + "[checkpoint]\nevery = 2\nkeep = 3\n");
+    place.ok("train --config small.toml --run-dir run --steps 4");
+    fs::remove_file(place.path("run/latest")).unwrap();
+    let damaged = "run/checkpoints/step-0000004/checkpoint.json";
+    let state = fs::read(place.path(damaged)).unwrap();
+    place.write(damaged, &state[..state.len() / 2]);
+    place.refuses(
+        "train --run-dir run --resume --steps 6",
+        1,
+        &["step-0000004: this checkpoint is damaged", "step-0000002"],
+    );
+    place.write("run/latest", "junk");
+    place.refuses("train --run-dir run --resume", 1, &["step-0000004"]);
+    place.refuses("sample --run run", 1, &["junk", "step-0000002"]);
+    fs::remove_dir_all(place.path("run/checkpoints/step-0000004")).unwrap();
+    fs::remove_file(place.path("run/latest")).unwrap();
+    place.ok("train --run-dir run --resume --steps 6");
+}

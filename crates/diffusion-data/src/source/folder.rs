@@ -1,5 +1,6 @@
 //! Folders of pictures.
 
+use std::collections::HashSet;
 use std::fs::{self, File};
 use std::hash::{Hash, Hasher};
 use std::io::Read;
@@ -143,6 +144,12 @@ impl FolderFiles {
         self.listed.iter().any(|file| file.kind == FileKind::Picture)
     }
 
+    /// The first file that Git LFS has not downloaded.
+    pub(super) fn first_pointer(&self) -> Option<&str> {
+        let mut pointers = self.listed.iter().filter(|file| file.kind == FileKind::Pointer);
+        pointers.next().map(|file| file.name.as_str())
+    }
+
     /// All pictures, of any split.
     pub(super) fn pictures(self) -> PictureFiles {
         let mut notes = listing::unused(&self.listed);
@@ -206,22 +213,22 @@ impl FolderFiles {
 impl FolderFiles {
     /// The folders beside those of the classes, in `base`, that contain no pictures.
     fn empty_classes(&self, base: &str, list: &Listing) -> Vec<String> {
-        let inside = |folder: &str| format!("{base}{folder}/");
-        let holds_pictures = |folder: &str| {
-            list.pictures
-                .iter()
-                .any(|(place, _)| self.listed[*place].name.starts_with(&inside(folder)))
-        };
+        let names = list.pictures.iter().map(|(place, _)| self.listed[*place].name.as_str());
+        let used: HashSet<&str> = names
+            .filter_map(|name| name.strip_prefix(base)?.split_once('/'))
+            .map(|(folder, _)| folder)
+            .collect();
         let siblings: Vec<&str> = self
             .folders
             .iter()
             .filter_map(|name| name.strip_prefix(base))
             .filter(|name| !name.is_empty() && !name.contains('/') && !name.starts_with('.'))
             .collect();
-        if !siblings.iter().any(|name| list.classes.iter().any(|class| class == name)) {
+        let classes: HashSet<&str> = list.classes.iter().map(String::as_str).collect();
+        if !siblings.iter().any(|name| classes.contains(name)) {
             return Vec::new();
         }
-        siblings.into_iter().filter(|name| !holds_pictures(name)).map(str::to_owned).collect()
+        siblings.into_iter().filter(|name| !used.contains(name)).map(str::to_owned).collect()
     }
 }
 

@@ -19,6 +19,13 @@ const TEXT_ENDINGS: [&str; 17] = [
 /// Endings of raw photographs. They begin like a TIFF file, but contain only a small preview that a
 /// TIFF reader finds.
 const RAW_ENDINGS: [&str; 9] = ["dng", "cr2", "nef", "nrw", "arw", "orf", "rw2", "pef", "srw"];
+/// Endings of data files of other formats.
+const DATA_ENDINGS: [&str; 7] = ["parquet", "npy", "npz", "bin", "zip", "tar", "gz"];
+/// Endings of copies and of unfinished downloads.
+const BACKUP_ENDINGS: [&str; 8] =
+    ["bak", "old", "orig", "tmp", "part", "partial", "crdownload", "download~"];
+/// How a file that Git LFS has not downloaded begins.
+const LFS_POINTER: &[u8] = b"version https://git-lfs";
 /// The file that `diffusion data inspect` writes, possibly into the folder of pictures.
 const CONTACT_SHEET: &str = "contact-sheet.png";
 
@@ -33,6 +40,8 @@ pub(super) enum FileKind {
     Table,
     /// A hidden file, or one of the operating system or of a project's documentation.
     Hidden,
+    /// A file that Git LFS has not downloaded, in a format that is read.
+    Pointer,
     /// A file that is not read.
     Other,
 }
@@ -53,16 +62,20 @@ pub(super) fn kind_of(name: &str, head: impl FnOnce() -> Vec<u8>) -> FileKind {
     let ending = ending(name).unwrap_or_default();
     if PICTURE_ENDINGS.contains(&ending.as_str()) {
         let stem = &file[..file.len() - ending.len() - 1];
-        // `diffusion sample` numbers its images.
-        let may_be_sheet = ["png", "gif"].contains(&ending.as_str())
-            && !stem.bytes().all(|byte| byte.is_ascii_digit());
+        // `diffusion sample` numbers its images with six digits or more.
+        let is_number = stem.len() >= 6 && stem.bytes().all(|byte| byte.is_ascii_digit());
+        let may_be_sheet = ["png", "gif"].contains(&ending.as_str()) && !is_number;
         let is_sheet = may_be_sheet && diffusion_picture::is_sheet(&head());
         return if is_sheet { FileKind::Sheet } else { FileKind::Picture };
     }
-    let is_known = mnist::has_idx_name(file)
-        || TEXT_ENDINGS.contains(&ending.as_str())
-        || RAW_ENDINGS.contains(&ending.as_str())
-        || ["parquet", "npy", "npz", "bin"].contains(&ending.as_str());
+    if mnist::has_idx_name(file) || DATA_ENDINGS.contains(&ending.as_str()) {
+        let is_pointer = head().starts_with(LFS_POINTER);
+        return if is_pointer { FileKind::Pointer } else { FileKind::Other };
+    }
+    let is_known = [&TEXT_ENDINGS[..], &RAW_ENDINGS, &BACKUP_ENDINGS]
+        .iter()
+        .any(|endings| endings.contains(&ending.as_str()))
+        || file.ends_with('~');
     if !is_known && is_picture_content(&head()) { FileKind::Picture } else { FileKind::Other }
 }
 

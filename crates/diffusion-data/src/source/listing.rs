@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::time::UNIX_EPOCH;
 
 use super::kind::{self, FileKind};
-use super::table;
+use super::table::{self, Table};
 use crate::config::Split;
 use crate::dataset::classes::classes_of;
 use crate::dataset::hash::StableHasher;
@@ -97,6 +97,7 @@ impl Listing {
         } else {
             folder_labels(&names)
         };
+        let labels = without_missing(labels);
         let (classes, index) = classes_of(labels.iter().flatten().map(String::as_str));
         let indices = labels.iter().map(|label| label.as_ref().map(|label| index[label]));
         let pictures: Vec<(usize, Option<u32>)> = places.into_iter().zip(indices).collect();
@@ -139,6 +140,22 @@ pub(crate) fn folders_give(labelled: &[(String, Option<String>)]) -> bool {
             .all(|(place, label)| class(*label) == labelled[*place].1.as_ref())
 }
 
+/// The words that tables have in place of a missing number, in lower case.
+const NO_NUMBER: [&str; 6] = ["nan", "none", "null", "na", "n/a", "<na>"];
+
+/// The labels, without the words for a missing number if all others are numbers. They may be the
+/// names of classes otherwise.
+fn without_missing(labels: Vec<Option<String>>) -> Vec<Option<String>> {
+    let is_missing = |label: &String| NO_NUMBER.contains(&label.trim().to_lowercase().as_str());
+    let mut others = labels.iter().flatten().filter(|label| !is_missing(label)).peekable();
+    let are_numbers = others.peek().is_some()
+        && others.all(|label| label.trim().parse::<f64>().is_ok_and(f64::is_finite));
+    if !are_numbers {
+        return labels;
+    }
+    labels.into_iter().map(|label| label.filter(|label| !is_missing(label))).collect()
+}
+
 /// Whether a file is in the folder `part` of the folder `shared`.
 fn is_below(name: &str, shared: &str, part: Option<&str>) -> bool {
     let Some(below) = name.strip_prefix(shared) else { return false };
@@ -171,6 +188,7 @@ fn table_labels(
         .collect();
     tables.sort_by_key(|(name, _)| priority(name));
 
+    let base = shared_folder(names);
     let existing: HashSet<&str> = files.iter().map(|file| file.name.as_str()).collect();
     // A row of a split that is not in this copy of the set is not missing.
     let existing_folders: HashSet<&str> = existing.iter().map(|name| folder_of(name)).collect();
@@ -190,12 +208,22 @@ fn table_labels(
     let mut read: Vec<&str> = Vec::new();
     for (name, content) in tables {
         let invalid = |problem: String| (name.to_owned(), problem);
-        let content = content.as_ref().map_err(|problem| invalid(problem.clone()))?;
-        let table = table::read(name, content).map_err(invalid)?;
+        let read_table = || {
+            let content = content.as_ref().map_err(Clone::clone)?;
+            table::read(name, content)
+        };
+        let table = match read_table() {
+            // A table beside some of the pictures only may be anything.
+            Err(problem) if folder_of(name).len() > base.len() => {
+                Table { rows: Vec::new(), problem: Some(problem) }
+            }
+            table => table.map_err(invalid)?,
+        };
         notes.extend(table.problem.map(|problem| format!("{name}: {problem}")));
         let folder = folder_of(name);
         let mut own = TableLabels::new();
         let mut contradictions = 0;
+        let rows = table.rows.len();
         for (file, label) in table.rows {
             let file = format!("{folder}{file}");
             if !existing.contains(file.as_str()) {
@@ -206,6 +234,11 @@ fn table_labels(
             }
             let earlier = own.insert(file, label.clone());
             contradictions += usize::from(earlier.is_some_and(|earlier| earlier != label));
+        }
+        if rows > 0 && own.is_empty() {
+            notes.push(format!(
+                "{name}: none of its {rows} rows names a file below the table's folder"
+            ));
         }
         if contradictions > 0 {
             notes.push(format!(
@@ -313,6 +346,14 @@ pub(super) fn unused(files: &[ListedFile]) -> Vec<String> {
             n => format!(" and {n} others show"),
         };
         notes.push(format!("{first}{others} several images, so it is not used as one picture"));
+    }
+    let pointers: Vec<&str> = of_kind(FileKind::Pointer).map(|file| file.name.as_str()).collect();
+    if let Some(first) = pointers.first() {
+        let others = match pointers.len() - 1 {
+            0 => " is a Git LFS pointer".to_owned(),
+            n => format!(" and {n} others are Git LFS pointers"),
+        };
+        notes.push(format!("{first}{others}, not the file itself; `git lfs pull` downloads it"));
     }
     let mut endings: BTreeMap<Option<String>, Vec<&str>> = BTreeMap::new();
     for file in of_kind(FileKind::Other) {

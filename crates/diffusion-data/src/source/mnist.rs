@@ -46,6 +46,8 @@ pub fn load_test(dir: &Path) -> Result<ImageDataset, DataError> {
 pub(crate) struct IdxFiles {
     images: PathBuf,
     labels: Option<PathBuf>,
+    /// Whether the labels were found by their number and not by their name.
+    is_guess: bool,
     /// Other sets of pictures of the same split.
     unused: Vec<PathBuf>,
 }
@@ -66,7 +68,11 @@ impl IdxFiles {
         let unused: Vec<String> =
             self.unused.iter().map(|file| file.display().to_string()).collect();
         let unused = (!unused.is_empty()).then(|| format!("not used: {}", first_names(&unused)));
-        self.labels.is_none().then(missing).into_iter().chain(unused).collect()
+        let guess = self.labels.as_ref().filter(|_| self.is_guess).map(|labels| {
+            let labels = labels.file_name().unwrap_or_default().to_string_lossy();
+            format!("the labels of {images} are taken from {labels}, which has as many")
+        });
+        self.labels.is_none().then(missing).into_iter().chain(guess).chain(unused).collect()
     }
 }
 
@@ -103,17 +109,19 @@ pub(crate) fn files(dir: &Path, split: Split) -> Result<Option<IdxFiles>, DataEr
             return Err(DataError::unusable(dir, problem));
         }
     };
-    let labels = images.labels_among(&candidates);
+    let (labels, is_guess) = images.labels_among(&candidates).unzip();
+    let is_guess = is_guess.unwrap_or(false);
     let unused = different.iter().filter(|file| file.key != images.key);
     let unused = unused.map(|file| file.path.clone()).collect();
-    Ok(Some(IdxFiles { images: images.path.clone(), labels, unused }))
+    Ok(Some(IdxFiles { images: images.path.clone(), labels, is_guess, unused }))
 }
 
 /// The file of pictures at `path`, with the labels beside it.
 pub(crate) fn files_of(path: &Path) -> IdxFiles {
     let Some(images) = Candidate::open(path, 0) else {
         // Reading it gives an error that says what is wrong.
-        return IdxFiles { images: path.to_owned(), labels: None, unused: Vec::new() };
+        let (labels, is_guess, unused) = (None, false, Vec::new());
+        return IdxFiles { images: path.to_owned(), labels, is_guess, unused };
     };
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
     // Of a large folder, only files and folders whose name says that they are labels are opened.
@@ -121,8 +129,9 @@ pub(crate) fn files_of(path: &Path) -> IdxFiles {
         entry.depth() == 0 || entry.file_name().to_string_lossy().to_lowercase().contains("label")
     };
     let labels = Candidate::walk(folder.unwrap_or(Path::new(".")), 2, is_label);
-    let labels = images.labels_among(&labels);
-    IdxFiles { images: path.to_owned(), labels, unused: Vec::new() }
+    let (labels, is_guess) = images.labels_among(&labels).unzip();
+    let (is_guess, unused) = (is_guess.unwrap_or(false), Vec::new());
+    IdxFiles { images: path.to_owned(), labels, is_guess, unused }
 }
 
 pub(crate) fn load(files: &IdxFiles) -> Result<ImageDataset, DataError> {
@@ -198,24 +207,42 @@ impl Candidate {
         (self.depth, self.path.extension().is_some_and(|ending| ending == "gz"), &self.path)
     }
 
-    /// The labels of these pictures: the file with the same name but for the words `images` and
-    /// `idx3`; otherwise the only one of the same split with as many labels.
-    fn labels_among(&self, candidates: &[Self]) -> Option<PathBuf> {
+    /// The labels of these pictures, and whether they are a guess: the file with the same name but
+    /// for the words `images` and `idx3`; otherwise the only one of the same split with as many
+    /// labels, if its name does not belong to another set.
+    fn labels_among(&self, candidates: &[Self]) -> Option<(PathBuf, bool)> {
         let key = self.key.replace("image", "label").replace("idx3", "idx1");
         let labels = || candidates.iter().filter(|file| file.rank == 1);
         let namesakes = labels().filter(|file| file.key == key && file.key != self.key);
         let nearest = namesakes
             .min_by_key(|file| (file.path.parent() != self.path.parent(), file.preference()));
         if let Some(file) = nearest {
-            return Some(file.path.clone());
+            return Some((file.path.clone(), false));
         }
+        let own = set_words(&self.path);
+        let fits = |file: &&Self| {
+            let words = set_words(&file.path);
+            own.is_empty() || words.is_empty() || own == words
+        };
         let mut similar = labels()
             .filter(|file| file.count == self.count && file.split == self.split)
+            .filter(fits)
             .collect::<Vec<_>>();
         similar.sort_by_key(|file| file.preference());
         let first = similar.first()?;
-        similar.iter().all(|file| file.key == first.key).then(|| first.path.clone())
+        similar.iter().all(|file| file.key == first.key).then(|| (first.path.clone(), true))
     }
+}
+
+/// The words in the name of a file that tell one set from another, such as `fashion`.
+fn set_words(path: &Path) -> Vec<String> {
+    const COMMON: [&str; 16] = [
+        "train", "training", "test", "testing", "t10k", "val", "images", "image", "labels",
+        "label", "idx", "idx1", "idx3", "ubyte", "gz", "pictures",
+    ];
+    let name = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
+    let words = name.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty());
+    words.filter(|word| !COMMON.contains(word)).map(str::to_owned).collect()
 }
 
 /// The letters and digits of a name in lower case.

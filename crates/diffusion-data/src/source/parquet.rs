@@ -59,6 +59,14 @@ pub(super) fn open(files: &[PathBuf]) -> Result<(SourceInfo<Shards>, Vec<String>
             Ok((column, names)) => {
                 shards.label = Some(column);
                 classes = names;
+                let values = shards.values_of(label.name())?;
+                let has_class = |value: &&Option<String>| {
+                    value.as_ref().is_some_and(|v| !v.is_empty() && !v.starts_with('-'))
+                };
+                let unlabelled = values.len() - values.iter().filter(has_class).count();
+                if unlabelled > 0 && !classes.is_empty() {
+                    notes.push(format!("{unlabelled} of {count} pictures have no class"));
+                }
             }
             Err(problem) => {
                 notes.push(format!("the column {} gives no classes: {problem}", label.name()));
@@ -161,7 +169,7 @@ pub(super) fn read_table(content: &[u8]) -> Result<Table, String> {
         if !label.is_primitive() {
             return problem(format!("its column {} contains lists or groups", label.name()));
         }
-        let mut rows = Vec::new();
+        let (mut rows, mut unusable) = (Vec::new(), 0);
         for row in reader.get_row_iter(None).map_err(|e| e.to_string())? {
             let (mut name, mut class) = (None, None);
             for (column, value) in row.map_err(|e| e.to_string())?.into_columns() {
@@ -169,12 +177,17 @@ pub(super) fn read_table(content: &[u8]) -> Result<Table, String> {
                     name = text(&value);
                 } else if column == label.name() {
                     class = text(&value);
+                    let is_number = matches!(value, Field::Float(_) | Field::Double(_));
+                    let is_missing = matches!(value, Field::Null) || is_number;
+                    unusable += usize::from(class.is_none() && !is_missing);
                 }
             }
             let class = class.and_then(|class| table::non_empty(class.trim()));
             rows.extend(name.map(|name| (table::normalised(&name), class)));
         }
-        Ok(Table { rows, problem: None })
+        let problem = (unusable > 0)
+            .then(|| format!("the labels of {unusable} rows are neither numbers nor text"));
+        Ok(Table { rows, problem })
     };
     catch_unwind(AssertUnwindSafe(read))
         .unwrap_or_else(|_| Err("its encoding is damaged".to_owned()))
@@ -233,7 +246,9 @@ impl Shards {
         let is_whole =
             |value: &String| value.parse::<f64>().is_ok_and(|value| value.fract() == 0.0);
         Ok(match label.get_physical_type() {
-            _ if values().next().is_none() => Err("it is empty".to_owned()),
+            _ if values().next().is_none() => {
+                Err("it is empty, or its values are neither numbers nor text".to_owned())
+            }
             Physical::INT32 | Physical::INT64 | Physical::INT96 => {
                 // The hub writes −1 for a missing label.
                 let last = values().filter_map(|value| value.parse::<u64>().ok()).max();
@@ -383,6 +398,8 @@ fn text(field: &Field) -> Option<String> {
         // NaN is how numpy and pandas write a missing number.
         Field::Float(x) if !x.is_nan() => Some(x.to_string()),
         Field::Double(x) if !x.is_nan() => Some(x.to_string()),
+        Field::Float16(x) if !x.is_nan() => Some(x.to_string()),
+        Field::Decimal(_) => Some(field.to_string()),
         _ => None,
     }
 }

@@ -38,6 +38,9 @@ pub(super) fn read(name: &str, content: &[u8]) -> Result<Table, String> {
     }
     // Some editors write a byte order mark.
     let content = content.strip_prefix(b"\xef\xbb\xbf").unwrap_or(content);
+    if content.trim_ascii().is_empty() {
+        return Ok(Table { rows: Vec::new(), problem: Some("it is empty".to_owned()) });
+    }
     if name.strip_suffix(".csv").is_some() { read_csv(content) } else { read_jsonl(content) }
 }
 
@@ -83,7 +86,8 @@ fn read_jsonl(content: &[u8]) -> Result<Table, String> {
     let mut has_labels = false;
     for (number, line) in lines {
         let line_error = |problem: String| format!("line {}: {problem}", number + 1);
-        let row: Value = serde_json::from_str(line).map_err(|e| line_error(e.to_string()))?;
+        let row = parse_line(line)
+            .map_err(|e| line_error(e.to_string().replace(" line 1 column", " column")))?;
         let fields = row.as_object();
         let field = |candidates: &[&str]| {
             let value = |name: &&str| {
@@ -120,6 +124,23 @@ fn read_jsonl(content: &[u8]) -> Result<Table, String> {
     Ok(Table { rows, problem })
 }
 
+/// A row of JSON. Python writes a missing number as NaN, which JSON does not have.
+fn parse_line(line: &str) -> serde_json::Result<Value> {
+    let parsed = serde_json::from_str(line);
+    if parsed.is_ok() || !line.contains("NaN") {
+        return parsed;
+    }
+    let standard: String = line
+        .split_inclusive('"')
+        .enumerate()
+        .map(|(part, text)| {
+            // Every second part is in quotation marks.
+            if part % 2 == 0 { text.replace("NaN", "null") } else { text.to_owned() }
+        })
+        .collect();
+    serde_json::from_str(&standard).or(parsed)
+}
+
 #[cfg(feature = "parquet")]
 fn read_parquet(content: &[u8]) -> Result<Table, String> {
     super::parquet::read_table(content)
@@ -136,10 +157,11 @@ pub(super) fn non_empty(label: &str) -> Option<String> {
     (!label.is_empty()).then(|| label.to_owned())
 }
 
-/// A name from a table in the form of the listing: `/` as separator, without `./` at the start.
+/// A name from a table in the form of the listing: `/` as separator, without empty parts and `.`.
 pub(super) fn normalised(name: &str) -> String {
     let name = name.trim().replace('\\', "/");
-    name.strip_prefix("./").map_or(name.clone(), str::to_owned)
+    let parts: Vec<&str> = name.split('/').filter(|part| !["", "."].contains(part)).collect();
+    parts.join("/")
 }
 
 #[cfg(test)]

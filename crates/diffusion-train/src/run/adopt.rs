@@ -6,7 +6,7 @@ use std::path::Path;
 use candle_core::Tensor;
 use diffusion_data::LoaderPosition;
 use diffusion_files::{FileError, write_new_folder, write_synced};
-use diffusion_model::{FORMAT_VERSION, ModelDescription};
+use diffusion_model::{FORMAT_VERSION, ModelDescription, ModelState};
 
 use super::RunDir;
 use crate::recipe::{conditional, network_alone};
@@ -80,9 +80,10 @@ fn write_run(dir: &Path, adopted: AdoptedModel) -> Result<(), TrainError> {
     let ema = ema.unwrap_or_else(|| weights.clone());
     let checkpoint =
         Checkpoint { state, model: weights, ema, optimizer: BTreeMap::new(), loss_history: None };
+    let folder = run.layout().checkpoint(0);
+    checkpoint.write(&folder)?;
     if let Some(text) = scheduler {
-        write_synced(&run.layout().scheduler(), text.as_bytes())?;
+        write_synced(&folder.join(ModelState::SCHEDULER), text.as_bytes())?;
     }
-    checkpoint.write(&run.layout().checkpoint(0))?;
     run.set_latest(0)
 }

@@ -5,7 +5,7 @@ use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use diffusion_files::{FileError, is_leftover, read_file, remove_folder, write_file};
-use diffusion_model::RunLayout;
+use diffusion_model::{ModelState, RunLayout};
 
 use crate::{ConfigSource, StepMetrics, TrainConfig, TrainError, Trainer};
 
@@ -82,12 +82,37 @@ impl RunDir {
         let mut run = Self::open(path)?;
         run.lock = Some(run.take_lock()?);
         run.clear_leftovers()?;
-        if let Some((newest, _)) = run.layout.complete_checkpoints().pop()
+        let newest = run.layout.complete_checkpoints().pop().map(|(step, _)| step);
+        run.check_newer(newest)?;
+        if let Some(newest) = newest
             && run.layout.latest_step()?.is_none_or(|step| step < newest)
         {
             run.set_latest(newest)?;
         }
         Ok(run)
+    }
+
+    /// Fails if a checkpoint newer than `newest`, the newest complete one, is damaged: a save would
+    /// overwrite it.
+    fn check_newer(&self, newest: Option<u64>) -> Result<(), TrainError> {
+        for path in entries(&self.layout.checkpoints())? {
+            let is_newer = RunLayout::step_of(&path).is_some_and(|step| Some(step) > newest);
+            if !is_newer || entries(&path)?.is_empty() {
+                continue;
+            }
+            if let Err(e) = ModelState::read(&path) {
+                let rest = match newest {
+                    Some(newest) => format!(
+                        "continue from the newest complete checkpoint, {}",
+                        RunLayout::step_name(newest)
+                    ),
+                    None => "start from step 0".to_owned(),
+                };
+                let problem = format!("this checkpoint is damaged ({e}); remove it to {rest}");
+                return Err(FileError::unusable(&path, problem).into());
+            }
+        }
+        Ok(())
     }
 
     /// Opens the folder of an existing run for reading.

@@ -32,7 +32,8 @@ pub(super) struct EditArgs {
     pub(super) picture: PathBuf,
     #[command(flatten)]
     model: ModelArgs,
-    /// Sampling method [default: as for `diffusion sample`]
+    /// Sampling method [default: as for `diffusion sample`, but never the scheduler of an imported
+    /// run]
     ///
     /// `diffusion sample --help` describes the methods.
     #[arg(long, value_name = "NAME", value_parser = one_of(&SamplerKind::ALL, SamplerKind::name))]

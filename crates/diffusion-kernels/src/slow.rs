@@ -3,6 +3,8 @@
 //! They define what the kernels compute, serve as the tests' reference, and are the fallback where
 //! there is no kernel.
 
+mod convolution;
+
 use candle_core::{DType, Result, Tensor, Var, bail};
 
 use crate::graph::resample::Resample;
@@ -27,12 +29,7 @@ pub(crate) fn conv2d(
     stride: usize,
     padding: impl Into<Padding>,
 ) -> Result<Tensor> {
-    let Padding { before, after } = padding.into();
-    if before == after {
-        return add_channel_bias(x.conv2d(weight, before, stride, 1, 1)?, bias);
-    }
-    let padded = x.pad_with_zeros(2, before, after)?.pad_with_zeros(3, before, after)?;
-    add_channel_bias(padded.conv2d(weight, 0, stride, 1, 1)?, bias)
+    add_channel_bias(convolution::conv2d(x, weight, stride, padding.into())?, bias)
 }
 
 /// Defines [`crate::FeatureMap::conv_transpose2d`].
@@ -43,7 +40,7 @@ pub(crate) fn conv_transpose2d(
     stride: usize,
     padding: usize,
 ) -> Result<Tensor> {
-    add_channel_bias(x.conv_transpose2d(weight, padding, 0, stride, 1)?, bias)
+    add_channel_bias(convolution::conv_transpose2d(x, weight, stride, padding)?, bias)
 }
 
 /// Defines [`crate::group_norm`].

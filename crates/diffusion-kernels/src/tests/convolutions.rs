@@ -79,13 +79,7 @@ fn convolution_agrees(c: Case) -> Result<(), TestCaseError> {
         close(&fast, &direct, 5e-5)?;
     }
     let slow = || slow::conv2d(&x, &weight, b, c.stride, c.padding);
-    close(&[slow().unwrap()], &direct, 2e-5)?;
-    // candle has no gradients for images that are not square, nor for windows that end within the
-    // padding, where it subtracts below zero.
-    let past_the_padding = (side(c.h) - 1) * c.stride + c.kernel >= 2 * c.padding;
-    if c.h == c.w && past_the_padding {
-        close(&with_gradients(slow, vars), &direct, 2e-5)?;
-    }
+    close(&with_gradients(slow, vars), &direct, 2e-5)?;
     Ok(())
 }
 
@@ -126,7 +120,6 @@ proptest! {
             close(&fast, &direct, 5e-5)?;
         }
         let slow = || slow::conv_transpose2d(&x, &weight, b, c.stride, c.padding);
-        close(&[slow().unwrap()], &direct, 2e-5)?;
         close(&with_gradients(slow, vars), &direct, 2e-5)?;
     }
 }

@@ -1,0 +1,192 @@
+//! Convolutions for any device, with gradients from operations that are fast on GPUs.
+//!
+//! candle differentiates a convolution by a transposed convolution and by a convolution whose kernel
+//! is the whole gradient. Neither is fast on a GPU, and both need square images. Here the gradient
+//! of the input is a convolution with turned weights, and that of the weights a matrix product for
+//! each position of the kernel. A transposed convolution is the convolution of its spread input.
+
+use candle_core::backend::BackendStorage;
+use candle_core::{
+    CpuStorage, CudaStorage, CustomOp3, Layout, MetalStorage, Result, Shape, Tensor,
+};
+
+use crate::Padding;
+
+/// Defines [`crate::conv2d`], without the bias.
+pub(super) fn conv2d(
+    x: &Tensor,
+    weight: &Tensor,
+    stride: usize,
+    padding: Padding,
+) -> Result<Tensor> {
+    let y = forward(&x.detach(), &weight.detach(), stride, padding)?;
+    y.apply_op3(x, weight, Gradients { stride, padding })
+}
+
+/// Defines the transposed convolution, without the bias.
+pub(super) fn conv_transpose2d(
+    x: &Tensor,
+    weight: &Tensor,
+    stride: usize,
+    padding: usize,
+) -> Result<Tensor> {
+    let kernel = weight.dim(2)?;
+    let spread = spread(x, stride)?;
+    let margin = [kernel as i64 - 1 - padding as i64; 2];
+    let x = with_margins(&with_margins(&spread, 2, margin)?, 3, margin)?;
+    conv2d(&x, &turned(weight)?, 1, Padding { before: 0, after: 0 })
+}
+
+fn forward(x: &Tensor, weight: &Tensor, stride: usize, padding: Padding) -> Result<Tensor> {
+    let Padding { before, after } = padding;
+    if before == after {
+        return x.conv2d(weight, before, stride, 1, 1);
+    }
+    let padded = x.pad_with_zeros(2, before, after)?.pad_with_zeros(3, before, after)?;
+    padded.conv2d(weight, 0, stride, 1, 1)
+}
+
+/// Gives the result of a convolution, its first argument, the gradients of the other two.
+struct Gradients {
+    stride: usize,
+    padding: Padding,
+}
+
+impl CustomOp3 for Gradients {
+    fn name(&self) -> &'static str {
+        "convolution with gradients"
+    }
+
+    fn cpu_fwd(
+        &self,
+        y: &CpuStorage,
+        layout: &Layout,
+        _: &CpuStorage,
+        _: &Layout,
+        _: &CpuStorage,
+        _: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        Ok((y.try_clone(layout)?, layout.shape().clone()))
+    }
+
+    fn cuda_fwd(
+        &self,
+        y: &CudaStorage,
+        layout: &Layout,
+        _: &CudaStorage,
+        _: &Layout,
+        _: &CudaStorage,
+        _: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        Ok((y.try_clone(layout)?, layout.shape().clone()))
+    }
+
+    fn metal_fwd(
+        &self,
+        y: &MetalStorage,
+        layout: &Layout,
+        _: &MetalStorage,
+        _: &Layout,
+        _: &MetalStorage,
+        _: &Layout,
+    ) -> Result<(MetalStorage, Shape)> {
+        Ok((y.try_clone(layout)?, layout.shape().clone()))
+    }
+
+    fn bwd(
+        &self,
+        _: &Tensor,
+        x: &Tensor,
+        weight: &Tensor,
+        _: &Tensor,
+        dy: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let (x, weight, dy) = (x.detach(), weight.detach(), dy.detach());
+        let dx = self.of_input(x.dims4()?, &weight, &dy)?;
+        Ok((None, Some(dx), Some(self.of_weight(&x, weight.dim(2)?, &dy)?)))
+    }
+}
+
+impl Gradients {
+    /// The gradient of the input: the spread gradient of the output, convolved with turned weights.
+    fn of_input(
+        &self,
+        (_, _, height, width): (usize, usize, usize, usize),
+        weight: &Tensor,
+        dy: &Tensor,
+    ) -> Result<Tensor> {
+        let last = weight.dim(2)? as i64 - 1;
+        let before = last - self.padding.before as i64;
+        let mut spread = spread(dy, self.stride)?;
+        for (dim, side) in [(2, height), (3, width)] {
+            let after = (side as i64 + last) - before - spread.dim(dim)? as i64;
+            spread = with_margins(&spread, dim, [before, after])?;
+        }
+        spread.conv2d(&turned(weight)?, 0, 1, 1, 1)
+    }
+
+    /// The gradient of the weights: for each position of the kernel, the product of the output's
+    /// gradient with the inputs at that position.
+    fn of_weight(&self, x: &Tensor, kernel: usize, dy: &Tensor) -> Result<Tensor> {
+        let Padding { before, after } = self.padding;
+        let (n, outputs, rows, columns) = dy.dims4()?;
+        let inputs = x.dim(1)?;
+        let by_channel = |map: &Tensor, channels| {
+            map.transpose(0, 1)?.contiguous()?.reshape((channels, n * rows * columns))
+        };
+        let dy = by_channel(dy, outputs)?;
+        // Enough zeros for whole strides at every position.
+        let extra = after + self.stride - 1;
+        let x = x.pad_with_zeros(2, before, extra)?.pad_with_zeros(3, before, extra)?;
+        let mut positions = Vec::with_capacity(kernel * kernel);
+        for row in 0..kernel {
+            let band = every(&x, 2, row, rows, self.stride)?;
+            for column in 0..kernel {
+                let seen = every(&band, 3, column, columns, self.stride)?;
+                positions.push(dy.matmul(&by_channel(&seen, inputs)?.t()?)?);
+            }
+        }
+        Tensor::stack(&positions, 2)?.reshape((outputs, inputs, kernel, kernel))
+    }
+}
+
+/// `count` entries of a dimension, from `start` on in steps of `stride`.
+fn every(x: &Tensor, dim: usize, start: usize, count: usize, stride: usize) -> Result<Tensor> {
+    if stride == 1 {
+        return x.narrow(dim, start, count);
+    }
+    let mut shape = x.dims().to_vec();
+    shape[dim] = count;
+    shape.insert(dim + 1, stride);
+    x.narrow(dim, start, count * stride)?
+        .contiguous()?
+        .reshape(shape)?
+        .narrow(dim + 1, 0, 1)?
+        .squeeze(dim + 1)
+}
+
+/// The map with `stride` − 1 zeros between neighbours.
+fn spread(x: &Tensor, stride: usize) -> Result<Tensor> {
+    if stride == 1 {
+        return Ok(x.clone());
+    }
+    let (n, channels, height, width) = x.dims4()?;
+    x.reshape((n, channels, height, 1, width, 1))?
+        .pad_with_zeros(3, 0, stride - 1)?
+        .pad_with_zeros(5, 0, stride - 1)?
+        .reshape((n, channels, height * stride, width * stride))?
+        .narrow(2, 0, (height - 1) * stride + 1)?
+        .narrow(3, 0, (width - 1) * stride + 1)
+}
+
+/// The weights (Cout, Cin, K, K) as (Cin, Cout, K, K), with both sides of the kernel reversed.
+fn turned(weight: &Tensor) -> Result<Tensor> {
+    weight.transpose(0, 1)?.contiguous()?.flip(&[2, 3])?.contiguous()
+}
+
+/// The map with zeros before and after one dimension. A negative number removes entries.
+fn with_margins(x: &Tensor, dim: usize, [before, after]: [i64; 2]) -> Result<Tensor> {
+    let length = x.dim(dim)? as i64 + before.min(0) + after.min(0);
+    let kept = x.narrow(dim, (-before).max(0) as usize, length.max(0) as usize)?;
+    kept.pad_with_zeros(dim, before.max(0) as usize, after.max(0) as usize)
+}

@@ -4,6 +4,7 @@
 //!   rename. If the process is killed, the previous file remains, or there is none.
 //! - [`PartialFile`]: the same for a file that several processes may write at once.
 //! - [`DescribedTensors`]: tensors and a description of them in one safetensors file.
+//! - [`replace_python_numbers`]: makes JSON of what Python writes as JSON.
 //! - [`FileError`]: an error about a file or folder; its text begins with the path.
 //!
 //! This crate does not know what the files mean and does not choose their names.
@@ -21,6 +22,7 @@
 mod atomic;
 mod described;
 mod error;
+mod json;
 mod partial;
 
 pub use atomic::{
@@ -29,4 +31,5 @@ pub use atomic::{
 };
 pub use described::{DescribedTensors, read_tensors, serialize_tensors};
 pub use error::FileError;
+pub use json::replace_python_numbers;
 pub use partial::PartialFile;

@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::path::Path;
 
-use diffusion_files::FileError;
+use diffusion_files::{FileError, replace_python_numbers};
 use serde_json::{Map, Value};
 
 use crate::InteropError;
@@ -82,21 +82,10 @@ const NUMBERS: [(&str, &str); 3] =
 /// Parses a JSON object. The numbers `NaN`, `Infinity` and `-Infinity` become strings.
 pub(crate) fn parse_object(text: &str) -> Result<Map<String, Value>, serde_json::Error> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let mut standard = String::with_capacity(text.len());
-    let (mut rest, mut in_string, mut escaped) = (text, false, false);
-    while let Some(next) = rest.chars().next() {
-        let number = NUMBERS.iter().find(|(number, _)| !in_string && rest.starts_with(number));
-        if let Some((number, string)) = number {
-            standard.push_str(string);
-            rest = &rest[number.len()..];
-            continue;
-        }
-        in_string ^= next == '"' && !escaped;
-        escaped = in_string && next == '\\' && !escaped;
-        standard.push(next);
-        rest = &rest[next.len_utf8()..];
-    }
-    serde_json::from_str(&standard)
+    let string = |number: &str| {
+        NUMBERS.iter().find(|(name, _)| *name == number).map_or("null", |(_, string)| *string)
+    };
+    serde_json::from_str(&replace_python_numbers(text, string))
 }
 
 /// The number of Python's `json` that [`parse_object`] wrote as this string.

@@ -123,7 +123,7 @@ impl ImportedModel {
         };
         let weights = read_weights(&model, &network)?;
         let ema = folder.join(UNET_EMA);
-        let has_ema = model != folder && ema.join("config.json").is_file();
+        let has_ema = model != folder && ema.is_dir();
         let ema = has_ema.then(|| read_weights(&ema, &network)).transpose()?;
         Ok(Self {
             network,

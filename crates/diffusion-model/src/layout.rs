@@ -34,8 +34,9 @@ impl RunLayout {
 
     /// The run that contains the folder of a checkpoint, if there is one.
     pub fn of_checkpoint(checkpoint: &Path) -> Option<Self> {
-        let run = Self::new(checkpoint.canonicalize().ok()?.ancestors().nth(2)?);
-        run.is_run().then_some(run)
+        let above = |path: &Path| Some(Self::new(path.ancestors().nth(2)?)).filter(Self::is_run);
+        // The full path is only needed where the run is not part of the given one.
+        above(checkpoint).or_else(|| above(&checkpoint.canonicalize().ok()?))
     }
 
     /// Returns `path` if it is a checkpoint folder, or the newest checkpoint if `path` is a run
@@ -185,6 +186,33 @@ impl RunLayout {
             return Err(FileError::unusable(&file, missing(name) + &advice(newest.as_deref())));
         }
         Ok(step)
+    }
+
+    /// The folder of the checkpoint from which a training continues: the one that `latest` names,
+    /// or the newest complete one if that is newer. `None`: the run has no checkpoint.
+    ///
+    /// # Errors
+    /// If `latest` names a checkpoint that does not exist, and no newer one does.
+    pub fn resumed_checkpoint(&self) -> Result<Option<PathBuf>, FileError> {
+        let newest = self.complete_checkpoints().pop();
+        match (self.latest_step()?, newest) {
+            (Some(latest), newest) if newest.as_ref().is_none_or(|(step, _)| *step <= latest) => {
+                self.latest_checkpoint().map(Some)
+            }
+            (_, newest) => Ok(newest.map(|(_, path)| path)),
+        }
+    }
+
+    /// What to remove so that the run is used without `checkpoint`: its folder, and `latest` if
+    /// that names it.
+    pub fn removal_of(&self, checkpoint: &Path) -> String {
+        let latest = self.latest();
+        let is_latest = self.latest_step().is_ok_and(|step| step == Self::step_of(checkpoint));
+        if is_latest && latest.exists() {
+            format!("{} and {}", checkpoint.display(), latest.display())
+        } else {
+            checkpoint.display().to_string()
+        }
     }
 
     /// The folder of the checkpoint that `latest` names. If the file is missing or empty, for

@@ -43,7 +43,11 @@ impl ModelState {
             let problem = format!("this is not a checkpoint: {} is missing", Self::FILE);
             return Err(FileError::unusable(folder, problem));
         }
-        Self::parse(&read_file(&file)?, &file)
+        let json = read_file(&file)?;
+        if json.is_empty() {
+            return Err(FileError::unusable(&file, "the file is empty"));
+        }
+        Self::parse(&json, &file)
     }
 
     /// Parses the state in `json`. `file` is only used in errors.

@@ -33,7 +33,7 @@ pub(crate) struct ControlArgs {
     ///
     /// Numbers count from 0; if all names are numbers, a number is a name. `diffusion info` lists
     /// the classes of a model. With --classifier the classes are those of the classifier.
-    #[arg(long, help_heading = HEADING, value_name = "CLASS", value_delimiter = ',', allow_negative_numbers = true)]
+    #[arg(long, help_heading = HEADING, value_name = "CLASS", value_delimiter = ',', allow_hyphen_values = true)]
     pub(crate) class: Vec<String>,
     /// Guidance scale w, -1000 to 1000; 1 = no extra guidance (with --classifier: the classifier's
     /// unscaled gradient) [default: 1.1, or 1 if the model does not support classifier-free

@@ -138,22 +138,25 @@ impl ModelArgs {
 
 /// `error` of reading `checkpoint`, with the newest checkpoint of its run that can be read.
 pub(crate) fn damaged(error: anyhow::Error, checkpoint: &Path) -> anyhow::Error {
-    let others = RunLayout::of_checkpoint(checkpoint).map(|run| run.complete_checkpoints());
+    let Some(run) = RunLayout::of_checkpoint(checkpoint) else { return error };
     let is_readable = |path: &Path| Checkpoint::read(path, &Device::Cpu).is_ok();
     let step = RunLayout::step_of(checkpoint);
-    let other = others
-        .into_iter()
-        .flatten()
-        .rev()
-        .find(|(other, path)| Some(*other) != step && is_readable(path));
-    match other {
-        Some((_, other)) => error.context(format!(
-            "the checkpoint cannot be read; the newest one that can is {}. Remove {} to use that one",
-            other.display(),
-            checkpoint.display()
-        )),
-        None => error,
+    let others = run.complete_checkpoints();
+    let readable =
+        others.iter().rev().find(|(other, path)| Some(*other) != step && is_readable(path));
+    let Some((newest, path)) = readable else { return error };
+    let message =
+        format!("the checkpoint cannot be read; the newest one that can is {}", path.display());
+    if step < Some(*newest) {
+        return error.context(message);
     }
+    // Every newer one would be used before it, and none of them can be read.
+    let newer = others.iter().filter(|(other, _)| other > newest && Some(*other) != step);
+    let removals: Vec<String> = std::iter::once(checkpoint)
+        .chain(newer.map(|(_, path)| path.as_path()))
+        .map(|path| run.removal_of(path))
+        .collect();
+    error.context(format!("{message}. Remove {} to use that one", removals.join(" and ")))
 }
 
 /// The run that the folder `checkpoint` belongs to.

@@ -59,8 +59,8 @@ impl TestDir {
     }
 
     /// Runs the program, which must fail with `code` and one error line that contains all of
-    /// `parts`.
-    pub(crate) fn refuses(&self, line: &str, code: i32, parts: &[&str]) {
+    /// `parts`. Returns what it printed to standard error.
+    pub(crate) fn refuses(&self, line: &str, code: i32, parts: &[&str]) -> String {
         let answer = self.run(line);
         assert_eq!(answer.code, Some(code), "`{line}`:\n{}{}", answer.out, answer.err);
         for part in parts {
@@ -70,6 +70,7 @@ impl TestDir {
         let sentences =
             answer.err.lines().filter(|l| l.contains("ERROR") || l.starts_with("error:")).count();
         assert_eq!(sentences, 1, "`{line}` does not say one sentence:\n{}", answer.err);
+        answer.err
     }
 
     /// Writes a configuration that trains fast: a small network, small pictures, no grids.

@@ -106,7 +106,9 @@ fn a_number_is_the_name_of_a_class_if_all_names_are_numbers() {
             let parts = [&format!("unknown class `{class}`"), "`2`, `10`"];
             place.refuses(&format!("sample --run {run} --class {class} --num 1"), 2, &parts);
         }
-        place.refuses(&format!("sample --run {run} --class -1 --num 1"), 2, &["`-1`"]);
+        for class in ["-1", "-1,2"] {
+            place.refuses(&format!("sample --run {run} --class {class} --num 1"), 2, &["`-1`"]);
+        }
     }
     place.ok("data inspect data --classes 2.0");
     place.refuses("data inspect data --classes -1", 1, &["-1"]);

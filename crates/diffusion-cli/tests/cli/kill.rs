@@ -110,6 +110,57 @@ fn a_damaged_checkpoint_is_named_with_the_newest_one_that_can_be_read() {
     place.refuses("sample --run run --weights raw", 1, &parts);
     let left = crate::common::names(&place.path("run/checkpoints"));
     assert_eq!(left, ["step-0000002", "step-0000004", "step-0000006"]);
+
+    // The files to remove are all named: without them the run continues from the whole one.
+    let refused = place.refuses("train --run-dir run --resume --steps 8", 1, &["Remove "]);
+    let (_, removals) = refused.split_once("Remove ").unwrap();
+    let (removals, _) = removals.split_once(" to use that one").unwrap();
+    for path in removals.split(" and ") {
+        let path = place.path(path);
+        if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) }.unwrap();
+    }
+    place.ok("sample --run run --num 1 --steps 1");
+    assert!(place.ok("train --run-dir run --resume --steps 8").err.contains("(step 2)"));
+}
+
+/// A resume that fails changes nothing that other commands use.
+#[test]
+fn a_refused_resume_leaves_the_run_as_it_was() {
+    let place = TestDir::new();
+    place.small_config();
+    let config = fs::read_to_string(place.path("small.toml")).unwrap();
+    place.write("small.toml", format!("{config}[checkpoint]\nevery = 2\nkeep = 3\n"));
+    place.ok("train --config small.toml --run-dir run --steps 4");
+    place.write("run/latest", "step-0000002\n");
+    let weights = place.path("run/checkpoints/step-0000004/model.safetensors");
+    let bytes = fs::read(&weights).unwrap();
+    fs::write(&weights, &bytes[..bytes.len() / 2]).unwrap();
+    place.refuses("train --run-dir run --resume --steps 6", 1, &["step-0000004", "step-0000002"]);
+    assert_eq!(fs::read_to_string(place.path("run/latest")).unwrap(), "step-0000002\n");
+    place.ok("sample --run run --num 1 --steps 1");
+    fs::write(&weights, bytes).unwrap();
+
+    // Under another name, a newer checkpoint is still one whose steps must not be repeated.
+    let checkpoint = |name: &str| place.path(&format!("run/checkpoints/{name}"));
+    fs::rename(checkpoint("step-0000004"), checkpoint("step-0000004-copy")).unwrap();
+    place.refuses(
+        "train --run-dir run --resume --steps 6",
+        1,
+        &["step-0000004-copy", "rename it to step-0000004"],
+    );
+    let metrics = || fs::read_to_string(place.path("run/metrics.jsonl")).unwrap().lines().count();
+    assert_eq!(metrics(), 4);
+    fs::rename(checkpoint("step-0000004-copy"), checkpoint("step-0000004")).unwrap();
+    assert!(place.ok("train --run-dir run --resume --steps 6").err.contains("(step 4)"));
+
+    // Without any checkpoint, the metrics show that steps would be lost.
+    fs::remove_dir_all(place.path("run/checkpoints")).unwrap();
+    fs::remove_dir_all(place.path("run/samples")).unwrap();
+    fs::remove_file(place.path("run/latest")).unwrap();
+    place.refuses("train --run-dir run --resume", 1, &["holds no checkpoint", "metrics.jsonl"]);
+    assert_eq!(metrics(), 6);
+    fs::remove_file(place.path("run/metrics.jsonl")).unwrap();
+    place.ok("train --run-dir run --resume --steps 2");
 }
 
 /// A run that starts from another run's weights has them from its first moment.

@@ -145,6 +145,11 @@ fn initial_noise_from_a_file_replaces_the_seeds() {
     let first = sample("--sampler ddim --out a");
     assert!(first == sample("--sampler ddim --seed 7 --batch-size 2 --out b"));
     assert!(sample("--sampler ddpm --out c") != sample("--sampler ddpm --seed 7 --out d"));
+    place.refuses(
+        "sample --run run --init-noise noise.npy --class 4,5 --num 1",
+        2,
+        &["--init-noise works with one class or none"],
+    );
     noise.narrow(3, 0, 4).unwrap().write_npy(place.path("small.npy")).unwrap();
     place.refuses(
         "sample --run run --init-noise small.npy",

@@ -9,11 +9,15 @@ use flate2::read::MultiGzDecoder;
 
 use super::kind::{self, FileKind, HEAD_BYTES};
 use super::listing::{self, ListedFile, Listing};
-use super::{Content, EXPECTED, Record, Records, SourceInfo, table};
+use super::{Content, Record, Records, SourceInfo, table};
 use crate::DataError;
 use crate::config::Split;
 use crate::error::first_names;
 use crate::prepare::decode::MAX_FILE_BYTES;
+
+/// What an archive should contain, for an error.
+const EXPECTED: &str = "files ending in .png, .jpg, .webp, .bmp, .gif or .tif (data files of other \
+                        formats are read once they are unpacked)";
 
 /// An archive and the label of each picture in it, in the archive's order.
 #[derive(Debug)]

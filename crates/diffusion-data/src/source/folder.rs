@@ -211,10 +211,14 @@ impl FolderFiles {
 }
 
 impl FolderFiles {
-    /// The folders beside those of the classes, in `base`, that contain no pictures.
+    /// The folders beside those of the classes, in `base`, that contain neither pictures nor
+    /// sheets, which have a note of their own.
     fn empty_classes(&self, base: &str, list: &Listing) -> Vec<String> {
-        let names = list.pictures.iter().map(|(place, _)| self.listed[*place].name.as_str());
-        let used: HashSet<&str> = names
+        let pictures = list.pictures.iter().map(|(place, _)| &self.listed[*place]);
+        let sheets = self.listed.iter().filter(|file| file.kind == FileKind::Sheet);
+        let used: HashSet<&str> = pictures
+            .chain(sheets)
+            .map(|file| file.name.as_str())
             .filter_map(|name| name.strip_prefix(base)?.split_once('/'))
             .map(|(folder, _)| folder)
             .collect();

@@ -119,6 +119,13 @@ impl Listing {
             }
         }
         notes.extend(unused(files));
+        let folders = folders_of(&all);
+        let is_elsewhere = |file: &&ListedFile| {
+            file.kind == FileKind::Table && !folders.contains(folder_of(&file.name))
+        };
+        notes.extend(files.iter().filter(is_elsewhere).map(|file| {
+            format!("{}: not used, because no picture is below the table's folder", file.name)
+        }));
         Ok(Self { pictures, classes, missing, shared, part, notes })
     }
 }
@@ -169,13 +176,7 @@ fn table_labels(
     shared: &str,
     notes: &mut Vec<String>,
 ) -> Result<(TableLabels, Vec<String>), TableProblem> {
-    let mut folders = HashSet::new();
-    for name in names {
-        let mut folder = folder_of(name);
-        while folders.insert(folder) && !folder.is_empty() {
-            folder = folder_of(&folder[..folder.len() - 1]);
-        }
-    }
+    let folders = folders_of(names);
     // A table nearer to the pictures comes later and overrides the others.
     let priority = |name: &str| {
         let file = &name[folder_of(name).len()..];
@@ -277,6 +278,18 @@ fn folder_labels(names: &[&str]) -> Vec<Option<String>> {
 /// The folder of a file, including its last `/`.
 fn folder_of(name: &str) -> &str {
     &name[..name.rfind('/').map_or(0, |end| end + 1)]
+}
+
+/// All folders above the files.
+fn folders_of<'a>(names: &[&'a str]) -> HashSet<&'a str> {
+    let mut folders = HashSet::new();
+    for name in names {
+        let mut folder = folder_of(name);
+        while folders.insert(folder) && !folder.is_empty() {
+            folder = folder_of(&folder[..folder.len() - 1]);
+        }
+    }
+    folders
 }
 
 /// The longest sequence of folders that all names begin with, including its last `/`.
@@ -489,9 +502,11 @@ mod tests {
         let far = "labels.csv|file_name,label\nu/a.png,far\nv/b.png,far\n";
         assert_eq!(labelled(&["u/a.png", "v/b.png", near, far]), ["u/a.png: near", "v/b.png: far"]);
         // A table elsewhere is not used, and cannot be an error.
+        let elsewhere = listing(&["u/a.png", "v/b.png", "docs/labels.csv|x\n"]).unwrap();
+        assert_eq!(elsewhere.classes, ["u", "v"]);
         assert_eq!(
-            listing(&["u/a.png", "v/b.png", "docs/labels.csv|x\n"]).unwrap().classes,
-            ["u", "v"]
+            elsewhere.notes,
+            ["docs/labels.csv: not used, because no picture is below the table's folder"]
         );
         let (table, problem) = listing(&["u/a.png", "labels.csv|x\n"]).unwrap_err();
         assert_eq!(table, "labels.csv");

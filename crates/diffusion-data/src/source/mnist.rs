@@ -91,11 +91,17 @@ pub(crate) fn files(dir: &Path, split: Split) -> Result<Option<IdxFiles>, DataEr
     sets.sort_by_key(|file| file.preference());
     let mut different: Vec<&Candidate> = Vec::new();
     for set in sets {
-        if different.iter().all(|other| other.key != set.key) {
+        if different.iter().all(|other| !other.is_copy_of(set)) {
             different.push(set);
         }
     }
-    let standard = different.iter().find(|file| STANDARD_KEYS.contains(&file.key.as_str()));
+    let is_standard = |file: &&&Candidate| STANDARD_KEYS.contains(&file.key.as_str());
+    let mut standard = different.iter().filter(is_standard);
+    // `different` begins with the files that are least deep.
+    let standard = match (standard.next(), standard.next()) {
+        (Some(first), Some(second)) if first.depth == second.depth => None,
+        (first, _) => first,
+    };
     let images: &Candidate = match (standard, different.as_slice()) {
         (_, []) => return Ok(None),
         (Some(file), _) | (None, [file]) => file,
@@ -111,7 +117,7 @@ pub(crate) fn files(dir: &Path, split: Split) -> Result<Option<IdxFiles>, DataEr
     };
     let (labels, is_guess) = images.labels_among(&candidates).unzip();
     let is_guess = is_guess.unwrap_or(false);
-    let unused = different.iter().filter(|file| file.key != images.key);
+    let unused = different.iter().filter(|file| file.path != images.path);
     let unused = unused.map(|file| file.path.clone()).collect();
     Ok(Some(IdxFiles { images: images.path.clone(), labels, is_guess, unused }))
 }
@@ -123,7 +129,7 @@ pub(crate) fn files_of(path: &Path) -> IdxFiles {
         let (labels, is_guess, unused) = (None, false, Vec::new());
         return IdxFiles { images: path.to_owned(), labels, is_guess, unused };
     };
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let folder = images.home().filter(|folder| !folder.as_os_str().is_empty());
     // Of a large folder, only files and folders whose name says that they are labels are opened.
     let is_label = |entry: &walkdir::DirEntry| {
         entry.depth() == 0 || entry.file_name().to_string_lossy().to_lowercase().contains("label")
@@ -200,6 +206,23 @@ impl Candidate {
                 .filter(|_| depth > 1)
         });
         Some(Self { path: path.to_owned(), depth, rank, count, key, split })
+    }
+
+    /// The folder of the file, or the one above if the file is in a folder of its own name.
+    fn home(&self) -> Option<&Path> {
+        let parent = self.path.parent()?;
+        let name = parent.file_name().unwrap_or_default().to_string_lossy();
+        if key_of(name.trim_end_matches(".gz")) == self.key {
+            parent.parent()
+        } else {
+            Some(parent)
+        }
+    }
+
+    /// Whether the two are one file in different forms: plain and gzipped, in a folder and in a
+    /// folder of its own name.
+    fn is_copy_of(&self, other: &Self) -> bool {
+        self.key == other.key && self.home() == other.home()
     }
 
     /// Files in the folder itself come first, and plain ones before gzipped ones.

@@ -1,5 +1,6 @@
 //! Tables of labels beside pictures: csv, jsonl and parquet files.
 
+use diffusion_files::replace_python_numbers;
 use serde_json::Value;
 
 /// The names of tables of labels. A later one overrides the labels of an earlier one in the same
@@ -127,18 +128,9 @@ fn read_jsonl(content: &[u8]) -> Result<Table, String> {
 /// A row of JSON. Python writes a missing number as NaN, which JSON does not have.
 fn parse_line(line: &str) -> serde_json::Result<Value> {
     let parsed = serde_json::from_str(line);
-    if parsed.is_ok() || !line.contains("NaN") {
-        return parsed;
-    }
-    let standard: String = line
-        .split_inclusive('"')
-        .enumerate()
-        .map(|(part, text)| {
-            // Every second part is in quotation marks.
-            if part % 2 == 0 { text.replace("NaN", "null") } else { text.to_owned() }
-        })
-        .collect();
-    serde_json::from_str(&standard).or(parsed)
+    parsed.or_else(|error| {
+        serde_json::from_str(&replace_python_numbers(line, |_| "null")).map_err(|_| error)
+    })
 }
 
 #[cfg(feature = "parquet")]

@@ -141,9 +141,7 @@ fn idx_files_are_found_by_content_in_all_spellings() {
         }
         if images != "pictures.idx" {
             let alone = open(&folder.path(&format!("set/{images}")));
-            let classes = alone.unwrap().classes().len();
-            // A label file in another folder is not beside the pictures.
-            assert_eq!(classes, if images.contains('/') { 0 } else { 5 }, "{images}");
+            assert_eq!(alone.unwrap().classes().len(), 5, "{images}");
         }
     }
     let folder = Folder::new();
@@ -157,6 +155,30 @@ fn idx_files_are_found_by_content_in_all_spellings() {
     folder.write("set/other-train-images.idx3-ubyte", idx(5, false));
     let error = open(&folder.path("set")).unwrap_err().to_string();
     assert!(error.contains("several sets of IDX pictures"), "{error}");
+}
+
+#[test]
+fn two_idx_sets_of_one_name_are_never_mixed_up() {
+    let folder = Folder::new();
+    folder.write("set/digits/train-images-idx3-ubyte", idx(5, false));
+    folder.write("set/clothes/train-images-idx3-ubyte", idx(4, false));
+    let error = open(&folder.path("set")).unwrap_err().to_string();
+    assert!(error.contains("several sets of IDX pictures"), "{error}");
+    // One that is less deep is meant, and the others are named.
+    folder.write("set/train-images-idx3-ubyte.gz", gzipped(&idx(3, false)));
+    folder.write("set/train-images-idx3-ubyte/train-images-idx3-ubyte", idx(3, false));
+    let source = open(&folder.path("set")).unwrap();
+    assert_eq!(source.count(), 3);
+    let note = source.notes().join("; ");
+    assert!(note.contains("digits") && note.contains("clothes"), "{note}");
+}
+
+#[test]
+fn an_archive_of_data_files_is_to_be_unpacked() {
+    let folder = Folder::new();
+    folder.write("set.zip", zip(&[("train-images-idx3-ubyte", idx(5, false))]));
+    let error = open(&folder.path("set.zip")).unwrap_err().to_string();
+    assert!(error.contains("unpacked") && error.contains("train-images-idx3-ubyte"), "{error}");
 }
 
 #[test]

@@ -1,9 +1,10 @@
 //! Convolutions for any device, with gradients from operations that are fast on GPUs.
 //!
-//! candle differentiates a convolution by a transposed convolution and by a convolution whose kernel
-//! is the whole gradient. Neither is fast on a GPU, and both need square images. Here the gradient
-//! of the input is a convolution with turned weights, and that of the weights a matrix product for
-//! each position of the kernel. A transposed convolution is the convolution of its spread input.
+//! candle differentiates a convolution by a transposed convolution and by a convolution whose
+//! kernel is the whole gradient. Neither is fast on a GPU, and both need square images. Here the
+//! gradient of the input is a convolution with turned weights, and that of the weights a matrix
+//! product for each position of the kernel. A transposed convolution is the convolution of its
+//! spread input.
 
 use candle_core::backend::BackendStorage;
 use candle_core::{

@@ -53,10 +53,15 @@ impl RunDir {
             return Err(TrainError::RunExists { path: path.to_owned() });
         }
         rest.iter().try_for_each(|(_, path)| remove_folder(path))?;
-        for dir in [run.layout.samples(), run.layout.checkpoints()] {
+        run.create_folders()?;
+        Ok(run)
+    }
+
+    fn create_folders(&self) -> Result<(), TrainError> {
+        for dir in [self.layout.samples(), self.layout.checkpoints()] {
             fs::create_dir_all(&dir).map_err(FileError::io(&dir))?;
         }
-        Ok(run)
+        Ok(())
     }
 
     /// Saves a checkpoint and removes old ones. Returns its folder.
@@ -72,45 +77,59 @@ impl RunDir {
     /// Opens the folder of an existing run to train in it, and locks it until this value is
     /// dropped.
     ///
-    /// Removes incomplete files left by a killed process. If a complete checkpoint is newer than
-    /// the one that `latest` names, or the file is missing, it is made the latest one.
+    /// Removes incomplete files left by a killed process. [`RunLayout::resumed_checkpoint`] is the
+    /// one to restore; `latest` changes when the training begins.
     ///
     /// # Errors
-    /// If the folder holds no run; if another process trains in it; if `latest` is damaged; an I/O
-    /// error of the operating system.
+    /// If the folder holds no run; if another process trains in it; if steps were trained and no
+    /// checkpoint is left; if a newer checkpoint than the newest complete one is damaged or has
+    /// another name; an I/O error of the operating system.
     pub fn resume(path: &Path) -> Result<Self, TrainError> {
         let mut run = Self::open(path)?;
         run.lock = Some(run.take_lock()?);
+        // Some copies leave out empty folders.
+        run.create_folders()?;
         run.clear_leftovers()?;
         let newest = run.layout.complete_checkpoints().pop().map(|(step, _)| step);
         run.check_newer(newest)?;
-        if let Some(newest) = newest
-            && run.layout.latest_step()?.is_none_or(|step| step < newest)
-        {
-            run.set_latest(newest)?;
+        if newest.is_none() && !run.read_metrics()?.is_empty() {
+            let metrics = run.layout.metrics();
+            let problem = format!(
+                "the run has trained, but holds no checkpoint; put its checkpoints back, or remove \
+                 {} to start from step 0",
+                metrics.display()
+            );
+            return Err(FileError::unusable(&run.layout.checkpoints(), problem).into());
         }
         Ok(run)
     }
 
-    /// Fails if a checkpoint newer than `newest`, the newest complete one, is damaged: a save would
-    /// overwrite it.
+    /// Fails if a checkpoint newer than `newest`, the newest complete one, is damaged or has the
+    /// name of another step: a training would repeat its steps, and a save could replace it.
     fn check_newer(&self, newest: Option<u64>) -> Result<(), TrainError> {
         for path in entries(&self.layout.checkpoints())? {
-            let is_newer = RunLayout::step_of(&path).is_some_and(|step| Some(step) > newest);
-            if !is_newer || entries(&path)?.is_empty() {
-                continue;
-            }
-            if let Err(e) = ModelState::read(&path) {
-                let rest = match newest {
-                    Some(newest) => format!(
-                        "continue from the newest complete checkpoint, {}",
-                        RunLayout::step_name(newest)
-                    ),
-                    None => "start from step 0".to_owned(),
-                };
-                let problem = format!("this checkpoint is damaged ({e}); remove it to {rest}");
-                return Err(FileError::unusable(&path, problem).into());
-            }
+            let step = RunLayout::step_of(&path);
+            let problem = match ModelState::read(&path) {
+                Ok(state) if Some(state.step) > newest => format!(
+                    "this folder holds the checkpoint of step {0}; rename it to {1} to continue \
+                     from it, or move it away",
+                    state.step,
+                    RunLayout::step_name(state.step)
+                ),
+                Err(e) if step.is_some() && step > newest && !entries(&path)?.is_empty() => {
+                    let rest = match newest {
+                        Some(newest) => format!(
+                            "continue from the newest complete checkpoint, {}",
+                            RunLayout::step_name(newest)
+                        ),
+                        None => "start from step 0".to_owned(),
+                    };
+                    let removal = self.layout.removal_of(&path);
+                    format!("this checkpoint is damaged ({e}); remove {removal} to {rest}")
+                }
+                _ => continue,
+            };
+            return Err(FileError::unusable(&path, problem).into());
         }
         Ok(())
     }

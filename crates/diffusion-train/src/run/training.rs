@@ -130,6 +130,9 @@ pub fn run(
         );
         return Err(FileError::unusable(&path, problem).into());
     }
+    if run_dir.layout().checkpoint(trainer.steps_done()).is_dir() {
+        run_dir.set_latest(trainer.steps_done())?;
+    }
     run_dir.write_config(trainer.config())?;
     let mut metrics_file = run_dir.open_metrics(trainer.steps_done())?;
     let (before, start) = (trainer.elapsed(), Instant::now());

@@ -122,7 +122,7 @@ pub(crate) struct PictureArgs {
     #[arg(long, help_heading = HEADING, value_name = "N")]
     repeat: Option<usize>,
     /// Use only the pictures of these classes, by name, separated by commas [default: all]
-    #[arg(long, help_heading = HEADING, value_name = "NAMES", value_delimiter = ',', allow_negative_numbers = true)]
+    #[arg(long, help_heading = HEADING, value_name = "NAMES", value_delimiter = ',', allow_hyphen_values = true)]
     classes: Option<Vec<String>>,
     /// Use only N pictures, at least 1, chosen by a hash of their names [default: all]
     #[arg(long, help_heading = HEADING, value_name = "N")]

@@ -58,7 +58,7 @@ pub(crate) struct ReclassArgs {
         value_name = "CLASS",
         value_delimiter = ',',
         required = true,
-        allow_negative_numbers = true
+        allow_hyphen_values = true
     )]
     to: Vec<String>,
     #[command(flatten)]

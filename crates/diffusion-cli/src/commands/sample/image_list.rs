@@ -47,6 +47,10 @@ impl ImageList {
                 let num = num.or(args.per_class).unwrap_or(16);
                 Ok(Self { specs: indexed(class, num).collect(), by_class: None })
             }
+            (_, Some(_)) if noise_count.is_some() => bail_usage!(
+                "--class names {} classes: --init-noise works with one class or none",
+                classes.len()
+            ),
             (_, Some(_)) => bail_usage!(
                 "--class names {} classes: use --per-class for the number of images of each class",
                 classes.len()

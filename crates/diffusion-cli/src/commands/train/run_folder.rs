@@ -38,12 +38,10 @@ pub(super) fn restore(
     run_dir: &RunDir,
     device: &Device,
 ) -> anyhow::Result<()> {
-    let layout = run_dir.layout();
-    if layout.latest_step()?.is_none() {
+    let Some(path) = run_dir.layout().resumed_checkpoint()? else {
         tracing::warn!("{} has no checkpoint yet; starting from step 0", run_dir.path().display());
         return Ok(());
-    }
-    let path = layout.latest_checkpoint()?;
+    };
     let checkpoint = Checkpoint::read(&path, device).map_err(|e| runs::damaged(e.into(), &path))?;
     if checkpoint.state.is_adopted() {
         let name = run_dir.path().display();

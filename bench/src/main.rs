@@ -12,8 +12,9 @@
 //!
 //! With the arguments `pictures FOLDER`, it runs the jobs of the loader benchmark instead.
 //!
-//! The network is one of `networks.json`, or that of the `mnist` preset if none is named. `RAYON_NUM_THREADS` sets the number of threads, and
-//! `DIFFUSION_KERNELS` the kernels (for example `avx2` or `slow`).
+//! The network is one of `networks.json`, or that of the `mnist` preset if none is named.
+//! `RAYON_NUM_THREADS` sets the number of threads, and `DIFFUSION_KERNELS` the kernels (for example
+//! `avx2` or `slow`).
 //!
 //! This crate does not compare anything: `cargo xtask bench` starts the workers and prints the
 //! tables. `benches/kernels.rs` measures single kernels with `cargo bench -p diffusion-bench`.

@@ -129,20 +129,26 @@ fn forward(
     let pixels = settings.sizes.pixels();
     let kernel = ForwardPass::new(settings, settings.sizes.parameters(packed));
     let x = stack(settings, parts);
-    let group = settings.sizes.group(STRIP).min(CHUNK);
+    let is_wide = settings.sizes.is_wide();
+    let group = settings.sizes.group(STRIP).min(if is_wide { images } else { CHUNK });
     let mut y = UninitVec::from_pool(images * outputs * pixels);
-    let results = y.par_chunks(group * outputs * pixels).enumerate();
+    let results = y.chunks(group * outputs * pixels);
     let last = settings.sizes.padded_outputs() * pixels;
     let mut hidden = UninitVec::from_pool(if keep { images * last } else { 0 });
-    if keep {
-        results
-            .zip(hidden.par_chunks_mut(group * last))
-            .for_each(|((i, y), hidden)| kernel.images(&x, i * group, hidden, y));
+    let mut kept: Vec<Option<UninitSlice<'_>>> =
+        hidden.chunks(group * last).into_iter().map(Some).collect();
+    kept.resize_with(results.len(), || None);
+    let run = |(i, (y, hidden)): (usize, (UninitSlice<'_>, Option<UninitSlice<'_>>))| {
+        if let Some(hidden) = hidden {
+            return kernel.images(&x, i * group, hidden.zeros(), y);
+        }
+        let mut hidden = Scratch::new(y.len() / outputs * settings.sizes.padded_outputs());
+        kernel.images(&x, i * group, &mut hidden, y);
+    };
+    if is_wide {
+        results.into_iter().zip(kept).enumerate().for_each(run);
     } else {
-        results.for_each(|(i, y)| {
-            let mut hidden = Scratch::new(y.len() / outputs * settings.sizes.padded_outputs());
-            kernel.images(&x, i * group, &mut hidden, y);
-        });
+        results.into_par_iter().zip(kept).enumerate().for_each(run);
     }
     (Map::new(y.into_buffer(), [images, height, width, outputs]), hidden.into_buffer())
 }
@@ -160,10 +166,12 @@ impl MapOp for Op {
         let x = stack(&self.settings, &self.parts);
         let mut dx: Vec<UninitVec> =
             sizes.parts.iter().map(|part| UninitVec::from_pool(images * part * pixels)).collect();
+        // For wide blocks, all threads work on one task.
+        let chunk = if sizes.is_wide() { images } else { CHUNK };
         let mut tasks: Vec<Vec<(UninitSlice<'_>, usize)>> = Vec::new();
-        tasks.resize_with(images.div_ceil(CHUNK), Vec::new);
+        tasks.resize_with(images.div_ceil(chunk), Vec::new);
         for (dx, &channels) in dx.iter_mut().zip(&sizes.parts) {
-            let chunks = dx.chunks(CHUNK * channels * pixels);
+            let chunks = dx.chunks(chunk * channels * pixels);
             tasks.iter_mut().zip(chunks).for_each(|(task, chunk)| task.push((chunk, channels)));
         }
         let (last, size) = (sizes.padded_outputs() * pixels, outputs * pixels);
@@ -173,11 +181,11 @@ impl MapOp for Op {
             let backward = BackwardPass::new(&self.settings, sizes.parameters(packed));
             Ok(tasks
                 .into_par_iter()
-                .zip(de.par_chunks_mut(CHUNK * width))
-                .zip(self.hidden.par_chunks(CHUNK * last).zip(dy.par_chunks(CHUNK * size)))
+                .zip(de.par_chunks_mut(chunk * width))
+                .zip(self.hidden.par_chunks(chunk * last).zip(dy.par_chunks(chunk * size)))
                 .enumerate()
                 .map(|(i, ((dx, de), (hidden, dy)))| {
-                    backward.chunk(&x, i * CHUNK, [hidden, dy], dx, de)
+                    backward.chunk(&x, i * chunk, [hidden, dy], dx, de)
                 })
                 .collect())
         })?;

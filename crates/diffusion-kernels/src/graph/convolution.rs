@@ -219,10 +219,23 @@ impl Sizes {
             Direction::Scatter => (small, large, self.geometry.large),
         };
         let mut y = UninitVec::from_pool(self.images * len);
-        y.par_chunks(len)
-            .zip(x.values.par_chunks_exact(input))
-            .for_each(|(y, x)| convolution.run(x, y));
+        run_all(&convolution, (&x.values, input), (&mut y, len));
         Map::new(y.into_buffer(), [self.images, height, width, self.outputs(direction)])
+    }
+}
+
+/// Convolves all images of `x` into `y`, each given with the number of floats of an image.
+fn run_all(
+    convolution: &Convolution,
+    (x, input): (&[f32], usize),
+    (y, output): (&mut UninitVec, usize),
+) {
+    if let Some(group) = convolution.group() {
+        let pairs = y.chunks(group * output).into_iter().zip(x.chunks(group * input));
+        pairs.for_each(|(y, x)| convolution.run(x, y));
+    } else {
+        let pairs = y.par_chunks(output).zip(x.par_chunks_exact(input));
+        pairs.for_each(|(y, x)| convolution.run(x, y));
     }
 }
 
@@ -242,10 +255,12 @@ impl MapOp for Op {
         let outputs = sizes.outputs(direction);
         let dy = self.y.take_gradient(dtoken)?;
         let weight_gradient = WeightGradient::new(isa, sizes.geometry, sizes.channels);
+        let group = weight_gradient.group();
+        let together = group.unwrap_or(1);
         let sum = |x: &[f32], dy: &[f32]| {
             let mut sums = weight_gradient.begin();
             let mut db = vec![0.0; padded_len(outputs)];
-            for (x, dy) in x.chunks_exact(input).zip(dy.chunks_exact(len)) {
+            for (x, dy) in x.chunks(together * input).zip(dy.chunks(together * len)) {
                 match direction {
                     Direction::Gather => sums.add(dy, x),
                     Direction::Scatter => {
@@ -257,25 +272,18 @@ impl MapOp for Op {
             let (dw, small) = sums.finish();
             (dw, if direction == Direction::Gather { small } else { db })
         };
-        let pairs = self.x.values.par_chunks(CHUNK * input).zip(dy.par_chunks(CHUNK * len));
         let mut dx_token = None;
-        let partials: Vec<(Buffer, Vec<f32>)> = if token.track_op() {
+        if token.track_op() {
             let transposed =
                 with_elements([weight], |[weight]| Ok(sizes.convolution(isa, back, weight, None)))?;
             let mut dx = UninitVec::from_pool(sizes.images * input);
-            let partials = dx
-                .par_chunks(CHUNK * input)
-                .zip(pairs)
-                .map(|(dx, (x, dy))| {
-                    dy.chunks_exact(len)
-                        .zip(dx.chunks(input))
-                        .for_each(|(dy, dx)| transposed.run(dy, dx));
-                    sum(x, dy)
-                })
-                .collect();
+            run_all(&transposed, (&dy, len), (&mut dx, input));
             dx_token = self.x.accumulate_gradient(isa, token, || dx.into_buffer())?;
-            partials
+        }
+        let partials: Vec<(Buffer, Vec<f32>)> = if group.is_some() {
+            vec![sum(&self.x.values, &dy)]
         } else {
+            let pairs = self.x.values.par_chunks(CHUNK * input).zip(dy.par_chunks(CHUNK * len));
             pairs.map(|(x, dy)| sum(x, dy)).collect()
         };
         let (weights, biases): (Vec<_>, Vec<_>) = partials.into_iter().unzip();

@@ -9,7 +9,7 @@ use crate::arith::vector::padded;
 use crate::image::pixels::{padded_len, write_pixels};
 use crate::image::transpose::{channels_last, to_channels_last};
 use crate::image::window::{Axis, Frame, Window};
-use crate::image::winograd::{self, Tiles, Winograd};
+use crate::image::winograd::{self, Method, Tiles, WideWinograd, Winograd};
 use crate::memory::scratch::Scratch;
 use crate::memory::uninit::UninitSlice;
 
@@ -67,6 +67,7 @@ pub(crate) struct Convolution {
 /// The algorithm of a convolution.
 enum Algorithm {
     Winograd(Winograd, Tiles),
+    Wide(WideWinograd, Tiles),
     Direct(Frame, Vec<Phase>),
 }
 
@@ -92,15 +93,18 @@ impl Convolution {
     ) -> Self {
         let (window, size) = (geometry.window(channels), geometry.small);
         let (width, start) = (size.1, start_of(bias, outputs));
-        if winograd::applies(&window, outputs) {
-            let winograd = Winograd::new(isa, weight, outputs, channels);
-            return Self {
-                isa,
-                outputs,
-                width,
-                start,
-                algorithm: Algorithm::Winograd(winograd, Tiles::new(size)),
-            };
+        let tiles = Tiles::new(size);
+        let of = |algorithm| Self { isa, outputs, width, start: start.clone(), algorithm };
+        match winograd::method(&window, outputs) {
+            Method::Winograd => {
+                let winograd = Winograd::new(isa, weight, outputs, channels);
+                return of(Algorithm::Winograd(winograd, tiles));
+            }
+            Method::Wide => {
+                let winograd = WideWinograd::new(isa, weight, outputs, channels);
+                return of(Algorithm::Wide(winograd, tiles));
+            }
+            Method::Direct => {}
         }
         let taps = geometry.kernel * geometry.kernel;
         // `[channel][tap][output padded]`
@@ -109,13 +113,7 @@ impl Convolution {
         let phase = Phase::new(window, start.len(), (0, 0), 1, |c, ty, tx| {
             rows[c * taps + ty * geometry.kernel + tx]
         });
-        Self {
-            isa,
-            outputs,
-            width,
-            start,
-            algorithm: Algorithm::Direct(Frame::around(&[window]), vec![phase]),
-        }
+        of(Algorithm::Direct(Frame::around(&[window]), vec![phase]))
     }
 
     /// A transposed convolution, from the small side to the large one; `weight` is (channels,
@@ -160,10 +158,18 @@ impl Convolution {
                     continue;
                 }
                 let window = Window { channels, h, w };
-                if winograd::applies(&window, outputs) {
-                    let winograd = Winograd::transposed(isa, weight, channels, outputs);
-                    let algorithm = Algorithm::Winograd(winograd, Tiles::new(large));
-                    return Self { isa, outputs, width, start, algorithm };
+                let tiles = Tiles::new(large);
+                let of = |algorithm| Self { isa, outputs, width, start: start.clone(), algorithm };
+                match winograd::method(&window, outputs) {
+                    Method::Winograd => {
+                        let winograd = Winograd::transposed(isa, weight, channels, outputs);
+                        return of(Algorithm::Winograd(winograd, tiles));
+                    }
+                    Method::Wide => {
+                        let winograd = WideWinograd::transposed(isa, weight, channels, outputs);
+                        return of(Algorithm::Wide(winograd, tiles));
+                    }
+                    Method::Direct => {}
                 }
                 phases.push(Phase::new(window, start.len(), (ry, rx), stride, |c, ty, tx| {
                     let k = |k0: usize, axis: Axis, t: usize| k0 + (axis.taps - 1 - t) * stride;
@@ -181,10 +187,21 @@ impl Convolution {
         }
     }
 
-    /// Convolves the image `x` into `y`, both with channels last.
+    /// The number of images to convolve together on all threads. `None`: each thread convolves its
+    /// own images, one at a time.
+    pub(crate) fn group(&self) -> Option<usize> {
+        match &self.algorithm {
+            Algorithm::Wide(_, tiles) => Some(winograd::group(*tiles)),
+            Algorithm::Winograd(..) | Algorithm::Direct(..) => None,
+        }
+    }
+
+    /// Convolves the image `x`, or a [`group`](Self::group) of images, into `y`, both with channels
+    /// last.
     pub(crate) fn run(&self, x: &[f32], y: UninitSlice<'_>) {
         write_pixels(y, self.outputs, &self.start, |y| match &self.algorithm {
             Algorithm::Winograd(winograd, tiles) => winograd.run_image(*tiles, x, &self.start, y),
+            Algorithm::Wide(winograd, tiles) => winograd.run_images(*tiles, x, &self.start, y),
             Algorithm::Direct(frame, phases) => {
                 let framed = frame.fill(x);
                 for phase in phases {

@@ -2,9 +2,14 @@
 
 use std::ops::Deref;
 
+use rayon::prelude::*;
+
 use crate::arith::vector::LANES;
 use crate::memory::scratch::Scratch;
 use crate::memory::uninit::UninitSlice;
+
+/// The number of pixels that one task copies.
+const BLOCK: usize = 256;
 
 /// `channels`, rounded up to whole vectors.
 pub(crate) fn padded_len(channels: usize) -> usize {
@@ -33,16 +38,19 @@ impl<'a> Pixels<'a> {
         let all: usize = parts.iter().map(|(_, channels)| channels).sum();
         let pitch = padded_len(all);
         let mut copy = Scratch::new(x.len() / channels * pitch);
-        let mut first = 0;
-        for &(x, channels) in parts {
-            for (to, from) in copy.chunks_exact_mut(pitch).zip(x.chunks_exact(channels)) {
-                to[first..first + channels].copy_from_slice(from);
+        copy.par_chunks_mut(BLOCK * pitch).enumerate().for_each(|(i, copy)| {
+            let mut first = 0;
+            for &(x, channels) in parts {
+                let x = &x[i * BLOCK * channels..];
+                for (to, from) in copy.chunks_exact_mut(pitch).zip(x.chunks_exact(channels)) {
+                    to[first..first + channels].copy_from_slice(from);
+                }
+                first += channels;
             }
-            first += channels;
-        }
-        if first < pitch {
-            copy.chunks_exact_mut(pitch).for_each(|pixel| pixel[first..].fill(0.0));
-        }
+            if first < pitch {
+                copy.chunks_exact_mut(pitch).for_each(|pixel| pixel[first..].fill(0.0));
+            }
+        });
         Self::Copied(copy)
     }
 }
@@ -74,9 +82,13 @@ pub(crate) fn write_stacked(
     write(&mut pixels);
     let mut first = 0;
     for (part, channels) in parts {
-        for (to, from) in part.zeros().chunks_exact_mut(channels).zip(pixels.chunks_exact(pitch)) {
-            to.copy_from_slice(&from[first..first + channels]);
-        }
+        let blocks: Vec<UninitSlice<'_>> = part.chunks(BLOCK * channels).collect();
+        blocks.into_par_iter().zip(pixels.par_chunks(BLOCK * pitch)).for_each(|(part, pixels)| {
+            let pixels = pixels.chunks_exact(pitch);
+            for (to, from) in part.zeros().chunks_exact_mut(channels).zip(pixels) {
+                to.copy_from_slice(&from[first..first + channels]);
+            }
+        });
         first += channels;
     }
 }

@@ -6,7 +6,7 @@ use crate::arith::vector::add_up;
 use crate::image::convolution::Geometry;
 use crate::image::pixels::{Pixels, padded_len};
 use crate::image::window::{Frame, Window};
-use crate::image::winograd::{self, Canvas, Tiles, WinogradSums};
+use crate::image::winograd::{self, Canvas, Method, Tiles, WideSums, WinogradSums};
 use crate::memory::buffer::{Buffer, pooled_vec};
 
 /// The weight gradient of a convolution or a transposed convolution: the sum over small-side pixels
@@ -19,8 +19,7 @@ pub(crate) struct WeightGradient {
     small: usize,
     /// The number of channels of the large side.
     large: usize,
-    /// Whether to use [`crate::image::winograd`].
-    winograd: bool,
+    method: Method,
 }
 
 /// Partial sums of a weight gradient.
@@ -32,6 +31,7 @@ pub(crate) struct PartialSums<'a> {
 }
 
 enum Algorithm {
+    Wide(WideSums),
     /// `[vertical tap][horizontal tap][large channel][small channel, padded]`.
     Direct(Vec<f32>),
     Winograd(WinogradSums),
@@ -40,27 +40,40 @@ enum Algorithm {
 impl WeightGradient {
     pub(crate) fn new(isa: Isa, geometry: Geometry, [small, large]: [usize; 2]) -> Self {
         let window = geometry.window(large);
-        let winograd = winograd::applies(&window, small);
-        Self { isa, window, frame: Frame::around(&[window]), small, large, winograd }
+        let method = winograd::method(&window, small);
+        Self { isa, window, frame: Frame::around(&[window]), small, large, method }
+    }
+
+    fn tiles(&self) -> Tiles {
+        Tiles::new((self.window.h.input, self.window.w.input))
+    }
+
+    /// The number of images to add together on all threads. `None`: each thread adds its own
+    /// images, one at a time.
+    pub(crate) fn group(&self) -> Option<usize> {
+        (self.method == Method::Wide).then(|| winograd::group(self.tiles()))
     }
 
     /// Sums of zero.
     pub(crate) fn begin(&self) -> PartialSums<'_> {
         let pitch = padded_len(self.small);
-        let algorithm = if self.winograd {
-            Algorithm::Winograd(WinogradSums::new(self.isa, self.small, self.large))
-        } else {
-            Algorithm::Direct(vec![
-                0.0;
-                self.window.h.taps * self.window.w.taps * self.large * pitch
-            ])
+        let algorithm = match self.method {
+            Method::Winograd => {
+                Algorithm::Winograd(WinogradSums::new(self.isa, self.small, self.large))
+            }
+            Method::Wide => Algorithm::Wide(WideSums::new(self.isa, self.small, self.large)),
+            Method::Direct => {
+                let taps = self.window.h.taps * self.window.w.taps;
+                Algorithm::Direct(vec![0.0; taps * self.large * pitch])
+            }
         };
         PartialSums { gradient: self, algorithm, small: vec![0.0; pitch] }
     }
 }
 
 impl PartialSums<'_> {
-    /// Adds an image, given by its small and large side with channels last.
+    /// Adds an image, or a [`group`](WeightGradient::group) of images, given by its small and large
+    /// side with channels last.
     pub(crate) fn add(&mut self, small: &[f32], large: &[f32]) {
         let &WeightGradient { isa, window, frame, .. } = self.gradient;
         let [small_channels, large_channels] = [self.gradient.small, self.gradient.large];
@@ -69,8 +82,11 @@ impl PartialSums<'_> {
         add_up(isa, &small, &mut self.small);
         let sums = match &mut self.algorithm {
             Algorithm::Direct(sums) => sums,
+            Algorithm::Wide(sums) => {
+                return sums.add_images(self.gradient.tiles(), large, &small);
+            }
             Algorithm::Winograd(sums) => {
-                let tiles = Tiles::new((window.h.input, window.w.input));
+                let tiles = self.gradient.tiles();
                 let canvas = |x, channels| {
                     let mut canvas = Canvas::new(tiles, 1, channels);
                     canvas.fill(x, channels);
@@ -103,6 +119,7 @@ impl PartialSums<'_> {
         bias.truncate(*small);
         let sums = match self.algorithm {
             Algorithm::Winograd(sums) => return (sums.weights(), bias),
+            Algorithm::Wide(sums) => return (sums.weights(), bias),
             Algorithm::Direct(sums) => sums,
         };
         let taps = window.h.taps * window.w.taps;

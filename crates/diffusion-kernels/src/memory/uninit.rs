@@ -12,6 +12,9 @@ use rayon::prelude::*;
 
 use crate::memory::buffer::{Buffer, pooled_vec};
 
+/// The number of floats that one task fills, at least.
+const FILL: usize = 1 << 16;
+
 /// A vector of `f32` that is not yet written. It counts the written elements, so that
 /// [`into_vec`](Self::into_vec) can check that none is missing.
 pub(crate) struct UninitVec {
@@ -96,7 +99,7 @@ impl<'a> UninitSlice<'a> {
 
     /// Fills the part with zeros.
     pub(crate) fn zeros(self) -> &'a mut [f32] {
-        self.memory.fill(MaybeUninit::new(0.0));
+        self.memory.par_chunks_mut(FILL).for_each(|memory| memory.fill(MaybeUninit::new(0.0)));
         // SAFETY: just written.
         unsafe { self.assume_written() }
     }
@@ -107,9 +110,12 @@ impl<'a> UninitSlice<'a> {
             return self.zeros();
         }
         assert!(self.memory.len().is_multiple_of(pattern.len()));
-        for chunk in self.memory.chunks_exact_mut(pattern.len()) {
-            chunk.write_copy_of_slice(pattern);
-        }
+        let task = FILL.next_multiple_of(pattern.len());
+        self.memory.par_chunks_mut(task).for_each(|memory| {
+            for chunk in memory.chunks_exact_mut(pattern.len()) {
+                chunk.write_copy_of_slice(pattern);
+            }
+        });
         // SAFETY: the pattern fits a whole number of times, so all of it was just written.
         unsafe { self.assume_written() }
     }

@@ -63,6 +63,23 @@ fn winograd_case() -> impl Strategy<Value = Case> {
         })
 }
 
+/// Convolutions with as many channels as all threads share, with and without cut-off edge tiles.
+fn wide_case() -> impl Strategy<Value = Case> {
+    (1..6usize, 4..9usize, 6..9usize, 4..14usize, 4..14usize, any::<bool>())
+        .prop_map(|(n, cin, cout, h, w, bias)| Case {
+            n,
+            cin: 16 * cin,
+            cout: 16 * (18 - cout),
+            h,
+            w,
+            kernel: 3,
+            stride: 1,
+            padding: 1,
+            bias,
+        })
+        .prop_filter("a wide layer", |c| winograd::is_wide(c.cin, c.cout))
+}
+
 fn convolution_agrees(c: Case) -> Result<(), TestCaseError> {
     let x = random(1, &[c.n, c.cin, c.h, c.w]);
     let weight = random(2, &[c.cout, c.cin, c.kernel, c.kernel]);
@@ -88,6 +105,11 @@ proptest! {
 
     #[test]
     fn convolution_by_winograds_method_agrees_with_the_definition(c in winograd_case()) {
+        convolution_agrees(c)?;
+    }
+
+    #[test]
+    fn a_wide_convolution_agrees_with_the_definition(c in wide_case()) {
         convolution_agrees(c)?;
     }
 }

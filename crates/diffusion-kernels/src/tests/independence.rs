@@ -19,6 +19,7 @@ fn operations() -> Vec<Op> {
             (9, 7, 5, 19, 3, 2, 1),
             (7, 7, 64, 64, 3, 1, 1),
             (6, 5, 40, 3, 1, 1, 0),
+            (8, 5, 96, 112, 3, 1, 1),
         ] {
             let x = random(1, &[11, cin, h, w]);
             let (weight, bias) = (random(2, &[cout, cin, kernel, kernel]), random(3, &[cout]));
@@ -53,32 +54,36 @@ fn operations() -> Vec<Op> {
             parameters,
             Box::new(move |x, p| linear::linear(isa, x, &p[0], &p[1])),
         ));
-        let shapes: [&[usize]; 11] = [
-            &[11, 24],
-            &[16],
-            &[16],
-            &[24, 16, 3, 3],
-            &[24],
-            &[24],
-            &[24],
-            &[24, 24, 3, 3],
-            &[24],
-            &[24, 16, 1, 1],
-            &[24],
-        ];
-        let parameters = (2..).zip(shapes).map(|(seed, shape)| random(seed, shape)).collect();
-        ops.push((
-            "residual_block",
-            random(1, &[11, 16, 9, 7]),
-            parameters,
-            Box::new(move |x, p| {
-                // `x` may be a part of the batch. Its offset tells which embeddings belong to it.
-                let first = x.layout().start_offset() / (16 * 63);
-                let embedding = p[0].narrow(0, first, x.dims()[0])?;
-                let block = block_of(8, TimeConditioning::Add, &p[1..]);
-                residual_block(isa, &[x.narrow(1, 0, 7)?, x.narrow(1, 7, 9)?], &embedding, &block)
-            }),
-        ));
+        for (name, cin, cout) in [("residual_block", 16, 24), ("wide residual_block", 96, 112)] {
+            let shapes: [&[usize]; 11] = [
+                &[11, cout],
+                &[cin],
+                &[cin],
+                &[cout, cin, 3, 3],
+                &[cout],
+                &[cout],
+                &[cout],
+                &[cout, cout, 3, 3],
+                &[cout],
+                &[cout, cin, 1, 1],
+                &[cout],
+            ];
+            let parameters = (2..).zip(shapes).map(|(seed, shape)| random(seed, shape)).collect();
+            ops.push((
+                name,
+                random(1, &[11, cin, 9, 7]),
+                parameters,
+                Box::new(move |x, p| {
+                    // `x` may be a part of the batch. Its offset tells which embeddings belong to
+                    // it.
+                    let first = x.layout().start_offset() / (cin * 63);
+                    let embedding = p[0].narrow(0, first, x.dims()[0])?;
+                    let block = block_of(8, TimeConditioning::Add, &p[1..]);
+                    let parts = [x.narrow(1, 0, 7)?, x.narrow(1, 7, cin - 7)?];
+                    residual_block(isa, &parts, &embedding, &block)
+                }),
+            ));
+        }
         let parameters = vec![random(2, &[11, 24])];
         ops.push((
             "add_channel_embedding",

@@ -1,8 +1,11 @@
 //! The block's backward pass.
 
+use rayon::prelude::*;
+
 use super::conv::{Conv, ConvSums};
 use super::{Parameters, Settings, Sizes, Stack};
 use crate::TimeConditioning;
+use crate::arith::isa::Isa;
 use crate::arith::product::{Factor, Target, product};
 use crate::arith::vector::{add, add_up};
 use crate::image::norm::Norm;
@@ -11,6 +14,9 @@ use crate::image::winograd::{Canvas, SUM_STRIP};
 use crate::memory::buffer::{Buffer, pooled_vec};
 use crate::memory::scratch::Scratch;
 use crate::memory::uninit::UninitSlice;
+
+/// The number of input channels of a skip convolution whose weight gradients one task sums.
+const SKIP_ROWS: usize = 56;
 
 /// The backward pass with its parameters, for all images.
 pub(crate) struct BackwardPass<'a> {
@@ -41,18 +47,27 @@ struct Sums {
     dy: Vec<f32>,
 }
 
+impl Sums {
+    /// Adds the gradient of the skip convolution's weights, if there is one, from its inputs and the
+    /// gradients of its outputs. Pixels are `pitches` floats apart.
+    fn add_skip(&mut self, isa: Isa, x: &[f32], dy: &[f32], [pitch_in, pitch]: [usize; 2]) {
+        let pixels = dy.len() / pitch;
+        // A task takes some input channels, so that the order of the sums does not change.
+        self.skip.par_chunks_mut(SKIP_ROWS * pitch).enumerate().for_each(|(i, dw)| {
+            let x = Factor::transposed(&x[i * SKIP_ROWS..], pitch_in, pixels);
+            let rows = dw.len() / pitch;
+            product(isa, x, dy, [rows, pitch], Target::onto(dw, pitch));
+        });
+    }
+}
+
 impl<'a> BackwardPass<'a> {
     pub(crate) fn new(settings: &'a Settings, parameters: Parameters<'a>) -> Self {
         let Sizes { inputs, outputs, .. } = settings.sizes;
         let Parameters { norm1, conv1, norm2, conv2, skip, embedding } = parameters;
         let padded_in = padded_len(inputs);
         let conv = |weight, inputs| {
-            Conv::transposed(
-                settings.isa,
-                settings.sizes.winograd(inputs),
-                weight,
-                [outputs, inputs],
-            )
+            Conv::transposed(settings.isa, settings.sizes.method(inputs), weight, [outputs, inputs])
         };
         let skip = settings.sizes.skip.then(|| {
             let mut padded = Scratch::zeroed(outputs * padded_in);
@@ -108,11 +123,7 @@ impl<'a> BackwardPass<'a> {
         let Sizes { inputs, outputs, skip, .. } = self.settings.sizes;
         let pitch = self.settings.sizes.padded_outputs();
         let sums = |inputs| {
-            ConvSums::new(
-                self.settings.isa,
-                self.settings.sizes.winograd(inputs),
-                [outputs, inputs],
-            )
+            ConvSums::new(self.settings.isa, self.settings.sizes.method(inputs), [outputs, inputs])
         };
         Sums {
             conv1: sums(inputs),
@@ -154,32 +165,44 @@ impl<'a> BackwardPass<'a> {
         let modulated = |i| settings.modulated(self.norm2, self.embedding, first + i);
         let effective: Vec<_> = (0..images).map(|i| modulated(i).effective()).collect();
         let norm2 = |i: usize| settings.norm([&effective[i][0], &effective[i][1]]);
-        let statistics: Vec<_> = (0..images)
-            .map(|i| {
-                let range = i * size..(i + 1) * size;
-                let hidden = &hidden[range.clone()];
-                norm2(i).activate_with_slopes(hidden, normed.rows_mut(i), &mut slopes[range])
+        let statistics: Vec<_> = normed
+            .par_images_mut()
+            .zip(hidden.par_chunks_exact(size))
+            .zip(slopes[..images * size].par_chunks_exact_mut(size))
+            .enumerate()
+            .map(|(i, ((rows, hidden), slopes))| {
+                norm2(i).activate_with_slopes(hidden, rows, slopes)
             })
             .collect();
         sums.conv2.add(images, &normed, &canvas);
         self.conv2.run(&canvas, &zeros[..pitch], &mut back[..images * size]);
         let mut d_hidden = Canvas::new(tiles, images, outputs);
-        for (i, (statistics, de)) in
-            statistics.iter().zip(de.chunks_exact_mut(settings.sizes.embedding())).enumerate()
-        {
-            let range = i * size..(i + 1) * size;
-            let (hidden, dz) = (&hidden[range.clone()], &mut back[range.clone()]);
-            let mut by_channel = vec![[0.0; 2]; outputs];
-            let combination =
-                norm2(i).backward(hidden, statistics, &slopes[range], dz, &mut by_channel);
-            modulated(i).backward(&by_channel, &mut sums.norm2, de);
-            let mut totals = Scratch::zeroed(pitch);
-            let row = tiles.side.1 * pitch;
-            let rows = hidden.chunks_exact(row).zip(dz.chunks_exact(row));
-            for ((hidden, dz), dx) in rows.zip(d_hidden.rows_mut(i)) {
-                combination.write(dz, hidden, dx, &mut totals);
-            }
-            add(isa, &totals, &mut sums.bias1);
+        let images_of = hidden
+            .par_chunks_exact(size)
+            .zip(slopes[..images * size].par_chunks_exact(size))
+            .zip(back[..images * size].par_chunks_exact_mut(size))
+            .zip(&statistics);
+        let by_image: Vec<_> = d_hidden
+            .par_images_mut()
+            .zip(images_of)
+            .enumerate()
+            .map(|(i, (dx, (((hidden, slopes), dz), statistics)))| {
+                let mut by_channel = vec![[0.0; 2]; outputs];
+                let combination =
+                    norm2(i).backward(hidden, statistics, slopes, dz, &mut by_channel);
+                let mut totals = vec![0.0; pitch];
+                let row = tiles.side.1 * pitch;
+                let rows = hidden.chunks_exact(row).zip(dz.chunks_exact(row));
+                for ((hidden, dz), dx) in rows.zip(dx) {
+                    combination.write(dz, hidden, dx, &mut totals);
+                }
+                (by_channel, totals)
+            })
+            .collect();
+        let embeddings = de.chunks_exact_mut(settings.sizes.embedding());
+        for (i, ((by_channel, totals), de)) in by_image.iter().zip(embeddings).enumerate() {
+            modulated(i).backward(by_channel, &mut sums.norm2, de);
+            add(isa, totals, &mut sums.bias1);
             if settings.sizes.conditioning == TimeConditioning::Add {
                 de.copy_from_slice(&totals[..outputs]);
             }
@@ -187,39 +210,47 @@ impl<'a> BackwardPass<'a> {
 
         let mut normed = Canvas::new(tiles, images, inputs);
         let size = pixels * pitch_in;
-        let statistics: Vec<_> = (0..images)
-            .map(|i| {
-                let range = i * size..(i + 1) * size;
-                self.norm1.activate_with_slopes(
-                    &x[range.clone()],
-                    normed.rows_mut(i),
-                    &mut slopes[range],
-                )
-            })
+        let statistics: Vec<_> = normed
+            .par_images_mut()
+            .zip(x.par_chunks_exact(size))
+            .zip(slopes[..images * size].par_chunks_exact_mut(size))
+            .map(|((rows, x), slopes)| self.norm1.activate_with_slopes(x, rows, slopes))
             .collect();
         sums.conv1.add(images, &normed, &d_hidden);
         self.conv1.run(&d_hidden, &zeros[..pitch_in], &mut back[..images * size]);
         write_stacked(dx, &zeros[..pitch_in], |dx| {
-            for (i, statistics) in statistics.iter().enumerate() {
-                let range = i * size..(i + 1) * size;
-                let (x, dz) = (&x[range.clone()], &mut back[range.clone()]);
-                let combination =
-                    self.norm1.backward(x, statistics, &slopes[range.clone()], dz, &mut sums.norm1);
-                combination.write(dz, x, &mut dx[range], &mut Scratch::zeroed(pitch_in));
+            let images_of = x
+                .par_chunks_exact(size)
+                .zip(slopes[..images * size].par_chunks_exact(size))
+                .zip(back[..images * size].par_chunks_exact_mut(size))
+                .zip(&statistics)
+                .zip(dy.par_chunks_exact(pixels * pitch));
+            let by_image: Vec<_> = dx
+                .par_chunks_exact_mut(size)
+                .zip(images_of)
+                .map(|(dx, ((((x, slopes), dz), statistics), dy))| {
+                    let mut by_channel = vec![[0.0; 2]; inputs];
+                    let norm = &self.norm1;
+                    let combination = norm.backward(x, statistics, slopes, dz, &mut by_channel);
+                    combination.write(dz, x, dx, &mut Scratch::zeroed(pitch_in));
+                    match &self.skip {
+                        Some(skip) => {
+                            let dy = Factor::matrix(dy, pitch, outputs);
+                            let dx = Target::onto(dx, pitch_in);
+                            product(isa, dy, skip, [pixels, pitch_in], dx);
+                        }
+                        None => add(isa, dy, dx),
+                    }
+                    by_channel
+                })
+                .collect();
+            for by_channel in by_image {
+                for (sum, [dw, db]) in sums.norm1.iter_mut().zip(by_channel) {
+                    *sum = [sum[0] + dw, sum[1] + db];
+                }
             }
-            let Some(skip) = &self.skip else { return add(isa, &dy, dx) };
-            let by_weight = Factor::transposed(x, pitch_in, images * pixels);
-            let dw = Target::onto(&mut sums.skip, pitch);
-            product(isa, by_weight, &dy, [inputs, pitch], dw);
-            let dx = Target::onto(dx, pitch_in);
-            product(
-                isa,
-                Factor::matrix(&dy, pitch, outputs),
-                skip,
-                [images * pixels, pitch_in],
-                dx,
-            );
         });
+        sums.add_skip(isa, x, &dy, [pitch_in, pitch]);
     }
 
     /// The sums as gradients of the packed parameters.

@@ -4,7 +4,7 @@ use crate::arith::isa::Isa;
 use crate::arith::product::{Factor, Target, product};
 use crate::image::pixels::padded_len;
 use crate::image::transpose::{channels_last, to_channels_first};
-use crate::image::winograd::{Canvas, Winograd, WinogradSums};
+use crate::image::winograd::{Canvas, Method, WideSums, WideWinograd, Winograd, WinogradSums};
 use crate::memory::buffer::Buffer;
 use crate::memory::scratch::Scratch;
 use crate::memory::uninit::UninitVec;
@@ -16,6 +16,7 @@ const TAPS: usize = KERNEL * KERNEL;
 /// A convolution with its weights in the layout of its algorithm.
 pub(super) enum Conv {
     Winograd(Winograd),
+    Wide(WideWinograd),
     /// `[tap][channel padded][output padded]`, and the padded number of outputs.
     Direct(Isa, Vec<f32>, usize),
 }
@@ -24,12 +25,16 @@ impl Conv {
     /// A convolution with `weight` (outputs, channels, 3, 3).
     pub(super) fn new(
         isa: Isa,
-        winograd: bool,
+        method: Method,
         weight: &[f32],
         [outputs, channels]: [usize; 2],
     ) -> Self {
-        if winograd {
-            return Self::Winograd(Winograd::new(isa, weight, outputs, channels));
+        match method {
+            Method::Winograd => {
+                return Self::Winograd(Winograd::new(isa, weight, outputs, channels));
+            }
+            Method::Wide => return Self::Wide(WideWinograd::new(isa, weight, outputs, channels)),
+            Method::Direct => {}
         }
         let (pitch, padded) = (padded_len(channels), padded_len(outputs));
         let last = channels_last(isa, weight, [outputs, channels * TAPS]);
@@ -44,12 +49,18 @@ impl Conv {
     /// The convolution for the input gradient of `weight` (outputs, channels, 3, 3).
     pub(super) fn transposed(
         isa: Isa,
-        winograd: bool,
+        method: Method,
         weight: &[f32],
         [outputs, channels]: [usize; 2],
     ) -> Self {
-        if winograd {
-            return Self::Winograd(Winograd::transposed(isa, weight, outputs, channels));
+        match method {
+            Method::Winograd => {
+                return Self::Winograd(Winograd::transposed(isa, weight, outputs, channels));
+            }
+            Method::Wide => {
+                return Self::Wide(WideWinograd::transposed(isa, weight, outputs, channels));
+            }
+            Method::Direct => {}
         }
         let (pitch, padded) = (padded_len(outputs), padded_len(channels));
         let mut weights = vec![0.0; TAPS * pitch * padded];
@@ -67,6 +78,7 @@ impl Conv {
     pub(super) fn run(&self, canvas: &Canvas, start: &[f32], y: &mut [f32]) {
         let (isa, weights, padded) = match self {
             Self::Winograd(winograd) => return winograd.run(canvas, start, y),
+            Self::Wide(winograd) => return winograd.run(canvas, start, y),
             Self::Direct(isa, weights, padded) => (*isa, weights, *padded),
         };
         let (height, width) = canvas.side();
@@ -89,14 +101,19 @@ impl Conv {
 /// Partial sums of the gradient of a convolution's weights.
 pub(super) enum ConvSums {
     Winograd(WinogradSums),
+    Wide(WideSums),
     /// `[tap][channel padded][output padded]`, and the numbers of outputs and channels.
     Direct(Isa, Vec<f32>, [usize; 2]),
 }
 
 impl ConvSums {
-    pub(super) fn new(isa: Isa, winograd: bool, [outputs, channels]: [usize; 2]) -> Self {
-        if winograd {
-            return Self::Winograd(WinogradSums::new(isa, outputs, channels));
+    pub(super) fn new(isa: Isa, method: Method, [outputs, channels]: [usize; 2]) -> Self {
+        match method {
+            Method::Winograd => {
+                return Self::Winograd(WinogradSums::new(isa, outputs, channels));
+            }
+            Method::Wide => return Self::Wide(WideSums::new(isa, outputs, channels)),
+            Method::Direct => {}
         }
         let sums = vec![0.0; TAPS * padded_len(channels) * padded_len(outputs)];
         Self::Direct(isa, sums, [outputs, channels])
@@ -106,6 +123,7 @@ impl ConvSums {
     pub(super) fn add(&mut self, images: usize, inputs: &Canvas, gradients: &Canvas) {
         let (isa, sums) = match self {
             Self::Winograd(sums) => return sums.add(inputs, gradients),
+            Self::Wide(sums) => return sums.add(inputs, gradients),
             Self::Direct(isa, sums, _) => (*isa, sums),
         };
         let ((height, width), pitch, padded) = (inputs.side(), inputs.pitch(), gradients.pitch());
@@ -124,6 +142,7 @@ impl ConvSums {
     pub(super) fn weights(&self) -> Buffer {
         let (isa, sums, [outputs, channels]) = match self {
             Self::Winograd(sums) => return sums.weights(),
+            Self::Wide(sums) => return sums.weights(),
             Self::Direct(isa, sums, sizes) => (*isa, sums, *sizes),
         };
         let (pitch, padded) = (padded_len(channels), padded_len(outputs));

@@ -1,5 +1,7 @@
 //! The block's forward pass.
 
+use rayon::prelude::*;
+
 use super::conv::Conv;
 use super::{Parameters, Settings, Sizes, Stack};
 use crate::TimeConditioning;
@@ -37,7 +39,7 @@ impl<'a> ForwardPass<'a> {
         let sum =
             |a: &[f32], b: &[f32]| padded(&a.iter().zip(b).map(|(a, b)| a + b).collect::<Vec<_>>());
         let conv = |weight, inputs| {
-            Conv::new(settings.isa, settings.sizes.winograd(inputs), weight, [outputs, inputs])
+            Conv::new(settings.isa, settings.sizes.method(inputs), weight, [outputs, inputs])
         };
         Self {
             settings,
@@ -75,9 +77,8 @@ impl<'a> ForwardPass<'a> {
         let images = hidden.len() / (pixels * pitch);
         let x = x.images(first, images);
         let mut canvas = Canvas::new(tiles, images, inputs);
-        for (i, x) in x.chunks_exact(x.len() / images).enumerate() {
-            self.norm1.activate(x, canvas.rows_mut(i));
-        }
+        let inputs_of = x.par_chunks_exact(x.len() / images);
+        canvas.par_images_mut().zip(inputs_of).for_each(|(rows, x)| self.norm1.activate(x, rows));
         let starts = match settings.sizes.conditioning {
             TimeConditioning::Add => &self.starts[first * pitch..][..images * pitch],
             TimeConditioning::ScaleShift => &self.starts,
@@ -85,15 +86,19 @@ impl<'a> ForwardPass<'a> {
         self.conv1.run(&canvas, starts, hidden);
 
         let mut canvas = Canvas::new(tiles, images, outputs);
-        for (i, hidden) in hidden.chunks_exact(pixels * pitch).enumerate() {
+        let hidden = hidden.par_chunks_exact(pixels * pitch).enumerate();
+        canvas.par_images_mut().zip(hidden).for_each(|(rows, (i, hidden))| {
             let effective = settings.modulated(self.norm2, self.embedding, first + i).effective();
-            settings.norm([&effective[0], &effective[1]]).activate(hidden, canvas.rows_mut(i));
-        }
+            settings.norm([&effective[0], &effective[1]]).activate(hidden, rows);
+        });
         write_pixels(y, outputs, &self.bias2, |y| {
             self.conv2.run(&canvas, &self.bias2, y);
             if let Some(skip) = &self.skip {
-                let x = Factor::matrix(&x, padded_len(inputs), inputs);
-                product(isa, x, skip, [images * pixels, pitch], Target::onto(y, pitch));
+                let x = x.par_chunks_exact(x.len() / images);
+                y.par_chunks_exact_mut(pixels * pitch).zip(x).for_each(|(y, x)| {
+                    let x = Factor::matrix(x, padded_len(inputs), inputs);
+                    product(isa, x, skip, [pixels, pitch], Target::onto(y, pitch));
+                });
             } else {
                 add(isa, &x, y);
             }

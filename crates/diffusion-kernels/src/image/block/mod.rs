@@ -35,9 +35,10 @@ use std::fmt;
 
 use crate::TimeConditioning;
 use crate::arith::isa::Isa;
+use crate::arith::vector::LANES;
 use crate::image::norm::{Modulated, Norm};
 use crate::image::pixels::{Pixels, padded_len};
-use crate::image::winograd::{self, Tiles};
+use crate::image::winograd::{self, Method, Tiles};
 pub(crate) use backward::BackwardPass;
 use conv::KERNEL;
 pub(crate) use forward::ForwardPass;
@@ -83,14 +84,33 @@ impl Sizes {
         padded_len(self.outputs)
     }
 
-    /// Whether the convolution from `inputs` channels uses Winograd's method, in both passes.
-    pub(crate) fn winograd(&self, inputs: usize) -> bool {
-        winograd::pays(inputs, self.outputs, self.pixels())
+    /// The method of the convolution from `inputs` channels, in both passes.
+    fn method(&self, inputs: usize) -> Method {
+        if self.is_wide() {
+            Method::Wide
+        } else if winograd::pays(inputs, self.outputs, self.pixels()) {
+            Method::Winograd
+        } else {
+            Method::Direct
+        }
+    }
+
+    /// Whether all threads work on one group of images, and not each on its own.
+    pub(crate) fn is_wide(&self) -> bool {
+        let pays = |inputs| winograd::pays(inputs, self.outputs, self.pixels());
+        winograd::is_wide(self.inputs.max(self.outputs), self.outputs)
+            && self.inputs.is_multiple_of(LANES)
+            && pays(self.inputs)
+            && pays(self.outputs)
     }
 
     /// The number of images to process together, for about `tiles` tiles.
     pub(crate) fn group(&self, tiles: usize) -> usize {
-        (tiles / self.tiles.per_image()).max(1)
+        if self.is_wide() {
+            winograd::group(self.tiles)
+        } else {
+            (tiles / self.tiles.per_image()).max(1)
+        }
     }
 
     /// Splits the packed parameters and the embedding: weights before biases, in the order of the

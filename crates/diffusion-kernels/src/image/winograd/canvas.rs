@@ -1,5 +1,7 @@
 //! Images with channels last in a frame of zeros, from which Winograd's tiles are read.
 
+use rayon::prelude::*;
+
 use crate::arith::vector::LANES;
 use crate::memory::scratch::Scratch;
 
@@ -119,32 +121,33 @@ impl Canvas {
         &self.data[start..start + self.tiles.side.1 * self.pitch]
     }
 
-    /// The rows of an image, for writing.
-    pub(crate) fn rows_mut(&mut self, image: usize) -> impl Iterator<Item = &mut [f32]> {
-        let (start, len) = (self.row_start(image, 0), self.tiles.side.1 * self.pitch);
+    /// The rows of each image, for tasks that write different images.
+    pub(crate) fn par_images_mut(
+        &mut self,
+    ) -> impl IndexedParallelIterator<Item = impl Iterator<Item = &mut [f32]>> {
+        let (start, len) = (self.row_start(0, 0), self.tiles.side.1 * self.pitch);
         let (height, row_pitch) = (self.tiles.side.0, self.row_pitch());
-        self.data[start..].chunks_mut(row_pitch).take(height).map(move |row| &mut row[..len])
-    }
-
-    /// Row y of an image, for writing.
-    pub(crate) fn row_mut(&mut self, image: usize, y: usize) -> &mut [f32] {
-        let start = self.row_start(image, y);
-        &mut self.data[start..start + self.tiles.side.1 * self.pitch]
+        let image_len = self.data.len() / self.images;
+        self.data.par_chunks_exact_mut(image_len).map(move |image| {
+            image[start..].chunks_mut(row_pitch).take(height).map(move |row| &mut row[..len])
+        })
     }
 
     /// Copies the images `x` with `channels` channels, channels last.
     pub(crate) fn fill(&mut self, x: &[f32], channels: usize) {
-        let (height, pitch) = (self.tiles.side.0, self.pitch);
-        for (i, x) in x.chunks_exact(self.tiles.side.1 * channels).enumerate() {
-            let row = self.row_mut(i / height, i % height);
-            if channels == pitch {
-                row.copy_from_slice(x);
-                continue;
+        let (row_len, pitch) = (self.tiles.side.1 * channels, self.pitch);
+        let images = x.par_chunks_exact(row_len * self.tiles.side.0);
+        self.par_images_mut().zip(images).for_each(|(rows, x)| {
+            for (row, x) in rows.zip(x.chunks_exact(row_len)) {
+                if channels == pitch {
+                    row.copy_from_slice(x);
+                    continue;
+                }
+                for (to, from) in row.chunks_exact_mut(pitch).zip(x.chunks_exact(channels)) {
+                    to[..channels].copy_from_slice(from);
+                    to[channels..].fill(0.0);
+                }
             }
-            for (to, from) in row.chunks_exact_mut(pitch).zip(x.chunks_exact(channels)) {
-                to[..channels].copy_from_slice(from);
-                to[channels..].fill(0.0);
-            }
-        }
+        });
     }
 }

@@ -34,6 +34,7 @@
 
 mod canvas;
 mod transforms;
+mod wide;
 
 use canvas::OUT;
 pub(crate) use canvas::{Canvas, Tiles};
@@ -41,6 +42,7 @@ use transforms::{
     K, PLACES, Products, place_pitch, transform_inputs, transform_output_gradients,
     transform_outputs, transform_weight_gradients, transform_weights,
 };
+pub(crate) use wide::{WideSums, WideWinograd, group, is_wide};
 
 use crate::arith::isa::Isa;
 use crate::arith::product::{Factor, Target, product};
@@ -67,6 +69,17 @@ fn strips(total: usize, max: usize) -> impl Iterator<Item = (usize, usize)> {
     })
 }
 
+/// The method of a 3 × 3 convolution.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Method {
+    /// Plain sums.
+    Direct,
+    /// Each thread convolves its own images.
+    Winograd,
+    /// All threads convolve one group of images.
+    Wide,
+}
+
 /// The smallest number of channels, on both sides, for which the method is used.
 const MIN_CHANNELS: usize = 32;
 /// The smallest channels · outputs · pixels of an image for which the method is used. Smaller
@@ -74,9 +87,15 @@ const MIN_CHANNELS: usize = 32;
 /// those of other libraries.
 const MIN_WORK: usize = 150_000;
 
-/// Whether the method supports this window and is worth its cost.
-pub(crate) fn applies(window: &Window, outputs: usize) -> bool {
-    pays(window.channels, outputs, window.h.output * window.w.output) && fits(window)
+/// The method for a window with this number of outputs.
+pub(crate) fn method(window: &Window, outputs: usize) -> Method {
+    if !pays(window.channels, outputs, window.h.output * window.w.output) || !fits(window) {
+        Method::Direct
+    } else if is_wide(window.channels, outputs) {
+        Method::Wide
+    } else {
+        Method::Winograd
+    }
 }
 
 /// Whether the method is worth its transforms and its rounding errors, for `pixels` of an image.
@@ -139,7 +158,7 @@ impl Winograd {
     ) -> Self {
         let padded = outputs.next_multiple_of(LANES);
         let mut weights = Scratch::new(PLACES * place_pitch(channels * padded));
-        transform_weights(isa, plain, padded, rotated, &mut weights);
+        transform_weights(isa, plain, padded, 0..padded, rotated, &mut weights);
         Self { isa, channels, outputs, weights }
     }
 
@@ -217,7 +236,8 @@ impl WinogradSums {
             return Buffer::from(vec![0.0; self.outputs * taps]);
         }
         let mut plain = Scratch::new(taps * padded);
-        transform_weight_gradients(self.isa, &self.sums, padded, &mut plain);
+        let pitch = place_pitch(self.channels * padded);
+        transform_weight_gradients(self.isa, &self.sums, pitch, padded, &mut plain);
         UninitVec::build(self.outputs * taps, |weights| {
             to_channels_first(self.isa, &plain, padded, [self.outputs, taps], weights);
         })

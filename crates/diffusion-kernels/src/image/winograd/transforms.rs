@@ -17,7 +17,7 @@
 // 4. Each map acts on columns and then on rows, as T X Tᵀ requires.
 
 use std::f32::consts::{FRAC_1_SQRT_2 as A, SQRT_2 as B};
-use std::ops::{Add, Sub};
+use std::ops::{Add, Range, Sub};
 
 use super::canvas::{Canvas, OUT, Tiles};
 use crate::arith::isa::vectorised;
@@ -284,19 +284,23 @@ vectorised! {
 }
 
 vectorised! {
-    /// Transforms `[term][3·3][outputs]` to `[36][term][outputs]`, places at [`place_pitch`].
-    /// `rotated` turns the kernels by half a turn.
-    pub(super) fn transform_weights(weights: &[f32], outputs: usize, rotated: bool, places: &mut [f32]) {
-        let pitch = place_pitch(weights.len() / (K * K));
+    /// Transforms the `columns` of `[term][3·3][outputs]` to `[36][term][columns]`, places at
+    /// [`place_pitch`]. `rotated` turns the kernels by half a turn.
+    pub(super) fn transform_weights(
+        weights: &[f32], outputs: usize, columns: Range<usize>, rotated: bool, places: &mut [f32],
+    ) {
+        let width = columns.len();
+        let pitch = place_pitch(weights.len() / (K * K * outputs) * width);
         for (term, weights) in weights.chunks_exact(K * K * outputs).enumerate() {
-            for o in (0..outputs).step_by(LANES) {
-                let to = &mut places[term * outputs + o..];
+            for o in (0..width).step_by(LANES) {
+                let from = &weights[columns.start + o..];
+                let to = &mut places[term * width + o..];
                 two_dimensional::<_, FMA, K, IN>(
                     Weights,
                     |ky, kx| {
                         let tap = ky * K + kx;
                         let tap = if rotated { K * K - 1 - tap } else { tap };
-                        Lanes::load(&weights[tap * outputs + o..])
+                        Lanes::load(&from[tap * outputs..])
                     },
                     |y, x, u| u.store(&mut to[(y * IN + x) * pitch..]),
                 );
@@ -306,9 +310,9 @@ vectorised! {
 }
 
 vectorised! {
-    /// Transforms `[36][term][outputs]`, places at [`place_pitch`], to `[term][3·3][outputs]`.
-    pub(super) fn transform_weight_gradients(places: &[f32], outputs: usize, weights: &mut [f32]) {
-        let pitch = place_pitch(weights.len() / (K * K));
+    /// Transforms `[36][term][outputs]`, places `pitch` floats apart, to `[term][3·3][outputs]`,
+    /// for as many terms as `weights` holds.
+    pub(super) fn transform_weight_gradients(places: &[f32], pitch: usize, outputs: usize, weights: &mut [f32]) {
         for (term, weights) in weights.chunks_exact_mut(K * K * outputs).enumerate() {
             for o in (0..outputs).step_by(LANES) {
                 let from = &places[term * outputs + o..];

@@ -1,0 +1,257 @@
+//! Winograd's method for layers with many channels, on all threads at once.
+
+// The 36 matrices of a wide layer do not fit the cache of a core: with 256 channels on both sides
+// they take 9 MiB. If each thread convolved its own images, it would read all of them for every
+// strip of tiles. Here all threads work on one group of images, in three phases:
+//
+//     V = Bᵀ d B for all tiles          a thread takes a strip of tiles
+//     M[place] = V[place] · U[place]    a thread takes a place, so U is read once per group
+//     Y = start + Aᵀ M A                a thread takes some rows of an image
+//
+// 1. A group has about GROUP tiles, enough to pay for reading U, and few enough for V and M to stay
+//    in the shared cache.
+// 2. U is stored in panels of 32 outputs, so that the inner loop of a product reads it in order.
+// 3. The sums of a weight gradient exist once, not once for each task: a thread adds all strips to
+//    the sums of its place, in the order of the tiles.
+// 4. An element of M or of the sums is computed as in the narrow method, so its bits are the same.
+
+use rayon::prelude::*;
+
+use super::transforms::{
+    K, PLACES, Products, place_pitch, transform_inputs, transform_output_gradients,
+    transform_outputs, transform_weight_gradients, transform_weights,
+};
+use super::{Canvas, OUT, SUM_STRIP, Tiles, strips};
+use crate::arith::isa::Isa;
+use crate::arith::product::{Factor, Target, product};
+use crate::arith::vector::LANES;
+use crate::image::transpose::{to_channels_first, to_channels_last};
+use crate::memory::buffer::Buffer;
+use crate::memory::scratch::Scratch;
+use crate::memory::uninit::UninitVec;
+
+/// The smallest channels · outputs for which the weights are shared by all threads.
+const MIN_WEIGHTS: usize = 96 * 96;
+/// The number of tiles that all threads convolve together.
+const GROUP: usize = 128;
+/// The number of tiles that one task transforms.
+const STRIP: usize = 32;
+/// The number of outputs whose weights are stored together.
+const PANEL: usize = 2 * LANES;
+/// The number of rows of weights that one task transforms.
+const ROWS: usize = 16;
+
+/// Whether a layer is wide.
+pub(crate) fn is_wide(channels: usize, outputs: usize) -> bool {
+    let fill_vectors = channels.is_multiple_of(LANES) && outputs.is_multiple_of(LANES);
+    fill_vectors && channels * outputs >= MIN_WEIGHTS
+}
+
+/// The number of images that all threads process together. Results do not depend on it.
+pub(crate) fn group(tiles: Tiles) -> usize {
+    (GROUP / tiles.per_image()).max(rayon::current_num_threads())
+}
+
+/// A convolution with transformed weights.
+pub(crate) struct WideWinograd {
+    isa: Isa,
+    channels: usize,
+    outputs: usize,
+    /// `[panel][place][channel][output]`, places at [`place_pitch`].
+    weights: Scratch,
+}
+
+impl WideWinograd {
+    /// A convolution with `weight` (outputs, channels, 3, 3).
+    pub(crate) fn new(isa: Isa, weight: &[f32], outputs: usize, channels: usize) -> Self {
+        let taps = channels * K * K;
+        let mut plain = Scratch::new(taps * outputs);
+        plain.par_chunks_mut(ROWS * K * K * outputs).enumerate().for_each(|(i, plain)| {
+            let first = i * ROWS * K * K;
+            let rows = plain.len() / outputs;
+            to_channels_last(isa, &weight[first..], taps, [outputs, rows], plain, outputs);
+        });
+        Self::transformed(isa, &plain, channels, outputs, false)
+    }
+
+    /// The convolution for the input gradient of `weight` (outputs, channels, 3, 3).
+    pub(crate) fn transposed(isa: Isa, weight: &[f32], outputs: usize, channels: usize) -> Self {
+        let mut plain = Scratch::new(outputs * K * K * channels);
+        let kernels = plain.par_chunks_mut(K * K * channels);
+        kernels.zip(weight.par_chunks_exact(channels * K * K)).for_each(|(plain, weight)| {
+            to_channels_last(isa, weight, K * K, [channels, K * K], plain, channels);
+        });
+        Self::transformed(isa, &plain, outputs, channels, true)
+    }
+
+    /// Transforms weights in the layout `[channel][3·3][output]`.
+    fn transformed(
+        isa: Isa,
+        plain: &[f32],
+        channels: usize,
+        outputs: usize,
+        rotated: bool,
+    ) -> Self {
+        let len = PLACES * place_pitch(channels * PANEL);
+        let mut weights = Scratch::new(outputs.div_ceil(PANEL) * len);
+        weights.par_chunks_mut(len).enumerate().for_each(|(i, panel)| {
+            let columns = i * PANEL..outputs.min((i + 1) * PANEL);
+            transform_weights(isa, plain, outputs, columns, rotated, panel);
+        });
+        Self { isa, channels, outputs, weights }
+    }
+
+    /// The number of floats of a panel of the weights.
+    fn panel_len(&self) -> usize {
+        self.weights.len() / self.outputs.div_ceil(PANEL)
+    }
+
+    /// Convolves the images on `canvas` into `y`, which has channels last. `start` holds the values
+    /// added to the output channels, for each image or for all.
+    pub(crate) fn run(&self, canvas: &Canvas, start: &[f32], y: &mut [f32]) {
+        let Self { isa, channels, outputs, .. } = *self;
+        let (tiles, all) = (canvas.tiles, canvas.len());
+        let inputs = Transformed::new(canvas, STRIP, |(first, count), to, pitch| {
+            transform_inputs(isa, canvas, first, count, to, pitch);
+        });
+        let pitch = place_pitch(all * outputs);
+        let mut sums = Scratch::new(PLACES * pitch);
+        sums.par_chunks_mut(pitch).enumerate().for_each(|(place, sums)| {
+            for (panel, weights) in self.weights.chunks_exact(self.panel_len()).enumerate() {
+                let first_output = panel * PANEL;
+                let columns = PANEL.min(outputs - first_output);
+                let weights = &weights[place * place_pitch(channels * columns)..];
+                for (first, count, a) in inputs.place(place) {
+                    let a = Factor::matrix(a, channels, channels);
+                    let c = Target::new(&mut sums[first * outputs + first_output..], outputs);
+                    product(isa, a, weights, [count, columns], c);
+                }
+            }
+        });
+        // A task writes one row of tiles, or an image whose last row of tiles is cut off.
+        let (height, width) = tiles.side;
+        let rows = if height % OUT == 0 { OUT } else { height };
+        let part = Tiles::new((rows, width));
+        y.par_chunks_mut(rows * width * outputs).enumerate().for_each(|(i, y)| {
+            let image = i * rows / height;
+            let products = Products {
+                places: &sums[i * part.per_image() * outputs..],
+                pitch,
+                channels: outputs,
+            };
+            let start = &start[image * outputs % start.len()..][..outputs];
+            transform_outputs(isa, products, start, part, 0, part.per_image(), y);
+        });
+    }
+
+    /// Like [`Self::run`], for images with channels last.
+    pub(crate) fn run_images(&self, tiles: Tiles, x: &[f32], start: &[f32], y: &mut [f32]) {
+        self.run(&canvas_of(tiles, x, self.channels), start, y);
+    }
+}
+
+/// A canvas with the images `x`, channels last.
+fn canvas_of(tiles: Tiles, x: &[f32], channels: usize) -> Canvas {
+    let mut canvas = Canvas::new(tiles, x.len() / (tiles.pixels() * channels), channels);
+    canvas.fill(x, channels);
+    canvas
+}
+
+/// All transformed tiles of a canvas, in strips: `[strip][place][tile][channel]`.
+struct Transformed {
+    data: Scratch,
+    /// The first tile and the number of tiles of each strip.
+    strips: Vec<(usize, usize)>,
+    /// The distance between two places of a strip, in floats.
+    pitch: usize,
+}
+
+impl Transformed {
+    /// `transform` writes the places of one strip, which it gets as its first tile and its number
+    /// of tiles, at the given distance.
+    fn new(
+        canvas: &Canvas,
+        max_tiles: usize,
+        transform: impl Fn((usize, usize), &mut [f32], usize) + Sync,
+    ) -> Self {
+        let strips: Vec<_> = strips(canvas.len(), max_tiles).collect();
+        let pitch = place_pitch(max_tiles * canvas.pitch());
+        let mut data = Scratch::new(strips.len() * PLACES * pitch);
+        let parts = data.par_chunks_mut(PLACES * pitch).zip(&strips);
+        parts.for_each(|(to, strip)| transform(*strip, to, pitch));
+        Self { data, strips, pitch }
+    }
+
+    /// The tiles of `place` by strips: the first tile, the number of tiles, and their numbers.
+    fn place(&self, place: usize) -> impl Iterator<Item = (usize, usize, &[f32])> {
+        let strips = self.data.chunks_exact(PLACES * self.pitch).zip(&self.strips);
+        strips.map(move |(data, &(first, count))| (first, count, &data[place * self.pitch..]))
+    }
+}
+
+/// Sums of the gradient of a wide convolution's weights.
+pub(crate) struct WideSums {
+    isa: Isa,
+    outputs: usize,
+    channels: usize,
+    /// `[place][channel][output]`, valid once `begun`.
+    sums: Scratch,
+    begun: bool,
+}
+
+impl WideSums {
+    pub(crate) fn new(isa: Isa, outputs: usize, channels: usize) -> Self {
+        let sums = Scratch::new(PLACES * place_pitch(channels * outputs));
+        Self { isa, outputs, channels, sums, begun: false }
+    }
+
+    /// Adds some images, given by the convolution's inputs and the gradients of its outputs.
+    pub(crate) fn add(&mut self, inputs: &Canvas, gradients: &Canvas) {
+        let Self { isa, channels, outputs, begun, .. } = *self;
+        let inputs = Transformed::new(inputs, SUM_STRIP, |(first, count), to, pitch| {
+            transform_inputs(isa, inputs, first, count, to, pitch);
+        });
+        let gradients = Transformed::new(gradients, SUM_STRIP, |(first, count), to, pitch| {
+            transform_output_gradients(isa, gradients, first, count, to, pitch);
+        });
+        let places = self.sums.par_chunks_mut(place_pitch(channels * outputs));
+        places.enumerate().for_each(|(place, sums)| {
+            let strips = inputs.place(place).zip(gradients.place(place));
+            for ((first, count, a), (_, _, b)) in strips {
+                let a = Factor::transposed(a, channels, count);
+                let onto = begun || first > 0;
+                let c = if onto { Target::onto(sums, outputs) } else { Target::new(sums, outputs) };
+                product(isa, a, b, [channels, outputs], c);
+            }
+        });
+        self.begun = true;
+    }
+
+    /// Like [`Self::add`], for images with channels last.
+    pub(crate) fn add_images(&mut self, tiles: Tiles, inputs: &[f32], gradients: &[f32]) {
+        let inputs = canvas_of(tiles, inputs, self.channels);
+        self.add(&inputs, &canvas_of(tiles, gradients, self.outputs));
+    }
+
+    /// The weight gradient (outputs, channels, 3, 3).
+    pub(crate) fn weights(&self) -> Buffer {
+        let Self { isa, channels, outputs, .. } = *self;
+        let taps = channels * K * K;
+        if !self.begun {
+            return Buffer::from(vec![0.0; outputs * taps]);
+        }
+        let mut plain = Scratch::new(taps * outputs);
+        let parts = plain.par_chunks_mut(ROWS * K * K * outputs);
+        parts.enumerate().for_each(|(i, plain)| {
+            let from = &self.sums[i * ROWS * outputs..];
+            let pitch = place_pitch(channels * outputs);
+            transform_weight_gradients(isa, from, pitch, outputs, plain);
+        });
+        let mut weights = UninitVec::from_pool(outputs * taps);
+        weights.par_chunks(ROWS * taps).enumerate().for_each(|(i, weights)| {
+            let rows = weights.len() / taps;
+            to_channels_first(isa, &plain[i * ROWS..], outputs, [rows, taps], weights);
+        });
+        weights.into_buffer()
+    }
+}

@@ -143,6 +143,7 @@ fn block(bencher: Bencher<'_, '_>, (channels, side): (usize, usize), backward: b
         norm2: norm,
         conv2: conv,
         skip: None,
+        dropout: None,
     };
     let run = || residual_block(&x, &e, &block);
     if backward {

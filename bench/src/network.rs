@@ -57,7 +57,7 @@ impl Measured {
             let shape = [network.in_channels, side, side];
             let bytes = 64 * shape.iter().product::<usize>();
             config.network = NetworkConfig::Unet2d(network);
-            ImageDataset::new((0..bytes).map(|i| (i * i >> 7) as u8).collect(), None, shape)?
+            ImageDataset::new((0..bytes).map(|i| ((i * i) >> 7) as u8).collect(), None, shape)?
         };
         Ok(Self { dataset, config, trainers: HashMap::new(), frozen: None })
     }

@@ -2,6 +2,8 @@
 
 use candle_core::Tensor;
 
+use crate::DropoutMask;
+
 /// The activation function after a normalisation, computed in the same pass.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Activation {
@@ -88,4 +90,6 @@ pub struct ResidualBlock<'a> {
     /// The skip convolution: (Cout, Cin, 1, 1), (Cout). Without it, the input itself is added, and
     /// Cin must equal Cout.
     pub skip: Option<(&'a Tensor, &'a Tensor)>,
+    /// The dropout before the second convolution, (N, Cout, H, W).
+    pub dropout: Option<&'a DropoutMask>,
 }

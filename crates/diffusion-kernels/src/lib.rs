@@ -67,6 +67,7 @@ pub use arguments::{Activation, GroupNorm, Padding, ResidualBlock, TimeCondition
 pub use graph::feature_map::FeatureMap;
 pub use graph::tasks::in_pool;
 pub use graph::trace::{Operation, peak_bytes, traced};
+pub use image::mask::DropoutMask;
 pub use optim::ParameterState;
 pub use optim::adamw::AdamW;
 pub use optim::muon::{Muon, Update};

@@ -8,11 +8,11 @@ mod convolution;
 use candle_core::{DType, Result, Tensor, Var, bail};
 
 use crate::graph::resample::Resample;
-use crate::graph::{attention as kernel, elementwise, group_norm as norm, resample};
+use crate::graph::{attention as kernel, dropout, elementwise, group_norm as norm, resample};
 use crate::optim::ParameterState;
 use crate::optim::adamw::AdamW;
 use crate::optim::muon::{ITERATIONS, Muon, POLYNOMIAL, TINY, Update, matrix_of};
-use crate::{Activation, GroupNorm, Padding};
+use crate::{Activation, DropoutMask, GroupNorm, Padding};
 
 fn add_channel_bias(y: Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     match bias {
@@ -112,6 +112,14 @@ pub(crate) fn add_channel_embedding(x: &Tensor, embedding: &Tensor) -> Result<Te
     let (n, channels, _, _) = x.dims4()?;
     elementwise::check_embedding([n, channels], embedding)?;
     x.broadcast_add(&embedding.reshape((n, channels, 1, 1))?)
+}
+
+/// Defines [`crate::FeatureMap::dropout`]; `x` is (N, C, H, W).
+pub(crate) fn dropout(x: &Tensor, mask: &DropoutMask) -> Result<Tensor> {
+    let (n, c, h, w) = x.dims4()?;
+    dropout::check([n, c, h, w], mask)?;
+    let factors = Tensor::from_vec(mask.factors(), x.shape(), x.device())?;
+    x * factors.to_dtype(x.dtype())?
 }
 
 /// Defines [`crate::square_sum`].

@@ -96,6 +96,11 @@ impl Conv2d {
         x.conv2d(&self.weight, self.bias.as_ref(), self.stride, self.padding)
     }
 
+    /// The number of output channels.
+    pub(crate) fn outputs(&self) -> usize {
+        self.weight.dims()[0]
+    }
+
     /// Weight and bias, for fused operations over several layers. `None` if there is no bias.
     pub(crate) fn parameters(&self) -> Option<(&Tensor, &Tensor)> {
         Some((&self.weight, self.bias.as_ref()?))

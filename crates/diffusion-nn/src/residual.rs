@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor};
 use candle_nn::{Module, VarBuilder};
-use diffusion_kernels::{self as kernels, Activation, FeatureMap, TimeConditioning};
+use diffusion_kernels::{self as kernels, Activation, DropoutMask, FeatureMap, TimeConditioning};
 
 use crate::{Conv2d, Conv2dConfig, Dropout, GroupNorm, Linear, conv2d, group_norm, linear};
 
@@ -143,15 +143,23 @@ impl ResidualBlock {
         dropout: Option<&mut Dropout>,
     ) -> Result<FeatureMap> {
         let embedding = self.time.forward(time)?;
-        match self.fused() {
-            Some(block) if dropout.is_none() => x.residual_block(&embedding, &block),
-            _ => self.forward_by_layers(x, &embedding, dropout),
+        let [images, _, height, width] = x.dims();
+        let resampled = |side: usize| match self.resample {
+            Some(Resample::Halve) => side / 2,
+            Some(Resample::Double) => 2 * side,
+            None => side,
+        };
+        let dims = [images, self.conv2.outputs(), resampled(height), resampled(width)];
+        let mask = dropout.map(|dropout| dropout.mask(dims)).transpose()?;
+        match self.fused(mask.as_ref()) {
+            Some(block) => x.residual_block(&embedding, &block),
+            None => self.forward_by_layers(x, &embedding, mask.as_ref()),
         }
     }
 
     /// The parameters of the fused kernel. `None` if the block changes the size or a convolution
     /// has no bias, which the fused kernel does not support.
-    fn fused(&self) -> Option<kernels::ResidualBlock<'_>> {
+    fn fused<'a>(&'a self, dropout: Option<&'a DropoutMask>) -> Option<kernels::ResidualBlock<'a>> {
         if self.resample.is_some() {
             return None;
         }
@@ -167,6 +175,7 @@ impl ResidualBlock {
                 Some(skip) => Some(skip.parameters()?),
                 None => None,
             },
+            dropout,
         })
     }
 
@@ -174,7 +183,7 @@ impl ResidualBlock {
         &self,
         x: &FeatureMap,
         embedding: &Tensor,
-        dropout: Option<&mut Dropout>,
+        dropout: Option<&DropoutMask>,
     ) -> Result<FeatureMap> {
         let resampled = |x: FeatureMap| match self.resample {
             Some(resample) => resample.forward(&x),
@@ -187,14 +196,69 @@ impl ResidualBlock {
             TimeConditioning::ScaleShift => (hidden, Some(embedding)),
         };
         let mut hidden = self.norm2.forward_modulated(&hidden, modulation, Activation::Silu)?;
-        if let Some(dropout) = dropout {
-            hidden = dropout.forward(&hidden)?;
+        if let Some(mask) = dropout {
+            hidden = hidden.dropout(mask)?;
         }
         let hidden = self.conv2.forward(&hidden)?;
         let x = resampled(x.clone())?;
         match &self.skip {
             Some(skip) => hidden.add(&skip.forward(&x)?),
             None => hidden.add(&x),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{Device, Var};
+    use diffusion_random::NoiseSource;
+
+    use super::*;
+    use crate::{DropoutNoise, Parameters};
+
+    #[test]
+    fn the_fused_block_computes_what_its_layers_do() {
+        let noise = DropoutNoise { source: NoiseSource::new(0), draw: 0, first_index: 0 };
+        let numbers =
+            |shape: &[usize]| Var::randn(0f32, 1.0, shape, &Device::Cpu).expect("numbers");
+        let (x, time) = (numbers(&[2, 8, 12, 12]), numbers(&[2, 6]));
+        for conditioning in [TimeConditioning::Add, TimeConditioning::ScaleShift] {
+            let config = ResidualBlockConfig {
+                groups: 4,
+                eps: 1e-5,
+                time_dim: 6,
+                conditioning,
+                resample: None,
+                names: ResidualBlockNames::DIFFUSERS,
+            };
+            let (block, parameters) = Parameters::initialise(0, &Device::Cpu, |vb| {
+                ResidualBlock::new(8, 16, &config, vb)
+            })
+            .unwrap();
+            let mask = Dropout::new(0.3, noise, 2).mask([2, 16, 12, 12]).unwrap();
+            for mask in [None, Some(&mask)] {
+                let results = |output: Result<FeatureMap>| {
+                    let output = output.unwrap().to_images().unwrap();
+                    let gradients = output.sqr().unwrap().sum_all().unwrap().backward().unwrap();
+                    let of = |var: &Var| gradients.get(var).expect("a gradient").clone();
+                    let mut all = vec![output, of(&x), of(&time)];
+                    all.extend(parameters.iter().map(|(_, var)| of(var)));
+                    all
+                };
+                let map = FeatureMap::from_images(&x).unwrap();
+                let embedding = block.time.forward(&time).unwrap();
+                let fused = block.fused(mask).expect("a block of one size");
+                let fused = results(map.residual_block(&embedding, &fused));
+                let by_layers = results(block.forward_by_layers(&map, &embedding, mask));
+                for (i, (a, b)) in fused.iter().zip(&by_layers).enumerate() {
+                    let largest = |x: &Tensor| {
+                        let x = x.abs().unwrap().max_all().unwrap();
+                        x.to_scalar::<f32>().unwrap()
+                    };
+                    let (worst, scale) = (largest(&(a - b).unwrap()), largest(b));
+                    assert!(scale > 0.0 && worst <= 2e-5 * scale, "{i}: {worst} of {scale}");
+                }
+            }
         }
     }
 }

@@ -10,6 +10,7 @@ use tracing::trace_span;
 
 use crate::ResidualBlock;
 use crate::arith::isa::Isa;
+use crate::graph::dropout;
 use crate::graph::map::{Map, Node};
 use crate::graph::op::MapOp;
 use crate::graph::tasks::{CHUNK, sum_in_order};
@@ -67,6 +68,9 @@ pub(crate) fn sizes_of(
         check(&format!("{name} weight"), weight, &shape)?;
         check(&format!("{name} bias"), bias, &shape[..1])?;
     }
+    if let Some(mask) = block.dropout {
+        dropout::check([images, outputs, height, width], mask)?;
+    }
     let tiles = Tiles::new((height, width));
     let (conditioning, skip) = (block.conditioning, block.skip.is_some());
     Ok(Sizes { images, parts, inputs, outputs, kernel, tiles, groups, conditioning, skip })
@@ -105,7 +109,7 @@ pub(crate) fn residual_block(
     let _span = trace_span!("residual block, forward", shape = %sizes).entered();
     let packed = packed(embedding, block)?;
     let tracked = packed.track_op() || parts.iter().any(Node::is_tracked);
-    let settings = Settings { isa, sizes, eps: block.eps as f32 };
+    let settings = Settings { isa, sizes, eps: block.eps as f32, dropout: block.dropout.cloned() };
     let maps: Vec<Arc<Map>> = parts.iter().map(|part| part.map.clone()).collect();
     let (y, hidden) =
         with_elements([&packed], |[packed]| Ok(forward(&settings, &maps, packed, tracked)))?;

@@ -9,9 +9,9 @@ use crate::graph::map::Node;
 use crate::graph::resample::{Resample, resample};
 use crate::graph::stack::stacked;
 use crate::graph::trace::operation;
-use crate::graph::{attention, block, elementwise, group_norm};
+use crate::graph::{attention, block, dropout, elementwise, group_norm};
 use crate::memory::storage::kernels_for;
-use crate::{Activation, GroupNorm, Padding, ResidualBlock, TimeConditioning, slow};
+use crate::{Activation, DropoutMask, GroupNorm, Padding, ResidualBlock, TimeConditioning, slow};
 
 /// A batch of images (N, C, H, W) between the layers of a network.
 ///
@@ -285,9 +285,19 @@ impl FeatureMap {
         )
     }
 
+    /// Removes the activations that `mask` does not keep, and scales the others.
+    ///
+    /// # Errors
+    /// If the mask is for maps of another shape.
+    pub fn dropout(&self, mask: &DropoutMask) -> Result<Self> {
+        let dropped =
+            || self.map(|isa, x| dropout::dropout(isa, x, mask), |x| slow::dropout(x, mask));
+        operation(dropped, |_| (Vec::new(), 0))
+    }
+
     /// A residual block with a time embedding (Ho et al. 2020, appendix B), to (N, Cout, H, W):
     ///
-    /// `skip(x) + conv2(silu(norm2(conv1(silu(norm1(x))) + embedding)))`
+    /// `skip(x) + conv2(dropout(silu(norm2(conv1(silu(norm1(x))) + embedding))))`
     ///
     /// This is [`TimeConditioning::Add`] with `embedding` (N, Cout). With
     /// [`TimeConditioning::ScaleShift`], `embedding` (N, 2·Cout) modulates the output of `norm2`
@@ -332,17 +342,21 @@ impl FeatureMap {
             TimeConditioning::Add => (Some(embedding), None),
             TimeConditioning::ScaleShift => (None, Some(embedding)),
         };
-        let part =
-            |x: &Self, (weight, bias): (&Tensor, &Tensor), modulation, conv: (&Tensor, &Tensor)| {
-                let (groups, eps, activation) = (block.groups, block.eps, Activation::Silu);
-                x.group_norm(&GroupNorm { groups, eps, weight, bias, modulation, activation })?
-                    .conv2d(conv.0, Some(conv.1), 1, padding)
-            };
-        let mut hidden = part(self, block.norm1, None, block.conv1)?;
+        let norm = |x: &Self, (weight, bias): (&Tensor, &Tensor), modulation| {
+            let (groups, eps, activation) = (block.groups, block.eps, Activation::Silu);
+            x.group_norm(&GroupNorm { groups, eps, weight, bias, modulation, activation })
+        };
+        let conv =
+            |x: &Self, (weight, bias): (&Tensor, &Tensor)| x.conv2d(weight, Some(bias), 1, padding);
+        let mut hidden = conv(&norm(self, block.norm1, None)?, block.conv1)?;
         if let Some(added) = added {
             hidden = hidden.add_channel_embedding(added)?;
         }
-        let y = part(&hidden, block.norm2, modulation, block.conv2)?;
+        hidden = norm(&hidden, block.norm2, modulation)?;
+        if let Some(mask) = block.dropout {
+            hidden = hidden.dropout(mask)?;
+        }
+        let y = conv(&hidden, block.conv2)?;
         match block.skip {
             Some((weight, bias)) => y.add(&self.conv2d(weight, Some(bias), 1, 0)?),
             None => y.add(self),

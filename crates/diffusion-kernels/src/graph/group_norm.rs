@@ -109,7 +109,7 @@ impl Settings {
                         Activation::Identity => {
                             norm.normalise(&x, y);
                         }
-                        Activation::Silu => norm.activate(&x, [y]),
+                        Activation::Silu => norm.activate(&x, [y], None),
                     }
                 });
             },
@@ -148,7 +148,7 @@ impl Op {
                 let (x, dy) = (Pixels::new(x, channels), Pixels::new(dy, channels));
                 let (mut y, mut slopes) = (Scratch::new(x.len()), Scratch::new(x.len()));
                 let statistics = match settings.activation {
-                    Activation::Silu => norm.activate_with_slopes(&x, [&mut *y], &mut slopes),
+                    Activation::Silu => norm.activate_with_slopes(&x, [&mut *y], &mut slopes, None),
                     Activation::Identity => {
                         slopes.fill(1.0);
                         norm.normalise(&x, &mut y)

@@ -9,6 +9,7 @@ pub(crate) mod attention;
 pub(crate) mod block;
 pub(crate) mod convert;
 pub(crate) mod convolution;
+pub(crate) mod dropout;
 pub(crate) mod elementwise;
 pub(crate) mod feature_map;
 pub(crate) mod group_norm;

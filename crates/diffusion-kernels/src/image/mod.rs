@@ -8,6 +8,7 @@
 pub(crate) mod attention;
 pub(crate) mod block;
 pub(crate) mod convolution;
+pub(crate) mod mask;
 pub(crate) mod norm;
 pub(crate) mod pixels;
 pub(crate) mod transpose;

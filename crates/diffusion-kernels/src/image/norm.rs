@@ -3,6 +3,7 @@
 
 use crate::arith::isa::{Isa, vectorised};
 use crate::arith::vector::{LANES, add_up, at, over_pixels, sigmoid, silu_slope_at};
+use crate::image::mask::ImageMask;
 use crate::memory::scratch::Scratch;
 
 /// A normalisation with its parameters.
@@ -116,26 +117,33 @@ impl Norm<'_> {
         statistics
     }
 
-    /// Normalises and activates the image `x` into `rows`, which hold the whole image.
+    /// Normalises and activates the image `x` into `rows`, which hold the whole image, and applies
+    /// the mask.
     pub(crate) fn activate<'r>(
         &self,
         mut x: &[f32],
         rows: impl IntoIterator<Item = &'r mut [f32]>,
+        mut mask: Option<ImageMask<'_>>,
     ) {
         let [factor, summand] = self.affine(&self.statistics(x));
         for y in rows {
             let row;
             (row, x) = x.split_at(y.len());
             activate(self.isa, row, &factor, &summand, y);
+            if let Some(mask) = &mut mask {
+                mask.apply_next(self.isa, y);
+            }
         }
     }
 
-    /// Like [`Self::activate`]. Also writes the slopes of the activation for [`Self::backward`].
+    /// Like [`Self::activate`]. Also writes the slopes of the activation and of the mask for
+    /// [`Self::backward`].
     pub(crate) fn activate_with_slopes<'r>(
         &self,
         mut x: &[f32],
         rows: impl IntoIterator<Item = &'r mut [f32]>,
         mut slopes: &mut [f32],
+        mut mask: Option<ImageMask<'_>>,
     ) -> Statistics {
         let statistics = self.statistics(x);
         let [factor, summand] = self.affine(&statistics);
@@ -144,6 +152,11 @@ impl Norm<'_> {
             (row, x) = x.split_at(y.len());
             (row_slopes, slopes) = slopes.split_at_mut(y.len());
             activate_with_slopes(self.isa, row, &factor, &summand, y, row_slopes);
+            if let Some(mask) = &mut mask {
+                let mut of_slopes = *mask;
+                of_slopes.apply_next(self.isa, row_slopes);
+                mask.apply_next(self.isa, y);
+            }
         }
         statistics
     }

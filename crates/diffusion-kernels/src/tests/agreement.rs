@@ -8,7 +8,8 @@ use crate::arith::isa::available;
 use crate::graph::{linear, silu};
 use crate::optim::{adamw, muon, square_sum};
 use crate::{
-    Activation, AdamW, FeatureMap, GroupNorm, Muon, ParameterState, TimeConditioning, Update, slow,
+    Activation, AdamW, DropoutMask, FeatureMap, GroupNorm, Muon, ParameterState, ResidualBlock,
+    TimeConditioning, Update, slow,
 };
 
 proptest! {
@@ -109,7 +110,7 @@ proptest! {
     fn a_residual_block_and_its_gradients_agree_with_the_definition(
         n in 1..7usize, groups in 1..5usize, sizes in (1..5usize, 1..5usize), side in 3..11usize,
         kernel in prop_oneof![Just(1usize), Just(3), Just(5)], skip in any::<bool>(), width in 0..3usize,
-        stacked in 1..4usize, scale_shift in any::<bool>()
+        stacked in 1..4usize, scale_shift in any::<bool>(), dropout in any::<bool>()
     ) {
         // Channels that fill whole vectors are not copied, a separate path.
         // All threads share the work of wide blocks.
@@ -130,7 +131,9 @@ proptest! {
         ];
         let p: Vec<_> = (3..).zip(shapes).map(|(seed, shape)| random(seed, shape)).collect();
         let p = &p[..if skip { 10 } else { 8 }];
-        let block = block_of(groups, conditioning, p);
+        let mask = mask_of([n, cout, side, side]);
+        let dropout = dropout.then_some(&mask);
+        let block = ResidualBlock { dropout, ..block_of(groups, conditioning, p) };
         let mut vars = vec![&x, &e];
         vars.extend(p);
         let expected = with_gradients(|| FeatureMap::from_images_slow(&x).residual_block(&e, &block)?.to_images(), &vars);
@@ -165,6 +168,37 @@ proptest! {
             close(&run(&|x| silu::silu(isa, x)), &expected, 2e-6)?;
         }
     }
+}
+
+/// A mask that keeps about two thirds of the activations.
+fn mask_of(dims: [usize; 4]) -> DropoutMask {
+    let draws = (0..dims[0]).map(|image| {
+        let mut state = image as u64;
+        move || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(99);
+            state >> 40 > (1 << 24) / 3
+        }
+    });
+    DropoutMask::draw(dims, 0.25, draws.collect())
+}
+
+#[test]
+fn dropout_and_its_gradient_agree_with_the_definition() {
+    for channels in [1, 16, 21, 32] {
+        let x = random(1, &[3, channels, 5, 4]);
+        let mask = mask_of([3, channels, 5, 4]);
+        let factors: Vec<f32> = mask.factors();
+        assert!(factors.iter().all(|factor| [0.0, 1.0 / 0.75].contains(factor)));
+        assert!(factors.contains(&0.0) && factors.iter().any(|factor| *factor > 0.0));
+        let expected = with_gradients(|| slow::dropout(&x, &mask), &[&x]);
+        for isa in available() {
+            let fast = || FeatureMap::with_kernels(isa, &x)?.dropout(&mask)?.to_images();
+            close(&with_gradients(fast, &[&x]), &expected, 0.0).unwrap();
+        }
+    }
+    let map = FeatureMap::from_images(&random(1, &[3, 4, 5, 4])).unwrap();
+    let error = map.dropout(&mask_of([3, 4, 5, 5])).unwrap_err().to_string();
+    assert!(error.contains("[3, 4, 5, 4]") && error.contains("[3, 4, 5, 5]"), "{error}");
 }
 
 #[test]

@@ -31,7 +31,17 @@ fn block_of(groups: usize, conditioning: TimeConditioning, p: &[Var]) -> Residua
     let pair = |i: usize| (p[i].as_tensor(), p[i + 1].as_tensor());
     let skip = (p.len() > 8).then(|| pair(8));
     let [norm1, conv1, norm2, conv2] = [0, 2, 4, 6].map(pair);
-    ResidualBlock { groups, eps: 1e-2, conditioning, norm1, conv1, norm2, conv2, skip }
+    ResidualBlock {
+        groups,
+        eps: 1e-2,
+        conditioning,
+        norm1,
+        conv1,
+        norm2,
+        conv2,
+        skip,
+        dropout: None,
+    }
 }
 
 /// A variable of pseudo-random numbers in (−1, 1), the same for the same seed.

@@ -147,41 +147,54 @@ impl<'a> BackwardPass<'a> {
         de: &mut [f32],
         sums: &mut Sums,
     ) {
-        let (settings, isa) = (self.settings, self.settings.isa);
-        let &Sizes { inputs, outputs, tiles, .. } = &settings.sizes;
-        let (pixels, pitch_in, pitch) =
-            (tiles.pixels(), padded_len(inputs), settings.sizes.padded_outputs());
+        let Sizes { inputs, outputs, .. } = self.settings.sizes;
         let x = &x.images(first, images);
-        let zeros = Scratch::zeroed(pitch_in.max(pitch));
-        let mut back = Scratch::new(images * pixels * pitch_in.max(pitch));
-        let mut slopes = Scratch::new(images * pixels * pitch_in.max(pitch));
+        let dy = &Pixels::new(dy, outputs);
+        add_up(self.settings.isa, dy, &mut sums.dy);
+        let d_hidden = self.second_half((first, images), (hidden, dy), de, sums);
+        self.first_half(x, &d_hidden, dy, dx, sums);
+        let pitches = [padded_len(inputs), self.settings.sizes.padded_outputs()];
+        sums.add_skip(self.settings.isa, x, dy, pitches);
+    }
 
-        let dy = Pixels::new(dy, outputs);
-        add_up(isa, &dy, &mut sums.dy);
-        let mut canvas = Canvas::new(tiles, images, outputs);
-        canvas.fill(&dy, pitch);
-        let mut normed = Canvas::new(tiles, images, outputs);
-        let size = pixels * pitch;
+    /// From the gradient of the block's result to that of the first convolution's output.
+    fn second_half(
+        &self,
+        (first, images): (usize, usize),
+        (hidden, dy): (&[f32], &[f32]),
+        de: &mut [f32],
+        sums: &mut Sums,
+    ) -> Canvas {
+        let (settings, isa) = (self.settings, self.settings.isa);
+        let &Sizes { outputs, tiles, .. } = &settings.sizes;
+        let pitch = settings.sizes.padded_outputs();
+        let size = tiles.pixels() * pitch;
         let modulated = |i| settings.modulated(self.norm2, self.embedding, first + i);
         let effective: Vec<_> = (0..images).map(|i| modulated(i).effective()).collect();
         let norm2 = |i: usize| settings.norm([&effective[i][0], &effective[i][1]]);
+
+        let (mut slopes, mut back) = (Scratch::new(images * size), Scratch::new(images * size));
+        let mut normed = Canvas::new(tiles, images, outputs);
         let statistics: Vec<_> = normed
             .par_images_mut()
             .zip(hidden.par_chunks_exact(size))
-            .zip(slopes[..images * size].par_chunks_exact_mut(size))
+            .zip(slopes.par_chunks_exact_mut(size))
             .enumerate()
             .map(|(i, ((rows, hidden), slopes))| {
-                norm2(i).activate_with_slopes(hidden, rows, slopes)
+                norm2(i).activate_with_slopes(hidden, rows, slopes, settings.mask(first + i))
             })
             .collect();
+        let mut canvas = Canvas::new(tiles, images, outputs);
+        canvas.fill(dy, pitch);
         sums.conv2.add(images, &normed, &canvas);
-        self.conv2.run(&canvas, &zeros[..pitch], &mut back[..images * size]);
-        let mut d_hidden = Canvas::new(tiles, images, outputs);
+        self.conv2.run(&canvas, &Scratch::zeroed(pitch), &mut back);
+
         let images_of = hidden
             .par_chunks_exact(size)
-            .zip(slopes[..images * size].par_chunks_exact(size))
-            .zip(back[..images * size].par_chunks_exact_mut(size))
+            .zip(slopes.par_chunks_exact(size))
+            .zip(back.par_chunks_exact_mut(size))
             .zip(&statistics);
+        let mut d_hidden = Canvas::new(tiles, images, outputs);
         let by_image: Vec<_> = d_hidden
             .par_images_mut()
             .zip(images_of)
@@ -207,22 +220,41 @@ impl<'a> BackwardPass<'a> {
                 de.copy_from_slice(&totals[..outputs]);
             }
         }
+        d_hidden
+    }
 
+    /// From the gradient of the first convolution's output to that of the block's inputs `x`, with
+    /// the part of the skip connection.
+    fn first_half(
+        &self,
+        x: &[f32],
+        d_hidden: &Canvas,
+        dy: &[f32],
+        dx: Vec<(UninitSlice<'_>, usize)>,
+        sums: &mut Sums,
+    ) {
+        let isa = self.settings.isa;
+        let &Sizes { inputs, outputs, tiles, .. } = &self.settings.sizes;
+        let (pitch_in, pitch) = (padded_len(inputs), self.settings.sizes.padded_outputs());
+        let (pixels, size) = (tiles.pixels(), tiles.pixels() * pitch_in);
+        let images = x.len() / size;
+
+        let (mut slopes, mut back) = (Scratch::new(x.len()), Scratch::new(x.len()));
         let mut normed = Canvas::new(tiles, images, inputs);
-        let size = pixels * pitch_in;
         let statistics: Vec<_> = normed
             .par_images_mut()
             .zip(x.par_chunks_exact(size))
-            .zip(slopes[..images * size].par_chunks_exact_mut(size))
-            .map(|((rows, x), slopes)| self.norm1.activate_with_slopes(x, rows, slopes))
+            .zip(slopes.par_chunks_exact_mut(size))
+            .map(|((rows, x), slopes)| self.norm1.activate_with_slopes(x, rows, slopes, None))
             .collect();
-        sums.conv1.add(images, &normed, &d_hidden);
-        self.conv1.run(&d_hidden, &zeros[..pitch_in], &mut back[..images * size]);
-        write_stacked(dx, &zeros[..pitch_in], |dx| {
+        sums.conv1.add(images, &normed, d_hidden);
+        let zeros = Scratch::zeroed(pitch_in);
+        self.conv1.run(d_hidden, &zeros, &mut back);
+        write_stacked(dx, &zeros, |dx| {
             let images_of = x
                 .par_chunks_exact(size)
-                .zip(slopes[..images * size].par_chunks_exact(size))
-                .zip(back[..images * size].par_chunks_exact_mut(size))
+                .zip(slopes.par_chunks_exact(size))
+                .zip(back.par_chunks_exact_mut(size))
                 .zip(&statistics)
                 .zip(dy.par_chunks_exact(pixels * pitch));
             let by_image: Vec<_> = dx
@@ -250,7 +282,6 @@ impl<'a> BackwardPass<'a> {
                 }
             }
         });
-        sums.add_skip(isa, x, &dy, [pitch_in, pitch]);
     }
 
     /// The sums as gradients of the packed parameters.

@@ -78,7 +78,10 @@ impl<'a> ForwardPass<'a> {
         let x = x.images(first, images);
         let mut canvas = Canvas::new(tiles, images, inputs);
         let inputs_of = x.par_chunks_exact(x.len() / images);
-        canvas.par_images_mut().zip(inputs_of).for_each(|(rows, x)| self.norm1.activate(x, rows));
+        canvas
+            .par_images_mut()
+            .zip(inputs_of)
+            .for_each(|(rows, x)| self.norm1.activate(x, rows, None));
         let starts = match settings.sizes.conditioning {
             TimeConditioning::Add => &self.starts[first * pitch..][..images * pitch],
             TimeConditioning::ScaleShift => &self.starts,
@@ -89,7 +92,8 @@ impl<'a> ForwardPass<'a> {
         let hidden = hidden.par_chunks_exact(pixels * pitch).enumerate();
         canvas.par_images_mut().zip(hidden).for_each(|(rows, (i, hidden))| {
             let effective = settings.modulated(self.norm2, self.embedding, first + i).effective();
-            settings.norm([&effective[0], &effective[1]]).activate(hidden, rows);
+            let mask = settings.mask(first + i);
+            settings.norm([&effective[0], &effective[1]]).activate(hidden, rows, mask);
         });
         write_pixels(y, outputs, &self.bias2, |y| {
             self.conv2.run(&canvas, &self.bias2, y);

@@ -5,7 +5,7 @@
 //
 //     forward   n1 = silu(norm1(x))            written into a canvas
 //               h  = conv1(n1) + (bias1 + e)   kept if there will be a backward pass
-//               n2 = silu(norm2(h))            written into a second canvas
+//               n2 = drop(silu(norm2(h)))      written into a second canvas
 //               y  = conv2(n2) + (bias2 + skip bias) + (skip · x, or x)
 //     backward  n2 from h again;  dconv2 += n2, dy;  dn2 = conv2ᵀ(dy);  dh = norm2 backward
 //               n1 from x again;  dconv1 += n1, dh;  dn1 = conv1ᵀ(dh)
@@ -36,6 +36,7 @@ use std::fmt;
 use crate::TimeConditioning;
 use crate::arith::isa::Isa;
 use crate::arith::vector::LANES;
+use crate::image::mask::{DropoutMask, ImageMask};
 use crate::image::norm::{Modulated, Norm};
 use crate::image::pixels::{Pixels, padded_len};
 use crate::image::winograd::{self, Method, Tiles};
@@ -168,11 +169,18 @@ pub(crate) struct Settings {
     pub isa: Isa,
     pub sizes: Sizes,
     pub eps: f32,
+    /// The dropout before the second convolution.
+    pub dropout: Option<DropoutMask>,
 }
 
 impl Settings {
     fn norm<'a>(&self, [weight, bias]: [&'a [f32]; 2]) -> Norm<'a> {
         Norm { isa: self.isa, groups: self.sizes.groups, eps: self.eps, weight, bias }
+    }
+
+    /// The dropout of image i.
+    fn mask(&self, i: usize) -> Option<ImageMask<'_>> {
+        self.dropout.as_ref().map(|mask| mask.image(i))
     }
 
     /// The second normalisation's parameters and the modulation for image i.

@@ -48,8 +48,8 @@ struct Sums {
 }
 
 impl Sums {
-    /// Adds the gradient of the skip convolution's weights, if there is one, from its inputs and the
-    /// gradients of its outputs. Pixels are `pitches` floats apart.
+    /// Adds the gradient of the skip convolution's weights, if there is one, from its inputs and
+    /// the gradients of its outputs. Pixels are `pitches` floats apart.
     fn add_skip(&mut self, isa: Isa, x: &[f32], dy: &[f32], [pitch_in, pitch]: [usize; 2]) {
         let pixels = dy.len() / pitch;
         // A task takes some input channels, so that the order of the sums does not change.

@@ -17,6 +17,7 @@
 // 4. Each map acts on columns and then on rows, as T X Tᵀ requires.
 
 use std::f32::consts::{FRAC_1_SQRT_2 as A, SQRT_2 as B};
+use std::mem::MaybeUninit;
 use std::ops::{Add, Range, Sub};
 
 use super::canvas::{Canvas, OUT, Tiles};
@@ -177,12 +178,14 @@ impl Transform<IN, K> for WeightGradients {
 
 /// Applies a transform to the columns and then to the rows.
 #[inline(always)]
+#[allow(unsafe_code)]
 fn two_dimensional<T: Transform<M, N>, const FMA: bool, const M: usize, const N: usize>(
     _: T,
     load: impl Fn(usize, usize) -> Lanes,
     mut store: impl FnMut(usize, usize, Lanes),
 ) {
-    let mut half = [[Lanes::ZERO; M]; N];
+    // Zeros in place of uninitialised memory would be written in each call.
+    let mut half = [[MaybeUninit::uninit(); M]; N];
     for j in 0..M {
         let mut column = [Lanes::ZERO; M];
         for i in 0..M {
@@ -190,11 +193,16 @@ fn two_dimensional<T: Transform<M, N>, const FMA: bool, const M: usize, const N:
         }
         let column = T::apply::<FMA>(column);
         for i in 0..N {
-            half[i][j] = column[i];
+            half[i][j] = MaybeUninit::new(column[i]);
         }
     }
     for i in 0..N {
-        let row = T::apply::<FMA>(half[i]);
+        let mut row = [Lanes::ZERO; M];
+        for j in 0..M {
+            // SAFETY: the loop above has written all of it.
+            row[j] = unsafe { half[i][j].assume_init() };
+        }
+        let row = T::apply::<FMA>(row);
         for j in 0..N {
             store(i, j, row[j]);
         }

@@ -2,7 +2,7 @@
 
 // The 36 matrices of a wide layer do not fit the cache of a core: with 256 channels on both sides
 // they take 9 MiB. If each thread convolved its own images, it would read all of them for every
-// strip of tiles. Here all threads work on one group of images, in three phases:
+// strip of tiles. Here all threads work on one group of tiles, in three phases:
 //
 //     V = Bᵀ d B for all tiles          a thread takes a strip of tiles
 //     M[place] = V[place] · U[place]    a thread takes a place, so U is read once per group
@@ -14,6 +14,8 @@
 // 3. The sums of a weight gradient exist once, not once for each task: a thread adds all strips to
 //    the sums of its place, in the order of the tiles.
 // 4. An element of M or of the sums is computed as in the narrow method, so its bits are the same.
+
+use std::ops::Range;
 
 use rayon::prelude::*;
 
@@ -34,6 +36,8 @@ use crate::memory::uninit::UninitVec;
 const MIN_WEIGHTS: usize = 96 * 96;
 /// The number of tiles that all threads convolve together.
 const GROUP: usize = 128;
+/// The number of tiles that all threads add to a weight gradient together.
+const SUM_GROUP: usize = 256;
 /// The number of tiles that one task transforms.
 const STRIP: usize = 32;
 /// The number of outputs whose weights are stored together.
@@ -101,47 +105,55 @@ impl WideWinograd {
         Self { isa, channels, outputs, weights }
     }
 
-    /// The number of floats of a panel of the weights.
-    fn panel_len(&self) -> usize {
-        self.weights.len() / self.outputs.div_ceil(PANEL)
-    }
-
     /// Convolves the images on `canvas` into `y`, which has channels last. `start` holds the values
     /// added to the output channels, for each image or for all.
     pub(crate) fn run(&self, canvas: &Canvas, start: &[f32], y: &mut [f32]) {
         let Self { isa, channels, outputs, .. } = *self;
-        let (tiles, all) = (canvas.tiles, canvas.len());
-        let inputs = Transformed::new(canvas, STRIP, |(first, count), to, pitch| {
-            transform_inputs(isa, canvas, first, count, to, pitch);
-        });
-        let pitch = place_pitch(all * outputs);
-        let mut sums = Scratch::new(PLACES * pitch);
-        sums.par_chunks_mut(pitch).enumerate().for_each(|(place, sums)| {
-            for (panel, weights) in self.weights.chunks_exact(self.panel_len()).enumerate() {
-                let first_output = panel * PANEL;
-                let columns = PANEL.min(outputs - first_output);
-                let weights = &weights[place * place_pitch(channels * columns)..];
-                for (first, count, a) in inputs.place(place) {
-                    let a = Factor::matrix(a, channels, channels);
-                    let c = Target::new(&mut sums[first * outputs + first_output..], outputs);
-                    product(isa, a, weights, [count, columns], c);
-                }
-            }
-        });
         // A task writes one row of tiles, or an image whose last row of tiles is cut off.
-        let (height, width) = tiles.side;
+        let (height, width) = canvas.tiles.side;
         let rows = if height % OUT == 0 { OUT } else { height };
-        let part = Tiles::new((rows, width));
-        y.par_chunks_mut(rows * width * outputs).enumerate().for_each(|(i, y)| {
-            let image = i * rows / height;
-            let products = Products {
-                places: &sums[i * part.per_image() * outputs..],
-                pitch,
-                channels: outputs,
-            };
-            let start = &start[image * outputs % start.len()..][..outputs];
-            transform_outputs(isa, products, start, part, 0, part.per_image(), y);
-        });
+        let (part, len) = (Tiles::new((rows, width)), rows * width * outputs);
+        let parts = (GROUP / part.per_image()).max(1);
+        for (group, y) in y.chunks_mut(parts * len).enumerate() {
+            let first = group * parts;
+            let tiles = y.len() / len * part.per_image();
+            let begin = first * part.per_image();
+            let inputs =
+                Transformed::new(begin..begin + tiles, STRIP, channels, |strip, to, pitch| {
+                    transform_inputs(isa, canvas, strip.start, strip.len(), to, pitch);
+                });
+            let pitch = place_pitch(tiles * outputs);
+            let mut sums = Scratch::new(PLACES * pitch);
+            sums.par_chunks_mut(pitch).enumerate().for_each(|(place, sums)| {
+                self.multiply(&inputs, place, sums);
+            });
+            y.par_chunks_mut(len).enumerate().for_each(|(i, y)| {
+                let image = (first + i) * rows / height;
+                let products = Products {
+                    places: &sums[i * part.per_image() * outputs..],
+                    pitch,
+                    channels: outputs,
+                };
+                let start = &start[image * outputs % start.len()..][..outputs];
+                transform_outputs(isa, products, start, part, 0, part.per_image(), y);
+            });
+        }
+    }
+
+    /// Computes M of a place.
+    fn multiply(&self, inputs: &Transformed, place: usize, sums: &mut [f32]) {
+        let Self { isa, channels, outputs, .. } = *self;
+        let panels = self.weights.chunks_exact(self.weights.len() / outputs.div_ceil(PANEL));
+        for (panel, weights) in panels.enumerate() {
+            let first_output = panel * PANEL;
+            let columns = PANEL.min(outputs - first_output);
+            let weights = &weights[place * place_pitch(channels * columns)..];
+            for (first, count, a) in inputs.place(place) {
+                let a = Factor::matrix(a, channels, channels);
+                let c = Target::new(&mut sums[first * outputs + first_output..], outputs);
+                product(isa, a, weights, [count, columns], c);
+            }
+        }
     }
 
     /// Like [`Self::run`], for images with channels last.
@@ -157,35 +169,38 @@ fn canvas_of(tiles: Tiles, x: &[f32], channels: usize) -> Canvas {
     canvas
 }
 
-/// All transformed tiles of a canvas, in strips: `[strip][place][tile][channel]`.
+/// Some transformed tiles of a canvas, in strips: `[strip][place][tile][channel]`.
 struct Transformed {
     data: Scratch,
-    /// The first tile and the number of tiles of each strip.
-    strips: Vec<(usize, usize)>,
+    /// The tiles of each strip, counted from the first one of all.
+    strips: Vec<Range<usize>>,
     /// The distance between two places of a strip, in floats.
     pitch: usize,
 }
 
 impl Transformed {
-    /// `transform` writes the places of one strip, which it gets as its first tile and its number
-    /// of tiles, at the given distance.
+    /// Transforms `tiles` in strips of at most `max`. `transform` writes the places of one strip at
+    /// the given distance.
     fn new(
-        canvas: &Canvas,
-        max_tiles: usize,
-        transform: impl Fn((usize, usize), &mut [f32], usize) + Sync,
+        tiles: Range<usize>,
+        max: usize,
+        channels: usize,
+        transform: impl Fn(Range<usize>, &mut [f32], usize) + Sync,
     ) -> Self {
-        let strips: Vec<_> = strips(canvas.len(), max_tiles).collect();
-        let pitch = place_pitch(max_tiles * canvas.pitch());
+        let strips: Vec<_> =
+            strips(tiles.len(), max).map(|(first, count)| first..first + count).collect();
+        let pitch = place_pitch(max * channels);
         let mut data = Scratch::new(strips.len() * PLACES * pitch);
-        let parts = data.par_chunks_mut(PLACES * pitch).zip(&strips);
-        parts.for_each(|(to, strip)| transform(*strip, to, pitch));
+        data.par_chunks_mut(PLACES * pitch).zip(&strips).for_each(|(to, strip)| {
+            transform(tiles.start + strip.start..tiles.start + strip.end, to, pitch);
+        });
         Self { data, strips, pitch }
     }
 
     /// The tiles of `place` by strips: the first tile, the number of tiles, and their numbers.
     fn place(&self, place: usize) -> impl Iterator<Item = (usize, usize, &[f32])> {
         let strips = self.data.chunks_exact(PLACES * self.pitch).zip(&self.strips);
-        strips.map(move |(data, &(first, count))| (first, count, &data[place * self.pitch..]))
+        strips.map(move |(data, strip)| (strip.start, strip.len(), &data[place * self.pitch..]))
     }
 }
 
@@ -207,24 +222,30 @@ impl WideSums {
 
     /// Adds some images, given by the convolution's inputs and the gradients of its outputs.
     pub(crate) fn add(&mut self, inputs: &Canvas, gradients: &Canvas) {
-        let Self { isa, channels, outputs, begun, .. } = *self;
-        let inputs = Transformed::new(inputs, SUM_STRIP, |(first, count), to, pitch| {
-            transform_inputs(isa, inputs, first, count, to, pitch);
-        });
-        let gradients = Transformed::new(gradients, SUM_STRIP, |(first, count), to, pitch| {
-            transform_output_gradients(isa, gradients, first, count, to, pitch);
-        });
-        let places = self.sums.par_chunks_mut(place_pitch(channels * outputs));
-        places.enumerate().for_each(|(place, sums)| {
-            let strips = inputs.place(place).zip(gradients.place(place));
-            for ((first, count, a), (_, _, b)) in strips {
-                let a = Factor::transposed(a, channels, count);
-                let onto = begun || first > 0;
-                let c = if onto { Target::onto(sums, outputs) } else { Target::new(sums, outputs) };
-                product(isa, a, b, [channels, outputs], c);
-            }
-        });
-        self.begun = true;
+        let Self { isa, channels, outputs, .. } = *self;
+        for (first, count) in strips(inputs.len(), SUM_GROUP) {
+            let tiles = first..first + count;
+            let a = Transformed::new(tiles.clone(), SUM_STRIP, channels, |strip, to, pitch| {
+                transform_inputs(isa, inputs, strip.start, strip.len(), to, pitch);
+            });
+            let b = Transformed::new(tiles, SUM_STRIP, outputs, |strip, to, pitch| {
+                transform_output_gradients(isa, gradients, strip.start, strip.len(), to, pitch);
+            });
+            let begun = self.begun;
+            let places = self.sums.par_chunks_mut(place_pitch(channels * outputs));
+            places.enumerate().for_each(|(place, sums)| {
+                for ((first, count, a), (_, _, b)) in a.place(place).zip(b.place(place)) {
+                    let a = Factor::transposed(a, channels, count);
+                    let c = if begun || first > 0 {
+                        Target::onto(sums, outputs)
+                    } else {
+                        Target::new(sums, outputs)
+                    };
+                    product(isa, a, b, [channels, outputs], c);
+                }
+            });
+            self.begun = true;
+        }
     }
 
     /// Like [`Self::add`], for images with channels last.

@@ -1,14 +1,19 @@
-"""The PyTorch worker of `cargo xtask bench`: the same network and the same jobs as diffusion-bench.
+"""The PyTorch worker of `cargo xtask bench`: the same networks and the same jobs as diffusion-bench.
 
-usage: pytorch.py eager|compile nchw|channels_last THREADS
+usage: pytorch.py eager|compile nchw|channels_last f32|bf16 THREADS
 
-Reads one job per line (`train BATCH`, `forward BATCH`, `sample NUM STEPS`, `sgemm` or `memory`),
-runs it once and prints one number: milliseconds, GFLOP/s for `sgemm`, or KiB for `memory` (the peak
-of the resident set).
+Reads one job per line (`train BATCH [NETWORK]`, `forward BATCH [NETWORK]`, `sample NUM STEPS
+[NETWORK]`, `sgemm` or `memory`), runs it once and prints one number: milliseconds, GFLOP/s for
+`sgemm`, or KiB for `memory` (the peak of the resident set).
+
+A network is one of `networks.json`, built by diffusers, or the `mnist` preset's if none is named.
+With `bf16`, networks run under `torch.autocast`.
 """
+import json
 import math
 import sys
 import time
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -55,23 +60,38 @@ class SimpleUNet(nn.Module):
         return self.out(h)
 
 
-class Bench:
-    def __init__(self, mode, layout, threads):
-        torch.set_num_threads(threads)
-        torch.manual_seed(0)
+class Measured:
+    """A network, with its optimizer and its moving average."""
+
+    def __init__(self, name, mode, layout, precision):
+        self.bf16 = precision == "bf16"
         self.format = torch.channels_last if layout == "channels_last" else torch.contiguous_format
-        self.network = SimpleUNet().to(memory_format=self.format)
-        self.parameters = list(self.network.parameters())
-        self.call = torch.compile(self.network) if mode == "compile" else self.network
+        if name == "mnist":
+            self.shape, network = (1, 28, 28), SimpleUNet()
+        else:
+            from diffusers import UNet2DModel
+
+            listed = json.loads((Path(__file__).parent / "networks.json").read_text())[name]
+            channels, side = listed["network"]["in_channels"], listed["side"]
+            self.shape, network = (channels, side, side), UNet2DModel(sample_size=side, **listed["network"])
+        network = network.to(memory_format=self.format)
+        self.parameters = list(network.parameters())
+        self.network = torch.compile(network) if mode == "compile" else network
         self.ema = [p.detach().clone() for p in self.parameters]
         self.optimizer = torch.optim.AdamW(self.parameters, lr=1e-3, weight_decay=0.0, fused=True)
         betas = torch.linspace(5e-4, 0.1, T, dtype=torch.float64)
         self.alphas_cumprod = torch.cumprod(1 - betas, 0)
 
+    def call(self, x, t):
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
+            y = self.network(x, t)
+        return (y if torch.is_tensor(y) else y.sample).float()
+
     def images(self, n):
-        return torch.randn(n, 1, 28, 28).to(memory_format=self.format)
+        return torch.randn(n, *self.shape).to(memory_format=self.format)
 
     def train(self, batch):
+        self.network.train()
         x0 = self.images(batch)
         begin = time.perf_counter()
         t, noise = torch.randint(T, (batch,)), torch.randn_like(x0)
@@ -89,6 +109,7 @@ class Bench:
 
     @torch.inference_mode()
     def forward(self, batch):
+        self.network.eval()
         x, t = self.images(batch), torch.full((batch,), 100.0)
         begin = time.perf_counter()
         self.call(x, t)
@@ -96,6 +117,7 @@ class Bench:
 
     @torch.inference_mode()
     def sample(self, num, steps):
+        self.network.eval()
         x = self.images(num)
         begin = time.perf_counter()
         for k in range(steps - 1, -1, -1):
@@ -108,6 +130,28 @@ class Bench:
             eps = (x - math.sqrt(ac) * x0) / math.sqrt(1 - ac)
             x = math.sqrt(prev) * x0 + math.sqrt(1 - prev) * eps
         return 1e3 * (time.perf_counter() - begin)
+
+
+class Bench:
+    def __init__(self, mode, layout, precision, threads):
+        torch.set_num_threads(threads)
+        torch.manual_seed(0)
+        self.settings = mode, layout, precision
+        self.networks = {}
+
+    def network(self, name):
+        if name not in self.networks:
+            self.networks[name] = Measured(name, *self.settings)
+        return self.networks[name]
+
+    def train(self, batch, name="mnist"):
+        return self.network(name).train(int(batch))
+
+    def forward(self, batch, name="mnist"):
+        return self.network(name).forward(int(batch))
+
+    def sample(self, num, steps, name="mnist"):
+        return self.network(name).sample(int(num), int(steps))
 
     def sgemm(self):
         n = 1024
@@ -127,7 +171,7 @@ class Bench:
         return peak / 1024 if sys.platform == "darwin" else peak
 
 
-bench = Bench(sys.argv[1], sys.argv[2], int(sys.argv[3]))
+bench = Bench(*sys.argv[1:4], int(sys.argv[4]))
 for line in sys.stdin:
-    job, *numbers = line.split()
-    print(f"{getattr(bench, job)(*map(int, numbers)):.6f}", flush=True)
+    job, *arguments = line.split()
+    print(f"{getattr(bench, job)(*arguments):.6f}", flush=True)

@@ -10,7 +10,7 @@
 //! - `memory`: the peak of the resident set in KiB, 0 if unknown
 //! - `profile TIMES JOB`: the mean time of a job; prints a profile to standard error
 //!
-//! With the arguments `pictures FOLDER`, it runs the jobs of the loader benchmark instead.
+//! With the argument `bf16`, networks multiply in bf16. With the arguments `pictures FOLDER`, it runs the jobs of the loader benchmark instead.
 //!
 //! The network is one of `networks.json`, or that of the `mnist` preset if none is named.
 //! `RAYON_NUM_THREADS` sets the number of threads, and `DIFFUSION_KERNELS` the kernels (for example
@@ -35,6 +35,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use candle_core::{Device, Tensor};
+use diffusion_kernels::Precision;
 
 use network::Measured;
 
@@ -45,6 +46,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// The networks that were measured so far, by name.
 #[derive(Default)]
 struct Bench {
+    precision: Precision,
     networks: HashMap<String, Measured>,
 }
 
@@ -75,7 +77,7 @@ impl Bench {
     fn network(&mut self, name: Option<&&str>) -> Result<&mut Measured> {
         let name = name.copied().unwrap_or(network::DEFAULT);
         if !self.networks.contains_key(name) {
-            self.networks.insert(name.to_owned(), Measured::named(name)?);
+            self.networks.insert(name.to_owned(), Measured::named(name, self.precision)?);
         }
         self.networks.get_mut(name).context("no network")
     }
@@ -129,7 +131,9 @@ fn main() -> Result<()> {
         }
         return Ok(());
     }
-    let mut bench = Bench::default();
+    let bf16 = arguments.first().is_some_and(|word| word == "bf16");
+    let precision = if bf16 { Precision::Bf16 } else { Precision::F32 };
+    let mut bench = Bench { precision, ..Bench::default() };
     for line in std::io::stdin().lock().lines() {
         println!("{:.6}", bench.run(&line?)?);
     }

@@ -9,6 +9,7 @@ use anyhow::{Context, Result};
 use candle_core::{Device, Tensor};
 use diffusion_assets::{MNIST_IMAGES, MNIST_LABELS};
 use diffusion_data::{ImageDataset, mnist};
+use diffusion_kernels::{Precision, autocast};
 use diffusion_nn::load_frozen;
 use diffusion_process::{Network, NetworkDenoiser, Threshold, Thresholded};
 use diffusion_sample::{Ddim, SampleRequest, sample};
@@ -35,6 +36,7 @@ struct Listed {
 pub(crate) struct Measured {
     dataset: ImageDataset,
     config: TrainConfig,
+    precision: Precision,
     trainers: HashMap<usize, Trainer>,
     frozen: Option<Box<dyn Network + Send + Sync>>,
 }
@@ -42,7 +44,7 @@ pub(crate) struct Measured {
 impl Measured {
     /// The network of this name: that of the `mnist` preset with the shipped digits, or one of
     /// `networks.json` with random pictures.
-    pub(crate) fn named(name: &str) -> Result<Self> {
+    pub(crate) fn named(name: &str, precision: Precision) -> Result<Self> {
         let mut config = TrainConfig::preset("mnist")?;
         // pytorch.py uses AdamW for all parameters.
         config.optimizer.muon = false;
@@ -59,7 +61,7 @@ impl Measured {
             config.network = NetworkConfig::Unet2d(network);
             ImageDataset::new((0..bytes).map(|i| ((i * i) >> 7) as u8).collect(), None, shape)?
         };
-        Ok(Self { dataset, config, trainers: HashMap::new(), frozen: None })
+        Ok(Self { dataset, config, precision, trainers: HashMap::new(), frozen: None })
     }
 
     /// A complete step: batch, noise, forward, backward, clipping, AdamW, EMA.
@@ -70,7 +72,7 @@ impl Measured {
         }
         let trainer = self.trainers.get_mut(&batch).context("no trainer for the batch size")?;
         let begin = Instant::now();
-        trainer.step()?;
+        autocast(self.precision, || trainer.step())?;
         Ok(milliseconds(begin))
     }
 
@@ -90,9 +92,10 @@ impl Measured {
         let [c, h, w] = self.dataset.image_shape();
         let x = Tensor::randn(0f32, 1.0, (batch, c, h, w), &Device::Cpu)?;
         let t = Tensor::full(100f32, batch, &Device::Cpu)?;
+        let precision = self.precision;
         let network = self.network()?;
         let begin = Instant::now();
-        black_box(network.forward(&x, &t)?);
+        black_box(autocast(precision, || network.forward(&x, &t))?);
         Ok(milliseconds(begin))
     }
 
@@ -103,6 +106,7 @@ impl Measured {
             SamplingPlan::new(&schedule, steps, TimestepSpacing::Leading, SigmaSpacing::Timesteps)?;
         let prediction_type = self.config.prediction_type;
         let image_shape = self.dataset.image_shape();
+        let precision = self.precision;
         let network = self.network()?;
         let denoiser = NetworkDenoiser::new(network, prediction_type);
         let denoiser = Thresholded::new(&denoiser, Threshold::Clip { range: 1.0 });
@@ -113,8 +117,10 @@ impl Measured {
             device: &Device::Cpu,
         };
         let begin = Instant::now();
-        let images = sample(&denoiser, &mut Ddim::default(), &plan, &request, &mut |_| {
-            ControlFlow::Continue(())
+        let images = autocast(precision, || {
+            sample(&denoiser, &mut Ddim::default(), &plan, &request, &mut |_| {
+                ControlFlow::Continue(())
+            })
         })?;
         black_box(images);
         Ok(milliseconds(begin))

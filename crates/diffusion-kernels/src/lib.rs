@@ -7,6 +7,7 @@
 //!   candle tensors.
 //! - [`adamw`], [`muon`] and [`square_sum`]: optimiser updates in place, and the gradient norm.
 //! - [`in_pool`]: runs a network or a training step on a thread of the kernels' pool.
+//! - [`autocast`]: runs a network with products in bf16, on CPUs with AVX512-BF16.
 //! - [`traced`] and [`peak_bytes`]: the operations of a forward pass, and the memory in use.
 //!
 //! The kernels compute `f32` on the CPU with AVX-512, AVX2 or portable code, whichever the CPU has.
@@ -65,6 +66,7 @@ use candle_core::{Result, Tensor, bail};
 
 pub use arguments::{Activation, GroupNorm, Padding, ResidualBlock, TimeConditioning};
 pub use graph::feature_map::FeatureMap;
+pub use graph::precision::{Precision, autocast};
 pub use graph::tasks::in_pool;
 pub use graph::trace::{Operation, peak_bytes, traced};
 pub use image::mask::DropoutMask;

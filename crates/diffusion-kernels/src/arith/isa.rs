@@ -2,6 +2,9 @@
 
 use std::sync::OnceLock;
 
+use crate::Precision;
+use crate::arith::format::Format;
+
 /// The instruction set of a kernel. The variants with special instructions hold a token that only
 /// detection can create, so a value proves that the CPU has them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,10 +19,12 @@ pub(crate) enum Isa {
     Portable,
 }
 
-/// A token that proves that the CPU has AVX-512F, AVX2 and FMA.
+/// A token that proves that the CPU has AVX-512F, AVX2 and FMA, and AVX512-BF16 if its flag is set.
 #[cfg(target_arch = "x86_64")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Avx512(());
+pub(crate) struct Avx512 {
+    bf16: bool,
+}
 
 /// A token that proves that the CPU has AVX2 and FMA.
 #[cfg(target_arch = "x86_64")]
@@ -29,7 +34,31 @@ pub(crate) struct Avx2(());
 #[cfg(target_arch = "x86_64")]
 impl Avx512 {
     fn new() -> Option<Self> {
-        (Avx2::new().is_some() && is_x86_feature_detected!("avx512f")).then_some(Self(()))
+        (Avx2::new().is_some() && is_x86_feature_detected!("avx512f"))
+            .then_some(Self { bf16: false })
+    }
+}
+
+impl Isa {
+    /// The instruction set of kernels that compute in `precision`. Without special instructions for
+    /// bf16, it is the same as for f32.
+    pub(crate) fn in_precision(self, precision: Precision) -> Self {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512(_) => Self::Avx512(Avx512 {
+                bf16: precision == Precision::Bf16 && is_x86_feature_detected!("avx512bf16"),
+            }),
+            other => other,
+        }
+    }
+
+    /// The format of the factors of products.
+    pub(crate) fn format(self) -> Format {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512(Avx512 { bf16: true }) => Format::Bf16,
+            _ => Format::F32,
+        }
     }
 }
 

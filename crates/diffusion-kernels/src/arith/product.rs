@@ -29,9 +29,12 @@
 // 6. Bounds are checked once, in `product`, for the largest index of each slice; the loops then use
 //    raw pointers. They are advanced with `wrapping_add`, because after the last term they may
 //    point outside the slice; they are not read there.
+// 7. A product of pairs of bf16 (`arith/format.rs`) is the same loop: a term is a word of two
+//    numbers, and `acc += w · x` becomes an instruction that adds both products.
 
 #![allow(unsafe_code)]
 
+use crate::arith::format::{Format, pair};
 use crate::arith::isa::Isa;
 use crate::arith::vector::LANES;
 
@@ -85,8 +88,17 @@ impl<'a> Target<'a> {
 /// # Panics
 /// If a slice is too short, there are no rows or columns, or `columns` is not a multiple of
 /// [`LANES`].
-pub(crate) fn product(
+pub(crate) fn product(isa: Isa, a: Factor<'_>, b: &[f32], size: [usize; 2], c: Target<'_>) {
+    product_of_words(isa, Format::F32, a, b, size, c);
+}
+
+/// Like [`product`], where the elements of `a` and `b` are words of `format`.
+///
+/// # Panics
+/// Like [`product`].
+pub(crate) fn product_of_words(
     isa: Isa,
+    format: Format,
     a: Factor<'_>,
     b: &[f32],
     [rows, columns]: [usize; 2],
@@ -123,7 +135,8 @@ pub(crate) fn product(
             };
             // SAFETY: the rows, terms and columns of the tile are within the sizes asserted above.
             unsafe {
-                tile.run(isa, (rows - row).min(tile_rows), (vectors - first).min(tile_vectors));
+                let size = [(rows - row).min(tile_rows), (vectors - first).min(tile_vectors)];
+                tile.run(isa, format, size);
             };
         }
     }
@@ -145,17 +158,26 @@ impl Tile<'_> {
     /// # Safety
     /// The pointers must be valid for `rows` rows, all terms and `vectors` vectors at their
     /// strides.
-    unsafe fn run(&self, isa: Isa, rows: usize, vectors: usize) {
+    unsafe fn run(&self, isa: Isa, format: Format, size: [usize; 2]) {
         macro_rules! choose {
             ($f:ident: $([$r:literal $($v:literal)+])+) => {
-                match (rows, vectors) {
-                    $($(($r, $v) => unsafe { self.$f::<$r, $v>() },)+)+
+                match size {
+                    $($([$r, $v] => unsafe { self.$f::<$r, $v>() },)+)+
                     _ => unreachable!("a tile larger than the maximum"),
                 }
             };
         }
         // SAFETY of each arm: the caller's promise, and the token proves that the CPU has the
         // instructions.
+        if format == Format::Bf16 {
+            return match isa {
+                #[cfg(target_arch = "x86_64")]
+                Isa::Avx512(_) if isa.format() == Format::Bf16 => {
+                    choose!(avx512_bf16: [1 1 2][2 1 2][3 1 2][4 1 2][5 1 2][6 1 2][7 1 2][8 1 2][9 1 2][10 1 2][11 1 2][12 1 2][13 1 2][14 1 2]);
+                }
+                _ => unsafe { self.portable_bf16(size) },
+            };
+        }
         match isa {
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512(_) => {
@@ -172,8 +194,48 @@ impl Tile<'_> {
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx512f")]
     unsafe fn avx512<const R: usize, const V: usize>(&self) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            self.avx512_by::<R, V>(|w, x, acc| std::arch::x86_64::_mm512_fmadd_ps(w, x, acc));
+        }
+    }
+
+    /// # Safety
+    /// As for [`Self::run`].
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx512f,avx512bf16")]
+    unsafe fn avx512_bf16<const R: usize, const V: usize>(&self) {
+        use std::arch::x86_64::{__m512, __m512bh, _mm512_dpbf16_ps};
+        use std::mem::transmute;
+        // SAFETY: the caller's promise; both types are 64 bytes without invalid values.
+        unsafe {
+            self.avx512_by::<R, V>(|w, x, acc| {
+                _mm512_dpbf16_ps(
+                    acc,
+                    transmute::<__m512, __m512bh>(w),
+                    transmute::<__m512, __m512bh>(x),
+                )
+            });
+        }
+    }
+
+    /// The loop with `multiply_add(w, x, acc)`.
+    ///
+    /// # Safety
+    /// As for [`Self::run`].
+    #[cfg(target_arch = "x86_64")]
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn avx512_by<const R: usize, const V: usize>(
+        &self,
+        multiply_add: impl Fn(
+            std::arch::x86_64::__m512,
+            std::arch::x86_64::__m512,
+            std::arch::x86_64::__m512,
+        ) -> std::arch::x86_64::__m512,
+    ) {
         use std::arch::x86_64::{
-            _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_set1_ps, _mm512_setzero_ps, _mm512_storeu_ps,
+            _mm512_loadu_ps, _mm512_set1_ps, _mm512_setzero_ps, _mm512_storeu_ps,
         };
         let Factor { row, blocks, terms, term, .. } = self.factor;
         let mut acc = [[_mm512_setzero_ps(); V]; R];
@@ -197,7 +259,7 @@ impl Tile<'_> {
                     for r in 0..R {
                         let w = _mm512_set1_ps(*a.add(r * row));
                         for v in 0..V {
-                            acc[r][v] = _mm512_fmadd_ps(w, x[v], acc[r][v]);
+                            acc[r][v] = multiply_add(w, x[v], acc[r][v]);
                         }
                     }
                     a = a.wrapping_add(term);
@@ -288,6 +350,79 @@ impl Tile<'_> {
             }
             for r in 0..R {
                 self.c.add(r * self.c_row).cast::<[f32; LANES]>().write_unaligned(acc[r]);
+            }
+        }
+    }
+
+    /// A product of pairs without special instructions, which defines the fast ones.
+    ///
+    /// # Safety
+    /// As for [`Self::run`].
+    unsafe fn portable_bf16(&self, [rows, vectors]: [usize; 2]) {
+        let Factor { row, blocks, terms, term, .. } = self.factor;
+        for (r, l) in (0..rows).flat_map(|r| (0..vectors * LANES).map(move |l| (r, l))) {
+            // SAFETY: rows, terms and vectors in range, by the caller's promise.
+            unsafe {
+                let c = self.c.add(r * self.c_row + l);
+                let mut acc = if self.onto { *c } else { 0.0 };
+                for (i, block) in blocks.iter().enumerate() {
+                    for t in 0..terms {
+                        let a = pair(*self.a.add(r * row + block + t * term));
+                        let b = pair(*self.b.add((i * terms + t) * self.columns + l));
+                        acc = a[0].mul_add(b[0], a[1].mul_add(b[1], acc));
+                    }
+                }
+                *c = acc;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Precision;
+    use crate::arith::format::Part;
+    use crate::arith::isa::available;
+
+    #[test]
+    fn products_of_pairs_agree_with_their_definition() {
+        let (rows, columns, terms) = (17, 48, 37);
+        let mut state = 1u32;
+        let mut word = || {
+            let mut words = [0.0; LANES];
+            for part in [Part::Low, Part::High] {
+                state = state.wrapping_mul(747_796_405).wrapping_add(2_891_336_453);
+                part.write(
+                    [(state >> 8) as f32 / f32::from(1u16 << 12) - 2048.0; LANES],
+                    &mut words,
+                );
+            }
+            words[0]
+        };
+        let a: Vec<f32> = (0..rows * terms).map(|_| word()).collect();
+        let b: Vec<f32> = (0..terms * columns).map(|_| word()).collect();
+        let result = |isa: Isa| {
+            let mut c = vec![1.0; rows * columns];
+            let factor = Factor::matrix(&a, terms, terms);
+            product_of_words(
+                isa,
+                Format::Bf16,
+                factor,
+                &b,
+                [rows, columns],
+                Target::onto(&mut c, columns),
+            );
+            c
+        };
+        let expected = result(Isa::Portable);
+        for isa in available() {
+            let results = result(isa.in_precision(Precision::Bf16));
+            for (result, expected) in results.iter().zip(&expected) {
+                assert!(
+                    (result - expected).abs() < 1e-6 * 4e6 * terms as f32,
+                    "{result}, {expected}"
+                );
             }
         }
     }

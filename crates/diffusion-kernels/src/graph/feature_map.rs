@@ -6,6 +6,7 @@ use crate::arith::isa::Isa;
 use crate::graph::convert::{from_images, to_images};
 use crate::graph::convolution::{Direction, convolution};
 use crate::graph::map::Node;
+use crate::graph::precision::current_precision;
 use crate::graph::resample::{Resample, resample};
 use crate::graph::stack::stacked;
 use crate::graph::trace::operation;
@@ -45,7 +46,8 @@ enum Layout {
 }
 
 impl FeatureMap {
-    /// Converts `images` (N, C, H, W) to a map.
+    /// Converts `images` (N, C, H, W) to a map. The kernels for this map, and for those computed
+    /// from it, multiply in the precision of [`autocast`](crate::autocast).
     ///
     /// # Errors
     /// If `images` does not have four dimensions or, for the kernels, is empty.
@@ -54,7 +56,7 @@ impl FeatureMap {
             bail!("a feature map needs images (N, C, H, W), got {:?}", images.shape());
         }
         match kernels_for(&[images]) {
-            Some(isa) => Self::with_kernels(isa, images),
+            Some(isa) => Self::with_kernels(isa.in_precision(current_precision()), images),
             None => Ok(Self::from_images_slow(images)),
         }
     }

@@ -16,6 +16,7 @@ pub(crate) mod group_norm;
 pub(crate) mod linear;
 pub(crate) mod map;
 pub(crate) mod op;
+pub(crate) mod precision;
 pub(crate) mod resample;
 pub(crate) mod silu;
 pub(crate) mod stack;

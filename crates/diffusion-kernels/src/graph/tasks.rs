@@ -9,6 +9,7 @@ use rayon::prelude::*;
 
 use crate::arith::isa::Isa;
 use crate::arith::vector::add;
+use crate::graph::precision::{autocast, current_precision};
 use crate::memory::uninit::UninitVec;
 
 /// The number of images whose weight gradients one task sums. A constant, so that the order of
@@ -68,8 +69,9 @@ impl Drop for Pass {
 /// [`FeatureMap`](crate::FeatureMap)s at the same time. A waiting pool thread can start the second
 /// pass, and only `in_pool` keeps their gradients apart.
 pub fn in_pool<R: Send>(f: impl FnOnce() -> R + Send) -> R {
+    let precision = current_precision();
     rayon::scope(|_| {
         let _pass = Pass::begin();
-        f()
+        autocast(precision, f)
     })
 }

@@ -3,13 +3,15 @@
 //! Both gather: each output pixel is a product of a window of inputs with the weights. A transposed
 //! convolution with stride s is split into up to s × s phases that gather.
 
+use crate::arith::format::Format;
 use crate::arith::isa::Isa;
-use crate::arith::product::{Factor, Target, product};
-use crate::arith::vector::padded;
+use crate::arith::product::{Factor, Target, product_of_words};
+use crate::arith::vector::{LANES, at, padded};
 use crate::image::pixels::{padded_len, write_pixels};
 use crate::image::transpose::{channels_last, to_channels_last};
 use crate::image::window::{Axis, Frame, Window};
 use crate::image::winograd::{self, Method, Tiles, WideWinograd, Winograd};
+use crate::image::words::format_for;
 use crate::memory::scratch::Scratch;
 use crate::memory::uninit::UninitSlice;
 
@@ -59,6 +61,8 @@ pub(crate) struct Convolution {
     outputs: usize,
     /// The width of the output, in pixels.
     width: usize,
+    /// The format of the direct sums.
+    format: Format,
     /// The initial values of an output pixel: the bias, padded.
     start: Vec<f32>,
     algorithm: Algorithm,
@@ -74,7 +78,7 @@ enum Algorithm {
 /// The output pixels that one window gathers.
 struct Phase {
     window: Window,
-    /// `[vertical tap][horizontal tap][channel][output padded]`.
+    /// `[vertical tap][horizontal tap][channel][output padded]`, as words.
     weights: Vec<f32>,
     /// Row and column of the first output pixel.
     first: (usize, usize),
@@ -93,8 +97,8 @@ impl Convolution {
     ) -> Self {
         let (window, size) = (geometry.window(channels), geometry.small);
         let (width, start) = (size.1, start_of(bias, outputs));
-        let tiles = Tiles::new(size);
-        let of = |algorithm| Self { isa, outputs, width, start: start.clone(), algorithm };
+        let (tiles, format) = (Tiles::new(size), format_for(isa, channels));
+        let of = |algorithm| Self { isa, outputs, width, format, start: start.clone(), algorithm };
         match winograd::method(&window, outputs) {
             Method::Winograd => {
                 let winograd = Winograd::new(isa, weight, outputs, channels);
@@ -110,10 +114,10 @@ impl Convolution {
         // `[channel][tap][output padded]`
         let last = channels_last(isa, weight, [outputs, channels * taps]);
         let rows = last.chunks_exact(start.len()).collect::<Vec<_>>();
-        let phase = Phase::new(window, start.len(), (0, 0), 1, |c, ty, tx| {
+        let phase = Phase::new(window, format, start.len(), ((0, 0), 1), |c, ty, tx| {
             rows[c * taps + ty * geometry.kernel + tx]
         });
-        of(Algorithm::Direct(Frame::around(&[window]), vec![phase]))
+        of(Algorithm::Direct(Frame::around(&[window], format), vec![phase]))
     }
 
     /// A transposed convolution, from the small side to the large one; `weight` is (channels,
@@ -149,6 +153,7 @@ impl Convolution {
             to_channels_last(isa, weight, taps, [outputs, taps], last, start.len());
         }
         let rows = last.chunks_exact(start.len()).collect::<Vec<_>>();
+        let format = format_for(isa, channels);
         let mut phases = Vec::new();
         for ry in 0..stride.min(large.0) {
             for rx in 0..stride.min(large.1) {
@@ -159,7 +164,10 @@ impl Convolution {
                 }
                 let window = Window { channels, h, w };
                 let tiles = Tiles::new(large);
-                let of = |algorithm| Self { isa, outputs, width, start: start.clone(), algorithm };
+                let of = |algorithm| {
+                    let start = start.clone();
+                    Self { isa, outputs, width, format, start, algorithm }
+                };
                 match winograd::method(&window, outputs) {
                     Method::Winograd => {
                         let winograd = Winograd::transposed(isa, weight, channels, outputs);
@@ -171,7 +179,8 @@ impl Convolution {
                     }
                     Method::Direct => {}
                 }
-                phases.push(Phase::new(window, start.len(), (ry, rx), stride, |c, ty, tx| {
+                let first = ((ry, rx), stride);
+                phases.push(Phase::new(window, format, start.len(), first, |c, ty, tx| {
                     let k = |k0: usize, axis: Axis, t: usize| k0 + (axis.taps - 1 - t) * stride;
                     rows[c * taps + k(ky0, h, ty) * kernel + k(kx0, w, tx)]
                 }));
@@ -182,8 +191,9 @@ impl Convolution {
             isa,
             outputs,
             width,
+            format,
             start,
-            algorithm: Algorithm::Direct(Frame::around(&windows), phases),
+            algorithm: Algorithm::Direct(Frame::around(&windows, format), phases),
         }
     }
 
@@ -203,10 +213,8 @@ impl Convolution {
             Algorithm::Winograd(winograd, tiles) => winograd.run_image(*tiles, x, &self.start, y),
             Algorithm::Wide(winograd, tiles) => winograd.run_images(*tiles, x, &self.start, y),
             Algorithm::Direct(frame, phases) => {
-                let framed = frame.fill(x);
-                for phase in phases {
-                    phase.run(self.isa, frame, &framed, self.width, y, self.start.len());
-                }
+                let framed = frame.fill(self.isa, x);
+                phases.iter().for_each(|phase| phase.run(self, frame, &framed, y));
             }
         });
     }
@@ -222,46 +230,43 @@ impl Phase {
     /// `pitch`.
     fn new<'a>(
         window: Window,
+        format: Format,
         pitch: usize,
-        first: (usize, usize),
-        stride: usize,
+        (first, stride): ((usize, usize), usize),
         row: impl Fn(usize, usize, usize) -> &'a [f32],
     ) -> Self {
-        let mut weights =
-            Vec::with_capacity(window.h.taps * window.w.taps * window.channels * pitch);
-        for ty in 0..window.h.taps {
-            for tx in 0..window.w.taps {
-                (0..window.channels).for_each(|c| weights.extend_from_slice(row(c, ty, tx)));
+        let pixel = format.channels(window.channels);
+        let mut weights = vec![0.0; window.h.taps * window.w.taps * pixel * pitch];
+        for (tap, weights) in weights.chunks_exact_mut(pixel * pitch).enumerate() {
+            for c in 0..window.channels {
+                let row = row(c, tap / window.w.taps, tap % window.w.taps);
+                let (word, part) = format.channel(c);
+                let weights = &mut weights[word * pitch..][..pitch];
+                for i in (0..pitch).step_by(LANES) {
+                    part.write(*at(row, i), &mut weights[i..]);
+                }
             }
         }
         Self { window, weights, first, stride }
     }
 
-    /// Gathers from a framed image and adds to `y`, which has padded channels and is `width` pixels
-    /// wide.
-    fn run(
-        &self,
-        isa: Isa,
-        frame: &Frame,
-        framed: &[f32],
-        width: usize,
-        y: &mut [f32],
-        pitch: usize,
-    ) {
-        let Window { channels, h, w } = self.window;
+    /// Gathers from a framed image and adds to `y`, which has padded channels.
+    fn run(&self, convolution: &Convolution, frame: &Frame, framed: &[f32], y: &mut [f32]) {
+        let &Convolution { isa, format, width, ref start, .. } = convolution;
+        let (Window { h, w, .. }, pitch) = (self.window, start.len());
         let blocks: Vec<usize> = (0..h.taps).map(|ty| ty * frame.row()).collect();
         for oy in 0..h.output {
             let begin = frame.first(&self.window) + oy * h.stride * frame.row();
             let a = Factor {
                 data: &framed[begin.min(framed.len())..],
-                row: w.stride * channels,
+                row: w.stride * frame.pixel(),
                 blocks: &blocks,
-                terms: w.taps * channels,
+                terms: w.taps * frame.pixel(),
                 term: 1,
             };
             let to = (self.first.0 + oy * self.stride) * width + self.first.1;
             let c = Target::onto(&mut y[to * pitch..], self.stride * pitch);
-            product(isa, a, &self.weights, [w.output, pitch], c);
+            product_of_words(isa, format, a, &self.weights, [w.output, pitch], c);
         }
     }
 }

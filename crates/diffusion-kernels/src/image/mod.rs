@@ -2,7 +2,7 @@
 //!
 //! [`convolution`] handles any kernel size, [`winograd`] 3 × 3 kernels; [`weight_gradient`] serves
 //! both. [`norm`] and [`attention`] are further layers, [`block`] is the fused residual block.
-//! [`pixels`], [`window`] and [`transpose`] lay images out for them. This module uses
+//! [`pixels`], [`window`], [`words`] and [`transpose`] lay images out for them. This module uses
 //! [`crate::arith`] and [`crate::memory`], but no tensors, batches or autograd graph.
 
 pub(crate) mod attention;
@@ -15,3 +15,4 @@ pub(crate) mod transpose;
 pub(crate) mod weight_gradient;
 pub(crate) mod window;
 pub(crate) mod winograd;
+pub(crate) mod words;

@@ -1,13 +1,16 @@
 //! The gradient of a convolution's weights, a sum over images and pixels.
 
+use crate::arith::format::Format;
 use crate::arith::isa::Isa;
-use crate::arith::product::{Factor, Target, product};
+use crate::arith::product::{Factor, Target, product_of_words};
 use crate::arith::vector::add_up;
 use crate::image::convolution::Geometry;
 use crate::image::pixels::{Pixels, padded_len};
 use crate::image::window::{Frame, Window};
 use crate::image::winograd::{self, Canvas, Method, Tiles, WideSums, WinogradSums};
+use crate::image::words::{by_row, format_for, pair};
 use crate::memory::buffer::{Buffer, pooled_vec};
+use crate::memory::scratch::Scratch;
 
 /// The weight gradient of a convolution or a transposed convolution: the sum over small-side pixels
 /// of the pixel times its window of the large side.
@@ -41,7 +44,26 @@ impl WeightGradient {
     pub(crate) fn new(isa: Isa, geometry: Geometry, [small, large]: [usize; 2]) -> Self {
         let window = geometry.window(large);
         let method = winograd::method(&window, small);
-        Self { isa, window, frame: Frame::around(&[window]), small, large, method }
+        let frame = Frame::around(&[window], Format::F32);
+        Self { isa, window, frame, small, large, method }
+    }
+
+    /// A framed image for sums over the rows of the small side, whose row y reads the rows y·stride
+    /// + tap. In pairs, each of these rows is paired with that of y + 1.
+    fn paired(&self, framed: Scratch, format: Format) -> Scratch {
+        if format == Format::F32 {
+            return framed;
+        }
+        let (len, stride, taps) = (self.frame.row(), self.window.h.stride, self.window.h.taps);
+        let first = self.frame.first(&self.window) / len;
+        let mut paired = Scratch::new(framed.len());
+        for (y, to) in paired.chunks_exact_mut(len).enumerate().skip(first) {
+            if (y - first) % (2 * stride) < taps {
+                let next = framed[y * len..].chunks_exact(len).nth(stride);
+                pair(self.isa, &framed[y * len..][..len], next.unwrap_or_default(), to);
+            }
+        }
+        paired
     }
 
     fn tiles(&self) -> Tiles {
@@ -95,9 +117,13 @@ impl PartialSums<'_> {
                 return sums.add(&canvas(large, large_channels), &canvas(&small, pitch));
             }
         };
-        let framed = frame.fill(large);
-        let blocks: Vec<usize> =
-            (0..window.h.output).map(|oy| oy * window.h.stride * frame.row()).collect();
+        let format = format_for(isa, large_channels);
+        let framed = self.gradient.paired(frame.fill(isa, large), format);
+        let small = by_row(isa, format, &small, window.w.output * pitch);
+        let blocks: Vec<usize> = (0..window.h.output)
+            .step_by(format.numbers())
+            .map(|oy| oy * window.h.stride * frame.row())
+            .collect();
         let rows = window.w.taps * large_channels;
         for (ty, sums) in sums.chunks_exact_mut(rows * pitch).enumerate() {
             let a = Factor {
@@ -107,7 +133,7 @@ impl PartialSums<'_> {
                 terms: window.w.output,
                 term: window.w.stride * large_channels,
             };
-            product(isa, a, &small, [rows, pitch], Target::onto(sums, pitch));
+            product_of_words(isa, format, a, &small, [rows, pitch], Target::onto(sums, pitch));
         }
     }
 

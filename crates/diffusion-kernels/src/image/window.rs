@@ -1,5 +1,8 @@
 //! The input pixels of each output pixel, and zero-padded copies of images.
 
+use crate::arith::format::Format;
+use crate::arith::isa::Isa;
+use crate::image::words::pair_channels;
 use crate::memory::scratch::Scratch;
 
 /// One axis of a sliding window. Output position o reads the inputs `o·stride + first + t` for `t <
@@ -35,12 +38,15 @@ pub(crate) struct Window {
 }
 
 /// The layout of an image, channels last and dense, in a frame of zeros wide enough for some
-/// windows.
+/// windows, as words of a format.
 ///
-/// The taps of one window row, with all channels, are then one run of numbers.
+/// The taps of one window row, with all channels, are then one run of words.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Frame {
     channels: usize,
+    format: Format,
+    /// The number of words of a pixel.
+    pixel: usize,
     input: (usize, usize),
     before: (usize, usize),
     /// Height and width with the frame.
@@ -48,48 +54,61 @@ pub(crate) struct Frame {
 }
 
 impl Frame {
-    /// The frame for some windows over the same image.
-    pub(crate) fn around(windows: &[Window]) -> Self {
+    /// The frame for some windows over the same image. Pairs need whole vectors of channels.
+    pub(crate) fn around(windows: &[Window], format: Format) -> Self {
         let side = |axis: fn(&Window) -> Axis| {
             let before = windows.iter().map(|w| axis(w).before()).max().unwrap_or(0);
             let end = windows.iter().map(|w| axis(w).end().max(axis(w).input)).max().unwrap_or(0);
             (before, before + end)
         };
         let ((top, height), (left, width)) = (side(|w| w.h), side(|w| w.w));
+        let channels = windows[0].channels;
         Self {
-            channels: windows[0].channels,
+            channels,
+            format,
+            pixel: format.channels(channels),
             input: (windows[0].h.input, windows[0].w.input),
             before: (top, left),
             size: (height, width),
         }
     }
 
-    /// The distance between two rows, in floats.
-    pub(crate) fn row(&self) -> usize {
-        self.size.1 * self.channels
+    /// The distance between two pixels, in words.
+    pub(crate) fn pixel(&self) -> usize {
+        self.pixel
     }
 
-    /// The index of the first float of the window of the first output.
+    /// The distance between two rows, in words.
+    pub(crate) fn row(&self) -> usize {
+        self.size.1 * self.pixel
+    }
+
+    /// The index of the first word of the window of the first output.
     pub(crate) fn first(&self, window: &Window) -> usize {
         let at = |before: usize, first: isize| before.strict_add_signed(first);
         at(self.before.0, window.h.first) * self.row()
-            + at(self.before.1, window.w.first) * self.channels
+            + at(self.before.1, window.w.first) * self.pixel
     }
 
     /// Copies the image `x`, channels last, into its frame.
-    pub(crate) fn fill(&self, x: &[f32]) -> Scratch {
-        let (channels, (height, width), (top, left)) = (self.channels, self.input, self.before);
+    pub(crate) fn fill(&self, isa: Isa, x: &[f32]) -> Scratch {
+        let (pixel, (height, width), (top, left)) = (self.pixel, self.input, self.before);
+        let len = width * self.channels;
         let mut framed = Scratch::new(self.size.0 * self.row());
         for (y, row) in framed.chunks_exact_mut(self.row()).enumerate() {
             if y < top || y >= top + height {
                 row.fill(0.0);
                 continue;
             }
-            let (before, rest) = row.split_at_mut(left * channels);
-            let (inside, after) = rest.split_at_mut(width * channels);
+            let (before, rest) = row.split_at_mut(left * pixel);
+            let (inside, after) = rest.split_at_mut(width * pixel);
             before.fill(0.0);
             after.fill(0.0);
-            inside.copy_from_slice(&x[(y - top) * inside.len()..][..inside.len()]);
+            let x = &x[(y - top) * len..][..len];
+            match self.format {
+                Format::F32 => inside.copy_from_slice(x),
+                Format::Bf16 => pair_channels(isa, x, self.channels, inside),
+            }
         }
         framed
     }

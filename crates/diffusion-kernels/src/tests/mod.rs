@@ -11,8 +11,11 @@ mod independence;
 use candle_core::{Device, Result, Tensor, Var};
 use proptest::prelude::*;
 
-use crate::arith::isa::Isa;
-use crate::{Activation, FeatureMap, GroupNorm, Padding, ResidualBlock, TimeConditioning};
+use crate::arith::format::Format;
+use crate::arith::isa::{Isa, available};
+use crate::{
+    Activation, FeatureMap, GroupNorm, Padding, Precision, ResidualBlock, TimeConditioning,
+};
 
 /// A normalisation without modulation or activation.
 fn norm_of<'a>(groups: usize, weight: &'a Tensor, bias: &'a Tensor) -> GroupNorm<'a> {
@@ -66,6 +69,41 @@ fn with_gradients(f: impl Fn() -> Result<Tensor>, vars: &[&Var]) -> Vec<Tensor> 
         vars.iter().map(|var| grads.get(var).expect("every variable has a gradient").clone()),
     );
     all
+}
+
+/// All instruction sets that the CPU supports, and the best one in bf16.
+fn all_kernels() -> Vec<Isa> {
+    let mut all = available();
+    let bf16 = all[0].in_precision(Precision::Bf16);
+    if !all.contains(&bf16) {
+        all.push(bf16);
+    }
+    all
+}
+
+/// [`close`], for kernels in f32. In bf16, single numbers may err by more, but whole tensors err by
+/// less than 5e-2.
+fn close_for(
+    isa: Isa,
+    fast: &[Tensor],
+    slow: &[Tensor],
+    tolerance: f32,
+) -> std::result::Result<(), TestCaseError> {
+    if isa.format() == Format::F32 {
+        return close(fast, slow, tolerance);
+    }
+    for (i, (fast, slow)) in fast.iter().zip(slow).enumerate() {
+        prop_assert_eq!(fast.dims(), slow.dims());
+        let error = relative_error(fast, slow);
+        prop_assert!(error < 5e-2, "tensor {i} errs by {error}");
+    }
+    Ok(())
+}
+
+/// The relative error of a whole tensor: ‖a − b‖ / ‖b‖, or ‖a − b‖ if that is smaller.
+fn relative_error(a: &Tensor, b: &Tensor) -> f32 {
+    let norm = |t: &Tensor| t.sqr().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap().sqrt();
+    norm(&(a - b).unwrap()) / norm(b).max(1.0)
 }
 
 /// Checks that each tensor of `fast` is within `tolerance` of that of `slow`, relative to its

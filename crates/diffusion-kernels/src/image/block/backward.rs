@@ -6,11 +6,12 @@ use super::conv::{Conv, ConvSums};
 use super::{Parameters, Settings, Sizes, Stack};
 use crate::TimeConditioning;
 use crate::arith::isa::Isa;
-use crate::arith::product::{Factor, Target, product};
+use crate::arith::product::{Factor, Target, product_of_words};
 use crate::arith::vector::{add, add_up};
 use crate::image::norm::Norm;
 use crate::image::pixels::{Pixels, padded_len, write_stacked};
 use crate::image::winograd::{Canvas, SUM_STRIP};
+use crate::image::words::{self, by_row, by_term};
 use crate::memory::buffer::{Buffer, pooled_vec};
 use crate::memory::scratch::Scratch;
 use crate::memory::uninit::UninitSlice;
@@ -27,7 +28,7 @@ pub(crate) struct BackwardPass<'a> {
     embedding: &'a [f32],
     conv1: Conv,
     conv2: Conv,
-    /// `[output][input padded]`.
+    /// `[output][input padded]`, as words.
     skip: Option<Scratch>,
 }
 
@@ -51,12 +52,17 @@ impl Sums {
     /// Adds the gradient of the skip convolution's weights, if there is one, from its inputs and
     /// the gradients of its outputs. Pixels are `pitches` floats apart.
     fn add_skip(&mut self, isa: Isa, x: &[f32], dy: &[f32], [pitch_in, pitch]: [usize; 2]) {
-        let pixels = dy.len() / pitch;
+        if self.skip.is_empty() {
+            return;
+        }
+        let format = isa.format();
+        let pixels = format.rows(dy.len() / pitch);
+        let (x, dy) = (by_row(isa, format, x, pitch_in), by_row(isa, format, dy, pitch));
         // A task takes some input channels, so that the order of the sums does not change.
         self.skip.par_chunks_mut(SKIP_ROWS * pitch).enumerate().for_each(|(i, dw)| {
             let x = Factor::transposed(&x[i * SKIP_ROWS..], pitch_in, pixels);
             let rows = dw.len() / pitch;
-            product(isa, x, dy, [rows, pitch], Target::onto(dw, pitch));
+            product_of_words(isa, format, x, &dy, [rows, pitch], Target::onto(dw, pitch));
         });
     }
 }
@@ -73,7 +79,7 @@ impl<'a> BackwardPass<'a> {
             let mut padded = Scratch::zeroed(outputs * padded_in);
             let rows = padded.chunks_exact_mut(padded_in).zip(skip[0].chunks_exact(inputs));
             rows.for_each(|(to, from)| to[..inputs].copy_from_slice(from));
-            padded
+            by_term(settings.isa, settings.isa.format(), padded, padded_in)
         });
         Self {
             settings,
@@ -267,9 +273,11 @@ impl<'a> BackwardPass<'a> {
                     combination.write(dz, x, dx, &mut Scratch::zeroed(pitch_in));
                     match &self.skip {
                         Some(skip) => {
-                            let dy = Factor::matrix(dy, pitch, outputs);
-                            let dx = Target::onto(dx, pitch_in);
-                            product(isa, dy, skip, [pixels, pitch_in], dx);
+                            let (format, dx) = (isa.format(), Target::onto(dx, pitch_in));
+                            let terms = [pitch, outputs].map(|channels| format.channels(channels));
+                            let dy = words::by_channel(isa, format, dy, pitch);
+                            let dy = Factor::matrix(&dy, terms[0], terms[1]);
+                            product_of_words(isa, format, dy, skip, [pixels, pitch_in], dx);
                         }
                         None => add(isa, dy, dx),
                     }

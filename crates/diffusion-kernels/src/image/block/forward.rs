@@ -5,12 +5,13 @@ use rayon::prelude::*;
 use super::conv::Conv;
 use super::{Parameters, Settings, Sizes, Stack};
 use crate::TimeConditioning;
-use crate::arith::product::{Factor, Target, product};
+use crate::arith::product::{Factor, Target, product_of_words};
 use crate::arith::vector::{add, padded};
 use crate::image::norm::Norm;
 use crate::image::pixels::{padded_len, write_pixels};
 use crate::image::transpose::channels_last;
 use crate::image::winograd::Canvas;
+use crate::image::words::{by_channel, by_term};
 use crate::memory::scratch::Scratch;
 use crate::memory::uninit::UninitSlice;
 
@@ -23,7 +24,7 @@ pub(crate) struct ForwardPass<'a> {
     embedding: &'a [f32],
     conv1: Conv,
     conv2: Conv,
-    /// `[input][output padded]`.
+    /// `[input][output padded]`, as words.
     skip: Option<Scratch>,
     /// The initial values of the first convolution, padded: its bias, or for each image its bias
     /// plus the embedding.
@@ -48,10 +49,10 @@ impl<'a> ForwardPass<'a> {
             embedding,
             conv1: conv(conv1[0], inputs),
             conv2: conv(conv2[0], outputs),
-            skip: settings
-                .sizes
-                .skip
-                .then(|| channels_last(settings.isa, skip[0], [outputs, inputs])),
+            skip: settings.sizes.skip.then(|| {
+                let weights = channels_last(settings.isa, skip[0], [outputs, inputs]);
+                by_term(settings.isa, settings.isa.format(), weights, padded_len(outputs))
+            }),
             starts: match settings.sizes.conditioning {
                 TimeConditioning::Add => {
                     embedding.chunks_exact(outputs).flat_map(|e| sum(e, conv1[1])).collect()
@@ -98,10 +99,13 @@ impl<'a> ForwardPass<'a> {
         write_pixels(y, outputs, &self.bias2, |y| {
             self.conv2.run(&canvas, &self.bias2, y);
             if let Some(skip) = &self.skip {
-                let x = x.par_chunks_exact(x.len() / images);
+                let (format, pitch_in) = (isa.format(), padded_len(inputs));
+                let x = x.par_chunks_exact(pixels * pitch_in);
                 y.par_chunks_exact_mut(pixels * pitch).zip(x).for_each(|(y, x)| {
-                    let x = Factor::matrix(x, padded_len(inputs), inputs);
-                    product(isa, x, skip, [pixels, pitch], Target::onto(y, pitch));
+                    let x = by_channel(isa, format, x, pitch_in);
+                    let x = Factor::matrix(&x, format.channels(pitch_in), format.channels(inputs));
+                    let y = Target::onto(y, pitch);
+                    product_of_words(isa, format, x, skip, [pixels, pitch], y);
                 });
             } else {
                 add(isa, &x, y);

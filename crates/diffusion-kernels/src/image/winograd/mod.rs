@@ -39,13 +39,14 @@ mod wide;
 use canvas::OUT;
 pub(crate) use canvas::{Canvas, Tiles};
 use transforms::{
-    K, PLACES, Products, place_pitch, transform_inputs, transform_output_gradients,
+    K, PLACES, Packing, Products, place_pitch, transform_inputs, transform_output_gradients,
     transform_outputs, transform_weight_gradients, transform_weights,
 };
 pub(crate) use wide::{WideSums, WideWinograd, group, is_wide};
 
+use crate::arith::format::Format;
 use crate::arith::isa::Isa;
-use crate::arith::product::{Factor, Target, product};
+use crate::arith::product::{Factor, Target, product_of_words};
 use crate::arith::vector::LANES;
 use crate::image::transpose::{to_channels_first, to_channels_last};
 use crate::image::window::Window;
@@ -121,7 +122,7 @@ pub(crate) struct Winograd {
     isa: Isa,
     channels: usize,
     outputs: usize,
-    /// `[place][channel][output padded to 16]`.
+    /// `[place][channel][output padded to 16]`, as words.
     weights: Scratch,
 }
 
@@ -157,8 +158,12 @@ impl Winograd {
         rotated: bool,
     ) -> Self {
         let padded = outputs.next_multiple_of(LANES);
-        let mut weights = Scratch::new(PLACES * place_pitch(channels * padded));
-        transform_weights(isa, plain, padded, 0..padded, rotated, &mut weights);
+        let format = isa.format();
+        let len = PLACES * place_pitch(format.channels(channels) * padded);
+        // Channels of pairs without weights count as zero.
+        let mut weights =
+            if format == Format::F32 { Scratch::new(len) } else { Scratch::zeroed(len) };
+        transform_weights(isa, plain, padded, 0..padded, rotated, format, &mut weights);
         Self { isa, channels, outputs, weights }
     }
 
@@ -167,17 +172,20 @@ impl Winograd {
     /// or for all.
     pub(crate) fn run(&self, canvas: &Canvas, start: &[f32], y: &mut [f32]) {
         let Self { isa, channels, .. } = *self;
-        let (padded_in, padded) = (canvas.pitch(), self.outputs.next_multiple_of(LANES));
-        let (pitch_in, pitch) = (place_pitch(STRIP * padded_in), place_pitch(STRIP * padded));
+        let padded = self.outputs.next_multiple_of(LANES);
+        let (format, packing) = (isa.format(), Packing::Channels(isa.format()));
+        // With floats, the padding of the last channels takes part in no sum.
+        let (words, words_in) = (format.channels(channels), format.channels(canvas.pitch()));
+        let (pitch_in, pitch) = (place_pitch(STRIP * words_in), place_pitch(STRIP * padded));
         let (mut inputs, mut sums) =
             (Scratch::new(PLACES * pitch_in), Scratch::new(PLACES * pitch));
         for (first, count) in strips(canvas.len(), STRIP) {
-            transform_inputs(isa, canvas, first, count, &mut inputs, pitch_in);
-            let weights = self.weights.chunks_exact(place_pitch(channels * padded));
+            transform_inputs(isa, canvas, first, count, packing, &mut inputs, pitch_in);
+            let weights = self.weights.chunks_exact(place_pitch(words * padded));
             let places = inputs.chunks_exact(pitch_in).zip(sums.chunks_exact_mut(pitch));
             for ((a, c), b) in places.zip(weights) {
-                let a = Factor::matrix(a, padded_in, channels);
-                product(isa, a, b, [count, padded], Target::new(c, padded));
+                let a = Factor::matrix(a, words_in, words);
+                product_of_words(isa, format, a, b, [count, padded], Target::new(c, padded));
             }
             let products = Products { places: &sums, pitch, channels: padded };
             transform_outputs(isa, products, start, canvas.tiles, first, count, y);
@@ -212,18 +220,19 @@ impl WinogradSums {
     pub(crate) fn add(&mut self, inputs: &Canvas, gradients: &Canvas) {
         let Self { isa, channels, .. } = *self;
         let (padded_in, padded) = (inputs.pitch(), gradients.pitch());
-        let (pitch_in, pitch) =
-            (place_pitch(SUM_STRIP * padded_in), place_pitch(SUM_STRIP * padded));
+        let (format, packing) = (isa.format(), Packing::Tiles(isa.format()));
+        let pitch_of = |padded| place_pitch(packing.len(SUM_STRIP, padded));
+        let (pitch_in, pitch) = (pitch_of(padded_in), pitch_of(padded));
         let (mut a, mut b) = (Scratch::new(PLACES * pitch_in), Scratch::new(PLACES * pitch));
         for (first, count) in strips(inputs.len(), SUM_STRIP) {
-            transform_inputs(isa, inputs, first, count, &mut a, pitch_in);
-            transform_output_gradients(isa, gradients, first, count, &mut b, pitch);
+            transform_inputs(isa, inputs, first, count, packing, &mut a, pitch_in);
+            transform_output_gradients(isa, gradients, first, count, format, &mut b, pitch);
             let places = a.chunks_exact(pitch_in).zip(b.chunks_exact(pitch));
             let sums = self.sums.chunks_exact_mut(place_pitch(channels * padded));
             for ((a, b), c) in places.zip(sums) {
-                let a = Factor::transposed(a, padded_in, count);
+                let a = Factor::transposed(a, padded_in, format.rows(count));
                 let c = if self.begun { Target::onto(c, padded) } else { Target::new(c, padded) };
-                product(isa, a, b, [channels, padded], c);
+                product_of_words(isa, format, a, b, [channels, padded], c);
             }
             self.begun = true;
         }

@@ -21,6 +21,7 @@ use std::mem::MaybeUninit;
 use std::ops::{Add, Range, Sub};
 
 use super::canvas::{Canvas, OUT, Tiles};
+use crate::arith::format::{Format, Part};
 use crate::arith::isa::vectorised;
 use crate::arith::vector::LANES;
 
@@ -176,13 +177,41 @@ impl Transform<IN, K> for WeightGradients {
     }
 }
 
+/// Receives the numbers of a transformed tile.
+trait Store {
+    fn store(&mut self, i: usize, j: usize, x: Lanes);
+}
+
+impl<F: FnMut(usize, usize, Lanes)> Store for F {
+    #[inline(always)]
+    fn store(&mut self, i: usize, j: usize, x: Lanes) {
+        self(i, j, x);
+    }
+}
+
+/// Writes each number to a part of the words of its place. It is a type, so that it is inlined like
+/// a [`Transform`].
+struct Places<'a> {
+    words: &'a mut [f32],
+    part: Part,
+    /// The distance between two places, in words.
+    pitch: usize,
+}
+
+impl Store for Places<'_> {
+    #[inline(always)]
+    fn store(&mut self, i: usize, j: usize, x: Lanes) {
+        self.part.write(x.0, &mut self.words[(i * IN + j) * self.pitch..]);
+    }
+}
+
 /// Applies a transform to the columns and then to the rows.
 #[inline(always)]
 #[allow(unsafe_code)]
 fn two_dimensional<T: Transform<M, N>, const FMA: bool, const M: usize, const N: usize>(
     _: T,
     load: impl Fn(usize, usize) -> Lanes,
-    mut store: impl FnMut(usize, usize, Lanes),
+    mut store: impl Store,
 ) {
     // Zeros in place of uninitialised memory would be written in each call.
     let mut half = [[MaybeUninit::uninit(); M]; N];
@@ -204,7 +233,67 @@ fn two_dimensional<T: Transform<M, N>, const FMA: bool, const M: usize, const N:
         }
         let row = T::apply::<FMA>(row);
         for j in 0..N {
-            store(i, j, row[j]);
+            store.store(i, j, row[j]);
+        }
+    }
+}
+
+/// Applies a transform and writes the results to places, which are `pitch` words apart.
+#[inline(always)]
+fn to_places<T: Transform<M, IN>, const FMA: bool, const M: usize>(
+    transform: T,
+    load: impl Fn(usize, usize) -> Lanes,
+    part: Part,
+    words: &mut [f32],
+    pitch: usize,
+) {
+    // The part is a constant in each of the calls, which saves the choice for each number.
+    match part {
+        Part::Whole => {
+            let places = Places { words, part: Part::Whole, pitch };
+            two_dimensional::<_, FMA, M, IN>(transform, load, places);
+        }
+        Part::Low => {
+            let places = Places { words, part: Part::Low, pitch };
+            two_dimensional::<_, FMA, M, IN>(transform, load, places);
+        }
+        Part::High => {
+            let places = Places { words, part: Part::High, pitch };
+            two_dimensional::<_, FMA, M, IN>(transform, load, places);
+        }
+    }
+}
+
+/// The layout of transformed tiles, `[place][tile][channel]`, as words.
+#[derive(Clone, Copy)]
+pub(super) enum Packing {
+    /// For sums over channels.
+    Channels(Format),
+    /// For sums over tiles.
+    Tiles(Format),
+}
+
+impl Packing {
+    /// The number of words of a place of `tiles` tiles.
+    pub(super) fn len(self, tiles: usize, channels: usize) -> usize {
+        match self {
+            Self::Channels(format) => tiles * format.channels(channels),
+            Self::Tiles(format) => format.rows(tiles) * channels,
+        }
+    }
+
+    /// The first word of 16 channels of a tile, and the part of the words.
+    #[inline(always)]
+    fn place(self, tile: usize, c: usize, channels: usize) -> (usize, Part) {
+        match self {
+            Self::Channels(format) => {
+                let (word, part) = format.channel(c);
+                (tile * format.channels(channels) + word, part)
+            }
+            Self::Tiles(format) => {
+                let (row, part) = format.row(tile);
+                (row * channels + c, part)
+            }
         }
     }
 }
@@ -218,37 +307,34 @@ pub(super) fn place_pitch(len: usize) -> usize {
 vectorised! {
     /// Transforms the tiles `first..first + count` of `canvas` to `places[place][tile][channel]`.
     /// Places are `pitch` floats apart.
-    pub(super) fn transform_inputs(canvas: &Canvas, first: usize, count: usize, places: &mut [f32], pitch: usize) {
+    pub(super) fn transform_inputs(
+        canvas: &Canvas, first: usize, count: usize, packing: Packing, places: &mut [f32], pitch: usize,
+    ) {
         let (channels, width) = (canvas.pitch(), canvas.width());
         for t in 0..count {
             let from = canvas.tile(first + t, 0);
-            let to = &mut places[t * channels..];
             for c in (0..channels).step_by(LANES) {
-                let (from, to) = (&from[c..], &mut to[c..]);
-                two_dimensional::<_, FMA, IN, IN>(
-                    Inputs,
-                    |i, j| Lanes::load(&from[(i * width + j) * channels..]),
-                    |i, j, x| x.store(&mut to[(i * IN + j) * pitch..]),
-                );
+                let (from, (word, part)) = (&from[c..], packing.place(t, c, channels));
+                let load = |i, j| Lanes::load(&from[(i * width + j) * channels..]);
+                to_places::<_, FMA, IN>(Inputs, load, part, &mut places[word..], pitch);
             }
         }
     }
 }
 
 vectorised! {
-    /// Like [`transform_inputs`], for gradients of outputs, which have no border.
-    pub(super) fn transform_output_gradients(canvas: &Canvas, first: usize, count: usize, places: &mut [f32], pitch: usize) {
+    /// Like [`transform_inputs`], for gradients of outputs, which have no border, and sums over
+    /// tiles.
+    pub(super) fn transform_output_gradients(
+        canvas: &Canvas, first: usize, count: usize, format: Format, places: &mut [f32], pitch: usize,
+    ) {
         let (channels, width) = (canvas.pitch(), canvas.width());
         for t in 0..count {
             let from = canvas.tile(first + t, 1);
-            let to = &mut places[t * channels..];
             for c in (0..channels).step_by(LANES) {
-                let (from, to) = (&from[c..], &mut to[c..]);
-                two_dimensional::<_, FMA, OUT, IN>(
-                    OutputGradients,
-                    |i, j| Lanes::load(&from[(i * width + j) * channels..]),
-                    |i, j, x| x.store(&mut to[(i * IN + j) * pitch..]),
-                );
+                let (from, (word, part)) = (&from[c..], Packing::Tiles(format).place(t, c, channels));
+                let load = |i, j| Lanes::load(&from[(i * width + j) * channels..]);
+                to_places::<_, FMA, OUT>(OutputGradients, load, part, &mut places[word..], pitch);
             }
         }
     }
@@ -282,7 +368,7 @@ vectorised! {
                 two_dimensional::<_, FMA, IN, OUT>(
                     Outputs,
                     |i, j| Lanes::load(&from[(i * IN + j) * pitch..]),
-                    |i, j, x| if i < rows && j < columns {
+                    |i, j, x: Lanes| if i < rows && j < columns {
                         (start + x).store(&mut to[(i * width + j) * channels..]);
                     },
                 );
@@ -292,26 +378,23 @@ vectorised! {
 }
 
 vectorised! {
-    /// Transforms the `columns` of `[term][3·3][outputs]` to `[36][term][columns]`, places at
-    /// [`place_pitch`]. `rotated` turns the kernels by half a turn.
+    /// Transforms the `columns` of `[channel][3·3][outputs]` to `[36][channel][columns]`, words of
+    /// `format` with places at [`place_pitch`]. `rotated` turns the kernels by half a turn.
     pub(super) fn transform_weights(
-        weights: &[f32], outputs: usize, columns: Range<usize>, rotated: bool, places: &mut [f32],
+        weights: &[f32], outputs: usize, columns: Range<usize>, rotated: bool, format: Format, places: &mut [f32],
     ) {
-        let width = columns.len();
-        let pitch = place_pitch(weights.len() / (K * K * outputs) * width);
-        for (term, weights) in weights.chunks_exact(K * K * outputs).enumerate() {
+        let (channels, width) = (weights.len() / (K * K * outputs), columns.len());
+        let pitch = place_pitch(format.channels(channels) * width);
+        for (c, weights) in weights.chunks_exact(K * K * outputs).enumerate() {
+            let (row, part) = format.channel(c);
             for o in (0..width).step_by(LANES) {
                 let from = &weights[columns.start + o..];
-                let to = &mut places[term * width + o..];
-                two_dimensional::<_, FMA, K, IN>(
-                    Weights,
-                    |ky, kx| {
-                        let tap = ky * K + kx;
-                        let tap = if rotated { K * K - 1 - tap } else { tap };
-                        Lanes::load(&from[tap * outputs..])
-                    },
-                    |y, x, u| u.store(&mut to[(y * IN + x) * pitch..]),
-                );
+                let load = |ky, kx| {
+                    let tap = ky * K + kx;
+                    let tap = if rotated { K * K - 1 - tap } else { tap };
+                    Lanes::load(&from[tap * outputs..])
+                };
+                to_places::<_, FMA, K>(Weights, load, part, &mut places[row * width + o..], pitch);
             }
         }
     }
@@ -327,7 +410,7 @@ vectorised! {
                 two_dimensional::<_, FMA, IN, K>(
                     WeightGradients,
                     |y, x| Lanes::load(&from[(y * IN + x) * pitch..]),
-                    |ky, kx, g| g.store(&mut weights[(ky * K + kx) * outputs + o..]),
+                    |ky, kx, g: Lanes| g.store(&mut weights[(ky * K + kx) * outputs + o..]),
                 );
             }
         }

@@ -20,12 +20,12 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::transforms::{
-    K, PLACES, Products, place_pitch, transform_inputs, transform_output_gradients,
+    K, PLACES, Packing, Products, place_pitch, transform_inputs, transform_output_gradients,
     transform_outputs, transform_weight_gradients, transform_weights,
 };
 use super::{Canvas, OUT, SUM_STRIP, Tiles, strips};
 use crate::arith::isa::Isa;
-use crate::arith::product::{Factor, Target, product};
+use crate::arith::product::{Factor, Target, product_of_words};
 use crate::arith::vector::LANES;
 use crate::image::transpose::{to_channels_first, to_channels_last};
 use crate::memory::buffer::Buffer;
@@ -61,7 +61,7 @@ pub(crate) struct WideWinograd {
     isa: Isa,
     channels: usize,
     outputs: usize,
-    /// `[panel][place][channel][output]`, places at [`place_pitch`].
+    /// `[panel][place][channel][output]`, words with places at [`place_pitch`].
     weights: Scratch,
 }
 
@@ -96,11 +96,12 @@ impl WideWinograd {
         outputs: usize,
         rotated: bool,
     ) -> Self {
-        let len = PLACES * place_pitch(channels * PANEL);
+        let format = isa.format();
+        let len = PLACES * place_pitch(format.channels(channels) * PANEL);
         let mut weights = Scratch::new(outputs.div_ceil(PANEL) * len);
         weights.par_chunks_mut(len).enumerate().for_each(|(i, panel)| {
             let columns = i * PANEL..outputs.min((i + 1) * PANEL);
-            transform_weights(isa, plain, outputs, columns, rotated, panel);
+            transform_weights(isa, plain, outputs, columns, rotated, format, panel);
         });
         Self { isa, channels, outputs, weights }
     }
@@ -118,10 +119,11 @@ impl WideWinograd {
             let first = group * parts;
             let tiles = y.len() / len * part.per_image();
             let begin = first * part.per_image();
-            let inputs =
-                Transformed::new(begin..begin + tiles, STRIP, channels, |strip, to, pitch| {
-                    transform_inputs(isa, canvas, strip.start, strip.len(), to, pitch);
-                });
+            let (tiles_of, packing) = (begin..begin + tiles, Packing::Channels(isa.format()));
+            let words = packing.len(STRIP, channels);
+            let inputs = Transformed::new(tiles_of, STRIP, words, |strip, to, pitch| {
+                transform_inputs(isa, canvas, strip.start, strip.len(), packing, to, pitch);
+            });
             let pitch = place_pitch(tiles * outputs);
             let mut sums = Scratch::new(PLACES * pitch);
             sums.par_chunks_mut(pitch).enumerate().for_each(|(place, sums)| {
@@ -143,15 +145,16 @@ impl WideWinograd {
     /// Computes M of a place.
     fn multiply(&self, inputs: &Transformed, place: usize, sums: &mut [f32]) {
         let Self { isa, channels, outputs, .. } = *self;
+        let (format, words) = (isa.format(), isa.format().channels(channels));
         let panels = self.weights.chunks_exact(self.weights.len() / outputs.div_ceil(PANEL));
         for (panel, weights) in panels.enumerate() {
             let first_output = panel * PANEL;
             let columns = PANEL.min(outputs - first_output);
-            let weights = &weights[place * place_pitch(channels * columns)..];
+            let weights = &weights[place * place_pitch(words * columns)..];
             for (first, count, a) in inputs.place(place) {
-                let a = Factor::matrix(a, channels, channels);
+                let a = Factor::matrix(a, words, words);
                 let c = Target::new(&mut sums[first * outputs + first_output..], outputs);
-                product(isa, a, weights, [count, columns], c);
+                product_of_words(isa, format, a, weights, [count, columns], c);
             }
         }
     }
@@ -179,17 +182,17 @@ struct Transformed {
 }
 
 impl Transformed {
-    /// Transforms `tiles` in strips of at most `max`. `transform` writes the places of one strip at
-    /// the given distance.
+    /// Transforms `tiles` in strips of at most `max`, which need `len` words at each place.
+    /// `transform` writes the places of one strip at the given distance.
     fn new(
         tiles: Range<usize>,
         max: usize,
-        channels: usize,
+        len: usize,
         transform: impl Fn(Range<usize>, &mut [f32], usize) + Sync,
     ) -> Self {
         let strips: Vec<_> =
             strips(tiles.len(), max).map(|(first, count)| first..first + count).collect();
-        let pitch = place_pitch(max * channels);
+        let pitch = place_pitch(len);
         let mut data = Scratch::new(strips.len() * PLACES * pitch);
         data.par_chunks_mut(PLACES * pitch).zip(&strips).for_each(|(to, strip)| {
             transform(tiles.start + strip.start..tiles.start + strip.end, to, pitch);
@@ -223,25 +226,29 @@ impl WideSums {
     /// Adds some images, given by the convolution's inputs and the gradients of its outputs.
     pub(crate) fn add(&mut self, inputs: &Canvas, gradients: &Canvas) {
         let Self { isa, channels, outputs, .. } = *self;
+        let (format, packing) = (isa.format(), Packing::Tiles(isa.format()));
         for (first, count) in strips(inputs.len(), SUM_GROUP) {
             let tiles = first..first + count;
-            let a = Transformed::new(tiles.clone(), SUM_STRIP, channels, |strip, to, pitch| {
-                transform_inputs(isa, inputs, strip.start, strip.len(), to, pitch);
-            });
-            let b = Transformed::new(tiles, SUM_STRIP, outputs, |strip, to, pitch| {
-                transform_output_gradients(isa, gradients, strip.start, strip.len(), to, pitch);
+            let len = |channels| packing.len(SUM_STRIP, channels);
+            let a =
+                Transformed::new(tiles.clone(), SUM_STRIP, len(channels), |strip, to, pitch| {
+                    transform_inputs(isa, inputs, strip.start, strip.len(), packing, to, pitch);
+                });
+            let b = Transformed::new(tiles, SUM_STRIP, len(outputs), |strip, to, pitch| {
+                let (first, count) = (strip.start, strip.len());
+                transform_output_gradients(isa, gradients, first, count, format, to, pitch);
             });
             let begun = self.begun;
             let places = self.sums.par_chunks_mut(place_pitch(channels * outputs));
             places.enumerate().for_each(|(place, sums)| {
                 for ((first, count, a), (_, _, b)) in a.place(place).zip(b.place(place)) {
-                    let a = Factor::transposed(a, channels, count);
+                    let a = Factor::transposed(a, channels, format.rows(count));
                     let c = if begun || first > 0 {
                         Target::onto(sums, outputs)
                     } else {
                         Target::new(sums, outputs)
                     };
-                    product(isa, a, b, [channels, outputs], c);
+                    product_of_words(isa, format, a, b, [channels, outputs], c);
                 }
             });
             self.begun = true;

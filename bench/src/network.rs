@@ -14,7 +14,7 @@ use diffusion_nn::load_frozen;
 use diffusion_process::{Network, NetworkDenoiser, Threshold, Thresholded};
 use diffusion_sample::{Ddim, SampleRequest, sample};
 use diffusion_schedule::{SamplingPlan, SigmaSpacing, TimestepSpacing};
-use diffusion_train::{TrainConfig, Trainer};
+use diffusion_train::{TrainConfig, Trainer, TrainingPrecision};
 use diffusion_unet::{NetworkConfig, UNet2DConfig};
 use serde::Deserialize;
 
@@ -48,6 +48,9 @@ impl Measured {
         let mut config = TrainConfig::preset("mnist")?;
         // pytorch.py uses AdamW for all parameters.
         config.optimizer.muon = false;
+        if precision == Precision::Bf16 {
+            config.precision = TrainingPrecision::Bf16;
+        }
         let dataset = if name == DEFAULT {
             mnist::from_bytes(MNIST_IMAGES, MNIST_LABELS)?
         } else {
@@ -72,7 +75,7 @@ impl Measured {
         }
         let trainer = self.trainers.get_mut(&batch).context("no trainer for the batch size")?;
         let begin = Instant::now();
-        autocast(self.precision, || trainer.step())?;
+        trainer.step()?;
         Ok(milliseconds(begin))
     }
 

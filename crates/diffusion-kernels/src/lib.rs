@@ -6,6 +6,7 @@
 //! - [`conv2d`], [`group_norm`], [`residual_block`], [`linear`] and [`silu`]: single operations on
 //!   candle tensors.
 //! - [`adamw`], [`muon`] and [`square_sum`]: optimiser updates in place, and the gradient norm.
+//! - [`backward`]: the gradients of a loss, faster than candle's own function.
 //! - [`in_pool`]: runs a network or a training step on a thread of the kernels' pool.
 //! - [`autocast`]: runs a network with products in bf16, on CPUs with AVX512-BF16.
 //! - [`traced`] and [`peak_bytes`]: the operations of a forward pass, and the memory in use.
@@ -66,8 +67,8 @@ use candle_core::{Result, Tensor, bail};
 
 pub use arguments::{Activation, GroupNorm, Padding, ResidualBlock, TimeConditioning};
 pub use graph::feature_map::FeatureMap;
+pub use graph::pass::{backward, in_pool};
 pub use graph::precision::{Precision, autocast};
-pub use graph::tasks::in_pool;
 pub use graph::trace::{Operation, peak_bytes, traced};
 pub use image::mask::DropoutMask;
 pub use optim::ParameterState;

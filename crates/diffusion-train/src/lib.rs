@@ -40,7 +40,7 @@ pub use classifier::{ClassifierConfig, ClassifierStep, classifier_accuracy, trai
 pub use error::TrainError;
 pub use recipe::{
     CheckpointConfig, Conditional, ConfigError, ConfigSource, DEFAULT_PRESET, LrDecay, LrSchedule,
-    SampleGridConfig, TrainConfig,
+    SampleGridConfig, TrainConfig, TrainingPrecision,
 };
 pub use run::{
     AdoptedModel, Checks, Judge, Outcome, Pace, RunDir, SampleJudge, TrainEvent, ValidationSet,

@@ -108,26 +108,27 @@ pub(crate) fn selected() -> Option<Isa> {
 
 /// Defines a function whose body is compiled once for each instruction set.
 ///
-/// The body may use the constant `FMA`: whether a fused multiply-add is a single instruction. The
-/// first argument of the defined function is the [`Isa`].
+/// The body may use the constant `FMA`, whether a fused multiply-add is a single instruction, and
+/// the type `L` of vectors of 16 numbers (`arith/lanes.rs`). The first argument of the defined
+/// function is the [`Isa`].
 macro_rules! vectorised {
     ($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
         $(#[$meta])*
         #[allow(unsafe_code)]
         $vis fn $name(isa: $crate::arith::isa::Isa, $($arg: $ty),*) $(-> $ret)? {
             #[inline(always)]
-            fn body<const FMA: bool>($($arg: $ty),*) $(-> $ret)? $body
+            fn body<const FMA: bool, L: $crate::arith::lanes::Lanes>($($arg: $ty),*) $(-> $ret)? $body
 
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx512f,avx2,fma")]
             fn avx512($($arg: $ty),*) $(-> $ret)? {
-                body::<true>($($arg),*)
+                body::<true, $crate::arith::lanes::Avx512>($($arg),*)
             }
 
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx2,fma")]
             fn avx2($($arg: $ty),*) $(-> $ret)? {
-                body::<true>($($arg),*)
+                body::<true, $crate::arith::lanes::Avx2>($($arg),*)
             }
 
             match isa {
@@ -137,7 +138,9 @@ macro_rules! vectorised {
                 // SAFETY: as above.
                 #[cfg(target_arch = "x86_64")]
                 $crate::arith::isa::Isa::Avx2(_) => unsafe { avx2($($arg),*) },
-                $crate::arith::isa::Isa::Portable => body::<{ cfg!(target_arch = "aarch64") }>($($arg),*),
+                $crate::arith::isa::Isa::Portable => {
+                    body::<{ cfg!(target_arch = "aarch64") }, $crate::arith::lanes::Portable>($($arg),*)
+                }
             }
         }
     };

@@ -1,6 +1,7 @@
 //! Short loops over slices, compiled for each instruction set.
 
 use crate::arith::isa::vectorised;
+use crate::arith::lanes::Lanes;
 
 /// The number of floats that channels are padded to a multiple of: one AVX-512 register or two AVX2
 /// ones.
@@ -31,49 +32,37 @@ pub(crate) fn at(x: &[f32], i: usize) -> &[f32; LANES] {
 /// the channels of `totals`. The order of additions depends only on the number of pixels. `len` is
 /// the number of floats in all pixels.
 #[inline(always)]
-pub(crate) fn over_pixels(
+pub(crate) fn over_pixels<L: Lanes>(
     len: usize,
     totals: &mut [f32],
-    mut f: impl FnMut(usize, usize) -> [f32; LANES],
+    mut f: impl FnMut(usize, usize) -> L,
 ) {
     const ACCUMULATORS: usize = 4;
     // Rounding errors grow with the number of terms of a sum, so long sums are sums of block sums.
     const BLOCK: usize = 64 * ACCUMULATORS;
     let (pitch, pixels) = (totals.len(), len / totals.len());
     for c in (0..pitch).step_by(LANES) {
-        let mut total = [0f32; LANES];
+        let mut total = L::ZERO;
         for first in (0..pixels).step_by(BLOCK) {
-            let mut sums = [[0f32; LANES]; ACCUMULATORS];
-            let mut add = |k: usize, pixel: usize| {
-                let x = f(pixel * pitch + c, c);
-                for l in 0..LANES {
-                    sums[k][l] += x[l];
-                }
-            };
+            let mut sums = [L::ZERO; ACCUMULATORS];
             let end = (first + BLOCK).min(pixels);
-            let whole = first + (end - first) / ACCUMULATORS * ACCUMULATORS;
-            for pixel in (first..whole).step_by(ACCUMULATORS) {
+            for pixel in (first..end).step_by(ACCUMULATORS) {
                 for k in 0..ACCUMULATORS {
-                    add(k, pixel + k);
+                    if pixel + k < end {
+                        sums[k] = sums[k].add(f((pixel + k) * pitch + c, c));
+                    }
                 }
             }
-            for pixel in whole..end {
-                add(pixel % ACCUMULATORS, pixel);
-            }
-            for l in 0..LANES {
-                total[l] += (sums[0][l] + sums[1][l]) + (sums[2][l] + sums[3][l]);
-            }
+            total = total.add(sums[0].add(sums[1]).add(sums[2].add(sums[3])));
         }
-        for l in 0..LANES {
-            totals[c + l] += total[l];
-        }
+        L::load(&totals[c..]).add(total).store(&mut totals[c..]);
     }
 }
 
 vectorised! {
     /// Sums pixels, channels last, and adds the sums to the channels of `totals`.
     pub(crate) fn add_up(x: &[f32], totals: &mut [f32]) {
-        over_pixels(x.len(), totals, |i, _| *at(x, i));
+        over_pixels(x.len(), totals, |i, _| L::load(&x[i..]));
     }
 }
 

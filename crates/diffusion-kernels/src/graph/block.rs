@@ -13,12 +13,12 @@ use crate::arith::isa::Isa;
 use crate::graph::dropout;
 use crate::graph::map::{Map, Node};
 use crate::graph::op::MapOp;
-use crate::graph::tasks::{CHUNK, sum_in_order};
-use crate::image::block::{BackwardPass, ForwardPass, Settings, Sizes, Stack};
+use crate::graph::tasks::{CHUNK, total};
+use crate::image::block::{BackwardPass, ForwardPass, Parameters, Settings, Sizes, Stack};
 use crate::image::winograd::{STRIP, Tiles};
 use crate::memory::buffer::Buffer;
 use crate::memory::scratch::Scratch;
-use crate::memory::storage::with_elements;
+use crate::memory::storage::with_all_elements;
 use crate::memory::uninit::{UninitSlice, UninitVec};
 
 /// Checks all shapes. `parts` have Cin channels in total and otherwise the same shape.
@@ -76,16 +76,15 @@ pub(crate) fn sizes_of(
     Ok(Sizes { images, parts, inputs, outputs, kernel, tiles, groups, conditioning, skip })
 }
 
-/// The parameters and the embedding in one vector, since a candle operation takes at most three
-/// tensors.
-fn packed(embedding: &Tensor, block: &ResidualBlock<'_>) -> Result<Tensor> {
+/// The embedding and the parameters, in the order of [`Parameters::new`].
+fn arguments<'a>(embedding: &'a Tensor, block: &ResidualBlock<'a>) -> Vec<&'a Tensor> {
     let mut all = vec![block.norm1, block.conv1, block.norm2, block.conv2];
     all.extend(block.skip);
-    let parameters = all.iter().flat_map(|(weight, bias)| [*weight, *bias]).chain([embedding]);
-    Tensor::cat(&parameters.map(Tensor::flatten_all).collect::<Result<Vec<_>>>()?, 0)
+    let parameters = all.into_iter().flat_map(|(weight, bias)| [weight, bias]);
+    std::iter::once(embedding).chain(parameters).collect()
 }
 
-/// The backward operation: from `y` to the parts of x and to the [`packed`] parameters.
+/// The backward operation: from `y` to the parts of x and to the [`arguments`].
 struct Op {
     settings: Settings,
     parts: Vec<Arc<Map>>,
@@ -107,14 +106,16 @@ pub(crate) fn residual_block(
 ) -> Result<Node> {
     assert!(sizes.fit());
     let _span = trace_span!("residual block, forward", shape = %sizes).entered();
-    let packed = packed(embedding, block)?;
-    let tracked = packed.track_op() || parts.iter().any(Node::is_tracked);
+    let arguments = arguments(embedding, block);
+    let tracked =
+        arguments.iter().any(|tensor| tensor.track_op()) || parts.iter().any(Node::is_tracked);
     let settings = Settings { isa, sizes, eps: block.eps as f32, dropout: block.dropout.cloned() };
     let maps: Vec<Arc<Map>> = parts.iter().map(|part| part.map.clone()).collect();
-    let (y, hidden) =
-        with_elements([&packed], |[packed]| Ok(forward(&settings, &maps, packed, tracked)))?;
+    let (y, hidden) = with_all_elements(&arguments, |slices| {
+        Ok(forward(&settings, &maps, Parameters::new(slices), tracked))
+    })?;
     let sources: Vec<&Node> = parts.iter().collect();
-    Node::new(y, &sources, &[&packed], |y| Op { settings, parts: maps, y, hidden })
+    Node::new(y, &sources, &arguments, |y| Op { settings, parts: maps, y, hidden })
 }
 
 fn stack<'a>(settings: &Settings, parts: &'a [Arc<Map>]) -> Stack<'a> {
@@ -126,12 +127,12 @@ fn stack<'a>(settings: &Settings, parts: &'a [Arc<Map>]) -> Stack<'a> {
 fn forward(
     settings: &Settings,
     parts: &[Arc<Map>],
-    packed: &[f32],
+    parameters: Parameters<'_>,
     keep: bool,
 ) -> (Arc<Map>, Buffer) {
     let Sizes { images, outputs, tiles: Tiles { side: (height, width), .. }, .. } = settings.sizes;
     let pixels = settings.sizes.pixels();
-    let kernel = ForwardPass::new(settings, settings.sizes.parameters(packed));
+    let kernel = ForwardPass::new(settings, parameters);
     let x = stack(settings, parts);
     let is_wide = settings.sizes.is_wide();
     let group = settings.sizes.group(STRIP).min(if is_wide { images } else { CHUNK });
@@ -161,7 +162,7 @@ impl MapOp for Op {
     const NAME: &'static str = "diffusion-residual-block";
 
     fn backward(&self, arguments: &[&Tensor], dtoken: &Tensor) -> Result<Vec<Option<Tensor>>> {
-        let (tokens, packed) = (arguments, arguments[self.parts.len()]);
+        let (tokens, arguments) = arguments.split_at(self.parts.len());
         let Sizes { images, outputs, .. } = self.settings.sizes;
         let (isa, sizes, pixels) =
             (self.settings.isa, &self.settings.sizes, self.settings.sizes.pixels());
@@ -181,8 +182,8 @@ impl MapOp for Op {
         let (last, size) = (sizes.padded_outputs() * pixels, outputs * pixels);
         let width = sizes.embedding();
         let mut de = vec![0.0; images * width];
-        let partials: Vec<Buffer> = with_elements([packed], |[packed]| {
-            let backward = BackwardPass::new(&self.settings, sizes.parameters(packed));
+        let partials: Vec<Vec<Buffer>> = with_all_elements(arguments, |slices| {
+            let backward = BackwardPass::new(&self.settings, Parameters::new(slices));
             Ok(tasks
                 .into_par_iter()
                 .zip(de.par_chunks_mut(chunk * width))
@@ -197,9 +198,13 @@ impl MapOp for Op {
         let parts = parts
             .map(|((part, dx), token)| part.accumulate_gradient(isa, token, || dx.into_buffer()));
         let mut gradients = parts.collect::<Result<Vec<_>>>()?;
-        let mut gradient = sum_in_order(isa, &partials, packed.elem_count() - de.len());
-        gradient.extend(de);
-        gradients.push(Some(Tensor::from_vec(gradient, packed.shape(), &Device::Cpu)?));
+        gradients.push(Some(Tensor::from_vec(de, arguments[0].shape(), &Device::Cpu)?));
+        let mut by_task: Vec<_> = partials.into_iter().map(Vec::into_iter).collect();
+        for parameter in &arguments[1..] {
+            let partials = by_task.iter_mut().filter_map(Iterator::next).collect();
+            let gradient = total(isa, partials);
+            gradients.push(Some(Tensor::from_vec(gradient, parameter.shape(), &Device::Cpu)?));
+        }
         Ok(gradients)
     }
 }

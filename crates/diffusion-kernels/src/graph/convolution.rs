@@ -13,7 +13,7 @@ use crate::arith::isa::Isa;
 use crate::arith::vector::add_up;
 use crate::graph::map::{Map, Node};
 use crate::graph::op::MapOp;
-use crate::graph::tasks::{CHUNK, sum_in_order};
+use crate::graph::tasks::{CHUNK, sum_in_order, total};
 use crate::image::convolution::{Convolution, Geometry};
 use crate::image::pixels::{Pixels, padded_len};
 use crate::image::weight_gradient::WeightGradient;
@@ -287,11 +287,7 @@ impl MapOp for Op {
             pairs.map(|(x, dy)| sum(x, dy)).collect()
         };
         let (weights, biases): (Vec<_>, Vec<_>) = partials.into_iter().unzip();
-        let dw = Tensor::from_vec(
-            sum_in_order(isa, &weights, weight.elem_count()),
-            weight.shape(),
-            &Device::Cpu,
-        )?;
+        let dw = Tensor::from_vec(total(isa, weights), weight.shape(), &Device::Cpu)?;
         let db = Tensor::from_vec(sum_in_order(isa, &biases, outputs), outputs, &Device::Cpu)?;
         Ok(vec![dx_token, Some(dw), Some(db)])
     }

@@ -39,7 +39,7 @@ use tracing::trace_span;
 use crate::arith::isa::Isa;
 use crate::arith::vector::add;
 use crate::graph::op::{MapOp, apply};
-use crate::graph::tasks::current_pass;
+use crate::graph::pass::current_pass;
 use crate::memory::buffer::Buffer;
 
 /// A batch of images with channels last.

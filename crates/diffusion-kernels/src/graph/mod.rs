@@ -2,7 +2,7 @@
 //!
 //! Networks use [`feature_map`]; [`map`] holds images and gradients outside of candle's graph.
 //! [`op`] is the one candle operation behind all others, which have a file each. [`tasks`] divides
-//! batches among threads, and [`trace`] records operations and their memory. This module uses
+//! batches among threads, [`pass`] keeps backward passes apart, and [`trace`] records operations and their memory. This module uses
 //! [`crate::image`] and the modules below it, but no layers and no optimisers.
 
 pub(crate) mod attention;
@@ -16,6 +16,7 @@ pub(crate) mod group_norm;
 pub(crate) mod linear;
 pub(crate) mod map;
 pub(crate) mod op;
+pub(crate) mod pass;
 pub(crate) mod precision;
 pub(crate) mod resample;
 pub(crate) mod silu;

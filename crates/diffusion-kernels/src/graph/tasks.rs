@@ -1,15 +1,12 @@
 //! Division of work among threads. Results do not depend on the number of threads.
 
-use std::cell::RefCell;
 use std::ops::Deref;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread::{self, ThreadId};
 
 use rayon::prelude::*;
 
 use crate::arith::isa::Isa;
 use crate::arith::vector::add;
-use crate::graph::precision::{autocast, current_precision};
+use crate::memory::buffer::Buffer;
 use crate::memory::uninit::UninitVec;
 
 /// The number of images whose weight gradients one task sums. A constant, so that the order of
@@ -32,46 +29,11 @@ pub(crate) fn sum_in_order(
     sum.into_vec()
 }
 
-thread_local! {
-    /// The numbers of the passes that this thread has started, the latest last.
-    static PASSES: RefCell<Vec<u64>> = const { RefCell::new(Vec::new()) };
-}
-
-/// The identity of the current backward pass. candle runs a pass on one thread. But a pool thread
-/// that waits for others may start a second pass, so [`in_pool`] numbers the passes.
-pub(crate) fn current_pass() -> (ThreadId, u64) {
-    (thread::current().id(), PASSES.with_borrow(|passes| passes.last().copied().unwrap_or(0)))
-}
-
-/// Ends a pass when dropped, also by a panic.
-struct Pass;
-
-impl Pass {
-    fn begin() -> Self {
-        static NEXT: AtomicU64 = AtomicU64::new(1);
-        PASSES.with_borrow_mut(|passes| passes.push(NEXT.fetch_add(1, Ordering::Relaxed)));
-        Self
+/// The elementwise sum of `partials`, of equal length, in their order. A single one is not copied.
+pub(crate) fn total(isa: Isa, mut partials: Vec<Buffer>) -> Vec<f32> {
+    if partials.len() == 1 {
+        return partials.remove(0).into_vec();
     }
-}
-
-impl Drop for Pass {
-    fn drop(&mut self) {
-        PASSES.with_borrow_mut(Vec::pop);
-    }
-}
-
-/// Runs `f` on a thread of the kernels' pool, which is rayon's pool.
-///
-/// A kernel called on another thread wakes a pool thread and waits for it, which takes as long as
-/// some kernels do. Run a network or a training step in here to pay for this once.
-///
-/// Backward passes on threads of rayon's global pool must run in here if two may use the same
-/// [`FeatureMap`](crate::FeatureMap)s at the same time. A waiting pool thread can start the second
-/// pass, and only `in_pool` keeps their gradients apart.
-pub fn in_pool<R: Send>(f: impl FnOnce() -> R + Send) -> R {
-    let precision = current_precision();
-    rayon::scope(|_| {
-        let _pass = Pass::begin();
-        autocast(precision, f)
-    })
+    let len = partials.first().map_or(0, |partial| partial.len());
+    sum_in_order(isa, &partials, len)
 }

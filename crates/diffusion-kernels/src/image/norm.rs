@@ -218,12 +218,8 @@ impl Combination {
 vectorised! {
     fn squares(x: &[f32], mean: &[f32], totals: &mut [f32]) {
         over_pixels(x.len(), totals, |i, c| {
-            let (mut x, mean) = (*at(x, i), at(mean, c));
-            for l in 0..LANES {
-                let d = x[l] - mean[l];
-                x[l] = d * d;
-            }
-            x
+            let d = L::load(&x[i..]).sub(L::load(&mean[c..]));
+            d.mul(d)
         });
     }
 }
@@ -281,31 +277,23 @@ vectorised! {
     fn slope_sums(
         x: &[f32], mean: &[f32], slopes: &[f32], dy: &mut [f32], alone: &mut [f32], with_x: &mut [f32],
     ) {
-        for (dz, slope) in dy.iter_mut().zip(slopes) {
-            *dz *= slope;
-        }
-        over_pixels(x.len(), alone, |i, _| *at(dy, i));
+        over_pixels(x.len(), alone, |i, _| {
+            let dz = L::load(&dy[i..]).mul(L::load(&slopes[i..]));
+            dz.store(&mut dy[i..]);
+            dz
+        });
         over_pixels(x.len(), with_x, |i, c| {
-            let (mut x, mean, dz) = (*at(x, i), at(mean, c), at(dy, i));
-            for l in 0..LANES {
-                x[l] = dz[l] * (x[l] - mean[l]);
-            }
-            x
+            L::load(&dy[i..]).mul(L::load(&x[i..]).sub(L::load(&mean[c..])))
         });
     }
 }
 
 vectorised! {
     fn combine(dz: &[f32], x: &[f32], factors: [&[f32]; 3], dx: &mut [f32], totals: &mut [f32]) {
-        let [a, b, c] = factors;
-        over_pixels(x.len(), totals, |i, channel| {
-            let (dz, x) = (at(dz, i), at(x, i));
-            let (a, b, c) = (at(a, channel), at(b, channel), at(c, channel));
-            let mut result = [0.0; LANES];
-            for l in 0..LANES {
-                result[l] = dz[l] * a[l] + (x[l] * b[l] + c[l]);
-            }
-            dx[i..i + LANES].copy_from_slice(&result);
+        over_pixels(x.len(), totals, |i, c| {
+            let [a, b, d] = factors.map(|factors| L::load(&factors[c..]));
+            let result = L::load(&dz[i..]).mul(a).add(L::load(&x[i..]).mul(b).add(d));
+            result.store(&mut dx[i..]);
             result
         });
     }

@@ -104,6 +104,18 @@ impl From<Vec<f32>> for Buffer {
     }
 }
 
+impl Buffer {
+    /// The numbers, for memory that does not return to the pool.
+    pub(crate) fn into_vec(mut self) -> Vec<f32> {
+        let numbers = std::mem::take(&mut self.0);
+        LIVE.fetch_sub(bytes(&numbers), Ordering::Relaxed);
+        if numbers.capacity() >= MIN_POOLED {
+            pool().used_len -= numbers.capacity();
+        }
+        numbers
+    }
+}
+
 impl Deref for Buffer {
     type Target = [f32];
     fn deref(&self) -> &[f32] {

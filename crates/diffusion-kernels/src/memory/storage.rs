@@ -27,17 +27,22 @@ pub(crate) fn with_elements<const N: usize, R>(
     tensors: [&Tensor; N],
     f: impl FnOnce([&[f32]; N]) -> Result<R>,
 ) -> Result<R> {
+    with_all_elements(&tensors, |all| f(std::array::from_fn(|i| all[i])))
+}
+
+/// Like [`with_elements`], for any number of tensors.
+pub(crate) fn with_all_elements<R>(
+    tensors: &[&Tensor],
+    f: impl FnOnce(&[&[f32]]) -> Result<R>,
+) -> Result<R> {
     let contiguous: Vec<Tensor> =
         tensors.iter().map(|t| t.detach().contiguous()).collect::<Result<_>>()?;
     let guards: Vec<_> = contiguous.iter().map(Tensor::storage_and_layout).collect();
-    let mut slices: [&[f32]; N] = [&[]; N];
-    for (slice, (storage, layout)) in slices.iter_mut().zip(&guards) {
-        match &**storage {
-            Storage::Cpu(cpu) => *slice = elements((cpu, layout))?,
-            _ => bail!("the kernels need arguments on the CPU"),
-        }
-    }
-    f(slices)
+    let slices = guards.iter().map(|(storage, layout)| match &**storage {
+        Storage::Cpu(cpu) => elements((cpu, layout)),
+        _ => bail!("the kernels need arguments on the CPU"),
+    });
+    f(&slices.collect::<Result<Vec<_>>>()?)
 }
 
 /// The callback of [`with_elements_mut`].

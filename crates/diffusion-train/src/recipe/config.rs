@@ -10,7 +10,7 @@ use diffusion_schedule::ScheduleConfig;
 use diffusion_unet::{NetworkConfig, SimpleUNetConfig};
 use serde::{Deserialize, Serialize};
 
-use super::{Conditional, LrSchedule};
+use super::{Conditional, LrSchedule, TrainingPrecision};
 use crate::{AdamWConfig, EmaConfig, LossConfig, TimestepSampling};
 
 /// The configuration of a training. Training ends when the first of `steps`, `epochs` and
@@ -39,6 +39,8 @@ pub struct TrainConfig {
     /// The number of parts in which a batch is computed to save memory; it must divide
     /// `batch_size`. Default: 1.
     pub accumulate: usize,
+    /// The number format in which the network multiplies. Default: f32.
+    pub precision: TrainingPrecision,
     /// What the network predicts. `flow_prediction` trains a flow-matching model, which needs no
     /// schedule.
     pub prediction_type: PredictionType,
@@ -143,6 +145,7 @@ impl Default for TrainConfig {
             max_minutes: None,
             batch_size: 64,
             accumulate: 1,
+            precision: TrainingPrecision::default(),
             prediction_type: PredictionType::default(),
             learned_variance: false,
             conditional: Conditional::default(),

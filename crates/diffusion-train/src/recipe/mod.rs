@@ -7,6 +7,7 @@ mod error;
 mod hash;
 mod layers;
 mod lr;
+mod precision;
 mod validate;
 
 pub use config::{CheckpointConfig, SampleGridConfig, TrainConfig};
@@ -15,3 +16,4 @@ pub(crate) use description::{classes_of, conditional, network_alone};
 pub use error::ConfigError;
 pub use layers::{ConfigSource, DEFAULT_PRESET};
 pub use lr::{LrDecay, LrSchedule};
+pub use precision::TrainingPrecision;

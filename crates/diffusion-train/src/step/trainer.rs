@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use candle_core::{Device, Tensor};
 use diffusion_data::{ImageDataset, Loader, LoaderConfig};
-use diffusion_kernels::in_pool;
+use diffusion_kernels::{Precision, autocast, backward, in_pool};
 use diffusion_model::{FORMAT_VERSION, ModelDescription, Objective};
 use diffusion_nn::{DropoutNoise, ParameterError, Parameters};
 use diffusion_random::{Domain, NoiseSource};
@@ -17,7 +17,7 @@ use super::guard;
 use super::metrics::{StepMetrics, by_quartile};
 use crate::{
     AdamW, Checkpoint, CheckpointFile, CheckpointState, DrawnLevels, Ema, Gradients, LevelSampler,
-    RestoreError, TrainConfig, TrainError, TrainingLoss,
+    RestoreError, TrainConfig, TrainError, TrainingLoss, TrainingPrecision,
 };
 
 /// A network to train, its parameters and its description.
@@ -62,6 +62,9 @@ impl Trainer {
         device: &Device,
     ) -> Result<Self, TrainError> {
         config.validate()?;
+        if config.precision == TrainingPrecision::Bf16 && !Precision::Bf16.is_available() {
+            tracing::warn!("this CPU has no AVX512-BF16; training in f32 instead of bf16");
+        }
         let objective = config.objective()?;
         let loader = LoaderConfig {
             batch_size: config.batch_size,
@@ -104,8 +107,9 @@ impl Trainer {
         let drawn =
             self.levels.draw(self.objective(), self.source, self.step, self.config.batch_size);
 
-        let (losses, mut gradients) =
-            in_pool(|| self.losses_and_gradients(&batch.images, &classes, &drawn))?;
+        let (losses, mut gradients) = autocast(self.config.precision.kernels(), || {
+            in_pool(|| self.losses_and_gradients(&batch.images, &classes, &drawn))
+        })?;
         let loss = drawn.mean(&losses);
         let grad_norm = gradients.global_norm()?;
         guard::check_finite(loss, grad_norm, &gradients, self.parameters())
@@ -168,7 +172,7 @@ impl Trainer {
             })?;
             let loss = self.loss.per_image(&output, &batch)?;
             let mean = (drawn.weighted(&loss, first)?.sum_all()? / self.config.batch_size as f64)?;
-            let store = trace_span!("backward, other").in_scope(|| mean.backward())?;
+            let store = trace_span!("backward, other").in_scope(|| backward(&mean))?;
             gradients.accumulate(&self.model.parameters, store)?;
             losses.extend(loss.to_vec1::<f32>()?);
         }

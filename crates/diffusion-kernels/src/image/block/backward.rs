@@ -10,11 +10,12 @@ use crate::arith::product::{Factor, Target, product_of_words};
 use crate::arith::vector::{add, add_up};
 use crate::image::norm::Norm;
 use crate::image::pixels::{Pixels, padded_len, write_stacked};
+use crate::image::transpose::to_channels_first;
 use crate::image::winograd::{Canvas, SUM_STRIP};
 use crate::image::words::{self, by_row, by_term};
-use crate::memory::buffer::{Buffer, pooled_vec};
+use crate::memory::buffer::Buffer;
 use crate::memory::scratch::Scratch;
-use crate::memory::uninit::UninitSlice;
+use crate::memory::uninit::{UninitSlice, UninitVec};
 
 /// The number of input channels of a skip convolution whose weight gradients one task sums.
 const SKIP_ROWS: usize = 56;
@@ -93,8 +94,8 @@ impl<'a> BackwardPass<'a> {
     }
 
     /// Processes a task's images of `x` from image `first` on. Writes the gradients of the parts of
-    /// `x` to `dx` and those of the embedding to `de`. Returns the summed parameter gradients,
-    /// packed.
+    /// `x` to `dx` and those of the embedding to `de`. Returns the summed gradients of the
+    /// parameters, in the order of the block.
     pub(crate) fn chunk(
         &self,
         x: &Stack<'_>,
@@ -102,7 +103,7 @@ impl<'a> BackwardPass<'a> {
         [hidden, dy]: [&[f32]; 2],
         dx: Vec<(UninitSlice<'_>, usize)>,
         de: &mut [f32],
-    ) -> Buffer {
+    ) -> Vec<Buffer> {
         let sizes = &self.settings.sizes;
         let (pixels, group) = (sizes.pixels(), sizes.group(SUM_STRIP));
         let mut sums = self.begin();
@@ -292,27 +293,31 @@ impl<'a> BackwardPass<'a> {
         });
     }
 
-    /// The sums as gradients of the packed parameters.
-    fn finish(&self, sums: &Sums) -> Buffer {
+    /// The sums as gradients of the parameters.
+    fn finish(&self, sums: &Sums) -> Vec<Buffer> {
         let Sizes { inputs, outputs, .. } = self.settings.sizes;
-        let (conv1, conv2) = (sums.conv1.weights(), sums.conv2.weights());
         let pitch = self.settings.sizes.padded_outputs();
-        let mut packed =
-            pooled_vec(conv1.len() + conv2.len() + sums.skip.len() + 2 * inputs + 5 * outputs);
-        let pairs = |packed: &mut Vec<f32>, sums: &[[f32; 2]]| {
-            (0..2).for_each(|which| packed.extend(sums.iter().map(|pair| pair[which])));
+        let of = |sums: &[[f32; 2]], which| {
+            sums.iter().map(|pair: &[f32; 2]| pair[which]).collect::<Vec<f32>>().into()
         };
-        pairs(&mut packed, &sums.norm1);
-        packed.extend(&*conv1);
-        packed.extend(&sums.bias1[..outputs]);
-        pairs(&mut packed, &sums.norm2);
-        packed.extend(&*conv2);
-        packed.extend(&sums.dy[..outputs]);
+        let bias = |sums: &[f32]| sums[..outputs].to_vec().into();
+        let mut gradients = vec![
+            of(&sums.norm1, 0),
+            of(&sums.norm1, 1),
+            sums.conv1.weights(),
+            bias(&sums.bias1),
+            of(&sums.norm2, 0),
+            of(&sums.norm2, 1),
+            sums.conv2.weights(),
+            bias(&sums.dy),
+        ];
         if self.skip.is_some() {
-            let skip = &sums.skip;
-            packed.extend((0..outputs).flat_map(|o| (0..inputs).map(move |c| skip[c * pitch + o])));
-            packed.extend(&sums.dy[..outputs]);
+            gradients.push(UninitVec::build(outputs * inputs, |weights| {
+                let isa = self.settings.isa;
+                to_channels_first(isa, &sums.skip, pitch, [outputs, inputs], weights);
+            }));
+            gradients.push(bias(&sums.dy));
         }
-        packed.into()
+        gradients
     }
 }

@@ -113,30 +113,9 @@ impl Sizes {
             (tiles / self.tiles.per_image()).max(1)
         }
     }
-
-    /// Splits the packed parameters and the embedding: weights before biases, in the order of the
-    /// block.
-    pub(crate) fn parameters<'a>(&self, mut packed: &'a [f32]) -> Parameters<'a> {
-        let &Self { images, inputs, outputs, skip, .. } = self;
-        let mut take = |len: usize| {
-            let part;
-            (part, packed) = packed.split_at(len);
-            part
-        };
-        let mut pair = |weight: usize, bias: usize| [take(weight), take(bias)];
-        let area = KERNEL * KERNEL;
-        Parameters {
-            norm1: pair(inputs, inputs),
-            conv1: pair(outputs * inputs * area, outputs),
-            norm2: pair(outputs, outputs),
-            conv2: pair(outputs * outputs * area, outputs),
-            skip: if skip { pair(outputs * inputs, outputs) } else { [&[], &[]] },
-            embedding: take(images * self.embedding()),
-        }
-    }
 }
 
-/// The parameters as slices, weight before bias.
+/// The embedding and the parameters as slices, weight before bias.
 pub(crate) struct Parameters<'a> {
     norm1: [&'a [f32]; 2],
     conv1: [&'a [f32]; 2],
@@ -145,6 +124,20 @@ pub(crate) struct Parameters<'a> {
     skip: [&'a [f32]; 2],
     /// (N, Cout), or (N, 2·Cout) for scale and shift.
     embedding: &'a [f32],
+}
+
+impl<'a> Parameters<'a> {
+    /// From the embedding, and the parameters in the order of the block. The skip's may be missing.
+    ///
+    /// # Panics
+    /// If there are fewer than nine slices.
+    pub(crate) fn new(all: &[&'a [f32]]) -> Self {
+        let &[embedding, w1, b1, w2, b2, w3, b3, w4, b4, ref skip @ ..] = all else {
+            unreachable!("an embedding and at least eight parameters");
+        };
+        let skip = if let [weight, bias] = skip { [*weight, *bias] } else { [&[][..]; 2] };
+        Self { norm1: [w1, b1], conv1: [w2, b2], norm2: [w3, b3], conv2: [w4, b4], skip, embedding }
+    }
 }
 
 /// Images whose channels come from one map or two, each given with its number of channels.

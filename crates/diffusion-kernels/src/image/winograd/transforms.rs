@@ -18,11 +18,12 @@
 
 use std::f32::consts::{FRAC_1_SQRT_2 as A, SQRT_2 as B};
 use std::mem::MaybeUninit;
-use std::ops::{Add, Range, Sub};
+use std::ops::Range;
 
 use super::canvas::{Canvas, OUT, Tiles};
 use crate::arith::format::{Format, Part};
 use crate::arith::isa::vectorised;
+use crate::arith::lanes::Lanes;
 use crate::arith::vector::LANES;
 
 /// Side of an input tile and of a transformed tile.
@@ -32,68 +33,12 @@ pub(super) const K: usize = 3;
 /// The number of places in a transformed tile.
 pub(super) const PLACES: usize = IN * IN;
 
-/// 16 channels.
-#[derive(Clone, Copy)]
-struct Lanes([f32; LANES]);
-
-impl Lanes {
-    const ZERO: Self = Self([0.0; LANES]);
-
-    #[inline(always)]
-    fn load(from: &[f32]) -> Self {
-        let mut lanes = Self::ZERO;
-        lanes.0.copy_from_slice(&from[..LANES]);
-        lanes
-    }
-
-    #[inline(always)]
-    fn store(self, to: &mut [f32]) {
-        to[..LANES].copy_from_slice(&self.0);
-    }
-
-    #[inline(always)]
-    fn zip(self, other: Self, f: impl Fn(f32, f32) -> f32) -> Self {
-        let mut lanes = self;
-        for i in 0..LANES {
-            lanes.0[i] = f(self.0[i], other.0[i]);
-        }
-        lanes
-    }
-
-    /// `self + factor · other`.
-    #[inline(always)]
-    fn plus<const FMA: bool>(self, factor: f32, other: Self) -> Self {
-        self.zip(other, |a, b| if FMA { b.mul_add(factor, a) } else { a + b * factor })
-    }
-
-    #[inline(always)]
-    fn times(self, factor: f32) -> Self {
-        self.zip(self, |a, _| a * factor)
-    }
-}
-
-impl Add for Lanes {
-    type Output = Self;
-    #[inline(always)]
-    fn add(self, other: Self) -> Self {
-        self.zip(other, |a, b| a + b)
-    }
-}
-
-impl Sub for Lanes {
-    type Output = Self;
-    #[inline(always)]
-    fn sub(self, other: Self) -> Self {
-        self.zip(other, |a, b| a - b)
-    }
-}
-
 /// A linear map from M numbers to N, for 16 channels at a time.
 ///
 /// It is a type, not a function value, so that it is inlined into the functions with wide
 /// instructions.
 trait Transform<const M: usize, const N: usize> {
-    fn apply<const FMA: bool>(x: [Lanes; M]) -> [Lanes; N];
+    fn apply<L: Lanes>(x: [L; M]) -> [L; N];
 }
 
 /// Bᵀ, which transforms inputs.
@@ -101,16 +46,16 @@ struct Inputs;
 
 impl Transform<IN, IN> for Inputs {
     #[inline(always)]
-    fn apply<const FMA: bool>([d0, d1, d2, d3, d4, d5]: [Lanes; IN]) -> [Lanes; IN] {
-        let (s, u) = (d4.plus::<FMA>(-2.0, d2), d3.plus::<FMA>(-2.0, d1));
-        let (t, v) = (d4.plus::<FMA>(-0.5, d2), d3.plus::<FMA>(-0.5, d1));
+    fn apply<L: Lanes>([d0, d1, d2, d3, d4, d5]: [L; IN]) -> [L; IN] {
+        let (s, u) = (d4.plus(-2.0, d2), d3.plus(-2.0, d1));
+        let (t, v) = (d4.plus(-0.5, d2), d3.plus(-0.5, d1));
         [
-            (d0 + d4).plus::<FMA>(-2.5, d2),
-            s.plus::<FMA>(A, u),
-            s.plus::<FMA>(-A, u),
-            t.plus::<FMA>(B, v),
-            t.plus::<FMA>(-B, v),
-            (d1 + d5).plus::<FMA>(-2.5, d3),
+            d0.add(d4).plus(-2.5, d2),
+            s.plus(A, u),
+            s.plus(-A, u),
+            t.plus(B, v),
+            t.plus(-B, v),
+            d1.add(d5).plus(-2.5, d3),
         ]
     }
 }
@@ -120,13 +65,13 @@ struct Outputs;
 
 impl Transform<IN, OUT> for Outputs {
     #[inline(always)]
-    fn apply<const FMA: bool>([m0, m1, m2, m3, m4, m5]: [Lanes; IN]) -> [Lanes; OUT] {
-        let (p, q, r, s) = (m1 + m2, m1 - m2, m3 + m4, m3 - m4);
+    fn apply<L: Lanes>([m0, m1, m2, m3, m4, m5]: [L; IN]) -> [L; OUT] {
+        let (p, q, r, s) = (m1.add(m2), m1.sub(m2), m3.add(m4), m3.sub(m4));
         [
-            m0 + p + r,
-            q.times(A).plus::<FMA>(B, s),
-            p.times(0.5).plus::<FMA>(2.0, r),
-            m5.plus::<FMA>(0.5 * A, q).plus::<FMA>(2.0 * B, s),
+            m0.add(p).add(r),
+            q.times(A).plus(B, s),
+            p.times(0.5).plus(2.0, r),
+            m5.plus(0.5 * A, q).plus(2.0 * B, s),
         ]
     }
 }
@@ -136,17 +81,10 @@ struct OutputGradients;
 
 impl Transform<OUT, IN> for OutputGradients {
     #[inline(always)]
-    fn apply<const FMA: bool>([y0, y1, y2, y3]: [Lanes; OUT]) -> [Lanes; IN] {
-        let (p, q) = (y0.plus::<FMA>(0.5, y2), y1.plus::<FMA>(0.5, y3));
-        let (r, s) = (y0.plus::<FMA>(2.0, y2), y1.plus::<FMA>(2.0, y3));
-        [
-            y0,
-            p.plus::<FMA>(A, q),
-            p.plus::<FMA>(-A, q),
-            r.plus::<FMA>(B, s),
-            r.plus::<FMA>(-B, s),
-            y3,
-        ]
+    fn apply<L: Lanes>([y0, y1, y2, y3]: [L; OUT]) -> [L; IN] {
+        let (p, q) = (y0.plus(0.5, y2), y1.plus(0.5, y3));
+        let (r, s) = (y0.plus(2.0, y2), y1.plus(2.0, y3));
+        [y0, p.plus(A, q), p.plus(-A, q), r.plus(B, s), r.plus(-B, s), y3]
     }
 }
 
@@ -155,10 +93,10 @@ struct Weights;
 
 impl Transform<K, IN> for Weights {
     #[inline(always)]
-    fn apply<const FMA: bool>([g0, g1, g2]: [Lanes; K]) -> [Lanes; IN] {
-        let (p, q) = (g0.plus::<FMA>(0.5, g2).times(-2.0 / 3.0), g1.times(-2.0 / 3.0 * A));
-        let (r, s) = (g0.plus::<FMA>(2.0, g2).times(1.0 / 6.0), g1.times(1.0 / 6.0 * B));
-        [g0, p + q, p - q, r + s, r - s, g2]
+    fn apply<L: Lanes>([g0, g1, g2]: [L; K]) -> [L; IN] {
+        let (p, q) = (g0.plus(0.5, g2).times(-2.0 / 3.0), g1.times(-2.0 / 3.0 * A));
+        let (r, s) = (g0.plus(2.0, g2).times(1.0 / 6.0), g1.times(1.0 / 6.0 * B));
+        [g0, p.add(q), p.sub(q), r.add(s), r.sub(s), g2]
     }
 }
 
@@ -167,101 +105,61 @@ struct WeightGradients;
 
 impl Transform<IN, K> for WeightGradients {
     #[inline(always)]
-    fn apply<const FMA: bool>([u0, u1, u2, u3, u4, u5]: [Lanes; IN]) -> [Lanes; K] {
-        let (p, q, r, s) = (u1 + u2, u1 - u2, u3 + u4, u3 - u4);
+    fn apply<L: Lanes>([u0, u1, u2, u3, u4, u5]: [L; IN]) -> [L; K] {
+        let (p, q, r, s) = (u1.add(u2), u1.sub(u2), u3.add(u4), u3.sub(u4));
         [
-            u0.plus::<FMA>(-2.0 / 3.0, p).plus::<FMA>(1.0 / 6.0, r),
-            q.times(-2.0 / 3.0 * A).plus::<FMA>(1.0 / 6.0 * B, s),
-            u5.plus::<FMA>(1.0 / 3.0, r - p),
+            u0.plus(-2.0 / 3.0, p).plus(1.0 / 6.0, r),
+            q.times(-2.0 / 3.0 * A).plus(1.0 / 6.0 * B, s),
+            u5.plus(1.0 / 3.0, r.sub(p)),
         ]
-    }
-}
-
-/// Receives the numbers of a transformed tile.
-trait Store {
-    fn store(&mut self, i: usize, j: usize, x: Lanes);
-}
-
-impl<F: FnMut(usize, usize, Lanes)> Store for F {
-    #[inline(always)]
-    fn store(&mut self, i: usize, j: usize, x: Lanes) {
-        self(i, j, x);
-    }
-}
-
-/// Writes each number to a part of the words of its place. It is a type, so that it is inlined like
-/// a [`Transform`].
-struct Places<'a> {
-    words: &'a mut [f32],
-    part: Part,
-    /// The distance between two places, in words.
-    pitch: usize,
-}
-
-impl Store for Places<'_> {
-    #[inline(always)]
-    fn store(&mut self, i: usize, j: usize, x: Lanes) {
-        self.part.write(x.0, &mut self.words[(i * IN + j) * self.pitch..]);
     }
 }
 
 /// Applies a transform to the columns and then to the rows.
 #[inline(always)]
 #[allow(unsafe_code)]
-fn two_dimensional<T: Transform<M, N>, const FMA: bool, const M: usize, const N: usize>(
+fn two_dimensional<T: Transform<M, N>, L: Lanes, const M: usize, const N: usize>(
     _: T,
-    load: impl Fn(usize, usize) -> Lanes,
-    mut store: impl Store,
+    load: impl Fn(usize, usize) -> L,
+    mut store: impl FnMut(usize, usize, L),
 ) {
     // Zeros in place of uninitialised memory would be written in each call.
     let mut half = [[MaybeUninit::uninit(); M]; N];
     for j in 0..M {
-        let mut column = [Lanes::ZERO; M];
+        let mut column = [L::ZERO; M];
         for i in 0..M {
             column[i] = load(i, j);
         }
-        let column = T::apply::<FMA>(column);
+        let column = T::apply::<L>(column);
         for i in 0..N {
             half[i][j] = MaybeUninit::new(column[i]);
         }
     }
     for i in 0..N {
-        let mut row = [Lanes::ZERO; M];
+        let mut row = [L::ZERO; M];
         for j in 0..M {
             // SAFETY: the loop above has written all of it.
             row[j] = unsafe { half[i][j].assume_init() };
         }
-        let row = T::apply::<FMA>(row);
+        let row = T::apply::<L>(row);
         for j in 0..N {
-            store.store(i, j, row[j]);
+            store(i, j, row[j]);
         }
     }
 }
 
 /// Applies a transform and writes the results to places, which are `pitch` words apart.
 #[inline(always)]
-fn to_places<T: Transform<M, IN>, const FMA: bool, const M: usize>(
+fn to_places<T: Transform<M, IN>, L: Lanes, const M: usize>(
     transform: T,
-    load: impl Fn(usize, usize) -> Lanes,
+    load: impl Fn(usize, usize) -> L,
     part: Part,
     words: &mut [f32],
     pitch: usize,
 ) {
-    // The part is a constant in each of the calls, which saves the choice for each number.
-    match part {
-        Part::Whole => {
-            let places = Places { words, part: Part::Whole, pitch };
-            two_dimensional::<_, FMA, M, IN>(transform, load, places);
-        }
-        Part::Low => {
-            let places = Places { words, part: Part::Low, pitch };
-            two_dimensional::<_, FMA, M, IN>(transform, load, places);
-        }
-        Part::High => {
-            let places = Places { words, part: Part::High, pitch };
-            two_dimensional::<_, FMA, M, IN>(transform, load, places);
-        }
-    }
+    two_dimensional::<_, L, M, IN>(transform, load, |i, j, x| {
+        x.write(part, &mut words[(i * IN + j) * pitch..]);
+    });
 }
 
 /// The layout of transformed tiles, `[place][tile][channel]`, as words.
@@ -315,8 +213,8 @@ vectorised! {
             let from = canvas.tile(first + t, 0);
             for c in (0..channels).step_by(LANES) {
                 let (from, (word, part)) = (&from[c..], packing.place(t, c, channels));
-                let load = |i, j| Lanes::load(&from[(i * width + j) * channels..]);
-                to_places::<_, FMA, IN>(Inputs, load, part, &mut places[word..], pitch);
+                let load = |i, j| L::load(&from[(i * width + j) * channels..]);
+                to_places::<_, L, IN>(Inputs, load, part, &mut places[word..], pitch);
             }
         }
     }
@@ -333,8 +231,8 @@ vectorised! {
             let from = canvas.tile(first + t, 1);
             for c in (0..channels).step_by(LANES) {
                 let (from, (word, part)) = (&from[c..], Packing::Tiles(format).place(t, c, channels));
-                let load = |i, j| Lanes::load(&from[(i * width + j) * channels..]);
-                to_places::<_, FMA, OUT>(OutputGradients, load, part, &mut places[word..], pitch);
+                let load = |i, j| L::load(&from[(i * width + j) * channels..]);
+                to_places::<_, L, OUT>(OutputGradients, load, part, &mut places[word..], pitch);
             }
         }
     }
@@ -364,12 +262,12 @@ vectorised! {
             for c in (0..channels).step_by(LANES) {
                 let from = &places[t * channels + c..];
                 let to = &mut y[begin + c..];
-                let start = Lanes::load(&start[image * channels % start.len() + c..]);
-                two_dimensional::<_, FMA, IN, OUT>(
+                let start = L::load(&start[image * channels % start.len() + c..]);
+                two_dimensional::<_, L, IN, OUT>(
                     Outputs,
-                    |i, j| Lanes::load(&from[(i * IN + j) * pitch..]),
-                    |i, j, x: Lanes| if i < rows && j < columns {
-                        (start + x).store(&mut to[(i * width + j) * channels..]);
+                    |i, j| L::load(&from[(i * IN + j) * pitch..]),
+                    |i, j, x: L| if i < rows && j < columns {
+                        start.add(x).store(&mut to[(i * width + j) * channels..]);
                     },
                 );
             }
@@ -392,9 +290,9 @@ vectorised! {
                 let load = |ky, kx| {
                     let tap = ky * K + kx;
                     let tap = if rotated { K * K - 1 - tap } else { tap };
-                    Lanes::load(&from[tap * outputs..])
+                    L::load(&from[tap * outputs..])
                 };
-                to_places::<_, FMA, K>(Weights, load, part, &mut places[row * width + o..], pitch);
+                to_places::<_, L, K>(Weights, load, part, &mut places[row * width + o..], pitch);
             }
         }
     }
@@ -407,10 +305,10 @@ vectorised! {
         for (term, weights) in weights.chunks_exact_mut(K * K * outputs).enumerate() {
             for o in (0..outputs).step_by(LANES) {
                 let from = &places[term * outputs + o..];
-                two_dimensional::<_, FMA, IN, K>(
+                two_dimensional::<_, L, IN, K>(
                     WeightGradients,
-                    |y, x| Lanes::load(&from[(y * IN + x) * pitch..]),
-                    |ky, kx, g: Lanes| g.store(&mut weights[(ky * K + kx) * outputs + o..]),
+                    |y, x| L::load(&from[(y * IN + x) * pitch..]),
+                    |ky, kx, g: L| g.store(&mut weights[(ky * K + kx) * outputs + o..]),
                 );
             }
         }

@@ -1,0 +1,53 @@
+//! The precision of a training.
+
+use diffusion_kernels::Precision;
+use serde::{Deserialize, Serialize};
+
+/// The number format in which the network multiplies during training. Weights, gradients, sums,
+/// normalisations, the optimiser and the moving average are f32 in all of them; so are grids and
+/// evaluations.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TrainingPrecision {
+    /// Single precision.
+    #[default]
+    F32,
+    /// bfloat16 on CPUs with AVX512-BF16, and f32 elsewhere. It is faster, and results of the two
+    /// differ.
+    Bf16,
+    /// The faster one of this CPU.
+    Auto,
+}
+
+impl TrainingPrecision {
+    /// All variants.
+    pub const ALL: [Self; 3] = [Self::F32, Self::Bf16, Self::Auto];
+
+    /// The name in configurations and on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+            Self::Auto => "auto",
+        }
+    }
+
+    /// The precision of the kernels.
+    pub fn kernels(self) -> Precision {
+        match self {
+            Self::F32 => Precision::F32,
+            Self::Bf16 | Self::Auto => Precision::Bf16,
+        }
+    }
+
+    /// This precision, or for [`Auto`](Self::Auto) the one that it stands for on this CPU. A run
+    /// saves this, so that it is the same when it is resumed elsewhere.
+    #[must_use]
+    pub fn resolved(self) -> Self {
+        match self {
+            Self::Auto if Precision::Bf16.is_available() => Self::Bf16,
+            Self::Auto => Self::F32,
+            known => known,
+        }
+    }
+}

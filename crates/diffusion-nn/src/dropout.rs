@@ -1,7 +1,5 @@
 //! Dropout whose mask is a pure function of seed, step and image index.
 
-use std::ops::Range;
-
 use candle_core::{Result, bail};
 use diffusion_kernels::DropoutMask;
 use diffusion_random::{Domain, NoiseSource};
@@ -50,43 +48,21 @@ impl Dropout {
         if dims[0] != self.generators.len() {
             bail!("dropout: expected {} images, got {}", self.generators.len(), dims[0]);
         }
-        let rate = self.rate;
         let draws = self.generators.iter_mut().map(|generator| {
-            let mut uniform = Uniform::new(generator, dims[1..].iter().product());
-            move || uniform.next() >= rate
+            let mut bytes = Vec::new();
+            move |numbers: &mut [u32]| fill(generator, &mut bytes, numbers)
         });
-        Ok(DropoutMask::draw(dims, rate, draws.collect()))
+        Ok(DropoutMask::draw(dims, self.rate, draws.collect()))
     }
 }
 
-/// A fixed number of uniform numbers in [0, 1), drawn many at a time. Each is the upper 23 bits of
-/// one word of the generator.
-struct Uniform<'a> {
-    generator: &'a mut ChaCha8Rng,
-    /// The count of numbers that are not drawn yet.
-    remaining: usize,
-    bytes: [u8; 1024],
-    /// The part of `bytes` that is not used yet.
-    unused: Range<usize>,
-}
-
-impl<'a> Uniform<'a> {
-    fn new(generator: &'a mut ChaCha8Rng, count: usize) -> Self {
-        Self { generator, remaining: count, bytes: [0; 1024], unused: 0..0 }
-    }
-
-    fn next(&mut self) -> f32 {
-        const WORD: usize = size_of::<u32>();
-        if self.unused.is_empty() {
-            let count = self.remaining.min(self.bytes.len() / WORD);
-            self.remaining -= count;
-            self.unused = 0..count * WORD;
-            self.generator.fill_bytes(&mut self.bytes[self.unused.clone()]);
-        }
-        let mut word = [0; WORD];
-        word.copy_from_slice(&self.bytes[self.unused.start..][..WORD]);
-        self.unused.start += WORD;
-        (u32::from_le_bytes(word) >> 9) as f32 / (1 << 23) as f32
+/// Fills `numbers` with the generator's next words.
+fn fill(generator: &mut ChaCha8Rng, bytes: &mut Vec<u8>, numbers: &mut [u32]) {
+    bytes.resize(size_of_val(numbers), 0);
+    generator.fill_bytes(bytes);
+    let (words, _) = bytes.as_chunks();
+    for (number, word) in numbers.iter_mut().zip(words) {
+        *number = u32::from_le_bytes(*word);
     }
 }
 
@@ -98,12 +74,14 @@ mod tests {
 
     /// The numbers decide the masks of all runs, so they must never change.
     #[test]
-    fn uniform_numbers_are_those_of_single_draws() {
+    fn words_are_those_of_single_draws() {
         let (mut one, mut many) = (ChaCha8Rng::seed_from_u64(7), ChaCha8Rng::seed_from_u64(7));
         for count in [1, 300, 256, 5] {
-            let mut uniform = Uniform::new(&mut many, count);
-            for i in 0..count {
-                assert_eq!(uniform.next(), one.random_range(0f32..1.0), "number {i} of {count}");
+            let mut numbers = vec![0; count];
+            fill(&mut many, &mut Vec::new(), &mut numbers);
+            for (i, number) in numbers.iter().enumerate() {
+                let fraction = (number >> 9) as f32 / (1 << 23) as f32;
+                assert_eq!(fraction, one.random_range(0f32..1.0), "number {i} of {count}");
             }
         }
     }

@@ -145,7 +145,7 @@ fn forward(
     kept.resize_with(results.len(), || None);
     let run = |(i, (y, hidden)): (usize, (UninitSlice<'_>, Option<UninitSlice<'_>>))| {
         if let Some(hidden) = hidden {
-            return kernel.images(&x, i * group, hidden.zeros(), y);
+            return kernel.images(&x, i * group, hidden.arbitrary(), y);
         }
         let mut hidden = Scratch::new(y.len() / outputs * settings.sizes.padded_outputs());
         kernel.images(&x, i * group, &mut hidden, y);

@@ -104,13 +104,11 @@ impl Settings {
                 let effective = self.modulated(packed, channels, i).effective();
                 let norm = self.norm(isa, &effective);
                 let x = Pixels::new(x, channels);
-                write_pixels(y, channels, &vec![0.0; padded_len(channels)], |y| {
-                    match self.activation {
-                        Activation::Identity => {
-                            norm.normalise(&x, y);
-                        }
-                        Activation::Silu => norm.activate(&x, [y], None),
+                write_pixels(y, channels, |y| match self.activation {
+                    Activation::Identity => {
+                        norm.normalise(&x, y);
                     }
+                    Activation::Silu => norm.activate(&x, [y], None),
                 });
             },
         );
@@ -159,7 +157,7 @@ impl Op {
                 let mut by_channel = vec![[0.0; 2]; channels];
                 let combination = norm.backward(&x, &statistics, &slopes, &mut dz, &mut by_channel);
                 let zeros = vec![0.0; padded_len(channels)];
-                write_pixels(dx, channels, &zeros, |dx| {
+                write_pixels(dx, channels, |dx| {
                     combination.write(&dz, &x, dx, &mut zeros.clone());
                 });
                 let mut sums = vec![[0.0; 2]; channels];

@@ -21,7 +21,8 @@ pub(crate) fn sum_in_order(
 ) -> Vec<f32> {
     const CHUNK: usize = 1 << 12;
     let mut sum = UninitVec::new(len);
-    sum.par_chunks_mut(CHUNK).enumerate().for_each(|(i, sum)| {
+    sum.par_chunks(CHUNK).enumerate().for_each(|(i, sum)| {
+        let sum = sum.zeros();
         for partial in partials {
             add(isa, &partial[i * CHUNK..], sum);
         }

@@ -209,11 +209,13 @@ impl Convolution {
     /// Convolves the image `x`, or a [`group`](Self::group) of images, into `y`, both with channels
     /// last.
     pub(crate) fn run(&self, x: &[f32], y: UninitSlice<'_>) {
-        write_pixels(y, self.outputs, &self.start, |y| match &self.algorithm {
+        write_pixels(y, self.outputs, |y| match &self.algorithm {
             Algorithm::Winograd(winograd, tiles) => winograd.run_image(*tiles, x, &self.start, y),
             Algorithm::Wide(winograd, tiles) => winograd.run_images(*tiles, x, &self.start, y),
             Algorithm::Direct(frame, phases) => {
                 let framed = frame.fill(self.isa, x);
+                let pixels = y.chunks_exact_mut(self.start.len());
+                pixels.for_each(|pixel| pixel.copy_from_slice(&self.start));
                 phases.iter().for_each(|phase| phase.run(self, frame, &framed, y));
             }
         });

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
-use crate::arith::isa::{Isa, vectorised};
+use crate::arith::isa::{Isa, available, vectorised};
 use crate::arith::vector::LANES;
 
 /// Which activations of a map (N, C, H, W) a dropout keeps (Srivastava et al. 2014). The kept ones
@@ -24,20 +24,29 @@ impl DropoutMask {
     /// A mask for maps of shape `dims`, [N, C, H, W], that removes activations with the probability
     /// `rate`, in [0, 1).
     ///
-    /// `draws` has one function for each image. It is called once for each activation, in the order
-    /// (C, H, W), and returns whether the activation is kept. Images are drawn in parallel.
+    /// `draws` has one function for each image. It fills a slice with random numbers, one for each
+    /// activation in the order (C, H, W). An activation is kept if the upper 23 bits of its number,
+    /// as a fraction of 2²³, are at least `rate`. Images are drawn in parallel.
     ///
     /// # Panics
     /// If there are not N functions.
-    pub fn draw<F: FnMut() -> bool + Send>(dims: [usize; 4], rate: f32, draws: Vec<F>) -> Self {
+    pub fn draw<F: FnMut(&mut [u32]) + Send>(dims: [usize; 4], rate: f32, draws: Vec<F>) -> Self {
         let [images, channels, height, width] = dims;
         assert_eq!(draws.len(), images, "one function for each image");
         let (pixels, words) = (height * width, channels.div_ceil(LANES));
+        let isa = available()[0];
+        let least = (rate * (1u32 << 23) as f32).ceil() as u32;
         let mut bits = vec![0; images * pixels * words];
         bits.par_chunks_mut((pixels * words).max(1)).zip(draws).for_each(|(bits, mut draw)| {
+            let mut numbers = vec![0; pixels];
+            // The bits of 16 channels, for all pixels.
+            let mut block = vec![0; pixels];
             for c in 0..channels {
-                for pixel in bits.chunks_exact_mut(words) {
-                    pixel[c / LANES] |= u16::from(draw()) << (c % LANES);
+                draw(&mut numbers);
+                keep(isa, &numbers, least, c % LANES, &mut block);
+                if c % LANES == LANES - 1 || c == channels - 1 {
+                    let to = bits[c / LANES..].iter_mut().step_by(words);
+                    to.zip(&mut block).for_each(|(to, from)| *to = std::mem::take(from));
                 }
             }
         });
@@ -100,6 +109,15 @@ impl ImageMask<'_> {
             for (c, x) in x.iter_mut().enumerate() {
                 *x *= if bits[c / LANES] >> (c % LANES) & 1 == 1 { self.scale } else { 0.0 };
             }
+        }
+    }
+}
+
+vectorised! {
+    /// Sets bit `l` of the numbers whose upper 23 bits are at least `least`.
+    fn keep(numbers: &[u32], least: u32, l: usize, bits: &mut [u16]) {
+        for (bits, number) in bits.iter_mut().zip(numbers) {
+            *bits |= u16::from(number >> 9 >= least) << l;
         }
     }
 }

@@ -66,26 +66,24 @@ impl Deref for Pixels<'_> {
 }
 
 /// Writes padded pixels by `write` and divides their channels among `parts`, each with its number
-/// of channels. Before `write`, each pixel holds `start`.
+/// of channels. Before `write`, the pixels hold arbitrary numbers.
 pub(crate) fn write_stacked(
     mut parts: Vec<(UninitSlice<'_>, usize)>,
-    start: &[f32],
     write: impl FnOnce(&mut [f32]),
 ) {
-    let pitch = start.len();
+    let pitch = padded_len(parts.iter().map(|(_, channels)| channels).sum());
     if parts.len() == 1 && parts[0].1 == pitch {
-        return write(parts.swap_remove(0).0.repeat(start));
+        return write(parts.swap_remove(0).0.arbitrary());
     }
     let Some((first, channels)) = parts.first() else { return };
     let mut pixels = Scratch::new(first.len() / channels * pitch);
-    pixels.chunks_exact_mut(pitch).for_each(|pixel| pixel.copy_from_slice(start));
     write(&mut pixels);
     let mut first = 0;
     for (part, channels) in parts {
         let blocks: Vec<UninitSlice<'_>> = part.chunks(BLOCK * channels).collect();
         blocks.into_par_iter().zip(pixels.par_chunks(BLOCK * pitch)).for_each(|(part, pixels)| {
             let pixels = pixels.chunks_exact(pitch);
-            for (to, from) in part.zeros().chunks_exact_mut(channels).zip(pixels) {
+            for (to, from) in part.arbitrary().chunks_exact_mut(channels).zip(pixels) {
                 to.copy_from_slice(&from[first..first + channels]);
             }
         });
@@ -94,11 +92,6 @@ pub(crate) fn write_stacked(
 }
 
 /// Like [`write_stacked`], for a single part.
-pub(crate) fn write_pixels(
-    y: UninitSlice<'_>,
-    channels: usize,
-    start: &[f32],
-    write: impl FnOnce(&mut [f32]),
-) {
-    write_stacked(vec![(y, channels)], start, write);
+pub(crate) fn write_pixels(y: UninitSlice<'_>, channels: usize, write: impl FnOnce(&mut [f32])) {
+    write_stacked(vec![(y, channels)], write);
 }

@@ -6,11 +6,13 @@ use crate::arith::product::{Factor, Target, product_of_words};
 use crate::arith::vector::add_up;
 use crate::image::convolution::Geometry;
 use crate::image::pixels::{Pixels, padded_len};
+use crate::image::transpose::to_channels_first;
 use crate::image::window::{Frame, Window};
 use crate::image::winograd::{self, Canvas, Method, Tiles, WideSums, WinogradSums};
 use crate::image::words::{by_row, format_for, pair};
-use crate::memory::buffer::{Buffer, pooled_vec};
+use crate::memory::buffer::Buffer;
 use crate::memory::scratch::Scratch;
+use crate::memory::uninit::UninitVec;
 
 /// The weight gradient of a convolution or a transposed convolution: the sum over small-side pixels
 /// of the pixel times its window of the large side.
@@ -139,7 +141,7 @@ impl PartialSums<'_> {
 
     /// The weight gradient (small, large, K, K), and the sums of the small side's channels.
     pub(crate) fn finish(self) -> (Buffer, Vec<f32>) {
-        let WeightGradient { window, small, large, .. } = self.gradient;
+        let WeightGradient { isa, window, small, large, .. } = self.gradient;
         let pitch = self.small.len();
         let mut bias = self.small;
         bias.truncate(*small);
@@ -148,13 +150,16 @@ impl PartialSums<'_> {
             Algorithm::Wide(sums) => return (sums.weights(), bias),
             Algorithm::Direct(sums) => sums,
         };
+        // `[large channel][tap][small channel, padded]`, and then with small channels first.
         let taps = window.h.taps * window.w.taps;
-        let mut weights = pooled_vec(small * large * taps);
-        for s in 0..*small {
-            for l in 0..*large {
-                weights.extend((0..taps).map(|tap| sums[(tap * large + l) * pitch + s]));
-            }
+        let mut last = Scratch::new(sums.len());
+        for (i, row) in last.chunks_exact_mut(pitch).enumerate() {
+            let (l, tap) = (i / taps, i % taps);
+            row.copy_from_slice(&sums[(tap * large + l) * pitch..][..pitch]);
         }
-        (weights.into(), bias)
+        let weights = UninitVec::build(small * large * taps, |weights| {
+            to_channels_first(*isa, &last, pitch, [*small, large * taps], weights);
+        });
+        (weights, bias)
     }
 }

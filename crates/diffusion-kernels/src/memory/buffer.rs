@@ -44,9 +44,9 @@ impl Pool {
     }
 }
 
-/// An empty vector with capacity for `len` floats, from the pool or from the allocator. A pooled
-/// buffer fits if it has at most a quarter too much capacity. If none fits, the longest unused one
-/// is freed.
+/// A vector with capacity for `len` floats, from the pool or from the allocator. It is empty, or
+/// holds the numbers of its last use. A pooled buffer fits if it has at most a quarter too much
+/// capacity. If none fits, the longest unused one is freed.
 pub(crate) fn pooled_vec(len: usize) -> Vec<f32> {
     if len >= MIN_POOLED {
         let mut pool = pool();
@@ -134,8 +134,7 @@ impl Drop for Buffer {
         LIVE.fetch_sub(bytes(&self.0), Ordering::Relaxed);
         let capacity = self.0.capacity();
         if capacity >= MIN_POOLED {
-            let mut buffer = std::mem::take(&mut self.0);
-            buffer.clear();
+            let buffer = std::mem::take(&mut self.0);
             let mut pool = pool();
             pool.used_len -= capacity;
             pool.free_len += capacity;
@@ -164,6 +163,6 @@ mod tests {
             assert_eq!(pool.free.iter().map(Vec::capacity).sum::<usize>(), pool.free_len);
         }
         let again = pooled_vec(MIN_POOLED * 2);
-        assert!(again.is_empty() && again.capacity() >= MIN_POOLED * 2);
+        assert!(again.capacity() >= MIN_POOLED * 2);
     }
 }

@@ -1,7 +1,7 @@
 //! Uninitialised memory for results, written once by the parallel tasks that compute them.
 //!
 //! `vec![0.0; n]` would clear all of it in the calling thread while the others wait, and then be
-//! overwritten.
+//! overwritten. Memory from the pool holds the numbers of its last use, which need not be cleared.
 
 #![allow(unsafe_code)]
 
@@ -20,25 +20,34 @@ const FILL: usize = 1 << 16;
 pub(crate) struct UninitVec {
     memory: Vec<f32>,
     len: usize,
+    /// Whether the memory holds numbers of an earlier use.
+    used: bool,
     /// The number of elements written so far.
     written: AtomicUsize,
 }
 
 impl UninitVec {
     pub(crate) fn new(len: usize) -> Self {
-        Self { memory: Vec::with_capacity(len), len, written: AtomicUsize::new(0) }
+        Self { memory: Vec::with_capacity(len), len, used: false, written: AtomicUsize::new(0) }
     }
 
     /// Like [`Self::new`], with memory from the pool of [`Buffer`]s; for [`Self::into_buffer`].
     pub(crate) fn from_pool(len: usize) -> Self {
-        Self { memory: pooled_vec(len), len, written: AtomicUsize::new(0) }
+        let mut memory = pooled_vec(len);
+        let used = memory.len() >= len;
+        memory.clear();
+        Self { memory, len, used, written: AtomicUsize::new(0) }
     }
 
     /// A buffer of `len` elements that `write` fills.
     pub(crate) fn build(len: usize, write: impl FnOnce(UninitSlice<'_>)) -> Buffer {
         let mut vector = Self::from_pool(len);
-        let Self { memory, written, .. } = &mut vector;
-        write(UninitSlice { memory: &mut memory.spare_capacity_mut()[..len], written });
+        let Self { memory, used, written, .. } = &mut vector;
+        write(UninitSlice {
+            memory: &mut memory.spare_capacity_mut()[..len],
+            used: *used,
+            written,
+        });
         vector.into_buffer()
     }
 
@@ -48,9 +57,9 @@ impl UninitVec {
         chunk: usize,
     ) -> impl IndexedParallelIterator<Item = UninitSlice<'_>> {
         self.written = AtomicUsize::new(0);
-        let written = &self.written;
+        let (used, written) = (self.used, &self.written);
         let memory = &mut self.memory.spare_capacity_mut()[..self.len];
-        memory.par_chunks_mut(chunk).map(move |memory| UninitSlice { memory, written })
+        memory.par_chunks_mut(chunk).map(move |memory| UninitSlice { memory, used, written })
     }
 
     /// Like [`Self::par_chunks`], as a list.
@@ -58,12 +67,12 @@ impl UninitVec {
         self.par_chunks(chunk).collect()
     }
 
-    /// Like [`Self::par_chunks`], with each part filled with zeros first.
+    /// Like [`Self::par_chunks`], with arbitrary numbers in each part.
     pub(crate) fn par_chunks_mut(
         &mut self,
         chunk: usize,
     ) -> impl IndexedParallelIterator<Item = &mut [f32]> {
-        self.par_chunks(chunk).map(UninitSlice::zeros)
+        self.par_chunks(chunk).map(UninitSlice::arbitrary)
     }
 
     /// The written vector, as a buffer that returns to the pool.
@@ -89,6 +98,7 @@ impl UninitVec {
 /// A part of an [`UninitVec`] that is not yet written.
 pub(crate) struct UninitSlice<'a> {
     memory: &'a mut [MaybeUninit<f32>],
+    used: bool,
     written: &'a AtomicUsize,
 }
 
@@ -104,26 +114,25 @@ impl<'a> UninitSlice<'a> {
         unsafe { self.assume_written() }
     }
 
-    /// Fills the part with repetitions of `pattern`, whose length must divide the part's.
-    pub(crate) fn repeat(self, pattern: &[f32]) -> &'a mut [f32] {
-        if pattern.iter().all(|x| x.to_bits() == 0) {
+    /// The part with arbitrary numbers, which the caller must overwrite. In this crate's tests they
+    /// are NaN.
+    pub(crate) fn arbitrary(self) -> &'a mut [f32] {
+        if cfg!(test) {
+            let numbers = self.zeros();
+            numbers.fill(f32::NAN);
+            return numbers;
+        }
+        if !self.used {
             return self.zeros();
         }
-        assert!(self.memory.len().is_multiple_of(pattern.len()));
-        let task = FILL.next_multiple_of(pattern.len());
-        self.memory.par_chunks_mut(task).for_each(|memory| {
-            for chunk in memory.chunks_exact_mut(pattern.len()) {
-                chunk.write_copy_of_slice(pattern);
-            }
-        });
-        // SAFETY: the pattern fits a whole number of times, so all of it was just written.
+        // SAFETY: the memory holds numbers of an earlier use.
         unsafe { self.assume_written() }
     }
 
     /// Splits the part into parts of `chunk` elements.
     pub(crate) fn chunks(self, chunk: usize) -> impl Iterator<Item = UninitSlice<'a>> {
-        let written = self.written;
-        self.memory.chunks_mut(chunk).map(move |memory| UninitSlice { memory, written })
+        let Self { used, written, .. } = self;
+        self.memory.chunks_mut(chunk).map(move |memory| UninitSlice { memory, used, written })
     }
 
     /// A pointer to the first element, for writing.

@@ -172,13 +172,15 @@ proptest! {
     }
 }
 
-/// A mask that keeps about two thirds of the activations.
+/// A mask that keeps about three quarters of the activations.
 fn mask_of(dims: [usize; 4]) -> DropoutMask {
     let draws = (0..dims[0]).map(|image| {
         let mut state = image as u64;
-        move || {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(99);
-            state >> 40 > (1 << 24) / 3
+        move |numbers: &mut [u32]| {
+            for number in numbers {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(99);
+                *number = (state >> 32) as u32;
+            }
         }
     });
     DropoutMask::draw(dims, 0.25, draws.collect())

@@ -257,7 +257,7 @@ impl<'a> BackwardPass<'a> {
         sums.conv1.add(images, &normed, d_hidden);
         let zeros = Scratch::zeroed(pitch_in);
         self.conv1.run(d_hidden, &zeros, &mut back);
-        write_stacked(dx, &zeros, |dx| {
+        write_stacked(dx, |dx| {
             let images_of = x
                 .par_chunks_exact(size)
                 .zip(slopes.par_chunks_exact(size))

@@ -96,7 +96,7 @@ impl<'a> ForwardPass<'a> {
             let mask = settings.mask(first + i);
             settings.norm([&effective[0], &effective[1]]).activate(hidden, rows, mask);
         });
-        write_pixels(y, outputs, &self.bias2, |y| {
+        write_pixels(y, outputs, |y| {
             self.conv2.run(&canvas, &self.bias2, y);
             if let Some(skip) = &self.skip {
                 let (format, pitch_in) = (isa.format(), padded_len(inputs));

@@ -248,26 +248,27 @@ pub(super) struct Products<'a> {
 
 vectorised! {
     /// Transforms products to the tiles `first..first + count` of `y`, images with channels last
-    /// whose pixels are `channels` floats apart. `start` is added to the channels, for each image
-    /// or for all.
+    /// whose pixels are `pixel` floats apart. `start` is added to the channels, for each image or
+    /// for all; those of two images are `pixel` floats apart, too.
     pub(super) fn transform_outputs(
-        products: Products<'_>, start: &[f32], tiles: Tiles, first: usize, count: usize, y: &mut [f32],
+        products: Products<'_>, start: &[f32], tiles: Tiles, first: usize, count: usize, y: &mut [f32], pixel: usize,
     ) {
         let Products { places, pitch, channels } = products;
         let (height, width) = tiles.side;
+        let images = start.len().div_ceil(pixel);
         for t in 0..count {
             let (image, top, left) = tiles.position(first + t);
             let (rows, columns) = ((height - top).min(OUT), (width - left).min(OUT));
-            let begin = ((image * height + top) * width + left) * channels;
+            let begin = ((image * height + top) * width + left) * pixel;
             for c in (0..channels).step_by(LANES) {
                 let from = &places[t * channels + c..];
                 let to = &mut y[begin + c..];
-                let start = L::load(&start[image * channels % start.len() + c..]);
+                let start = L::load(&start[image % images * pixel + c..]);
                 two_dimensional::<_, L, IN, OUT>(
                     Outputs,
                     |i, j| L::load(&from[(i * IN + j) * pitch..]),
                     |i, j, x: L| if i < rows && j < columns {
-                        start.add(x).store(&mut to[(i * width + j) * channels..]);
+                        start.add(x).store(&mut to[(i * width + j) * pixel..]);
                     },
                 );
             }

@@ -1,19 +1,21 @@
 //! Winograd's method for layers with many channels, on all threads at once.
 
 // The 36 matrices of a wide layer do not fit the cache of a core: with 256 channels on both sides
-// they take 9 MiB. If each thread convolved its own images, it would read all of them for every
-// strip of tiles. Here all threads work on one group of tiles, in three phases:
+// they take 9 MiB. So they are stored in panels of 32 outputs, and a convolution has one of two
+// orders:
 //
-//     V = Bᵀ d B for all tiles          a thread takes a strip of tiles
-//     M[place] = V[place] · U[place]    a thread takes a place, so U is read once per group
-//     Y = start + Aᵀ M A                a thread takes some rows of an image
+//     with many tiles, a thread takes a strip of tiles, which stays in its cache:
+//         V = Bᵀ d B
+//         for each panel: M = V · U[panel], and Y = start + Aᵀ M A for its outputs
+//     with few tiles, all threads work on a group of tiles, so that U is read once:
+//         V = Bᵀ d B for all tiles          a thread takes a strip of tiles
+//         M[place] = V[place] · U[place]    a thread takes a place
+//         Y = start + Aᵀ M A                a thread takes some rows of an image
 //
-// 1. A group has about GROUP tiles, enough to pay for reading U, and few enough for V and M to stay
-//    in the shared cache.
-// 2. U is stored in panels of 32 outputs, so that the inner loop of a product reads it in order.
-// 3. The sums of a weight gradient exist once, not once for each task: a thread adds all strips to
+// 1. The sums of a weight gradient exist once, not once for each task: a thread adds all strips to
 //    the sums of its place, in the order of the tiles.
-// 4. An element of M or of the sums is computed as in the narrow method, so its bits are the same.
+// 2. An element of M or of the sums is computed as in the narrow method, so its bits are the same
+//    in both orders.
 
 use std::ops::Range;
 
@@ -109,59 +111,130 @@ impl WideWinograd {
     /// Convolves the images on `canvas` into `y`, which has channels last. `start` holds the values
     /// added to the output channels, for each image or for all.
     pub(crate) fn run(&self, canvas: &Canvas, start: &[f32], y: &mut [f32]) {
-        let Self { isa, channels, outputs, .. } = *self;
-        // A task writes one row of tiles, or an image whose last row of tiles is cut off.
+        // A part is one row of tiles, or an image whose last row of tiles is cut off.
         let (height, width) = canvas.tiles.side;
         let rows = if height % OUT == 0 { OUT } else { height };
-        let (part, len) = (Tiles::new((rows, width)), rows * width * outputs);
-        let parts = (GROUP / part.per_image()).max(1);
-        for (group, y) in y.chunks_mut(parts * len).enumerate() {
-            let first = group * parts;
-            let tiles = y.len() / len * part.per_image();
-            let begin = first * part.per_image();
-            let (tiles_of, packing) = (begin..begin + tiles, Packing::Channels(isa.format()));
-            let words = packing.len(STRIP, channels);
-            let inputs = Transformed::new(tiles_of, STRIP, words, |strip, to, pitch| {
-                transform_inputs(isa, canvas, strip.start, strip.len(), packing, to, pitch);
+        let (part, len) = (Tiles::new((rows, width)), rows * width * self.outputs);
+        let per_strip = (STRIP / part.per_image()).max(1);
+        let parts = Parts { part, len, per_image: height / rows };
+        let strips = y.len().div_ceil(per_strip * len);
+        if strips >= 2 * rayon::current_num_threads() {
+            y.par_chunks_mut(per_strip * len).enumerate().for_each(|(i, y)| {
+                self.run_strip(canvas, &parts, i * per_strip, start, y);
             });
-            let pitch = place_pitch(tiles * outputs);
-            let mut sums = Scratch::new(PLACES * pitch);
-            sums.par_chunks_mut(pitch).enumerate().for_each(|(place, sums)| {
-                self.multiply(&inputs, place, sums);
-            });
-            y.par_chunks_mut(len).enumerate().for_each(|(i, y)| {
-                let image = (first + i) * rows / height;
-                let products = Products {
-                    places: &sums[i * part.per_image() * outputs..],
-                    pitch,
-                    channels: outputs,
-                };
-                let start = &start[image * outputs % start.len()..][..outputs];
-                transform_outputs(isa, products, start, part, 0, part.per_image(), y);
-            });
+        } else {
+            let per_group = (GROUP / part.per_image()).max(1);
+            for (i, y) in y.chunks_mut(per_group * len).enumerate() {
+                self.run_group(canvas, &parts, i * per_group, start, y);
+            }
         }
     }
 
-    /// Computes M of a place.
-    fn multiply(&self, inputs: &Transformed, place: usize, sums: &mut [f32]) {
+    /// Computes the parts of `y` from part `first` on, on one thread.
+    fn run_strip(
+        &self,
+        canvas: &Canvas,
+        parts: &Parts,
+        first: usize,
+        start: &[f32],
+        y: &mut [f32],
+    ) {
         let Self { isa, channels, outputs, .. } = *self;
-        let (format, words) = (isa.format(), isa.format().channels(channels));
-        let panels = self.weights.chunks_exact(self.weights.len() / outputs.div_ceil(PANEL));
-        for (panel, weights) in panels.enumerate() {
-            let first_output = panel * PANEL;
-            let columns = PANEL.min(outputs - first_output);
-            let weights = &weights[place * place_pitch(words * columns)..];
-            for (first, count, a) in inputs.place(place) {
-                let a = Factor::matrix(a, words, words);
-                let c = Target::new(&mut sums[first * outputs + first_output..], outputs);
-                product_of_words(isa, format, a, weights, [count, columns], c);
+        let per_part = parts.part.per_image();
+        let tiles = y.len() / parts.len * per_part;
+        let packing = Packing::Channels(isa.format());
+        let pitch = place_pitch(packing.len(tiles, channels));
+        let mut inputs = Scratch::new(PLACES * pitch);
+        transform_inputs(isa, canvas, first * per_part, tiles, packing, &mut inputs, pitch);
+        let sums_pitch = place_pitch(tiles * PANEL);
+        let mut sums = Scratch::new(PLACES * sums_pitch);
+        for panel in 0..outputs.div_ceil(PANEL) {
+            let columns = PANEL.min(outputs - panel * PANEL);
+            let places = inputs.chunks_exact(pitch).zip(sums.chunks_exact_mut(sums_pitch));
+            for (place, (a, c)) in places.enumerate() {
+                self.multiply(place, panel, (a, tiles), Target::new(c, columns));
+            }
+            for (i, y) in y.chunks_exact_mut(parts.len).enumerate() {
+                let products = Products {
+                    places: &sums[i * per_part * columns..],
+                    pitch: sums_pitch,
+                    channels: columns,
+                };
+                let start = &parts.start(start, outputs, first + i)[panel * PANEL..];
+                let y = &mut y[panel * PANEL..];
+                transform_outputs(isa, products, start, parts.part, 0, per_part, y, outputs);
             }
         }
+    }
+
+    /// Like [`Self::run_strip`], on all threads.
+    fn run_group(
+        &self,
+        canvas: &Canvas,
+        parts: &Parts,
+        first: usize,
+        start: &[f32],
+        y: &mut [f32],
+    ) {
+        let Self { isa, channels, outputs, .. } = *self;
+        let per_part = parts.part.per_image();
+        let tiles = y.len() / parts.len * per_part;
+        let packing = Packing::Channels(isa.format());
+        let tiles_of = first * per_part..first * per_part + tiles;
+        let words = packing.len(STRIP, channels);
+        let inputs = Transformed::new(tiles_of, STRIP, words, |strip, to, pitch| {
+            transform_inputs(isa, canvas, strip.start, strip.len(), packing, to, pitch);
+        });
+        let pitch = place_pitch(tiles * outputs);
+        let mut sums = Scratch::new(PLACES * pitch);
+        sums.par_chunks_mut(pitch).enumerate().for_each(|(place, sums)| {
+            for panel in 0..outputs.div_ceil(PANEL) {
+                for (first, count, a) in inputs.place(place) {
+                    let c = &mut sums[first * outputs + panel * PANEL..];
+                    self.multiply(place, panel, (a, count), Target::new(c, outputs));
+                }
+            }
+        });
+        y.par_chunks_mut(parts.len).enumerate().for_each(|(i, y)| {
+            let products =
+                Products { places: &sums[i * per_part * outputs..], pitch, channels: outputs };
+            let start = parts.start(start, outputs, first + i);
+            transform_outputs(isa, products, start, parts.part, 0, per_part, y, outputs);
+        });
+    }
+
+    /// Computes M of a place for the outputs of a panel.
+    fn multiply(&self, place: usize, panel: usize, (a, count): (&[f32], usize), c: Target<'_>) {
+        let format = self.isa.format();
+        let words = format.channels(self.channels);
+        let columns = PANEL.min(self.outputs - panel * PANEL);
+        let panel_len = self.weights.len() / self.outputs.div_ceil(PANEL);
+        let weights = &self.weights[panel * panel_len + place * place_pitch(words * columns)..];
+        let a = Factor::matrix(a, words, words);
+        product_of_words(self.isa, format, a, weights, [count, columns], c);
     }
 
     /// Like [`Self::run`], for images with channels last.
     pub(crate) fn run_images(&self, tiles: Tiles, x: &[f32], start: &[f32], y: &mut [f32]) {
         self.run(&canvas_of(tiles, x, self.channels), start, y);
+    }
+}
+
+/// The division of the output into parts that different tasks may write.
+struct Parts {
+    /// The tiles of a part, as of an image.
+    part: Tiles,
+    /// The number of floats of a part.
+    len: usize,
+    /// The number of parts of an image.
+    per_image: usize,
+}
+
+impl Parts {
+    /// The values added to the output channels of a part.
+    fn start<'a>(&self, start: &'a [f32], outputs: usize, part: usize) -> &'a [f32] {
+        let image = part / self.per_image;
+        &start[image * outputs % start.len()..][..outputs]
     }
 }
 

@@ -106,6 +106,12 @@ fn bf16(x: f32) -> u32 {
     bits.wrapping_add(0x7FFF + (bits >> 16 & 1))
 }
 
+/// The word of two numbers.
+#[inline(always)]
+pub(crate) fn word([low, high]: [f32; 2]) -> f32 {
+    f32::from_bits(bf16(low) >> 16 | bf16(high) & 0xFFFF_0000)
+}
+
 /// The two numbers of a word.
 #[inline(always)]
 pub(crate) fn pair(word: f32) -> [f32; 2] {

@@ -14,7 +14,7 @@
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::*;
 
-use crate::arith::format::Part;
+use crate::arith::format::{Part, word};
 use crate::arith::vector::LANES;
 
 /// 16 numbers.
@@ -38,8 +38,14 @@ pub(crate) trait Lanes: Copy {
     /// `self + factor · other`.
     fn plus(self, factor: f32, other: Self) -> Self;
 
+    /// Words of pairs, of which these are the first numbers.
+    fn pair(self, second: Self) -> Self;
+
     /// Writes to a part of the first 16 words of a slice.
     fn write(self, part: Part, words: &mut [f32]);
+
+    /// The numbers whose bit is set, and zeros.
+    fn select(self, bits: u16) -> Self;
 }
 
 /// The beginning of a slice.
@@ -114,8 +120,21 @@ impl Lanes for Portable {
     }
 
     #[inline(always)]
+    fn pair(self, second: Self) -> Self {
+        self.zip(second, |a, b| word([a, b]))
+    }
+
+    #[inline(always)]
     fn write(self, part: Part, words: &mut [f32]) {
         part.write(self.0, words);
+    }
+
+    #[inline(always)]
+    fn select(mut self, bits: u16) -> Self {
+        for l in 0..LANES {
+            self.0[l] = if bits >> l & 1 == 1 { self.0[l] } else { 0.0 };
+        }
+        self
     }
 }
 
@@ -165,26 +184,43 @@ impl Lanes for Avx512 {
         Self(unsafe { _mm512_fmadd_ps(other.0, _mm512_set1_ps(factor), self.0) })
     }
 
-    /// As [`Part::write`]: adds half of the last place that remains, or just less if it is even.
+    #[inline(always)]
+    fn pair(self, second: Self) -> Self {
+        unsafe {
+            let low = _mm512_srli_epi32::<16>(self.rounded());
+            let high = _mm512_andnot_si512(_mm512_set1_epi32(0xFFFF), second.rounded());
+            Self(_mm512_castsi512_ps(_mm512_or_si512(low, high)))
+        }
+    }
+
     #[inline(always)]
     fn write(self, part: Part, words: &mut [f32]) {
-        let to = start_mut(words);
+        match part {
+            Part::Whole => self.store(words),
+            Part::Low => self.pair(Self::ZERO).store(words),
+            Part::High => unsafe {
+                let low = _mm512_castps_si512(Self::load(words).0);
+                let high = _mm512_andnot_si512(_mm512_set1_epi32(0xFFFF), self.rounded());
+                Self(_mm512_castsi512_ps(_mm512_or_si512(low, high))).store(words);
+            },
+        }
+    }
+
+    #[inline(always)]
+    fn select(self, bits: u16) -> Self {
+        Self(unsafe { _mm512_maskz_mov_ps(bits, self.0) })
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Avx512 {
+    /// The bits plus half of the last place that remains in bf16, or just less if it is even.
+    #[inline(always)]
+    fn rounded(self) -> __m512i {
         unsafe {
-            if part == Part::Whole {
-                return _mm512_storeu_ps(to, self.0);
-            }
             let bits = _mm512_castps_si512(self.0);
             let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
-            let half = _mm512_add_epi32(odd, _mm512_set1_epi32(0x7FFF));
-            let bits = _mm512_add_epi32(bits, half);
-            let words = if part == Part::Low {
-                _mm512_srli_epi32::<16>(bits)
-            } else {
-                let low = _mm512_castps_si512(_mm512_loadu_ps(to));
-                let high = _mm512_andnot_si512(_mm512_set1_epi32(0xFFFF), bits);
-                _mm512_or_si512(low, high)
-            };
-            _mm512_storeu_ps(to, _mm512_castsi512_ps(words));
+            _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7FFF)))
         }
     }
 }
@@ -246,9 +282,35 @@ impl Lanes for Avx2 {
     }
 
     #[inline(always)]
+    fn pair(self, second: Self) -> Self {
+        let (mut low, high) = (self.numbers(), second.numbers());
+        for l in 0..LANES {
+            low[l] = word([low[l], high[l]]);
+        }
+        Self::load(&low)
+    }
+
+    #[inline(always)]
     fn write(self, part: Part, words: &mut [f32]) {
+        part.write(self.numbers(), words);
+    }
+
+    #[inline(always)]
+    fn select(self, bits: u16) -> Self {
+        let mut numbers = self.numbers();
+        for l in 0..LANES {
+            numbers[l] = if bits >> l & 1 == 1 { numbers[l] } else { 0.0 };
+        }
+        Self::load(&numbers)
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Avx2 {
+    #[inline(always)]
+    fn numbers(self) -> [f32; LANES] {
         let mut numbers = [0.0; LANES];
         self.store(&mut numbers);
-        part.write(numbers, words);
+        numbers
     }
 }

@@ -7,10 +7,11 @@
 use rayon::prelude::*;
 
 use crate::arith::isa::{Isa, vectorised};
-use crate::arith::product::{Factor, Target, product};
+use crate::arith::product::{Factor, Target, product_of_words};
 use crate::arith::vector::{exp, map_sum, map_sum2};
 use crate::image::pixels::padded_len;
 use crate::image::transpose::to_channels_last;
+use crate::image::words::{by_channel, by_row, by_term};
 use crate::memory::scratch::Scratch;
 
 /// The number of queries whose weights are computed together.
@@ -70,19 +71,41 @@ impl Sizes {
     }
 
     /// The attention weights of some queries of head `h`, `[query][pixel padded]`; `keys` are
-    /// [`Self::columns`].
+    /// [`Self::columns`] as words.
     fn weights(&self, isa: Isa, queries: &[f32], keys: &[f32], h: usize) -> Scratch {
         let (count, padded) = (queries.len() / self.channels, padded_len(self.pixels));
         let mut weights = Scratch::new(count * padded);
-        let by_query = Factor::matrix(&queries[h * self.width()..], self.channels, self.width());
+        let rows = self.rows(queries, h);
         let scores = Target::new(&mut weights, padded);
-        product(isa, by_query, keys, [count, padded], scores);
+        multiply(isa, (&rows, self.width()), keys, [count, padded], scores);
         for row in weights.chunks_exact_mut(padded) {
             row[self.pixels..].fill(0.0);
             softmax(isa, &mut row[..self.pixels], self.scale());
         }
         weights
     }
+}
+
+/// `a · b`, where `a` has rows of `terms` numbers padded to whole vectors, and `b` is [`by_term`].
+fn multiply(isa: Isa, (a, terms): (&[f32], usize), b: &[f32], size: [usize; 2], c: Target<'_>) {
+    let (format, pitch) = (isa.format(), padded_len(terms));
+    let a = by_channel(isa, format, a, pitch);
+    let a = Factor::matrix(&a, format.channels(pitch), format.channels(terms));
+    product_of_words(isa, format, a, b, size, c);
+}
+
+/// Adds `aᵀ · b` to `c`, where `a` and `b` have rows of whole vectors.
+fn add_transposed(
+    isa: Isa,
+    (a, rows): (&[f32], usize),
+    (b, columns): (&[f32], usize),
+    used_rows: usize,
+    c: &mut [f32],
+) {
+    let (format, terms) = (isa.format(), a.len() / rows);
+    let (a, b) = (by_row(isa, format, a, rows), by_row(isa, format, b, columns));
+    let a = Factor::transposed(&a, rows, format.rows(terms));
+    product_of_words(isa, format, a, &b, [used_rows, columns], Target::onto(c, columns));
 }
 
 vectorised! {
@@ -113,17 +136,20 @@ vectorised! {
 /// The attention of one image. Each block of queries is a task.
 pub(crate) fn forward(isa: Isa, sizes: Sizes, [q, k, v]: [&[f32]; 3], y: &mut [f32]) {
     let (width, padded) = (sizes.width(), padded_len(sizes.width()));
-    let heads: Vec<_> =
-        (0..sizes.heads).map(|h| (sizes.columns(isa, k, h), sizes.rows(v, h))).collect();
+    let head = |h| {
+        let (keys, values) = (sizes.columns(isa, k, h), sizes.rows(v, h));
+        let keys = by_term(isa, isa.format(), keys, padded_len(sizes.pixels));
+        (keys, by_term(isa, isa.format(), values, padded))
+    };
+    let heads: Vec<_> = (0..sizes.heads).map(head).collect();
     let block = BLOCK * sizes.channels;
     y.par_chunks_mut(block).zip(q.par_chunks(block)).for_each(|(y, q)| {
         let count = y.len() / sizes.channels;
         let mut result = Scratch::new(count * padded);
         for (h, (keys, values)) in heads.iter().enumerate() {
             let weights = sizes.weights(isa, q, keys, h);
-            let by_query = Factor::matrix(&weights, padded_len(sizes.pixels), sizes.pixels);
             let sums = Target::new(&mut result, padded);
-            product(isa, by_query, values, [count, padded], sums);
+            multiply(isa, (&weights, sizes.pixels), values, [count, padded], sums);
             copy_channels(&result, padded, [sizes.channels, h * width, width], y);
         }
     });
@@ -152,9 +178,11 @@ pub(crate) fn backward(
     let (width, padded, padded_pixels) =
         (sizes.width(), padded_len(sizes.width()), padded_len(sizes.pixels));
     let block = BLOCK * sizes.channels;
+    let term = |b, columns| by_term(isa, isa.format(), b, columns);
     for h in 0..sizes.heads {
-        let (keys, key_rows, values) =
-            (sizes.columns(isa, k, h), sizes.rows(k, h), sizes.columns(isa, v, h));
+        let keys = term(sizes.columns(isa, k, h), padded_pixels);
+        let key_rows = term(sizes.rows(k, h), padded);
+        let values = term(sizes.columns(isa, v, h), padded_pixels);
         let mut key_sums = Scratch::zeroed(sizes.pixels * padded);
         let mut value_sums = Scratch::zeroed(sizes.pixels * padded);
         let place = [sizes.channels, h * width, width];
@@ -163,19 +191,12 @@ pub(crate) fn backward(
             let weights = sizes.weights(isa, q, &keys, h);
             let (query_rows, dy_rows) = (sizes.rows(q, h), sizes.rows(dy, h));
             // dv = wᵀ·dy
-            let by_pixel = Factor::transposed(&weights, padded_pixels, count);
-            product(
-                isa,
-                by_pixel,
-                &dy_rows,
-                [sizes.pixels, padded],
-                Target::onto(&mut value_sums, padded),
-            );
+            let (by_pixel, by_channel) = ((&*weights, padded_pixels), (&*dy_rows, padded));
+            add_transposed(isa, by_pixel, by_channel, sizes.pixels, &mut value_sums);
             // dw = dy·vᵀ, then ds
             let mut scores = Scratch::new(count * padded_pixels);
-            let by_query = Factor::matrix(&dy_rows, padded, width);
             let result = Target::new(&mut scores, padded_pixels);
-            product(isa, by_query, &values, [count, padded_pixels], result);
+            multiply(isa, (&dy_rows, width), &values, [count, padded_pixels], result);
             let rows =
                 scores.chunks_exact_mut(padded_pixels).zip(weights.chunks_exact(padded_pixels));
             for (scores, weights) in rows {
@@ -187,25 +208,13 @@ pub(crate) fn backward(
                 );
             }
             // dq = ds·k
-            let mut query_sums = Scratch::zeroed(count * padded);
-            let by_query = Factor::matrix(&scores, padded_pixels, sizes.pixels);
-            product(
-                isa,
-                by_query,
-                &key_rows,
-                [count, padded],
-                Target::onto(&mut query_sums, padded),
-            );
+            let mut query_sums = Scratch::new(count * padded);
+            let result = Target::new(&mut query_sums, padded);
+            multiply(isa, (&scores, sizes.pixels), &key_rows, [count, padded], result);
             copy_channels(&query_sums, padded, place, dq);
             // dk = dsᵀ·q
-            let by_pixel = Factor::transposed(&scores, padded_pixels, count);
-            product(
-                isa,
-                by_pixel,
-                &query_rows,
-                [sizes.pixels, padded],
-                Target::onto(&mut key_sums, padded),
-            );
+            let (by_pixel, by_channel) = ((&*scores, padded_pixels), (&*query_rows, padded));
+            add_transposed(isa, by_pixel, by_channel, sizes.pixels, &mut key_sums);
         }
         copy_channels(&key_sums, padded, place, dk);
         copy_channels(&value_sums, padded, place, dv);

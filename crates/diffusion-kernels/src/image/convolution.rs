@@ -257,18 +257,23 @@ impl Phase {
         let &Convolution { isa, format, width, ref start, .. } = convolution;
         let (Window { h, w, .. }, pitch) = (self.window, start.len());
         let blocks: Vec<usize> = (0..h.taps).map(|ty| ty * frame.row()).collect();
-        for oy in 0..h.output {
+        // Without a frame, as for 1 × 1 kernels, all rows are one matrix.
+        let row = w.stride * frame.pixel();
+        let is_matrix = self.stride == 1 && h.stride * frame.row() == w.output * row;
+        let (lines, pixels) =
+            if is_matrix { (1, h.output * w.output) } else { (h.output, w.output) };
+        for oy in 0..lines {
             let begin = frame.first(&self.window) + oy * h.stride * frame.row();
             let a = Factor {
                 data: &framed[begin.min(framed.len())..],
-                row: w.stride * frame.pixel(),
+                row,
                 blocks: &blocks,
                 terms: w.taps * frame.pixel(),
                 term: 1,
             };
             let to = (self.first.0 + oy * self.stride) * width + self.first.1;
             let c = Target::onto(&mut y[to * pitch..], self.stride * pitch);
-            product_of_words(isa, format, a, &self.weights, [w.output, pitch], c);
+            product_of_words(isa, format, a, &self.weights, [pixels, pitch], c);
         }
     }
 }

@@ -126,10 +126,7 @@ vectorised! {
     /// Multiplies each number by `scale` or by 0.
     fn apply(bits: &[u16], scale: f32, x: &mut [f32]) {
         for (bits, x) in bits.iter().zip(x.chunks_exact_mut(LANES)) {
-            for l in 0..LANES {
-                let factor = if bits >> l & 1 == 1 { scale } else { 0.0 };
-                x[l] *= factor;
-            }
+            L::load(x).times(scale).select(*bits).store(x);
         }
     }
 }

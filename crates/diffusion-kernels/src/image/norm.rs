@@ -290,9 +290,10 @@ vectorised! {
 
 vectorised! {
     fn combine(dz: &[f32], x: &[f32], factors: [&[f32]; 3], dx: &mut [f32], totals: &mut [f32]) {
+        let [a, b, constant] = factors;
         over_pixels(x.len(), totals, |i, c| {
-            let [a, b, d] = factors.map(|factors| L::load(&factors[c..]));
-            let result = L::load(&dz[i..]).mul(a).add(L::load(&x[i..]).mul(b).add(d));
+            let by_x = L::load(&x[i..]).mul(L::load(&b[c..])).add(L::load(&constant[c..]));
+            let result = L::load(&dz[i..]).mul(L::load(&a[c..])).add(by_x);
             result.store(&mut dx[i..]);
             result
         });

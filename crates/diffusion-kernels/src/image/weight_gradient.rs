@@ -52,7 +52,7 @@ impl WeightGradient {
 
     /// A framed image for sums over the rows of the small side, whose row y reads the rows y·stride
     /// + tap. In pairs, each of these rows is paired with that of y + 1.
-    fn paired(&self, framed: Scratch, format: Format) -> Scratch {
+    fn paired<'a>(&self, framed: Pixels<'a>, format: Format) -> Pixels<'a> {
         if format == Format::F32 {
             return framed;
         }
@@ -65,7 +65,7 @@ impl WeightGradient {
                 pair(self.isa, &framed[y * len..][..len], next.unwrap_or_default(), to);
             }
         }
-        paired
+        Pixels::Copied(paired)
     }
 
     fn tiles(&self) -> Tiles {

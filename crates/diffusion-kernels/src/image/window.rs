@@ -2,6 +2,7 @@
 
 use crate::arith::format::Format;
 use crate::arith::isa::Isa;
+use crate::image::pixels::Pixels;
 use crate::image::words::pair_channels;
 use crate::memory::scratch::Scratch;
 
@@ -90,8 +91,11 @@ impl Frame {
             + at(self.before.1, window.w.first) * self.pixel
     }
 
-    /// Copies the image `x`, channels last, into its frame.
-    pub(crate) fn fill(&self, isa: Isa, x: &[f32]) -> Scratch {
+    /// The image `x`, channels last, in its frame. It is copied unless both are the same.
+    pub(crate) fn fill<'a>(&self, isa: Isa, x: &'a [f32]) -> Pixels<'a> {
+        if self.size == self.input && self.format == Format::F32 {
+            return Pixels::Borrowed(x);
+        }
         let (pixel, (height, width), (top, left)) = (self.pixel, self.input, self.before);
         let len = width * self.channels;
         let mut framed = Scratch::new(self.size.0 * self.row());
@@ -110,6 +114,6 @@ impl Frame {
                 Format::Bf16 => pair_channels(isa, x, self.channels, inside),
             }
         }
-        framed
+        Pixels::Copied(framed)
     }
 }

@@ -2,9 +2,9 @@
 
 use rayon::prelude::*;
 
-use crate::arith::format::{Format, Part};
+use crate::arith::format::Format;
 use crate::arith::isa::{Isa, vectorised};
-use crate::arith::vector::{LANES, at};
+use crate::arith::vector::LANES;
 use crate::image::pixels::Pixels;
 use crate::memory::scratch::Scratch;
 
@@ -62,9 +62,9 @@ vectorised! {
     pub(crate) fn pair_channels(x: &[f32], pitch: usize, to: &mut [f32]) {
         let words = Format::Bf16.channels(pitch);
         for (x, to) in x.chunks_exact(pitch).zip(to.chunks_exact_mut(words)) {
-            for c in (0..pitch).step_by(LANES) {
-                let (word, part) = Format::Bf16.channel(c);
-                part.write(*at(x, c), &mut to[word..]);
+            for (x, to) in x.chunks(2 * LANES).zip(to.chunks_exact_mut(LANES)) {
+                let second = if x.len() > LANES { L::load(&x[LANES..]) } else { L::ZERO };
+                L::load(x).pair(second).store(to);
             }
         }
     }
@@ -74,10 +74,8 @@ vectorised! {
     /// Pairs of the numbers at the same place of `low` and `high`. An empty `high` counts as zeros.
     pub(crate) fn pair(low: &[f32], high: &[f32], to: &mut [f32]) {
         for i in (0..low.len()).step_by(LANES) {
-            Part::Low.write(*at(low, i), &mut to[i..]);
-            if !high.is_empty() {
-                Part::High.write(*at(high, i), &mut to[i..]);
-            }
+            let second = if high.is_empty() { L::ZERO } else { L::load(&high[i..]) };
+            L::load(&low[i..]).pair(second).store(&mut to[i..]);
         }
     }
 }
@@ -88,7 +86,7 @@ vectorised! {
         for (c, b) in b.chunks_exact(columns).enumerate() {
             let (row, part) = Format::Bf16.channel(c);
             for i in (0..columns).step_by(LANES) {
-                part.write(*at(b, i), &mut to[row * columns + i..]);
+                L::load(&b[i..]).write(part, &mut to[row * columns + i..]);
             }
         }
     }

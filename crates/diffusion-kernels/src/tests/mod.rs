@@ -82,7 +82,7 @@ fn all_kernels() -> Vec<Isa> {
 }
 
 /// [`close`], for kernels in f32. In bf16, single numbers may err by more, but whole tensors err by
-/// less than 5e-2.
+/// less than 8e-2: blocks have gradients that are small sums of large numbers.
 fn close_for(
     isa: Isa,
     fast: &[Tensor],
@@ -95,7 +95,7 @@ fn close_for(
     for (i, (fast, slow)) in fast.iter().zip(slow).enumerate() {
         prop_assert_eq!(fast.dims(), slow.dims());
         let error = relative_error(fast, slow);
-        prop_assert!(error < 5e-2, "tensor {i} errs by {error}");
+        prop_assert!(error < 8e-2, "tensor {i} errs by {error}");
     }
     Ok(())
 }

@@ -18,21 +18,30 @@ pub(crate) struct Scratch {
     len: usize,
 }
 
+/// The smallest buffer that is pooled, in floats. Smaller ones often end on another thread than they
+/// began, and would take large ones with them.
+const MIN_POOLED: usize = 1 << 12;
+/// The largest number of unused buffers of a thread. More than that replace the smallest ones.
+const MAX_UNUSED: usize = 32;
+
 impl Scratch {
     /// A buffer of `len` floats with arbitrary contents, left by an earlier use.
     pub(crate) fn new(len: usize) -> Self {
-        let mut memory = POOL.with_borrow_mut(|pool| {
-            // The smallest buffer that is large enough, otherwise the largest, which is then
-            // replaced.
-            let fits = |v: &Vec<f32>| v.len() >= len + LINE;
-            let best = (0..pool.len()).min_by_key(|&i| {
-                let v = &pool[i];
-                if fits(v) { (0, v.len()) } else { (1, usize::MAX - v.len()) }
+        let needed = len + LINE;
+        let mut memory = Vec::new();
+        if needed >= MIN_POOLED {
+            POOL.with_borrow_mut(|pool| {
+                // The smallest buffer that is large enough, otherwise the largest, which is then
+                // replaced.
+                let best = (0..pool.len()).min_by_key(|&i| {
+                    let size = pool[i].len();
+                    if size >= needed { (0, size) } else { (1, usize::MAX - size) }
+                });
+                memory = best.map_or_else(Vec::new, |i| pool.swap_remove(i));
             });
-            best.map_or_else(Vec::new, |i| pool.swap_remove(i))
-        });
-        if memory.len() < len + LINE {
-            memory = vec![0.0; len + LINE];
+        }
+        if memory.len() < needed {
+            memory = vec![0.0; needed];
         }
         let start = memory.as_ptr().align_offset(LINE * size_of::<f32>());
         Self { memory, start, len }
@@ -61,6 +70,16 @@ impl DerefMut for Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        POOL.with_borrow_mut(|pool| pool.push(std::mem::take(&mut self.memory)));
+        let memory = std::mem::take(&mut self.memory);
+        if memory.len() < MIN_POOLED {
+            return;
+        }
+        POOL.with_borrow_mut(|pool| {
+            pool.push(memory);
+            if pool.len() > MAX_UNUSED {
+                let smallest = (0..pool.len()).min_by_key(|&i| pool[i].len());
+                smallest.map(|i| pool.swap_remove(i));
+            }
+        });
     }
 }

@@ -28,41 +28,50 @@ pub(crate) fn at(x: &[f32], i: usize) -> &[f32; LANES] {
     x[i..].first_chunk().expect("whole vectors")
 }
 
-/// Sums `f(index of a vector, its first channel)` over pixels, channels last, and adds the sums to
-/// the channels of `totals`. The order of additions depends only on the number of pixels. `len` is
-/// the number of floats in all pixels.
+/// Sums the N numbers `f(index of a vector, its first channel)` over pixels, channels last, and adds
+/// the sums to the channels of `totals`. The order of additions depends only on the number of
+/// pixels. `len` is the number of floats in all pixels.
 #[inline(always)]
-pub(crate) fn over_pixels<L: Lanes>(
+pub(crate) fn over_pixels<L: Lanes, const N: usize>(
     len: usize,
-    totals: &mut [f32],
-    mut f: impl FnMut(usize, usize) -> L,
+    totals: [&mut [f32]; N],
+    mut f: impl FnMut(usize, usize) -> [L; N],
 ) {
     const ACCUMULATORS: usize = 4;
     // Rounding errors grow with the number of terms of a sum, so long sums are sums of block sums.
     const BLOCK: usize = 64 * ACCUMULATORS;
-    let (pitch, pixels) = (totals.len(), len / totals.len());
+    let pitch = totals[0].len();
+    let pixels = len / pitch;
     for c in (0..pitch).step_by(LANES) {
-        let mut total = L::ZERO;
+        let mut total = [L::ZERO; N];
         for first in (0..pixels).step_by(BLOCK) {
-            let mut sums = [L::ZERO; ACCUMULATORS];
+            let mut sums = [[L::ZERO; ACCUMULATORS]; N];
             let end = (first + BLOCK).min(pixels);
             for pixel in (first..end).step_by(ACCUMULATORS) {
                 for k in 0..ACCUMULATORS {
                     if pixel + k < end {
-                        sums[k] = sums[k].add(f((pixel + k) * pitch + c, c));
+                        let numbers = f((pixel + k) * pitch + c, c);
+                        for n in 0..N {
+                            sums[n][k] = sums[n][k].add(numbers[n]);
+                        }
                     }
                 }
             }
-            total = total.add(sums[0].add(sums[1]).add(sums[2].add(sums[3])));
+            for n in 0..N {
+                let [a, b, c, d] = sums[n];
+                total[n] = total[n].add(a.add(b).add(c.add(d)));
+            }
         }
-        L::load(&totals[c..]).add(total).store(&mut totals[c..]);
+        for n in 0..N {
+            L::load(&totals[n][c..]).add(total[n]).store(&mut totals[n][c..]);
+        }
     }
 }
 
 vectorised! {
     /// Sums pixels, channels last, and adds the sums to the channels of `totals`.
     pub(crate) fn add_up(x: &[f32], totals: &mut [f32]) {
-        over_pixels(x.len(), totals, |i, _| L::load(&x[i..]));
+        over_pixels(x.len(), [totals], |i, _| [L::load(&x[i..])]);
     }
 }
 

@@ -15,6 +15,7 @@ use crate::graph::map::{Map, Node};
 use crate::graph::op::MapOp;
 use crate::graph::tasks::{CHUNK, total};
 use crate::image::block::{BackwardPass, ForwardPass, Parameters, Settings, Sizes, Stack};
+use crate::image::norm::Statistics;
 use crate::image::winograd::{STRIP, Tiles};
 use crate::memory::buffer::Buffer;
 use crate::memory::scratch::Scratch;
@@ -91,6 +92,8 @@ struct Op {
     y: Arc<Map>,
     /// The first convolution's output.
     hidden: Buffer,
+    /// The statistics of both normalisations for each image.
+    statistics: Vec<[Statistics; 2]>,
 }
 
 /// [`crate::FeatureMap::residual_block`] by the kernels, for a map in one part or two.
@@ -111,11 +114,11 @@ pub(crate) fn residual_block(
         arguments.iter().any(|tensor| tensor.track_op()) || parts.iter().any(Node::is_tracked);
     let settings = Settings { isa, sizes, eps: block.eps as f32, dropout: block.dropout.cloned() };
     let maps: Vec<Arc<Map>> = parts.iter().map(|part| part.map.clone()).collect();
-    let (y, hidden) = with_all_elements(&arguments, |slices| {
+    let (y, hidden, statistics) = with_all_elements(&arguments, |slices| {
         Ok(forward(&settings, &maps, Parameters::new(slices), tracked))
     })?;
     let sources: Vec<&Node> = parts.iter().collect();
-    Node::new(y, &sources, &arguments, |y| Op { settings, parts: maps, y, hidden })
+    Node::new(y, &sources, &arguments, |y| Op { settings, parts: maps, y, hidden, statistics })
 }
 
 fn stack<'a>(settings: &Settings, parts: &'a [Arc<Map>]) -> Stack<'a> {
@@ -123,13 +126,14 @@ fn stack<'a>(settings: &Settings, parts: &'a [Arc<Map>]) -> Stack<'a> {
     Stack { parts: parts.collect(), pixels: settings.sizes.pixels() }
 }
 
-/// The result and, with `keep`, the first convolution's outputs for the backward pass.
+/// The result, the first convolution's outputs if they are to be kept, and the statistics of the
+/// normalisations.
 fn forward(
     settings: &Settings,
     parts: &[Arc<Map>],
     parameters: Parameters<'_>,
     keep: bool,
-) -> (Arc<Map>, Buffer) {
+) -> (Arc<Map>, Buffer, Vec<[Statistics; 2]>) {
     let Sizes { images, outputs, tiles: Tiles { side: (height, width), .. }, .. } = settings.sizes;
     let pixels = settings.sizes.pixels();
     let kernel = ForwardPass::new(settings, parameters);
@@ -148,14 +152,15 @@ fn forward(
             return kernel.images(&x, i * group, hidden.arbitrary(), y);
         }
         let mut hidden = Scratch::new(y.len() / outputs * settings.sizes.padded_outputs());
-        kernel.images(&x, i * group, &mut hidden, y);
+        kernel.images(&x, i * group, &mut hidden, y)
     };
-    if is_wide {
-        results.into_iter().zip(kept).enumerate().for_each(run);
+    let statistics: Vec<Vec<_>> = if is_wide {
+        results.into_iter().zip(kept).enumerate().map(run).collect()
     } else {
-        results.into_par_iter().zip(kept).enumerate().for_each(run);
-    }
-    (Map::new(y.into_buffer(), [images, height, width, outputs]), hidden.into_buffer())
+        results.into_par_iter().zip(kept).enumerate().map(run).collect()
+    };
+    let y = Map::new(y.into_buffer(), [images, height, width, outputs]);
+    (y, hidden.into_buffer(), statistics.into_iter().flatten().collect())
 }
 
 impl MapOp for Op {
@@ -183,7 +188,8 @@ impl MapOp for Op {
         let width = sizes.embedding();
         let mut de = vec![0.0; images * width];
         let partials: Vec<Vec<Buffer>> = with_all_elements(arguments, |slices| {
-            let backward = BackwardPass::new(&self.settings, Parameters::new(slices));
+            let backward =
+                BackwardPass::new(&self.settings, Parameters::new(slices), &self.statistics);
             Ok(tasks
                 .into_par_iter()
                 .zip(de.par_chunks_mut(chunk * width))

@@ -108,7 +108,9 @@ impl Settings {
                     Activation::Identity => {
                         norm.normalise(&x, y);
                     }
-                    Activation::Silu => norm.activate(&x, [y], None),
+                    Activation::Silu => {
+                        norm.activate(&x, [y], None);
+                    }
                 });
             },
         );
@@ -146,7 +148,12 @@ impl Op {
                 let (x, dy) = (Pixels::new(x, channels), Pixels::new(dy, channels));
                 let (mut y, mut slopes) = (Scratch::new(x.len()), Scratch::new(x.len()));
                 let statistics = match settings.activation {
-                    Activation::Silu => norm.activate_with_slopes(&x, [&mut *y], &mut slopes, None),
+                    Activation::Silu => {
+                        let statistics = norm.statistics(&x);
+                        let rows = [&mut *y];
+                        norm.activate_with_slopes(&x, &statistics, rows, &mut slopes, None);
+                        statistics
+                    }
                     Activation::Identity => {
                         slopes.fill(1.0);
                         norm.normalise(&x, &mut y)

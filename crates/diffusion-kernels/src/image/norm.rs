@@ -84,7 +84,8 @@ impl Norm<'_> {
         }
     }
 
-    fn statistics(&self, x: &[f32]) -> Statistics {
+    /// The statistics of the image `x`.
+    pub(crate) fn statistics(&self, x: &[f32]) -> Statistics {
         let pitch = self.pitch();
         let count = (x.len() / pitch * (self.weight.len() / self.groups)) as f32;
         let (mut mean, mut scale) = (Scratch::zeroed(pitch), Scratch::zeroed(pitch));
@@ -124,8 +125,9 @@ impl Norm<'_> {
         mut x: &[f32],
         rows: impl IntoIterator<Item = &'r mut [f32]>,
         mut mask: Option<ImageMask<'_>>,
-    ) {
-        let [factor, summand] = self.affine(&self.statistics(x));
+    ) -> Statistics {
+        let statistics = self.statistics(x);
+        let [factor, summand] = self.affine(&statistics);
         for y in rows {
             let row;
             (row, x) = x.split_at(y.len());
@@ -134,19 +136,20 @@ impl Norm<'_> {
                 mask.apply_next(self.isa, y);
             }
         }
+        statistics
     }
 
-    /// Like [`Self::activate`]. Also writes the slopes of the activation and of the mask for
+    /// Like [`Self::activate`], with known statistics. Also writes the slopes of the activation and of the mask for
     /// [`Self::backward`].
     pub(crate) fn activate_with_slopes<'r>(
         &self,
         mut x: &[f32],
+        statistics: &Statistics,
         rows: impl IntoIterator<Item = &'r mut [f32]>,
         mut slopes: &mut [f32],
         mut mask: Option<ImageMask<'_>>,
-    ) -> Statistics {
-        let statistics = self.statistics(x);
-        let [factor, summand] = self.affine(&statistics);
+    ) {
+        let [factor, summand] = self.affine(statistics);
         for y in rows {
             let (row, row_slopes);
             (row, x) = x.split_at(y.len());
@@ -158,7 +161,6 @@ impl Norm<'_> {
                 mask.apply_next(self.isa, y);
             }
         }
-        statistics
     }
 
     /// The backward pass of the image `x` up to one pass over its pixels, which the returned
@@ -217,9 +219,9 @@ impl Combination {
 
 vectorised! {
     fn squares(x: &[f32], mean: &[f32], totals: &mut [f32]) {
-        over_pixels(x.len(), totals, |i, c| {
+        over_pixels(x.len(), [totals], |i, c| {
             let d = L::load(&x[i..]).sub(L::load(&mean[c..]));
-            d.mul(d)
+            [d.mul(d)]
         });
     }
 }
@@ -277,13 +279,10 @@ vectorised! {
     fn slope_sums(
         x: &[f32], mean: &[f32], slopes: &[f32], dy: &mut [f32], alone: &mut [f32], with_x: &mut [f32],
     ) {
-        over_pixels(x.len(), alone, |i, _| {
+        over_pixels(x.len(), [alone, with_x], |i, c| {
             let dz = L::load(&dy[i..]).mul(L::load(&slopes[i..]));
             dz.store(&mut dy[i..]);
-            dz
-        });
-        over_pixels(x.len(), with_x, |i, c| {
-            L::load(&dy[i..]).mul(L::load(&x[i..]).sub(L::load(&mean[c..])))
+            [dz, dz.mul(L::load(&x[i..]).sub(L::load(&mean[c..])))]
         });
     }
 }
@@ -291,11 +290,11 @@ vectorised! {
 vectorised! {
     fn combine(dz: &[f32], x: &[f32], factors: [&[f32]; 3], dx: &mut [f32], totals: &mut [f32]) {
         let [a, b, constant] = factors;
-        over_pixels(x.len(), totals, |i, c| {
+        over_pixels(x.len(), [totals], |i, c| {
             let by_x = L::load(&x[i..]).mul(L::load(&b[c..])).add(L::load(&constant[c..]));
             let result = L::load(&dz[i..]).mul(L::load(&a[c..])).add(by_x);
             result.store(&mut dx[i..]);
-            result
+            [result]
         });
     }
 }

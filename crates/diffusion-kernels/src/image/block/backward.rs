@@ -8,7 +8,7 @@ use crate::TimeConditioning;
 use crate::arith::isa::Isa;
 use crate::arith::product::{Factor, Target, product_of_words};
 use crate::arith::vector::{add, add_up};
-use crate::image::norm::Norm;
+use crate::image::norm::{Norm, Statistics};
 use crate::image::pixels::{Pixels, padded_len, write_stacked};
 use crate::image::transpose::to_channels_first;
 use crate::image::winograd::{Canvas, SUM_STRIP};
@@ -27,6 +27,8 @@ pub(crate) struct BackwardPass<'a> {
     norm2: [&'a [f32]; 2],
     /// The embeddings of all images, concatenated.
     embedding: &'a [f32],
+    /// The statistics of both normalisations for each image.
+    statistics: &'a [[Statistics; 2]],
     conv1: Conv,
     conv2: Conv,
     /// `[output][input padded]`, as words.
@@ -69,7 +71,12 @@ impl Sums {
 }
 
 impl<'a> BackwardPass<'a> {
-    pub(crate) fn new(settings: &'a Settings, parameters: Parameters<'a>) -> Self {
+    /// `statistics` are those of the forward pass, for each image.
+    pub(crate) fn new(
+        settings: &'a Settings,
+        parameters: Parameters<'a>,
+        statistics: &'a [[Statistics; 2]],
+    ) -> Self {
         let Sizes { inputs, outputs, .. } = settings.sizes;
         let Parameters { norm1, conv1, norm2, conv2, skip, embedding } = parameters;
         let padded_in = padded_len(inputs);
@@ -87,6 +94,7 @@ impl<'a> BackwardPass<'a> {
             norm1: settings.norm(norm1),
             norm2,
             embedding,
+            statistics,
             conv1: conv(conv1[0], inputs),
             conv2: conv(conv2[0], outputs),
             skip,
@@ -157,9 +165,8 @@ impl<'a> BackwardPass<'a> {
         let Sizes { inputs, outputs, .. } = self.settings.sizes;
         let x = &x.images(first, images);
         let dy = &Pixels::new(dy, outputs);
-        add_up(self.settings.isa, dy, &mut sums.dy);
         let d_hidden = self.second_half((first, images), (hidden, dy), de, sums);
-        self.first_half(x, &d_hidden, dy, dx, sums);
+        self.first_half((x, first), &d_hidden, dy, dx, sums);
         let pitches = [padded_len(inputs), self.settings.sizes.padded_outputs()];
         sums.add_skip(self.settings.isa, x, dy, pitches);
     }
@@ -182,15 +189,16 @@ impl<'a> BackwardPass<'a> {
 
         let (mut slopes, mut back) = (Scratch::new(images * size), Scratch::new(images * size));
         let mut normed = Canvas::new(tiles, images, outputs);
-        let statistics: Vec<_> = normed
+        let statistics = &self.statistics[first..first + images];
+        normed
             .par_images_mut()
             .zip(hidden.par_chunks_exact(size))
             .zip(slopes.par_chunks_exact_mut(size))
             .enumerate()
-            .map(|(i, ((rows, hidden), slopes))| {
-                norm2(i).activate_with_slopes(hidden, rows, slopes, settings.mask(first + i))
-            })
-            .collect();
+            .for_each(|(i, ((rows, hidden), slopes))| {
+                let mask = settings.mask(first + i);
+                norm2(i).activate_with_slopes(hidden, &statistics[i][1], rows, slopes, mask);
+            });
         let mut canvas = Canvas::new(tiles, images, outputs);
         canvas.fill(dy, pitch);
         sums.conv2.add(images, &normed, &canvas);
@@ -200,29 +208,34 @@ impl<'a> BackwardPass<'a> {
             .par_chunks_exact(size)
             .zip(slopes.par_chunks_exact(size))
             .zip(back.par_chunks_exact_mut(size))
-            .zip(&statistics);
+            .zip(dy.par_chunks_exact(size));
         let mut d_hidden = Canvas::new(tiles, images, outputs);
         let by_image: Vec<_> = d_hidden
             .par_images_mut()
             .zip(images_of)
             .enumerate()
-            .map(|(i, (dx, (((hidden, slopes), dz), statistics)))| {
+            .map(|(i, (dx, (((hidden, slopes), dz), dy)))| {
                 let mut by_channel = vec![[0.0; 2]; outputs];
+                let norm = norm2(i);
                 let combination =
-                    norm2(i).backward(hidden, statistics, slopes, dz, &mut by_channel);
-                let mut totals = vec![0.0; pitch];
+                    norm.backward(hidden, &statistics[i][1], slopes, dz, &mut by_channel);
+                let [mut totals, mut dy_totals] = [(); 2].map(|()| vec![0.0; pitch]);
+                add_up(isa, dy, &mut dy_totals);
                 let row = tiles.side.1 * pitch;
                 let rows = hidden.chunks_exact(row).zip(dz.chunks_exact(row));
                 for ((hidden, dz), dx) in rows.zip(dx) {
                     combination.write(dz, hidden, dx, &mut totals);
                 }
-                (by_channel, totals)
+                (by_channel, totals, dy_totals)
             })
             .collect();
         let embeddings = de.chunks_exact_mut(settings.sizes.embedding());
-        for (i, ((by_channel, totals), de)) in by_image.iter().zip(embeddings).enumerate() {
+        for (i, ((by_channel, totals, dy_totals), de)) in
+            by_image.iter().zip(embeddings).enumerate()
+        {
             modulated(i).backward(by_channel, &mut sums.norm2, de);
             add(isa, totals, &mut sums.bias1);
+            add(isa, dy_totals, &mut sums.dy);
             if settings.sizes.conditioning == TimeConditioning::Add {
                 de.copy_from_slice(&totals[..outputs]);
             }
@@ -230,11 +243,11 @@ impl<'a> BackwardPass<'a> {
         d_hidden
     }
 
-    /// From the gradient of the first convolution's output to that of the block's inputs `x`, with
-    /// the part of the skip connection.
+    /// From the gradient of the first convolution's output to that of the block's inputs `x`, from
+    /// image `first` on, with the part of the skip connection.
     fn first_half(
         &self,
-        x: &[f32],
+        (x, first): (&[f32], usize),
         d_hidden: &Canvas,
         dy: &[f32],
         dx: Vec<(UninitSlice<'_>, usize)>,
@@ -248,12 +261,14 @@ impl<'a> BackwardPass<'a> {
 
         let (mut slopes, mut back) = (Scratch::new(x.len()), Scratch::new(x.len()));
         let mut normed = Canvas::new(tiles, images, inputs);
-        let statistics: Vec<_> = normed
+        let statistics = &self.statistics[first..first + images];
+        normed
             .par_images_mut()
-            .zip(x.par_chunks_exact(size))
+            .zip(x.par_chunks_exact(size).zip(statistics))
             .zip(slopes.par_chunks_exact_mut(size))
-            .map(|((rows, x), slopes)| self.norm1.activate_with_slopes(x, rows, slopes, None))
-            .collect();
+            .for_each(|((rows, (x, [statistics, _])), slopes)| {
+                self.norm1.activate_with_slopes(x, statistics, rows, slopes, None);
+            });
         sums.conv1.add(images, &normed, d_hidden);
         let zeros = Scratch::zeroed(pitch_in);
         self.conv1.run(d_hidden, &zeros, &mut back);
@@ -262,12 +277,12 @@ impl<'a> BackwardPass<'a> {
                 .par_chunks_exact(size)
                 .zip(slopes.par_chunks_exact(size))
                 .zip(back.par_chunks_exact_mut(size))
-                .zip(&statistics)
+                .zip(statistics)
                 .zip(dy.par_chunks_exact(pixels * pitch));
             let by_image: Vec<_> = dx
                 .par_chunks_exact_mut(size)
                 .zip(images_of)
-                .map(|(dx, ((((x, slopes), dz), statistics), dy))| {
+                .map(|(dx, ((((x, slopes), dz), [statistics, _]), dy))| {
                     let mut by_channel = vec![[0.0; 2]; inputs];
                     let norm = &self.norm1;
                     let combination = norm.backward(x, statistics, slopes, dz, &mut by_channel);

@@ -7,7 +7,7 @@ use super::{Parameters, Settings, Sizes, Stack};
 use crate::TimeConditioning;
 use crate::arith::product::{Factor, Target, product_of_words};
 use crate::arith::vector::{add, padded};
-use crate::image::norm::Norm;
+use crate::image::norm::{Norm, Statistics};
 use crate::image::pixels::{padded_len, write_pixels};
 use crate::image::transpose::channels_last;
 use crate::image::winograd::Canvas;
@@ -64,14 +64,15 @@ impl<'a> ForwardPass<'a> {
     }
 
     /// Computes `y` for the images of `x` from image `first` on. `hidden`, with padded channels,
-    /// receives the first convolution's output.
+    /// receives the first convolution's output. Returns the statistics of both normalisations for
+    /// each image.
     pub(crate) fn images(
         &self,
         x: &Stack<'_>,
         first: usize,
         hidden: &mut [f32],
         y: UninitSlice<'_>,
-    ) {
+    ) -> Vec<[Statistics; 2]> {
         let (settings, isa) = (self.settings, self.settings.isa);
         let &Sizes { inputs, outputs, tiles, .. } = &settings.sizes;
         let (pixels, pitch) = (tiles.pixels(), settings.sizes.padded_outputs());
@@ -79,10 +80,11 @@ impl<'a> ForwardPass<'a> {
         let x = x.images(first, images);
         let mut canvas = Canvas::new(tiles, images, inputs);
         let inputs_of = x.par_chunks_exact(x.len() / images);
-        canvas
+        let first_statistics: Vec<_> = canvas
             .par_images_mut()
             .zip(inputs_of)
-            .for_each(|(rows, x)| self.norm1.activate(x, rows, None));
+            .map(|(rows, x)| self.norm1.activate(x, rows, None))
+            .collect();
         let starts = match settings.sizes.conditioning {
             TimeConditioning::Add => &self.starts[first * pitch..][..images * pitch],
             TimeConditioning::ScaleShift => &self.starts,
@@ -91,11 +93,13 @@ impl<'a> ForwardPass<'a> {
 
         let mut canvas = Canvas::new(tiles, images, outputs);
         let hidden = hidden.par_chunks_exact(pixels * pitch).enumerate();
-        canvas.par_images_mut().zip(hidden).for_each(|(rows, (i, hidden))| {
+        let with_hidden = canvas.par_images_mut().zip(hidden);
+        let second_statistics = with_hidden.map(|(rows, (i, hidden))| {
             let effective = settings.modulated(self.norm2, self.embedding, first + i).effective();
             let mask = settings.mask(first + i);
-            settings.norm([&effective[0], &effective[1]]).activate(hidden, rows, mask);
+            settings.norm([&effective[0], &effective[1]]).activate(hidden, rows, mask)
         });
+        let second_statistics: Vec<_> = second_statistics.collect();
         write_pixels(y, outputs, |y| {
             self.conv2.run(&canvas, &self.bias2, y);
             if let Some(skip) = &self.skip {
@@ -111,5 +115,7 @@ impl<'a> ForwardPass<'a> {
                 add(isa, &x, y);
             }
         });
+        let both = first_statistics.into_iter().zip(second_statistics);
+        both.map(|(first, second)| [first, second]).collect()
     }
 }

@@ -14,8 +14,8 @@
 // 1. A group runs through the whole block before the next one starts, so that its intermediate
 //    images stay in the cache. The group size depends on the image size only, and an output is
 //    computed from its own image only. So the forward result does not depend on the batch.
-// 2. Only h is kept for the backward pass. n1 and n2 are computed again from x and h: the same
-//    arithmetic as before, so the same bits.
+// 2. Only h and the statistics of the normalisations are kept for the backward pass. n1 and n2 are
+//    computed again from x and h: the same arithmetic as before, so the same bits.
 // 3. Normalisations write into the convolution's canvas, whose zero frame is the padding. So n1, n2
 //    and dh are not copied to be padded.
 // 4. Biases and the embedding cost no pass: they are the convolutions' initial values. The skip

@@ -10,7 +10,8 @@
 //! - `memory`: the peak of the resident set in KiB, 0 if unknown
 //! - `profile TIMES JOB`: the mean time of a job; prints a profile to standard error
 //!
-//! With the argument `bf16`, networks multiply in bf16. With the arguments `pictures FOLDER`, it runs the jobs of the loader benchmark instead.
+//! With the argument `bf16`, networks multiply in bf16. With the arguments `pictures FOLDER`, it
+//! runs the jobs of the loader benchmark instead.
 //!
 //! The network is one of `networks.json`, or that of the `mnist` preset if none is named.
 //! `RAYON_NUM_THREADS` sets the number of threads, and `DIFFUSION_KERNELS` the kernels (for example

@@ -8,7 +8,7 @@ mod report;
 
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::Args;
 
 use crate::cargo::{cargo, workspace_root};
@@ -17,12 +17,13 @@ use report::{Memory, Report, Times};
 
 /// Measure training, forward passes and sampling against PyTorch and plain candle.
 ///
-/// All contenders compute the `mnist` preset's network in f32 on the CPU. They take turns, job by
-/// job, for several rounds, so that other load on the machine affects all of them alike. A turn
-/// does the job once to fill the caches, and then several times in a row, as training and sampling
-/// do. The table compares medians. The first call installs PyTorch from PyPI into a virtual
-/// environment in target/ (5 GB on Linux). `cargo bench -p diffusion-bench` measures single
-/// kernels.
+/// The contenders compute the same networks on the CPU, in f32 and in bf16: that of the `mnist`
+/// preset, and those of bench/networks.json, which diffusers builds for PyTorch. They take turns,
+/// job by job, for several rounds, so that other load on the machine affects all of them alike. A
+/// turn does the job once to fill the caches, and then several times in a row, as training and
+/// sampling do. The table compares medians. The first call installs PyTorch and diffusers from PyPI
+/// into a virtual environment in target/ (5 GB on Linux). `cargo bench -p diffusion-bench` measures
+/// single kernels.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Environment:
@@ -31,6 +32,7 @@ Environment:
 Examples:
   cargo xtask bench
   cargo xtask bench --threads 2 --rounds 15
+  cargo xtask bench --networks rgb64,cifar10
   cargo xtask bench --profile
   cargo xtask bench --loader
   cargo xtask bench --earlier ../before/target/debug/diffusion-bench")]
@@ -41,6 +43,9 @@ pub(crate) struct BenchArgs {
     /// Numbers of threads to measure with
     #[arg(long, value_delimiter = ',', default_value = "1,2", value_parser = clap::value_parser!(u32).range(1..))]
     threads: Vec<u32>,
+    /// Networks to measure: mnist, digits-attn, rgb64 and cifar10 [default: all]
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', value_parser = NETWORKS.map(|network| network.name))]
+    networks: Vec<String>,
     /// Write the figures to this file
     #[arg(long, value_name = "FILE", default_value = "target/bench/bench.json")]
     json: PathBuf,
@@ -57,14 +62,54 @@ pub(crate) struct BenchArgs {
     earlier: Option<PathBuf>,
 }
 
-/// The jobs: the line that a worker reads, its description, and its repetitions per turn.
-const JOBS: [(&str, &str, usize); 6] = [
+/// A job: the line that a worker reads, its description, and its repetitions per turn.
+type Job = (&'static str, &'static str, usize);
+
+/// The jobs of a network.
+struct Network {
+    name: &'static str,
+    jobs: &'static [Job],
+    /// Whether all contenders take part, and their processes stay in memory between turns.
+    /// Otherwise candle's operations and AVX2 are left out, and each turn is a new process.
+    is_small: bool,
+}
+
+/// The jobs of the `mnist` preset's network.
+const MNIST_JOBS: [Job; 6] = [
     ("train 64", "training step, batch 64", 3),
     ("train 128", "training step, batch 128", 2),
     ("forward 1", "forward, 1 image", 20),
     ("forward 16", "forward, 16 images", 10),
     ("forward 64", "forward, 64 images", 5),
     ("sample 16 50", "sampling 16 digits in 50 steps", 1),
+];
+
+const NETWORKS: [Network; 4] = [
+    Network { name: "mnist", jobs: &MNIST_JOBS, is_small: true },
+    Network {
+        name: "digits-attn",
+        jobs: &[
+            ("train 64 digits-attn", "digits-attn, training step, batch 64", 3),
+            ("forward 64 digits-attn", "digits-attn, forward, 64 images", 5),
+        ],
+        is_small: false,
+    },
+    Network {
+        name: "rgb64",
+        jobs: &[
+            ("train 8 rgb64", "64×64 RGB, 22 M parameters, training step, batch 8", 2),
+            ("forward 8 rgb64", "64×64 RGB, 22 M parameters, forward, 8 images", 3),
+        ],
+        is_small: false,
+    },
+    Network {
+        name: "cifar10",
+        jobs: &[
+            ("train 16 cifar10", "cifar10, 35.7 M parameters, training step, batch 16", 2),
+            ("forward 16 cifar10", "cifar10, 35.7 M parameters, forward, 16 images", 3),
+        ],
+        is_small: false,
+    },
 ];
 
 /// The number of rounds for candle's own operations. They take most of the time, and their times
@@ -79,7 +124,7 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
     if args.profile {
         for &threads in &args.threads {
             println!("\n{threads} threads");
-            let mut worker = Contender::Kernels.start(threads, None)?;
+            let mut worker = Contender::Kernels { bf16: false }.start(threads, None)?;
             for job in ["train 64", "forward 64", "forward 1"] {
                 worker.run(&format!("profile 16 {job}"))?;
             }
@@ -98,10 +143,13 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
     }
     let python = python()?;
     let mut report = Report::new(args.rounds);
+    let is_chosen =
+        |name: &str| args.networks.is_empty() || args.networks.iter().any(|chosen| chosen == name);
     for &threads in &args.threads {
-        let (times, sgemm) = measure_times(args.rounds, threads, &python)?;
-        report.times.extend(times);
-        report.sgemm.push((threads, sgemm));
+        report.sgemm.push((threads, measure_sgemm(args.rounds, threads, &python)?));
+        for network in NETWORKS.iter().filter(|network| is_chosen(network.name)) {
+            report.times.extend(measure_times(network, args.rounds, threads, &python)?);
+        }
     }
     let max_threads = args.threads.iter().copied().max().unwrap_or(1);
     for contender in Contender::all() {
@@ -114,43 +162,85 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
     Ok(())
 }
 
-/// The times of every contender, and the GFLOP/s of the fastest matrix product on this machine.
-fn measure_times(rounds: u32, threads: u32, python: &PathBuf) -> Result<(Vec<Times>, f64)> {
-    let mut workers = Vec::new();
-    for contender in Contender::all() {
-        eprintln!("{threads} threads: warming up {contender}");
-        let mut worker = contender.start(threads, Some(python))?;
-        // In the second run, the memory is allocated and PyTorch has finished compiling.
-        for (job, _, _) in JOBS {
-            for _ in 0..if contender == Contender::Plain { 1 } else { 2 } {
-                worker.run(job)?;
-            }
-        }
-        workers.push((contender, worker));
-    }
-    let mut times: Vec<Times> = JOBS
+/// The times of all contenders for the jobs of a network.
+fn measure_times(
+    network: &Network,
+    rounds: u32,
+    threads: u32,
+    python: &PathBuf,
+) -> Result<Vec<Times>> {
+    let contenders: Vec<Contender> = Contender::all()
+        .into_iter()
+        .filter(|contender| network.is_small || contender.is_torch(true) || contender.is_ours(true))
+        .collect();
+    let mut workers: Vec<Option<Worker>> = contenders.iter().map(|_| None).collect();
+    let mut times: Vec<Times> = network
+        .jobs
         .iter()
-        .flat_map(|(_, work, _)| workers.iter().map(move |(contender, _)| (*work, *contender)))
+        .flat_map(|(_, work, _)| contenders.iter().map(move |contender| (*work, *contender)))
         .map(|(work, contender)| Times { threads, work, contender, milliseconds: Vec::new() })
         .collect();
-    let mut sgemm = Vec::new();
     for round in 0..rounds {
-        eprintln!("{threads} threads: round {} of {rounds}", round + 1);
-        let mut times = times.iter_mut();
-        for (job, _, repeats) in JOBS {
-            for ((contender, worker), times) in workers.iter_mut().zip(&mut times) {
-                if *contender != Contender::Plain {
-                    worker.run(job)?;
-                    let turn = (0..repeats).map(|_| worker.run(job)).collect::<Result<Vec<_>>>()?;
-                    times.milliseconds.push(median(turn));
-                } else if round < PLAIN_ROUNDS {
-                    times.milliseconds.push(worker.run(job)?);
+        eprintln!("{threads} threads, {}: round {} of {rounds}", network.name, round + 1);
+        for (i, contender) in contenders.iter().enumerate() {
+            if workers[i].is_none() {
+                let mut worker = contender.start(threads, Some(python))?;
+                // In the second run, the memory is allocated and PyTorch has finished compiling.
+                for (job, _, _) in network.jobs {
+                    for _ in 0..if *contender == Contender::Plain { 1 } else { 2 } {
+                        worker.run(job)?;
+                    }
                 }
+                workers[i] = Some(worker);
+            }
+            if !network.is_small {
+                turn(network, &mut workers, &contenders, &mut times, i, round)?;
+                workers[i] = None;
             }
         }
-        sgemm.push(best_sgemm(&mut workers)?);
+        if network.is_small {
+            for i in 0..contenders.len() {
+                turn(network, &mut workers, &contenders, &mut times, i, round)?;
+            }
+        }
     }
-    Ok((times, median(sgemm)))
+    Ok(times)
+}
+
+/// The turn of contender `i` in a round: all jobs.
+fn turn(
+    network: &Network,
+    workers: &mut [Option<Worker>],
+    contenders: &[Contender],
+    times: &mut [Times],
+    i: usize,
+    round: u32,
+) -> Result<()> {
+    let Some(worker) = &mut workers[i] else { return Ok(()) };
+    for (k, (job, _, repeats)) in network.jobs.iter().enumerate() {
+        let times = &mut times[k * contenders.len() + i].milliseconds;
+        if contenders[i] != Contender::Plain {
+            worker.run(job)?;
+            let turn = (0..*repeats).map(|_| worker.run(job)).collect::<Result<Vec<_>>>()?;
+            times.push(median(turn));
+        } else if round < PLAIN_ROUNDS {
+            times.push(worker.run(job)?);
+        }
+    }
+    Ok(())
+}
+
+/// The GFLOP/s of the fastest matrix product on this machine, in f32.
+fn measure_sgemm(rounds: u32, threads: u32, python: &PathBuf) -> Result<f64> {
+    let contenders = [Contender::Kernels { bf16: false }, Contender::EAGER];
+    let mut workers = contenders.map(|contender| contender.start(threads, Some(python)));
+    let mut best = || -> Result<f64> {
+        workers.iter_mut().try_fold(0.0, |best: f64, worker| match worker {
+            Ok(worker) => Ok(best.max(worker.run("sgemm")?)),
+            Err(e) => bail!("{e:#}"),
+        })
+    };
+    Ok(median((0..rounds).map(|_| best()).collect::<Result<Vec<_>>>()?))
 }
 
 /// The median of `numbers`; the upper one if their count is even.
@@ -161,14 +251,6 @@ fn measure_times(rounds: u32, threads: u32, python: &PathBuf) -> Result<(Vec<Tim
 pub(crate) fn median(mut numbers: Vec<f64>) -> f64 {
     numbers.sort_by(f64::total_cmp);
     numbers[numbers.len() / 2]
-}
-
-/// The GFLOP/s of the faster matrix product: candle's or PyTorch's.
-fn best_sgemm(workers: &mut [(Contender, Worker)]) -> Result<f64> {
-    workers
-        .iter_mut()
-        .filter(|(contender, _)| [Contender::Kernels, Contender::ALL_EAGER[0]].contains(contender))
-        .try_fold(0.0, |best: f64, (_, worker)| Ok(best.max(worker.run("sgemm")?)))
 }
 
 /// Peaks of the resident set, each measured in a separate process that does nothing else.

@@ -12,7 +12,7 @@ use clap::Args;
 use diffusion_process::{Domain, NoiseSource};
 
 use crate::cargo::{built_program, cargo, workspace_root};
-use crate::python::{TORCH, call, environment};
+use crate::python::{DIFFUSERS, TORCH, call, environment};
 
 /// Compare schedules, samplers, networks and model folders with Python's diffusers, on new random
 /// configurations.
@@ -41,7 +41,7 @@ pub(crate) struct GoldenArgs {
 }
 
 /// The packages of the comparison with diffusers.
-const PACKAGES: [&str; 5] = ["diffusers==0.42.1", TORCH, "numpy", "safetensors", "scipy"];
+const PACKAGES: [&str; 5] = [DIFFUSERS, TORCH, "numpy", "safetensors", "scipy"];
 
 /// The packages that read event files, in a separate environment.
 const TENSORBOARD: [&str; 2] = ["tensorboard==2.21.0", "setuptools<81"];

@@ -9,6 +9,8 @@ use crate::cargo::workspace_root;
 
 /// The version of PyTorch that this project is compared with.
 pub(crate) const TORCH: &str = "torch==2.15.0";
+/// The version of diffusers whose numbers and networks this project is compared with.
+pub(crate) const DIFFUSERS: &str = "diffusers==0.42.1";
 
 /// The interpreter of the virtual environment in `folder` (a path in the workspace), with
 /// `packages` in pip's notation.

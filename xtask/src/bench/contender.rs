@@ -8,60 +8,77 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use anyhow::{Context, Result};
 
 use crate::cargo::{built_program, workspace_root};
-use crate::python::{TORCH, environment};
+use crate::python::{DIFFUSERS, TORCH, environment};
 
 /// An implementation that the benchmark measures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Contender {
     /// This project.
-    Kernels,
+    Kernels { bf16: bool },
     /// This project, restricted to AVX2.
     Avx2,
     /// This project with candle's own operations.
     Plain,
-    /// PyTorch.
-    Torch { compiled: bool, channels_last: bool },
+    /// PyTorch, in bf16 with autocast.
+    Torch { compiled: bool, channels_last: bool, bf16: bool },
 }
 
 impl Contender {
-    /// PyTorch without its compiler, in both layouts.
-    pub(super) const ALL_EAGER: [Self; 2] = [
-        Self::Torch { compiled: false, channels_last: false },
-        Self::Torch { compiled: false, channels_last: true },
-    ];
-    const ALL_COMPILED: [Self; 2] = [
-        Self::Torch { compiled: true, channels_last: false },
-        Self::Torch { compiled: true, channels_last: true },
-    ];
+    /// PyTorch without its compiler in NCHW and f32, whose matrix product is measured, too.
+    pub(super) const EAGER: Self =
+        Self::Torch { compiled: false, channels_last: false, bf16: false };
 
     /// All contenders that this machine can run.
     pub(super) fn all() -> Vec<Self> {
-        let mut all = vec![Self::Kernels];
+        let mut all = vec![Self::Kernels { bf16: false }];
+        #[cfg(target_arch = "x86_64")]
+        if is_x86_feature_detected!("avx512bf16") {
+            all.push(Self::Kernels { bf16: true });
+        }
         #[cfg(target_arch = "x86_64")]
         if is_x86_feature_detected!("avx512f") {
             all.push(Self::Avx2);
         }
         all.push(Self::Plain);
-        all.extend(Self::ALL_EAGER);
-        all.extend(Self::ALL_COMPILED);
+        for bf16 in [false, true] {
+            for compiled in [false, true] {
+                for channels_last in [false, true] {
+                    all.push(Self::Torch { compiled, channels_last, bf16 });
+                }
+            }
+        }
         all
+    }
+
+    /// Whether this is PyTorch, in f32 or also in bf16.
+    pub(super) fn is_torch(self, with_bf16: bool) -> bool {
+        matches!(self, Self::Torch { bf16, .. } if with_bf16 || !bf16)
+    }
+
+    /// Whether this is this project at its best, in f32 or also in bf16.
+    pub(super) fn is_ours(self, with_bf16: bool) -> bool {
+        matches!(self, Self::Kernels { bf16 } if with_bf16 || !bf16)
     }
 
     /// Starts a worker process with `threads` threads. PyTorch's needs the interpreter `python`.
     pub(super) fn start(self, threads: u32, python: Option<&PathBuf>) -> Result<Worker> {
         let root = workspace_root();
         let mut command = match self {
-            Self::Torch { compiled, channels_last } => {
+            Self::Torch { compiled, channels_last, bf16 } => {
                 let mut command =
                     Command::new(python.context("PyTorch needs a Python interpreter")?);
                 command.arg(root.join("bench/pytorch.py"));
                 command.arg(if compiled { "compile" } else { "eager" });
                 command.arg(if channels_last { "channels_last" } else { "nchw" });
+                command.arg(if bf16 { "bf16" } else { "f32" });
                 command.arg(threads.to_string());
                 command
             }
             _ => Command::new(built_program("diffusion-bench")?),
         };
+        if self == (Self::Kernels { bf16: true }) {
+            command.arg("bf16");
+        }
         let kernels = match self {
             Self::Avx2 => Some("avx2"),
             Self::Plain => Some("slow"),
@@ -80,12 +97,14 @@ impl Contender {
 impl fmt::Display for Contender {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Kernels => f.write_str("diffusion"),
+            Self::Kernels { bf16: false } => f.write_str("diffusion"),
+            Self::Kernels { bf16: true } => f.write_str("diffusion, bf16"),
             Self::Avx2 => f.write_str("diffusion, AVX2 only"),
             Self::Plain => f.write_str("candle's operations"),
-            Self::Torch { compiled, channels_last } => {
+            Self::Torch { compiled, channels_last, bf16 } => {
                 f.write_str(if *compiled { "torch.compile" } else { "PyTorch" })?;
-                f.write_str(if *channels_last { ", channels_last" } else { ", NCHW" })
+                f.write_str(if *channels_last { ", channels_last" } else { ", NCHW" })?;
+                f.write_str(if *bf16 { ", bf16" } else { "" })
             }
         }
     }
@@ -138,5 +157,5 @@ impl Drop for Worker {
 
 /// The interpreter of a virtual environment with PyTorch, created if missing.
 pub(super) fn python() -> Result<PathBuf> {
-    environment("target/bench/venv", &[TORCH, "numpy", "setuptools"])
+    environment("target/bench/venv", &[TORCH, DIFFUSERS, "numpy", "setuptools"])
 }

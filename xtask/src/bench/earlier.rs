@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use super::contender::Worker;
-use super::{JOBS, median};
+use super::{MNIST_JOBS, median};
 use crate::cargo::built_program;
 
 /// Runs each job with both programs in turns, and prints and writes medians of `rounds` rounds and
@@ -20,7 +20,7 @@ pub(super) fn run(earlier: &Path, rounds: u32, threads: &[u32], json: &Path) -> 
     for &threads in threads {
         let mut workers =
             programs.iter().map(|program| start(program, threads)).collect::<Result<Vec<_>>>()?;
-        for (job, work, repeats) in JOBS {
+        for (job, work, repeats) in MNIST_JOBS {
             let mut times = [Vec::new(), Vec::new()];
             // Round 0 fills the caches and is not counted.
             for round in 0..=rounds {

@@ -28,7 +28,7 @@ pub(super) fn run(rounds: u32, json: &Path) -> Result<()> {
     let mut diffusion = diffusion(&pictures)?;
     diffusion.run(&format!("make {PICTURES}"))?;
     let mut torchvision = torchvision(&python, &pictures)?;
-    let mut trainer = Contender::Kernels.start(THREADS, None)?;
+    let mut trainer = Contender::Kernels { bf16: false }.start(THREADS, None)?;
     let [mut cold, mut open, mut cached, mut torch, mut step] = [const { Vec::new() }; 5];
     for round in 0..rounds {
         eprintln!("round {} of {rounds}", round + 1);

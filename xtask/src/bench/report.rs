@@ -67,12 +67,27 @@ impl Report {
         self.times.iter().filter(move |times| times.threads == threads && times.work == work)
     }
 
-    /// The median time, divided by that of PyTorch's faster layout without its compiler.
-    fn ratio(&self, times: &Times) -> f64 {
-        let eager = self
-            .row(times.threads, times.work)
-            .filter(|t| Contender::ALL_EAGER.contains(&t.contender));
-        times.median() / eager.map(Times::median).fold(f64::INFINITY, f64::min)
+    /// The shortest median of some contenders for one job; infinite if there is none.
+    fn best(&self, threads: u32, work: &str, is_chosen: impl Fn(Contender) -> bool) -> f64 {
+        let chosen = self.row(threads, work).filter(|times| is_chosen(times.contender));
+        chosen.map(Times::median).fold(f64::INFINITY, f64::min)
+    }
+
+    /// This project's time divided by PyTorch's, in f32 or with the faster precision of each.
+    fn ratio(&self, threads: u32, work: &str, with_bf16: bool) -> f64 {
+        self.best(threads, work, |contender| contender.is_ours(with_bf16))
+            / self.best(threads, work, |contender| contender.is_torch(with_bf16))
+    }
+
+    /// The jobs, in the order of their measurement.
+    fn works(&self) -> Vec<&'static str> {
+        let mut works = Vec::new();
+        for times in &self.times {
+            if !works.contains(&times.work) {
+                works.push(times.work);
+            }
+        }
+        works
     }
 
     /// Writes all results, with the times of every round.
@@ -83,7 +98,6 @@ impl Report {
                 "work": times.work,
                 "contender": times.contender.to_string(),
                 "median_ms": times.median(),
-                "ratio_to_eager_pytorch": self.ratio(times),
                 "rounds_ms": times.milliseconds,
             })
         });
@@ -95,12 +109,23 @@ impl Report {
                 "sampling_mib": memory.sampling,
             })
         });
+        let ratios = self.numbers_of_threads().into_iter().flat_map(|threads| {
+            self.works().into_iter().map(move |work| {
+                json!({
+                    "threads": threads,
+                    "work": work,
+                    "f32": self.ratio(threads, work, false),
+                    "best": self.ratio(threads, work, true),
+                })
+            })
+        });
         let text = serde_json::to_string_pretty(&json!({
             "machine": self.machine,
             "pytorch": TORCH,
             "rounds": self.rounds,
             "sgemm_gflops": self.sgemm,
             "times": times.collect::<Vec<_>>(),
+            "ratios_to_pytorch": ratios.collect::<Vec<_>>(),
             "peak_memory": memory.collect::<Vec<_>>(),
         }))?;
         if let Some(folder) = path.parent() {
@@ -116,25 +141,25 @@ impl fmt::Display for Report {
         for (threads, sgemm) in &self.sgemm {
             writeln!(f, "A matrix product reaches {sgemm:.0} GFLOP/s with {threads} threads.")?;
         }
-        let contenders: Vec<Contender> =
-            self.memory.iter().map(|memory| memory.contender).collect();
+        let contenders = Contender::all();
         for threads in self.numbers_of_threads() {
             writeln!(
                 f,
-                "\nMedian milliseconds with {threads} threads; ratio: diffusion / the faster layout of \
-                 PyTorch\n"
+                "\nMedian milliseconds with {threads} threads; ratios: diffusion / PyTorch, each at its \
+                 best, in f32 and in the faster precision\n"
             )?;
-            write!(f, "| work | ratio |")?;
+            write!(f, "| work | f32 | best |")?;
             contenders.iter().try_for_each(|contender| write!(f, " {contender} |"))?;
-            write!(f, "\n|---|---|{}\n", "---|".repeat(contenders.len()))?;
-            for (_, work, _) in super::JOBS {
-                let row: Vec<&Times> = self.row(threads, work).collect();
-                write!(
-                    f,
-                    "| {work} | {:.2} |",
-                    row.first().map_or(f64::NAN, |times| self.ratio(times))
-                )?;
-                row.iter().try_for_each(|times| write!(f, " {:.1} |", times.median()))?;
+            write!(f, "\n|---|---|---|{}\n", "---|".repeat(contenders.len()))?;
+            for work in self.works() {
+                let [f32, best] = [false, true].map(|bf16| self.ratio(threads, work, bf16));
+                write!(f, "| {work} | {f32:.2} | {best:.2} |")?;
+                for contender in &contenders {
+                    match self.row(threads, work).find(|times| times.contender == *contender) {
+                        Some(times) => write!(f, " {:.1} |", times.median())?,
+                        None => write!(f, " – |")?,
+                    }
+                }
                 writeln!(f)?;
             }
         }

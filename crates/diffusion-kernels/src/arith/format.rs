@@ -48,7 +48,7 @@ impl Format {
         match self {
             Self::F32 => (c, Part::Whole),
             Self::Bf16 => {
-                let part = if c / LANES % 2 == 0 { Part::Low } else { Part::High };
+                let part = if (c / LANES).is_multiple_of(2) { Part::Low } else { Part::High };
                 (c / (2 * LANES) * LANES + c % LANES, part)
             }
         }
@@ -72,7 +72,7 @@ impl Format {
     pub(crate) fn row(self, r: usize) -> (usize, Part) {
         match self {
             Self::F32 => (r, Part::Whole),
-            Self::Bf16 => (r / 2, if r % 2 == 0 { Part::Low } else { Part::High }),
+            Self::Bf16 => (r / 2, if r.is_multiple_of(2) { Part::Low } else { Part::High }),
         }
     }
 }

@@ -28,8 +28,8 @@ pub(crate) fn at(x: &[f32], i: usize) -> &[f32; LANES] {
     x[i..].first_chunk().expect("whole vectors")
 }
 
-/// Sums the N numbers `f(index of a vector, its first channel)` over pixels, channels last, and adds
-/// the sums to the channels of `totals`. The order of additions depends only on the number of
+/// Sums the N numbers `f(index of a vector, its first channel)` over pixels, channels last, and
+/// adds the sums to the channels of `totals`. The order of additions depends only on the number of
 /// pixels. `len` is the number of floats in all pixels.
 #[inline(always)]
 pub(crate) fn over_pixels<L: Lanes, const N: usize>(

@@ -216,7 +216,9 @@ impl Convolution {
                 let framed = frame.fill(self.isa, x);
                 let pixels = y.chunks_exact_mut(self.start.len());
                 pixels.for_each(|pixel| pixel.copy_from_slice(&self.start));
-                phases.iter().for_each(|phase| phase.run(self, frame, &framed, y));
+                for phase in phases {
+                    phase.run(self, frame, &framed, y);
+                }
             }
         });
     }

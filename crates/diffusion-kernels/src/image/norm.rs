@@ -139,8 +139,8 @@ impl Norm<'_> {
         statistics
     }
 
-    /// Like [`Self::activate`], with known statistics. Also writes the slopes of the activation and of the mask for
-    /// [`Self::backward`].
+    /// Like [`Self::activate`], with known statistics. Also writes the slopes of the activation and
+    /// of the mask for [`Self::backward`].
     pub(crate) fn activate_with_slopes<'r>(
         &self,
         mut x: &[f32],

@@ -18,8 +18,8 @@ pub(crate) struct Scratch {
     len: usize,
 }
 
-/// The smallest buffer that is pooled, in floats. Smaller ones often end on another thread than they
-/// began, and would take large ones with them.
+/// The smallest buffer that is pooled, in floats. Smaller ones often end on another thread than
+/// they began, and would take large ones with them.
 const MIN_POOLED: usize = 1 << 12;
 /// The largest number of unused buffers of a thread. More than that replace the smallest ones.
 const MAX_UNUSED: usize = 32;

@@ -188,7 +188,7 @@ impl Winograd {
                 product_of_words(isa, format, a, b, [count, padded], Target::new(c, padded));
             }
             let products = Products { places: &sums, pitch, channels: padded };
-            transform_outputs(isa, products, start, canvas.tiles, first, count, y, padded);
+            transform_outputs(isa, products, start, canvas.tiles, first, count, (y, padded));
         }
     }
 

@@ -162,7 +162,7 @@ impl WideWinograd {
                 };
                 let start = &parts.start(start, outputs, first + i)[panel * PANEL..];
                 let y = &mut y[panel * PANEL..];
-                transform_outputs(isa, products, start, parts.part, 0, per_part, y, outputs);
+                transform_outputs(isa, products, start, parts.part, 0, per_part, (y, outputs));
             }
         }
     }
@@ -199,7 +199,7 @@ impl WideWinograd {
             let products =
                 Products { places: &sums[i * per_part * outputs..], pitch, channels: outputs };
             let start = parts.start(start, outputs, first + i);
-            transform_outputs(isa, products, start, parts.part, 0, per_part, y, outputs);
+            transform_outputs(isa, products, start, parts.part, 0, per_part, (y, outputs));
         });
     }
 

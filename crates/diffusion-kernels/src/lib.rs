@@ -9,6 +9,7 @@
 //! - [`backward`]: the gradients of a loss, faster than candle's own function.
 //! - [`in_pool`]: runs a network or a training step on a thread of the kernels' pool.
 //! - [`autocast`]: runs a network with products in bf16, on CPUs with AVX512-BF16.
+//! - [`checkpoint_activations`]: runs a network that keeps less for its backward pass.
 //! - [`traced`] and [`peak_bytes`]: the operations of a forward pass, and the memory in use.
 //!
 //! The kernels compute `f32` on the CPU with AVX-512, AVX2 or portable code, whichever the CPU has.
@@ -68,7 +69,7 @@ use candle_core::{Result, Tensor, bail};
 pub use arguments::{Activation, GroupNorm, Padding, ResidualBlock, TimeConditioning};
 pub use graph::feature_map::FeatureMap;
 pub use graph::pass::{backward, in_pool};
-pub use graph::precision::{Precision, autocast};
+pub use graph::scope::{Precision, autocast, checkpoint_activations};
 pub use graph::trace::{Operation, peak_bytes, traced};
 pub use image::mask::DropoutMask;
 pub use optim::ParameterState;

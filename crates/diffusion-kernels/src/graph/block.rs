@@ -13,6 +13,7 @@ use crate::arith::isa::Isa;
 use crate::graph::dropout;
 use crate::graph::map::{Map, Node};
 use crate::graph::op::MapOp;
+use crate::graph::scope::current_scope;
 use crate::graph::tasks::{CHUNK, total};
 use crate::image::block::{BackwardPass, ForwardPass, Parameters, Settings, Sizes, Stack};
 use crate::image::norm::Statistics;
@@ -90,7 +91,7 @@ struct Op {
     settings: Settings,
     parts: Vec<Arc<Map>>,
     y: Arc<Map>,
-    /// The first convolution's output.
+    /// The first convolution's output; empty if the backward pass computes it again.
     hidden: Buffer,
     /// The statistics of both normalisations for each image.
     statistics: Vec<[Statistics; 2]>,
@@ -114,8 +115,9 @@ pub(crate) fn residual_block(
         arguments.iter().any(|tensor| tensor.track_op()) || parts.iter().any(Node::is_tracked);
     let settings = Settings { isa, sizes, eps: block.eps as f32, dropout: block.dropout.cloned() };
     let maps: Vec<Arc<Map>> = parts.iter().map(|part| part.map.clone()).collect();
+    let keep = tracked && !current_scope().checkpointing;
     let (y, hidden, statistics) = with_all_elements(&arguments, |slices| {
-        Ok(forward(&settings, &maps, Parameters::new(slices), tracked))
+        Ok(forward(&settings, &maps, Parameters::new(slices), keep))
     })?;
     let sources: Vec<&Node> = parts.iter().collect();
     Node::new(y, &sources, &arguments, |y| Op { settings, parts: maps, y, hidden, statistics })
@@ -138,8 +140,7 @@ fn forward(
     let pixels = settings.sizes.pixels();
     let kernel = ForwardPass::new(settings, parameters);
     let x = stack(settings, parts);
-    let is_wide = settings.sizes.is_wide();
-    let group = settings.sizes.group(STRIP).min(if is_wide { images } else { CHUNK });
+    let (is_wide, group) = (settings.sizes.is_wide(), group_of(settings));
     let mut y = UninitVec::from_pool(images * outputs * pixels);
     let results = y.chunks(group * outputs * pixels);
     let last = settings.sizes.padded_outputs() * pixels;
@@ -161,6 +162,33 @@ fn forward(
     };
     let y = Map::new(y.into_buffer(), [images, height, width, outputs]);
     (y, hidden.into_buffer(), statistics.into_iter().flatten().collect())
+}
+
+/// The number of images that the forward pass processes together.
+fn group_of(settings: &Settings) -> usize {
+    let sizes = &settings.sizes;
+    sizes.group(STRIP).min(if sizes.is_wide() { sizes.images } else { CHUNK })
+}
+
+impl Op {
+    /// The first convolution's output, computed again.
+    fn hidden_again(&self, parameters: Parameters<'_>) -> Buffer {
+        let (settings, sizes) = (&self.settings, &self.settings.sizes);
+        let kernel = ForwardPass::new(settings, parameters);
+        let (x, group) = (stack(settings, &self.parts), group_of(settings));
+        let size = sizes.padded_outputs() * sizes.pixels();
+        let mut hidden = UninitVec::from_pool(sizes.images * size);
+        let groups = hidden.chunks(group * size);
+        let run = |(i, hidden): (usize, UninitSlice<'_>)| {
+            kernel.hidden(&x, i * group, hidden.arbitrary());
+        };
+        if sizes.is_wide() {
+            groups.into_iter().enumerate().for_each(run);
+        } else {
+            groups.into_par_iter().enumerate().for_each(run);
+        }
+        hidden.into_buffer()
+    }
 }
 
 impl MapOp for Op {
@@ -188,12 +216,14 @@ impl MapOp for Op {
         let width = sizes.embedding();
         let mut de = vec![0.0; images * width];
         let partials: Vec<Vec<Buffer>> = with_all_elements(arguments, |slices| {
+            let again = self.hidden.is_empty().then(|| self.hidden_again(Parameters::new(slices)));
+            let hidden = again.as_ref().unwrap_or(&self.hidden);
             let backward =
                 BackwardPass::new(&self.settings, Parameters::new(slices), &self.statistics);
             Ok(tasks
                 .into_par_iter()
                 .zip(de.par_chunks_mut(chunk * width))
-                .zip(self.hidden.par_chunks(chunk * last).zip(dy.par_chunks(chunk * size)))
+                .zip(hidden.par_chunks(chunk * last).zip(dy.par_chunks(chunk * size)))
                 .enumerate()
                 .map(|(i, ((dx, de), (hidden, dy)))| {
                     backward.chunk(&x, i * chunk, [hidden, dy], dx, de)

@@ -6,8 +6,8 @@ use crate::arith::isa::Isa;
 use crate::graph::convert::{from_images, to_images};
 use crate::graph::convolution::{Direction, convolution};
 use crate::graph::map::Node;
-use crate::graph::precision::current_precision;
 use crate::graph::resample::{Resample, resample};
+use crate::graph::scope::current_scope;
 use crate::graph::stack::stacked;
 use crate::graph::trace::operation;
 use crate::graph::{attention, block, dropout, elementwise, group_norm};
@@ -56,7 +56,7 @@ impl FeatureMap {
             bail!("a feature map needs images (N, C, H, W), got {:?}", images.shape());
         }
         match kernels_for(&[images]) {
-            Some(isa) => Self::with_kernels(isa.in_precision(current_precision()), images),
+            Some(isa) => Self::with_kernels(isa.in_precision(current_scope().precision), images),
             None => Ok(Self::from_images_slow(images)),
         }
     }

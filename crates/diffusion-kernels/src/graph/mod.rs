@@ -2,7 +2,7 @@
 //!
 //! Networks use [`feature_map`]; [`map`] holds images and gradients outside of candle's graph.
 //! [`op`] is the one candle operation behind all others, which have a file each. [`tasks`] divides
-//! batches among threads, [`pass`] keeps backward passes apart, [`precision`] chooses f32 or bf16,
+//! batches among threads, [`pass`] keeps backward passes apart, [`scope`] chooses f32 or bf16,
 //! and [`trace`] records operations and their memory. This module uses [`crate::image`] and the
 //! modules below it, but no layers and no optimisers.
 
@@ -18,8 +18,8 @@ pub(crate) mod linear;
 pub(crate) mod map;
 pub(crate) mod op;
 pub(crate) mod pass;
-pub(crate) mod precision;
 pub(crate) mod resample;
+pub(crate) mod scope;
 pub(crate) mod silu;
 pub(crate) mod stack;
 pub(crate) mod tasks;

@@ -8,7 +8,7 @@ use std::thread::{self, ThreadId};
 use candle_core::backprop::GradStore;
 use candle_core::{Result, Tensor, TensorId};
 
-use crate::graph::precision::{autocast, current_precision};
+use crate::graph::scope::{current_scope, within};
 
 /// A pass that runs on this thread.
 struct Pass {
@@ -56,10 +56,10 @@ impl Drop for Running {
 /// time. A waiting pool thread can start the second pass, and only `in_pool` keeps their gradients
 /// apart.
 pub fn in_pool<R: Send>(f: impl FnOnce() -> R + Send) -> R {
-    let precision = current_precision();
+    let scope = current_scope();
     rayon::scope(|_| {
         let _running = Running::begin(None);
-        autocast(precision, f)
+        within(scope, f)
     })
 }
 

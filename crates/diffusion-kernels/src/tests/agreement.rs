@@ -4,14 +4,14 @@ use candle_core::Tensor;
 use proptest::prelude::*;
 
 use super::{
-    all_kernels, block_of, close, close_for, norm_of, random, residual_block, with_gradients,
+    all_kernels, bits, block_of, close, close_for, norm_of, random, residual_block, with_gradients,
 };
 use crate::arith::isa::available;
 use crate::graph::{linear, silu};
 use crate::optim::{adamw, muon, square_sum};
 use crate::{
     Activation, AdamW, DropoutMask, FeatureMap, GroupNorm, Muon, ParameterState, ResidualBlock,
-    TimeConditioning, Update, slow,
+    TimeConditioning, Update, checkpoint_activations, slow,
 };
 
 proptest! {
@@ -144,6 +144,10 @@ proptest! {
                 let parts = x.chunk(stacked, 1)?;
                 residual_block(isa, &parts, &e, &block)
             }, &vars);
+            let again = with_gradients(|| checkpoint_activations(true, || {
+                residual_block(isa, &x.chunk(stacked, 1)?, &e, &block)
+            }), &vars);
+            prop_assert!(again.iter().map(bits).eq(fast.iter().map(bits)));
             close_for(isa, &fast, &expected, 2e-4)?;
         }
     }

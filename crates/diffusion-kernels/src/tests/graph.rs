@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor, Var};
 
-use super::{bits, random, with_gradients};
+use super::{bits, random, relative_error, with_gradients};
 use crate::arith::isa::available;
 use crate::{FeatureMap, slow};
 
@@ -148,4 +148,23 @@ fn gradients_left_by_a_failed_pass_are_detected() {
             }
         }
     }
+}
+
+#[test]
+fn backward_gives_the_gradients_of_candles_own_pass() {
+    let [x, weight, wide] = arguments();
+    // The weight is used twice by the kernels, and once by candle.
+    let loss = || {
+        let y = reused_map(FeatureMap::from_images, &x, &weight, &wide)?;
+        y.sqr()?.mean_all()? + weight.sqr()?.sum_all()?
+    };
+    let expected = loss().unwrap().backward().unwrap();
+    let fast = crate::backward(&loss().unwrap()).unwrap();
+    for var in [&x, &weight, &wide] {
+        let error = relative_error(fast.get(var).unwrap(), expected.get(var).unwrap());
+        assert!(error < 1e-6, "{error}");
+    }
+    // A pass of candle's own within that of a loss is not affected by it.
+    let grads = loss().unwrap().backward().unwrap();
+    assert_eq!(bits(grads.get(&weight).unwrap()), bits(expected.get(&weight).unwrap()));
 }

@@ -41,6 +41,9 @@ pub struct TrainConfig {
     pub accumulate: usize,
     /// The number format in which the network multiplies. Default: f32.
     pub precision: TrainingPrecision,
+    /// Whether residual blocks compute their hidden maps again in the backward pass instead of
+    /// keeping them, which takes less memory and more time. Results are the same. Default: false.
+    pub checkpoint_activations: bool,
     /// What the network predicts. `flow_prediction` trains a flow-matching model, which needs no
     /// schedule.
     pub prediction_type: PredictionType,
@@ -146,6 +149,7 @@ impl Default for TrainConfig {
             batch_size: 64,
             accumulate: 1,
             precision: TrainingPrecision::default(),
+            checkpoint_activations: false,
             prediction_type: PredictionType::default(),
             learned_variance: false,
             conditional: Conditional::default(),

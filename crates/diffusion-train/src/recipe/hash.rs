@@ -4,7 +4,7 @@ use diffusion_data::PictureConfig;
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
-use super::{CheckpointConfig, ConfigError, SampleGridConfig, TrainConfig};
+use super::{CheckpointConfig, ConfigError, SampleGridConfig, TrainConfig, TrainingPrecision};
 use crate::{LossConfig, TimestepSampling};
 
 /// The version of the canonical form, the prefix of a hash. Hashes of the first version have no
@@ -56,6 +56,7 @@ impl TrainConfig {
         numbers.steps = None;
         numbers.epochs = None;
         numbers.max_minutes = None;
+        numbers.checkpoint_activations = false;
         numbers.checkpoint = CheckpointConfig::default();
         numbers.sample_grid = SampleGridConfig::default();
         // The number of damaged pictures that are tolerated.
@@ -70,6 +71,8 @@ impl TrainConfig {
     fn first_hash(&self) -> String {
         let numbers = self.numbers();
         let later = [
+            ("precision", format!("{:?}", TrainingPrecision::default())),
+            ("checkpoint_activations", "false".to_owned()),
             ("learned_variance", format!("{:?}", false)),
             ("timestep_sampling", format!("{:?}", TimestepSampling::default())),
             ("offset_noise", format!("{:?}", 0.0)),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use candle_core::{Device, Tensor};
 use diffusion_data::{ImageDataset, Loader, LoaderConfig};
-use diffusion_kernels::{Precision, autocast, backward, in_pool};
+use diffusion_kernels::{Precision, autocast, backward, checkpoint_activations, in_pool};
 use diffusion_model::{FORMAT_VERSION, ModelDescription, Objective};
 use diffusion_nn::{DropoutNoise, ParameterError, Parameters};
 use diffusion_random::{Domain, NoiseSource};
@@ -108,7 +108,9 @@ impl Trainer {
             self.levels.draw(self.objective(), self.source, self.step, self.config.batch_size);
 
         let (losses, mut gradients) = autocast(self.config.precision.kernels(), || {
-            in_pool(|| self.losses_and_gradients(&batch.images, &classes, &drawn))
+            checkpoint_activations(self.config.checkpoint_activations, || {
+                in_pool(|| self.losses_and_gradients(&batch.images, &classes, &drawn))
+            })
         })?;
         let loss = drawn.mean(&losses);
         let grad_norm = gradients.global_norm()?;

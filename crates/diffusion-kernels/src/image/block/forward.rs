@@ -63,6 +63,32 @@ impl<'a> ForwardPass<'a> {
         }
     }
 
+    /// Computes the first convolution's output for the images of `x` from image `first` on, with
+    /// padded channels.
+    pub(crate) fn hidden(&self, x: &Stack<'_>, first: usize, hidden: &mut [f32]) {
+        let size = self.settings.sizes.pixels() * self.settings.sizes.padded_outputs();
+        self.first_half(&x.images(first, hidden.len() / size), first, hidden);
+    }
+
+    /// Like [`Self::hidden`], for the padded pixels of images. Returns the statistics of the first
+    /// normalisation for each image.
+    fn first_half(&self, x: &[f32], first: usize, hidden: &mut [f32]) -> Vec<Statistics> {
+        let &Sizes { inputs, tiles, .. } = &self.settings.sizes;
+        let pitch = self.settings.sizes.padded_outputs();
+        let images = hidden.len() / (tiles.pixels() * pitch);
+        let mut canvas = Canvas::new(tiles, images, inputs);
+        let inputs_of = x.par_chunks_exact(x.len() / images);
+        let with_inputs = canvas.par_images_mut().zip(inputs_of);
+        let statistics =
+            with_inputs.map(|(rows, x)| self.norm1.activate(x, rows, None)).collect::<Vec<_>>();
+        let starts = match self.settings.sizes.conditioning {
+            TimeConditioning::Add => &self.starts[first * pitch..][..images * pitch],
+            TimeConditioning::ScaleShift => &self.starts,
+        };
+        self.conv1.run(&canvas, starts, hidden);
+        statistics
+    }
+
     /// Computes `y` for the images of `x` from image `first` on. `hidden`, with padded channels,
     /// receives the first convolution's output. Returns the statistics of both normalisations for
     /// each image.
@@ -78,18 +104,7 @@ impl<'a> ForwardPass<'a> {
         let (pixels, pitch) = (tiles.pixels(), settings.sizes.padded_outputs());
         let images = hidden.len() / (pixels * pitch);
         let x = x.images(first, images);
-        let mut canvas = Canvas::new(tiles, images, inputs);
-        let inputs_of = x.par_chunks_exact(x.len() / images);
-        let first_statistics: Vec<_> = canvas
-            .par_images_mut()
-            .zip(inputs_of)
-            .map(|(rows, x)| self.norm1.activate(x, rows, None))
-            .collect();
-        let starts = match settings.sizes.conditioning {
-            TimeConditioning::Add => &self.starts[first * pitch..][..images * pitch],
-            TimeConditioning::ScaleShift => &self.starts,
-        };
-        self.conv1.run(&canvas, starts, hidden);
+        let first_statistics = self.first_half(&x, first, hidden);
 
         let mut canvas = Canvas::new(tiles, images, outputs);
         let hidden = hidden.par_chunks_exact(pixels * pitch).enumerate();

@@ -1,4 +1,5 @@
-//! The precision of products, chosen for a whole computation.
+//! Settings for a whole computation: the precision of products, and what is kept for the backward
+//! pass.
 
 use std::cell::Cell;
 
@@ -29,22 +30,37 @@ impl Precision {
     }
 }
 
-thread_local! {
-    static CURRENT: Cell<Precision> = const { Cell::new(Precision::F32) };
+/// The settings of the networks that a computation runs.
+#[derive(Clone, Copy)]
+pub(crate) struct Scope {
+    pub precision: Precision,
+    /// Whether residual blocks compute their hidden maps again in the backward pass.
+    pub checkpointing: bool,
 }
 
-/// The precision that the innermost [`autocast`] around the caller chose.
-pub(crate) fn current_precision() -> Precision {
+thread_local! {
+    static CURRENT: Cell<Scope> =
+        const { Cell::new(Scope { precision: Precision::F32, checkpointing: false }) };
+}
+
+/// The settings around the caller.
+pub(crate) fn current_scope() -> Scope {
     CURRENT.get()
 }
 
-/// Restores the precision when dropped, also by a panic.
-struct Restore(Precision);
+/// Restores the settings when dropped, also by a panic.
+struct Restore(Scope);
 
 impl Drop for Restore {
     fn drop(&mut self) {
         CURRENT.set(self.0);
     }
+}
+
+/// Runs `f` with these settings.
+pub(crate) fn within<R>(scope: Scope, f: impl FnOnce() -> R) -> R {
+    let _restore = Restore(CURRENT.replace(scope));
+    f()
 }
 
 /// Runs `f`. Networks that it calls multiply in `precision`, also in their backward pass, which may
@@ -53,6 +69,14 @@ impl Drop for Restore {
 /// The choice holds on this thread, and on the pool's threads for what it runs by
 /// [`in_pool`](crate::in_pool).
 pub fn autocast<R>(precision: Precision, f: impl FnOnce() -> R) -> R {
-    let _restore = Restore(CURRENT.replace(precision));
-    f()
+    within(Scope { precision, ..current_scope() }, f)
+}
+
+/// Runs `f`. If `enabled`, the residual blocks of networks that it calls keep only their inputs, and
+/// compute their hidden maps again in the backward pass (Chen et al. 2016). This takes less memory
+/// and more time; results have the same bits.
+///
+/// The choice holds where that of [`autocast`] does.
+pub fn checkpoint_activations<R>(enabled: bool, f: impl FnOnce() -> R) -> R {
+    within(Scope { checkpointing: enabled, ..current_scope() }, f)
 }

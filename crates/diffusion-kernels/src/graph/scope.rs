@@ -72,9 +72,9 @@ pub fn autocast<R>(precision: Precision, f: impl FnOnce() -> R) -> R {
     within(Scope { precision, ..current_scope() }, f)
 }
 
-/// Runs `f`. If `enabled`, the residual blocks of networks that it calls keep only their inputs, and
-/// compute their hidden maps again in the backward pass (Chen et al. 2016). This takes less memory
-/// and more time; results have the same bits.
+/// Runs `f`. If `enabled`, the residual blocks of networks that it calls keep only their inputs,
+/// and compute their hidden maps again in the backward pass (Chen et al. 2016). This takes less
+/// memory and more time; results have the same bits.
 ///
 /// The choice holds where that of [`autocast`] does.
 pub fn checkpoint_activations<R>(enabled: bool, f: impl FnOnce() -> R) -> R {

@@ -248,8 +248,8 @@ pub(super) struct Products<'a> {
 
 vectorised! {
     /// Transforms products to the tiles `first..first + count` of `y`: images with channels last,
-    /// and the number of floats between two pixels. `start` is added to the channels, for each image or
-    /// for all; those of two images are as far apart as two pixels.
+    /// and the number of floats between two pixels. `start` is added to the channels, for each
+    /// image or for all; those of two images are as far apart as two pixels.
     pub(super) fn transform_outputs(
         products: Products<'_>, start: &[f32], tiles: Tiles, first: usize, count: usize, y: (&mut [f32], usize),
     ) {

@@ -70,7 +70,8 @@ struct Network {
     name: &'static str,
     jobs: &'static [Job],
     /// Whether all contenders take part, and their processes stay in memory between turns.
-    /// Otherwise candle's operations and AVX2 are left out, and each turn is a new process.
+    /// Otherwise candle's operations, AVX2 and the compiler's slower layout are left out, and each
+    /// turn is a new process.
     is_small: bool,
 }
 
@@ -171,7 +172,7 @@ fn measure_times(
 ) -> Result<Vec<Times>> {
     let contenders: Vec<Contender> = Contender::all()
         .into_iter()
-        .filter(|contender| network.is_small || contender.is_torch(true) || contender.is_ours(true))
+        .filter(|contender| network.is_small || contender.takes_part_in_large())
         .collect();
     let mut workers: Vec<Option<Worker>> = contenders.iter().map(|_| None).collect();
     let mut times: Vec<Times> = network

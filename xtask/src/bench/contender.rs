@@ -60,6 +60,15 @@ impl Contender {
         matches!(self, Self::Kernels { bf16 } if with_bf16 || !bf16)
     }
 
+    /// Whether this contender measures large networks.
+    pub(super) fn takes_part_in_large(self) -> bool {
+        match self {
+            Self::Kernels { .. } => true,
+            Self::Avx2 | Self::Plain => false,
+            Self::Torch { compiled, channels_last, .. } => channels_last || !compiled,
+        }
+    }
+
     /// Starts a worker process with `threads` threads. PyTorch's needs the interpreter `python`.
     pub(super) fn start(self, threads: u32, python: Option<&PathBuf>) -> Result<Worker> {
         let root = workspace_root();

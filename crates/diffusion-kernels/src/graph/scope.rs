@@ -6,8 +6,8 @@ use std::cell::Cell;
 use crate::arith::format::Format;
 use crate::arith::isa::selected;
 
-/// The number format of the factors of products. Parameters, maps, gradients, sums, normalisations
-/// and optimiser states are f32 in both.
+/// The number format of the factors in convolutions and attention. Parameters, maps, gradients,
+/// sums, normalisations, linear layers and optimiser states are f32 in both.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Precision {
     /// 24 significant bits.

@@ -3,9 +3,9 @@
 use diffusion_kernels::Precision;
 use serde::{Deserialize, Serialize};
 
-/// The number format in which the network multiplies during training. Weights, gradients, sums,
-/// normalisations, the optimiser and the moving average are f32 in all of them; so are grids and
-/// evaluations.
+/// The number format in which convolutions and attention multiply during training. Weights,
+/// gradients, sums, normalisations, the optimiser and the moving average are f32 in all of them; so
+/// are grids and evaluations.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum TrainingPrecision {

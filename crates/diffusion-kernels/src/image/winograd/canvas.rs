@@ -8,6 +8,9 @@ use crate::memory::scratch::Scratch;
 /// Side of an output tile. An input tile has one more pixel on every side.
 pub(super) const OUT: usize = 4;
 
+/// The number of floats below which waking another thread takes longer than their work.
+pub(super) const MIN_TASK: usize = 1 << 15;
+
 /// The division of images into tiles, which may extend past the right and the lower edge.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Tiles {
@@ -128,7 +131,9 @@ impl Canvas {
         let (start, len) = (self.row_start(0, 0), self.tiles.side.1 * self.pitch);
         let (height, row_pitch) = (self.tiles.side.0, self.row_pitch());
         let image_len = self.data.len() / self.images;
-        self.data.par_chunks_exact_mut(image_len).map(move |image| {
+        let images =
+            self.data.par_chunks_exact_mut(image_len).with_min_len(MIN_TASK / image_len + 1);
+        images.map(move |image| {
             image[start..].chunks_mut(row_pitch).take(height).map(move |row| &mut row[..len])
         })
     }

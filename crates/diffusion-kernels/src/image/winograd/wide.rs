@@ -21,6 +21,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
+use super::canvas::MIN_TASK;
 use super::transforms::{
     K, PLACES, Packing, Products, place_pitch, transform_inputs, transform_output_gradients,
     transform_outputs, transform_weight_gradients, transform_weights,
@@ -195,7 +196,8 @@ impl WideWinograd {
                 }
             }
         });
-        y.par_chunks_mut(parts.len).enumerate().for_each(|(i, y)| {
+        let least = MIN_TASK / parts.len + 1;
+        y.par_chunks_mut(parts.len).with_min_len(least).enumerate().for_each(|(i, y)| {
             let products =
                 Products { places: &sums[i * per_part * outputs..], pitch, channels: outputs };
             let start = parts.start(start, outputs, first + i);

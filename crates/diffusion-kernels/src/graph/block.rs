@@ -140,7 +140,7 @@ fn forward(
     let pixels = settings.sizes.pixels();
     let kernel = ForwardPass::new(settings, parameters);
     let x = stack(settings, parts);
-    let (is_wide, group) = (settings.sizes.is_wide(), group_of(settings));
+    let group = group_of(settings);
     let mut y = UninitVec::from_pool(images * outputs * pixels);
     let results = y.chunks(group * outputs * pixels);
     let last = settings.sizes.padded_outputs() * pixels;
@@ -155,7 +155,7 @@ fn forward(
         let mut hidden = Scratch::new(y.len() / outputs * settings.sizes.padded_outputs());
         kernel.images(&x, i * group, &mut hidden, y)
     };
-    let statistics: Vec<Vec<_>> = if is_wide {
+    let statistics: Vec<Vec<_>> = if settings.sizes.shares_groups() {
         results.into_iter().zip(kept).enumerate().map(run).collect()
     } else {
         results.into_par_iter().zip(kept).enumerate().map(run).collect()
@@ -167,6 +167,9 @@ fn forward(
 /// The number of images that the forward pass processes together.
 fn group_of(settings: &Settings) -> usize {
     let sizes = &settings.sizes;
+    if sizes.by_image() {
+        return 1;
+    }
     sizes.group(STRIP).min(if sizes.is_wide() { sizes.images } else { CHUNK })
 }
 
@@ -182,7 +185,7 @@ impl Op {
         let run = |(i, hidden): (usize, UninitSlice<'_>)| {
             kernel.hidden(&x, i * group, hidden.arbitrary());
         };
-        if sizes.is_wide() {
+        if sizes.shares_groups() {
             groups.into_iter().enumerate().for_each(run);
         } else {
             groups.into_par_iter().enumerate().for_each(run);

@@ -202,7 +202,7 @@ impl<'a> BackwardPass<'a> {
         let mut canvas = Canvas::new(tiles, images, outputs);
         canvas.fill(dy, pitch);
         sums.conv2.add(images, &normed, &canvas);
-        self.conv2.run(&canvas, &Scratch::zeroed(pitch), &mut back);
+        self.conv2.run(&canvas, &Scratch::zeroed(pitch), &mut back, false);
 
         let images_of = hidden
             .par_chunks_exact(size)
@@ -271,7 +271,7 @@ impl<'a> BackwardPass<'a> {
             });
         sums.conv1.add(images, &normed, d_hidden);
         let zeros = Scratch::zeroed(pitch_in);
-        self.conv1.run(d_hidden, &zeros, &mut back);
+        self.conv1.run(d_hidden, &zeros, &mut back, false);
         write_stacked(dx, |dx| {
             let images_of = x
                 .par_chunks_exact(size)

@@ -74,11 +74,11 @@ impl Conv {
     }
 
     /// Convolves the images on `canvas` into `y`. `start` holds the initial values of the output
-    /// channels, padded, for each image or for all.
-    pub(super) fn run(&self, canvas: &Canvas, start: &[f32], y: &mut [f32]) {
+    /// channels, padded, for each image or for all. `alone`: other threads have other images.
+    pub(super) fn run(&self, canvas: &Canvas, start: &[f32], y: &mut [f32], alone: bool) {
         let (isa, weights, padded) = match self {
             Self::Winograd(winograd) => return winograd.run(canvas, start, y),
-            Self::Wide(winograd) => return winograd.run(canvas, start, y),
+            Self::Wide(winograd) => return winograd.run(canvas, start, y, alone),
             Self::Direct(isa, weights, padded) => (*isa, weights, *padded),
         };
         let (height, width) = canvas.side();

@@ -85,7 +85,7 @@ impl<'a> ForwardPass<'a> {
             TimeConditioning::Add => &self.starts[first * pitch..][..images * pitch],
             TimeConditioning::ScaleShift => &self.starts,
         };
-        self.conv1.run(&canvas, starts, hidden);
+        self.conv1.run(&canvas, starts, hidden, self.settings.sizes.by_image());
         statistics
     }
 
@@ -116,7 +116,7 @@ impl<'a> ForwardPass<'a> {
         });
         let second_statistics: Vec<_> = second_statistics.collect();
         write_pixels(y, outputs, |y| {
-            self.conv2.run(&canvas, &self.bias2, y);
+            self.conv2.run(&canvas, &self.bias2, y, settings.sizes.by_image());
             if let Some(skip) = &self.skip {
                 let (format, pitch_in) = (isa.format(), padded_len(inputs));
                 let x = x.par_chunks_exact(pixels * pitch_in);

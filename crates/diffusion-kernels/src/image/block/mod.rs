@@ -105,6 +105,19 @@ impl Sizes {
             && pays(self.outputs)
     }
 
+    /// Whether all threads work on one group of images in the forward pass.
+    pub(crate) fn shares_groups(&self) -> bool {
+        self.is_wide() && !self.by_image()
+    }
+
+    /// Whether the forward pass of a wide block gives each thread its own images: if they have
+    /// enough tiles, and there are enough of them.
+    pub(crate) fn by_image(&self) -> bool {
+        self.is_wide()
+            && winograd::fills_strip(self.tiles)
+            && self.images >= 2 * rayon::current_num_threads()
+    }
+
     /// The number of images to process together, for about `tiles` tiles.
     pub(crate) fn group(&self, tiles: usize) -> usize {
         if self.is_wide() {

@@ -42,7 +42,7 @@ use transforms::{
     K, PLACES, Packing, Products, place_pitch, transform_inputs, transform_output_gradients,
     transform_outputs, transform_weight_gradients, transform_weights,
 };
-pub(crate) use wide::{WideSums, WideWinograd, group, is_wide};
+pub(crate) use wide::{WideSums, WideWinograd, fills_strip, group, is_wide};
 
 use crate::arith::format::Format;
 use crate::arith::isa::Isa;

@@ -59,6 +59,11 @@ pub(crate) fn group(tiles: Tiles) -> usize {
     (GROUP / tiles.per_image()).max(rayon::current_num_threads())
 }
 
+/// Whether an image has enough tiles to pay for reading the weights.
+pub(crate) fn fills_strip(tiles: Tiles) -> bool {
+    tiles.per_image() >= STRIP
+}
+
 /// A convolution with transformed weights.
 pub(crate) struct WideWinograd {
     isa: Isa,
@@ -110,8 +115,9 @@ impl WideWinograd {
     }
 
     /// Convolves the images on `canvas` into `y`, which has channels last. `start` holds the values
-    /// added to the output channels, for each image or for all.
-    pub(crate) fn run(&self, canvas: &Canvas, start: &[f32], y: &mut [f32]) {
+    /// added to the output channels, for each image or for all. `alone`: other threads have other
+    /// images.
+    pub(crate) fn run(&self, canvas: &Canvas, start: &[f32], y: &mut [f32], alone: bool) {
         // A part is one row of tiles, or an image whose last row of tiles is cut off.
         let (height, width) = canvas.tiles.side;
         let rows = if height % OUT == 0 { OUT } else { height };
@@ -119,7 +125,11 @@ impl WideWinograd {
         let per_strip = (STRIP / part.per_image()).max(1);
         let parts = Parts { part, len, per_image: height / rows };
         let strips = y.len().div_ceil(per_strip * len);
-        if strips >= 2 * rayon::current_num_threads() {
+        if alone {
+            for (i, y) in y.chunks_mut(per_strip * len).enumerate() {
+                self.run_strip(canvas, &parts, i * per_strip, start, y);
+            }
+        } else if strips >= 2 * rayon::current_num_threads() {
             y.par_chunks_mut(per_strip * len).enumerate().for_each(|(i, y)| {
                 self.run_strip(canvas, &parts, i * per_strip, start, y);
             });
@@ -218,7 +228,7 @@ impl WideWinograd {
 
     /// Like [`Self::run`], for images with channels last.
     pub(crate) fn run_images(&self, tiles: Tiles, x: &[f32], start: &[f32], y: &mut [f32]) {
-        self.run(&canvas_of(tiles, x, self.channels), start, y);
+        self.run(&canvas_of(tiles, x, self.channels), start, y, false);
     }
 }
 

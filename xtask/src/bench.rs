@@ -153,7 +153,8 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
         }
     }
     let max_threads = args.threads.iter().copied().max().unwrap_or(1);
-    for contender in Contender::all() {
+    // The memory of the `mnist` preset's network.
+    for contender in Contender::all().into_iter().filter(|_| is_chosen(NETWORKS[0].name)) {
         report.memory.push(measure_memory(contender, max_threads, &python)?);
     }
     println!("{report}");

@@ -163,6 +163,9 @@ impl fmt::Display for Report {
                 writeln!(f)?;
             }
         }
+        if self.memory.is_empty() {
+            return Ok(());
+        }
         writeln!(
             f,
             "\nPeak memory, MiB\n\n| process | idle | training, batch 64 | sampling 16 digits |\n\

@@ -105,10 +105,11 @@ def compare(folder):
         expected = sample(path, torch.float32)
         images = torch.from_numpy(np.load(path / "samples" / "samples.npy"))
         difference = float((expected - images).abs().max())
-        # Where the first σ is in the thousands, single precision itself has errors above 1e-4.
+        # Where the first σ is in the thousands, single precision itself has errors above 1e-4. Those of
+        # another order of the network's sums, and of Winograd's method, are several times as large.
         rounding = float((expected - sample(path, torch.float64)).abs().max())
         largest = float(getattr(scheduler_of(path), "sigmas", torch.zeros(1)).max())
-        allowed = max(1e-4, 2 * rounding, 1e-7 * largest)
+        allowed = max(1e-4, 8 * rounding, 1e-7 * largest)
         print(f"  {path.name}: the images differ by {difference:.1e}, allowed {allowed:.1e}")
         if not difference < allowed or float(images.std()) < 1e-3:
             failed.append(path.name)

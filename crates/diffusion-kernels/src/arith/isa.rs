@@ -43,12 +43,12 @@ impl Isa {
     /// The instruction set of kernels that compute in `precision`. Without special instructions for
     /// bf16, it is the same as for f32.
     pub(crate) fn in_precision(self, precision: Precision) -> Self {
-        match self {
+        match (self, precision) {
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512(_) => Self::Avx512(Avx512 {
+            (Self::Avx512(_), _) => Self::Avx512(Avx512 {
                 bf16: precision == Precision::Bf16 && is_x86_feature_detected!("avx512bf16"),
             }),
-            other => other,
+            (other, _) => other,
         }
     }
 

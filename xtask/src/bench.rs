@@ -70,8 +70,8 @@ struct Network {
     name: &'static str,
     jobs: &'static [Job],
     /// Whether all contenders take part, and their processes stay in memory between turns.
-    /// Otherwise candle's operations, AVX2 and the compiler's slower layout are left out, and each
-    /// turn is a new process.
+    /// Otherwise candle's operations, AVX2 and `torch.compile` with NCHW are left out, and a
+    /// contender does all jobs of a round in a new process.
     is_small: bool,
 }
 
@@ -175,59 +175,55 @@ fn measure_times(
         .into_iter()
         .filter(|contender| network.is_small || contender.takes_part_in_large())
         .collect();
-    let mut workers: Vec<Option<Worker>> = contenders.iter().map(|_| None).collect();
     let mut times: Vec<Times> = network
         .jobs
         .iter()
         .flat_map(|(_, work, _)| contenders.iter().map(move |contender| (*work, *contender)))
         .map(|(work, contender)| Times { threads, work, contender, milliseconds: Vec::new() })
         .collect();
-    for round in 0..rounds {
-        eprintln!("{threads} threads, {}: round {} of {rounds}", network.name, round + 1);
-        for (i, contender) in contenders.iter().enumerate() {
-            if workers[i].is_none() {
-                let mut worker = contender.start(threads, Some(python))?;
-                // In the second run, the memory is allocated and PyTorch has finished compiling.
-                for (job, _, _) in network.jobs {
-                    for _ in 0..if *contender == Contender::Plain { 1 } else { 2 } {
-                        worker.run(job)?;
-                    }
-                }
-                workers[i] = Some(worker);
-            }
-            if !network.is_small {
-                turn(network, &mut workers, &contenders, &mut times, i, round)?;
-                workers[i] = None;
+    let start = |contender: &Contender| -> Result<Worker> {
+        eprintln!("{threads} threads, {}: warming up {contender}", network.name);
+        let mut worker = contender.start(threads, Some(python))?;
+        // In the second run, the memory is allocated and PyTorch has finished compiling.
+        for (job, _, _) in network.jobs {
+            for _ in 0..if *contender == Contender::Plain { 1 } else { 2 } {
+                worker.run(job)?;
             }
         }
+        Ok(worker)
+    };
+    let mut workers = Vec::new();
+    if network.is_small {
+        workers = contenders.iter().map(start).collect::<Result<_>>()?;
+    }
+    for round in 0..rounds {
+        eprintln!("{threads} threads, {}: round {} of {rounds}", network.name, round + 1);
         if network.is_small {
-            for i in 0..contenders.len() {
-                turn(network, &mut workers, &contenders, &mut times, i, round)?;
+            for (job, times) in network.jobs.iter().zip(times.chunks_mut(contenders.len())) {
+                for (worker, times) in workers.iter_mut().zip(times) {
+                    turn(*job, worker, times, round)?;
+                }
+            }
+            continue;
+        }
+        for (i, contender) in contenders.iter().enumerate() {
+            let mut worker = start(contender)?;
+            for (job, times) in network.jobs.iter().zip(times.chunks_mut(contenders.len())) {
+                turn(*job, &mut worker, &mut times[i], round)?;
             }
         }
     }
     Ok(times)
 }
 
-/// The turn of contender `i` in a round: all jobs.
-fn turn(
-    network: &Network,
-    workers: &mut [Option<Worker>],
-    contenders: &[Contender],
-    times: &mut [Times],
-    i: usize,
-    round: u32,
-) -> Result<()> {
-    let Some(worker) = &mut workers[i] else { return Ok(()) };
-    for (k, (job, _, repeats)) in network.jobs.iter().enumerate() {
-        let times = &mut times[k * contenders.len() + i].milliseconds;
-        if contenders[i] != Contender::Plain {
-            worker.run(job)?;
-            let turn = (0..*repeats).map(|_| worker.run(job)).collect::<Result<Vec<_>>>()?;
-            times.push(median(turn));
-        } else if round < PLAIN_ROUNDS {
-            times.push(worker.run(job)?);
-        }
+/// The turn of a contender with a job.
+fn turn((job, _, repeats): Job, worker: &mut Worker, times: &mut Times, round: u32) -> Result<()> {
+    if times.contender != Contender::Plain {
+        worker.run(job)?;
+        let turn = (0..repeats).map(|_| worker.run(job)).collect::<Result<Vec<_>>>()?;
+        times.milliseconds.push(median(turn));
+    } else if round < PLAIN_ROUNDS {
+        times.milliseconds.push(worker.run(job)?);
     }
     Ok(())
 }

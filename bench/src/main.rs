@@ -5,7 +5,8 @@
 //!
 //! - `train BATCH [NETWORK]`: a complete training step, from the loader to the moving average
 //! - `forward BATCH [NETWORK]`: the network without gradients
-//! - `sample NUM STEPS [NETWORK]`: images from noise
+//! - `sample SAMPLER NUM STEPS [NETWORK]`: images from noise, with guidance if the network has
+//!   classes
 //! - `sgemm`: GFLOP/s of candle's product of two matrices of 1024 × 1024
 //! - `memory`: the peak of the resident set in KiB, 0 if unknown
 //! - `profile TIMES JOB`: the mean time of a job; prints a profile to standard error
@@ -13,7 +14,8 @@
 //! With the argument `bf16`, networks multiply in bf16. With the arguments `pictures FOLDER`, it
 //! runs the jobs of the loader benchmark instead.
 //!
-//! The network is one of `networks.json`, or that of the `mnist` preset if none is named.
+//! The network is one of `networks.json` (`unet2d-WIDTH-SIDE` scales its `unet2d`), or `recipe` for
+//! the `mnist` preset with classes and Muon, or else that preset's network without them.
 //! `RAYON_NUM_THREADS` sets the number of threads, and `DIFFUSION_KERNELS` the kernels (for example
 //! `avx2` or `slow`).
 //!
@@ -37,6 +39,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use candle_core::{Device, Tensor};
 use diffusion_kernels::Precision;
+use diffusion_sample::SamplerKind;
 
 use network::Measured;
 
@@ -65,7 +68,12 @@ impl Bench {
         match words.first() {
             Some(&"train") => self.network(words.get(2))?.train(number(1)?),
             Some(&"forward") => self.network(words.get(2))?.forward(number(1)?),
-            Some(&"sample") => self.network(words.get(3))?.sample(number(1)?, number(2)?),
+            Some(&"sample") => {
+                let name = words.get(1).copied().unwrap_or_default();
+                let sampler = SamplerKind::from_name(name)
+                    .with_context(|| format!("unknown sampler `{name}`"))?;
+                self.network(words.get(4))?.sample(sampler, number(2)?, number(3)?)
+            }
             Some(&"sgemm") => sgemm(),
             Some(&"memory") => Ok(peak_kib()),
             Some(&"profile") => self.profile(number(1)?, &words[2..].join(" ")),

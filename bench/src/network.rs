@@ -11,10 +11,12 @@ use diffusion_assets::{MNIST_IMAGES, MNIST_LABELS};
 use diffusion_data::{ImageDataset, mnist};
 use diffusion_kernels::{Precision, autocast};
 use diffusion_nn::load_frozen;
-use diffusion_process::{Network, NetworkDenoiser, Threshold, Thresholded};
-use diffusion_sample::{Ddim, SampleRequest, sample};
+use diffusion_process::{Denoiser, Network, NetworkDenoiser, Threshold, Thresholded};
+use diffusion_sample::{
+    ClassifierFree, Guidance, SampleRequest, SamplerKind, SamplerOptions, sample,
+};
 use diffusion_schedule::{SamplingPlan, SigmaSpacing, TimestepSpacing};
-use diffusion_train::{TrainConfig, Trainer, TrainingPrecision};
+use diffusion_train::{Conditional, TrainConfig, Trainer, TrainingPrecision};
 use diffusion_unet::{NetworkConfig, UNet2DConfig};
 use serde::Deserialize;
 
@@ -22,8 +24,15 @@ use crate::milliseconds;
 
 /// The networks that `pytorch.py` builds from diffusers' `UNet2DModel`, by name.
 const NETWORKS: &str = include_str!("../networks.json");
-/// The network that a job without a name measures.
+/// The network that a job without a name measures: that of the `mnist` preset, without classes and
+/// with AdamW for all parameters.
 pub(crate) const DEFAULT: &str = "mnist";
+/// The `mnist` preset itself: with classes, Muon and guidance.
+const RECIPE: &str = "recipe";
+/// A U-Net of three levels with this prefix, width and side: `unet2d-64-32`.
+const SCALED: &str = "unet2d";
+/// The scale of the recipe's guidance.
+const GUIDANCE: f64 = 1.1;
 
 #[derive(Deserialize)]
 struct Listed {
@@ -37,34 +46,39 @@ pub(crate) struct Measured {
     dataset: ImageDataset,
     config: TrainConfig,
     precision: Precision,
+    /// The number of classes; 0 for an unconditional network.
+    classes: u32,
     trainers: HashMap<usize, Trainer>,
     frozen: Option<Box<dyn Network + Send + Sync>>,
 }
 
 impl Measured {
-    /// The network of this name: that of the `mnist` preset with the shipped digits, or one of
-    /// `networks.json` with random pictures.
+    /// The network of this name: [`DEFAULT`], [`RECIPE`], one of `networks.json` or one of
+    /// [`SCALED`]. The first two have the shipped digits as data, the others random pictures.
     pub(crate) fn named(name: &str, precision: Precision) -> Result<Self> {
         let mut config = TrainConfig::preset("mnist")?;
-        // pytorch.py uses AdamW for all parameters.
-        config.optimizer.muon = false;
         if precision == Precision::Bf16 {
             config.precision = TrainingPrecision::Bf16;
         }
-        let dataset = if name == DEFAULT {
+        let mut classes = 0;
+        let dataset = if name == RECIPE {
+            classes = 10;
             mnist::from_bytes(MNIST_IMAGES, MNIST_LABELS)?
         } else {
-            let mut networks: HashMap<String, Listed> = serde_json::from_str(NETWORKS)?;
-            let known = networks.keys().cloned().collect::<Vec<_>>().join(", ");
-            let Listed { side, network } = networks
-                .remove(name)
-                .with_context(|| format!("unknown network `{name}`; known: {DEFAULT}, {known}"))?;
-            let shape = [network.in_channels, side, side];
-            let bytes = 64 * shape.iter().product::<usize>();
-            config.network = NetworkConfig::Unet2d(network);
-            ImageDataset::new((0..bytes).map(|i| ((i * i) >> 7) as u8).collect(), None, shape)?
+            // pytorch.py uses AdamW for all parameters.
+            config.optimizer.muon = false;
+            config.conditional = Conditional::Never;
+            if name == DEFAULT {
+                mnist::from_bytes(MNIST_IMAGES, MNIST_LABELS)?
+            } else {
+                let Listed { side, network } = listed(name)?;
+                let shape = [network.in_channels, side, side];
+                let bytes = 64 * shape.iter().product::<usize>();
+                config.network = NetworkConfig::Unet2d(network);
+                ImageDataset::new((0..bytes).map(|i| ((i * i) >> 7) as u8).collect(), None, shape)?
+            }
         };
-        Ok(Self { dataset, config, precision, trainers: HashMap::new(), frozen: None })
+        Ok(Self { dataset, config, precision, classes, trainers: HashMap::new(), frozen: None })
     }
 
     /// A complete step: batch, noise, forward, backward, clipping, AdamW, EMA.
@@ -102,17 +116,25 @@ impl Measured {
         Ok(milliseconds(begin))
     }
 
-    /// `num` images from noise in `steps` steps of DDIM.
-    pub(crate) fn sample(&mut self, num: usize, steps: usize) -> Result<f64> {
+    /// `num` images from noise in `steps` steps; with guidance if the network has classes.
+    pub(crate) fn sample(&mut self, sampler: SamplerKind, num: usize, steps: usize) -> Result<f64> {
         let schedule = self.config.schedule.build()?;
         let plan =
             SamplingPlan::new(&schedule, steps, TimestepSpacing::Leading, SigmaSpacing::Timesteps)?;
         let prediction_type = self.config.prediction_type;
         let image_shape = self.dataset.image_shape();
-        let precision = self.precision;
-        let network = self.network()?;
-        let denoiser = NetworkDenoiser::new(network, prediction_type);
-        let denoiser = Thresholded::new(&denoiser, Threshold::Clip { range: 1.0 });
+        let (precision, classes) = (self.precision, self.classes);
+        let network = NetworkDenoiser::new(self.network()?, prediction_type);
+        let guided;
+        let denoiser: &dyn Denoiser = if classes == 0 {
+            &network
+        } else {
+            let classes = (0..num as u32).map(|i| Some(i % classes)).collect();
+            guided = ClassifierFree::new(&network, classes, Guidance::new(GUIDANCE));
+            &guided
+        };
+        let denoiser = Thresholded::new(denoiser, Threshold::Clip { range: 1.0 });
+        let mut sampler = sampler.build(&SamplerOptions::default());
         let request = SampleRequest {
             seed: 0,
             indices: (0..num as u64).collect(),
@@ -121,11 +143,32 @@ impl Measured {
         };
         let begin = Instant::now();
         let images = autocast(precision, || {
-            sample(&denoiser, &mut Ddim::default(), &plan, &request, &mut |_| {
-                ControlFlow::Continue(())
-            })
+            sample(&denoiser, sampler.as_mut(), &plan, &request, &mut |_| ControlFlow::Continue(()))
         })?;
         black_box(images);
         Ok(milliseconds(begin))
     }
+}
+
+/// The network of this name of `networks.json`, or one of [`SCALED`].
+fn listed(name: &str) -> Result<Listed> {
+    let mut networks: HashMap<String, Listed> = serde_json::from_str(NETWORKS)?;
+    let (name, scale) = match name.strip_prefix(SCALED).and_then(|rest| rest.strip_prefix('-')) {
+        Some(scale) => (SCALED, Some(scale)),
+        None => (name, None),
+    };
+    let known = networks.keys().cloned().collect::<Vec<_>>().join(", ");
+    let mut listed = networks.remove(name).with_context(|| {
+        format!("unknown network `{name}`; known: {DEFAULT}, {RECIPE}, {known}")
+    })?;
+    if let Some(scale) = scale {
+        let (width, side) = scale
+            .split_once('-')
+            .and_then(|(width, side)| Some((width.parse::<usize>().ok()?, side.parse().ok()?)))
+            .with_context(|| format!("expected `{SCALED}-WIDTH-SIDE`, got `{SCALED}-{scale}`"))?;
+        listed.side = side;
+        listed.network.block_out_channels =
+            listed.network.block_out_channels.iter().map(|factor| factor * width).collect();
+    }
+    Ok(listed)
 }

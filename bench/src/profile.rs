@@ -1,8 +1,12 @@
 //! A profile of a few calls: the times of the crates' tracing spans, summed by name and fields.
+//!
+//! Spans on several threads at the same time all count, so their sum can exceed the time of the
+//! calls.
 
 use std::collections::HashMap;
 use std::fmt::{Debug, Write};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
 use tracing::field::{Field, Visit};
@@ -43,8 +47,8 @@ struct Times(Arc<Mutex<State>>);
 #[derive(Default)]
 struct State {
     shares: HashMap<String, Share>,
-    /// The spans that are open: their start, and the time of their inner spans.
-    open: Vec<(Instant, Duration)>,
+    /// The spans that are open on each thread: their start, and the time of their inner spans.
+    open: HashMap<ThreadId, Vec<(Instant, Duration)>>,
 }
 
 impl Times {
@@ -73,14 +77,16 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Times {
     }
 
     fn on_enter(&self, _: &Id, _: Context<'_, S>) {
-        self.lock().open.push((Instant::now(), Duration::ZERO));
+        let open = (Instant::now(), Duration::ZERO);
+        self.lock().open.entry(thread::current().id()).or_default().push(open);
     }
 
     fn on_exit(&self, id: &Id, context: Context<'_, S>) {
         let mut state = self.lock();
-        let Some((begin, inside)) = state.open.pop() else { return };
+        let open = state.open.entry(thread::current().id()).or_default();
+        let Some((begin, inside)) = open.pop() else { return };
         let total = begin.elapsed();
-        if let Some((_, inside)) = state.open.last_mut() {
+        if let Some((_, inside)) = open.last_mut() {
             *inside += total;
         }
         if let Some(label) =

@@ -102,8 +102,7 @@ fn train(from: &Path, for_search: bool, epochs: u64, out: &Path) -> Result<()> {
             let loss = in_pool(|| {
                 candle_nn::loss::cross_entropy(&judge.forward(&images)?.logits, &labels)
             })?;
-            let mut gradients = Gradients::default();
-            gradients.accumulate(&parameters, loss.backward()?)?;
+            let gradients = Gradients::new(&parameters, loss.backward()?);
             let lr = LR_SCHEDULE.lr(LR, step, LR_SCHEDULE.progress(step, total));
             optimizer.update(&parameters, &gradients, lr, Some(&average))?;
             sum += f64::from(loss.to_scalar::<f32>()?);

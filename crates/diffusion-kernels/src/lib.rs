@@ -5,9 +5,12 @@
 //!   operation.
 //! - [`conv2d`], [`group_norm`], [`residual_block`], [`linear`] and [`silu`]: single operations on
 //!   candle tensors.
-//! - [`adamw`], [`muon`] and [`square_sum`]: optimiser updates in place, and the gradient norm.
+//! - [`adamw`], [`muon`], [`add_gradients`] and [`square_sum`]: optimiser updates in place, and
+//!   sums and norms of gradients.
 //! - [`backward`]: the gradients of a loss, faster than candle's own function.
 //! - [`in_pool`]: runs a network or a training step on a thread of the kernels' pool.
+//!   [`in_parallel`]: runs several at the same time. [`in_parts`]: runs a network, on a part of the
+//!   images in each thread if it needs no gradients.
 //! - [`autocast`]: runs a network with products in bf16, on CPUs with AVX512-BF16.
 //! - [`checkpoint_activations`]: runs a network that keeps less for its backward pass.
 //! - [`traced`] and [`peak_bytes`]: the operations of a forward pass, and the memory in use.
@@ -68,7 +71,8 @@ use candle_core::{Result, Tensor, bail};
 
 pub use arguments::{Activation, GroupNorm, Padding, ResidualBlock, TimeConditioning};
 pub use graph::feature_map::FeatureMap;
-pub use graph::pass::{backward, in_pool};
+pub use graph::parallel::{in_parallel, in_parts, in_pool};
+pub use graph::pass::backward;
 pub use graph::scope::{Precision, autocast, checkpoint_activations};
 pub use graph::trace::{Operation, peak_bytes, traced};
 pub use image::mask::DropoutMask;
@@ -160,6 +164,18 @@ pub fn square_sum(x: &Tensor) -> Result<f64> {
     match kernels_for(&[x]) {
         Some(isa) => optim::square_sum(isa, x),
         None => slow::square_sum(x),
+    }
+}
+
+/// The sum of two gradients of the same shape. The kernels add `other` to the memory of `sum`,
+/// which other tensors must not use.
+///
+/// # Errors
+/// If the shapes differ, or both share memory; an error of the device.
+pub fn add_gradients(sum: Tensor, other: &Tensor) -> Result<Tensor> {
+    match kernels_for(&[&sum, other]).filter(|_| sum.is_contiguous()) {
+        Some(isa) if sum.dims() == other.dims() => optim::add(isa, &sum, other).map(|()| sum),
+        _ => sum + other,
     }
 }
 

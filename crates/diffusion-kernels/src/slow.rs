@@ -29,6 +29,11 @@ pub(crate) fn conv2d(
     stride: usize,
     padding: impl Into<Padding>,
 ) -> Result<Tensor> {
+    let pointwise = match *weight.dims() {
+        [outputs, inputs] => Some(weight.reshape((outputs, inputs, 1, 1))?),
+        _ => None,
+    };
+    let weight = pointwise.as_ref().unwrap_or(weight);
     add_channel_bias(convolution::conv2d(x, weight, stride, padding.into())?, bias)
 }
 

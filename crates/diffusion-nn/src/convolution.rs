@@ -96,6 +96,11 @@ impl Conv2d {
         x.conv2d(&self.weight, self.bias.as_ref(), self.stride, self.padding)
     }
 
+    /// Whether the weights need gradients.
+    pub fn is_trainable(&self) -> bool {
+        self.weight.track_op()
+    }
+
     /// The number of output channels.
     pub(crate) fn outputs(&self) -> usize {
         self.weight.dims()[0]

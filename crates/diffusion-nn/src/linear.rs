@@ -55,7 +55,6 @@ impl Linear {
     /// # Errors
     /// If `x` does not have Din channels.
     pub(crate) fn forward_pixels(&self, x: &FeatureMap) -> Result<FeatureMap> {
-        let (outputs, inputs) = self.weight.dims2()?;
-        x.conv2d(&self.weight.reshape((outputs, inputs, 1, 1))?, Some(&self.bias), 1, 0)
+        x.conv2d(&self.weight, Some(&self.bias), 1, 0)
     }
 }

@@ -1,5 +1,6 @@
 //! Charts as data, and how they are drawn as PNG and SVG.
 
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Once;
 
@@ -61,6 +62,8 @@ pub struct Chart {
     pub title: String,
     /// The label of the x axis, with its unit.
     pub x: String,
+    /// The scale of the x axis. A logarithmic one is labelled at the points.
+    pub x_scale: Scale,
     /// The panels from top to bottom.
     pub panels: Vec<Panel>,
 }
@@ -188,8 +191,21 @@ impl Canvas for Chart {
             .iter()
             .flat_map(|panel| &panel.curves)
             .all(|curve| curve.points.len() <= MAX_MARKED);
-        let margin = if marked { 0.03 * (right - left) } else { 0.0 };
-        let x_range = (left - margin, right + margin);
+        let margin = if marked { 0.03 } else { 0.0 };
+        let x_range = match self.x_scale {
+            Scale::Linear => {
+                let margin = margin * (right - left);
+                left - margin..right + margin
+            }
+            Scale::Logarithmic => {
+                let margin = (right / left).powf(margin);
+                left / margin..right * margin
+            }
+        };
+        let mut x_ticks: Vec<f64> = points().map(|(x, _)| *x).collect();
+        x_ticks.sort_by(f64::total_cmp);
+        x_ticks.dedup();
+        let x_axis = XAxis { scale: self.x_scale, range: x_range, ticks: x_ticks };
         area.fill(&WHITE).map_err(drawing_error)?;
         let area = area.titled(&self.title, (FONT, 22)).map_err(drawing_error)?;
         let (legend, area) = area.split_vertically(LEGEND);
@@ -205,7 +221,7 @@ impl Canvas for Chart {
                     // A margin above and below, but not below 0 if all values are at least 0.
                     let margin = if panel.y_range.is_some() { 0.0 } else { 0.05 * (high - low) };
                     let floor = if low >= 0.0 { (low - margin).max(0.0) } else { low - margin };
-                    draw_panel(part, panel, x_name, x_range, floor..high + margin, |y| short(*y))?;
+                    draw_panel(part, panel, x_name, &x_axis, floor..high + margin)?;
                 }
                 Scale::Logarithmic => {
                     let positive = ys().filter(|y| *y > 0.0);
@@ -213,7 +229,7 @@ impl Canvas for Chart {
                         panel.y_range.or_else(|| range(positive)).unwrap_or((0.1, 1.0));
                     let (low, high) = (low * 0.8, high * 1.25);
                     let axis = (low..high).log_scale().with_key_points(ticks(low, high));
-                    draw_panel(part, panel, x_name, x_range, axis, |y| short(*y))?;
+                    draw_panel(part, panel, x_name, &x_axis, axis)?;
                 }
             }
         }
@@ -257,15 +273,43 @@ fn short(value: f64) -> String {
     }
 }
 
+/// The x axis of all panels.
+struct XAxis {
+    scale: Scale,
+    range: Range<f64>,
+    /// The labels of a logarithmic scale.
+    ticks: Vec<f64>,
+}
+
 fn draw_panel<B: DrawingBackend, Y>(
     area: &DrawingArea<B, Shift>,
     panel: &Panel,
     x_name: &str,
-    (x_low, x_high): (f64, f64),
+    x_axis: &XAxis,
     y_axis: impl AsRangedCoord<CoordDescType = Y, Value = f64>,
-    y_label: impl Fn(&f64) -> String,
 ) -> Result<(), ReportError>
 where
+    Y: Ranged<ValueType = f64> + ValueFormatter<f64>,
+{
+    let range = x_axis.range.clone();
+    match x_axis.scale {
+        Scale::Linear => draw_curves(area, panel, x_name, range, y_axis),
+        Scale::Logarithmic => {
+            let axis = range.log_scale().with_key_points(x_axis.ticks.clone());
+            draw_curves(area, panel, x_name, axis, y_axis)
+        }
+    }
+}
+
+fn draw_curves<B: DrawingBackend, X, Y>(
+    area: &DrawingArea<B, Shift>,
+    panel: &Panel,
+    x_name: &str,
+    x_axis: impl AsRangedCoord<CoordDescType = X, Value = f64>,
+    y_axis: impl AsRangedCoord<CoordDescType = Y, Value = f64>,
+) -> Result<(), ReportError>
+where
+    X: Ranged<ValueType = f64> + ValueFormatter<f64>,
     Y: Ranged<ValueType = f64> + ValueFormatter<f64>,
 {
     let mut chart = ChartBuilder::on(area)
@@ -273,8 +317,9 @@ where
         .margin_right(24)
         .x_label_area_size(if x_name.is_empty() { 26 } else { 46 })
         .y_label_area_size(84)
-        .build_cartesian_2d(x_low..x_high, y_axis)
+        .build_cartesian_2d(x_axis, y_axis)
         .map_err(drawing_error)?;
+    let x_range = chart.x_range();
     let y_range = chart.y_range();
     chart
         .configure_mesh()
@@ -283,14 +328,14 @@ where
         .axis_desc_style((FONT, 16))
         .label_style((FONT, 14))
         .x_label_formatter(&|x| short(*x))
-        .y_label_formatter(&y_label)
+        .y_label_formatter(&|y| short(*y))
         .light_line_style(WHITE)
         .bold_line_style(RGBColor(222, 222, 222))
         .draw()
         .map_err(drawing_error)?;
     if y_range.start < 0.0 && y_range.end > 0.0 {
         // A line at 0, if values have both signs.
-        let zero = [(x_low, 0.0), (x_high, 0.0)];
+        let zero = [(x_range.start, 0.0), (x_range.end, 0.0)];
         chart.draw_series(LineSeries::new(zero, RGBColor(120, 120, 120))).map_err(drawing_error)?;
     }
     for (i, curve) in panel.curves.iter().enumerate() {
@@ -362,7 +407,12 @@ mod tests {
             Curve::new("flat", [(0.0, 1.0), (9.0, 1.0)]),
         ];
         let panel = Panel { y: "loss".to_owned(), y_scale, y_range: None, curves };
-        Chart { title: "A chart".to_owned(), x: "step".to_owned(), panels: vec![panel] }
+        Chart {
+            title: "A chart".to_owned(),
+            x: "step".to_owned(),
+            x_scale: Scale::Linear,
+            panels: vec![panel],
+        }
     }
 
     #[test]
@@ -379,6 +429,34 @@ mod tests {
             let dark = picture.pixels.iter().filter(|value| **value < 64).count();
             assert!(dark > 1000, "{dark} dark values");
         }
+    }
+
+    /// A logarithmic x axis has a label at each point and equal distances for equal ratios.
+    #[test]
+    fn a_logarithmic_x_axis_is_labelled_at_the_points() {
+        let curve = Curve::new("time", [(16.0, 1.0), (64.0, 4.0), (256.0, 9.0)]);
+        let panel = Panel {
+            y: "ms".to_owned(),
+            y_scale: Scale::Linear,
+            y_range: None,
+            curves: vec![curve],
+        };
+        let chart = Chart {
+            title: "Times".to_owned(),
+            x: "size".to_owned(),
+            x_scale: Scale::Logarithmic,
+            panels: vec![panel],
+        };
+        let svg = chart.to_svg().unwrap();
+        for label in ["16", "64", "256"] {
+            assert!(svg.contains(&format!("\n{label}\n")), "{label}");
+        }
+        assert!(!svg.contains("\n128\n"));
+        let centres = svg.split("<circle cx=\"").skip(1);
+        let centres: Vec<f64> =
+            centres.map(|rest| rest.split('"').next().unwrap().parse().unwrap()).collect();
+        let [a, b, c] = centres[..] else { panic!("three marks, not {centres:?}") };
+        assert!((b - a - (c - b)).abs() <= 1.0, "{centres:?}");
     }
 
     /// A letter without a glyph would be drawn as nothing, so two such letters look the same.

@@ -35,6 +35,7 @@ pub fn schedule_chart(comparison: &ScheduleComparison) -> Chart {
     Chart {
         title: "Noise schedules".to_owned(),
         x: "timestep t".to_owned(),
+        x_scale: Scale::Linear,
         panels: vec![
             panel("alpha_cumprod", Scale::Linear, Some((0.0, 1.0)), &|s, t| s.alphas_cumprod()[t]),
             panel(
@@ -68,6 +69,7 @@ pub fn predictor_chart(errors: &[(String, PredictorErrors)], x: &str) -> Chart {
     Chart {
         title: "Noise-prediction error: mean square ± standard error".to_owned(),
         x: x.to_owned(),
+        x_scale: Scale::Linear,
         panels: vec![
             panel("error of ε", |error| error.noise),
             panel("error in the image's scale", |error| error.image),
@@ -103,7 +105,12 @@ pub fn model_chart(errors: &ModelErrors, x: &str) -> Chart {
         };
         panels.push(panel("bits/dim per timestep", vec![curve("bound", &per_timestep)]));
     }
-    Chart { title: "Model error by noise level".to_owned(), x: x.to_owned(), panels }
+    Chart {
+        title: "Model error by noise level".to_owned(),
+        x: x.to_owned(),
+        x_scale: Scale::Linear,
+        panels,
+    }
 }
 
 fn middle((first, last): (usize, usize)) -> f64 {

@@ -22,7 +22,12 @@
 //!     y_range: None,
 //!     curves: vec![Curve::new("training", [(1.0, 1.0), (500.0, 0.2), (1000.0, 0.1)])],
 //! };
-//! let chart = Chart { title: "Loss".to_owned(), x: "step".to_owned(), panels: vec![panel] };
+//! let chart = Chart {
+//!     title: "Loss".to_owned(),
+//!     x: "step".to_owned(),
+//!     x_scale: Scale::Linear,
+//!     panels: vec![panel],
+//! };
 //! let path = std::env::temp_dir().join(format!("loss-{}.svg", std::process::id()));
 //! chart.write(&path)?;
 //! # std::fs::remove_file(&path)?;

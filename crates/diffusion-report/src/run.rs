@@ -130,6 +130,7 @@ fn loss_chart(metrics: &[StepMetrics]) -> Chart {
     Chart {
         title: "Loss by noise level, smoothed over about 1/50 of the steps".to_owned(),
         x: "step".to_owned(),
+        x_scale: Scale::Linear,
         panels: vec![Panel {
             y: "loss".to_owned(),
             y_scale: Scale::Logarithmic,
@@ -162,6 +163,7 @@ fn quality_chart(metrics: &[StepMetrics]) -> Option<Chart> {
     (!panels.is_empty()).then(|| Chart {
         title: "Sample quality (EMA weights)".to_owned(),
         x: "step".to_owned(),
+        x_scale: Scale::Linear,
         panels,
     })
 }

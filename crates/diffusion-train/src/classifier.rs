@@ -135,8 +135,7 @@ pub fn train_classifier(
             let expected = "the loss became NaN or infinite; try a smaller learning rate";
             return Err(field_error("the learning rate", config.lr.to_string(), expected));
         }
-        let mut gradients = Gradients::default();
-        gradients.accumulate(&parameters, in_pool(|| loss.backward())?)?;
+        let gradients = Gradients::new(&parameters, in_pool(|| loss.backward())?);
         optimizer.update(&parameters, &gradients, lr, Some(&ema))?;
         step += 1;
         let by_steps = config.steps.map_or(0.0, |steps| step as f64 / steps as f64);

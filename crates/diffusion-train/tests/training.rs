@@ -167,6 +167,33 @@ fn accumulated_parts_equal_the_big_batch_within_rounding() {
     assert!(error.contains("accumulate is 3; it must divide batch_size, which is 8"), "{error}");
 }
 
+/// The division of a batch determines the bits, and the number of threads does not.
+#[test]
+fn parallel_parts_give_the_same_bits_with_any_number_of_threads() {
+    let data = pictures();
+    let train_with = |parallel_parts: usize, threads: usize| {
+        let config = TrainConfig { parallel_parts, batch_size: 7, ..config(3) };
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| train(&config, &data))
+    };
+    let (whole, whole_losses) = train_with(1, 1);
+    for parts in [2, 3, 7, 20] {
+        let (one_thread, losses) = train_with(parts, 1);
+        for threads in [2, 4] {
+            let (trainer, other) = train_with(parts, threads);
+            assert_eq!(other, losses, "{parts} parts, {threads} threads");
+            assert!(all_bytes(&trainer) == all_bytes(&one_thread), "{parts} parts");
+        }
+        for (loss, whole) in losses.iter().zip(&whole_losses) {
+            assert!((loss - whole).abs() < 1e-4, "{parts} parts: {loss} instead of {whole}");
+        }
+    }
+    assert!(all_bytes(&train_with(1, 3).0) == all_bytes(&whole));
+    let bad = TrainConfig { parallel_parts: 0, ..config(1) };
+    let error = bad.trainer(&data, &Device::Cpu).err().unwrap().to_string();
+    assert!(error.contains("parallel_parts is 0; it must be at least 1"), "{error}");
+}
+
 #[test]
 fn a_diverged_training_names_the_tensor_the_step_the_rate_and_the_checkpoint() {
     let data = pictures();

@@ -4,7 +4,7 @@ pub(crate) mod blocks;
 
 use candle_core::{Error, Result, Tensor};
 use candle_nn::{Module, VarBuilder};
-use diffusion_kernels::{FeatureMap, in_pool};
+use diffusion_kernels::{FeatureMap, in_parts};
 use diffusion_nn::{
     ClassEmbedding, Conv2d, Conv2dConfig, ConvTranspose2d, DropoutNoise, ResidualBlock,
     conv_transpose2d, conv2d,
@@ -173,7 +173,10 @@ impl Network for SimpleUNet {
                  so both sides must be multiples of {multiple}"
             )));
         }
-        in_pool(|| self.forward_images(x_t, timesteps, classes))
+        in_parts(x_t, self.stem.is_trainable(), |x_t, part| {
+            let timesteps = timesteps.narrow(0, part.start, part.len())?;
+            self.forward_images(x_t, &timesteps, &classes[part])
+        })
     }
 }
 

@@ -5,7 +5,7 @@ mod config;
 
 use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
-use diffusion_kernels::{self as kernels, Activation, FeatureMap, in_pool};
+use diffusion_kernels::{self as kernels, Activation, FeatureMap, in_parts, in_pool};
 use diffusion_nn::{
     ClassEmbedding, Conv2d, Conv2dConfig, Dropout, DropoutNoise, FourierEmbedding, GroupNorm,
     Initialisation, TimeEmbedding, TimeFeatures, TimestepEmbedding, conv2d, count_parameters,
@@ -155,18 +155,33 @@ impl UNet2D {
             ));
         }
         check_counts(images, timesteps, classes)?;
-        in_pool(|| {
-            let time = kernels::silu(&self.conditioning.forward(timesteps, classes)?)?;
-            let output = self.forward_images(x_t, &mut Pass { time, dropout })?;
-            match self.config.time_embedding_type {
-                TimeEmbeddingType::Positional => Ok(output),
-                TimeEmbeddingType::Fourier => output
-                    .broadcast_div(&timesteps.to_dtype(output.dtype())?.reshape(((), 1, 1, 1))?),
-            }
+        if dropout.is_some() {
+            return in_pool(|| self.forward_images(x_t, timesteps, classes, dropout));
+        }
+        in_parts(x_t, self.conv_in.is_trainable(), |x_t, part| {
+            let timesteps = timesteps.narrow(0, part.start, part.len())?;
+            self.forward_images(x_t, &timesteps, &classes[part], None)
         })
     }
 
-    fn forward_images(&self, x_t: &Tensor, pass: &mut Pass) -> Result<Tensor> {
+    fn forward_images(
+        &self,
+        x_t: &Tensor,
+        timesteps: &Tensor,
+        classes: &[Option<u32>],
+        dropout: Option<Dropout>,
+    ) -> Result<Tensor> {
+        let time = kernels::silu(&self.conditioning.forward(timesteps, classes)?)?;
+        let output = self.forward_conditioned(x_t, &mut Pass { time, dropout })?;
+        match self.config.time_embedding_type {
+            TimeEmbeddingType::Positional => Ok(output),
+            TimeEmbeddingType::Fourier => {
+                output.broadcast_div(&timesteps.to_dtype(output.dtype())?.reshape(((), 1, 1, 1))?)
+            }
+        }
+    }
+
+    fn forward_conditioned(&self, x_t: &Tensor, pass: &mut Pass) -> Result<Tensor> {
         let x_t =
             if self.config.center_input_sample { x_t.affine(2.0, -1.0)? } else { x_t.clone() };
         let patched = to_patches(&x_t, self.config.patch_size)?;

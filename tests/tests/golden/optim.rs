@@ -69,8 +69,7 @@ fn adamw_case(
         };
         let relative = if dtype == DType::F32 { 1e-5 } else { 1e-12 };
         close_to("loss", flat(&loss)[0], relative);
-        let mut gradients = Gradients::default();
-        gradients.accumulate(&parameters, loss.backward().unwrap()).unwrap();
+        let mut gradients = Gradients::new(&parameters, loss.backward().unwrap());
         let norm = gradients.global_norm().unwrap();
         close_to("grad_norm_before_clip", norm, relative);
         if let Some(max_norm) = case["clip_grad_norm"].as_f64() {
@@ -162,8 +161,7 @@ pub(crate) fn ema() {
             var.set(&weights).unwrap();
             // The optimiser updates the averages. With a learning rate of 0 it does not change the
             // weights.
-            let mut gradients = Gradients::default();
-            gradients.accumulate(&parameters, var.sum_all().unwrap().backward().unwrap()).unwrap();
+            let gradients = Gradients::new(&parameters, var.sum_all().unwrap().backward().unwrap());
             optimizer.update(&parameters, &gradients, 0.0, Some(&ema)).unwrap();
             assert_eq!(flat(&var), flat(&weights), "{id} weights after update {update}");
             let expected = flat(&shadow.get(update).unwrap());

@@ -162,8 +162,7 @@ fn train(case: &Case<'_>) {
         let loss = (output - target).unwrap().sqr().unwrap().mean_all().unwrap();
         let what = format!("{} loss of step {step}", case.name());
         assert_close(&what, &flat(&loss), &[expected_loss], number(&case.json["atol_losses"]));
-        let mut gradients = Gradients::default();
-        gradients.accumulate(&case.parameters, loss.backward().unwrap()).unwrap();
+        let gradients = Gradients::new(&case.parameters, loss.backward().unwrap());
         optimizer.update(&case.parameters, &gradients, config.lr, None).unwrap();
     }
     let trained = case.parameters.tensors();

@@ -60,13 +60,18 @@ impl Contender {
         matches!(self, Self::Kernels { bf16 } if with_bf16 || !bf16)
     }
 
-    /// Whether this contender measures large networks.
-    pub(super) fn takes_part_in_large(self) -> bool {
+    /// Whether this contender measures all networks, and not only the smallest.
+    pub(super) fn is_main(self) -> bool {
         match self {
             Self::Kernels { .. } => true,
             Self::Avx2 | Self::Plain => false,
             Self::Torch { compiled, channels_last, .. } => channels_last || !compiled,
         }
+    }
+
+    /// Whether this is PyTorch with its compiler.
+    pub(super) fn is_compiled(self) -> bool {
+        matches!(self, Self::Torch { compiled: true, .. })
     }
 
     /// Starts a worker process with `threads` threads. PyTorch's needs the interpreter `python`.

@@ -24,15 +24,12 @@ impl Times {
     }
 }
 
-/// Peaks of the resident set, in MiB.
+/// The peak of a process's resident set.
 pub(super) struct Memory {
     pub contender: Contender,
-    /// A process that has only loaded its libraries.
-    pub at_rest: f64,
-    /// A process that has trained with batches of 64.
-    pub training: f64,
-    /// A process that has sampled.
-    pub sampling: f64,
+    /// What the process has done.
+    pub state: &'static str,
+    pub mib: f64,
 }
 
 /// All results of a benchmark.
@@ -81,13 +78,7 @@ impl Report {
 
     /// The jobs, in the order of their measurement.
     fn works(&self) -> Vec<&'static str> {
-        let mut works = Vec::new();
-        for times in &self.times {
-            if !works.contains(&times.work) {
-                works.push(times.work);
-            }
-        }
-        works
+        distinct(self.times.iter().map(|times| times.work))
     }
 
     /// Writes all results, with the times of every round.
@@ -104,9 +95,8 @@ impl Report {
         let memory = self.memory.iter().map(|memory| {
             json!({
                 "contender": memory.contender.to_string(),
-                "at_rest_mib": memory.at_rest,
-                "training_mib": memory.training,
-                "sampling_mib": memory.sampling,
+                "state": memory.state,
+                "mib": memory.mib,
             })
         });
         let ratios = self.numbers_of_threads().into_iter().flat_map(|threads| {
@@ -163,23 +153,38 @@ impl fmt::Display for Report {
                 writeln!(f)?;
             }
         }
-        if self.memory.is_empty() {
-            return Ok(());
-        }
-        writeln!(
-            f,
-            "\nPeak memory, MiB\n\n| process | idle | training, batch 64 | sampling 16 digits |\n\
-             |---|---|---|---|"
-        )?;
-        for Memory { contender, at_rest, training, sampling } in &self.memory {
-            writeln!(f, "| {contender} | {at_rest:.0} | {training:.0} | {sampling:.0} |")?;
+        write!(f, "\nPeak memory, MiB\n\n| after |")?;
+        contenders.iter().try_for_each(|contender| write!(f, " {contender} |"))?;
+        write!(f, "\n|---|{}\n", "---|".repeat(contenders.len()))?;
+        for state in distinct(self.memory.iter().map(|memory| memory.state)) {
+            write!(f, "| {state} |")?;
+            for contender in &contenders {
+                let is_cell =
+                    |memory: &&Memory| (memory.contender, memory.state) == (*contender, state);
+                match self.memory.iter().find(is_cell) {
+                    Some(memory) => write!(f, " {:.0} |", memory.mib)?,
+                    None => write!(f, " – |")?,
+                }
+            }
+            writeln!(f)?;
         }
         Ok(())
     }
 }
 
+/// The names in the order of their first occurrence, each once.
+fn distinct(names: impl Iterator<Item = &'static str>) -> Vec<&'static str> {
+    let mut distinct = Vec::new();
+    for name in names {
+        if !distinct.contains(&name) {
+            distinct.push(name);
+        }
+    }
+    distinct
+}
+
 /// The processor's name, cores and AVX-512 support, and the operating system.
-fn machine() -> String {
+pub(super) fn machine() -> String {
     let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let name = cpu.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
     let name = name.map_or(std::env::consts::ARCH, |(_, name)| name.trim());

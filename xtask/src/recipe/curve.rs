@@ -261,6 +261,7 @@ fn chart(points: &[Value]) -> Chart {
     Chart {
         title: "Quality of digits against training time on two cores".to_owned(),
         x: "minutes".to_owned(),
+        x_scale: Scale::Linear,
         panels: vec![distance, sure],
     }
 }

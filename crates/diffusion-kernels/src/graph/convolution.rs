@@ -123,10 +123,16 @@ impl Plan {
     fn sizes(&self, [images, h, w, inputs]: [usize; 4], weight: &Shape) -> Result<Sizes> {
         let &Self { direction, stride, padding, .. } = self;
         let name = self.name();
-        let &[small, large, kernel, kernel_w] = weight.dims() else {
+        let dims = match *weight.dims() {
+            [small, large] => [small, large, 1, 1],
+            [small, large, kernel, kernel_w] => [small, large, kernel, kernel_w],
+            _ => [0; 4],
+        };
+        let [small, large, kernel, kernel_w] = dims;
+        if weight.rank() != 2 && weight.rank() != 4 {
             let order = if direction == Direction::Gather { "Cout, Cin" } else { "Cin, Cout" };
             bail!("{name}: the weight must have the shape ({order}, K, K), got {weight:?}");
-        };
+        }
         let size = format!("{h}×{w}");
         let expected = if direction == Direction::Gather { large } else { small };
         if inputs != expected {

@@ -149,7 +149,7 @@ impl FeatureMap {
     }
 
     /// 2-D convolution (cross-correlation) to (N, Cout, H', W'). `weight` has the shape (Cout, Cin,
-    /// K, K) and `bias` (Cout). `stride` must be at least 1.
+    /// K, K), or (Cout, Cin) for K = 1, and `bias` (Cout). `stride` must be at least 1.
     ///
     /// # Errors
     /// If the shapes do not match, a shape is empty, `stride` is 0, the padding exceeds 65536, or

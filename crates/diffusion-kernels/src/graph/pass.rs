@@ -8,7 +8,7 @@ use std::thread::{self, ThreadId};
 use candle_core::backprop::GradStore;
 use candle_core::{Result, Tensor, TensorId};
 
-use crate::graph::scope::{current_scope, within};
+use crate::graph::scope::{Scope, within};
 
 /// A pass that runs on this thread.
 struct Pass {
@@ -23,10 +23,17 @@ thread_local! {
 }
 
 /// The identity of the current backward pass. candle runs a pass on one thread. But a pool thread
-/// that waits for others may start a second pass, so [`in_pool`] numbers the passes.
+/// that waits for others may start a second pass, so [`in_pool`](crate::in_pool) numbers the
+/// passes.
 pub(crate) fn current_pass() -> (ThreadId, u64) {
     let number = PASSES.with_borrow(|passes| passes.last().map_or(0, |pass| pass.number));
     (thread::current().id(), number)
+}
+
+/// Runs `f` as a pass of its own, with these settings.
+pub(crate) fn in_pass<R>(scope: Scope, f: impl FnOnce() -> R) -> R {
+    let _running = Running::begin(None);
+    within(scope, f)
 }
 
 /// Ends a pass when dropped, also by a panic.
@@ -45,22 +52,6 @@ impl Drop for Running {
     fn drop(&mut self) {
         PASSES.with_borrow_mut(Vec::pop);
     }
-}
-
-/// Runs `f` on a thread of the kernels' pool, which is rayon's pool.
-///
-/// A kernel called on another thread wakes a pool thread and waits for it, which takes as long as
-/// some kernels do. Run a network or a training step in here to pay for this once.
-///
-/// Backward passes on threads of rayon's global pool must run in here if two may run at the same
-/// time. A waiting pool thread can start the second pass, and only `in_pool` keeps their gradients
-/// apart.
-pub fn in_pool<R: Send>(f: impl FnOnce() -> R + Send) -> R {
-    let scope = current_scope();
-    rayon::scope(|_| {
-        let _running = Running::begin(None);
-        within(scope, f)
-    })
 }
 
 /// Like [`Tensor::backward`], with the same gradients, but faster for networks with many

@@ -11,8 +11,8 @@ use candle_core::{Result, Tensor, Var, bail};
 use rayon::prelude::*;
 
 use crate::arith::isa::{Isa, vectorised};
-use crate::arith::vector::map_sum;
-use crate::memory::storage::{data_pointer, with_elements};
+use crate::arith::vector::{self, map_sum};
+use crate::memory::storage::{data_pointer, with_elements, with_elements_mut};
 use adamw::AdamW;
 
 /// The number of elements of one task. A constant, so that the order of additions is always the
@@ -68,13 +68,27 @@ vectorised! {
     }
 }
 
+/// Adds `other` to `sum` in place. They have the same shape.
+pub(crate) fn add(isa: Isa, sum: &Tensor, other: &Tensor) -> Result<()> {
+    check_disjoint("add", &[sum], other)?;
+    with_elements([other], |[other]| {
+        with_elements_mut(&[sum], &mut |slices| {
+            for sum in slices.iter_mut() {
+                let chunks = sum.par_chunks_mut(CHUNK).zip(other.par_chunks(CHUNK));
+                chunks.for_each(|(sum, other)| vector::add(isa, other, sum));
+            }
+            Ok(())
+        })
+    })
+}
+
 /// Checks that no two tensors share memory, which cannot be borrowed twice.
 pub(crate) fn check_disjoint(update: &str, changed: &[&Tensor], gradient: &Tensor) -> Result<()> {
     let mut pointers =
         changed.iter().chain([&gradient]).map(|t| data_pointer(t)).collect::<Result<Vec<_>>>()?;
     pointers.sort_unstable();
     if pointers.windows(2).any(|pair| pair[0] == pair[1]) {
-        bail!("{update}: weight, moments, average and gradient must not share memory");
+        bail!("{update}: the tensors must not share memory");
     }
     Ok(())
 }

@@ -1,10 +1,10 @@
 //! Convolutions against direct sums in f64 and against their definition.
 
-use candle_core::Tensor;
+use candle_core::{Tensor, Var};
 use proptest::prelude::*;
 
 use super::{
-    all_kernels, close, close_for, conv_transpose2d, conv2d, direct, random, relative_error,
+    all_kernels, bits, close, close_for, conv_transpose2d, conv2d, direct, random, relative_error,
     with_gradients,
 };
 use crate::arith::isa::available;
@@ -47,6 +47,26 @@ fn case() -> impl Strategy<Value = Case> {
             bias,
         },
     )
+}
+
+/// Weights (Cout, Cin) are those of a kernel of one pixel.
+#[test]
+fn weights_without_a_kernel_are_pointwise() -> candle_core::Result<()> {
+    let (x, weight, bias) = (random(1, &[3, 20, 5, 4]), random(2, &[7, 20]), random(3, &[7]));
+    let square = Var::from_tensor(&weight.reshape((7, 20, 1, 1))?)?;
+    for by_kernels in [true, false] {
+        let op = |weight: &Tensor| match by_kernels {
+            true => crate::conv2d(&x, weight, Some(&bias), 1, 0),
+            false => slow::conv2d(&x, weight, Some(&bias), 1, 0),
+        };
+        let gradient = |weight: &Var| -> candle_core::Result<Tensor> {
+            let store = op(weight)?.sqr()?.sum_all()?.backward()?;
+            store.get(weight).expect("a gradient").flatten_all()
+        };
+        assert_eq!(bits(&op(&weight)?), bits(&op(&square)?));
+        assert_eq!(bits(&gradient(&weight)?), bits(&gradient(&square)?));
+    }
+    Ok(())
 }
 
 /// Convolutions that use Winograd's method, with all kinds of partial edge tiles.

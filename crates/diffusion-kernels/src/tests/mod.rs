@@ -7,6 +7,7 @@ mod direct;
 mod errors;
 mod graph;
 mod independence;
+mod parallel;
 
 use candle_core::{Device, Result, Tensor, Var};
 use proptest::prelude::*;

@@ -39,6 +39,11 @@ pub struct TrainConfig {
     /// The number of parts in which a batch is computed to save memory; it must divide
     /// `batch_size`. Default: 1.
     pub accumulate: usize,
+    /// The number of parts of a batch that are computed at the same time on the CPU, each on its
+    /// share of the threads, at least 1. It determines the order in which gradients are summed, so
+    /// another number rounds them differently. More parts than threads, or of a few images each,
+    /// are slower. Default: 2.
+    pub parallel_parts: usize,
     /// The number format in which the network multiplies. Default: f32.
     pub precision: TrainingPrecision,
     /// Whether residual blocks compute their hidden maps again in the backward pass instead of
@@ -148,6 +153,7 @@ impl Default for TrainConfig {
             max_minutes: None,
             batch_size: 64,
             accumulate: 1,
+            parallel_parts: 2,
             precision: TrainingPrecision::default(),
             checkpoint_activations: false,
             prediction_type: PredictionType::default(),

@@ -4,6 +4,7 @@ use diffusion_data::PictureConfig;
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
+use super::layers::EARLIER_PARALLEL_PARTS;
 use super::{CheckpointConfig, ConfigError, SampleGridConfig, TrainConfig, TrainingPrecision};
 use crate::{LossConfig, TimestepSampling};
 
@@ -18,8 +19,8 @@ impl TrainConfig {
     /// checkpoint holds the data's own fingerprint.
     ///
     /// The canonical form is JSON with sorted keys, without the fields that have their default
-    /// value. For a network that is the default of its kind. A field added later therefore does not
-    /// change the hashes of earlier runs.
+    /// value. For a network that is the default of its kind, and for `parallel_parts` the value of
+    /// earlier versions. A field added later therefore does not change the hashes of earlier runs.
     ///
     /// # Errors
     /// If the configuration cannot be written as JSON, which does not happen in practice.
@@ -30,7 +31,7 @@ impl TrainConfig {
                 problem: format!("cannot be written as JSON: {e}"),
             })
         };
-        let base = Self::default();
+        let base = Self { parallel_parts: EARLIER_PARALLEL_PARTS, ..Self::default() };
         let mut default = json(&Self { network: self.network.default_of_kind(), ..base.clone() })?;
         // Two networks with default values differ by their kind only, so it must be hashed.
         default["network"]["kind"] = json(&base)?["network"]["kind"].take();
@@ -71,6 +72,7 @@ impl TrainConfig {
     fn first_hash(&self) -> String {
         let numbers = self.numbers();
         let later = [
+            ("parallel_parts", EARLIER_PARALLEL_PARTS.to_string()),
             ("precision", format!("{:?}", TrainingPrecision::default())),
             ("checkpoint_activations", "false".to_owned()),
             ("learned_variance", format!("{:?}", false)),
@@ -140,12 +142,24 @@ mod tests {
     use diffusion_unet::{NetworkConfig, UNet2DConfig};
 
     use super::*;
+    use crate::ConfigSource;
+
+    /// A preset as a run of an earlier version saved it, without the field `parallel_parts`.
+    fn earlier(preset: &str) -> TrainConfig {
+        let text = TrainConfig::preset(preset).unwrap().to_toml().unwrap();
+        let lines = text.lines().filter(|line| !line.starts_with("parallel_parts"));
+        let text = lines.collect::<Vec<_>>().join("\n");
+        let config =
+            TrainConfig::from_source(&ConfigSource { path: "config.toml".into(), text }).unwrap();
+        assert_eq!(config.parallel_parts, EARLIER_PARALLEL_PARTS);
+        config
+    }
 
     /// Hashes from checkpoints of the first version: each preset, trained on 128 digits.
     #[test]
     fn hashes_of_the_first_version_are_recognised() {
         for (preset, first) in FIRST {
-            let mut config = TrainConfig::preset(preset).unwrap();
+            let mut config = earlier(preset);
             assert!(!config.has_hash(first).unwrap(), "{preset}");
             config.pictures.limit = Some(128);
             assert!(config.has_hash(first).unwrap(), "{preset}");
@@ -156,7 +170,7 @@ mod tests {
     #[test]
     fn hashes_of_this_version_stay() {
         for (preset, second) in SECOND {
-            assert_eq!(TrainConfig::preset(preset).unwrap().hash().unwrap(), second, "{preset}");
+            assert_eq!(earlier(preset).hash().unwrap(), second, "{preset}");
         }
     }
 
@@ -171,6 +185,7 @@ mod tests {
         let mut hashes = HashSet::from([hash]);
         for other in [
             TrainConfig { batch_size: 33, ..config.clone() },
+            TrainConfig { parallel_parts: 3, ..config.clone() },
             TrainConfig {
                 network: TrainConfig::default().network,
                 class_dropout: 0.2,

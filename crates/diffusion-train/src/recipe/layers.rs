@@ -30,6 +30,9 @@ const PRESETS: [(&str, &str); 4] = [
     (PRESET_NAMES[3], include_str!("presets/tutorial.toml")),
 ];
 
+/// The value of `parallel_parts` in runs of versions without this field.
+pub(super) const EARLIER_PARALLEL_PARTS: usize = 1;
+
 /// The fields that set the length of the training. A file that sets one of them clears the others.
 const LENGTH_FIELDS: [&str; 3] = ["steps", "epochs", "max_minutes"];
 
@@ -95,8 +98,14 @@ impl TrainConfig {
     pub fn from_source(source: &ConfigSource) -> Result<Self, ConfigError> {
         let deserializer =
             toml::Deserializer::parse(&source.text).map_err(|e| explain(&e, "", source))?;
-        serde_path_to_error::deserialize(deserializer)
-            .map_err(|e| explain(e.inner(), &e.path().to_string(), source))
+        let config: Self = serde_path_to_error::deserialize(deserializer)
+            .map_err(|e| explain(e.inner(), &e.path().to_string(), source))?;
+        let parallel_parts = if parse(source)?.contains_key("parallel_parts") {
+            config.parallel_parts
+        } else {
+            EARLIER_PARALLEL_PARTS
+        };
+        Ok(Self { parallel_parts, ..config })
     }
 
     /// The configuration as TOML, which [`from_source`](Self::from_source) reads.

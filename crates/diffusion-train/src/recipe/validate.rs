@@ -63,6 +63,7 @@ impl TrainConfig {
             &format!("it must divide batch_size, which is {}", self.batch_size),
             self.batch_size.is_multiple_of(self.accumulate),
         )?;
+        at_least_1("parallel_parts", self.parallel_parts as u64)?;
         positive("clip_grad_norm", self.clip_grad_norm.unwrap_or(1.0))?;
         positive("optimizer.lr", self.optimizer.lr)?;
         fraction("optimizer.beta1", self.optimizer.beta1)?;

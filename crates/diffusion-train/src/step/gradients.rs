@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use candle_core::backprop::GradStore;
-use candle_core::{Result, Tensor};
-use diffusion_kernels::square_sum;
+use candle_core::{Result, Tensor, Var};
+use diffusion_kernels::{add_gradients, square_sum};
 use diffusion_nn::Parameters;
 
 /// Gradients by the name of their parameter.
@@ -21,21 +21,44 @@ impl Default for Gradients {
 }
 
 impl Gradients {
-    /// Adds the gradients of one backward pass.
+    /// The gradients of `parameters` that one backward pass computed.
+    pub fn new(parameters: &Parameters, mut store: GradStore) -> Self {
+        let of = |(name, var): (&str, &Var)| Some((name.to_owned(), store.remove(var)?));
+        Self { by_name: parameters.iter().filter_map(of).collect(), scale: 1.0 }
+    }
+
+    /// Adds other gradients.
     ///
     /// # Errors
     /// An error of the device.
-    pub fn accumulate(&mut self, parameters: &Parameters, mut store: GradStore) -> Result<()> {
-        for (name, var) in parameters.iter() {
-            if let Some(gradient) = store.remove(var) {
-                let sum = match self.by_name.get(name) {
-                    Some(sum) => (sum + gradient)?,
-                    None => gradient,
-                };
-                self.by_name.insert(name.to_owned(), sum);
-            }
+    pub fn add(&mut self, others: Self) -> Result<()> {
+        for (name, gradient) in others.by_name {
+            let sum = match self.by_name.remove(&name) {
+                Some(sum) => add_gradients(sum, &gradient)?,
+                None => gradient,
+            };
+            self.by_name.insert(name, sum);
         }
         Ok(())
+    }
+
+    /// The sum of several gradients. Neighbours are added first, then the sums of neighbours, and
+    /// so on.
+    ///
+    /// # Errors
+    /// An error of the device.
+    pub fn total(mut parts: Vec<Self>) -> Result<Self> {
+        while parts.len() > 1 {
+            let mut rest = parts.into_iter();
+            parts = Vec::new();
+            while let Some(mut sum) = rest.next() {
+                if let Some(neighbour) = rest.next() {
+                    sum.add(neighbour)?;
+                }
+                parts.push(sum);
+            }
+        }
+        Ok(parts.pop().unwrap_or_default())
     }
 
     /// The gradient of one parameter, before [clipping](Self::clip).

@@ -1,11 +1,12 @@
 //! The trainer: one update at a time, and its state.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::time::Duration;
 
 use candle_core::{Device, Tensor};
 use diffusion_data::{ImageDataset, Loader, LoaderConfig};
-use diffusion_kernels::{Precision, autocast, backward, checkpoint_activations, in_pool};
+use diffusion_kernels::{Precision, autocast, backward, checkpoint_activations, in_parallel};
 use diffusion_model::{FORMAT_VERSION, ModelDescription, Objective};
 use diffusion_nn::{DropoutNoise, ParameterError, Parameters};
 use diffusion_random::{Domain, NoiseSource};
@@ -109,7 +110,7 @@ impl Trainer {
 
         let (losses, mut gradients) = autocast(self.config.precision.kernels(), || {
             checkpoint_activations(self.config.checkpoint_activations, || {
-                in_pool(|| self.losses_and_gradients(&batch.images, &classes, &drawn))
+                self.losses_and_gradients(&batch.images, &classes, &drawn)
             })
         })?;
         let loss = drawn.mean(&losses);
@@ -145,40 +146,56 @@ impl Trainer {
         })
     }
 
-    /// The loss of each image, and the gradients of their weighted mean, in `accumulate` parts.
+    /// The loss of each image, and the gradients of their weighted mean. The batch is computed in
+    /// `accumulate` parts one after the other, each in `parallel_parts` parts at the same time.
     fn losses_and_gradients(
         &self,
         images: &Tensor,
         classes: &[Option<u32>],
         drawn: &DrawnLevels,
     ) -> Result<(Vec<f32>, Gradients), TrainError> {
-        let part = drawn.levels.len() / self.config.accumulate;
         let mut losses = Vec::with_capacity(drawn.levels.len());
         let mut gradients = Gradients::default();
-        for (k, levels) in drawn.levels.chunks_exact(part).enumerate() {
-            let first = k * part;
-            let x0 = images.narrow(0, first, part)?;
-            let noise =
-                trace_span!("draw noise").in_scope(|| self.noise(first as u64, part as u64))?;
-            let batch = self.objective().noisy_batch(&x0, &noise, levels)?;
-            let dropout =
-                DropoutNoise { source: self.source, draw: self.step, first_index: first as u64 };
-            let classes = &classes[first..first + part];
-            let output = trace_span!("forward, other").in_scope(|| {
-                self.model.network.forward_training(
-                    &batch.input,
-                    &batch.timesteps,
-                    classes,
-                    dropout,
-                )
-            })?;
-            let loss = self.loss.per_image(&output, &batch)?;
-            let mean = (drawn.weighted(&loss, first)?.sum_all()? / self.config.batch_size as f64)?;
-            let store = trace_span!("backward, other").in_scope(|| backward(&mean))?;
-            gradients.accumulate(&self.model.parameters, store)?;
-            losses.extend(loss.to_vec1::<f32>()?);
+        let accumulated = self.config.batch_size / self.config.accumulate;
+        // A GPU computes everything at the same time.
+        let parallel = if self.device.is_cpu() { self.config.parallel_parts } else { 1 };
+        let part = accumulated.div_ceil(parallel);
+        for first in (0..self.config.batch_size).step_by(accumulated) {
+            let parts = in_parallel(accumulated.div_ceil(part), |i| {
+                let range = first + i * part..first + accumulated.min((i + 1) * part);
+                self.part(range, images, classes, drawn)
+            });
+            let parts = parts.into_iter().collect::<Result<Vec<_>, _>>()?;
+            let (of_parts, of_images): (Vec<_>, Vec<_>) = parts.into_iter().unzip();
+            gradients.add(Gradients::total(of_parts)?)?;
+            losses.extend(of_images.into_iter().flatten());
         }
         Ok((losses, gradients))
+    }
+
+    /// The losses of some images of the batch, and the gradients of their part of the weighted mean
+    /// over the whole batch.
+    fn part(
+        &self,
+        part: Range<usize>,
+        images: &Tensor,
+        classes: &[Option<u32>],
+        drawn: &DrawnLevels,
+    ) -> Result<(Gradients, Vec<f32>), TrainError> {
+        let (first, count) = (part.start as u64, part.len() as u64);
+        let x0 = images.narrow(0, part.start, part.len())?;
+        let noise = trace_span!("draw noise").in_scope(|| self.noise(first, count))?;
+        let batch = self.objective().noisy_batch(&x0, &noise, &drawn.levels[part.clone()])?;
+        let dropout = DropoutNoise { source: self.source, draw: self.step, first_index: first };
+        let classes = &classes[part.clone()];
+        let output = trace_span!("forward, other").in_scope(|| {
+            self.model.network.forward_training(&batch.input, &batch.timesteps, classes, dropout)
+        })?;
+        let loss = self.loss.per_image(&output, &batch)?;
+        let share =
+            (drawn.weighted(&loss, part.start)?.sum_all()? / self.config.batch_size as f64)?;
+        let store = trace_span!("backward, other").in_scope(|| backward(&share))?;
+        Ok((Gradients::new(&self.model.parameters, store), loss.to_vec1::<f32>()?))
     }
 
     /// The classes that the network is conditioned on: `labels`, some of them hidden at random.

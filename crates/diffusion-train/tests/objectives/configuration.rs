@@ -49,7 +49,7 @@ fn a_run_from_before_these_settings_keeps_its_hash_and_each_setting_changes_it()
     let mut old = layered(
         "conditional = \"never\"\n[schedule]\nbeta_schedule = \"linear\"\nbeta_start = 5e-4\nbeta_end = 0.1\n[optimizer]\nmuon = false\n",
     );
-    (old.size, old.batch_size) = (Some(8), 4);
+    (old.size, old.batch_size, old.parallel_parts) = (Some(8), 4, 1);
     assert!(
         old.has_hash("f2a7c57ae122af92970695fead365da98bbf346124f03a445c504a64bc4d8895").unwrap()
     );

@@ -206,6 +206,7 @@ fn chart(rows: &[(f64, FeatureMetrics)]) -> Chart {
     Chart {
         title: "Quality and diversity by guidance scale".to_owned(),
         x: "guidance scale".to_owned(),
+        x_scale: Scale::Linear,
         panels: present.map(panel).collect(),
     }
 }

@@ -55,9 +55,12 @@ fn weights_without_a_kernel_are_pointwise() -> candle_core::Result<()> {
     let (x, weight, bias) = (random(1, &[3, 20, 5, 4]), random(2, &[7, 20]), random(3, &[7]));
     let square = Var::from_tensor(&weight.reshape((7, 20, 1, 1))?)?;
     for by_kernels in [true, false] {
-        let op = |weight: &Tensor| match by_kernels {
-            true => crate::conv2d(&x, weight, Some(&bias), 1, 0),
-            false => slow::conv2d(&x, weight, Some(&bias), 1, 0),
+        let op = |weight: &Tensor| {
+            if by_kernels {
+                crate::conv2d(&x, weight, Some(&bias), 1, 0)
+            } else {
+                slow::conv2d(&x, weight, Some(&bias), 1, 0)
+            }
         };
         let gradient = |weight: &Var| -> candle_core::Result<Tensor> {
             let store = op(weight)?.sqr()?.sum_all()?.backward()?;

@@ -8,11 +8,20 @@ mod convolution;
 use candle_core::{DType, Result, Tensor, Var, bail};
 
 use crate::graph::resample::Resample;
+use crate::graph::scope::current_scope;
 use crate::graph::{attention as kernel, dropout, elementwise, group_norm as norm, resample};
 use crate::optim::ParameterState;
 use crate::optim::adamw::AdamW;
 use crate::optim::muon::{ITERATIONS, Muon, POLYNOMIAL, TINY, Update, matrix_of};
-use crate::{Activation, DropoutMask, GroupNorm, Padding};
+use crate::{Activation, DropoutMask, GroupNorm, Padding, Precision};
+
+/// The format of factors: that of `x`, or bf16 where [`crate::autocast`] chose it for a GPU.
+fn format(x: &Tensor) -> DType {
+    match current_scope().precision {
+        Precision::Bf16 if x.dtype() == DType::F32 && !x.device().is_cpu() => DType::BF16,
+        _ => x.dtype(),
+    }
+}
 
 fn add_channel_bias(y: Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     match bias {
@@ -34,7 +43,7 @@ pub(crate) fn conv2d(
         _ => None,
     };
     let weight = pointwise.as_ref().unwrap_or(weight);
-    add_channel_bias(convolution::conv2d(x, weight, stride, padding.into())?, bias)
+    add_channel_bias(convolution::conv2d(x, weight, stride, padding.into(), format(x))?, bias)
 }
 
 /// Defines [`crate::FeatureMap::conv_transpose2d`].
@@ -45,7 +54,7 @@ pub(crate) fn conv_transpose2d(
     stride: usize,
     padding: usize,
 ) -> Result<Tensor> {
-    add_channel_bias(convolution::conv_transpose2d(x, weight, stride, padding)?, bias)
+    add_channel_bias(convolution::conv_transpose2d(x, weight, stride, padding, format(x))?, bias)
 }
 
 /// Defines [`crate::group_norm`].
@@ -80,13 +89,16 @@ pub(crate) fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize) -> Res
     let dims = |x: &Tensor| x.dims4().map(|(n, c, h, w)| [n, h, w, c]);
     kernel::check([dims(q)?, dims(k)?, dims(v)?], heads)?;
     let width = channels / heads;
+    let (dtype, format) = (q.dtype(), format(q));
+    let product =
+        |a: &Tensor, b: &Tensor| a.to_dtype(format)?.matmul(&b.to_dtype(format)?)?.to_dtype(dtype);
     // (N·heads, H·W, C / heads)
     let split = |x: &Tensor| x.reshape((n * heads, width, h * w))?.transpose(1, 2)?.contiguous();
     let (q, k, v) = (split(q)?, split(k)?, split(v)?);
-    let scores = (q.matmul(&k.t()?)? / (width as f64).sqrt())?;
+    let scores = (product(&q, &k.t()?)? / (width as f64).sqrt())?;
     let exponents = scores.broadcast_sub(&scores.detach().max_keepdim(2)?)?.exp()?;
     let weights = exponents.broadcast_div(&exponents.sum_keepdim(2)?)?;
-    weights.matmul(&v)?.transpose(1, 2)?.reshape((n, channels, h, w))
+    product(&weights, &v)?.transpose(1, 2)?.reshape((n, channels, h, w))
 }
 
 /// Defines [`crate::FeatureMap::upsample_nearest2`].

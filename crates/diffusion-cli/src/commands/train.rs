@@ -140,9 +140,9 @@ pub(crate) struct TrainArgs {
     lr: Option<f64>,
     /// Number format in which the network multiplies: f32, bf16 or auto [default: f32]
     ///
-    /// bf16 (bfloat16) is faster on CPUs with AVX512-BF16; on others, the training is in f32. Sums,
-    /// weights, gradients and all other numbers stay f32. auto: bf16 if the CPU has it. The run
-    /// saves the choice.
+    /// bf16 (bfloat16) is faster on CPUs with AVX512-BF16 and on GPUs; on other CPUs, the training
+    /// is in f32. Sums, weights, gradients and all other numbers stay f32. auto: bf16 if the device
+    /// has it. The run saves the choice.
     #[arg(long, value_name = "FORMAT", value_parser = one_of(&TrainingPrecision::ALL, TrainingPrecision::name))]
     precision: Option<TrainingPrecision>,
     /// Generate and evaluate images every N updates and at the end; at least 1 [default: never]
@@ -204,7 +204,7 @@ pub(crate) fn run(args: &TrainArgs, device: &Device, quiet: bool) -> anyhow::Res
     let origin = args.init_from.as_deref().map(RunLayout::checkpoint_at).transpose()?;
     let config = match &existing {
         Some(run_dir) => resumed_config(args, run_dir)?,
-        None => new_config(args, origin.as_deref())?,
+        None => new_config(args, origin.as_deref(), device)?,
     };
     let trained = existing.as_ref().and_then(|run| run.layout().latest_checkpoint().ok());
     let size = match (config.size, &trained) {
@@ -353,7 +353,11 @@ fn dry_run(
 
 /// The configuration of a new run. If it starts from the checkpoint folder `origin`, that model's
 /// settings override the preset's.
-fn new_config(args: &TrainArgs, origin: Option<&Path>) -> anyhow::Result<TrainConfig> {
+fn new_config(
+    args: &TrainArgs,
+    origin: Option<&Path>,
+    device: &Device,
+) -> anyhow::Result<TrainConfig> {
     let file = match &args.config {
         Some(path) => {
             let text = std::fs::read_to_string(path).map_err(|e| match e.kind() {
@@ -389,7 +393,7 @@ fn new_config(args: &TrainArgs, origin: Option<&Path>) -> anyhow::Result<TrainCo
         config.seed = *seed;
     }
     config.conditional = args.conditional.unwrap_or(config.conditional);
-    config.precision = args.precision.unwrap_or(config.precision).resolved();
+    config.precision = args.precision.unwrap_or(config.precision).resolved(device);
     config.validate()?;
     Ok(config)
 }

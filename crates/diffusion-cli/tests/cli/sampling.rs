@@ -299,3 +299,20 @@ fn outputs_that_would_overwrite_each_other_are_refused() {
     let json: serde_json::Value = serde_json::from_str(&out).unwrap();
     assert_eq!(json["pictures"], 4, "the grid is no picture");
 }
+
+/// With `--precision bf16`, images do not depend on the batch either. They differ from those in f32
+/// where the CPU has bf16; elsewhere a warning says that they are in f32.
+#[test]
+fn images_in_bf16_do_not_depend_on_the_batch() {
+    let place = TestDir::new();
+    let sample = |name: &str, flags: &str| {
+        let answer =
+            place.ok(&format!("sample --num 3 --steps 4 --format npy --out {name} {flags}"));
+        (fs::read(place.path(name).join("samples.npy")).unwrap(), answer.err)
+    };
+    let (whole, warning) = sample("whole", "--precision bf16");
+    assert_eq!(sample("single", "--precision bf16 --batch-size 1 --threads 1").0, whole);
+    let is_f32 = sample("f32", "").0 == whole;
+    assert_eq!(is_f32, warning.contains("sampling in f32 instead of bf16"), "{warning}");
+    assert_eq!(sample("auto", "--precision auto").0, whole);
+}

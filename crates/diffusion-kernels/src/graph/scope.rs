@@ -3,6 +3,8 @@
 
 use std::cell::Cell;
 
+use candle_core::Device;
+
 use crate::arith::format::Format;
 use crate::arith::isa::selected;
 
@@ -13,20 +15,20 @@ pub enum Precision {
     /// 24 significant bits.
     #[default]
     F32,
-    /// bfloat16: 8 significant bits and the range of f32. Needs a CPU with AVX512-BF16; on others,
-    /// the kernels compute in f32.
+    /// bfloat16: 8 significant bits and the range of f32. Needs a CPU with AVX512-BF16, or a GPU
+    /// with bf16; other CPUs compute in f32.
     Bf16,
 }
 
 impl Precision {
-    /// Whether the kernels can compute in this precision on this CPU.
+    /// Whether networks on `device` can compute in this precision. GPUs are assumed to have bf16.
     #[must_use]
-    pub fn is_available(self) -> bool {
+    pub fn is_available(self, device: &Device) -> bool {
         let format = match self {
             Self::F32 => Format::F32,
             Self::Bf16 => Format::Bf16,
         };
-        selected().is_some_and(|isa| isa.in_precision(self).format() == format)
+        !device.is_cpu() || selected().is_some_and(|isa| isa.in_precision(self).format() == format)
     }
 }
 

@@ -8,20 +8,23 @@
 
 use candle_core::backend::BackendStorage;
 use candle_core::{
-    CpuStorage, CudaStorage, CustomOp3, Layout, MetalStorage, Result, Shape, Tensor,
+    CpuStorage, CudaStorage, CustomOp3, DType, Layout, MetalStorage, Result, Shape, Tensor,
 };
 
 use crate::Padding;
 
-/// Defines [`crate::conv2d`], without the bias.
+/// Defines [`crate::conv2d`], without the bias. The factors of products are rounded to `format`,
+/// also in the backward pass.
 pub(super) fn conv2d(
     x: &Tensor,
     weight: &Tensor,
     stride: usize,
     padding: Padding,
+    format: DType,
 ) -> Result<Tensor> {
-    let y = forward(&x.detach(), &weight.detach(), stride, padding)?;
-    y.apply_op3(x, weight, Gradients { stride, padding })
+    let factor = |tensor: &Tensor| tensor.detach().to_dtype(format);
+    let y = forward(&factor(x)?, &factor(weight)?, stride, padding)?.to_dtype(x.dtype())?;
+    y.apply_op3(x, weight, Gradients { stride, padding, format })
 }
 
 /// Defines the transposed convolution, without the bias.
@@ -30,27 +33,29 @@ pub(super) fn conv_transpose2d(
     weight: &Tensor,
     stride: usize,
     padding: usize,
+    format: DType,
 ) -> Result<Tensor> {
     let kernel = weight.dim(2)?;
     let spread = spread(x, stride)?;
     let margin = [kernel as i64 - 1 - padding as i64; 2];
     let x = with_margins(&with_margins(&spread, 2, margin)?, 3, margin)?;
-    conv2d(&x, &turned(weight)?, 1, Padding { before: 0, after: 0 })
+    conv2d(&x, &turned(weight)?, 1, Padding { before: 0, after: 0 }, format)
 }
 
 fn forward(x: &Tensor, weight: &Tensor, stride: usize, padding: Padding) -> Result<Tensor> {
     let Padding { before, after } = padding;
     if before == after {
-        return x.conv2d(weight, before, stride, 1, 1);
+        return convolved(x, weight, before, stride);
     }
     let padded = x.pad_with_zeros(2, before, after)?.pad_with_zeros(3, before, after)?;
-    padded.conv2d(weight, 0, stride, 1, 1)
+    convolved(&padded, weight, 0, stride)
 }
 
 /// Gives the result of a convolution, its first argument, the gradients of the other two.
 struct Gradients {
     stride: usize,
     padding: Padding,
+    format: DType,
 }
 
 impl CustomOp3 for Gradients {
@@ -102,9 +107,11 @@ impl CustomOp3 for Gradients {
         _: &Tensor,
         dy: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let (x, weight, dy) = (x.detach(), weight.detach(), dy.detach());
-        let dx = self.of_input(x.dims4()?, &weight, &dy)?;
-        Ok((None, Some(dx), Some(self.of_weight(&x, weight.dim(2)?, &dy)?)))
+        let factor = |tensor: &Tensor| tensor.detach().to_dtype(self.format);
+        let (dtype, shape, kernel) = (x.dtype(), x.dims4()?, weight.dim(2)?);
+        let (x, weight, dy) = (factor(x)?, factor(weight)?, factor(dy)?);
+        let dx = self.of_input(shape, &weight, &dy)?.to_dtype(dtype)?;
+        Ok((None, Some(dx), Some(self.of_weight(&x, kernel, &dy)?.to_dtype(dtype)?)))
     }
 }
 
@@ -123,7 +130,7 @@ impl Gradients {
             let after = (side as i64 + last) - before - spread.dim(dim)? as i64;
             spread = with_margins(&spread, dim, [before, after])?;
         }
-        spread.conv2d(&turned(weight)?, 0, 1, 1, 1)
+        convolved(&spread, &turned(weight)?, 0, 1)
     }
 
     /// The gradient of the weights: for each position of the kernel, the product of the output's
@@ -144,11 +151,29 @@ impl Gradients {
             let band = every(&x, 2, row, rows, self.stride)?;
             for column in 0..kernel {
                 let seen = every(&band, 3, column, columns, self.stride)?;
-                positions.push(dy.matmul(&by_channel(&seen, inputs)?.t()?)?);
+                positions.push(product(&dy, &by_channel(&seen, inputs)?.t()?)?);
             }
         }
         Tensor::stack(&positions, 2)?.reshape((outputs, inputs, kernel, kernel))
     }
+}
+
+/// The factors of a product, in a format that candle multiplies: it has no products in bf16 on the
+/// CPU, where they are computed in f32.
+fn factors(a: &Tensor, b: &Tensor) -> Result<(Tensor, Tensor)> {
+    let is_missing = a.dtype() == DType::BF16 && a.device().is_cpu();
+    let format = if is_missing { DType::F32 } else { a.dtype() };
+    Ok((a.to_dtype(format)?, b.to_dtype(format)?))
+}
+
+fn product(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    let (a, b) = factors(a, b)?;
+    a.matmul(&b)
+}
+
+fn convolved(x: &Tensor, weight: &Tensor, padding: usize, stride: usize) -> Result<Tensor> {
+    let (x, weight) = factors(x, weight)?;
+    x.conv2d(&weight, padding, stride, 1, 1)
 }
 
 /// `count` entries of a dimension, from `start` on in steps of `stride`.
@@ -190,4 +215,36 @@ fn with_margins(x: &Tensor, dim: usize, [before, after]: [i64; 2]) -> Result<Ten
     let length = x.dim(dim)? as i64 + before.min(0) + after.min(0);
     let kept = x.narrow(dim, (-before).max(0) as usize, length.max(0) as usize)?;
     kept.pad_with_zeros(dim, before.max(0) as usize, after.max(0) as usize)
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{Device, Var};
+
+    use super::*;
+
+    /// The result and the gradients of a convolution with factors in bf16 are near those in f32,
+    /// and are not the same.
+    #[test]
+    fn factors_in_bf16_change_results_by_their_rounding() -> Result<()> {
+        let device = &Device::Cpu;
+        let x = Var::randn(0f32, 1.0, (2, 3, 6, 6), device)?;
+        let padding = Padding { before: 1, after: 1 };
+        for stride in [1, 2] {
+            let weight = Var::randn(0f32, 1.0, (4, 3, 3, 3), device)?;
+            let results = |format: DType| -> Result<[Tensor; 3]> {
+                let y = conv2d(&x, &weight, stride, padding, format)?;
+                let store = y.sqr()?.sum_all()?.backward()?;
+                let gradient = |var: &Var| store.get(var).expect("a gradient").clone();
+                Ok([y, gradient(&x), gradient(&weight)])
+            };
+            for (rounded, exact) in results(DType::BF16)?.iter().zip(results(DType::F32)?) {
+                assert_eq!(rounded.dtype(), DType::F32);
+                let size = |x: &Tensor| x.sqr()?.sum_all()?.sqrt()?.to_scalar::<f32>();
+                let error = size(&(rounded - &exact)?)? / size(&exact)?;
+                assert!((1e-4..2e-2).contains(&error), "stride {stride}: {error}");
+            }
+        }
+        Ok(())
+    }
 }

@@ -1,5 +1,6 @@
 //! The precision of a training.
 
+use candle_core::Device;
 use diffusion_kernels::Precision;
 use serde::{Deserialize, Serialize};
 
@@ -12,10 +13,10 @@ pub enum TrainingPrecision {
     /// Single precision.
     #[default]
     F32,
-    /// bfloat16 on CPUs with AVX512-BF16, and f32 elsewhere. It is faster, and results of the two
-    /// differ.
+    /// bfloat16 on CPUs with AVX512-BF16 and on GPUs, and f32 elsewhere. It is faster, and results
+    /// of the two differ.
     Bf16,
-    /// The faster one of this CPU.
+    /// bf16 if the device has it, otherwise f32.
     Auto,
 }
 
@@ -40,12 +41,12 @@ impl TrainingPrecision {
         }
     }
 
-    /// This precision, or for [`Auto`](Self::Auto) the one that it stands for on this CPU. A run
+    /// This precision, or for [`Auto`](Self::Auto) the one that it stands for on `device`. A run
     /// saves this, so that it is the same when it is resumed elsewhere.
     #[must_use]
-    pub fn resolved(self) -> Self {
+    pub fn resolved(self, device: &Device) -> Self {
         match self {
-            Self::Auto if Precision::Bf16.is_available() => Self::Bf16,
+            Self::Auto if Precision::Bf16.is_available(device) => Self::Bf16,
             Self::Auto => Self::F32,
             known => known,
         }

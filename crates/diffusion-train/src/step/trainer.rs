@@ -63,7 +63,7 @@ impl Trainer {
         device: &Device,
     ) -> Result<Self, TrainError> {
         config.validate()?;
-        if config.precision == TrainingPrecision::Bf16 && !Precision::Bf16.is_available() {
+        if config.precision == TrainingPrecision::Bf16 && !Precision::Bf16.is_available(device) {
             tracing::warn!("this CPU has no AVX512-BF16; training in f32 instead of bf16");
         }
         let objective = config.objective()?;

@@ -8,6 +8,8 @@
 //! - `sample SAMPLER NUM STEPS [NETWORK]`: images from noise, with guidance if the network has
 //!   classes
 //! - `sgemm`: GFLOP/s of candle's product of two matrices of 1024 × 1024
+//! - `tensors BATCH [NETWORK]`: the number of candle's tensors that a training step creates; with
+//!   `DIFFUSION_KERNELS=slow`, a measure of the operations that a GPU computes one after the other
 //! - `memory`: the peak of the resident set in KiB, 0 if unknown
 //! - `profile TIMES JOB`: the mean time of a job; prints a profile to standard error
 //!
@@ -75,10 +77,13 @@ impl Bench {
                 self.network(words.get(4))?.sample(sampler, number(2)?, number(3)?)
             }
             Some(&"sgemm") => sgemm(),
+            Some(&"tensors") => self.network(words.get(2))?.tensors(number(1)?),
             Some(&"memory") => Ok(peak_kib()),
             Some(&"profile") => self.profile(number(1)?, &words[2..].join(" ")),
             _ => {
-                bail!("unknown job `{job}`; known: train, forward, sample, sgemm, memory, profile")
+                bail!(
+                    "unknown job `{job}`; known: train, forward, sample, sgemm, tensors, memory, profile"
+                )
             }
         }
     }

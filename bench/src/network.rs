@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use diffusion_assets::{MNIST_IMAGES, MNIST_LABELS};
 use diffusion_data::{ImageDataset, mnist};
 use diffusion_kernels::{Precision, autocast};
@@ -93,6 +93,17 @@ impl Measured {
         Ok(milliseconds(begin))
     }
 
+    /// The number of tensors that a training step creates.
+    pub(crate) fn tensors(&mut self, batch: usize) -> Result<f64> {
+        // On a GPU, a batch is computed at once.
+        let config = TrainConfig { batch_size: batch, parallel_parts: 1, ..self.config.clone() };
+        let mut trainer = config.trainer(&self.dataset, &Device::Cpu)?;
+        trainer.step()?;
+        let before = newest_tensor()?;
+        trainer.step()?;
+        Ok(newest_tensor()? - before - 1.0)
+    }
+
     /// The network with initial weights, for jobs without gradients.
     fn network(&mut self) -> Result<&(dyn Network + Send + Sync)> {
         if self.frozen.is_none() {
@@ -148,6 +159,13 @@ impl Measured {
         black_box(images);
         Ok(milliseconds(begin))
     }
+}
+
+/// The number of a new tensor. candle counts its tensors, and shows the number in debug output.
+fn newest_tensor() -> Result<f64> {
+    let id = format!("{:?}", Tensor::zeros(1, DType::F32, &Device::Cpu)?.id());
+    let digits: String = id.chars().filter(char::is_ascii_digit).collect();
+    digits.parse().with_context(|| format!("expected a number in `{id}`"))
 }
 
 /// The network of this name of `networks.json`, or one of [`SCALED`].

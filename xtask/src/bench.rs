@@ -24,7 +24,8 @@ use report::{Memory, Report, Times};
 /// guidance), and networks of bench/networks.json, which diffusers builds for PyTorch. They take
 /// turns, job by job, for several rounds, so that other load on the machine affects all of them
 /// alike. A turn does the job once to fill the caches, and then several times in a row, as training
-/// and sampling do. The table compares medians. The first call installs PyTorch and diffusers from
+/// and sampling do. The table compares medians. A variant of PyTorch that is a fifth slower than
+/// another one in all jobs of a network takes part in the first round only. The first call installs PyTorch and diffusers from
 /// PyPI into a virtual environment in target/ (5 GB on Linux). `cargo bench -p diffusion-bench`
 /// measures single kernels.
 #[derive(Debug, Args)]
@@ -130,7 +131,7 @@ const NETWORKS: [Network; 5] = [
             ("forward 64 digits-attn", "digits-attn, forward, 64 images", 5),
         ],
         has_all_contenders: false,
-        is_small: false,
+        is_small: true,
     },
     Network {
         name: "rgb64",
@@ -257,16 +258,20 @@ fn measure(
     }
     for round in 0..rounds {
         eprintln!("{threads} threads, {}: round {} of {rounds}", network.name, round + 1);
+        let takes_part: Vec<bool> = (0..contenders.len())
+            .map(|i| round == 0 || can_be_best(&contenders, i, &times))
+            .collect();
+        let chosen = || (0..contenders.len()).filter(|&i| takes_part[i]);
         if network.is_small {
             for (job, times) in network.jobs.iter().zip(times.chunks_mut(contenders.len())) {
-                for (worker, times) in workers.iter_mut().zip(times) {
-                    turn(*job, worker, times, round)?;
+                for i in chosen() {
+                    turn(*job, &mut workers[i], &mut times[i], round)?;
                 }
             }
             continue;
         }
-        for (i, contender) in contenders.iter().enumerate() {
-            let mut worker = start(contender)?;
+        for i in chosen() {
+            let mut worker = start(&contenders[i])?;
             for (job, times) in network.jobs.iter().zip(times.chunks_mut(contenders.len())) {
                 turn(*job, &mut worker, &mut times[i], round)?;
             }
@@ -274,6 +279,23 @@ fn measure(
     }
     report.times.extend(times);
     Ok(())
+}
+
+/// How much slower than the best one of its precision PyTorch may be in the first round, to take
+/// part in the others.
+const MARGIN: f64 = 1.2;
+
+/// Whether contender `i` may be the best one of its kind in a job, after the first round. `times`
+/// has the times of all contenders for each job in turn. All but PyTorch's variants take part.
+fn can_be_best(contenders: &[Contender], i: usize, times: &[Times]) -> bool {
+    let Contender::Torch { bf16, .. } = contenders[i] else { return true };
+    let is_alike =
+        |other: &Contender| matches!(other, Contender::Torch { bf16: b, .. } if *b == bf16);
+    times.chunks(contenders.len()).any(|times| {
+        let first = |i: usize| times[i].milliseconds[0];
+        let alike = (0..contenders.len()).filter(|&i| is_alike(&contenders[i]));
+        first(i) < MARGIN * alike.map(first).fold(f64::INFINITY, f64::min)
+    })
 }
 
 /// The turn of a contender with a job.

@@ -1,6 +1,6 @@
 """The PyTorch worker of `cargo xtask bench`: the same networks and the same jobs as diffusion-bench.
 
-usage: pytorch.py eager|compile nchw|channels_last f32|bf16 THREADS
+usage: pytorch.py eager|compile nchw|channels_last f32|bf16 THREADS [cuda]
 
 Reads one job per line (`train BATCH [NETWORK]`, `forward BATCH [NETWORK]`, `sample SAMPLER NUM STEPS
 [NETWORK]`, `sgemm` or `memory`), runs it once and prints one number: milliseconds, GFLOP/s for
@@ -8,7 +8,8 @@ Reads one job per line (`train BATCH [NETWORK]`, `forward BATCH [NETWORK]`, `sam
 
 A network is one of `networks.json`, built by diffusers (`unet2d-WIDTH-SIDE` scales its `unet2d`), or
 `recipe` for the `mnist` preset with classes, Muon and guidance, or else that preset's network
-without them. With `bf16`, networks run under `torch.autocast`.
+without them. With `bf16`, networks run under `torch.autocast`. With `cuda`, they run on the first
+CUDA device.
 """
 import json
 import math
@@ -23,6 +24,13 @@ from torch.nn import functional as F
 T = 200
 CLASSES = 10
 GUIDANCE = 1.1
+
+
+def now():
+    """The time at which everything so far is computed, in seconds."""
+    if torch.get_default_device().type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 class Residual(nn.Module):
@@ -140,7 +148,7 @@ class Measured:
         self.alphas_cumprod = torch.cumprod(1 - betas, 0)
 
     def call(self, x, t, classes=None):
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.bf16):
             y = self.network(x, t) if classes is None else self.network(x, t, classes)
         return (y if torch.is_tensor(y) else y.sample).float()
 
@@ -150,7 +158,7 @@ class Measured:
     def train(self, batch):
         self.network.train()
         x0 = self.images(batch)
-        begin = time.perf_counter()
+        begin = now()
         t, noise = torch.randint(T, (batch,)), torch.randn_like(x0)
         classes = torch.randint(self.classes + 1, (batch,)) if self.classes else None
         ac = self.alphas_cumprod[t].float()[:, None, None, None]
@@ -163,15 +171,15 @@ class Measured:
         with torch.no_grad():
             torch._foreach_lerp_(self.ema, self.parameters, 0.005)
         loss.item()
-        return 1e3 * (time.perf_counter() - begin)
+        return 1e3 * (now() - begin)
 
     @torch.inference_mode()
     def forward(self, batch):
         self.network.eval()
         x, t = self.images(batch), torch.full((batch,), 100.0)
-        begin = time.perf_counter()
+        begin = now()
         self.call(x, t)
-        return 1e3 * (time.perf_counter() - begin)
+        return 1e3 * (now() - begin)
 
     def guided(self, x, t):
         """The noise; if the network has classes, with guidance, and both predictions in one batch."""
@@ -187,13 +195,14 @@ class Measured:
     def sample(self, sampler, num, steps):
         self.network.eval()
         x = self.images(num)
-        begin = time.perf_counter()
+        begin = now()
+        alphas_cumprod = self.alphas_cumprod.tolist()
         last, last_h = None, 0.0
         for k in range(steps - 1, -1, -1):
             t = k * T // steps
-            ac, prev = self.alphas_cumprod[t].item(), 1.0
+            ac, prev = alphas_cumprod[t], 1.0
             if k > 0:
-                prev = self.alphas_cumprod[(k - 1) * T // steps].item()
+                prev = alphas_cumprod[(k - 1) * T // steps]
             eps = self.guided(x, t)
             x0 = ((x - math.sqrt(1 - ac) * eps) / math.sqrt(ac)).clamp(-1, 1)
             if sampler == "ddim":
@@ -206,21 +215,27 @@ class Measured:
                     x += math.sqrt(beta * (1 - prev) / (1 - ac)) * torch.randn_like(x)
             elif k == 0:
                 x = x0
-            else:  # dpmpp-2m-sde
+            elif sampler != "dpmpp-2m-sde":
+                raise ValueError(f"unknown sampler {sampler}")
+            else:
                 h = 0.5 * math.log(prev * (1 - ac) / (ac * (1 - prev)))
                 estimate = x0 if last is None else x0 + (x0 - last) * (h / last_h / 2)
                 decay = 1 - math.exp(-2 * h)
                 x = math.sqrt((1 - prev) / (1 - ac)) * math.exp(-h) * x + math.sqrt(prev) * decay * estimate
                 x += math.sqrt((1 - prev) * decay) * torch.randn_like(x)
                 last, last_h = x0, h
-        return 1e3 * (time.perf_counter() - begin)
+        return 1e3 * (now() - begin)
 
 
 class Bench:
-    def __init__(self, mode, layout, precision, threads):
-        torch.set_num_threads(threads)
-        # Each batch size gets its own compiled program.
-        torch._dynamo.config.recompile_limit = 64
+    def __init__(self, mode, layout, precision, threads, device="cpu"):
+        torch.set_default_device(device)
+        torch.set_num_threads(int(threads))
+        # Products of f32 are products of f32 on GPUs, too.
+        torch.backends.cudnn.allow_tf32 = False
+        if mode == "compile":
+            # Each batch size gets its own compiled program.
+            torch._dynamo.config.recompile_limit = 64
         torch.manual_seed(0)
         self.settings = mode, layout, precision
         self.networks = {}
@@ -243,12 +258,14 @@ class Bench:
         n = 1024
         a, b = torch.randn(n, n), torch.randn(n, n)
         torch.mm(a, b)
-        begin = time.perf_counter()
+        begin = now()
         for _ in range(8):
             torch.mm(a, b)
-        return 8 * 2e-9 * n**3 / (time.perf_counter() - begin)
+        return 8 * 2e-9 * n**3 / (now() - begin)
 
     def memory(self):
+        if torch.get_default_device().type == "cuda":
+            return torch.cuda.max_memory_allocated() / 1024
         try:
             import resource
         except ImportError:  # Windows
@@ -257,7 +274,7 @@ class Bench:
         return peak / 1024 if sys.platform == "darwin" else peak
 
 
-bench = Bench(*sys.argv[1:4], int(sys.argv[4]))
+bench = Bench(*sys.argv[1:])
 for line in sys.stdin:
     job, *arguments = line.split()
     print(f"{getattr(bench, job)(*arguments):.6f}", flush=True)

@@ -8,13 +8,15 @@
 //! - `sample SAMPLER NUM STEPS [NETWORK]`: images from noise, with guidance if the network has
 //!   classes
 //! - `sgemm`: GFLOP/s of candle's product of two matrices of 1024 × 1024
+//! - `loss BATCH STEPS [NETWORK]`: the mean loss of the last quarter of the training steps
 //! - `tensors BATCH [NETWORK]`: the number of candle's tensors that a training step creates; with
 //!   `DIFFUSION_KERNELS=slow`, a measure of the operations that a GPU computes one after the other
 //! - `memory`: the peak of the resident set in KiB, 0 if unknown
 //! - `profile TIMES JOB`: the mean time of a job; prints a profile to standard error
 //!
-//! With the argument `bf16`, networks multiply in bf16. With the arguments `pictures FOLDER`, it
-//! runs the jobs of the loader benchmark instead.
+//! With the argument `bf16`, networks multiply in bf16. With the argument `cuda`, in a build with
+//! that feature, they run on the first CUDA device. With the arguments `pictures FOLDER`, it runs
+//! the jobs of the loader benchmark instead.
 //!
 //! The network is one of `networks.json` (`unet2d-WIDTH-SIDE` scales its `unet2d`), or `recipe` for
 //! the `mnist` preset with classes and Muon, or else that preset's network without them.
@@ -50,9 +52,9 @@ use network::Measured;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// The networks that were measured so far, by name.
-#[derive(Default)]
 struct Bench {
     precision: Precision,
+    device: Device,
     networks: HashMap<String, Measured>,
 }
 
@@ -77,12 +79,13 @@ impl Bench {
                 self.network(words.get(4))?.sample(sampler, number(2)?, number(3)?)
             }
             Some(&"sgemm") => sgemm(),
+            Some(&"loss") => self.network(words.get(3))?.loss(number(1)?, number(2)?),
             Some(&"tensors") => self.network(words.get(2))?.tensors(number(1)?),
             Some(&"memory") => Ok(peak_kib()),
             Some(&"profile") => self.profile(number(1)?, &words[2..].join(" ")),
             _ => {
                 bail!(
-                    "unknown job `{job}`; known: train, forward, sample, sgemm, tensors, memory, profile"
+                    "unknown job `{job}`; known: train, forward, sample, sgemm, loss, tensors, memory, profile"
                 )
             }
         }
@@ -91,7 +94,8 @@ impl Bench {
     fn network(&mut self, name: Option<&&str>) -> Result<&mut Measured> {
         let name = name.copied().unwrap_or(network::DEFAULT);
         if !self.networks.contains_key(name) {
-            self.networks.insert(name.to_owned(), Measured::named(name, self.precision)?);
+            self.networks
+                .insert(name.to_owned(), Measured::named(name, self.precision, &self.device)?);
         }
         self.networks.get_mut(name).context("no network")
     }
@@ -145,9 +149,12 @@ fn main() -> Result<()> {
         }
         return Ok(());
     }
-    let bf16 = arguments.first().is_some_and(|word| word == "bf16");
-    let precision = if bf16 { Precision::Bf16 } else { Precision::F32 };
-    let mut bench = Bench { precision, ..Bench::default() };
+    let has = |word: &str| arguments.iter().any(|argument| argument == word);
+    let mut bench = Bench {
+        precision: if has("bf16") { Precision::Bf16 } else { Precision::F32 },
+        device: if has("cuda") { Device::new_cuda(0)? } else { Device::Cpu },
+        networks: HashMap::new(),
+    };
     for line in std::io::stdin().lock().lines() {
         println!("{:.6}", bench.run(&line?)?);
     }

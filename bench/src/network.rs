@@ -46,6 +46,7 @@ pub(crate) struct Measured {
     dataset: ImageDataset,
     config: TrainConfig,
     precision: Precision,
+    device: Device,
     /// The number of classes; 0 for an unconditional network.
     classes: u32,
     trainers: HashMap<usize, Trainer>,
@@ -55,7 +56,7 @@ pub(crate) struct Measured {
 impl Measured {
     /// The network of this name: [`DEFAULT`], [`RECIPE`], one of `networks.json` or one of
     /// [`SCALED`]. The first two have the shipped digits as data, the others random pictures.
-    pub(crate) fn named(name: &str, precision: Precision) -> Result<Self> {
+    pub(crate) fn named(name: &str, precision: Precision, device: &Device) -> Result<Self> {
         let mut config = TrainConfig::preset("mnist")?;
         if precision == Precision::Bf16 {
             config.precision = TrainingPrecision::Bf16;
@@ -78,26 +79,38 @@ impl Measured {
                 ImageDataset::new((0..bytes).map(|i| ((i * i) >> 7) as u8).collect(), None, shape)?
             }
         };
-        Ok(Self { dataset, config, precision, classes, trainers: HashMap::new(), frozen: None })
+        let device = device.clone();
+        let trainers = HashMap::new();
+        Ok(Self { dataset, config, precision, device, classes, trainers, frozen: None })
     }
 
     /// A complete step: batch, noise, forward, backward, clipping, AdamW, EMA.
     pub(crate) fn train(&mut self, batch: usize) -> Result<f64> {
         if !self.trainers.contains_key(&batch) {
             let config = TrainConfig { batch_size: batch, ..self.config.clone() };
-            self.trainers.insert(batch, config.trainer(&self.dataset, &Device::Cpu)?);
+            self.trainers.insert(batch, config.trainer(&self.dataset, &self.device)?);
         }
         let trainer = self.trainers.get_mut(&batch).context("no trainer for the batch size")?;
         let begin = Instant::now();
         trainer.step()?;
+        self.device.synchronize()?;
         Ok(milliseconds(begin))
+    }
+
+    /// The mean loss of the last quarter of `steps` training steps from the first weights.
+    pub(crate) fn loss(&mut self, batch: usize, steps: usize) -> Result<f64> {
+        let config = TrainConfig { batch_size: batch, ..self.config.clone() };
+        let mut trainer = config.trainer(&self.dataset, &self.device)?;
+        let losses = (0..steps).map(|_| Ok(trainer.step()?.loss)).collect::<Result<Vec<f64>>>()?;
+        let last = &losses[steps - steps.div_ceil(4)..];
+        Ok(last.iter().sum::<f64>() / last.len() as f64)
     }
 
     /// The number of tensors that a training step creates.
     pub(crate) fn tensors(&mut self, batch: usize) -> Result<f64> {
         // On a GPU, a batch is computed at once.
         let config = TrainConfig { batch_size: batch, parallel_parts: 1, ..self.config.clone() };
-        let mut trainer = config.trainer(&self.dataset, &Device::Cpu)?;
+        let mut trainer = config.trainer(&self.dataset, &self.device)?;
         trainer.step()?;
         let before = newest_tensor()?;
         trainer.step()?;
@@ -107,10 +120,10 @@ impl Measured {
     /// The network with initial weights, for jobs without gradients.
     fn network(&mut self) -> Result<&(dyn Network + Send + Sync)> {
         if self.frozen.is_none() {
-            let trainer = self.config.trainer(&self.dataset, &Device::Cpu)?;
+            let trainer = self.config.trainer(&self.dataset, &self.device)?;
             let tensors = trainer.parameters().tensors();
             let network = &trainer.description().network;
-            self.frozen = Some(load_frozen(tensors, &Device::Cpu, |vb| network.build(vb))?);
+            self.frozen = Some(load_frozen(tensors, &self.device, |vb| network.build(vb))?);
         }
         self.frozen.as_deref().context("no network")
     }
@@ -118,12 +131,14 @@ impl Measured {
     /// The network without gradients.
     pub(crate) fn forward(&mut self, batch: usize) -> Result<f64> {
         let [c, h, w] = self.dataset.image_shape();
-        let x = Tensor::randn(0f32, 1.0, (batch, c, h, w), &Device::Cpu)?;
-        let t = Tensor::full(100f32, batch, &Device::Cpu)?;
-        let precision = self.precision;
+        let (precision, device) = (self.precision, self.device.clone());
+        let x = Tensor::randn(0f32, 1.0, (batch, c, h, w), &device)?;
+        let t = Tensor::full(100f32, batch, &device)?;
         let network = self.network()?;
+        device.synchronize()?;
         let begin = Instant::now();
         black_box(autocast(precision, || network.forward(&x, &t))?);
+        device.synchronize()?;
         Ok(milliseconds(begin))
     }
 
@@ -134,7 +149,7 @@ impl Measured {
             SamplingPlan::new(&schedule, steps, TimestepSpacing::Leading, SigmaSpacing::Timesteps)?;
         let prediction_type = self.config.prediction_type;
         let image_shape = self.dataset.image_shape();
-        let (precision, classes) = (self.precision, self.classes);
+        let (precision, classes, device) = (self.precision, self.classes, self.device.clone());
         let network = NetworkDenoiser::new(self.network()?, prediction_type);
         let guided;
         let denoiser: &dyn Denoiser = if classes == 0 {
@@ -150,13 +165,14 @@ impl Measured {
             seed: 0,
             indices: (0..num as u64).collect(),
             image_shape,
-            device: &Device::Cpu,
+            device: &device,
         };
         let begin = Instant::now();
         let images = autocast(precision, || {
             sample(&denoiser, sampler.as_mut(), &plan, &request, &mut |_| ControlFlow::Continue(()))
         })?;
         black_box(images);
+        device.synchronize()?;
         Ok(milliseconds(begin))
     }
 }

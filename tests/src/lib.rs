@@ -19,6 +19,19 @@ pub fn golden_dir() -> PathBuf {
     }
 }
 
+/// The device that the networks and optimisers of the golden tests compute on:
+/// `DIFFUSION_GOLDEN_DEVICE`, which may be `cuda` in a build with that feature. Default: the CPU.
+///
+/// # Panics
+/// If the device is unknown or cannot be opened.
+pub fn device() -> Device {
+    match std::env::var("DIFFUSION_GOLDEN_DEVICE").as_deref() {
+        Ok("cuda") => Device::new_cuda(0).expect("cannot open the first CUDA device"),
+        Ok("cpu") | Err(_) => Device::Cpu,
+        Ok(other) => panic!("DIFFUSION_GOLDEN_DEVICE is `{other}`; expected cpu or cuda"),
+    }
+}
+
 /// A JSON file of the golden folder.
 ///
 /// # Panics
@@ -29,13 +42,13 @@ pub fn golden_json(name: &str) -> Value {
     serde_json::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
-/// The tensors of a safetensors file of the golden folder.
+/// The tensors of a safetensors file of the golden folder, on [`device`].
 ///
 /// # Panics
 /// If the file does not exist or is not safetensors.
 pub fn golden_tensors(name: &str) -> HashMap<String, Tensor> {
     let path = golden_dir().join(name);
-    candle_core::safetensors::load(&path, &Device::Cpu)
+    candle_core::safetensors::load(&path, &device())
         .unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 

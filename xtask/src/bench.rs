@@ -25,9 +25,9 @@ use report::{Memory, Report, Times};
 /// turns, job by job, for several rounds, so that other load on the machine affects all of them
 /// alike. A turn does the job once to fill the caches, and then several times in a row, as training
 /// and sampling do. The table compares medians. A variant of PyTorch that is a fifth slower than
-/// another one in all jobs of a network takes part in the first round only. The first call installs PyTorch and diffusers from
-/// PyPI into a virtual environment in target/ (5 GB on Linux). `cargo bench -p diffusion-bench`
-/// measures single kernels.
+/// another one in all jobs of a network takes part in two rounds only. The first call installs
+/// PyTorch and diffusers from PyPI into a virtual environment in target/ (5 GB on Linux). `cargo
+/// bench -p diffusion-bench` measures single kernels.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Environment:
@@ -259,7 +259,7 @@ fn measure(
     for round in 0..rounds {
         eprintln!("{threads} threads, {}: round {} of {rounds}", network.name, round + 1);
         let takes_part: Vec<bool> = (0..contenders.len())
-            .map(|i| round == 0 || can_be_best(&contenders, i, &times))
+            .map(|i| round < TRIAL_ROUNDS || can_be_best(&contenders, i, &times))
             .collect();
         let chosen = || (0..contenders.len()).filter(|&i| takes_part[i]);
         if network.is_small {
@@ -281,20 +281,29 @@ fn measure(
     Ok(())
 }
 
-/// How much slower than the best one of its precision PyTorch may be in the first round, to take
-/// part in the others.
+/// The number of rounds in which all contenders take part.
+const TRIAL_ROUNDS: u32 = 2;
+/// How much slower than the best one of its precision PyTorch may be in its better trial round, to
+/// take part in the others.
 const MARGIN: f64 = 1.2;
 
-/// Whether contender `i` may be the best one of its kind in a job, after the first round. `times`
+/// Whether contender `i` may be the best one of its kind in a job, after the trial rounds. `times`
 /// has the times of all contenders for each job in turn. All but PyTorch's variants take part.
 fn can_be_best(contenders: &[Contender], i: usize, times: &[Times]) -> bool {
     let Contender::Torch { bf16, .. } = contenders[i] else { return true };
     let is_alike =
         |other: &Contender| matches!(other, Contender::Torch { bf16: b, .. } if *b == bf16);
     times.chunks(contenders.len()).any(|times| {
-        let first = |i: usize| times[i].milliseconds[0];
+        let trial = |i: usize| {
+            times[i]
+                .milliseconds
+                .iter()
+                .take(TRIAL_ROUNDS as usize)
+                .copied()
+                .fold(f64::MAX, f64::min)
+        };
         let alike = (0..contenders.len()).filter(|&i| is_alike(&contenders[i]));
-        first(i) < MARGIN * alike.map(first).fold(f64::INFINITY, f64::min)
+        trial(i) < MARGIN * alike.map(trial).fold(f64::MAX, f64::min)
     })
 }
 

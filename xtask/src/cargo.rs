@@ -28,13 +28,13 @@ pub(crate) fn built_program(name: &str) -> anyhow::Result<PathBuf> {
 /// # Errors
 ///
 /// If cargo cannot be started or fails.
-pub(crate) fn cargo(args: &[&str], variables: &[(&str, &str)]) -> anyhow::Result<()> {
+pub(crate) fn cargo(args: &[&str], variables: &[(&str, String)]) -> anyhow::Result<()> {
     println!("$ cargo {}", args.join(" "));
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let status = Command::new(cargo)
         .args(args)
         .current_dir(workspace_root())
-        .envs(variables.iter().copied())
+        .envs(variables.iter().map(|(name, value)| (name, value)))
         .status()
         .context("cannot start cargo")?;
     if !status.success() {
@@ -43,16 +43,17 @@ pub(crate) fn cargo(args: &[&str], variables: &[(&str, &str)]) -> anyhow::Result
     Ok(())
 }
 
-/// Runs cargo in the workspace and returns its standard output.
+/// Runs cargo in the workspace, with environment `variables`, and returns its standard output.
 ///
 /// # Errors
 ///
 /// If cargo cannot be started or fails, or if its output is not UTF-8.
-pub(crate) fn cargo_output(args: &[&str]) -> anyhow::Result<String> {
+pub(crate) fn cargo_output(args: &[&str], variables: &[(&str, String)]) -> anyhow::Result<String> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let output = Command::new(cargo)
         .args(args)
         .current_dir(workspace_root())
+        .envs(variables.iter().map(|(name, value)| (name, value)))
         .stderr(Stdio::inherit())
         .output()
         .context("cannot start cargo")?;

@@ -17,7 +17,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
     structure::run(&StructureArgs::default())?;
     prose::run(&ProseArgs::default())?;
     cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"], &[])?;
-    cargo(&["doc", "--workspace", "--no-deps"], &[("RUSTDOCFLAGS", "-D warnings")])?;
+    cargo(&["doc", "--workspace", "--no-deps"], &[("RUSTDOCFLAGS", "-D warnings".to_owned())])?;
     cargo(&["test", "--workspace"], &[])?;
     package::run(&PackageArgs::default())?;
     let deny = Command::new("cargo").args(["deny", "--version"]).output();
@@ -30,10 +30,20 @@ pub(crate) fn run() -> anyhow::Result<()> {
 }
 
 /// Type-checks the program and the crates that it needs, with the feature `cuda`.
+pub(crate) fn run_cuda() -> anyhow::Result<()> {
+    let (_, variables) = cuda_variables()?;
+    cargo(&["check", "-p", "diffusion-cli", "--features", "cuda"], &variables)
+}
+
+/// The folder of CUDA, and the environment in which cargo builds with the feature `cuda`.
 ///
 /// The build compiles CUDA kernels, so it needs nvcc: install the CUDA toolkit, or only its
 /// compiler as Python wheels, and set `CUDA_HOME`.
-pub(crate) fn run_cuda() -> anyhow::Result<()> {
+///
+/// # Errors
+///
+/// If `CUDA_HOME` is not set or has no nvcc.
+pub(crate) fn cuda_variables() -> anyhow::Result<(PathBuf, Vec<(&'static str, String)>)> {
     let Some(home) = std::env::var_os("CUDA_HOME").or_else(|| std::env::var_os("CUDA_PATH")) else {
         bail!(
             "set CUDA_HOME to a CUDA 13.0 toolkit; without a GPU, install its compiler as wheels: \
@@ -52,17 +62,14 @@ pub(crate) fn run_cuda() -> anyhow::Result<()> {
         std::iter::once(home.join("bin"))
             .chain(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default())),
     )?;
-    let (home, nvcc, path) =
-        (home.to_string_lossy(), nvcc.to_string_lossy(), path.to_string_lossy());
     let capability = std::env::var("CUDA_COMPUTE_CAP").unwrap_or_else(|_| "80".to_owned());
-    let variables = [
-        ("CUDA_HOME", home.as_ref()),
-        ("CUDA_PATH", &home),
-        ("CUDA_ROOT", &home),
-        ("CUDA_TOOLKIT_ROOT_DIR", &home),
-        ("NVCC", &nvcc),
-        ("PATH", &path),
-        ("CUDA_COMPUTE_CAP", &capability),
-    ];
-    cargo(&["check", "-p", "diffusion-cli", "--features", "cuda"], &variables)
+    let names = ["CUDA_HOME", "CUDA_PATH", "CUDA_ROOT", "CUDA_TOOLKIT_ROOT_DIR"];
+    let mut variables: Vec<_> =
+        names.into_iter().map(|name| (name, home.display().to_string())).collect();
+    variables.extend([
+        ("NVCC", nvcc.display().to_string()),
+        ("PATH", path.to_string_lossy().into_owned()),
+        ("CUDA_COMPUTE_CAP", capability),
+    ]);
+    Ok((home, variables))
 }

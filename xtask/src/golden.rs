@@ -121,7 +121,7 @@ fn inception(seed: u64, folder: &Path) -> Result<()> {
     call(command.arg("-B").arg(script).arg(seed.to_string()).arg(&numbers))?;
     let numbers = numbers.to_str().context("the temporary folder's path is not UTF-8")?;
     let test = ["test", "-p", "diffusion-eval", "--test", "inception", "--", "--nocapture"];
-    cargo(&test, &[("DIFFUSION_GOLDEN_INCEPTION", numbers)])
+    cargo(&test, &[("DIFFUSION_GOLDEN_INCEPTION", numbers.to_owned())])
 }
 
 struct Sandbox {

@@ -10,6 +10,7 @@ mod docs;
 mod download;
 mod e2e;
 mod golden;
+mod gpu_bundle;
 mod judge;
 mod package;
 mod prose;
@@ -40,6 +41,7 @@ enum Command {
     Package(package::PackageArgs),
     /// Type-check the program with --features cuda; needs the CUDA compiler but no GPU
     CheckCuda,
+    GpuBundle(gpu_bundle::GpuBundleArgs),
     /// Train, kill, resume and sample with the real program, and print which steps passed
     E2e,
     Bench(bench::BenchArgs),
@@ -63,6 +65,7 @@ fn main() -> ExitCode {
         Command::Prose(args) => prose::run(&args).map(done),
         Command::Package(args) => package::run(&args).map(done),
         Command::CheckCuda => check::run_cuda().map(done),
+        Command::GpuBundle(args) => gpu_bundle::run(&args).map(done),
         Command::E2e => e2e::run().map(done),
         Command::Bench(args) => bench::run(&args).map(done),
         Command::Docs(args) => docs::run(&args).map(done),

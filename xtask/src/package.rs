@@ -61,7 +61,7 @@ pub(crate) fn run(args: &PackageArgs) -> Result<()> {
     let target = workspace_root().join("target");
     std::fs::create_dir_all(&target)?;
     let target = tempfile::tempdir_in(target)?;
-    cargo(&command, &[("CARGO_TARGET_DIR", &target.path().to_string_lossy())])
+    cargo(&command, &[("CARGO_TARGET_DIR", target.path().to_string_lossy().into_owned())])
 }
 
 /// A crate that is not published says why, in the line above `publish = false`.

@@ -82,7 +82,7 @@ struct Entry {
 
 /// All crates of the workspace.
 pub(crate) fn read() -> Result<Vec<Crate>> {
-    parse(&cargo_output(&["metadata", "--format-version", "1", "--no-deps"])?)
+    parse(&cargo_output(&["metadata", "--format-version", "1", "--no-deps"], &[])?)
 }
 
 fn parse(json: &str) -> Result<Vec<Crate>> {

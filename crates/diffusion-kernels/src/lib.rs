@@ -11,7 +11,7 @@
 //! - [`in_pool`]: runs a network or a training step on a thread of the kernels' pool.
 //!   [`in_parallel`]: runs several at the same time. [`in_parts`]: runs a network, on a part of the
 //!   images in each thread if it needs no gradients.
-//! - [`autocast`]: runs a network with products in bf16, on CPUs with AVX512-BF16.
+//! - [`autocast`]: runs a network with products in bf16, on CPUs with AVX512-BF16 and on GPUs.
 //! - [`checkpoint_activations`]: runs a network that keeps less for its backward pass.
 //! - [`traced`] and [`peak_bytes`]: the operations of a forward pass, and the memory in use.
 //!

@@ -1,11 +1,11 @@
 use std::collections::HashMap;
 
-use candle_core::{DType, Device, Tensor, Var};
+use candle_core::{DType, Tensor, Var};
 use diffusion_interop::ImportedModel;
 use diffusion_nn::Parameters;
 use diffusion_process::Network;
 use diffusion_tests::{
-    Coverage, assert_close, flat, golden_dir, golden_json, golden_tensors, number,
+    Coverage, assert_close, device, flat, golden_dir, golden_json, golden_tensors, number,
 };
 use diffusion_unet::UNet2D;
 use serde_json::Value;
@@ -37,7 +37,7 @@ impl Case {
         let model = ImportedModel::read(&golden_dir().join("models").join(&name), None);
         let ImportedModel { network, weights, .. } = model.map_err(|e| e.to_string())?;
         let (unet, parameters) =
-            Parameters::initialise(0, &Device::Cpu, |vb| UNet2D::new(&network, vb))
+            Parameters::initialise(0, &device(), |vb| UNet2D::new(&network, vb))
                 .map_err(|e| e.to_string())?;
         parameters.load(&weights).unwrap_or_else(|e| panic!("{name}: {e}"));
         let file = |file: &str| format!("models/{name}/{file}");

@@ -1,9 +1,9 @@
 use std::collections::BTreeMap;
 
-use candle_core::{DType, Device, Tensor, Var};
+use candle_core::{DType, Tensor, Var};
 use diffusion_nn::Parameters;
 use diffusion_tests::{
-    assert_close, cases, flat, golden_json, golden_tensors, number, numbers, text,
+    assert_close, cases, device, flat, golden_json, golden_tensors, number, numbers, text,
 };
 use diffusion_train::{AdamW, AdamWConfig, Ema, EmaConfig, Gradients, LrDecay, LrSchedule};
 use serde_json::Value;
@@ -150,7 +150,7 @@ pub(crate) fn ema() {
             );
         }
 
-        let tensor = |name: &str| tensors[&format!("{id}/{name}")].to_device(&Device::Cpu).unwrap();
+        let tensor = |name: &str| tensors[&format!("{id}/{name}")].to_device(&device()).unwrap();
         let var = Var::from_tensor(&tensor("init")).unwrap();
         let parameters = Parameters::from_vars([("p".to_owned(), var.clone())]);
         let ema = Ema::new(config, &parameters).unwrap();

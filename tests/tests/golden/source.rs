@@ -1,13 +1,13 @@
 use std::collections::{BTreeMap, HashMap};
 use std::ops::ControlFlow;
 
-use candle_core::{DType, Device, Tensor, Var};
+use candle_core::{DType, Tensor, Var};
 use diffusion_nn::{Parameters, TimestepEmbedding};
 use diffusion_process::{Levels, Network, NetworkDenoiser, Parametrisation};
 use diffusion_sample::{Ddpm, Progress, VarianceType, sample_from};
 use diffusion_schedule::{SamplingPlan, ScheduleConfig};
 use diffusion_tests::{
-    assert_close, cases, flat, golden_json, golden_tensors, number, numbers, text,
+    assert_close, cases, device, flat, golden_json, golden_tensors, number, numbers, text,
 };
 use diffusion_train::{AdamW, AdamWConfig, Gradients};
 use diffusion_unet::{SimpleUNet, SimpleUNetConfig};
@@ -17,7 +17,7 @@ pub(crate) fn timestep_embedding() {
     let file = golden_json("embedding/timestep_embedding.json");
     let tensors = golden_tensors("embedding/timestep_embedding.safetensors");
     let timesteps: Vec<f32> = numbers(&file["timesteps"]).iter().map(|&t| t as f32).collect();
-    let timesteps = Tensor::new(timesteps, &Device::Cpu).unwrap();
+    let timesteps = Tensor::new(timesteps, &device()).unwrap();
     for case in cases(&file["cases"]) {
         let id = text(&case["id"]);
         assert_eq!((number(&case["scale"]), number(&case["max_period"])), (1.0, 10_000.0), "{id}");
@@ -51,7 +51,7 @@ impl<'a> Case<'a> {
             ..SimpleUNetConfig::default()
         };
         let (unet, parameters) =
-            Parameters::initialise(0, &Device::Cpu, |vb| SimpleUNet::new(&config, vb)).unwrap();
+            Parameters::initialise(0, &device(), |vb| SimpleUNet::new(&config, vb)).unwrap();
         assert_eq!(parameters.count(), size("parameters"));
         let case = Self { json, tensors, unet, parameters };
         case.parameters.load(&case.all_below("weights/")).unwrap();

@@ -50,16 +50,6 @@ fn axes(threads: &[u32]) -> [Vec<Point>; 4] {
     ]
 }
 
-/// The contenders: this project and PyTorch, each in f32 and in bf16.
-const CONTENDERS: [Contender; 6] = [
-    Contender::Kernels { bf16: false },
-    Contender::Kernels { bf16: true },
-    Contender::Torch { compiled: false, channels_last: true, bf16: false },
-    Contender::Torch { compiled: true, channels_last: true, bf16: false },
-    Contender::Torch { compiled: false, channels_last: true, bf16: true },
-    Contender::Torch { compiled: true, channels_last: true, bf16: true },
-];
-
 /// What one contender needs for a point.
 struct Measured {
     point: Point,
@@ -78,9 +68,8 @@ const LINES: [(&str, bool, bool); 4] = [
 
 /// Measures all points, and writes the figures to the file `json` and charts next to it.
 pub(super) fn run(rounds: u32, threads: &[u32], python: &PathBuf, json: &Path) -> Result<()> {
-    let available = Contender::all();
     let contenders: Vec<_> =
-        CONTENDERS.into_iter().filter(|contender| available.contains(contender)).collect();
+        Contender::all().into_iter().filter(|contender| contender.is_main()).collect();
     let axes = axes(threads);
     let mut measured: Vec<Measured> = Vec::new();
     for &point in axes.iter().flatten() {
@@ -127,7 +116,7 @@ fn measure(point: Point, contender: Contender, rounds: u32, python: &PathBuf) ->
     Ok(Measured { point, contender, milliseconds: median(times), mib: peak_mib(&mut worker)? })
 }
 
-/// The time and the memory of a line at a point: those of its fastest contender.
+/// The shortest time and the least memory of a line's contenders at a point.
 fn best(measured: &[Measured], point: Point, (_, ours, bf16): (&str, bool, bool)) -> [f64; 2] {
     let is_of_line = |contender: Contender| match contender {
         Contender::Kernels { bf16: other } => ours && other == bf16,
@@ -138,7 +127,7 @@ fn best(measured: &[Measured], point: Point, (_, ours, bf16): (&str, bool, bool)
         .iter()
         .filter(|known| known.point == point && is_of_line(known.contender))
         .map(|known| [known.milliseconds, known.mib])
-        .min_by(|a, b| a[0].total_cmp(&b[0]))
+        .reduce(|a, b| [a[0].min(b[0]), a[1].min(b[1])])
         .unwrap_or([f64::NAN; 2])
 }
 

@@ -1,7 +1,7 @@
 //! `cargo xtask bench --start-up`: whole runs of short commands.
 
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
@@ -57,10 +57,10 @@ fn whole_process(program: &Path, arguments: &[&str]) -> Result<f64> {
     let folder = tempfile::tempdir()?;
     let mut command = Command::new(program);
     command.args(arguments).current_dir(&folder).env("CI", "true");
-    command.stdout(Stdio::null()).stderr(Stdio::null());
     let begin = Instant::now();
-    let status = command.status().with_context(|| format!("cannot start {command:?}"))?;
+    let output = command.output().with_context(|| format!("cannot start {command:?}"))?;
     let time = begin.elapsed();
-    ensure!(status.success(), "{command:?} failed");
+    let problem = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{command:?} failed: {problem}");
     Ok(time.as_secs_f64() * 1e3)
 }

@@ -20,7 +20,7 @@ pub(super) fn all_dependencies(name: &str) -> Result<BTreeSet<String>> {
     let format = ["--prefix", "none", "--format", "{p}"];
     let mut args = vec!["tree", "-p", name, "-e", "normal", "--target", PLATFORM];
     args.extend(format);
-    let tree = cargo_output(&args)?;
+    let tree = cargo_output(&args, &[])?;
     // "name v1.0.0 (path) (*)"; two versions of one crate count twice.
     let crates = tree.lines().map(|line| line.split(" (").next().unwrap_or(line).to_owned());
     Ok(crates.filter(|one| one.split(' ').next() != Some(name)).collect())

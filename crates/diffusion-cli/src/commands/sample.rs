@@ -191,10 +191,13 @@ enum Format {
 }
 
 pub(crate) fn run(args: &SampleArgs, device: &Device, quiet: bool) -> anyhow::Result<ExitCode> {
-    if args.precision == TrainingPrecision::Bf16 && !Precision::Bf16.is_available(device) {
-        tracing::warn!("this CPU has no AVX512-BF16; sampling in f32 instead of bf16");
+    let precision = args.precision.on(device);
+    if args.precision == TrainingPrecision::Bf16 && precision == Precision::F32 {
+        tracing::warn!(
+            "bf16 needs a CPU with AVX512-BF16 or a GPU with bf16; sampling in f32 instead"
+        );
     }
-    autocast(args.precision.kernels(), || generate(args, device, quiet))
+    autocast(precision, || generate(args, device, quiet))
 }
 
 fn generate(args: &SampleArgs, device: &Device, quiet: bool) -> anyhow::Result<ExitCode> {

@@ -141,8 +141,8 @@ pub(crate) struct TrainArgs {
     /// Number format in which the network multiplies: f32, bf16 or auto [default: f32]
     ///
     /// bf16 (bfloat16) is faster on CPUs with AVX512-BF16 and on GPUs; on other CPUs, the training
-    /// is in f32. Sums, weights, gradients and all other numbers stay f32. auto: bf16 if the device
-    /// has it. The run saves the choice.
+    /// is in f32. Weights, gradients and all other numbers stay f32; a GPU rounds the results of
+    /// products to bf16, too. auto: bf16 if the device has it. The run saves the choice.
     #[arg(long, value_name = "FORMAT", value_parser = one_of(&TrainingPrecision::ALL, TrainingPrecision::name))]
     precision: Option<TrainingPrecision>,
     /// Generate and evaluate images every N updates and at the end; at least 1 [default: never]

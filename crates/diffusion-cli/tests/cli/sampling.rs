@@ -313,6 +313,6 @@ fn images_in_bf16_do_not_depend_on_the_batch() {
     let (whole, warning) = sample("whole", "--precision bf16");
     assert_eq!(sample("single", "--precision bf16 --batch-size 1 --threads 1").0, whole);
     let is_f32 = sample("f32", "").0 == whole;
-    assert_eq!(is_f32, warning.contains("sampling in f32 instead of bf16"), "{warning}");
+    assert_eq!(is_f32, warning.contains("sampling in f32 instead"), "{warning}");
     assert_eq!(sample("auto", "--precision auto").0, whole);
 }

@@ -10,6 +10,7 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 use crate::arith::isa::selected;
 use crate::graph::pass::in_pass;
 use crate::graph::scope::current_scope;
+use crate::graph::trace::is_observed;
 
 /// Runs `f` on a thread of the kernels' pool, which is rayon's pool.
 ///
@@ -27,13 +28,20 @@ pub fn in_pool<R: Send>(f: impl FnOnce() -> R + Send) -> R {
 /// Runs `f(0)` to `f(count - 1)` at the same time, each as [`in_pool`] does, and returns the
 /// results in this order.
 ///
-/// The threads of the current pool are divided among the calls: with two calls and four threads,
-/// each call has two threads. If there are fewer threads than calls, a thread makes several calls,
-/// one after the other.
+/// Each call has an equal share of as many threads as the current pool has: with two calls and four
+/// threads, two threads. If the threads cannot be divided evenly, the calls run in groups, or one
+/// after the other on all threads: an uneven division would take as long as its slowest call.
 pub fn in_parallel<R: Send>(count: usize, f: impl Fn(usize) -> R + Sync) -> Vec<R> {
-    let threads = rayon::current_num_threads();
-    let workers = threads.min(count);
-    if workers < 2 {
+    at_once(greatest_common_divisor(rayon::current_num_threads(), count), count, f)
+}
+
+fn greatest_common_divisor(a: usize, b: usize) -> usize {
+    if b == 0 { a } else { greatest_common_divisor(b, a % b) }
+}
+
+/// Runs `f(0)` to `f(count - 1)`, up to `workers` of them at the same time.
+fn at_once<R: Send>(workers: usize, count: usize, f: impl Fn(usize) -> R + Sync) -> Vec<R> {
+    if workers.min(count) < 2 {
         return (0..count).map(|i| in_pool(|| f(i))).collect();
     }
     let (scope, next) = (current_scope(), AtomicUsize::new(0));
@@ -48,9 +56,8 @@ pub fn in_parallel<R: Send>(count: usize, f: impl Fn(usize) -> R + Sync) -> Vec<
             results.lock().unwrap_or_else(PoisonError::into_inner).push((i, result));
         }
     };
-    let pools: Option<Vec<Pool>> = (0..workers)
-        .map(|worker| Pool::with(threads / workers + usize::from(worker < threads % workers)))
-        .collect();
+    let threads = rayon::current_num_threads() / workers;
+    let pools: Option<Vec<Pool>> = (0..workers).map(|_| Pool::with(threads)).collect();
     match pools {
         Some(pools) => run_in(&pools, &work),
         // The system has no more threads.
@@ -82,10 +89,14 @@ impl Pool {
     fn with(threads: usize) -> Option<Self> {
         let mut unused = UNUSED.lock().unwrap_or_else(PoisonError::into_inner);
         let found = unused.iter().position(|pool| pool.current_num_threads() == threads);
-        let pool = found.map(|i| unused.swap_remove(i));
+        if let Some(i) = found {
+            return Some(Self(Some(unused.swap_remove(i))));
+        }
+        // Those of other sizes end, so that the number of idle threads stays small.
+        let others = std::mem::take(&mut *unused);
         drop(unused);
-        pool.or_else(|| ThreadPoolBuilder::new().num_threads(threads).build().ok())
-            .map(|pool| Self(Some(pool)))
+        drop(others);
+        Some(Self(Some(ThreadPoolBuilder::new().num_threads(threads).build().ok()?)))
     }
 }
 
@@ -101,9 +112,9 @@ const MAX_PART: usize = 32;
 /// Runs `network` on the images `x` (N, …), as [`in_pool`] does. `network` gets a part of the
 /// images and their numbers; the result for an image must not depend on the others.
 ///
-/// If no gradients are needed, each thread runs the whole network on its part of the images.
-/// Otherwise the threads would meet in every operation, and a small operation takes less time than
-/// waking a thread. `is_training` says whether the parameters need gradients.
+/// If no gradients are needed, each thread runs the whole network on images of its own. In one pass
+/// over all images, the threads would meet in every operation, and a small operation takes less
+/// time than waking a thread. `is_training` says whether the parameters need gradients.
 ///
 /// # Errors
 /// An error of `network`.
@@ -113,12 +124,14 @@ pub fn in_parts(
     network: impl Fn(&Tensor, Range<usize>) -> Result<Tensor> + Sync,
 ) -> Result<Tensor> {
     let (images, threads) = (x.dim(0)?, rayon::current_num_threads());
-    let part = images.div_ceil(threads).min(MAX_PART);
+    let rounds = images.div_ceil(threads * MAX_PART).max(1);
+    let part = images.div_ceil(threads * rounds);
     let is_on_cpu = x.device().is_cpu() && selected().is_some();
-    if is_training || x.track_op() || !is_on_cpu || images <= part {
+    if is_training || x.track_op() || !is_on_cpu || is_observed() || images <= part {
         return in_pool(|| network(x, 0..images));
     }
-    let parts = in_parallel(images.div_ceil(part), |i| {
+    let count = images.div_ceil(part);
+    let parts = at_once(threads.min(count), count, |i| {
         let part = i * part..images.min((i + 1) * part);
         network(&x.narrow(0, part.start, part.len())?, part)
     });

@@ -3,32 +3,41 @@
 
 use std::cell::Cell;
 
-use candle_core::Device;
+use candle_core::{DType, Device, Tensor};
 
 use crate::arith::format::Format;
 use crate::arith::isa::selected;
 
 /// The number format of the factors in convolutions and attention. Parameters, maps, gradients,
-/// sums, normalisations, linear layers and optimiser states are f32 in both.
+/// sums, normalisations, linear layers and optimiser states are f32 in both. A GPU rounds the
+/// results of products to the format, too.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Precision {
     /// 24 significant bits.
     #[default]
     F32,
-    /// bfloat16: 8 significant bits and the range of f32. Needs a CPU with AVX512-BF16, or a GPU
+    /// bfloat16: 8 significant bits and the range of f32. Needs a CPU with AVX512-BF16 or a GPU
     /// with bf16; other CPUs compute in f32.
     Bf16,
 }
 
 impl Precision {
-    /// Whether networks on `device` can compute in this precision. GPUs are assumed to have bf16.
+    /// Whether networks on `device` can compute in this precision.
     #[must_use]
     pub fn is_available(self, device: &Device) -> bool {
         let format = match self {
-            Self::F32 => Format::F32,
+            Self::F32 => return true,
             Self::Bf16 => Format::Bf16,
         };
-        !device.is_cpu() || selected().is_some_and(|isa| isa.in_precision(self).format() == format)
+        if device.is_cpu() {
+            return selected().is_some_and(|isa| isa.in_precision(self).format() == format);
+        }
+        // Older GPUs have no products in bf16.
+        let product = || {
+            let one = Tensor::ones((1, 1), DType::F32, device)?.to_dtype(DType::BF16)?;
+            one.matmul(&one)?.to_dtype(DType::F32)?.to_vec2::<f32>()
+        };
+        product().is_ok()
     }
 }
 
@@ -68,8 +77,9 @@ pub(crate) fn within<R>(scope: Scope, f: impl FnOnce() -> R) -> R {
 /// Runs `f`. Networks that it calls multiply in `precision`, also in their backward pass, which may
 /// run later. Outside of this function the precision is f32.
 ///
-/// The choice holds on this thread, and on the pool's threads for what it runs by
-/// [`in_pool`](crate::in_pool).
+/// The choice holds on this thread, and on other threads for what it runs by
+/// [`in_pool`](crate::in_pool), [`in_parallel`](crate::in_parallel) and
+/// [`in_parts`](crate::in_parts).
 pub fn autocast<R>(precision: Precision, f: impl FnOnce() -> R) -> R {
     within(Scope { precision, ..current_scope() }, f)
 }

@@ -1,6 +1,6 @@
 //! Records of the operations that a network executes, and of the memory they use.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 
 use candle_core::{Result, Tensor, TensorId};
 
@@ -24,6 +24,30 @@ pub struct Operation {
 
 thread_local! {
     static RECORD: RefCell<Option<Vec<Operation>>> = const { RefCell::new(None) };
+    /// Whether this thread runs `f` of [`traced`] or [`peak_bytes`].
+    static IS_OBSERVED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether a computation on this thread is observed, so that a batch must not be divided.
+pub(crate) fn is_observed() -> bool {
+    IS_OBSERVED.get()
+}
+
+/// Restores the flag when dropped, also by a panic.
+struct Observed {
+    outer: bool,
+}
+
+impl Observed {
+    fn begin() -> Self {
+        Self { outer: IS_OBSERVED.replace(true) }
+    }
+}
+
+impl Drop for Observed {
+    fn drop(&mut self) {
+        IS_OBSERVED.set(self.outer);
+    }
 }
 
 /// Runs `f` and records the operations that it calls on this thread.
@@ -32,16 +56,18 @@ thread_local! {
 /// [`in_pool`](crate::in_pool). An operation composed of others is recorded as one. Bytes are
 /// counted for the whole process and for the kernels' buffers only, without candle's own tensors.
 pub fn traced<R>(f: impl FnOnce() -> R) -> (R, Vec<Operation>) {
+    let _observed = Observed::begin();
     let outer = RECORD.replace(Some(Vec::new()));
     let result = f();
     (result, RECORD.replace(outer).unwrap_or_default())
 }
 
 /// Runs `f` and returns the peak number of bytes of feature maps during `f`, above the number
-/// before it.
+/// before it. Networks compute whole batches in `f`, as [`in_pool`](crate::in_pool) does.
 ///
 /// Bytes are counted for the whole process and for the kernels' buffers only.
 pub fn peak_bytes<R>(f: impl FnOnce() -> R) -> (R, usize) {
+    let _observed = Observed::begin();
     let before = buffer::start_peak();
     let result = f();
     (result, buffer::peak().saturating_sub(before))

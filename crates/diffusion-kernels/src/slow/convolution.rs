@@ -3,8 +3,7 @@
 //! candle differentiates a convolution by a transposed convolution and by a convolution whose
 //! kernel is the whole gradient. Neither is fast on a GPU, and both need square images. Here the
 //! gradient of the input is a convolution with turned weights, and that of the weights one matrix
-//! product. A transposed convolution is the convolution of its
-//! spread input.
+//! product. A transposed convolution is the convolution of its spread input.
 
 use candle_core::backend::BackendStorage;
 use candle_core::{
@@ -133,14 +132,15 @@ impl Gradients {
         convolved(&spread, &turned(weight)?, 0, 1)
     }
 
-    /// The gradient of the weights: one product of the output's gradient with the inputs at each
-    /// position of the kernel, summed over the images.
+    /// The gradient of the weights: the product of the output's gradient with the inputs at each
+    /// position of the kernel, over the pixels of all images.
     fn of_weight(&self, x: &Tensor, kernel: usize, dy: &Tensor) -> Result<Tensor> {
         let Padding { before, after } = self.padding;
         let (n, outputs, rows, columns) = dy.dims4()?;
         let inputs = x.dim(1)?;
         // Enough zeros for whole strides at every position.
         let extra = after + self.stride - 1;
+        let x = x.transpose(0, 1)?.contiguous()?;
         let x = x.pad_with_zeros(2, before, extra)?.pad_with_zeros(3, before, extra)?;
         let mut positions = Vec::with_capacity(kernel * kernel);
         for row in 0..kernel {
@@ -149,13 +149,9 @@ impl Gradients {
                 positions.push(every(&band, 3, column, columns, self.stride)?);
             }
         }
-        let sum_format = if dy.dtype() == DType::BF16 { DType::F32 } else { dy.dtype() };
-        let by_pixel = |map: &Tensor| map.reshape((n, (), rows * columns));
-        let seen = by_pixel(&Tensor::cat(&positions, 1)?)?;
-        let of_images = product(&by_pixel(dy)?, &seen.transpose(1, 2)?)?;
-        of_images
-            .to_dtype(sum_format)?
-            .sum(0)?
+        let by_channel = |map: &Tensor| map.reshape(((), n * rows * columns));
+        let dy = by_channel(&dy.transpose(0, 1)?.contiguous()?)?;
+        product(&dy, &by_channel(&Tensor::cat(&positions, 0)?)?.t()?)?
             .reshape((outputs, kernel * kernel, inputs))?
             .transpose(1, 2)?
             .reshape((outputs, inputs, kernel, kernel))

@@ -40,9 +40,10 @@ pub struct TrainConfig {
     /// `batch_size`. Default: 1.
     pub accumulate: usize,
     /// The number of parts of a batch that are computed at the same time on the CPU, each on its
-    /// share of the threads, at least 1. It determines the order in which gradients are summed, so
-    /// another number rounds them differently. More parts than threads, or of a few images each,
-    /// are slower. Default: 2.
+    /// share of the threads, at least 1; fewer if the batch has too few images. It determines the
+    /// order in which gradients are summed, so another number rounds them differently. Each part
+    /// has gradients of its own in memory. More parts than threads are slower. Default: 2; 1 in a
+    /// saved configuration without this field.
     pub parallel_parts: usize,
     /// The number format in which the network multiplies. Default: f32.
     pub precision: TrainingPrecision,

@@ -92,7 +92,10 @@ impl TrainConfig {
             ("pictures", format!("{:?}", PictureConfig::default())),
         ];
         let text = later.iter().fold(format!("{numbers:?}"), |text, (field, unset)| {
-            text.replace(&format!(", {field}: {unset}"), "")
+            // The end of the number must match, too.
+            [", ", " }"]
+                .into_iter()
+                .fold(text, |text, end| text.replace(&format!(", {field}: {unset}{end}"), end))
         });
         sha256(&text)
     }

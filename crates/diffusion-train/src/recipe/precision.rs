@@ -4,9 +4,9 @@ use candle_core::Device;
 use diffusion_kernels::Precision;
 use serde::{Deserialize, Serialize};
 
-/// The number format in which convolutions and attention multiply during training. Weights,
-/// gradients, sums, normalisations, the optimiser and the moving average are f32 in all of them; so
-/// are grids and evaluations.
+/// The number format in which convolutions and attention multiply. Weights, gradients,
+/// normalisations, the optimiser and the moving average are f32 in all of them; so are the grids
+/// and evaluations of a training. Sums are f32 on the CPU; a GPU rounds the results of products.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum TrainingPrecision {
@@ -33,11 +33,11 @@ impl TrainingPrecision {
         }
     }
 
-    /// The precision of the kernels.
-    pub fn kernels(self) -> Precision {
+    /// The precision of networks on `device`: f32 if the device does not have this one.
+    pub fn on(self, device: &Device) -> Precision {
         match self {
-            Self::F32 => Precision::F32,
-            Self::Bf16 | Self::Auto => Precision::Bf16,
+            Self::Bf16 | Self::Auto if Precision::Bf16.is_available(device) => Precision::Bf16,
+            _ => Precision::F32,
         }
     }
 
@@ -45,10 +45,10 @@ impl TrainingPrecision {
     /// saves this, so that it is the same when it is resumed elsewhere.
     #[must_use]
     pub fn resolved(self, device: &Device) -> Self {
-        match self {
-            Self::Auto if Precision::Bf16.is_available(device) => Self::Bf16,
-            Self::Auto => Self::F32,
-            known => known,
+        match (self, self.on(device)) {
+            (Self::Auto, Precision::Bf16) => Self::Bf16,
+            (Self::Auto, Precision::F32) => Self::F32,
+            (known, _) => known,
         }
     }
 }

@@ -1,7 +1,6 @@
 //! The validation loss, on pictures that are kept out of training.
 
 use diffusion_data::{DataError, ImageDataset};
-use diffusion_kernels::in_pool;
 use diffusion_nn::load_frozen;
 use diffusion_process::Network;
 use diffusion_random::{Domain, NoiseSource};
@@ -67,8 +66,7 @@ impl ValidationSet {
             let batch = loss.objective.noisy_batch(&images, &noise, &levels)?;
             let classes: Vec<_> =
                 chosen.iter().map(|i| self.pictures.label(*i).filter(|_| conditional)).collect();
-            let output =
-                in_pool(|| network.forward_classes(&batch.input, &batch.timesteps, &classes))?;
+            let output = network.forward_classes(&batch.input, &batch.timesteps, &classes)?;
             sum += loss
                 .per_image(&output, &batch)?
                 .to_vec1::<f32>()?

@@ -8,7 +8,7 @@ use diffusion_kernels::{add_gradients, square_sum};
 use diffusion_nn::Parameters;
 
 /// Gradients by the name of their parameter.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Gradients {
     by_name: BTreeMap<String, Tensor>,
     scale: f64,
@@ -31,7 +31,7 @@ impl Gradients {
     ///
     /// # Errors
     /// An error of the device.
-    pub fn add(&mut self, others: Self) -> Result<()> {
+    pub(crate) fn add(&mut self, others: Self) -> Result<()> {
         for (name, gradient) in others.by_name {
             let sum = match self.by_name.remove(&name) {
                 Some(sum) => add_gradients(sum, &gradient)?,
@@ -47,7 +47,7 @@ impl Gradients {
     ///
     /// # Errors
     /// An error of the device.
-    pub fn total(mut parts: Vec<Self>) -> Result<Self> {
+    pub(crate) fn total(mut parts: Vec<Self>) -> Result<Self> {
         while parts.len() > 1 {
             let mut rest = parts.into_iter();
             parts = Vec::new();

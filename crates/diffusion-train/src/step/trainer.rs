@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use candle_core::{Device, Tensor};
 use diffusion_data::{ImageDataset, Loader, LoaderConfig};
-use diffusion_kernels::{Precision, autocast, backward, checkpoint_activations, in_parallel};
+use diffusion_kernels::{
+    Precision, autocast, backward, checkpoint_activations, in_parallel, in_pool,
+};
 use diffusion_model::{FORMAT_VERSION, ModelDescription, Objective};
 use diffusion_nn::{DropoutNoise, ParameterError, Parameters};
 use diffusion_random::{Domain, NoiseSource};
@@ -38,6 +40,7 @@ pub struct TrainingModel {
 /// importance sampling.
 pub struct Trainer {
     config: TrainConfig,
+    precision: Precision,
     device: Device,
     loader: Loader,
     data_fingerprint: u32,
@@ -63,8 +66,11 @@ impl Trainer {
         device: &Device,
     ) -> Result<Self, TrainError> {
         config.validate()?;
-        if config.precision == TrainingPrecision::Bf16 && !Precision::Bf16.is_available(device) {
-            tracing::warn!("this CPU has no AVX512-BF16; training in f32 instead of bf16");
+        let precision = config.precision.on(device);
+        if config.precision == TrainingPrecision::Bf16 && precision == Precision::F32 {
+            tracing::warn!(
+                "bf16 needs a CPU with AVX512-BF16 or a GPU with bf16; training in f32 instead"
+            );
         }
         let objective = config.objective()?;
         let loader = LoaderConfig {
@@ -89,6 +95,7 @@ impl Trainer {
             step: 0,
             elapsed: Duration::ZERO,
             config: config.clone(),
+            precision,
             device: device.clone(),
         })
     }
@@ -108,7 +115,7 @@ impl Trainer {
         let drawn =
             self.levels.draw(self.objective(), self.source, self.step, self.config.batch_size);
 
-        let (losses, mut gradients) = autocast(self.config.precision.kernels(), || {
+        let (losses, mut gradients) = autocast(self.precision, || {
             checkpoint_activations(self.config.checkpoint_activations, || {
                 self.losses_and_gradients(&batch.images, &classes, &drawn)
             })
@@ -167,7 +174,7 @@ impl Trainer {
             });
             let parts = parts.into_iter().collect::<Result<Vec<_>, _>>()?;
             let (of_parts, of_images): (Vec<_>, Vec<_>) = parts.into_iter().unzip();
-            gradients.add(Gradients::total(of_parts)?)?;
+            in_pool(|| gradients.add(Gradients::total(of_parts)?))?;
             losses.extend(of_images.into_iter().flatten());
         }
         Ok((losses, gradients))

@@ -19,9 +19,9 @@ use crate::session::usage::{CHARTS, bail_usage, check_picture};
 /// The two configurations of the tutorial's exercise.
 const TUTORIAL: [&str; 2] = ["64,128,256", "32,64,128,256"];
 
-/// Values that a training stores per weight: the weight, its gradient, AdamW's two moments and the
-/// moving average.
-const TRAINED_COPIES: usize = 5;
+/// Values that a training stores per weight: the weight, its gradients of two parts of a batch,
+/// AdamW's two moments and the moving average.
+const TRAINED_COPIES: usize = 6;
 
 /// Pixels of a batch, at most: a large network takes some 20 KB of memory for each.
 const MOST_PIXELS: usize = 1 << 20;

@@ -5,6 +5,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use candle_core::{DType, Device, Tensor};
+use diffusion_kernels::{in_pool, peak_bytes};
 use diffusion_nn::{Conv2dConfig, DropoutNoise, Parameters, conv_transpose2d, conv2d, load_frozen};
 use diffusion_unet::{
     DownBlockType, NetworkAnalysis, NetworkConfig, SimpleUNetConfig, UNet2DConfig, UNetSketch,
@@ -161,13 +162,15 @@ fn memory_agrees_with_the_allocator() {
         // This pass takes the buffers that the fourth freed. The measured pass must allocate its
         // own.
         let fourth = forward();
-        let peak = diffusion_kernels::in_pool(|| peak_of(pass));
+        let peak = in_pool(|| peak_of(pass));
         // These passes take the buffers that the measured pass freed.
         let more = [forward(), forward()];
         let frozen =
             load_frozen(parameters.tensors(), &Device::Cpu, |vb| config.build_for_training(vb))
                 .unwrap();
-        let sampling = peak_of(|| frozen.forward_training(&x, &t, &classes, noise).unwrap());
+        // The analysis predicts one pass over the whole batch.
+        let whole = || peak_bytes(|| frozen.forward_training(&x, &t, &classes, noise).unwrap()).0;
+        let sampling = peak_of(whole);
         drop((live, fourth, more));
         // In addition to the maps, memory holds the gradients of the weights and the threads' own
         // buffers.

@@ -31,6 +31,7 @@ pub(crate) struct GpuBundleArgs {
 
 /// The largest size of the folder, in MiB, so that it can be sent to a machine with the GPU.
 const MAX_MIB: u64 = 60;
+const PROGRAMS: [&str; 3] = ["diffusion", "diffusion-bench", "golden"];
 /// The libraries that the program is linked with, besides the driver's.
 const LIBRARIES: [&str; 5] = ["cublas", "cublasLt", "curand", "nvrtc", "cudart"];
 /// The features with which they are built.
@@ -64,14 +65,19 @@ pub(crate) fn run(args: &GpuBundleArgs) -> Result<()> {
     built.extend(build(&["test", "--no-run", "--test", "golden"])?);
 
     fs::create_dir_all(&out).with_context(|| out.display().to_string())?;
-    for name in ["diffusion", "diffusion-bench", "golden"] {
+    let programs = tempfile::tempdir()?;
+    for name in PROGRAMS {
         let (_, path) = built
             .iter()
             .find(|(built, _)| built == name)
             .with_context(|| format!("cargo did not build {name}"))?;
-        fs::copy(path, out.join(name)).with_context(|| path.display().to_string())?;
+        fs::copy(path, programs.path().join(name)).with_context(|| path.display().to_string())?;
     }
-    copy_folder(&root.join("tests/golden"), &out.join("golden"))?;
+    // They hold the same kernels for GPUs, which the archive stores once.
+    let archive = out.join("programs.tar.xz");
+    let mut tar = Command::new("tar");
+    call(tar.arg("-cJf").arg(archive).arg("-C").arg(programs.path()).args(PROGRAMS))?;
+    copy_folder(&root.join("tests/golden"), &out.join("numbers"))?;
     for file in ["pytorch.py", "networks.json"] {
         fs::copy(root.join("bench").join(file), out.join(file))?;
     }
@@ -138,7 +144,7 @@ fn replace_link(target: &Path, link: &Path) -> Result<()> {
 /// Compiles a library with the names of the driver's functions, for linking on a machine without
 /// the driver. On the machine with the GPU, the driver's own library takes its place.
 fn write_driver_stub(links: &Path) -> Result<()> {
-    let metadata = cargo_output(&["metadata", "--format-version", "1"], &[])?;
+    let metadata = cargo_output(&["metadata", "--format-version", "1", "--all-features"], &[])?;
     let metadata: serde_json::Value = serde_json::from_str(&metadata)?;
     let packages = metadata["packages"].as_array().context("no packages")?;
     let cudarc = packages

@@ -1,15 +1,19 @@
 #!/bin/sh
 # Checks and measures this project on an NVIDIA GPU. The machine needs a driver for CUDA 13, and
 # CUDA's libraries, for example by `pip install torch`. With PyTorch and diffusers, it is compared
-# with them. Results are printed and written to results.txt, errors to errors.txt.
+# with them. It needs tar and xz. Results are printed and written to results.txt, errors to errors.txt.
 cd "$(dirname "$0")" || exit 1
 python=${PYTHON:-python3}
+tar -xJf programs.tar.xz || exit 1
 
 # The libraries that come with PyTorch, for machines without the CUDA toolkit.
 wheels=$($python -c 'import glob, site
 folders = site.getsitepackages() + [site.getusersitepackages()]
 print(":".join(f for s in folders for f in glob.glob(s + "/nvidia/*/lib")))' 2>/dev/null)
 export LD_LIBRARY_PATH="$wheels${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
+
+# Without the driver or CUDA's libraries, this says which one is missing.
+./diffusion --version || exit 1
 
 # The median of the last five of eight runs, or a dash: median WORKER JOB
 median() {
@@ -41,7 +45,7 @@ report() {
     nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader
 
     echo; echo "Golden numbers on the GPU:"
-    DIFFUSION_GOLDEN_DIR=golden DIFFUSION_GOLDEN_DEVICE=cuda ./golden golden_simple_unet \
+    DIFFUSION_GOLDEN_DIR=numbers DIFFUSION_GOLDEN_DEVICE=cuda ./golden golden_simple_unet \
         golden_unet2d golden_adamw golden_ema --test-threads 1 >golden.txt 2>&1 || touch failed
     grep -E '^test |differs' golden.txt || cat golden.txt
 

@@ -8,10 +8,11 @@ mod loader;
 mod report;
 mod start_up;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use clap::Args;
+use serde_json::Value;
 
 use crate::cargo::{cargo, workspace_root};
 use contender::{Contender, Worker, python};
@@ -206,10 +207,7 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
         }
     }
     println!("{report}");
-    let path = workspace_root().join(&args.json);
-    report.write_json(&path)?;
-    println!("all figures: {}", path.display());
-    Ok(())
+    write_figures(&workspace_root().join(&args.json), &report.figures())
 }
 
 /// The peak of a worker's resident set until now, in MiB.
@@ -330,6 +328,16 @@ fn measure_sgemm(rounds: u32, threads: u32, python: &PathBuf) -> Result<f64> {
         })
     };
     Ok(median((0..rounds).map(|_| best()).collect::<Result<Vec<_>>>()?))
+}
+
+/// Writes the figures of a benchmark to the file `path`, and prints where they are.
+fn write_figures(path: &Path, figures: &Value) -> Result<()> {
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
+    }
+    std::fs::write(path, format!("{figures:#}\n")).with_context(|| path.display().to_string())?;
+    println!("all figures: {}", path.display());
+    Ok(())
 }
 
 /// The median of `numbers`; the upper one if their count is even.

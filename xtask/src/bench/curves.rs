@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::contender::Contender;
 use super::report::machine;
-use super::{median, peak_mib};
+use super::{median, peak_mib, write_figures};
 use crate::python::TORCH;
 
 /// A training step of the U-Net `unet2d` of bench/networks.json.
@@ -100,9 +100,7 @@ pub(super) fn run(rounds: u32, threads: &[u32], python: &PathBuf, json: &Path) -
     let figures = json!({
         "machine": machine(), "pytorch": TORCH, "rounds": rounds, "points": rows.collect::<Vec<_>>(),
     });
-    std::fs::write(json, format!("{figures:#}\n")).with_context(|| json.display().to_string())?;
-    println!("all figures: {}", json.display());
-    Ok(())
+    write_figures(json, &figures)
 }
 
 /// The median time of a step after two others, and the peak memory of a process of its own.

@@ -3,11 +3,11 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 
 use super::contender::Worker;
-use super::{MNIST_JOBS, median};
+use super::{MNIST_JOBS, median, write_figures};
 use crate::cargo::built_program;
 
 /// Runs each job with both programs in turns, and prints and writes medians of `rounds` rounds and
@@ -41,13 +41,7 @@ pub(super) fn run(earlier: &Path, rounds: u32, threads: &[u32], json: &Path) -> 
         }
         rows.push(row(threads, "peak memory of training, MiB", [memory[0], memory[1]]));
     }
-    if let Some(folder) = json.parent() {
-        std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
-    }
-    std::fs::write(json, format!("{:#}\n", Value::from(rows)))
-        .with_context(|| json.display().to_string())?;
-    println!("all figures: {}", json.display());
-    Ok(())
+    write_figures(json, &Value::from(rows))
 }
 
 fn start(program: &PathBuf, threads: u32) -> Result<Worker> {

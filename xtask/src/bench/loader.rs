@@ -9,7 +9,7 @@ use anyhow::Result;
 use serde_json::json;
 
 use super::contender::{Contender, Worker};
-use super::median;
+use super::{median, write_figures};
 use crate::cargo::{built_program, workspace_root};
 use crate::python::{TORCH, environment};
 
@@ -85,9 +85,7 @@ pub(super) fn run(rounds: u32, json: &Path) -> Result<()> {
         "many": { "pictures": MANY_PICTURES, "prepared_per_second": many_cold, "cached_per_second": many_cached,
                   "preparing_peak_mib": preparing, "loading_peak_mib": loading, "cache_mib": cache },
     });
-    fs::write(json, format!("{figures:#}\n"))?;
-    println!("all figures: {}", json.display());
-    Ok(())
+    write_figures(json, &figures)
 }
 
 /// The worker of this project, for the pictures in `folder`.

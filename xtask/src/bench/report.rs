@@ -1,10 +1,8 @@
 //! The results of the benchmark, as tables and as JSON.
 
 use std::fmt;
-use std::path::Path;
 
-use anyhow::{Context, Result};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::contender::Contender;
 use crate::python::TORCH;
@@ -81,8 +79,8 @@ impl Report {
         distinct(self.times.iter().map(|times| times.work))
     }
 
-    /// Writes all results, with the times of every round.
-    pub(super) fn write_json(&self, path: &Path) -> Result<()> {
+    /// All results, with the times of every round.
+    pub(super) fn figures(&self) -> Value {
         let times = self.times.iter().map(|times| {
             json!({
                 "threads": times.threads,
@@ -109,7 +107,7 @@ impl Report {
                 })
             })
         });
-        let text = serde_json::to_string_pretty(&json!({
+        json!({
             "machine": self.machine,
             "pytorch": TORCH,
             "rounds": self.rounds,
@@ -117,11 +115,7 @@ impl Report {
             "times": times.collect::<Vec<_>>(),
             "ratios_to_pytorch": ratios.collect::<Vec<_>>(),
             "peak_memory": memory.collect::<Vec<_>>(),
-        }))?;
-        if let Some(folder) = path.parent() {
-            std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
-        }
-        std::fs::write(path, text).with_context(|| path.display().to_string())
+        })
     }
 }
 

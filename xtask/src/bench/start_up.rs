@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use super::contender::python;
-use super::median;
+use super::{median, write_figures};
 use crate::cargo::{built_program, cargo};
 
 /// The commands of this project.
@@ -43,13 +43,8 @@ pub(super) fn run(rounds: u32, json: &Path) -> Result<()> {
         println!("| `{name} {line}` | {ms:.0} |");
         rows.push(json!({ "program": name, "arguments": line, "median_ms": ms }));
     }
-    if let Some(folder) = json.parent() {
-        std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
-    }
-    std::fs::write(json, format!("{:#}\n", Value::from(rows)))
-        .with_context(|| json.display().to_string())?;
-    println!("\nall figures: {}", json.display());
-    Ok(())
+    println!();
+    write_figures(json, &Value::from(rows))
 }
 
 /// The milliseconds of a process in an empty folder.

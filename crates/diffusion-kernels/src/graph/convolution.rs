@@ -124,15 +124,14 @@ impl Plan {
         let &Self { direction, stride, padding, .. } = self;
         let name = self.name();
         let dims = match *weight.dims() {
-            [small, large] => [small, large, 1, 1],
-            [small, large, kernel, kernel_w] => [small, large, kernel, kernel_w],
-            _ => [0; 4],
+            [small, large] => Some([small, large, 1, 1]),
+            [small, large, kernel, kernel_w] => Some([small, large, kernel, kernel_w]),
+            _ => None,
         };
-        let [small, large, kernel, kernel_w] = dims;
-        if weight.rank() != 2 && weight.rank() != 4 {
+        let Some([small, large, kernel, kernel_w]) = dims else {
             let order = if direction == Direction::Gather { "Cout, Cin" } else { "Cin, Cout" };
             bail!("{name}: the weight must have the shape ({order}, K, K), got {weight:?}");
-        }
+        };
         let size = format!("{h}×{w}");
         let expected = if direction == Direction::Gather { large } else { small };
         if inputs != expected {

@@ -4,8 +4,8 @@
 //! [`op`] is the one candle operation behind all others, which have a file each. [`tasks`] divides
 //! batches among threads, [`parallel`] runs several passes at the same time, [`pass`] keeps
 //! backward passes apart, [`scope`] chooses f32 or bf16, and [`trace`] records operations and their
-//! memory.
-//! This module uses [`crate::image`] and the modules below it, but no layers and no optimisers.
+//! memory. This module uses [`crate::image`] and the modules below it, but no layers and no
+//! optimisers.
 
 pub(crate) mod attention;
 pub(crate) mod block;

@@ -10,7 +10,6 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 use crate::arith::isa::selected;
 use crate::graph::pass::in_pass;
 use crate::graph::scope::current_scope;
-use crate::graph::trace::is_observed;
 
 /// Runs `f` on a thread of the kernels' pool, which is rayon's pool.
 ///
@@ -127,7 +126,8 @@ pub fn in_parts(
     let rounds = images.div_ceil(threads * MAX_PART).max(1);
     let part = images.div_ceil(threads * rounds);
     let is_on_cpu = x.device().is_cpu() && selected().is_some();
-    if is_training || x.track_op() || !is_on_cpu || is_observed() || images <= part {
+    let is_whole = current_scope().whole_batches || images <= part;
+    if is_training || x.track_op() || !is_on_cpu || is_whole {
         return in_pool(|| network(x, 0..images));
     }
     let count = images.div_ceil(part);

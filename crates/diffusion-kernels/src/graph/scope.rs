@@ -47,11 +47,17 @@ pub(crate) struct Scope {
     pub precision: Precision,
     /// Whether residual blocks compute their hidden maps again in the backward pass.
     pub checkpointing: bool,
+    /// Whether a network computes its batch in one pass, so that the pass can be observed.
+    pub whole_batches: bool,
+}
+
+impl Scope {
+    const DEFAULT: Self =
+        Self { precision: Precision::F32, checkpointing: false, whole_batches: false };
 }
 
 thread_local! {
-    static CURRENT: Cell<Scope> =
-        const { Cell::new(Scope { precision: Precision::F32, checkpointing: false }) };
+    static CURRENT: Cell<Scope> = const { Cell::new(Scope::DEFAULT) };
 }
 
 /// The settings around the caller.
@@ -91,4 +97,9 @@ pub fn autocast<R>(precision: Precision, f: impl FnOnce() -> R) -> R {
 /// The choice holds where that of [`autocast`] does.
 pub fn checkpoint_activations<R>(enabled: bool, f: impl FnOnce() -> R) -> R {
     within(Scope { checkpointing: enabled, ..current_scope() }, f)
+}
+
+/// Runs `f`. Networks that it calls do not divide their batches among threads.
+pub(crate) fn with_whole_batches<R>(f: impl FnOnce() -> R) -> R {
+    within(Scope { whole_batches: true, ..current_scope() }, f)
 }

@@ -1,10 +1,11 @@
 //! Records of the operations that a network executes, and of the memory they use.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 
 use candle_core::{Result, Tensor, TensorId};
 
 use crate::FeatureMap;
+use crate::graph::scope::with_whole_batches;
 use crate::memory::buffer;
 
 /// One operation of a forward pass.
@@ -24,30 +25,6 @@ pub struct Operation {
 
 thread_local! {
     static RECORD: RefCell<Option<Vec<Operation>>> = const { RefCell::new(None) };
-    /// Whether this thread runs `f` of [`traced`] or [`peak_bytes`].
-    static IS_OBSERVED: Cell<bool> = const { Cell::new(false) };
-}
-
-/// Whether a computation on this thread is observed, so that a batch must not be divided.
-pub(crate) fn is_observed() -> bool {
-    IS_OBSERVED.get()
-}
-
-/// Restores the flag when dropped, also by a panic.
-struct Observed {
-    outer: bool,
-}
-
-impl Observed {
-    fn begin() -> Self {
-        Self { outer: IS_OBSERVED.replace(true) }
-    }
-}
-
-impl Drop for Observed {
-    fn drop(&mut self) {
-        IS_OBSERVED.set(self.outer);
-    }
 }
 
 /// Runs `f` and records the operations that it calls on this thread.
@@ -56,9 +33,8 @@ impl Drop for Observed {
 /// [`in_pool`](crate::in_pool). An operation composed of others is recorded as one. Bytes are
 /// counted for the whole process and for the kernels' buffers only, without candle's own tensors.
 pub fn traced<R>(f: impl FnOnce() -> R) -> (R, Vec<Operation>) {
-    let _observed = Observed::begin();
     let outer = RECORD.replace(Some(Vec::new()));
-    let result = f();
+    let result = with_whole_batches(f);
     (result, RECORD.replace(outer).unwrap_or_default())
 }
 
@@ -67,9 +43,8 @@ pub fn traced<R>(f: impl FnOnce() -> R) -> (R, Vec<Operation>) {
 ///
 /// Bytes are counted for the whole process and for the kernels' buffers only.
 pub fn peak_bytes<R>(f: impl FnOnce() -> R) -> (R, usize) {
-    let _observed = Observed::begin();
     let before = buffer::start_peak();
-    let result = f();
+    let result = with_whole_batches(f);
     (result, buffer::peak().saturating_sub(before))
 }
 

@@ -19,7 +19,8 @@ pub(crate) enum Isa {
     Portable,
 }
 
-/// A token that proves that the CPU has AVX-512F, AVX2 and FMA, and AVX512-BF16 if its flag is set.
+/// A token that proves that the CPU has AVX-512F, AVX2 and FMA, and AVX512-BF16 and AVX-512BW if its
+/// flag is set.
 #[cfg(target_arch = "x86_64")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Avx512 {
@@ -37,6 +38,11 @@ impl Avx512 {
         (Avx2::new().is_some() && is_x86_feature_detected!("avx512f"))
             .then_some(Self { bf16: false })
     }
+
+    /// Whether products are of bf16.
+    pub(crate) fn has_bf16(self) -> bool {
+        self.bf16
+    }
 }
 
 impl Isa {
@@ -46,7 +52,9 @@ impl Isa {
         match (self, precision) {
             #[cfg(target_arch = "x86_64")]
             (Self::Avx512(_), _) => Self::Avx512(Avx512 {
-                bf16: precision == Precision::Bf16 && is_x86_feature_detected!("avx512bf16"),
+                bf16: precision == Precision::Bf16
+                    && is_x86_feature_detected!("avx512bf16")
+                    && is_x86_feature_detected!("avx512bw"),
             }),
             (other, _) => other,
         }
@@ -122,7 +130,13 @@ macro_rules! vectorised {
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx512f,avx2,fma")]
             fn avx512($($arg: $ty),*) $(-> $ret)? {
-                body::<true, $crate::arith::lanes::Avx512>($($arg),*)
+                body::<true, $crate::arith::lanes::Avx512<false>>($($arg),*)
+            }
+
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx512f,avx512bw,avx512bf16,avx2,fma")]
+            fn avx512_bf16($($arg: $ty),*) $(-> $ret)? {
+                body::<true, $crate::arith::lanes::Avx512<true>>($($arg),*)
             }
 
             #[cfg(target_arch = "x86_64")]
@@ -134,7 +148,9 @@ macro_rules! vectorised {
             match isa {
                 // SAFETY: the token proves that the CPU has the instructions.
                 #[cfg(target_arch = "x86_64")]
-                $crate::arith::isa::Isa::Avx512(_) => unsafe { avx512($($arg),*) },
+                $crate::arith::isa::Isa::Avx512(token) => unsafe {
+                    if token.has_bf16() { avx512_bf16($($arg),*) } else { avx512($($arg),*) }
+                },
                 // SAFETY: as above.
                 #[cfg(target_arch = "x86_64")]
                 $crate::arith::isa::Isa::Avx2(_) => unsafe { avx2($($arg),*) },

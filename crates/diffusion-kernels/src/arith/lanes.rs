@@ -13,15 +13,19 @@
 
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::{
-    __m256, __m512, __m512i, _mm256_add_ps, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_mul_ps,
-    _mm256_set1_ps, _mm256_storeu_ps, _mm256_sub_ps, _mm512_add_epi32, _mm512_add_ps,
-    _mm512_and_si512, _mm512_andnot_si512, _mm512_castps_si512, _mm512_castsi512_ps,
-    _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_maskz_mov_ps, _mm512_mul_ps, _mm512_or_si512,
-    _mm512_set1_epi32, _mm512_set1_ps, _mm512_srli_epi32, _mm512_storeu_ps, _mm512_sub_ps,
+    __m256, __m256bh, __m256i, __m512, __m512bh, __m512i, _mm256_add_ps, _mm256_fmadd_ps,
+    _mm256_loadu_ps, _mm256_mul_ps, _mm256_set1_ps, _mm256_storeu_ps, _mm256_sub_ps, _mm512_add_ps,
+    _mm512_castps_si512, _mm512_castsi256_si512, _mm512_castsi512_ps, _mm512_cvtepu16_epi32,
+    _mm512_cvtne2ps_pbh, _mm512_cvtneps_pbh, _mm512_fmadd_ps, _mm512_fnmadd_ps, _mm512_fnmsub_ps, _mm512_loadu_ps, _mm512_max_ps, _mm512_min_ps, _mm512_rcp14_ps, _mm512_roundscale_ps, _mm512_scalef_ps,
+    _mm512_mask_permutexvar_epi16, _mm512_maskz_mov_ps, _mm512_mul_ps, _mm512_permutexvar_epi16,
+    _mm512_set1_ps, _mm512_storeu_ps, _mm512_sub_ps,
 };
+#[cfg(target_arch = "x86_64")]
+use std::mem::transmute;
 
 use crate::arith::format::{Part, word};
-use crate::arith::vector::LANES;
+use crate::arith::vector::{EXP_RANGE, EXP_TERMS, LANES, LN2, sigmoid};
+use std::f32::consts::LOG2_E;
 
 /// 16 numbers.
 pub(crate) trait Lanes: Copy {
@@ -52,6 +56,17 @@ pub(crate) trait Lanes: Copy {
 
     /// The numbers whose bit is set, and zeros.
     fn select(self, bits: u16) -> Self;
+
+    /// `1 / (1 + e^−x)` of each number.
+    #[inline(always)]
+    fn sigmoid<const FMA: bool>(self) -> Self {
+        let mut numbers = [0.0; LANES];
+        self.store(&mut numbers);
+        for x in &mut numbers {
+            *x = sigmoid::<FMA>(*x);
+        }
+        Self::load(&numbers)
+    }
 }
 
 /// The beginning of a slice.
@@ -67,6 +82,15 @@ fn start(from: &[f32]) -> *const f32 {
 #[inline(always)]
 fn start_mut(to: &mut [f32]) -> *mut f32 {
     to[..LANES].as_mut_ptr()
+}
+
+/// The words of pairs of numbers.
+#[inline(always)]
+fn pairs(mut first: [f32; LANES], second: [f32; LANES]) -> [f32; LANES] {
+    for l in 0..LANES {
+        first[l] = word([first[l], second[l]]);
+    }
+    first
 }
 
 /// Vectors of portable code.
@@ -127,7 +151,7 @@ impl Lanes for Portable {
 
     #[inline(always)]
     fn pair(self, second: Self) -> Self {
-        self.zip(second, |a, b| word([a, b]))
+        Self(pairs(self.0, second.0))
     }
 
     #[inline(always)]
@@ -144,15 +168,16 @@ impl Lanes for Portable {
     }
 }
 
-/// A register of AVX-512.
+/// A register of AVX-512; with BF16, pairs are made by the instructions of AVX512-BF16, which take
+/// subnormal numbers as zero.
 #[cfg(target_arch = "x86_64")]
 #[derive(Clone, Copy)]
-pub(crate) struct Avx512(__m512);
+pub(crate) struct Avx512<const BF16: bool>(__m512);
 
 // SAFETY of all methods: they are called where the CPU has the instructions; `start` has checked
 // the length.
 #[cfg(target_arch = "x86_64")]
-impl Lanes for Avx512 {
+impl<const BF16: bool> Lanes for Avx512<BF16> {
     const ZERO: Self = Self(unsafe { std::mem::zeroed() });
 
     #[inline(always)]
@@ -192,10 +217,12 @@ impl Lanes for Avx512 {
 
     #[inline(always)]
     fn pair(self, second: Self) -> Self {
+        if !BF16 {
+            return Self::load(&pairs(self.numbers(), second.numbers()));
+        }
         unsafe {
-            let low = _mm512_srli_epi32::<16>(self.rounded());
-            let high = _mm512_andnot_si512(_mm512_set1_epi32(0xFFFF), second.rounded());
-            Self(_mm512_castsi512_ps(_mm512_or_si512(low, high)))
+            let halves = transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(second.0, self.0));
+            Self(_mm512_castsi512_ps(_mm512_permutexvar_epi16(transmute(ALTERNATELY), halves)))
         }
     }
 
@@ -203,11 +230,16 @@ impl Lanes for Avx512 {
     fn write(self, part: Part, words: &mut [f32]) {
         match part {
             Part::Whole => self.store(words),
-            Part::Low => self.pair(Self::ZERO).store(words),
+            _ if !BF16 => part.write(self.numbers(), words),
+            Part::Low => unsafe {
+                Self(_mm512_castsi512_ps(_mm512_cvtepu16_epi32(self.halves()))).store(words);
+            },
             Part::High => unsafe {
                 let low = _mm512_castps_si512(Self::load(words).0);
-                let high = _mm512_andnot_si512(_mm512_set1_epi32(0xFFFF), self.rounded());
-                Self(_mm512_castsi512_ps(_mm512_or_si512(low, high))).store(words);
+                let halves = _mm512_castsi256_si512(self.halves());
+                let to = transmute::<[u16; 2 * LANES], __m512i>(SECONDS);
+                let both = _mm512_mask_permutexvar_epi16(low, 0xAAAA_AAAA, to, halves);
+                Self(_mm512_castsi512_ps(both)).store(words);
             },
         }
     }
@@ -216,20 +248,69 @@ impl Lanes for Avx512 {
     fn select(self, bits: u16) -> Self {
         Self(unsafe { _mm512_maskz_mov_ps(bits, self.0) })
     }
-}
 
-#[cfg(target_arch = "x86_64")]
-impl Avx512 {
-    /// The bits plus half of the last place that remains in bf16, or just less if it is even.
+    /// The same as `arith::vector::sigmoid` with two thirds of the instructions: the scale of the
+    /// exponential is one, and an approximation of 14 bits and a step of Newton's method take the
+    /// place of the division. The error is about 2 ulp.
     #[inline(always)]
-    fn rounded(self) -> __m512i {
+    fn sigmoid<const FMA: bool>(self) -> Self {
+        let with = |number: f32| unsafe { _mm512_set1_ps(number) };
         unsafe {
-            let bits = _mm512_castps_si512(self.0);
-            let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
-            _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7FFF)))
+            let x = _mm512_max_ps(_mm512_min_ps(self.0, with(-EXP_RANGE.start)), with(-EXP_RANGE.end));
+            let n = _mm512_roundscale_ps::<0>(_mm512_mul_ps(x, with(-LOG2_E)));
+            let r = _mm512_fnmadd_ps(n, with(LN2[1]), _mm512_fnmsub_ps(n, with(LN2[0]), x));
+            let mut p = with(EXP_TERMS[0]);
+            for term in &EXP_TERMS[1..] {
+                p = _mm512_fmadd_ps(p, r, with(*term));
+            }
+            let p = _mm512_add_ps(_mm512_fmadd_ps(p, _mm512_mul_ps(r, r), r), with(1.0));
+            let d = _mm512_add_ps(_mm512_scalef_ps(p, n), with(1.0));
+            let near = _mm512_rcp14_ps(d);
+            Self(_mm512_mul_ps(_mm512_fnmadd_ps(d, near, with(2.0)), near))
         }
     }
 }
+
+#[cfg(target_arch = "x86_64")]
+impl<const BF16: bool> Avx512<BF16> {
+    #[inline(always)]
+    fn numbers(self) -> [f32; LANES] {
+        let mut numbers = [0.0; LANES];
+        self.store(&mut numbers);
+        numbers
+    }
+
+    /// The numbers in bf16.
+    #[inline(always)]
+    unsafe fn halves(self) -> __m256i {
+        unsafe { transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(self.0)) }
+    }
+}
+
+/// The places of two halves of 16 numbers, alternately.
+#[cfg(target_arch = "x86_64")]
+const ALTERNATELY: [u16; 2 * LANES] = {
+    let mut places = [0; 2 * LANES];
+    let mut i = 0;
+    while i < LANES {
+        places[2 * i] = i as u16;
+        places[2 * i + 1] = (LANES + i) as u16;
+        i += 1;
+    }
+    places
+};
+
+/// Places of the first half only, each at the second place of a pair.
+#[cfg(target_arch = "x86_64")]
+const SECONDS: [u16; 2 * LANES] = {
+    let mut places = [0; 2 * LANES];
+    let mut i = 0;
+    while i < LANES {
+        places[2 * i + 1] = i as u16;
+        i += 1;
+    }
+    places
+};
 
 /// Two registers of AVX2.
 #[cfg(target_arch = "x86_64")]
@@ -289,11 +370,7 @@ impl Lanes for Avx2 {
 
     #[inline(always)]
     fn pair(self, second: Self) -> Self {
-        let (mut low, high) = (self.numbers(), second.numbers());
-        for l in 0..LANES {
-            low[l] = word([low[l], high[l]]);
-        }
-        Self::load(&low)
+        Self::load(&pairs(self.numbers(), second.numbers()))
     }
 
     #[inline(always)]

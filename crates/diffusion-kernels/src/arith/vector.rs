@@ -1,5 +1,7 @@
 //! Short loops over slices, compiled for each instruction set.
 
+use std::ops::Range;
+
 use crate::arith::isa::vectorised;
 use crate::arith::lanes::Lanes;
 
@@ -130,28 +132,34 @@ fn mul_add<const FMA: bool>(a: f32, b: f32, c: f32) -> f32 {
     if FMA { a.mul_add(b, c) } else { a * b + c }
 }
 
+/// Where e^x is a normal number.
+pub(crate) const EXP_RANGE: Range<f32> = -87.0..88.0;
+/// ln 2 as the sum of a number with few bits and a small one.
+pub(crate) const LN2: [f32; 2] = [0.693_359_4, -2.121_944_4e-4];
+/// The coefficients of (e^r − 1 − r)/r² for |r| up to ln(2)/2, the highest power first.
+pub(crate) const EXP_TERMS: [f32; 6] =
+    [1.987_569_1e-4, 1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 5e-1];
+
 /// e^x to about 2 ulp by range reduction and a polynomial (Cephes `expf`), in a form that compilers
 /// vectorise. The result is 0 below −87 and infinite above 88, near the ends of the normal range.
 #[inline(always)]
 pub(crate) fn exp<const FMA: bool>(x: f32) -> f32 {
     // Adding 1.5·2²³ rounds to an integer and leaves it in the low bits.
     const ROUND: f32 = 12_582_912.0;
-    const LN2_HI: f32 = 0.693_359_4;
-    const LN2_LO: f32 = -2.121_944_4e-4;
-    let (unclamped, x) = (x, x.clamp(-87.0, 88.0));
+    let (unclamped, x) = (x, x.clamp(EXP_RANGE.start, EXP_RANGE.end));
     let shifted = mul_add::<FMA>(x, std::f32::consts::LOG2_E, ROUND);
     let n = shifted - ROUND;
-    let r = mul_add::<FMA>(n, -LN2_HI, x);
-    let r = mul_add::<FMA>(n, -LN2_LO, r);
-    let mut p = 1.987_569_1e-4;
-    for c in [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 5e-1] {
-        p = mul_add::<FMA>(p, r, c);
+    let r = mul_add::<FMA>(n, -LN2[0], x);
+    let r = mul_add::<FMA>(n, -LN2[1], r);
+    let mut p = EXP_TERMS[0];
+    for term in &EXP_TERMS[1..] {
+        p = mul_add::<FMA>(p, r, *term);
     }
     let p = mul_add::<FMA>(p, r * r, r) + 1.0;
     // 2ⁿ, built from its exponent bits.
     let scale = f32::from_bits((shifted.to_bits() << 23).wrapping_add(1f32.to_bits()));
-    let bounded = if unclamped < -87.0 { 0.0 } else { p * scale };
-    if unclamped > 88.0 { f32::INFINITY } else { bounded }
+    let bounded = if unclamped < EXP_RANGE.start { 0.0 } else { p * scale };
+    if unclamped > EXP_RANGE.end { f32::INFINITY } else { bounded }
 }
 
 /// `1 / (1 + e^−x)`.

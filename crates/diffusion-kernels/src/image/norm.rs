@@ -2,7 +2,7 @@
 //! last, padded to whole vectors.
 
 use crate::arith::isa::{Isa, vectorised};
-use crate::arith::vector::{LANES, add_up, at, over_pixels, sigmoid, silu_slope_at};
+use crate::arith::vector::{LANES, add_up, at, over_pixels, silu_slope_at};
 use crate::image::mask::ImageMask;
 use crate::memory::scratch::Scratch;
 
@@ -245,11 +245,8 @@ vectorised! {
         let pitch = factor.len();
         for (x, y) in x.chunks_exact(pitch).zip(y.chunks_exact_mut(pitch)) {
             for c in (0..pitch).step_by(LANES) {
-                let (x, factor, summand) = (at(x, c), at(factor, c), at(summand, c));
-                for l in 0..LANES {
-                    let z = x[l] * factor[l] + summand[l];
-                    y[c + l] = z * sigmoid::<FMA>(z);
-                }
+                let z = L::load(&x[c..]).mul(L::load(&factor[c..])).add(L::load(&summand[c..]));
+                z.mul(z.sigmoid::<FMA>()).store(&mut y[c..]);
             }
         }
     }
@@ -261,12 +258,14 @@ vectorised! {
         let pixels = x.chunks_exact(pitch).zip(y.chunks_exact_mut(pitch)).zip(slopes.chunks_exact_mut(pitch));
         for ((x, y), slopes) in pixels {
             for c in (0..pitch).step_by(LANES) {
-                let (x, factor, summand) = (at(x, c), at(factor, c), at(summand, c));
+                let z = L::load(&x[c..]).mul(L::load(&factor[c..])).add(L::load(&summand[c..]));
+                let s = z.sigmoid::<FMA>();
+                z.mul(s).store(&mut y[c..]);
+                let (mut zs, mut ss) = ([0.0; LANES], [0.0; LANES]);
+                z.store(&mut zs);
+                s.store(&mut ss);
                 for l in 0..LANES {
-                    let z = x[l] * factor[l] + summand[l];
-                    let s = sigmoid::<FMA>(z);
-                    y[c + l] = z * s;
-                    slopes[c + l] = silu_slope_at::<FMA>(z, s);
+                    slopes[c + l] = silu_slope_at::<FMA>(zs[l], ss[l]);
                 }
             }
         }

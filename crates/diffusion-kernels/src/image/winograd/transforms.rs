@@ -42,6 +42,7 @@ trait Transform<const M: usize, const N: usize> {
 }
 
 /// Bᵀ, which transforms inputs.
+#[derive(Clone, Copy)]
 struct Inputs;
 
 impl Transform<IN, IN> for Inputs {
@@ -77,6 +78,7 @@ impl Transform<IN, OUT> for Outputs {
 }
 
 /// A, which transforms gradients of outputs.
+#[derive(Clone, Copy)]
 struct OutputGradients;
 
 impl Transform<OUT, IN> for OutputGradients {
@@ -162,6 +164,55 @@ fn to_places<T: Transform<M, IN>, L: Lanes, const M: usize>(
     });
 }
 
+/// Like [`to_places`], for two sets of numbers that become pairs.
+#[inline(always)]
+#[allow(unsafe_code)]
+fn pairs_to_places<T: Transform<M, IN> + Copy, L: Lanes, const M: usize>(
+    transform: T,
+    [first, second]: [impl Fn(usize, usize) -> L; 2],
+    words: &mut [f32],
+    pitch: usize,
+) {
+    let mut firsts = [[MaybeUninit::uninit(); IN]; IN];
+    two_dimensional::<_, L, M, IN>(transform, first, |i, j, x| firsts[i][j] = MaybeUninit::new(x));
+    two_dimensional::<_, L, M, IN>(transform, second, |i, j, x| {
+        // SAFETY: the first transform has written all of it.
+        let first: L = unsafe { firsts[i][j].assume_init() };
+        first.pair(x).store(&mut words[(i * IN + j) * pitch..]);
+    });
+}
+
+/// Transforms the tiles of 16 channels that `from` returns to words of `packing`.
+#[inline(always)]
+fn tiles_to_places<'a, T: Transform<M, IN> + Copy, L: Lanes, const M: usize>(
+    transform: T,
+    [tiles, channels]: [usize; 2],
+    from: impl Fn(usize, usize) -> &'a [f32],
+    [row, pixel]: [usize; 2],
+    packing: Packing,
+    places: &mut [f32],
+    pitch: usize,
+) {
+    let load = |tile, c| {
+        let from = from(tile, c);
+        move |i, j| L::load(&from[i * row + j * pixel..])
+    };
+    let [tiles_together, channels_together] = packing.together();
+    for t in (0..tiles).step_by(tiles_together) {
+        for c in (0..channels).step_by(channels_together * LANES) {
+            let (word, part) = packing.place(t, c, channels);
+            let words = &mut places[word..];
+            let partner = (t + tiles_together - 1, c + (channels_together - 1) * LANES);
+            if partner != (t, c) && partner.0 < tiles && partner.1 < channels {
+                let loads = [load(t, c), load(partner.0, partner.1)];
+                pairs_to_places::<_, L, M>(transform, loads, words, pitch);
+            } else {
+                to_places::<_, L, M>(transform, load(t, c), part, words, pitch);
+            }
+        }
+    }
+}
+
 /// The layout of transformed tiles, `[place][tile][channel]`, as words.
 #[derive(Clone, Copy)]
 pub(super) enum Packing {
@@ -177,6 +228,15 @@ impl Packing {
         match self {
             Self::Channels(format) => tiles * format.channels(channels),
             Self::Tiles(format) => format.rows(tiles) * channels,
+        }
+    }
+
+    /// The numbers of tiles and of vectors of channels that share words.
+    #[inline(always)]
+    fn together(self) -> [usize; 2] {
+        match self {
+            Self::Channels(format) => [1, format.numbers()],
+            Self::Tiles(format) => [format.numbers(), 1],
         }
     }
 
@@ -208,15 +268,8 @@ vectorised! {
     pub(super) fn transform_inputs(
         canvas: &Canvas, first: usize, count: usize, packing: Packing, places: &mut [f32], pitch: usize,
     ) {
-        let (channels, width) = (canvas.pitch(), canvas.width());
-        for t in 0..count {
-            let from = canvas.tile(first + t, 0);
-            for c in (0..channels).step_by(LANES) {
-                let (from, (word, part)) = (&from[c..], packing.place(t, c, channels));
-                let load = |i, j| L::load(&from[(i * width + j) * channels..]);
-                to_places::<_, L, IN>(Inputs, load, part, &mut places[word..], pitch);
-            }
-        }
+        let (from, strides) = (|t, c| &canvas.tile(first + t, 0)[c..], [canvas.row_pitch(), canvas.pitch()]);
+        tiles_to_places::<_, L, IN>(Inputs, [count, canvas.pitch()], from, strides, packing, places, pitch);
     }
 }
 
@@ -226,15 +279,9 @@ vectorised! {
     pub(super) fn transform_output_gradients(
         canvas: &Canvas, first: usize, count: usize, format: Format, places: &mut [f32], pitch: usize,
     ) {
-        let (channels, width) = (canvas.pitch(), canvas.width());
-        for t in 0..count {
-            let from = canvas.tile(first + t, 1);
-            for c in (0..channels).step_by(LANES) {
-                let (from, (word, part)) = (&from[c..], Packing::Tiles(format).place(t, c, channels));
-                let load = |i, j| L::load(&from[(i * width + j) * channels..]);
-                to_places::<_, L, OUT>(OutputGradients, load, part, &mut places[word..], pitch);
-            }
-        }
+        let (from, strides) = (|t, c| &canvas.tile(first + t, 1)[c..], [canvas.row_pitch(), canvas.pitch()]);
+        let packing = Packing::Tiles(format);
+        tiles_to_places::<_, L, OUT>(OutputGradients, [count, canvas.pitch()], from, strides, packing, places, pitch);
     }
 }
 

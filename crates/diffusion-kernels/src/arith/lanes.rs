@@ -16,9 +16,10 @@ use std::arch::x86_64::{
     __m256, __m256bh, __m256i, __m512, __m512bh, __m512i, _mm256_add_ps, _mm256_fmadd_ps,
     _mm256_loadu_ps, _mm256_mul_ps, _mm256_set1_ps, _mm256_storeu_ps, _mm256_sub_ps, _mm512_add_ps,
     _mm512_castps_si512, _mm512_castsi256_si512, _mm512_castsi512_ps, _mm512_cvtepu16_epi32,
-    _mm512_cvtne2ps_pbh, _mm512_cvtneps_pbh, _mm512_fmadd_ps, _mm512_fnmadd_ps, _mm512_fnmsub_ps, _mm512_loadu_ps, _mm512_max_ps, _mm512_min_ps, _mm512_rcp14_ps, _mm512_roundscale_ps, _mm512_scalef_ps,
-    _mm512_mask_permutexvar_epi16, _mm512_maskz_mov_ps, _mm512_mul_ps, _mm512_permutexvar_epi16,
-    _mm512_set1_ps, _mm512_storeu_ps, _mm512_sub_ps,
+    _mm512_cvtne2ps_pbh, _mm512_cvtneps_pbh, _mm512_fmadd_ps, _mm512_fnmadd_ps, _mm512_fnmsub_ps,
+    _mm512_loadu_ps, _mm512_mask_permutexvar_epi16, _mm512_maskz_mov_ps, _mm512_max_ps,
+    _mm512_min_ps, _mm512_mul_ps, _mm512_permutexvar_epi16, _mm512_rcp14_ps, _mm512_roundscale_ps,
+    _mm512_scalef_ps, _mm512_set1_ps, _mm512_storeu_ps, _mm512_sub_ps,
 };
 #[cfg(target_arch = "x86_64")]
 use std::mem::transmute;
@@ -222,7 +223,8 @@ impl<const BF16: bool> Lanes for Avx512<BF16> {
         }
         unsafe {
             let halves = transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(second.0, self.0));
-            Self(_mm512_castsi512_ps(_mm512_permutexvar_epi16(transmute(ALTERNATELY), halves)))
+            let to = transmute::<[u16; 2 * LANES], __m512i>(ALTERNATELY);
+            Self(_mm512_castsi512_ps(_mm512_permutexvar_epi16(to, halves)))
         }
     }
 
@@ -256,7 +258,8 @@ impl<const BF16: bool> Lanes for Avx512<BF16> {
     fn sigmoid<const FMA: bool>(self) -> Self {
         let with = |number: f32| unsafe { _mm512_set1_ps(number) };
         unsafe {
-            let x = _mm512_max_ps(_mm512_min_ps(self.0, with(-EXP_RANGE.start)), with(-EXP_RANGE.end));
+            let x =
+                _mm512_max_ps(_mm512_min_ps(self.0, with(-EXP_RANGE.start)), with(-EXP_RANGE.end));
             let n = _mm512_roundscale_ps::<0>(_mm512_mul_ps(x, with(-LOG2_E)));
             let r = _mm512_fnmadd_ps(n, with(LN2[1]), _mm512_fnmsub_ps(n, with(LN2[0]), x));
             let mut p = with(EXP_TERMS[0]);
@@ -395,5 +398,65 @@ impl Avx2 {
         let mut numbers = [0.0; LANES];
         self.store(&mut numbers);
         numbers
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Precision;
+    use crate::arith::format::pair;
+    use crate::arith::isa::{Isa, available, vectorised};
+
+    vectorised! {
+        fn sigmoids(x: &[f32], y: &mut [f32]) {
+            L::load(x).sigmoid::<FMA>().store(y);
+        }
+    }
+
+    vectorised! {
+        fn written(x: &[f32], y: &[f32], at_once: &mut [f32], one_by_one: &mut [f32]) {
+            let (x, y) = (L::load(x), L::load(y));
+            x.pair(y).store(at_once);
+            x.write(Part::Low, one_by_one);
+            y.write(Part::High, one_by_one);
+        }
+    }
+
+    fn all() -> impl Iterator<Item = Isa> {
+        let both = |isa: Isa| [Precision::F32, Precision::Bf16].map(|p| isa.in_precision(p));
+        available().into_iter().flat_map(both)
+    }
+
+    #[test]
+    fn sigmoids_are_within_four_ulp_and_saturate() {
+        let numbers = (-8600..=8600).map(|i| i as f32 / 100.0);
+        let numbers: Vec<f32> = numbers.chain([-3e38, -1e30, -88.0, 88.0, 1e30, 3e38]).collect();
+        for isa in all() {
+            for x in &numbers {
+                let mut y = [0.0; LANES];
+                sigmoids(isa, &[*x; LANES], &mut y);
+                let exact = 1.0 / (1.0 + (-f64::from(*x)).exp());
+                let error = (f64::from(y[5]) - exact).abs();
+                let most = exact * 4.0 * f64::from(f32::EPSILON) + 3e-38;
+                assert!(error <= most, "sigmoid({x}) = {}, off by {error:e}", y[5]);
+            }
+        }
+    }
+
+    #[test]
+    fn pairs_are_rounded_alike_by_all_instructions() {
+        let number = |i: usize| (i as f32 * 0.37).sin() * 2f32.powi(i as i32 % 60 - 30);
+        for isa in all() {
+            for i in 0..200 {
+                let [x, y] = [0, 1].map(|k| std::array::from_fn(|l| number(2 * (i + 7 * l) + k)));
+                let (mut at_once, mut one_by_one) = ([0.0; LANES], [0.0; LANES]);
+                written(isa, &x, &y, &mut at_once, &mut one_by_one);
+                for (words, name) in [(at_once, "at once"), (one_by_one, "one by one")] {
+                    let expected = pairs(x, y).map(pair);
+                    assert_eq!(words.map(pair), expected, "{name}");
+                }
+            }
+        }
     }
 }

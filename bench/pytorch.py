@@ -234,12 +234,12 @@ class Bench:
         # Products of f32 are products of f32 on GPUs, too.
         torch.backends.cudnn.allow_tf32 = False
         if mode == "compile":
-            import torch._inductor.config
+            from torch._inductor import config
 
             # Each batch size gets its own compiled program. Without gradients, weights are constants
             # that are converted and packed once.
             torch._dynamo.config.recompile_limit = 64
-            torch._inductor.config.freezing = True
+            config.freezing = True
         torch.manual_seed(0)
         self.settings = mode, layout, precision
         self.networks = {}

@@ -19,8 +19,8 @@ pub(crate) enum Isa {
     Portable,
 }
 
-/// A token that proves that the CPU has AVX-512F, AVX2 and FMA, and AVX512-BF16 and AVX-512BW if its
-/// flag is set.
+/// A token that proves that the CPU has AVX-512F, AVX2 and FMA. If its flag is set, the CPU also has
+/// AVX512-BF16 and AVX-512BW.
 #[cfg(target_arch = "x86_64")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Avx512 {

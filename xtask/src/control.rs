@@ -7,7 +7,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 use candle_core::{Device, Tensor};
 use diffusion_data::{ImageDataset, mnist};
-use diffusion_eval::{ClassShares, DigitJudge, Reference};
+use diffusion_eval::{ClassShares, Judge, Reference};
 use diffusion_model::{
     Batch, GenerationProgress, Generator, GuidanceConfig, GuidanceMethod, ImageSpec,
     LoadedClassifier, LoadedModel, Operation, SamplingConfig, Weights,
@@ -21,6 +21,7 @@ use diffusion_sample::{Guidance, Progress, SamplerKind};
 use serde_json::{Value, json};
 
 use crate::bench::median;
+use crate::judge::with_reference;
 use crate::recipe::shipped_digits;
 
 /// Measure guidance and edits of digits: the figures of docs/control.md.
@@ -73,7 +74,7 @@ pub(crate) fn run(args: &ControlBenchArgs) -> Result<()> {
         )?)
     };
     let mut classifier = args.classifier.as_ref().map(by_classifier).transpose()?;
-    let (judge, reference) = DigitJudge::shipped(&device)?;
+    let (judge, reference) = with_reference(Judge::shipped(&device)?)?;
     let test = mnist::load_test(&args.from).with_context(|| args.from.display().to_string())?;
     let num = args.num as usize;
     let positions: Vec<usize> = (0..num).map(|i| i * test.len() / num).collect();
@@ -106,7 +107,7 @@ pub(crate) fn run(args: &ControlBenchArgs) -> Result<()> {
 
 struct Bench {
     model: LoadedModel,
-    judge: DigitJudge,
+    judge: Judge,
     reference: Reference,
     /// Test digits (N, 1, 28, 28).
     digits: Tensor,

@@ -1,19 +1,14 @@
 //! `cargo xtask train-judge`: trains the classifier whose features are used to judge digits.
 
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Device};
 use diffusion_data::{ImageDataset, mnist};
-use diffusion_eval::{DigitJudge, Statistics};
-use diffusion_kernels::in_pool;
-use diffusion_nn::Parameters;
-use diffusion_process::{Domain, NoiseSource};
-use diffusion_train::{AdamW, AdamWConfig, Ema, EmaConfig, Gradients, LrDecay, LrSchedule};
-use rand::RngExt;
-use rand::seq::SliceRandom;
+use diffusion_eval::{Judge, JudgeDescription, JudgeNetworkConfig, Reference};
+use diffusion_train::{JudgeTraining, judge_accuracy, train_judge};
 
 use crate::cargo::workspace_root;
 use crate::digits::training_digits;
@@ -43,13 +38,6 @@ pub(crate) struct TrainJudgeArgs {
 
 /// The batch size.
 const BATCH: usize = 128;
-/// The learning rate after the warm-up, before it decays.
-const LR: f64 = 3e-3;
-const LR_SCHEDULE: LrSchedule = LrSchedule { warmup_steps: 200, decay: LrDecay::Cosine };
-/// The largest shift of a digit by the augmentation, in pixels.
-const SHIFT: i64 = 2;
-/// The number of reference digits whose features are stored in the file.
-const REFERENCE: usize = 3000;
 
 /// The path of the recipe search's judge in the workspace.
 pub(crate) const SEARCH_JUDGE: &str = "target/recipe/judge.safetensors";
@@ -60,135 +48,72 @@ pub(crate) fn run(args: &TrainJudgeArgs) -> Result<()> {
     train(&args.from, args.for_search, args.epochs, &out)
 }
 
-/// The training digits and the reference digits.
-fn digits(from: &Path, for_search: bool) -> Result<(ImageDataset, ImageDataset)> {
+/// The judge and its reference images.
+pub(crate) fn with_reference(judge: Judge) -> Result<(Judge, Reference)> {
+    let reference = judge.reference().cloned().context("the judge has no reference images")?;
+    Ok((judge, reference))
+}
+
+/// The training digits and the reference digits, with the name of the latter.
+fn digits(from: &Path, for_search: bool) -> Result<(ImageDataset, ImageDataset, String)> {
     let train = training_digits(from)?;
+    if !for_search {
+        return Ok((train, mnist::load_test(from)?, "10,000 test digits of MNIST".to_owned()));
+    }
     // A sixth, chosen by a hash: about 10,000 digits.
-    if for_search { Ok(train.split(1.0 / 6.0)?) } else { Ok((train, mnist::load_test(from)?)) }
+    let (train, reference) = train.split(1.0 / 6.0)?;
+    let name = format!("{} training digits of MNIST", reference.len());
+    Ok((train, reference, name))
 }
 
 fn train(from: &Path, for_search: bool, epochs: u64, out: &Path) -> Result<()> {
-    let (train, reference) = digits(from, for_search)?;
+    let (train, reference, reference_name) = digits(from, for_search)?;
+    let network = JudgeNetworkConfig::of_digits();
     ensure!(
-        train.image_shape() == DigitJudge::IMAGE_SHAPE,
+        train.image_shape() == network.image_shape,
         "{}: expected grey images of 28×28 pixels",
         from.display()
     );
-    let device = Device::Cpu;
-    let seed = u64::from(for_search);
-    let (judge, parameters) = Parameters::initialise(seed, &device, |vb| DigitJudge::new(vb))?;
-    println!(
-        "{} parameters; {} training digits, {} reference digits",
-        parameters.count(),
-        train.len(),
-        reference.len()
-    );
-    let source = NoiseSource::new(seed);
-    let mut optimizer = AdamW::new(
-        AdamWConfig { lr: LR, weight_decay: 0.02, ..AdamWConfig::default() },
-        &parameters,
-    )?;
-    let average = Ema::new(EmaConfig { decay: 0.998, ..EmaConfig::default() }, &parameters)?;
+    println!("{} training digits, {} reference digits", train.len(), reference.len());
     let steps = train.len() / BATCH;
-    let total = epochs * steps as u64;
-    let start = Instant::now();
-    for epoch in 0..epochs {
-        let mut order: Vec<usize> = (0..train.len()).collect();
-        order.shuffle(&mut source.rng(Domain::Shuffle, epoch, 0));
-        let mut sum = 0.0;
-        for (i, batch) in order.chunks_exact(BATCH).enumerate() {
-            let step = epoch * steps as u64 + i as u64;
-            let (images, labels) = shifted(&train, batch, source, step, &device)?;
-            let loss = in_pool(|| {
-                candle_nn::loss::cross_entropy(&judge.forward(&images)?.logits, &labels)
-            })?;
-            let gradients = Gradients::new(&parameters, loss.backward()?);
-            let lr = LR_SCHEDULE.lr(LR, step, LR_SCHEDULE.progress(step, total));
-            optimizer.update(&parameters, &gradients, lr, Some(&average))?;
-            sum += f64::from(loss.to_scalar::<f32>()?);
+    let config = JudgeTraining {
+        network: Some(network),
+        batch_size: BATCH,
+        steps: Some(epochs * steps as u64),
+        max_minutes: None,
+        seed: u64::from(for_search),
+        ..JudgeTraining::default()
+    };
+    let device = Device::Cpu;
+    let judge = train_judge(&config, "digits", &train, None, &device, &mut |step| {
+        if step.step.is_multiple_of(steps as u64) {
+            println!("epoch {}: loss {:.4}", step.step / steps as u64, step.loss);
         }
-        println!(
-            "epoch {}: loss {:.4}, {:.0} s",
-            epoch + 1,
-            sum / steps as f64,
-            start.elapsed().as_secs_f64()
-        );
-    }
-    save(&average.tensors(), &reference, out)
-}
-
-/// The digits at `positions` (N, 1, 28, 28), each shifted randomly by at most [`SHIFT`] pixels, and
-/// their labels (N).
-fn shifted(
-    digits: &ImageDataset,
-    positions: &[usize],
-    source: NoiseSource,
-    step: u64,
-    device: &Device,
-) -> Result<(Tensor, Tensor)> {
-    let [_, height, width] = DigitJudge::IMAGE_SHAPE;
-    let mut pixels = vec![-1f32; positions.len() * height * width];
-    let mut labels = Vec::with_capacity(positions.len());
-    for (&position, pixels) in positions.iter().zip(pixels.chunks_exact_mut(height * width)) {
-        let mut rng = source.rng(Domain::Augmentation, step, position as u64);
-        let mut from_corner = || usize::try_from(SHIFT + rng.random_range(-SHIFT..=SHIFT));
-        let (down, right) = (from_corner()?, from_corner()?);
-        let digit = digits.image(position);
-        let moved = |at: usize, by: usize, most: usize| {
-            (at + SHIFT as usize).checked_sub(by).filter(|at| *at < most)
-        };
-        for (i, pixel) in pixels.iter_mut().enumerate() {
-            if let (Some(y), Some(x)) =
-                (moved(i / width, down, height), moved(i % width, right, width))
-            {
-                *pixel = f32::from(digit[y * width + x]) / 127.5 - 1.0;
-            }
-        }
-        labels.push(digits.label(position).context("a digit has no label")?);
-    }
-    let images = Tensor::from_vec(pixels, (positions.len(), 1, height, width), device)?;
-    Ok((images, Tensor::from_vec(labels, positions.len(), device)?))
-}
-
-/// Rounds the weights to half precision and writes them to `out`, with the statistics and features
-/// of the `reference` digits, as computed by the rounded network.
-fn save(weights: &BTreeMap<String, Tensor>, reference: &ImageDataset, out: &Path) -> Result<()> {
-    let mut file = BTreeMap::new();
-    for (name, weight) in weights {
-        file.insert(name.clone(), weight.to_dtype(DType::F16)?);
-    }
-    let rounded =
-        file.iter().map(|(name, weight)| Ok((name.clone(), weight.to_dtype(DType::F32)?)));
+        ControlFlow::Continue(())
+    })?;
+    // The file has the weights in half precision, and the features of the rounded network.
+    let rounded = judge.weights().into_iter();
+    let rounded = rounded.map(|(name, weight)| Ok((name, weight.to_dtype(DType::F16)?)));
     let rounded = rounded.collect::<candle_core::Result<BTreeMap<_, _>>>()?;
-    let judge = diffusion_nn::load_frozen(rounded, &Device::Cpu, |vb| DigitJudge::new(vb))?;
-
+    let mut description = JudgeDescription {
+        name: if for_search { "judge of the search" } else { "digit judge" }.to_owned(),
+        held_out: reference.len(),
+        ..judge.description().clone()
+    };
+    let build = |description: &JudgeDescription| {
+        Judge::new(description.clone(), rounded.clone(), out, &device)
+    };
+    let accuracy = judge_accuracy(&build(&description)?, &reference, &device)?;
+    println!("accuracy on {} reference digits: {:.2} %", reference.len(), accuracy * 100.0);
+    description.accuracy = Some(accuracy);
+    let judge = build(&description)?;
     let all: Vec<usize> = (0..reference.len()).collect();
-    let judgement = judge.judge(&reference.images(&all, &Device::Cpu)?)?;
-    let predicted = judgement.logits.argmax(1)?.to_vec1::<u32>()?;
-    let correct = predicted
-        .iter()
-        .enumerate()
-        .filter(|(i, class)| reference.label(*i) == Some(**class))
-        .count();
-    println!(
-        "{correct} of {} reference digits classified correctly: {:.2} %",
-        all.len(),
-        correct as f64 * 100.0 / all.len() as f64
-    );
-
-    let statistics = Statistics::of(&judgement.features)?;
-    file.insert("reference.mean".to_owned(), statistics.mean()?.to_dtype(DType::F32)?);
-    file.insert("reference.covariance".to_owned(), statistics.covariance()?.to_dtype(DType::F32)?);
-    file.insert(
-        "reference.features".to_owned(),
-        judgement.features.narrow(0, 0, REFERENCE)?.to_dtype(DType::F16)?,
-    );
+    let features = judge.judge(&reference.images(&all, &device)?)?.features;
     if let Some(folder) = out.parent() {
         std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
     }
-    safetensors::serialize_to_file(&file, None, out).with_context(|| out.display().to_string())?;
-    let bytes = std::fs::read(out).with_context(|| out.display().to_string())?;
-    DigitJudge::from_bytes(&bytes, &Device::Cpu)?;
-    println!("{}: {} bytes", out.display(), bytes.len());
+    judge.with_reference(&reference_name, &features)?.write(out)?;
+    Judge::read(out, &device)?;
+    println!("{}: {} bytes", out.display(), std::fs::metadata(out)?.len());
     Ok(())
 }

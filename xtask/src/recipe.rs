@@ -3,42 +3,46 @@
 mod curve;
 mod record;
 mod rows;
+mod subject;
 mod tables;
 
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::Write as _;
 use std::ops::ControlFlow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use candle_core::{Device, Tensor};
+use candle_core::Device;
 use diffusion_data::{ImageDataset, mnist};
-use diffusion_eval::{ClassShares, DigitJudge, Reference, SampleQuality};
-use diffusion_model::{Generation, LoadedModel, RunLayout};
+use diffusion_model::{ClassChoice, Generation, LoadedModel, RunLayout};
 use diffusion_sample::{Guidance, SamplerKind};
-use diffusion_train::{Trainer, ema_model};
+use diffusion_train::{Checkpoint, Trainer, ema_model};
 
 use crate::cargo::workspace_root;
-use crate::judge::SEARCH_JUDGE;
 use record::{Outcome, print_means, read_record};
 use rows::{Recipes, Row};
+use subject::{JudgedImages, Subject};
 
 pub(crate) use curve::{RecipeCurveArgs, run as curve};
 pub(crate) use tables::compare_tables;
 
-/// Train digits with many recipes, each for the same time on this machine, and judge the results.
+/// Train with many recipes, each for the same time on this machine, and judge the results.
 ///
 /// The rows are in xtask/recipes.toml. Each gets the number of steps that fits into the time of
-/// --base-steps steps of the file's first row. All rows are timed in turns before the first
-/// training, on all threads, so that other load on the machine affects them alike. After that the
-/// numbers of steps are fixed, so the trainings run side by side, one per thread, and their
-/// duration does not matter. The judge is that of `cargo xtask train-judge --for-search`. The
+/// --base-steps steps of the file's first row, or into --minutes. All rows are timed in turns before
+/// the first training, on all threads, so that other load on the machine affects them alike. After
+/// that the numbers of steps are fixed, and the duration of the trainings does not matter. The
 /// output ends with the mean of each row and its standard deviation over the seeds.
+///
+/// By default the recipes train the digits that ship with the program, and the judge is that of
+/// `cargo xtask train-judge --for-search`. Small trainings run side by side, one per thread. With
+/// --minutes they run one after the other on all threads, and save a checkpoint now and then, from
+/// which the next call goes on.
 ///
 /// The record has a line for each training and sampler. Recorded trainings are not repeated, so you
 /// can add seeds later and continue a stopped search. A recorded row keeps its number of steps;
@@ -54,7 +58,19 @@ pub(crate) struct RecipeBenchArgs {
     /// Time of a training, as a number of steps of the first row
     #[arg(long, value_name = "N", default_value = "800", value_parser = clap::value_parser!(u64).range(10..))]
     base_steps: u64,
-    /// Number of digits to judge
+    /// Time of a training in minutes, on all threads, instead of --base-steps
+    #[arg(long, value_name = "M", conflicts_with = "base_steps")]
+    minutes: Option<f64>,
+    /// Pictures to train on, with --judge and --against [default: the shipped digits]
+    #[arg(long, value_name = "PATH", requires_all = ["judge", "against"])]
+    data: Option<PathBuf>,
+    /// The judge, a file of `diffusion train-judge`
+    #[arg(long, value_name = "FILE", requires = "data")]
+    judge: Option<PathBuf>,
+    /// Reference pictures that had no part in the training of the models
+    #[arg(long, value_name = "PATH", requires = "data")]
+    against: Option<PathBuf>,
+    /// Number of images to judge
     #[arg(long, value_name = "N", default_value = "1000", value_parser = clap::value_parser!(u64).range(64..))]
     num: u64,
     /// File with the recipes [default: xtask/recipes.toml]
@@ -89,12 +105,13 @@ pub(crate) fn ship(args: &ShipModelArgs) -> Result<()> {
 pub(crate) fn run(args: &RecipeBenchArgs) -> Result<()> {
     let file = args.recipes.clone().unwrap_or_else(|| workspace_root().join("xtask/recipes.toml"));
     let recipes = Recipes::read(&file)?;
-    let judge = workspace_root().join(SEARCH_JUDGE);
-    let bytes = std::fs::read(&judge).with_context(|| {
-        format!("{}: create it with cargo xtask train-judge --for-search", judge.display())
-    })?;
-    let (judge, reference) = DigitJudge::from_bytes(&bytes, &Device::Cpu)?;
-    let digits = shipped_digits()?;
+    let subject = match (&args.data, &args.judge, &args.against) {
+        (Some(data), Some(judge), Some(against)) => {
+            let first = recipes.row.first().context("the file of recipes has no rows")?;
+            Subject::of(data, judge, against, &recipes.config(first, 0, 1)?)?
+        }
+        _ => Subject::digits()?,
+    };
     let out = args.out.clone().unwrap_or_else(|| workspace_root().join("target/recipe"));
     std::fs::create_dir_all(&out)?;
     let path =
@@ -102,11 +119,12 @@ pub(crate) fn run(args: &RecipeBenchArgs) -> Result<()> {
     let recorded = read_record(&path)?;
     let record = File::options().create(true).append(true).open(&path);
     let record = record.with_context(|| format!("--record {}", path.display()))?;
-    let bench = Bench { args, recipes: &recipes, judge, reference, digits, out, record };
+    let bench = Bench { args, recipes: &recipes, subject, out, record };
     let rows = bench.selected_rows()?;
     let mut outcomes: Vec<Outcome> = recorded
         .into_iter()
-        .filter(|o| o.base_steps == args.base_steps && o.count as u64 == args.num)
+        .filter(|o| o.count as u64 == args.num && o.minutes == args.minutes)
+        .filter(|o| args.minutes.is_some() || o.base_steps == args.base_steps)
         .collect();
     let budgets = bench.step_budgets(&rows, &outcomes)?;
     outcomes.retain(|o| rows.iter().any(|row| row.name == o.row));
@@ -154,34 +172,10 @@ pub(crate) fn shipped_digits() -> Result<ImageDataset> {
     )?)
 }
 
-/// Sampled images (N, 1, 28, 28) and their metrics.
-struct JudgedImages {
-    images: Tensor,
-    sampling_seconds: f64,
-    quality: SampleQuality,
-    classes: ClassShares,
-}
-
-/// Samples images and measures their quality with `judge` and `reference`.
-fn generate_and_judge(
-    model: &LoadedModel,
-    generation: &Generation,
-    judge: &DigitJudge,
-    reference: &Reference,
-) -> Result<JudgedImages> {
-    let start = Instant::now();
-    let images = model.generate(generation, &mut |_| ControlFlow::Continue(()))?;
-    // Clip to the range that an image file can hold.
-    let images = images.clamp(-1f32, 1f32)?;
-    let sampling_seconds = start.elapsed().as_secs_f64();
-    let judgement = judge.judge(&images)?;
-    let quality = reference.quality(&judgement.features)?;
-    let classes = ClassShares::of(&judgement.logits)?;
-    Ok(JudgedImages { images, sampling_seconds, quality, classes })
-}
-
 /// The number of timed steps of each row.
 const TURNS: u64 = 25;
+/// The time between two checkpoints of a long training.
+const SAVE_EVERY: Duration = Duration::from_mins(2);
 
 /// The time of a row's step on this machine, and the number of steps of its trainings.
 struct StepBudget {
@@ -201,9 +195,7 @@ struct Training<'a> {
 struct Bench<'a> {
     args: &'a RecipeBenchArgs,
     recipes: &'a Recipes,
-    judge: DigitJudge,
-    reference: Reference,
-    digits: ImageDataset,
+    subject: Subject,
     out: PathBuf,
     record: File,
 }
@@ -222,7 +214,7 @@ impl Bench<'_> {
     }
 
     fn trainer(&self, row: &Row, seed: u64, steps: u64) -> Result<Trainer> {
-        Ok(self.recipes.config(row, seed, steps)?.trainer(&self.digits, &Device::Cpu)?)
+        Ok(self.recipes.config(row, seed, steps)?.trainer(&self.subject.pictures, &Device::Cpu)?)
     }
 
     /// The step budgets for `rows`, by the name of the timed row: those of the `recorded` outcomes,
@@ -247,7 +239,10 @@ impl Bench<'_> {
             let timed = all.iter().enumerate().filter(|(i, row)| *i == 0 || unknown(row));
             let timed: Vec<&Row> = timed.map(|(_, row)| row).collect();
             let seconds = self.seconds_per_step(&timed)?;
-            let time = self.args.base_steps as f64 * seconds[0];
+            let time = match self.args.minutes {
+                Some(minutes) => 60.0 * minutes,
+                None => self.args.base_steps as f64 * seconds[0],
+            };
             for (row, seconds_per_step) in timed.into_iter().zip(seconds) {
                 let steps = ((time / seconds_per_step).round() as u64).max(1);
                 budgets.entry(row.name.clone()).or_insert(StepBudget { steps, seconds_per_step });
@@ -274,17 +269,18 @@ impl Bench<'_> {
         Ok(shortest)
     }
 
-    /// Runs all trainings, each on one thread: small trainings finish sooner side by side than one
-    /// after the other on all threads.
+    /// Runs all trainings: small ones each on one thread, because they finish sooner side by side
+    /// than one after the other on all threads.
     fn train_all(&self, trainings: &[Training<'_>]) -> Vec<Result<Vec<Outcome>>> {
+        if self.args.minutes.is_some() {
+            return trainings.iter().map(|training| self.train(training)).collect();
+        }
         let (next, outcomes) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
         let work = || {
             while let Some(training) = trainings.get(next.fetch_add(1, Ordering::Relaxed)) {
                 let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build();
                 let outcome =
                     pool.map_err(Into::into).and_then(|pool| pool.install(|| self.train(training)));
-                let Training { row, seed, .. } = training;
-                let outcome = outcome.with_context(|| format!("row {}, seed {seed}", row.name));
                 outcomes.lock().unwrap_or_else(PoisonError::into_inner).push(outcome);
             }
         };
@@ -296,27 +292,53 @@ impl Bench<'_> {
         outcomes.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn train(
-        &self,
-        &Training { row, seed, budget, ref samplers }: &Training<'_>,
-    ) -> Result<Vec<Outcome>> {
+    /// Trains, or goes on from the last checkpoint. Returns the trainer and the mean loss of its
+    /// last tenth.
+    fn trained(&self, training: &Training<'_>, folder: &Path) -> Result<(Trainer, f64)> {
+        let &Training { row, seed, budget, .. } = training;
         let mut trainer = self.trainer(row, seed, budget.steps)?;
-        let mut losses = Vec::new();
+        if self.args.minutes.is_some() && folder.is_dir() {
+            let found = Checkpoint::read(folder, &Device::Cpu)?;
+            if trainer.restore(found).is_ok() {
+                println!("{}, seed {seed}: from step {}", row.name, trainer.steps_done());
+            }
+        }
+        let (mut losses, mut saved) = (Vec::new(), Instant::now());
         while !trainer.is_finished() {
             losses.push(trainer.step()?.loss);
+            if saved.elapsed() > SAVE_EVERY && self.args.minutes.is_some() {
+                trainer.checkpoint()?.write(folder)?;
+                saved = Instant::now();
+            }
         }
         let last = &losses[losses.len() - losses.len().div_ceil(10)..];
-        let loss = last.iter().sum::<f64>() / last.len() as f64;
-        trainer.checkpoint()?.write(&self.out.join(format!("{}-{seed}", row.name)))?;
+        let loss = last.iter().sum::<f64>() / last.len().max(1) as f64;
+        trainer.checkpoint()?.write(folder)?;
+        Ok((trainer, loss))
+    }
+
+    fn train(&self, training: &Training<'_>) -> Result<Vec<Outcome>> {
+        let &Training { row, seed, budget, ref samplers } = training;
+        let folder = self.out.join(format!("{}-{seed}", row.name));
+        let trained = self.trained(training, &folder);
+        let (trainer, loss) = trained.with_context(|| format!("row {}, seed {seed}", row.name))?;
         let (model, mut outcomes) = (ema_model(&trainer)?, Vec::new());
         for &sampler in samplers {
             let generation = generation(sampler, self.args.num)?;
-            let JudgedImages { quality, classes, .. } =
-                generate_and_judge(&model, &generation, &self.judge, &self.reference)?;
+            let JudgedImages { quality, classes, class_accuracy, .. } =
+                self.subject.generate_and_judge(&model, &generation)?;
+            write_sheet(&model, generation, &folder.with_extension(sampler))?;
             outcomes.push(Outcome {
                 row: row.name.clone(),
                 seed,
-                base_steps: self.args.base_steps,
+                base_steps: if self.args.minutes.is_some() { 0 } else { self.args.base_steps },
+                minutes: self.args.minutes,
+                judge: self
+                    .args
+                    .judge
+                    .as_ref()
+                    .map(|_| self.subject.judge.description().name.clone()),
+                class_accuracy,
                 steps: budget.steps,
                 seconds_per_step: budget.seconds_per_step,
                 loss,
@@ -350,7 +372,23 @@ impl Bench<'_> {
     }
 }
 
-/// Parses `ddim:20`, or `ddim:20@1.5` with guidance scale 1.5, for `num` digits.
+/// Writes a picture of the first images next to the checkpoint: ten of each class in columns,
+/// or 100 without classes.
+fn write_sheet(model: &LoadedModel, like: Generation, path: &Path) -> Result<()> {
+    let classes = model.description.classes.len() as u32;
+    let mut generation = Generation { num: 100, ..like };
+    if classes > 0 {
+        generation.classes = ClassChoice::Listed((0..classes).collect());
+        generation.num = 10 * u64::from(classes);
+    }
+    let images = model.generate(&generation, &mut |_| ControlFlow::Continue(()))?;
+    let pictures = diffusion_picture::from_tensor(&images.clamp(-1f32, 1f32)?)?;
+    let columns = if classes > 0 { classes as usize } else { 10 };
+    let sheet = diffusion_picture::grid_with_columns(&pictures, columns)?;
+    Ok(sheet.enlarged_for_viewing().write_sheet(&path.with_added_extension("png"))?)
+}
+
+/// Parses `ddim:20`, or `ddim:20@1.5` with guidance scale 1.5, for `num` images.
 fn generation(text: &str, num: u64) -> Result<Generation> {
     let (plain, scale) = text.split_once('@').unwrap_or((text, "1"));
     let Some((name, steps)) = plain.split_once(':') else {

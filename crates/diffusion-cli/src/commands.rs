@@ -4,6 +4,7 @@ pub(crate) mod data;
 pub(crate) mod edit;
 pub(crate) mod evaluate;
 pub(crate) mod export;
+mod fit;
 pub(crate) mod import;
 pub(crate) mod info;
 pub(crate) mod manual;
@@ -12,6 +13,7 @@ pub(crate) mod sample;
 pub(crate) mod schedule;
 pub(crate) mod train;
 pub(crate) mod train_classifier;
+pub(crate) mod train_judge;
 
 use std::path::{Path, PathBuf};
 

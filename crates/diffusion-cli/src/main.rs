@@ -56,6 +56,7 @@ struct Cli {
 enum Command {
     Train(commands::train::TrainArgs),
     TrainClassifier(commands::train_classifier::TrainClassifierArgs),
+    TrainJudge(commands::train_judge::TrainJudgeArgs),
     Sample(commands::sample::SampleArgs),
     #[command(subcommand)]
     Edit(commands::edit::EditCommand),
@@ -165,6 +166,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::TrainClassifier(args) => {
             commands::train_classifier::run(&args, &device, cli.global.quiet)
         }
+        Command::TrainJudge(args) => commands::train_judge::run(&args, &device, cli.global.quiet),
         Command::Sample(args) => commands::sample::run(&args, &device, cli.global.quiet),
         Command::Edit(command) => commands::edit::run(&command, &device, cli.global.quiet),
         Command::Evaluate(command) => commands::evaluate::run(&command, &device, cli.global.quiet),

@@ -34,6 +34,11 @@ pub struct PictureConfig {
     pub random_crop: bool,
     /// Mirror each picture left to right with probability ½. Default: false.
     pub flip: bool,
+    /// The probability, from 0 to 1, of each of the transformations with labels: mirroring,
+    /// scaling, rotation, stretching and shifting. The network is told of them, and samples images
+    /// without them (Karras et al. 2022, appendix F.2). Default: 0.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub augment: f64,
     /// How many times each picture appears in a pass, at least 1. It is increased if the set is
     /// smaller than a batch. Default: 1.
     pub repeat: usize,
@@ -57,6 +62,7 @@ impl Default for PictureConfig {
             background: Background::WHITE,
             random_crop: false,
             flip: false,
+            augment: 0.0,
             repeat: 1,
             classes: Vec::new(),
             limit: None,
@@ -95,6 +101,10 @@ impl PictureConfig {
             let expected = "it must be at least 1 (flag --limit)";
             return Some(("pictures.limit", "0".to_owned(), expected));
         }
+        if !(0.0..=1.0).contains(&self.augment) {
+            let expected = "it must be from 0 to 1 (flag --augment)";
+            return Some(("pictures.augment", self.augment.to_string(), expected));
+        }
         if !(0.0..1.0).contains(&self.validation) {
             return Some((
                 "pictures.validation",
@@ -110,6 +120,11 @@ impl PictureConfig {
     pub(crate) fn stored_size(&self, size: usize) -> usize {
         if self.random_crop { size + size.div_ceil(8) } else { size }
     }
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // the signature that serde needs
+fn is_zero(number: &f64) -> bool {
+    *number == 0.0
 }
 
 /// The channels of training images.

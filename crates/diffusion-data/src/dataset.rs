@@ -1,10 +1,12 @@
 //! Data sets of pictures of one size, in memory or in a mapped file.
 //!
 //! - `loader`: shuffled batches.
+//! - `augment`: random transformations with labels.
 //! - `candle`: data sets loaded by candle-datasets (feature `candle-datasets`).
 //! - `classes`: names and order of classes.
 //! - `hash`: the stable hash that chooses subsets.
 
+mod augment;
 #[cfg(feature = "candle-datasets")]
 mod candle;
 pub(crate) mod classes;
@@ -14,6 +16,8 @@ pub(crate) mod loader;
 use std::hash::Hasher;
 use std::ops::Range;
 use std::sync::Arc;
+
+pub use self::augment::AUGMENTATION_LABELS;
 
 use candle_core::{Device, Tensor};
 use memmap2::Mmap;

@@ -35,8 +35,8 @@ mod prepare;
 mod source;
 
 pub use config::{Background, Channels, Fit, PictureConfig, Split};
-pub use dataset::ImageDataset;
 pub use dataset::loader::{Batch, Loader, LoaderConfig, LoaderPosition};
+pub use dataset::{AUGMENTATION_LABELS, ImageDataset};
 pub use error::DataError;
 pub use pack::{PackReport, pack};
 pub use prepare::report::{DamagedPicture, Report};

@@ -5,7 +5,8 @@ use std::ops::ControlFlow;
 
 use candle_core::{Device, Tensor};
 use diffusion_data::{
-    ImageDataset, Loader, LoaderConfig, LoaderPosition, PictureConfig, Source, mnist, prepare,
+    AUGMENTATION_LABELS, ImageDataset, Loader, LoaderConfig, LoaderPosition, PictureConfig, Source,
+    mnist, prepare,
 };
 
 /// Picture i is a single pixel of value i.
@@ -186,4 +187,41 @@ fn a_set_smaller_than_a_batch_is_repeated_within_a_pass() {
     }
     assert_eq!((config.repeats(32), config.repeats(31), config.repeats(1)), (1, 2, 32));
     assert_eq!(LoaderConfig { repeat: 5, ..config }.repeats(20), 5);
+}
+
+#[test]
+fn augmentation_follows_from_seed_and_pass_and_labels_say_what_was_done() {
+    let pixels = (0..6 * 144u32).map(|i| (i * i % 251) as u8).collect();
+    let set = ImageDataset::new(pixels, None, [1, 12, 12]).unwrap();
+    let config = LoaderConfig { augment: 0.3, ..LoaderConfig::new(6, 3) };
+    let numbers = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    let (mut loader, mut plain) =
+        (Loader::new(&set, config).unwrap(), Loader::new(&set, LoaderConfig::new(6, 3)).unwrap());
+    let (mut untouched, mut mirrored) = (0, 0);
+    for _ in 0..20 {
+        let mut resumed = Loader::new(&set, config).unwrap();
+        resumed.seek(loader.position()).unwrap();
+        let [batch, again] =
+            [&mut loader, &mut resumed].map(|l| l.next_batch(&Device::Cpu).unwrap());
+        let labels = batch.augmentation.unwrap();
+        assert_eq!(labels.dims(), [6, AUGMENTATION_LABELS]);
+        assert_eq!(numbers(&labels), numbers(&again.augmentation.unwrap()));
+        assert_eq!(numbers(&batch.images), numbers(&again.images));
+        let before = plain.next_batch(&Device::Cpu).unwrap();
+        assert!(before.augmentation.is_none());
+        let (labels, images, before) =
+            (numbers(&labels), numbers(&batch.images), numbers(&before.images));
+        let pictures = images.chunks_exact(144).zip(before.chunks_exact(144));
+        for (labels, (image, before)) in labels.chunks_exact(AUGMENTATION_LABELS).zip(pictures) {
+            assert_eq!(labels.iter().all(|label| *label == 0.0), image == before, "{labels:?}");
+            assert!(image.iter().all(|x| x.abs() <= 1.0));
+            untouched += usize::from(image == before);
+            mirrored += usize::from(labels[0] == 1.0);
+        }
+    }
+    assert!((5..50).contains(&untouched) && (40..80).contains(&mirrored), "{untouched} {mirrored}");
+    // Mirroring without labels takes the place of that with labels.
+    let both = LoaderConfig { flip: true, ..config };
+    let labels = Loader::new(&set, both).unwrap().next_batch(&Device::Cpu).unwrap().augmentation;
+    assert!(numbers(&labels.unwrap()).chunks_exact(AUGMENTATION_LABELS).all(|l| l[0] == 0.0));
 }

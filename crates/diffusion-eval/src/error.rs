@@ -62,18 +62,22 @@ pub enum EvalError {
         /// What is wrong with it.
         reason: Box<EvalError>,
     },
-    /// The digit judge cannot read images of this shape.
+    /// The judge cannot read images of this shape.
     #[error(
-        "the digit judge needs images of 1×28×28, got {}×{}×{}",
-        shape[0], shape[1], shape[2]
+        "the {judge} needs images of {}×{}×{}, got {}×{}×{}",
+        expected[0], expected[1], expected[2], shape[0], shape[1], shape[2]
     )]
     NoFeatures {
+        /// The name of the judge.
+        judge: String,
+        /// The shape (C, H, W) of its images.
+        expected: [usize; 3],
         /// The shape (C, H, W) of the images.
         shape: [usize; 3],
     },
     /// MNIST's test digits are included as features of the digit judge, not as images.
     #[error(
-        "only the digit judge's features of these digits are included; Inception needs the \
+        "only the digit judge's features of these digits are included; other networks need the \
          pictures themselves"
     )]
     NoImagesOfMnist,
@@ -116,6 +120,9 @@ pub enum EvalError {
     /// An error of an [`ImageSet`](crate::ImageSet).
     #[error(transparent)]
     Images(Box<dyn std::error::Error + Send + Sync>),
+    /// A judge's file that cannot be read, used or written.
+    #[error(transparent)]
+    File(#[from] diffusion_files::FileError),
     /// An error of candle: a wrong shape, the device or a file.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),

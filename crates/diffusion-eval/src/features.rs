@@ -2,51 +2,19 @@
 
 use candle_core::{Device, Tensor};
 
-use crate::{DigitJudge, EvalError, ImageSet, Inception};
+use crate::{EvalError, ImageSet, Inception, Judge};
 
 /// The number of images that are in memory at once while features are computed.
 const IN_MEMORY: usize = 256;
 /// The batch size of Inception: each image takes 25 MB.
 const INCEPTION_BATCH: usize = 8;
 
-/// The kind of a feature network.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FeatureNetwork {
-    /// [`DigitJudge`], the classifier of digits that this crate includes.
-    DigitJudge,
-    /// [`Inception`], whose Fréchet distance is the FID.
-    Inception,
-}
-
-impl FeatureNetwork {
-    /// The name of the features.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::DigitJudge => "features of the digit judge",
-            Self::Inception => "features of Inception-v3",
-        }
-    }
-
-    /// The name of the Fréchet distance of the features.
-    pub fn distance_name(self) -> &'static str {
-        match self {
-            Self::DigitJudge => "Fréchet distance",
-            Self::Inception => "FID",
-        }
-    }
-
-    /// Whether the network can read images of `shape` (C, H, W).
-    pub fn accepts(self, shape: [usize; 3]) -> bool {
-        self == Self::Inception || shape == DigitJudge::IMAGE_SHAPE
-    }
-}
-
 /// A loaded network that computes features of images.
 #[derive(Clone, Debug)]
 pub enum FeatureExtractor {
-    /// For grey images of 28×28 pixels.
-    DigitJudge(Box<DigitJudge>),
-    /// For images of any size.
+    /// A classifier of small images, for images of one shape.
+    Judge(Box<Judge>),
+    /// [`Inception`], whose Fréchet distance is the FID, for images of any size.
     Inception(Box<Inception>),
 }
 
@@ -56,25 +24,66 @@ impl FeatureExtractor {
     /// # Errors
     /// An error of the device.
     pub fn shipped(device: &Device) -> Result<Self, EvalError> {
-        Ok(Self::DigitJudge(Box::new(DigitJudge::shipped(device)?.0)))
+        Ok(Self::Judge(Box::new(Judge::shipped(device)?)))
     }
 
-    /// The kind of the network.
-    pub(crate) fn network(&self) -> FeatureNetwork {
+    /// The name of the network.
+    pub fn name(&self) -> &str {
         match self {
-            Self::DigitJudge(_) => FeatureNetwork::DigitJudge,
-            Self::Inception(_) => FeatureNetwork::Inception,
+            Self::Judge(judge) => &judge.description().name,
+            Self::Inception(_) => "Inception-v3",
         }
     }
 
-    /// The features (N, D) of `images` (N, C, H, W) in \[−1, 1\], and the logits (N, 10) if the
-    /// network classifies digits.
+    /// The name of the features.
+    pub fn features_name(&self) -> String {
+        match self {
+            Self::Judge(_) => format!("features of the {}", self.name()),
+            Self::Inception(_) => format!("features of {}", self.name()),
+        }
+    }
+
+    /// The name of the Fréchet distance of the features.
+    pub fn distance_name(&self) -> &'static str {
+        match self {
+            Self::Judge(_) => "Fréchet distance",
+            Self::Inception(_) => "FID",
+        }
+    }
+
+    /// Checks that the network can read images of `shape` (C, H, W).
+    ///
+    /// # Errors
+    /// Fails with [`EvalError::NoFeatures`] if it cannot.
+    pub fn check_shape(&self, shape: [usize; 3]) -> Result<(), EvalError> {
+        match self {
+            Self::Judge(judge) if judge.description().network.image_shape != shape => {
+                Err(EvalError::NoFeatures {
+                    judge: self.name().to_owned(),
+                    expected: judge.description().network.image_shape,
+                    shape,
+                })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The judge, unless this is Inception.
+    pub fn judge(&self) -> Option<&Judge> {
+        match self {
+            Self::Judge(judge) => Some(judge),
+            Self::Inception(_) => None,
+        }
+    }
+
+    /// The features (N, D) of `images` (N, C, H, W) in \[−1, 1\], and the logits (N, classes) if
+    /// the network classifies images.
     ///
     /// # Errors
     /// If the network cannot read the shape of the images. If there are no images.
     pub(crate) fn extract(&self, images: &Tensor) -> Result<(Tensor, Option<Tensor>), EvalError> {
         match self {
-            Self::DigitJudge(judge) => {
+            Self::Judge(judge) => {
                 let output = judge.judge(images)?;
                 Ok((output.features, Some(output.logits)))
             }

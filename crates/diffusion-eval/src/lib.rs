@@ -11,8 +11,8 @@
 //!   by timestep.
 //! - [`ModelEvaluation`] measures the losses of a model by noise level and its
 //!   [`VariationalBound`], in bits per dimension.
-//! - [`DigitJudge`] and [`Inception`] are the networks that compute features. The weights of the
-//!   digit judge are included; those of Inception are read from a file.
+//! - [`Judge`] and [`Inception`] are the networks that compute features. A judge of digits is
+//!   included; other judges and the weights of Inception are read from files.
 //!
 //! This crate does not generate images, train models or download weights. Images are tensors or an
 //! [`ImageSet`]. All sums are computed in f64.
@@ -41,9 +41,11 @@ mod predictors;
 mod samples;
 
 pub use error::EvalError;
-pub use features::{FeatureExtractor, FeatureNetwork};
+pub use features::FeatureExtractor;
 pub use inception::Inception;
-pub use judge::{DigitJudge, JudgeOutput};
+pub use judge::{
+    Judge, JudgeDescription, JudgeNetwork, JudgeNetworkConfig, JudgeOutput, JudgeTask, judge_id,
+};
 pub use likelihood::VariationalBound;
 pub use metrics::{
     Agreement, ClassShares, Manifold, Memorisation, Reference, SampleQuality, Statistics,

@@ -4,9 +4,11 @@ use std::path::Path;
 
 use candle_core::{Device, Tensor};
 use diffusion_eval::{
-    EvalError, FeatureExtractor, FeatureJudge, FeatureNetwork, ReferenceChoice, ReferenceSet,
-    SampleEvaluator, SampleMetrics, SampleReport, TrainingSet,
+    EvalError, FeatureExtractor, FeatureJudge, Judge, JudgeDescription, JudgeNetwork,
+    JudgeNetworkConfig, JudgeTask, ReferenceChoice, ReferenceSet, SampleEvaluator, SampleMetrics,
+    SampleReport, TrainingSet,
 };
+use diffusion_nn::Parameters;
 use diffusion_process::{Domain, NoiseSource};
 
 const GREY: [usize; 3] = [1, 28, 28];
@@ -28,8 +30,38 @@ fn training(count: u64, held_out: u64) -> TrainingSet<Tensor> {
     }
 }
 
+fn digits() -> FeatureExtractor {
+    FeatureExtractor::shipped(&Device::Cpu).unwrap()
+}
+
+/// An untrained judge of cats and dogs, without a reference of its own.
+fn own_judge(image_shape: [usize; 3]) -> Judge {
+    let network = JudgeNetworkConfig {
+        channels: vec![8, 16],
+        features: 4,
+        ..JudgeNetworkConfig::new(image_shape, 2)
+    };
+    let (_, parameters) =
+        Parameters::initialise(3, &Device::Cpu, |vb| JudgeNetwork::new(&network, vb)).unwrap();
+    let description = JudgeDescription {
+        name: "judge of pets (0123abcd)".to_owned(),
+        network,
+        task: JudgeTask::Classes(vec!["cat".to_owned(), "dog".to_owned()]),
+        step: 0,
+        pictures: 10,
+        held_out: 0,
+        accuracy: None,
+        reference: None,
+    };
+    Judge::new(description, parameters.tensors(), Path::new("own"), &Device::Cpu).unwrap()
+}
+
+fn own(image_shape: [usize; 3]) -> FeatureExtractor {
+    FeatureExtractor::Judge(Box::new(own_judge(image_shape)))
+}
+
 fn judge(references: &ReferenceSet<Tensor>) -> Result<FeatureJudge, EvalError> {
-    FeatureJudge::new(FeatureExtractor::shipped(&Device::Cpu).unwrap(), references, &Device::Cpu)
+    FeatureJudge::new(digits(), references, &Device::Cpu)
 }
 
 /// An evaluator with the images of the model's run as the reference.
@@ -41,20 +73,17 @@ fn evaluator(training: &TrainingSet<Tensor>) -> SampleEvaluator {
 #[test]
 fn the_test_digits_are_the_default_reference_of_digit_models_only() {
     let photos = training(2, 0);
-    let digits = TrainingSet { path: None, ..photos.clone() };
+    let of_digits = TrainingSet { path: None, ..photos.clone() };
     let default = |network, training| ReferenceChoice::new(None, network, GREY, training).unwrap();
-    let (judge, inception) = (FeatureNetwork::DigitJudge, FeatureNetwork::Inception);
-    assert_eq!(default(judge, Some(&digits)), Some(ReferenceChoice::Mnist));
+    let (judge, own) = (&digits(), &own(GREY));
+    assert_eq!(default(judge, Some(&of_digits)), Some(ReferenceChoice::Mnist));
     assert_eq!(default(judge, None), Some(ReferenceChoice::Mnist));
     assert_eq!(default(judge, Some(&photos)), Some(ReferenceChoice::Run));
-    assert_eq!(default(inception, Some(&digits)), Some(ReferenceChoice::Run));
+    assert_eq!(default(own, Some(&of_digits)), Some(ReferenceChoice::Run));
     let requested = |what, network| ReferenceChoice::new(Some(what), network, GREY, Some(&photos));
     assert_eq!(requested(ReferenceChoice::Mnist, judge).unwrap(), Some(ReferenceChoice::Mnist));
     assert_eq!(requested(ReferenceChoice::Named, judge).unwrap(), Some(ReferenceChoice::Named));
-    assert!(matches!(
-        requested(ReferenceChoice::Mnist, inception),
-        Err(EvalError::NoImagesOfMnist)
-    ));
+    assert!(matches!(requested(ReferenceChoice::Mnist, own), Err(EvalError::NoImagesOfMnist)));
     assert!(matches!(ReferenceSet::<Tensor>::of_run(None), Err(EvalError::NoReference)));
 }
 
@@ -64,15 +93,15 @@ fn images_without_a_feature_network_are_only_checked_for_copies() {
     let choice = |requested, network, training: &TrainingSet<Tensor>| {
         ReferenceChoice::new(requested, network, colour, Some(training))
     };
-    let judge = FeatureNetwork::DigitJudge;
+    let (judge, own) = (&digits(), &own(colour));
     assert_eq!(choice(None, judge, &training(2, 0)).unwrap(), None);
-    let inception = choice(None, FeatureNetwork::Inception, &training(2, 0)).unwrap();
-    assert_eq!(inception, Some(ReferenceChoice::Run));
+    let by_own = choice(None, own, &training(2, 0)).unwrap();
+    assert_eq!(by_own, Some(ReferenceChoice::Run));
     let error = choice(Some(ReferenceChoice::Named), judge, &training(2, 0)).unwrap_err();
     assert_eq!(error.to_string(), "the digit judge needs images of 1×28×28, got 3×28×28");
     // Copies are found by the second nearest image; a single image has none.
     assert!(
-        matches!(choice(None, judge, &training(1, 0)), Err(EvalError::NoFeatures { shape }) if shape == colour)
+        matches!(choice(None, judge, &training(1, 0)), Err(EvalError::NoFeatures { shape, .. }) if shape == colour)
     );
 
     let known = TrainingSet { images: images(1, 20, colour), ..training(0, 0) };
@@ -182,7 +211,7 @@ fn notes_give_the_number_of_images_behind_the_metrics() {
             "mirror images of training pictures are copies too, as the run trained on them"
         ]
     );
-    let mnist = FeatureJudge::of_mnist(&Device::Cpu).unwrap();
+    let mnist = FeatureJudge::with_included_reference(digits()).unwrap();
     let none: Option<&TrainingSet<Tensor>> = None;
     let mnist = SampleEvaluator::new(GREY, Some(mnist), none, &Device::Cpu).unwrap();
     assert_eq!(
@@ -239,7 +268,7 @@ fn a_report_has_the_spread_of_its_sets() {
 
 #[test]
 fn digits_are_recognised_if_the_reference_images_are_digits() {
-    let judge = FeatureJudge::of_mnist(&Device::Cpu).unwrap();
+    let judge = FeatureJudge::with_included_reference(digits()).unwrap();
     assert!(!judge.is_rough());
     let none: Option<&TrainingSet<Tensor>> = None;
     let evaluator = SampleEvaluator::new(GREY, Some(judge), none, &Device::Cpu).unwrap();
@@ -252,5 +281,64 @@ fn digits_are_recognised_if_the_reference_images_are_digits() {
     // Only the four images with a digit as requested class count. The judge does not know the class
     // of the others, which counts for their diversity only.
     assert!((features.class_accuracy.unwrap() * 4.0).fract() == 0.0);
-    assert!(features.diversity.unwrap() > 0.0 && features.network == FeatureNetwork::DigitJudge);
+    assert!(features.diversity.unwrap() > 0.0 && features.distance_name == "Fréchet distance");
+}
+
+#[test]
+fn a_judge_of_ones_own_recognises_its_classes_by_name() {
+    let shape = [3, 12, 12];
+    let references =
+        ReferenceSet::new(images(3, 9, shape), Path::new("pets"), shape, None).unwrap();
+    let judge = FeatureJudge::new(own(shape), &references, &Device::Cpu).unwrap();
+    assert_eq!(
+        (judge.is_rough(), judge.classes()),
+        (false, &["cat", "dog"].map(str::to_owned)[..])
+    );
+    let requested = [Some("dog"), Some("fish"), None, Some("cat"), Some("dog"), Some("cat")];
+    let metrics = judge.metrics(&images(4, 6, shape), &requested).unwrap();
+    // Four of the images have a requested class that the judge knows.
+    assert!((metrics.class_accuracy.unwrap() * 4.0).fract() == 0.0);
+    let none: Option<&TrainingSet<Tensor>> = None;
+    let evaluator = SampleEvaluator::new(shape, Some(judge), none, &Device::Cpu).unwrap();
+    assert_eq!(
+        evaluator.description(),
+        "evaluated with the features of the judge of pets (0123abcd), compared with the pictures of \
+         pets (9)"
+    );
+}
+
+#[test]
+fn a_judge_is_read_as_it_was_written() {
+    let place = tempfile::tempdir().unwrap();
+    let path = place.path().join("judge.safetensors");
+    let (shape, judge) = ([1, 9, 9], own_judge([1, 9, 9]));
+    let pictures = images(5, 8, shape);
+    let features = judge.judge(&pictures).unwrap().features;
+    let judge = judge.with_reference("8 pictures", &features).unwrap();
+    judge.write(&path).unwrap();
+    let read = Judge::read(&path, &Device::Cpu).unwrap();
+    assert_eq!(read.description(), judge.description());
+    let numbers = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    assert_eq!(numbers(&read.judge(&pictures).unwrap().features), numbers(&features));
+    let distance = |judge: &Judge| {
+        let other = judge.judge(&images(6, 8, shape)).unwrap().features;
+        judge.reference().unwrap().quality(&other).unwrap().frechet_distance
+    };
+    assert!((distance(&read) / distance(&judge) - 1.0).abs() < 1e-4);
+
+    let refused = |bytes: &[u8]| {
+        std::fs::write(&path, bytes).unwrap();
+        Judge::read(&path, &Device::Cpu).unwrap_err().to_string()
+    };
+    let whole = std::fs::read(&path).unwrap();
+    assert!(refused(&whole[..whole.len() / 2]).contains("not a whole safetensors file"));
+    let none = diffusion_files::serialize_tensors(&judge.weights(), &path).unwrap();
+    assert!(refused(&none).ends_with("this is no judge"));
+    let text = String::from_utf8_lossy(&whole).into_owned();
+    assert!(text.contains("conv3.weight"));
+    let at = whole.windows(12).position(|window| window == b"conv3.weight").unwrap();
+    let mut renamed = whole.clone();
+    renamed[at..at + 12].copy_from_slice(b"conv9.weight");
+    assert!(refused(&renamed).contains("conv"), "{}", refused(&renamed));
+    assert!(Judge::read(&place.path().join("none"), &Device::Cpu).is_err());
 }

@@ -1,7 +1,7 @@
 //! Tests of metrics on sets of images with known results.
 
 use candle_core::{Device, IndexOp, Tensor};
-use diffusion_eval::{ClassShares, DigitJudge, Reference, TrainingImages, mean_and_deviation};
+use diffusion_eval::{ClassShares, Judge, Reference, TrainingImages, mean_and_deviation};
 use diffusion_process::{Domain, NoiseSource};
 
 fn points(seed: u64, count: u64, width: usize) -> Tensor {
@@ -97,9 +97,10 @@ fn the_included_judge_recognises_the_included_digits() {
     // They are in the order of the original file, with mixed classes.
     let positions: Vec<usize> = (0..600).collect();
     let images = digits.images(&positions, &Device::Cpu).unwrap();
-    let (judge, reference) = DigitJudge::shipped(&Device::Cpu).unwrap();
+    let judge = Judge::shipped(&Device::Cpu).unwrap();
+    let reference = judge.reference().unwrap();
     let output = judge.judge(&images).unwrap();
-    assert_eq!(output.features.dims(), [600, DigitJudge::WIDTH]);
+    assert_eq!(output.features.dims(), [600, 64]);
     let read = output.logits.argmax(1).unwrap().to_vec1::<u32>().unwrap();
     let right = positions.iter().filter(|i| digits.label(**i) == Some(read[**i])).count();
     assert!(right >= 595, "{right} of 600");
@@ -122,7 +123,7 @@ fn the_included_judge_recognises_the_included_digits() {
 
 #[test]
 fn each_image_is_judged_by_itself() {
-    let (judge, _) = DigitJudge::shipped(&Device::Cpu).unwrap();
+    let judge = Judge::shipped(&Device::Cpu).unwrap();
     let images = points(5, 300, 784).reshape((300, 1, 28, 28)).unwrap();
     let all = judge.judge(&images).unwrap();
     let one = judge.judge(&images.i(299..).unwrap()).unwrap();

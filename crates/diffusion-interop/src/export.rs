@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::folder::parse_object;
 use crate::import::{LABELS, SCHEDULER_FILE};
-use crate::weights::{self, Tensors};
+use crate::weights::Tensors;
 use crate::{InteropError, Scheduler, SchedulerClass, model_config};
 
 /// The key and the value that mark the scheduler of a model that was not imported. diffusers keeps
@@ -70,10 +70,13 @@ impl ExportedModel<'_> {
     ///
     /// After an error no file is left.
     pub fn write(&self, out: &Path) -> Result<(), InteropError> {
-        let network = self.exportable_network()?;
-        load_frozen(self.weights.clone(), &Device::Cpu, |vb| UNet2D::new(network, vb))
+        let network = UNet2DConfig { augmentation: false, ..self.exportable_network()?.clone() };
+        // The layer of the augmentation adds nothing in sampling.
+        let mut weights = self.weights.clone();
+        weights.remove(NetworkConfig::AUGMENTATION);
+        load_frozen(weights.clone(), &Device::Cpu, |vb| UNet2D::new(&network, vb))
             .map_err(|source| InteropError::Parameters { path: out.to_owned(), source })?;
-        write_new_folder(out, |dir| self.write_files(dir, network))
+        write_new_folder(out, |dir| self.write_files(dir, &network, &weights))
     }
 
     /// The network, if `UNet2DModel` and `DDPMScheduler` can represent the model.
@@ -103,7 +106,12 @@ impl ExportedModel<'_> {
         }
     }
 
-    fn write_files(&self, dir: &Path, network: &UNet2DConfig) -> Result<(), InteropError> {
+    fn write_files(
+        &self,
+        dir: &Path,
+        network: &UNet2DConfig,
+        weights: &Tensors,
+    ) -> Result<(), InteropError> {
         let [_, height, width] = self.image_shape;
         let class = match self.scheduler {
             Some(text) => Scheduler::from_json(text)?.class(),
@@ -127,10 +135,10 @@ impl ExportedModel<'_> {
             &unet.join("config.json"),
             &model_config::write(network, [height, width], VERSION).into(),
         )?;
-        let path = unet.join(weights::FILE);
+        let path = unet.join(crate::weights::FILE);
         // diffusers reads only files with this entry.
         let metadata = [("format".to_owned(), "pt".to_owned())].into();
-        let bytes = safetensors::serialize(self.weights, Some(metadata))
+        let bytes = safetensors::serialize(weights, Some(metadata))
             .map_err(|e| InteropError::unusable(&path, format!("cannot be written: {e}")))?;
         write_synced(&path, &bytes)?;
 

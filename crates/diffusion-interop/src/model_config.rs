@@ -103,6 +103,7 @@ pub(crate) fn write(
     let mut fields = config_fields(config);
     fields.remove("zero_init_output");
     fields.remove("null_class");
+    fields.remove("augmentation");
     fields.extend(fixed_settings().map(|(key, values)| (key.to_owned(), values[0].clone())));
     let factor = config.mid_block_scale_factor;
     let is_whole = factor.fract() == 0.0 && factor < 1e15;

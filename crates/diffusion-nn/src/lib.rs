@@ -47,7 +47,7 @@ pub use embedding::{
     ClassEmbedding, FourierEmbedding, TimeEmbedding, TimeFeatures, TimestepEmbedding,
 };
 pub use initialisation::Initialisation;
-pub use linear::{Linear, linear, linear_with};
+pub use linear::{Linear, linear, linear_no_bias, linear_with};
 pub use norm::{GroupNorm, group_norm};
 pub use parameters::{ParameterError, Parameters, count_parameters, load_frozen, part_name};
 pub use residual::{Resample, ResidualBlock, ResidualBlockConfig, ResidualBlockNames};

@@ -43,6 +43,21 @@ pub fn linear_with(
     })
 }
 
+/// A fully connected layer with the parameter `weight` (Dout, Din), initialised as in PyTorch, and
+/// without a bias: zeros give zeros.
+///
+/// # Errors
+/// If `vb` does not have the parameter, or has it in another shape.
+pub fn linear_no_bias(
+    in_features: usize,
+    out_features: usize,
+    vb: VarBuilder<'_>,
+) -> Result<Linear> {
+    let init = Initialisation::PyTorch.weight(in_features);
+    let weight = vb.get_with_hints((out_features, in_features), "weight", init)?;
+    Ok(Linear { bias: Tensor::zeros(out_features, weight.dtype(), weight.device())?, weight })
+}
+
 impl Module for Linear {
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
         kernels::linear(x, &self.weight, &self.bias)

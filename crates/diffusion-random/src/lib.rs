@@ -85,6 +85,8 @@ pub enum Domain {
     /// The noise that returns x to a noisier level, so that inpainting can repeat a step; the draw
     /// combines the step and its repetition.
     Resampling = 14,
+    /// The transformation of a picture by an augmentation with labels; the draw is the epoch.
+    Transformation = 15,
 }
 
 /// A seed, from which every random number follows: a number is a pure function of the seed and of

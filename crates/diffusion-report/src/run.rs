@@ -140,11 +140,18 @@ fn loss_chart(metrics: &[StepMetrics]) -> Chart {
     }
 }
 
+/// The last evaluation of samples, if there is one.
+fn last_evaluation(metrics: &[StepMetrics]) -> Option<&StepMetrics> {
+    metrics.iter().rfind(|m| !m.samples.is_empty())
+}
+
 /// The chart of sample quality during training: Fréchet distances above, shares below. `None` if
-/// samples were not evaluated.
+/// samples were not evaluated. Metrics by an earlier judge than the last one are left out.
 fn quality_chart(metrics: &[StepMetrics]) -> Option<Chart> {
+    let last = last_evaluation(metrics)?;
     let curve = |name: &str, label: &str| {
-        let points = metrics.iter().filter_map(|m| Some((m.step as f64, *m.samples.get(name)?)));
+        let points = metrics.iter().filter(|m| m.judge == last.judge);
+        let points = points.filter_map(|m| Some((m.step as f64, *m.samples.get(name)?)));
         Curve::new(label, points.collect::<Vec<_>>())
     };
     let panel = |y: &str, y_scale: Scale, y_range, curves: Vec<Curve>| {
@@ -152,9 +159,9 @@ fn quality_chart(metrics: &[StepMetrics]) -> Option<Chart> {
         (!curves.is_empty()).then(|| Panel { y: y.to_owned(), y_scale, y_range, curves })
     };
     let distance = curve("frechet_distance", "Fréchet distance");
-    let confident = curve("sure", "classified confidently");
-    let others = ["precision", "recall", "coverage", "copies"].map(|name| curve(name, name));
-    let shares = std::iter::once(confident).chain(others).collect();
+    let named = [("sure", "classified confidently"), ("as_asked", "class accuracy")];
+    let others = ["precision", "recall", "coverage", "copies"].map(|name| (name, name));
+    let shares = named.into_iter().chain(others).map(|(name, label)| curve(name, label)).collect();
     let panels = [
         panel("Fréchet distance", Scale::Logarithmic, None, vec![distance]),
         panel("share", Scale::Linear, Some((0.0, 1.0)), shares),
@@ -203,6 +210,7 @@ mod tests {
             images_per_second: 10.0,
             validation_loss: None,
             samples: std::collections::BTreeMap::new(),
+            judge: None,
         }
     }
 

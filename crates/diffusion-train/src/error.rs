@@ -78,6 +78,9 @@ pub enum TrainError {
     /// A model cannot be loaded or sampled.
     #[error(transparent)]
     Model(Box<ModelError>),
+    /// A judge cannot be built or used.
+    #[error(transparent)]
+    Eval(#[from] diffusion_eval::EvalError),
     /// The judge failed on the images generated during training.
     #[error("the images generated at step {step} cannot be evaluated: {source}")]
     Judge {

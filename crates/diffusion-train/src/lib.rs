@@ -7,7 +7,8 @@
 //! - [`Checkpoint`] is the complete state of a training. Every random number is a function of the
 //!   seed, the step and the position in the batch, so a resumed training equals an uninterrupted
 //!   one bit for bit. The exception is a time limit, whose learning rate follows the clock.
-//! - [`train_classifier`] trains a classifier of noisy images for classifier guidance.
+//! - [`train_classifier`] trains a classifier of noisy images for classifier guidance, and
+//!   [`train_judge`] one whose features compare images.
 //!
 //! This crate does not parse a command line, print or catch signals. It reports progress to a
 //! callback, and the callback may stop the training.
@@ -36,7 +37,10 @@ mod run;
 mod start;
 mod step;
 
-pub use classifier::{ClassifierConfig, ClassifierStep, classifier_accuracy, train_classifier};
+pub use classifier::{
+    ClassifierConfig, ClassifierStep, JudgeTraining, classifier_accuracy, judge_accuracy,
+    train_classifier, train_judge,
+};
 pub use error::TrainError;
 pub use recipe::{
     CheckpointConfig, Conditional, ConfigError, ConfigSource, DEFAULT_PRESET, LrDecay, LrSchedule,

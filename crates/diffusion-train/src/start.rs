@@ -49,6 +49,14 @@ pub fn start_from(trainer: &mut Trainer, path: &Path) -> Result<(), TrainError> 
         };
         weights.insert(NetworkConfig::CLASS_TABLE.to_owned(), table);
     }
+    match trainer.parameters().tensors().get(NetworkConfig::AUGMENTATION) {
+        // A network that was trained without augmentation starts by ignoring it.
+        Some(layer) if !weights.contains_key(NetworkConfig::AUGMENTATION) => {
+            weights.insert(NetworkConfig::AUGMENTATION.to_owned(), layer.zeros_like()?);
+        }
+        Some(_) => {}
+        None => drop(weights.remove(NetworkConfig::AUGMENTATION)),
+    }
     trainer.start_with(&weights).map_err(|source| TrainError::Parameters { path: file, source })
 }
 

@@ -125,8 +125,31 @@ fn a_conditional_training_can_start_from_an_unconditional_model() {
 }
 
 #[test]
+fn a_training_with_augmentation_can_start_from_a_model_without_it_and_back() {
+    let (with, without) = ("pictures = { augment = 0.5 }", "");
+    let folder = tempfile::tempdir().unwrap();
+    for (name, before, after) in [("added", without, with), ("removed", with, without)] {
+        let first = trained(&TrainConfig { steps: Some(3), ..config("simple_unet", before) });
+        let path = folder.path().join(name);
+        first.checkpoint().unwrap().write(&path).unwrap();
+        let mut second = config("simple_unet", after).trainer(&pictures(), &Device::Cpu).unwrap();
+        assert_eq!(second.description().network.augmentation(), !after.is_empty());
+        start_from(&mut second, &path).unwrap();
+        let images = |trainer: &Trainer| {
+            let images = generate(trainer, 2, ClassChoice::Listed(vec![0, 1]), 1.0);
+            images.flatten_all().unwrap().to_vec1::<f32>().unwrap()
+        };
+        assert_eq!(images(&first), images(&second), "{name}");
+        second.step().unwrap();
+    }
+}
+
+#[test]
 fn a_conditional_training_resumes_bit_for_bit() {
-    let config = TrainConfig { steps: Some(8), ..config("simple_unet", "class_dropout = 0.4") };
+    let config = TrainConfig {
+        steps: Some(8),
+        ..config("simple_unet", "class_dropout = 0.4\npictures = { augment = 0.5 }")
+    };
     let whole = trained(&config);
     let mut first = config.trainer(&pictures(), &Device::Cpu).unwrap();
     for _ in 0..3 {

@@ -9,7 +9,7 @@ use diffusion_kernels::{Operation, in_pool, peak_bytes, traced};
 use diffusion_nn::{DropoutNoise, Parameters, load_frozen, part_name};
 use diffusion_random::NoiseSource;
 
-use crate::NetworkConfig;
+use crate::{AUGMENTATION_LABELS, NetworkConfig};
 
 pub use sketch::{SketchLevel, UNetSketch};
 
@@ -80,8 +80,13 @@ impl NetworkAnalysis {
         let x_t = Tensor::zeros(shape, DType::F32, &device)?;
         let timesteps = Tensor::ones(batch_size, DType::F32, &device)?;
         let classes = vec![(network.classes() > 0).then_some(0); batch_size];
+        let labels = network
+            .augmentation()
+            .then(|| Tensor::ones((batch_size, AUGMENTATION_LABELS), DType::F32, &device))
+            .transpose()?;
         let noise = DropoutNoise { source: NoiseSource::new(0), draw: 0, first_index: 0 };
-        let forward = || trained.forward_training(&x_t, &timesteps, &classes, noise);
+        let forward =
+            || trained.forward_training(&x_t, &timesteps, &classes, labels.as_ref(), noise);
 
         let (operations, training_peak_bytes) = in_pool(|| {
             let (operations, peak) = peak_bytes(|| {
@@ -95,8 +100,9 @@ impl NetworkAnalysis {
         let tensors = parameters.tensors();
         let frozen = load_frozen(tensors, &device, |vb| network.build_for_training(vb))
             .map_err(|e| Error::Msg(e.to_string()))?;
-        let (output, inference_peak_bytes) =
-            peak_bytes(|| frozen.forward_training(&x_t, &timesteps, &classes, noise));
+        let (output, inference_peak_bytes) = peak_bytes(|| {
+            frozen.forward_training(&x_t, &timesteps, &classes, labels.as_ref(), noise)
+        });
         output?;
         let parts = parts(&operations, &parameters, batch_size);
         Ok(Self { parts, batch_size, inference_peak_bytes, training_peak_bytes })

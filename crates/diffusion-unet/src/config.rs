@@ -22,17 +22,20 @@ pub enum NetworkConfig {
 
 /// A network that can be trained.
 pub trait TrainingNetwork: Network {
-    /// The output of [`Network::forward_classes`] with the configured dropout. `noise` determines
-    /// which activations are removed.
+    /// The output of [`Network::forward_classes`] with the configured dropout, for pictures that
+    /// were transformed as the labels `augmentation` (N, 9) say. `noise` determines which
+    /// activations are removed.
     ///
     /// # Errors
     /// - If the network does not support the shapes.
     /// - If a class is unknown to the network, or missing although the network needs one.
+    /// - If there are labels and the network has no augmentation.
     fn forward_training(
         &self,
         x_t: &Tensor,
         timesteps: &Tensor,
         classes: &[Option<u32>],
+        augmentation: Option<&Tensor>,
         noise: DropoutNoise,
     ) -> Result<Tensor>;
 }
@@ -40,6 +43,8 @@ pub trait TrainingNetwork: Network {
 impl NetworkConfig {
     /// The name of the parameter with the class embedding table.
     pub const CLASS_TABLE: &str = "class_embedding.weight";
+    /// The name of the parameter of the augmentation, which has no effect in sampling.
+    pub const AUGMENTATION: &str = "augment_embedding.weight";
 
     /// The network with parameters from `vb`.
     ///
@@ -185,6 +190,25 @@ impl NetworkConfig {
             Self::Unet2d(config) => {
                 Self::Unet2d(UNet2DConfig { num_class_embeds, null_class, ..config.clone() })
             }
+        }
+    }
+
+    /// The same network, with or without a layer for the labels of augmentation.
+    #[must_use]
+    pub fn with_augmentation(&self, augmentation: bool) -> Self {
+        match self {
+            Self::SimpleUnet(config) => {
+                Self::SimpleUnet(SimpleUNetConfig { augmentation, ..config.clone() })
+            }
+            Self::Unet2d(config) => Self::Unet2d(UNet2DConfig { augmentation, ..config.clone() }),
+        }
+    }
+
+    /// Whether the network has a layer for the labels of augmentation.
+    pub fn augmentation(&self) -> bool {
+        match self {
+            Self::SimpleUnet(config) => config.augmentation,
+            Self::Unet2d(config) => config.augmentation,
         }
     }
 

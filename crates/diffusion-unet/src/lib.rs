@@ -39,6 +39,7 @@ mod unet2d;
 
 pub use analysis::{NetworkAnalysis, NetworkPart, SketchLevel, UNetSketch};
 pub use classifier::{NoisyClassifier, NoisyClassifierConfig};
+pub use conditioning::AUGMENTATION_LABELS;
 pub use config::{NetworkConfig, TrainingNetwork};
 pub use simple::{SimpleUNet, SimpleUNetConfig};
 pub use unet2d::{

@@ -13,7 +13,7 @@ use diffusion_process::Network;
 use serde::{Deserialize, Serialize};
 
 use crate::TrainingNetwork;
-use crate::conditioning::{Conditioning, check_counts};
+use crate::conditioning::{self, AUGMENTATION, Conditioning, check_counts};
 use crate::unet2d::check_classes;
 use blocks::{residual_block, time_embedding};
 
@@ -37,6 +37,10 @@ pub struct SimpleUNetConfig {
     /// Whether the last row of this table stands for "no class". Default: false.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub null_class: bool,
+    /// Whether the network is told how its training pictures were transformed, by the layer
+    /// `augment_embedding`. It has no effect in sampling. Default: false.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub augmentation: bool,
 }
 
 impl Default for SimpleUNetConfig {
@@ -48,6 +52,7 @@ impl Default for SimpleUNetConfig {
             out_channels: None,
             num_class_embeds: None,
             null_class: false,
+            augmentation: false,
         }
     }
 }
@@ -86,7 +91,8 @@ impl SimpleUNet {
     pub(crate) const SIZE_MULTIPLE: usize = 4;
 
     /// The layers that take images or classes or give the output. The others are hidden layers.
-    pub(crate) const OUTER_LAYERS: &'static [&'static str] = &["stem", "class_embedding", "out"];
+    pub(crate) const OUTER_LAYERS: &'static [&'static str] =
+        &["stem", "class_embedding", AUGMENTATION, "out"];
 
     /// The network with parameters from `vb`.
     ///
@@ -105,6 +111,7 @@ impl SimpleUNet {
             out_channels,
             num_class_embeds,
             null_class,
+            augmentation,
         } = *config;
         let out_channels = out_channels.unwrap_or(in_channels);
         for (name, width) in [
@@ -128,6 +135,7 @@ impl SimpleUNet {
             conditioning: Conditioning {
                 time: time_embedding(time_dim, vb.pp("time_embed"))?,
                 classes: num_class_embeds.map(classes).transpose()?,
+                augmentation: conditioning::augmentation(augmentation, time_dim, &vb)?,
             },
             stem: conv2d(in_channels, b, Conv2dConfig::default(), vb.pp("stem"))?,
             enc1: block(b, b, "enc1")?,
@@ -164,6 +172,18 @@ impl Network for SimpleUNet {
         timesteps: &Tensor,
         classes: &[Option<u32>],
     ) -> Result<Tensor> {
+        self.forward_augmented(x_t, timesteps, classes, None)
+    }
+}
+
+impl SimpleUNet {
+    fn forward_augmented(
+        &self,
+        x_t: &Tensor,
+        timesteps: &Tensor,
+        classes: &[Option<u32>],
+        augmentation: Option<&Tensor>,
+    ) -> Result<Tensor> {
         let (images, _, height, width) = x_t.dims4()?;
         check_counts(images, timesteps, classes)?;
         let multiple = Self::SIZE_MULTIPLE;
@@ -174,8 +194,14 @@ impl Network for SimpleUNet {
             )));
         }
         in_parts(x_t, self.stem.is_trainable(), |x_t, part| {
-            let timesteps = timesteps.narrow(0, part.start, part.len())?;
-            self.forward_images(x_t, &timesteps, &classes[part])
+            let of_part = |tensor: &Tensor| tensor.narrow(0, part.start, part.len());
+            let augmentation = augmentation.map(of_part).transpose()?;
+            let time = self.conditioning.forward(
+                &of_part(timesteps)?,
+                &classes[part.clone()],
+                augmentation.as_ref(),
+            )?;
+            self.forward_images(x_t, &time)
         })
     }
 }
@@ -187,21 +213,17 @@ impl TrainingNetwork for SimpleUNet {
         x_t: &Tensor,
         timesteps: &Tensor,
         classes: &[Option<u32>],
+        augmentation: Option<&Tensor>,
         _: DropoutNoise,
     ) -> Result<Tensor> {
-        self.forward_classes(x_t, timesteps, classes)
+        self.forward_augmented(x_t, timesteps, classes, augmentation)
     }
 }
 
 impl SimpleUNet {
-    fn forward_images(
-        &self,
-        x_t: &Tensor,
-        timesteps: &Tensor,
-        classes: &[Option<u32>],
-    ) -> Result<Tensor> {
-        let time = self.conditioning.forward(timesteps, classes)?;
-        let block = |block: &ResidualBlock, x: &FeatureMap| block.forward(x, &time, None);
+    /// `time` (N, `time_dim`) holds the vectors of the conditioning.
+    fn forward_images(&self, x_t: &Tensor, time: &Tensor) -> Result<Tensor> {
+        let block = |block: &ResidualBlock, x: &FeatureMap| block.forward(x, time, None);
         let enc1 = block(&self.enc1, &self.stem.forward(&FeatureMap::from_images(x_t)?)?)?;
         let enc2 = block(&self.enc2, &self.down1.forward(&enc1)?)?;
         let mid = block(&self.mid, &self.down2.forward(&enc2)?)?;

@@ -14,7 +14,7 @@ use diffusion_nn::{
 use diffusion_process::Network;
 
 use crate::TrainingNetwork;
-use crate::conditioning::{Conditioning, check_counts};
+use crate::conditioning::{self, AUGMENTATION, Conditioning, check_counts};
 use blocks::{DownBlock, MidBlock, Pass, UpBlock};
 use config::invalid;
 
@@ -72,7 +72,7 @@ pub struct UNet2D {
 impl UNet2D {
     /// The layers that take images or classes or give the output. The others are hidden layers.
     pub(crate) const OUTER_LAYERS: &'static [&'static str] =
-        &["conv_in", "class_embedding", "conv_out"];
+        &["conv_in", "class_embedding", AUGMENTATION, "conv_out"];
 
     /// The network with parameters from `vb`.
     ///
@@ -116,7 +116,7 @@ impl UNet2D {
         let down = |level| DownBlock::new(config, level, vb.pp(format!("down_blocks.{level}")));
         let up = |level| UpBlock::new(config, level, vb.pp(format!("up_blocks.{level}")));
         Ok(Self {
-            conditioning: conditioning(config, &vb)?,
+            conditioning: embeddings(config, &vb)?,
             conv_in: conv2d(inputs, first, Conv2dConfig::default(), vb.pp("conv_in"))?,
             down_blocks: (0..levels).map(down).collect::<Result<_>>()?,
             mid_block: MidBlock::new(config, vb.pp("mid_block"))?,
@@ -142,6 +142,7 @@ impl UNet2D {
         x_t: &Tensor,
         timesteps: &Tensor,
         classes: &[Option<u32>],
+        augmentation: Option<&Tensor>,
         dropout: Option<Dropout>,
     ) -> Result<Tensor> {
         let (images, _, height, width) = x_t.dims4()?;
@@ -155,24 +156,26 @@ impl UNet2D {
             ));
         }
         check_counts(images, timesteps, classes)?;
+        let conditioned = |timesteps: &Tensor, classes: &[_], augmentation: Option<&Tensor>| {
+            kernels::silu(&self.conditioning.forward(timesteps, classes, augmentation)?)
+        };
         if dropout.is_some() {
-            return in_pool(|| self.forward_images(x_t, timesteps, classes, dropout));
+            return in_pool(|| {
+                let time = conditioned(timesteps, classes, augmentation)?;
+                self.forward_images(x_t, timesteps, Pass { time, dropout })
+            });
         }
         in_parts(x_t, self.conv_in.is_trainable(), |x_t, part| {
-            let timesteps = timesteps.narrow(0, part.start, part.len())?;
-            self.forward_images(x_t, &timesteps, &classes[part], None)
+            let of_part = |tensor: &Tensor| tensor.narrow(0, part.start, part.len());
+            let augmentation = augmentation.map(of_part).transpose()?;
+            let timesteps = of_part(timesteps)?;
+            let time = conditioned(&timesteps, &classes[part.clone()], augmentation.as_ref())?;
+            self.forward_images(x_t, &timesteps, Pass { time, dropout: None })
         })
     }
 
-    fn forward_images(
-        &self,
-        x_t: &Tensor,
-        timesteps: &Tensor,
-        classes: &[Option<u32>],
-        dropout: Option<Dropout>,
-    ) -> Result<Tensor> {
-        let time = kernels::silu(&self.conditioning.forward(timesteps, classes)?)?;
-        let output = self.forward_conditioned(x_t, &mut Pass { time, dropout })?;
+    fn forward_images(&self, x_t: &Tensor, timesteps: &Tensor, mut pass: Pass) -> Result<Tensor> {
+        let output = self.forward_conditioned(x_t, &mut pass)?;
         match self.config.time_embedding_type {
             TimeEmbeddingType::Positional => Ok(output),
             TimeEmbeddingType::Fourier => {
@@ -199,9 +202,9 @@ impl UNet2D {
     }
 }
 
-/// The embeddings of time and class, with the parameters `time_embedding` and, if the network has
-/// them, `time_proj` and `class_embedding`.
-fn conditioning(config: &UNet2DConfig, vb: &VarBuilder<'_>) -> Result<Conditioning> {
+/// The embeddings of time, class and augmentation, with the parameters `time_embedding` and, if the
+/// network has them, `time_proj`, `class_embedding` and `augment_embedding`.
+fn embeddings(config: &UNet2DConfig, vb: &VarBuilder<'_>) -> Result<Conditioning> {
     let (first, width) = (config.block_out_channels[0], config.time_width());
     let features = match config.time_embedding_type {
         TimeEmbeddingType::Positional => TimeFeatures::Positional(TimestepEmbedding::new(
@@ -219,6 +222,7 @@ fn conditioning(config: &UNet2DConfig, vb: &VarBuilder<'_>) -> Result<Conditioni
     Ok(Conditioning {
         time: TimeEmbedding::new(features, width, width, layers)?,
         classes: config.num_class_embeds.map(classes).transpose()?,
+        augmentation: conditioning::augmentation(config.augmentation, width, vb)?,
     })
 }
 
@@ -260,7 +264,7 @@ impl Network for UNet2D {
         timesteps: &Tensor,
         classes: &[Option<u32>],
     ) -> Result<Tensor> {
-        self.forward_with(x_t, timesteps, classes, None)
+        self.forward_with(x_t, timesteps, classes, None, None)
     }
 }
 
@@ -270,11 +274,12 @@ impl TrainingNetwork for UNet2D {
         x_t: &Tensor,
         timesteps: &Tensor,
         classes: &[Option<u32>],
+        augmentation: Option<&Tensor>,
         noise: DropoutNoise,
     ) -> Result<Tensor> {
         let rate = self.config.dropout;
         let dropout = (rate > 0.0)
             .then(|| Dropout::new(rate, noise, x_t.dims().first().copied().unwrap_or(0)));
-        self.forward_with(x_t, timesteps, classes, dropout)
+        self.forward_with(x_t, timesteps, classes, augmentation, dropout)
     }
 }

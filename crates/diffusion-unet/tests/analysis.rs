@@ -153,7 +153,7 @@ fn memory_agrees_with_the_allocator() {
         let classes = vec![matches!(config, NetworkConfig::Unet2d(_)).then_some(0); batch];
         let noise =
             DropoutNoise { source: diffusion_random::NoiseSource::new(0), draw: 0, first_index: 0 };
-        let forward = || network.forward_training(&x, &t, &classes, noise).unwrap();
+        let forward = || network.forward_training(&x, &t, &classes, None, noise).unwrap();
         // Buffers of finished passes wait for reuse. With three live passes, none of them are left.
         let live = [forward(), forward(), forward()];
         let (fourth, measured) = left_by(forward);
@@ -169,7 +169,8 @@ fn memory_agrees_with_the_allocator() {
             load_frozen(parameters.tensors(), &Device::Cpu, |vb| config.build_for_training(vb))
                 .unwrap();
         // The analysis predicts one pass over the whole batch.
-        let whole = || peak_bytes(|| frozen.forward_training(&x, &t, &classes, noise).unwrap()).0;
+        let whole =
+            || peak_bytes(|| frozen.forward_training(&x, &t, &classes, None, noise).unwrap()).0;
         let sampling = peak_of(whole);
         drop((live, fourth, more));
         // In addition to the maps, memory holds the gradients of the weights and the threads' own

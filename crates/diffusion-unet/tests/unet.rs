@@ -14,6 +14,7 @@ const MNIST: SimpleUNetConfig = SimpleUNetConfig {
     out_channels: None,
     num_class_embeds: None,
     null_class: false,
+    augmentation: false,
 };
 const SMALL: SimpleUNetConfig = SimpleUNetConfig { base_channels: 16, time_dim: 8, ..MNIST };
 

@@ -1,9 +1,10 @@
 //! The configurable U-Net: parameters, gradients, errors, classes and dropout.
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use diffusion_nn::{DropoutNoise, Parameters, count_parameters};
 use diffusion_process::{Domain, Network, NoiseSource};
 use diffusion_unet::{
+    AUGMENTATION_LABELS,
     DownBlockType::{AttnDownBlock2D, DownBlock2D},
     ResampleType, TimeEmbeddingType, TimeScaleShift, TrainingNetwork, UNet2D, UNet2DConfig,
     UpBlockType::{AttnUpBlock2D, UpBlock2D},
@@ -87,7 +88,8 @@ fn every_parameter_receives_a_finite_nonzero_gradient() {
         let (unet, parameters) = build(&config);
         let noise = DropoutNoise { source: NoiseSource::new(3), draw: 0, first_index: 0 };
         let classes = classes(&config, 3);
-        let output = unet.forward_training(&images(3, 8), &timesteps(3), &classes, noise).unwrap();
+        let output =
+            unet.forward_training(&images(3, 8), &timesteps(3), &classes, None, noise).unwrap();
         let gradients = output.sqr().unwrap().mean_all().unwrap().backward().unwrap();
         for (name, var) in parameters.iter() {
             if name == "time_proj.weight" {
@@ -110,11 +112,11 @@ fn an_image_gives_the_same_bits_alone_and_in_a_batch() {
         let (x, t, classes) = (images(4, 16), timesteps(4), classes(&config, 4));
         let noise =
             |first_index| DropoutNoise { source: NoiseSource::new(3), draw: 7, first_index };
-        let together = unet.forward_training(&x, &t, &classes, noise(0)).unwrap();
+        let together = unet.forward_training(&x, &t, &classes, None, noise(0)).unwrap();
         for i in 0..4 {
             let one = |tensor: &Tensor| tensor.narrow(0, i, 1).unwrap();
             let alone = unet
-                .forward_training(&one(&x), &one(&t), &classes[i..=i], noise(i as u64))
+                .forward_training(&one(&x), &one(&t), &classes[i..=i], None, noise(i as u64))
                 .unwrap();
             assert!(bits(&one(&together)) == bits(&alone), "image {i}");
         }
@@ -128,7 +130,7 @@ fn dropout_acts_in_training_only_and_follows_its_seed() {
     let (x, t) = (images(2, 8), timesteps(2));
     let training = |seed, draw| {
         let noise = DropoutNoise { source: NoiseSource::new(seed), draw, first_index: 0 };
-        bits(&unet.forward_training(&x, &t, &[None; 2], noise).unwrap())
+        bits(&unet.forward_training(&x, &t, &[None; 2], None, noise).unwrap())
     };
     let forward = bits(&unet.forward(&x, &t).unwrap());
     assert!(forward == bits(&plain.forward(&x, &t).unwrap()));
@@ -243,4 +245,31 @@ fn a_network_that_would_fill_the_memory_is_an_error_before_it_is_built() {
         error.contains("block_out_channels [4096, 4096, 4096]") && error.contains("parameters"),
         "{error}"
     );
+}
+
+#[test]
+fn labels_of_augmentation_reach_the_output_and_are_absent_in_sampling() {
+    let config = UNet2DConfig { augmentation: true, ..tiny() };
+    let (unet, parameters) = build(&config);
+    let (plain, _) = build(&tiny());
+    let (x, t) = (images(3, 8), timesteps(3));
+    let noise = DropoutNoise { source: NoiseSource::new(3), draw: 0, first_index: 0 };
+    let with =
+        |labels: &Tensor| unet.forward_training(&x, &t, &[None; 3], Some(labels), noise).unwrap();
+    let zeros = Tensor::zeros((3, AUGMENTATION_LABELS), DType::F32, &Device::Cpu).unwrap();
+    let forward = bits(&unet.forward(&x, &t).unwrap());
+    assert!(forward == bits(&with(&zeros)) && forward == bits(&plain.forward(&x, &t).unwrap()));
+    let labels = NoiseSource::new(9)
+        .normal(Domain::Initial, 0, 0..3, &[AUGMENTATION_LABELS], &Device::Cpu)
+        .unwrap();
+    let output = with(&labels);
+    assert!(forward != bits(&output));
+    let gradients = output.sqr().unwrap().mean_all().unwrap().backward().unwrap();
+    let (_, layer) =
+        parameters.iter().find(|(name, _)| *name == "augment_embedding.weight").unwrap();
+    let gradient = gradients.get(layer).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    assert!(gradient.iter().all(|g| g.is_finite()) && gradient.iter().any(|g| *g != 0.0));
+    assert!(!parameters.is_hidden_matrix("augment_embedding.weight"));
+    let refused = plain.forward_training(&x, &t, &[None; 3], Some(&labels), noise);
+    assert!(refused.unwrap_err().to_string().contains("no layer for labels of augmentation"));
 }

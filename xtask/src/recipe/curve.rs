@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use candle_core::Device;
-use diffusion_eval::{ClassShares, DigitJudge, Reference, SampleQuality, TrainingImages, spread};
+use diffusion_eval::{ClassShares, Judge, SampleQuality, TrainingImages, spread};
 use diffusion_model::{ClassChoice, Generation, LoadedModel, Objective, Weights};
 use diffusion_report::{Chart, Curve, Panel, Scale};
 use diffusion_sample::{SamplerKind, SamplerOptions, VarianceType};
@@ -15,9 +15,11 @@ use diffusion_train::{TrainConfig, ema_model};
 use serde_json::{Value, json};
 
 use super::rows::PRESET;
-use super::{JudgedImages, generate_and_judge, shipped_digits};
+use super::shipped_digits;
+use super::subject::{JudgedImages, Subject};
 use crate::cargo::workspace_root;
 use crate::digits::training_digits;
+use crate::judge::with_reference;
 
 /// Draw the Fréchet distance from MNIST's test digits against minutes of training:
 /// assets/figures/curve.svg and curve.json.
@@ -79,13 +81,14 @@ pub(crate) fn run(args: &RecipeCurveArgs) -> Result<()> {
         }
         _ => Vec::new(),
     };
-    let (judge, reference) = DigitJudge::shipped(&Device::Cpu)?;
-    let digits = shipped_digits()?;
+    let (judge, reference) = with_reference(Judge::shipped(&Device::Cpu)?)?;
+    let subject = Subject { pictures: shipped_digits()?, judge, reference };
+    let digits = &subject.pictures;
     let all: Vec<usize> = (0..digits.len()).collect();
     let training_images = TrainingImages::new(&digits.images(&all, &Device::Cpu)?, false)?;
     let train = training_digits(&args.from)?;
     let mnist_labels = (0..train.len()).filter_map(|i| train.label(i)).collect();
-    let bench = CurveBench { judge, reference, training_images, mnist_labels };
+    let bench = CurveBench { subject: &subject, training_images, mnist_labels };
     let mut save = |point: Value| -> Result<()> {
         println!("{point}");
         let same = |other: &Value, key: &str| {
@@ -101,7 +104,7 @@ pub(crate) fn run(args: &RecipeCurveArgs) -> Result<()> {
     for &minutes in &args.minutes {
         let mut config = TrainConfig::preset(PRESET)?;
         (config.steps, config.epochs, config.max_minutes) = (None, None, Some(minutes));
-        let mut trainer = config.trainer(&digits, &Device::Cpu)?;
+        let mut trainer = config.trainer(digits, &Device::Cpu)?;
         let start = Instant::now();
         while !trainer.is_finished() {
             trainer.step()?;
@@ -164,15 +167,14 @@ pub(crate) fn run(args: &RecipeCurveArgs) -> Result<()> {
 }
 
 /// Measures the points of the curves.
-struct CurveBench {
-    judge: DigitJudge,
-    reference: Reference,
+struct CurveBench<'a> {
+    subject: &'a Subject,
     training_images: TrainingImages,
     /// The labels of MNIST's training digits, whose classes are not equally frequent.
     mnist_labels: Vec<u32>,
 }
 
-impl CurveBench {
+impl CurveBench<'_> {
     /// The metrics of `model` after training for these minutes, here and in PyTorch.
     fn point(
         &self,
@@ -182,11 +184,11 @@ impl CurveBench {
         model: &LoadedModel,
         generation: &Generation,
     ) -> Result<Value> {
-        let JudgedImages { images, sampling_seconds, quality, classes } =
-            generate_and_judge(model, generation, &self.judge, &self.reference)?;
+        let JudgedImages { images, sampling_seconds, quality, classes, .. } =
+            self.subject.generate_and_judge(model, generation)?;
         let memorisation = self.training_images.memorisation(&spread(&images, 2000)?)?;
-        let compared = self.judge.judge(&spread(&images, COMPARED)?)?;
-        let of_compared = self.reference.quality(&compared.features)?;
+        let compared = self.subject.judge.judge(&spread(&images, COMPARED)?)?;
+        let of_compared = self.subject.reference.quality(&compared.features)?;
         let mut point = json!({
             "recipe": recipe, "minutes": minutes, "torch_minutes": torch_minutes, "steps": steps,
             "sampler": generation.sampler.map(SamplerKind::name), "sampling_steps": generation.steps,
@@ -201,7 +203,7 @@ impl CurveBench {
             let classes = ClassChoice::Listed(self.mnist_labels.clone());
             let generation = Generation { classes, ..generation.clone() };
             let JudgedImages { quality, classes, .. } =
-                generate_and_judge(model, &generation, &self.judge, &self.reference)?;
+                self.subject.generate_and_judge(model, &generation)?;
             point["in_the_proportions_of_mnist"] = figures(&quality, &classes);
         }
         Ok(point)

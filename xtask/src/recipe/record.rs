@@ -24,6 +24,14 @@ pub(super) struct Outcome {
     pub(super) precision: f64,
     pub(super) recall: f64,
     pub(super) coverage: f64,
+    /// The length of the training, if it was given in minutes; `base_steps` is then 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) minutes: Option<f64>,
+    /// The name of the judge, unless it is that of the search on digits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) judge: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) class_accuracy: Option<f64>,
 }
 
 /// The outcomes in the record at `path`; empty if the file does not exist.

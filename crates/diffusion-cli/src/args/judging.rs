@@ -1,4 +1,4 @@
-//! Image quality metrics: `--against` and `--inception`.
+//! Image quality metrics: `--against`, `--judge` and `--inception`.
 
 mod pictures;
 
@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use candle_core::Device;
 use diffusion_data::PictureConfig;
 use diffusion_eval::{
-    EvalError, FeatureExtractor, FeatureJudge, FeatureNetwork, Inception, Note, ReferenceChoice,
+    EvalError, FeatureExtractor, FeatureJudge, Inception, Judge, Note, ReferenceChoice,
     ReferenceSet, SampleEvaluator, TrainingSet,
 };
 
@@ -27,14 +27,25 @@ pub(crate) struct JudgeArgs {
     /// validation set, otherwise its training set]
     ///
     /// mnist applies to models trained on the digits that come with the program, as these test
-    /// digits do. The value mnist does not work with --inception.
+    /// digits do. The value mnist works with the digit judge only.
     #[arg(long, value_name = "mnist|PATH", help_heading = "Image metrics")]
     pub(crate) against: Option<PathBuf>,
-    /// Compute the metrics from features of Inception-v3; the value is its weights as a safetensors
-    /// file [default: features of a digit classifier that comes with the program]
+    /// Compute the metrics from features of this judge, a file of `train-judge` [default: the digit
+    /// judge that comes with the program]
     ///
-    /// The Fréchet distance is then the usual FID. Use it for all images other than digits: the
-    /// digit classifier reads only grey 28×28 images.
+    /// The digit judge reads only grey 28×28 images. Train a judge on the pictures of the model for
+    /// all others. Metrics by different judges cannot be compared.
+    #[arg(
+        long,
+        value_name = "FILE.safetensors",
+        conflicts_with = "inception",
+        help_heading = "Image metrics"
+    )]
+    pub(crate) judge: Option<PathBuf>,
+    /// Compute the metrics from features of Inception-v3; the value is its weights as a safetensors
+    /// file
+    ///
+    /// The Fréchet distance is then the usual FID.
     #[arg(long, value_name = "FILE.safetensors", help_heading = "Image metrics")]
     pub(crate) inception: Option<PathBuf>,
 }
@@ -44,16 +55,20 @@ impl JudgeArgs {
     pub(crate) fn given(&self) -> Option<&'static str> {
         first_given(&[
             ("--against", self.against.is_some()),
+            ("--judge", self.judge.is_some()),
             ("--inception", self.inception.is_some()),
         ])
     }
 
     /// The network that computes features.
-    pub(crate) fn network(&self) -> FeatureNetwork {
-        match self.inception {
-            Some(_) => FeatureNetwork::Inception,
-            None => FeatureNetwork::DigitJudge,
+    pub(crate) fn extractor(&self, device: &Device) -> anyhow::Result<FeatureExtractor> {
+        if let Some(path) = &self.judge {
+            check_input("--judge", path)?;
+            return Ok(FeatureExtractor::Judge(Box::new(Judge::read(path, device)?)));
         }
+        let Some(path) = &self.inception else { return Ok(FeatureExtractor::shipped(device)?) };
+        check_input("--inception", path)?;
+        Ok(FeatureExtractor::Inception(Box::new(Inception::open(path, device)?)))
     }
 
     /// An evaluator for images of `shape` by a model that was trained on `training`. References
@@ -71,13 +86,18 @@ impl JudgeArgs {
             Some(MNIST) => ReferenceChoice::Mnist,
             _ => ReferenceChoice::Named,
         });
-        let choice = ReferenceChoice::new(requested, self.network(), shape, training)
+        let extractor = self.extractor(device)?;
+        if self.judge.is_some() {
+            extractor
+                .check_shape(shape)
+                .map_err(|error| UsageError(format!("--judge: {error}")))?;
+        }
+        let choice = ReferenceChoice::new(requested, &extractor, shape, training)
             .map_err(|error| self.with_flags(error))?;
         let judge = match choice {
             None => None,
-            Some(ReferenceChoice::Mnist) => Some(FeatureJudge::of_mnist(device)?),
+            Some(ReferenceChoice::Mnist) => Some(FeatureJudge::with_included_reference(extractor)?),
             Some(ReferenceChoice::Named | ReferenceChoice::Run) => {
-                let extractor = self.extractor(device)?;
                 let references = match &self.against {
                     Some(path) => {
                         pictures::references(path, shape, training, settings, cache, quiet)?
@@ -93,7 +113,8 @@ impl JudgeArgs {
         if judge.as_ref().is_some_and(FeatureJudge::is_rough) {
             tracing::warn!(
                 "the features come from a classifier of digits, so metrics of other pictures are \
-                 only rough; use --inception FILE.safetensors for features of Inception-v3"
+                 only rough; train a judge on your pictures with `{}` and name it with --judge",
+                runs::program("train-judge --data DIR")
             );
         }
         Ok(SampleEvaluator::new(shape, judge, training, device)?)
@@ -122,15 +143,10 @@ impl JudgeArgs {
         self.evaluator(shape, training.as_ref(), &settings, cache, device, quiet)
     }
 
-    fn extractor(&self, device: &Device) -> anyhow::Result<FeatureExtractor> {
-        let Some(path) = &self.inception else { return Ok(FeatureExtractor::shipped(device)?) };
-        check_input("--inception", path)?;
-        Ok(FeatureExtractor::Inception(Box::new(Inception::open(path, device)?)))
-    }
-
     /// The error, with the flags that cause or solve it.
     fn with_flags(&self, error: EvalError) -> anyhow::Error {
-        let weights = "name the weights of Inception-v3 with --inception FILE.safetensors";
+        let weights = "name a judge of such images, trained by `train-judge`, with --judge \
+                       FILE.safetensors";
         let text = match (&error, &self.against) {
             (EvalError::NoFeatures { .. }, Some(path)) => {
                 format!("--against {}: {error}; {weights}", path.display())
@@ -166,7 +182,7 @@ pub(crate) fn description(evaluator: &SampleEvaluator) -> String {
     let more = if evaluator.judge().is_some() {
         ""
     } else {
-        "; --inception FILE.safetensors adds the other metrics"
+        "; --judge FILE.safetensors adds the other metrics"
     };
     format!("{}{more}", evaluator.description())
 }

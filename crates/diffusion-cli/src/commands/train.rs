@@ -186,6 +186,7 @@ impl TrainArgs {
         let flags = [
             evaluation,
             path("--against", &self.judge.against),
+            path("--judge", &self.judge.judge),
             path("--inception", &self.judge.inception),
             tensorboard,
         ];
@@ -240,8 +241,12 @@ pub(crate) fn run(args: &TrainArgs, device: &Device, quiet: bool) -> anyhow::Res
         )?;
         let description = judging::description(&evaluator);
         tracing::info!("every {every} steps, {} images are {description}", args.eval_num);
-        let judge = Box::new(move |images: &Tensor| Ok(evaluator.evaluate(images, &[])?.by_key()));
-        checks.judge = Some(SampleJudge { every, num: args.eval_num, judge });
+        let name = evaluator.judge().map(|judge| judge.extractor().features_name());
+        let name = name.unwrap_or_else(|| "copies only".to_owned());
+        let judge = Box::new(move |images: &Tensor, classes: &[Option<&str>]| {
+            Ok(evaluator.evaluate(images, classes)?.by_key())
+        });
+        checks.judge = Some(SampleJudge { every, num: args.eval_num, name, judge });
     }
     if args.dry_run {
         return dry_run(args, &config, &mut trainer, device);

@@ -428,3 +428,84 @@ fn folders_are_prepared_with_the_flags_of_pictures() {
     assert!(distance("clear --against clear --background black") < 1e-3);
     place.refuses("evaluate samples run --background black", 2, &["--background is for folders"]);
 }
+
+/// Writes 30 red and 30 blue pictures, which are lighter above than below.
+fn colour_classes(place: &TestDir) {
+    for (class, channel) in [("red", 0), ("blue", 2)] {
+        let folder = place.path("colours").join(class);
+        fs::create_dir_all(&folder).unwrap();
+        for i in 0..30u8 {
+            let mut pixels = vec![0; 16 * 16 * 3];
+            for (at, pixel) in pixels.chunks_exact_mut(3).enumerate() {
+                pixel[channel] = 250 - 10 * (at / 16) as u8 - i;
+            }
+            let picture = diffusion_picture::Picture { width: 16, height: 16, channels: 3, pixels };
+            picture.write_png(&folder.join(format!("{i}.png"))).unwrap();
+        }
+    }
+}
+
+/// Trains a judge of two classes, evaluates images with it, and gives it bad input.
+#[test]
+fn a_judge_of_ones_own_measures_colour_pictures() {
+    let place = TestDir::new();
+    colour_classes(&place);
+    let answer = place.ok(
+        "train-judge --data colours --size 16 --steps 30 --batch-size 16 --out colours.safetensors",
+    );
+    assert!(
+        answer.out.contains("30 steps in") && answer.out.contains("judge of colours ("),
+        "{}",
+        answer.out
+    );
+    assert!(answer.out.contains("held-out pictures: 100.0 % for 2 classes"), "{}", answer.out);
+
+    place.write("small.toml", DIGITS);
+    let answer = place.ok(
+        "train --data colours --size 16 --conditional --config small.toml --steps 3 --eval-every 2 --eval-num 64 \
+         --judge colours.safetensors --run-dir run",
+    );
+    assert!(answer.err.contains("features of the judge of colours ("), "{}", answer.err);
+    let metrics = fs::read_to_string(place.path("run/metrics.jsonl")).unwrap();
+    let last: Value = serde_json::from_str(metrics.lines().last().unwrap()).unwrap();
+    assert!(last["samples"]["as_asked"].is_f64(), "{last}");
+    assert!(last["judge"].as_str().unwrap().starts_with("features of the judge of colours ("));
+    let page = fs::read_to_string(place.path("run/index.html")).unwrap();
+    assert!(page.contains("features of the judge of colours ("));
+
+    let answer = place.ok(
+        "evaluate samples run --num 64 --seeds 1 --sampler ddim --steps 2 --judge colours.safetensors \
+         --against colours --json out.json",
+    );
+    for part in ["class accuracy", "Fréchet distance", "class frequencies  blue: "] {
+        assert!(answer.out.contains(part), "{part}\n{}", answer.out);
+    }
+    assert!(json(&place, "out.json")["judge"].as_str().unwrap().contains("judge of colours ("));
+    place.ok(
+        "evaluate grid --run run --samplers ddim --steps 2 --judged 64 --judge colours.safetensors",
+    );
+    place.ok("evaluate guidance --run run --scales 1,2 --per-class 4 --judge colours.safetensors");
+
+    // Without classes, it learns rotations.
+    let answer = place.ok(
+        "train-judge --data colours/red --size 16 --steps 2 --batch-size 8 --out turned.safetensors",
+    );
+    assert!(answer.out.contains("for the four rotations"), "{}", answer.out);
+    let answer =
+        place.ok("evaluate samples colours --judge turned.safetensors --against colours/red");
+    assert!(!answer.out.contains("class frequencies"), "{}", answer.out);
+
+    let refused = |judge: &str, code, parts: &[&str]| {
+        place.refuses(&format!("evaluate samples run --num 64 --judge {judge}"), code, parts);
+    };
+    refused("none.safetensors", 2, &["--judge", "none.safetensors"]);
+    refused("run/config.toml", 1, &["config.toml", "not a whole safetensors file"]);
+    refused("colours.safetensors --inception x", 2, &["--judge", "--inception"]);
+    refused("colours.safetensors --against mnist", 2, &["--against mnist", "digit judge"]);
+    place.refuses(
+        "evaluate samples --num 64 --judge colours.safetensors",
+        2,
+        &["--judge", "3×16×16, got 1×28×28"],
+    );
+    place.refuses("train-judge --data colours --out no/where", 2, &["--out", "no folder"]);
+}

@@ -9,6 +9,7 @@ use rand::RngExt;
 use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
 
+use super::augment::{AUGMENTATION_LABELS, Augmentation};
 use crate::{DataError, ImageDataset};
 
 /// How many batches are prepared in advance.
@@ -25,7 +26,7 @@ pub struct LoaderPosition {
 }
 
 /// The configuration of a [`Loader`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LoaderConfig {
     /// The number of pictures in a batch, at least 1.
     pub batch_size: usize,
@@ -36,12 +37,16 @@ pub struct LoaderConfig {
     pub repeat: usize,
     /// Mirror each picture left to right with probability ½.
     pub flip: bool,
+    /// The probability, in \[0, 1\], of each kind of augmentation that labels describe. If it is
+    /// not 0 and `flip` is false, pictures are also mirrored left to right with probability ½, and
+    /// a label says so.
+    pub augment: f64,
 }
 
 impl LoaderConfig {
-    /// Each picture once in a pass, without flips.
+    /// Each picture once in a pass, without flips and augmentation.
     pub fn new(batch_size: usize, seed: u64) -> Self {
-        Self { batch_size, seed, repeat: 1, flip: false }
+        Self { batch_size, seed, repeat: 1, flip: false, augment: 0.0 }
     }
 
     /// How many times each of `pictures` pictures (at least 1) appears in a pass: `repeat` times,
@@ -58,6 +63,8 @@ pub struct Batch {
     pub images: Tensor,
     /// The class of each image as an index into [`ImageDataset::classes`], if it has one.
     pub labels: Vec<Option<u32>>,
+    /// How each image was transformed, (N, [`AUGMENTATION_LABELS`]); `None` without augmentation.
+    pub augmentation: Option<Tensor>,
 }
 
 /// Returns shuffled batches of one size without end. The last, incomplete batch of a pass is
@@ -75,8 +82,8 @@ pub struct Loader {
     prefetched: Option<Mutex<Receiver<BatchData>>>,
 }
 
-/// The values of a batch (N·C·H·W) and its labels.
-type BatchData = (Vec<f32>, Vec<Option<u32>>);
+/// The values of a batch (N·C·H·W), its labels, and the labels of its augmentation.
+type BatchData = (Vec<f32>, Vec<Option<u32>>, Vec<f32>);
 
 impl Loader {
     /// Creates a loader at the beginning of the first pass.
@@ -143,16 +150,20 @@ impl Loader {
             Mutex::new(receiver)
         });
         let prefetched = prefetched.get_mut().unwrap_or_else(PoisonError::into_inner);
-        let (values, labels) = prefetched.recv().map_err(|_| {
+        let (values, labels, augmentation) = prefetched.recv().map_err(|_| {
             DataError::Invalid("the thread that loads pictures ended unexpectedly".to_owned())
         })?;
         let [channels, height, width] = self.dataset.image_shape();
         let images = Tensor::from_vec(values, (labels.len(), channels, height, width), device)?;
+        let shape = (labels.len(), AUGMENTATION_LABELS);
+        let augmentation = (!augmentation.is_empty())
+            .then(|| Tensor::from_vec(augmentation, shape, device))
+            .transpose()?;
         self.position.batch += 1;
         if self.position.batch == self.batches_per_epoch() {
             self.position = LoaderPosition { epoch: self.position.epoch + 1, batch: 0 };
         }
-        Ok(Batch { images, labels })
+        Ok(Batch { images, labels, augmentation })
     }
 }
 
@@ -169,11 +180,15 @@ fn prefetch(
         let pass = Pass::new(dataset, config, epoch);
         for places in pass.order.chunks_exact(config.batch_size).skip(first) {
             let mut values = vec![0.0; places.len() * per_image];
+            let mut augmentation = Vec::new();
             for (place, values) in places.iter().zip(values.chunks_exact_mut(per_image)) {
                 pass.write(*place, values);
+                if config.augment > 0.0 {
+                    augmentation.extend(pass.augment(*place, values));
+                }
             }
             let labels = places.iter().map(|place| dataset.label(place % dataset.len())).collect();
-            if batches.send((values, labels)).is_err() {
+            if batches.send((values, labels, augmentation)).is_err() {
                 return;
             }
         }
@@ -208,5 +223,19 @@ impl<'a> Pass<'a> {
             flip = self.config.flip && rng.random();
         }
         self.dataset.write_window(place % self.dataset.len(), corner, flip, values);
+    }
+
+    /// Transforms the values of a picture at random. Returns the labels of the transformation.
+    fn augment(&self, place: usize, values: &mut [f32]) -> [f32; AUGMENTATION_LABELS] {
+        let [_, height, width] = self.dataset.image_shape();
+        let mut rng = self.source.rng(Domain::Transformation, self.epoch, place as u64);
+        let drawn = Augmentation::draw(&mut rng, self.config.augment, !self.config.flip);
+        if drawn.labels != [0.0; AUGMENTATION_LABELS] {
+            for channel in values.chunks_exact_mut(height * width) {
+                let before = channel.to_vec();
+                drawn.apply(&before, channel, [height, width]);
+            }
+        }
+        drawn.labels
     }
 }

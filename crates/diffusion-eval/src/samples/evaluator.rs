@@ -6,10 +6,7 @@ use candle_core::{Device, Tensor};
 
 use super::training::TrainingSubset;
 use super::{FeatureMetrics, ImageSet, Note, ReferenceSet, SampleMetrics, TrainingSet, notes};
-use crate::{
-    ClassShares, DigitJudge, EvalError, FeatureExtractor, FeatureNetwork, Reference, diversity,
-    spread,
-};
+use crate::{ClassShares, EvalError, FeatureExtractor, Judge, Reference, diversity, spread};
 
 /// The largest number of reference images whose features are computed.
 const MAX_REFERENCES: usize = 10_000;
@@ -20,26 +17,25 @@ pub struct FeatureJudge {
     extractor: FeatureExtractor,
     pub(super) reference: Reference,
     reference_name: String,
-    /// Whether the classes of the images are the digits that the network recognises.
+    /// Whether the network recognises the classes of the images.
     classifies: bool,
     /// Whether the reference images include training images of the model.
     pub(super) circular: bool,
 }
 
 impl FeatureJudge {
-    /// The included digit judge, with MNIST's 10,000 test digits as the reference images.
+    /// The network `extractor`, with the reference images of the judge's own file: for the digit
+    /// judge, MNIST's 10,000 test digits.
     ///
     /// # Errors
-    /// An error of the device.
-    pub fn of_mnist(device: &Device) -> Result<Self, EvalError> {
-        let (judge, reference) = DigitJudge::shipped(device)?;
-        Ok(Self {
-            extractor: FeatureExtractor::DigitJudge(Box::new(judge)),
-            reference,
-            reference_name: "10,000 test digits of MNIST".to_owned(),
-            classifies: true,
-            circular: false,
-        })
+    /// Fails with [`EvalError::NoImagesOfMnist`] if there is no reference in the file.
+    pub fn with_included_reference(extractor: FeatureExtractor) -> Result<Self, EvalError> {
+        let judge = extractor.judge();
+        let included = judge.and_then(|judge| {
+            Some((judge.reference()?.clone(), judge.description().reference.clone()?))
+        });
+        let (reference, reference_name) = included.ok_or(EvalError::NoImagesOfMnist)?;
+        Ok(Self { extractor, reference, reference_name, classifies: true, circular: false })
     }
 
     /// The network `extractor`, with up to 10,000 images of `references`. `device` must be the
@@ -61,24 +57,35 @@ impl FeatureJudge {
         let features = extractor.extract_from(images, MAX_REFERENCES, device)?;
         let count = features.dim(0)?;
         let of = if count < all { format!(" of {all}") } else { String::new() };
+        // A judge with a reference of its own recognises the classes of that reference. Whether
+        // other images have these classes is unknown.
+        let judge = extractor.judge().filter(|judge| judge.reference().is_none());
+        let classifies = judge.is_some_and(|judge| !judge.classes().is_empty());
         Ok(Self {
             extractor,
             reference: Reference::of(&features)?,
             reference_name: format!("{name} ({count}{of})"),
-            classifies: false,
+            classifies,
             circular: *circular,
         })
     }
 
-    /// The kind of the feature network.
-    pub fn network(&self) -> FeatureNetwork {
-        self.extractor.network()
+    /// The feature network.
+    pub fn extractor(&self) -> &FeatureExtractor {
+        &self.extractor
     }
 
     /// Whether the network is the digit judge but the images are not known to be digits. It then
     /// ranks sets of images only roughly.
     pub fn is_rough(&self) -> bool {
-        self.network() == FeatureNetwork::DigitJudge && !self.classifies
+        let judge = self.extractor.judge();
+        judge.is_some_and(|judge| judge.reference().is_some()) && !self.classifies
+    }
+
+    /// The names of the classes that the network recognises in the images; empty if it recognises
+    /// none.
+    pub fn classes(&self) -> &[String] {
+        self.extractor.judge().filter(|_| self.classifies).map_or(&[], Judge::classes)
     }
 
     /// A description of the reference images.
@@ -87,8 +94,8 @@ impl FeatureJudge {
     }
 
     /// The feature metrics of `images` (N, C, H, W) in \[−1, 1\]; N must be at least 6. `classes`
-    /// are the names of the requested classes: one for each image, or an empty slice. The name of a
-    /// digit is the digit.
+    /// are the names of the requested classes: one for each image, or an empty slice. A class that
+    /// the network does not know counts as none.
     ///
     /// # Errors
     /// If there are fewer than 6 images. If the network cannot read the shape of the images.
@@ -99,8 +106,9 @@ impl FeatureJudge {
     ) -> Result<FeatureMetrics, EvalError> {
         let (features, logits) = self.extractor.extract(images)?;
         let logits = logits.filter(|_| self.classifies);
+        let number = |name: &str| self.classes().iter().position(|class| class == name);
         let requested: Vec<Option<u32>> =
-            classes.iter().map(|name| (*name)?.parse().ok()).collect();
+            classes.iter().map(|name| number((*name)?).map(|class| class as u32)).collect();
         let class_accuracy = |logits| {
             if requested.is_empty() {
                 Ok(None)
@@ -109,7 +117,7 @@ impl FeatureJudge {
             }
         };
         Ok(FeatureMetrics {
-            network: self.network(),
+            distance_name: self.extractor.distance_name(),
             quality: self.reference.quality(&features)?,
             diversity: diversity(&features, &numbered(classes))?,
             class_accuracy: logits.as_ref().map(class_accuracy).transpose()?.flatten(),
@@ -163,7 +171,7 @@ impl SampleEvaluator {
             (Some(judge), _) => {
                 format!(
                     "evaluated with the {}, compared with {}",
-                    judge.network().name(),
+                    judge.extractor().features_name(),
                     judge.reference_name
                 )
             }

@@ -3,12 +3,13 @@
 use std::path::Path;
 
 use super::{ImageSet, TrainingSet};
-use crate::{EvalError, FeatureNetwork, Reference};
+use crate::{EvalError, FeatureExtractor, Reference};
 
 /// The source of the reference images.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReferenceChoice {
-    /// MNIST's 10,000 test digits, whose features are included with the digit judge.
+    /// The images whose features are in the judge's file: for the digit judge, MNIST's 10,000 test
+    /// digits.
     Mnist,
     /// A set of images given by the caller: see [`ReferenceSet::new`].
     Named,
@@ -27,26 +28,22 @@ impl ReferenceChoice {
     /// # Errors
     /// Fails with [`EvalError::NoFeatures`] if `network` cannot read images of `shape` and a
     /// reference was requested or copies cannot be searched for. Fails with
-    /// [`EvalError::NoImagesOfMnist`] if MNIST was requested for Inception.
+    /// [`EvalError::NoImagesOfMnist`] if MNIST was requested for a network without its features.
     pub fn new<S: ImageSet>(
         requested: Option<Self>,
-        network: FeatureNetwork,
+        network: &FeatureExtractor,
         shape: [usize; 3],
         training: Option<&TrainingSet<S>>,
     ) -> Result<Option<Self>, EvalError> {
-        if !network.accepts(shape) {
-            if requested.is_none() && training.is_some_and(TrainingSet::can_be_copied) {
-                return Ok(None);
-            }
-            return Err(EvalError::NoFeatures { shape });
+        if let Err(error) = network.check_shape(shape) {
+            let can_search = training.is_some_and(TrainingSet::can_be_copied);
+            return if requested.is_none() && can_search { Ok(None) } else { Err(error) };
         }
         let of_digits = training.is_none_or(|training| training.path.is_none());
-        let default = match network {
-            FeatureNetwork::DigitJudge if of_digits => Self::Mnist,
-            _ => Self::Run,
-        };
+        let has_own = network.judge().is_some_and(|judge| judge.reference().is_some());
+        let default = if has_own && of_digits { Self::Mnist } else { Self::Run };
         match requested.unwrap_or(default) {
-            Self::Mnist if network == FeatureNetwork::Inception => Err(EvalError::NoImagesOfMnist),
+            Self::Mnist if !has_own => Err(EvalError::NoImagesOfMnist),
             choice => Ok(Some(choice)),
         }
     }

@@ -98,7 +98,7 @@ impl SampleReport {
                 .into()
         };
         json!({
-            "judge": evaluator.judge().map(|judge| judge.network().name()),
+            "judge": evaluator.judge().map(|judge| judge.extractor().features_name()),
             "against": evaluator.judge().map(FeatureJudge::reference_name),
             "sets": sets,
             "mean": of_each(|spread| spread.mean.into()),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use crate::{ClassShares, FeatureNetwork, Memorisation, SampleQuality};
+use crate::{ClassShares, Memorisation, SampleQuality};
 
 /// The metrics of a set of images.
 #[derive(Clone, Debug)]
@@ -20,8 +20,8 @@ pub struct SampleMetrics {
 /// Metrics of images by their features.
 #[derive(Clone, Debug)]
 pub struct FeatureMetrics {
-    /// The kind of the feature network.
-    pub network: FeatureNetwork,
+    /// The name of the Fréchet distance of the features.
+    pub distance_name: &'static str,
     /// Fréchet distance, precision, recall, density and coverage.
     pub quality: SampleQuality,
     /// The classes that the network recognises; `None` if the images are not known to have its
@@ -51,10 +51,10 @@ impl SampleMetrics {
     pub(super) fn metrics(&self) -> Vec<Metric> {
         let mut metrics = Vec::new();
         let mut add = |title, key, value| metrics.push(Metric { title, key, value });
-        if let Some(FeatureMetrics { network, quality, classes, class_accuracy, diversity }) =
+        if let Some(FeatureMetrics { distance_name, quality, classes, class_accuracy, diversity }) =
             &self.features
         {
-            add(network.distance_name(), "frechet_distance", quality.frechet_distance);
+            add(distance_name, "frechet_distance", quality.frechet_distance);
             add("precision", "precision", quality.agreement.precision);
             add("recall", "recall", quality.agreement.recall);
             add("density", "density", quality.agreement.density);

@@ -19,7 +19,7 @@ pub(crate) enum Isa {
     Portable,
 }
 
-/// A token that proves that the CPU has AVX-512F, AVX2 and FMA. If its flag is set, the CPU also has
+/// A token that proves that the CPU has AVX-512F, AVX2 and FMA. If its flag is set, it also has
 /// AVX512-BF16 and AVX-512BW.
 #[cfg(target_arch = "x86_64")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,7 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use diffusion_files::read_file;
 use diffusion_train::{Checkpoint, StepMetrics};
 
-use super::{RunPage, spread};
+use super::{RunPage, last_evaluation, spread};
 use crate::{Chart, ReportError};
 
 /// The largest number of sample grids on the page.
@@ -66,12 +66,16 @@ pub(super) fn html(
     }
     if let Some(chart) = quality {
         push(&mut html, format_args!("<h2>Sample quality</h2>\n{}\n", chart.to_svg()?));
-        if let Some(last) = metrics.iter().rfind(|m| !m.samples.is_empty()) {
+        if let Some(last) = last_evaluation(metrics) {
             html.push_str("<table>\n");
             write_row(&mut html, "step", &last.step.to_string());
+            if let Some(judge) = &last.judge {
+                write_row(&mut html, "computed with", judge);
+            }
             for (name, value) in &last.samples {
                 let label = match name.as_str() {
                     "sure" => "classified confidently".to_owned(),
+                    "as_asked" => "class accuracy".to_owned(),
                     name => name.replace('_', " "),
                 };
                 write_row(&mut html, &label, &format!("{}", (value * 1e4).round() / 1e4));

@@ -122,7 +122,13 @@ fn network_for(
         let expected = "leave it out: it follows from the pictures' classes and `conditional`";
         return field_error("network.num_class_embeds", network.classes().to_string(), expected);
     }
-    let network = network.with_classes(classes, with_unconditional);
+    if network.augmentation() {
+        let expected = "leave it out: it follows from pictures.augment";
+        return field_error("network.augmentation", "true".to_owned(), expected);
+    }
+    let network = network
+        .with_classes(classes, with_unconditional)
+        .with_augmentation(config.pictures.augment > 0.0);
     let NetworkConfig::Unet2d(config) = &network else { return Ok(network) };
     if config.time_embedding_type == TimeEmbeddingType::Fourier {
         let expected =
@@ -135,7 +141,7 @@ fn network_for(
 /// The network as it appears in a configuration, which holds the learned variance and the classes
 /// in fields of their own.
 pub(crate) fn network_alone(model: &ModelDescription) -> NetworkConfig {
-    let network = model.network.with_classes(0, false);
+    let network = model.network.with_classes(0, false).with_augmentation(false);
     if model.learned_variance() {
         network.with_output_channels(model.image_shape[0])
     } else {

@@ -89,7 +89,9 @@ impl TrainConfig {
             ("class_dropout", "0.1".to_owned()),
             ("num_class_embeds: None, null_class", "false".to_owned()),
             ("null_class", "false".to_owned()),
+            ("augmentation", "false".to_owned()),
             ("pictures", format!("{:?}", PictureConfig::default())),
+            ("augment", format!("{:?}", 0.0)),
         ];
         let text = later.iter().fold(format!("{numbers:?}"), |text, (field, unset)| {
             // The end of the number must match, too.

@@ -12,9 +12,11 @@ use diffusion_schedule::NoiseSchedule;
 use super::{RunDir, TrainEvent};
 use crate::{TrainError, Trainer};
 
-/// Computes metrics, by name, of images (N, C, H, W) in \[−1, 1\].
-pub type Judge =
-    dyn Fn(&Tensor) -> Result<BTreeMap<String, f64>, Box<dyn Error + Send + Sync>> + Send + Sync;
+/// Computes metrics, by name, of images (N, C, H, W) in \[−1, 1\], given the name of the class
+/// that each was generated with.
+pub type Judge = dyn Fn(&Tensor, &[Option<&str>]) -> Result<BTreeMap<String, f64>, Box<dyn Error + Send + Sync>>
+    + Send
+    + Sync;
 
 /// An evaluation of images that are generated during training.
 pub struct SampleJudge {
@@ -22,6 +24,8 @@ pub struct SampleJudge {
     pub every: u64,
     /// The number of images per evaluation.
     pub num: u64,
+    /// What the metrics are computed with. Metrics with different names are not compared.
+    pub name: String,
     /// The function that computes the metrics.
     pub judge: Box<Judge>,
 }
@@ -57,8 +61,15 @@ pub(super) fn judge_samples(
     let Some(images) = generate(trainer, &generation, observer)? else {
         return Ok(ControlFlow::Break(()));
     };
+    let classes = &trainer.description().classes;
+    let indices: Vec<u64> = (0..generation.num).collect();
+    let chosen = generation.classes.classes(generation.seed, &indices, classes);
+    let names: Vec<Option<&str>> = chosen
+        .into_iter()
+        .map(|class| class.map(|class| classes[class as usize].name.as_str()))
+        .collect();
     let step = trainer.steps_done();
-    (judge.judge)(&images)
+    (judge.judge)(&images, &names)
         .map(ControlFlow::Continue)
         .map_err(|source| TrainError::Judge { step, source })
 }

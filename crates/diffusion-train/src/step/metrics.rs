@@ -30,6 +30,9 @@ pub struct StepMetrics {
     /// where they were computed.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub samples: BTreeMap<String, f64>,
+    /// What `samples` were computed with; missing in older runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub judge: Option<String>,
 }
 
 /// The mean of `losses` in each quarter. `shares` holds each image's position in the distribution

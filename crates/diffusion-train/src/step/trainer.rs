@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use candle_core::{Device, Tensor};
-use diffusion_data::{ImageDataset, Loader, LoaderConfig};
+use diffusion_data::{Batch, ImageDataset, Loader, LoaderConfig};
 use diffusion_kernels::{
     Precision, autocast, backward, checkpoint_activations, in_parallel, in_pool,
 };
@@ -22,6 +22,8 @@ use crate::{
     AdamW, Checkpoint, CheckpointFile, CheckpointState, DrawnLevels, Ema, Gradients, LevelSampler,
     RestoreError, TrainConfig, TrainError, TrainingLoss, TrainingPrecision,
 };
+
+const _: () = assert!(diffusion_data::AUGMENTATION_LABELS == diffusion_unet::AUGMENTATION_LABELS);
 
 /// A network to train, its parameters and its description.
 pub struct TrainingModel {
@@ -78,6 +80,7 @@ impl Trainer {
             seed: config.seed,
             repeat: config.pictures.repeat,
             flip: config.pictures.flip,
+            augment: config.pictures.augment,
         };
         Ok(Self {
             loader: Loader::new(dataset, loader)?,
@@ -111,13 +114,13 @@ impl Trainer {
         let lr = self.learning_rate();
         let epoch = self.loader.position().epoch;
         let batch = trace_span!("load batch").in_scope(|| self.loader.next_batch(&self.device))?;
-        let classes = self.classes_after_dropout(batch.labels);
+        let classes = self.classes_after_dropout(&batch.labels);
         let drawn =
             self.levels.draw(self.objective(), self.source, self.step, self.config.batch_size);
 
         let (losses, mut gradients) = autocast(self.precision, || {
             checkpoint_activations(self.config.checkpoint_activations, || {
-                self.losses_and_gradients(&batch.images, &classes, &drawn)
+                self.losses_and_gradients(&batch, &classes, &drawn)
             })
         })?;
         let loss = drawn.mean(&losses);
@@ -157,7 +160,7 @@ impl Trainer {
     /// `accumulate` parts one after the other, each in `parallel_parts` parts at the same time.
     fn losses_and_gradients(
         &self,
-        images: &Tensor,
+        batch: &Batch,
         classes: &[Option<u32>],
         drawn: &DrawnLevels,
     ) -> Result<(Vec<f32>, Gradients), TrainError> {
@@ -170,7 +173,7 @@ impl Trainer {
         for first in (0..self.config.batch_size).step_by(accumulated) {
             let parts = in_parallel(accumulated.div_ceil(part), |i| {
                 let range = first + i * part..first + accumulated.min((i + 1) * part);
-                self.part(range, images, classes, drawn)
+                self.part(range, batch, classes, drawn)
             });
             let parts = parts.into_iter().collect::<Result<Vec<_>, _>>()?;
             let (of_parts, of_images): (Vec<_>, Vec<_>) = parts.into_iter().unzip();
@@ -185,18 +188,21 @@ impl Trainer {
     fn part(
         &self,
         part: Range<usize>,
-        images: &Tensor,
+        batch: &Batch,
         classes: &[Option<u32>],
         drawn: &DrawnLevels,
     ) -> Result<(Gradients, Vec<f32>), TrainError> {
         let (first, count) = (part.start as u64, part.len() as u64);
-        let x0 = images.narrow(0, part.start, part.len())?;
+        let of_part = |tensor: &Tensor| tensor.narrow(0, part.start, part.len());
+        let x0 = of_part(&batch.images)?;
+        let augmentation = batch.augmentation.as_ref().map(of_part).transpose()?;
         let noise = trace_span!("draw noise").in_scope(|| self.noise(first, count))?;
         let batch = self.objective().noisy_batch(&x0, &noise, &drawn.levels[part.clone()])?;
         let dropout = DropoutNoise { source: self.source, draw: self.step, first_index: first };
         let classes = &classes[part.clone()];
         let output = trace_span!("forward, other").in_scope(|| {
-            self.model.network.forward_training(&batch.input, &batch.timesteps, classes, dropout)
+            let (network, augmentation) = (&self.model.network, augmentation.as_ref());
+            network.forward_training(&batch.input, &batch.timesteps, classes, augmentation, dropout)
         })?;
         let loss = self.loss.per_image(&output, &batch)?;
         let share =
@@ -206,7 +212,7 @@ impl Trainer {
     }
 
     /// The classes that the network is conditioned on: `labels`, some of them hidden at random.
-    fn classes_after_dropout(&self, labels: Vec<Option<u32>>) -> Vec<Option<u32>> {
+    fn classes_after_dropout(&self, labels: &[Option<u32>]) -> Vec<Option<u32>> {
         if self.model.description.classes.is_empty() {
             return vec![None; labels.len()];
         }
@@ -214,7 +220,7 @@ impl Trainer {
             let mut rng = self.source.rng(Domain::HiddenLabel, self.step, i as u64);
             rng.random::<f64>() < self.config.class_dropout
         };
-        labels.into_iter().enumerate().map(|(i, label)| label.filter(|_| !hidden(i))).collect()
+        labels.iter().enumerate().map(|(i, label)| label.filter(|_| !hidden(i))).collect()
     }
 
     /// The noise ε, (count, C, H, W), of the images of the batch from index `first` on.

@@ -144,6 +144,11 @@ pub struct UNet2DConfig {
     /// row stands for. Default: false.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub null_class: bool,
+    /// Whether the network is told how its training pictures were transformed, by the layer
+    /// `augment_embedding`. It has no effect in sampling, and an export
+    /// leaves it out. Default: false.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub augmentation: bool,
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref)] // the signature that serde needs
@@ -187,6 +192,7 @@ impl Default for UNet2DConfig {
             zero_init_output: false,
             patch_size: 1,
             null_class: false,
+            augmentation: false,
         }
     }
 }

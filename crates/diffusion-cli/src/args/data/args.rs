@@ -117,6 +117,14 @@ pub(crate) struct PictureArgs {
     /// not.
     #[arg(long, help_heading = HEADING, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     flip: Option<bool>,
+    /// Probability of each of the transformations that the network is told of: mirroring, scaling,
+    /// rotation, stretching and shifting; from 0 to 1 [default: 0]
+    ///
+    /// A strong augmentation of small sets, 0.12 for example. The network learns to undo it, so
+    /// images are sampled as if there were none (Karras et al. 2022). Without --flip, pictures are
+    /// also mirrored left to right half of the time, and the network is told so.
+    #[arg(long, help_heading = HEADING, value_name = "P", allow_negative_numbers = true)]
+    augment: Option<f64>,
     /// Number of times that a pass contains each picture, 1 to 1,000,000 [default: 1, or more if
     /// the pictures do not fill one batch]
     #[arg(long, help_heading = HEADING, value_name = "N")]
@@ -162,6 +170,7 @@ impl PictureArgs {
         let mut first = self.appearance.given();
         set(&mut config.random_crop, self.random_crop.as_ref(), "--random-crop", &mut first);
         set(&mut config.flip, self.flip.as_ref(), "--flip", &mut first);
+        set(&mut config.augment, self.augment.as_ref(), "--augment", &mut first);
         set(&mut config.repeat, self.repeat.as_ref(), "--repeat", &mut first);
         set(&mut config.classes, self.classes.as_ref(), "--classes", &mut first);
         set(&mut config.limit, self.limit.map(Some).as_ref(), "--limit", &mut first);

@@ -124,9 +124,9 @@ pub(super) fn run(args: &GridArgs, device: &Device, quiet: bool) -> anyhow::Resu
     if let Some(judge) = judge {
         println!(
             "{} of {} images ({}), compared with {}",
-            judge.network().distance_name(),
+            judge.extractor().distance_name(),
             args.judged,
-            judge.network().name(),
+            judge.extractor().features_name(),
             judge.reference_name()
         );
         line("distance", &steps);
@@ -164,10 +164,11 @@ fn evaluator(
         return Ok(None);
     }
     let shape = model.description.image_shape;
-    if !args.judge.network().accepts(shape) {
+    if args.judge.judge.is_none()
+        && let Err(problem) = args.judge.extractor(device)?.check_shape(shape)
+    {
         tracing::info!(
-            "the Fréchet distance is skipped: the digit judge needs 28×28 grey images; \
-             --inception accepts others"
+            "the Fréchet distance is skipped: {problem}; --judge names a judge of such images"
         );
         return Ok(None);
     }

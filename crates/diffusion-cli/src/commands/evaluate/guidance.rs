@@ -90,8 +90,8 @@ pub(super) fn run(args: &GuidanceArgs, device: &Device, quiet: bool) -> anyhow::
         args.judge.evaluator_of_model(checkpoint, shape, None, &args.cache, device, quiet)?;
     let Some(judge) = evaluator.judge() else {
         bail_usage!(
-            "the digit judge needs 28×28 grey images; for others, give the weights of Inception-v3 by \
-             --inception FILE.safetensors"
+            "the digit judge needs 28×28 grey images; for others, name a judge that `train-judge` \
+             trained with --judge FILE.safetensors"
         )
     };
     let sampler = model.objective.default_sampler(description.learned_variance());
@@ -161,7 +161,7 @@ fn columns(metrics: &FeatureMetrics) -> [(&'static str, &'static str, Option<f64
     let quality = &metrics.quality;
     [
         ("class accuracy", "as_asked", metrics.class_accuracy),
-        (metrics.network.distance_name(), "frechet_distance", Some(quality.frechet_distance)),
+        (metrics.distance_name, "frechet_distance", Some(quality.frechet_distance)),
         ("precision", "precision", Some(quality.agreement.precision)),
         ("recall", "recall", Some(quality.agreement.recall)),
         ("coverage", "coverage", Some(quality.agreement.coverage)),

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use candle_core::{Device, Tensor};
 use diffusion_data::{PictureConfig, Source};
-use diffusion_eval::{MetricSpread, SampleEvaluator, SampleReport};
+use diffusion_eval::{FeatureJudge, MetricSpread, SampleEvaluator, SampleReport};
 use diffusion_files::write_file;
 use diffusion_model::{Generation, ModelError, ModelState, RunLayout, Weights};
 use diffusion_sample::{Guidance, SamplerKind};
@@ -35,7 +35,8 @@ use crate::session::usage::{bail_usage, check_output, first_given};
 /// images. Copies are searched for in up to 2,000 images, among up to 10,000 training pictures. All
 /// metrics but the share of copies depend on the number of images, so compare equal numbers only.
 /// By default the features are those of the digit judge, a classifier that needs 28×28 grey images.
-/// For other images use --inception; without it, only copies are searched for.
+/// For other images, train a judge with `train-judge` and name it with --judge, or use --inception;
+/// without them, only copies are searched for.
 ///
 /// For folders, --against has the default `mnist` if the images are grey and 28×28 and --training
 /// is absent. Other folders need --against or --training.
@@ -375,8 +376,12 @@ fn print_table(evaluator: &SampleEvaluator, Evaluation { description, report, ..
     }
     let shares = report.class_shares();
     if !shares.is_empty() {
-        let share = |(class, share): (usize, f64)| format!("{class}: {:.1} %", share * 100.0);
-        let shares: Vec<String> = shares.into_iter().enumerate().map(share).collect();
+        let classes = evaluator.judge().map_or(&[][..], FeatureJudge::classes);
+        let shares: Vec<String> = classes
+            .iter()
+            .zip(shares)
+            .map(|(class, share)| format!("{class}: {:.1} %", share * 100.0))
+            .collect();
         println!("class frequencies  {}", shares.join("  "));
     }
 }

@@ -1,6 +1,7 @@
 //! The repository's maintenance commands, written in Rust instead of shell scripts.
 //! `cargo xtask --help` lists them.
 
+mod anchor;
 mod bench;
 mod cargo;
 mod check;
@@ -45,6 +46,7 @@ enum Command {
     /// Train, kill, resume and sample with the real program, and print which steps passed
     E2e,
     Bench(bench::BenchArgs),
+    Anchor(anchor::AnchorArgs),
     Docs(docs::DocsArgs),
     Golden(golden::GoldenArgs),
     Download(download::DownloadArgs),
@@ -68,6 +70,7 @@ fn main() -> ExitCode {
         Command::GpuBundle(args) => gpu_bundle::run(&args).map(done),
         Command::E2e => e2e::run().map(done),
         Command::Bench(args) => bench::run(&args).map(done),
+        Command::Anchor(args) => anchor::run(&args).map(done),
         Command::Docs(args) => docs::run(&args).map(done),
         Command::Golden(args) => golden::run(&args).map(done),
         Command::Download(args) => download::run(&args),

@@ -34,10 +34,10 @@ pub(crate) use tables::compare_tables;
 /// Train with many recipes, each for the same time on this machine, and judge the results.
 ///
 /// The rows are in xtask/recipes.toml. Each gets the number of steps that fits into the time of
-/// --base-steps steps of the file's first row, or into --minutes. All rows are timed in turns before
-/// the first training, on all threads, so that other load on the machine affects them alike. After
-/// that the numbers of steps are fixed, and the duration of the trainings does not matter. The
-/// output ends with the mean of each row and its standard deviation over the seeds.
+/// --base-steps steps of the file's first row, or into --minutes. All rows are timed in turns
+/// before the first training, on all threads, so that other load on the machine affects them alike.
+/// After that the numbers of steps are fixed, and the duration of the trainings does not matter.
+/// The output ends with the mean of each row and its standard deviation over the seeds.
 ///
 /// By default the recipes train the digits that ship with the program, and the judge is that of
 /// `cargo xtask train-judge --for-search`. Small trainings run side by side, one per thread. With

@@ -35,8 +35,8 @@ pub struct PictureConfig {
     /// Mirror each picture left to right with probability ½. Default: false.
     pub flip: bool,
     /// The probability, from 0 to 1, of each of the transformations with labels: mirroring,
-    /// scaling, rotation, stretching and shifting. The network is told of them, and samples images
-    /// without them (Karras et al. 2022, appendix F.2). Default: 0.
+    /// scaling, rotation, stretching and shifting. The network is conditioned on them, and images
+    /// are sampled without them (Karras et al. 2022, appendix F.2). Default: 0.
     #[serde(skip_serializing_if = "is_zero")]
     pub augment: f64,
     /// How many times each picture appears in a pass, at least 1. It is increased if the set is

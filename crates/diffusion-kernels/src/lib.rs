@@ -205,6 +205,19 @@ pub fn adamw(gradient: &Tensor, parameter: &ParameterState<'_>, constants: &Adam
     }
 }
 
+/// Updates a moving average in place: `average ← average − share·(average − weight)`.
+///
+/// # Errors
+/// If the shapes differ, or both share memory.
+pub fn mix(average: &candle_core::Var, weight: &Tensor, share: f64) -> Result<()> {
+    let tensor: &Tensor = average;
+    let is_plain = tensor.is_contiguous() && weight.is_contiguous();
+    match kernels_for(&[tensor, weight]).filter(|_| is_plain && tensor.dims() == weight.dims()) {
+        Some(isa) => optim::adamw::mix_average(isa, tensor, weight, share as f32),
+        None => slow::mix(average, weight, share),
+    }
+}
+
 /// Updates matrices in place by one step of Muon (Jordan et al. 2024), and then the moving averages
 /// (EMA) of their weights:
 ///

@@ -16,6 +16,7 @@ use crate::ModelState;
 /// metrics.jsonl            one line per step
 /// samples/step-0000100.png the sample grid after step 100
 /// checkpoints/step-0000100 the checkpoint after step 100
+/// averages/                averages of the weights, if the run saves them
 /// latest                   the name of the newest complete checkpoint
 /// lock                     locked by the training process
 /// ```
@@ -124,6 +125,16 @@ impl RunLayout {
     /// The folder of the checkpoints.
     pub fn checkpoints(&self) -> PathBuf {
         self.root.join("checkpoints")
+    }
+
+    /// The folder of the averages of the weights.
+    pub fn averages(&self) -> PathBuf {
+        self.root.join("averages")
+    }
+
+    /// The file of the averages after `step` updates.
+    pub fn averages_after(&self, step: u64) -> PathBuf {
+        self.averages().join(format!("{}.safetensors", Self::step_name(step)))
     }
 
     /// The sample grid after `step` updates.

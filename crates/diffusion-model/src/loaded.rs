@@ -196,11 +196,25 @@ impl LoadedModel {
     /// # Errors
     /// If the folder is not a checkpoint. Also an I/O error of the operating system.
     pub fn pack(checkpoint: &Path) -> Result<Vec<u8>, ModelError> {
-        let description = ModelState::read(checkpoint)?;
-        let mut tensors = read_tensors(&checkpoint.join(Weights::Ema.file()), &Device::Cpu)?;
-        for tensor in tensors.values_mut() {
-            *tensor = tensor.to_dtype(DType::F16)?;
+        let state = ModelState::read(checkpoint)?;
+        let weights = read_tensors(&checkpoint.join(Weights::Ema.file()), &Device::Cpu)?;
+        Self::pack_weights(state, weights, checkpoint)
+    }
+
+    /// Packs `weights` into the bytes of one safetensors file, in half precision, with `state` as
+    /// metadata. `path` is only used in errors.
+    ///
+    /// # Errors
+    /// If the tensors cannot be written as a safetensors file.
+    pub fn pack_weights(
+        state: ModelState,
+        mut weights: BTreeMap<String, Tensor>,
+        path: &Path,
+    ) -> Result<Vec<u8>, ModelError> {
+        for weight in weights.values_mut() {
+            *weight = weight.to_dtype(DType::F16)?;
         }
-        Ok(DescribedTensors { description, tensors }.to_bytes(STATE, checkpoint)?)
+        let packed = DescribedTensors { description: state, tensors: weights };
+        Ok(packed.to_bytes(STATE, path)?)
     }
 }

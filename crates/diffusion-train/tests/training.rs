@@ -11,8 +11,8 @@ use diffusion_data::ImageDataset;
 use diffusion_model::{LoadedModel, Weights};
 use diffusion_process::PredictionType;
 use diffusion_train::{
-    Checkpoint, Checks, ConfigSource, LrDecay, Outcome, RunDir, TrainConfig, TrainError,
-    TrainEvent, Trainer, run,
+    Checkpoint, Checks, ConfigSource, LrDecay, Outcome, PowerProfile, RunDir, SavedAverages,
+    TrainConfig, TrainError, TrainEvent, Trainer, run,
 };
 use diffusion_unet::{NetworkConfig, SimpleUNetConfig};
 
@@ -90,7 +90,8 @@ fn the_same_seed_gives_the_same_training_and_another_seed_another() {
 fn resumed_training_equals_uninterrupted_training() {
     let data = pictures();
     let folder = tempfile::tempdir().unwrap();
-    let config = config(20);
+    let mut config = config(20);
+    config.checkpoint.averages = 4;
     let (whole, _) = train(&config, &data);
 
     let half_dir = RunDir::create(&folder.path().join("half"), &config).unwrap();
@@ -128,8 +129,20 @@ fn resumed_training_equals_uninterrupted_training() {
         json
     };
     assert_eq!(state(&mut a), state(&mut b));
-    assert_eq!(a.len(), 3);
+    assert_eq!(a.len(), 4);
     assert!(a == b, "the files of tensors differ");
+
+    // The length of an average that was saved gives that average again.
+    let saved = SavedAverages::open(half_dir.layout(), 20).unwrap();
+    assert_eq!(saved.steps(), [4, 8, 12, 20]);
+    let known = whole.checkpoint().unwrap().averages.unwrap();
+    for (name, average) in saved.average(PowerProfile::LENGTHS[1]).unwrap() {
+        let difference = (average - &known[&format!("1/{name}")]).unwrap();
+        let largest = difference.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+        assert!(largest < 2e-3, "{name}: {largest}");
+    }
+    assert_eq!(SavedAverages::open(half_dir.layout(), 11).unwrap().steps(), [4, 8]);
+    assert!(SavedAverages::open(half_dir.layout(), 3).is_err());
 
     let metrics = fs::read_to_string(half_dir.path().join("metrics.jsonl")).unwrap();
     let steps: Vec<u64> = metrics

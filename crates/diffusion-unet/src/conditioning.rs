@@ -1,5 +1,5 @@
-//! The conditioning of the residual blocks: a vector for the timestep, the class and the augmentation
-//! of each image.
+//! The conditioning of the residual blocks: a vector for the timestep, the class and the
+//! augmentation of each image.
 
 use candle_core::{Error, Result, Tensor};
 use candle_nn::{Module, VarBuilder};

@@ -37,8 +37,8 @@ pub struct SimpleUNetConfig {
     /// Whether the last row of this table stands for "no class". Default: false.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub null_class: bool,
-    /// Whether the network is told how its training pictures were transformed, by the layer
-    /// `augment_embedding`. It has no effect in sampling. Default: false.
+    /// Whether the network is conditioned on the transformations of its training pictures, by the
+    /// layer `augment_embedding`. It has no effect in sampling. Default: false.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub augmentation: bool,
 }

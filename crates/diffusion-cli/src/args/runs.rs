@@ -22,10 +22,11 @@ pub(crate) struct ModelArgs {
     /// Folder of a run; its newest checkpoint is used [default: the run in runs/ that saved last]
     #[arg(long, value_name = "DIR")]
     pub(crate) run: Option<PathBuf>,
-    /// Folder of a checkpoint, for example runs/mnist-1/checkpoints/step-0000100
+    /// Folder of a checkpoint, for example runs/mnist-1/checkpoints/step-0000100, or a model in one
+    /// file
     ///
-    /// Use it for an earlier state of a run.
-    #[arg(long, value_name = "DIR", conflicts_with = "run")]
+    /// Use it for an earlier state of a run. `evaluate ema --out` writes a model in one file.
+    #[arg(long, value_name = "DIR|FILE", conflicts_with = "run")]
     pub(crate) checkpoint: Option<PathBuf>,
 }
 
@@ -63,6 +64,9 @@ impl ModelArgs {
         match (&self.checkpoint, &self.run) {
             (Some(checkpoint), _) => {
                 check_input("--checkpoint", checkpoint)?;
+                if checkpoint.is_file() {
+                    return Ok(Some(checkpoint.clone()));
+                }
                 ModelState::read(checkpoint).map_err(|e| {
                     if RunLayout::new(checkpoint).is_run() {
                         anyhow!("{e}; this is the folder of a run: use --run")

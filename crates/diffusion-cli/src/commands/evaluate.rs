@@ -1,5 +1,6 @@
 //! `diffusion evaluate`.
 
+mod ema;
 mod grid;
 mod guidance;
 mod model;
@@ -18,6 +19,7 @@ use serde_json::{Value, json};
 /// Evaluate models and images
 #[derive(clap::Subcommand)]
 pub(crate) enum EvaluateCommand {
+    Ema(ema::EmaArgs),
     Grid(grid::GridArgs),
     Guidance(guidance::GuidanceArgs),
     Model(model::ModelEvaluationArgs),
@@ -31,6 +33,7 @@ pub(crate) fn run(
     quiet: bool,
 ) -> anyhow::Result<ExitCode> {
     match command {
+        EvaluateCommand::Ema(args) => ema::run(args, device, quiet),
         EvaluateCommand::Grid(args) => grid::run(args, device, quiet),
         EvaluateCommand::Guidance(args) => guidance::run(args, device, quiet),
         EvaluateCommand::Model(args) => model::run(args, device, quiet),

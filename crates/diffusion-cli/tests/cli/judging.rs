@@ -509,3 +509,28 @@ fn a_judge_of_ones_own_measures_colour_pictures() {
     );
     place.refuses("train-judge --data colours --out no/where", 2, &["--out", "no folder"]);
 }
+
+#[test]
+fn averages_of_any_length_are_compared_after_the_training() {
+    let place = TestDir::new();
+    place.write("digits.toml", DIGITS.replace("steps = 4\n[network]", "steps = 24\n[network]"));
+    place.ok("train --config digits.toml --averages 5 --run-dir run");
+    let saved = fs::read_dir(place.path("run/averages")).unwrap().count();
+    assert!((5..=6).contains(&saved), "{saved}");
+    let answer = place.ok(
+        "evaluate ema --run run --lengths 0.05,0.1,0.2 --num 64 --plot ema.svg --json ema.json \
+         --out best.safetensors",
+    );
+    for part in ["length", "0.2000", "smallest distance", "best.safetensors", "digit judge"] {
+        assert!(answer.out.contains(part), "{part}\n{}", answer.out);
+    }
+    assert_eq!(json(&place, "ema.json")["lengths"].as_array().unwrap().len(), 3);
+    assert!(fs::read_to_string(place.path("ema.svg")).unwrap().contains("<svg"));
+    place.ok("sample --checkpoint best.safetensors --num 2 --steps 2 --out drawn");
+
+    place.ok("train --config digits.toml --run-dir plain");
+    place.refuses("evaluate ema --run plain", 1, &["saved no averages", "--averages"]);
+    place.refuses("evaluate ema --run run --lengths 0.3", 2, &["at most 0.288"]);
+    place.refuses("evaluate ema --run none", 2, &["--run", "none"]);
+    place.refuses("train --averages 1001", 2, &["--averages"]);
+}

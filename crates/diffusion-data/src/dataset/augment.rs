@@ -1,7 +1,7 @@
 //! Non-leaky augmentation: random geometric transformations with labels that describe them.
 //!
-//! The network is told how each picture was transformed. In sampling, all labels are zero, so that
-//! it draws pictures that were not transformed (Karras et al. 2022, appendix F.2).
+//! The network is conditioned on the transformation of each picture. In sampling, all labels are
+//! zero, so that images look as if nothing was transformed (Karras et al. 2022, appendix F.2).
 
 use std::f32::consts::PI;
 

@@ -116,6 +116,20 @@ vectorised! {
     }
 }
 
+/// [`crate::mix`] by the kernels.
+pub(crate) fn mix_average(isa: Isa, average: &Tensor, weight: &Tensor, share: f32) -> Result<()> {
+    check_disjoint("mix", &[average], weight)?;
+    with_elements([weight], |[weight]| {
+        with_elements_mut(&[average], &mut |slices| {
+            for average in slices.iter_mut() {
+                let tasks = average.par_chunks_mut(CHUNK).zip(weight.par_chunks(CHUNK));
+                tasks.for_each(|(average, w)| mix(isa, share, w, average));
+            }
+            Ok(())
+        })
+    })
+}
+
 vectorised! {
     fn mix(share: f32, weight: &[f32], average: &mut [f32]) {
         for (average, w) in average.iter_mut().zip(weight) {

@@ -100,11 +100,21 @@ pub struct CheckpointConfig {
     pub every: u64,
     /// The number of newest checkpoints to keep, at least 1. Default: 3.
     pub keep: usize,
+    /// How many times the run saves averages of the weights, evenly over the training, from which
+    /// moving averages of any length can be computed afterwards (Karras et al. 2024); at most 1000.
+    /// The averages cost memory for two copies of the weights. Default: 0.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub averages: usize,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // the signature that serde needs
+fn is_zero(number: &usize) -> bool {
+    *number == 0
 }
 
 impl Default for CheckpointConfig {
     fn default() -> Self {
-        Self { every: 100, keep: 3 }
+        Self { every: 100, keep: 3, averages: 0 }
     }
 }
 

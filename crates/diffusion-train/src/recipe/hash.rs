@@ -90,6 +90,7 @@ impl TrainConfig {
             ("num_class_embeds: None, null_class", "false".to_owned()),
             ("null_class", "false".to_owned()),
             ("augmentation", "false".to_owned()),
+            ("averages", "0".to_owned()),
             ("pictures", format!("{:?}", PictureConfig::default())),
             ("augment", format!("{:?}", 0.0)),
         ];

@@ -9,6 +9,9 @@ use diffusion_sample::VarianceType;
 use super::{ConfigError, LrDecay, TrainConfig};
 use crate::{LossWeighting, PixelError, TimestepSampling};
 
+/// The largest number of saved averages: each takes as much space as the weights.
+const MAX_AVERAGES: u64 = 1000;
+
 impl TrainConfig {
     /// Checks the ranges of all fields except the network's, which are checked when it is built.
     ///
@@ -83,13 +86,12 @@ impl TrainConfig {
         positive("ema.power", self.ema.power)?;
         at_least_1("checkpoint.every", self.checkpoint.every)?;
         at_least_1("checkpoint.keep", self.checkpoint.keep as u64)?;
+        let at_most = |name, value: u64, most: u64| {
+            field(name, value.to_string(), &format!("it must be at most {most}"), value <= most)
+        };
+        at_most("checkpoint.averages", self.checkpoint.averages as u64, MAX_AVERAGES)?;
         at_least_1("sample_grid.steps", self.sample_grid.steps.unwrap_or(1) as u64)?;
-        field(
-            "sample_grid.num",
-            self.sample_grid.num.to_string(),
-            "it must be at most 4096",
-            self.sample_grid.num <= 4096,
-        )?;
+        at_most("sample_grid.num", self.sample_grid.num, 4096)?;
         field(
             "ema.min_decay",
             self.ema.min_decay.to_string(),

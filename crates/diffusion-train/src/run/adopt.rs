@@ -78,8 +78,14 @@ fn write_run(dir: &Path, adopted: AdoptedModel) -> Result<(), TrainError> {
         model,
     };
     let ema = ema.unwrap_or_else(|| weights.clone());
-    let checkpoint =
-        Checkpoint { state, model: weights, ema, optimizer: BTreeMap::new(), loss_history: None };
+    let checkpoint = Checkpoint {
+        state,
+        model: weights,
+        ema,
+        optimizer: BTreeMap::new(),
+        loss_history: None,
+        averages: None,
+    };
     let folder = run.layout().checkpoint(0);
     checkpoint.write(&folder)?;
     if let Some(text) = scheduler {

@@ -37,6 +37,9 @@ impl Checkpoint {
         if let Some(history) = &self.loss_history {
             write(CheckpointFile::LossHistory, &history.to_tensors()?)?;
         }
+        if let Some(averages) = &self.averages {
+            write(CheckpointFile::Averages, averages)?;
+        }
         let path = folder.join(CheckpointFile::State.name());
         let json = serde_json::to_vec_pretty(&self.state)
             .map_err(|e| FileError::unusable(&path, format!("cannot be written: {e}")))?;
@@ -55,6 +58,11 @@ impl Checkpoint {
                 .map_err(|problem| FileError::unusable(&history, problem))
         };
         Ok(Self {
+            averages: path
+                .join(CheckpointFile::Averages.name())
+                .exists()
+                .then(|| tensors(CheckpointFile::Averages))
+                .transpose()?,
             loss_history: history.exists().then(read_history).transpose()?,
             state: Self::read_state(path)?,
             model: tensors(CheckpointFile::Model)?,

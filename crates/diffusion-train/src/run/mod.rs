@@ -1,6 +1,7 @@
 //! A training in the folder of a run: checkpoints, metrics, sample grids and evaluations.
 
 mod adopt;
+mod averages;
 mod checkpoint;
 mod run_dir;
 mod samples;
@@ -8,6 +9,7 @@ mod training;
 mod validation;
 
 pub use adopt::AdoptedModel;
+pub use averages::SavedAverages;
 pub use run_dir::RunDir;
 pub use samples::{Judge, SampleJudge, ema_model};
 pub use training::{Checks, Outcome, Pace, TrainEvent, measure_pace, run};

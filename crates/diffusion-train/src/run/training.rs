@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use diffusion_files::FileError;
 use diffusion_model::GenerationProgress;
 
+use super::averages::{remove_later_averages, save_averages};
 use super::samples::{judge_samples, write_grid};
 use super::{RunDir, SampleJudge, ValidationSet};
 use crate::{StepMetrics, TrainError, Trainer};
@@ -146,6 +147,11 @@ pub fn run(
         flow = save(trainer, run_dir, observer)?;
     }
     let mut saved_step = trainer.steps_done();
+    remove_later_averages(run_dir.layout(), trainer.steps_done())?;
+    let averages_due = |trainer: &Trainer| {
+        (trainer.progress().min(1.0) * trainer.config().checkpoint.averages as f64) as usize
+    };
+    let mut averages_saved = averages_due(trainer);
 
     while flow.is_continue() && !trainer.is_finished() {
         let (mut metrics, pace) =
@@ -184,6 +190,10 @@ pub fn run(
         }
         if grid_due && !trainer.is_finished() && flow.is_continue() {
             flow = first_break(flow, write_grid(trainer, run_dir, observer)?);
+        }
+        if averages_due(trainer) > averages_saved || trainer.is_finished() {
+            averages_saved = averages_due(trainer);
+            save_averages(trainer, run_dir.layout())?;
         }
         if metrics.step % trainer.config().checkpoint.every == 0 {
             flow = first_break(flow, save(trainer, run_dir, observer)?);

@@ -18,6 +18,8 @@ pub enum CheckpointFile {
     Optimizer,
     /// The losses from which importance sampling computes its probabilities, if it is used.
     LossHistory,
+    /// The averages of the weights by power functions, if the run saves them.
+    Averages,
 }
 
 impl CheckpointFile {
@@ -29,6 +31,7 @@ impl CheckpointFile {
             Self::Ema => Weights::Ema.file(),
             Self::Optimizer => "optimizer.safetensors",
             Self::LossHistory => "loss_history.safetensors",
+            Self::Averages => "averages.safetensors",
         }
     }
 }

@@ -44,4 +44,6 @@ pub struct Checkpoint {
     pub optimizer: BTreeMap<String, Tensor>,
     /// The losses from which importance sampling computes its probabilities, if it is used.
     pub loss_history: Option<LossHistory>,
+    /// The averages of the weights by power functions, if the run saves them.
+    pub averages: Option<BTreeMap<String, Tensor>>,
 }

@@ -18,9 +18,10 @@ use tracing::trace_span;
 
 use super::guard;
 use super::metrics::{StepMetrics, by_quartile};
+use super::power_ema::PowerEma;
 use crate::{
     AdamW, Checkpoint, CheckpointFile, CheckpointState, DrawnLevels, Ema, Gradients, LevelSampler,
-    RestoreError, TrainConfig, TrainError, TrainingLoss, TrainingPrecision,
+    PowerProfile, RestoreError, TrainConfig, TrainError, TrainingLoss, TrainingPrecision,
 };
 
 const _: () = assert!(diffusion_data::AUGMENTATION_LABELS == diffusion_unet::AUGMENTATION_LABELS);
@@ -52,6 +53,8 @@ pub struct Trainer {
     model: TrainingModel,
     optimizer: AdamW,
     ema: Ema,
+    /// Averages of other lengths, if the run saves them.
+    averages: Option<PowerEma>,
     step: u64,
     elapsed: Duration,
 }
@@ -94,6 +97,9 @@ impl Trainer {
             source: NoiseSource::new(config.seed),
             optimizer: AdamW::new(config.optimizer, &model.parameters)?,
             ema: Ema::new(config.ema, &model.parameters)?,
+            averages: (config.checkpoint.averages > 0)
+                .then(|| PowerEma::new(&model.parameters))
+                .transpose()?,
             model,
             step: 0,
             elapsed: Duration::ZERO,
@@ -142,6 +148,9 @@ impl Trainer {
         })?;
         self.levels.record(&drawn.levels, &losses);
         self.step += 1;
+        if let Some(averages) = &mut self.averages {
+            in_pool(|| averages.update(&self.model.parameters, self.step))?;
+        }
         let shares: Vec<f64> =
             drawn.levels.iter().map(|level| self.objective().share_below(level)).collect();
         let loss_by_t_quartile = by_quartile(&losses, &shares);
@@ -243,7 +252,7 @@ impl Trainer {
     }
 
     /// The progress of the learning rate's decay: the larger of steps done and time used.
-    fn progress(&self) -> f64 {
+    pub(crate) fn progress(&self) -> f64 {
         let by_steps = self
             .total_steps()
             .map_or(0.0, |total| self.config.lr_schedule.progress(self.step, total));
@@ -321,6 +330,13 @@ impl Trainer {
         &self.ema
     }
 
+    /// The averages of the weights by power functions and their profiles; `None` if the run does
+    /// not save them, or before their first update.
+    pub(crate) fn averages(&self) -> Option<([PowerProfile; 2], BTreeMap<String, Tensor>)> {
+        let averages = self.averages.as_ref()?;
+        Some((averages.profiles()?, averages.tensors()))
+    }
+
     /// The device.
     pub fn device(&self) -> &Device {
         &self.device
@@ -347,6 +363,7 @@ impl Trainer {
             model: self.model.parameters.tensors(),
             ema: self.ema.tensors(),
             optimizer: self.optimizer.tensors(),
+            averages: self.averages.as_ref().map(PowerEma::tensors),
         })
     }
 
@@ -391,6 +408,20 @@ impl Trainer {
             .restore(state.step, checkpoint.optimizer)
             .map_err(|e| RestoreError::new(Some(CheckpointFile::Optimizer), e))?;
         self.levels.restore(checkpoint.loss_history)?;
+        match (&mut self.averages, checkpoint.averages) {
+            (None, _) => {}
+            (Some(averages), Some(tensors)) => averages
+                .restore(state.step, tensors)
+                .map_err(|e| RestoreError::new(Some(CheckpointFile::Averages), e))?,
+            (Some(_), None) if state.step == 0 => {}
+            (Some(_), None) => {
+                return Err(RestoreError::new(
+                    None,
+                    "it has no averages of the weights; checkpoint.averages can be switched on \
+                     at the start of a run only",
+                ));
+            }
+        }
         self.loader.seek(position).map_err(|e| RestoreError::new(None, e))?;
         self.step = state.step;
         self.elapsed = Duration::try_from_secs_f64(state.elapsed_seconds)
@@ -408,6 +439,9 @@ impl Trainer {
     ) -> Result<(), ParameterError> {
         self.model.parameters.load(weights)?;
         self.ema = Ema::new(self.config.ema, &self.model.parameters)?;
+        if self.averages.is_some() {
+            self.averages = Some(PowerEma::new(&self.model.parameters)?);
+        }
         Ok(())
     }
 }

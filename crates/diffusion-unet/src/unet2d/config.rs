@@ -144,8 +144,8 @@ pub struct UNet2DConfig {
     /// row stands for. Default: false.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub null_class: bool,
-    /// Whether the network is told how its training pictures were transformed, by the layer
-    /// `augment_embedding`. It has no effect in sampling, and an export
+    /// Whether the network is conditioned on the transformations of its training pictures, by the
+    /// layer `augment_embedding`. It has no effect in sampling, and an export
     /// leaves it out. Default: false.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub augmentation: bool,

@@ -117,12 +117,12 @@ pub(crate) struct PictureArgs {
     /// not.
     #[arg(long, help_heading = HEADING, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     flip: Option<bool>,
-    /// Probability of each of the transformations that the network is told of: mirroring, scaling,
-    /// rotation, stretching and shifting; from 0 to 1 [default: 0]
+    /// Transform pictures at random, each kind of transformation with probability P, from 0 to 1:
+    /// mirroring, scaling, rotation, stretching and shifting [default: 0]
     ///
-    /// A strong augmentation of small sets, 0.12 for example. The network learns to undo it, so
-    /// images are sampled as if there were none (Karras et al. 2022). Without --flip, pictures are
-    /// also mirrored left to right half of the time, and the network is told so.
+    /// The network is conditioned on the transformations, and images are sampled without them
+    /// (Karras et al. 2022). Use it for small sets, with 0.12 for example. Without --flip, pictures
+    /// are also mirrored left to right half of the time, which the network is conditioned on, too.
     #[arg(long, help_heading = HEADING, value_name = "P", allow_negative_numbers = true)]
     augment: Option<f64>,
     /// Number of times that a pass contains each picture, 1 to 1,000,000 [default: 1, or more if

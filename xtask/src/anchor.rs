@@ -1,4 +1,4 @@
-//! `cargo xtask anchor`: trains a U-Net of diffusers for the same minutes as this project's recipes.
+//! `cargo xtask anchor`: trains a U-Net of diffusers, to compare this project's recipes with.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -11,8 +11,8 @@ use crate::python::{DIFFUSERS, TORCH, environment};
 /// Train a U-Net with PyTorch on coloured pictures and sample from it, to compare recipes with.
 ///
 /// The recipe is that of bench/anchor.py: diffusers' `UNet2DModel` in bf16 with channels last,
-/// AdamW, a cosine decay and an EMA. The samples are written as npy files, which `diffusion evaluate
-/// samples` reads. The first call installs PyTorch and diffusers from PyPI into a virtual
+/// AdamW, a cosine decay and an EMA. The samples are written as npy files, which `diffusion
+/// evaluate samples` reads. The first call installs PyTorch and diffusers from PyPI into a virtual
 /// environment in target/.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\

@@ -86,6 +86,10 @@ impl JudgeArgs {
             Some(MNIST) => ReferenceChoice::Mnist,
             _ => ReferenceChoice::Named,
         });
+        // The file of weights is large, so this comes first.
+        if self.inception.is_some() && requested == Some(ReferenceChoice::Mnist) {
+            return Err(self.with_flags(EvalError::NoImagesOfMnist));
+        }
         let extractor = self.extractor(device)?;
         if self.judge.is_some() {
             extractor
@@ -146,6 +150,7 @@ impl JudgeArgs {
     /// The error, with the flags that cause or solve it.
     fn with_flags(&self, error: EvalError) -> anyhow::Error {
         let weights = "name a judge of such images, trained by `train-judge`, with --judge \
+                       FILE.safetensors, or the weights of Inception-v3 with --inception \
                        FILE.safetensors";
         let text = match (&error, &self.against) {
             (EvalError::NoFeatures { .. }, Some(path)) => {
@@ -182,7 +187,7 @@ pub(crate) fn description(evaluator: &SampleEvaluator) -> String {
     let more = if evaluator.judge().is_some() {
         ""
     } else {
-        "; --judge FILE.safetensors adds the other metrics"
+        "; --judge FILE.safetensors or --inception FILE.safetensors adds the other metrics"
     };
     format!("{}{more}", evaluator.description())
 }

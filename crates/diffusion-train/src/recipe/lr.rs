@@ -26,6 +26,12 @@ pub enum LrDecay {
         /// The final learning rate, between 0 and the base learning rate.
         lr_end: f64,
     },
+    /// The base learning rate until the last part of the training, and then a linear decay to 0
+    /// (Hägele et al. 2024). The length of such a training can be chosen late.
+    ConstantThenLinear {
+        /// The part of the training in which the rate decays, above 0 and at most 1.
+        share: f64,
+    },
 }
 
 /// A linear warm-up from 0, then a decay.
@@ -62,6 +68,9 @@ impl LrSchedule {
             LrDecay::Polynomial { power, lr_end } => {
                 (base_lr - lr_end) * (1.0 - progress).powf(power) + lr_end
             }
+            LrDecay::ConstantThenLinear { share } => {
+                base_lr * ((1.0 - progress) / share).clamp(0.0, 1.0)
+            }
         }
     }
 }
@@ -69,4 +78,21 @@ impl LrSchedule {
 /// 1 at 0, 0 at 1.
 fn half_cosine(progress: f64) -> f64 {
     (0.5 * (1.0 + (std::f64::consts::PI * progress).cos())).max(0.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_constant_rate_decays_in_the_last_part_only() {
+        let decay = LrDecay::ConstantThenLinear { share: 0.2 };
+        let schedule = LrSchedule { warmup_steps: 10, decay };
+        let lr = |step| schedule.lr(2.0, step, schedule.progress(step, 110));
+        for (step, expected) in
+            [(0, 0.0), (5, 1.0), (10, 2.0), (90, 2.0), (100, 1.0), (105, 0.5), (110, 0.0)]
+        {
+            assert!((lr(step) - expected).abs() < 1e-9, "{step}: {}", lr(step));
+        }
+    }
 }

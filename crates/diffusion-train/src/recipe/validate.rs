@@ -108,6 +108,11 @@ impl TrainConfig {
                 let expected = "it must be from 0 to optimizer.lr";
                 field("lr_schedule.decay.lr_end", lr_end.to_string(), expected, ok)?;
             }
+            LrDecay::ConstantThenLinear { share } => {
+                let ok = share > 0.0 && share <= 1.0;
+                let expected = "it must be above 0 and at most 1";
+                field("lr_schedule.decay.share", share.to_string(), expected, ok)?;
+            }
             LrDecay::Constant | LrDecay::Linear | LrDecay::Cosine => {}
         }
         self.validate_objective()

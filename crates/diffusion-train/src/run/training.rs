@@ -149,7 +149,7 @@ pub fn run(
     let mut saved_step = trainer.steps_done();
     remove_later_averages(run_dir.layout(), trainer.steps_done())?;
     let averages_due = |trainer: &Trainer| {
-        (trainer.progress().min(1.0) * trainer.config().checkpoint.averages as f64) as usize
+        (trainer.share_done() * trainer.config().checkpoint.averages as f64) as usize
     };
     let mut averages_saved = averages_due(trainer);
 

@@ -1,8 +1,8 @@
 //! Averages of the weights by power functions, from which averages of other lengths are computed
 //! after the training (Karras et al. 2024, section 3).
 
-// After step t, an average weights the weights of step τ by p(τ) = (γ + 1)·τ^γ / t^(γ+1), for τ from 0
-// to t. So it is updated by
+// After step t, an average contains the weights of step τ with the share
+// p(τ) = (γ + 1)·τ^γ / t^(γ+1), for τ from 0 to t. So it is updated by
 //
 //     average ← average + (1 − (1 − 1/t)^(γ+1)) · (weights − average)
 //
@@ -11,7 +11,8 @@
 // An average of another length, after any step, is approximated by a sum of saved averages, whose
 // coefficients minimise ‖Σ x_i·p_i − p‖². The scalar products of these functions are known:
 //
-//     ⟨p_a, p_b⟩ = (γ_a + 1)(γ_b + 1)/(γ_a + γ_b + 1) · min(t_a, t_b)^(γ_a+γ_b+1) / (t_a^(γ_a+1)·t_b^(γ_b+1))
+//     ⟨p_a, p_b⟩ = (γ_a + 1)(γ_b + 1)/(γ_a + γ_b + 1)
+//                  · min(t_a, t_b)^(γ_a+γ_b+1) / (t_a^(γ_a+1)·t_b^(γ_b+1))
 
 use std::collections::BTreeMap;
 

@@ -252,7 +252,7 @@ impl Trainer {
     }
 
     /// The progress of the learning rate's decay: the larger of steps done and time used.
-    pub(crate) fn progress(&self) -> f64 {
+    fn progress(&self) -> f64 {
         let by_steps = self
             .total_steps()
             .map_or(0.0, |total| self.config.lr_schedule.progress(self.step, total));
@@ -261,6 +261,15 @@ impl Trainer {
             .max_minutes
             .map_or(0.0, |minutes| (self.elapsed.as_secs_f64() / (60.0 * minutes)).min(1.0));
         by_steps.max(by_clock)
+    }
+
+    /// The share of the training that is done, in \[0, 1\]: the larger of steps and time.
+    pub(crate) fn share_done(&self) -> f64 {
+        let by_steps =
+            self.total_steps().map_or(0.0, |total| self.step as f64 / total.max(1) as f64);
+        let minutes = self.elapsed.as_secs_f64() / 60.0;
+        let by_clock = self.config.max_minutes.map_or(0.0, |limit| minutes / limit);
+        by_steps.max(by_clock).min(1.0)
     }
 
     /// The number of updates made.

@@ -39,6 +39,10 @@ pub(crate) struct EmaArgs {
     /// Lengths to compare, separated by commas; above 0, at most 0.288
     #[arg(long, value_name = "NUMBERS", value_delimiter = ',', default_value = "0.02,0.03,0.05,0.07,0.1,0.14,0.2", value_parser = length)]
     lengths: Vec<f64>,
+    /// Compute the averages after N steps of the training, or after the last saved step before
+    /// [default: after all steps]
+    #[arg(long, value_name = "N", value_parser = whole(1..))]
+    step: Option<u64>,
     /// Images to generate per length; 64 to 100,000
     ///
     /// More images give more precise metrics and take longer.
@@ -92,7 +96,7 @@ pub(super) fn run(args: &EmaArgs, device: &Device, quiet: bool) -> anyhow::Resul
     layout.check()?;
     let checkpoint = layout.latest_checkpoint()?;
     let state = ModelState::read(&checkpoint)?;
-    let saved = SavedAverages::open(&layout, state.step)?;
+    let saved = SavedAverages::open(&layout, args.step.unwrap_or(state.step))?;
     let shape = state.model.image_shape;
     let evaluator = args.judge.evaluator_of_model(
         Some(&checkpoint),
@@ -105,7 +109,8 @@ pub(super) fn run(args: &EmaArgs, device: &Device, quiet: bool) -> anyhow::Resul
     let Some(judge) = evaluator.judge() else {
         bail_usage!(
             "the digit judge needs 28×28 grey images; for others, name a judge that `train-judge` \
-             trained with --judge FILE.safetensors"
+             trained with --judge FILE.safetensors, or the weights of Inception-v3 with \
+             --inception FILE.safetensors"
         )
     };
     println!(

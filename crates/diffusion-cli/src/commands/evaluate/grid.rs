@@ -168,7 +168,8 @@ fn evaluator(
         && let Err(problem) = args.judge.extractor(device)?.check_shape(shape)
     {
         tracing::info!(
-            "the Fréchet distance is skipped: {problem}; --judge names a judge of such images"
+            "the Fréchet distance is skipped: {problem}; --judge names a judge of such images, and \
+             --inception accepts all"
         );
         return Ok(None);
     }

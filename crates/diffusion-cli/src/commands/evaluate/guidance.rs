@@ -91,7 +91,8 @@ pub(super) fn run(args: &GuidanceArgs, device: &Device, quiet: bool) -> anyhow::
     let Some(judge) = evaluator.judge() else {
         bail_usage!(
             "the digit judge needs 28×28 grey images; for others, name a judge that `train-judge` \
-             trained with --judge FILE.safetensors"
+             trained with --judge FILE.safetensors, or the weights of Inception-v3 with \
+             --inception FILE.safetensors"
         )
     };
     let sampler = model.objective.default_sampler(description.learned_variance());

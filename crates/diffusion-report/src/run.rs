@@ -43,6 +43,9 @@ impl<'a> RunPage<'a> {
         Self { run, notes: Vec::new(), commands: Vec::new() }
     }
 
+    /// The share of copies of training pictures from which on a model is said to copy.
+    pub const COPIES: f64 = 0.05;
+
     /// Writes `loss.png` and `index.html`. The page includes `samples.gif` if it exists, so call
     /// [`animate`](Self::animate) first. Without metrics, there is no `loss.png`.
     ///

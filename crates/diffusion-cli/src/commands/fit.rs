@@ -13,6 +13,7 @@ use crate::args::data::DataArgs;
 use crate::args::numbers::{positive, whole};
 use crate::session::interrupt;
 use crate::session::progress::{Progress, clock};
+use crate::session::usage::bail_usage;
 
 /// The flags of a classifier's training.
 #[derive(clap::Args)]
@@ -42,6 +43,9 @@ impl FitArgs {
     pub(super) fn pictures(&self, quiet: bool) -> anyhow::Result<(ImageDataset, bool)> {
         let (mut size, mut pictures) = (None, PictureConfig::default());
         self.data.pictures.apply(&mut size, &mut pictures);
+        if pictures.augment > 0.0 {
+            bail_usage!("--augment is a setting of `train`; classifiers are trained with --flip");
+        }
         // Held-out pictures are split off later, in another way.
         let mut data = self.data.clone();
         data.pictures.validation = None;

@@ -5,13 +5,14 @@ mod estimate;
 mod run_folder;
 
 use std::io::ErrorKind;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::anyhow;
 use candle_core::{Device, Tensor};
 use diffusion_data::LoaderConfig;
-use diffusion_eval::TrainingSet;
+use diffusion_eval::{ImageSet, SampleEvaluator, TrainingSet};
 use diffusion_model::{ModelClass, RunLayout};
 use diffusion_train::{
     Checkpoint, Checks, Conditional, ConfigSource, DEFAULT_PRESET, Outcome, RunDir, SampleJudge,
@@ -201,6 +202,15 @@ impl TrainArgs {
     }
 }
 
+/// The numbers of pictures that a training soon memorises. Copies are then searched for by default.
+const SMALL_SETS: RangeInclusive<usize> = 100..=2000;
+/// The share of a small set that is kept for validation by default.
+const VALIDATION_OF_SMALL_SETS: f64 = 0.1;
+/// The number of steps between two searches for copies in a training on a small set, and the number
+/// of images that are sampled for each.
+const COPIES_EVERY: u64 = 500;
+const COPIES_OF: u64 = 64;
+
 pub(crate) fn run(args: &TrainArgs, device: &Device, quiet: bool) -> anyhow::Result<ExitCode> {
     interrupt::listen()?;
     if args.eval_every.is_none()
@@ -210,7 +220,7 @@ pub(crate) fn run(args: &TrainArgs, device: &Device, quiet: bool) -> anyhow::Res
     }
     let existing = if args.resume { Some(open_run(args)?) } else { None };
     let origin = args.init_from.as_deref().map(RunLayout::checkpoint_at).transpose()?;
-    let config = match &existing {
+    let mut config = match &existing {
         Some(run_dir) => resumed_config(args, run_dir)?,
         None => new_config(args, origin.as_deref(), device)?,
     };
@@ -223,38 +233,27 @@ pub(crate) fn run(args: &TrainArgs, device: &Device, quiet: bool) -> anyhow::Res
     let prepared =
         data::prepare_pictures(&source, size, &config.pictures, &args.data.cache, quiet)?;
     data::report_damaged(&prepared.report.damaged);
-    let (dataset, validation) = data::select(prepared.dataset, &config.pictures)?;
+    let (mut dataset, mut validation) = data::select(prepared.dataset, &config.pictures)?;
+    let is_small = SMALL_SETS.contains(&dataset.len());
+    let chosen = existing.is_some() || args.data.pictures.validation.is_some();
+    if is_small && !chosen && validation.is_none() {
+        config.pictures.validation = VALIDATION_OF_SMALL_SETS;
+        let (training, others) = dataset.split(VALIDATION_OF_SMALL_SETS)?;
+        (dataset, validation) = (training, Some(others));
+    }
     let mut trainer = config.trainer(&dataset, device)?;
     log_repeats(&config, dataset.len());
     for class in trainer.description().classes.iter().filter(|class| class.pictures == 0) {
         tracing::warn!("the class {} has no training pictures", class.name);
     }
     let mut checks = Checks::default();
-    if let Some(every) = args.eval_every {
-        let training = TrainingSet {
-            images: Pictures(dataset.clone()),
-            held_out: validation.clone().map(Pictures),
-            path: config.data.clone(),
-            mirrored: config.pictures.flip,
-        };
-        let shape = dataset.image_shape();
-        let evaluator = args.judge.evaluator(
-            shape,
-            Some(&training),
-            &config.pictures,
-            &args.data.cache,
-            device,
-            quiet,
-        )?;
-        let description = judging::description(&evaluator);
-        tracing::info!("every {every} steps, {} images are {description}", args.eval_num);
-        let name = evaluator.judge().map(|judge| judge.extractor().features_name());
-        let name = name.unwrap_or_else(|| "copies only".to_owned());
-        let judge = Box::new(move |images: &Tensor, classes: &[Option<&str>]| {
-            Ok(evaluator.evaluate(images, classes)?.by_key())
-        });
-        checks.judge = Some(SampleJudge { every, num: args.eval_num, name, judge });
-    }
+    let training = TrainingSet {
+        images: Pictures(dataset.clone()),
+        held_out: validation.clone().map(Pictures),
+        path: config.data.clone(),
+        mirrored: config.pictures.flip,
+    };
+    checks.judge = sample_judge(args, &config, &training, is_small, device, quiet)?;
     if args.dry_run {
         return dry_run(args, &config, &mut trainer, device);
     }
@@ -290,6 +289,40 @@ pub(crate) fn run(args: &TrainArgs, device: &Device, quiet: bool) -> anyhow::Res
     let outcome = TrainingDisplay::new(&trainer, &run_dir, args.tensorboard, quiet)?
         .train(&mut trainer, &checks)?;
     Ok(print_outcome(outcome, start, &trainer, &run_dir, args))
+}
+
+/// What evaluates generated images during the training, if anything does: the metrics of
+/// --eval-every, or a search for copies if the set of pictures is small.
+fn sample_judge(
+    args: &TrainArgs,
+    config: &TrainConfig,
+    training: &TrainingSet<Pictures>,
+    is_small: bool,
+    device: &Device,
+    quiet: bool,
+) -> anyhow::Result<Option<SampleJudge>> {
+    let shape = training.images.shape();
+    let (evaluator, every, num) = match args.eval_every {
+        Some(every) => {
+            let (settings, cache) = (&config.pictures, &args.data.cache);
+            let evaluator =
+                args.judge.evaluator(shape, Some(training), settings, cache, device, quiet)?;
+            let description = judging::description(&evaluator);
+            tracing::info!("every {every} steps, {} images are {description}", args.eval_num);
+            (evaluator, every, args.eval_num)
+        }
+        None if is_small => {
+            let evaluator = SampleEvaluator::new(shape, None, Some(training), device)?;
+            (evaluator, COPIES_EVERY, COPIES_OF)
+        }
+        None => return Ok(None),
+    };
+    let name = evaluator.judge().map(|judge| judge.extractor().features_name());
+    let name = name.unwrap_or_else(|| "copies only".to_owned());
+    let judge = Box::new(move |images: &Tensor, classes: &[Option<&str>]| {
+        Ok(evaluator.evaluate(images, classes)?.by_key())
+    });
+    Ok(Some(SampleJudge { every, num, name, judge }))
 }
 
 /// Warns of classes of the model at `origin` that the training does not have, and of new ones.

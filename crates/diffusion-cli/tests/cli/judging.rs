@@ -508,6 +508,7 @@ fn a_judge_of_ones_own_measures_colour_pictures() {
         &["--judge", "3×16×16, got 1×28×28"],
     );
     place.refuses("train-judge --data colours --out no/where", 2, &["--out", "no folder"]);
+    place.refuses("train-judge --data colours --augment 0.1", 2, &["--augment", "--flip"]);
 }
 
 #[test]
@@ -533,4 +534,28 @@ fn averages_of_any_length_are_compared_after_the_training() {
     place.refuses("evaluate ema --run run --lengths 0.3", 2, &["at most 0.288"]);
     place.refuses("evaluate ema --run none", 2, &["--run", "none"]);
     place.refuses("train --averages 1001", 2, &["--averages"]);
+}
+
+#[test]
+fn a_training_on_few_pictures_keeps_some_for_validation_and_searches_for_copies() {
+    let place = TestDir::new();
+    place.write("digits.toml", DIGITS);
+    own_pictures(&place, "few", 110);
+    let answer = place.ok("train --config digits.toml --data few --run-dir few-run");
+    assert!(answer.err.contains("other pictures are kept for validation"), "{}", answer.err);
+    let metrics = fs::read_to_string(place.path("few-run/metrics.jsonl")).unwrap();
+    let last: Value = serde_json::from_str(metrics.lines().last().unwrap()).unwrap();
+    assert!(last["validation_loss"].is_f64() && last["samples"]["copies"].is_f64(), "{last}");
+    assert_eq!(last["judge"], "copies only");
+    let page = fs::read_to_string(place.path("few-run/index.html")).unwrap();
+    assert!(page.contains("copies of training pictures"), "{page}");
+    let config = fs::read_to_string(place.path("few-run/config.toml")).unwrap();
+    assert!(config.contains("validation = 0.1"), "{config}");
+    place.ok("train --run-dir few-run --resume --steps 6");
+
+    let answer = place.ok("train --config digits.toml --data few --validation 0 --run-dir all");
+    assert!(!answer.err.contains("kept for validation"), "{}", answer.err);
+    own_pictures(&place, "fewer", 60);
+    let answer = place.ok("train --config digits.toml --data fewer --run-dir fewer-run");
+    assert!(!answer.err.contains("kept for validation"), "{}", answer.err);
 }

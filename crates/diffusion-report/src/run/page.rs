@@ -124,6 +124,14 @@ fn summary(metrics: &[StepMetrics]) -> Vec<(&'static str, String)> {
     if let Some(loss) = metrics.iter().rev().find_map(|m| m.validation_loss) {
         lines.push(("validation loss", format!("{loss:.4}")));
     }
+    let copies = |m: &StepMetrics| m.samples.get("copies").copied();
+    if let Some(share) = metrics.iter().rev().find_map(copies) {
+        let first = metrics.iter().find(|m| copies(m).is_some_and(|c| c >= RunPage::COPIES));
+        let from =
+            first.map_or_else(String::new, |m| format!("; copying begins at step {}", m.step));
+        let text = format!("{:.1} % of the samples{from}", share * 100.0);
+        lines.push(("copies of training pictures", text));
+    }
     let evaluated =
         |m: &StepMetrics| Some((*m.samples.get("frechet_distance")?, *m.samples.get("count")?));
     if let Some((distance, count)) = metrics.iter().rev().find_map(evaluated) {

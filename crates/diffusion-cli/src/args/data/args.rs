@@ -136,7 +136,7 @@ pub(crate) struct PictureArgs {
     #[arg(long, help_heading = HEADING, value_name = "N")]
     limit: Option<usize>,
     /// Share of the pictures that is kept out of training for validation, from 0 to below 1
-    /// [default: 0]
+    /// [default: 0.1 in a training on 100 to 2000 pictures, else 0]
     ///
     /// Training reports the loss on these pictures. They are chosen by a hash of their names, so a
     /// picture stays on its side when others are added or removed.

@@ -69,6 +69,7 @@ impl<'a> TrainingDisplay<'a> {
         let mut smooth_loss = None;
         let mut last_epoch = None;
         let mut failed = None;
+        let mut warned_of_copies = false;
         let run_dir = self.run_dir;
         let observer = &mut |event: TrainEvent<'_>| -> ControlFlow<()> {
             match event {
@@ -110,6 +111,16 @@ impl<'a> TrainingDisplay<'a> {
                             "step {}: {copies:.1} % of the samples are copies of training pictures",
                             metrics.step
                         ));
+                    }
+                    let copies = metrics.samples.get("copies");
+                    if !warned_of_copies && copies.is_some_and(|share| *share >= RunPage::COPIES) {
+                        warned_of_copies = true;
+                        tracing::warn!(
+                            "the model copies training pictures from step {} on, and more steps \
+                             will add copies; stop here, or train again with --augment 0.12 or a \
+                             smaller network",
+                            metrics.step
+                        );
                     }
                     if let Some(events) = &mut self.events
                         && let Err(e) = events.scalars(metrics.step, scalars(metrics))

@@ -1,9 +1,9 @@
 //! `cargo xtask recipe-bench`: measures the ablation table of docs/recipe.md.
 
 mod curve;
+mod data;
 mod record;
 mod rows;
-mod subject;
 mod tables;
 
 use std::collections::HashMap;
@@ -22,11 +22,12 @@ use diffusion_data::{ImageDataset, mnist};
 use diffusion_model::{ClassChoice, Generation, LoadedModel, RunLayout};
 use diffusion_sample::{Guidance, SamplerKind};
 use diffusion_train::{Checkpoint, Trainer, ema_model};
+use serde::{Deserialize, Serialize};
 
 use crate::cargo::workspace_root;
+use data::{JudgedImages, RecipeData};
 use record::{Outcome, print_means, read_record};
 use rows::{Recipes, Row};
-use subject::{JudgedImages, Subject};
 
 pub(crate) use curve::{RecipeCurveArgs, run as curve};
 pub(crate) use tables::compare_tables;
@@ -62,7 +63,7 @@ pub(crate) struct RecipeBenchArgs {
     #[arg(long, value_name = "M", conflicts_with = "base_steps")]
     minutes: Option<f64>,
     /// Pictures to train on, with --judge and --against [default: the shipped digits]
-    #[arg(long, value_name = "PATH", requires_all = ["judge", "against"])]
+    #[arg(long, value_name = "PATH", requires_all = ["judge", "against", "record", "out"])]
     data: Option<PathBuf>,
     /// The judge, a file of `diffusion train-judge`
     #[arg(long, value_name = "FILE", requires = "data")]
@@ -108,9 +109,9 @@ pub(crate) fn run(args: &RecipeBenchArgs) -> Result<()> {
     let subject = match (&args.data, &args.judge, &args.against) {
         (Some(data), Some(judge), Some(against)) => {
             let first = recipes.row.first().context("the file of recipes has no rows")?;
-            Subject::of(data, judge, against, &recipes.config(first, 0, 1)?)?
+            RecipeData::of(data, judge, against, &recipes.config(first, 0, 1)?)?
         }
-        _ => Subject::digits()?,
+        _ => RecipeData::digits()?,
     };
     let out = args.out.clone().unwrap_or_else(|| workspace_root().join("target/recipe"));
     std::fs::create_dir_all(&out)?;
@@ -124,6 +125,7 @@ pub(crate) fn run(args: &RecipeBenchArgs) -> Result<()> {
     let mut outcomes: Vec<Outcome> = recorded
         .into_iter()
         .filter(|o| o.count as u64 == args.num && o.minutes == args.minutes)
+        .filter(|o| o.judge == args.judge.as_ref().map(|_| bench.subject.name().to_owned()))
         .filter(|o| args.minutes.is_some() || o.base_steps == args.base_steps)
         .collect();
     let budgets = bench.step_budgets(&rows, &outcomes)?;
@@ -183,6 +185,15 @@ struct StepBudget {
     seconds_per_step: f64,
 }
 
+/// The progress of a training, in a file next to its checkpoint.
+#[derive(Serialize, Deserialize)]
+struct Progress {
+    steps: u64,
+    seconds_per_step: f64,
+    /// The loss of each step.
+    losses: Vec<f64>,
+}
+
 /// A training to run.
 struct Training<'a> {
     row: &'a Row,
@@ -195,7 +206,7 @@ struct Training<'a> {
 struct Bench<'a> {
     args: &'a RecipeBenchArgs,
     recipes: &'a Recipes,
-    subject: Subject,
+    subject: RecipeData,
     out: PathBuf,
     record: File,
 }
@@ -292,42 +303,61 @@ impl Bench<'_> {
         outcomes.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Trains, or goes on from the last checkpoint. Returns the trainer and the mean loss of its
-    /// last tenth.
-    fn trained(&self, training: &Training<'_>, folder: &Path) -> Result<(Trainer, f64)> {
+    /// Trains, or goes on from the checkpoint in `folder`. Returns the trainer and the mean loss of
+    /// its last tenth.
+    fn trained(&self, training: &Training<'_>, folder: &Path) -> Result<(Trainer, Progress)> {
         let &Training { row, seed, budget, .. } = training;
-        let mut trainer = self.trainer(row, seed, budget.steps)?;
-        if self.args.minutes.is_some() && folder.is_dir() {
-            let found = Checkpoint::read(folder, &Device::Cpu)?;
-            if trainer.restore(found).is_ok() {
-                println!("{}, seed {seed}: from step {}", row.name, trainer.steps_done());
-            }
+        let file = folder.with_added_extension("json");
+        let is_long = self.args.minutes.is_some();
+        let mut progress = Progress {
+            steps: budget.steps,
+            seconds_per_step: budget.seconds_per_step,
+            losses: Vec::new(),
+        };
+        let resumed = is_long && folder.is_dir() && file.is_file();
+        if resumed {
+            let text = std::fs::read(&file).with_context(|| file.display().to_string())?;
+            progress = serde_json::from_slice(&text).with_context(|| file.display().to_string())?;
         }
-        let (mut losses, mut saved) = (Vec::new(), Instant::now());
+        let mut trainer = self.trainer(row, seed, progress.steps)?;
+        if resumed {
+            Checkpoint::read(folder, &Device::Cpu)?.restore_into(&mut trainer, folder)?;
+            println!("{}, seed {seed}: from step {}", row.name, trainer.steps_done());
+            progress.losses.truncate(trainer.steps_done() as usize);
+        }
+        let save = |trainer: &Trainer, progress: &Progress| -> Result<()> {
+            // The losses come first, so that a killed process leaves enough of them.
+            std::fs::write(&file, serde_json::to_vec(progress)?)?;
+            Ok(trainer.checkpoint()?.write(folder)?)
+        };
+        let mut saved = Instant::now();
         while !trainer.is_finished() {
-            losses.push(trainer.step()?.loss);
-            if saved.elapsed() > SAVE_EVERY && self.args.minutes.is_some() {
-                trainer.checkpoint()?.write(folder)?;
+            progress.losses.push(trainer.step()?.loss);
+            if is_long && saved.elapsed() > SAVE_EVERY {
+                save(&trainer, &progress)?;
                 saved = Instant::now();
             }
         }
-        let last = &losses[losses.len() - losses.len().div_ceil(10)..];
-        let loss = last.iter().sum::<f64>() / last.len().max(1) as f64;
-        trainer.checkpoint()?.write(folder)?;
-        Ok((trainer, loss))
+        save(&trainer, &progress)?;
+        Ok((trainer, progress))
     }
 
     fn train(&self, training: &Training<'_>) -> Result<Vec<Outcome>> {
-        let &Training { row, seed, budget, ref samplers } = training;
-        let folder = self.out.join(format!("{}-{seed}", row.name));
+        let &Training { row, seed, ref samplers, .. } = training;
+        let minutes = self.args.minutes.map_or_else(String::new, |m| format!("-{m}min"));
+        let folder = self.out.join(format!("{}-{seed}{minutes}", row.name));
         let trained = self.trained(training, &folder);
-        let (trainer, loss) = trained.with_context(|| format!("row {}, seed {seed}", row.name))?;
+        let (trainer, progress) =
+            trained.with_context(|| format!("row {}, seed {seed}", row.name))?;
+        let losses = &progress.losses;
+        let last = &losses[losses.len() - losses.len().div_ceil(10)..];
+        let loss = last.iter().sum::<f64>() / last.len() as f64;
         let (model, mut outcomes) = (ema_model(&trainer)?, Vec::new());
         for &sampler in samplers {
             let generation = generation(sampler, self.args.num)?;
             let JudgedImages { quality, classes, class_accuracy, .. } =
                 self.subject.generate_and_judge(&model, &generation)?;
-            write_sheet(&model, generation, &folder.with_extension(sampler))?;
+            write_sheet(&model, generation, &folder.with_added_extension(sampler))?;
             outcomes.push(Outcome {
                 row: row.name.clone(),
                 seed,
@@ -339,8 +369,8 @@ impl Bench<'_> {
                     .as_ref()
                     .map(|_| self.subject.judge.description().name.clone()),
                 class_accuracy,
-                steps: budget.steps,
-                seconds_per_step: budget.seconds_per_step,
+                steps: progress.steps,
+                seconds_per_step: progress.seconds_per_step,
                 loss,
                 sampler: sampler.clone(),
                 count: quality.count,

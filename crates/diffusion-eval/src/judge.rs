@@ -25,7 +25,7 @@ const REFERENCE: &str = "reference.";
 /// The number of reference images whose features are stored in a file.
 const STORED: usize = Reference::COMPARED;
 
-/// What a judge was trained to tell from an image.
+/// What a judge was trained to predict from an image.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum JudgeTask {
@@ -126,7 +126,7 @@ impl Judge {
         };
         if outputs != description.network.outputs {
             let problem = format!(
-                "the description has {outputs} answers, but the network has {}",
+                "the description has {outputs} classes, but the network has {}",
                 description.network.outputs
             );
             return Err(FileError::unusable(path, problem).into());
@@ -200,7 +200,7 @@ impl Judge {
         self.reference.as_ref()
     }
 
-    /// The names of the classes in the order of the logits; empty if the judge tells rotations.
+    /// The names of the classes in the order of the logits; empty for a judge of rotations.
     pub fn classes(&self) -> &[String] {
         match &self.description.task {
             JudgeTask::Classes(names) => names,

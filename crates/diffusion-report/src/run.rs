@@ -43,9 +43,6 @@ impl<'a> RunPage<'a> {
         Self { run, notes: Vec::new(), commands: Vec::new() }
     }
 
-    /// The share of copies of training pictures from which on a model is said to copy.
-    pub const COPIES: f64 = 0.05;
-
     /// Writes `loss.png` and `index.html`. The page includes `samples.gif` if it exists, so call
     /// [`animate`](Self::animate) first. Without metrics, there is no `loss.png`.
     ///
@@ -143,17 +140,27 @@ fn loss_chart(metrics: &[StepMetrics]) -> Chart {
     }
 }
 
+/// The key of the share of copies of training pictures, which needs no features.
+const COPIES: &str = "copies";
+/// The features of the digit judge, which older runs did not name.
+const DIGIT_FEATURES: &str = "features of the digit judge";
+
 /// The last evaluation of samples, if there is one.
 fn last_evaluation(metrics: &[StepMetrics]) -> Option<&StepMetrics> {
     metrics.iter().rfind(|m| !m.samples.is_empty())
 }
 
 /// The chart of sample quality during training: Fréchet distances above, shares below. `None` if
-/// samples were not evaluated. Metrics by an earlier judge than the last one are left out.
+/// samples were not evaluated. Metrics of other features than the last ones are left out.
 fn quality_chart(metrics: &[StepMetrics]) -> Option<Chart> {
-    let last = last_evaluation(metrics)?;
+    // Older runs do not name the features; they were those of the digit judge.
+    let features = |m: &StepMetrics| {
+        let known = m.samples.contains_key("frechet_distance").then_some(DIGIT_FEATURES);
+        m.judge.clone().or(known.map(str::to_owned))
+    };
+    let last = metrics.iter().rev().find_map(features);
     let curve = |name: &str, label: &str| {
-        let points = metrics.iter().filter(|m| m.judge == last.judge);
+        let points = metrics.iter().filter(|m| name == COPIES || features(m) == last);
         let points = points.filter_map(|m| Some((m.step as f64, *m.samples.get(name)?)));
         Curve::new(label, points.collect::<Vec<_>>())
     };
@@ -163,7 +170,7 @@ fn quality_chart(metrics: &[StepMetrics]) -> Option<Chart> {
     };
     let distance = curve("frechet_distance", "Fréchet distance");
     let named = [("sure", "classified confidently"), ("as_asked", "class accuracy")];
-    let others = ["precision", "recall", "coverage", "copies"].map(|name| (name, name));
+    let others = ["precision", "recall", "coverage", COPIES].map(|name| (name, name));
     let shares = named.into_iter().chain(others).map(|(name, label)| curve(name, label)).collect();
     let panels = [
         panel("Fréchet distance", Scale::Logarithmic, None, vec![distance]),

@@ -47,12 +47,13 @@ pub use recipe::{
     SampleGridConfig, TrainConfig, TrainingPrecision,
 };
 pub use run::{
-    AdoptedModel, Checks, Judge, Outcome, Pace, RunDir, SampleJudge, SavedAverages, TrainEvent,
-    ValidationSet, ema_model, measure_pace, run,
+    AdoptedModel, Checks, Outcome, Pace, RunDir, SampleJudge, SampleMetricsFn, SavedAverages,
+    TrainEvent, ValidationSet, ema_model, measure_pace, run,
 };
 pub use start::start_from;
 pub use step::{
     AdamW, AdamWConfig, Checkpoint, CheckpointFile, CheckpointState, DrawnLevels, Ema, EmaConfig,
     Gradients, LevelSampler, LossConfig, LossHistory, LossWeighting, PixelError, PowerProfile,
     RestoreError, ReverseStep, StepMetrics, TimestepSampling, Trainer, TrainingLoss, TrainingModel,
+    VALIDATION_COPIES,
 };

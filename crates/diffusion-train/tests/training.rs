@@ -136,7 +136,7 @@ fn resumed_training_equals_uninterrupted_training() {
     let saved = SavedAverages::open(half_dir.layout(), 20).unwrap();
     assert_eq!(saved.steps(), [4, 8, 12, 20]);
     let known = whole.checkpoint().unwrap().averages.unwrap();
-    for (name, average) in saved.average(PowerProfile::LENGTHS[1]).unwrap() {
+    for (name, average) in saved.average(PowerProfile::LENGTHS[1]).unwrap().0 {
         let difference = (average - &known[&format!("1/{name}")]).unwrap();
         let largest = difference.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
         assert!(largest < 2e-3, "{name}: {largest}");

@@ -14,9 +14,9 @@ use diffusion_sample::{SamplerKind, SamplerOptions, VarianceType};
 use diffusion_train::{TrainConfig, ema_model};
 use serde_json::{Value, json};
 
+use super::data::{JudgedImages, RecipeData};
 use super::rows::PRESET;
 use super::shipped_digits;
-use super::subject::{JudgedImages, Subject};
 use crate::cargo::workspace_root;
 use crate::digits::training_digits;
 use crate::judge::with_reference;
@@ -82,7 +82,7 @@ pub(crate) fn run(args: &RecipeCurveArgs) -> Result<()> {
         _ => Vec::new(),
     };
     let (judge, reference) = with_reference(Judge::shipped(&Device::Cpu)?)?;
-    let subject = Subject { pictures: shipped_digits()?, judge, reference };
+    let subject = RecipeData { pictures: shipped_digits()?, judge, reference };
     let digits = &subject.pictures;
     let all: Vec<usize> = (0..digits.len()).collect();
     let training_images = TrainingImages::new(&digits.images(&all, &Device::Cpu)?, false)?;
@@ -168,7 +168,7 @@ pub(crate) fn run(args: &RecipeCurveArgs) -> Result<()> {
 
 /// Measures the points of the curves.
 struct CurveBench<'a> {
-    subject: &'a Subject,
+    subject: &'a RecipeData,
     training_images: TrainingImages,
     /// The labels of MNIST's training digits, whose classes are not equally frequent.
     mnist_labels: Vec<u32>,

@@ -3,6 +3,7 @@
 mod args;
 mod training_source;
 
+use std::collections::HashSet;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -262,6 +263,23 @@ pub(crate) fn select(
     }
     let (training, validation) = dataset.split(config.validation)?;
     Ok((training, Some(validation)))
+}
+
+/// The classes that pictures of `set` have.
+pub(crate) fn labels(set: &ImageDataset) -> HashSet<u32> {
+    (0..set.len()).filter_map(|i| set.label(i)).collect()
+}
+
+/// The pictures without a `share` of them, and that share; `None` if no picture or a class would be
+/// left out of the first.
+pub(crate) fn split_by_default(
+    all: ImageDataset,
+    share: f64,
+) -> (ImageDataset, Option<ImageDataset>) {
+    match all.split(share) {
+        Ok((training, others)) if labels(&training) == labels(&all) => (training, Some(others)),
+        _ => (all, None),
+    }
 }
 
 /// One line about a data set and its source; `path` is the value of --data.

@@ -19,6 +19,12 @@ use crate::session::usage::{UsageError, check_input, first_given};
 /// The value of `--against` for MNIST's test digits, whose features come with the program.
 const MNIST: &str = "mnist";
 
+/// What to do if the digit judge cannot read the images.
+pub(crate) const NEEDS_JUDGE: &str = "the digit judge needs 28×28 grey images; for others, name a \
+                                      judge that `train-judge` trained with --judge \
+                                      FILE.safetensors, or the weights of Inception-v3 with \
+                                      --inception FILE.safetensors";
+
 /// The flags of image quality metrics.
 #[derive(clap::Args, Clone)]
 pub(crate) struct JudgeArgs {

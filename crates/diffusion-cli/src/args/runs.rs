@@ -25,7 +25,8 @@ pub(crate) struct ModelArgs {
     /// Folder of a checkpoint, for example runs/mnist-1/checkpoints/step-0000100, or a model in one
     /// file
     ///
-    /// Use it for an earlier state of a run. `evaluate ema --out` writes a model in one file.
+    /// Use it for an earlier state of a run. `evaluate ema --out` writes a model in one file, from
+    /// which commands that generate images can sample.
     #[arg(long, value_name = "DIR|FILE", conflicts_with = "run")]
     pub(crate) checkpoint: Option<PathBuf>,
 }
@@ -65,7 +66,11 @@ impl ModelArgs {
             (Some(checkpoint), _) => {
                 check_input("--checkpoint", checkpoint)?;
                 if checkpoint.is_file() {
-                    return Ok(Some(checkpoint.clone()));
+                    bail_usage!(
+                        "--checkpoint {}: this command needs the folder of a checkpoint, and this \
+                         is a file",
+                        checkpoint.display()
+                    );
                 }
                 ModelState::read(checkpoint).map_err(|e| {
                     if RunLayout::new(checkpoint).is_run() {
@@ -89,9 +94,16 @@ impl ModelArgs {
     /// The model that the flags name. Default: that of the latest run; without a run, the one that
     /// comes with the program.
     pub(crate) fn open(&self, weights: Weights, device: &Device) -> anyhow::Result<FoundModel> {
-        let checkpoint = match self.named()? {
-            Some(checkpoint) => Some(checkpoint),
-            None => latest().map(|run| run.latest_checkpoint()).transpose()?,
+        let checkpoint = match &self.checkpoint {
+            Some(file) if file.is_file() && weights == Weights::Raw => bail_usage!(
+                "--checkpoint {}: a model in one file has no other weights than these",
+                file.display()
+            ),
+            Some(file) if file.is_file() => Some(file.clone()),
+            _ => match self.named()? {
+                Some(checkpoint) => Some(checkpoint),
+                None => latest().map(|run| run.latest_checkpoint()).transpose()?,
+            },
         };
         let found = match checkpoint {
             Some(checkpoint) => {

@@ -1,6 +1,5 @@
 //! What `train-classifier` and `train-judge` share: flags, held-out pictures and progress.
 
-use std::collections::HashSet;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -9,7 +8,7 @@ use candle_core::Device;
 use diffusion_data::{ImageDataset, PictureConfig};
 use diffusion_train::ClassifierStep;
 
-use crate::args::data::DataArgs;
+use crate::args::data::{self, DataArgs};
 use crate::args::numbers::{positive, whole};
 use crate::session::interrupt;
 use crate::session::progress::{Progress, clock};
@@ -130,31 +129,27 @@ pub(super) fn split(
     all: ImageDataset,
     share: Option<f64>,
 ) -> anyhow::Result<(ImageDataset, Option<ImageDataset>)> {
-    if share == Some(0.0) {
-        return Ok((all, None));
-    }
-    let labels =
-        |set: &ImageDataset| (0..set.len()).filter_map(|i| set.label(i)).collect::<HashSet<u32>>();
-    match (all.split(share.unwrap_or(HELD_OUT_SHARE)), share) {
-        (Ok((training, held_out)), None) if labels(&training) == labels(&all) => {
-            Ok((training, Some(held_out)))
-        }
-        (_, None) => {
-            tracing::warn!(
-                "no pictures are held out, because a class has too few of them; the accuracy is not \
-                 measured"
-            );
-            Ok((all, None))
-        }
-        (sets, Some(_)) => {
-            let (training, held_out) = sets?;
-            for class in labels(&all).difference(&labels(&training)) {
+    match share {
+        Some(0.0) => Ok((all, None)),
+        Some(share) => {
+            let (training, held_out) = all.split(share)?;
+            for class in data::labels(&all).difference(&data::labels(&training)) {
                 let name = &all.classes()[*class as usize];
                 tracing::warn!(
-                    "all pictures of the class {name} are held out; the classifier cannot learn it"
+                    "all pictures of the class {name} are held out, so it cannot be learned"
                 );
             }
             Ok((training, Some(held_out)))
+        }
+        None => {
+            let (training, held_out) = data::split_by_default(all, HELD_OUT_SHARE);
+            if held_out.is_none() {
+                tracing::warn!(
+                    "no pictures are held out, because there are too few of them or of a class; \
+                     the accuracy is not measured"
+                );
+            }
+            Ok((training, held_out))
         }
     }
 }

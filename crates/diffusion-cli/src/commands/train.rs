@@ -11,12 +11,12 @@ use std::process::ExitCode;
 
 use anyhow::anyhow;
 use candle_core::{Device, Tensor};
-use diffusion_data::LoaderConfig;
+use diffusion_data::{ImageDataset, LoaderConfig};
 use diffusion_eval::{ImageSet, SampleEvaluator, TrainingSet};
 use diffusion_model::{ModelClass, RunLayout};
 use diffusion_train::{
     Checkpoint, Checks, Conditional, ConfigSource, DEFAULT_PRESET, Outcome, RunDir, SampleJudge,
-    TrainConfig, Trainer, TrainingPrecision, ValidationSet, start_from,
+    TrainConfig, Trainer, TrainingPrecision, VALIDATION_COPIES, ValidationSet, start_from,
 };
 
 use self::display::TrainingDisplay;
@@ -146,18 +146,19 @@ pub(crate) struct TrainArgs {
     /// products to bf16, too. auto: bf16 if the device has it. The run saves the choice.
     #[arg(long, value_name = "FORMAT", value_parser = one_of(&TrainingPrecision::ALL, TrainingPrecision::name))]
     precision: Option<TrainingPrecision>,
-    /// Save averages of the weights N times, evenly over the training, 0 to 1000 [default: 0]
+    /// Save averages of the weights N times, evenly over the training, 0 to 100 [default: 0]
     ///
     /// `evaluate ema` then computes moving averages of any length from them and finds the best one
     /// (Karras et al. 2024). The training needs memory for two more copies of the weights, and
     /// each of the N files takes the space of one copy. 16 is enough for most trainings.
-    #[arg(long, value_name = "N", value_parser = whole(..=1000))]
+    #[arg(long, value_name = "N", value_parser = whole(..=100))]
     averages: Option<u64>,
-    /// Generate and evaluate images every N updates and at the end; at least 1 [default: never]
+    /// Generate and evaluate images every N updates and at the end; 0: never [default: never, but
+    /// every 500 updates for copies only in a training on 100 to 2000 pictures]
     ///
     /// The metrics are those of `evaluate samples`. They are written to metrics.jsonl and to the
     /// run's page. The time counts towards --max-minutes.
-    #[arg(long, value_name = "N", value_parser = whole(1..))]
+    #[arg(long, value_name = "N", value_parser = whole(0..))]
     eval_every: Option<u64>,
     /// Images to generate for each evaluation of --eval-every; 64 to 100,000
     ///
@@ -210,6 +211,9 @@ const VALIDATION_OF_SMALL_SETS: f64 = 0.1;
 /// of images that are sampled for each.
 const COPIES_EVERY: u64 = 500;
 const COPIES_OF: u64 = 64;
+/// The largest number of values of a set in which copies are searched for by default: they are kept
+/// in memory twice, as floats.
+const MOST_VALUES: usize = 1 << 25;
 
 pub(crate) fn run(args: &TrainArgs, device: &Device, quiet: bool) -> anyhow::Result<ExitCode> {
     interrupt::listen()?;
@@ -220,9 +224,10 @@ pub(crate) fn run(args: &TrainArgs, device: &Device, quiet: bool) -> anyhow::Res
     }
     let existing = if args.resume { Some(open_run(args)?) } else { None };
     let origin = args.init_from.as_deref().map(RunLayout::checkpoint_at).transpose()?;
+    let file = args.config.as_deref().map(read_config_file).transpose()?;
     let mut config = match &existing {
         Some(run_dir) => resumed_config(args, run_dir)?,
-        None => new_config(args, origin.as_deref(), device)?,
+        None => new_config(args, file.as_ref(), origin.as_deref(), device)?,
     };
     let trained = existing.as_ref().and_then(|run| run.layout().latest_checkpoint().ok());
     let size = match (config.size, &trained) {
@@ -234,13 +239,19 @@ pub(crate) fn run(args: &TrainArgs, device: &Device, quiet: bool) -> anyhow::Res
         data::prepare_pictures(&source, size, &config.pictures, &args.data.cache, quiet)?;
     data::report_damaged(&prepared.report.damaged);
     let (mut dataset, mut validation) = data::select(prepared.dataset, &config.pictures)?;
-    let is_small = SMALL_SETS.contains(&dataset.len());
-    let chosen = existing.is_some() || args.data.pictures.validation.is_some();
-    if is_small && !chosen && validation.is_none() {
-        config.pictures.validation = VALIDATION_OF_SMALL_SETS;
-        let (training, others) = dataset.split(VALIDATION_OF_SMALL_SETS)?;
-        (dataset, validation) = (training, Some(others));
+    let is_chosen = existing.is_some()
+        || origin.is_some()
+        || args.data.pictures.validation.is_some()
+        || file.is_some_and(|file| file.sets(&["pictures", "validation"]));
+    if !is_chosen && validation.is_none() && SMALL_SETS.contains(&dataset.len()) {
+        let (training, others) = data::split_by_default(dataset, VALIDATION_OF_SMALL_SETS);
+        if others.is_some() {
+            config.pictures.validation = VALIDATION_OF_SMALL_SETS;
+        }
+        (dataset, validation) = (training, others);
     }
+    // A resumed run has the same sum as a new one.
+    let all = dataset.len() + validation.as_ref().map_or(0, ImageDataset::len);
     let mut trainer = config.trainer(&dataset, device)?;
     log_repeats(&config, dataset.len());
     for class in trainer.description().classes.iter().filter(|class| class.pictures == 0) {
@@ -253,6 +264,7 @@ pub(crate) fn run(args: &TrainArgs, device: &Device, quiet: bool) -> anyhow::Res
         path: config.data.clone(),
         mirrored: config.pictures.flip,
     };
+    let is_small = SMALL_SETS.contains(&all);
     checks.judge = sample_judge(args, &config, &training, is_small, device, quiet)?;
     if args.dry_run {
         return dry_run(args, &config, &mut trainer, device);
@@ -302,7 +314,9 @@ fn sample_judge(
     quiet: bool,
 ) -> anyhow::Result<Option<SampleJudge>> {
     let shape = training.images.shape();
+    let fits = training.images.len() * shape.iter().product::<usize>() <= MOST_VALUES;
     let (evaluator, every, num) = match args.eval_every {
+        Some(0) => return Ok(None),
         Some(every) => {
             let (settings, cache) = (&config.pictures, &args.data.cache);
             let evaluator =
@@ -311,18 +325,32 @@ fn sample_judge(
             tracing::info!("every {every} steps, {} images are {description}", args.eval_num);
             (evaluator, every, args.eval_num)
         }
-        None if is_small => {
+        None if is_small && fits => {
             let evaluator = SampleEvaluator::new(shape, None, Some(training), device)?;
+            tracing::info!(
+                "every {COPIES_EVERY} steps, {COPIES_OF} images are checked for copies of the \
+                 training pictures; --eval-every 0 turns this off"
+            );
             (evaluator, COPIES_EVERY, COPIES_OF)
         }
         None => return Ok(None),
     };
-    let name = evaluator.judge().map(|judge| judge.extractor().features_name());
-    let name = name.unwrap_or_else(|| "copies only".to_owned());
-    let judge = Box::new(move |images: &Tensor, classes: &[Option<&str>]| {
-        Ok(evaluator.evaluate(images, classes)?.by_key())
+    // Sets with pictures that are nearly alike have copies among the validation pictures, too.
+    let others = training.held_out.as_ref().filter(|_| is_small);
+    let baseline = others.map(|others| -> anyhow::Result<f64> {
+        let images = others.images(0..others.len(), device)?;
+        let found = evaluator.evaluate_copies(&images)?;
+        Ok(found.map_or(0.0, |found| found.copies))
     });
-    Ok(Some(SampleJudge { every, num, name, judge }))
+    let baseline = baseline.transpose()?;
+    let name = evaluator.judge().map(|judge| judge.extractor().features_name());
+    let judge = Box::new(move |images: &Tensor, classes: &[Option<&str>]| {
+        let mut metrics = evaluator.evaluate(images, classes)?.by_key();
+        metrics.extend(baseline.map(|share| (VALIDATION_COPIES.to_owned(), share)));
+        Ok(metrics)
+    });
+    let quick = args.eval_every.is_none();
+    Ok(Some(SampleJudge { every, num, name, quick, judge }))
 }
 
 /// Warns of classes of the model at `origin` that the training does not have, and of new ones.
@@ -398,27 +426,26 @@ fn dry_run(
 
 /// The configuration of a new run. If it starts from the checkpoint folder `origin`, that model's
 /// settings override the preset's.
+/// The file of --config.
+fn read_config_file(path: &Path) -> anyhow::Result<ConfigSource> {
+    let text = std::fs::read_to_string(path).map_err(|e| match e.kind() {
+        ErrorKind::InvalidData => {
+            anyhow!("--config {}: this is not a text file (not valid UTF-8)", path.display())
+        }
+        _ => anyhow!(e).context(format!("--config {}", path.display())),
+    })?;
+    Ok(ConfigSource { path: path.to_owned(), text })
+}
+
 fn new_config(
     args: &TrainArgs,
+    file: Option<&ConfigSource>,
     origin: Option<&Path>,
     device: &Device,
 ) -> anyhow::Result<TrainConfig> {
-    let file = match &args.config {
-        Some(path) => {
-            let text = std::fs::read_to_string(path).map_err(|e| match e.kind() {
-                ErrorKind::InvalidData => anyhow!(
-                    "--config {}: this is not a text file (not valid UTF-8)",
-                    path.display()
-                ),
-                _ => anyhow!(e).context(format!("--config {}", path.display())),
-            })?;
-            Some(ConfigSource { path: path.clone(), text })
-        }
-        None => None,
-    };
     let model = origin.map(Checkpoint::read_state).transpose()?.map(|state| state.model);
     let preset = args.preset.as_deref().unwrap_or(DEFAULT_PRESET);
-    let mut config = TrainConfig::layered_on(preset, model.as_ref(), file.as_ref())?;
+    let mut config = TrainConfig::layered_on(preset, model.as_ref(), file)?;
     set_length(&mut config, args);
     let TrainArgs { data, batch_size, lr, seed, .. } = args;
     if data.path.is_some() {

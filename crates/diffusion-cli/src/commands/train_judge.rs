@@ -1,6 +1,6 @@
 //! `diffusion train-judge`.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -81,9 +81,14 @@ pub(crate) fn run(args: &TrainJudgeArgs, device: &Device, quiet: bool) -> anyhow
         seed: args.fit.seed,
         ..defaults
     };
-    let data = args.fit.data.path.as_deref();
-    let name =
-        data.and_then(Path::file_name).map_or("digits".into(), |name| name.to_string_lossy());
+    let name = match &args.fit.data.path {
+        Some(path) => {
+            // A path such as `.` has no name of its own.
+            let full = path.canonicalize().unwrap_or_else(|_| path.clone());
+            full.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
+        }
+        None => "digits".to_owned(),
+    };
     let mut progress = FitProgress::new(&args.fit, &training, held_out.as_ref(), device, quiet);
     let mut show = |step: &_| progress.show(step);
     let judge = train_judge(&config, &name, &training, held_out.as_ref(), device, &mut show)?;

@@ -533,7 +533,8 @@ fn averages_of_any_length_are_compared_after_the_training() {
     place.refuses("evaluate ema --run plain", 1, &["saved no averages", "--averages"]);
     place.refuses("evaluate ema --run run --lengths 0.3", 2, &["at most 0.288"]);
     place.refuses("evaluate ema --run none", 2, &["--run", "none"]);
-    place.refuses("train --averages 1001", 2, &["--averages"]);
+    place.refuses("train --averages 101", 2, &["--averages"]);
+    place.refuses("evaluate ema --run run --step 3", 1, &["up to step 3", "step 4"]);
 }
 
 #[test]
@@ -546,15 +547,22 @@ fn a_training_on_few_pictures_keeps_some_for_validation_and_searches_for_copies(
     let metrics = fs::read_to_string(place.path("few-run/metrics.jsonl")).unwrap();
     let last: Value = serde_json::from_str(metrics.lines().last().unwrap()).unwrap();
     assert!(last["validation_loss"].is_f64() && last["samples"]["copies"].is_f64(), "{last}");
-    assert_eq!(last["judge"], "copies only");
+    assert!(last["judge"].is_null() && last["samples"]["validation_copies"].is_f64(), "{last}");
     let page = fs::read_to_string(place.path("few-run/index.html")).unwrap();
     assert!(page.contains("copies of training pictures"), "{page}");
     let config = fs::read_to_string(place.path("few-run/config.toml")).unwrap();
     assert!(config.contains("validation = 0.1"), "{config}");
     place.ok("train --run-dir few-run --resume --steps 6");
+    let metrics = fs::read_to_string(place.path("few-run/metrics.jsonl")).unwrap();
+    let last: Value = serde_json::from_str(metrics.lines().last().unwrap()).unwrap();
+    assert!(last["step"] == 6 && last["samples"]["copies"].is_f64(), "{last}");
 
     let answer = place.ok("train --config digits.toml --data few --validation 0 --run-dir all");
     assert!(!answer.err.contains("kept for validation"), "{}", answer.err);
+    // The configuration of that run keeps none either.
+    let answer = place.ok("train --config all/config.toml --eval-every 0 --run-dir again");
+    assert!(!answer.err.contains("kept for validation"), "{}", answer.err);
+    assert!(!fs::read_to_string(place.path("again/metrics.jsonl")).unwrap().contains("copies"));
     own_pictures(&place, "fewer", 60);
     let answer = place.ok("train --config digits.toml --data fewer --run-dir fewer-run");
     assert!(!answer.err.contains("kept for validation"), "{}", answer.err);

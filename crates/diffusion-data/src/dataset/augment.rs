@@ -31,45 +31,54 @@ impl Augmentation {
     /// A random transformation. Each kind is used with `probability`, except that with `mirror` the
     /// picture is mirrored left to right with probability ½.
     pub(super) fn draw(rng: &mut impl Rng, probability: f64, mirror: bool) -> Self {
-        let mut labels = [0.0; AUGMENTATION_LABELS];
-        let (mut matrix, mut offset) = ([[1.0, 0.0], [0.0, 1.0]], [0.0; 2]);
         // All numbers are drawn in any case, so that one kind does not change the others.
         let (left_right, top_bottom) = (rng.random::<bool>(), rng.random::<bool>());
         let used: [bool; 5] = std::array::from_fn(|_| rng.random::<f64>() < probability);
-        let (scale, angle) = (rng.sample::<f32, _>(StandardNormal), rng.random_range(-PI..PI));
-        let (direction, stretch) =
-            (rng.random_range(-PI..PI), rng.sample::<f32, _>(StandardNormal));
-        let shift = [rng.sample::<f32, _>(StandardNormal), rng.sample::<f32, _>(StandardNormal)];
-        let mut apply = |step: [[f32; 2]; 2]| matrix = product(matrix, step);
+        let (scale, angle): (f32, f32) = (rng.sample(StandardNormal), rng.random_range(-PI..PI));
+        // A negative stretch is a positive one across, and would have the labels of another one.
+        let stretch = rng.sample::<f32, _>(StandardNormal).abs();
+        let direction: f32 = rng.random_range(-PI..PI);
+        let shift: [f32; 2] = [rng.sample(StandardNormal), rng.sample(StandardNormal)];
+        let mut labels = [0.0; AUGMENTATION_LABELS];
         if mirror && left_right {
             labels[0] = 1.0;
-            apply([[-1.0, 0.0], [0.0, 1.0]]);
         }
         if used[0] && top_bottom {
             labels[1] = 1.0;
-            apply([[1.0, 0.0], [0.0, -1.0]]);
         }
         if used[1] {
             labels[2] = scale;
-            let factor = (-SCALE * scale).exp2();
-            apply([[factor, 0.0], [0.0, factor]]);
         }
         if used[2] {
             (labels[3], labels[4]) = (angle.cos() - 1.0, angle.sin());
-            apply(rotation(-angle));
         }
         if used[3] {
             (labels[5], labels[6]) = (stretch * direction.cos(), stretch * direction.sin());
-            let factor = (-SCALE * stretch).exp2();
-            apply(rotation(direction));
-            apply([[factor, 0.0], [0.0, 1.0 / factor]]);
-            apply(rotation(-direction));
         }
         if used[4] {
             labels[7..].copy_from_slice(&shift);
-            let [x, y] = shift.map(|shift| -SHIFT * shift);
-            offset = [matrix[0][0] * x + matrix[0][1] * y, matrix[1][0] * x + matrix[1][1] * y];
         }
+        Self::with_labels(labels)
+    }
+
+    /// The transformation that `labels` describe: a shift, then a stretch, a rotation, a scaling
+    /// and mirrorings.
+    fn with_labels(labels: [f32; AUGMENTATION_LABELS]) -> Self {
+        let [left_right, top_bottom, scale, cos, sin, stretch_x, stretch_y, x, y] = labels;
+        let diagonal = |x: f32, y: f32| [[x, 0.0], [0.0, y]];
+        let scale = (-SCALE * scale).exp2();
+        let stretch = (-SCALE * stretch_x.hypot(stretch_y)).exp2();
+        let direction = stretch_y.atan2(stretch_x);
+        let steps = [
+            diagonal(1.0 - 2.0 * left_right, 1.0 - 2.0 * top_bottom),
+            diagonal(scale, scale),
+            rotation(-sin.atan2(1.0 + cos)),
+            rotation(direction),
+            diagonal(stretch, 1.0 / stretch),
+            rotation(-direction),
+        ];
+        let matrix = steps.into_iter().fold(diagonal(1.0, 1.0), product);
+        let offset = matrix.map(|[a, b]| -SHIFT * (a * x + b * y));
         Self { labels, matrix, offset }
     }
 
@@ -171,35 +180,70 @@ mod tests {
         }
     }
 
-    #[test]
-    fn mirrors_turns_and_shifts_move_pixels_as_their_labels_say() {
-        let mut rng = StdRng::seed_from_u64(2);
-        let flipped = (0..20).map(|_| Augmentation::draw(&mut rng, 0.0, true));
-        let flipped = flipped.into_iter().find(|drawn| drawn.labels[0] == 1.0).unwrap();
-        let expected: Vec<f32> = picture()
-            .chunks_exact(SIDE)
-            .flat_map(|row| row.iter().rev().copied().collect::<Vec<_>>())
-            .collect();
-        assert!(close(&applied(&flipped), &expected));
+    /// The picture transformed as labels say, which are given by their places.
+    fn labelled(labels: &[(usize, f32)]) -> Vec<f32> {
+        let mut all = [0.0; AUGMENTATION_LABELS];
+        labels.iter().for_each(|(place, label)| all[*place] = *label);
+        applied(&Augmentation::with_labels(all))
+    }
 
-        let turned = Augmentation {
-            labels: [0.0; AUGMENTATION_LABELS],
-            matrix: rotation(-PI / 2.0),
-            offset: [0.0; 2],
-        };
+    #[test]
+    fn pixels_move_as_the_labels_say() {
         let from = picture();
-        // The result at (x, y), from the centre, is the picture at (y, −x).
-        let expected: Vec<f32> =
-            (0..SIDE * SIDE).map(|i| from[(SIDE - 1 - i % SIDE) * SIDE + i / SIDE]).collect();
-        assert!(close(&applied(&turned), &expected));
-        let shifted =
-            Augmentation { matrix: rotation(0.0), offset: [-3.0 / SIDE as f32, 0.0], ..turned };
-        let result = applied(&shifted);
+        let moved = |place: fn(usize, usize) -> (usize, usize)| -> Vec<f32> {
+            let at = |i: usize| place(i % SIDE, i / SIDE);
+            (0..SIDE * SIDE).map(|i| from[at(i).1 * SIDE + at(i).0]).collect()
+        };
+        const LAST: usize = SIDE - 1;
+        assert!(close(&labelled(&[(0, 1.0)]), &moved(|x, y| (LAST - x, y))));
+        assert!(close(&labelled(&[(1, 1.0)]), &moved(|x, y| (x, LAST - y))));
+        // A quarter turn: the cosine is 0, its label −1.
+        assert!(close(&labelled(&[(3, -1.0), (4, 1.0)]), &moved(|x, y| (y, LAST - x))));
+        assert!(close(&labelled(&[(3, -1.0), (4, -1.0)]), &moved(|x, y| (LAST - y, x))));
+        // A shift to the right by 3 pixels, and one down.
+        let three = 3.0 / SIDE as f32 / SHIFT;
+        let (right, down) = (labelled(&[(7, three)]), labelled(&[(8, three)]));
         for y in 0..SIDE {
-            assert!(close(&result[y * SIDE + 3..][..SIDE - 3], &from[y * SIDE..][..SIDE - 3]));
+            assert!(close(&right[y * SIDE + 3..][..SIDE - 3], &from[y * SIDE..][..SIDE - 3]));
             // Mirrored at the edge.
-            assert!(close(&result[y * SIDE + 2..][..1], &from[y * SIDE..][..1]));
+            assert!(close(&right[y * SIDE + 2..][..1], &from[y * SIDE..][..1]));
         }
+        assert!(close(&down[3 * SIDE..], &from[..SIDE * (SIDE - 3)]));
+    }
+
+    #[test]
+    fn scales_and_stretches_enlarge_as_the_labels_say() {
+        // A smooth hill, whose second moments tell its size.
+        let hill: Vec<f32> = (0..64 * 64)
+            .map(|i| {
+                let [x, y] = [i % 64, i / 64].map(|at| (at as f32 - 31.5) / 6.0);
+                (-(x * x + y * y) / 2.0).exp()
+            })
+            .collect();
+        let widths = |labels: [f32; AUGMENTATION_LABELS]| {
+            let mut to = vec![0.0; 64 * 64];
+            Augmentation::with_labels(labels).apply(&hill, &mut to, [64; 2]);
+            let total: f32 = to.iter().sum();
+            [0, 1].map(|axis: usize| {
+                let at = |i: usize| [i % 64, i / 64][axis] as f32 - 31.5;
+                let square: f32 = to.iter().enumerate().map(|(i, x)| at(i) * at(i) * x).sum();
+                (square / total).sqrt() / 6.0
+            })
+        };
+        let with = |labels: &[(usize, f32)]| {
+            let mut all = [0.0; AUGMENTATION_LABELS];
+            labels.iter().for_each(|(place, label)| all[*place] = *label);
+            widths(all)
+        };
+        let near = |found: [f32; 2], expected: [f32; 2]| {
+            found.iter().zip(expected).all(|(a, b)| (a - b).abs() < 0.02)
+        };
+        let factor = SCALE.exp2();
+        assert!(near(with(&[(2, 1.0)]), [factor; 2]), "{:?}", with(&[(2, 1.0)]));
+        assert!(near(with(&[(2, -1.0)]), [1.0 / factor; 2]));
+        assert!(near(with(&[(5, 1.0)]), [factor, 1.0 / factor]), "{:?}", with(&[(5, 1.0)]));
+        assert!(near(with(&[(6, 1.0)]), [1.0 / factor, factor]));
+        assert!(near(with(&[(5, -1.0)]), [factor, 1.0 / factor]), "the same line, backwards");
     }
 
     #[test]

@@ -89,11 +89,19 @@ impl Loader {
     /// Creates a loader at the beginning of the first pass.
     ///
     /// # Errors
-    /// If `batch_size` or `repeat` is 0, or a pass has more than 2³² − 1 pictures.
+    /// If `batch_size` or `repeat` is 0, or a pass has more than 2³² − 1 pictures; if pictures to
+    /// augment are not square.
     pub fn new(dataset: &ImageDataset, config: LoaderConfig) -> Result<Self, DataError> {
         if config.batch_size == 0 || config.repeat == 0 {
             let problem = "batch size and repeat must be at least 1";
             return Err(DataError::Invalid(problem.to_owned()));
+        }
+        let [_, height, width] = dataset.image_shape();
+        if config.augment > 0.0 && height != width {
+            let problem = format!(
+                "augmentation rotates pictures, which must be square, not {width}×{height}"
+            );
+            return Err(DataError::Invalid(problem));
         }
         let config = LoaderConfig { repeat: config.repeats(dataset.len()), ..config };
         let pass = dataset.len().saturating_mul(config.repeat);

@@ -6,7 +6,9 @@ use candle_core::{Device, Tensor};
 
 use super::training::TrainingSubset;
 use super::{FeatureMetrics, ImageSet, Note, ReferenceSet, SampleMetrics, TrainingSet, notes};
-use crate::{ClassShares, EvalError, FeatureExtractor, Judge, Reference, diversity, spread};
+use crate::{
+    ClassShares, EvalError, FeatureExtractor, Judge, Memorisation, Reference, diversity, spread,
+};
 
 /// The largest number of reference images whose features are computed.
 const MAX_REFERENCES: usize = 10_000;
@@ -35,7 +37,8 @@ impl FeatureJudge {
             Some((judge.reference()?.clone(), judge.description().reference.clone()?))
         });
         let (reference, reference_name) = included.ok_or(EvalError::NoImagesOfMnist)?;
-        Ok(Self { extractor, reference, reference_name, classifies: true, circular: false })
+        let classifies = judge.is_some_and(|judge| !judge.classes().is_empty());
+        Ok(Self { extractor, reference, reference_name, classifies, circular: false })
     }
 
     /// The network `extractor`, with up to 10,000 images of `references`. `device` must be the
@@ -120,6 +123,7 @@ impl FeatureJudge {
             distance_name: self.extractor.distance_name(),
             quality: self.reference.quality(&features)?,
             diversity: diversity(&features, &numbered(classes))?,
+            class_names: self.classes().to_vec(),
             class_accuracy: logits.as_ref().map(class_accuracy).transpose()?.flatten(),
             classes: logits.map(|logits| ClassShares::of(&logits)).transpose()?,
         })
@@ -220,9 +224,16 @@ impl SampleEvaluator {
     ) -> Result<SampleMetrics, EvalError> {
         let features =
             self.judge.as_ref().map(|judge| judge.metrics(images, classes)).transpose()?;
-        let memorisation =
-            self.training.as_ref().map(|training| training.memorisation(images)).transpose()?;
+        let memorisation = self.evaluate_copies(images)?;
         Ok(SampleMetrics { count: images.dim(0)?, features, memorisation })
+    }
+
+    /// How near `images` (N, C, H, W) are to the training images; `None` if these are unknown.
+    ///
+    /// # Errors
+    /// If the shape of the images does not fit the training images.
+    pub fn evaluate_copies(&self, images: &Tensor) -> Result<Option<Memorisation>, EvalError> {
+        self.training.as_ref().map(|training| training.memorisation(images)).transpose()
     }
 
     /// The feature metrics of up to `count` training images: the score of a perfect model. `None`

@@ -27,6 +27,8 @@ pub struct FeatureMetrics {
     /// The classes that the network recognises; `None` if the images are not known to have its
     /// classes.
     pub classes: Option<ClassShares>,
+    /// The names of these classes.
+    pub class_names: Vec<String>,
     /// The share of images whose recognised class is the requested one, in \[0, 1\]; `None` if no
     /// class was requested. The JSON key is `as_asked`.
     pub class_accuracy: Option<f64>,
@@ -34,6 +36,9 @@ pub struct FeatureMetrics {
     /// no such pair.
     pub diversity: Option<f64>,
 }
+
+/// The largest number of classes whose shares are metrics.
+const MOST_CLASSES: usize = 20;
 
 /// A metric of a set of images.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -51,8 +56,14 @@ impl SampleMetrics {
     pub(super) fn metrics(&self) -> Vec<Metric> {
         let mut metrics = Vec::new();
         let mut add = |title, key, value| metrics.push(Metric { title, key, value });
-        if let Some(FeatureMetrics { distance_name, quality, classes, class_accuracy, diversity }) =
-            &self.features
+        if let Some(FeatureMetrics {
+            distance_name,
+            quality,
+            classes,
+            class_accuracy,
+            diversity,
+            ..
+        }) = &self.features
         {
             add(distance_name, "frechet_distance", quality.frechet_distance);
             add("precision", "precision", quality.agreement.precision);
@@ -83,13 +94,16 @@ impl SampleMetrics {
         metrics
     }
 
-    /// All metrics by key, with the class shares as `share_of_class_0` and so on, and the number of
-    /// images as `count`.
+    /// All metrics by key, with the shares of up to 20 classes as `share_of_class_NAME`, and the
+    /// number of images as `count`.
     pub fn by_key(&self) -> BTreeMap<String, f64> {
         let metrics =
             self.metrics().into_iter().map(|Metric { key, value, .. }| (key.to_owned(), value));
-        let shares =
-            self.classes().into_iter().flat_map(|classes| classes.shares.iter().enumerate());
+        let features = self.features.iter().filter(|f| f.class_names.len() <= MOST_CLASSES);
+        let shares = features.flat_map(|features| {
+            let shares = features.classes.iter().flat_map(|classes| &classes.shares);
+            features.class_names.iter().zip(shares)
+        });
         let shares = shares.map(|(class, share)| (format!("share_of_class_{class}"), *share));
         metrics.chain(shares).chain([("count".to_owned(), self.count as f64)]).collect()
     }

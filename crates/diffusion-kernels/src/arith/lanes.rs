@@ -13,12 +13,13 @@
 
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::{
-    __m256, __m256bh, __m256i, __m512, __m512bh, __m512i, _mm256_add_ps, _mm256_fmadd_ps,
-    _mm256_loadu_ps, _mm256_mul_ps, _mm256_set1_ps, _mm256_storeu_ps, _mm256_sub_ps, _mm512_add_ps,
-    _mm512_castps_si512, _mm512_castsi256_si512, _mm512_castsi512_ps, _mm512_cvtepu16_epi32,
-    _mm512_cvtne2ps_pbh, _mm512_cvtneps_pbh, _mm512_fmadd_ps, _mm512_fnmadd_ps, _mm512_fnmsub_ps,
-    _mm512_loadu_ps, _mm512_mask_permutexvar_epi16, _mm512_maskz_mov_ps, _mm512_max_ps,
-    _mm512_min_ps, _mm512_mul_ps, _mm512_permutexvar_epi16, _mm512_rcp14_ps, _mm512_roundscale_ps,
+    __m256, __m256bh, __m256i, __m512, __m512bh, __m512i, _CMP_GE_OQ, _mm256_add_ps,
+    _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_mul_ps, _mm256_set1_ps, _mm256_storeu_ps,
+    _mm256_sub_ps, _mm512_add_ps, _mm512_castps_si512, _mm512_castsi256_si512, _mm512_castsi512_ps,
+    _mm512_cmp_ps_mask, _mm512_cvtepu16_epi32, _mm512_cvtne2ps_pbh, _mm512_cvtneps_pbh,
+    _mm512_fmadd_ps, _mm512_fnmadd_ps, _mm512_fnmsub_ps, _mm512_loadu_ps,
+    _mm512_mask_permutexvar_epi16, _mm512_maskz_mov_ps, _mm512_max_ps, _mm512_min_ps,
+    _mm512_mul_ps, _mm512_permutexvar_epi16, _mm512_rcp14_ps, _mm512_roundscale_ps,
     _mm512_scalef_ps, _mm512_set1_ps, _mm512_storeu_ps, _mm512_sub_ps,
 };
 #[cfg(target_arch = "x86_64")]
@@ -251,9 +252,9 @@ impl<const BF16: bool> Lanes for Avx512<BF16> {
         Self(unsafe { _mm512_maskz_mov_ps(bits, self.0) })
     }
 
-    /// The same as `arith::vector::sigmoid` with two thirds of the instructions: the scale of the
-    /// exponential is one, and an approximation of 14 bits and a step of Newton's method take the
-    /// place of the division. The error is about 2 ulp.
+    /// The same as `arith::vector::sigmoid`, to about 2 ulp, with two thirds of the instructions:
+    /// the scale of the exponential is one, and an approximation of 14 bits and a step of Newton's
+    /// method take the place of the division.
     #[inline(always)]
     fn sigmoid<const FMA: bool>(self) -> Self {
         let with = |number: f32| unsafe { _mm512_set1_ps(number) };
@@ -269,7 +270,10 @@ impl<const BF16: bool> Lanes for Avx512<BF16> {
             let p = _mm512_add_ps(_mm512_fmadd_ps(p, _mm512_mul_ps(r, r), r), with(1.0));
             let d = _mm512_add_ps(_mm512_scalef_ps(p, n), with(1.0));
             let near = _mm512_rcp14_ps(d);
-            Self(_mm512_mul_ps(_mm512_fnmadd_ps(d, near, with(2.0)), near))
+            let result = _mm512_mul_ps(_mm512_fnmadd_ps(d, near, with(2.0)), near);
+            // Where e^−x is infinite, also without a number.
+            let is_above = _mm512_cmp_ps_mask::<_CMP_GE_OQ>(self.0, with(-EXP_RANGE.end));
+            Self(_mm512_maskz_mov_ps(is_above, result))
         }
     }
 }
@@ -441,6 +445,15 @@ mod tests {
                 let most = exact * 4.0 * f64::from(f32::EPSILON) + 3e-38;
                 assert!(error <= most, "sigmoid({x}) = {}, off by {error:e}", y[5]);
             }
+            // SiLU is this number times x.
+            for (x, expected) in [(f32::INFINITY, 1.0), (f32::NEG_INFINITY, 0.0), (-3e38, 0.0)] {
+                let mut y = [0.5; LANES];
+                sigmoids(isa, &[x; LANES], &mut y);
+                assert_eq!(y, [expected; LANES], "sigmoid({x})");
+            }
+            let mut y = [0.5; LANES];
+            sigmoids(isa, &[f32::NAN; LANES], &mut y);
+            assert!((f32::NAN * y[3]).is_nan());
         }
     }
 

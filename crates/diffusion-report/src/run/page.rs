@@ -126,7 +126,7 @@ fn summary(metrics: &[StepMetrics]) -> Vec<(&'static str, String)> {
     }
     let copies = |m: &StepMetrics| m.samples.get("copies").copied();
     if let Some(share) = metrics.iter().rev().find_map(copies) {
-        let first = metrics.iter().find(|m| copies(m).is_some_and(|c| c >= RunPage::COPIES));
+        let first = metrics.iter().find(|m| m.shows_copies());
         let from =
             first.map_or_else(String::new, |m| format!("; copying begins at step {}", m.step));
         let text = format!("{:.1} % of the samples{from}", share * 100.0);

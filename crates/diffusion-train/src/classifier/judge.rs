@@ -22,7 +22,7 @@ use crate::recipe::classes_of;
 pub struct JudgeTraining {
     /// The network. Default: [`JudgeNetworkConfig::new`] for the pictures.
     pub network: Option<JudgeNetworkConfig>,
-    /// Learn to tell rotations even if the pictures have classes. Default: false.
+    /// Learn rotations even if the pictures have classes. Default: false.
     pub rotations: bool,
     /// Pictures per update, at least 1. Default: 128.
     pub batch_size: usize,
@@ -85,6 +85,12 @@ pub fn train_judge(
         (JudgeTask::Classes(dataset.classes().to_vec()), Some(dataset.labelled()?))
     };
     let dataset = labelled.as_ref().unwrap_or(dataset);
+    let labelled = held_out.filter(|_| task != JudgeTask::Rotations);
+    let labelled = labelled.map(|set| set.labelled().ok());
+    let held_out = match &labelled {
+        Some(labelled) => labelled.as_ref(),
+        None => held_out,
+    };
     let shape = dataset.image_shape();
     if task == JudgeTask::Rotations && shape[1] != shape[2] {
         let size = format!("{}×{}", shape[2], shape[1]);

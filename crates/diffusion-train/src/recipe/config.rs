@@ -101,7 +101,7 @@ pub struct CheckpointConfig {
     /// The number of newest checkpoints to keep, at least 1. Default: 3.
     pub keep: usize,
     /// How many times the run saves averages of the weights, evenly over the training, from which
-    /// moving averages of any length can be computed afterwards (Karras et al. 2024); at most 1000.
+    /// moving averages of any length can be computed afterwards (Karras et al. 2024); at most 100.
     /// The averages cost memory for two copies of the weights. Default: 0.
     #[serde(skip_serializing_if = "is_zero")]
     pub averages: usize,

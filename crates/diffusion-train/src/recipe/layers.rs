@@ -17,6 +17,21 @@ pub struct ConfigSource {
     pub text: String,
 }
 
+impl ConfigSource {
+    /// Whether the text sets the field at `path`, a list of nested names.
+    pub fn sets(&self, path: &[&str]) -> bool {
+        let Ok(table) = parse(self) else { return false };
+        let mut value = toml::Value::Table(table);
+        path.iter().all(|name| match value.get(name).cloned() {
+            Some(inner) => {
+                value = inner;
+                true
+            }
+            None => false,
+        })
+    }
+}
+
 /// The names of the presets.
 pub(super) const PRESET_NAMES: [&str; 4] = ["mnist", "digits-attn", "cifar10", "tutorial"];
 

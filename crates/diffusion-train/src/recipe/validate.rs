@@ -10,7 +10,7 @@ use super::{ConfigError, LrDecay, TrainConfig};
 use crate::{LossWeighting, PixelError, TimestepSampling};
 
 /// The largest number of saved averages: each takes as much space as the weights.
-const MAX_AVERAGES: u64 = 1000;
+const MAX_AVERAGES: u64 = 100;
 
 impl TrainConfig {
     /// Checks the ranges of all fields except the network's, which are checked when it is built.

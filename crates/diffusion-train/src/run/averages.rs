@@ -63,8 +63,15 @@ impl SavedAverages {
             found.push(path);
         }
         if found.is_empty() {
-            let problem = "the run saved no averages of the weights; train it with \
-                           checkpoint.averages above 0 (flag --averages)";
+            let problem = match files(layout)?.first() {
+                Some((first, _)) => format!(
+                    "the run saved no averages of the weights up to step {step}, the first after \
+                     step {first}"
+                ),
+                None => "the run saved no averages of the weights; train it with \
+                         checkpoint.averages above 0 (flag --averages)"
+                    .to_owned(),
+            };
             return Err(FileError::unusable(layout.root(), problem).into());
         }
         Ok(Self { files: found, profiles })
@@ -76,18 +83,26 @@ impl SavedAverages {
     }
 
     /// The average of `length` after the last saved step: the standard deviation of the averaged
-    /// steps divided by their number, above 0 and at most [`PowerProfile::MAX_LENGTH`].
+    /// steps divided by their number, above 0 and at most [`PowerProfile::MAX_LENGTH`]. Also
+    /// returns the relative error of its profile: the saved averages may be too few for a length.
     ///
     /// # Errors
     /// If a file cannot be read or is damaged; if files have different tensors.
-    pub fn average(&self, length: f64) -> Result<BTreeMap<String, Tensor>, TrainError> {
+    pub fn average(&self, length: f64) -> Result<(BTreeMap<String, Tensor>, f64), TrainError> {
         let last = self.profiles.last().map_or(1, |profiles| profiles[0].step);
         let target = PowerProfile::of_length(length, last);
-        let coefficients = target.coefficients(&self.profiles.concat());
+        let (coefficients, error) = target.coefficients(&self.profiles.concat());
         let mut sums: BTreeMap<String, Tensor> = BTreeMap::new();
         for (path, coefficients) in self.files.iter().zip(coefficients.chunks_exact(2)) {
             let file =
                 DescribedTensors::<[PowerProfile; 2]>::read(path, DESCRIPTION, KIND, &Device::Cpu)?;
+            let has_all = sums.keys().all(|name| {
+                (0..2).all(|which| file.tensors.contains_key(&format!("{which}/{name}")))
+            });
+            if !has_all {
+                let problem = "it lacks tensors that the averages of earlier steps have";
+                return Err(FileError::unusable(path, problem).into());
+            }
             for (key, tensor) in file.tensors {
                 let (which, name) = key.split_once('/').unwrap_or(("", ""));
                 let Some(coefficient) = which.parse().ok().and_then(|i: usize| coefficients.get(i))
@@ -103,7 +118,7 @@ impl SavedAverages {
                 sums.insert(name.to_owned(), sum);
             }
         }
-        Ok(sums)
+        Ok((sums, error))
     }
 }
 

@@ -11,6 +11,6 @@ mod validation;
 pub use adopt::AdoptedModel;
 pub use averages::SavedAverages;
 pub use run_dir::RunDir;
-pub use samples::{Judge, SampleJudge, ema_model};
+pub use samples::{SampleJudge, SampleMetricsFn, ema_model};
 pub use training::{Checks, Outcome, Pace, TrainEvent, measure_pace, run};
 pub use validation::ValidationSet;

@@ -14,7 +14,7 @@ use crate::{TrainError, Trainer};
 
 /// Computes metrics, by name, of images (N, C, H, W) in \[−1, 1\], given the name of the class
 /// that each was generated with.
-pub type Judge = dyn Fn(&Tensor, &[Option<&str>]) -> Result<BTreeMap<String, f64>, Box<dyn Error + Send + Sync>>
+pub type SampleMetricsFn = dyn Fn(&Tensor, &[Option<&str>]) -> Result<BTreeMap<String, f64>, Box<dyn Error + Send + Sync>>
     + Send
     + Sync;
 
@@ -24,10 +24,13 @@ pub struct SampleJudge {
     pub every: u64,
     /// The number of images per evaluation.
     pub num: u64,
-    /// What the metrics are computed with. Metrics with different names are not compared.
-    pub name: String,
+    /// The features that the metrics are computed with; `None` without features. Metrics with
+    /// different features are not compared.
+    pub name: Option<String>,
+    /// Sample with the default sampler, not with that of the grids, which can take many steps.
+    pub quick: bool,
     /// The function that computes the metrics.
-    pub judge: Box<Judge>,
+    pub judge: Box<SampleMetricsFn>,
 }
 
 impl SampleJudge {
@@ -57,7 +60,11 @@ pub(super) fn judge_samples(
     judge: &SampleJudge,
     observer: &mut dyn FnMut(TrainEvent<'_>) -> ControlFlow<()>,
 ) -> Result<ControlFlow<(), BTreeMap<String, f64>>, TrainError> {
-    let generation = Generation { num: judge.num, ..grid_generation(trainer) };
+    let generation = if judge.quick {
+        Generation { seed: trainer.config().seed, ..Generation::new(judge.num) }
+    } else {
+        Generation { num: judge.num, ..grid_generation(trainer) }
+    };
     let Some(images) = generate(trainer, &generation, observer)? else {
         return Ok(ControlFlow::Break(()));
     };

@@ -168,7 +168,7 @@ pub fn run(
         if let Some(judge) = checks.judge.as_ref().filter(|judge| judge.is_due(trainer)) {
             match judge_samples(trainer, judge, observer)? {
                 ControlFlow::Continue(samples) => {
-                    (metrics.samples, metrics.judge) = (samples, Some(judge.name.clone()));
+                    (metrics.samples, metrics.judge) = (samples, judge.name.clone());
                 }
                 ControlFlow::Break(()) => flow = ControlFlow::Break(()),
             }

@@ -30,9 +30,26 @@ pub struct StepMetrics {
     /// where they were computed.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub samples: BTreeMap<String, f64>,
-    /// What `samples` were computed with; missing in older runs.
+    /// The features that `samples` were computed with; missing without features and in older runs,
+    /// which had those of the digit judge.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub judge: Option<String>,
+}
+
+/// The key in [`StepMetrics::samples`] of the share of validation pictures that are as near to a
+/// training picture as a copy.
+pub const VALIDATION_COPIES: &str = "validation_copies";
+
+/// The share of copies from which on a model is said to copy, beyond that of validation pictures.
+const COPYING: f64 = 0.05;
+
+impl StepMetrics {
+    /// Whether the samples of this step show that the model copies training pictures.
+    pub fn shows_copies(&self) -> bool {
+        let share = |key: &str| self.samples.get(key).copied();
+        let expected = share(VALIDATION_COPIES).unwrap_or(0.0);
+        share("copies").is_some_and(|copies| copies >= expected + COPYING)
+    }
 }
 
 /// The mean of `losses` in each quarter. `shares` holds each image's position in the distribution

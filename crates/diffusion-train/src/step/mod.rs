@@ -18,7 +18,7 @@ pub use bound::ReverseStep;
 pub use ema::{Ema, EmaConfig};
 pub use gradients::Gradients;
 pub use loss::{LossConfig, LossWeighting, PixelError, TrainingLoss};
-pub use metrics::StepMetrics;
+pub use metrics::{StepMetrics, VALIDATION_COPIES};
 pub use optimizer::{AdamW, AdamWConfig};
 pub use power_ema::PowerProfile;
 pub use restore::{CheckpointFile, RestoreError};

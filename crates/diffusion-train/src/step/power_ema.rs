@@ -63,17 +63,23 @@ impl PowerProfile {
     }
 
     /// The coefficients of the sum of averages with the profiles `saved` that is nearest to an
-    /// average with this profile.
-    pub fn coefficients(&self, saved: &[Self]) -> Vec<f64> {
+    /// average with this profile, and the distance that remains, relative to the length of this
+    /// profile. The sum of the coefficients is 1.
+    pub fn coefficients(&self, saved: &[Self]) -> (Vec<f64>, f64) {
         let norms: Vec<f64> = saved.iter().map(|profile| profile.dot(profile).sqrt()).collect();
         let n = saved.len();
         let products =
             DMatrix::from_fn(n, n, |i, j| saved[i].dot(&saved[j]) / (norms[i] * norms[j]));
         let target = DVector::from_fn(n, |i, _| saved[i].dot(self) / norms[i]);
         // Profiles of neighbouring steps are nearly equal, so the system is nearly singular.
-        let solution = products.svd(true, true).solve(&target, 1e-10);
+        let solution = products.clone().svd(true, true).solve(&target, 1e-10);
         let solution = solution.unwrap_or_else(|_| DVector::zeros(n));
-        solution.iter().zip(norms).map(|(x, norm)| x / norm).collect()
+        let sum: f64 = solution.iter().zip(&norms).map(|(x, norm)| x / norm).sum();
+        let solution = solution / sum;
+        let square =
+            self.dot(self) - 2.0 * solution.dot(&target) + solution.dot(&(&products * &solution));
+        let distance = (square.max(0.0) / self.dot(self)).sqrt();
+        (solution.iter().zip(norms).map(|(x, norm)| x / norm).collect(), distance)
     }
 }
 
@@ -201,17 +207,25 @@ mod tests {
         let f = |step: f64| (step / 170.0).sin() + (step / 900.0).exp() + (step / 3000.0);
         for length in [0.01, 0.03, 0.07, 0.1, 0.15, 0.25] {
             let target = PowerProfile::of_length(length, 4000);
-            let coefficients = target.coefficients(&saved);
-            assert!((coefficients.iter().sum::<f64>() - 1.0).abs() < 0.02, "{length}");
+            let (coefficients, distance) = target.coefficients(&saved);
+            // Shorter averages than the saved ones cannot be reached as well.
+            let (farthest, most) = if length < 0.03 { (0.5, 0.3) } else { (0.1, 0.03) };
+            assert!(distance < farthest, "{length}: {distance}");
             let sum: f64 =
                 coefficients.iter().zip(&saved).map(|(x, profile)| x * average(profile, f)).sum();
             let expected = average(&target, f);
-            // Shorter averages than the saved ones cannot be reached as well.
-            let most = if length < 0.03 { 0.3 } else { 0.03 };
             assert!((sum - expected).abs() < most * expected.abs(), "{length}: {sum} {expected}");
         }
-        let one = saved[31].coefficients(&saved);
+        let (one, distance) = saved[31].coefficients(&saved);
         assert!((one[31] - 1.0).abs() < 1e-6 && one[..31].iter().all(|x| x.abs() < 1e-6));
+        assert!(distance < 1e-5);
+        // A few averages keep the size of the weights, but cannot have every length.
+        for count in [2, 4, 10] {
+            let (few, distance) =
+                PowerProfile::of_length(0.2, 4000).coefficients(&saved[32 - count..]);
+            assert!((few.iter().sum::<f64>() - 1.0).abs() < 1e-9, "{count}");
+            assert!(distance > 0.1, "{count}: {distance}");
+        }
     }
 
     #[test]

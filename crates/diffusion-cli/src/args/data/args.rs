@@ -118,11 +118,13 @@ pub(crate) struct PictureArgs {
     #[arg(long, help_heading = HEADING, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     flip: Option<bool>,
     /// Transform pictures at random, each kind of transformation with probability P, from 0 to 1:
-    /// mirroring, scaling, rotation, stretching and shifting [default: 0]
+    /// mirroring top to bottom, scaling, rotation by any angle, stretching and shifting [default:
+    /// 0]
     ///
     /// The network is conditioned on the transformations, and images are sampled without them
     /// (Karras et al. 2022). Use it for small sets, with 0.12 for example. Without --flip, pictures
-    /// are also mirrored left to right half of the time, which the network is conditioned on, too.
+    /// are also mirrored left to right half of the time, and the network is conditioned on that,
+    /// too. With --flip it is not, so that images are mirrored as often as not.
     #[arg(long, help_heading = HEADING, value_name = "P", allow_negative_numbers = true)]
     augment: Option<f64>,
     /// Number of times that a pass contains each picture, 1 to 1,000,000 [default: 1, or more if

@@ -31,6 +31,9 @@ impl TrainingSource {
         flag: &str,
     ) -> anyhow::Result<Result<Self, &'static str>> {
         let Some(checkpoint) = checkpoint else { return Ok(Ok(Self::default())) };
+        if checkpoint.is_file() {
+            return Ok(Err("the training pictures of a model in one file are unknown"));
+        }
         if Checkpoint::read_state(checkpoint)?.is_adopted() {
             return Ok(Err("the training pictures of an imported model are unknown"));
         }

@@ -1,10 +1,11 @@
 //! `diffusion evaluate ema`.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use candle_core::Device;
+use candle_core::{Device, Tensor};
 use diffusion_eval::FeatureMetrics;
 use diffusion_files::write_file;
 use diffusion_model::{Generation, LoadedModel, ModelState, RunLayout};
@@ -65,6 +66,9 @@ pub(crate) struct EmaArgs {
     cache: data::CacheArgs,
 }
 
+/// The largest error of an average's profile without a warning.
+const LARGEST_ERROR: f64 = 0.15;
+
 /// Parses a length of an average.
 fn length(text: &str) -> Result<f64, String> {
     match text.parse() {
@@ -95,8 +99,9 @@ pub(super) fn run(args: &EmaArgs, device: &Device, quiet: bool) -> anyhow::Resul
     };
     layout.check()?;
     let checkpoint = layout.latest_checkpoint()?;
-    let state = ModelState::read(&checkpoint)?;
+    let mut state = ModelState::read(&checkpoint)?;
     let saved = SavedAverages::open(&layout, args.step.unwrap_or(state.step))?;
+    state.step = saved.steps().last().copied().unwrap_or(state.step);
     let shape = state.model.image_shape;
     let evaluator = args.judge.evaluator_of_model(
         Some(&checkpoint),
@@ -106,17 +111,11 @@ pub(super) fn run(args: &EmaArgs, device: &Device, quiet: bool) -> anyhow::Resul
         device,
         quiet,
     )?;
-    let Some(judge) = evaluator.judge() else {
-        bail_usage!(
-            "the digit judge needs 28×28 grey images; for others, name a judge that `train-judge` \
-             trained with --judge FILE.safetensors, or the weights of Inception-v3 with \
-             --inception FILE.safetensors"
-        )
-    };
+    let Some(judge) = evaluator.judge() else { bail_usage!("{}", judging::NEEDS_JUDGE) };
     println!(
         "{} (step {}), averages saved {} times, {} images from seed {}",
         layout.root().display(),
-        saved.steps().last().copied().unwrap_or(0),
+        state.step,
         saved.steps().len(),
         args.num,
         args.seed
@@ -125,7 +124,15 @@ pub(super) fn run(args: &EmaArgs, device: &Device, quiet: bool) -> anyhow::Resul
     let mut progress = Progress::new("sampling", args.lengths.len() as u64 * args.num, quiet);
     let mut rows: Vec<(f64, FeatureMetrics)> = Vec::new();
     for (place, &length) in (0u64..).zip(&args.lengths) {
-        let model = model(&saved, &state, length, device)?;
+        let (weights, error) = saved.average(length)?;
+        if error > LARGEST_ERROR {
+            tracing::warn!(
+                "the saved averages are too few for the length {length}: the share of each step \
+                 has an error of {:.0} %; train with a larger number of --averages",
+                error * 100.0
+            );
+        }
+        let model = model(weights, &state, device)?;
         let generation = Generation { seed: args.seed, ..Generation::new(args.num) };
         let images = model.generate(&generation, &mut |p| {
             let done = p.range.start as u64;
@@ -145,12 +152,7 @@ pub(super) fn run(args: &EmaArgs, device: &Device, quiet: bool) -> anyhow::Resul
         rows.push((length, judge.metrics(&images, &[])?));
     }
     progress.finish();
-    let names = ["length", judge.extractor().distance_name(), "precision", "recall", "coverage"];
-    println!("{}", names.map(|name| format!("{name:>18}")).concat());
-    for (length, metrics) in &rows {
-        let line = numbers(*length, metrics).map(|(_, number)| format!("{number:>18.4}"));
-        println!("{}", line.concat());
-    }
+    print_table(&rows);
     let best = rows
         .iter()
         .min_by(|(_, a), (_, b)| a.quality.frechet_distance.total_cmp(&b.quality.frechet_distance));
@@ -158,7 +160,7 @@ pub(super) fn run(args: &EmaArgs, device: &Device, quiet: bool) -> anyhow::Resul
         let distance = metrics.quality.frechet_distance;
         println!("smallest distance: {distance:.4} at length {length}");
         if let Some(path) = &args.out {
-            let average = saved.average(*length)?;
+            let (average, _) = saved.average(*length)?;
             let bytes = LoadedModel::pack_weights(state.clone(), average, path)?;
             write_file(path, &bytes).context("--out")?;
             println!("the model with this length: {}", path.display());
@@ -175,18 +177,27 @@ pub(super) fn run(args: &EmaArgs, device: &Device, quiet: bool) -> anyhow::Resul
     Ok(ExitCode::SUCCESS)
 }
 
-/// The model with the average of `length`.
+/// The model with `weights`.
 fn model(
-    saved: &SavedAverages,
+    weights: BTreeMap<String, Tensor>,
     state: &ModelState,
-    length: f64,
     device: &Device,
 ) -> anyhow::Result<LoadedModel> {
-    let weights = saved.average(length)?;
     let weights = weights.into_iter().map(|(name, weight)| Ok((name, weight.to_device(device)?)));
     let weights = weights.collect::<candle_core::Result<_>>()?;
     let name = "the average of the weights".as_ref();
     Ok(LoadedModel::new(state.model.clone(), state.step, weights, name, device)?)
+}
+
+fn print_table(rows: &[(f64, FeatureMetrics)]) {
+    for (i, (length, metrics)) in rows.iter().enumerate() {
+        if i == 0 {
+            let names = ["length", metrics.distance_name, "precision", "recall", "coverage"];
+            println!("{}", names.map(|name| format!("{name:>18}")).concat());
+        }
+        let line = numbers(*length, metrics).map(|(_, number)| format!("{number:>18.4}"));
+        println!("{}", line.concat());
+    }
 }
 
 /// The columns of the table: JSON key and value.

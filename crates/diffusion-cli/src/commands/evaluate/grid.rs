@@ -165,6 +165,7 @@ fn evaluator(
     }
     let shape = model.description.image_shape;
     if args.judge.judge.is_none()
+        && args.judge.inception.is_none()
         && let Err(problem) = args.judge.extractor(device)?.check_shape(shape)
     {
         tracing::info!(

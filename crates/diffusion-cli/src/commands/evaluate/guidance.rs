@@ -88,13 +88,7 @@ pub(super) fn run(args: &GuidanceArgs, device: &Device, quiet: bool) -> anyhow::
     let checkpoint = found.checkpoint.as_deref();
     let evaluator =
         args.judge.evaluator_of_model(checkpoint, shape, None, &args.cache, device, quiet)?;
-    let Some(judge) = evaluator.judge() else {
-        bail_usage!(
-            "the digit judge needs 28×28 grey images; for others, name a judge that `train-judge` \
-             trained with --judge FILE.safetensors, or the weights of Inception-v3 with \
-             --inception FILE.safetensors"
-        )
-    };
+    let Some(judge) = evaluator.judge() else { bail_usage!("{}", judging::NEEDS_JUDGE) };
     let sampler = model.objective.default_sampler(description.learned_variance());
     let steps = model.objective.default_steps(sampler);
     let num = args.per_class * classes as u64;

@@ -112,8 +112,7 @@ impl<'a> TrainingDisplay<'a> {
                             metrics.step
                         ));
                     }
-                    let copies = metrics.samples.get("copies");
-                    if !warned_of_copies && copies.is_some_and(|share| *share >= RunPage::COPIES) {
+                    if !warned_of_copies && metrics.shows_copies() {
                         warned_of_copies = true;
                         tracing::warn!(
                             "the model copies training pictures from step {} on, and more steps \

@@ -18,6 +18,8 @@ pub(super) struct TrainingEstimate {
     steps_left: Option<u64>,
     seconds_left: Option<f64>,
     checkpoints: usize,
+    /// How many times averages of the weights are saved.
+    averages: usize,
     /// The speed and the memory of the process in bytes, both measured after a few steps, when the
     /// process holds all the memory that a step needs.
     measured: Option<(Pace, Option<usize>)>,
@@ -36,6 +38,7 @@ impl TrainingEstimate {
                 .max_minutes
                 .map(|minutes| 60.0 * minutes - trainer.elapsed().as_secs_f64()),
             checkpoints: config.checkpoint.keep,
+            averages: config.checkpoint.averages,
             measured: None,
         }
     }
@@ -68,7 +71,13 @@ impl fmt::Display for TrainingEstimate {
             }
         }
         // While a checkpoint is written, the oldest one is still there.
-        let disk = (self.checkpoints + 1) * SAVED_COPIES * weights;
-        write!(f, ", up to {} of checkpoints", bytes(disk))
+        let copies = SAVED_COPIES + if self.averages > 0 { 2 } else { 0 };
+        let disk = (self.checkpoints + 1) * copies * weights;
+        write!(f, ", up to {} of checkpoints", bytes(disk))?;
+        // Two averages in half precision take the space of one copy.
+        match self.averages {
+            0 => Ok(()),
+            averages => write!(f, " and {} of averages", bytes(averages * weights)),
+        }
     }
 }

@@ -18,7 +18,7 @@ use crate::judge::{SEARCH_JUDGE, with_reference};
 const REFERENCES: usize = 10_000;
 
 /// Pictures to train on, a judge, and its features of reference pictures.
-pub(super) struct Subject {
+pub(super) struct RecipeData {
     pub(super) pictures: ImageDataset,
     pub(super) judge: Judge,
     pub(super) reference: Reference,
@@ -34,7 +34,7 @@ pub(super) struct JudgedImages {
     pub(super) class_accuracy: Option<f64>,
 }
 
-impl Subject {
+impl RecipeData {
     /// The digits that ship with the program, and the judge of the search.
     pub(super) fn digits() -> Result<Self> {
         let judge = Judge::read(&workspace_root().join(SEARCH_JUDGE), &Device::Cpu)
@@ -73,6 +73,11 @@ impl Subject {
         }
         let reference = Reference::of(&Tensor::cat(&features, 0)?)?;
         Ok(Self { pictures, judge, reference })
+    }
+
+    /// The name of the judge.
+    pub(super) fn name(&self) -> &str {
+        &self.judge.description().name
     }
 
     /// Samples images and measures their quality.

@@ -419,6 +419,7 @@ mod tests {
     }
 
     vectorised! {
+    pairs:
         fn written(x: &[f32], y: &[f32], at_once: &mut [f32], one_by_one: &mut [f32]) {
             let (x, y) = (L::load(x), L::load(y));
             x.pair(y).store(at_once);

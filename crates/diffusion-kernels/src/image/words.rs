@@ -58,6 +58,7 @@ pub(crate) fn by_term(isa: Isa, format: Format, b: Scratch, columns: usize) -> S
 }
 
 vectorised! {
+    pairs:
     /// Pixels with `pitch` channels as pairs of channels.
     pub(crate) fn pair_channels(x: &[f32], pitch: usize, to: &mut [f32]) {
         let words = Format::Bf16.channels(pitch);
@@ -71,6 +72,7 @@ vectorised! {
 }
 
 vectorised! {
+    pairs:
     /// Pairs of the numbers at the same place of `low` and `high`. An empty `high` counts as zeros.
     pub(crate) fn pair(low: &[f32], high: &[f32], to: &mut [f32]) {
         for i in (0..low.len()).step_by(LANES) {
@@ -81,6 +83,7 @@ vectorised! {
 }
 
 vectorised! {
+    pairs:
     /// Rows of channels as rows of pairs of channels. `to` holds zeros.
     fn pair_terms(b: &[f32], columns: usize, to: &mut [f32]) {
         for (c, b) in b.chunks_exact(columns).enumerate() {

@@ -263,6 +263,7 @@ pub(super) fn place_pitch(len: usize) -> usize {
 }
 
 vectorised! {
+    pairs:
     /// Transforms the tiles `first..first + count` of `canvas` to `places[place][tile][channel]`.
     /// Places are `pitch` floats apart.
     pub(super) fn transform_inputs(
@@ -274,6 +275,7 @@ vectorised! {
 }
 
 vectorised! {
+    pairs:
     /// Like [`transform_inputs`], for gradients of outputs, which have no border, and sums over
     /// tiles.
     pub(super) fn transform_output_gradients(
@@ -325,6 +327,7 @@ vectorised! {
 }
 
 vectorised! {
+    pairs:
     /// Transforms the `columns` of `[channel][3·3][outputs]` to `[36][channel][columns]`, words of
     /// `format` with places at [`place_pitch`]. `rotated` turns the kernels by half a turn.
     pub(super) fn transform_weights(

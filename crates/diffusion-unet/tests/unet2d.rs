@@ -6,7 +6,8 @@ use diffusion_process::{Domain, Network, NoiseSource};
 use diffusion_unet::{
     AUGMENTATION_LABELS,
     DownBlockType::{AttnDownBlock2D, DownBlock2D},
-    ResampleType, TimeEmbeddingType, TimeScaleShift, TrainingNetwork, UNet2D, UNet2DConfig,
+    NetworkConfig, ResampleType, TimeEmbeddingType, TimeScaleShift, TrainingNetwork, UNet2D,
+    UNet2DConfig,
     UpBlockType::{AttnUpBlock2D, UpBlock2D},
 };
 
@@ -269,6 +270,7 @@ fn labels_of_augmentation_reach_the_output_and_are_absent_in_sampling() {
         parameters.iter().find(|(name, _)| *name == "augment_embedding.weight").unwrap();
     let gradient = gradients.get(layer).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
     assert!(gradient.iter().all(|g| g.is_finite()) && gradient.iter().any(|g| *g != 0.0));
+    let (_, parameters) = NetworkConfig::Unet2d(config).initialise(1, &Device::Cpu).unwrap();
     assert!(!parameters.is_hidden_matrix("augment_embedding.weight"));
     let refused = plain.forward_training(&x, &t, &[None; 3], Some(&labels), noise);
     assert!(refused.unwrap_err().to_string().contains("no layer for labels of augmentation"));

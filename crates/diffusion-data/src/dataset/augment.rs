@@ -151,6 +151,7 @@ mod tests {
     use super::*;
 
     const SIDE: usize = 12;
+    const LAST: usize = SIDE - 1;
 
     /// A picture whose pixels differ.
     fn picture() -> Vec<f32> {
@@ -180,11 +181,18 @@ mod tests {
         }
     }
 
+    /// All labels, from those that are not 0 and their places.
+    fn all_labels(labels: &[(usize, f32)]) -> [f32; AUGMENTATION_LABELS] {
+        let mut all = [0.0; AUGMENTATION_LABELS];
+        for (place, label) in labels {
+            all[*place] = *label;
+        }
+        all
+    }
+
     /// The picture transformed as labels say, which are given by their places.
     fn labelled(labels: &[(usize, f32)]) -> Vec<f32> {
-        let mut all = [0.0; AUGMENTATION_LABELS];
-        labels.iter().for_each(|(place, label)| all[*place] = *label);
-        applied(&Augmentation::with_labels(all))
+        applied(&Augmentation::with_labels(all_labels(labels)))
     }
 
     #[test]
@@ -194,7 +202,6 @@ mod tests {
             let at = |i: usize| place(i % SIDE, i / SIDE);
             (0..SIDE * SIDE).map(|i| from[at(i).1 * SIDE + at(i).0]).collect()
         };
-        const LAST: usize = SIDE - 1;
         assert!(close(&labelled(&[(0, 1.0)]), &moved(|x, y| (LAST - x, y))));
         assert!(close(&labelled(&[(1, 1.0)]), &moved(|x, y| (x, LAST - y))));
         // A quarter turn: the cosine is 0, its label −1.
@@ -230,11 +237,7 @@ mod tests {
                 (square / total).sqrt() / 6.0
             })
         };
-        let with = |labels: &[(usize, f32)]| {
-            let mut all = [0.0; AUGMENTATION_LABELS];
-            labels.iter().for_each(|(place, label)| all[*place] = *label);
-            widths(all)
-        };
+        let with = |labels: &[(usize, f32)]| widths(all_labels(labels));
         let near = |found: [f32; 2], expected: [f32; 2]| {
             found.iter().zip(expected).all(|(a, b)| (a - b).abs() < 0.02)
         };

@@ -256,20 +256,20 @@ impl Trainer {
         let by_steps = self
             .total_steps()
             .map_or(0.0, |total| self.config.lr_schedule.progress(self.step, total));
-        let by_clock = self
-            .config
-            .max_minutes
-            .map_or(0.0, |minutes| (self.elapsed.as_secs_f64() / (60.0 * minutes)).min(1.0));
-        by_steps.max(by_clock)
+        by_steps.max(self.share_of_time())
     }
 
     /// The share of the training that is done, in \[0, 1\]: the larger of steps and time.
     pub(crate) fn share_done(&self) -> f64 {
         let by_steps =
             self.total_steps().map_or(0.0, |total| self.step as f64 / total.max(1) as f64);
-        let minutes = self.elapsed.as_secs_f64() / 60.0;
-        let by_clock = self.config.max_minutes.map_or(0.0, |limit| minutes / limit);
-        by_steps.max(by_clock).min(1.0)
+        by_steps.max(self.share_of_time()).min(1.0)
+    }
+
+    /// The share of the time limit that is used, in \[0, 1\]; 0 without a limit.
+    fn share_of_time(&self) -> f64 {
+        let share = |minutes: f64| (self.elapsed.as_secs_f64() / (60.0 * minutes)).min(1.0);
+        self.config.max_minutes.map_or(0.0, share)
     }
 
     /// The number of updates made.

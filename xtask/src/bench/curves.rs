@@ -2,18 +2,19 @@
 //! and number of threads.
 
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use diffusion_report::{Chart, Curve, Panel, Scale};
-use serde_json::json;
+use serde::{Deserialize, Serialize};
 
 use super::contender::Contender;
 use super::report::machine;
-use super::{median, peak_mib, write_figures};
+use super::{median, peak_mib};
 use crate::python::TORCH;
 
 /// A training step of the U-Net `unet2d` of bench/networks.json.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 struct Point {
     /// Height and width of the pictures, in pixels.
     side: u32,
@@ -27,6 +28,12 @@ impl Point {
     fn job(self) -> String {
         let Self { side, batch, width, .. } = self;
         format!("train {batch} unet2d-{width}-{side}")
+    }
+
+    /// Whether all contenders fit into memory together.
+    fn is_small(self) -> bool {
+        const LARGEST: u32 = 32 * 32 * 64 * 64;
+        self.side * self.side * self.batch * self.width <= LARGEST
     }
 }
 
@@ -50,12 +57,27 @@ fn axes(threads: &[u32]) -> [Vec<Point>; 4] {
     ]
 }
 
+/// After this time, a contender makes no more steps for a point.
+const LONGEST: Duration = Duration::from_mins(2);
+
 /// What one contender needs for a point.
+#[derive(Serialize, Deserialize)]
 struct Measured {
+    #[serde(flatten)]
     point: Point,
-    contender: Contender,
-    milliseconds: f64,
-    mib: f64,
+    /// The contender's name.
+    contender: String,
+    median_ms: f64,
+    peak_mib: f64,
+}
+
+/// The file of the figures.
+#[derive(Serialize, Deserialize)]
+struct Figures {
+    machine: String,
+    pytorch: String,
+    rounds: u32,
+    points: Vec<Measured>,
 }
 
 /// The lines of the charts: a name, and the contenders of which the best counts.
@@ -66,65 +88,91 @@ const LINES: [(&str, bool, bool); 4] = [
     ("PyTorch's best, bf16", false, true),
 ];
 
-/// Measures all points, and writes the figures to the file `json` and charts next to it.
+/// Measures all points, and writes the figures to the file `json` and charts next to it. Points of
+/// this machine that are in the file are not measured again.
 pub(super) fn run(rounds: u32, threads: &[u32], python: &PathBuf, json: &Path) -> Result<()> {
-    let contenders: Vec<_> =
-        Contender::all().into_iter().filter(|contender| contender.is_main()).collect();
+    let all = Contender::all();
+    // Without instructions for bf16, PyTorch emulates it and is slower than in f32.
+    let has_bf16 = all.contains(&Contender::Kernels { bf16: true });
+    let takes_part = |contender: &Contender| {
+        contender.is_main() && (contender.is_ours(has_bf16) || contender.is_torch(has_bf16))
+    };
+    let contenders: Vec<_> = all.into_iter().filter(takes_part).collect();
     let axes = axes(threads);
-    let mut measured: Vec<Measured> = Vec::new();
+    let new = Figures { machine: machine(), pytorch: TORCH.to_owned(), rounds, points: Vec::new() };
+    let mut figures = match std::fs::read_to_string(json) {
+        Ok(text) => serde_json::from_str(&text)
+            .ok()
+            .filter(|old: &Figures| old.machine == new.machine && old.pytorch == new.pytorch)
+            .unwrap_or(new),
+        Err(_) => new,
+    };
+    let folder = json.parent().context("the file has no folder")?;
     for &point in axes.iter().flatten() {
-        if measured.iter().any(|known| known.point == point) {
+        if figures.points.iter().any(|known| known.point == point) {
             continue;
         }
         eprintln!("{} with {} threads", point.job(), point.threads);
-        for &contender in &contenders {
-            measured.push(measure(point, contender, rounds, python)?);
-        }
+        figures.points.extend(measure(point, &contenders, rounds, python)?);
+        std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
+        std::fs::write(json, serde_json::to_string_pretty(&figures)?)
+            .with_context(|| json.display().to_string())?;
     }
-    let folder = json.parent().context("the file has no folder")?;
-    std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
-    println!("\n{}; {TORCH}; medians of {rounds} steps\n", machine());
+    println!("\n{}; {TORCH}; medians of up to {rounds} steps\n", machine());
     for (axis, points) in axes.iter().enumerate() {
-        print_table(axis, points, &measured);
-        let path = folder.join(format!("{}.svg", AXES[axis].replace(' ', "-")));
-        chart(axis, points, &measured).write(&path)?;
+        print_table(axis, points, &figures.points);
+        let path = folder.join(format!("step-by-{}.svg", AXES[axis].replace(' ', "-")));
+        chart(axis, points, &figures.points).write(&path)?;
         println!("chart: {}\n", path.display());
     }
-    let rows = measured.iter().map(|Measured { point, contender, milliseconds, mib }| {
-        json!({
-            "side": point.side, "batch": point.batch, "width": point.width,
-            "threads": point.threads, "contender": contender.to_string(),
-            "median_ms": milliseconds, "peak_mib": mib,
-        })
-    });
-    let figures = json!({
-        "machine": machine(), "pytorch": TORCH, "rounds": rounds, "points": rows.collect::<Vec<_>>(),
-    });
-    write_figures(json, &figures)
+    println!("all figures: {}", json.display());
+    Ok(())
 }
 
-/// The median time of a step after two others, and the peak memory of a process of its own.
-fn measure(point: Point, contender: Contender, rounds: u32, python: &PathBuf) -> Result<Measured> {
-    let mut worker = contender.start(point.threads, Some(python))?;
-    let job = point.job();
-    for _ in 0..2 {
-        worker.run(&job)?;
+/// The median time of a step after two others, and the peak memory of a process of its own, of each
+/// contender. They take turns; at points that need much memory, one runs after the other. A
+/// contender with very long steps makes fewer of them.
+fn measure(
+    point: Point,
+    contenders: &[Contender],
+    rounds: u32,
+    python: &PathBuf,
+) -> Result<Vec<Measured>> {
+    let at_once = if point.is_small() { contenders.len() } else { 1 };
+    let mut measured = Vec::new();
+    for contenders in contenders.chunks(at_once) {
+        let start = |contender: &Contender| contender.start(point.threads, Some(python));
+        let mut workers = contenders.iter().map(start).collect::<Result<Vec<_>>>()?;
+        let mut times = vec![Vec::new(); workers.len()];
+        let begin = Instant::now();
+        for round in 0..2 + rounds as usize {
+            for (worker, times) in workers.iter_mut().zip(&mut times) {
+                times.push(worker.run(&point.job())?);
+            }
+            if round >= 2 && begin.elapsed() > LONGEST {
+                break;
+            }
+        }
+        for ((contender, worker), times) in contenders.iter().zip(&mut workers).zip(times) {
+            measured.push(Measured {
+                point,
+                contender: contender.to_string(),
+                median_ms: median(times[2..].to_vec()),
+                peak_mib: peak_mib(worker)?,
+            });
+        }
     }
-    let times = (0..rounds).map(|_| worker.run(&job)).collect::<Result<Vec<_>>>()?;
-    Ok(Measured { point, contender, milliseconds: median(times), mib: peak_mib(&mut worker)? })
+    Ok(measured)
 }
 
 /// The shortest time and the least memory of a line's contenders at a point.
 fn best(measured: &[Measured], point: Point, (_, ours, bf16): (&str, bool, bool)) -> [f64; 2] {
-    let is_of_line = |contender: Contender| match contender {
-        Contender::Kernels { bf16: other } => ours && other == bf16,
-        Contender::Torch { bf16: other, .. } => !ours && other == bf16,
-        _ => false,
-    };
+    let is_of_line =
+        |name: &str| name.starts_with("diffusion") == ours && name.ends_with(", bf16") == bf16;
     measured
         .iter()
-        .filter(|known| known.point == point && is_of_line(known.contender))
-        .map(|known| [known.milliseconds, known.mib])
+        .filter(|known| known.point == point && is_of_line(&known.contender))
+        .map(|known| [known.median_ms, known.peak_mib])
         .reduce(|a, b| [a[0].min(b[0]), a[1].min(b[1])])
         .unwrap_or([f64::NAN; 2])
 }
@@ -139,7 +187,11 @@ fn print_table(axis: usize, points: &[Point], measured: &[Measured]) {
         let cells = LINES.map(|line| best(measured, point, line));
         print!("| {} |", value(point, axis));
         for [ms, mib] in cells {
-            print!(" {ms:.1} ms, {mib:.0} MiB |");
+            if ms.is_nan() {
+                print!(" – |");
+            } else {
+                print!(" {ms:.1} ms, {mib:.0} MiB |");
+            }
         }
         let [ours, ours_bf16, torch, torch_bf16] = cells.map(|[ms, _]| ms);
         println!(" {:.2} | {:.2} |", ours / torch, ours.min(ours_bf16) / torch.min(torch_bf16));
@@ -160,6 +212,7 @@ fn chart(axis: usize, points: &[Point], measured: &[Measured]) -> Chart {
                 };
                 Curve::new(line.0, points.iter().map(at))
             })
+            .filter(|curve| curve.points.iter().any(|(_, y)| y.is_finite()))
             .collect(),
     };
     let Point { side, batch, width, threads } = axes(&[points[0].threads])[3][0];

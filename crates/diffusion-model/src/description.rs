@@ -28,6 +28,9 @@ pub struct ModelDescription {
     pub image_shape: [usize; 3],
     /// The values of black and white: always [−1, 1].
     pub data_range: [f64; 2],
+    /// The scale of classifier-free guidance that sampling uses by default. Default (`None`): 1.1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guidance_scale: Option<f64>,
 }
 
 /// The values of black and white in this project.
@@ -45,11 +48,12 @@ impl ModelDescription {
         Objective::new(&self.schedule, self.prediction_type, self.edm)
     }
 
-    /// The default guidance: scale 1.1, or 1.0 if classifier-free guidance is impossible. A little
-    /// guidance corrects most errors of a short training and costs little variety (figures:
-    /// docs/recipe.md).
+    /// The default guidance: [`guidance_scale`](Self::guidance_scale), or 1.0 if classifier-free
+    /// guidance is impossible. A little guidance corrects most errors of a short training and costs
+    /// little variety (figures: docs/recipe.md).
     pub fn guidance(&self) -> Guidance {
-        Guidance::new(if self.check_classifier_free().is_ok() { 1.1 } else { 1.0 })
+        let is_possible = self.check_classifier_free().is_ok();
+        Guidance::new(if is_possible { self.guidance_scale.unwrap_or(1.1) } else { 1.0 })
     }
 
     /// Checks that classifier-free guidance is possible.
@@ -112,6 +116,9 @@ impl ModelDescription {
                 "data_range is {:?}; only {DATA_RANGE:?} is supported",
                 self.data_range
             ));
+        }
+        if self.guidance_scale.is_some_and(|scale| !scale.is_finite()) {
+            return Some("guidance_scale is not a number".to_owned());
         }
         match self.objective() {
             Ok(objective) if self.learned_variance() && objective.schedule().is_none() => {

@@ -201,3 +201,18 @@ fn a_class_is_found_by_name_or_number_and_errors_list_similar_names() {
     assert!(find_class(&classes, "6").is_err());
     assert!(find_class(&[], "cat").unwrap_err().to_string().contains("without classes"));
 }
+
+#[test]
+fn the_guidance_scale_of_a_recipe_is_the_default_of_its_model() {
+    let scale =
+        |text, pictures| config("simple_unet", text).describe(&pictures).unwrap().guidance().scale;
+    assert_eq!(scale("guidance_scale = 3.0", pictures()), 3.0);
+    assert_eq!(scale("", pictures()), 1.1);
+    assert_eq!(scale("guidance_scale = 3.0", unlabelled()), 1.0, "a model without classes");
+
+    let model = config("simple_unet", "guidance_scale = 3.0").describe(&pictures()).unwrap();
+    let next = TrainConfig::layered_on("mnist", Some(&model), None).unwrap();
+    assert_eq!(next.guidance_scale, Some(3.0), "a training that starts from the model");
+    let error = config("simple_unet", "guidance_scale = 1e9").validate().unwrap_err().to_string();
+    assert!(error.contains("guidance_scale is 1000000000; it must be"), "{error}");
+}

@@ -483,7 +483,7 @@ fn configurations_layer_and_explain_their_errors() {
         TrainConfig::preset("minst")
             .unwrap_err()
             .to_string()
-            .contains("the presets are mnist, digits-attn, cifar10, tutorial")
+            .contains("the presets are mnist, digits-attn, colour-32, cifar10, tutorial")
     );
 
     let preset = TrainConfig::preset("tutorial").unwrap();

@@ -104,6 +104,25 @@ mod tests {
     }
 
     #[test]
+    fn the_preset_for_colour_is_a_measured_row() {
+        let recipes = Recipes::read(&workspace_root().join("xtask/colour.toml")).unwrap();
+        let row = recipes.row.iter().find(|row| row.name == "unet-64-128-128").unwrap();
+        let preset = TrainConfig::preset("colour-32").unwrap();
+        let config = recipes.config(row, preset.seed, 10).unwrap();
+        assert_eq!(config.network, preset.network);
+        assert_eq!(
+            TrainConfig {
+                steps: None,
+                max_minutes: preset.max_minutes,
+                pictures: preset.pictures.clone(),
+                sample_grid: preset.sample_grid.clone(),
+                ..config
+            },
+            preset
+        );
+    }
+
+    #[test]
     fn the_record_has_only_these_rows() {
         let [short, long] = files();
         let record = read_record(&workspace_root().join("assets/figures/recipe.jsonl")).unwrap();

@@ -120,6 +120,7 @@ pub(crate) fn run(args: &ImportArgs) -> anyhow::Result<ExitCode> {
         edm: None,
         image_shape: model.image_shape,
         data_range: DATA_RANGE,
+        guidance_scale: None,
     };
     let keeps_scheduler = model.scheduler_text.is_some();
     let (weights, ema, scheduler) = (model.weights, model.ema, model.scheduler_text);

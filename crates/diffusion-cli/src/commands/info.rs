@@ -27,7 +27,7 @@ use crate::args::runs::{self, ModelArgs};
 pub(crate) struct InfoArgs {
     #[command(flatten)]
     model: ModelArgs,
-    /// Describe the model that a preset trains: mnist, digits-attn, cifar10 or tutorial
+    /// Describe the model that a preset trains: mnist, digits-attn, colour-32, cifar10 or tutorial
     #[arg(long, value_name = "NAME", conflicts_with_all = ["run", "checkpoint"])]
     preset: Option<String>,
 }

@@ -3,20 +3,19 @@
 mod display;
 mod estimate;
 mod run_folder;
+mod settings;
 
-use std::io::ErrorKind;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::anyhow;
 use candle_core::{Device, Tensor};
 use diffusion_data::{ImageDataset, LoaderConfig};
 use diffusion_eval::{ImageSet, SampleEvaluator, TrainingSet};
 use diffusion_model::{ModelClass, RunLayout};
 use diffusion_train::{
-    Checkpoint, Checks, Conditional, ConfigSource, DEFAULT_PRESET, Outcome, RunDir, SampleJudge,
-    TrainConfig, Trainer, TrainingPrecision, VALIDATION_COPIES, ValidationSet, start_from,
+    Checkpoint, Checks, Conditional, Outcome, RunDir, SampleJudge, TrainConfig, Trainer,
+    TrainingPrecision, VALIDATION_COPIES, ValidationSet, start_from,
 };
 
 use self::display::TrainingDisplay;
@@ -28,7 +27,7 @@ use crate::args::numbers::{positive, whole};
 use crate::args::{one_of, runs};
 use crate::session::interrupt;
 use crate::session::progress::clock;
-use crate::session::usage::{bail_usage, first_given, with_advice};
+use crate::session::usage::{bail_usage, with_advice};
 
 /// Train a diffusion model, by default on handwritten digits for 5 minutes
 ///
@@ -38,7 +37,8 @@ use crate::session::usage::{bail_usage, first_given, with_advice};
 /// --epochs and --max-minutes. Ctrl-C saves the run and stops; --resume continues it.
 #[derive(clap::Args)]
 #[command(
-    after_help = "Examples:\n  diffusion train\n  diffusion train --preset tutorial --data DIR --steps 300\n  \
+    after_help = "Examples:\n  diffusion train\n  diffusion train --preset colour-32 --data photos --max-minutes 60\n  \
+                        diffusion train --preset tutorial --data DIR --steps 300\n  \
                         diffusion train --run-dir runs/mnist-1 --resume --steps 2000\n  \
                         diffusion train --init-from runs/mnist-1 --data DIR --lr 1e-4\n  \
                         diffusion train --preset digits-attn --dry-run",
@@ -64,10 +64,11 @@ use crate::session::usage::{bail_usage, first_given, with_advice};
     })
 )]
 pub(crate) struct TrainArgs {
-    /// Start from a preset: mnist, digits-attn, cifar10 or tutorial [default: mnist]
+    /// Start from a preset: mnist, digits-attn, colour-32, cifar10 or tutorial [default: mnist]
     ///
     /// mnist trains good digits in 5 minutes on a CPU. digits-attn is the same recipe for a network
-    /// with attention. cifar10 is the CIFAR-10 recipe of the DDPM paper (Ho et al. 2020) with
+    /// with attention. colour-32 is for coloured pictures of 32×32 pixels and an hour on a CPU.
+    /// cifar10 is the CIFAR-10 recipe of the DDPM paper (Ho et al. 2020) with
     /// 800,000 updates. tutorial is the recipe of Learn AI Series #84 (Generative Images –
     /// Diffusion Models, Part 1); its schedule does not end in pure noise, and training warns about
     /// it.
@@ -100,8 +101,8 @@ pub(crate) struct TrainArgs {
     /// a model on other pictures.
     #[arg(long, value_name = "DIR", conflicts_with = "resume")]
     init_from: Option<PathBuf>,
-    /// Condition the network on each picture's class [default: auto in mnist and digits-attn, else
-    /// never]
+    /// Condition the network on each picture's class [default: never in cifar10 and tutorial, else
+    /// auto]
     ///
     /// auto: condition if the pictures have two or more classes. always: fail if they have none;
     /// --conditional alone means always. Classes come from folders or labels. `sample --class` and
@@ -120,26 +121,26 @@ pub(crate) struct TrainArgs {
     /// Replaces all limits of the preset and the file.
     #[arg(long, value_name = "N", value_parser = whole(1..))]
     epochs: Option<u64>,
-    /// Stop after M minutes; above 0 [default: 5 in mnist and digits-attn, else no limit]
+    /// Stop after M minutes; above 0 [default: 60 in colour-32, no limit in cifar10
+    /// and tutorial, else 5]
     ///
     /// The decay of the learning rate is planned to end at that time. A resumed run counts the
     /// minutes that it had before. Replaces all limits of the preset and the file.
     #[arg(long, value_name = "M", value_parser = positive, allow_negative_numbers = true)]
     max_minutes: Option<f64>,
-    /// Pictures per update; at least 1 [default: 32 in mnist and digits-attn, 128 in cifar10, 64 in
-    /// tutorial]
+    /// Pictures per update; at least 1 [default: 128 in cifar10, 64 in tutorial, else 32]
     ///
     /// Memory is the only upper limit. Larger batches need more memory and time per update.
     #[arg(long, value_name = "N", value_parser = whole(1..))]
     batch_size: Option<u64>,
-    /// Base learning rate; above 0 [default: 0.002 in mnist and digits-attn, 0.0002 in cifar10,
-    /// 0.001 in tutorial]
+    /// Base learning rate; above 0 [default: 0.0002 in cifar10, 0.001 in tutorial, else 0.002]
     ///
     /// The warm-up rises to this rate, and the decay falls from it. Use a smaller rate for
     /// fine-tuning.
     #[arg(long, value_name = "RATE", value_parser = positive, allow_negative_numbers = true)]
     lr: Option<f64>,
-    /// Number format in which the network multiplies: f32, bf16 or auto [default: f32]
+    /// Number format in which the network multiplies: f32, bf16 or auto [default: auto in
+    /// colour-32, else f32]
     ///
     /// bf16 (bfloat16) is faster on CPUs with AVX512-BF16 and on GPUs; on other CPUs, the training
     /// is in f32. Weights, gradients and all other numbers stay f32; a GPU rounds the results of
@@ -224,10 +225,10 @@ pub(crate) fn run(args: &TrainArgs, device: &Device, quiet: bool) -> anyhow::Res
     }
     let existing = if args.resume { Some(open_run(args)?) } else { None };
     let origin = args.init_from.as_deref().map(RunLayout::checkpoint_at).transpose()?;
-    let file = args.config.as_deref().map(read_config_file).transpose()?;
+    let file = args.config.as_deref().map(settings::read_file).transpose()?;
     let mut config = match &existing {
-        Some(run_dir) => resumed_config(args, run_dir)?,
-        None => new_config(args, file.as_ref(), origin.as_deref(), device)?,
+        Some(run_dir) => settings::resumed(args, run_dir)?,
+        None => settings::new(args, file.as_ref(), origin.as_deref(), device)?,
     };
     let trained = existing.as_ref().and_then(|run| run.layout().latest_checkpoint().ok());
     let size = match (config.size, &trained) {
@@ -422,87 +423,6 @@ fn dry_run(
     );
     println!("{estimate}");
     Ok(ExitCode::SUCCESS)
-}
-
-/// The configuration of a new run. If it starts from the checkpoint folder `origin`, that model's
-/// settings override the preset's.
-/// The file of --config.
-fn read_config_file(path: &Path) -> anyhow::Result<ConfigSource> {
-    let text = std::fs::read_to_string(path).map_err(|e| match e.kind() {
-        ErrorKind::InvalidData => {
-            anyhow!("--config {}: this is not a text file (not valid UTF-8)", path.display())
-        }
-        _ => anyhow!(e).context(format!("--config {}", path.display())),
-    })?;
-    Ok(ConfigSource { path: path.to_owned(), text })
-}
-
-fn new_config(
-    args: &TrainArgs,
-    file: Option<&ConfigSource>,
-    origin: Option<&Path>,
-    device: &Device,
-) -> anyhow::Result<TrainConfig> {
-    let model = origin.map(Checkpoint::read_state).transpose()?.map(|state| state.model);
-    let preset = args.preset.as_deref().unwrap_or(DEFAULT_PRESET);
-    let mut config = TrainConfig::layered_on(preset, model.as_ref(), file)?;
-    set_length(&mut config, args);
-    let TrainArgs { data, batch_size, lr, seed, .. } = args;
-    if data.path.is_some() {
-        config.data.clone_from(&data.path);
-    }
-    if let Some(path) = &config.data {
-        config.data = Some(crate::args::data::resolve(path)?);
-    }
-    data.pictures.apply(&mut config.size, &mut config.pictures);
-    if let Some(batch_size) = batch_size {
-        config.batch_size = *batch_size as usize;
-    }
-    if let Some(lr) = lr {
-        config.optimizer.lr = *lr;
-    }
-    if let Some(seed) = seed {
-        config.seed = *seed;
-    }
-    config.conditional = args.conditional.unwrap_or(config.conditional);
-    config.precision = args.precision.unwrap_or(config.precision).resolved(device);
-    if let Some(averages) = args.averages {
-        config.checkpoint.averages = averages as usize;
-    }
-    config.validate()?;
-    Ok(config)
-}
-
-fn resumed_config(args: &TrainArgs, run_dir: &RunDir) -> anyhow::Result<TrainConfig> {
-    let mut config = run_dir.read_config()?;
-    let flags = [
-        ("--preset", args.preset.is_some()),
-        ("--config", args.config.is_some()),
-        ("--batch-size", args.batch_size.is_some()),
-        ("--lr", args.lr.is_some()),
-        ("--seed", args.seed.is_some()),
-        ("--conditional", args.conditional.is_some()),
-        ("--precision", args.precision.is_some()),
-        ("--averages", args.averages.is_some()),
-    ];
-    let pictures = args.data.pictures.apply(&mut config.size, &mut config.pictures);
-    if let Some(flag) = pictures.or(first_given(&flags)) {
-        bail_usage!("{flag} cannot change when a run is resumed; start a new run for it");
-    }
-    set_length(&mut config, args);
-    if let Some(path) = &args.data.path {
-        config.data = Some(data::resolve(path)?);
-    }
-    config.validate()?;
-    Ok(config)
-}
-
-/// Limits on the command line replace all limits of the preset and the file.
-fn set_length(config: &mut TrainConfig, args: &TrainArgs) {
-    let TrainArgs { steps, epochs, max_minutes, .. } = *args;
-    if steps.is_some() || epochs.is_some() || max_minutes.is_some() {
-        (config.steps, config.epochs, config.max_minutes) = (steps, epochs, max_minutes);
-    }
 }
 
 /// `start` is the step at which this process began.

@@ -62,6 +62,10 @@ pub struct TrainConfig {
     /// network thus learns the unconditional prediction, which classifier-free guidance needs (Ho &
     /// Salimans 2022). Pictures without a label are always unconditional.
     pub class_dropout: f64,
+    /// The scale of classifier-free guidance that sampling from the model uses by default, from
+    /// -1000 to 1000. Default (`None`): 1.1. It does not affect the training.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub guidance_scale: Option<f64>,
     /// How the noise levels of a batch are drawn. Default: uniform.
     pub timestep_sampling: TimestepSampling,
     /// Strength of the offset noise: this times one normal number per image and channel is added to
@@ -171,6 +175,7 @@ impl Default for TrainConfig {
             learned_variance: false,
             conditional: Conditional::default(),
             class_dropout: 0.1,
+            guidance_scale: None,
             timestep_sampling: TimestepSampling::default(),
             offset_noise: 0.0,
             clip_grad_norm: None,

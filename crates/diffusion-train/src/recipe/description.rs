@@ -55,6 +55,7 @@ impl TrainConfig {
             classes,
             image_shape,
             data_range: DATA_RANGE,
+            guidance_scale: self.guidance_scale,
         })
     }
 }
@@ -169,6 +170,7 @@ pub(crate) fn fields_of(model: &ModelDescription) -> Result<Table, ConfigError> 
         ),
         ("schedule", Some(toml::Value::try_from(&model.schedule))),
         ("edm", model.edm.map(toml::Value::try_from)),
+        ("guidance_scale", model.guidance_scale.map(toml::Value::try_from)),
     ];
     let fields = fields.into_iter().filter_map(|(name, value)| Some((name, value?)));
     fields

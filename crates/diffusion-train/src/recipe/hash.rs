@@ -58,6 +58,7 @@ impl TrainConfig {
         numbers.epochs = None;
         numbers.max_minutes = None;
         numbers.checkpoint_activations = false;
+        numbers.guidance_scale = None;
         numbers.checkpoint = CheckpointConfig::default();
         numbers.sample_grid = SampleGridConfig::default();
         // The number of damaged pictures that are tolerated.
@@ -87,6 +88,7 @@ impl TrainConfig {
             ("sampler", "None".to_owned()),
             ("conditional", "Never".to_owned()),
             ("class_dropout", "0.1".to_owned()),
+            ("guidance_scale", "None".to_owned()),
             ("num_class_embeds: None, null_class", "false".to_owned()),
             ("null_class", "false".to_owned()),
             ("augmentation", "false".to_owned()),
@@ -178,6 +180,8 @@ mod tests {
         for (preset, second) in SECOND {
             assert_eq!(earlier(preset).hash().unwrap(), second, "{preset}");
         }
+        let now = "2:c66de7e8388285a1f9bc4512aef155690302a9103bfe59119e5e685c517f150e";
+        assert_eq!(TrainConfig::preset("mnist").unwrap().hash().unwrap(), now);
     }
 
     #[test]
@@ -185,8 +189,12 @@ mod tests {
         let config = TrainConfig::preset("mnist").unwrap();
         let hash = config.hash().unwrap();
         assert!(config.has_hash(&hash).unwrap());
-        let longer =
-            TrainConfig { steps: Some(9), data: Some("elsewhere".into()), ..config.clone() };
+        let longer = TrainConfig {
+            steps: Some(9),
+            data: Some("elsewhere".into()),
+            guidance_scale: Some(2.0),
+            ..config.clone()
+        };
         assert_eq!(longer.hash().unwrap(), hash);
         let mut hashes = HashSet::from([hash]);
         for other in [

@@ -33,16 +33,18 @@ impl ConfigSource {
 }
 
 /// The names of the presets.
-pub(super) const PRESET_NAMES: [&str; 4] = ["mnist", "digits-attn", "cifar10", "tutorial"];
+pub(super) const PRESET_NAMES: [&str; 5] =
+    ["mnist", "digits-attn", "colour-32", "cifar10", "tutorial"];
 
 /// The default preset, `mnist`.
 pub const DEFAULT_PRESET: &str = PRESET_NAMES[0];
 
-const PRESETS: [(&str, &str); 4] = [
+const PRESETS: [(&str, &str); 5] = [
     (PRESET_NAMES[0], include_str!("presets/mnist.toml")),
     (PRESET_NAMES[1], include_str!("presets/digits-attn.toml")),
-    (PRESET_NAMES[2], include_str!("presets/cifar10.toml")),
-    (PRESET_NAMES[3], include_str!("presets/tutorial.toml")),
+    (PRESET_NAMES[2], include_str!("presets/colour-32.toml")),
+    (PRESET_NAMES[3], include_str!("presets/cifar10.toml")),
+    (PRESET_NAMES[4], include_str!("presets/tutorial.toml")),
 ];
 
 /// The value of `parallel_parts` in runs of versions without this field.
@@ -52,7 +54,7 @@ pub(super) const EARLIER_PARALLEL_PARTS: usize = 1;
 const LENGTH_FIELDS: [&str; 3] = ["steps", "epochs", "max_minutes"];
 
 impl TrainConfig {
-    /// A preset by name: `mnist`, `digits-attn`, `cifar10` or `tutorial`.
+    /// A preset by name: `mnist`, `digits-attn`, `colour-32`, `cifar10` or `tutorial`.
     ///
     /// # Errors
     /// If there is no preset of this name.

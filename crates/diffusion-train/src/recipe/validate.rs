@@ -118,7 +118,8 @@ impl TrainConfig {
         self.validate_objective()
     }
 
-    /// Checks the objective, the loss and the noise levels, and whether they fit together.
+    /// Checks the objective, the loss, the noise levels and the guidance, and whether they fit
+    /// together.
     fn validate_objective(&self) -> Result<(), ConfigError> {
         let objective = self.objective()?;
         let positive = |field, value: f64| {
@@ -134,6 +135,9 @@ impl TrainConfig {
             self.offset_noise,
             "it must be a number of at least 0",
         )?;
+        let scale = self.guidance_scale.unwrap_or(1.0);
+        let expected = "it must be a number from -1000 to 1000";
+        require((-1000.0..=1000.0).contains(&scale), "guidance_scale", scale, expected)?;
         if let PixelError::Huber { delta } = self.loss.error {
             positive("loss.error.delta", delta)?;
         }

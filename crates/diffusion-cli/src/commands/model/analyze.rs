@@ -55,7 +55,7 @@ const MOST_PIXELS: usize = 1 << 20;
 pub(crate) struct AnalyzeArgs {
     #[command(flatten)]
     model: ModelArgs,
-    /// Analyse the network of a preset: mnist, digits-attn, cifar10 or tutorial
+    /// Analyse the network of a preset: mnist, digits-attn, colour-32, cifar10 or tutorial
     #[arg(long, value_name = "NAME", conflicts_with_all = ["run", "checkpoint", "import"])]
     preset: Option<String>,
     /// Analyse a model of Python's diffusers in this folder

@@ -56,6 +56,7 @@ enum Command {
     ControlBench(control::ControlBenchArgs),
     RecipeBench(recipe::RecipeBenchArgs),
     RecipeCurve(recipe::RecipeCurveArgs),
+    RecipeLaw(recipe::RecipeLawArgs),
     ShipModel(recipe::ShipModelArgs),
 }
 
@@ -79,6 +80,7 @@ fn main() -> ExitCode {
         Command::ControlBench(args) => control::run(&args).map(done),
         Command::RecipeBench(args) => recipe::run(&args).map(done),
         Command::RecipeCurve(args) => recipe::curve(&args).map(done),
+        Command::RecipeLaw(args) => recipe::law(&args).map(done),
         Command::ShipModel(args) => recipe::ship(&args).map(done),
     };
     match result {

@@ -2,6 +2,7 @@
 
 mod curve;
 mod data;
+mod law;
 mod record;
 mod rows;
 mod tables;
@@ -30,6 +31,7 @@ use record::{Outcome, print_means, read_record};
 use rows::{Recipes, Row};
 
 pub(crate) use curve::{RecipeCurveArgs, run as curve};
+pub(crate) use law::{RecipeLawArgs, run as law};
 pub(crate) use tables::compare_tables;
 
 /// Train with many recipes, each for the same time on this machine, and judge the results.

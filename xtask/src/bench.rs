@@ -70,7 +70,7 @@ struct Instead {
     profile: bool,
     /// Instead, measure training steps for several image sizes, batches, widths and numbers of
     /// threads; writes charts and curves.json to the folder of --json, and continues a stopped
-    /// measurement
+    /// measurement; delete curves.json to start again
     #[arg(long, conflicts_with = "networks")]
     curves: bool,
     /// Instead, measure whole runs of short commands; writes the figures to start-up.json in the

@@ -117,8 +117,10 @@ impl ModelDescription {
                 self.data_range
             ));
         }
-        if self.guidance_scale.is_some_and(|scale| !scale.is_finite()) {
-            return Some("guidance_scale is not a number".to_owned());
+        if let Some(scale) = self.guidance_scale
+            && !(-1000.0..=1000.0).contains(&scale)
+        {
+            return Some(format!("guidance_scale is {scale}; it must be from -1000 to 1000"));
         }
         match self.objective() {
             Ok(objective) if self.learned_variance() && objective.schedule().is_none() => {

@@ -57,7 +57,7 @@ fn axes(threads: &[u32]) -> [Vec<Point>; 4] {
     ]
 }
 
-/// After this time, a contender makes no more steps for a point.
+/// After this time, the contenders that take turns make no more steps for a point.
 const LONGEST: Duration = Duration::from_mins(2);
 
 /// What one contender needs for a point.
@@ -103,13 +103,17 @@ pub(super) fn run(rounds: u32, threads: &[u32], python: &PathBuf, json: &Path) -
     let mut figures = match std::fs::read_to_string(json) {
         Ok(text) => serde_json::from_str(&text)
             .ok()
-            .filter(|old: &Figures| old.machine == new.machine && old.pytorch == new.pytorch)
+            .filter(|old: &Figures| {
+                let same = |figures: &Figures| (figures.rounds, figures.machine.clone());
+                same(old) == same(&new) && old.pytorch == new.pytorch
+            })
             .unwrap_or(new),
         Err(_) => new,
     };
     let folder = json.parent().context("the file has no folder")?;
     for &point in axes.iter().flatten() {
         if figures.points.iter().any(|known| known.point == point) {
+            eprintln!("{}: the figures are in {}", point.job(), json.display());
             continue;
         }
         eprintln!("{} with {} threads", point.job(), point.threads);

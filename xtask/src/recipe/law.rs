@@ -1,10 +1,11 @@
 //! `cargo xtask recipe-law`: quality by the width of the network and the length of the training.
 
+use std::collections::HashSet;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use candle_core::Device;
 use diffusion_data::ImageDataset;
 use diffusion_train::{RunDir, TrainConfig, measure_pace};
@@ -23,9 +24,10 @@ use crate::cargo::{built_program, cargo, workspace_root};
 /// distances next to those of the law.
 ///
 /// The numbers of steps are fixed before a training, so other load on the machine later does not
-/// matter. A stopped training is continued by the next call. The record has a line for each judged
-/// point; recorded networks are not trained again. Without --data, the law of the record is
-/// printed.
+/// matter. A stopped training is continued by the next call, with its own length and settings. The
+/// record has a line for each judged point; recorded networks are not trained again. Without --data,
+/// the law of the record is printed. All points of a law need the same size of pictures, judge and
+/// number of images.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Example:
@@ -43,17 +45,17 @@ pub(crate) struct RecipeLawArgs {
     /// Height and width of the pictures, in pixels
     #[arg(long, value_name = "N", default_value_t = 32)]
     size: usize,
-    /// Channels of the first level of each network
+    /// Channels of the first level of each network, multiples of 32
     #[arg(long, value_name = "N", value_delimiter = ',', default_value = "32,64,96,128")]
     widths: Vec<usize>,
-    /// Minutes of each training on this machine
+    /// Minutes of each training on this machine, without the judging
     #[arg(long, value_name = "M", default_value_t = 20.0)]
     minutes: f64,
     /// Times that each training is judged, evenly over its steps
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..))]
     points: u64,
     /// Images to judge at each point
-    #[arg(long, value_name = "N", default_value_t = 1000)]
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u64).range(64..))]
     num: u64,
     /// Folder for the runs
     #[arg(long, value_name = "DIR", default_value = "target/law")]
@@ -86,6 +88,11 @@ struct Point {
 }
 
 pub(crate) fn run(args: &RecipeLawArgs) -> Result<()> {
+    ensure!(args.minutes > 0.0, "--minutes must be above 0, got {}", args.minutes);
+    if let Some(width) = args.widths.iter().find(|width| **width == 0 || !width.is_multiple_of(32))
+    {
+        bail!("--widths: {width} is not a multiple of 32");
+    }
     let path =
         args.record.clone().unwrap_or_else(|| workspace_root().join("assets/figures/law.jsonl"));
     if let (Some(data), Some(judge), Some(against)) = (&args.data, &args.judge, &args.against) {
@@ -103,7 +110,15 @@ pub(crate) fn run(args: &RecipeLawArgs) -> Result<()> {
         }
     }
     let points = read(&path)?;
-    ensure!(points.len() >= 5, "{}: a law needs at least 5 points", path.display());
+    let conditions = |point: &Point| (point.size, point.judge.clone(), point.count);
+    let has_others = points.iter().any(|point| conditions(point) != conditions(&points[0]));
+    ensure!(!has_others, "{}: the points have several sizes, judges or counts", path.display());
+    let count = |value: fn(&Point) -> u64| points.iter().map(value).collect::<HashSet<_>>().len();
+    ensure!(
+        points.len() > 5 && count(|p| p.parameters as u64) >= 3 && count(|p| p.images) >= 3,
+        "{}: a law needs more than 5 points, of at least 3 widths and 3 lengths",
+        path.display()
+    );
     let law = Law::fit(&points);
     println!(
         "| size | width | parameters | images | seconds per step | Fréchet distance | class \
@@ -135,6 +150,18 @@ pub(crate) fn run(args: &RecipeLawArgs) -> Result<()> {
     Ok(())
 }
 
+/// What a training was started with. It is saved next to the run, for the calls that continue it.
+#[derive(Serialize, Deserialize)]
+struct Plan {
+    steps: u64,
+    /// The steps between two points.
+    every: u64,
+    /// The images of a point.
+    count: u64,
+    judge: PathBuf,
+    seconds_per_step: f64,
+}
+
 /// The points in the record at `path`; none if the file does not exist.
 fn read(path: &Path) -> Result<Vec<Point>> {
     let text = match std::fs::read_to_string(path) {
@@ -151,22 +178,19 @@ fn train(
     [data, judge, against]: [&PathBuf; 3],
     width: usize,
 ) -> Result<Vec<Point>> {
-    let name = format!("{}-{width}", args.size);
-    let run = args.out.join(&name);
-    let file = args.out.join(format!("{name}.toml"));
+    let run = args.out.join(format!("{}-{width}", args.size));
+    let [file, plan] = ["toml", "json"].map(|ending| run.with_extension(ending));
     std::fs::create_dir_all(&args.out).with_context(|| args.out.display().to_string())?;
-    let mut command = Command::new(built_program("diffusion")?);
-    command.arg("train").arg("--run-dir").arg(&run);
-    if run.exists() {
-        command.arg("--resume");
-    } else {
-        let config = with_width(TrainConfig::preset(PRESET)?, width);
+    if !plan.exists() {
+        let mut config = with_width(TrainConfig::preset(PRESET)?, width);
+        config.size = Some(args.size);
         let shape = [3, args.size, args.size];
         let bytes = vec![0; shape.iter().product::<usize>() * config.batch_size];
         let pictures = ImageDataset::new(bytes, None, shape)?;
-        let pace = measure_pace(&mut config.trainer(&pictures, &Device::Cpu)?)?.seconds_per_step;
-        let every = (60.0 * args.minutes / pace / args.points as f64).ceil() as u64;
-        let steps = (every * args.points).to_string();
+        let pace = measure_pace(&mut config.trainer(&pictures, &Device::Cpu)?)?;
+        let seconds_per_step = pace.seconds_per_step;
+        let every = (60.0 * args.minutes / seconds_per_step / args.points as f64).ceil() as u64;
+        let steps = every * args.points;
         let mut table = Table::new();
         table.insert("network".to_owned(), toml::Value::try_from(&config.network)?);
         table.insert(
@@ -175,13 +199,23 @@ fn train(
         );
         table.insert("size".to_owned(), toml::Value::try_from(args.size)?);
         std::fs::write(&file, table.to_string()).with_context(|| file.display().to_string())?;
-        std::fs::write(run.with_extension("every"), format!("{every} {pace}"))?;
-        command.args(["--preset", PRESET, "--steps", &steps]);
+        let judge = judge.clone();
+        let new = Plan { steps, every, count: args.num, judge, seconds_per_step };
+        std::fs::write(&plan, serde_json::to_string(&new)?)
+            .with_context(|| plan.display().to_string())?;
+    }
+    let Plan { steps, every, count, judge, seconds_per_step } =
+        serde_json::from_str(&std::fs::read_to_string(&plan)?)
+            .with_context(|| plan.display().to_string())?;
+    let mut command = Command::new(built_program("diffusion")?);
+    command.arg("train").arg("--run-dir").arg(&run);
+    if run.join("config.toml").exists() {
+        command.arg("--resume");
+    } else {
+        command.args(["--preset", PRESET, "--steps", &steps.to_string()]);
         command.arg("--config").arg(&file).arg("--data").arg(data);
     }
-    let text = std::fs::read_to_string(run.with_extension("every"))?;
-    let (every, pace) = text.split_once(' ').context("the number of steps is missing")?;
-    command.args(["--eval-every", every, "--eval-num", &args.num.to_string()]);
+    command.args(["--eval-every", &every.to_string(), "--eval-num", &count.to_string()]);
     command.arg("--judge").arg(judge).arg("--against").arg(against);
     let status = command.status().with_context(|| format!("cannot start {command:?}"))?;
     ensure!(status.success(), "{command:?} failed");
@@ -195,10 +229,10 @@ fn train(
             width,
             parameters,
             images: metrics.step * config.batch_size as u64,
-            seconds_per_step: pace.parse().ok()?,
+            seconds_per_step,
             frechet_distance: *metrics.samples.get("frechet_distance")?,
             class_accuracy: metrics.samples.get("as_asked").copied(),
-            count: args.num,
+            count,
             judge: metrics.judge?,
         })
     });
@@ -286,7 +320,9 @@ impl Law {
     fn deviation(&self, points: &[Point]) -> f64 {
         let squares =
             points.iter().map(|point| (self.at(point) / point.frechet_distance - 1.0).powi(2));
-        (squares.sum::<f64>() / points.len() as f64).sqrt()
+        let deviation = (squares.sum::<f64>() / points.len() as f64).sqrt();
+        // The equations of two proportional terms have no solution.
+        if deviation.is_finite() { deviation } else { f64::INFINITY }
     }
 }
 

@@ -36,8 +36,8 @@ pub(crate) struct ControlArgs {
     #[arg(long, help_heading = HEADING, value_name = "CLASS", value_delimiter = ',', allow_hyphen_values = true)]
     pub(crate) class: Vec<String>,
     /// Guidance scale w, -1000 to 1000; 1 = no extra guidance (with --classifier: the classifier's
-    /// unscaled gradient) [default: 1.1, or 1 if the model does not support classifier-free
-    /// guidance; 2 with --autoguide or --classifier]
+    /// unscaled gradient) [default: the model's guidance_scale, or else 1.1; 1 if the model does
+    /// not support classifier-free guidance; 2 with --autoguide or --classifier]
     ///
     /// 0 ignores the class, 1 is the plain prediction for the class, and larger values follow the
     /// class more strictly and make the images less varied (classifier-free guidance, Ho & Salimans

@@ -63,8 +63,8 @@ pub(crate) struct ReclassArgs {
     to: Vec<String>,
     #[command(flatten)]
     model: ModelArgs,
-    /// Guidance scale of the results, -1000 to 1000; 1 = no extra guidance [default: 1.1, or 1 if
-    /// the model does not support classifier-free guidance]
+    /// Guidance scale of the results, -1000 to 1000; 1 = no extra guidance [default: the model's
+    /// guidance_scale, or else 1.1; 1 if the model does not support classifier-free guidance]
     ///
     /// Larger values change the class more reliably and preserve less of the picture. The inversion
     /// uses no guidance.

@@ -25,9 +25,9 @@ use crate::cargo::{built_program, cargo, workspace_root};
 ///
 /// The numbers of steps are fixed before a training, so other load on the machine later does not
 /// matter. A stopped training is continued by the next call, with its own length and settings. The
-/// record has a line for each judged point; recorded networks are not trained again. Without --data,
-/// the law of the record is printed. All points of a law need the same size of pictures, judge and
-/// number of images.
+/// record has a line for each judged point; recorded networks are not trained again. Without
+/// --data, the law of the record is printed. All points of a law need the same size of pictures,
+/// judge and number of images.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Example:

@@ -116,8 +116,8 @@ fn orthogonalise(isa: Isa, matrix: &mut [f32], rows: usize, columns: usize) {
         }
     }
     // Every iterate is p(X·Xᵀ) · X for a polynomial p. So the iterations need square matrices only:
-    // the Gram matrix of the iterate, and p. An error of the Gram matrix grows at most by a² ≈ 12 in
-    // an iteration, so rounding ends at about 0.0001 of the result.
+    // the Gram matrix of the iterate, and p. An error of the Gram matrix grows at most by a² ≈ 12
+    // in an iteration, so rounding ends at about 0.0001 of the result.
     let square = || Scratch::new(short * short_row);
     let (mut gram, mut step, mut other, mut polynomial) = (square(), square(), square(), square());
     let size = [short, short_row];

@@ -74,7 +74,7 @@ fn wrong_flags_are_usage_errors() {
     place.refuses(
         "train --preset minst",
         2,
-        &["there is no preset `minst`; the presets are mnist, digits-attn, cifar10, tutorial"],
+        &["there is no preset `minst`; the presets are mnist, digits-attn, colour-32, cifar10, tutorial"],
     );
     place.refuses("sample --sampler dpm", 2, &["--sampler", "ddpm"]);
     place.refuses("train --resume", 2, &["--run-dir"]);

@@ -119,7 +119,7 @@ pub(crate) fn run(args: &RecipeBenchArgs) -> Result<()> {
     std::fs::create_dir_all(&out)?;
     let path =
         args.record.clone().unwrap_or_else(|| workspace_root().join("assets/figures/recipe.jsonl"));
-    let recorded = read_record(&path)?;
+    let recorded: Vec<Outcome> = read_record(&path)?;
     let record = File::options().create(true).append(true).open(&path);
     let record = record.with_context(|| format!("--record {}", path.display()))?;
     let bench = Bench { args, recipes: &recipes, subject, out, record };

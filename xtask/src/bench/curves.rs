@@ -104,8 +104,7 @@ pub(super) fn run(rounds: u32, threads: &[u32], python: &PathBuf, json: &Path) -
         Ok(text) => serde_json::from_str(&text)
             .ok()
             .filter(|old: &Figures| {
-                let same = |figures: &Figures| (figures.rounds, figures.machine.clone());
-                same(old) == same(&new) && old.pytorch == new.pytorch
+                (&old.machine, &old.pytorch, old.rounds) == (&new.machine, &new.pytorch, new.rounds)
             })
             .unwrap_or(new),
         Err(_) => new,

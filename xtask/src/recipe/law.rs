@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -13,6 +13,7 @@ use diffusion_unet::NetworkConfig;
 use serde::{Deserialize, Serialize};
 use toml::Table;
 
+use super::record::read_record;
 use crate::cargo::{built_program, cargo, workspace_root};
 
 /// Train networks of several widths, judge them during the training, and fit a law.
@@ -99,7 +100,7 @@ pub(crate) fn run(args: &RecipeLawArgs) -> Result<()> {
         cargo(&["build", "--workspace", "--bin", "diffusion"], &[])?;
         for &width in &args.widths {
             let is_known = |point: &Point| point.width == width && point.size == args.size;
-            if read(&path)?.iter().any(is_known) {
+            if read_record(&path)?.iter().any(is_known) {
                 continue;
             }
             let points = train(args, [data, judge, against], width)?;
@@ -109,7 +110,7 @@ pub(crate) fn run(args: &RecipeLawArgs) -> Result<()> {
             writeln!(file, "{lines}").with_context(|| path.display().to_string())?;
         }
     }
-    let points = read(&path)?;
+    let points: Vec<Point> = read_record(&path)?;
     let conditions = |point: &Point| (point.size, point.judge.clone(), point.count);
     let has_others = points.iter().any(|point| conditions(point) != conditions(&points[0]));
     ensure!(!has_others, "{}: the points have several sizes, judges or counts", path.display());
@@ -160,16 +161,6 @@ struct Plan {
     count: u64,
     judge: PathBuf,
     seconds_per_step: f64,
-}
-
-/// The points in the record at `path`; none if the file does not exist.
-fn read(path: &Path) -> Result<Vec<Point>> {
-    let text = match std::fs::read_to_string(path) {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => String::new(),
-        text => text.with_context(|| path.display().to_string())?,
-    };
-    let points = text.lines().map(serde_json::from_str);
-    points.collect::<Result<_, _>>().with_context(|| path.display().to_string())
 }
 
 /// Trains the network of `width`, or continues its training, and returns its points.

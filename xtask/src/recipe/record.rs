@@ -5,6 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use diffusion_eval::mean_and_deviation;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 /// A line of the record: the metrics of one training's images with one sampler.
@@ -34,8 +35,8 @@ pub(super) struct Outcome {
     pub(super) class_accuracy: Option<f64>,
 }
 
-/// The outcomes in the record at `path`; empty if the file does not exist.
-pub(super) fn read_record(path: &Path) -> Result<Vec<Outcome>> {
+/// The lines of the record at `path`; none if the file does not exist.
+pub(super) fn read_record<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
     let text = match std::fs::read_to_string(path) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => String::new(),
         text => text.with_context(|| path.display().to_string())?,

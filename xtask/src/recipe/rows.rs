@@ -65,7 +65,7 @@ mod tests {
     use std::collections::HashSet;
 
     use super::super::generation;
-    use super::super::record::read_record;
+    use super::super::record::{Outcome, read_record};
     use super::*;
     use crate::cargo::workspace_root;
 
@@ -125,7 +125,8 @@ mod tests {
     #[test]
     fn the_record_has_only_these_rows() {
         let [short, long] = files();
-        let record = read_record(&workspace_root().join("assets/figures/recipe.jsonl")).unwrap();
+        let record: Vec<Outcome> =
+            read_record(&workspace_root().join("assets/figures/recipe.jsonl")).unwrap();
         let mut keys = HashSet::new();
         for outcome in &record {
             let recipes = if outcome.base_steps == 400 { &short } else { &long };

@@ -68,10 +68,9 @@ pub(crate) struct TrainArgs {
     ///
     /// mnist trains good digits in 5 minutes on a CPU. digits-attn is the same recipe for a network
     /// with attention. colour-32 is for coloured pictures of 32×32 pixels and an hour on a CPU.
-    /// cifar10 is the CIFAR-10 recipe of the DDPM paper (Ho et al. 2020) with
-    /// 800,000 updates. tutorial is the recipe of Learn AI Series #84 (Generative Images –
-    /// Diffusion Models, Part 1); its schedule does not end in pure noise, and training warns about
-    /// it.
+    /// cifar10 is the CIFAR-10 recipe of the DDPM paper (Ho et al. 2020) with 800,000 updates.
+    /// tutorial is the recipe of Learn AI Series #84 (Generative Images – Diffusion Models, Part
+    /// 1); its schedule does not end in pure noise, and training warns about it.
     #[arg(long, value_name = "NAME")]
     preset: Option<String>,
     /// Read settings from a TOML file; they override the preset's
@@ -121,8 +120,8 @@ pub(crate) struct TrainArgs {
     /// Replaces all limits of the preset and the file.
     #[arg(long, value_name = "N", value_parser = whole(1..))]
     epochs: Option<u64>,
-    /// Stop after M minutes; above 0 [default: 60 in colour-32, no limit in cifar10
-    /// and tutorial, else 5]
+    /// Stop after M minutes; above 0 [default: 60 in colour-32, no limit in cifar10 and
+    /// tutorial, else 5]
     ///
     /// The decay of the learning rate is planned to end at that time. A resumed run counts the
     /// minutes that it had before. Replaces all limits of the preset and the file.
